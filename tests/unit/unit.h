@@ -41,6 +41,10 @@ void unit_add(const char *name, CMUnitTestFunction test, CMFixtureFunction setup
 /* Runs all tests of the program. A program calls this itself where something comes first. */
 int unit_run(CMFixtureFunction setup, CMFixtureFunction teardown);
 
+/* Before a local: `clear(&local)` is called where its scope ends, of several the last one first.
+ * Not in a test that fails: it ends there. */
+#define OWNED(clear) __attribute__((cleanup(clear)))
+
 /* Uniform in [0, 1). */
 static inline double random_unit(uint64_t *state)
 {

@@ -31,7 +31,7 @@ void fake_put_error(struct mpk_writer *reply, uint64_t id, const char *code, con
 static void answer_request(struct fake *fake, const void *request, size_t size,
                            struct mpk_writer *reply)
 {
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     uint64_t id = 0;
     char method[64] = "";
     if (mpk_parse(request, size, &mpk_header_limits, &doc) != 0) {
@@ -46,7 +46,6 @@ static void answer_request(struct fake *fake, const void *request, size_t size,
     snprintf(method, sizeof method, "%.*s", (int)array->ptr[2].via.str.size,
              array->ptr[2].via.str.ptr);
     fake->answer(fake, method, id, &array->ptr[3], reply);
-    mpk_doc_clear(&doc);
 }
 
 /* identity, request -> identity, reply; until the context shuts down. */

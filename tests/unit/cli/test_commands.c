@@ -692,7 +692,7 @@ static void await_subscription(struct fake *fake, const char *prefix)
 
 static void publish_all(struct fake *fake)
 {
-    struct mpk_writer map;
+    OWNED(mpk_writer_clear) struct mpk_writer map;
     static const double values[] = {0.25, 0.75, NAN};
     struct live_result live = {
         .common = commands_common(3, 7),
@@ -713,7 +713,6 @@ static void publish_all(struct fake *fake)
     mpk_writer_init(&map);
     commands_put_job(&map);
     commands_publish(fake, "job/gpt-small/", &map);
-    mpk_writer_clear(&map);
 }
 
 FAKE_TEST(tail_prints_a_line_per_message)

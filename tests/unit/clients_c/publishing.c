@@ -89,22 +89,20 @@ struct received expect(const struct peer *peer)
 
 void expect_event(const struct peer *peer, enum event_type event, uint64_t seq)
 {
-    struct received received = expect(peer);
+    OWNED(received_free) struct received received = expect(peer);
 
     assert_int_equal(received.header.type, MESSAGE_EVENT);
     assert_int_equal(received.header.event, event);
     assert_int_equal(received.header.seq, seq);
-    received_free(&received);
 }
 
 void expect_tensor(const struct peer *peer, uint32_t layer, uint64_t seq)
 {
-    struct received received = expect(peer);
+    OWNED(received_free) struct received received = expect(peer);
 
     assert_int_equal(received.header.type, MESSAGE_ATTENTION);
     assert_int_equal(received.header.layer.layer, layer);
     assert_int_equal(received.header.seq, seq);
-    received_free(&received);
 }
 
 void wait_until_wanted(attn_publisher *publisher, const struct peer *peer, uint32_t layer,

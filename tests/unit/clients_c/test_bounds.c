@@ -12,7 +12,7 @@ static uint64_t malformed;
 /* The bounds when these are subscribed to; the last one NULL. */
 static struct bounds bounds_said(const char *const *texts)
 {
-    struct prefixes prefixes = {0};
+    OWNED(prefixes_clear) struct prefixes prefixes = {0};
     struct bounds bounds;
     char notice[1200] = {1};
 
@@ -21,7 +21,6 @@ static struct bounds bounds_said(const char *const *texts)
         prefixes_apply(&prefixes, notice, 1 + strlen(*texts));
     }
     bounds = bounds_of(&prefixes, &malformed);
-    prefixes_clear(&prefixes);
     return bounds;
 }
 
@@ -123,11 +122,11 @@ TEST(a_malformed_prefix_counts_for_nothing)
 TEST(a_message_that_is_too_large_is_not_copied_and_is_told)
 {
     static const float weights[1024];
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
     attn_attention large = attention_of(1, weights, 1024), header = attention_of(0, weights, 990);
     attn_publisher_counts counts;
-    struct received received;
+    OWNED(received_free) struct received received;
 
     peer_subscribe(&peer, "limits/header=2;max_message=4000");
     peer_subscribe(&peer, "event/");
@@ -157,15 +156,13 @@ TEST(a_message_that_is_too_large_is_not_copied_and_is_told)
     received = expect(&peer);
     assert_int_equal(received.header.event, EVENT_BYE);
     assert_int_equal(received.header.dropped_total, 4);
-    received_free(&received);
-    peer_close(&peer);
 }
 
 TEST(a_hello_that_is_too_large_is_not_tried_without_end)
 {
     static const float weights[1024];
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
     attn_attention large = attention_of(1, weights, 1024);
     struct received received;
     clock_t begin;
@@ -178,17 +175,15 @@ TEST(a_hello_that_is_too_large_is_not_tried_without_end)
     begin = clock();
     assert_false(peer_receive(&peer, 300, &received));
     assert_true(clock() - begin < CLOCKS_PER_SEC / 10);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 TEST(a_daemon_of_version_1_is_told_no_totals)
 {
     static const float weights[1024];
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
     attn_attention large = attention_of(1, weights, 1024);
-    struct received received;
+    OWNED(received_free) struct received received;
 
     peer_subscribe(&peer, "limits/max_message=4000");
     peer_subscribe(&peer, "event/");
@@ -199,6 +194,4 @@ TEST(a_daemon_of_version_1_is_told_no_totals)
     received = expect(&peer);
     assert_int_equal(received.header.event, EVENT_BYE);
     assert_int_equal(received.header.dropped_total, 0);
-    received_free(&received);
-    peer_close(&peer);
 }

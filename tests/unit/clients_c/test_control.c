@@ -31,7 +31,7 @@ static void note_request(struct fake_daemon *daemon, const msgpack_object *reque
 
 static void test_control_send_reply(struct fake_daemon *daemon, const zmq_msg_t *peer, uint64_t id)
 {
-    struct mpk_writer reply;
+    OWNED(mpk_writer_clear) struct mpk_writer reply;
 
     mpk_writer_init(&reply);
     mpk_put_array(&reply, 4);
@@ -51,14 +51,13 @@ static void test_control_send_reply(struct fake_daemon *daemon, const zmq_msg_t 
     zmq_send(daemon->peer.socket, zmq_msg_data((zmq_msg_t *)(uintptr_t)peer), zmq_msg_size(peer),
              ZMQ_SNDMORE);
     zmq_send(daemon->peer.socket, reply.buffer.data, reply.buffer.size, 0);
-    mpk_writer_clear(&reply);
 }
 
 static void *test_control_serve(void *data)
 {
     struct fake_daemon *daemon = data;
     struct mpk_doc doc;
-    zmq_msg_t peer, body;
+    OWNED(zmq_msg_close) zmq_msg_t peer, body;
     uint64_t id = 0;
 
     zmq_msg_init(&peer);
@@ -74,8 +73,6 @@ static void *test_control_serve(void *data)
         test_control_send_reply(daemon, &peer, id);
         mpk_doc_clear(&doc);
     }
-    zmq_msg_close(&peer);
-    zmq_msg_close(&body);
     return NULL;
 }
 
@@ -192,17 +189,24 @@ static void control_put_list(struct mpk_writer *reply)
     mpk_put_array(reply, 0);
 }
 
+static attn_question question_of(const char *job)
+{
+    attn_question question;
+
+    attn_question_default(&question);
+    question.job = job;
+    return question;
+}
+
 /* ---- tests ---- */
 
 TEST(a_series_of_one_head)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, put_one_head);
-    attn_question question;
+    attn_question question = question_of("gpt");
     attn_series *series;
 
-    attn_question_default(&question);
-    question.job = "gpt";
     question.run = "ab";
     question.stack = ATTN_DECODER;
     question.layer = 3;
@@ -237,11 +241,9 @@ TEST(a_series_of_all_heads)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, put_two_heads);
-    attn_question question;
+    attn_question question = question_of("gpt");
     attn_series *series;
 
-    attn_question_default(&question);
-    question.job = "gpt";
     daemon.id_ahead = 7; /* an answer to something else comes first */
     go(&daemon);
     assert_int_equal(attn_history(control, &question, &series), 0);
@@ -256,11 +258,9 @@ TEST(a_map)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, control_put_map);
-    attn_question question;
+    attn_question question = question_of("gpt");
     static attn_mean_map map;
 
-    attn_question_default(&question);
-    question.job = "gpt";
     question.last = 4;
     go(&daemon);
     assert_int_equal(attn_map(control, &question, &map), 0);
@@ -277,10 +277,9 @@ TEST(alerts_and_comparisons_are_results)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, control_put_list);
-    attn_question question;
+    attn_question question = question_of(NULL);
     attn_result *result;
 
-    attn_question_default(&question);
     go(&daemon);
     assert_int_equal(attn_alerts(control, &question, &result), 0);
     assert_string_equal(daemon.asked, "alerts {\"limit\":1000}");
@@ -304,11 +303,9 @@ TEST(a_refusal_says_why)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, NULL);
-    attn_question question;
+    attn_question question = question_of("gpt");
     attn_series *series = NULL;
 
-    attn_question_default(&question);
-    question.job = "gpt";
     assert_string_equal(attn_control_error(control), "");
     go(&daemon);
     assert_int_equal(attn_history(control, &question, &series), ATTN_E_REFUSED);
@@ -322,11 +319,9 @@ TEST(what_is_no_such_answer_is_an_error)
 {
     struct fake_daemon daemon;
     attn_control *control = control_start(&daemon, test_control_put_number);
-    attn_question question;
+    attn_question question = question_of("gpt");
     attn_series *series = NULL;
 
-    attn_question_default(&question);
-    question.job = "gpt";
     go(&daemon);
     assert_int_equal(attn_history(control, &question, &series), ATTN_E_MESSAGE);
     assert_null(series);
@@ -335,26 +330,22 @@ TEST(what_is_no_such_answer_is_an_error)
 
 TEST(nobody_there_is_a_timeout)
 {
-    attn_question question;
+    attn_question question = question_of("gpt");
     attn_series *series;
-    attn_control *control;
+    OWNED(attn_control_free) attn_control *control;
 
-    attn_question_default(&question);
-    question.job = "gpt";
     assert_int_equal(attn_control_new("tcp://127.0.0.1:1", 50, &control), 0);
     assert_int_equal(attn_history(control, &question, &series), ATTN_E_TIMEOUT);
     attn_control_free(&control);
     assert_null(control);
-    attn_control_free(&control);
 }
 
 TEST(arguments_are_checked)
 {
-    attn_question question;
+    attn_question question = question_of(NULL);
     attn_series *series;
-    attn_control *control;
+    OWNED(attn_control_free) attn_control *control;
 
-    attn_question_default(&question);
     assert_int_equal(attn_control_new("nowhere", 50, &control), ATTN_E_TRANSPORT);
     assert_int_equal(attn_control_new(NULL, 0, &control), ATTN_E_ARGUMENT);
     assert_int_equal(attn_control_new("tcp://127.0.0.1:1", 50, &control), 0);
@@ -362,7 +353,6 @@ TEST(arguments_are_checked)
     question.job = "gpt";
     question.limit = 0;
     assert_int_equal(attn_history(control, &question, &series), ATTN_E_ARGUMENT);
-    attn_control_free(&control);
 }
 
 /* Nobody named it: it is found when something is asked, and again after it was gone. */

@@ -78,7 +78,7 @@ static uint64_t drain_take_all(struct hearing *hearing)
 
 TEST(who_takes_nothing_has_so_many_kept)
 {
-    struct hearing hearing;
+    OWNED(drain_end) struct hearing hearing;
 
     drain_begin(&hearing, KEPT, UINT64_MAX);
     drain_send_all(&hearing);
@@ -86,12 +86,11 @@ TEST(who_takes_nothing_has_so_many_kept)
     assert_in_range(dropped, SENT - KEPT, SENT - KEPT / 2);
     assert_int_equal(drain_take_all(&hearing), SENT - dropped);
     assert_int_equal(atomic_load(&hearing.drain.waiting), 0);
-    drain_end(&hearing);
 }
 
 TEST(who_takes_nothing_has_so_many_bytes_kept)
 {
-    struct hearing hearing;
+    OWNED(drain_end) struct hearing hearing;
 
     drain_begin(&hearing, 0, KEPT * (BYTES + 257));
     drain_send_all(&hearing);
@@ -99,7 +98,6 @@ TEST(who_takes_nothing_has_so_many_bytes_kept)
     assert_int_equal(drain_take_all(&hearing), KEPT);
     drain_send_all(&hearing); /* there is room again */
     assert_int_equal(await_dropped(&hearing, 2 * (SENT - KEPT)), 2 * (SENT - KEPT));
-    drain_end(&hearing);
 }
 
 TEST(an_idle_drain_ends_at_once)

@@ -60,7 +60,7 @@ static void assert_alone(attn_publisher *publisher, const struct peer *peer, uin
 
 PLACE_TEST(a_daemon_may_come_late_and_come_back)
 {
-    attn_publisher *publisher = homeless_publisher();
+    OWNED(attn_publisher_free) attn_publisher *publisher = homeless_publisher();
     struct peer peer;
 
     assert_int_equal(attn_publisher_wait(publisher, 1), ATTN_E_TIMEOUT);
@@ -73,14 +73,13 @@ PLACE_TEST(a_daemon_may_come_late_and_come_back)
         peer_close(&peer);
         wait_until_wanted(publisher, NULL, 0, false);
     }
-    attn_publisher_free(&publisher);
 }
 
 /* The place of a daemon that has gone becomes somebody else's. */
 PLACE_TEST(a_place_is_trusted_anew_at_every_connection)
 {
-    struct peer peer = peer_open(ZMQ_SUB, ingest, 0);
-    attn_publisher *publisher = homeless_publisher();
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, ingest, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = homeless_publisher();
 
     peer_subscribe(&peer, "");
     meet(publisher, &peer);
@@ -92,8 +91,6 @@ PLACE_TEST(a_place_is_trusted_anew_at_every_connection)
     assert_alone(publisher, &peer, LOOKED_MS);
     assert_int_equal(chmod(place, 0700), 0);
     meet(publisher, &peer);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 /* The user answers for a directory that they named: it is not judged. */
@@ -152,7 +149,7 @@ static void place_say(const struct peer *peer, const char *topic)
 PLACE_TEST(a_reader_loses_nothing_and_finds_the_next_daemon)
 {
     attn_subscriber_options options;
-    attn_subscriber *subscriber;
+    OWNED(attn_subscriber_free) attn_subscriber *subscriber;
     attn_result *result;
 
     attn_subscriber_options_default(&options);
@@ -179,5 +176,4 @@ PLACE_TEST(a_reader_loses_nothing_and_finds_the_next_daemon)
             attn_result_free(&result);
         }
     }
-    attn_subscriber_free(&subscriber);
 }

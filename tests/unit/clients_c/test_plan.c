@@ -28,12 +28,11 @@ static bool plan_choose_for(const struct prefixes *prefixes, const struct plan_r
 /* The plan that holds when the daemon says this. */
 static attn_plan test_plan_of(const char *prefix)
 {
-    struct prefixes plans = {0};
+    OWNED(prefixes_clear) struct prefixes plans = {0};
     attn_plan plan;
 
     plan_add(&plans, prefix);
     assert_true(plan_choose_for(&plans, &nothing, &plan));
-    prefixes_clear(&plans);
     return plan;
 }
 
@@ -144,7 +143,7 @@ TEST(a_malformed_plan_is_ignored_as_a_whole)
         "plan/0/*/layers=  ",
         "plan/0/*/every=5;samples=\x01",
     };
-    struct prefixes plans = {0};
+    OWNED(prefixes_clear) struct prefixes plans = {0};
     uint64_t malformed;
     attn_plan plan;
 
@@ -153,25 +152,23 @@ TEST(a_malformed_plan_is_ignored_as_a_whole)
         assert_false(plan_choose(&plans, "gpt-small", &nothing, &plan, &malformed));
         assert_int_equal(malformed, i + 1);
     }
-    prefixes_clear(&plans);
 }
 
 TEST(plans_of_other_jobs_are_left_out)
 {
-    struct prefixes plans = {0};
+    OWNED(prefixes_clear) struct prefixes plans = {0};
     uint64_t malformed;
     attn_plan plan;
 
     plan_add(&plans, "plan/0/bert/every=nonsense");
     assert_false(plan_choose(&plans, "gpt-small", &nothing, &plan, &malformed));
     assert_int_equal(malformed, 0);
-    prefixes_clear(&plans);
 }
 
 /* Among plans of equal order, the one that captures most often, then the smaller text. */
 TEST(the_lowest_order_holds_alone)
 {
-    struct prefixes plans = {0};
+    OWNED(prefixes_clear) struct prefixes plans = {0};
     attn_plan plan;
 
     plan_add(&plans, "plan/999999/*/every=50;samples=1");
@@ -186,13 +183,12 @@ TEST(the_lowest_order_holds_alone)
     assert_true(prefixes_apply(&plans, LITERAL("\0plan/3/gpt-*/every=7;rows=1")));
     assert_true(plan_choose_for(&plans, &nothing, &plan));
     assert_int_equal(plan.rows, 2);
-    prefixes_clear(&plans);
 }
 
 TEST(the_jobs_wishes_go_before_the_default_only)
 {
     const struct plan_requests own = {5, ATTN_UNSAID, 8};
-    struct prefixes plans = {0};
+    OWNED(prefixes_clear) struct prefixes plans = {0};
     attn_plan plan;
 
     assert_false(plan_choose_for(&plans, &own, &plan));
@@ -212,12 +208,11 @@ TEST(the_jobs_wishes_go_before_the_default_only)
     assert_true(plan_choose_for(&plans, &own, &plan));
     assert_int_equal(plan.every, 2);
     assert_int_equal(plan.rows, 0);
-    prefixes_clear(&plans);
 }
 
 TEST(a_prefix_that_is_too_long_is_no_plan)
 {
-    struct prefixes plans = {0};
+    OWNED(prefixes_clear) struct prefixes plans = {0};
     char prefix[PLAN_PREFIX_MAX + 2];
     uint64_t malformed;
     attn_plan plan;
@@ -231,7 +226,6 @@ TEST(a_prefix_that_is_too_long_is_no_plan)
     prefix[PLAN_PREFIX_MAX] = '\0';
     plan_add(&plans, prefix);
     assert_true(plan_choose(&plans, "job", &nothing, &plan, &malformed));
-    prefixes_clear(&plans);
 }
 
 TEST(as_many_ranges_as_a_prefix_holds_are_read)
@@ -314,8 +308,8 @@ static bool plan_wants(attn_publisher *publisher, uint64_t step, uint32_t layer)
 
 TEST(wanting_obeys_the_plan_and_publishing_does_not)
 {
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
     attn_plan plan;
 
     peer_subscribe(&peer, "tensor/");
@@ -329,15 +323,13 @@ TEST(wanting_obeys_the_plan_and_publishing_does_not)
     attn_set_position(publisher, 0, 31);
     assert_int_equal(publish(publisher, 0), 0);
     expect_tensor(&peer, 0, 0);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 /* Whatever happens in between, some plan holds: the new one comes before the old one goes. */
 TEST(a_plan_may_change_while_the_job_runs)
 {
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
     attn_plan plan;
 
     peer_subscribe(&peer, "tensor/");
@@ -353,8 +345,6 @@ TEST(a_plan_may_change_while_the_job_runs)
     peer_unsubscribe(&peer, "plan/0/unit/every=7");
     wait_for_every(publisher, &peer, 1);
     assert_int_equal(attn_publisher_plan(publisher, &plan), ATTN_SKIPPED);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 TEST(the_plan_ends_with_its_daemon)
@@ -384,8 +374,8 @@ TEST(the_plan_ends_with_its_daemon)
 /* With the longest prefix: it must get through the bound on what comes in. */
 TEST(plans_that_cannot_be_used_are_counted)
 {
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
     uint64_t deadline = now_ms() + PEER_WAIT_MS;
     char longest[PLAN_PREFIX_MAX + 1] = "plan/1/unit/every=4;layers=*";
 
@@ -400,6 +390,4 @@ TEST(plans_that_cannot_be_used_are_counted)
         rest();
     }
     assert_int_equal(checked_counts(publisher).bad_plans, 1);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }

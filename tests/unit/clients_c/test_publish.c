@@ -69,10 +69,10 @@ TEST(every_field_of_attention_arrives)
                               .labels = labels,
                               .microbatch = 6,
                               .module = "vision.layers.9.attn"};
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher_options options = options_for(peer.endpoint);
-    attn_publisher *publisher;
-    struct received got;
+    OWNED(attn_publisher_free) attn_publisher *publisher;
+    OWNED(received_free) struct received got;
     const struct header *h = &got.header;
 
     options.run = run;
@@ -104,9 +104,6 @@ TEST(every_field_of_attention_arrives)
                                    "a\xa0\xa2\xc3\xa9\xa1"
                                    "d\xa1"
                                    "e")));
-    received_free(&got);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 TEST(every_field_of_qk_arrives)
@@ -142,8 +139,8 @@ TEST(every_field_of_qk_arrives)
                         .documents = documents,
                         .microbatch = 1,
                         .module = "blocks.0#1"};
-    struct pairing pair = pair_open();
-    struct received got;
+    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(received_free) struct received got;
     const struct header *h = &got.header;
 
     assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
@@ -159,16 +156,14 @@ TEST(every_field_of_qk_arrives)
     assert_memory_equal(frame_of(&got, TENSOR_MASK), mask, sizeof mask);
     assert_memory_equal(frame_of(&got, TENSOR_TOKENS), tokens, sizeof tokens);
     assert_memory_equal(frame_of(&got, TENSOR_DOCUMENTS), documents, sizeof documents);
-    received_free(&got);
-    pair_close(&pair);
 }
 
 TEST(scale_and_key_heads_have_the_usual_defaults)
 {
     static const float vectors[2 * 16];
     attn_qk qk;
-    struct pairing pair = pair_open();
-    struct received got;
+    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(received_free) struct received got;
 
     attn_qk_default(&qk);
     qk.q = qk.k = qk.v = vectors;
@@ -179,8 +174,6 @@ TEST(scale_and_key_heads_have_the_usual_defaults)
     got = expect(&pair.peer);
     assert_true(fabs(got.header.scale - 0.25) < 1e-12);
     assert_true(got.header.kv_heads == 2 && got.header.value_dim == 16);
-    received_free(&got);
-    pair_close(&pair);
 }
 
 TEST(every_matrix_arrives)
@@ -199,8 +192,8 @@ TEST(every_matrix_arrives)
                                   .wk = {wk, ATTN_F16, 6},
                                   .wv = {wv, ATTN_F64, 7},
                                   .wo = {wo, ATTN_F32, 5}};
-    struct pairing pair = pair_open();
-    struct received got;
+    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(received_free) struct received got;
 
     assert_int_equal(attn_publish_weights(pair.publisher, &weights), 0);
     got = expect(&pair.peer);
@@ -212,8 +205,6 @@ TEST(every_matrix_arrives)
     assert_memory_equal(frame_of(&got, TENSOR_WK), wk, sizeof wk);
     assert_memory_equal(frame_of(&got, TENSOR_WV), wv, sizeof wv);
     assert_memory_equal(frame_of(&got, TENSOR_WO), wo, sizeof wo);
-    received_free(&got);
-    pair_close(&pair);
 }
 
 TEST(the_tiers_of_a_layer_share_its_sequence)
@@ -221,16 +212,14 @@ TEST(the_tiers_of_a_layer_share_its_sequence)
     static const float numbers[4] = {1};
     attn_weights weights = {
         .stack = ATTN_DECODER, .heads = 1, .head_dim = 2, .wq = {numbers, ATTN_F32, 2}};
-    struct pairing pair = pair_open();
-    struct received got;
+    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(received_free) struct received got;
 
     assert_int_equal(publish(pair.publisher, 0), 0);
     assert_int_equal(attn_publish_weights(pair.publisher, &weights), 0);
     expect_tensor(&pair.peer, 0, 0);
     got = expect(&pair.peer);
     assert_int_equal(got.header.seq, 1);
-    received_free(&got);
-    pair_close(&pair);
 }
 
 /* ---- what a plan leaves ---- */
@@ -300,8 +289,8 @@ TEST(a_plan_cuts_samples_heads_and_rows_out_of_attention)
                                       .head_offset = 2,
                                       .heads_total = 10,
                                       .plan = &plan};
-    struct pairing pair = pair_open();
-    struct received got;
+    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(received_free) struct received got;
     const struct header *h = &got.header;
     const float *weights;
 
@@ -320,8 +309,6 @@ TEST(a_plan_cuts_samples_heads_and_rows_out_of_attention)
     }
     assert_memory_equal((const char *)frame_of(&got, TENSOR_MASK) + 2 * K, a->mask[1][2], 2 * K);
     assert_memory_equal(frame_of(&got, TENSOR_TOKENS), a->tokens, 2 * sizeof a->tokens[0]);
-    received_free(&got);
-    pair_close(&pair);
 }
 
 /* Rows 1 and 4 of five. */
@@ -339,8 +326,8 @@ TEST(a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride)
                                       .mask = &a->mask[0][0][0],
                                       .tokens = &a->tokens[0][0],
                                       .plan = &plan};
-    struct pairing pair = pair_open_with("limits/header=4");
-    struct received got;
+    OWNED(pair_close) struct pairing pair = pair_open_with("limits/header=4");
+    OWNED(received_free) struct received got;
     const struct header *h = &got.header;
     const float *weights;
     const char *mask;
@@ -365,8 +352,6 @@ TEST(a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride)
         }
     }
     assert_memory_equal(frame_of(&got, TENSOR_TOKENS), a->tokens, 2 * sizeof a->tokens[0]);
-    received_free(&got);
-    pair_close(&pair);
 }
 
 TEST(a_stride_of_the_callers_own_goes_to_those_who_know_it)
@@ -381,10 +366,9 @@ TEST(a_stride_of_the_callers_own_goes_to_those_who_know_it)
 
         assert_int_equal(rc, revision == 3 ? ATTN_E_TOO_LARGE : 0);
         if (!rc) {
-            struct received got = expect(&pair.peer);
+            OWNED(received_free) struct received got = expect(&pair.peer);
 
             assert_int_equal(got.header.q_stride, 6);
-            received_free(&got);
         }
         pair_close(&pair);
     }
@@ -426,8 +410,8 @@ TEST(tensors_of_the_output_go_to_those_who_know_them)
     qk.x_norm = attention.x_norm = &x_norm[0][0];
     qk.written_dim = attention.written_dim = 2;
     for (int i = 0; i < 4; i++) {
-        struct pairing pair = pair_open_with(limits[i]);
-        struct received got;
+        OWNED(pair_close) struct pairing pair = pair_open_with(limits[i]);
+        OWNED(received_free) struct received got;
 
         assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
         got = expect(&pair.peer);
@@ -437,8 +421,6 @@ TEST(tensors_of_the_output_go_to_those_who_know_them)
         got = expect(&pair.peer);
         assert_int_equal(got.header.tensor_count, i < 3 ? 1 : 4);
         assert_int_equal(got.header.kv_heads, i < 3 ? H : G);
-        received_free(&got);
-        pair_close(&pair);
     }
 }
 
@@ -460,7 +442,7 @@ TEST(bad_tensors_of_the_output_are_refused)
                                  .x_norm = numbers};
     attn_attention bad[7];
     attn_qk qk = qk_of(a, NULL);
-    struct pairing pair = pair_open_with("limits/header=5");
+    OWNED(pair_close) struct pairing pair = pair_open_with("limits/header=5");
 
     for (int i = 0; i < 7; i++) {
         bad[i] = good;
@@ -482,7 +464,6 @@ TEST(bad_tensors_of_the_output_are_refused)
     assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
     qk.dout_dtype = (attn_dtype)9;
     assert_int_equal(attn_publish_qk(pair.publisher, &qk), ATTN_E_ARGUMENT);
-    pair_close(&pair);
 }
 
 /* Heads 2 to 5 of 6 are two groups of two, which read key heads 1 and 2. */
@@ -491,8 +472,8 @@ TEST(whole_groups_of_heads_take_their_key_heads)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(1, 0, (attn_range){2, 99});
     const attn_qk qk = qk_of(a, &plan);
-    struct pairing pair = pair_open();
-    struct received got;
+    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(received_free) struct received got;
 
     assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
     got = expect(&pair.peer);
@@ -500,8 +481,6 @@ TEST(whole_groups_of_heads_take_their_key_heads)
     assert_true(got.header.head_offset == 2 && got.header.heads_total == H);
     assert_memory_equal(frame_of(&got, TENSOR_Q), a->q[0][2], 4 * sizeof a->q[0][0]);
     assert_memory_equal(frame_of(&got, TENSOR_K), a->k[0][1], 2 * sizeof a->k[0][0]);
-    received_free(&got);
-    pair_close(&pair);
 }
 
 /* Heads 1 to 3 read key heads 0, 1 and 1: each gets its own. */
@@ -510,8 +489,8 @@ TEST(parts_of_groups_get_a_key_head_each)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(0, 0, (attn_range){1, 3});
     const attn_qk qk = qk_of(a, &plan);
-    struct pairing pair = pair_open();
-    struct received got;
+    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(received_free) struct received got;
     const float *k;
 
     assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
@@ -524,8 +503,6 @@ TEST(parts_of_groups_get_a_key_head_each)
                                 sizeof a->k[0][0]);
         }
     }
-    received_free(&got);
-    pair_close(&pair);
 }
 
 TEST(ranges_of_heads_are_messages_of_their_own)
@@ -533,7 +510,7 @@ TEST(ranges_of_heads_are_messages_of_their_own)
     const struct arrays *a = filled();
     attn_plan plan = plan_with(0, 0, (attn_range){0, 0});
     attn_qk qk = qk_of(a, &plan);
-    struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = pair_open();
     struct received got;
 
     plan.range_count = 3;
@@ -549,7 +526,6 @@ TEST(ranges_of_heads_are_messages_of_their_own)
     plan = plan_with(0, 0, (attn_range){H, 99}); /* none of this layer's */
     assert_int_equal(attn_publish_qk(pair.publisher, &qk), ATTN_SKIPPED);
     assert_int_equal(settled(pair.publisher).published, 3);
-    pair_close(&pair);
 }
 
 /* ---- what is refused ---- */
@@ -585,7 +561,7 @@ TEST(bad_attention_is_refused)
     static const int32_t longer[1] = {5}, negative[1] = {-1}, documents[4];
     static const char *const cut_off[4] = {"a", "b", "c", "\xc3"}, *const missing[4] = {"a"};
     struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
-    attn_publisher *publisher = publisher_for(&nobody);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&nobody);
     attn_attention good = attention_of(0, numbers, 4), bad;
     attn_plan plan = plan_with(0, 0, (attn_range){2, 1});
 
@@ -619,13 +595,12 @@ TEST(bad_attention_is_refused)
     assert_int_equal(attn_publisher_wait(publisher, -1), ATTN_E_ARGUMENT);
     assert_int_equal(attn_hello(publisher, NULL, 1), ATTN_E_ARGUMENT);
     assert_int_equal(checked_counts(publisher).published, 1);
-    attn_publisher_free(&publisher);
 }
 
 TEST(bad_qk_is_refused)
 {
     struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
-    attn_publisher *publisher = publisher_for(&nobody);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&nobody);
     const attn_qk good = small_qk();
     attn_qk bad;
 
@@ -643,13 +618,12 @@ TEST(bad_qk_is_refused)
     REFUSED(attn_publish_qk, good, heads = 0);
     REFUSED(attn_publish_qk, good, site = (attn_site)7);
     REFUSED(attn_publish_qk, good, module = "a\n");
-    attn_publisher_free(&publisher);
 }
 
 TEST(bad_weights_are_refused)
 {
     struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
-    attn_publisher *publisher = publisher_for(&nobody);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&nobody);
     const attn_weights good = small_weights();
     attn_weights bad;
 
@@ -664,7 +638,6 @@ TEST(bad_weights_are_refused)
     REFUSED(attn_publish_weights, good, head_dim = INT32_MAX);
     REFUSED(attn_publish_weights, good, heads_total = 3);
     REFUSED(attn_publish_weights, good, module = "\x7f");
-    attn_publisher_free(&publisher);
 }
 
 /* To those who know them, as bytes. */
@@ -777,7 +750,7 @@ TEST(a_header_that_does_not_fit_is_refused)
     enum { BATCH = 20000 };
     float *weights = calloc(BATCH, sizeof *weights);
     int32_t *lengths = calloc(BATCH, sizeof *lengths);
-    struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = pair_open();
     attn_attention attention = attention_of(0, weights, 1);
     attn_publisher_counts counts;
 
@@ -786,7 +759,6 @@ TEST(a_header_that_does_not_fit_is_refused)
     assert_int_equal(attn_publish_attention(pair.publisher, &attention), ATTN_E_ARGUMENT);
     counts = checked_counts(pair.publisher);
     assert_int_equal(counts.published + counts.queued_bytes, 0);
-    pair_close(&pair);
     free(weights);
     free(lengths);
 }
@@ -796,9 +768,9 @@ TEST(labels_that_do_not_fit_are_left_out)
     enum { KEYS = 16384 };
     float *weights = calloc(KEYS, sizeof *weights);
     const char **labels = calloc(KEYS, sizeof *labels);
-    struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = pair_open();
     attn_attention attention = attention_of(0, weights, KEYS);
-    struct received got;
+    OWNED(received_free) struct received got;
 
     for (int i = 0; i < KEYS; i++) {
         labels[i] = "token";
@@ -807,8 +779,6 @@ TEST(labels_that_do_not_fit_are_left_out)
     assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
     got = expect(&pair.peer);
     assert_true(zmq_msg_size(&got.frames[1]) < 1000);
-    received_free(&got);
-    pair_close(&pair);
     free(weights);
     free(labels);
 }

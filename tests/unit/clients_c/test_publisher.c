@@ -89,8 +89,8 @@ TEST(a_daemon_that_has_gone_is_told_and_its_return)
 
 TEST(nothing_is_sent_before_a_subscription)
 {
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
     struct received received;
 
     assert_int_equal(attn_publisher_wait(publisher, 50), ATTN_E_TIMEOUT);
@@ -101,18 +101,16 @@ TEST(nothing_is_sent_before_a_subscription)
     assert_int_equal(publish(publisher, 3), 0);
     expect_tensor(&peer, 3, 0);
     assert_false(peer_receive(&peer, 20, &received));
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 TEST(weights_may_change_as_soon_as_the_call_returns)
 {
     enum { KEYS = 1 << 18 };
     float *weights = calloc(KEYS, sizeof *weights);
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
     attn_attention attention = attention_of(0, weights, KEYS);
-    struct received received;
+    OWNED(received_free) struct received received;
 
     assert_non_null(weights);
     peer_subscribe(&peer, "");
@@ -123,15 +121,12 @@ TEST(weights_may_change_as_soon_as_the_call_returns)
     free(weights);
     received = expect(&peer);
     assert_true(((const float *)zmq_msg_data(&received.frames[2]))[KEYS - 1] == 1.0F);
-    received_free(&received);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 TEST(sequences_count_per_layer)
 {
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
 
     peer_subscribe(&peer, "tensor/unit/");
     meet(publisher, &peer);
@@ -141,8 +136,6 @@ TEST(sequences_count_per_layer)
             expect_tensor(&peer, layer, seq);
         }
     }
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 /* 1 MiB each into a reader that does not read: the pipe fills, calls still return at once, nothing
@@ -153,12 +146,12 @@ TEST(a_stalled_reader_costs_counted_drops_only)
     static struct heard heard;
     char expected[512];
     float *weights = calloc(KEYS, sizeof *weights);
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 1);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 1);
     attn_publisher_options options = options_for(peer.endpoint);
-    attn_publisher *publisher;
+    OWNED(attn_publisher_free) attn_publisher *publisher;
     attn_attention attention = attention_of(5, weights, KEYS);
     attn_publisher_counts counts;
-    struct received received;
+    OWNED(received_free) struct received received;
     uint64_t start, accepted, next;
     long before;
 
@@ -204,17 +197,14 @@ TEST(a_stalled_reader_costs_counted_drops_only)
     received = expect(&peer);
     assert_int_equal(received.header.seq, accepted);
     assert_int_equal(received.header.dropped, counts.dropped);
-    received_free(&received);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
     free(weights);
 }
 
 /* All layers of a step come at once, faster than any reader takes them. */
 TEST(a_burst_of_small_messages_loses_nothing)
 {
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
 
     peer_subscribe(&peer, "tensor/");
     meet(publisher, &peer);
@@ -224,18 +214,16 @@ TEST(a_burst_of_small_messages_loses_nothing)
     for (uint32_t layer = 0; layer < 200; layer++) {
         expect_tensor(&peer, layer, 0);
     }
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 TEST(queued_bytes_are_bounded_and_given_back)
 {
     static const float weights[64];
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher_options options = options_for(peer.endpoint);
     attn_attention small = attention_of(0, weights, 32), large = attention_of(0, weights, 64);
     attn_publisher_counts counts;
-    attn_publisher *publisher;
+    OWNED(attn_publisher_free) attn_publisher *publisher;
     uint64_t deadline = now_ms() + PEER_WAIT_MS;
 
     options.max_queued_bytes = sizeof weights - 1;
@@ -252,15 +240,13 @@ TEST(queued_bytes_are_bounded_and_given_back)
     assert_int_equal(counts.sent, 1);
     assert_int_equal(counts.bytes, sizeof weights / 2);
     assert_int_equal(counts.dropped, 1);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 TEST(events_frame_the_training)
 {
     static const attn_layer layers[] = {{ATTN_DECODER, 0, ATTN_SELF, 4},
                                         {ATTN_ENCODER, 1, ATTN_CROSS, 8}};
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
     struct received received;
 
@@ -284,13 +270,12 @@ TEST(events_frame_the_training)
     received_free(&received);
     attn_publisher_free(&publisher);
     expect_event(&peer, EVENT_BYE, 2);
-    peer_close(&peer);
 }
 
 TEST(a_log_arrives_at_its_position)
 {
     static const attn_value values[] = {{"loss", 2.5}, {"grad norm", INFINITY}};
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
     struct received received;
 
@@ -309,7 +294,6 @@ TEST(a_log_arrives_at_its_position)
     received_free(&received);
     attn_publisher_free(&publisher);
     expect_event(&peer, EVENT_BYE, 1);
-    peer_close(&peer);
 }
 
 TEST(a_log_that_is_none_is_refused_and_an_older_daemon_gets_none)
@@ -324,7 +308,7 @@ TEST(a_log_that_is_none_is_refused_and_an_older_daemon_gets_none)
         {{{"\xff", 0}}, 1}, {{{longest, 0}}, 1}, {{{"a", 0}, {"a", 1}}, 2},
         {{{"a", 0}}, 0},
     };
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher *publisher = publisher_for(&peer);
 
     peer_subscribe(&peer, "limits/header=4");
@@ -340,14 +324,13 @@ TEST(a_log_that_is_none_is_refused_and_an_older_daemon_gets_none)
     assert_int_equal(attn_log(publisher, &(attn_value){"loss", 1}, 1), ATTN_SKIPPED);
     attn_publisher_free(&publisher);
     expect_event(&peer, EVENT_BYE, 0);
-    peer_close(&peer);
 }
 
 TEST(hello_to_a_present_daemon_is_said_once)
 {
     static const attn_layer layer = {ATTN_DECODER, 0, ATTN_SELF, 4};
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
 
     peer_subscribe(&peer, "event/");
     meet(publisher, &peer);
@@ -355,14 +338,12 @@ TEST(hello_to_a_present_daemon_is_said_once)
     assert_int_equal(attn_epoch_end(publisher), 0);
     expect_event(&peer, EVENT_HELLO, 0);
     expect_event(&peer, EVENT_EPOCH_END, 1);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 TEST(unsubscribing_stops_a_layer)
 {
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
 
     peer_subscribe(&peer, "tensor/unit/decoder/0/");
     peer_subscribe(&peer, "tensor/unit/decoder/1/");
@@ -372,8 +353,6 @@ TEST(unsubscribing_stops_a_layer)
     wait_until_wanted(publisher, &peer, 0, false);
     assert_int_equal(publish(publisher, 0), ATTN_SKIPPED);
     assert_int_equal(publish(publisher, 1), 0);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 /* The new daemon's plan replaces the old one's; hello is said again; sequences go on. */
@@ -429,8 +408,8 @@ static void use_in_child(attn_publisher *publisher)
 
 TEST(a_forked_child_is_inert_and_the_parent_goes_on)
 {
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
     uint64_t start;
     pid_t child;
     int status;
@@ -451,16 +430,14 @@ TEST(a_forked_child_is_inert_and_the_parent_goes_on)
     expect_tensor(&peer, 0, 0);
     expect_tensor(&peer, 0, 1);
     assert_int_equal(settled(publisher).sent, 2);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 /* The step moves on and nothing is captured: the daemon is told that the job lives, and where. */
 TEST(a_job_that_publishes_nothing_shows_that_it_lives)
 {
-    struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
     attn_publisher_options options = options_for(peer.endpoint);
-    attn_publisher *publisher;
+    OWNED(attn_publisher_free) attn_publisher *publisher;
     struct received received;
 
     options.alive_ms = 50;
@@ -478,8 +455,6 @@ TEST(a_job_that_publishes_nothing_shows_that_it_lives)
     }
     assert_false(peer_receive(&peer, 150, &received));
     assert_int_equal(checked_counts(publisher).published, 0);
-    attn_publisher_free(&publisher);
-    peer_close(&peer);
 }
 
 /* Whether any were: ZeroMQ takes what it is given, for nobody, from the end of the connection until

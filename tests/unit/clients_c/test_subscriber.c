@@ -36,17 +36,16 @@ static attn_result *subscriber_next(attn_subscriber *subscriber)
 
 static void send_golden(const struct peer *peer, const char *topic, const char *name)
 {
-    struct bytes bytes = subscriber_golden(name);
+    OWNED(bytes_free) struct bytes bytes = subscriber_golden(name);
     const struct frame frames[] = {{topic, strlen(topic)}, {bytes.data, bytes.len}, {NULL, 0}};
 
     peer_send(peer, frames);
-    bytes_free(&bytes);
 }
 
 TEST(a_summary_can_be_asked_for_its_numbers)
 {
-    struct peer peer = peer_open(ZMQ_XPUB, NULL, 0);
-    attn_subscriber *subscriber = subscriber_for(&peer, "summary/");
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_XPUB, NULL, 0);
+    OWNED(attn_subscriber_free) attn_subscriber *subscriber = subscriber_for(&peer, "summary/");
     attn_result *result;
     uint64_t number;
     double value;
@@ -77,15 +76,13 @@ TEST(a_summary_can_be_asked_for_its_numbers)
     assert_non_null(strstr(attn_result_json(result), "\"size_mismatch\":70000"));
     attn_result_free(&result);
     assert_null(result);
-    attn_subscriber_free(&subscriber);
-    peer_close(&peer);
 }
 
 TEST(a_live_result_has_one_value_per_head)
 {
-    struct peer peer = peer_open(ZMQ_XPUB, NULL, 0);
-    attn_subscriber *subscriber = subscriber_for(&peer, "");
-    attn_result *result;
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_XPUB, NULL, 0);
+    OWNED(attn_subscriber_free) attn_subscriber *subscriber = subscriber_for(&peer, "");
+    OWNED(attn_result_free) attn_result *result;
     double value;
 
     send_golden(&peer, "live/gpt-small/decoder/5/self/", "live");
@@ -104,9 +101,6 @@ TEST(a_live_result_has_one_value_per_head)
     result = subscriber_next(subscriber);
     assert_string_equal(attn_result_kind(result), "job");
     assert_int_equal(attn_result_heads(result), 0);
-    attn_result_free(&result);
-    attn_subscriber_free(&subscriber);
-    peer_close(&peer);
 }
 
 TEST(what_is_no_result_is_reported_and_passed_over)
@@ -117,9 +111,9 @@ TEST(what_is_no_result_is_reported_and_passed_over)
     char long_topic[300];
     const struct frame too_long[] = {{long_topic, sizeof long_topic}, {"\x80", 1}, {NULL, 0}};
     const struct frame *const messages[] = {one, three, cut, too_long};
-    struct peer peer = peer_open(ZMQ_XPUB, NULL, 0);
-    attn_subscriber *subscriber = subscriber_for(&peer, "");
-    attn_result *result = NULL;
+    OWNED(peer_close) struct peer peer = peer_open(ZMQ_XPUB, NULL, 0);
+    OWNED(attn_subscriber_free) attn_subscriber *subscriber = subscriber_for(&peer, "");
+    OWNED(attn_result_free) attn_result *result = NULL;
 
     memset(long_topic, 'x', sizeof long_topic);
     for (size_t i = 0; i < 4; i++) {
@@ -129,15 +123,12 @@ TEST(what_is_no_result_is_reported_and_passed_over)
     assert_null(result);
     send_golden(&peer, "job/gpt-small/", "job");
     result = subscriber_next(subscriber);
-    attn_result_free(&result);
-    attn_subscriber_free(&subscriber);
-    peer_close(&peer);
 }
 
 TEST(waiting_has_an_end)
 {
     attn_subscriber_options options = {.endpoint = "tcp://127.0.0.1:1", .prefix = "summary/"};
-    attn_subscriber *subscriber;
+    OWNED(attn_subscriber_free) attn_subscriber *subscriber;
     attn_result *result;
 
     assert_int_equal(attn_subscriber_new(&options, &subscriber), 0);
@@ -145,7 +136,6 @@ TEST(waiting_has_an_end)
     assert_int_equal(attn_subscriber_next(subscriber, 20, &result), ATTN_E_TIMEOUT);
     attn_subscriber_free(&subscriber);
     assert_null(subscriber);
-    attn_subscriber_free(&subscriber);
 }
 
 TEST(subscriber_bad_options_are_refused)

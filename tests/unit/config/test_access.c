@@ -79,11 +79,10 @@ TEST(a_role_includes_what_is_less)
                                                     ALICE " plan *", ALICE " admin *"};
     static const char *const may[ACCESS_ROLES] = {"p", "r", "rl", "prla"};
     for (int i = 0; i < ACCESS_ROLES; i++) {
-        struct access *access = read_list(lines[i]);
+        OWNED(access_free) struct access *access = read_list(lines[i]);
         assert_may(access, ALICE, "any", may[i]);
         assert_may(access, ALICE, NULL, may[i]);
         assert_may(access, BOB, "any", "");
-        access_free(&access);
     }
 }
 
@@ -101,18 +100,14 @@ TEST(a_pattern_bounds_a_role)
 
 TEST(a_list_covers_what_it_has_all_lines_of)
 {
-    struct access *a = read_list(ALICE " read *\n" BOB " read *\n");
-    struct access *b = read_list("#\n" BOB " read * # bob\n" ALICE " read *\n");
-    struct access *c = read_list(ALICE " read *\n");
-    struct access *d = read_list(ALICE " plan *\n" BOB " read *\n");
+    OWNED(access_free) struct access *a = read_list(ALICE " read *\n" BOB " read *\n");
+    OWNED(access_free) struct access *b = read_list("#\n" BOB " read * # bob\n" ALICE " read *\n");
+    OWNED(access_free) struct access *c = read_list(ALICE " read *\n");
+    OWNED(access_free) struct access *d = read_list(ALICE " plan *\n" BOB " read *\n");
     assert_true(access_covers(a, b) && access_covers(b, a));
     assert_true(access_covers(a, c));
     assert_false(access_covers(c, a));
     assert_false(access_covers(d, a));
-    access_free(&a);
-    access_free(&b);
-    access_free(&c);
-    access_free(&d);
 }
 
 #define TOKEN "0123456789abcdef"
@@ -133,7 +128,7 @@ static void assert_sees(const struct access *access, const char *who, bool is_us
 TEST(visitors_see_the_jobs_of_their_lines)
 {
     char error[CONFIG_ERROR_MAX] = "";
-    struct access *access = NULL;
+    OWNED(access_free) struct access *access = NULL;
     int rc = read_visitors(TOKEN "\n0123456789abcdeF read a # ann\n0123456789abcdeF plan b*\n"
                                  "user:ann@example.org read a\nuser:*@example.org read b\n"
                                  "user:root admin *\n",
@@ -150,7 +145,6 @@ TEST(visitors_see_the_jobs_of_their_lines)
     assert_sees(access, "user:root", false, NULL);
     assert_sees(access, TOKEN, true, NULL);
     assert_sees(access, "user:*", true, NULL);
-    access_free(&access);
 }
 
 TEST(patterns_between_blanks_let_jobs_through)

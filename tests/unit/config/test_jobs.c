@@ -78,25 +78,23 @@ TEST(patterns_match_as_a_shell_does)
 /* Values below the pattern's come from the file and from --set, also from one that comes later. */
 TEST(overrides_win_over_set)
 {
-    struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
+    OWNED(config_clear) struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
     set(&config, "metrics.top_pairs=7");
     set(&config, "metrics.spectrum=false");
     assert_int_equal(for_job(&config, "gpt").metrics_top_pairs, 3);
     assert_false(for_job(&config, "gpt").metrics_spectrum);
-    config_clear(&config);
 }
 
 TEST(a_section_replaces_the_overrides_of_an_earlier_file)
 {
     char error[CONFIG_ERROR_MAX];
-    struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
+    OWNED(config_clear) struct config config = jobs_load("jobs: {gpt: {top_pairs: 3}}\n");
     assert_int_equal(load_text(&config, "metrics: {top_pairs: 4}\n", error), 0);
     assert_int_equal(for_job(&config, "gpt").metrics_top_pairs, 3);
     assert_int_equal(load_text(&config, "jobs: {gpt: {top_pairs: x}}\n", error), -1);
     assert_int_equal(for_job(&config, "gpt").metrics_top_pairs, 3);
     assert_int_equal(load_text(&config, "jobs:\n", error), 0);
     assert_int_equal(for_job(&config, "gpt").metrics_top_pairs, 4);
-    config_clear(&config);
 }
 
 TEST(overrides_are_printed_and_load_again)

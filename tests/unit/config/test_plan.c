@@ -53,12 +53,11 @@ TEST(patterns_that_name_plan_keys_come_in_the_order_of_the_file)
 
 TEST(a_bound_on_what_captures_cost_makes_no_plan)
 {
-    struct config config = plan_load("jobs: {gpt: {plan.cost_max: 0.5}}\n");
+    OWNED(config_clear) struct config config = plan_load("jobs: {gpt: {plan.cost_max: 0.5}}\n");
     struct config_plan plan;
     assert_null(config_job_plan(&config, 0, &plan));
     assert_true(config_for_job(&config, "gpt")->plan_cost_max == 0.5 &&
                 config.plan_cost_max == 0.01);
-    config_clear(&config);
 }
 
 TEST(they_are_printed_with_their_section_and_load_again)
@@ -167,11 +166,9 @@ static void visit_difference(void *data, const char *section, const char *name)
 static void assert_differs(const char *a, const char *b, const char *expected)
 {
     char visited[512] = "";
-    struct config config_a = plan_load(a), config_b = plan_load(b);
+    OWNED(config_clear) struct config config_a = plan_load(a), config_b = plan_load(b);
     config_each_difference(&config_a, &config_b, visit_difference, visited);
     assert_string_equal(visited, expected);
-    config_clear(&config_a);
-    config_clear(&config_b);
 }
 
 TEST(differences_outside_of_plans_are_told)

@@ -31,9 +31,8 @@ static struct rule load_mine(const char *body)
 {
     char text[1024];
     snprintf(text, sizeof text, "rules:\n  mine: {%s}\n", body);
-    struct config config = rules_load(text);
+    OWNED(config_clear) struct config config = rules_load(text);
     struct rule rule = *rules_find(&config, "mine");
-    config_clear(&config);
     return rule;
 }
 
@@ -70,12 +69,11 @@ TEST(the_defaults_load_again_from_their_dump)
 {
     struct config config = defaults();
     char *text = printed(&config);
-    struct config again = rules_load(text);
+    OWNED(config_clear) struct config again = rules_load(text);
     assert_int_equal(config_rule_count(&again), RULE_DEFAULT_COUNT);
     for (uint32_t i = 0; i < RULE_DEFAULT_COUNT; i++) {
         assert_true(same_rule(config_rule(&config, i), config_rule(&again, i)));
     }
-    config_clear(&again);
     free(text);
 }
 

@@ -58,9 +58,8 @@ TEST(what_is_printed_loads_to_the_same)
     set(&config, "metrics.core=false");
     set(&config, "log.level=warning");
     char *text = printed(&config);
-    struct config again = loaded(text);
+    OWNED(config_clear) struct config again = loaded(text);
     assert_same_config(&again, &config);
-    config_clear(&again);
     free(text);
 }
 

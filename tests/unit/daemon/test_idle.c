@@ -72,14 +72,13 @@ TEST(a_connection_of_a_unix_socket_is_somebody)
 TEST(a_connection_of_our_own_to_others_is_nobody)
 {
     union place place = {.inet = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}}};
-    struct line line;
+    OWNED(hang_up) struct line line;
     listen_at(&line, &place, sizeof place.inet);
     assert_false(idle_has_peers());
     call(&line, &place, sizeof place.inet);
     assert_true(idle_has_peers());
     close(line.listener); /* what is left is no connection to a listener of ours */
     assert_false(idle_has_peers());
-    hang_up(&line);
 }
 
 struct watcher {

@@ -7,8 +7,8 @@
 
 static void hears_what_is_said(const char *kind)
 {
-    struct manager manager;
-    struct service_notify notify;
+    OWNED(manager_close) struct manager manager;
+    OWNED(service_notify_close) struct service_notify notify;
     manager_open(&manager, kind);
     assert_int_equal(service_notify_open(&notify, manager.name), 0);
     assert_true(service_notify_insist(&notify, "READY=1"));
@@ -16,8 +16,6 @@ static void hears_what_is_said(const char *kind)
     assert_string_equal(manager_hear(&manager), "READY=1");
     assert_string_equal(manager_hear(&manager), "STATUS=two words\nWATCHDOG=1");
     assert_null(manager_hear(&manager));
-    service_notify_close(&notify);
-    manager_close(&manager);
 }
 
 TEST(a_path)
@@ -32,13 +30,12 @@ TEST(an_abstract_name)
 
 TEST(nobody_to_tell_is_no_error)
 {
-    struct service_notify notify;
+    OWNED(service_notify_close) struct service_notify notify;
     assert_int_equal(service_notify_open(&notify, NULL), 0);
     assert_int_equal(notify.fd, -1);
     assert_int_equal(service_notify_open(&notify, ""), 0);
     assert_false(service_notify_say(&notify, "READY=1"));
     assert_false(service_notify_insist(&notify, "READY=1"));
-    service_notify_close(&notify);
 }
 
 TEST(names_that_are_none)
@@ -59,7 +56,7 @@ TEST(names_that_are_none)
 /* A path of as many bytes as there is room for leaves none for the zero at its end. */
 TEST(the_longest_path)
 {
-    struct service_notify notify;
+    OWNED(service_notify_close) struct service_notify notify;
     char path[sizeof notify.address.sun_path + 1];
     memset(path, 'a', sizeof path);
     path[0] = '/';
@@ -67,25 +64,23 @@ TEST(the_longest_path)
     assert_int_equal(service_notify_open(&notify, path), EINVAL);
     path[sizeof notify.address.sun_path - 1] = '\0';
     assert_int_equal(service_notify_open(&notify, path), 0);
-    service_notify_close(&notify);
 }
 
 TEST(a_manager_that_is_gone)
 {
     struct manager manager;
-    struct service_notify notify;
+    OWNED(service_notify_close) struct service_notify notify;
     manager_open(&manager, "@attnd-test-gone");
     assert_int_equal(service_notify_open(&notify, manager.name), 0);
     manager_close(&manager);
     assert_false(service_notify_say(&notify, "WATCHDOG=1"));
     assert_false(service_notify_insist(&notify, "READY=1"));
-    service_notify_close(&notify);
 }
 
 TEST(a_full_queue_keeps_nobody)
 {
-    struct manager manager;
-    struct service_notify notify;
+    OWNED(manager_close) struct manager manager;
+    OWNED(service_notify_close) struct service_notify notify;
     int said = 0;
     manager_open(&manager, "@attnd-test-full");
     assert_int_equal(service_notify_open(&notify, manager.name), 0);
@@ -96,6 +91,4 @@ TEST(a_full_queue_keeps_nobody)
     assert_false(service_notify_insist(&notify, "READY=1")); /* in a second */
     assert_string_equal(manager_hear(&manager), "WATCHDOG=1");
     assert_true(service_notify_insist(&notify, "READY=1"));
-    service_notify_close(&notify);
-    manager_close(&manager);
 }

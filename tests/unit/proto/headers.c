@@ -21,6 +21,21 @@ int headers_decode(const struct bytes *bytes, struct header *ret_header, const c
     return rc;
 }
 
+struct golden golden_decode(const char *name)
+{
+    struct golden golden = {.bytes = headers_golden(name)};
+    const char *key;
+
+    assert_int_equal(headers_decode(&golden.bytes, &golden.header, &key), 0);
+    return golden;
+}
+
+void golden_clear(struct golden *golden)
+{
+    header_clear(&golden->header);
+    bytes_free(&golden->bytes);
+}
+
 int headers_verdict(const void *data, size_t len)
 {
     struct bytes bytes = bytes_copy(data, len);

@@ -11,6 +11,23 @@ struct bytes headers_golden(const char *name);
 
 /* Decodes; on failure checks that nothing is held. */
 int headers_decode(const struct bytes *bytes, struct header *ret_header, const char **reterr_key);
+/* A golden header that is sound, decoded; cleared with golden_clear. */
+struct golden {
+    struct bytes bytes;
+    struct header header;
+};
+struct golden golden_decode(const char *name);
+void golden_clear(struct golden *golden);
+/* A test of what is in it. */
+#define GOLDEN_TEST(name, golden_name)                                                             \
+    static void read_##name(const struct header *header);                                          \
+    TEST(name)                                                                                     \
+    {                                                                                              \
+        OWNED(golden_clear) struct golden golden = golden_decode(golden_name);                     \
+        read_##name(&golden.header);                                                               \
+    }                                                                                              \
+    static void read_##name(const struct header *header)
+
 /* The verdict on raw bytes. */
 int headers_verdict(const void *data, size_t len);
 /* The verdict on a golden header with one key changed; reterr_key may be NULL. */

@@ -7,7 +7,7 @@
 
 TEST(what_an_event_comes_after_is_read)
 {
-    struct bytes bytes = headers_golden("epoch_end_reliable");
+    OWNED(bytes_free) struct bytes bytes = headers_golden("epoch_end_reliable");
     struct header header;
     const char *key;
 
@@ -23,7 +23,6 @@ TEST(what_an_event_comes_after_is_read)
     assert_int_equal(header.after[1].seq, UINT64_C(1) << 40);
     header_clear(&header);
     assert_null(header.after);
-    bytes_free(&bytes);
 }
 
 TEST(other_lists_are_refused)

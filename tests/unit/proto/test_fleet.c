@@ -61,8 +61,8 @@ static void body_parse(const struct fleet_body *body, struct mpk_writer *writer,
 TEST(a_part_is_read_as_it_was_written)
 {
     struct fleet_body body = body_of(FLEET_PART), read;
-    struct mpk_writer writer;
-    struct mpk_doc doc;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     body_parse(&body, &writer, &doc);
     assert_int_equal(fleet_body_decode(doc.root, &read), 0);
     assert_int_equal(read.kind, FLEET_PART);
@@ -76,16 +76,14 @@ TEST(a_part_is_read_as_it_was_written)
     assert_int_equal(read.layer.site, SITE_CROSS);
     assert_memory_equal(read.module, "h.11.attn", read.module_size);
     assert_memory_equal(read.state, "state", read.state_size);
-    mpk_doc_clear(&doc);
-    mpk_writer_clear(&writer);
 }
 
 TEST(an_end_and_a_run_are_read_as_they_were_written)
 {
     struct fleet_body body = body_of(FLEET_CLOSED), read;
     struct fleet_point point;
-    struct mpk_writer writer;
-    struct mpk_doc doc;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     body_parse(&body, &writer, &doc);
     assert_int_equal(fleet_body_decode(doc.root, &read), 0);
     assert_int_equal(read.next_before, 6);
@@ -108,23 +106,19 @@ TEST(an_end_and_a_run_are_read_as_they_were_written)
     assert_true(point.value == 0.5 && point.step == 2 && point.name_size == 4);
     assert_int_equal(fleet_point_decode(&read.points_found->via.array.ptr[1], &point), 0);
     assert_nan(point.value);
-    mpk_doc_clear(&doc);
-    mpk_writer_clear(&writer);
 }
 
 TEST(every_row_tells_the_windows_that_its_run_asks_for)
 {
     for (int kind = FLEET_PART; kind <= FLEET_RUN; kind++) {
         struct fleet_body body = body_of((enum fleet_kind)kind), read;
-        struct mpk_writer writer;
-        struct mpk_doc doc;
+        OWNED(mpk_writer_clear) struct mpk_writer writer;
+        OWNED(mpk_doc_clear) struct mpk_doc doc;
         body.own_window = (struct own_window){WINDOW_STEP, 200};
         body_parse(&body, &writer, &doc);
         assert_int_equal(fleet_body_decode(doc.root, &read), 0);
         assert_int_equal(read.own_window.unit, WINDOW_STEP);
         assert_int_equal(read.own_window.length, 200);
-        mpk_doc_clear(&doc);
-        mpk_writer_clear(&writer);
     }
 }
 
@@ -134,8 +128,8 @@ TEST(a_sign_of_life_is_read_as_it_was_written)
     struct fleet_beat beat = {.name = "a", .host = "b", .version = "c", .newest = 9, .taken = 8};
     struct fleet_beat read;
     struct fleet_beat_run one;
-    struct mpk_writer writer;
-    struct mpk_doc doc;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     memcpy(beat.instance, instance, sizeof instance);
     beat.rows = beat.bytes = beat.unsent = beat.unsent_bytes = beat.outbox_lost = 5;
     beat.time_ns = UINT64_MAX;
@@ -159,15 +153,13 @@ TEST(a_sign_of_life_is_read_as_it_was_written)
     assert_int_equal(read.runs_found->via.array.size, 1);
     assert_int_equal(fleet_beat_run_decode(read.runs_found->via.array.ptr, &one), 0);
     assert_memory_equal(&one, runs, sizeof one);
-    mpk_doc_clear(&doc);
-    mpk_writer_clear(&writer);
 }
 
 TEST(a_question_is_read_as_it_was_written)
 {
     struct fleet_ask ask = {.hub = "h", .from = 5, .to = 9, .refused = "no", .pause = true}, read;
-    struct mpk_writer writer;
-    struct mpk_doc doc;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     memcpy(ask.instance, instance, sizeof instance);
     mpk_writer_init(&writer);
     fleet_ask_encode(&ask, &writer);
@@ -179,8 +171,6 @@ TEST(a_question_is_read_as_it_was_written)
     assert_int_equal(read.to, 9);
     assert_string_equal(read.refused, "no");
     assert_true(read.pause);
-    mpk_doc_clear(&doc);
-    mpk_writer_clear(&writer);
 }
 
 static int decode_any(const msgpack_object *root)
@@ -198,8 +188,8 @@ TEST(no_key_may_be_missing_or_of_another_type)
     static const enum fleet_kind kinds[] = {FLEET_PART, FLEET_CLOSED, FLEET_RUN};
     for (int k = 0; k < 3; k++) {
         struct fleet_body body = body_of(kinds[k]), read;
-        struct mpk_writer writer;
-        struct mpk_doc doc;
+        OWNED(mpk_writer_clear) struct mpk_writer writer;
+        OWNED(mpk_doc_clear) struct mpk_doc doc;
         body_parse(&body, &writer, &doc);
         for (uint32_t i = 0; i < doc.root->via.map.size; i++) {
             msgpack_object_kv *pair = &doc.root->via.map.ptr[i], before = *pair;
@@ -213,20 +203,16 @@ TEST(no_key_may_be_missing_or_of_another_type)
             *pair = before;
         }
         assert_int_equal(fleet_body_decode(doc.root, &read), 0);
-        mpk_doc_clear(&doc);
-        mpk_writer_clear(&writer);
     }
 }
 
 static void assert_refused(struct fleet_body body)
 {
     struct fleet_body read;
-    struct mpk_writer writer;
-    struct mpk_doc doc;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     body_parse(&body, &writer, &doc);
     assert_int_equal(fleet_body_decode(doc.root, &read), ERR_FLEET);
-    mpk_doc_clear(&doc);
-    mpk_writer_clear(&writer);
 }
 
 TEST(values_out_of_range_are_refused)
@@ -267,9 +253,8 @@ TEST(other_documents_are_refused)
     static const char *const others[] = {
         "\x80", "\x90", "\xc0", "\x81\xa1v\x01", "\x81\xa1v\x02", "\x82\xa1v\x01\xa4kind\xa5other"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
-        struct mpk_doc doc;
+        OWNED(mpk_doc_clear) struct mpk_doc doc;
         assert_int_equal(mpk_parse(others[i], strlen(others[i]), &fleet_limits, &doc), 0);
         assert_true(decode_any(doc.root));
-        mpk_doc_clear(&doc);
     }
 }

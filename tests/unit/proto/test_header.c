@@ -4,161 +4,109 @@
 #include "proto/err.h"
 #include "proto/header.h"
 
-TEST(the_attention_header_is_read)
+GOLDEN_TEST(the_attention_header_is_read, "attention")
 {
-    struct bytes bytes = headers_golden("attention");
-    struct header header;
-    const char *key;
-
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.type, MESSAGE_ATTENTION);
-    assert_string_equal(header.job, "gpt-small");
-    assert_int_equal(header.run[15], 0xaf);
-    assert_int_equal(header.rank, 0);
-    assert_int_equal(header.world, 1);
-    assert_int_equal(header.seq, 7);
-    assert_int_equal(header.time_ns, 1700000000000000000);
-    assert_int_equal(header.epoch, 3);
-    assert_int_equal(header.step, 1200);
-    assert_int_equal(header.layer.stack, STACK_DECODER);
-    assert_int_equal(header.layer.layer, 5);
-    assert_int_equal(header.layer.site, SITE_SELF);
-    assert_int_equal(header.tensor_count, 1);
-    assert_int_equal(header.tensors[0].dtype, DTYPE_F32);
-    assert_int_equal(header.tensors[0].bytes, 2 * 4 * 8 * 8 * 4);
-    assert_int_equal(header.heads, 4);
-    assert_int_equal(header.heads_total, 4);
-    assert_true(header.causal);
-    assert_null(header.q_len);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_int_equal(header->type, MESSAGE_ATTENTION);
+    assert_string_equal(header->job, "gpt-small");
+    assert_int_equal(header->run[15], 0xaf);
+    assert_int_equal(header->rank, 0);
+    assert_int_equal(header->world, 1);
+    assert_int_equal(header->seq, 7);
+    assert_int_equal(header->time_ns, 1700000000000000000);
+    assert_int_equal(header->epoch, 3);
+    assert_int_equal(header->step, 1200);
+    assert_int_equal(header->layer.stack, STACK_DECODER);
+    assert_int_equal(header->layer.layer, 5);
+    assert_int_equal(header->layer.site, SITE_SELF);
+    assert_int_equal(header->tensor_count, 1);
+    assert_int_equal(header->tensors[0].dtype, DTYPE_F32);
+    assert_int_equal(header->tensors[0].bytes, 2 * 4 * 8 * 8 * 4);
+    assert_int_equal(header->heads, 4);
+    assert_int_equal(header->heads_total, 4);
+    assert_true(header->causal);
+    assert_null(header->q_len);
 }
 
-TEST(every_optional_key_is_read)
+GOLDEN_TEST(every_optional_key_is_read, "attention_full")
 {
-    struct bytes bytes = headers_golden("attention_full");
-    struct header header;
-    const char *key;
-
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.rank, 1);
-    assert_int_equal(header.world, 8);
-    assert_int_equal(header.seq, (uint64_t)1 << 40);
-    assert_int_equal(header.dropped, 300);
-    assert_int_equal(header.tensor_count, 4);
-    assert_int_equal(header.tensors[3].bytes, 2 * 2 * 3 * 5 * 8);
-    assert_int_equal(header.window, 128);
-    assert_int_equal(header.q_len[1], 2);
-    assert_int_equal(header.k_len[1], 0);
-    assert_int_equal(header.head_offset, 2);
-    assert_int_equal(header.heads_total, 4);
-    assert_true(header.dropout && header.learned_sink);
-    assert_int_equal(header_frame_of(&header, TENSOR_WEIGHTS), 2);
-    assert_int_equal(header_frame_of(&header, TENSOR_GRAD), 5);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_int_equal(header->rank, 1);
+    assert_int_equal(header->world, 8);
+    assert_int_equal(header->seq, (uint64_t)1 << 40);
+    assert_int_equal(header->dropped, 300);
+    assert_int_equal(header->tensor_count, 4);
+    assert_int_equal(header->tensors[3].bytes, 2 * 2 * 3 * 5 * 8);
+    assert_int_equal(header->window, 128);
+    assert_int_equal(header->q_len[1], 2);
+    assert_int_equal(header->k_len[1], 0);
+    assert_int_equal(header->head_offset, 2);
+    assert_int_equal(header->heads_total, 4);
+    assert_true(header->dropout && header->learned_sink);
+    assert_int_equal(header_frame_of(header, TENSOR_WEIGHTS), 2);
+    assert_int_equal(header_frame_of(header, TENSOR_GRAD), 5);
 }
 
-TEST(the_qk_header_is_read)
+GOLDEN_TEST(the_qk_header_is_read, "qk_full")
 {
-    struct bytes bytes = headers_golden("qk_full");
-    struct header header;
-    const char *key;
-
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.type, MESSAGE_QK);
-    assert_int_equal(header.batch, 2);
-    assert_int_equal(header.heads, 3);
-    assert_int_equal(header.queries, 3);
-    assert_int_equal(header.keys, 6);
-    assert_int_equal(header.kv_heads, 1);
-    assert_int_equal(header.head_dim, 4);
-    assert_int_equal(header.value_dim, 5);
-    assert_true(header.scale == 0.5 && header.softcap == 50);
-    assert_int_equal(header.q_offset, 3);
-    assert_int_equal(header.window, 4);
-    assert_int_equal(header.k_len[1], 5);
-    assert_int_equal(header.head_offset, 3);
-    assert_int_equal(header.heads_total, 6);
-    assert_int_equal(header_frame_of(&header, TENSOR_DOCUMENTS), 2);
-    assert_int_equal(header_frame_of(&header, TENSOR_K), 5);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_int_equal(header->type, MESSAGE_QK);
+    assert_int_equal(header->batch, 2);
+    assert_int_equal(header->heads, 3);
+    assert_int_equal(header->queries, 3);
+    assert_int_equal(header->keys, 6);
+    assert_int_equal(header->kv_heads, 1);
+    assert_int_equal(header->head_dim, 4);
+    assert_int_equal(header->value_dim, 5);
+    assert_true(header->scale == 0.5 && header->softcap == 50);
+    assert_int_equal(header->q_offset, 3);
+    assert_int_equal(header->window, 4);
+    assert_int_equal(header->k_len[1], 5);
+    assert_int_equal(header->head_offset, 3);
+    assert_int_equal(header->heads_total, 6);
+    assert_int_equal(header_frame_of(header, TENSOR_DOCUMENTS), 2);
+    assert_int_equal(header_frame_of(header, TENSOR_K), 5);
 }
 
-TEST(the_tensors_of_the_output_are_read)
+GOLDEN_TEST(the_tensors_of_the_output_are_read, "qk_output")
 {
-    struct bytes bytes = headers_golden("qk_output");
-    struct header header;
-    const char *key;
-
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.heads, 4);
-    assert_int_equal(header.kv_heads, 2);
-    assert_int_equal(header.value_dim, 5);
-    assert_int_equal(header_frame_of(&header, TENSOR_DOUT), 5);
-    assert_int_equal(header_frame_of(&header, TENSOR_WO_R), 6);
-    assert_int_equal(header.tensors[4].shape[1], 2);
-    assert_int_equal(header_frame_of(&header, TENSOR_X_NORM), 7);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_int_equal(header->heads, 4);
+    assert_int_equal(header->kv_heads, 2);
+    assert_int_equal(header->value_dim, 5);
+    assert_int_equal(header_frame_of(header, TENSOR_DOUT), 5);
+    assert_int_equal(header_frame_of(header, TENSOR_WO_R), 6);
+    assert_int_equal(header->tensors[4].shape[1], 2);
+    assert_int_equal(header_frame_of(header, TENSOR_X_NORM), 7);
 }
 
-TEST(values_beside_weights_are_read)
+GOLDEN_TEST(values_beside_weights_are_read, "attention_output")
 {
-    struct bytes bytes = headers_golden("attention_output");
-    struct header header;
-    const char *key;
+    OWNED(golden_clear) struct golden other = golden_decode("attention");
 
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.type, MESSAGE_ATTENTION);
-    assert_int_equal(header.kv_heads, 2);
-    assert_int_equal(header.value_dim, 5);
-    assert_int_equal(header.head_dim, 0);
-    assert_int_equal(header_frame_of(&header, TENSOR_V), 3);
-    assert_int_equal(header_frame_of(&header, TENSOR_X_NORM), 5);
-    header_clear(&header);
-    bytes_free(&bytes);
-    bytes = headers_golden("attention");
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.kv_heads, header.heads);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_int_equal(header->type, MESSAGE_ATTENTION);
+    assert_int_equal(header->kv_heads, 2);
+    assert_int_equal(header->value_dim, 5);
+    assert_int_equal(header->head_dim, 0);
+    assert_int_equal(header_frame_of(header, TENSOR_V), 3);
+    assert_int_equal(header_frame_of(header, TENSOR_X_NORM), 5);
+    assert_int_equal(other.header.kv_heads, other.header.heads);
 }
 
-TEST(a_block_of_rows_is_read)
+GOLDEN_TEST(a_block_of_rows_is_read, "attention_rows")
 {
-    struct bytes bytes = headers_golden("attention_rows");
-    struct header header;
-    const char *key;
-
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.type, MESSAGE_ATTENTION);
-    assert_int_equal(header.q_offset, 3);
-    assert_int_equal(header.queries, 2);
-    assert_int_equal(header.keys, 6);
-    assert_int_equal(header.microbatch, 1);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_int_equal(header->type, MESSAGE_ATTENTION);
+    assert_int_equal(header->q_offset, 3);
+    assert_int_equal(header->queries, 2);
+    assert_int_equal(header->keys, 6);
+    assert_int_equal(header->microbatch, 1);
 }
 
-TEST(the_module_of_a_layer_is_read)
+GOLDEN_TEST(the_module_of_a_layer_is_read, "attention_module")
 {
-    struct bytes bytes = headers_golden("attention_module");
-    struct header header;
-    const char *key;
+    OWNED(golden_clear) struct golden other = golden_decode("hello_modules");
 
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_string_equal(header.module, "mod\xc3\xa8le.vision_model.encoder.layers.3.self_attn#1");
-    bytes_free(&bytes);
-    bytes = headers_golden("hello_modules");
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.layer_count, 3);
-    assert_string_equal(header.layers[0].module, "text.blocks.0.attn");
-    assert_null(header.layers[1].module);
-    assert_string_equal(header.layers[2].module, "vision.blocks.0.attn");
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_string_equal(header->module, "mod\xc3\xa8le.vision_model.encoder.layers.3.self_attn#1");
+    assert_int_equal(other.header.layer_count, 3);
+    assert_string_equal(other.header.layers[0].module, "text.blocks.0.attn");
+    assert_null(other.header.layers[1].module);
+    assert_string_equal(other.header.layers[2].module, "vision.blocks.0.attn");
 }
 
 /* 256 bytes in all, and one more. */
@@ -203,72 +151,47 @@ TEST(a_module_has_at_most_256_bytes_and_nothing_that_moves_a_cursor)
     assert_string_equal(key, "module");
 }
 
-TEST(what_a_qk_header_leaves_out_is_none)
+GOLDEN_TEST(what_a_qk_header_leaves_out_is_none, "qk")
 {
-    struct bytes bytes = headers_golden("qk");
-    struct header header;
-    const char *key;
-
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.kv_heads, 2);
-    assert_int_equal(header.value_dim, 0);
-    assert_true(header.softcap == 0);
-    assert_int_equal(header.q_offset, 0);
-    assert_int_equal(header.heads_total, 4);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_int_equal(header->kv_heads, 2);
+    assert_int_equal(header->value_dim, 0);
+    assert_true(header->softcap == 0);
+    assert_int_equal(header->q_offset, 0);
+    assert_int_equal(header->heads_total, 4);
 }
 
 /* Matrices have no samples, queries and keys: 1 of each, so that products of dimensions hold. */
-TEST(the_weights_header_is_read)
+GOLDEN_TEST(the_weights_header_is_read, "weights")
 {
-    struct bytes bytes = headers_golden("weights");
-    struct header header;
-    const char *key;
+    OWNED(golden_clear) struct golden other = golden_decode("weights_slice");
 
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.type, MESSAGE_WEIGHTS);
-    assert_int_equal(header.tensor_count, 4);
-    assert_int_equal(header.heads, 4);
-    assert_int_equal(header.kv_heads, 2);
-    assert_int_equal(header.head_dim, 8);
-    assert_int_equal(header.heads_total, 4);
-    assert_int_equal(header.batch, 1);
-    assert_int_equal(header.queries, 1);
-    assert_int_equal(header.keys, 1);
-    header_clear(&header);
-    bytes_free(&bytes);
-    bytes = headers_golden("weights_slice");
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.kv_heads, 2);
-    assert_int_equal(header.heads_total, 4);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_int_equal(header->type, MESSAGE_WEIGHTS);
+    assert_int_equal(header->tensor_count, 4);
+    assert_int_equal(header->heads, 4);
+    assert_int_equal(header->kv_heads, 2);
+    assert_int_equal(header->head_dim, 8);
+    assert_int_equal(header->heads_total, 4);
+    assert_int_equal(header->batch, 1);
+    assert_int_equal(header->queries, 1);
+    assert_int_equal(header->keys, 1);
+    assert_int_equal(other.header.kv_heads, 2);
+    assert_int_equal(other.header.heads_total, 4);
 }
 
-TEST(parts_of_matrices_say_where_they_lie)
+GOLDEN_TEST(parts_of_matrices_say_where_they_lie, "weights_part")
 {
-    struct bytes bytes = headers_golden("weights_part");
-    struct header header;
-    const char *key;
+    OWNED(golden_clear) struct golden other = golden_decode("weights");
 
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_true(header.in_parts);
-    assert_int_equal(header.matrix[PROJECTION_Q].out, 32);
-    assert_int_equal(header.matrix[PROJECTION_Q].row, 20);
-    assert_int_equal(header.matrix[PROJECTION_K].out, 16);
-    assert_int_equal(header.matrix[PROJECTION_V].out, 0);
-    assert_int_equal(header.matrix[PROJECTION_O].in, 32);
-    assert_int_equal(header.matrix[PROJECTION_O].column, 16);
-    header_clear(&header);
-    bytes_free(&bytes);
-    bytes = headers_golden("weights");
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_false(header.in_parts);
-    assert_int_equal(header.matrix[PROJECTION_O].in, 32);
-    assert_int_equal(header.matrix[PROJECTION_O].column, 0);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_true(header->in_parts);
+    assert_int_equal(header->matrix[PROJECTION_Q].out, 32);
+    assert_int_equal(header->matrix[PROJECTION_Q].row, 20);
+    assert_int_equal(header->matrix[PROJECTION_K].out, 16);
+    assert_int_equal(header->matrix[PROJECTION_V].out, 0);
+    assert_int_equal(header->matrix[PROJECTION_O].in, 32);
+    assert_int_equal(header->matrix[PROJECTION_O].column, 16);
+    assert_false(other.header.in_parts);
+    assert_int_equal(other.header.matrix[PROJECTION_O].in, 32);
+    assert_int_equal(other.header.matrix[PROJECTION_O].column, 0);
 }
 
 TEST(events_are_read)
@@ -282,8 +205,8 @@ TEST(events_are_read)
                   {"log", EVENT_LOG}};
 
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
-        struct bytes bytes = headers_golden(events[i].name);
-        struct header header;
+        OWNED(bytes_free) struct bytes bytes = headers_golden(events[i].name);
+        OWNED(header_clear) struct header header;
         const char *key;
 
         assert_int_equal(headers_decode(&bytes, &header, &key), 0);
@@ -295,36 +218,20 @@ TEST(events_are_read)
         if (i == 0) {
             assert_int_equal(header.layers[1].heads, 8);
         }
-        header_clear(&header);
-        bytes_free(&bytes);
     }
 }
 
-TEST(the_cost_of_a_step_is_read)
+GOLDEN_TEST(the_cost_of_a_step_is_read, "hello_cost")
 {
-    struct bytes bytes = headers_golden("hello_cost");
-    struct header header;
-    const char *key;
-
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_true(header.step_seconds == 0.25);
-    assert_true(header.capture_seconds == 0.0625);
-    assert_int_equal(header.own_every, 20);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_true(header->step_seconds == 0.25);
+    assert_true(header->capture_seconds == 0.0625);
+    assert_int_equal(header->own_every, 20);
 }
 
-TEST(the_windows_that_a_job_asks_for_are_read)
+GOLDEN_TEST(the_windows_that_a_job_asks_for_are_read, "hello_window")
 {
-    struct bytes bytes = headers_golden("hello_window");
-    struct header header;
-    const char *key;
-
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.own_window.unit, WINDOW_STEP);
-    assert_int_equal(header.own_window.length, 200);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_int_equal(header->own_window.unit, WINDOW_STEP);
+    assert_int_equal(header->own_window.length, 200);
 }
 
 TEST(windows_that_are_none_are_refused)
@@ -381,9 +288,9 @@ TEST(encoding_gives_the_golden_bytes)
                                         "bye_dropped"};
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        struct bytes bytes = headers_golden(names[i]), again;
+        OWNED(bytes_free) struct bytes bytes = headers_golden(names[i]), again;
         struct mpk_writer writer;
-        struct header header;
+        OWNED(header_clear) struct header header;
         const char *key;
 
         assert_int_equal(headers_decode(&bytes, &header, &key), 0);
@@ -392,9 +299,6 @@ TEST(encoding_gives_the_golden_bytes)
         again = bytes_written(&writer);
         assert_int_equal(again.len, bytes.len);
         assert_memory_equal(again.data, bytes.data, bytes.len);
-        header_clear(&header);
-        bytes_free(&again);
-        bytes_free(&bytes);
     }
 }
 
@@ -440,26 +344,24 @@ TEST(a_header_cut_anywhere_is_truncated)
                                         "hello"};
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        struct bytes bytes = headers_golden(names[i]);
+        OWNED(bytes_free) struct bytes bytes = headers_golden(names[i]);
 
         for (size_t len = 0; len < bytes.len; len++) {
             assert_int_equal(headers_verdict(bytes.data, len), ERR_HEADER_TRUNCATED);
         }
-        bytes_free(&bytes);
     }
 }
 
 TEST(one_byte_more_than_64_kib_is_refused)
 {
-    struct bytes bytes = bytes_repeat(0xc0, HEADER_BYTES_MAX + 1);
+    OWNED(bytes_free) struct bytes bytes = bytes_repeat(0xc0, HEADER_BYTES_MAX + 1);
 
     assert_int_equal(headers_verdict(bytes.data, bytes.len), ERR_HEADER_SIZE);
-    bytes_free(&bytes);
 }
 
 TEST(encodings_that_are_no_header_are_refused)
 {
-    struct bytes bomb = bytes_repeat(0x91, 4096);
+    OWNED(bytes_free) struct bytes bomb = bytes_repeat(0x91, 4096);
 
     assert_int_equal(headers_verdict(bomb.data, bomb.len), ERR_HEADER_DEPTH);
     assert_int_equal(headers_verdict(LITERAL("\xdd\xff\xff\xff\xff")), ERR_HEADER_ELEMENTS);
@@ -467,7 +369,6 @@ TEST(encodings_that_are_no_header_are_refused)
     assert_int_equal(headers_verdict(LITERAL("\x80\x80")), ERR_HEADER_TRAILING);
     assert_int_equal(headers_verdict(LITERAL("\x90")), ERR_HEADER_NOT_MAP);
     assert_int_equal(headers_verdict(LITERAL("\xc0")), ERR_HEADER_NOT_MAP);
-    bytes_free(&bomb);
 }
 
 TEST(the_version_is_judged_before_everything_else)
@@ -673,8 +574,8 @@ TEST(what_a_capture_costs_needs_what_a_step_takes)
 
 TEST(real_numbers_may_be_integers)
 {
-    struct bytes bytes = headers_golden("qk");
-    struct header header;
+    OWNED(bytes_free) struct bytes bytes = headers_golden("qk");
+    OWNED(header_clear) struct header header;
     const char *key;
 
     bytes_change(&bytes, "scale", LITERAL("\xfe"));
@@ -683,8 +584,6 @@ TEST(real_numbers_may_be_integers)
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
     assert_true(header.scale == -2 && header.softcap == 30);
     assert_int_equal(header.q_offset, UINT32_MAX - 8);
-    header_clear(&header);
-    bytes_free(&bytes);
 }
 
 TEST(job_names_are_checked)
@@ -723,7 +622,7 @@ TEST(repeated_keys_are_refused)
 
 TEST(a_refused_header_still_names_its_job)
 {
-    struct bytes bytes = headers_golden("attention_full");
+    OWNED(bytes_free) struct bytes bytes = headers_golden("attention_full");
     struct header header;
     const char *key;
 
@@ -739,14 +638,13 @@ TEST(a_refused_header_still_names_its_job)
     bytes_change(&bytes, "job", LITERAL("\xc0"));
     assert_int_equal(headers_decode(&bytes, &header, &key), ERR_KEY_TYPE);
     assert_string_equal(header.job, "");
-    bytes_free(&bytes);
 }
 
 TEST(frames_must_be_all_there_and_of_their_size)
 {
-    struct bytes bytes = headers_golden("attention_full");
+    OWNED(bytes_free) struct bytes bytes = headers_golden("attention_full");
     size_t sizes[5] = {2 * 2 * 3 * 5 * 2, 2 * 3 * 5, 2 * 5 * 4, 2 * 2 * 3 * 5 * 8, 0};
-    struct header header;
+    OWNED(header_clear) struct header header;
     const char *key;
 
     assert_int_equal(headers_decode(&bytes, &header, &key), 0);
@@ -761,14 +659,12 @@ TEST(frames_must_be_all_there_and_of_their_size)
         assert_int_equal(header_check_frames(&header, sizes, 4), ERR_SIZE_MISMATCH);
         sizes[i]--;
     }
-    header_clear(&header);
-    bytes_free(&bytes);
 }
 
 TEST(events_have_no_frames)
 {
-    struct bytes bytes = headers_golden("bye");
-    struct header header;
+    OWNED(bytes_free) struct bytes bytes = headers_golden("bye");
+    OWNED(header_clear) struct header header;
     const char *key;
     size_t size = 0;
 
@@ -776,6 +672,4 @@ TEST(events_have_no_frames)
     assert_int_equal(header_check_frames(&header, NULL, 0), 0);
     assert_int_equal(header_check_frames(&header, &size, 1), ERR_FRAMES_EXTRA);
     assert_int_equal(header_frame_of(&header, TENSOR_WEIGHTS), 0);
-    header_clear(&header);
-    bytes_free(&bytes);
 }

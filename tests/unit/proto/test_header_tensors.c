@@ -33,10 +33,9 @@ static struct bytes tensor_list(const struct tensor_case *tensors, uint32_t coun
 /* The verdict on a golden header with other tensors. */
 static int verdict_of(const char *golden, const struct tensor_case *tensors, uint32_t count)
 {
-    struct bytes list = tensor_list(tensors, count);
+    OWNED(bytes_free) struct bytes list = tensor_list(tensors, count);
     int rc = headers_change(golden, "tensors", list.data, list.len, NULL);
 
-    bytes_free(&list);
     return rc;
 }
 
@@ -404,19 +403,12 @@ TEST(lengths_must_fit_the_shape)
     }
 }
 
-TEST(a_sample_of_rows_is_read)
+GOLDEN_TEST(a_sample_of_rows_is_read, "attention_sample")
 {
-    struct bytes bytes = headers_golden("attention_sample");
-    struct header header;
-    const char *key;
-
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.q_offset, 1);
-    assert_int_equal(header.q_stride, 3);
-    assert_int_equal(header.queries, 3);
-    assert_int_equal(header_last_position(&header), 7);
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_int_equal(header->q_offset, 1);
+    assert_int_equal(header->q_stride, 3);
+    assert_int_equal(header->queries, 3);
+    assert_int_equal(header_last_position(header), 7);
 }
 
 /* The golden `state_maps` has 2 heads of 4 x 4 cells, from head 1 of 3 on, of 300 queries and the

@@ -48,7 +48,7 @@ TEST(golden_files_convert_to_their_twins)
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char path[512], *text;
-        struct bytes golden;
+        OWNED(bytes_free) struct bytes golden;
         json_t *expected, *got;
 
         snprintf(path, sizeof path, "%s/%s.msgpack", GOLDEN_DIR, names[i]);
@@ -63,7 +63,6 @@ TEST(golden_files_convert_to_their_twins)
         json_decref(expected);
         json_decref(got);
         free(text);
-        bytes_free(&golden);
     }
 }
 

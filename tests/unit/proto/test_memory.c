@@ -36,8 +36,8 @@ TEST(decoding_without_memory_is_refused_as_such)
                                         "hello_modules",  "hello_settings", "log"};
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        struct bytes bytes = memory_golden(names[i]);
-        struct header header;
+        OWNED(bytes_free) struct bytes bytes = memory_golden(names[i]);
+        OWNED(header_clear) struct header header;
         unsigned nth = 1;
 
         while (decode_failing_at(&bytes, nth, &header) == ERR_MEMORY) {
@@ -48,16 +48,14 @@ TEST(decoding_without_memory_is_refused_as_such)
         }
         assert_true(nth > 1);
         assert_string_equal(header.job, "gpt-small");
-        header_clear(&header);
-        bytes_free(&bytes);
     }
 }
 
 TEST(encoding_without_memory_is_reported_at_the_end)
 {
-    struct bytes bytes = memory_golden("attention_full");
-    struct header header;
-    struct mpk_writer writer;
+    OWNED(bytes_free) struct bytes bytes = memory_golden("attention_full");
+    OWNED(header_clear) struct header header;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
 
     assert_int_equal(decode_failing_at(&bytes, 0, &header), 0);
     mpk_writer_init(&writer);
@@ -67,9 +65,6 @@ TEST(encoding_without_memory_is_reported_at_the_end)
     assert_false(mpk_writer_ok(&writer));
     mpk_writer_clear(&writer);
     assert_int_equal(header_encode(&header, &writer), 0);
-    mpk_writer_clear(&writer);
-    header_clear(&header);
-    bytes_free(&bytes);
 }
 
 static void *memory_allocate(size_t bytes)
@@ -91,8 +86,8 @@ static char *convert_failing_at(const msgpack_object *root, unsigned nth, bool *
 
 TEST(json_without_memory_is_null_or_whole)
 {
-    struct bytes bytes = memory_golden("live");
-    struct mpk_doc doc;
+    OWNED(bytes_free) struct bytes bytes = memory_golden("live");
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     bool failed = true;
     char *whole;
 
@@ -112,6 +107,4 @@ TEST(json_without_memory_is_null_or_whole)
         free(text);
     }
     free(whole);
-    mpk_doc_clear(&doc);
-    bytes_free(&bytes);
 }

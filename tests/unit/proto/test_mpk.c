@@ -6,7 +6,7 @@
 /* Checks and parses an exact copy; both must agree. */
 static int test_mpk_check(const void *data, size_t len)
 {
-    struct bytes copy = bytes_copy(data, len);
+    OWNED(bytes_free) struct bytes copy = bytes_copy(data, len);
     struct mpk_doc doc;
     int rc = mpk_check(copy.data, copy.len, &mpk_header_limits);
 
@@ -14,7 +14,6 @@ static int test_mpk_check(const void *data, size_t len)
     if (rc == 0) {
         mpk_doc_clear(&doc);
     }
-    bytes_free(&copy);
     return rc;
 }
 
@@ -105,12 +104,11 @@ TEST(the_element_budget_is_for_the_whole_document)
 
 TEST(depth_bomb_is_refused)
 {
-    struct bytes bomb = bytes_repeat(0x91, 60000);
+    OWNED(bytes_free) struct bytes bomb = bytes_repeat(0x91, 60000);
 
     assert_int_equal(test_mpk_check(bomb.data, bomb.len), ERR_HEADER_DEPTH);
     memset(bomb.data, 0x81, bomb.len);
     assert_int_equal(test_mpk_check(bomb.data, bomb.len), ERR_HEADER_DEPTH);
-    bytes_free(&bomb);
 }
 
 TEST(depth_eight_is_the_last_accepted)
@@ -122,19 +120,18 @@ TEST(depth_eight_is_the_last_accepted)
 
 TEST(64_kib_is_the_last_accepted)
 {
-    struct bytes text = bytes_repeat('x', 65537);
+    OWNED(bytes_free) struct bytes text = bytes_repeat('x', 65537);
 
     memcpy(text.data, "\xda\xff\xfd", 3);
     assert_int_equal(test_mpk_check(text.data, 65536), 0);
     memcpy(text.data, "\xda\xff\xfe", 3);
     assert_int_equal(test_mpk_check(text.data, 65537), ERR_HEADER_SIZE);
-    bytes_free(&text);
 }
 
 TEST(find_sees_only_string_keys_of_maps)
 {
     static const char document[] = "\x83\x01\x02\xa1k\x03\xa2kk\x04";
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
 
     assert_int_equal(mpk_parse(LITERAL(document), &mpk_header_limits, &doc), 0);
     assert_int_equal(mpk_find(doc.root, "k")->via.u64, 3);
@@ -142,7 +139,6 @@ TEST(find_sees_only_string_keys_of_maps)
     assert_null(mpk_find(mpk_find(doc.root, "k"), "k"));
     assert_null(mpk_find(NULL, "k"));
     assert_false(mpk_is_str(mpk_find(doc.root, "kkk"), "k"));
-    mpk_doc_clear(&doc);
 }
 
 TEST(collect_files_first_values_and_names_duplicates)
@@ -154,7 +150,7 @@ TEST(collect_files_first_values_and_names_duplicates)
     static const char *const names[] = {"a", "b", "c"};
     const msgpack_object *values[3];
     const char *key = NULL;
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
 
     assert_int_equal(mpk_parse(LITERAL(document), &mpk_header_limits, &doc), 0);
     assert_int_equal(mpk_collect(doc.root, names, 3, values, &key), ERR_KEY_DUPLICATE);
@@ -162,14 +158,13 @@ TEST(collect_files_first_values_and_names_duplicates)
     assert_int_equal(values[0]->via.u64, 3);
     assert_int_equal(values[1]->via.u64, 1);
     assert_null(values[2]);
-    mpk_doc_clear(&doc);
 }
 
 TEST(readers_tell_type_from_range)
 {
     static const char document[] = "\x95\x05\xff\xc3\xca\x3f\x00\x00\x00\xc0";
     const msgpack_object *items;
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     uint64_t number;
     double real;
     bool flag;
@@ -189,13 +184,12 @@ TEST(readers_tell_type_from_range)
     assert_int_equal(mpk_get_f64(&items[4], &real), 0);
     assert_true(isnan(real));
     assert_int_equal(mpk_get_f64(&items[2], &real), ERR_KEY_TYPE);
-    mpk_doc_clear(&doc);
 }
 
 TEST(numbers_that_do_not_exist_are_written_as_nil)
 {
     struct mpk_writer writer;
-    struct bytes bytes;
+    OWNED(bytes_free) struct bytes bytes;
 
     mpk_writer_init(&writer);
     mpk_put_f64(&writer, (double)NAN);
@@ -204,13 +198,12 @@ TEST(numbers_that_do_not_exist_are_written_as_nil)
     bytes = bytes_written(&writer);
     assert_int_equal(bytes.len, 3);
     assert_memory_equal(bytes.data, "\xc0\xc0\xc0", 3);
-    bytes_free(&bytes);
 }
 
 TEST(integers_take_their_smallest_width)
 {
     struct mpk_writer writer;
-    struct bytes bytes;
+    OWNED(bytes_free) struct bytes bytes;
 
     mpk_writer_init(&writer);
     mpk_put_u64(&writer, 127);
@@ -221,7 +214,6 @@ TEST(integers_take_their_smallest_width)
     bytes = bytes_written(&writer);
     assert_int_equal(bytes.len, 13);
     assert_memory_equal(bytes.data, "\x7f\xcc\x80\xcd\x01\x00\xce\x00\x01\x00\x00\xc4\x00", 13);
-    bytes_free(&bytes);
 }
 
 /* {"a": [0, {"k": [n pairs of [i, "x"] and true]}, [n nils]], "b": "end"}, with lengths that are
@@ -294,7 +286,7 @@ TEST(a_map_without_pairs_goes_with_its_key)
 {
     struct mpk_writer writer;
     struct mpk_open all, none, some;
-    struct bytes bytes;
+    OWNED(bytes_free) struct bytes bytes;
 
     mpk_writer_init(&writer);
     all = mpk_open(&writer, NULL);
@@ -309,5 +301,4 @@ TEST(a_map_without_pairs_goes_with_its_key)
     bytes = bytes_written(&writer);
     assert_int_equal(bytes.len, 10);
     assert_memory_equal(bytes.data, "\x81\xa4some\x81\xa1k\x07", 10);
-    bytes_free(&bytes);
 }

@@ -7,7 +7,7 @@
 
 TEST(the_values_of_a_log_are_read)
 {
-    struct bytes bytes = headers_golden("log");
+    OWNED(bytes_free) struct bytes bytes = headers_golden("log");
     struct header header;
     const char *key;
 
@@ -21,25 +21,17 @@ TEST(the_values_of_a_log_are_read)
     assert_int_equal(header.values.list[3].kind, NAMED_NONE);
     header_clear(&header);
     assert_int_equal(header.values.count, 0);
-    bytes_free(&bytes);
 }
 
-TEST(the_settings_of_a_hello_are_read)
+GOLDEN_TEST(the_settings_of_a_hello_are_read, "hello_settings")
 {
-    struct bytes bytes = headers_golden("hello_settings");
-    struct header header;
-    const char *key;
-
-    assert_int_equal(headers_decode(&bytes, &header, &key), 0);
-    assert_int_equal(header.layer_count, 2);
-    assert_int_equal(header.settings.count, 4);
-    assert_true(header.settings.list[0].number == 0.0003);
-    assert_int_equal(header.settings.list[2].kind, NAMED_FLAG);
-    assert_true(header.settings.list[2].flag);
-    assert_string_equal(header.settings.list[3].name, "model_type");
-    assert_string_equal(header.settings.list[3].text, "gpt2");
-    header_clear(&header);
-    bytes_free(&bytes);
+    assert_int_equal(header->layer_count, 2);
+    assert_int_equal(header->settings.count, 4);
+    assert_true(header->settings.list[0].number == 0.0003);
+    assert_int_equal(header->settings.list[2].kind, NAMED_FLAG);
+    assert_true(header->settings.list[2].flag);
+    assert_string_equal(header->settings.list[3].name, "model_type");
+    assert_string_equal(header->settings.list[3].text, "gpt2");
 }
 
 /* A map of `count` entries, "a00" to 0, "a01" to 0, ... */
@@ -74,13 +66,12 @@ TEST(a_log_has_1_to_32_values_and_a_hello_up_to_64_settings)
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct bytes map = named_map(cases[i].count);
+        OWNED(bytes_free) struct bytes map = named_map(cases[i].count);
         const char *key = NULL;
 
         assert_int_equal(headers_change(cases[i].golden, cases[i].key, map.data, map.len, &key),
                          cases[i].rc);
         assert_true(!cases[i].rc || strcmp(key, cases[i].key) == 0);
-        bytes_free(&map);
     }
 }
 

@@ -154,13 +154,12 @@ TEST(the_byte_examples_are_the_golden_files)
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         unsigned char example[4096];
         char path[512];
-        struct bytes golden;
+        OWNED(bytes_free) struct bytes golden;
 
         snprintf(path, sizeof path, "%s/%s.msgpack", GOLDEN_DIR, names[i]);
         golden = bytes_file(path);
         assert_int_equal(read_hex(text, names[i], example, sizeof example), golden.len);
         assert_memory_equal(example, golden.data, golden.len);
-        bytes_free(&golden);
     }
     free(text);
 }

@@ -126,7 +126,7 @@ TEST(a_record_is_the_bytes_of_the_picture)
 
 TEST(a_record_is_read_as_it_was_written)
 {
-    struct bytes bytes = bytes_copy(record_example, sizeof record_example);
+    OWNED(bytes_free) struct bytes bytes = bytes_copy(record_example, sizeof record_example);
     struct recording_record record;
     struct recording_frame frames[RECORDING_FRAMES_MAX];
     void *owned;
@@ -138,35 +138,31 @@ TEST(a_record_is_read_as_it_was_written)
         assert_int_equal(frames[i].size, example_frames[i].size);
         assert_memory_equal(frames[i].data, example_frames[i].data, frames[i].size);
     }
-    bytes_free(&bytes);
 }
 
 /* A killed recorder leaves any number of bytes of its last record. */
 TEST(a_record_cut_anywhere_is_recognised)
 {
     for (size_t len = 0; len < sizeof record_example; len++) {
-        struct bytes bytes = bytes_copy(record_example, len);
+        OWNED(bytes_free) struct bytes bytes = bytes_copy(record_example, len);
         assert_int_equal(decode_only(&bytes), ERR_RECORDING_CUT);
-        bytes_free(&bytes);
     }
 }
 
 TEST(any_flipped_bit_is_noticed)
 {
     for (size_t bit = 0; bit < 8 * sizeof record_example; bit++) {
-        struct bytes bytes = bytes_copy(record_example, sizeof record_example);
+        OWNED(bytes_free) struct bytes bytes = bytes_copy(record_example, sizeof record_example);
         bytes.data[bit / 8] ^= (uint8_t)(1u << (bit % 8));
         assert_int_equal(decode_only(&bytes), ERR_RECORDING_DAMAGED);
-        bytes_free(&bytes);
     }
 }
 
 /* A file system may leave zeros where a crash came before the data. */
 TEST(zeros_are_damage)
 {
-    struct bytes bytes = bytes_repeat(0, 200);
+    OWNED(bytes_free) struct bytes bytes = bytes_repeat(0, 200);
     assert_int_equal(decode_only(&bytes), ERR_RECORDING_DAMAGED);
-    bytes_free(&bytes);
 }
 
 struct change {
@@ -194,27 +190,25 @@ TEST(impossible_numbers_are_refused)
         {8, (UINT64_C(1) << 35) + 25, ERR_RECORDING_DAMAGED}, /* more than any message */
     };
     for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
-        struct bytes bytes = bytes_copy(record_example, sizeof record_example);
+        OWNED(bytes_free) struct bytes bytes = bytes_copy(record_example, sizeof record_example);
         size_t width = changes[i].at == 24 || changes[i].at == 28 ? 4 : 8;
         for (size_t byte = 0; byte < width; byte++) {
             bytes.data[changes[i].at + byte] = (uint8_t)(changes[i].value >> (8 * byte));
         }
         seal(&bytes);
         assert_int_equal(decode_only(&bytes), changes[i].code);
-        bytes_free(&bytes);
     }
 }
 
 /* Frames of one repeated byte, and of none. */
 static struct bytes pack_repeated(size_t len, struct recording_frame *ret_packed)
 {
-    struct bytes content = bytes_repeat('x', len);
+    OWNED(bytes_free) struct bytes content = bytes_repeat('x', len);
     struct recording_frame frames[] = {{"tensor/a/", 9}, {"", 0}, {content.data, len}};
     assert_int_equal(recording_pack(frames, 3, ret_packed), 0);
     assert_non_null(ret_packed->data);
     assert_true(ret_packed->size < len);
     struct bytes record = recording_encode(frames, 3, ret_packed);
-    bytes_free(&content);
     return record;
 }
 
@@ -222,7 +216,7 @@ TEST(packed_frames_come_out_as_they_went_in)
 {
     struct recording_frame packed, frames[RECORDING_FRAMES_MAX];
     struct recording_record record;
-    struct bytes bytes = pack_repeated(3000000, &packed);
+    OWNED(bytes_free) struct bytes bytes = pack_repeated(3000000, &packed);
     void *owned;
     assert_int_equal(recording_decode(&bytes, &record, frames, &owned), 0);
     assert_non_null(owned);
@@ -235,7 +229,6 @@ TEST(packed_frames_come_out_as_they_went_in)
     }
     free(owned);
     free((void *)(uintptr_t)packed.data);
-    bytes_free(&bytes);
 }
 
 TEST(what_would_not_get_smaller_is_not_packed)
@@ -258,7 +251,7 @@ TEST(what_would_not_get_smaller_is_not_packed)
 TEST(a_packed_record_that_lies_is_damaged)
 {
     struct recording_frame packed;
-    struct bytes bytes = pack_repeated(5000, &packed);
+    OWNED(bytes_free) struct bytes bytes = pack_repeated(5000, &packed);
     size_t size_at = RECORDING_RECORD_BYTES + 16;
     bytes.data[size_at]++;
     seal(&bytes);
@@ -273,14 +266,13 @@ TEST(a_packed_record_that_lies_is_damaged)
     seal(&bytes);
     assert_int_equal(decode_only(&bytes), ERR_RECORDING_DAMAGED);
     free((void *)(uintptr_t)packed.data);
-    bytes_free(&bytes);
 }
 
 /* A few bytes that promise gigabytes cost no memory: the failing malloc is not even asked. */
 TEST(memory_stays_in_proportion_to_the_file)
 {
     struct recording_frame packed;
-    struct bytes bytes = pack_repeated(5000, &packed);
+    OWNED(bytes_free) struct bytes bytes = pack_repeated(5000, &packed);
     bytes.data[RECORDING_RECORD_BYTES + 16 + 4] = 7; /* 28 GiB */
     seal(&bytes);
     heap_fail_at(1);
@@ -288,13 +280,12 @@ TEST(memory_stays_in_proportion_to_the_file)
     assert_false(heap_has_failed());
     heap_fail_at(0);
     free((void *)(uintptr_t)packed.data);
-    bytes_free(&bytes);
 }
 
 TEST(without_memory_it_is_said)
 {
     struct recording_frame packed;
-    struct bytes bytes = pack_repeated(5000, &packed);
+    OWNED(bytes_free) struct bytes bytes = pack_repeated(5000, &packed);
     heap_fail_at(1);
     assert_int_equal(decode_only(&bytes), ERR_MEMORY);
     free((void *)(uintptr_t)packed.data);
@@ -302,7 +293,6 @@ TEST(without_memory_it_is_said)
     assert_int_equal(recording_pack(example_frames, 3, &packed), ERR_MEMORY);
     assert_null(packed.data);
     heap_fail_at(0);
-    bytes_free(&bytes);
 }
 
 TEST(as_many_frames_as_there_may_be)
@@ -313,11 +303,10 @@ TEST(as_many_frames_as_there_may_be)
     for (size_t i = 0; i < RECORDING_FRAMES_MAX; i++) {
         frames[i] = (struct recording_frame){"0123456789", i % 11};
     }
-    struct bytes bytes = recording_encode(frames, RECORDING_FRAMES_MAX, NULL);
+    OWNED(bytes_free) struct bytes bytes = recording_encode(frames, RECORDING_FRAMES_MAX, NULL);
     assert_int_equal(recording_decode(&bytes, &record, got, &owned), 0);
     for (size_t i = 0; i < RECORDING_FRAMES_MAX; i++) {
         assert_int_equal(got[i].size, i % 11);
         assert_memory_equal(got[i].data, "0123456789", got[i].size);
     }
-    bytes_free(&bytes);
 }

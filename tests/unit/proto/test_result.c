@@ -22,15 +22,13 @@ static struct result_stat result_stat_of(double base, uint64_t count)
 
 static void expect_golden(struct mpk_writer *writer, const char *name)
 {
-    struct bytes got = bytes_written(writer), golden;
+    OWNED(bytes_free) struct bytes got = bytes_written(writer), golden;
     char path[512];
 
     snprintf(path, sizeof path, "%s/%s.msgpack", GOLDEN_DIR, name);
     golden = bytes_file(path);
     assert_int_equal(got.len, golden.len);
     assert_memory_equal(got.data, golden.data, golden.len);
-    bytes_free(&got);
-    bytes_free(&golden);
 }
 
 static struct live_result live_bare(void)
@@ -339,9 +337,9 @@ TEST(summary_with_every_number_has_the_golden_bytes)
 
 TEST(the_deepest_answer_is_within_the_limits)
 {
-    struct bytes summary, answer;
+    OWNED(bytes_free) struct bytes summary, answer;
     struct mpk_writer writer;
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
 
     summary = bytes_file(GOLDEN_DIR "/summary_full.msgpack");
     mpk_writer_init(&writer);
@@ -353,9 +351,6 @@ TEST(the_deepest_answer_is_within_the_limits)
     mpk_put_raw(&writer, summary.data, summary.len);
     answer = bytes_written(&writer);
     assert_int_equal(mpk_parse(answer.data, answer.len, &mpk_result_limits, &doc), 0);
-    mpk_doc_clear(&doc);
-    bytes_free(&answer);
-    bytes_free(&summary);
 }
 
 TEST(job_has_the_golden_bytes)
@@ -387,7 +382,7 @@ TEST(snapshot_is_flipped_in_place)
     struct live_result live = live_bare();
     struct mpk_writer writer;
     struct mpk_doc doc;
-    struct bytes bytes;
+    OWNED(bytes_free) struct bytes bytes;
     bool snapshot = false;
 
     mpk_writer_init(&writer);
@@ -400,7 +395,6 @@ TEST(snapshot_is_flipped_in_place)
     mpk_doc_clear(&doc);
     result_set_snapshot(bytes.data, bytes.len, false);
     assert_int_equal(bytes.data[bytes.len - 1], 0xc2);
-    bytes_free(&bytes);
 }
 
 TEST(names_of_units_and_states)
@@ -483,8 +477,8 @@ TEST(alert_of_a_run_names_no_layer)
 
 static void expect_module_after_site(struct mpk_writer *writer, const char *list)
 {
-    struct bytes bytes = bytes_written(writer);
-    struct mpk_doc doc;
+    OWNED(bytes_free) struct bytes bytes = bytes_written(writer);
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     const msgpack_object *of;
 
     assert_int_equal(mpk_parse(bytes.data, bytes.len, &mpk_result_limits, &doc), 0);
@@ -495,8 +489,6 @@ static void expect_module_after_site(struct mpk_writer *writer, const char *list
             assert_true(mpk_is_str(&of->via.map.ptr[i - 1].key, "site"));
         }
     }
-    mpk_doc_clear(&doc);
-    bytes_free(&bytes);
 }
 
 /* The goldens are those of layers without one. */
@@ -529,19 +521,17 @@ TEST(only_a_sample_of_rows_says_of_how_many)
 {
     for (uint64_t of = 29; of <= 31; of++) {
         struct live_result live = live_bare();
-        struct mpk_doc doc;
+        OWNED(mpk_doc_clear) struct mpk_doc doc;
         struct mpk_writer writer;
 
         live.layer.rows = 30;
         live.layer.rows_of = of;
         mpk_writer_init(&writer);
         live_encode(&live, &writer);
-        struct bytes bytes = bytes_written(&writer);
+        OWNED(bytes_free) struct bytes bytes = bytes_written(&writer);
         assert_int_equal(mpk_parse(bytes.data, bytes.len, &mpk_result_limits, &doc), 0);
         assert_int_equal(mpk_find_u64(doc.root, "rows_of"), of > 30 ? of : 0);
         assert_true((mpk_find(doc.root, "rows_of") != NULL) == (of > 30));
-        mpk_doc_clear(&doc);
-        bytes_free(&bytes);
     }
 }
 

@@ -14,10 +14,9 @@ static struct header tensor_header(void)
 
 static int test_topic_check(const struct header *header, const char *topic)
 {
-    struct bytes copy = bytes_copy(topic, strlen(topic));
+    OWNED(bytes_free) struct bytes copy = bytes_copy(topic, strlen(topic));
     int rc = topic_check(header, copy.data, copy.len);
 
-    bytes_free(&copy);
     return rc;
 }
 

@@ -144,7 +144,7 @@ TEST(jobs_of_any_size_give_the_same_numbers)
 {
     struct attention a = by_weights();
     struct measure_plan one = everything(1 << 30), many = everything(1);
-    struct measure *whole = must_run(&a, &one), *cut = must_run(&a, &many);
+    OWNED(measure_free) struct measure *whole = must_run(&a, &one), *cut = must_run(&a, &many);
     assert_int_equal(measure_jobs(whole), 1 + H);
     assert_true(measure_jobs(cut) > 2 + H);
     measure_assert_same_numbers(measure_result(whole), measure_result(cut));
@@ -159,15 +159,13 @@ TEST(jobs_of_any_size_give_the_same_numbers)
         assert_int_equal(w->head_pair_count[h], 5);
         assert_memory_equal(&w->head_pairs[h * 5], &c->head_pairs[h * 5], 5 * sizeof *w->pairs);
     }
-    measure_free(&whole);
-    measure_free(&cut);
 }
 
 /* With blocks of one row and without the map, and as one block with it. */
 TEST(the_gradient_score_of_qk_is_that_of_its_map)
 {
     static float map[B * H * T * T], slope[B * H * T * T];
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct attention qk = by_qk(), a = by_weights();
     qk.qk.v = k_data;
     qk.qk.dout = q_data;
@@ -196,7 +194,6 @@ TEST(the_gradient_score_of_qk_is_that_of_its_map)
         measure_free(&of_qk);
         measure_free(&of_map);
     }
-    scratch_clear(&scratch);
 }
 
 /* In blocks of one row, and without the numbers that nothing was sent for. */
@@ -205,7 +202,7 @@ TEST(values_have_the_same_numbers_beside_weights)
     static const enum metric of_values[] = {METRIC_OUTPUT_NORM, METRIC_NORM_WEIGHTED_ENTROPY,
                                             METRIC_WRITE_NORM, METRIC_RESIDUAL_SHARE};
     static float map[B * H * T * T], x_norm[B * T];
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct attention qk = by_qk(), a = by_weights();
     assert_int_equal(qk_weights(&qk, 0, T, map, isa_best(), &scratch), 0);
     for (size_t i = 0; i < B * T; i++) {
@@ -232,7 +229,6 @@ TEST(values_have_the_same_numbers_beside_weights)
         measure_free(&of_map);
         measure_free(&of_qk);
     }
-    scratch_clear(&scratch);
 }
 
 TEST(what_goes_across_heads_needs_all_heads)
@@ -240,7 +236,7 @@ TEST(what_goes_across_heads_needs_all_heads)
     struct attention a = by_weights();
     struct measure_plan plan = everything(1 << 20);
     plan.whole = false;
-    struct measure *m = must_run(&a, &plan);
+    OWNED(measure_free) struct measure *m = must_run(&a, &plan);
     const struct measured *r = measure_result(m);
     assert_non_null(r->value[METRIC_ENTROPY]);
     assert_non_null(r->value[METRIC_SPECTRAL_NORM]);
@@ -253,7 +249,6 @@ TEST(what_goes_across_heads_needs_all_heads)
     for (uint32_t i = 0; i < AGGREGATE_COUNT; i++) {
         assert_false(r->has_aggregate[i]);
     }
-    measure_free(&m);
 }
 
 TEST(the_gradient_score_needs_all_heads_and_rows)
@@ -263,15 +258,13 @@ TEST(the_gradient_score_needs_all_heads_and_rows)
     a.qk.v = a.qk.dout = q_data;
     a.qk.value_dim = D;
     plan.whole = false;
-    struct measure *slice = must_run(&a, &plan);
+    OWNED(measure_free) struct measure *slice = must_run(&a, &plan);
     plan.whole = true;
     a.q_stride = 2;
-    struct measure *sample = must_run(&a, &plan);
+    OWNED(measure_free) struct measure *sample = must_run(&a, &plan);
     assert_non_null(measure_result(slice)->value[METRIC_OUTPUT_NORM]);
     assert_null(measure_result(slice)->value[METRIC_IMPORTANCE_GRADIENT]);
     assert_null(measure_result(sample)->value[METRIC_IMPORTANCE_GRADIENT]);
-    measure_free(&slice);
-    measure_free(&sample);
 }
 
 /* Sums over rows and numbers of a map would be other ones. */
@@ -311,7 +304,7 @@ TEST(groups_that_are_off_leave_nothing)
     struct attention a = by_weights();
     struct measure_plan plan = everything(1 << 20);
     memset(plan.group, 0, sizeof plan.group);
-    struct measure *m = must_run(&a, &plan);
+    OWNED(measure_free) struct measure *m = must_run(&a, &plan);
     const struct measured *r = measure_result(m);
     assert_int_equal(measure_jobs(m), 1);
     assert_int_equal(r->rows, B * H * T);
@@ -323,21 +316,19 @@ TEST(groups_that_are_off_leave_nothing)
     }
     assert_null(r->pattern);
     assert_nan(r->sink_rate);
-    measure_free(&m);
 }
 
 TEST(queries_and_keys_have_no_map_unless_asked)
 {
     struct attention a = by_qk();
     struct measure_plan plan = everything(1 << 20);
-    struct measure *m = must_run(&a, &plan);
+    OWNED(measure_free) struct measure *m = must_run(&a, &plan);
     const struct measured *r = measure_result(m);
     assert_non_null(r->value[METRIC_MAX_LOGIT]);
     assert_non_null(r->value[METRIC_QK_SPECTRAL_NORM]);
     assert_null(r->value[METRIC_SPECTRAL_NORM]);
     assert_null(r->value[METRIC_IMPORTANCE]);
     assert_null(r->head_similarity);
-    measure_free(&m);
 }
 
 TEST(maps_of_queries_and_keys_are_those_of_their_weights)
@@ -345,14 +336,14 @@ TEST(maps_of_queries_and_keys_are_those_of_their_weights)
     struct attention a = by_qk();
     struct measure_plan plan = everything(1 << 20);
     plan.qk_maps_max_size = T;
-    struct measure *m = must_run(&a, &plan);
+    OWNED(measure_free) struct measure *m = must_run(&a, &plan);
     struct scratch scratch = {0};
     static float map[B * H * T * T];
     assert_int_equal(qk_weights(&a, 0, T, map, isa_best(), &scratch), 0);
     scratch_clear(&scratch);
     struct attention of_map = a;
     of_map.weights = map;
-    struct measure *n = must_run(&of_map, &plan);
+    OWNED(measure_free) struct measure *n = must_run(&of_map, &plan);
     const struct measured *r = measure_result(m), *want = measure_result(n);
     for (uint32_t i = 0; i < METRIC_COUNT; i++) {
         for (uint32_t h = 0; want->value[i] && h < H; h++) {
@@ -366,8 +357,6 @@ TEST(maps_of_queries_and_keys_are_those_of_their_weights)
     assert_true(r->has_aggregate[AGGREGATE_IMPORTANCE]);
     assert_non_null(r->value[METRIC_MAX_LOGIT]);
     assert_non_null(r->pairs);
-    measure_free(&m);
-    measure_free(&n);
 }
 
 /* The mean over heads and samples of the weights in a cell of cells x cells. */
@@ -407,7 +396,7 @@ TEST(the_pooled_map_is_the_mean_over_heads_and_samples)
     struct attention a = by_weights();
     for (uint64_t entries = 1; entries <= 1 << 20; entries <<= 20) {
         struct measure_plan plan = everything(entries);
-        struct measure *m = must_run(&a, &plan);
+        OWNED(measure_free) struct measure *m = must_run(&a, &plan);
         assert_null(measure_result(m)->map);
         measure_free(&m);
         plan.pooled_map = true;
@@ -417,7 +406,6 @@ TEST(the_pooled_map_is_the_mean_over_heads_and_samples)
         plan.whole = false; /* of some heads there is no mean over all */
         m = must_run(&a, &plan);
         assert_null(measure_result(m)->map);
-        measure_free(&m);
     }
 }
 
@@ -429,9 +417,8 @@ TEST(the_pooled_map_needs_no_other_group)
         memset(plan.group, 0, sizeof plan.group);
         plan.pooled_map = true;
         plan.isa = scalar ? ISA_SCALAR : isa_best();
-        struct measure *m = must_run(&a, &plan);
+        OWNED(measure_free) struct measure *m = must_run(&a, &plan);
         assert_map_of_weights(measure_result(m)->map, weights_data, scalar ? 0 : 1);
-        measure_free(&m);
     }
 }
 
@@ -440,17 +427,15 @@ TEST(queries_and_keys_have_a_pooled_map_where_maps_are_made)
     struct attention a = by_qk();
     struct measure_plan plan = everything(1 << 20);
     plan.pooled_map = true;
-    struct measure *m = must_run(&a, &plan);
+    OWNED(measure_free) struct measure *m = must_run(&a, &plan);
     assert_null(measure_result(m)->map);
     measure_free(&m);
     plan.qk_maps_max_size = T;
     m = must_run(&a, &plan);
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     static float map[B * H * T * T];
     assert_int_equal(qk_weights(&a, 0, T, map, isa_best(), &scratch), 0);
     assert_map_of_weights(measure_result(m)->map, map, 1);
-    scratch_clear(&scratch);
-    measure_free(&m);
 }
 
 /* Whose they are then; a second time there are none. */
@@ -458,7 +443,7 @@ static void assert_head_maps(const struct attention *a, const struct measure_pla
                              const float *weights)
 {
     struct measure *m = must_run(a, plan);
-    struct head_maps *maps = measure_take_head_maps(m);
+    OWNED(head_maps_free) struct head_maps *maps = measure_take_head_maps(m);
     assert_non_null(maps);
     assert_null(measure_take_head_maps(m));
     measure_free(&m);
@@ -466,7 +451,6 @@ static void assert_head_maps(const struct attention *a, const struct measure_pla
     for (uint32_t i = 0; i < H * T * T; i++) {
         assert_close((double)maps->values[i], (double)weights[H * T * T + i], 1e-6);
     }
-    head_maps_free(&maps);
 }
 
 TEST(the_maps_of_heads_are_made_when_asked_for)
@@ -485,11 +469,10 @@ TEST(the_maps_of_heads_are_made_when_asked_for)
     assert_null(measure_take_head_maps(m));
     measure_free(&m);
     plan.qk_maps_max_size = T;
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     static float map[B * H * T * T];
     assert_int_equal(qk_weights(&qk, 0, T, map, isa_best(), &scratch), 0);
     assert_head_maps(&qk, &plan, map);
-    scratch_clear(&scratch);
 }
 
 static bool always(void *data)
@@ -505,7 +488,7 @@ TEST(spectra_give_way_when_others_wait)
     plan.should_yield = always;
     plan.spectrum_budget_ns = 1000000000;
     plan.spectrum_first = 2;
-    struct measure *m = must_run(&a, &plan);
+    OWNED(measure_free) struct measure *m = must_run(&a, &plan);
     const struct measured *r = measure_result(m);
     assert_nan(r->value[METRIC_SPECTRAL_NORM][0]);
     assert_int_equal(r->spectrum_next, 2);
@@ -514,7 +497,6 @@ TEST(spectra_give_way_when_others_wait)
     plan.spectrum_budget_ns = 0; /* no budget: nothing to give way with */
     m = must_run(&a, &plan);
     assert_true(measure_result(m)->value[METRIC_SPECTRAL_NORM][0] > 0);
-    measure_free(&m);
 }
 
 TEST(a_budget_goes_round)
@@ -524,14 +506,13 @@ TEST(a_budget_goes_round)
     plan.spectrum_budget_ns = 1; /* used up by one turn */
     bool seen[H] = {false};
     for (uint32_t message = 0; message < H; message++) {
-        struct measure *m = must_run(&a, &plan);
+        OWNED(measure_free) struct measure *m = must_run(&a, &plan);
         const struct measured *r = measure_result(m);
         uint32_t first = plan.spectrum_first;
         assert_true(r->value[METRIC_SPECTRAL_NORM][first] > 0);
         assert_nan(r->value[METRIC_SPECTRAL_NORM][(first + 1) % H]);
         seen[first] = true;
         plan.spectrum_first = r->spectrum_next;
-        measure_free(&m);
     }
     for (uint32_t h = 0; h < H; h++) {
         assert_true(seen[h]);
@@ -544,8 +525,8 @@ TEST(weights_are_one_job)
     w.matrix[PROJECTION_Q] =
         (struct projection_matrix){.data = q_data, .dtype = DTYPE_F32, .out = H * D, .in = T};
     struct measure_plan plan = everything(1);
-    struct scratch scratch = {0};
-    struct measure *m;
+    OWNED(scratch_clear) struct scratch scratch = {0};
+    OWNED(measure_free) struct measure *m;
     assert_int_equal(measure_new_weights(&w, &plan, &m), 0);
     assert_int_equal(measure_jobs(m), 1);
     measure_run(m, 0, &scratch);
@@ -554,8 +535,6 @@ TEST(weights_are_one_job)
     assert_true(r->weights->projection[PROJECTION_Q].present);
     assert_false(r->weights->projection[PROJECTION_K].present);
     assert_true(r->weights->projection[PROJECTION_Q].whole.spectral_norm > 0);
-    measure_free(&m);
-    scratch_clear(&scratch);
 }
 
 /* The n-th allocation fails, for every n there is: an error, no crash, no leak. */

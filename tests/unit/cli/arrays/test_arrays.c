@@ -68,12 +68,11 @@ static void arrays_assert_refused(struct sample sample, const char *path, const 
 /* The bytes of the only array of a .npy file. */
 static void assert_contents(struct sample sample, const uint8_t *expected, size_t size)
 {
-    struct array_data data;
+    OWNED(array_data_clear) struct array_data data;
     assert_int_equal(read_sample(&sample, "x.npy"), 0);
     assert_int_equal(sample.list.items[0].bytes, size);
     assert_int_equal(array_load(&sample.list.items[0], &data, sample.error), 0);
     assert_memory_equal(data.data, expected, size);
-    array_data_clear(&data);
     arrays_clear(&sample);
 }
 
@@ -119,10 +118,9 @@ TEST(dtypes_that_cannot_be_read_are_listed_all_the_same)
         char header[128];
         snprintf(header, sizeof header, "{'descr': %s, 'fortran_order': False, 'shape': (1,)}",
                  types[i]);
-        struct sample sample = npy(header, 3);
+        OWNED(arrays_clear) struct sample sample = npy(header, 3);
         assert_int_equal(read_sample(&sample, "x.npy"), 0);
         assert_int_equal(sample.list.items[0].type, ARRAY_OTHER);
-        arrays_clear(&sample);
     }
 }
 

@@ -61,164 +61,145 @@ static void answer_bytes(const struct fake *fake, const char *method, uint64_t i
     }
 }
 
-static void open_to(struct fake *fake, fake_answer *answer, int timeout_ms, struct rpc *ret_rpc)
+static struct fake fake;
+static struct rpc rpc;
+
+static void open_to(fake_answer *answer, int timeout_ms)
 {
-    fake_start(fake, answer);
-    assert_int_equal(rpc_open(fake->endpoint, NULL, timeout_ms, ret_rpc), RPC_OK);
+    fake_start(&fake, answer);
+    assert_int_equal(rpc_open(fake.endpoint, NULL, timeout_ms, &rpc), RPC_OK);
 }
 
-static void close_both(struct fake *fake, struct rpc *rpc)
+static int close_both(void **state)
 {
-    rpc_close(rpc);
-    fake_stop(fake);
+    (void)state;
+    rpc_close(&rpc);
+    fake_stop(&fake);
+    return 0;
 }
 
-static void assert_echo(struct rpc *rpc, const char *method, const char *job)
+/* Begins with open_to. */
+#define RPC_TEST(name) TEST_WITH(name, NULL, close_both)
+
+static void assert_echo(const char *method, const char *job)
 {
-    struct rpc_reply reply;
-    struct mpk_writer params;
+    OWNED(rpc_reply_clear) struct rpc_reply reply;
+    OWNED(mpk_writer_clear) struct mpk_writer params;
     char text[64];
     mpk_writer_init(&params);
     mpk_put_map(&params, 1);
     mpk_put_str(&params, "job");
     mpk_put_str(&params, job);
-    assert_int_equal(rpc_call(rpc, method, &params, &reply), RPC_OK);
+    assert_int_equal(rpc_call(&rpc, method, &params, &reply), RPC_OK);
     field_text(reply.result, "method", text, sizeof text);
     assert_string_equal(text, method);
     field_text(reply.result, "job", text, sizeof text);
     assert_string_equal(text, job);
-    rpc_reply_clear(&reply);
-    mpk_writer_clear(&params);
 }
 
-TEST(method_and_parameters_arrive)
+RPC_TEST(method_and_parameters_arrive)
 {
-    struct fake fake;
-    struct rpc rpc;
-    open_to(&fake, echo, 60000, &rpc);
-    assert_echo(&rpc, "summary", "gpt-small");
-    assert_echo(&rpc, "flush", "a job with a name beyond the small-message size of ZeroMQ");
-    close_both(&fake, &rpc);
+    open_to(echo, 60000);
+    assert_echo("summary", "gpt-small");
+    assert_echo("flush", "a job with a name beyond the small-message size of ZeroMQ");
 }
 
-TEST(parameters_may_be_left_out)
+RPC_TEST(parameters_may_be_left_out)
 {
-    struct fake fake;
-    struct rpc rpc;
     struct rpc_reply reply;
-    open_to(&fake, echo, 60000, &rpc);
+    open_to(echo, 60000);
     assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_OK);
     assert_int_equal(mpk_pairs(reply.result) + mpk_items(reply.result), 2);
     rpc_reply_clear(&reply);
-    close_both(&fake, &rpc);
 }
 
-TEST(a_refusal_carries_its_code_and_clean_text)
+RPC_TEST(a_refusal_carries_its_code_and_clean_text)
 {
-    struct fake fake;
-    struct rpc rpc;
     struct rpc_reply reply;
-    open_to(&fake, rpc_refuse, 60000, &rpc);
+    open_to(rpc_refuse, 60000);
     assert_int_equal(rpc_call(&rpc, "summary", NULL, &reply), RPC_REFUSED);
     assert_string_equal(reply.code, "job_unknown");
     assert_string_equal(reply.message, "no such job??\xc3\xa9");
-    close_both(&fake, &rpc);
 }
 
 /* Takes the next answer, waiting for it. */
-static uint64_t take_next(struct rpc *rpc, struct rpc_reply *reply)
+static uint64_t take_next(struct rpc_reply *reply)
 {
-    zmq_pollitem_t item = {.socket = rpc->socket, .events = ZMQ_POLLIN};
+    zmq_pollitem_t item = {.socket = rpc.socket, .events = ZMQ_POLLIN};
     uint64_t id = 0;
     assert_int_equal(zmq_poll(&item, 1, 60000), 1);
-    assert_int_equal(rpc_take(rpc, reply, &id), RPC_OK);
+    assert_int_equal(rpc_take(&rpc, reply, &id), RPC_OK);
     return id;
 }
 
-TEST(several_questions_may_be_on_their_way)
+RPC_TEST(several_questions_may_be_on_their_way)
 {
-    struct fake fake;
-    struct rpc rpc;
     struct rpc_reply reply;
     uint64_t asked[2];
     char text[64];
-    open_to(&fake, echo, 60000, &rpc);
+    open_to(echo, 60000);
     assert_int_equal(rpc_take(&rpc, &reply, &asked[0]), RPC_UNREACHABLE); /* none yet */
     assert_int_equal(rpc_send(&rpc, "ping", NULL, &asked[0]), RPC_OK);
     assert_int_equal(rpc_send(&rpc, "jobs", NULL, &asked[1]), RPC_OK);
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(take_next(&rpc, &reply), asked[i]);
+        assert_int_equal(take_next(&reply), asked[i]);
         field_text(reply.result, "method", text, sizeof text);
         assert_string_equal(text, i == 0 ? "ping" : "jobs");
         rpc_reply_clear(&reply);
     }
-    assert_echo(&rpc, "summary", "gpt-small"); /* and one that is waited for */
-    close_both(&fake, &rpc);
+    assert_echo("summary", "gpt-small"); /* and one that is waited for */
 }
 
-TEST(a_refusal_that_was_not_waited_for_has_its_id)
+RPC_TEST(a_refusal_that_was_not_waited_for_has_its_id)
 {
-    struct fake fake;
-    struct rpc rpc;
     struct rpc_reply reply;
     uint64_t asked, id = 0;
-    open_to(&fake, rpc_refuse, 60000, &rpc);
+    open_to(rpc_refuse, 60000);
     assert_int_equal(rpc_send(&rpc, "live", NULL, &asked), RPC_OK);
     zmq_pollitem_t item = {.socket = rpc.socket, .events = ZMQ_POLLIN};
     assert_int_equal(zmq_poll(&item, 1, 60000), 1);
     assert_int_equal(rpc_take(&rpc, &reply, &id), RPC_REFUSED);
     assert_int_equal(id, asked);
     assert_string_equal(reply.code, "job_unknown");
-    close_both(&fake, &rpc);
 }
 
-TEST(silence_ends_at_the_deadline)
+RPC_TEST(silence_ends_at_the_deadline)
 {
-    struct fake fake;
-    struct rpc rpc;
     struct rpc_reply reply;
-    open_to(&fake, be_silent, 50, &rpc);
+    open_to(be_silent, 50);
     assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_UNREACHABLE);
-    close_both(&fake, &rpc);
 }
 
 TEST(nobody_there_ends_at_the_deadline)
 {
-    struct rpc rpc;
+    OWNED(rpc_close) struct rpc lone;
     struct rpc_reply reply;
-    assert_int_equal(rpc_open("ipc:///tmp/attnd-nobody-is-here", NULL, 50, &rpc), RPC_OK);
-    assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_UNREACHABLE);
-    rpc_close(&rpc);
+    assert_int_equal(rpc_open("ipc:///tmp/attnd-nobody-is-here", NULL, 50, &lone), RPC_OK);
+    assert_int_equal(rpc_call(&lone, "ping", NULL, &reply), RPC_UNREACHABLE);
 }
 
-TEST(an_answer_to_another_question_is_skipped)
+RPC_TEST(an_answer_to_another_question_is_skipped)
 {
-    struct fake fake;
-    struct rpc rpc;
     struct rpc_reply reply;
-    open_to(&fake, answer_another, 100, &rpc);
+    open_to(answer_another, 100);
     assert_int_equal(rpc_call(&rpc, "ping", NULL, &reply), RPC_UNREACHABLE);
-    close_both(&fake, &rpc);
 }
 
-TEST(what_is_no_answer_is_broken)
+RPC_TEST(what_is_no_answer_is_broken)
 {
     static const char *const methods[] = {"garbage", "text", "short", "strings"};
-    struct fake fake;
-    struct rpc rpc;
     struct rpc_reply reply;
-    open_to(&fake, answer_bytes, 60000, &rpc);
+    open_to(answer_bytes, 60000);
     for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
         assert_int_equal(rpc_call(&rpc, methods[i], NULL, &reply), RPC_BROKEN);
     }
-    close_both(&fake, &rpc);
 }
 
 TEST(an_endpoint_must_be_one)
 {
-    struct rpc rpc;
-    assert_int_equal(rpc_open("localhost", NULL, 50, &rpc), RPC_ENDPOINT);
-    assert_int_equal(rpc_open("tcp://127.0.0.1:port", NULL, 50, &rpc), RPC_ENDPOINT);
+    struct rpc lone;
+    assert_int_equal(rpc_open("localhost", NULL, 50, &lone), RPC_ENDPOINT);
+    assert_int_equal(rpc_open("tcp://127.0.0.1:port", NULL, 50, &lone), RPC_ENDPOINT);
 }
 
 TEST(a_frame_beyond_the_limit_is_not_taken)

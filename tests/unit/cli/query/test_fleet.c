@@ -16,11 +16,10 @@ static void fleet_answer(const struct fake *fake, const char *method, uint64_t i
 static void fleet_assert_says(void (*put)(struct mpk_writer *writer), const char *arguments,
                               int status, const char *text)
 {
-    struct fake fake;
+    OWNED(fake_stop) struct fake fake;
     fleet_put = put;
     fake_start(&fake, fleet_answer);
     attnctl_finish(attnctl_start(fake.endpoint, arguments), status, text);
-    fake_stop(&fake);
 }
 
 TEST(an_attnd_alone_says_how_to_begin)

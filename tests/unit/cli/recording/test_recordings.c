@@ -312,7 +312,7 @@ static void note_event(struct ranks *ranks, const char *job, uint32_t rank, enum
                        uint64_t seq)
 {
     struct header header = {.type = MESSAGE_EVENT, .event = event, .rank = rank, .world = 100};
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     header.seq = seq;
     header.epoch = seq / 2;
     strcpy(header.job, job);
@@ -320,12 +320,11 @@ static void note_event(struct ranks *ranks, const char *job, uint32_t rank, enum
     assert_int_equal(header_encode(&header, &writer), 0);
     struct recording_frame frames[] = {{"", 0}, {writer.buffer.data, writer.buffer.size}};
     assert_int_equal(ranks_note(ranks, frames, 2), 0);
-    mpk_writer_clear(&writer);
 }
 
 TEST(the_end_is_when_every_rank_heard_of_has_said_bye)
 {
-    struct ranks ranks = {0};
+    OWNED(ranks_clear) struct ranks ranks = {0};
     assert_false(ranks_all_bye(&ranks));
     for (uint32_t rank = 0; rank < 3; rank++) {
         note_event(&ranks, "gpt", rank, EVENT_HELLO, 0);
@@ -338,12 +337,11 @@ TEST(the_end_is_when_every_rank_heard_of_has_said_bye)
     note_event(&ranks, "bert", 2, EVENT_HELLO, 0);
     assert_false(ranks_all_bye(&ranks));
     assert_int_equal(ranks.count, 4);
-    ranks_clear(&ranks);
 }
 
 TEST(where_a_rank_is_is_known)
 {
-    struct ranks ranks = {0};
+    OWNED(ranks_clear) struct ranks ranks = {0};
     for (uint64_t seq = 0; seq < 7; seq++) {
         for (uint32_t rank = 0; rank < 100; rank++) {
             note_event(&ranks, "gpt", rank, EVENT_EPOCH_END, seq);
@@ -355,7 +353,6 @@ TEST(where_a_rank_is_is_known)
         assert_true(ranks.items[rank].event_seq == 7 && ranks.items[rank].epoch == 3);
         assert_int_equal(ranks.items[rank].world, 100);
     }
-    ranks_clear(&ranks);
 }
 
 TEST(what_has_no_sound_header_is_nobodys)

@@ -485,7 +485,7 @@ static void source_record(struct recorder *recorder, const struct message *m, ch
         .k_len = m->k_len,
         .q_offset = m->mask ? 1 : 0, /* behind the padding */
     };
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     mpk_writer_init(&writer);
     assert_int_equal(header_encode(&header, &writer), 0);
     struct recording_frame frames[] = {{topic, topic_layer("tensor", "job", header.layer, topic)},
@@ -493,7 +493,6 @@ static void source_record(struct recorder *recorder, const struct message *m, ch
                                        {weights, 8 * m->heads},
                                        {m->mask, 2}};
     assert_int_equal(recorder_write(recorder, 1, frames, m->mask ? 4 : 3, reterr), 0);
-    mpk_writer_clear(&writer);
 }
 
 static void write_recording(struct fixture *f, const struct message *messages, size_t count)
@@ -808,7 +807,7 @@ static int open_job(struct fixture *f, struct fake *fake, const char *job)
 
 SOURCE_TEST(an_attnd_gives_the_maps_it_keeps)
 {
-    struct fake fake;
+    OWNED(fake_stop) struct fake fake;
     const struct source_layer *layers;
     float map[6];
     fake_start(&fake, source_answer);
@@ -828,7 +827,6 @@ SOURCE_TEST(an_attnd_gives_the_maps_it_keeps)
     assert_null(source_label(f->source, 0, 1, 0)); /* labels are of the first sample */
     assert_string_equal(source_run(f->source), "aa000000000000000000000000000000");
     source_free(&f->source);
-    fake_stop(&fake);
 }
 
 static void source_count_row(void *data, uint32_t row, const float *weights)
@@ -839,7 +837,7 @@ static void source_count_row(void *data, uint32_t row, const float *weights)
 
 SOURCE_TEST(sizes_that_attnd_makes_up_are_held_against_what_came)
 {
-    struct fake fake;
+    OWNED(fake_stop) struct fake fake;
     uint64_t rows = 0;
     fake_start(&fake, answer_endless);
     assert_int_equal(open_job(f, &fake, "gpt"), CLI_OK);
@@ -848,7 +846,6 @@ SOURCE_TEST(sizes_that_attnd_makes_up_are_held_against_what_came)
     assert_int_equal(rows, 0);
     assert_non_null(strstr(f->error, "changed their size"));
     source_free(&f->source);
-    fake_stop(&fake);
 }
 
 SOURCE_TEST(an_attnd_without_the_job_says_so)

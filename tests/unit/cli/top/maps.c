@@ -80,11 +80,10 @@ void put_monitor(struct mpk_writer *writer, const struct monitor *monitor)
 
 void give_monitor(struct model *model, const struct monitor *monitor, int64_t now_ms)
 {
-    struct answer answer;
+    OWNED(answer_free) struct answer answer;
     answer_begin(&answer);
     put_monitor(&answer.writer, monitor);
     read_monitor(model, answer_end(&answer), now_ms);
-    answer_free(&answer);
 }
 
 static struct result_common top_maps_common(uint64_t step)
@@ -118,11 +117,10 @@ void put_live(struct mpk_writer *writer, uint32_t layer, uint32_t heads, double 
 
 void give_live(struct model *model, uint32_t layer, uint32_t heads, double base, uint64_t step)
 {
-    struct answer answer;
+    OWNED(answer_free) struct answer answer;
     answer_begin(&answer);
     put_live(&answer.writer, layer, heads, base, step);
     read_live(model, answer_end(&answer));
-    answer_free(&answer);
 }
 
 static void top_maps_put_grid_layer(struct mpk_writer *writer, uint32_t layer, uint32_t heads,
@@ -147,7 +145,7 @@ void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_
                uint32_t windows)
 {
     char run[2 * RUN_BYTES + 1];
-    struct answer answer;
+    OWNED(answer_free) struct answer answer;
     run_hex(maps_run, run);
     answer_begin(&answer);
     mpk_put_map(&answer.writer, 5);
@@ -172,7 +170,6 @@ void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_
         top_maps_put_grid_layer(&answer.writer, i, heads, windows);
     }
     read_grid(model, answer_end(&answer));
-    answer_free(&answer);
 }
 
 static void top_maps_put_alert(struct mpk_writer *writer, uint32_t layer, int32_t head,
@@ -202,7 +199,7 @@ static void top_maps_put_alert(struct mpk_writer *writer, uint32_t layer, int32_
 void give_verdict(struct model *model, const struct verdict_given *given, uint32_t count)
 {
     char run[2 * RUN_BYTES + 1];
-    struct answer answer;
+    OWNED(answer_free) struct answer answer;
     run_hex(maps_run, run);
     answer_begin(&answer);
     mpk_put_map(&answer.writer, 3);
@@ -215,7 +212,6 @@ void give_verdict(struct model *model, const struct verdict_given *given, uint32
                            ALERT_FIRING_AT_END, given[i].head < 0 ? "of all heads" : "of one head");
     }
     read_verdict(&model->opened, answer_end(&answer));
-    answer_free(&answer);
 }
 
 struct model *model_of_two_layers(void)

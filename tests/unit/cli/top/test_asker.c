@@ -56,27 +56,37 @@ struct world {
     struct model *model;
 };
 
-static struct world *top_asker_start(int timeout_ms)
+static int top_asker_set_up(void **state)
 {
     static struct world world;
+    *state = &world;
+    return 0;
+}
+
+static void top_asker_start(struct world *world, int timeout_ms)
+{
     atomic_store(&monitors, 0);
     atomic_store(&lives, 0);
     atomic_store(&silent, 0);
     atomic_store(&holds_live, 0);
     atomic_store(&refused_as, NULL);
-    fake_start(&world.fake, top_asker_answer);
-    assert_int_equal(rpc_open(world.fake.endpoint, NULL, timeout_ms, &world.rpc), RPC_OK);
-    asker_init(&world.asker, &world.rpc, 0);
-    world.model = model_new();
-    return &world;
+    fake_start(&world->fake, top_asker_answer);
+    assert_int_equal(rpc_open(world->fake.endpoint, NULL, timeout_ms, &world->rpc), RPC_OK);
+    asker_init(&world->asker, &world->rpc, 0);
+    world->model = model_new();
 }
 
-static void top_asker_stop(struct world *world)
+static int top_asker_stop(void **state)
 {
+    struct world *world = *state;
     model_free(&world->model);
     rpc_close(&world->rpc);
     fake_stop(&world->fake);
+    return 0;
 }
+
+/* Begins with top_asker_start. */
+#define ASKER_TEST(name) TEST_OF(name, struct world *world, top_asker_set_up, top_asker_stop)
 
 /* Turns until an answer has come. */
 static void top_asker_turn(struct world *world, int64_t now_ms)
@@ -99,9 +109,9 @@ static void turn_until(struct world *world, int64_t now_ms, const atomic_int *co
     assert_int_equal(atomic_load(counter), value);
 }
 
-TEST(answers_fill_the_model)
+ASKER_TEST(answers_fill_the_model)
 {
-    struct world *world = top_asker_start(5000);
+    top_asker_start(world, 5000);
     const struct opened *opened = &world->model->opened;
     model_open(world->model, "gpt-small", NULL);
     asker_tick(&world->asker, world->model, 1000);
@@ -111,12 +121,11 @@ TEST(answers_fill_the_model)
     assert_true(opened->known);
     assert_int_equal(opened->layer_count, 1);
     assert_true(opened->layers[0].now[0] == 0.2);
-    top_asker_stop(world);
 }
 
-TEST(silence_is_noticed_and_ends)
+ASKER_TEST(silence_is_noticed_and_ends)
 {
-    struct world *world = top_asker_start(2000);
+    top_asker_start(world, 2000);
     atomic_store(&silent, 1);
     asker_tick(&world->asker, world->model, 1000);
     turn_until(world, 1000, &monitors, 1);
@@ -134,13 +143,12 @@ TEST(silence_is_noticed_and_ends)
     assert_true(world->model->health.known);
     assert_int_equal(world->asker.heard_ms, 5100);
     assert_true(asker_late_ms(&world->asker) == INT64_MAX);
-    top_asker_stop(world);
 }
 
 /* Nobody named it, it was gone, and another one came elsewhere. */
-TEST(another_attnd_is_found)
+ASKER_TEST(another_attnd_is_found)
 {
-    struct world *world = top_asker_start(2000);
+    top_asker_start(world, 2000);
     rpc_close(&world->rpc);
     setenv("XDG_RUNTIME_DIR", world->fake.runtime, 1);
     unsetenv("ATTND_ADDRESS");
@@ -153,12 +161,11 @@ TEST(another_attnd_is_found)
     turn_until(world, 3000, &monitors, 1);
     assert_string_equal(world->rpc.endpoint, world->fake.endpoint);
     unsetenv("XDG_RUNTIME_DIR");
-    top_asker_stop(world);
 }
 
-TEST(a_kind_is_asked_again_only_when_it_is_late)
+ASKER_TEST(a_kind_is_asked_again_only_when_it_is_late)
 {
-    struct world *world = top_asker_start(2000);
+    top_asker_start(world, 2000);
     atomic_store(&holds_live, 2);
     model_open(world->model, "gpt-small", NULL);
     for (int64_t now = 1000; now <= 2400; now += 200) {
@@ -169,12 +176,11 @@ TEST(a_kind_is_asked_again_only_when_it_is_late)
     assert_true(world->model->moved);
     asker_tick(&world->asker, world->model, 100000);
     turn_until(world, 100000, &lives, 2);
-    top_asker_stop(world);
 }
 
-TEST(what_a_stall_left_unanswered_is_asked_again)
+ASKER_TEST(what_a_stall_left_unanswered_is_asked_again)
 {
-    struct world *world = top_asker_start(2000);
+    top_asker_start(world, 2000);
     model_free(&world->model);
     world->model = model_of_two_layers();
     atomic_store(&silent, 1);
@@ -185,12 +191,11 @@ TEST(what_a_stall_left_unanswered_is_asked_again)
     asker_tick(&world->asker, world->model, 3000);
     assert_true(world->model->moved && world->asker.owes_past[ASKER_GRID] &&
                 world->asker.owes_past[ASKER_VERDICT] && world->asker.owes_past[ASKER_LOG]);
-    top_asker_stop(world);
 }
 
-TEST(what_cannot_be_sent_is_still_needed)
+ASKER_TEST(what_cannot_be_sent_is_still_needed)
 {
-    struct world *world = top_asker_start(2000);
+    top_asker_start(world, 2000);
     void *socket = world->rpc.socket;
     model_free(&world->model);
     world->model = model_of_two_layers();
@@ -198,12 +203,11 @@ TEST(what_cannot_be_sent_is_still_needed)
     asker_turn(&world->asker, world->model, 1000);
     world->rpc.socket = socket;
     assert_true(world->model->moved && world->asker.owes_past[ASKER_VERDICT]);
-    top_asker_stop(world);
 }
 
-TEST(rows_in_view_are_asked_about_once)
+ASKER_TEST(rows_in_view_are_asked_about_once)
 {
-    struct world *world = top_asker_start(60000);
+    top_asker_start(world, 60000);
     world->model->list_rows = 20;
     asker_tick(&world->asker, world->model, 1000);
     while (world->model->row_count == 0 || world->model->rows[1].asked_ms == 0 ||
@@ -215,12 +219,11 @@ TEST(rows_in_view_are_asked_about_once)
     assert_int_equal(world->model->rows[1].asked_ms, 1000);
     asker_turn(&world->asker, world->model, 1000);
     assert_int_equal(world->asker.asked[ASKER_ROW_VERDICT].id, 0);
-    top_asker_stop(world);
 }
 
-TEST(an_answer_about_the_job_before_is_dropped)
+ASKER_TEST(an_answer_about_the_job_before_is_dropped)
 {
-    struct world *world = top_asker_start(60000);
+    top_asker_start(world, 60000);
     atomic_store(&holds_live, 1);
     model_open(world->model, "gpt-small", NULL);
     asker_tick(&world->asker, world->model, 1000);
@@ -232,7 +235,6 @@ TEST(an_answer_about_the_job_before_is_dropped)
         top_asker_turn(world, 1000);
     }
     assert_int_equal(world->model->opened.layer_count, 0);
-    top_asker_stop(world);
 }
 
 /* Ticks, takes the answer to `monitor` and draws. */
@@ -245,9 +247,9 @@ static void top_asker_look(struct world *world, struct screen *screen, int64_t n
     draw(world->model, screen, 120, 24);
 }
 
-TEST(only_a_run_that_is_gone_gives_way_to_the_newest)
+ASKER_TEST(only_a_run_that_is_gone_gives_way_to_the_newest)
 {
-    struct world *world = top_asker_start(60000);
+    top_asker_start(world, 60000);
     struct screen screen = {.unicode = true};
     model_open(world->model, "gpt-small", "1234567890ab");
     atomic_store(&refused_as, "busy");
@@ -266,5 +268,4 @@ TEST(only_a_run_that_is_gone_gives_way_to_the_newest)
         &screen,
         "gpt-small  active  epoch 3 step 0  run abcdef01  4 ranks  (the run asked for is gone)");
     screen_free(&screen);
-    top_asker_stop(world);
 }

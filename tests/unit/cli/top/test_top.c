@@ -342,7 +342,7 @@ TOP_TEST(every_size_and_every_key_is_drawn)
 
 TOP_TEST(answers_that_are_not_as_expected_change_nothing)
 {
-    struct answer answer;
+    OWNED(answer_free) struct answer answer;
     answer_begin(&answer);
     mpk_put_array(&answer.writer, 3);
     mpk_put_nil(&answer.writer);
@@ -356,5 +356,4 @@ TOP_TEST(answers_that_are_not_as_expected_change_nothing)
     read_verdict(&model->opened, odd);
     assert_int_equal(model->opened.layer_count, 2);
     assert_int_equal(model->opened.loss.count, 0);
-    answer_free(&answer);
 }

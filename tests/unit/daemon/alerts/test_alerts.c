@@ -64,10 +64,8 @@ static void alerts_on_overflow(void *data, uint32_t events)
 }
 
 /* Rules as lines of YAML below `rules:`; the defaults are off. */
-static struct alerts_fixture *alerts_start(const char *rules)
+static void alerts_start(struct alerts_fixture *f, const char *rules)
 {
-    static struct alerts_fixture fixture;
-    struct alerts_fixture *f = &fixture;
     struct config plain;
     char text[8192] = "rules:\n";
     memset(f, 0, sizeof *f);
@@ -89,15 +87,14 @@ static struct alerts_fixture *alerts_start(const char *rules)
     f->alerts = alerts_new(&f->config, "gpt");
     assert_non_null(f->alerts);
     f->sink = (struct alert_sink){alerts_on_event, alerts_on_overflow, f};
-    return f;
 }
 
 /* One rule `mine` of what follows. */
-static struct alerts_fixture *start_mine(const char *body)
+static void start_mine(struct alerts_fixture *f, const char *body)
 {
     char rules[1024];
     snprintf(rules, sizeof rules, "  mine: {%s}\n", body);
-    return alerts_start(rules);
+    alerts_start(f, rules);
 }
 
 static void alerts_stop(struct alerts_fixture *f)
@@ -106,6 +103,22 @@ static void alerts_stop(struct alerts_fixture *f)
     alerts_free(&f->alerts);
     config_clear(&f->config);
 }
+
+static int alerts_set_up(void **state)
+{
+    static struct alerts_fixture fixture;
+    *state = &fixture;
+    return 0;
+}
+
+static int alerts_tear_down(void **state)
+{
+    alerts_stop(*state);
+    return 0;
+}
+
+/* Begins with alerts_start or start_mine; nothing else may have been told at its end. */
+#define ALERTS_TEST(name) TEST_OF(name, struct alerts_fixture *f, alerts_set_up, alerts_tear_down)
 
 static struct result_common alerts_common_of(const struct alerts_fixture *f)
 {
@@ -146,11 +159,16 @@ static void alerts_give(struct alerts_fixture *f, const struct summary_result *s
     end_window(f);
 }
 
-static void give_entropies(struct alerts_fixture *f, uint32_t heads, const double *entropies)
+static void give_means(struct alerts_fixture *f, int metric, uint32_t heads, const double *means)
 {
     struct alerts_window w;
-    alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, heads, entropies);
+    alerts_fill(&w, f, metric, heads, means);
     alerts_give(f, &w.summary);
+}
+
+static void give_entropies(struct alerts_fixture *f, uint32_t heads, const double *entropies)
+{
+    give_means(f, METRIC_ENTROPY_NORMALIZED, heads, entropies);
 }
 
 static void give_entropy(struct alerts_fixture *f, double entropy)
@@ -191,7 +209,7 @@ static void expect_resolved(struct alerts_fixture *f, const char *text)
 /* Into fresh alerts by way of a checkpoint, whose bytes are the same when packed again. */
 static void save_and_restore(struct alerts_fixture *f)
 {
-    struct mpk_writer writer, again;
+    OWNED(mpk_writer_clear) struct mpk_writer writer, again;
     mpk_writer_init(&writer);
     mpk_writer_init(&again);
     assert_int_equal(alerts_pack(f->alerts, &writer), 0);
@@ -202,18 +220,15 @@ static void save_and_restore(struct alerts_fixture *f)
     assert_memory_equal(again.buffer.data, writer.buffer.data, writer.buffer.size);
     alerts_free(&f->alerts);
     f->alerts = restored;
-    mpk_writer_clear(&writer);
-    mpk_writer_clear(&again);
 }
 
 #define ENTROPY "metric: entropy_normalized, "
 
 /* Bounds */
 
-TEST(a_rule_fires_after_its_windows_and_is_resolved_at_clear)
+ALERTS_TEST(a_rule_fires_after_its_windows_and_is_resolved_at_clear)
 {
-    struct alerts_fixture *f =
-        start_mine(ENTROPY "below: 0.1, clear: 0.2, for: 3, severity: critical, each: head");
+    start_mine(f, ENTROPY "below: 0.1, clear: 0.2, for: 3, severity: critical, each: head");
     give_entropy(f, 0.5);
     give_entropy(f, 0.09);
     give_entropy(f, 0.08);
@@ -240,12 +255,11 @@ TEST(a_rule_fires_after_its_windows_and_is_resolved_at_clear)
     assert_true(told->value == 0.2 && told->bound == 0.1);
     assert_int_equal(told->since_epoch, 1);
     give_entropy(f, 0.3);
-    alerts_stop(f);
 }
 
-TEST(a_value_between_bound_and_clear_ends_a_row_of_windows)
+ALERTS_TEST(a_value_between_bound_and_clear_ends_a_row_of_windows)
 {
-    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, clear: 0.2, for: 2");
+    start_mine(f, ENTROPY "below: 0.1, clear: 0.2, for: 2");
     give_entropy(f, 0.05);
     give_entropy(f, 0.15);
     give_entropy(f, 0.05);
@@ -253,39 +267,30 @@ TEST(a_value_between_bound_and_clear_ends_a_row_of_windows)
     give_entropy(f, 0.06);
     expect_firing(f, "entropy_normalized of decoder.3.self is 0.06, below 0.1 "
                      "for 2 windows");
-    alerts_stop(f);
 }
 
-TEST(a_bound_itself_is_not_beyond_it)
+ALERTS_TEST(a_bound_itself_is_not_beyond_it)
 {
-    struct alerts_fixture *f = start_mine("metric: max_logit, above: 10, clear: 10, each: head");
-    struct alerts_window w;
-    alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10});
-    alerts_give(f, &w.summary);
+    start_mine(f, "metric: max_logit, above: 10, clear: 10, each: head");
+    give_means(f, METRIC_MAX_LOGIT, 1, (double[]){10});
     expect_silence(f);
-    alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10.5});
-    alerts_give(f, &w.summary);
+    give_means(f, METRIC_MAX_LOGIT, 1, (double[]){10.5});
     expect_firing(f, "max_logit of decoder.3.self head 0 is 10.5, above 10");
-    alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){10});
-    alerts_give(f, &w.summary);
+    give_means(f, METRIC_MAX_LOGIT, 1, (double[]){10});
     expect_resolved(f,
                     "max_logit of decoder.3.self head 0 is 10, no longer above 10 (clear at 10)");
-    alerts_stop(f);
 }
 
-TEST(an_infinite_value_is_beyond_every_bound)
+ALERTS_TEST(an_infinite_value_is_beyond_every_bound)
 {
-    struct alerts_fixture *f = start_mine("metric: max_logit, above: 10, each: head");
-    struct alerts_window w;
-    alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, (double[]){INFINITY});
-    alerts_give(f, &w.summary);
+    start_mine(f, "metric: max_logit, above: 10, each: head");
+    give_means(f, METRIC_MAX_LOGIT, 1, (double[]){INFINITY});
     expect_firing(f, "max_logit of decoder.3.self head 0 is inf, above 10");
-    alerts_stop(f);
 }
 
-TEST(a_number_that_does_not_exist_changes_nothing)
+ALERTS_TEST(a_number_that_does_not_exist_changes_nothing)
 {
-    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, clear: 0.2, for: 2");
+    start_mine(f, ENTROPY "below: 0.1, clear: 0.2, for: 2");
     give_entropy(f, 0.05);
     give_entropy(f, NONE);
     expect_silence(f);
@@ -294,13 +299,11 @@ TEST(a_number_that_does_not_exist_changes_nothing)
                      "for 2 windows");
     give_entropy(f, NONE);
     expect_silence(f);
-    alerts_stop(f);
 }
 
-TEST(a_rule_that_counts_only_after_clear_ignores_the_beginning)
+ALERTS_TEST(a_rule_that_counts_only_after_clear_ignores_the_beginning)
 {
-    struct alerts_fixture *f =
-        start_mine(ENTROPY "above: 0.9, clear: 0.7, after_clear: true, each: head");
+    start_mine(f, ENTROPY "above: 0.9, clear: 0.7, after_clear: true, each: head");
     give_entropy(f, 0.99);
     give_entropy(f, 0.8);
     give_entropy(f, 0.99);
@@ -308,15 +311,13 @@ TEST(a_rule_that_counts_only_after_clear_ignores_the_beginning)
     expect_silence(f);
     give_entropy(f, 0.95);
     expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.95, above 0.9");
-    alerts_stop(f);
 }
 
 /* Rates */
 
-TEST(a_fall_is_measured_against_windows_ago)
+ALERTS_TEST(a_fall_is_measured_against_windows_ago)
 {
-    struct alerts_fixture *f =
-        start_mine(ENTROPY "falls_by: 0.3, clear: 0.1, within: 2, each: head");
+    start_mine(f, ENTROPY "falls_by: 0.3, clear: 0.1, within: 2, each: head");
     give_entropy(f, 0.9);
     give_entropy(f, 0.5); /* nothing to compare with yet */
     give_entropy(f, 0.65);
@@ -332,50 +333,44 @@ TEST(a_fall_is_measured_against_windows_ago)
     give_entropy(f, 0.05);
     expect_resolved(f, "entropy_normalized of decoder.3.self head 0 is 0.05, 0.05 lower than 2 "
                        "windows ago, no longer more than 0.3 (clear at 0.1)");
-    alerts_stop(f);
 }
 
-TEST(a_rise_is_a_fall_upwards)
+ALERTS_TEST(a_rise_is_a_fall_upwards)
 {
-    struct alerts_fixture *f = start_mine(ENTROPY "rises_by: 0.3, each: head");
+    start_mine(f, ENTROPY "rises_by: 0.3, each: head");
     give_entropy(f, 0.1);
     give_entropy(f, 0.5);
     expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.5, 0.4 higher than 1 window "
                      "ago, more than 0.3");
-    alerts_stop(f);
 }
 
-TEST(growth_is_a_ratio_to_something_positive)
+ALERTS_TEST(growth_is_a_ratio_to_something_positive)
 {
-    struct alerts_fixture *f = start_mine("metric: max_logit, grows_by: 3, each: head, for: 2");
+    start_mine(f, "metric: max_logit, grows_by: 3, each: head, for: 2");
     const double values[] = {0, 5, -2, 4, 1, 4, 13};
-    struct alerts_window w;
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         expect_silence(f);
-        alerts_fill(&w, f, METRIC_MAX_LOGIT, 1, &values[i]);
-        alerts_give(f, &w.summary);
+        give_means(f, METRIC_MAX_LOGIT, 1, &values[i]);
     }
     expect_firing(f, "max_logit of decoder.3.self head 0 is 13, 3.25 times what it was 1 window "
                      "ago, more than 3 for 2 windows");
-    alerts_stop(f);
 }
 
-TEST(windows_without_a_number_are_none_for_a_rate)
+ALERTS_TEST(windows_without_a_number_are_none_for_a_rate)
 {
-    struct alerts_fixture *f = start_mine(ENTROPY "falls_by: 0.3, within: 1, each: head");
+    start_mine(f, ENTROPY "falls_by: 0.3, within: 1, each: head");
     give_entropy(f, 0.9);
     give_entropy(f, NONE);
     give_entropy(f, 0.5);
     expect_firing(f, "entropy_normalized of decoder.3.self head 0 is 0.5, 0.4 lower than 1 window "
                      "ago, more than 0.3");
-    alerts_stop(f);
 }
 
 /* Scope */
 
-TEST(heads_are_judged_one_by_one)
+ALERTS_TEST(heads_are_judged_one_by_one)
 {
-    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, each: head");
+    start_mine(f, ENTROPY "below: 0.1, each: head");
     give_entropies(f, 3, (double[]){0.5, 0.05, 0.5});
     expect_firing(f, "entropy_normalized of decoder.3.self head 1 is 0.05, below 0.1");
     give_entropies(f, 3, (double[]){0.5, 0.5, 0.04});
@@ -386,12 +381,11 @@ TEST(heads_are_judged_one_by_one)
                                    "entropy_normalized of decoder.3.self head 2 is 0.04, below 0.1")
                          ->head,
                      2);
-    alerts_stop(f);
 }
 
-TEST(a_layer_is_the_mean_of_its_heads_that_have_a_number)
+ALERTS_TEST(a_layer_is_the_mean_of_its_heads_that_have_a_number)
 {
-    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.3");
+    start_mine(f, ENTROPY "below: 0.3");
     give_entropies(f, 3, (double[]){0.5, NONE, 0.1});
     expect_silence(f);
     give_entropies(f, 3, (double[]){0.4, NONE, 0.1});
@@ -401,14 +395,12 @@ TEST(a_layer_is_the_mean_of_its_heads_that_have_a_number)
                       "lowest) is 0.25, below 0.3")
             ->head,
         -1);
-    alerts_stop(f);
 }
 
-TEST(of_a_layer_the_largest_max_and_the_smallest_min_count)
+ALERTS_TEST(of_a_layer_the_largest_max_and_the_smallest_min_count)
 {
-    struct alerts_fixture *f =
-        alerts_start("  high: {metric: max_abs_logit, statistic: max, above: 10}\n"
-                     "  low: {metric: max_abs_logit, statistic: min, below: 2}\n");
+    alerts_start(f, "  high: {metric: max_abs_logit, statistic: max, above: 10}\n"
+                    "  low: {metric: max_abs_logit, statistic: min, below: 2}\n");
     struct alerts_window w;
     alerts_fill(&w, f, METRIC_MAX_ABS_LOGIT, 2, (double[]){5, 5});
     w.stat[0].max = 12, w.stat[1].max = 3;
@@ -419,14 +411,12 @@ TEST(of_a_layer_the_largest_max_and_the_smallest_min_count)
     expect_firing(f,
                   "min of max_abs_logit of decoder.3.self (smallest of its heads, head 1 has the "
                   "lowest) is 1, below 2");
-    alerts_stop(f);
 }
 
-TEST(a_run_is_the_mean_over_its_layers_at_the_end_of_a_window)
+ALERTS_TEST(a_run_is_the_mean_over_its_layers_at_the_end_of_a_window)
 {
-    struct alerts_fixture *f =
-        alerts_start("  mine: {" ENTROPY "below: 0.3, each: run}\n"
-                     "  sinks: {metric: sink_rate, above: 0.5, each: run}\n");
+    alerts_start(f, "  mine: {" ENTROPY "below: 0.3, each: run}\n"
+                    "  sinks: {metric: sink_rate, above: 0.5, each: run}\n");
     struct result_stat sinks = {.mean = 1, .count = 1};
     struct alerts_window w;
     alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.4, 0.4});
@@ -443,15 +433,13 @@ TEST(a_run_is_the_mean_over_its_layers_at_the_end_of_a_window)
     assert_int_equal(told->head, -1);
     expect_firing(f, "sink_rate of the run (mean of its layers) is 1, above 0.5");
     end_window(f); /* a window without layers changes nothing */
-    alerts_stop(f);
 }
 
-TEST(patterns_choose_layers_and_jobs)
+ALERTS_TEST(patterns_choose_layers_and_jobs)
 {
-    struct alerts_fixture *f =
-        alerts_start("  a: {" ENTROPY "below: 0.1, layer: 'decoder.[0-2].*'}\n"
-                     "  b: {" ENTROPY "below: 0.1, job: 'bert*'}\n"
-                     "  c: {" ENTROPY "below: 0.1, layer: '*.self', job: 'g?t'}\n");
+    alerts_start(f, "  a: {" ENTROPY "below: 0.1, layer: 'decoder.[0-2].*'}\n"
+                    "  b: {" ENTROPY "below: 0.1, job: 'bert*'}\n"
+                    "  c: {" ENTROPY "below: 0.1, layer: '*.self', job: 'g?t'}\n");
     struct alerts_window w;
     give_entropy(f, 0.05);
     assert_string_equal(alerts_expect(f, ALERT_FIRING,
@@ -466,37 +454,34 @@ TEST(patterns_choose_layers_and_jobs)
         alerts_expect(f, ALERT_FIRING, "entropy_normalized of decoder.2.cross is 0.05, below 0.1");
     assert_string_equal(told->rule, "a");
     assert_int_equal(told->layer.layer, 2);
-    alerts_stop(f);
 }
 
-TEST(rules_that_are_off_are_not_judged)
+ALERTS_TEST(rules_that_are_off_are_not_judged)
 {
-    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.5, enabled: false");
+    start_mine(f, ENTROPY "below: 0.5, enabled: false");
     struct alerts *off;
     give_entropy(f, 0.01);
     expect_silence(f);
     alerts_stop(f);
-    f = start_mine(ENTROPY "below: 0.5");
+    start_mine(f, ENTROPY "below: 0.5");
     f->config.alerts_enabled = false;
     off = alerts_new(&f->config, "gpt");
     alerts_free(&f->alerts);
     f->alerts = off;
     give_entropy(f, 0.01);
-    alerts_stop(f);
 }
 
-TEST(another_number_of_heads_begins_anew)
+ALERTS_TEST(another_number_of_heads_begins_anew)
 {
-    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.1, for: 2, each: head");
+    start_mine(f, ENTROPY "below: 0.1, for: 2, each: head");
     give_entropies(f, 1, (double[]){0.05});
     give_entropies(f, 2, (double[]){0.05, 0.05});
     expect_silence(f);
-    alerts_stop(f);
 }
 
 /* Numbers */
 
-TEST(every_statistic_is_the_one_it_says)
+ALERTS_TEST(every_statistic_is_the_one_it_says)
 {
     static const char *const names[] = {"mean", "std",  "min",   "max",   "p10",       "p50", "p90",
                                         "p99",  "last", "delta", "shift", "abs_shift", "js"};
@@ -505,7 +490,7 @@ TEST(every_statistic_is_the_one_it_says)
         struct alerts_window w;
         snprintf(body, sizeof body, ENTROPY "above: %g, each: head, statistic: %s",
                  i >= 9 ? -0.5 + 0.5 * (i >= 11) : 0.0, names[i]);
-        struct alerts_fixture *f = start_mine(body);
+        start_mine(f, body);
         alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.1});
         w.stat[0] = (struct result_stat){0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 5};
         w.drift[0] = (struct result_drift){-0.25, -0.125, 0.5, NONE};
@@ -524,11 +509,10 @@ TEST(every_statistic_is_the_one_it_says)
     }
 }
 
-TEST(a_head_without_values_or_drift_has_no_number)
+ALERTS_TEST(a_head_without_values_or_drift_has_no_number)
 {
-    struct alerts_fixture *f =
-        alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
-                     "  b: {" ENTROPY "statistic: abs_shift, above: 1, each: head}\n");
+    alerts_start(f, "  a: {" ENTROPY "below: 0.5, each: head}\n"
+                    "  b: {" ENTROPY "statistic: abs_shift, above: 1, each: head}\n");
     struct alerts_window w;
     alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0});
     w.stat[0].count = 0;
@@ -536,13 +520,11 @@ TEST(a_head_without_values_or_drift_has_no_number)
     w.summary.stat[METRIC_ENTROPY_NORMALIZED] = NULL;
     alerts_give(f, &w.summary);
     expect_silence(f);
-    alerts_stop(f);
 }
 
-TEST(per_key_divides_by_the_keys_of_the_newest_message)
+ALERTS_TEST(per_key_divides_by_the_keys_of_the_newest_message)
 {
-    struct alerts_fixture *f =
-        start_mine("metric: effective_rank, per_key: true, below: 0.1, each: head");
+    start_mine(f, "metric: effective_rank, per_key: true, below: 0.1, each: head");
     struct alerts_window w;
     alerts_fill(&w, f, METRIC_EFFECTIVE_RANK, 1, (double[]){4});
     w.summary.layer.shape[3] = 0;
@@ -551,12 +533,11 @@ TEST(per_key_divides_by_the_keys_of_the_newest_message)
     w.summary.layer.shape[3] = 50;
     alerts_give(f, &w.summary);
     expect_firing(f, "effective_rank per key of decoder.3.self head 0 is 0.08, below 0.1");
-    alerts_stop(f);
 }
 
-TEST(unsound_rows_are_a_share_of_all)
+ALERTS_TEST(unsound_rows_are_a_share_of_all)
 {
-    struct alerts_fixture *f = start_mine("metric: invalid_share, above: 0");
+    start_mine(f, "metric: invalid_share, above: 0");
     struct alerts_window w;
     alerts_fill(&w, f, METRIC_ENTROPY, 1, (double[]){1});
     alerts_give(f, &w.summary);
@@ -570,12 +551,11 @@ TEST(unsound_rows_are_a_share_of_all)
     w.summary.layer.rows = 1;
     alerts_give(f, &w.summary);
     expect_resolved(f, "invalid_share of decoder.3.self is 0, no longer above 0 (clear at 0)");
-    alerts_stop(f);
 }
 
-TEST(row_sums_are_not_judged_after_dropout)
+ALERTS_TEST(row_sums_are_not_judged_after_dropout)
 {
-    struct alerts_fixture *f = start_mine("metric: row_sum_error, above: 0.01");
+    start_mine(f, "metric: row_sum_error, above: 0.01");
     struct alerts_window w;
     alerts_fill(&w, f, METRIC_ENTROPY, 1, (double[]){1});
     w.summary.layer.row_sum_error = 0.4;
@@ -592,12 +572,11 @@ TEST(row_sums_are_not_judged_after_dropout)
     w.summary.layer.invalid_rows = 1;
     alerts_give(f, &w.summary);
     expect_firing(f, "row_sum_error of decoder.3.self is 0.4, above 0.01");
-    alerts_stop(f);
 }
 
-TEST(redundancy_is_a_share_of_the_pairs)
+ALERTS_TEST(redundancy_is_a_share_of_the_pairs)
 {
-    struct alerts_fixture *f = start_mine("metric: redundant_share, above: 0.5");
+    start_mine(f, "metric: redundant_share, above: 0.5");
     const double js[16] = {0};
     struct alerts_window w;
     alerts_fill(&w, f, METRIC_ENTROPY, 4, (double[]){1, 1, 1, 1});
@@ -610,19 +589,17 @@ TEST(redundancy_is_a_share_of_the_pairs)
     w.summary.heads = 1; /* has no pair */
     alerts_give(f, &w.summary);
     expect_silence(f);
-    alerts_stop(f);
 }
 
-TEST(sink_rate_has_statistics)
+ALERTS_TEST(sink_rate_has_statistics)
 {
-    struct alerts_fixture *f = start_mine("metric: sink_rate, statistic: p90, above: 0.5");
+    start_mine(f, "metric: sink_rate, statistic: p90, above: 0.5");
     struct result_stat rate = {.mean = 0.1, .p90 = 0.75, .count = 9};
     struct alerts_window w;
     alerts_fill(&w, f, METRIC_FIRST_TOKEN, 1, (double[]){0});
     w.summary.sink_rate = &rate;
     alerts_give(f, &w.summary);
     expect_firing(f, "p90 of sink_rate of decoder.3.self is 0.75, above 0.5");
-    alerts_stop(f);
 }
 
 /* The run */
@@ -634,9 +611,9 @@ static void give_run(struct alerts_fixture *f, uint64_t messages, uint64_t lost,
     f->epoch++;
 }
 
-TEST(losses_are_a_share_of_all_messages)
+ALERTS_TEST(losses_are_a_share_of_all_messages)
 {
-    struct alerts_fixture *f = start_mine("metric: lost_share, above: 0.25, clear: 0.1");
+    start_mine(f, "metric: lost_share, above: 0.25, clear: 0.1");
     give_run(f, 75, 20, 5);
     expect_silence(f);
     give_run(f, 70, 20, 10);
@@ -650,12 +627,11 @@ TEST(losses_are_a_share_of_all_messages)
     give_run(f, 100, 0, 0);
     expect_resolved(f, "lost_share of the messages since the run was last judged is 0, no longer "
                        "above 0.25 (clear at 0.1)");
-    alerts_stop(f);
 }
 
-TEST(silence_is_told_and_resolved)
+ALERTS_TEST(silence_is_told_and_resolved)
 {
-    struct alerts_fixture *f = start_mine("metric: silence, above: 60");
+    start_mine(f, "metric: silence, above: 60");
     struct result_common common = alerts_common_of(f);
     alerts_silence(f->alerts, &common, 60, &f->sink);
     expect_silence(f);
@@ -666,13 +642,12 @@ TEST(silence_is_told_and_resolved)
     expect_silence(f);
     alerts_silence(f->alerts, &common, 0, &f->sink);
     expect_resolved(f, "the run has been heard of again");
-    alerts_stop(f);
 }
 
-TEST(what_fires_at_the_end_stays_as_it_is)
+ALERTS_TEST(what_fires_at_the_end_stays_as_it_is)
 {
-    struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head, for: 2}\n"
-                                            "  quiet: {metric: silence, above: 60}\n");
+    alerts_start(f, "  mine: {" ENTROPY "below: 0.5, each: head, for: 2}\n"
+                    "  quiet: {metric: silence, above: 60}\n");
     const char *text = "entropy_normalized of decoder.3.self head 0 is 0.2, below 0.5 for 2 "
                        "windows, when the run ended";
     give_entropies(f, 2, (double[]){0.1, 0.9});
@@ -696,13 +671,12 @@ TEST(what_fires_at_the_end_stays_as_it_is)
         expect_silence(f);
         save_and_restore(f);
     }
-    alerts_stop(f);
 }
 
-TEST(an_idle_run_that_goes_on_tells_anew)
+ALERTS_TEST(an_idle_run_that_goes_on_tells_anew)
 {
-    struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
-                                            "  quiet: {metric: silence, above: 60}\n");
+    alerts_start(f, "  mine: {" ENTROPY "below: 0.5, each: head}\n"
+                    "  quiet: {metric: silence, above: 60}\n");
     give_entropies(f, 2, (double[]){0.1, 0.2});
     struct result_common common = alerts_common_of(f);
     alerts_silence(f->alerts, &common, 600, &f->sink);
@@ -719,12 +693,11 @@ TEST(an_idle_run_that_goes_on_tells_anew)
                        "(clear at 0.55)");
     alerts_silence(f->alerts, &common, 0, &f->sink);
     expect_resolved(f, "the run has been heard of again");
-    alerts_stop(f);
 }
 
-TEST(the_end_tells_at_most_so_many_that_were_never_told)
+ALERTS_TEST(the_end_tells_at_most_so_many_that_were_never_told)
 {
-    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.5, each: head");
+    start_mine(f, ENTROPY "below: 0.5, each: head");
     alerts_free(&f->alerts);
     f->config.alerts_per_window = 2;
     f->alerts = alerts_new(&f->config, "gpt");
@@ -738,14 +711,13 @@ TEST(the_end_tells_at_most_so_many_that_were_never_told)
     assert_int_equal(f->count, 6 + 6);
     assert_int_equal(f->told[11].state, ALERT_FIRING_AT_END);
     f->seen = f->count;
-    alerts_stop(f);
 }
 
-TEST(the_rank_that_is_far_from_the_others_is_named)
+ALERTS_TEST(the_rank_that_is_far_from_the_others_is_named)
 {
-    struct alerts_fixture *f = alerts_start(
-        "  mine: {metric: rank_distance, above: 5, for: 2}\n"
-        "  all: {metric: rank_distance, each: run, above: 5, for: 2, severity: info}\n");
+    alerts_start(f,
+                 "  mine: {metric: rank_distance, above: 5, for: 2}\n"
+                 "  all: {metric: rank_distance, each: run, above: 5, for: 2, severity: info}\n");
     for (int i = 0; i < 3; i++) {
         struct alerts_window w;
         alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.5, 0.5});
@@ -760,15 +732,13 @@ TEST(the_rank_that_is_far_from_the_others_is_named)
     assert_string_equal(
         f->told[f->seen++].text,
         "rank_distance of the run (mean of its layers) is 7.5, above 5 for 2 windows");
-    alerts_stop(f);
 }
 
-TEST(each_tells_the_worst_first)
+ALERTS_TEST(each_tells_the_worst_first)
 {
-    struct alerts_fixture *f =
-        alerts_start("  second: {" ENTROPY "below: 0.5, each: head}\n"
-                     "  first: {" ENTROPY "below: 0.3, each: layer, severity: critical}\n"
-                     "  third: {" ENTROPY "above: 0.05, each: head}\n");
+    alerts_start(f, "  second: {" ENTROPY "below: 0.5, each: head}\n"
+                    "  first: {" ENTROPY "below: 0.3, each: layer, severity: critical}\n"
+                    "  third: {" ENTROPY "above: 0.05, each: head}\n");
     static const struct {
         const char *rule;
         int32_t head;
@@ -782,26 +752,24 @@ TEST(each_tells_the_worst_first)
         assert_int_equal(f->told[f->seen++].head, order[i].head);
     }
     expect_silence(f);
-    alerts_stop(f);
 }
 
-TEST(each_tells_what_fires_now)
+ALERTS_TEST(each_tells_what_fires_now)
 {
-    struct alerts_fixture *f = start_mine(ENTROPY "falls_by: 0.25, each: head");
+    start_mine(f, ENTROPY "falls_by: 0.25, each: head");
     give_entropies(f, 2, (double[]){0.9, 0.9});
     give_entropies(f, 2, (double[]){0.9, 0.5});
     f->seen = f->count;
     alerts_each(f->alerts, &f->sink);
     expect_firing(f, "entropy_normalized of decoder.3.self head 1 is 0.5, 0.4 lower than 1 window "
                      "ago, more than 0.25");
-    alerts_stop(f);
 }
 
 /* Floods */
 
-TEST(what_is_beyond_the_limit_is_told_with_later_windows)
+ALERTS_TEST(what_is_beyond_the_limit_is_told_with_later_windows)
 {
-    struct alerts_fixture *f = start_mine(ENTROPY "below: 0.5, each: head");
+    start_mine(f, ENTROPY "below: 0.5, each: head");
     double entropies[10];
     alerts_free(&f->alerts);
     f->config.alerts_per_window = 4;
@@ -832,7 +800,6 @@ TEST(what_is_beyond_the_limit_is_told_with_later_windows)
     }
     assert_int_equal(f->held_back, 6 + 5);
     f->seen = f->count;
-    alerts_stop(f);
 }
 
 /* An oracle: judges a whole history of values from its beginning, for each window anew. */
@@ -930,7 +897,7 @@ static bool was_told(const struct alerts_fixture *f, int head)
     return false;
 }
 
-TEST(random_histories_agree_with_an_oracle_across_restarts)
+ALERTS_TEST(random_histories_agree_with_an_oracle_across_restarts)
 {
     enum { HEADS = 3, WINDOWS = 60 };
     static double history[HEADS][WINDOWS];
@@ -938,7 +905,7 @@ TEST(random_histories_agree_with_an_oracle_across_restarts)
     for (int round = 0; round < 150; round++) {
         char body[256];
         struct oracle o = random_rule(body);
-        struct alerts_fixture *f = start_mine(body);
+        start_mine(f, body);
         for (uint32_t w = 0; w < WINDOWS; w++) {
             double entropies[HEADS];
             for (int h = 0; h < HEADS; h++) {
@@ -963,10 +930,10 @@ static void count_unjudged(void *data, const struct rule *rule)
     ++*(uint32_t *)data;
 }
 
-TEST(a_check_passes_when_it_could_have_fired_and_as_long_as_its_numbers_are_new)
+ALERTS_TEST(a_check_passes_when_it_could_have_fired_and_as_long_as_its_numbers_are_new)
 {
-    struct alerts_fixture *f = alerts_start("  thrice: {" ENTROPY "below: 0.1, for: 3}\n"
-                                            "  falls: {" ENTROPY "falls_by: 0.5, within: 2}\n");
+    alerts_start(f, "  thrice: {" ENTROPY "below: 0.1, for: 3}\n"
+                    "  falls: {" ENTROPY "falls_by: 0.5, within: 2}\n");
     for (uint32_t window = 1; window <= 16; window++) {
         uint32_t unjudged = 0, judged = window < 3 || window > 12 ? 0 : 2;
         double entropy = window > 4 ? NONE : 0.5;
@@ -977,15 +944,14 @@ TEST(a_check_passes_when_it_could_have_fired_and_as_long_as_its_numbers_are_new)
             save_and_restore(f);
         }
     }
-    alerts_stop(f);
 }
 
 /* Checkpoints */
 
-TEST(a_restart_tells_nothing_twice_and_resolves)
+ALERTS_TEST(a_restart_tells_nothing_twice_and_resolves)
 {
-    struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, for: 2}\n"
-                                            "  all: {" ENTROPY "below: 0.5, each: run}\n");
+    alerts_start(f, "  mine: {" ENTROPY "below: 0.5, for: 2}\n"
+                    "  all: {" ENTROPY "below: 0.5, each: run}\n");
     uint64_t epoch, step;
     save_and_restore(f);
     assert_false(alerts_judged_to(f->alerts, &epoch, &step));
@@ -1011,34 +977,30 @@ TEST(a_restart_tells_nothing_twice_and_resolves)
                      0);
     expect_resolved(f, "entropy_normalized of the run (mean of its heads) is 0.9, no longer below "
                        "0.5 (clear at 0.55)");
-    alerts_stop(f);
 }
 
-TEST(what_was_saved_under_another_rule_is_left_out)
+ALERTS_TEST(what_was_saved_under_another_rule_is_left_out)
 {
-    struct alerts_fixture *f =
-        alerts_start("  mine: {" ENTROPY "below: 0.5}\n  other: {" ENTROPY "below: 0.6}\n");
-    struct mpk_writer writer;
+    alerts_start(f, "  mine: {" ENTROPY "below: 0.5}\n  other: {" ENTROPY "below: 0.6}\n");
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     give_entropy(f, 0.1);
     f->seen = f->count;
     mpk_writer_init(&writer);
     alerts_pack(f->alerts, &writer);
     alerts_stop(f);
-    f = alerts_start("  mine: {" ENTROPY "below: 0.4}\n  other: {" ENTROPY
-                     "below: 0.6, severity: info}\n");
+    alerts_start(f, "  mine: {" ENTROPY "below: 0.4}\n  other: {" ENTROPY
+                    "below: 0.6, severity: info}\n");
     assert_int_equal(alerts_unpack(f->alerts, writer.buffer.data, writer.buffer.size), 0);
     alerts_each(f->alerts, &f->sink);
     assert_int_equal(f->count, 1);
     assert_string_equal(f->told[0].rule, "other");
     f->seen = f->count;
-    mpk_writer_clear(&writer);
-    alerts_stop(f);
 }
 
-TEST(a_damaged_checkpoint_is_refused_or_harmless)
+ALERTS_TEST(a_damaged_checkpoint_is_refused_or_harmless)
 {
-    struct alerts_fixture *f = alerts_start("  mine: {" ENTROPY "below: 0.5, each: head}\n"
-                                            "  rate: {" ENTROPY "falls_by: 0.3, within: 3}\n");
+    alerts_start(f, "  mine: {" ENTROPY "below: 0.5, each: head}\n"
+                    "  rate: {" ENTROPY "falls_by: 0.3, within: 3}\n");
     struct mpk_writer writer;
     give_entropies(f, 2, (double[]){0.1, 0.9});
     give_entropies(f, 2, (double[]){0.1, 0.2});
@@ -1062,15 +1024,13 @@ TEST(a_damaged_checkpoint_is_refused_or_harmless)
     assert_int_equal(alerts_unpack(f->alerts, writer.buffer.data, writer.buffer.size), 0);
     mpk_writer_clear(&writer);
     f->seen = f->count;
-    alerts_stop(f);
 }
 
-TEST(a_quiet_run_packs_to_twenty_one_bytes_per_head)
+ALERTS_TEST(a_quiet_run_packs_to_twenty_one_bytes_per_head)
 {
-    struct alerts_fixture *f =
-        start_mine(ENTROPY "above: 0.99, clear: 0.9, after_clear: true, each: head");
+    start_mine(f, ENTROPY "above: 0.99, clear: 0.9, after_clear: true, each: head");
     double entropies[HEADS_MAX];
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     for (int h = 0; h < HEADS_MAX; h++) {
         entropies[h] = 0.5;
     }
@@ -1078,17 +1038,15 @@ TEST(a_quiet_run_packs_to_twenty_one_bytes_per_head)
     mpk_writer_init(&writer);
     alerts_pack(f->alerts, &writer);
     assert_in_range(writer.buffer.size, 1, 240 + 20 * HEADS_MAX);
-    mpk_writer_clear(&writer);
-    alerts_stop(f);
 }
 
 /* Memory */
 
-TEST(out_of_memory_is_survived)
+ALERTS_TEST(out_of_memory_is_survived)
 {
     for (unsigned nth = 1; nth < 40; nth++) {
-        struct alerts_fixture *f = alerts_start("  a: {" ENTROPY "below: 0.5, each: head}\n"
-                                                "  b: {" ENTROPY "falls_by: 0.5, each: run}\n");
+        alerts_start(f, "  a: {" ENTROPY "below: 0.5, each: head}\n"
+                        "  b: {" ENTROPY "falls_by: 0.5, each: run}\n");
         struct alerts_window w;
         struct mpk_writer writer;
         alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.1, 0.1});

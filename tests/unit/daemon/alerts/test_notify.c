@@ -41,12 +41,15 @@ struct notify_fixture {
     struct notify *notify;
 };
 
-static void test_notify_start(struct notify_fixture *f)
+static int notify_set_up(void **state)
 {
-    memset(f, 0, sizeof *f);
-    config_defaults(&f->config);
-    strcpy(f->directory, "/tmp/attnd-test-XXXXXX");
-    assert_non_null(mkdtemp(f->directory));
+    static struct notify_fixture f;
+    memset(&f, 0, sizeof f);
+    config_defaults(&f.config);
+    strcpy(f.directory, "/tmp/attnd-test-XXXXXX");
+    assert_non_null(mkdtemp(f.directory));
+    *state = &f;
+    return 0;
 }
 
 static void notify_set(struct notify_fixture *f, const char *assignment)
@@ -78,13 +81,17 @@ static void expect_counts(struct notify_fixture *f, uint64_t notified, uint64_t 
     assert_int_equal(stats_get(&f->stats, COUNT_NOTIFY_FAILED), failed);
 }
 
-static void test_notify_stop(struct notify_fixture *f)
+static int notify_tear_down(void **state)
 {
+    struct notify_fixture *f = *state;
     char command[128];
     notify_free(&f->notify, 1000);
     snprintf(command, sizeof command, "rm -r %s", f->directory);
     assert_int_equal(system(command), 0);
+    return 0;
 }
+
+#define NOTIFY_TEST(name) TEST_OF(name, struct notify_fixture *f, notify_set_up, notify_tear_down)
 
 /* An event whose message is this text. */
 static void test_notify_put(struct notify_fixture *f, const char *text)
@@ -95,11 +102,10 @@ static void test_notify_put(struct notify_fixture *f, const char *text)
                                  .metric = "entropy",
                                  .head = -1,
                                  .message = text};
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     mpk_writer_init(&writer);
     alert_encode(&alert, &writer);
     notify_put(f->notify, writer.buffer.data, writer.buffer.size);
-    mpk_writer_clear(&writer);
 }
 
 static const char *notify_path_of(const struct notify_fixture *f, const char *name)
@@ -144,79 +150,65 @@ static void wait_for_file(const struct notify_fixture *f, const char *name)
 
 /* Commands */
 
-TEST(nothing_configured_is_nothing_to_do)
+NOTIFY_TEST(nothing_configured_is_nothing_to_do)
 {
-    struct notify_fixture f;
     char error[CONFIG_ERROR_MAX];
-    test_notify_start(&f);
-    f.notify = (struct notify *)&f;
-    assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), 0);
-    assert_null(f.notify);
-    test_notify_put(&f, "to nobody");
-    test_notify_stop(&f);
+    f->notify = (struct notify *)f;
+    assert_int_equal(notify_new(&f->config, &f->stats, &f->notify, error), 0);
+    assert_null(f->notify);
+    test_notify_put(f, "to nobody");
 }
 
-TEST(a_command_reads_a_line_of_json)
+NOTIFY_TEST(a_command_reads_a_line_of_json)
 {
-    struct notify_fixture f;
-    test_notify_start(&f);
-    set_script(&f, "echo \"$@\" > words; cat > line");
-    test_notify_run(&f);
-    test_notify_put(&f, "it's \"low\"; $(rm -rf)");
-    expect_counts(&f, 1, 0);
-    assert_string_equal(content(&f, "words"), "one two\n");
-    const char *line = content(&f, "line");
+    set_script(f, "echo \"$@\" > words; cat > line");
+    test_notify_run(f);
+    test_notify_put(f, "it's \"low\"; $(rm -rf)");
+    expect_counts(f, 1, 0);
+    assert_string_equal(content(f, "words"), "one two\n");
+    const char *line = content(f, "line");
     assert_int_equal(strncmp(line, "{\"v\":1,\"kind\":\"alert\"", 20), 0);
     assert_non_null(strstr(line, "\"message\":\"it's \\\"low\\\"; $(rm -rf)\""));
     assert_ptr_equal(strchr(line, '\n'), line + strlen(line) - 1);
-    test_notify_stop(&f);
 }
 
-TEST(events_go_out_in_order)
+NOTIFY_TEST(events_go_out_in_order)
 {
-    struct notify_fixture f;
-    test_notify_start(&f);
-    set_script(&f, "grep -o 'event-[0-9]' >> order");
-    test_notify_run(&f);
-    test_notify_put(&f, "event-1");
-    test_notify_put(&f, "event-2");
-    test_notify_put(&f, "event-3");
-    expect_counts(&f, 3, 0);
-    assert_string_equal(content(&f, "order"), "event-1\nevent-2\nevent-3\n");
-    test_notify_stop(&f);
+    set_script(f, "grep -o 'event-[0-9]' >> order");
+    test_notify_run(f);
+    test_notify_put(f, "event-1");
+    test_notify_put(f, "event-2");
+    test_notify_put(f, "event-3");
+    expect_counts(f, 3, 0);
+    assert_string_equal(content(f, "order"), "event-1\nevent-2\nevent-3\n");
 }
 
-TEST(an_exit_status_or_signal_is_a_failure)
+NOTIFY_TEST(an_exit_status_or_signal_is_a_failure)
 {
-    struct notify_fixture f;
-    test_notify_start(&f);
-    set_script(&f, "cat > /dev/null; exit 3");
-    test_notify_run(&f);
-    test_notify_put(&f, "x");
-    expect_counts(&f, 0, 1);
-    notify_free(&f.notify, 1000);
-    set_script(&f, "kill -9 $$");
-    test_notify_run(&f);
-    test_notify_put(&f, "x");
-    expect_counts(&f, 0, 2);
-    test_notify_stop(&f);
+    set_script(f, "cat > /dev/null; exit 3");
+    test_notify_run(f);
+    test_notify_put(f, "x");
+    expect_counts(f, 0, 1);
+    notify_free(&f->notify, 1000);
+    set_script(f, "kill -9 $$");
+    test_notify_run(f);
+    test_notify_put(f, "x");
+    expect_counts(f, 0, 2);
 }
 
-TEST(a_command_that_takes_too_long_is_killed_with_its_children)
+NOTIFY_TEST(a_command_that_takes_too_long_is_killed_with_its_children)
 {
-    struct notify_fixture f;
-    test_notify_start(&f);
-    set_script(&f, "sleep 1000 & echo $! > child.new; mv child.new child; wait");
-    notify_set(&f, "alerts.timeout=300ms");
-    test_notify_run(&f);
+    set_script(f, "sleep 1000 & echo $! > child.new; mv child.new child; wait");
+    notify_set(f, "alerts.timeout=300ms");
+    test_notify_run(f);
     uint64_t begin = notify_now_ms();
     uint64_t tries = 0;
     do { /* a busy machine may need longer than the limit until the script has said who its child is
           */
-        test_notify_put(&f, "x");
-        expect_counts(&f, 0, ++tries);
-    } while (access(notify_path_of(&f, "child"), F_OK) != 0 && notify_now_ms() < begin + WAIT_MS);
-    pid_t child = (pid_t)atoi(content(&f, "child"));
+        test_notify_put(f, "x");
+        expect_counts(f, 0, ++tries);
+    } while (access(notify_path_of(f, "child"), F_OK) != 0 && notify_now_ms() < begin + WAIT_MS);
+    pid_t child = (pid_t)atoi(content(f, "child"));
     assert_true(child > 1);
     uint64_t until = notify_now_ms() + WAIT_MS;
     char state_of[256] = "";
@@ -234,71 +226,59 @@ TEST(a_command_that_takes_too_long_is_killed_with_its_children)
         pause_ms();
     }
     assert_true(notify_now_ms() < until);
-    test_notify_stop(&f);
 }
 
-TEST(a_command_need_not_read)
+NOTIFY_TEST(a_command_need_not_read)
 {
-    struct notify_fixture f;
     char *text = malloc(300001);
     memset(text, 'x', 300000); /* more than a pipe holds */
     text[300000] = '\0';
-    test_notify_start(&f);
-    set_script(&f, "exit 0");
-    test_notify_run(&f);
-    test_notify_put(&f, text);
-    expect_counts(&f, 1, 0);
-    notify_free(&f.notify, 1000);
-    set_script(&f, "exec sleep 1000");
-    notify_set(&f, "alerts.timeout=200ms");
-    test_notify_run(&f);
-    test_notify_put(&f, text);
-    expect_counts(&f, 1, 1);
+    set_script(f, "exit 0");
+    test_notify_run(f);
+    test_notify_put(f, text);
+    expect_counts(f, 1, 0);
+    notify_free(&f->notify, 1000);
+    set_script(f, "exec sleep 1000");
+    notify_set(f, "alerts.timeout=200ms");
+    test_notify_run(f);
+    test_notify_put(f, text);
+    expect_counts(f, 1, 1);
     free(text);
-    test_notify_stop(&f);
 }
 
-TEST(a_command_that_cannot_be_run_is_refused_at_the_start)
+NOTIFY_TEST(a_command_that_cannot_be_run_is_refused_at_the_start)
 {
-    struct notify_fixture f;
     char error[CONFIG_ERROR_MAX], expected[CONFIG_ERROR_MAX];
-    test_notify_start(&f);
-    notify_set(&f, "alerts.command=/nowhere/at/all now");
-    assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
+    notify_set(f, "alerts.command=/nowhere/at/all now");
+    assert_int_equal(notify_new(&f->config, &f->stats, &f->notify, error), -1);
     assert_string_equal(error, "alerts.command: '/nowhere/at/all': cannot be run: No such file "
                                "or directory");
-    assert_null(f.notify);
-    set_script(&f, "exit 0");
-    chmod(notify_path_of(&f, "script"), 0644);
+    assert_null(f->notify);
+    set_script(f, "exit 0");
+    chmod(notify_path_of(f, "script"), 0644);
     snprintf(expected, sizeof expected,
              "alerts.command: '%s': cannot be run: Permission "
              "denied",
-             notify_path_of(&f, "script"));
-    assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
+             notify_path_of(f, "script"));
+    assert_int_equal(notify_new(&f->config, &f->stats, &f->notify, error), -1);
     assert_string_equal(error, expected);
-    test_notify_stop(&f);
 }
 
-TEST(a_command_that_is_gone_later_is_a_failure)
+NOTIFY_TEST(a_command_that_is_gone_later_is_a_failure)
 {
-    struct notify_fixture f;
-    test_notify_start(&f);
-    set_script(&f, "exit 0");
-    test_notify_run(&f);
-    unlink(notify_path_of(&f, "script"));
-    test_notify_put(&f, "x");
-    expect_counts(&f, 0, 1);
-    test_notify_stop(&f);
+    set_script(f, "exit 0");
+    test_notify_run(f);
+    unlink(notify_path_of(f, "script"));
+    test_notify_put(f, "x");
+    expect_counts(f, 0, 1);
 }
 
 /* The C library keeps two real-time signals to itself, which are ignored. */
-TEST(a_command_inherits_no_descriptors_and_no_signal_settings)
+NOTIFY_TEST(a_command_inherits_no_descriptors_and_no_signal_settings)
 {
-    struct notify_fixture f;
     int leak = fcntl(STDERR_FILENO, F_DUPFD, 70); /* without close-on-exec */
     char body[512];
     signal(SIGPIPE, SIG_IGN);
-    test_notify_start(&f);
     /* By the shell alone: it blocks signals while it waits for another program. */
     snprintf(body, sizeof body,
              "while read -r name value; do case $name in SigBlk:) blocked=$value ;; SigIgn:) "
@@ -306,70 +286,60 @@ TEST(a_command_inherits_no_descriptors_and_no_signal_settings)
              "case $blocked in *[!0]*) exit 1 ;; esac\n"
              "case $ignored in *[08]0000000) test ! -e /proc/$$/fd/%d ;; *) exit 1 ;; esac",
              leak);
-    set_script(&f, body);
-    test_notify_run(&f);
-    test_notify_put(&f, "x");
-    expect_counts(&f, 1, 0);
+    set_script(f, body);
+    test_notify_run(f);
+    test_notify_put(f, "x");
+    expect_counts(f, 1, 0);
     signal(SIGPIPE, SIG_DFL);
     close(leak);
-    test_notify_stop(&f);
 }
 
-TEST(what_the_queue_cannot_hold_is_dropped)
+NOTIFY_TEST(what_the_queue_cannot_hold_is_dropped)
 {
-    struct notify_fixture f;
-    test_notify_start(&f);
-    set_script(&f, "touch started; exec sleep 1000");
-    notify_set(&f, "alerts.queue=2");
-    test_notify_run(&f);
-    test_notify_put(&f, "running");
-    wait_for_file(&f, "started");
+    set_script(f, "touch started; exec sleep 1000");
+    notify_set(f, "alerts.queue=2");
+    test_notify_run(f);
+    test_notify_put(f, "running");
+    wait_for_file(f, "started");
     for (int i = 0; i < 5; i++) {
-        test_notify_put(&f, "waiting");
+        test_notify_put(f, "waiting");
     }
-    expect_counts(&f, 0, 3);
-    notify_free(&f.notify, 0);
-    expect_counts(&f, 0, 6);
-    test_notify_stop(&f);
+    expect_counts(f, 0, 3);
+    notify_free(&f->notify, 0);
+    expect_counts(f, 0, 6);
 }
 
-TEST(a_stop_delivers_what_waits)
+NOTIFY_TEST(a_stop_delivers_what_waits)
 {
-    struct notify_fixture f;
-    test_notify_start(&f);
-    set_script(&f, "exit 0");
-    test_notify_run(&f);
+    set_script(f, "exit 0");
+    test_notify_run(f);
     for (int i = 0; i < 5; i++) {
-        test_notify_put(&f, "x");
+        test_notify_put(f, "x");
     }
-    notify_free(&f.notify, WAIT_MS);
-    expect_counts(&f, 5, 0);
-    test_notify_stop(&f);
+    notify_free(&f->notify, WAIT_MS);
+    expect_counts(f, 5, 0);
 }
 
-TEST(a_stop_does_not_wait_for_a_command_that_hangs)
+NOTIFY_TEST(a_stop_does_not_wait_for_a_command_that_hangs)
 {
-    struct notify_fixture f;
-    test_notify_start(&f);
-    set_script(&f, "touch started; exec sleep 1000");
-    notify_set(&f, "alerts.timeout=1h");
-    test_notify_run(&f);
-    test_notify_put(&f, "x");
-    test_notify_put(&f, "y");
-    wait_for_file(&f, "started");
+    set_script(f, "touch started; exec sleep 1000");
+    notify_set(f, "alerts.timeout=1h");
+    test_notify_run(f);
+    test_notify_put(f, "x");
+    test_notify_put(f, "y");
+    wait_for_file(f, "started");
     uint64_t begin = notify_now_ms();
-    notify_free(&f.notify, 50);
+    notify_free(&f->notify, 50);
     assert_in_range(notify_now_ms() - begin, 50, WAIT_MS);
-    expect_counts(&f, 0, 2);
-    test_notify_stop(&f);
+    expect_counts(f, 0, 2);
 }
 
-/* A server: each connection is answered with the next status; 0 = not at all. */
+/* A server: the first connection is answered with the first status, all others with the second; 0 =
+ * not at all. */
 
 struct server {
     int listener, port;
-    const int *statuses;
-    int count;
+    int statuses[2];
     _Atomic int connections;
     char request[8192]; /* the newest */
     pthread_t thread;
@@ -413,8 +383,7 @@ static void *notify_serve(void *data)
     struct server *server = data;
     int held[16], held_count = 0;
     for (int connection; (connection = accept_one(server)) >= 0;) {
-        int index = server->connections;
-        int status = server->statuses[index < server->count ? index : server->count - 1];
+        int status = server->statuses[server->connections > 0];
         char answer[256];
         notify_read_request(server, connection);
         server->connections++;
@@ -435,13 +404,13 @@ static void *notify_serve(void *data)
     return NULL;
 }
 
-static void notify_server_start(struct server *server, const int *statuses, int count)
+static void notify_server_start(struct server *server, int first, int others)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     memset(server, 0, sizeof *server);
-    server->statuses = statuses;
-    server->count = count;
+    server->statuses[0] = first;
+    server->statuses[1] = others;
     server->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(bind(server->listener, (struct sockaddr *)&address, size), 0);
     assert_int_equal(listen(server->listener, 16), 0);
@@ -459,9 +428,11 @@ static void notify_server_stop(struct server *server)
     close(server->listener);
 }
 
-static void set_webhook(struct notify_fixture *f, const struct server *server)
+/* Starts the server, as alerts.webhook. */
+static void set_webhook(struct notify_fixture *f, struct server *server, int first, int others)
 {
     char assignment[128];
+    notify_server_start(server, first, others);
     snprintf(assignment, sizeof assignment, "alerts.webhook=http://127.0.0.1:%d/hook?key=1",
              server->port);
     notify_set(f, assignment);
@@ -478,146 +449,103 @@ static void wait_for_connections(struct server *server, int count)
 
 /* Webhooks */
 
-TEST(a_webhook_gets_a_post_of_json)
+NOTIFY_TEST(a_webhook_gets_a_post_of_json)
 {
-    static const int statuses[] = {200};
     struct server server;
-    struct notify_fixture f;
-    notify_server_start(&server, statuses, 1);
-    test_notify_start(&f);
-    set_webhook(&f, &server);
-    test_notify_run(&f);
-    test_notify_put(&f, "low");
-    expect_counts(&f, 1, 0);
+    set_webhook(f, &server, 200, 200);
+    test_notify_run(f);
+    test_notify_put(f, "low");
+    expect_counts(f, 1, 0);
     notify_server_stop(&server);
     assert_int_equal(strncmp(server.request, "POST /hook?key=1 HTTP/1.1\r\n", 27), 0);
     assert_non_null(strstr(server.request, "\r\nContent-Type: application/json\r\n"));
     assert_non_null(strstr(server.request, "\r\n\r\n{\"v\":1,\"kind\":\"alert\""));
     assert_non_null(strstr(server.request, "\"message\":\"low\""));
-    test_notify_stop(&f);
 }
 
-TEST(a_server_error_is_tried_again_after_a_second)
+NOTIFY_TEST(a_server_error_is_tried_again_after_a_second)
 {
-    static const int statuses[] = {500, 204};
-    struct server server;
-    struct notify_fixture f;
-    notify_server_start(&server, statuses, 2);
-    test_notify_start(&f);
-    set_webhook(&f, &server);
+    OWNED(notify_server_stop) struct server server;
+    set_webhook(f, &server, 500, 204);
     uint64_t begin = notify_now_ms();
-    test_notify_run(&f);
-    test_notify_put(&f, "low");
-    expect_counts(&f, 1, 0);
+    test_notify_run(f);
+    test_notify_put(f, "low");
+    expect_counts(f, 1, 0);
     assert_true(notify_now_ms() - begin >= 1000);
     assert_int_equal(server.connections, 2);
-    notify_server_stop(&server);
-    test_notify_stop(&f);
 }
 
-TEST(a_refusal_or_redirect_is_not_tried_again)
+NOTIFY_TEST(a_refusal_or_redirect_is_not_tried_again)
 {
-    static const int statuses[] = {404, 302};
-    struct server server;
-    struct notify_fixture f;
-    notify_server_start(&server, statuses, 2);
-    test_notify_start(&f);
-    set_webhook(&f, &server);
-    test_notify_run(&f);
-    test_notify_put(&f, "x");
-    expect_counts(&f, 0, 1);
-    test_notify_put(&f, "y");
-    expect_counts(&f, 0, 2);
+    OWNED(notify_server_stop) struct server server;
+    set_webhook(f, &server, 404, 302);
+    test_notify_run(f);
+    test_notify_put(f, "x");
+    expect_counts(f, 0, 1);
+    test_notify_put(f, "y");
+    expect_counts(f, 0, 2);
     assert_int_equal(server.connections, 2);
-    notify_server_stop(&server);
-    test_notify_stop(&f);
 }
 
-TEST(a_server_that_hangs_or_is_not_there_is_a_failure)
+NOTIFY_TEST(a_server_that_hangs_or_is_not_there_is_a_failure)
 {
-    static const int statuses[] = {0};
     struct server server;
-    struct notify_fixture f;
-    notify_server_start(&server, statuses, 1);
-    test_notify_start(&f);
-    set_webhook(&f, &server);
-    notify_set(&f, "alerts.timeout=100ms");
-    notify_set(&f, "alerts.retries=0");
-    test_notify_run(&f);
-    test_notify_put(&f, "x");
-    expect_counts(&f, 0, 1);
+    set_webhook(f, &server, 0, 0);
+    notify_set(f, "alerts.timeout=100ms");
+    notify_set(f, "alerts.retries=0");
+    test_notify_run(f);
+    test_notify_put(f, "x");
+    expect_counts(f, 0, 1);
     notify_server_stop(&server);
-    test_notify_put(&f, "y"); /* now nobody listens */
-    expect_counts(&f, 0, 2);
-    test_notify_stop(&f);
+    test_notify_put(f, "y"); /* now nobody listens */
+    expect_counts(f, 0, 2);
 }
 
-TEST(a_stop_does_not_wait_for_a_server_that_hangs)
+NOTIFY_TEST(a_stop_does_not_wait_for_a_server_that_hangs)
 {
-    static const int statuses[] = {0};
-    struct server server;
-    struct notify_fixture f;
-    notify_server_start(&server, statuses, 1);
-    test_notify_start(&f);
-    set_webhook(&f, &server);
-    notify_set(&f, "alerts.timeout=1h");
-    test_notify_run(&f);
-    test_notify_put(&f, "x");
+    OWNED(notify_server_stop) struct server server;
+    set_webhook(f, &server, 0, 0);
+    notify_set(f, "alerts.timeout=1h");
+    test_notify_run(f);
+    test_notify_put(f, "x");
     wait_for_connections(&server, 1);
     uint64_t begin = notify_now_ms();
-    notify_free(&f.notify, 50);
+    notify_free(&f->notify, 50);
     assert_in_range(notify_now_ms() - begin, 50, WAIT_MS);
-    expect_counts(&f, 0, 1);
-    notify_server_stop(&server);
-    test_notify_stop(&f);
+    expect_counts(f, 0, 1);
 }
 
-TEST(a_stop_does_not_wait_for_the_next_try)
+NOTIFY_TEST(a_stop_does_not_wait_for_the_next_try)
 {
-    static const int statuses[] = {503};
-    struct server server;
-    struct notify_fixture f;
-    notify_server_start(&server, statuses, 1);
-    test_notify_start(&f);
-    set_webhook(&f, &server);
-    notify_set(&f, "alerts.retries=100");
-    test_notify_run(&f);
-    test_notify_put(&f, "x");
+    OWNED(notify_server_stop) struct server server;
+    set_webhook(f, &server, 503, 503);
+    notify_set(f, "alerts.retries=100");
+    test_notify_run(f);
+    test_notify_put(f, "x");
     wait_for_connections(&server, 1);
     uint64_t begin = notify_now_ms();
-    notify_free(&f.notify, 50);
+    notify_free(&f->notify, 50);
     assert_true(notify_now_ms() - begin < WAIT_MS);
-    expect_counts(&f, 0, 1);
-    notify_server_stop(&server);
-    test_notify_stop(&f);
+    expect_counts(f, 0, 1);
 }
 
-TEST(a_command_and_a_webhook_each_get_the_event)
+NOTIFY_TEST(a_command_and_a_webhook_each_get_the_event)
 {
-    static const int statuses[] = {400};
-    struct server server;
-    struct notify_fixture f;
-    notify_server_start(&server, statuses, 1);
-    test_notify_start(&f);
-    set_webhook(&f, &server);
-    set_script(&f, "exit 0");
-    test_notify_run(&f);
-    test_notify_put(&f, "x");
-    expect_counts(&f, 1, 1);
-    notify_server_stop(&server);
-    test_notify_stop(&f);
+    OWNED(notify_server_stop) struct server server;
+    set_webhook(f, &server, 400, 400);
+    set_script(f, "exit 0");
+    test_notify_run(f);
+    test_notify_put(f, "x");
+    expect_counts(f, 1, 1);
 }
 
-TEST(what_is_no_url_is_refused_at_the_start)
+NOTIFY_TEST(what_is_no_url_is_refused_at_the_start)
 {
-    struct notify_fixture f;
     char error[CONFIG_ERROR_MAX];
-    test_notify_start(&f);
-    notify_set(&f, "alerts.webhook=http://a b:c/");
-    assert_int_equal(notify_new(&f.config, &f.stats, &f.notify, error), -1);
+    notify_set(f, "alerts.webhook=http://a b:c/");
+    assert_int_equal(notify_new(&f->config, &f->stats, &f->notify, error), -1);
     assert_string_equal(error, "alerts.webhook: not a URL");
-    assert_null(f.notify);
-    test_notify_stop(&f);
+    assert_null(f->notify);
 }
 
 int main(void)

@@ -149,11 +149,10 @@ static double alone_after(struct quantity_fixture *f, double spread, double entr
 
 static void pack_and_unpack(struct alerts *alerts)
 {
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     mpk_writer_init(&writer);
     assert_int_equal(alerts_pack(alerts, &writer), 0);
     assert_int_equal(alerts_unpack(alerts, writer.buffer.data, writer.buffer.size), 0);
-    mpk_writer_clear(&writer);
 }
 
 QUANTITY_TEST(a_head_whose_logits_jump_is_saturated_before_they_are_at_the_bound)

@@ -167,13 +167,12 @@ KEYS_TEST(a_mistake_in_the_list_changes_nothing)
 
 KEYS_TEST(a_frame_without_a_key_is_nobodys)
 {
-    zmq_msg_t frame;
+    OWNED(zmq_msg_close) zmq_msg_t frame;
     zmq_msg_init(&frame);
     for (int role = 0; role < ACCESS_ROLES; role++) {
         assert_false(keys_allow(f->keys, &frame, (enum access_role)role, "job"));
     }
     assert_false(keys_know(f->keys, &frame));
-    zmq_msg_close(&frame);
 }
 
 /* Asks the handler as ZeroMQ does, for a connection of the key that has this byte all over. Returns
@@ -255,7 +254,7 @@ static void keys_lose_handler(struct keys_fixture *f, int log)
 /* Before any other test: a process that has had threads may not fork under ThreadSanitizer. */
 TEST(attnd_does_not_outlive_the_handler)
 {
-    struct keys_fixture f = {.directory = "/tmp/attnd-keys-XXXXXX"};
+    OWNED(keys_remove_files) struct keys_fixture f = {.directory = "/tmp/attnd-keys-XXXXXX"};
     char log[512] = "";
     int status, ends[2];
     keys_write_files(&f);
@@ -270,7 +269,6 @@ TEST(attnd_does_not_outlive_the_handler)
     close(ends[0]);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
     assert_non_null(strstr(log, "event=keys_handler_failed"));
-    keys_remove_files(&f);
 }
 
 TEST(without_keys_everything_is_allowed)

@@ -6,7 +6,7 @@
 
 TEST(a_row_is_through_when_all_its_pieces_are)
 {
-    struct flight_table flight = {.rows = NULL};
+    OWNED(flight_clear) struct flight_table flight = {.rows = NULL};
     assert_non_null(flight_add(&flight, 5, 0, 100, 3));
     assert_int_equal(flight.bytes, 100);
     assert_false(flight_answer(&flight, 5, 0, 3, true));
@@ -16,12 +16,11 @@ TEST(a_row_is_through_when_all_its_pieces_are)
     assert_int_equal(flight.count, 0);
     assert_int_equal(flight.bytes, 0);
     assert_false(flight_answer(&flight, 5, 0, 2, true));
-    flight_clear(&flight);
 }
 
 TEST(answers_for_other_turns_and_pieces_are_nothing)
 {
-    struct flight_table flight = {.rows = NULL};
+    OWNED(flight_clear) struct flight_table flight = {.rows = NULL};
     assert_non_null(flight_add(&flight, 5, 1, 10, 1));
     assert_false(flight_answer(&flight, 5, 0, 1, true));
     assert_false(flight_answer(&flight, 6, 1, 1, true));
@@ -29,12 +28,11 @@ TEST(answers_for_other_turns_and_pieces_are_nothing)
     assert_false(flight_answer(&flight, 5, 1, 2, false));
     assert_null(flight_failed(&flight));
     assert_true(flight_answer(&flight, 5, 1, 1, true));
-    flight_clear(&flight);
 }
 
 TEST(rows_that_failed_go_again_in_their_order)
 {
-    struct flight_table flight = {.rows = NULL};
+    OWNED(flight_clear) struct flight_table flight = {.rows = NULL};
     for (uint64_t seq = 1; seq <= 200; seq++) {
         assert_non_null(flight_add(&flight, seq, 0, 1, 2));
     }
@@ -52,5 +50,4 @@ TEST(rows_that_failed_go_again_in_their_order)
     flight_remove(&flight, 1);
     assert_int_equal(flight_failed(&flight)->seq, 2);
     assert_int_equal(flight.count, 198);
-    flight_clear(&flight);
 }

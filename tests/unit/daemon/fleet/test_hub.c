@@ -154,7 +154,7 @@ static enum hub_verdict send_row(struct place *place, uint32_t node, uint64_t se
 static void send_body(struct place *place, uint32_t node, const struct fleet_body *body,
                       uint32_t times)
 {
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     uint64_t seq = ++place->seq[node];
     mpk_writer_init(&writer);
     fleet_body_encode(body, &writer);
@@ -168,7 +168,6 @@ static void send_body(struct place *place, uint32_t node, const struct fleet_bod
             send_row(place, node, seq, writer.buffer.data, writer.buffer.size, 1, 1);
         }
     }
-    mpk_writer_clear(&writer);
 }
 
 static struct fleet_body new_body(enum fleet_kind kind, uint64_t part)
@@ -186,15 +185,13 @@ static void send_part_of(struct place *place, uint32_t node, uint64_t part, uint
                          uint32_t buckets)
 {
     struct fleet_body body = new_body(FLEET_PART, part);
-    struct layer_state *state = new_state(node, part, heads, buckets);
-    struct mpk_writer writer;
+    OWNED(layer_state_free) struct layer_state *state = new_state(node, part, heads, buckets);
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     mpk_writer_init(&writer);
     assert_int_equal(layer_state_pack(state, &writer), 0);
     body.state = writer.buffer.data;
     body.state_size = writer.buffer.size;
     send_body(place, node, &body, 2);
-    mpk_writer_clear(&writer);
-    layer_state_free(&state);
 }
 
 static void send_closed(struct place *place, uint32_t node, uint64_t part)

@@ -47,7 +47,7 @@ TEST(it_is_the_set_of_what_was_added)
 {
     srand(1);
     for (int round = 0; round < 50; round++) {
-        struct seen seen = {.count = 0}, loaded = {.count = 0};
+        OWNED(seen_clear) struct seen seen = {.count = 0}, loaded = {.count = 0};
         struct plain plain = {{false}};
         for (int i = 0; i < 60; i++) {
             uint64_t first = 1 + (uint64_t)rand() % TOP, last = first + (uint64_t)rand() % 8;
@@ -58,8 +58,6 @@ TEST(it_is_the_set_of_what_was_added)
         }
         assert_int_equal(seen_load(&loaded, seen.ranges, seen.count * sizeof *seen.ranges), 0);
         check(&loaded, &plain);
-        seen_clear(&seen);
-        seen_clear(&loaded);
     }
 }
 
@@ -78,7 +76,7 @@ TEST(an_empty_one_has_one_hole)
 TEST(ranges_are_bounded_and_no_hole_is_forgotten)
 {
     const uint64_t top = 2 * (SEEN_RANGES_MAX + 100);
-    struct seen seen = {.count = 0};
+    OWNED(seen_clear) struct seen seen = {.count = 0};
     struct seen_range hole;
     uint32_t asked = 0;
     for (uint64_t i = 1; i <= top; i += 2) {
@@ -93,12 +91,11 @@ TEST(ranges_are_bounded_and_no_hole_is_forgotten)
     }
     assert_int_equal(asked, SEEN_RANGES_MAX);
     assert_int_equal(seen_low(&seen), top);
-    seen_clear(&seen);
 }
 
 TEST(the_smallest_range_is_forgotten)
 {
-    struct seen seen = {.count = 0};
+    OWNED(seen_clear) struct seen seen = {.count = 0};
     for (uint64_t i = 0; i < SEEN_RANGES_MAX; i++) {
         assert_int_equal(seen_add(&seen, 1 + 10 * i, 2 + 10 * i), 0);
     }
@@ -106,20 +103,18 @@ TEST(the_smallest_range_is_forgotten)
     assert_int_equal(seen.count, SEEN_RANGES_MAX);
     assert_false(seen_has(&seen, 15));
     assert_true(seen_has(&seen, 1) && seen_has(&seen, 11) && seen_has(&seen, 21));
-    seen_clear(&seen);
 }
 
 /* A hub goes on from its end. */
 TEST(the_first_range_is_not_forgotten_however_small)
 {
-    struct seen seen = {.count = 0};
+    OWNED(seen_clear) struct seen seen = {.count = 0};
     assert_int_equal(seen_add(&seen, 1, 1), 0);
     for (uint64_t i = 1; i <= SEEN_RANGES_MAX; i++) {
         assert_int_equal(seen_add(&seen, 1 + 10 * i, 2 + 10 * i), 0);
     }
     assert_int_equal(seen.count, SEEN_RANGES_MAX);
     assert_int_equal(seen_low(&seen), 1);
-    seen_clear(&seen);
 }
 
 TEST(only_ranges_are_loaded)

@@ -133,8 +133,8 @@ static int fill_window(struct store_batch *batch, const void *data)
 
 void past_put(struct past *past, const struct past_window *window)
 {
-    struct layer_state *state = past_state(window);
-    struct mpk_writer packed;
+    OWNED(layer_state_free) struct layer_state *state = past_state(window);
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     mpk_writer_init(&packed);
     assert_int_equal(layer_state_pack(state, &packed), 0);
     uint64_t back = window->last < window->length - 1 ? window->last : window->length - 1;
@@ -153,8 +153,6 @@ void past_put(struct past *past, const struct past_window *window)
         .state_size = packed.buffer.size,
     };
     past_put_batch(past, window, fill_window, &record);
-    mpk_writer_clear(&packed);
-    layer_state_free(&state);
 }
 
 void past_put_all(struct past *past, struct past_window window)

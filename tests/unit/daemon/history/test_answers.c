@@ -91,7 +91,7 @@ ANSWERS_TEST(a_map_is_the_newest_or_the_one_that_is_named)
     /* 1, 0.5, 0.333, 0, the least there is, -2 */
     static const uint16_t newest[6] = {0x3c00, 0x3800, 0x3555, 0, 1, 0xc000}, older[6] = {0x3c00};
     static const double values[6] = {1, 0.5, 0x1.554p-2, 0, 0x1p-24, -2};
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     history_answers_put_map(past, 3, older);
     history_answers_put_map(past, 4, newest);
     past_settle(past, 0);
@@ -116,7 +116,6 @@ ANSWERS_TEST(a_map_is_the_newest_or_the_one_that_is_named)
     past_ask(past, &answer, "map", "job:s last:u", "gpt", UINT64_C(5));
     assert_int_equal(answer.code, ERR_NO_HISTORY);
     assert_string_equal(answer.detail, "there is no map of a window that ends there");
-    past_forget(&answer);
 }
 
 /* Alerts */
@@ -151,11 +150,10 @@ static void history_answers_put_alert(struct past *past, const char *job, uint64
 
 static uint32_t alerts_in(struct past *past, const char *keys, const char *a, const char *b)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_ask(past, &answer, "alerts", keys, a, b);
     assert_int_equal(answer.code, 0);
     uint32_t count = mpk_find(answer.root, "alerts")->via.array.size;
-    past_forget(&answer);
     return count;
 }
 
@@ -170,7 +168,7 @@ static void history_answers_put_alerts(struct past *past)
 
 ANSWERS_TEST(alerts_are_the_maps_that_were_published_newest_first)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     history_answers_put_alerts(past);
     past_ask(past, &answer, "alerts", "");
     const msgpack_object *list = mpk_find(answer.root, "alerts");
@@ -187,12 +185,11 @@ ANSWERS_TEST(alerts_are_the_maps_that_were_published_newest_first)
     assert_true(history_answers_number(second, "head") == 2 &&
                 history_answers_number(second, "value") == 0.25);
     assert_true(history_answers_number(mpk_find(second, "since"), "step") == 2);
-    past_forget(&answer);
 }
 
 ANSWERS_TEST(alerts_are_chosen_by_what_they_are)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     history_answers_put_alerts(past);
     assert_int_equal(alerts_in(past, "job:s", "gpt", NULL), 3);
     assert_int_equal(alerts_in(past, "job:s rule:s", "gpt", "collapse"), 2);
@@ -209,7 +206,6 @@ ANSWERS_TEST(alerts_are_chosen_by_what_they_are)
     past_forget(&answer);
     past_ask(past, &answer, "alerts", "severity:s", "dire");
     assert_string_equal(answer.detail, "severity is not accepted (valid: info, warning, critical)");
-    past_forget(&answer);
 }
 
 /* Comparisons */
@@ -232,12 +228,10 @@ static void history_answers_put_runs(struct past *past)
 static void merge_windows(struct past_window window, int metric, uint32_t head, struct dist *pool)
 {
     for (window.last = 0; window.last < 5; window.last++) {
-        struct layer_state *state = past_state(&window);
-        struct dist dist = {.moments = {0}};
+        OWNED(layer_state_free) struct layer_state *state = past_state(&window);
+        OWNED(dist_clear) struct dist dist = {.moments = {0}};
         assert_int_equal(layer_state_dist(state, metric, head, &dist), 0);
         assert_int_equal(dist_merge(pool, &dist), 0);
-        dist_clear(&dist);
-        layer_state_free(&state);
     }
 }
 
@@ -280,7 +274,7 @@ static void assert_head(const msgpack_object *head)
 
 ANSWERS_TEST(heads_are_ranked_by_their_divergence)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     history_answers_put_runs(past);
     past_ask(past, &answer, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
     assert_int_equal(answer.code, 0);
@@ -299,12 +293,11 @@ ANSWERS_TEST(heads_are_ranked_by_their_divergence)
     assert_true(history_answers_number(history_answers_item(mpk_find(answer.root, "only_b"), 0),
                                        "layer") == 2);
     assert_true(history_answers_number(mpk_find(answer.root, "a"), "windows") == 5);
-    past_forget(&answer);
 }
 
 ANSWERS_TEST(a_comparison_is_symmetric)
 {
-    struct past_answer there, back;
+    OWNED(past_forget) struct past_answer there, back;
     history_answers_put_runs(past);
     past_ask(past, &there, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
     past_ask(past, &back, "compare", "job:s run:s run_b:s", "gpt", "02", "01");
@@ -315,13 +308,11 @@ ANSWERS_TEST(a_comparison_is_symmetric)
         assert_true(history_answers_number(mpk_find(mpk_find(a, "metrics"), "entropy"), "delta") ==
                     -history_answers_number(mpk_find(mpk_find(b, "metrics"), "entropy"), "delta"));
     }
-    past_forget(&there);
-    past_forget(&back);
 }
 
 ANSWERS_TEST(a_run_is_at_no_distance_from_itself)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     history_answers_put_runs(past);
     past_ask(past, &answer, "compare", "job:s run:s run_b:s", "gpt", "02", "02");
     const msgpack_object *heads = mpk_find(answer.root, "heads");
@@ -331,12 +322,11 @@ ANSWERS_TEST(a_run_is_at_no_distance_from_itself)
         assert_true(history_answers_number(history_answers_item(heads, i), "layer") == i / 2);
         assert_true(history_answers_number(history_answers_item(heads, i), "head") == i % 2);
     }
-    past_forget(&answer);
 }
 
 ANSWERS_TEST(a_comparison_can_be_narrowed_down)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     history_answers_put_runs(past);
     past_ask(past, &answer, "compare", "job:s run:s run_b:s metric:s limit:u windows:u", "gpt",
              "01", "02", "entropy", UINT64_C(1), UINT64_C(2));
@@ -357,7 +347,6 @@ ANSWERS_TEST(a_comparison_can_be_narrowed_down)
     assert_int_equal(answer.code, ERR_NO_HISTORY);
     assert_string_equal(answer.detail,
                         "run 01010101 of gpt has no window with histograms in this range");
-    past_forget(&answer);
 }
 
 /* Waiting */
@@ -440,14 +429,12 @@ static void be_quick(struct config *config)
 
 TEST(a_question_that_takes_too_long_is_ended)
 {
-    struct past past;
-    struct past_answer answer;
+    OWNED(past_close) struct past past;
+    OWNED(past_forget) struct past_answer answer;
     past_open(&past, be_quick);
     history_answers_put_runs(&past);
     past_ask(&past, &answer, "compare", "job:s", "gpt");
     assert_int_equal(answer.code, ERR_QUERY_TIME);
-    past_forget(&answer);
-    past_close(&past);
 }
 
 static void turn_off(struct config *config)
@@ -457,11 +444,10 @@ static void turn_off(struct config *config)
 
 TEST(without_a_history_every_question_says_so)
 {
-    struct past past;
+    OWNED(past_close) struct past past;
     struct past_answer answer;
     past_open(&past, turn_off);
     assert_int_equal(past_send(&past, &answer, "runs"), ERR_HISTORY_OFF);
-    past_close(&past);
 }
 
 static int fill_point(struct store_batch *batch, const void *data)
@@ -484,7 +470,7 @@ ANSWERS_TEST(a_log_has_a_series_per_name_of_its_run)
                                          {"loss", 1, 20, 2, NAN},
                                          {"<b>lr", 0, 10, 1, 0.125},
                                          {"loss", 0, 7, 3, 9.0}};
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     for (int i = 0; i < 4; i++) {
         past_put_batch(past, &windows[i == 3], fill_point, &points[i]);
     }
@@ -513,13 +499,12 @@ ANSWERS_TEST(a_log_has_a_series_per_name_of_its_run)
     const msgpack_object *settings = mpk_find(history_answers_item(runs, 0), "settings");
     assert_true(mpk_is_str(mpk_find(settings, "model"), "gpt2"));
     assert_int_equal(mpk_find(history_answers_item(runs, 1), "settings")->via.map.size, 0);
-    past_forget(&answer);
 }
 
 ANSWERS_TEST(a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused)
 {
     struct past_window window = history_answers_window_of("gpt", 0xa1, 0, 3);
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_put(past, &window);
     past_settle(past, 0);
     past_ask(past, &answer, "log", "job:s", "gpt");
@@ -531,7 +516,6 @@ ANSWERS_TEST(a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused)
     past_ask(past, &answer, "log", "");
     assert_int_equal(answer.code, ERR_ARGUMENT);
     assert_string_equal(answer.detail, "job is missing");
-    past_forget(&answer);
 }
 
 /* The store replaces a corrupt database: another file stands where it was. */

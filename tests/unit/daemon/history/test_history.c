@@ -99,8 +99,8 @@ static void history_assert_same(double a, double b)
 static void assert_window(const struct past_answer *answer, uint32_t at, struct past_window window,
                           int metric, uint32_t head)
 {
-    struct layer_state *state = past_state(&window);
-    struct summary_view view;
+    OWNED(layer_state_free) struct layer_state *state = past_state(&window);
+    OWNED(summary_view_clear) struct summary_view view;
     struct result_window covers = {WINDOW_EPOCH, window.last, window.last, 1, 1, false};
     uint8_t run[RUN_BYTES] = {0};
     assert_int_equal(summary_view_init(&view, state, window.layer, window.job, run, &covers), 0);
@@ -115,8 +115,6 @@ static void assert_window(const struct past_answer *answer, uint32_t at, struct 
     history_assert_same(value_at(answer, "p99", at), stat->p99);
     history_assert_same(value_at(answer, "last", at), stat->last);
     history_assert_same(value_at(answer, "count", at), (double)stat->count);
-    summary_view_clear(&view);
-    layer_state_free(&state);
 }
 
 /* Series */
@@ -124,7 +122,7 @@ static void assert_window(const struct past_answer *answer, uint32_t at, struct 
 static void test_every_window_is_what_its_summary_said(void **state)
 {
     struct past *past = *state;
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_ask(past, &answer, "history", "job:s stack:s metric:s head:u", "gpt", "decoder", "entropy",
              UINT64_C(2));
     assert_int_equal(answer.code, 0);
@@ -141,7 +139,6 @@ static void test_every_window_is_what_its_summary_said(void **state)
     history_assert_text(answer.root, "metric", "entropy");
     history_assert_text(answer.root, "unit", "epoch");
     history_assert_text(answer.root, "run", "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1");
-    past_forget(&answer);
 }
 
 static void test_without_a_head_there_is_a_list_per_head(void **state)
@@ -167,19 +164,18 @@ static void test_without_a_head_there_is_a_list_per_head(void **state)
 
 static void test_the_first_layer_is_that_of_the_encoder(void **state)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_ask(*state, &answer, "history", "job:s", "gpt");
     const msgpack_object *head = history_item(mpk_find(answer.root, "heads"), 0);
     history_assert_text(head, "stack", "encoder");
     history_assert_text(head, "site", "cross");
     assert_int_equal(windows_in(&answer), 3);
-    past_forget(&answer);
 }
 
 static void history_assert_range(struct past *past, const char *keys, uint64_t a, uint64_t b,
                                  uint64_t c, uint64_t first, uint64_t last, bool more)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_ask(past, &answer, "history", keys, "decoder", "gpt", a, b, c);
     assert_int_equal(answer.code, 0);
     assert_int_equal(windows_in(&answer), last - first + 1);
@@ -187,7 +183,6 @@ static void history_assert_range(struct past *past, const char *keys, uint64_t a
         assert_int_equal(window_at(&answer, "last", i), first + i);
     }
     assert_more(&answer, more);
-    past_forget(&answer);
 }
 
 /* Around the bounds of chunks (64, 128) and of what is recent. */
@@ -214,7 +209,7 @@ static void test_a_range_with_from_goes_forward_and_without_it_back(void **state
 static void test_packed_numbers_are_the_same_numbers(void **state)
 {
     struct past *past = *state;
-    struct past_answer plain, packed;
+    OWNED(past_forget) struct past_answer plain, packed;
     past_ask(past, &plain, "history", "job:s stack:s head:u", "gpt", "decoder", UINT64_C(0));
     past_ask(past, &packed, "history", "job:s stack:s head:u packed:b", "gpt", "decoder",
              UINT64_C(0), 1);
@@ -230,23 +225,20 @@ static void test_packed_numbers_are_the_same_numbers(void **state)
         history_assert_same(number, value_at(&plain, "p90", i));
         assert_int_equal(unit, i);
     }
-    past_forget(&plain);
-    past_forget(&packed);
 }
 
 static void test_only_the_statistics_that_were_asked_for(void **state)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_ask(*state, &answer, "history", "job:s head:u statistics:l", "gpt", UINT64_C(1), "p50");
     const msgpack_object *values = mpk_find(answer.root, "values");
     assert_int_equal(values->via.map.size, 1);
     assert_non_null(mpk_find(values, "p50"));
-    past_forget(&answer);
 }
 
 static void test_a_number_of_the_layer_has_no_head(void **state)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_ask(*state, &answer, "history", "job:s stack:s metric:s", "gpt", "decoder", "sink_rate");
     assert_int_equal(answer.code, 0);
     assert_int_equal(mpk_find(history_item(mpk_find(answer.root, "heads"), 0), "head")->type,
@@ -258,7 +250,6 @@ static void test_a_number_of_the_layer_has_no_head(void **state)
     past_ask(*state, &answer, "history", "job:s metric:s head:u", "gpt", "sink_rate", UINT64_C(1));
     assert_int_equal(answer.code, ERR_ARGUMENT);
     assert_string_equal(answer.detail, "sink_rate is a number of the layer: head does not apply");
-    past_forget(&answer);
 }
 
 /* A window that comes again after its chunk was written is what it is now, and once only. */
@@ -298,7 +289,7 @@ static void test_windows_that_came_again_are_the_newer_ones_in_all_pages(void **
     for (int forward = 0; forward < 2; forward++) {
         uint64_t edge = forward ? 0 : WINDOWS - 1, seen = 0;
         while (seen < WINDOWS) {
-            struct past_answer answer;
+            OWNED(past_forget) struct past_answer answer;
             past_ask(past, &answer, "history",
                      forward ? "job:s stack:s metric:s head:u limit:u from:u"
                              : "job:s stack:s metric:s head:u limit:u to:u",
@@ -313,7 +304,6 @@ static void test_windows_that_came_again_are_the_newer_ones_in_all_pages(void **
             }
             seen += count;
             edge = forward ? edge + count : edge - count;
-            past_forget(&answer);
         }
         assert_int_equal(seen, WINDOWS);
     }
@@ -325,7 +315,7 @@ static void test_a_run_is_named_by_its_first_digits(void **state)
 {
     struct past *past = *state;
     struct past_window window = history_window_of("gpt", 0xa2, 0);
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_put(past, &window);
     past_settle(past, 0);
     past_ask(past, &answer, "history", "job:s", "gpt");
@@ -344,14 +334,13 @@ static void test_a_run_is_named_by_its_first_digits(void **state)
     assert_string_equal(answer.detail,
                         "no run of gpt begins with 'b'; there are "
                         "a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2, a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1");
-    past_forget(&answer);
 }
 
 static void test_runs_are_listed_newest_first(void **state)
 {
     struct past *past = *state;
     struct past_window window = history_window_of("bert", 0xb1, 7);
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_put(past, &window);
     past_settle(past, 0);
     past_ask(past, &answer, "runs", "");
@@ -364,14 +353,13 @@ static void test_runs_are_listed_newest_first(void **state)
     past_ask(past, &answer, "runs", "limit:u", UINT64_C(1));
     assert_int_equal(mpk_find(answer.root, "runs")->via.array.size, 1);
     assert_more(&answer, true);
-    past_forget(&answer);
 }
 
 static void test_windows_say_what_there_is(void **state)
 {
     struct past *past = *state;
     struct past_window window = history_window_of("gpt", 0xa1, 9);
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     uint64_t windows = 0;
     window.unit = WINDOW_STEP;
     window.length = 10;
@@ -394,7 +382,6 @@ static void test_windows_say_what_there_is(void **state)
              "10 steps every 5");
     history_assert_text(answer.root, "unit", "step");
     assert_int_equal(windows_in(&answer), 1);
-    past_forget(&answer);
 }
 
 static const char *module_of(const msgpack_object *map)
@@ -411,7 +398,7 @@ static void test_the_past_names_modules(void **state)
 {
     struct past *past = *state;
     struct past_window window = history_window_of("clip", 0xc1, 1);
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_put(past, &window);
     window.layer.layer = 2;
     window.module = "vision_model.layers.2.self_attn";
@@ -436,7 +423,6 @@ static void test_the_past_names_modules(void **state)
     past_execute(past, "UPDATE layers SET module = char(27) || '[2J' WHERE module IS NOT NULL");
     past_ask(past, &answer, "windows", "job:s layer:u", "clip", (uint64_t)2);
     assert_string_equal(module_of(history_item(mpk_find(answer.root, "layers"), 0)), "");
-    past_forget(&answer);
 }
 
 /* Refusals */
@@ -445,11 +431,10 @@ static void history_assert_refused(struct past *past, int code, const char *deta
                                    const char *method, const char *keys, const char *a,
                                    const char *b)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_ask(past, &answer, method, keys, a, b, "self");
     assert_string_equal(answer.detail, detail);
     assert_int_equal(answer.code, code);
-    past_forget(&answer);
 }
 
 static void test_refusals_say_what_there_is_instead(void **state)
@@ -494,7 +479,7 @@ static void test_what_is_no_such_parameter_is_refused(void **state)
 
 static void test_a_limit_and_a_range_have_bounds(void **state)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_ask(*state, &answer, "history", "job:s limit:u", "gpt", UINT64_C(0));
     assert_string_equal(answer.detail, "limit is not accepted (valid: 1 to 200000)");
     past_forget(&answer);
@@ -510,7 +495,6 @@ static void test_a_limit_and_a_range_have_bounds(void **state)
     past_forget(&answer);
     past_ask(*state, &answer, "history", "job:s head:u", "gpt", UINT64_C(3));
     assert_string_equal(answer.detail, "the layer has no head 3 (valid: 0 to 2)");
-    past_forget(&answer);
 }
 
 /* `rows` and `rows_of` of an answer whose newest window ends with `last`; 0: it has none. */
@@ -559,7 +543,7 @@ static void test_the_newest_window_says_how_many_rows_it_took(void **state)
 static void test_what_cannot_be_read_is_said(void **state)
 {
     struct past *past = *state;
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_execute(past, "UPDATE series SET data = x'0102' WHERE head = 1");
     past_ask(past, &answer, "history", "job:s stack:s head:u", "gpt", "decoder", UINT64_C(1));
     assert_int_equal(answer.code, ERR_STORE_FORMAT);
@@ -567,7 +551,6 @@ static void test_what_cannot_be_read_is_said(void **state)
     past_forget(&answer);
     past_ask(past, &answer, "history", "job:s stack:s head:u", "gpt", "decoder", UINT64_C(0));
     assert_int_equal(answer.code, 0);
-    past_forget(&answer);
 }
 
 int main(void)

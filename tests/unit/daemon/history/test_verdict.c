@@ -86,7 +86,7 @@ static void history_verdict_names(const struct past_answer *answer, char ret_nam
 
 VERDICT_TEST(what_was_not_resolved_is_named_the_worst_first)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     char names[256];
     past_put_all(past, history_verdict_window());
     history_verdict_put(past, "resolved", 1, -1, ALERT_CRITICAL, ALERT_FIRING);
@@ -118,12 +118,11 @@ VERDICT_TEST(what_was_not_resolved_is_named_the_worst_first)
     history_verdict_names(&answer, names);
     assert_string_equal(names, "entropy_collapse:0.-, max_logit_growth:0.5");
     assert_true(mpk_find(answer.root, "more")->via.boolean);
-    past_forget(&answer);
 }
 
 VERDICT_TEST(a_run_that_is_not_there_is_an_error)
 {
-    struct past_answer answer;
+    OWNED(past_forget) struct past_answer answer;
     past_ask(past, &answer, "verdict", "job:s", "gpt");
     assert_int_equal(answer.code, ERR_JOB_UNKNOWN);
     past_forget(&answer);
@@ -131,5 +130,4 @@ VERDICT_TEST(a_run_that_is_not_there_is_an_error)
     past_settle(past, 0);
     past_ask(past, &answer, "verdict", "job:s run:s", "gpt", "beef");
     assert_int_equal(answer.code, ERR_RUN_UNKNOWN);
-    past_forget(&answer);
 }

@@ -71,7 +71,7 @@ TEST(visitors_are_judged_by_the_list)
 {
     static const char text[] = TOKEN " read a* # ann\n" TOKEN " plan b\nuser:ann read *\n";
     char error[CONFIG_ERROR_MAX];
-    struct access *visitors;
+    OWNED(access_free) struct access *visitors;
     assert_int_equal(access_parse(text, strlen(text), "tokens", ACCESS_VISITORS, &visitors, error),
                      0);
     assert_string_equal(jobs_of(visitors, GUARD_TOKEN, "Bearer " TOKEN), "a* b");
@@ -94,7 +94,6 @@ TEST(visitors_are_judged_by_the_list)
         assert_null(jobs_of(visitors, GUARD_USER, nobody[i]));
     }
     assert_null(jobs_of(NULL, GUARD_TOKEN, "Bearer " TOKEN));
-    access_free(&visitors);
 }
 
 TEST(a_token_comes_as_bearer_only)

@@ -71,13 +71,12 @@ static void metrics_put_live(const char *job, uint8_t run, uint32_t layer,
                                          .module = put_module},
                                .numbers = {.heads = HEADS, .sink_rate = 0.5}};
     double first[HEADS] = {0.1, 0.2, 0.3, 0.8};
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     live.numbers.value[METRIC_ENTROPY_NORMALIZED] = entropy;
     live.numbers.value[METRIC_FIRST_TOKEN] = first;
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
     test_metrics_put("live", job, layer, &writer, now_ns);
-    mpk_writer_clear(&writer);
 }
 
 static void metrics_put_summary(const char *job, uint8_t run, uint64_t length,
@@ -89,7 +88,7 @@ static void metrics_put_summary(const char *job, uint8_t run, uint64_t length,
                                      .window = {.unit = WINDOW_EPOCH, .length = length, .every = 1},
                                      .track = length > 1,
                                      .heads = HEADS};
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     for (int h = 0; h < HEADS; h++) {
         drift[h] =
             (struct result_drift){.shift = shift[h], .js = 0.125 * h, .delta = 9, .change = NAN};
@@ -98,7 +97,6 @@ static void metrics_put_summary(const char *job, uint8_t run, uint64_t length,
     mpk_writer_init(&writer);
     summary_encode(&summary, &writer);
     test_metrics_put("summary", job, 0, &writer, 1);
-    mpk_writer_clear(&writer);
 }
 
 struct told_job {
@@ -124,8 +122,8 @@ static void (*put_fleet)(struct mpk_writer *writer);
 
 static void scrape(const struct told_job *jobs, uint32_t count, uint64_t asked_ns, bool openmetrics)
 {
-    struct mpk_writer writer;
-    struct mpk_doc doc;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, put_fleet ? 3 : 2);
     mpk_put_str(&writer, "stats");
@@ -146,8 +144,6 @@ static void scrape(const struct told_job *jobs, uint32_t count, uint64_t asked_n
     free(page);
     page = metrics_render(metrics, &view);
     assert_non_null(page);
-    mpk_doc_clear(&doc);
-    mpk_writer_clear(&writer);
 }
 
 static const struct told_job gpt = {"gpt", "active", 1};
@@ -305,7 +301,7 @@ TEST(a_name_cannot_break_a_label)
 METRICS_TEST(broken_maps_are_nothing)
 {
     struct live_result live = {.common = metrics_common_of("gpt", 1), .numbers = {.heads = HEADS}};
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
     while (writer.buffer.size-- > 0) {
@@ -314,7 +310,6 @@ METRICS_TEST(broken_maps_are_nothing)
     writer.buffer.size = 1;
     scrape(&gpt, 1, 2, false);
     assert_without("layer=\"0\"");
-    mpk_writer_clear(&writer);
 }
 
 static void metrics_assert_number(double number, const char *expected)

@@ -36,19 +36,18 @@ static const char *http_ring_next(const struct ring *ring, const struct event_fi
 
 TEST(an_event_is_written_as_it_is_sent)
 {
-    struct ring ring;
+    OWNED(ring_clear) struct ring ring;
     uint64_t from = 1;
     ring_init(&ring, LARGE);
     ring_put(&ring, BOOT, EVENT_SUMMARY, "job", "{\"a\":1}");
     assert_string_equal(http_ring_next(&ring, &all, &from),
                         "id: 0000ab12-1\nevent: summary\ndata: {\"a\":1}\n\n");
     assert_int_equal(from, 2);
-    ring_clear(&ring);
 }
 
 TEST(each_reader_has_its_own_place)
 {
-    struct ring ring;
+    OWNED(ring_clear) struct ring ring;
     uint64_t fast = 1, slow = 1;
     ring_init(&ring, LARGE);
     for (int i = 0; i < 200; i++) {
@@ -61,14 +60,13 @@ TEST(each_reader_has_its_own_place)
         assert_int_equal(slow, i + 1);
     }
     assert_null(http_ring_next(&ring, &all, &slow));
-    ring_clear(&ring);
 }
 
 TEST(a_filter_lets_its_kinds_and_its_job_through)
 {
     const struct event_filter alerts_of_b = {
         .job = "b", .kinds = 1u << EVENT_ALERT, .visitor.jobs = "*"};
-    struct ring ring;
+    OWNED(ring_clear) struct ring ring;
     uint64_t from = 1;
     ring_init(&ring, LARGE);
     http_ring_put(&ring, EVENT_ALERT, "a");
@@ -79,7 +77,6 @@ TEST(a_filter_lets_its_kinds_and_its_job_through)
                         "id: 0000ab12-3\nevent: alert\ndata: {}\n\n");
     assert_null(http_ring_next(&ring, &alerts_of_b, &from));
     assert_int_equal(from, 5); /* what it does not want is behind it */
-    ring_clear(&ring);
 }
 
 TEST(the_oldest_leave_when_the_bytes_are_used_up)
@@ -106,7 +103,7 @@ TEST(the_oldest_leave_when_the_bytes_are_used_up)
 
 TEST(an_event_larger_than_the_ring_is_missed)
 {
-    struct ring ring;
+    OWNED(ring_clear) struct ring ring;
     uint64_t from = 1;
     bool missed;
     char data[2000];
@@ -120,12 +117,11 @@ TEST(an_event_larger_than_the_ring_is_missed)
     http_ring_put(&ring, EVENT_LIVE, "job");
     assert_string_equal(http_ring_next(&ring, &all, &from),
                         "id: 0000ab12-2\nevent: live\ndata: {}\n\n");
-    ring_clear(&ring);
 }
 
 TEST(what_nobody_heard_is_missed)
 {
-    struct ring ring;
+    OWNED(ring_clear) struct ring ring;
     uint64_t from = 2;
     bool missed;
     ring_init(&ring, LARGE);
@@ -136,7 +132,6 @@ TEST(what_nobody_heard_is_missed)
     assert_true(missed);
     from = 3;
     assert_non_null(http_ring_next(&ring, &all, &from));
-    ring_clear(&ring);
 }
 
 TEST(a_reader_keeps_an_event_that_has_left)
@@ -161,7 +156,7 @@ TEST(a_reader_keeps_an_event_that_has_left)
 
 TEST(results_come_in_their_order)
 {
-    struct feed feed;
+    OWNED(feed_clear) struct feed feed;
     bool lost;
     feed_init(&feed, LARGE);
     assert_null(feed_take(&feed, &lost));
@@ -178,13 +173,12 @@ TEST(results_come_in_their_order)
         item = following;
     }
     assert_null(item);
-    feed_clear(&feed);
 }
 
 TEST(a_full_feed_refuses_and_says_so_once)
 {
     static const char bytes[20000];
-    struct feed feed;
+    OWNED(feed_clear) struct feed feed;
     bool lost;
     int taken = 0;
     feed_init(&feed, 10000);
@@ -201,12 +195,11 @@ TEST(a_full_feed_refuses_and_says_so_once)
     assert_null(feed_take(&feed, &lost));
     assert_false(lost);
     assert_true(feed_put(&feed, "live/a/", bytes, 1000)); /* there is room again */
-    feed_clear(&feed);
 }
 
 TEST(a_topic_that_is_too_long_is_refused)
 {
-    struct feed feed;
+    OWNED(feed_clear) struct feed feed;
     char topic[TOPIC_MAX + 1];
     bool lost;
     memset(topic, 'x', TOPIC_MAX);
@@ -216,7 +209,6 @@ TEST(a_topic_that_is_too_long_is_refused)
     topic[TOPIC_MAX - 1] = '\0';
     assert_true(feed_put(&feed, topic, "", 0));
     free(feed_take(&feed, &lost));
-    feed_clear(&feed);
 }
 
 #define RESULTS 20000

@@ -179,17 +179,15 @@ WHOSE_TEST(other_addresses_are_elsewhere)
     if (!*text) {
         skip();
     }
-    struct pair pair = pair_over(AF_INET, "0.0.0.0", AF_INET, text);
+    OWNED(close_pair) struct pair pair = pair_over(AF_INET, "0.0.0.0", AF_INET, text);
     assert_int_equal(whose_ask(&whose, pair.server).kind, WHOSE_ELSEWHERE);
-    close_pair(&pair);
 }
 
 WHOSE_TEST(without_the_kernels_word_nobody_is_known)
 {
     struct whose deaf = {.netlink = -1};
-    struct pair pair = pair_over(AF_INET, "127.0.0.1", AF_INET, "127.0.0.1");
+    OWNED(close_pair) struct pair pair = pair_over(AF_INET, "127.0.0.1", AF_INET, "127.0.0.1");
     assert_int_equal(whose_ask(&deaf, pair.server).kind, WHOSE_UNKNOWN);
-    close_pair(&pair);
 }
 
 /* A sandbox without netlink, as containers and service managers make them. */
@@ -339,14 +337,13 @@ TEST(only_an_established_socket_with_an_inode_counts)
 
 TEST(listed_users_and_root_may_ask)
 {
-    struct whose listed;
+    OWNED(whose_clear) struct whose listed;
     assert_int_equal(whose_init(&listed, " daemon  4242 ", error), 0);
     assert_true(whose_may_ask(&listed, geteuid()));
     assert_true(whose_may_ask(&listed, 0));
     assert_true(whose_may_ask(&listed, 4242));
     assert_true(whose_may_ask(&listed, 1)); /* daemon, on every Debian */
     assert_false(whose_may_ask(&listed, STRANGER));
-    whose_clear(&listed);
 }
 
 TEST(members_of_the_group_may_ask)

@@ -124,7 +124,7 @@ static struct lane_heard lane_hear(struct lane_fixture *f)
     static const struct mpk_limits limits = {.bytes = 65536, .elements = 20000, .depth = 4};
     struct lane_heard heard = {.credit = 0};
     char answer[65536];
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     zmq_pollitem_t item = {.socket = f->dealer, .events = ZMQ_POLLIN};
     assert_true(zmq_poll(&item, 1, WAIT_MS) == 1);
     int more = 0, size = zmq_recv(f->dealer, answer, sizeof answer, 0);
@@ -150,7 +150,6 @@ static struct lane_heard lane_hear(struct lane_fixture *f)
         const msgpack_object_str *reason = &refused->via.array.ptr[0].via.array.ptr[1].via.str;
         snprintf(heard.reason, sizeof heard.reason, "%.*s", (int)reason->size, reason->ptr);
     }
-    mpk_doc_clear(&doc);
     return heard;
 }
 
@@ -179,9 +178,18 @@ static void lane_join_as_trainer(struct lane_fixture *f)
     assert_int_equal(lane_hear(f).credit, CREDIT);
 }
 
-LANE_TEST(a_message_gives_its_bytes_back_and_is_answered_later)
+static int lane_setup_trainer(void **state)
 {
-    lane_join_as_trainer(f);
+    lane_setup(state);
+    lane_join_as_trainer(*state);
+    return 0;
+}
+
+/* With a trainer that has joined. */
+#define TRAINER_TEST(name) TEST_OF(name, struct lane_fixture *f, lane_setup_trainer, lane_teardown)
+
+TRAINER_TEST(a_message_gives_its_bytes_back_and_is_answered_later)
+{
     lane_put(f, 7, 1000);
     struct message *message = lane_get(f);
     assert_non_null(message);
@@ -202,9 +210,8 @@ LANE_TEST(a_message_gives_its_bytes_back_and_is_answered_later)
 }
 
 /* Once, until something is acknowledged again; and nobody else is told. */
-LANE_TEST(whoever_is_owed_an_answer_hears_why_there_is_none)
+TRAINER_TEST(whoever_is_owed_an_answer_hears_why_there_is_none)
 {
-    lane_join_as_trainer(f);
     lane_say_wait(f->lane, "no room");
     lane_go_on(f->lane);
     assert_true(is_silent(f));
@@ -228,16 +235,15 @@ LANE_TEST(whoever_is_owed_an_answer_hears_why_there_is_none)
     }
 }
 
-LANE_TEST(what_exceeds_the_credit_is_dropped)
+TRAINER_TEST(what_exceeds_the_credit_is_dropped)
 {
-    lane_join_as_trainer(f);
     lane_put(f, 1, 2 * CREDIT); /* alone it may be larger */
     struct message *message = lane_get(f);
     assert_non_null(message);
     lane_put(f, 2, 1);
     assert_null(lane_get(f));
     assert_int_equal(stats_dropped(&f->stats, err_index(ERR_OVER_CREDIT)), 1);
-    struct promises promises = lane_done(f, message);
+    OWNED(promises_free) struct promises promises = lane_done(f, message);
     lane_settle(f->lane, &promises);
     lane_go_on(f->lane);
     assert_int_equal(lane_hear(f).credit, 2 * CREDIT);
@@ -245,15 +251,13 @@ LANE_TEST(what_exceeds_the_credit_is_dropped)
     message = lane_get(f);
     assert_non_null(message);
     promises = lane_done(f, message);
-    promises_free(&promises);
 }
 
 /* Told in quarters of it, and when nothing is left: answers stay few. */
-LANE_TEST(credit_is_told_in_quarters)
+TRAINER_TEST(credit_is_told_in_quarters)
 {
     struct message *message[8];
     struct promises promises = {0};
-    lane_join_as_trainer(f);
     for (uint64_t i = 0; i < 8; i++) {
         lane_put(f, i + 1, CREDIT / 8);
         message[i] = lane_get(f);
@@ -276,9 +280,8 @@ LANE_TEST(credit_is_told_in_quarters)
     assert_int_equal(lane_hear(f).acks, 8);
 }
 
-LANE_TEST(a_refusal_has_its_reason)
+TRAINER_TEST(a_refusal_has_its_reason)
 {
-    lane_join_as_trainer(f);
     lane_put(f, 5, 10);
     struct message *message = lane_get(f);
     assert_non_null(message);
@@ -293,10 +296,9 @@ LANE_TEST(a_refusal_has_its_reason)
 }
 
 /* When that is saved, and whatever the reason; what is not saved is sent again. */
-LANE_TEST(what_is_dropped_in_its_turn_is_refused)
+TRAINER_TEST(what_is_dropped_in_its_turn_is_refused)
 {
     static const int codes[] = {ERR_LATE, ERR_MEMORY, ERR_REPEATED, ERR_LATE};
-    lane_join_as_trainer(f);
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
         bool saved = i < 3, refused = i < 2;
         lane_put(f, i + 1, 10);
@@ -321,11 +323,10 @@ LANE_TEST(what_is_dropped_in_its_turn_is_refused)
 }
 
 /* By both lists of one answer, and no longer. */
-LANE_TEST(what_is_repeated_is_acknowledged_too)
+TRAINER_TEST(what_is_repeated_is_acknowledged_too)
 {
     static const int codes[] = {0, ERR_REPEATED, ERR_LATE, ERR_REPEATED};
     struct promises promises = {0};
-    lane_join_as_trainer(f);
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
         lane_put(f, i + 1, 10);
         struct message *message = lane_get(f);
@@ -372,10 +373,9 @@ LANE_TEST(what_failed_for_the_moment_is_asked_for_again)
 }
 
 /* The loop has them before it is known. */
-LANE_TEST(what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins)
+TRAINER_TEST(what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins)
 {
     struct message *messages[3];
-    lane_join_as_trainer(f);
     for (uint64_t i = 0; i < 3; i++) {
         lane_put(f, 5 + i, 10);
         messages[i] = lane_get(f);
@@ -386,13 +386,12 @@ LANE_TEST(what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins)
     }
     lane_put(f, 0, 0);
     lane_put(f, 8, 10);
-    struct message *after = lane_get(f);
+    OWNED(message_free) struct message *after = lane_get(f);
     assert_non_null(after);
     assert_int_equal(lane_is_behind(after->promise), 0);
     for (int i = 0; i < 3; i++) {
         message_free(&messages[i]);
     }
-    message_free(&after);
 }
 
 LANE_TEST(a_trainer_that_there_is_no_memory_for_is_to_come_again)
@@ -438,10 +437,9 @@ LANE_TEST(a_flood_of_joins_holds_nobody_up)
 }
 
 /* So that what waits costs about as much as its sender has credit, however small it is. */
-LANE_TEST(small_messages_take_credit_as_well)
+TRAINER_TEST(small_messages_take_credit_as_well)
 {
     uint64_t taken = 0, all = CREDIT / CHARGE + 3;
-    lane_join_as_trainer(f);
     for (uint64_t i = 1; i <= all; i++) {
         lane_put(f, i, 10);
         struct message *message = lane_get(f);
@@ -454,10 +452,9 @@ LANE_TEST(small_messages_take_credit_as_well)
     assert_int_equal(stats_dropped(&f->stats, err_index(ERR_OVER_CREDIT)), all - taken);
 }
 
-LANE_TEST(messages_wait_in_their_order)
+TRAINER_TEST(messages_wait_in_their_order)
 {
-    struct promises promises = {0};
-    lane_join_as_trainer(f);
+    OWNED(promises_free) struct promises promises = {0};
     for (uint64_t i = 1; i < 4; i++) {
         lane_put(f, i, 100);
         struct message *message = lane_get(f);
@@ -477,13 +474,11 @@ LANE_TEST(messages_wait_in_their_order)
     }
     assert_false(lane_go_on(f->lane));
     assert_int_equal(lane_waiting(f->lane), 0);
-    promises_free(&promises);
 }
 
 /* A trainer that has gone is not waited for, and what it was owed is thrown away. */
-LANE_TEST(a_peer_that_has_gone_is_forgotten)
+TRAINER_TEST(a_peer_that_has_gone_is_forgotten)
 {
-    lane_join_as_trainer(f);
     lane_put(f, 1, 100);
     struct message *message = lane_get(f);
     assert_non_null(message);

@@ -340,14 +340,12 @@ MEMORY_TEST(references_stay_within_a_free_buffer_of_their_sender)
 MEMORY_TEST(a_buffer_is_in_one_message_at_a_time)
 {
     lend(f, f->peer, 0, make_buffer(MIB, SEALS));
-    struct message *first = make_message(&f->greeting, 0, 0, TENSOR);
-    struct message *second = make_message(&f->greeting, 0, 0, TENSOR);
+    OWNED(message_free) struct message *first = make_message(&f->greeting, 0, 0, TENSOR);
+    OWNED(message_free) struct message *second = make_message(&f->greeting, 0, 0, TENSOR);
     memory_borrow(f->memory, first);
     memory_borrow(f->memory, second);
     assert_int_equal(first->borrowed, 1 << 2);
     assert_int_equal(second->borrowed, 0);
-    message_free(&first);
-    message_free(&second);
 }
 
 MEMORY_TEST(a_token_that_is_nobodys_names_nothing)
@@ -356,11 +354,10 @@ MEMORY_TEST(a_token_that_is_nobodys_names_nothing)
     guessed.token[15] ^= 1;
     lend(f, f->peer, 0, make_buffer(MIB, SEALS));
     assert_int_equal(heard(f->peer), MEMORY_FREE);
-    struct message *message = make_message(&guessed, 0, 0, TENSOR);
+    OWNED(message_free) struct message *message = make_message(&guessed, 0, 0, TENSOR);
     memory_borrow(f->memory, message);
     assert_int_equal(message->borrowed, 0);
     assert_int_equal(heard(f->peer), 0);
-    message_free(&message);
 }
 
 MEMORY_TEST(a_peer_that_reads_nothing_is_cut_off)
@@ -370,9 +367,8 @@ MEMORY_TEST(a_peer_that_reads_nothing_is_cut_off)
     int messages = 0;
     lend(f, end.fd, 0, make_buffer(MIB, SEALS));
     for (; poll(&end, 1, 0) == 0 && messages < 100000; messages++) {
-        struct message *message = make_message(&greeting, 0, 0, TENSOR);
+        OWNED(message_free) struct message *message = make_message(&greeting, 0, 0, TENSOR);
         memory_borrow(f->memory, message);
-        message_free(&message);
     }
     assert_in_range(messages, MEMORY_BUFFERS_MAX, 99999);
     close(end.fd);

@@ -156,13 +156,12 @@ SEQUENCE_TEST(a_forged_count_of_drops_is_not_believed)
 
 SEQUENCE_TEST(a_jump_is_no_loss_of_those_who_missed_it)
 {
-    struct sequences older = {0};
+    OWNED(sequences_clear) struct sequences older = {0};
     sequence_next(&older, 0, 0);
     sequence_next(s, 0, 0);
     sequence_next(s, FAR, 0);
     sequence_next(s, FAR + 1, 0);
     assert_int_equal(sequences_since(s, &older), 0);
-    sequences_clear(&older);
 }
 
 SEQUENCE_TEST(ranks_are_counted_apart)

@@ -79,7 +79,7 @@ static uint64_t tap_number(const msgpack_object *map, const char *key)
 
 static void tap_read_map(struct received *received)
 {
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     zmq_msg_t *map = &received->frames[1];
     assert_int_equal(mpk_parse(zmq_msg_data(map), zmq_msg_size(map), &mpk_header_limits, &doc), 0);
     assert_int_equal(doc.root->via.map.size, 4);
@@ -87,7 +87,6 @@ static void tap_read_map(struct received *received)
     received->n = tap_number(doc.root, "n");
     received->dropped = tap_number(doc.root, "dropped");
     received->received_ns = tap_number(doc.root, "received_ns");
-    mpk_doc_clear(&doc);
 }
 
 /* Whether something is there, after the loop has had its turns. */
@@ -126,13 +125,12 @@ static void *tap_subscribe(struct tap_fixture *f, const char *prefix)
 static void *listen_to(struct tap_fixture *f, const char *job)
 {
     char prefix[TOPIC_MAX];
-    struct received greeting;
+    OWNED(clear_received) struct received greeting;
     topic_job("tap", job, prefix);
     void *recorder = tap_subscribe(f, prefix);
     assert_true(tap_receive(f, recorder, &greeting));
     assert_int_equal(greeting.count, 2);
     assert_memory_equal(zmq_msg_data(&greeting.frames[0]), prefix, strlen(prefix));
-    clear_received(&greeting);
     return recorder;
 }
 
@@ -159,9 +157,8 @@ static struct message *make_message(const char *job, size_t payload)
 
 static void tap_arrive(struct tap_fixture *f, const char *job, size_t payload)
 {
-    struct message *message = make_message(job, payload);
+    OWNED(message_free) struct message *message = make_message(job, payload);
     tap_message(f->tap, message);
-    message_free(&message);
 }
 
 static uint64_t tapped(struct tap_fixture *f)
@@ -206,28 +203,25 @@ TAP_TEST(bytes_are_not_copied)
 {
     void *recorder = listen_to(f, "gpt");
     struct message *message = make_message("gpt", 5000);
-    struct received got;
+    OWNED(clear_received) struct received got;
     tap_message(f->tap, message);
     assert_true(tap_receive(f, recorder, &got));
     assert_ptr_equal(zmq_msg_data(&got.frames[4]), zmq_msg_data(&message->frames[2]));
     message_free(&message); /* the recorder's frame is still there */
     assert_int_equal(((char *)zmq_msg_data(&got.frames[4]))[4999], 'c');
-    clear_received(&got);
     zmq_close(recorder);
 }
 
 TAP_TEST(the_time_is_that_of_reception_on_the_wall_clock)
 {
     void *recorder = listen_to(f, "gpt");
-    struct message *message = make_message("gpt", 10);
-    struct received got;
+    OWNED(message_free) struct message *message = make_message("gpt", 10);
+    OWNED(clear_received) struct received got;
     message->received_ns -= UINT64_C(5000000000);
     tap_message(f->tap, message);
     assert_true(tap_receive(f, recorder, &got));
     uint64_t five_ago = (uint64_t)time(NULL) - 5;
     assert_in_range(got.received_ns / 1000000000u, five_ago - 2, five_ago + 2);
-    message_free(&message);
-    clear_received(&got);
     zmq_close(recorder);
 }
 
@@ -283,14 +277,13 @@ TAP_TEST(events_have_room_beyond_the_budget)
     tap_arrive(f, "gpt", 50 * KIB);
     tap_arrive(f, "gpt", 10 * KIB);
     assert_true(tapped(f) == 1 && dropped(f) == 1);
-    struct message *message = make_message("gpt", 0);
+    OWNED(message_free) struct message *message = make_message("gpt", 0);
     message->header.type = MESSAGE_EVENT;
     tap_message(f->tap, message);
     assert_true(tapped(f) == 2 && dropped(f) == 1);
     tap_message(f->tap, message); /* which is bounded as well */
     tap_message(f->tap, message);
     assert_true(tapped(f) == 2 && dropped(f) == 3);
-    message_free(&message);
     zmq_close(recorder);
 }
 
@@ -309,13 +302,12 @@ TAP_TEST(small_messages_are_bounded_too)
 TAP_TEST(a_message_larger_than_the_budget_goes_alone)
 {
     void *recorder = listen_to(f, "gpt");
-    struct received got;
+    OWNED(clear_received) struct received got;
     tap_arrive(f, "gpt", 2 * BUDGET);
     tap_arrive(f, "gpt", 10);
     assert_true(tapped(f) == 1 && dropped(f) == 1);
     assert_true(tap_receive(f, recorder, &got));
     assert_int_equal(zmq_msg_size(&got.frames[4]), 2 * BUDGET);
-    clear_received(&got);
     zmq_close(recorder);
 }
 
@@ -343,7 +335,7 @@ TAP_TEST(recorders_share_the_bytes)
 TAP_TEST(a_greeting_has_the_number_that_comes_next)
 {
     void *one = listen_to(f, "gpt");
-    struct received got;
+    OWNED(clear_received) struct received got;
     tap_arrive(f, "gpt", 10);
     tap_arrive(f, "gpt", 10);
     void *two = tap_subscribe(f, "tap/gpt/");
@@ -353,14 +345,13 @@ TAP_TEST(a_greeting_has_the_number_that_comes_next)
     tap_arrive(f, "gpt", 10);
     assert_true(tap_receive(f, two, &got));
     assert_true(got.count == 5 && got.n == 2);
-    clear_received(&got);
     zmq_close(one);
     zmq_close(two);
 }
 
 TAP_TEST(numbers_begin_anew_when_nobody_has_listened)
 {
-    struct received got;
+    OWNED(clear_received) struct received got;
     void *recorder = listen_to(f, "gpt");
     tap_arrive(f, "gpt", 10);
     zmq_setsockopt(recorder, ZMQ_UNSUBSCRIBE, "tap/gpt/", strlen("tap/gpt/"));
@@ -373,7 +364,6 @@ TAP_TEST(numbers_begin_anew_when_nobody_has_listened)
     assert_true(tap_receive(f, recorder, &got) && got.count == 5 && got.n == 0);
     clear_received(&got);
     assert_true(tap_receive(f, recorder, &got) && got.count == 2 && got.n == 0);
-    clear_received(&got);
     zmq_close(recorder);
 }
 
@@ -381,7 +371,7 @@ TAP_TEST(a_prefix_of_several_jobs_is_not_greeted)
 {
     static const char *const prefixes[] = {"",         "tap/",     "tap/gpt",
                                            "tap/a b/", "tap/a/b/", "live/gpt/"};
-    struct received got;
+    OWNED(clear_received) struct received got;
     for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
         void *recorder = tap_subscribe(f, prefixes[i]);
         assert_false(tap_receive(f, recorder, &got));
@@ -393,7 +383,6 @@ TAP_TEST(a_prefix_of_several_jobs_is_not_greeted)
     void *all = tap_subscribe(f, "tap/");
     tap_arrive(f, "gpt", 10);
     assert_true(tap_receive(f, all, &got) && got.n == 0);
-    clear_received(&got);
     zmq_close(all);
 }
 

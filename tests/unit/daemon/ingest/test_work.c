@@ -27,7 +27,7 @@ static struct header part_of(uint64_t rows, enum dtype dtype)
 TEST(parts_cost_together_what_their_matrices_cost)
 {
     static const enum dtype dtypes[] = {DTYPE_F16, DTYPE_F32, DTYPE_F64};
-    struct config config;
+    OWNED(config_clear) struct config config;
     struct machine machine;
     config_defaults(&config);
     assert_int_equal(machine_init(&machine, &config), 0);
@@ -45,5 +45,4 @@ TEST(parts_cost_together_what_their_matrices_cost)
         config.ingest_budget--;
         assert_true(work_cost(&quarter, &config, &machine, &scratch) > config.ingest_budget);
     }
-    config_clear(&config);
 }

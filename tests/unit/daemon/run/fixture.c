@@ -188,7 +188,7 @@ int fixture_total(struct run_fixture *f, uint32_t rank, uint64_t dropped)
 
 uint64_t fixture_number(const struct run_fixture *f, int summary, const char *map, const char *key)
 {
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     uint64_t value = UINT64_MAX;
     assert_int_equal(
         mpk_parse(f->summary[summary].data, f->summary[summary].size, &mpk_result_limits, &doc), 0);
@@ -197,6 +197,5 @@ uint64_t fixture_number(const struct run_fixture *f, int summary, const char *ma
     if (found) {
         mpk_get_u64(found, UINT64_MAX, &value);
     }
-    mpk_doc_clear(&doc);
     return value;
 }

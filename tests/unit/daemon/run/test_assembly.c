@@ -64,7 +64,7 @@ RUN_TEST(parts_of_matrices_are_computed_when_all_of_them_have_come)
     assert_true(first->waits && !first->detached);
     assert_int_equal(run_counts(f->run).processed, 0);
     struct sample *second = make_part(f, 0, 3, 0, 1);
-    struct message *last = take_part(f, second);
+    OWNED(message_free) struct message *last = take_part(f, second);
     assert_true(last->detached && !last->waits && last->parts == first);
     message_gather(last);
     const float *whole = message_weights(last).matrix[PROJECTION_Q].data;
@@ -79,7 +79,6 @@ RUN_TEST(parts_of_matrices_are_computed_when_all_of_them_have_come)
     fixture_event(f, 1, EVENT_BYE, 0);
     assert_int_equal(f->summaries, 1);
     assert_int_equal(fixture_number(f, 0, NULL, "messages"), 1);
-    message_free(&last);
 }
 
 RUN_TEST(parts_that_do_not_become_whole_are_dropped_by_reason)
@@ -142,9 +141,8 @@ RUN_TEST(parts_that_do_not_go_together_are_refused)
     parts[1]->message.header.matrix[PROJECTION_Q].in = 4;
     parts[2]->message.header.tensors[0].dtype = DTYPE_F64;
     for (size_t i = 0; i < 3; i++) {
-        struct message *message = take_part(f, parts[i]);
+        OWNED(message_free) struct message *message = take_part(f, parts[i]);
         assert_int_equal(message->code, ERR_SHAPE);
-        message_free(&message);
     }
     assembly_give_up_all(f->run);
     free_lost(f, 1);

@@ -114,7 +114,7 @@ TEST(restarts_change_nothing_that_was_saved)
 
 TEST(windows_that_pause_are_the_same)
 {
-    struct run_fixture whole, paused;
+    OWNED(stored_stop) struct run_fixture whole, paused;
     train(&whole, 1, 0, false);
     train(&paused, 1, 25, true);
     assert_true(paused.pauses > 500);
@@ -125,8 +125,6 @@ TEST(windows_that_pause_are_the_same)
         assert_int_equal(whole.summary[i].size, paused.summary[i].size);
         assert_memory_equal(whole.summary[i].data, paused.summary[i].data, whole.summary[i].size);
     }
-    stored_stop(&whole);
-    stored_stop(&paused);
 }
 
 STORED_TEST(a_window_that_pauses_is_kept_when_it_is_through)
@@ -529,13 +527,11 @@ static void give_parts_twice(void *restore, const char *job, const uint8_t *id, 
 {
     restore_value(restore, job, id, key, value, size);
     if (strncmp(key, "part/", 5) == 0) {
-        struct layer_state *empty = layer_state_new(2, 48);
-        struct mpk_writer packed;
+        OWNED(layer_state_free) struct layer_state *empty = layer_state_new(2, 48);
+        OWNED(mpk_writer_clear) struct mpk_writer packed;
         mpk_writer_init(&packed);
         assert_int_equal(layer_state_pack(empty, &packed), 0);
         restore_value(restore, job, id, key, packed.buffer.data, packed.buffer.size);
-        mpk_writer_clear(&packed);
-        layer_state_free(&empty);
     }
 }
 

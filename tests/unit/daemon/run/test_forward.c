@@ -39,9 +39,8 @@ static const char *kinds_of(const struct run_fixture *f)
     int count = f->sink.store->out_count;
     assert_true(count < (int)sizeof kinds);
     for (int i = 0; i < count; i++) {
-        struct mpk_doc doc;
+        OWNED(mpk_doc_clear) struct mpk_doc doc;
         kinds[i] = "pcr"[row_at(f, i, &doc).kind];
-        mpk_doc_clear(&doc);
     }
     kinds[count] = '\0';
     return kinds;
@@ -58,7 +57,7 @@ static void send_steps(struct run_fixture *f, uint64_t from, uint64_t to)
 
 NODE_TEST(a_part_comes_with_its_states_and_then_its_end)
 {
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     send_steps(f, 0, 8); /* windows of four */
     assert_string_equal(kinds_of(f), "ppcppc");
     struct fleet_body body = row_at(f, 1, &doc);
@@ -76,7 +75,6 @@ NODE_TEST(a_part_comes_with_its_states_and_then_its_end)
     assert_int_equal(body.complete_from, 0);
     assert_int_equal(body.world, 1);
     assert_int_equal(body.ranks_found->via.array.size, 1);
-    mpk_doc_clear(&doc);
 }
 
 NODE_TEST(a_window_that_is_shown_sends_no_part)
@@ -89,7 +87,7 @@ NODE_TEST(a_window_that_is_shown_sends_no_part)
 
 NODE_TEST(a_part_is_sent_once_for_all_windows_that_it_is_in)
 {
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     f->config.window_length = 8;
     f->config.window_every = 4;
     run_free(&f->run);
@@ -97,7 +95,6 @@ NODE_TEST(a_part_is_sent_once_for_all_windows_that_it_is_in)
     send_steps(f, 0, 12);
     assert_string_equal(kinds_of(f), "ppcppcppc");
     assert_int_equal(row_at(f, 6, &doc).part, 2);
-    mpk_doc_clear(&doc);
 }
 
 NODE_TEST(nothing_is_said_of_windows_in_seconds_or_without_a_fleet)
@@ -115,7 +112,7 @@ NODE_TEST(nothing_is_said_of_windows_in_seconds_or_without_a_fleet)
 
 NODE_TEST(the_end_of_a_run_and_its_coming_back_are_said)
 {
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     send_steps(f, 0, 1);
     assert_int_equal(fixture_event(f, 0, EVENT_BYE, 0), 0);
     assert_string_equal(kinds_of(f), "ppcr");
@@ -124,12 +121,11 @@ NODE_TEST(the_end_of_a_run_and_its_coming_back_are_said)
     f->now += 100 * S;
     send_steps(f, 4, 4);
     assert_int_equal(row_at(f, 4, &doc).state_of_run, JOB_ACTIVE);
-    mpk_doc_clear(&doc);
 }
 
 NODE_TEST(when_the_store_has_lost_something_parts_before_were_not_seen)
 {
-    struct mpk_doc doc;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     send_steps(f, 0, 8);
     stats_add(&f->stats, COUNT_STORE_DROPPED, 3);
     send_steps(f, 9, 16);
@@ -137,7 +133,6 @@ NODE_TEST(when_the_store_has_lost_something_parts_before_were_not_seen)
     assert_int_equal(row_at(f, 8, &doc).complete_from, 2);
     mpk_doc_clear(&doc);
     assert_int_equal(row_at(f, 11, &doc).complete_from, 2);
-    mpk_doc_clear(&doc);
 }
 
 /* Each part that closed has its two states before it, and both parts have closed. */
@@ -145,7 +140,7 @@ static void check_rows(const struct run_fixture *f)
 {
     unsigned states[3] = {0}, closed = 0;
     for (int i = 0; i < f->sink.store->out_count; i++) {
-        struct mpk_doc doc;
+        OWNED(mpk_doc_clear) struct mpk_doc doc;
         struct fleet_body body = row_at(f, i, &doc);
         assert_true(body.kind != FLEET_RUN && body.part < 3);
         if (body.kind == FLEET_PART) {
@@ -155,7 +150,6 @@ static void check_rows(const struct run_fixture *f)
             assert_int_equal(body.layers, 2);
             closed |= 1u << body.part;
         }
-        mpk_doc_clear(&doc);
     }
     assert_int_equal(closed, 3);
 }
@@ -201,13 +195,12 @@ NODE_TEST(what_is_said_of_a_run_without_memory_is_an_error)
     bool failed = true;
     send_steps(f, 0, 0);
     while (failed) {
-        struct store_batch *batch = checkpoint_begin(f->run);
+        OWNED(batch_free) struct store_batch *batch = checkpoint_begin(f->run);
         heap_fail_at(++nth);
         int code = say_all(f, batch);
         failed = heap_has_failed();
         heap_fail_at(0);
         assert_int_equal(code, failed ? ERR_MEMORY : 0);
-        batch_free(&batch);
     }
     assert_true(nth > 6);
 }

@@ -235,7 +235,7 @@ static struct registry *reliable_forgetful(struct run_fixture *f)
 /* Half of what is there would let messages count twice, and overwrite the other half. */
 STORED_TEST(a_past_that_cannot_be_read_is_asked_for_again)
 {
-    struct registry *registry = reliable_forgetful(f);
+    OWNED(registry_free) struct registry *registry = reliable_forgetful(f);
     f->sink.store->unreadable = true;
     for (int i = 0; i < 4; i++) {
         assert_int_equal(reliable_arrive(f, registry, 1, i & 1, 2), ERR_HISTORY_UNREAD);
@@ -244,14 +244,13 @@ STORED_TEST(a_past_that_cannot_be_read_is_asked_for_again)
     f->sink.store->unreadable = false;
     assert_int_equal(reliable_arrive(f, registry, 1, true, 2), ERR_REPEATED);
     assert_int_equal(reliable_arrive(f, registry, 1, true, 1), ERR_REPEATED);
-    registry_free(&registry);
 }
 
 /* The run's last batch may be on its way: nothing is answered before that is there. */
 STORED_TEST(what_comes_again_of_the_past_is_answered_by_the_history)
 {
     struct promises answers = {0};
-    struct registry *registry = reliable_forgetful(f);
+    OWNED(registry_free) struct registry *registry = reliable_forgetful(f);
     f->sink.data = &answers;
     f->sink.settle = reliable_settle;
     assert_int_equal(reliable_arrive(f, registry, 1, true, 2), ERR_REPEATED);
@@ -265,13 +264,12 @@ STORED_TEST(what_comes_again_of_the_past_is_answered_by_the_history)
     assert_true(answers.first->repeated);
     promises_free(&answers);
     f->sink.data = f;
-    registry_free(&registry);
 }
 
 /* As long as the store loses nothing: a run may have been read before it was written. */
 STORED_TEST(the_history_is_asked_once_for_each_of_a_few_runs)
 {
-    struct registry *registry = reliable_forgetful(f);
+    OWNED(registry_free) struct registry *registry = reliable_forgetful(f);
     f->config.limits_jobs = 0;
     for (int i = 0; i < 3; i++) {
         for (uint8_t id = 1; id <= PASTS_MAX; id++) {
@@ -282,7 +280,6 @@ STORED_TEST(the_history_is_asked_once_for_each_of_a_few_runs)
     stats_add(&f->stats, COUNT_STORE_DROPPED, 1);
     assert_int_equal(reliable_arrive(f, registry, 1, true, 2), ERR_REPEATED);
     assert_int_equal(f->sink.store->asked, PASTS_MAX + 1);
-    registry_free(&registry);
 }
 
 /* Its rows are still there: what forgets them waits in the store's queue. */
@@ -292,7 +289,7 @@ STORED_TEST(a_run_that_never_used_the_lane_begins_anew)
     assert_int_equal(fixture_send(f, 0, 0, 0), 0);
     reliable_save(f);
     run_free(&f->run);
-    struct registry *registry = registry_new(&f->config, &f->sink, NULL, NULL);
+    OWNED(registry_free) struct registry *registry = registry_new(&f->config, &f->sink, NULL, NULL);
     assert_non_null(registry);
     struct sample *sample = fixture_make(f, 0, 0, 1);
     assert_int_equal(registry_arrive(registry, &sample->message, f->now, &compute), 0);
@@ -303,7 +300,6 @@ STORED_TEST(a_run_that_never_used_the_lane_begins_anew)
     assert_int_equal(fixture_take_all(f), 0);
     assert_int_equal(run_counts(f->run).received, 1);
     f->run = NULL;
-    registry_free(&registry);
 }
 
 STORED_TEST(what_is_not_saved_of_a_run_that_is_forgotten_is_not_answered)
@@ -336,7 +332,7 @@ static const struct fake_window *final_window(const struct run_fixture *f, uint6
 /* The message that closes a window finds no memory for one thing. Returns whether that came. */
 static bool close_without_memory(unsigned nth)
 {
-    struct run_fixture f;
+    OWNED(stored_stop) struct run_fixture f;
     stored_start(&f, "[]");
     for (uint64_t i = 0; i < 4; i++) {
         assert_int_equal(send_reliable(&f, i, i), 0);
@@ -357,7 +353,6 @@ static bool close_without_memory(unsigned nth)
         fail_msg("the window is lost with allocation %u", nth);
     }
     assert_int_equal(fake_store_count(f.sink.store, "part/step-4-4/0/"), 0);
-    stored_stop(&f);
     return failed;
 }
 
@@ -373,7 +368,7 @@ TEST(a_window_without_memory_to_keep_it_closes_again)
 /* Returns whether the failure came. */
 static bool log_without_memory(unsigned nth)
 {
-    struct run_fixture f;
+    OWNED(stored_stop) struct run_fixture f;
     struct message message = {.header = {.type = MESSAGE_EVENT, .event = EVENT_LOG, .world = 1}};
     stored_start(&f, "[]");
     strcpy(message.header.job, "job");
@@ -388,7 +383,6 @@ static bool log_without_memory(unsigned nth)
     assert_int_equal(dropped, message.code != 0);
     assert_int_equal(run_counts(f.run).processed, 2 - dropped);
     assert_int_equal(f.sink.store->batches, message.code == 0); /* with what was logged */
-    stored_stop(&f);
     return failed;
 }
 
@@ -477,7 +471,7 @@ STORED_TEST(an_event_without_memory_to_wait_overtakes_nothing)
 
 STORED_TEST(an_event_waits_no_longer_than_a_window)
 {
-    struct message *message = event_after(f, 2, 1);
+    OWNED(message_free) struct message *message = event_after(f, 2, 1);
     uint64_t since = f->now;
     assert_int_equal(hold_put(f->run, message, f->now), 1);
     f->now += f->config.window_timeout - 1;
@@ -486,5 +480,4 @@ STORED_TEST(an_event_waits_no_longer_than_a_window)
     f->now++;
     assert_ptr_equal(hold_take(f->run, f->now), message);
     assert_int_equal(run_time_ns(f->run, f->now), f->now);
-    message_free(&message);
 }

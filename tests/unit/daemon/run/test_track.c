@@ -44,7 +44,7 @@ static struct layer_state *track_add(struct track_fixture *f, uint64_t index)
 
 TEST(a_track_is_named_after_its_rule)
 {
-    struct track_fixture f;
+    OWNED(track_stop) struct track_fixture f;
     track_start(&f, "[1000000 seconds every 500000]", 2);
     assert_int_equal(config_window_count(&f.config), 3);
     assert_string_equal(f.track.name, "second-1000000-500000");
@@ -55,12 +55,11 @@ TEST(a_track_is_named_after_its_rule)
     track_stop(&f);
     track_start(&f, "[]", 0);
     assert_string_equal(f.track.name, "step-800-800");
-    track_stop(&f);
 }
 
 TEST(a_layer_is_found_again_by_its_number)
 {
-    struct track_fixture f;
+    OWNED(track_stop) struct track_fixture f;
     track_start(&f, "[]", 0);
     struct layer_id id = header_layer_of(f.stream->key);
     assert_int_equal(id.layer, 3);
@@ -69,15 +68,14 @@ TEST(a_layer_is_found_again_by_its_number)
     assert_ptr_equal(stream_find(f.streams, id), f.stream);
     id.site = SITE_SELF;
     assert_null(stream_find(f.streams, id));
-    track_stop(&f);
 }
 
 TEST(one_part_is_lent_and_several_are_merged)
 {
-    struct track_fixture f;
+    OWNED(track_stop) struct track_fixture f;
     struct part_list list;
     const struct layer_state *found;
-    struct layer_state *merged = NULL;
+    OWNED(layer_state_free) struct layer_state *merged = NULL;
     track_start(&f, "[4 epochs every 1]", 2);
     struct layer_state *first = track_add(&f, 0);
     track_parts(&f.track, f.track.window.open, &list);
@@ -91,13 +89,11 @@ TEST(one_part_is_lent_and_several_are_merged)
     assert_int_equal(track_merge(&f.track, &list, f.stream, &found, &merged), 0);
     assert_ptr_equal(found, merged);
     assert_int_equal(merged->messages, 3);
-    layer_state_free(&merged);
-    track_stop(&f);
 }
 
 TEST(a_layer_without_messages_has_no_state)
 {
-    struct track_fixture f;
+    OWNED(track_stop) struct track_fixture f;
     struct part_list list;
     const struct layer_state *found;
     struct layer_state *merged = NULL;
@@ -106,12 +102,11 @@ TEST(a_layer_without_messages_has_no_state)
     track_parts(&f.track, f.track.window.open, &list);
     assert_int_equal(track_merge(&f.track, &list, f.stream, &found, &merged), 0);
     assert_null(found);
-    track_stop(&f);
 }
 
 TEST(states_are_charged_and_given_back)
 {
-    struct track_fixture f;
+    OWNED(track_stop) struct track_fixture f;
     struct layer_state *made;
     struct window_part *part;
     track_start(&f, "[]", 0);
@@ -123,5 +118,4 @@ TEST(states_are_charged_and_given_back)
     assert_int_equal(track_state(&f.track, part, f.stream, &made), ERR_STATE_LIMIT);
     track_free_parts(&f.track);
     assert_int_equal(f.budget.used, 0);
-    track_stop(&f);
 }

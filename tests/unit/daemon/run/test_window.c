@@ -30,6 +30,7 @@ static void window_start(struct window_fixture *f, enum window_unit unit, uint64
 static int window_set_up(void **state)
 {
     static struct window_fixture f;
+    window_start(&f, WINDOW_EPOCH, 1, 1);
     *state = &f;
     return 0;
 }
@@ -45,6 +46,7 @@ static int window_stop(void **state)
     return 0;
 }
 
+/* With a window per epoch, unless it starts others. */
 #define WINDOW_TEST(name) TEST_OF(name, struct window_fixture *f, window_set_up, window_stop)
 
 static uint32_t window_join(struct window_fixture *f, uint32_t rank, uint32_t world)
@@ -76,7 +78,6 @@ static int64_t window_close_all(struct window_fixture *f)
 
 WINDOW_TEST(an_epoch_closes_by_its_end)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t rank = window_join(f, 0, 1);
     assert_int_equal(window_message(f, rank, 0), 0);
     assert_int_equal(window_close_all(f), -1);
@@ -88,7 +89,6 @@ WINDOW_TEST(an_epoch_closes_by_its_end)
 WINDOW_TEST(what_overtakes_others_closes_nothing)
 {
     struct window_part *part;
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t rank = window_join(f, 0, 1);
     assert_int_equal(window_message(f, rank, 0), 0);
     assert_int_equal(window_arrive(&f->window, rank, 2, true, f->now, &part), 0);
@@ -102,7 +102,6 @@ WINDOW_TEST(what_overtakes_others_closes_nothing)
 
 WINDOW_TEST(all_ranks_must_have_moved_on)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 2), b = window_join(f, 1, 2);
     window_message(f, a, 0);
     window_message(f, b, 0);
@@ -115,7 +114,6 @@ WINDOW_TEST(all_ranks_must_have_moved_on)
 WINDOW_TEST(a_straggler_is_waited_for_until_the_timeout)
 {
     struct window_part *part;
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 2);
     window_join(f, 1, 2);
     window_message(f, a, 0);
@@ -131,7 +129,6 @@ WINDOW_TEST(a_straggler_is_waited_for_until_the_timeout)
 
 WINDOW_TEST(unknown_ranks_hold_up_the_first_part_for_the_grace_only)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 8);
     window_message(f, a, 0);
     window_epoch_end(&f->window, a, 0);
@@ -145,7 +142,6 @@ WINDOW_TEST(unknown_ranks_hold_up_the_first_part_for_the_grace_only)
 
 WINDOW_TEST(silence_shows_once_and_keeps_open)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 1);
     window_message(f, a, 0);
     assert_null(window_quiet(&f->window, f->now + 59 * S));
@@ -157,7 +153,6 @@ WINDOW_TEST(silence_shows_once_and_keeps_open)
 
 WINDOW_TEST(bye_closes_and_cuts_what_was_not_ended)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 1);
     window_message(f, a, 0);
     window_bye(&f->window, a, f->now);
@@ -169,7 +164,6 @@ WINDOW_TEST(bye_closes_and_cuts_what_was_not_ended)
 
 WINDOW_TEST(a_bye_is_taken_back_and_holds_when_nothing_follows)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 1);
     window_bye(&f->window, a, f->now);
     f->now += 10 * S; /* what was still on its way */
@@ -184,7 +178,6 @@ WINDOW_TEST(a_bye_is_taken_back_and_holds_when_nothing_follows)
 
 WINDOW_TEST(a_bye_that_is_followed_for_long_is_taken_back_for_good)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 1);
     window_bye(&f->window, a, f->now);
     f->now += 61 * S;
@@ -252,7 +245,6 @@ WINDOW_TEST(seconds_close_by_the_clock)
 WINDOW_TEST(more_ranks_than_the_limit_are_refused)
 {
     uint32_t index;
-    window_start(f, WINDOW_EPOCH, 1, 1);
     for (uint32_t rank = 0; rank < 16; rank++) {
         window_join(f, rank, 16);
     }
@@ -275,7 +267,6 @@ WINDOW_TEST(a_rank_far_ahead_cuts_the_oldest_part)
 
 WINDOW_TEST(a_dead_rank_is_waited_for_once)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 2);
     window_join(f, 1, 2);
     for (uint64_t epoch = 0; epoch < 3; epoch++) {
@@ -340,7 +331,6 @@ WINDOW_TEST(steps_that_go_backwards_count_while_their_part_is_open)
 
 WINDOW_TEST(skipped_epochs_leave_no_window_behind)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 1);
     window_message(f, a, 0);
     window_message(f, a, UINT64_C(1) << 40);
@@ -352,7 +342,6 @@ WINDOW_TEST(skipped_epochs_leave_no_window_behind)
 
 WINDOW_TEST(a_world_that_grows_does_not_reopen_anything)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 1);
     window_message(f, a, 0);
     window_epoch_end(&f->window, a, 0);
@@ -380,7 +369,6 @@ WINDOW_TEST(a_clock_that_stands_still_or_goes_back_closes_nothing)
 /* Parts that came back may be later than the time of a daemon that has read no message yet. */
 WINDOW_TEST(a_clock_that_is_behind_makes_nobody_silent)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 2);
     window_join(f, 1, 2);
     window_message(f, a, 0);
@@ -392,7 +380,6 @@ WINDOW_TEST(a_clock_that_is_behind_makes_nobody_silent)
 
 WINDOW_TEST(ranks_can_be_taken_back)
 {
-    window_start(f, WINDOW_EPOCH, 1, 1);
     window_join(f, 7, 8);
     window_join(f, 3, 8);
     assert_int_equal(window_find_rank(&f->window, 3), 1);
@@ -450,7 +437,6 @@ WINDOW_TEST(a_window_that_reaches_back_before_the_first_unit_seen_is_partial)
 WINDOW_TEST(a_window_whose_data_was_thrown_away_is_partial)
 {
     struct window_part *part;
-    window_start(f, WINDOW_EPOCH, 1, 1);
     uint32_t a = window_join(f, 0, 1);
     window_message(f, a, 5);
     while ((part = window_take_any(&f->window))) {

@@ -6,8 +6,8 @@
 uint64_t learned_windows(const struct drift *drift)
 {
     uint64_t longest = 0;
-    struct mpk_writer writer;
-    struct mpk_doc doc;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
+    OWNED(mpk_doc_clear) struct mpk_doc doc;
     mpk_writer_init(&writer);
     assert_int_equal(drift_pack(drift, &writer), 0);
     assert_int_equal(mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc),
@@ -20,7 +20,5 @@ uint64_t learned_windows(const struct drift *drift)
             longest = count > longest ? count : longest;
         }
     }
-    mpk_doc_clear(&doc);
-    mpk_writer_clear(&writer);
     return longest;
 }

@@ -116,9 +116,8 @@ static int drift_tear_down(void **state)
 static void drift_give(struct drift *drift, const struct drift_sample *sample, uint64_t last,
                        bool learn)
 {
-    struct layer_state *state = test_drift_state_of(sample, KEYS);
+    OWNED(layer_state_free) struct layer_state *state = test_drift_state_of(sample, KEYS);
     assert_int_equal(drift_window(drift, state, last, learn), 0);
-    layer_state_free(&state);
 }
 
 static void give_flat(struct drift *drift, double value, uint64_t last)
@@ -391,13 +390,12 @@ TEST(every_number_is_that_of_brute_force)
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     for (uint64_t seed = 1; seed <= 12; seed++) {
-        struct drift *drift = new_drift(&rule);
+        OWNED(drift_free) struct drift *drift = new_drift(&rule);
         fill_samples(samples, WINDOWS, seed);
         for (int t = 0; t < WINDOWS; t++) {
             drift_give(drift, &samples[t], 10 * (uint64_t)t, true);
             assert_brute(drift, samples, t);
         }
-        drift_free(&drift);
     }
     free(samples);
 }
@@ -408,7 +406,7 @@ TEST(limited_histograms_are_those_of_one_pass)
     narrow.buckets = 9;
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
-    struct drift *drift = new_drift(&narrow);
+    OWNED(drift_free) struct drift *drift = new_drift(&narrow);
     fill_samples(samples, WINDOWS, 3);
     int compared = 0;
     for (int t = 0; t < 30; t++) {
@@ -416,7 +414,7 @@ TEST(limited_histograms_are_those_of_one_pass)
         const struct result_drift *got = drift_result(drift, METRIC_ENTROPY);
         struct drift_series s = drift_series_of(samples, t + 1, 2, true);
         struct drift_block baseline = block_of(&s, t, METRIC_ENTROPY);
-        struct dist pooled = {0}, window = {0};
+        OWNED(dist_clear) struct dist pooled = {0}, window = {0};
         for (int i = baseline.begin; got && !isnan(got[2].js) && i <= t; i++) {
             for (int r = 0; r < ROWS && (i < baseline.end || i == t); r++) {
                 assert_int_equal(dist_add(i < t ? &pooled : &window, samples[i].row[2][r]), 0);
@@ -427,11 +425,8 @@ TEST(limited_histograms_are_those_of_one_pass)
             assert_near(got[2].js, dist_js(&pooled, &window), 0);
             compared++;
         }
-        dist_clear(&pooled);
-        dist_clear(&window);
     }
     assert_in_range(compared, 10, 29);
-    drift_free(&drift);
     free(samples);
 }
 
@@ -488,7 +483,7 @@ TEST(a_baseline_of_one_window_has_no_change)
 {
     struct drift_rule one = rule;
     one.windows = 1;
-    struct drift *drift = new_drift(&one);
+    OWNED(drift_free) struct drift *drift = new_drift(&one);
     give_flat(drift, 1, 0);
     give_flat(drift, 1, 1);
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].shift, 0, 0);
@@ -498,7 +493,6 @@ TEST(a_baseline_of_one_window_has_no_change)
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].delta, 1, 0);
     assert_near(drift_result(drift, METRIC_ENTROPY)[0].shift, 20, 0); /* the resolution is 0.05 */
     assert_true(isnan(drift_result(drift, METRIC_ENTROPY)[0].change));
-    drift_free(&drift);
 }
 
 /* Rounding is no drift, and what never moved by itself has no small unit either. */
@@ -507,7 +501,7 @@ TEST(a_baseline_that_never_moved_does_not_inflate_the_shift)
     static const double level[] = {0.3, -7e5, 0, 1e-30};
     for (size_t i = 0; i < sizeof level / sizeof *level; i++) {
         double step = fmax(0.01, fabs(level[i]) / 100), unit = fmax(0.05, fabs(level[i]) / 20);
-        struct drift *drift = new_drift(&rule);
+        OWNED(drift_free) struct drift *drift = new_drift(&rule);
         for (uint64_t t = 0; t < 1000; t++) {
             give_flat(drift, level[i] * (1 + (double)(t % 3) * 0x1p-23), t);
         }
@@ -518,7 +512,6 @@ TEST(a_baseline_that_never_moved_does_not_inflate_the_shift)
         }
         assert_near(drift_result(drift, METRIC_ENTROPY)[0].shift, step / unit, 1e-5);
         assert_near(drift_result(drift, METRIC_MEAN)[0].change, 1000, 0);
-        drift_free(&drift);
     }
 }
 
@@ -576,15 +569,13 @@ TEST(a_collapse_in_the_first_windows_does_not_become_the_baseline)
 {
     static const double collapse[] = {0.8, 0.15, 0.12, 0.16, 0.02},
                         healthy[] = {1, 0.9, 0.8, 0.7, 0.6};
-    struct drift *collapsed = new_drift(&rule), *learnt = new_drift(&rule);
+    OWNED(drift_free) struct drift *collapsed = new_drift(&rule), *learnt = new_drift(&rule);
     for (int t = 0; t < 50; t++) {
         give_flat(collapsed, collapse[t < 5 ? t : 4], (uint64_t)t);
         give_flat(learnt, healthy[t < 5 ? t : 4], (uint64_t)t);
     }
     assert_near(drift_result(collapsed, METRIC_ENTROPY_NORMALIZED)[0].shift, -19.6, 1e-12);
     assert_near(drift_result(learnt, METRIC_ENTROPY_NORMALIZED)[0].shift, -8, 1e-12);
-    drift_free(&collapsed);
-    drift_free(&learnt);
 }
 
 DRIFT_TEST(windows_without_values_neither_count_nor_shift)
@@ -636,7 +627,7 @@ static int windows_to_change(struct drift *drift, double value, int first, int m
 TEST(a_step_of_three_stds_is_found_and_named)
 {
     for (int sign = -1; sign <= 1; sign += 2) {
-        struct drift *drift = new_drift(&rule);
+        OWNED(drift_free) struct drift *drift = new_drift(&rule);
         for (int i = 0; i < 4; i++) {
             give_all(drift, around_ten, 5, 5 * i);
         }
@@ -644,7 +635,6 @@ TEST(a_step_of_three_stds_is_found_and_named)
         assert_int_equal(windows_to_change(drift, 10 + 3 * sign, 21, 20), 5);
         assert_near(drift_result(drift, METRIC_MEAN)[0].change, 210, 0);
         assert_near(drift_result(drift, METRIC_ENTROPY)[2].change, 210, 0);
-        drift_free(&drift);
     }
 }
 
@@ -744,11 +734,10 @@ static void test_drift_pack(const struct drift *drift, struct mpk_writer *writer
 
 static void assert_same_pack(const struct drift *drift, const struct mpk_writer *want)
 {
-    struct mpk_writer got;
+    OWNED(mpk_writer_clear) struct mpk_writer got;
     test_drift_pack(drift, &got);
     assert_int_equal(got.buffer.size, want->buffer.size);
     assert_memory_equal(got.buffer.data, want->buffer.data, want->buffer.size);
-    mpk_writer_clear(&got);
 }
 
 /* Everything there is: heads that learn still, sums under way, changes. */
@@ -778,8 +767,8 @@ TEST(what_was_packed_goes_on_bit_for_bit)
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
     assert_non_null(samples);
     for (int windows = 0; windows < WINDOWS; windows += 3) {
-        struct drift *drift = busy_drift(samples, windows), *back = NULL;
-        struct mpk_writer packed;
+        OWNED(drift_free) struct drift *drift = busy_drift(samples, windows), *back = NULL;
+        OWNED(mpk_writer_clear) struct mpk_writer packed;
         test_drift_pack(drift, &packed);
         assert_int_equal(drift_unpack(&rule, packed.buffer.data, packed.buffer.size, &back), 0);
         assert_same_pack(back, &packed);
@@ -790,9 +779,6 @@ TEST(what_was_packed_goes_on_bit_for_bit)
             drift_give(back, &samples[t], 10 * (uint64_t)t, true);
             assert_same_results(drift, back);
         }
-        mpk_writer_clear(&packed);
-        drift_free(&drift);
-        drift_free(&back);
     }
     free(samples);
 }
@@ -804,22 +790,19 @@ TEST(what_was_said_of_the_newest_window_is_said_again)
     for (uint32_t windows = 1; windows <= 5; windows += 2) {
         struct drift_rule of = rule;
         of.windows = windows;
-        struct drift *drift = new_drift(&of);
+        OWNED(drift_free) struct drift *drift = new_drift(&of);
         fill_samples(samples, WINDOWS, 7);
         for (int t = 0; t < WINDOWS; t++) {
             struct layer_state *state = test_drift_state_of(&samples[t], KEYS);
-            struct drift *back = NULL;
-            struct mpk_writer packed;
+            OWNED(drift_free) struct drift *back = NULL;
+            OWNED(mpk_writer_clear) struct mpk_writer packed;
             assert_int_equal(drift_window(drift, state, 10 * (uint64_t)t, true), 0);
             test_drift_pack(drift, &packed);
             assert_int_equal(drift_unpack(&of, packed.buffer.data, packed.buffer.size, &back), 0);
             assert_int_equal(drift_window_again(back, state, 10 * (uint64_t)t), 0);
             assert_same_results(drift, back);
-            mpk_writer_clear(&packed);
             layer_state_free(&state);
-            drift_free(&back);
         }
-        drift_free(&drift);
     }
     free(samples);
 }
@@ -843,7 +826,7 @@ static void put_before(struct mpk_writer *writer, const char *name, double a, do
 /* A baseline of 5 windows at 2, one of 3 windows so far, and none; rows of 2 in all. */
 static void pack_before(struct mpk_writer *writer)
 {
-    struct packed_hists hists = {0};
+    OWNED(packed_hists_clear) struct packed_hists hists = {0};
     struct hist empty = {0}, full = {0};
     hist_add(&full, 2);
     mpk_writer_init(writer);
@@ -871,14 +854,13 @@ static void pack_before(struct mpk_writer *writer)
     }
     mpk_put_str(writer, "hists");
     mpk_put_bin(writer, hists.bytes, hists.size);
-    packed_hists_clear(&hists);
     hist_clear(&full);
 }
 
 TEST(a_checkpoint_of_before_keeps_what_was_learned)
 {
-    struct mpk_writer before;
-    struct drift *drift = NULL;
+    OWNED(mpk_writer_clear) struct mpk_writer before;
+    OWNED(drift_free) struct drift *drift = NULL;
     pack_before(&before);
     assert_int_equal(drift_unpack(&rule, before.buffer.data, before.buffer.size, &drift), 0);
     assert_int_equal(learned_windows(drift), 5);
@@ -894,8 +876,6 @@ TEST(a_checkpoint_of_before_keeps_what_was_learned)
             assert_near(got[h].js, t < 15 ? NAN : 0, 0);
         }
     }
-    mpk_writer_clear(&before);
-    drift_free(&drift);
 }
 
 /* Exactly as long as it is, so that ASan sees a byte read beyond. */
@@ -914,10 +894,10 @@ static int unpack_copy(const char *data, size_t size, struct drift **ret_drift)
 TEST(hostile_bytes_are_refused_or_harmless)
 {
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     assert_non_null(samples);
     struct drift *drift = busy_drift(samples, 9), *back = NULL;
-    struct layer_state *state = test_drift_state_of(&samples[10], KEYS);
+    OWNED(layer_state_free) struct layer_state *state = test_drift_state_of(&samples[10], KEYS);
     test_drift_pack(drift, &packed);
     for (size_t size = 0; size < packed.buffer.size; size++) {
         assert_int_equal(unpack_copy(packed.buffer.data, size, &back), ERR_STORE_FORMAT);
@@ -937,8 +917,6 @@ TEST(hostile_bytes_are_refused_or_harmless)
         }
         packed.buffer.data[at] = was;
     }
-    mpk_writer_clear(&packed);
-    layer_state_free(&state);
     drift_free(&drift);
     free(samples);
 }
@@ -989,9 +967,9 @@ TEST(a_window_without_memory_has_no_effect)
 DRIFT_TEST(pinning_without_memory_has_no_effect)
 {
     struct drift_sample sample = flat(3);
-    struct layer_state *state = test_drift_state_of(&sample, KEYS);
+    OWNED(layer_state_free) struct layer_state *state = test_drift_state_of(&sample, KEYS);
     const struct layer_state *states[] = {state, state};
-    struct mpk_writer before;
+    OWNED(mpk_writer_clear) struct mpk_writer before;
     give_all(drift, around_ten, 5, 0);
     test_drift_pack(drift, &before);
     int code = ERR_MEMORY;
@@ -1003,16 +981,14 @@ DRIFT_TEST(pinning_without_memory_has_no_effect)
             assert_same_pack(drift, &before);
         }
     }
-    mpk_writer_clear(&before);
-    layer_state_free(&state);
 }
 
 TEST(packing_and_unpacking_survive_a_lack_of_memory)
 {
     struct drift_sample *samples = malloc(WINDOWS * sizeof *samples);
-    struct mpk_writer packed, broken;
+    OWNED(mpk_writer_clear) struct mpk_writer packed, broken;
     assert_non_null(samples);
-    struct drift *drift = busy_drift(samples, 9), *back = NULL;
+    OWNED(drift_free) struct drift *drift = busy_drift(samples, 9), *back = NULL;
     test_drift_pack(drift, &packed);
     int code = ERR_MEMORY;
     for (unsigned nth = 1; code != 0; nth++) {
@@ -1025,9 +1001,5 @@ TEST(packing_and_unpacking_survive_a_lack_of_memory)
     heap_fail_at(1);
     assert_int_equal(drift_pack(drift, &broken), ERR_MEMORY);
     heap_fail_at(0);
-    mpk_writer_clear(&broken);
-    mpk_writer_clear(&packed);
-    drift_free(&drift);
-    drift_free(&back);
     free(samples);
 }

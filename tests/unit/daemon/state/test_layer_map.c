@@ -42,7 +42,7 @@ static void layer_map_assert_map(const struct layer_state *state, const struct l
 
 TEST(messages_without_a_map_leave_the_one_there_is)
 {
-    struct layer_state *state = state_with(1, NULL);
+    OWNED(layer_state_free) struct layer_state *state = state_with(1, NULL);
     uint64_t bytes = layer_state_bytes(state);
     assert_null(state->map);
     assert_int_equal(layer_map_add(state, 2, &first_map), 0);
@@ -51,7 +51,6 @@ TEST(messages_without_a_map_leave_the_one_there_is)
     layer_map_assert_map(state, &first_map, 2);
     assert_int_equal(layer_map_add(state, 4, &later_map), 0);
     layer_map_assert_map(state, &later_map, 4);
-    layer_state_free(&state);
 }
 
 TEST(of_parts_the_newest_map_counts)
@@ -72,12 +71,11 @@ TEST(of_parts_the_newest_map_counts)
 
 TEST(out_of_memory_keeps_the_map_there_is)
 {
-    struct layer_state *state = state_with(1, &first_map);
+    OWNED(layer_state_free) struct layer_state *state = state_with(1, &first_map);
     for (unsigned nth = 1; nth <= 2; nth++) {
         heap_fail_at(nth);
         assert_int_equal(layer_map_add(state, 2, &later_map), ERR_MEMORY);
         heap_fail_at(0);
         layer_map_assert_map(state, &first_map, 1);
     }
-    layer_state_free(&state);
 }

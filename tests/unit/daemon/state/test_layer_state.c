@@ -51,12 +51,11 @@ static void summarise(const struct layer_state *state, struct mpk_writer *writer
     const struct layer_id id = {.layer = 3};
     const struct result_window window = {.unit = WINDOW_STEP, .length = 1, .every = 1};
     const uint8_t run[RUN_BYTES] = {1, 2, 3};
-    struct summary_view view;
+    OWNED(summary_view_clear) struct summary_view view;
     assert_int_equal(summary_view_init(&view, state, id, "job", run, &window), 0);
     mpk_writer_init(writer);
     summary_encode(&view.result, writer);
     assert_true(mpk_writer_ok(writer));
-    summary_view_clear(&view);
 }
 
 static void assert_same_bytes(const struct mpk_writer *a, const struct mpk_writer *b)
@@ -115,7 +114,7 @@ static void assert_same_sets(const struct stat_set *a, const struct stat_set *b)
 {
     for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
         struct stat_record x = stat_find(a, slot), y = stat_find(b, slot);
-        struct dist dx = {0}, dy = {0};
+        OWNED(dist_clear) struct dist dx = {0}, dy = {0};
         assert_relative(x.last, y.last, 0);
         assert_int_equal(stat_dist(&x, &dx), 0);
         assert_int_equal(stat_dist(&y, &dy), 0);
@@ -124,8 +123,6 @@ static void assert_same_sets(const struct stat_set *a, const struct stat_set *b)
         } else {
             layer_state_assert_same_moments(&x.moments, &y.moments);
         }
-        dist_clear(&dx);
-        dist_clear(&dy);
     }
 }
 
@@ -213,26 +210,23 @@ static struct dist brute_force(int metric, uint32_t head)
 
 TEST(a_state_is_what_its_values_are)
 {
-    struct layer_state *state = whole_state();
+    OWNED(layer_state_free) struct layer_state *state = whole_state();
     unsigned seen = 0;
     for (int m = 0; m < METRIC_COUNT; m++) {
         for (uint32_t h = 0; h < HEADS; h++) {
-            struct dist got = dist_of(state, m, h), want = brute_force(m, h);
+            OWNED(dist_clear) struct dist got = dist_of(state, m, h), want = brute_force(m, h);
             struct moments moments = layer_state_moments(state, m, h);
             assert_same_dist(&got, &want);
             assert_memory_equal(&moments, &got.moments, sizeof moments);
             seen += want.moments.n > 0;
-            dist_clear(&got);
-            dist_clear(&want);
         }
     }
     assert_true(seen >= 28 * HEADS);
-    layer_state_free(&state);
 }
 
 TEST(last_is_of_the_newest_message_that_has_it)
 {
-    struct layer_state *state = whole_state();
+    OWNED(layer_state_free) struct layer_state *state = whole_state();
     const struct measured *newest = measure_result(stream[STREAM - 1]->measure);
     const struct measured *spectra = measure_result(stream[STREAM - 1]->measure);
     for (int i = STREAM - 1; !spectra->has_spectra; i--) {
@@ -252,7 +246,6 @@ TEST(last_is_of_the_newest_message_that_has_it)
                             0);
         }
     }
-    layer_state_free(&state);
 }
 
 /* An older message that is late adds its values, and is not the newest. */
@@ -304,10 +297,8 @@ TEST(parts_merged_one_by_one_are_the_whole)
         }
         for (uint32_t h = 0; h < HEADS; h++) {
             for (int m = 0; m < METRIC_COUNT; m++) {
-                struct dist a = dist_of(merged, m, h), b = dist_of(whole, m, h);
+                OWNED(dist_clear) struct dist a = dist_of(merged, m, h), b = dist_of(whole, m, h);
                 assert_same_dist(&a, &b);
-                dist_clear(&a);
-                dist_clear(&b);
             }
         }
         layer_state_free(&merged);
@@ -366,69 +357,61 @@ TEST(merging_is_associative)
 /* Slices of the heads, as tensor-parallel ranks send them. */
 TEST(a_slice_adds_to_its_own_heads)
 {
-    struct layer_state *state = layer_state_new(HEADS + 2, BUCKETS);
+    OWNED(layer_state_free) struct layer_state *state = layer_state_new(HEADS + 2, BUCKETS);
     struct message message = stream[0]->message;
     message.header.head_offset = 2;
     message.header.heads_total = HEADS + 2;
     assert_int_equal(layer_state_add(state, &message, measure_result(stream[0]->measure)), 0);
     for (uint32_t h = 0; h < HEADS + 2; h++) {
-        struct dist dist = dist_of(state, METRIC_ENTROPY, h);
+        OWNED(dist_clear) struct dist dist = dist_of(state, METRIC_ENTROPY, h);
         assert_int_equal(dist.moments.n > 0, h >= 2);
         assert_int_equal(position_exists(&state->head[h].newest), h >= 2);
-        dist_clear(&dist);
     }
-    layer_state_free(&state);
 }
 
 TEST(histograms_use_as_many_buckets_as_allowed)
 {
-    struct layer_state *state = whole_state();
+    OWNED(layer_state_free) struct layer_state *state = whole_state();
     unsigned coarse = 0;
     for (int m = 0; m < METRIC_COUNT; m++) {
-        struct dist dist = dist_of(state, m, HEADS - 1);
+        OWNED(dist_clear) struct dist dist = dist_of(state, m, HEADS - 1);
         assert_true(dist.hist.used <= BUCKETS ||
                     (dist.hist.halvings == HIST_HALVINGS_MAX && dist.hist.used <= HIST_SPAN + 1));
         coarse += dist.hist.halvings > 0;
-        dist_clear(&dist);
     }
     assert_true(coarse > 5);
-    layer_state_free(&state);
 }
 
 TEST(summaries_state_the_error_of_the_coarsest_histogram)
 {
-    struct layer_state *state = whole_state();
-    struct summary_view view;
+    OWNED(layer_state_free) struct layer_state *state = whole_state();
+    OWNED(summary_view_clear) struct summary_view view;
     const struct result_window window = {.unit = WINDOW_STEP, .length = 1, .every = 1};
     const uint8_t run[RUN_BYTES] = {0};
     double worst = 0;
     for (int m = 0; m < METRIC_COUNT; m++) {
         for (uint32_t h = 0; h < HEADS; h++) {
-            struct dist dist = dist_of(state, m, h);
+            OWNED(dist_clear) struct dist dist = dist_of(state, m, h);
             worst = fmax(worst, dist_quantile_error(&dist));
-            dist_clear(&dist);
         }
     }
     assert_int_equal(summary_view_init(&view, state, (struct layer_id){0}, "j", run, &window), 0);
     assert_true(view.result.quantile_error >= worst);
     for (uint32_t h = 0; h < HEADS; h++) {
-        struct dist dist = dist_of(state, METRIC_ENTROPY, h);
+        OWNED(dist_clear) struct dist dist = dist_of(state, METRIC_ENTROPY, h);
         const struct result_stat *stat = &view.result.stat[METRIC_ENTROPY][h];
         assert_relative(stat->p10, dist_quantile(&dist, 0.1), 0);
         assert_relative(stat->p50, dist_quantile(&dist, 0.5), 0);
         assert_relative(stat->p99, dist_quantile(&dist, 0.99), 0);
         assert_relative(stat->std, moments_std(&dist.moments), 0);
         assert_int_equal(stat->count, dist.moments.n);
-        dist_clear(&dist);
     }
-    summary_view_clear(&view);
-    layer_state_free(&state);
 }
 
 TEST(an_empty_state_has_no_numbers)
 {
-    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
-    struct summary_view view;
+    OWNED(layer_state_free) struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    OWNED(summary_view_clear) struct summary_view view;
     const struct result_window window = {.unit = WINDOW_STEP, .length = 1, .every = 1};
     const uint8_t run[RUN_BYTES] = {0};
     assert_int_equal(summary_view_init(&view, state, (struct layer_id){0}, "j", run, &window), 0);
@@ -436,8 +419,6 @@ TEST(an_empty_state_has_no_numbers)
     assert_null(view.result.stat[METRIC_ENTROPY]);
     struct dist dist = dist_of(state, METRIC_ENTROPY, 0);
     assert_int_equal(dist.moments.n, 0);
-    summary_view_clear(&view);
-    layer_state_free(&state);
 }
 
 /* Storing */
@@ -451,19 +432,14 @@ static struct layer_state *test_layer_state_unpack(const struct mpk_writer *pack
 
 static void check_round_trip(struct layer_state *state)
 {
-    struct mpk_writer packed, again, summary, summary_again;
+    OWNED(mpk_writer_clear) struct mpk_writer packed, again, summary, summary_again;
     test_layer_state_pack(state, &packed);
-    struct layer_state *back = test_layer_state_unpack(&packed);
+    OWNED(layer_state_free) struct layer_state *back = test_layer_state_unpack(&packed);
     test_layer_state_pack(back, &again);
     assert_same_bytes(&packed, &again);
     summarise(state, &summary);
     summarise(back, &summary_again);
     assert_same_bytes(&summary, &summary_again);
-    mpk_writer_clear(&packed);
-    mpk_writer_clear(&again);
-    mpk_writer_clear(&summary);
-    mpk_writer_clear(&summary_again);
-    layer_state_free(&back);
     layer_state_free(&state);
 }
 
@@ -484,20 +460,19 @@ static void assert_invalid_shares(const struct layer_state *state, const double 
 {
     static const uint8_t run[RUN_BYTES];
     const struct result_window window = {WINDOW_STEP, 1, 1, 1, 1, false};
-    struct summary_view view;
+    OWNED(summary_view_clear) struct summary_view view;
     assert_int_equal(summary_view_init(&view, state, (struct layer_id){0}, "job", run, &window), 0);
     for (uint32_t h = 0; h < state->heads; h++) {
         double share = view.result.invalid_share[h];
         assert_true(share == shares[h] || (isnan(share) && isnan(shares[h])));
     }
-    summary_view_clear(&view);
 }
 
 TEST(each_head_has_its_share_of_the_invalid_rows)
 {
     const double of_one[] = {NAN, NAN, 0, 0.5, 1, NAN};
-    struct layer_state *state = spoiled_state(1), *later = spoiled_state(2);
-    struct mpk_writer packed;
+    OWNED(layer_state_free) struct layer_state *state = spoiled_state(1), *later = spoiled_state(2);
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     assert_int_equal(state->invalid_rows, 2 * (4 + 8));
     assert_invalid_shares(state, of_one);
     test_layer_state_pack(later, &packed);
@@ -506,9 +481,6 @@ TEST(each_head_has_its_share_of_the_invalid_rows)
     assert_int_equal(layer_state_merge(state, later), 0);
     assert_int_equal(state->head[4].invalid_rows, 2 * 2 * 8);
     assert_invalid_shares(state, of_one); /* of twice as many */
-    mpk_writer_clear(&packed);
-    layer_state_free(&state);
-    layer_state_free(&later);
 }
 
 TEST(unpacked_is_what_was_packed)
@@ -529,12 +501,10 @@ TEST(unpacked_goes_on_as_if_nothing_had_been)
         mpk_writer_clear(&packed);
         assert_int_equal(add_from_stream(state, i), 0);
     }
-    struct mpk_writer a, b;
+    OWNED(mpk_writer_clear) struct mpk_writer a, b;
     test_layer_state_pack(whole, &a);
     test_layer_state_pack(state, &b);
     assert_same_bytes(&a, &b);
-    mpk_writer_clear(&a);
-    mpk_writer_clear(&b);
     layer_state_free(&whole);
     layer_state_free(&state);
 }
@@ -542,7 +512,7 @@ TEST(unpacked_goes_on_as_if_nothing_had_been)
 TEST(every_prefix_is_refused)
 {
     struct layer_state *state = full_state(), *back = NULL;
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
     for (size_t size = 0; size < packed.buffer.size; size++) {
         /* A block of its own size, so that a sanitizer sees a read past the end. */
@@ -552,7 +522,6 @@ TEST(every_prefix_is_refused)
         free(prefix);
     }
     assert_null(back);
-    mpk_writer_clear(&packed);
     layer_state_free(&state);
 }
 
@@ -560,7 +529,7 @@ TEST(every_prefix_is_refused)
 static void layer_state_use(struct layer_state *state)
 {
     struct mpk_writer writer;
-    struct layer_state *other = layer_state_new(state->heads, BUCKETS);
+    OWNED(layer_state_free) struct layer_state *other = layer_state_new(state->heads, BUCKETS);
     assert_non_null(other);
     test_layer_state_pack(state, &writer);
     mpk_writer_clear(&writer);
@@ -570,17 +539,16 @@ static void layer_state_use(struct layer_state *state)
     if (state->heads == HEADS) {
         assert_int_equal(add_from_stream(state, 0), 0);
     }
-    layer_state_free(&other);
     layer_state_free(&state);
 }
 
 TEST(one_metric_of_a_packed_state_is_that_of_the_whole)
 {
-    struct layer_state *state = full_state();
-    struct mpk_writer packed;
+    OWNED(layer_state_free) struct layer_state *state = full_state();
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
     for (int metric = 0; metric < METRIC_COUNT; metric++) {
-        struct layer_state *back = NULL;
+        OWNED(layer_state_free) struct layer_state *back = NULL;
         struct result_stat stat, expected;
         assert_int_equal(
             layer_state_unpack_metric(packed.buffer.data, packed.buffer.size, metric, &back), 0);
@@ -589,16 +557,13 @@ TEST(one_metric_of_a_packed_state_is_that_of_the_whole)
             assert_int_equal(layer_state_stat(state, metric, head, &expected), 0);
             assert_memory_equal(&stat, &expected, sizeof stat);
         }
-        layer_state_free(&back);
     }
-    mpk_writer_clear(&packed);
-    layer_state_free(&state);
 }
 
 TEST(statistics_of_moments_are_those_without_quantiles)
 {
-    struct layer_state *state = full_state(), *back = NULL;
-    struct mpk_writer packed;
+    OWNED(layer_state_free) struct layer_state *state = full_state(), *back = NULL;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
     assert_int_equal(
         layer_state_unpack_metric(packed.buffer.data, packed.buffer.size, METRIC_COUNT, &back), 0);
@@ -614,21 +579,18 @@ TEST(statistics_of_moments_are_those_without_quantiles)
             assert_memory_equal(&stat, &expected, sizeof stat);
         }
     }
-    layer_state_free(&back);
-    mpk_writer_clear(&packed);
-    layer_state_free(&state);
 }
 
 TEST(changed_bytes_are_refused_or_harmless)
 {
     uint64_t seed = 5;
     unsigned accepted = 0, refused = 0, read_metric = 0;
-    struct layer_state *state = full_state();
-    struct mpk_writer packed;
+    OWNED(layer_state_free) struct layer_state *state = full_state();
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
     char *bytes = malloc(packed.buffer.size);
     for (int round = 0; round < 4000; round++) {
-        struct layer_state *back = NULL;
+        OWNED(layer_state_free) struct layer_state *back = NULL;
         memcpy(bytes, packed.buffer.data, packed.buffer.size);
         for (int flips = 1 + (int)(3 * random_unit(&seed)); flips > 0; flips--) {
             bytes[(size_t)((double)packed.buffer.size * random_unit(&seed))] ^=
@@ -648,19 +610,16 @@ TEST(changed_bytes_are_refused_or_harmless)
             read_metric++;
             assert_int_equal(layer_state_stat(back, metric, 0, &stat), 0);
         }
-        layer_state_free(&back);
     }
     assert_true(accepted > 100 && refused > 100);
     assert_true(read_metric > accepted); /* others' histograms may be damaged */
     free(bytes);
-    mpk_writer_clear(&packed);
-    layer_state_free(&state);
 }
 
 TEST(what_is_no_state_is_refused)
 {
     struct layer_state *back = NULL;
-    struct mpk_writer writer;
+    OWNED(mpk_writer_clear) struct mpk_writer writer;
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 3);
     mpk_pair_u64(&writer, "v", 1);
@@ -670,7 +629,6 @@ TEST(what_is_no_state_is_refused)
                      ERR_STORE_FORMAT);
     assert_int_equal(layer_state_unpack("\xc0", 1, &back), ERR_STORE_FORMAT);
     assert_int_equal(layer_state_unpack("\x80", 1, &back), ERR_STORE_FORMAT);
-    mpk_writer_clear(&writer);
 }
 
 /* Makes a state of another version or other metrics: replaces a text of the same length. */
@@ -683,8 +641,8 @@ static void layer_state_replace(struct mpk_writer *packed, const char *from, con
 
 TEST(metrics_are_found_by_name)
 {
-    struct layer_state *state = whole_state();
-    struct mpk_writer packed;
+    OWNED(layer_state_free) struct layer_state *state = whole_state();
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
     layer_state_replace(&packed,
                         "\xaa"
@@ -722,8 +680,6 @@ TEST(metrics_are_found_by_name)
     layer_state_replace(&packed, "\xa1v\x02", "\xa1v\x03");
     assert_int_equal(layer_state_unpack(packed.buffer.data, packed.buffer.size, &back),
                      ERR_STORE_FORMAT);
-    mpk_writer_clear(&packed);
-    layer_state_free(&state);
 }
 
 /* Two metrics whose histograms nobody asks for, of more bytes than any histogram has. */
@@ -754,7 +710,7 @@ static void put_long_histograms(struct stat_set *set)
 TEST(long_histograms_are_refused_even_if_nobody_reads_them)
 {
     struct layer_state *state = layer_state_new(1, BUCKETS), *back = NULL;
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     assert_non_null(state);
     state->on[METRIC_DIAGONAL] = state->on[METRIC_LOCALITY] = true;
     put_long_histograms(&state->head[0].stats);
@@ -767,18 +723,17 @@ TEST(long_histograms_are_refused_even_if_nobody_reads_them)
         layer_state_unpack_metric(packed.buffer.data, packed.buffer.size, METRIC_ENTROPY, &back),
         ERR_STORE_FORMAT);
     assert_null(back);
-    mpk_writer_clear(&packed);
     layer_state_free(&state);
 }
 
 /* Sums of them would not be numbers; the newest of them is none. */
 TEST(values_beyond_1e300_do_not_exist)
 {
-    struct layer_state *state = full_state();
+    OWNED(layer_state_free) struct layer_state *state = full_state();
     const struct measured *sound = measure_result(stream[0]->measure);
     struct measured measured = *sound;
     struct head_block blocks[HEADS];
-    struct dist large = {0};
+    OWNED(dist_clear) struct dist large = {0};
     double values[HEADS] = {1e305, -1e305, INFINITY};
     uint64_t before = layer_state_moments(state, METRIC_ENTROPY, 0).n;
     uint64_t spectra = layer_state_moments(state, METRIC_SPECTRAL_NORM, 0).n;
@@ -798,14 +753,10 @@ TEST(values_beyond_1e300_do_not_exist)
         assert_true(isnan(stat_find(&state->head[h].stats, METRIC_ENTROPY).last));
     }
     assert_true(state->row_sum_error < 1);
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
-    struct layer_state *back = test_layer_state_unpack(&packed);
+    OWNED(layer_state_free) struct layer_state *back = test_layer_state_unpack(&packed);
     assert_same_states(back, state);
-    dist_clear(&large);
-    mpk_writer_clear(&packed);
-    layer_state_free(&back);
-    layer_state_free(&state);
 }
 
 /* A set with one number that has been the same, 1, and a newest value. */
@@ -825,19 +776,17 @@ static void put_last(struct stat_set *set, double last)
 
 static int code_of(const struct layer_state *state)
 {
-    struct layer_state *back = NULL;
-    struct mpk_writer packed;
+    OWNED(layer_state_free) struct layer_state *back = NULL;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
     int code = layer_state_unpack(packed.buffer.data, packed.buffer.size, &back);
-    layer_state_free(&back);
-    mpk_writer_clear(&packed);
     return code;
 }
 
 TEST(newest_values_and_errors_are_numbers)
 {
     static const double numbers[] = {0.1, -1e300, 1e300}, none[] = {INFINITY, -INFINITY, 1.1e300};
-    struct layer_state *state = layer_state_new(1, BUCKETS);
+    OWNED(layer_state_free) struct layer_state *state = layer_state_new(1, BUCKETS);
     assert_non_null(state);
     state->on[METRIC_ENTROPY] = true;
     state->rows = 1;
@@ -852,21 +801,19 @@ TEST(newest_values_and_errors_are_numbers)
     assert_int_equal(code_of(state), 0);
     state->row_sum_error = 1.1e300;
     assert_int_equal(code_of(state), ERR_STORE_FORMAT);
-    layer_state_free(&state);
 }
 
 static int code_of_sent(const struct mpk_writer *sent, uint32_t heads)
 {
-    struct layer_state *back = NULL;
+    OWNED(layer_state_free) struct layer_state *back = NULL;
     int code = layer_state_unpack_sent(sent->buffer.data, sent->buffer.size, heads, &back);
-    layer_state_free(&back);
     return code;
 }
 
 /* The same state, and `junk` pairs that this version does not know. */
 static void put_junk(const struct layer_state *state, uint32_t junk, struct mpk_writer *writer)
 {
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
     const uint8_t *bytes = (const uint8_t *)packed.buffer.data;
     assert_int_equal(bytes[0], 0xde); /* a map, whose number of pairs is in two bytes */
@@ -876,18 +823,16 @@ static void put_junk(const struct layer_state *state, uint32_t junk, struct mpk_
     for (uint32_t i = 0; i < junk; i++) {
         mpk_pair_u64(writer, "", 0);
     }
-    mpk_writer_clear(&packed);
 }
 
 TEST(what_is_sent_has_no_more_values_than_a_state)
 {
     struct layer_state *state = full_state(), *back = NULL;
-    struct mpk_writer sent;
+    OWNED(mpk_writer_clear) struct mpk_writer sent;
     put_junk(state, 100000, &sent);
     assert_int_equal(layer_state_unpack(sent.buffer.data, sent.buffer.size, &back), 0);
     layer_state_free(&back);
     assert_int_equal(code_of_sent(&sent, HEADS), ERR_STORE_FORMAT);
-    mpk_writer_clear(&sent);
     layer_state_free(&state);
 }
 
@@ -895,8 +840,8 @@ TEST(what_is_sent_has_no_more_values_than_a_state)
 TEST(the_largest_state_may_be_sent)
 {
     for (uint32_t heads = 1; heads <= 65536; heads *= 256) {
-        struct layer_state *state = layer_state_new(heads, BUCKETS);
-        struct mpk_writer sent;
+        OWNED(layer_state_free) struct layer_state *state = layer_state_new(heads, BUCKETS);
+        OWNED(mpk_writer_clear) struct mpk_writer sent;
         assert_non_null(state);
         state->newest = (struct position){2, 2, 2, 1};
         state->invalid_rows = heads;
@@ -913,8 +858,6 @@ TEST(the_largest_state_may_be_sent)
         }
         test_layer_state_pack(state, &sent);
         assert_int_equal(code_of_sent(&sent, heads), 0);
-        mpk_writer_clear(&sent);
-        layer_state_free(&state);
     }
 }
 
@@ -954,7 +897,7 @@ static size_t blocks_of(const struct layer_state *state)
 
 TEST(bytes_are_what_the_heap_gave_out)
 {
-    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    OWNED(layer_state_free) struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     for (int i = 0; i < STREAM; i++) {
         assert_int_equal(add_from_stream(state, i), 0);
         double said = (double)layer_state_bytes(state), used = (double)blocks_of(state);
@@ -963,13 +906,10 @@ TEST(bytes_are_what_the_heap_gave_out)
             fail_msg("message %d: %g bytes, said to be %g", i, used, said);
         }
     }
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     test_layer_state_pack(state, &packed);
-    struct layer_state *back = test_layer_state_unpack(&packed);
+    OWNED(layer_state_free) struct layer_state *back = test_layer_state_unpack(&packed);
     assert_true(fabs((double)layer_state_bytes(back) - (double)blocks_of(back)) < 16 * 12);
-    mpk_writer_clear(&packed);
-    layer_state_free(&back);
-    layer_state_free(&state);
 }
 
 /* Each allocation fails in turn; `act` gives a code, and leaves what can be freed. */
@@ -990,12 +930,11 @@ static void fail_each(int (*act)(void))
 
 static int build(void)
 {
-    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    OWNED(layer_state_free) struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     int code = state ? 0 : ERR_MEMORY;
     for (int i = 0; i < 3 && !code; i++) {
         code = add_from_stream(state, i);
     }
-    layer_state_free(&state);
     return code;
 }
 
@@ -1003,50 +942,44 @@ static struct layer_state *fixture[2];
 
 static int merge_fixture(void)
 {
-    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    OWNED(layer_state_free) struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     int code = state ? layer_state_merge_all(state, (const struct layer_state *const *)fixture, 2)
                      : ERR_MEMORY;
-    layer_state_free(&state);
     return code;
 }
 
 static int merge_one_fixture(void)
 {
-    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    OWNED(layer_state_free) struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     int code = state ? layer_state_merge(state, fixture[0]) : ERR_MEMORY;
-    layer_state_free(&state);
     return code;
 }
 
 static int view_fixture(void)
 {
-    struct summary_view view;
+    OWNED(summary_view_clear) struct summary_view view;
     const struct result_window window = {.unit = WINDOW_STEP, .length = 1, .every = 1};
     const uint8_t run[RUN_BYTES] = {0};
     int code = summary_view_init(&view, fixture[0], (struct layer_id){0}, "j", run, &window);
-    summary_view_clear(&view);
     return code;
 }
 
 static int store_fixture(void)
 {
-    struct mpk_writer packed;
-    struct layer_state *back = NULL;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
+    OWNED(layer_state_free) struct layer_state *back = NULL;
     mpk_writer_init(&packed);
     int code = layer_state_pack(fixture[0], &packed);
     if (!code) {
         code = layer_state_unpack(packed.buffer.data, packed.buffer.size, &back);
     }
-    mpk_writer_clear(&packed);
-    layer_state_free(&back);
     return code;
 }
 
 static int read_fixture(void)
 {
-    struct dist dist = {0};
+    OWNED(dist_clear) struct dist dist = {0};
     int code = layer_state_dist(fixture[0], METRIC_ENTROPY, 0, &dist);
-    dist_clear(&dist);
     return code;
 }
 

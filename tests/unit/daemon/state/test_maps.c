@@ -108,10 +108,9 @@ static struct head_maps *maps_make_maps(uint32_t heads, uint32_t size)
                           .heads = heads,
                           .queries = LENGTH,
                           .keys = LENGTH};
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct head_maps *maps;
     assert_int_equal(head_maps_new(&a, 0, size, ISA_SCALAR, &scratch, &maps), 0);
-    scratch_clear(&scratch);
     return maps;
 }
 

@@ -12,17 +12,16 @@ static struct packed_cursor test_packed_hists_begin(const struct packed_hists *p
 
 static void pack_values(struct packed_hists *packed, const double *values, int count)
 {
-    struct dist dist = {0};
+    OWNED(dist_clear) struct dist dist = {0};
     for (int i = 0; i < count; i++) {
         assert_int_equal(dist_add(&dist, values[i]), 0);
     }
     assert_int_equal(packed_hists_add(packed, &dist.hist), 0);
-    dist_clear(&dist);
 }
 
 static void expect_values(struct packed_cursor *cursor, const double *values, int count)
 {
-    struct dist want = {0}, got;
+    OWNED(dist_clear) struct dist want = {0}, got;
     for (int i = 0; i < count; i++) {
         assert_int_equal(dist_add(&want, values[i]), 0);
     }
@@ -34,8 +33,6 @@ static void expect_values(struct packed_cursor *cursor, const double *values, in
         assert_int_equal(got.hist.buckets[i].key, want.hist.buckets[i].key);
         assert_int_equal(got.hist.buckets[i].count, want.hist.buckets[i].count);
     }
-    dist_clear(&want);
-    dist_clear(&got);
 }
 
 static const double few[] = {1, 1, 1.01, 2, 0.5},
@@ -43,7 +40,7 @@ static const double few[] = {1, 1, 1.01, 2, 0.5},
 
 TEST(heads_come_back_in_order)
 {
-    struct packed_hists packed = {0};
+    OWNED(packed_hists_clear) struct packed_hists packed = {0};
     pack_values(&packed, few, 5);
     pack_values(&packed, NULL, 0);
     pack_values(&packed, extremes, 9);
@@ -54,28 +51,25 @@ TEST(heads_come_back_in_order)
     expect_values(&cursor, NULL, 0);
     expect_values(&cursor, extremes, 9);
     assert_ptr_equal(cursor.at, cursor.end);
-    packed_hists_clear(&packed);
 }
 
 TEST(full_counts_are_exact)
 {
     struct bucket buckets[] = {{-HIST_KEY_MAX, UINT32_MAX}, {HIST_KEY_MAX, 1u << 28}};
     struct hist hist = {.buckets = buckets, .used = 2, .capacity = 2};
-    struct packed_hists packed = {0};
-    struct dist got;
+    OWNED(packed_hists_clear) struct packed_hists packed = {0};
+    OWNED(dist_clear) struct dist got;
     assert_int_equal(packed_hists_add(&packed, &hist), 0);
     struct packed_cursor cursor = test_packed_hists_begin(&packed);
     assert_int_equal(packed_hists_next(&cursor, &got), 0);
     assert_memory_equal(got.hist.buckets, buckets, sizeof buckets);
     assert_int_equal(got.moments.n, UINT32_MAX + (UINT64_C(1) << 28));
-    dist_clear(&got);
-    packed_hists_clear(&packed);
 }
 
 TEST(a_lower_resolution_is_kept)
 {
-    struct packed_hists packed = {0};
-    struct dist dist = {0}, got;
+    OWNED(packed_hists_clear) struct packed_hists packed = {0};
+    OWNED(dist_clear) struct dist dist = {0}, got;
     for (int i = 1; i < 1000; i++) {
         assert_int_equal(dist_add(&dist, i % 2 ? i : -i), 0);
     }
@@ -87,21 +81,17 @@ TEST(a_lower_resolution_is_kept)
     assert_in_range(got.hist.halvings, 1, HIST_HALVINGS_MAX);
     assert_memory_equal(got.hist.buckets, dist.hist.buckets,
                         dist.hist.used * sizeof *dist.hist.buckets);
-    dist_clear(&dist);
-    dist_clear(&got);
-    packed_hists_clear(&packed);
 }
 
 TEST(neighbouring_buckets_take_two_bytes)
 {
-    struct packed_hists packed = {0};
+    OWNED(packed_hists_clear) struct packed_hists packed = {0};
     double values[100];
     for (int i = 0; i < 100; i++) {
         values[i] = 1 + i / 100.0;
     }
     pack_values(&packed, values, 100);
     assert_in_range(packed.size, 1, 2 * 33 + 4);
-    packed_hists_clear(&packed);
 }
 
 /* Exactly as long as it is, so that ASan sees a byte read beyond. */
@@ -125,13 +115,12 @@ static int next_of_copy(const uint8_t *bytes, size_t size)
 
 TEST(what_was_cut_off_is_refused)
 {
-    struct packed_hists packed = {0};
+    OWNED(packed_hists_clear) struct packed_hists packed = {0};
     pack_values(&packed, extremes, 9);
     for (size_t size = 0; size < packed.size; size++) {
         assert_int_equal(next_of_copy(packed.bytes, size), ERR_STORE_FORMAT);
     }
     assert_int_equal(next_of_copy(packed.bytes, packed.size), 0);
-    packed_hists_clear(&packed);
 }
 
 TEST(impossible_histograms_are_refused)
@@ -154,7 +143,7 @@ TEST(impossible_histograms_are_refused)
 
 TEST(out_of_memory_leaves_things_as_they_were)
 {
-    struct packed_hists packed = {0};
+    OWNED(packed_hists_clear) struct packed_hists packed = {0};
     struct dist dist = {0}, got;
     assert_int_equal(dist_add(&dist, 1), 0);
     heap_fail_at(1);
@@ -170,5 +159,4 @@ TEST(out_of_memory_leaves_things_as_they_were)
     cursor = test_packed_hists_begin(&packed);
     assert_int_equal(packed_hists_next(&cursor, NULL), 0);
     dist_clear(&dist);
-    packed_hists_clear(&packed);
 }

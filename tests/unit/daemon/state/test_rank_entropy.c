@@ -94,7 +94,7 @@ static struct moments want_of(uint32_t rank, uint32_t head)
 
 static void assert_is_stream(const struct layer_state *state)
 {
-    struct rank_entropy entropy = entropy_of(state);
+    OWNED(rank_entropy_clear) struct rank_entropy entropy = entropy_of(state);
     assert_int_equal(entropy.count, RANKS);
     for (uint32_t i = 0; i < RANKS; i++) {
         const struct rank_means *means = &entropy.means[i];
@@ -106,7 +106,6 @@ static void assert_is_stream(const struct layer_state *state)
             assert_true(fabs(means->mean[h] - want.mean) <= 1e-14 * want.mean);
         }
     }
-    rank_entropy_clear(&entropy);
 }
 
 static void rank_entropy_assert_same(const struct rank_entropy *a, const struct rank_entropy *b)
@@ -137,9 +136,8 @@ static struct layer_state *unpacked_of(const struct mpk_writer *packed)
 
 TEST(each_rank_has_the_mean_of_its_rows)
 {
-    struct layer_state *state = state_of(0, 1);
+    OWNED(layer_state_free) struct layer_state *state = state_of(0, 1);
     assert_is_stream(state);
-    layer_state_free(&state);
 }
 
 TEST(parts_merged_in_any_order_are_the_whole)
@@ -168,47 +166,38 @@ TEST(parts_merged_in_any_order_are_the_whole)
 /* Parts of one rank each have nothing beside their heads, and are told apart all the same. */
 TEST(parts_of_one_rank_keep_nothing_and_merge)
 {
-    struct layer_state *all = rank_entropy_new();
+    OWNED(layer_state_free) struct layer_state *all = rank_entropy_new();
     for (uint32_t rank = 0; rank < RANKS; rank++) {
-        struct layer_state *part = rank_entropy_new();
+        OWNED(layer_state_free) struct layer_state *part = rank_entropy_new();
         for (uint32_t i = 0; i < MESSAGES; i++) {
             assert_int_equal(rank_of(i) == 40 + 7 * rank ? add_message(part, i) : 0, 0);
         }
-        struct mpk_writer packed;
+        OWNED(mpk_writer_clear) struct mpk_writer packed;
         rank_entropy_put(part, &packed);
-        struct layer_state *read = unpacked_of(&packed);
-        struct rank_entropy one = entropy_of(read);
+        OWNED(layer_state_free) struct layer_state *read = unpacked_of(&packed);
+        OWNED(rank_entropy_clear) struct rank_entropy one = entropy_of(read);
         assert_int_equal(part->rank_entropy.count, 0);
         assert_null(memmem(packed.buffer.data, packed.buffer.size, "rank_entropy", 12));
         assert_int_equal(one.count, 1);
         assert_int_equal(one.means[0].rank, 40 + 7 * rank);
         assert_int_equal(layer_state_merge(all, read), 0);
-        rank_entropy_clear(&one);
-        mpk_writer_clear(&packed);
-        layer_state_free(&part);
-        layer_state_free(&read);
     }
     assert_is_stream(all);
-    layer_state_free(&all);
 }
 
 TEST(packed_ranks_come_back_bit_for_bit)
 {
-    struct layer_state *state = state_of(0, 1);
-    struct mpk_writer packed;
+    OWNED(layer_state_free) struct layer_state *state = state_of(0, 1);
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     rank_entropy_put(state, &packed);
-    struct layer_state *read = unpacked_of(&packed);
-    struct mpk_writer again;
+    OWNED(layer_state_free) struct layer_state *read = unpacked_of(&packed);
+    OWNED(mpk_writer_clear) struct mpk_writer again;
     rank_entropy_put(read, &again);
     rank_entropy_assert_same(&state->rank_entropy, &read->rank_entropy);
     assert_int_equal(rank_entropy_bytes(&state->rank_entropy),
                      rank_entropy_bytes(&read->rank_entropy));
     assert_int_equal(packed.buffer.size, again.buffer.size);
     assert_memory_equal(packed.buffer.data, again.buffer.data, packed.buffer.size);
-    mpk_writer_clear(&packed);
-    mpk_writer_clear(&again);
-    layer_state_free(&state);
-    layer_state_free(&read);
 }
 
 /* Heads that are split over ranks: each has its own, and unites them. */
@@ -216,7 +205,7 @@ TEST(a_rank_has_the_heads_of_its_slice)
 {
     static const double mean[] = {1, 2};
     static const uint64_t rows[] = {4, 4}, one[] = {0, 4};
-    struct rank_entropy entropy = {0};
+    OWNED(rank_entropy_clear) struct rank_entropy entropy = {0};
     assert_int_equal(rank_entropy_add(&entropy, 3, 4, 2, rows, mean), 0);
     assert_int_equal(rank_entropy_add(&entropy, 1, 2, 2, one, mean), 0);
     assert_int_equal(rank_entropy_add(&entropy, 3, 1, 2, rows, mean), 0);
@@ -228,13 +217,12 @@ TEST(a_rank_has_the_heads_of_its_slice)
     assert_int_equal(entropy.means[1].heads, 5);
     assert_int_equal(entropy.means[1].rows[2], 0);
     assert_true(entropy.means[1].mean[4] == 2);
-    rank_entropy_clear(&entropy);
 }
 
 TEST(the_lowest_ranks_are_kept_in_any_order)
 {
     static const uint64_t rows[] = {2};
-    struct rank_entropy up = {0}, down = {0};
+    OWNED(rank_entropy_clear) struct rank_entropy up = {0}, down = {0};
     for (uint32_t i = 0; i < 3 * RANK_ENTROPY_MAX; i++) {
         uint32_t j = 3 * RANK_ENTROPY_MAX - 1 - i;
         double a = i, b = j;
@@ -244,8 +232,6 @@ TEST(the_lowest_ranks_are_kept_in_any_order)
     assert_int_equal(up.count, RANK_ENTROPY_MAX);
     assert_int_equal(up.means[RANK_ENTROPY_MAX - 1].rank, RANK_ENTROPY_MAX - 1);
     rank_entropy_assert_same(&up, &down);
-    rank_entropy_clear(&up);
-    rank_entropy_clear(&down);
 }
 
 /* Lists as they must not be, of a layer with two heads. */
@@ -293,15 +279,13 @@ static const struct hostile {
 TEST(hostile_lists_are_refused)
 {
     for (size_t i = 0; i < sizeof hostile / sizeof hostile[0]; i++) {
-        struct rank_entropy entropy = {0};
-        struct mpk_doc doc;
+        OWNED(rank_entropy_clear) struct rank_entropy entropy = {0};
+        OWNED(mpk_doc_clear) struct mpk_doc doc;
         assert_int_equal(mpk_parse(hostile[i].list, hostile[i].size, &mpk_header_limits, &doc), 0);
         int code = rank_entropy_unpack(doc.root, 2, &entropy);
         if (code != hostile[i].code) {
             fail_msg("%s: %d", hostile[i].what, code);
         }
-        rank_entropy_clear(&entropy);
-        mpk_doc_clear(&doc);
     }
 }
 
@@ -310,62 +294,54 @@ static int code_with(const struct layer_state *state, const struct rank_entropy 
 {
     struct layer_state changed = *state, *read = NULL;
     changed.rank_entropy = *entropy;
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     rank_entropy_put(&changed, &packed);
     int code = layer_state_unpack(packed.buffer.data, packed.buffer.size, &read);
     layer_state_free(&read);
-    mpk_writer_clear(&packed);
     return code;
 }
 
 TEST(ranks_have_no_more_rows_than_the_heads)
 {
-    struct layer_state *state = state_of(0, 1);
+    OWNED(layer_state_free) struct layer_state *state = state_of(0, 1);
     struct rank_means *means = state->rank_entropy.means;
     assert_int_equal(code_with(state, &state->rank_entropy), 0);
     means[RANKS - 1].rows[1]++;
     assert_int_equal(code_with(state, &state->rank_entropy), ERR_STORE_FORMAT);
     means[RANKS - 1].rows[1] -= 2;
     assert_int_equal(code_with(state, &state->rank_entropy), 0);
-    layer_state_free(&state);
 }
 
 TEST(ranks_are_those_of_the_state_and_several)
 {
-    struct layer_state *state = state_of(0, 1), *one = state_of(0, RANKS);
-    struct rank_entropy of_one = entropy_of(one);
+    OWNED(layer_state_free) struct layer_state *state = state_of(0, 1), *one = state_of(0, RANKS);
+    OWNED(rank_entropy_clear) struct rank_entropy of_one = entropy_of(one);
     assert_int_equal(code_with(state, &of_one), 0);
     assert_int_equal(code_with(one, &of_one), ERR_STORE_FORMAT);
     of_one.means[0].rank++;
     assert_int_equal(code_with(state, &of_one), ERR_STORE_FORMAT);
-    rank_entropy_clear(&of_one);
-    layer_state_free(&state);
-    layer_state_free(&one);
 }
 
 /* They came from a sender that does not tell its ranks apart. */
 TEST(rows_of_nobody_knows_whom_count_for_no_rank)
 {
-    struct layer_state *state = state_of(0, 1), *more = rank_entropy_new();
+    OWNED(layer_state_free) struct layer_state *state = state_of(0, 1), *more = rank_entropy_new();
     rank_entropy_clear(&state->rank_entropy);
     stream[0]->message.header.rank = 3;
     assert_int_equal(add_message(more, 0), 0);
     stream[0]->message.header.rank = rank_of(0);
     assert_int_equal(layer_state_merge(state, more), 0);
-    struct rank_entropy entropy = entropy_of(state);
+    OWNED(rank_entropy_clear) struct rank_entropy entropy = entropy_of(state);
     assert_int_equal(layer_state_ranks(state), RANKS + 1);
     assert_int_equal(entropy.count, 1);
     assert_int_equal(entropy.means[0].rank, 3);
-    rank_entropy_clear(&entropy);
-    layer_state_free(&state);
-    layer_state_free(&more);
 }
 
 /* A part that eight ranks of a machine made grows by at most 4 %. */
 TEST(a_part_of_eight_ranks_hardly_grows)
 {
     enum { GPT_HEADS = 12, PART_RANKS = 8, PART_STEPS = 6 };
-    struct layer_state *state = layer_state_new(GPT_HEADS, 48);
+    OWNED(layer_state_free) struct layer_state *state = layer_state_new(GPT_HEADS, 48);
     assert_non_null(state);
     for (uint32_t i = 0; i < PART_RANKS * PART_STEPS; i++) {
         const struct measured_options options = {
@@ -377,38 +353,34 @@ TEST(a_part_of_eight_ranks_hardly_grows)
             layer_state_add(state, &message->message, measure_result(message->measure)), 0);
         measured_message_free(&message);
     }
-    struct mpk_writer with;
+    OWNED(mpk_writer_clear) struct mpk_writer with;
     rank_entropy_put(state, &with);
     rank_entropy_clear(&state->rank_entropy);
-    struct mpk_writer without;
+    OWNED(mpk_writer_clear) struct mpk_writer without;
     rank_entropy_put(state, &without);
     double more = (double)with.buffer.size / (double)without.buffer.size - 1;
     print_message("%zu bytes, and %.2f %% for the ranks\n", without.buffer.size, 100 * more);
     assert_true(more > 0 && more <= 0.04);
-    mpk_writer_clear(&with);
-    mpk_writer_clear(&without);
-    layer_state_free(&state);
 }
 
 static struct layer_state *fixture[2];
 
 static int merge_fixtures(void)
 {
-    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    OWNED(layer_state_free) struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     int code = state ? layer_state_merge_all(state, (const struct layer_state *const *)fixture, 2)
                      : ERR_MEMORY;
     for (uint32_t i = 0; i < 3 && !code; i++) {
         code = add_message(state, i);
     }
-    layer_state_free(&state);
     return code;
 }
 
 static int read_fixture(void)
 {
-    struct rank_entropy entropy = {0};
-    struct layer_state *read = NULL;
-    struct mpk_writer packed;
+    OWNED(rank_entropy_clear) struct rank_entropy entropy = {0};
+    OWNED(layer_state_free) struct layer_state *read = NULL;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     mpk_writer_init(&packed);
     int code = layer_state_pack(fixture[0], &packed);
     if (!code) {
@@ -417,9 +389,6 @@ static int read_fixture(void)
     if (!code) {
         code = layer_state_ranks_entropy(read, read->heads, &entropy);
     }
-    rank_entropy_clear(&entropy);
-    mpk_writer_clear(&packed);
-    layer_state_free(&read);
     return code;
 }
 

@@ -100,12 +100,11 @@ static void add_forward(struct layer_state *state, const struct forward *forward
 
 static void state_bytes_assert_packed(const struct layer_state *state, const struct bytes *want)
 {
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     mpk_writer_init(&packed);
     assert_int_equal(layer_state_pack(state, &packed), 0);
     assert_int_equal(packed.buffer.size, want->len);
     assert_memory_equal(packed.buffer.data, want->data, want->len);
-    mpk_writer_clear(&packed);
 }
 
 static struct bytes golden_state(void)
@@ -115,21 +114,19 @@ static struct bytes golden_state(void)
 
 TEST(golden_bytes_are_what_the_messages_make)
 {
-    struct bytes golden = golden_state();
-    struct layer_state *state = layer_state_new(HEADS, BUCKETS);
+    OWNED(bytes_free) struct bytes golden = golden_state();
+    OWNED(layer_state_free) struct layer_state *state = layer_state_new(HEADS, BUCKETS);
     assert_non_null(state);
     for (size_t i = 0; i < sizeof forwards / sizeof forwards[0]; i++) {
         add_forward(state, &forwards[i]);
     }
     state_bytes_assert_packed(state, &golden);
-    layer_state_free(&state);
-    bytes_free(&golden);
 }
 
 /* The same whichever came first, and when merged from two. */
 TEST(order_and_parts_do_not_matter)
 {
-    struct bytes golden = golden_state();
+    OWNED(bytes_free) struct bytes golden = golden_state();
     struct layer_state *state = layer_state_new(HEADS, BUCKETS),
                        *part = layer_state_new(HEADS, BUCKETS);
     assert_true(state && part);
@@ -139,21 +136,18 @@ TEST(order_and_parts_do_not_matter)
     state_bytes_assert_packed(state, &golden);
     layer_state_free(&part);
     layer_state_free(&state);
-    bytes_free(&golden);
 }
 
 TEST(golden_bytes_are_read_and_written_again)
 {
-    struct bytes golden = golden_state();
-    struct layer_state *state = NULL;
+    OWNED(bytes_free) struct bytes golden = golden_state();
+    OWNED(layer_state_free) struct layer_state *state = NULL;
     assert_int_equal(layer_state_unpack(golden.data, golden.len, &state), 0);
     assert_int_equal(layer_state_ranks(state), 1);
     assert_int_equal(state->step, 1200);
     assert_int_equal(layer_state_moments(state, METRIC_ENTROPY, 0).n, 4);
     assert_int_equal(layer_state_moments(state, METRIC_ENTROPY, 2).n, 0);
     state_bytes_assert_packed(state, &golden);
-    layer_state_free(&state);
-    bytes_free(&golden);
 }
 
 /* Version 1 is read where an earlier attnd stored it, and nowhere else. */
@@ -161,7 +155,7 @@ TEST(version_1_is_not_sent)
 {
     struct bytes stored = bytes_file(GOLDEN_DIR "/../fuzz/state/v1_part_step-2-2_7_2"),
                  golden = golden_state();
-    struct layer_state *state = NULL;
+    OWNED(layer_state_free) struct layer_state *state = NULL;
     assert_int_equal(layer_state_unpack(stored.data, stored.len, &state), 0);
     uint32_t heads = state->heads;
     layer_state_free(&state);
@@ -169,7 +163,6 @@ TEST(version_1_is_not_sent)
                      ERR_STORE_FORMAT);
     assert_null(state);
     assert_int_equal(layer_state_unpack_sent(golden.data, golden.len, HEADS, &state), 0);
-    layer_state_free(&state);
     bytes_free(&stored);
     bytes_free(&golden);
 }
@@ -190,17 +183,14 @@ TEST(version_1_is_written_again)
     memcpy(changed + before, of_more, sizeof of_more);
     memcpy(changed + before + sizeof of_more, at + sizeof of_one - 1,
            stored.len - before - sizeof of_one + 1);
-    struct layer_state *state = NULL, *again = NULL;
+    OWNED(layer_state_free) struct layer_state *state = NULL, *again = NULL;
     assert_int_equal(layer_state_unpack(changed, size, &state), 0);
     assert_int_equal(layer_state_ranks(state), 3);
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     mpk_writer_init(&packed);
     assert_int_equal(layer_state_pack(state, &packed), 0);
     assert_int_equal(layer_state_unpack(packed.buffer.data, packed.buffer.size, &again), 0);
     assert_int_equal(layer_state_ranks(again), 3);
-    mpk_writer_clear(&packed);
-    layer_state_free(&state);
-    layer_state_free(&again);
     free(changed);
     bytes_free(&stored);
 }
@@ -299,7 +289,7 @@ TEST(rows_of_a_sample_say_of_how_many)
 {
     struct forward sample = forwards[1];
     struct layer_state *state = layer_state_new(HEADS, BUCKETS), *read = NULL;
-    struct mpk_writer packed;
+    OWNED(mpk_writer_clear) struct mpk_writer packed;
     assert_non_null(state);
     sample.stride = 4;
     add_forward(state, &sample);
@@ -319,14 +309,13 @@ TEST(rows_of_a_sample_say_of_how_many)
     layer_state_free(&read);
     assert_int_equal(layer_state_unpack(packed.buffer.data, packed.buffer.size, &read),
                      ERR_STORE_FORMAT);
-    mpk_writer_clear(&packed);
     layer_state_free(&state);
 }
 
 TEST(hostile_states_are_refused)
 {
     for (size_t i = 0; i < sizeof spoiled / sizeof spoiled[0]; i++) {
-        struct bytes bytes = golden_state();
+        OWNED(bytes_free) struct bytes bytes = golden_state();
         struct layer_state *state = NULL;
         if (!spoil(&bytes, &spoiled[i])) {
             fail_msg("%s: not found", spoiled[i].what);
@@ -334,7 +323,6 @@ TEST(hostile_states_are_refused)
         if (layer_state_unpack(bytes.data, bytes.len, &state) != ERR_STORE_FORMAT) {
             fail_msg("%s: accepted", spoiled[i].what);
         }
-        bytes_free(&bytes);
     }
 }
 
@@ -424,7 +412,7 @@ TEST(what_messages_bring_is_refused_with_its_reason)
 {
     for (size_t i = 0; i < sizeof brought / sizeof brought[0]; i++) {
         const struct brought *one = &brought[i];
-        struct bytes bytes = golden_state();
+        OWNED(bytes_free) struct bytes bytes = golden_state();
         if (one->key) {
             bytes_change(&bytes, one->key, one->value.text, one->value.len);
         }
@@ -432,15 +420,13 @@ TEST(what_messages_bring_is_refused_with_its_reason)
         if (code != one->code) {
             fail_msg("%s: %d", one->what, code);
         }
-        bytes_free(&bytes);
     }
     for (size_t i = 0; i < sizeof spoiled / sizeof spoiled[0]; i++) {
-        struct bytes bytes = golden_state();
+        OWNED(bytes_free) struct bytes bytes = golden_state();
         assert_true(spoil(&bytes, &spoiled[i]));
         int code = read_brought(&bytes, HEADS, 3, 1200);
         if (code != ERR_STATE) {
             fail_msg("%s: %d", spoiled[i].what, code);
         }
-        bytes_free(&bytes);
     }
 }

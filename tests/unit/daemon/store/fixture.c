@@ -66,6 +66,13 @@ void fixture_open(struct store_fixture *fixture)
     }
 }
 
+int fixture_setup_open(void **state)
+{
+    fixture_setup(state);
+    fixture_open(*state);
+    return 0;
+}
+
 void fixture_close(struct store_fixture *fixture)
 {
     store_free(&fixture->store);
@@ -75,11 +82,10 @@ const char *fixture_reason(struct store_fixture *fixture)
 {
     static char text[8192];
     const char *reason = NULL;
-    struct store *store;
+    OWNED(store_free) struct store *store;
     assert_int_equal(store_new(&fixture->config, &fixture->stats, &store), 0);
     assert_null(store_path(store, &reason));
     snprintf(text, sizeof text, "%s", reason);
-    store_free(&store);
     return text;
 }
 
@@ -125,7 +131,7 @@ void submit_window(struct store_fixture *fixture, uint64_t last, const void *sta
 
 void pack_state(uint64_t seed, struct mpk_writer *ret_packed)
 {
-    struct layer_state *state = layer_state_new(3, 48);
+    OWNED(layer_state_free) struct layer_state *state = layer_state_new(3, 48);
     assert_non_null(state);
     for (uint64_t i = 0; i < 2; i++) {
         struct measured_options options = {
@@ -138,7 +144,6 @@ void pack_state(uint64_t seed, struct mpk_writer *ret_packed)
     }
     mpk_writer_init(ret_packed);
     assert_int_equal(layer_state_pack(state, ret_packed), 0);
-    layer_state_free(&state);
 }
 
 /* Looking */

@@ -15,8 +15,9 @@ struct store_fixture {
     struct store *store;
 };
 
-/* cmocka's setup and teardown: *state is a fixture without a store yet. */
+/* cmocka's setup and teardown: *state is a fixture without a store yet, or with it open. */
 int fixture_setup(void **state);
+int fixture_setup_open(void **state);
 int fixture_teardown(void **state);
 
 /* Opens the store, which must be on; closes it. */
@@ -29,6 +30,9 @@ const char *fixture_reason(struct store_fixture *fixture);
 /* A test with a store in a directory of its own. */
 #define STORE_TEST(name)                                                                           \
     TEST_OF(name, struct store_fixture *fixture, fixture_setup, fixture_teardown)
+/* Where it is open already. */
+#define OPEN_STORE_TEST(name)                                                                      \
+    TEST_OF(name, struct store_fixture *fixture, fixture_setup_open, fixture_teardown)
 
 /* A batch of run 7 of job "j", or another run. */
 struct store_batch *batch_of(uint8_t run, uint64_t epoch);

@@ -33,7 +33,7 @@ static int store_batch_fill(struct store_batch *batch)
 
 TEST(everything_is_copied)
 {
-    struct store_batch *batch = batch_new(&run);
+    OWNED(batch_free) struct store_batch *batch = batch_new(&run);
     assert_int_equal(store_batch_fill(batch), 0);
     assert_string_equal(batch->run.job, "job");
     assert_ptr_not_equal(batch->run.run, run_id);
@@ -54,12 +54,11 @@ TEST(everything_is_copied)
     assert_null(r->next);
     batch_free(&batch);
     assert_null(batch);
-    batch_free(&batch);
 }
 
 TEST(records_are_counted_and_bytes_too)
 {
-    struct store_batch *batch = batch_new(&run);
+    OWNED(batch_free) struct store_batch *batch = batch_new(&run);
     uint64_t empty = batch->bytes;
     assert_int_equal(batch->records, 1);
     assert_false(batch->precious);
@@ -67,7 +66,6 @@ TEST(records_are_counted_and_bytes_too)
     assert_int_equal(batch->records, 5);
     assert_true(batch->precious);
     assert_true(batch->bytes >= empty + 5 * sizeof(struct record));
-    batch_free(&batch);
 }
 
 TEST(out_of_memory_is_an_error_and_leaves_a_batch)
@@ -75,12 +73,11 @@ TEST(out_of_memory_is_an_error_and_leaves_a_batch)
     heap_fail_at(1);
     assert_null(batch_new(&run));
     for (unsigned nth = 1; nth <= 5; nth++) {
-        struct store_batch *batch = batch_new(&run);
+        OWNED(batch_free) struct store_batch *batch = batch_new(&run);
         heap_fail_at(nth);
         assert_int_equal(store_batch_fill(batch), ERR_MEMORY);
         assert_true(heap_has_failed());
         assert_int_equal(batch->records, nth < 3 ? 1 : nth - 1);
-        batch_free(&batch);
     }
     heap_fail_at(0);
 }

@@ -225,9 +225,8 @@ STORE_TEST(old_states_are_thinned_out)
     clear_states(states);
 }
 
-STORE_TEST(what_was_not_chunked_is_chunked_at_the_next_start)
+OPEN_STORE_TEST(what_was_not_chunked_is_chunked_at_the_next_start)
 {
-    fixture_open(fixture);
     submit_window(fixture, 0, NULL, 0);
     fixture_close(fixture);
     change(fixture, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 99)"

@@ -225,9 +225,8 @@ static void remove_database(struct store_fixture *fixture)
     }
 }
 
-STORE_TEST(a_file_that_is_removed_is_written_again)
+OPEN_STORE_TEST(a_file_that_is_removed_is_written_again)
 {
-    fixture_open(fixture);
     submit_window(fixture, 1, NULL, 0);
     wait_count(fixture, COUNT_STORED, 1);
     remove_database(fixture);

@@ -36,9 +36,8 @@ static void store_off_put_file(const char *path, const char *text)
     fclose(file);
 }
 
-STORE_TEST(a_second_attnd_has_no_history)
+OPEN_STORE_TEST(a_second_attnd_has_no_history)
 {
-    fixture_open(fixture);
     store_off_assert_reason(fixture, "history.db: another attnd is using it");
     submit_window(fixture, 1, "x", 1);
     fixture_close(fixture);
@@ -46,9 +45,8 @@ STORE_TEST(a_second_attnd_has_no_history)
     fixture_open(fixture);
 }
 
-STORE_TEST(a_newer_database_is_left_alone)
+OPEN_STORE_TEST(a_newer_database_is_left_alone)
 {
-    fixture_open(fixture);
     fixture_close(fixture);
     change(fixture, "PRAGMA user_version = 99");
     store_off_assert_reason(fixture, "history.db: a newer attnd wrote it: "
@@ -170,11 +168,10 @@ STORE_TEST(a_directory_that_cannot_be_written_is_no_place)
     assert_int_equal(chmod(fixture->directory, 0755), 0);
 }
 
-STORE_TEST(a_file_that_can_only_be_read_is_left_alone)
+OPEN_STORE_TEST(a_file_that_can_only_be_read_is_left_alone)
 {
     struct off off = {fixture, "history.db: it can only be read"};
     char lock[256];
-    fixture_open(fixture);
     fixture_close(fixture);
     snprintf(lock, sizeof lock, "%s.lock", fixture->path);
     assert_int_equal(chmod(lock, 0666), 0);

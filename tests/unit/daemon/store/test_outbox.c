@@ -43,12 +43,11 @@ static struct outbox_status status_of(struct store_fixture *fixture)
 
 static uint64_t next_after(struct store_fixture *fixture, uint64_t after)
 {
-    struct outbox_row row = {.body = NULL};
+    OWNED(outbox_row_clear) struct outbox_row row = {.body = NULL};
     uint64_t opened = status_of(fixture).opened;
     int found = outbox_next(fixture->store, opened, after, &row);
     assert_true(found >= 0);
     uint64_t seq = found ? row.seq : 0;
-    outbox_row_clear(&row);
     return seq;
 }
 
@@ -89,7 +88,7 @@ STORE_TEST(rows_come_in_their_order_until_a_server_has_taken_them)
 
 STORE_TEST(a_row_for_which_there_is_no_memory_is_read_later)
 {
-    struct outbox_row row = {.body = NULL};
+    OWNED(outbox_row_clear) struct outbox_row row = {.body = NULL};
     open_node(fixture);
     put_rows(fixture, 1, 1);
     uint64_t opened = status_of(fixture).opened;
@@ -99,7 +98,6 @@ STORE_TEST(a_row_for_which_there_is_no_memory_is_read_later)
     heap_fail_at(0);
     assert_int_equal(outbox_next(fixture->store, opened, 0, &row), 1);
     assert_memory_equal(row.body, "row 1", 5);
-    outbox_row_clear(&row);
 }
 
 STORE_TEST(a_row_that_is_asked_for_again_is_of_another_turn)
@@ -273,10 +271,9 @@ STORE_TEST(the_outbox_takes_no_room_from_windows)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 2);
 }
 
-STORE_TEST(an_attnd_that_is_no_node_has_no_id)
+OPEN_STORE_TEST(an_attnd_that_is_no_node_has_no_id)
 {
     struct outbox_status status;
-    fixture_open(fixture);
     submit_window(fixture, 1, "", 0);
     wait_count(fixture, COUNT_STORED, 1);
     assert_int_equal(outbox_status(fixture->store, &status), ERR_HISTORY_UNREAD);

@@ -31,10 +31,9 @@ static void put_points(struct store_fixture *fixture, uint64_t from, uint64_t to
     submit(fixture, batch);
 }
 
-STORE_TEST(a_point_is_stored_with_its_name_and_step)
+OPEN_STORE_TEST(a_point_is_stored_with_its_name_and_step)
 {
     char name[] = "loss";
-    fixture_open(fixture);
     struct store_batch *batch = batch_of(7, 1);
     struct store_point point = point_of(name, 200, 2.5);
     assert_int_equal(batch_point(batch, &point), 0);
@@ -55,9 +54,8 @@ STORE_TEST(a_point_is_stored_with_its_name_and_step)
                      1);
 }
 
-STORE_TEST(of_one_step_the_newest_value_counts)
+OPEN_STORE_TEST(of_one_step_the_newest_value_counts)
 {
-    fixture_open(fixture);
     put_point(fixture, "loss", 4, 9.0);
     put_point(fixture, "loss", 4, 8.0);
     wait_count(fixture, COUNT_STORED, 2);
@@ -66,9 +64,8 @@ STORE_TEST(of_one_step_the_newest_value_counts)
 }
 
 /* 10,000 of them: each eighth stays, the newest of its neighbours, and the last. */
-STORE_TEST(a_name_has_at_most_2000_points_evenly_spread)
+OPEN_STORE_TEST(a_name_has_at_most_2000_points_evenly_spread)
 {
-    fixture_open(fixture);
     put_points(fixture, 0, 9999, 1);
     wait_count(fixture, COUNT_STORED, 10000);
     assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 1250);
@@ -79,9 +76,8 @@ STORE_TEST(a_name_has_at_most_2000_points_evenly_spread)
 }
 
 /* One step that is far from all others costs them nothing but one halving. */
-STORE_TEST(a_step_far_away_leaves_the_others_as_they_are)
+OPEN_STORE_TEST(a_step_far_away_leaves_the_others_as_they_are)
 {
-    fixture_open(fixture);
     put_points(fixture, 0, 1998, 1);
     put_point(fixture, "loss", UINT64_C(1) << 62, 1.0);
     wait_count(fixture, COUNT_STORED, 2000);
@@ -91,10 +87,9 @@ STORE_TEST(a_step_far_away_leaves_the_others_as_they_are)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 1001);
 }
 
-STORE_TEST(a_run_that_is_replayed_changes_nothing)
+OPEN_STORE_TEST(a_run_that_is_replayed_changes_nothing)
 {
     int64_t sum, points;
-    fixture_open(fixture);
     put_points(fixture, 0, 50000, 10);
     wait_count(fixture, COUNT_STORED, 5001);
     sum = ask(fixture, "SELECT sum(step) FROM log_points");
@@ -109,9 +104,8 @@ STORE_TEST(a_run_that_is_replayed_changes_nothing)
     assert_int_equal(ask(fixture, "SELECT points FROM logs"), points);
 }
 
-STORE_TEST(a_run_has_at_most_64_names_and_the_rest_is_counted)
+OPEN_STORE_TEST(a_run_has_at_most_64_names_and_the_rest_is_counted)
 {
-    fixture_open(fixture);
     for (int i = 0; i < 66; i++) {
         char name[16];
         snprintf(name, sizeof name, "n%d", i);
@@ -124,9 +118,8 @@ STORE_TEST(a_run_has_at_most_64_names_and_the_rest_is_counted)
     assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 65);
 }
 
-STORE_TEST(a_run_has_the_settings_that_were_said_last)
+OPEN_STORE_TEST(a_run_has_the_settings_that_were_said_last)
 {
-    fixture_open(fixture);
     for (int i = 0; i < 2; i++) {
         struct store_batch *batch = batch_of(7, 1);
         assert_int_equal(batch_settings(batch, i ? "\x81\xa1s\x02" : "\x80", i ? 4 : 1), 0);

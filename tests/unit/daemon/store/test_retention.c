@@ -264,9 +264,8 @@ STORE_TEST(the_oldest_windows_make_room)
     assert_sound(fixture);
 }
 
-STORE_TEST(a_chunk_makes_room_before_newer_windows)
+OPEN_STORE_TEST(a_chunk_makes_room_before_newer_windows)
 {
-    fixture_open(fixture);
     fixture->store->repaired = true; /* its states are none */
     submit_large(fixture, 0, 124);
     wait_count(fixture, COUNT_STORED, 124);
@@ -281,9 +280,8 @@ STORE_TEST(a_chunk_makes_room_before_newer_windows)
     assert_int_equal(ask(fixture, "SELECT max(last) FROM windows"), 123);
 }
 
-STORE_TEST(the_file_shrinks_when_the_bound_is_lowered)
+OPEN_STORE_TEST(the_file_shrinks_when_the_bound_is_lowered)
 {
-    fixture_open(fixture);
     submit_large(fixture, 0, 60);
     fixture_close(fixture);
     assert_true(store_retention_file_bytes(fixture) > 2 << 20);

@@ -13,9 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-STORE_TEST(a_window_is_stored)
+OPEN_STORE_TEST(a_window_is_stored)
 {
-    fixture_open(fixture);
     submit_window(fixture, 3, "state", 5);
     wait_count(fixture, COUNT_STORED, 1);
     assert_int_equal(ask(fixture, "SELECT count(*) FROM windows JOIN layers USING(layer_id)"
@@ -33,10 +32,9 @@ STORE_TEST(a_window_is_stored)
 }
 
 /* One that does not say it leaves the module that is there; a layer may be of another one later. */
-STORE_TEST(a_layer_keeps_its_newest_module)
+OPEN_STORE_TEST(a_layer_keeps_its_newest_module)
 {
     static const char *const said[] = {"model.layers.0.attn", NULL, "model.blocks.0.attn#1"};
-    fixture_open(fixture);
     for (uint64_t i = 0; i < 3; i++) {
         struct store_batch *batch = batch_of(7, 3);
         struct store_window window = window_of(3 + i, "state", 5);
@@ -201,9 +199,8 @@ static void assert_kept(struct store_fixture *fixture, const char *expected)
     assert_string_equal(visits.text, expected);
 }
 
-STORE_TEST(kept_values_come_back_in_order)
+OPEN_STORE_TEST(kept_values_come_back_in_order)
 {
-    fixture_open(fixture);
     store_keep(fixture, 9, "b", "1");
     store_keep(fixture, 7, "b", "2");
     store_keep(fixture, 7, "a", "3");
@@ -240,14 +237,13 @@ STORE_TEST(an_ended_run_is_visited_as_well)
     assert_kept(fixture, "j 7 a=x;");
 }
 
-STORE_TEST(the_newest_window_and_a_kept_value_are_found)
+OPEN_STORE_TEST(the_newest_window_and_a_kept_value_are_found)
 {
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run run = {.job = "j", .run = id};
     const struct layer_id layer = {STACK_DECODER, 3, SITE_SELF};
     struct result_window window = {.unit = WINDOW_STEP, .length = 5, .every = 5};
     struct store_bytes bytes;
-    fixture_open(fixture);
     for (uint64_t last = 4; last < 15; last += 5) {
         const struct store_window put = {.layer = layer,
                                          .heads = 2,
@@ -314,9 +310,8 @@ static int64_t ask_file_alone(struct store_fixture *fixture, const char *sql)
     return ask(&alone, sql);
 }
 
-STORE_TEST(the_log_is_moved_into_the_file_without_more_to_write)
+OPEN_STORE_TEST(the_log_is_moved_into_the_file_without_more_to_write)
 {
-    fixture_open(fixture);
     submit_window(fixture, 1, "x", 1);
     wait_count(fixture, COUNT_STORED, 1);
     for (int i = 0; i < 30000 && ask_file_alone(fixture, "SELECT last FROM windows") != 1; i++) {
@@ -395,12 +390,11 @@ static void see_kept(void *data, const char *job, const uint8_t *run, const char
 }
 
 /* The last that was said of a run counts, before it is written as well. */
-STORE_TEST(a_run_that_goes_is_known_before_it_is_written)
+OPEN_STORE_TEST(a_run_that_goes_is_known_before_it_is_written)
 {
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
-    fixture_open(fixture);
     struct store_batch *batch = batch_of(7, 3);
     assert_int_equal(batch_keep(batch, "a", "1", 1), 0);
     submit(fixture, batch);
@@ -458,12 +452,11 @@ STORE_TEST(enough_that_was_promised_is_written_at_once)
 
 /* The loop asks while a commit, which may take as long as the disk does, is going on: else this
  * test would wait for itself. */
-STORE_TEST(a_run_is_read_while_another_one_is_written)
+OPEN_STORE_TEST(a_run_is_read_while_another_one_is_written)
 {
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
-    fixture_open(fixture);
     for (uint64_t i = 1; i <= 2; i++) {
         char value[2] = {(char)('0' + i)};
         struct store_batch *batch = batch_of(7, 3);
@@ -501,12 +494,11 @@ static void see_when_free(struct store_fixture *fixture, const struct store_run 
 
 /* The loop's connection fails: after the first row, which does not come twice; at once, and another
  * one does better; that one is in use, fails as well, or is closed: nobody knows what there is. */
-STORE_TEST(a_run_that_cannot_be_read_is_not_one_that_is_not_there)
+OPEN_STORE_TEST(a_run_that_cannot_be_read_is_not_one_that_is_not_there)
 {
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
-    fixture_open(fixture);
     struct store_batch *batch = batch_of(7, 3);
     assert_int_equal(batch_keep(batch, "a", "1", 1), 0);
     assert_int_equal(batch_keep(batch, "b", "2", 1), 0);
@@ -551,13 +543,12 @@ static int open_files_of(const struct store_fixture *fixture)
 }
 
 /* Somebody replaced the file: the loop reads the one that is there now, and leaves none open. */
-STORE_TEST(a_run_is_read_from_the_file_that_is_there)
+OPEN_STORE_TEST(a_run_is_read_from_the_file_that_is_there)
 {
     const uint8_t id[RUN_BYTES] = {7};
     const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
     int open_files[3] = {0};
-    fixture_open(fixture);
     for (uint64_t i = 1; i <= 2; i++) {
         char value[2] = {(char)('0' + i)};
         struct store_batch *batch = batch_of(7, 3);

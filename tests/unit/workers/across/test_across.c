@@ -19,9 +19,8 @@ static struct attention across_map_of(const void *weights, uint32_t heads, uint3
 static struct moments weighted(const struct attention *a, const double *weight, enum isa isa)
 {
     struct moments map = {0};
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     assert_int_equal(across_weighted_map(&map, a, weight, 0, a->queries, isa, &scratch), 0);
-    scratch_clear(&scratch);
     return map;
 }
 
@@ -116,12 +115,11 @@ static void expect_score(const struct attention *a, const double want[2])
 {
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         double score[2] = {0};
-        struct scratch scratch = {0};
+        OWNED(scratch_clear) struct scratch scratch = {0};
         int rc = across_gradient(score, a, 0, a->queries, (enum isa)isa, &scratch);
         assert_int_equal(rc, 0);
         assert_close(score[0], want[0], 1e-6 * want[0]);
         assert_close(score[1], want[1], 1e-6 * want[1]);
-        scratch_clear(&scratch);
     }
 }
 
@@ -177,7 +175,7 @@ static void expect_pairs(const struct attention *a, uint32_t h, const struct pai
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         struct pair pairs[2 * LIMIT];
         uint32_t count[2] = {0};
-        struct scratch scratch = {0};
+        OWNED(scratch_clear) struct scratch scratch = {0};
         int rc = across_head_pairs(pairs, count, LIMIT, a, 0, a->queries, (enum isa)isa, &scratch);
         assert_int_equal(rc, 0);
         assert_int_equal(count[h], count_want);
@@ -187,7 +185,6 @@ static void expect_pairs(const struct attention *a, uint32_t h, const struct pai
             assert_int_equal(got->key, want[k].key);
             assert_close(got->weight, want[k].weight, 0);
         }
-        scratch_clear(&scratch);
     }
 }
 

@@ -20,10 +20,9 @@ static struct attention similarity_map_of(const void *weights, uint32_t heads, u
 static struct similarity test_similarity_compute(const struct attention *a, enum isa isa)
 {
     struct similarity s;
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     assert_int_equal(similarity_init(&s, a->heads), 0);
     assert_int_equal(similarity_compute(&s, a, 0, a->queries, isa, &scratch), 0);
-    scratch_clear(&scratch);
     return s;
 }
 
@@ -132,7 +131,7 @@ TEST(without_a_sound_row_nothing_exists)
 {
     const double x[2][1][2] = {{{1, 0}}, {{3, 0}}};
     struct attention a = similarity_map_of(x, 2, 1, 2);
-    struct similarity s = test_similarity_compute(&a, ISA_SCALAR);
+    OWNED(similarity_clear) struct similarity s = test_similarity_compute(&a, ISA_SCALAR);
     double cosine[4], js[4];
     similarity_cosine(&s, cosine);
     similarity_js(&s, js);
@@ -142,20 +141,18 @@ TEST(without_a_sound_row_nothing_exists)
         assert_nan(js[i]);
     }
     assert_int_equal(similarity_redundant(&s, 1, 0, NULL), 0);
-    similarity_clear(&s);
 }
 
 TEST(one_head)
 {
     const double x[] = {1};
     struct attention a = similarity_map_of(x, 1, 1, 1);
-    struct similarity s = test_similarity_compute(&a, isa_best());
+    OWNED(similarity_clear) struct similarity s = test_similarity_compute(&a, isa_best());
     double cosine, js;
     similarity_cosine(&s, &cosine);
     similarity_js(&s, &js);
     assert_true(cosine == 1 && js == 0);
     assert_int_equal(similarity_redundant(&s, 1, 0, NULL), 0);
-    similarity_clear(&s);
 }
 
 #define HEADS 5
@@ -209,7 +206,7 @@ TEST(similarity_blocks_merge_to_the_whole)
                                {{0, 1}, {0.5, 0.5}, {0.75, 0.25}}};
     struct attention a = similarity_map_of(x, 2, 3, 2);
     struct similarity whole = test_similarity_compute(&a, ISA_SCALAR), parts[2];
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     for (uint32_t p = 0; p < 2; p++) {
         assert_int_equal(similarity_init(&parts[p], 2), 0);
         int rc = similarity_compute(&parts[p], &a, p, p == 0 ? 1 : 3, ISA_SCALAR, &scratch);
@@ -225,7 +222,6 @@ TEST(similarity_blocks_merge_to_the_whole)
     similarity_clear(&whole);
     similarity_clear(&parts[0]);
     similarity_clear(&parts[1]);
-    scratch_clear(&scratch);
 }
 
 /* Heads 0, 1 and 3 are one head, 2 is another. */
@@ -233,7 +229,7 @@ TEST(redundant_pairs_come_in_order)
 {
     const double x[4][1][2] = {{{1, 0}}, {{1, 0}}, {{0.9, 0.1}}, {{1, 0}}};
     struct attention a = similarity_map_of(x, 4, 1, 2);
-    struct similarity s = test_similarity_compute(&a, ISA_SCALAR);
+    OWNED(similarity_clear) struct similarity s = test_similarity_compute(&a, ISA_SCALAR);
     struct redundant_pair pairs[4] = {{0}};
     assert_int_equal(similarity_redundant(&s, 1, 4, pairs), 6);
     const uint32_t want[4][2] = {{0, 1}, {0, 3}, {1, 3}, {0, 2}};
@@ -244,7 +240,6 @@ TEST(redundant_pairs_come_in_order)
     assert_true(pairs[2].js == 0 && pairs[3].js > 0);
     assert_int_equal(similarity_redundant(&s, 1e-3, 4, pairs), 3);
     assert_int_equal(similarity_redundant(&s, 0, 4, pairs), 0);
-    similarity_clear(&s);
 }
 
 TEST(similarity_out_of_memory_is_reported)

@@ -345,19 +345,17 @@ POOL_TEST(many_submitters_lose_nothing)
 
 TEST(arguments_out_of_range_are_refused)
 {
-    struct pool *pool = NULL;
+    OWNED(pool_free) struct pool *pool = NULL;
     assert_int_equal(pool_new(0, 1, &pool), ERR_ARGUMENT);
     assert_int_equal(pool_new(257, 1, &pool), ERR_ARGUMENT);
     assert_int_equal(pool_new(1, 0, &pool), ERR_ARGUMENT);
     assert_null(pool);
-    pool_free(&pool);
 }
 
 TEST(largest_pool_starts_and_stops)
 {
-    struct pool *pool = new_pool(256, 1);
+    OWNED(pool_free) struct pool *pool = new_pool(256, 1);
     assert_int_equal(pool_stats(pool).threads, 256);
-    pool_free(&pool);
 }
 
 TEST(pool_out_of_memory_is_reported)
@@ -371,9 +369,8 @@ TEST(pool_out_of_memory_is_reported)
 
 TEST(submitting_nothing_is_no_error)
 {
-    struct pool *pool = new_pool(1, 1);
+    OWNED(pool_free) struct pool *pool = new_pool(1, 1);
     assert_int_equal(pool_submit(pool, NULL, NULL, 0), 0);
-    pool_free(&pool);
 }
 
 /* Tenants. */
@@ -419,7 +416,7 @@ POOL_TEST(a_newcomer_is_next_however_many_wait)
 {
     make_gated(f, 0, 1);
     struct pool *pool = new_pool(1, JOBS);
-    struct pool_tenant *many = new_tenant(), *one = new_tenant();
+    OWNED(pool_tenant_free) struct pool_tenant *many = new_tenant(), *one = new_tenant();
     for (uint32_t i = 0; i < 20; i++) {
         assert_int_equal(pool_submit(pool, many, &f->job[i].job, 1), 0);
     }
@@ -431,8 +428,6 @@ POOL_TEST(a_newcomer_is_next_however_many_wait)
     assert_int_equal(f->order[1], 20);
     assert_int_equal(f->order[2], 1); /* first in, first out */
     assert_int_equal(f->order[20], 19);
-    pool_tenant_free(&many);
-    pool_tenant_free(&one);
 }
 
 /* It would never end if it did not. */
@@ -440,14 +435,12 @@ TEST(a_long_job_pauses_for_another_tenant)
 {
     atomic_uint done = 0;
     struct pool *pool = new_pool(1, JOBS);
-    struct pool_tenant *a = new_tenant(), *b = new_tenant();
+    OWNED(pool_tenant_free) struct pool_tenant *a = new_tenant(), *b = new_tenant();
     struct patient waits = {.until = &done, .least = 1}, ends = {.then = &done};
     submit_patient(pool, a, &waits);
     submit_patient(pool, b, &ends);
     pool_free(&pool);
     assert_true(waits.kept && ends.kept);
-    pool_tenant_free(&a);
-    pool_tenant_free(&b);
 }
 
 /* Each has to get on for the other to get on. */
@@ -456,7 +449,7 @@ TEST(long_jobs_of_two_tenants_alternate)
     atomic_uint a_done = 0, b_done = 0;
     struct patient a_job[5], b_job[5];
     struct pool *pool = new_pool(1, JOBS);
-    struct pool_tenant *a = new_tenant(), *b = new_tenant();
+    OWNED(pool_tenant_free) struct pool_tenant *a = new_tenant(), *b = new_tenant();
     for (unsigned i = 0; i < 5; i++) {
         a_job[i] = (struct patient){.until = &b_done, .least = i, .then = &a_done};
         submit_patient(pool, a, &a_job[i]);
@@ -468,8 +461,6 @@ TEST(long_jobs_of_two_tenants_alternate)
     pool_free(&pool);
     assert_int_equal(atomic_load(&a_done), 5);
     assert_int_equal(atomic_load(&b_done), 5);
-    pool_tenant_free(&a);
-    pool_tenant_free(&b);
 }
 
 TEST(there_is_a_thread_for_one_more_tenant)
@@ -501,7 +492,7 @@ POOL_TEST(a_job_that_does_not_pause_has_one_beside_it)
     make_gated(f, 0, 2);
     f->job[0].job.low_priority = true;
     struct pool *pool = new_pool(1, JOBS);
-    struct pool_tenant *a = new_tenant(), *b = new_tenant();
+    OWNED(pool_tenant_free) struct pool_tenant *a = new_tenant(), *b = new_tenant();
     assert_int_equal(pool_submit(pool, a, &f->job[0].job, 1), 0);
     pool_wait_for(&f->entered, 1);
     assert_int_equal(pool_submit(pool, a, &f->job[2].job, 1), 0); /* has to wait */
@@ -512,15 +503,13 @@ POOL_TEST(a_job_that_does_not_pause_has_one_beside_it)
     open_gate(f, 2);
     pool_free(&pool);
     assert_int_equal(atomic_load(&f->ran), 3);
-    pool_tenant_free(&a);
-    pool_tenant_free(&b);
 }
 
 POOL_TEST(a_full_queue_is_its_tenants_own)
 {
     make_gated(f, 0, 1);
     struct pool *pool = new_pool(1, 1);
-    struct pool_tenant *a = new_tenant(), *b = new_tenant();
+    OWNED(pool_tenant_free) struct pool_tenant *a = new_tenant(), *b = new_tenant();
     assert_int_equal(pool_submit(pool, a, &f->job[0].job, 1), 0);
     pool_wait_for(&f->entered, 1);
     assert_int_equal(pool_submit(pool, a, &f->job[1].job, 1), 0);
@@ -529,8 +518,6 @@ POOL_TEST(a_full_queue_is_its_tenants_own)
     open_gate(f, 1);
     pool_free(&pool);
     assert_int_equal(atomic_load(&f->ran), 3);
-    pool_tenant_free(&a);
-    pool_tenant_free(&b);
 }
 
 struct last_job {

@@ -22,10 +22,9 @@ static struct attention spectrum_map_of(const void *weights, enum dtype dtype, u
 
 static struct spectrum spectrum_of(const struct attention *a, uint32_t head)
 {
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum s;
     assert_int_equal(spectrum_compute_ref(a, 0, head, &scratch, &s), 0);
-    scratch_clear(&scratch);
     return s;
 }
 
@@ -214,12 +213,11 @@ TEST(eigenvalue_2_may_be_one_of_a_pair)
     const double c = 0.5 * cos(1), s = 0.5 * sin(1);
     const double x[] = {c, -s, 0, s, c, 0, 0, 0, 0.1};
     struct attention a = spectrum_map_of(x, DTYPE_F64, 3, 3);
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum fast;
     assert_int_equal(spectrum_compute(&a, 0, 0, SPECTRUM_FULL, isa_best(), &scratch, &fast), 0);
     assert_close(fast.eigenvalue_2, 0.5, 1e-14);
     assert_close(spectrum_of(&a, 0).eigenvalue_2, 0.5, 1e-14);
-    scratch_clear(&scratch);
 }
 
 TEST(eigenvalue_2_needs_a_square)
@@ -380,10 +378,9 @@ enum { HARD_COUNT = sizeof hard / sizeof hard[0] };
 
 static struct spectrum test_spectrum_compute(const struct attention *a, enum spectrum_effort effort)
 {
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum s;
     assert_int_equal(spectrum_compute(a, 0, 0, effort, isa_best(), &scratch, &s), 0);
-    scratch_clear(&scratch);
     return s;
 }
 
@@ -601,10 +598,9 @@ TEST(full_leaves_slow_eigenvalues_out)
 
 static struct spectrum spectrum_by(const struct attention *a, enum isa isa)
 {
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum s;
     assert_int_equal(spectrum_compute(a, 0, 0, SPECTRUM_FULL, isa, &scratch, &s), 0);
-    scratch_clear(&scratch);
     return s;
 }
 
@@ -634,7 +630,7 @@ TEST(a_matrix_has_no_eigenvalue_2)
 {
     const double x[] = {3, 0, 9, 0, 4, 9};
     struct matrix m = {x, DTYPE_F64, 2, 2, 3};
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum s;
     assert_int_equal(
         spectrum_of_matrix(&m, spectrum_eps(DTYPE_F64), SPECTRUM_FULL, isa_best(), &scratch, &s),
@@ -642,7 +638,6 @@ TEST(a_matrix_has_no_eigenvalue_2)
     assert_close(s.spectral_norm, 4, 1e-15);
     assert_close(s.nuclear_norm, 7, 1e-15);
     assert_nan(s.eigenvalue_2);
-    scratch_clear(&scratch);
 }
 
 TEST(out_of_memory_is_reported_at_every_effort)
@@ -654,13 +649,12 @@ TEST(out_of_memory_is_reported_at_every_effort)
         struct spectrum s = {.rank = 77};
         int rc = ERR_MEMORY;
         for (unsigned nth = 1; rc == ERR_MEMORY; nth++) {
-            struct scratch scratch = {0};
+            OWNED(scratch_clear) struct scratch scratch = {0};
             heap_fail_at(nth);
             rc = spectrum_compute(&a, 0, 0, (enum spectrum_effort)effort, isa_best(), &scratch, &s);
             assert_true(rc == 0 || (rc == ERR_MEMORY && s.rank == 77));
             assert_true(rc == 0 || heap_has_failed());
             heap_fail_at(0);
-            scratch_clear(&scratch);
         }
         assert_int_equal(rc, 0);
     }
@@ -775,14 +769,13 @@ TEST(spectrum_out_of_memory_is_reported)
 {
     const float x[] = {1, 0, 0, 1};
     struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum s = {.rank = 77};
     heap_fail_at(1);
     assert_int_equal(spectrum_compute_ref(&a, 0, 0, &scratch, &s), ERR_MEMORY);
     heap_fail_at(0);
     assert_true(s.rank == 77);
     assert_int_equal(spectrum_compute_ref(&a, 0, 0, &scratch, &s), 0);
-    scratch_clear(&scratch);
 }
 
 #define THREADS 4

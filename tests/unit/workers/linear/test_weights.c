@@ -18,11 +18,10 @@ static struct weights two_heads(void)
 
 static struct weights_result test_weights_compute(const struct weights *w)
 {
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct weights_result result;
     assert_int_equal(weights_check(w), 0);
     assert_int_equal(weights_compute(w, &scratch, &result), 0);
-    scratch_clear(&scratch);
     return result;
 }
 
@@ -33,7 +32,7 @@ TEST(a_diagonal_matrix_says_what_it_is)
 {
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(graded, DIM, DIM);
-    struct weights_result r = test_weights_compute(&w);
+    OWNED(weights_result_clear) struct weights_result r = test_weights_compute(&w);
     const struct projection_result *q = &r.projection[PROJECTION_Q];
     assert_true(q->present && q->heads == 2 && !r.projection[PROJECTION_K].present);
     assert_close(q->whole.spectral_norm, 4, 1e-9);
@@ -45,7 +44,6 @@ TEST(a_diagonal_matrix_says_what_it_is)
     assert_close(q->correlation_mean, 0, 1e-15);
     assert_null(r.circuit[CIRCUIT_QK]);
     assert_null(r.circuit[CIRCUIT_OV]);
-    weights_result_clear(&r);
 }
 
 /* A rotation has no real eigenvalue; the moduli are 1. */
@@ -54,12 +52,11 @@ TEST(complex_eigenvalues_count_by_modulus)
     const double turn[] = {0, -1, 1, 0};
     struct weights w = {.heads = 1, .kv_heads = 1, .head_dim = 2};
     w.matrix[PROJECTION_O] = weights_matrix_of(turn, 2, 2);
-    struct weights_result r = test_weights_compute(&w);
+    OWNED(weights_result_clear) struct weights_result r = test_weights_compute(&w);
     assert_close(r.projection[PROJECTION_O].eigenvalue_min, 1, 1e-14);
     assert_close(r.projection[PROJECTION_O].eigenvalue_max, 1, 1e-14);
     assert_nan(r.projection[PROJECTION_O].correlation_mean); /* one head: no pairs */
     assert_true(r.projection[PROJECTION_O].correlation[0] == 1);
-    weights_result_clear(&r);
 }
 
 TEST(large_matrices_may_go_without_eigenvalues)
@@ -67,12 +64,11 @@ TEST(large_matrices_may_go_without_eigenvalues)
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(graded, DIM, DIM);
     for (w.eigenvalue_max_size = DIM - 1; w.eigenvalue_max_size <= DIM; w.eigenvalue_max_size++) {
-        struct weights_result r = test_weights_compute(&w);
+        OWNED(weights_result_clear) struct weights_result r = test_weights_compute(&w);
         const struct projection_result *q = &r.projection[PROJECTION_Q];
         assert_true(isnan(q->eigenvalue_max) == (w.eigenvalue_max_size < DIM));
         assert_true(isnan(q->eigenvalue_min) == (w.eigenvalue_max_size < DIM));
         assert_close(q->whole.spectral_norm, 4, 1e-9);
-        weights_result_clear(&r);
     }
 }
 
@@ -83,7 +79,7 @@ TEST(correlation_is_of_the_flattened_slices)
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(rows, 4, 2);
     w.matrix[PROJECTION_O] = weights_matrix_of(columns, 2, 4);
-    struct weights_result r = test_weights_compute(&w);
+    OWNED(weights_result_clear) struct weights_result r = test_weights_compute(&w);
     const enum projection both[] = {PROJECTION_Q, PROJECTION_O};
     for (int i = 0; i < 2; i++) {
         const struct projection_result *p = &r.projection[both[i]];
@@ -93,7 +89,6 @@ TEST(correlation_is_of_the_flattened_slices)
         assert_nan(p->eigenvalue_max);
         assert_close(p->head[0].spectral_norm, p->head[1].spectral_norm, 1e-9);
     }
-    weights_result_clear(&r);
 }
 
 /* With W_k = I the circuit is W_q's slice, transposed, on the head's own columns. */
@@ -104,7 +99,7 @@ TEST(the_circuit_is_the_product)
     w.matrix[PROJECTION_Q] = weights_matrix_of(graded, DIM, DIM);
     w.matrix[PROJECTION_K] = w.matrix[PROJECTION_V] = weights_matrix_of(identity, DIM, DIM);
     w.matrix[PROJECTION_O] = weights_matrix_of(graded, DIM, DIM);
-    struct weights_result r = test_weights_compute(&w);
+    OWNED(weights_result_clear) struct weights_result r = test_weights_compute(&w);
     for (uint32_t c = 0; c < CIRCUIT_COUNT; c++) {
         const double want[2][2] = {{4, 3}, {2, 1}};
         for (uint32_t h = 0; h < 2; h++) {
@@ -114,7 +109,6 @@ TEST(the_circuit_is_the_product)
             assert_true(r.circuit[c][h].rank == 2);
         }
     }
-    weights_result_clear(&r);
 }
 
 /* Four heads read two kv heads, of norms 1 and 5. */
@@ -124,13 +118,12 @@ TEST(heads_share_kv_heads_in_groups)
     struct weights w = {.heads = 4, .kv_heads = 2, .head_dim = 1};
     w.matrix[PROJECTION_Q] = weights_matrix_of(q, 4, 1);
     w.matrix[PROJECTION_K] = weights_matrix_of(k, 2, 1);
-    struct weights_result r = test_weights_compute(&w);
+    OWNED(weights_result_clear) struct weights_result r = test_weights_compute(&w);
     const double want[] = {1, 1, 5, 5};
     for (uint32_t h = 0; h < 4; h++) {
         assert_close(r.circuit[CIRCUIT_QK][h].spectral_norm, want[h], 1e-9);
     }
     assert_int_equal(r.projection[PROJECTION_K].heads, 2);
-    weights_result_clear(&r);
 }
 
 TEST(a_matrix_that_is_not_finite_has_no_numbers)
@@ -141,7 +134,7 @@ TEST(a_matrix_that_is_not_finite_has_no_numbers)
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(bad, DIM, DIM);
     w.matrix[PROJECTION_K] = weights_matrix_of(graded, DIM, DIM);
-    struct weights_result r = test_weights_compute(&w);
+    OWNED(weights_result_clear) struct weights_result r = test_weights_compute(&w);
     const struct projection_result *q = &r.projection[PROJECTION_Q];
     assert_true(q->present);
     assert_nan(q->whole.spectral_norm);
@@ -151,7 +144,6 @@ TEST(a_matrix_that_is_not_finite_has_no_numbers)
     assert_nan(q->eigenvalue_max);
     assert_nan(r.circuit[CIRCUIT_QK][0].spectral_norm);
     assert_close(r.projection[PROJECTION_K].whole.spectral_norm, 4, 1e-9);
-    weights_result_clear(&r);
 }
 
 TEST(a_head_of_zeros_correlates_with_none)
@@ -159,13 +151,12 @@ TEST(a_head_of_zeros_correlates_with_none)
     const double rows[] = {1, 2, 3, 4, 0, 0, 0, 0};
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(rows, 4, 2);
-    struct weights_result r = test_weights_compute(&w);
+    OWNED(weights_result_clear) struct weights_result r = test_weights_compute(&w);
     const struct projection_result *q = &r.projection[PROJECTION_Q];
     assert_true(q->correlation[0] == 1);
     assert_nan(q->correlation[1]);
     assert_nan(q->correlation[3]);
     assert_nan(q->correlation_mean);
-    weights_result_clear(&r);
 }
 
 /* f16 at an odd address. */
@@ -177,12 +168,11 @@ TEST(narrow_parameters_load_exactly)
     struct weights w = {.heads = 1, .kv_heads = 1, .head_dim = 2};
     w.matrix[PROJECTION_V] =
         (struct projection_matrix){.data = memory + 1, .dtype = DTYPE_F16, .out = 2, .in = 2};
-    struct weights_result r = test_weights_compute(&w);
+    OWNED(weights_result_clear) struct weights_result r = test_weights_compute(&w);
     const struct spectrum *s = &r.projection[PROJECTION_V].whole;
     assert_close(s->singular_values[0], 1, 1e-9);
     assert_close(s->singular_values[1], 0.5, 1e-9);
     assert_true(s->rank == 2);
-    weights_result_clear(&r);
 }
 
 static void weights_refuse(struct weights w, enum projection p, uint32_t out, uint32_t in)
@@ -216,10 +206,9 @@ TEST(queries_may_be_wider_than_keys)
     struct weights w = two_heads();
     w.matrix[PROJECTION_Q] = weights_matrix_of(graded, 4, 4);
     w.matrix[PROJECTION_K] = weights_matrix_of(graded, 4, 1);
-    struct weights_result r = test_weights_compute(&w);
+    OWNED(weights_result_clear) struct weights_result r = test_weights_compute(&w);
     assert_close(r.circuit[CIRCUIT_QK][0].spectral_norm, 16, 1e-7);
     assert_nan(r.circuit[CIRCUIT_QK][0].singular_values[1]);
-    weights_result_clear(&r);
 }
 
 TEST(out_of_memory_leaves_nothing)

@@ -143,8 +143,8 @@ static void assert_means(const struct head_maps *m)
 
 static void head_maps_check(uint32_t sample, uint32_t size, enum isa isa)
 {
-    struct scratch scratch = {0};
-    struct head_maps *m;
+    OWNED(scratch_clear) struct scratch scratch = {0};
+    OWNED(head_maps_free) struct head_maps *m;
     assert_int_equal(head_maps_new(&a, sample, size, isa, &scratch, &m), 0);
     assert_int_equal(m->queries, part.query_end - part.query);
     assert_int_equal(m->keys, part.key_end - part.key);
@@ -165,8 +165,6 @@ static void head_maps_check(uint32_t sample, uint32_t size, enum isa isa)
         }
     }
     assert_means(m);
-    head_maps_free(&m);
-    scratch_clear(&scratch);
 }
 
 static void check_part(uint32_t sample, uint32_t size)
@@ -233,15 +231,13 @@ TEST(a_sample_of_padding_alone_has_no_number)
     make(DTYPE_F32, 1, 1, 3, 4);
     head_maps_fill();
     a.q_len = a.k_len = none;
-    struct scratch scratch = {0};
-    struct head_maps *m;
+    OWNED(scratch_clear) struct scratch scratch = {0};
+    OWNED(head_maps_free) struct head_maps *m;
     assert_int_equal(head_maps_new(&a, 0, 128, isa_best(), &scratch, &m), 0);
     assert_int_equal(m->rows, 3);
     for (uint32_t e = 0; e < 12; e++) {
         assert_nan(m->values[e]);
     }
-    head_maps_free(&m);
-    scratch_clear(&scratch);
 }
 
 TEST(cells_are_means_of_any_shape)
@@ -325,8 +321,8 @@ TEST(a_weighted_sum_is_added)
     make(DTYPE_F32, 1, H, 3, 4);
     head_maps_fill();
     head_maps_put(0, 1, 2, 3, NAN);
-    struct scratch scratch = {0};
-    struct head_maps *m;
+    OWNED(scratch_clear) struct scratch scratch = {0};
+    OWNED(head_maps_free) struct head_maps *m;
     const double weight[H] = {2, 0.5, -1};
     double sum[12] = {[0] = 10};
     assert_int_equal(head_maps_new(&a, 0, 128, isa_best(), &scratch, &m), 0);
@@ -338,8 +334,6 @@ TEST(a_weighted_sum_is_added)
         }
         assert_cell(sum[e], want);
     }
-    head_maps_free(&m);
-    scratch_clear(&scratch);
 }
 
 /* 2 heads of 2 x 2 cells: 1, 0.5, NaN, infinity; NaN, 2, NaN, -3 / 2^24. */
@@ -376,14 +370,13 @@ TEST(head_maps_out_of_memory)
     make(DTYPE_F32, 1, 2, 5, 5);
     head_maps_fill();
     for (unsigned nth = 1; nth <= 2; nth++) {
-        struct scratch scratch = {0};
+        OWNED(scratch_clear) struct scratch scratch = {0};
         struct head_maps *m = NULL;
         heap_fail_at(nth);
         assert_int_equal(head_maps_new(&a, 0, 128, isa_best(), &scratch, &m), ERR_MEMORY);
         assert_true(heap_has_failed());
         heap_fail_at(0);
         assert_null(m);
-        scratch_clear(&scratch);
     }
 }
 

@@ -108,11 +108,10 @@ static void set_mask(struct message *m, unsigned kind)
 static struct block test_qk_compute(const struct attention *a, uint32_t begin, uint32_t end,
                                     enum isa isa)
 {
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct block block;
     assert_int_equal(block_init(&block, a, &core), 0);
     assert_int_equal(qk_compute(&block, a, begin, end, isa, &scratch), 0);
-    scratch_clear(&scratch);
     return block;
 }
 
@@ -193,11 +192,11 @@ static void qk_assert_same_numbers(const struct block *got, const struct block *
 
 QK_TEST(it_says_what_the_attention_tier_says_for_every_mask)
 {
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     for (unsigned kind = 0; kind < MASK_KINDS; kind++) {
         set_mask(m, kind);
         struct attention a = as_weights(m);
-        struct block want;
+        OWNED(block_clear) struct block want;
         assert_int_equal(block_init(&want, &a, &core), 0);
         assert_int_equal(block_compute_ref(&want, &a, 0, QUERIES, &scratch), 0);
         for (int isa = 0; isa < ISA_COUNT; isa++) {
@@ -207,19 +206,16 @@ QK_TEST(it_says_what_the_attention_tier_says_for_every_mask)
                 block_clear(&got);
             }
         }
-        block_clear(&want);
     }
-    scratch_clear(&scratch);
 }
 
 static struct block compute_gradient(const struct attention *a, bool with_core, enum isa isa)
 {
     struct block_plan plan = {.group = {[METRIC_GROUP_CORE] = with_core}, .gradient = true};
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct block block;
     assert_int_equal(block_init(&block, a, &plan), 0);
     assert_int_equal(qk_compute(&block, a, 0, QUERIES, isa, &scratch), 0);
-    scratch_clear(&scratch);
     return block;
 }
 
@@ -307,8 +303,8 @@ QK_TEST(qk_blocks_merge_to_the_whole)
 {
     m->a.qk.v = m->v;
     set_mask(m, 1);
-    struct block whole = test_qk_compute(&m->a, 0, QUERIES, isa_best());
-    struct block merged = test_qk_compute(&m->a, 0, 1, isa_best());
+    OWNED(block_clear) struct block whole = test_qk_compute(&m->a, 0, QUERIES, isa_best());
+    OWNED(block_clear) struct block merged = test_qk_compute(&m->a, 0, 1, isa_best());
     static const uint32_t cut[] = {1, 64, 65, 65, 149, QUERIES};
     for (size_t c = 0; c + 1 < sizeof cut / sizeof cut[0]; c++) {
         struct block part = test_qk_compute(&m->a, cut[c], cut[c + 1], isa_best());
@@ -325,8 +321,6 @@ QK_TEST(qk_blocks_merge_to_the_whole)
         assert_close(g->output_norm.mean, w->output_norm.mean, 1e-6);
         assert_close(g->norm_weighted_entropy.mean, w->norm_weighted_entropy.mean, 1e-5);
     }
-    block_clear(&whole);
-    block_clear(&merged);
 }
 
 QK_TEST(a_row_with_a_nan_counts_as_invalid)
@@ -349,7 +343,7 @@ QK_TEST(no_sound_row_gives_no_numbers)
 {
     m->length[0] = m->length[1] = 0;
     m->a.k_len = m->length;
-    struct block block = test_qk_compute(&m->a, 0, QUERIES, isa_best());
+    OWNED(block_clear) struct block block = test_qk_compute(&m->a, 0, QUERIES, isa_best());
     struct numbers n = qk_read_out(&block);
     assert_int_equal(block.rows, 0);
     assert_int_equal(block.invalid_rows, BATCH * HEADS * QUERIES);
@@ -357,7 +351,6 @@ QK_TEST(no_sound_row_gives_no_numbers)
     assert_nan(n.value[METRIC_ENTROPY][0]);
     assert_nan(n.value[METRIC_MAX_LOGIT][0]);
     assert_nan(n.value[METRIC_K_NORM][0]);
-    block_clear(&block);
 }
 
 QK_TEST(vectors_at_the_edge_of_f32_have_numbers)
@@ -368,7 +361,7 @@ QK_TEST(vectors_at_the_edge_of_f32_have_numbers)
     for (size_t i = 0; i < sizeof m->k / sizeof m->k[0]; i++) {
         m->k[i] = copysignf(3e38f, m->k[i]);
     }
-    struct block block = test_qk_compute(&m->a, 0, QUERIES, isa_best());
+    OWNED(block_clear) struct block block = test_qk_compute(&m->a, 0, QUERIES, isa_best());
     struct numbers n = qk_read_out(&block);
     assert_int_equal(block.rows, BATCH * HEADS * QUERIES);
     for (uint32_t h = 0; h < HEADS; h++) {
@@ -377,7 +370,6 @@ QK_TEST(vectors_at_the_edge_of_f32_have_numbers)
         assert_true(n.value[METRIC_ENTROPY][h] >= 0);
         assert_close(n.value[METRIC_Q_NORM][h] / (sqrt(DIM) * 3e38), 1, 1e-6);
     }
-    block_clear(&block);
 }
 
 TEST(memory_grows_with_the_keys_only)
@@ -398,16 +390,14 @@ TEST(memory_grows_with_the_keys_only)
                                  .head_dim = dim,
                                  .value_dim = dim,
                                  .scale = 1}};
-    struct scratch scratch = {0};
-    struct block block;
+    OWNED(scratch_clear) struct scratch scratch = {0};
+    OWNED(block_clear) struct block block;
     assert_int_equal(block_init(&block, &a, &core), 0);
     assert_int_equal(qk_compute(&block, &a, keys - 64, keys, isa_best(), &scratch), 0);
     assert_true(scratch.bytes < 4 << 20);
     assert_true(scratch.bytes >= qk_scratch(&a, 64, false));
     assert_true(qk_scratch(&a, 64, false) > 3 << 19);
     assert_close(block.head[0].row[METRIC_ENTROPY_NORMALIZED].moments.mean, 1, 1e-6);
-    block_clear(&block);
-    scratch_clear(&scratch);
     free(zeros);
 }
 
@@ -434,7 +424,7 @@ QK_TEST(qk_out_of_memory_is_reported)
 
 QK_TEST(weights_out_of_memory)
 {
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum spectrum;
     float weight;
     heap_fail_at(1);
@@ -444,13 +434,12 @@ QK_TEST(weights_out_of_memory)
     heap_fail_at(2);
     assert_int_equal(qk_spectrum(&m->a, 0, 0, isa_best(), &scratch, &spectrum), ERR_MEMORY);
     heap_fail_at(0);
-    scratch_clear(&scratch);
 }
 
 /* Q = K = identity, scale s: S = s I. */
 QK_TEST(the_spectrum_of_a_scaled_identity)
 {
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum s;
     memset(m->q, 0, sizeof m->q);
     memset(m->k, 0, sizeof m->k);
@@ -463,7 +452,6 @@ QK_TEST(the_spectrum_of_a_scaled_identity)
     assert_close(s.condition_number, 0, 1e-12);
     assert_close(s.nuclear_norm, DIM * 4 * 0.3, 1e-11);
     assert_nan(s.eigenvalue_2);
-    scratch_clear(&scratch);
 }
 
 int main(void)

@@ -34,10 +34,9 @@ static struct attention self_map(const float *weights, uint32_t heads, uint32_t 
 
 static void test_block_compute(struct block *block, const struct attention *a)
 {
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     assert_int_equal(block_init(block, a, &everything), 0);
     assert_int_equal(block_compute_ref(block, a, 0, a->queries, &scratch), 0);
-    scratch_clear(&scratch);
 }
 
 static struct numbers block_read_out(const struct block *block)
@@ -60,20 +59,18 @@ static struct numbers block_read_out(const struct block *block)
 
 static struct numbers block_numbers_of(const struct attention *a)
 {
-    struct block block;
+    OWNED(block_clear) struct block block;
     test_block_compute(&block, a);
     struct numbers n = block_read_out(&block);
-    block_clear(&block);
     return n;
 }
 
 /* How many rows of head 0 have the metric. */
 static uint64_t rows_of(const struct attention *a, enum metric metric)
 {
-    struct block block;
+    OWNED(block_clear) struct block block;
     test_block_compute(&block, a);
     uint64_t n = block.head[0].row[metric].moments.n;
-    block_clear(&block);
     return n;
 }
 
@@ -335,7 +332,7 @@ TEST(pairs_are_ordered_with_ties_by_position)
 {
     float x[] = {0.25f, 0.5f, 0.25f, 0.5f, 0.25f, 0.25f, 0.125f, 0.75f, 0.125f};
     struct attention a = self_map(x, 1, 3);
-    struct block block;
+    OWNED(block_clear) struct block block;
     test_block_compute(&block, &a);
     const uint32_t want[][2] = {{2, 1}, {0, 1}, {1, 0}, {0, 0}, {0, 2},
                                 {1, 1}, {1, 2}, {2, 0}, {2, 2}};
@@ -344,7 +341,6 @@ TEST(pairs_are_ordered_with_ties_by_position)
         assert_int_equal(block.pairs[i].query, want[i][0]);
         assert_int_equal(block.pairs[i].key, want[i][1]);
     }
-    block_clear(&block);
 }
 
 TEST(pairs_average_the_samples_where_finite)
@@ -353,7 +349,7 @@ TEST(pairs_average_the_samples_where_finite)
     struct attention a = self_map(x, 1, 1);
     a.batch = 2;
     a.keys = 3;
-    struct block block;
+    OWNED(block_clear) struct block block;
     test_block_compute(&block, &a);
     assert_int_equal(block.pair_count, 3);
     assert_int_equal(block.pairs[0].key, 1);
@@ -361,7 +357,6 @@ TEST(pairs_average_the_samples_where_finite)
     assert_int_equal(block.pairs[1].key, 0);
     assert_true(block.pairs[1].weight == 0.375);
     assert_true(block.pairs[2].weight == 0.25);
-    block_clear(&block);
 }
 
 static void block_assert_same(const struct block *a, const struct block *b)
@@ -410,13 +405,11 @@ static void block_fill_random(float *x, uint64_t random)
 
 static void add_range(struct block *into, const struct attention *a, uint32_t begin, uint32_t end)
 {
-    struct scratch scratch = {0};
-    struct block part;
+    OWNED(scratch_clear) struct scratch scratch = {0};
+    OWNED(block_clear) struct block part;
     assert_int_equal(block_init(&part, a, &everything), 0);
     assert_int_equal(block_compute_ref(&part, a, begin, end, &scratch), 0);
     assert_int_equal(block_merge(into, &part), 0);
-    block_clear(&part);
-    scratch_clear(&scratch);
 }
 
 TEST(any_cut_merges_to_the_whole)
@@ -426,7 +419,7 @@ TEST(any_cut_merges_to_the_whole)
         block_fill_random(x, seed);
         struct attention a = self_map(x, 2, T);
         a.batch = 2;
-        struct block whole, cut;
+        OWNED(block_clear) struct block whole, cut;
         test_block_compute(&whole, &a);
         assert_int_equal(block_init(&cut, &a, &everything), 0);
         uint64_t random = seed + 1000;
@@ -437,8 +430,6 @@ TEST(any_cut_merges_to_the_whole)
             begin = end;
         }
         block_assert_same(&whole, &cut);
-        block_clear(&whole);
-        block_clear(&cut);
     }
 }
 
@@ -608,16 +599,13 @@ TEST(a_slice_of_queries_is_placed_by_its_offset)
     slice.weights = x + 5 * T;
     slice.queries = T - 5;
     slice.q_offset = 5;
-    struct block want, got;
-    struct scratch scratch = {0};
+    OWNED(block_clear) struct block want, got;
+    OWNED(scratch_clear) struct scratch scratch = {0};
     assert_int_equal(block_init(&want, &a, &everything), 0);
     assert_int_equal(block_compute_ref(&want, &a, 5, T, &scratch), 0);
     test_block_compute(&got, &slice);
     want.pair_count = got.pair_count = 0; /* places in the tensor */
     block_assert_same(&want, &got);
-    block_clear(&want);
-    block_clear(&got);
-    scratch_clear(&scratch);
 }
 
 /* The rows of a map, sent as samples that together have each of them once, have its numbers, the
@@ -634,13 +622,13 @@ TEST(samples_of_all_rows_have_the_numbers_of_the_map)
     struct attention a = self_map(x, 1, T);
     a.causal = a.dropout = true;
     a.tokens = tokens;
-    struct block want, got;
+    OWNED(block_clear) struct block want, got;
     test_block_compute(&want, &a);
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     assert_int_equal(block_init(&got, &a, &everything), 0);
     for (uint32_t phase = 0; phase < STRIDE; phase++) {
         struct attention sample = a;
-        struct block one;
+        OWNED(block_clear) struct block one;
         sample.weights = part;
         sample.q_offset = phase;
         sample.q_stride = STRIDE;
@@ -651,7 +639,6 @@ TEST(samples_of_all_rows_have_the_numbers_of_the_map)
         assert_int_equal(block_init(&one, &sample, &everything), 0);
         assert_int_equal(block_compute_ref(&one, &sample, 0, sample.queries, &scratch), 0);
         assert_int_equal(block_merge(&got, &one), 0);
-        block_clear(&one);
     }
     for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
         const struct moments *all = &want.head[0].row[m].moments,
@@ -660,9 +647,6 @@ TEST(samples_of_all_rows_have_the_numbers_of_the_map)
         assert_true(all->n == 0 || fabs(sum->mean - all->mean) < 1e-12);
     }
     assert_int_equal(want.head[0].row[METRIC_NEXT_TOKEN].moments.n, T - 1);
-    block_clear(&want);
-    block_clear(&got);
-    scratch_clear(&scratch);
 }
 
 /* Packed texts have the numbers of the texts apart. */
@@ -676,8 +660,8 @@ TEST(documents_are_apart)
     packed.documents = documents;
     packed.dropout = first.dropout = true;
     first.q_len = first.k_len = &length;
-    struct block got, want;
-    struct scratch scratch = {0};
+    OWNED(block_clear) struct block got, want;
+    OWNED(scratch_clear) struct scratch scratch = {0};
     assert_int_equal(block_init(&got, &packed, &everything), 0);
     assert_int_equal(block_compute_ref(&got, &packed, 0, 5, &scratch), 0);
     test_block_compute(&want, &first);
@@ -691,9 +675,6 @@ TEST(documents_are_apart)
     }
     assert_int_equal(got.head[0].row[METRIC_NEXT_TOKEN].moments.n, 5);
     assert_int_equal(want.head[0].row[METRIC_NEXT_TOKEN].moments.n, 4);
-    block_clear(&got);
-    block_clear(&want);
-    scratch_clear(&scratch);
 }
 
 /* The numbers that only the tier of queries and keys fills: read out and merged. */
@@ -701,7 +682,7 @@ TEST(logit_statistics_are_read_out_and_merged)
 {
     float x[] = {1};
     struct attention a = self_map(x, 1, 1);
-    struct block one, two;
+    OWNED(block_clear) struct block one, two;
     assert_int_equal(block_init(&one, &a, &everything), 0);
     assert_int_equal(block_init(&two, &a, &everything), 0);
     moments_add(&one.head[0].logits, 2);
@@ -733,8 +714,6 @@ TEST(logit_statistics_are_read_out_and_merged)
     assert_true(n.value[METRIC_RESIDUAL_SHARE][0] == 0.5);
     assert_true(one.head[0].gradient == 5);
     assert_nan(n.value[METRIC_ENTROPY][0]);
-    block_clear(&one);
-    block_clear(&two);
 }
 
 TEST(maps_and_pairs_are_switched_apart)
@@ -744,8 +723,8 @@ TEST(maps_and_pairs_are_switched_apart)
     for (uint32_t on = 0; on < 4; on++) {
         struct block_plan plan = {.maps = (on & 1) != 0, .top_pairs = 1};
         plan.group[METRIC_GROUP_PAIRS] = (on & 2) != 0;
-        struct block block;
-        struct scratch scratch = {0};
+        OWNED(block_clear) struct block block;
+        OWNED(scratch_clear) struct scratch scratch = {0};
         assert_int_equal(block_init(&block, &a, &plan), 0);
         assert_int_equal(block_compute_ref(&block, &a, 0, 2, &scratch), 0);
         for (uint32_t map = 0; map < BLOCK_MAPS; map++) {
@@ -754,8 +733,6 @@ TEST(maps_and_pairs_are_switched_apart)
             assert_true((on & 1) != 0 ? stat[MAP_MAX] == 0.75 : isnan(stat[MAP_MAX]));
         }
         assert_int_equal(block.pair_count, on >> 1);
-        block_clear(&block);
-        scratch_clear(&scratch);
     }
 }
 
@@ -764,8 +741,8 @@ TEST(groups_that_are_off_stay_off)
     float x[] = {1, 0, 0, 1};
     struct attention a = self_map(x, 1, 2);
     struct block_plan nothing = {.group = {false}};
-    struct block block;
-    struct scratch scratch = {0};
+    OWNED(block_clear) struct block block;
+    OWNED(scratch_clear) struct scratch scratch = {0};
     assert_int_equal(block_init(&block, &a, &nothing), 0);
     assert_int_equal(block_compute_ref(&block, &a, 0, 2, &scratch), 0);
     double entropy = 77, *value[METRIC_COUNT] = {[METRIC_ENTROPY] = &entropy};
@@ -774,8 +751,6 @@ TEST(groups_that_are_off_stay_off)
     assert_null(block.importance);
     assert_null(block.pairs);
     assert_int_equal(block.rows, 2); /* rows are always counted */
-    block_clear(&block);
-    scratch_clear(&scratch);
 }
 
 /* The n-th allocation fails, for every n there is: an error, no crash, no leak. */

@@ -91,24 +91,21 @@ TEST(cells_begin_at_their_edges)
 static void map_pool_add_block(struct map_pool *pool, const struct attention *a, uint32_t begin,
                                uint32_t end, enum isa isa)
 {
-    struct scratch scratch = {0};
+    OWNED(scratch_clear) struct scratch scratch = {0};
     struct block_plan plan = {0};
-    struct block block;
-    struct map_pool part;
+    OWNED(block_clear) struct block block;
+    OWNED(map_pool_clear) struct map_pool part;
     assert_int_equal(map_pool_init(&part, a, begin, end), 0);
     assert_int_equal(block_init(&block, a, &plan), 0);
     block.pool = &part;
     assert_int_equal(block_compute(&block, a, begin, end, isa, &scratch), 0);
     map_pool_merge(pool, &part);
-    map_pool_clear(&part);
-    block_clear(&block);
-    scratch_clear(&scratch);
 }
 
 /* In pieces of `piece` rows. */
 static uint16_t *map_pool_map_of(const struct attention *a, uint32_t piece, enum isa isa)
 {
-    struct map_pool pool;
+    OWNED(map_pool_clear) struct map_pool pool;
     assert_int_equal(map_pool_init(&pool, a, 0, a->queries), 0);
     for (uint32_t i = 0; i < a->queries; i += piece) {
         map_pool_add_block(&pool, a, i, i + piece < a->queries ? i + piece : a->queries, isa);
@@ -116,7 +113,6 @@ static uint16_t *map_pool_map_of(const struct attention *a, uint32_t piece, enum
     uint16_t *values = malloc((size_t)pool.rows * pool.columns * sizeof *values);
     assert_non_null(values);
     map_pool_values(&pool, values);
-    map_pool_clear(&pool);
     return values;
 }
 

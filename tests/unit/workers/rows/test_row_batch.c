@@ -182,7 +182,7 @@ TEST(kernels_count_as_the_histogram_does)
     for (int isa = ISA_PORTABLE; isa < ISA_COUNT; isa++) {
         for (size_t n = 1; kernels_at(isa) != NULL && n <= all; n = n < 40 ? n + 1 : n * 3) {
             size_t from = n < 40 ? 97 * n : 0, take = n * 3 > all ? all - from : n;
-            struct dist fast = {0}, slow = {0};
+            OWNED(dist_clear) struct dist fast = {0}, slow = {0};
             kernels_at(isa)->count(x + from, take, &counts);
             assert_int_equal(dist_add_counts(&fast, &counts), 0);
             for (size_t k = 0; k < take; k++) {
@@ -196,8 +196,6 @@ TEST(kernels_count_as_the_histogram_does)
             double most = fmax(fabs(slow.moments.min), fabs(slow.moments.max));
             assert_true(fabs(fast.moments.mean - slow.moments.mean) <= 1e-12 * most);
             assert_true(fabs(fast.moments.m2 - slow.moments.m2) <= 1e-7 * slow.moments.m2);
-            dist_clear(&fast);
-            dist_clear(&slow);
         }
     }
 }

@@ -42,22 +42,20 @@ static void dist_assert_same_moments(const struct dist *a, const struct dist *b)
 
 TEST(empty_has_no_numbers)
 {
-    struct dist d = {0};
+    OWNED(dist_clear) struct dist d = {0};
     assert_nan(moments_mean(&d.moments));
     assert_nan(moments_variance(&d.moments));
     assert_nan(moments_std(&d.moments));
     assert_nan(dist_quantile(&d, 0.5));
-    dist_clear(&d);
 }
 
 TEST(one_value_has_no_variance)
 {
-    struct dist d = {0};
+    OWNED(dist_clear) struct dist d = {0};
     assert_int_equal(dist_add(&d, -3.7), 0);
     assert_true(moments_mean(&d.moments) == -3.7 && d.moments.min == -3.7 && d.moments.max == -3.7);
     assert_nan(moments_variance(&d.moments));
     assert_true(dist_quantile(&d, 0) == -3.7 && dist_quantile(&d, 1) == -3.7);
-    dist_clear(&d);
 }
 
 TEST(variance_divides_by_n_less_one)
@@ -85,13 +83,12 @@ TEST(variance_survives_a_large_offset)
 
 TEST(not_finite_is_ignored)
 {
-    struct dist d = {0};
+    OWNED(dist_clear) struct dist d = {0};
     assert_int_equal(dist_add(&d, NAN), 0);
     assert_int_equal(dist_add(&d, INFINITY), 0);
     assert_int_equal(dist_add(&d, -INFINITY), 0);
     assert_int_equal(d.moments.n, 0);
     assert_int_equal(d.hist.used, 0);
-    dist_clear(&d);
 }
 
 /* Contiguous parts of random length, merged forwards, backwards, and as a tree. */
@@ -128,20 +125,19 @@ TEST(any_split_merges_to_the_whole)
 {
     static double x[VALUES];
     dist_fill(x, VALUES);
-    struct dist whole = {0};
+    OWNED(dist_clear) struct dist whole = {0};
     add_all(&whole, x, VALUES);
     for (unsigned parts = 1; parts <= 16; parts++) {
         for (unsigned order = 0; order < 3; order++) {
             check_split(x, &whole, parts, order);
         }
     }
-    dist_clear(&whole);
 }
 
 TEST(merging_with_empty_changes_nothing)
 {
     double x[] = {1, 2, 0, -5};
-    struct dist a = {0}, b = {0}, empty = {0};
+    OWNED(dist_clear) struct dist a = {0}, b = {0}, empty = {0};
     add_all(&a, x, 4);
     add_all(&b, x, 4);
     assert_int_equal(dist_merge(&a, &empty), 0);
@@ -149,22 +145,18 @@ TEST(merging_with_empty_changes_nothing)
     assert_int_equal(dist_merge(&empty, &a), 0);
     assert_same_counts(&empty, &b);
     assert_true(empty.moments.mean == b.moments.mean && empty.moments.m2 == b.moments.m2);
-    dist_clear(&a);
-    dist_clear(&b);
-    dist_clear(&empty);
 }
 
 TEST(merging_with_itself_doubles)
 {
     double x[] = {1, 2, 0, -5};
-    struct dist a = {0};
+    OWNED(dist_clear) struct dist a = {0};
     add_all(&a, x, 4);
     assert_int_equal(dist_merge(&a, &a), 0);
     assert_int_equal(a.moments.n, 8);
     assert_int_equal(a.hist.used, 4);
     assert_int_equal(a.hist.buckets[2].count, 2);
     assert_close(moments_mean(&a.moments), -0.5, 1e-15);
-    dist_clear(&a);
 }
 
 /* Every bound is 2^(u/32) correctly rounded, belongs to its bucket, and its successor to the next.
@@ -231,7 +223,7 @@ TEST(quantiles_are_within_half_a_bucket_of_a_seen_value)
 {
     static double x[VALUES];
     dist_fill(x, VALUES);
-    struct dist d = {0};
+    OWNED(dist_clear) struct dist d = {0};
     add_all(&d, x, VALUES);
     qsort(x, VALUES, sizeof x[0], dist_ascending);
     for (int percent = 0; percent <= 100; percent++) {
@@ -240,25 +232,23 @@ TEST(quantiles_are_within_half_a_bucket_of_a_seen_value)
         assert_close(dist_quantile(&d, q), x[rank - 1],
                      fabs(x[rank - 1]) * (exp2(1.0 / 64) - 1) * 1.0001);
     }
-    dist_clear(&d);
 }
 
 TEST(quantiles_stay_between_min_and_max)
 {
     double x[] = {1.0001, 1.0002, 1.0003};
-    struct dist d = {0};
+    OWNED(dist_clear) struct dist d = {0};
     add_all(&d, x, 3);
     assert_true(dist_quantile(&d, 0.5) == 1.0003);
     dist_clear(&d);
     double y[] = {1e80, 3e80};
     add_all(&d, y, 2);
     assert_true(dist_quantile(&d, 0.5) == 1e80);
-    dist_clear(&d);
 }
 
 TEST(dist_counts_saturate)
 {
-    struct hist a = {0}, b = {0};
+    OWNED(hist_clear) struct hist a = {0}, b = {0};
     assert_int_equal(hist_add(&a, 1), 0);
     assert_int_equal(hist_add(&b, 1), 0);
     a.buckets[0].count = UINT32_MAX - 1;
@@ -268,13 +258,11 @@ TEST(dist_counts_saturate)
     assert_int_equal(a.buckets[0].count, UINT32_MAX);
     assert_int_equal(hist_merge(&a, &b), 0);
     assert_int_equal(a.buckets[0].count, UINT32_MAX);
-    hist_clear(&a);
-    hist_clear(&b);
 }
 
 TEST(add_out_of_memory_has_no_effect)
 {
-    struct dist d = {0}, before = {0};
+    OWNED(dist_clear) struct dist d = {0}, before = {0};
     for (int i = 0; i < 8; i++) { /* the ninth bucket needs a larger list */
         assert_int_equal(dist_add(&d, i), 0);
         assert_int_equal(dist_add(&before, i), 0);
@@ -285,14 +273,12 @@ TEST(add_out_of_memory_has_no_effect)
     assert_same_counts(&d, &before);
     assert_int_equal(dist_add(&d, 100), 0);
     assert_int_equal(d.moments.n, 9);
-    dist_clear(&d);
-    dist_clear(&before);
 }
 
 TEST(merge_out_of_memory_has_no_effect)
 {
     double x[] = {1, 2, 3, 4, 5, 6}, y[] = {-1, 2, 30, 40, 50, 60};
-    struct dist a = {0}, before = {0}, b = {0};
+    OWNED(dist_clear) struct dist a = {0}, before = {0}, b = {0};
     add_all(&a, x, 6);
     add_all(&before, x, 6);
     add_all(&b, y, 6);
@@ -302,9 +288,6 @@ TEST(merge_out_of_memory_has_no_effect)
     assert_same_counts(&a, &before);
     assert_int_equal(dist_merge(&a, &b), 0);
     assert_int_equal(a.hist.used, 11);
-    dist_clear(&a);
-    dist_clear(&before);
-    dist_clear(&b);
 }
 
 static void fill_floats(float *x, size_t n)
@@ -354,7 +337,7 @@ TEST(many_are_as_one_by_one)
     static float x[VALUES];
     fill_floats(x, VALUES);
     for (size_t stride = 1; stride <= 3; stride++) {
-        struct dist many = {0}, single = {0};
+        OWNED(dist_clear) struct dist many = {0}, single = {0};
         size_t n = VALUES / stride;
         for (size_t i = 0; i < n; i++) {
             assert_int_equal(dist_add(&single, (double)x[i * stride]), 0);
@@ -364,8 +347,6 @@ TEST(many_are_as_one_by_one)
         assert_int_equal(add_many(&many, x + n / 2 * stride, n - n / 2, stride, &counts), 0);
         assert_same_counts(&many, &single);
         dist_assert_same_moments(&many, &single);
-        dist_clear(&many);
-        dist_clear(&single);
     }
     for (size_t k = 0; k < HIST_KEYS; k++) {
         assert_int_equal(counts.count[k], 0);
@@ -387,7 +368,7 @@ TEST(many_out_of_memory_have_no_effect)
 {
     static struct dist_counts counts;
     const float x[] = {1, 2, 3};
-    struct dist d = {0};
+    OWNED(dist_clear) struct dist d = {0};
     heap_fail_at(1);
     assert_int_equal(add_many(&d, x, 3, 1, &counts), ERR_MEMORY);
     heap_fail_at(0);
@@ -395,18 +376,16 @@ TEST(many_out_of_memory_have_no_effect)
     assert_int_equal(add_many(&d, x, 3, 1, &counts), 0);
     assert_int_equal(d.moments.n, 3);
     assert_int_equal(d.hist.used, 3);
-    dist_clear(&d);
 }
 
 /* Resolution */
 
 static uint32_t used_at(const double *x, size_t n, uint32_t halvings)
 {
-    struct dist d = {0};
+    OWNED(dist_clear) struct dist d = {0};
     add_all(&d, x, n);
     hist_halve(&d.hist, halvings);
     uint32_t used = d.hist.used;
-    dist_clear(&d);
     return used;
 }
 
@@ -457,7 +436,7 @@ TEST(limit_takes_the_finest_resolution_that_fits)
     static double x[VALUES];
     dist_fill(x, VALUES);
     for (uint32_t limit = 8; limit < 3000; limit = limit * 3 / 2 + 1) {
-        struct dist d = {0};
+        OWNED(dist_clear) struct dist d = {0};
         add_all(&d, x, VALUES);
         dist_limit(&d, limit);
         assert_true(d.hist.used <= limit || d.hist.halvings == HIST_HALVINGS_MAX);
@@ -465,13 +444,12 @@ TEST(limit_takes_the_finest_resolution_that_fits)
         if (d.hist.halvings > 0) {
             assert_true(used_at(x, VALUES, d.hist.halvings - 1) > limit);
         }
-        dist_clear(&d);
     }
 }
 
 TEST(at_the_lowest_resolution_the_smallest_count_as_zero)
 {
-    struct dist d = {0};
+    OWNED(dist_clear) struct dist d = {0};
     for (int32_t key = -KEY_MAX; key <= KEY_MAX; key++) {
         assert_int_equal(dist_add(&d, hist_key_bound(key)), 0);
     }
@@ -482,7 +460,6 @@ TEST(at_the_lowest_resolution_the_smallest_count_as_zero)
     assert_int_equal(d.hist.buckets[HIST_SPAN + 1].key,
                      hist_key_max(HIST_HALVINGS_MAX) - HIST_SPAN + 1);
     assert_int_equal(hist_total(&d.hist), 2 * KEY_MAX + 1);
-    dist_clear(&d);
 }
 
 static void dist_assert_same_hist(const struct hist *a, const struct hist *b)
@@ -539,15 +516,13 @@ TEST(limited_parts_merge_to_the_limited_whole)
     for (int round = 0; round < 2000; round++) {
         size_t n = random_stream(x, &seed);
         uint32_t limit = 2 + (uint32_t)(120 * random_unit(&seed));
-        struct dist whole = {0}, merged = {0};
+        OWNED(dist_clear) struct dist whole = {0}, merged = {0};
         add_all(&whole, x, n);
         dist_limit(&whole, limit);
         split_and_merge(x, n, limit, &seed, &merged);
         dist_assert_same_hist(&merged.hist, &whole.hist);
         assert_same_counts(&merged, &whole);
         dist_assert_same_moments(&merged, &whole);
-        dist_clear(&whole);
-        dist_clear(&merged);
     }
 }
 
@@ -555,7 +530,7 @@ TEST(quantiles_of_limited_are_within_the_stated_error)
 {
     static double x[VALUES];
     dist_fill(x, VALUES);
-    struct dist d = {0};
+    OWNED(dist_clear) struct dist d = {0};
     add_all(&d, x, VALUES);
     qsort(x, VALUES, sizeof x[0], dist_ascending);
     for (uint32_t limit = 2000; limit >= 2; limit = limit * 2 / 3) {
@@ -569,7 +544,6 @@ TEST(quantiles_of_limited_are_within_the_stated_error)
                          fmax(small, fabs(x[rank - 1]) * dist_quantile_error(&d) * 1.0001));
         }
     }
-    dist_clear(&d);
 }
 
 TEST(quantile_error_is_half_a_bucket)
@@ -660,7 +634,7 @@ TEST(divergence_is_that_of_the_coarser_buckets)
     uint64_t seed = 3;
     static double x[300];
     for (int round = 0; round < 30; round++) {
-        struct dist a = {0}, b = {0};
+        OWNED(dist_clear) struct dist a = {0}, b = {0};
         add_all(&a, x, random_stream(x, &seed));
         add_all(&b, x, random_stream(x, &seed));
         hist_halve(&a.hist, (uint32_t)(4 * random_unit(&seed)));
@@ -669,8 +643,6 @@ TEST(divergence_is_that_of_the_coarser_buckets)
         assert_close(dist_js(&a, &b), js_by_definition(&a, &b, halvings), 1e-13);
         assert_close(dist_js(&a, &b), dist_js(&b, &a), 1e-13);
         assert_close(dist_js(&a, &a), 0, 1e-15);
-        dist_clear(&a);
-        dist_clear(&b);
     }
 }
 

@@ -45,9 +45,9 @@ TEST(bytes_are_the_histogram)
 {
     uint64_t seed = 1;
     struct hist_sum *sum = calloc(1, sizeof *sum);
-    struct hist back = {0};
+    OWNED(hist_clear) struct hist back = {0};
     for (int round = 0; round < 2000; round++) {
-        struct hist h = random_hist(&seed);
+        OWNED(hist_clear) struct hist h = random_hist(&seed);
         struct hist_extent extent;
         hist_sum_add(sum, &h);
         size_t size = hist_sum_write(sum, HIST_KEYS, bytes);
@@ -60,9 +60,7 @@ TEST(bytes_are_the_histogram)
         assert_int_equal(extent.highest, h.buckets[h.used - 1].key);
         assert_int_equal(hist_bytes_read(bytes, size, &back), 0);
         hist_sum_assert_same_hist(&back, &h);
-        hist_clear(&h);
     }
-    hist_clear(&back);
     free(sum);
 }
 
@@ -72,10 +70,10 @@ TEST(sums_are_those_of_lists)
     uint64_t seed = 2;
     struct hist_sum *sum = calloc(1, sizeof *sum), *one = calloc(1, sizeof *one);
     for (int round = 0; round < 1000; round++) {
-        struct hist want = {0}, got = {0};
+        OWNED(hist_clear) struct hist want = {0}, got = {0};
         uint32_t limit = 2 + (uint32_t)(120 * random_unit(&seed));
         for (int part = (int)(5 * random_unit(&seed)); part >= 0; part--) {
-            struct hist h = random_hist(&seed);
+            OWNED(hist_clear) struct hist h = random_hist(&seed);
             assert_int_equal(hist_merge(&want, &h), 0);
             if (part % 2) {
                 hist_sum_add(sum, &h);
@@ -83,7 +81,6 @@ TEST(sums_are_those_of_lists)
                 hist_sum_add(one, &h);
                 hist_sum_add_bytes(sum, bytes, hist_sum_write(one, HIST_KEYS, bytes));
             }
-            hist_clear(&h);
         }
         assert_int_equal(hist_add(&want, -3.5), 0);
         hist_sum_add_value(sum, -3.5, 1);
@@ -91,8 +88,6 @@ TEST(sums_are_those_of_lists)
         assert_int_equal(hist_bytes_read(bytes, hist_sum_write(sum, limit, bytes), &got), 0);
         hist_sum_assert_same_hist(&got, &want);
         assert_empty(sum);
-        hist_clear(&want);
-        hist_clear(&got);
     }
     free(sum);
     free(one);
@@ -145,7 +140,7 @@ TEST(sums_of_pairs_are_those_of_counters)
 TEST(the_widest_histogram_fits)
 {
     struct hist_sum *sum = calloc(1, sizeof *sum);
-    struct hist back = {0};
+    OWNED(hist_clear) struct hist back = {0};
     for (int32_t key = -HIST_KEY_MAX; key <= HIST_KEY_MAX; key++) {
         hist_sum_add_value(sum, hist_key_bound(key), UINT32_MAX);
     }
@@ -166,14 +161,13 @@ TEST(the_widest_histogram_fits)
         assert_int_equal(hist_bytes_read(bytes, size, &back), 0);
         assert_true(back.used <= limit);
     }
-    hist_clear(&back);
     free(sum);
 }
 
 TEST(hist_sum_counts_saturate)
 {
     struct hist_sum *sum = calloc(1, sizeof *sum);
-    struct hist back = {0};
+    OWNED(hist_clear) struct hist back = {0};
     for (int i = 0; i < 3; i++) {
         for (int e = 0; e < 8; e++) { /* neighbours, which are added together */
             hist_sum_add_value(sum, exp2(e / 32.0), UINT32_MAX / 2);
@@ -185,7 +179,6 @@ TEST(hist_sum_counts_saturate)
     for (uint32_t i = 0; i < back.used; i++) {
         assert_int_equal(back.buckets[i].count, UINT32_MAX);
     }
-    hist_clear(&back);
     free(sum);
 }
 
@@ -196,10 +189,9 @@ TEST(clearing_empties_every_resolution)
     assert_int_equal(hist_sum_write(sum, 8, bytes), 0);
     for (int round = 0; round < 50; round++) {
         for (uint32_t halvings = 0; halvings <= HIST_HALVINGS_MAX; halvings++) {
-            struct hist h = random_hist(&seed);
+            OWNED(hist_clear) struct hist h = random_hist(&seed);
             hist_halve(&h, halvings);
             hist_sum_add(sum, &h);
-            hist_clear(&h);
         }
         hist_sum_clear(sum);
         assert_empty(sum);
@@ -212,10 +204,10 @@ TEST(what_is_no_histogram_is_told)
 {
     uint64_t seed = 4;
     struct hist_sum *sum = calloc(1, sizeof *sum);
-    struct hist back = {0};
+    OWNED(hist_clear) struct hist back = {0};
     unsigned passed = 0;
     for (int round = 0; round < 3000; round++) {
-        struct hist h = random_hist(&seed);
+        OWNED(hist_clear) struct hist h = random_hist(&seed);
         hist_sum_add(sum, &h);
         size_t size = hist_sum_write(sum, HIST_KEYS, bytes);
         size_t cut = (size_t)((double)(size + 1) * random_unit(&seed));
@@ -237,10 +229,8 @@ TEST(what_is_no_histogram_is_told)
             hist_sum_clear(sum);
         }
         free(changed);
-        hist_clear(&h);
     }
     assert_true(passed > 10);
-    hist_clear(&back);
     free(sum);
 }
 
