@@ -77,7 +77,7 @@ def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swe
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
     heads = min(SLICE_HEADS, max(1, _SLICE_ROWS // p.queries))
-    inverse_k = None if left is not None else inverse(norms(p.k) if entries is None else entries.norms[1])
+    inverse_k = None if left is not None else inverse(norms(p.k) if entries is None else entries.norms[1], math.nan)
     for begin in range(0, flat[0], heads):
         some = slice(begin, min(begin + heads, flat[0]))
         if left is not None:
@@ -133,7 +133,7 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
 
 
 def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool) -> Swept:
-    """Launches both kernels for some heads, counted over all samples. `inverse_k`: 1 / the lengths of the keys. With
+    """Launches both kernels for some heads, counted over all samples. `inverse_k`: 1 / the lengths of the keys, or NaN. With
     `powers` there is what `importance` needs, too."""
     left = Swept(*(torch.empty((numbers, some.stop - some.start, p.queries), dtype=torch.float32, device=p.q.device)
                    for numbers in numbers_of(powers)))
