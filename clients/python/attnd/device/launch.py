@@ -50,13 +50,18 @@ def unable(device: torch.device, dtype: torch.dtype, width: int, documents: Opti
     return None
 
 
-def _interpreted() -> Optional[bool]:
-    """Whether Triton's interpreter runs its kernels, on any device; None: there is no Triton, or one that is too old."""
+def version() -> str:
+    """Triton's; empty: there is none."""
     try:
         import triton
     except ImportError:
-        return None
-    major, minor = (int(part) for part in triton.__version__.split(".")[:2])
+        return ""
+    return str(triton.__version__)
+
+
+def _interpreted() -> Optional[bool]:
+    """Whether Triton's interpreter runs its kernels, on any device; None: there is no Triton, or one that is too old."""
+    major, minor = (int(part) for part in (version() or "0.0").split(".")[:2])
     if (major, minor) < (3, 4):  # its settings are in the environment
         return os.environ.get("TRITON_INTERPRET") == "1" if (major, minor) == (3, 3) else None
     from triton import knobs
