@@ -94,6 +94,17 @@ def test_a_logit_that_is_no_number_is_found_wherever_it_is(wrong, where):
             torch.testing.assert_close(found[name], values, atol=2e-5, rtol=2e-5, equal_nan=True, msg=f"{name}, {at}")
 
 
+@pytest.mark.parametrize("wrong", [0.0, float("-inf")])
+@pytest.mark.parametrize("mask", ["causal", "full"])
+def test_a_key_without_length_has_no_cosine_wherever_it_is(mask, wrong):
+    """It has a logit: 0, or -inf of all rows."""
+    q, k, words = make(mask, "plain", (1, 1, 1, 140, 140, 16), "f32")
+    q[..., 0] = q[..., 0].abs() + 0.1
+    k[:, :, [0, 5, 40, 70, 139]] = 0
+    k[:, :, 40, 0] = wrong
+    agree_of_message(message(*there(q, k, words), launch.rows), q, k, words)
+
+
 def test_a_local_window_may_be_wider_than_anything():
     q, k, _ = make("causal", "plain", (1, 2, 2, 40, 40, 16), "f32")
     found = rows(q, k, {"causal": True, "local_window": 2**31 - 1})
@@ -129,6 +140,7 @@ def test_a_sample_of_rows_has_the_numbers_of_these_rows():
 
 
 FORMS = {"causal": {}, "cross": {"causal": False, "cross": True}, "window": {"window": 9, "softcap": 3.0, "first": 2, "keys": 130}, "long": {"first": 400, "keys": 450}, "long full": {"causal": False, "keys": 300},
+         "keys without length": {"zero": slice(3, None, 50), "first": 400, "keys": 450},
          "rows": {"rows": 9}, "long rows": {"rows": 33, "first": 200, "keys": 250}, "bias of rows": {"rows": 9, "mask": torch.linspace(-2, 2, 9 * 40).view(1, 1, 9, 40)},
          "mask": {"mask": torch.arange(40) < 33}, "bias": {"mask": torch.linspace(-2, 2, 1600).view(1, 1, 40, 40)},
          "documents": {"documents": torch.arange(40).expand(2, -1) // 7},
@@ -157,6 +169,7 @@ def test_what_the_kernels_leave_is_finished_on_the_host(form, monkeypatch):
     said = dict(FORMS[form])
     generator = torch.Generator().manual_seed(3)
     q, k = (torch.randn(2, heads, length, 16, generator=generator) for heads, length in ((4, 40), (2, said.pop("keys", 40))))
+    k[:, :, said.pop("zero", slice(0))] = 0
     if said.get("mask") is not None and said["mask"].dim() == 1:
         said["mask"] = said["mask"].view(1, 1, 1, 40)
     if "rows" in said:

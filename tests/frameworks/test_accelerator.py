@@ -33,6 +33,8 @@ from attnd.cost import Cost  # noqa: E402
 from attnd.device import arrived, finisher, gpu, launch, pooled, reference, state  # noqa: E402
 from attnd.device.entries import Entries  # noqa: E402
 from attnd.device.problem import Problem, Rows  # noqa: E402
+from attnd.forms import bands  # noqa: E402
+from attnd.forms.seen import Queries  # noqa: E402
 from attnd.sender import NotYet  # noqa: E402
 from device_grid import can_run, kernel_of, reference_stands_in  # noqa: E402
 from harness import wait_until  # noqa: E402
@@ -161,6 +163,32 @@ def test_a_layer_is_few_launches_and_little_memory(heads, key_heads, tokens, wid
     copies = 1 + (given.rows is not None)
     assert launches.count + len(kernels) + copies <= most, (launches.count, len(kernels))
     assert held.most <= (8 << 20 if given.rows is not None else 32 * (launch._SUMS_WITH_POWERS + launch._FEW) * heads * tokens), held.most
+
+
+FUSED = {  # MiB of a capture of some rows, and the call
+    "causal": (8, lambda q, k: Queries(q, k, causal=True)),
+    "f32 under autocast": (9, lambda q, k: Queries(q.float(), k.float(), causal=True)),
+    "window to both sides": (8, lambda q, k: bands.queries_of(q, k, k, None, bands.Band(64, 32))),
+    "slopes": (19, lambda q, k: bands.queries_of(q, k, k, None, bands.Band(None, 0, slopes=nothing(torch.float32, 32))))}
+
+
+@pytest.mark.parametrize("on_nowhere", ["triton"], indirect=True)
+@pytest.mark.parametrize("checked", [False, True])
+@pytest.mark.parametrize("form", FUSED)
+def test_some_rows_take_little_memory_whatever_hides_keys(form, checked, on_nowhere):
+    """All that is made for a capture of a layer, with the copies for its kernel."""
+    most, call = FUSED[form]
+    seen = call(nothing(torch.bfloat16, 1, 32, 8192, 128), nothing(torch.bfloat16, 1, 8, 8192, 128))
+    watch = SimpleNamespace(_on_device={"layer": 0})
+    rows = capture.Watch._plan_on_device(watch, plan.Plan(), "layer", seen, False, None).rows
+    assert rows == (16 if form == "slopes" else 256)
+    with Held() as held, torch.no_grad():
+        held.keep_out(seen.q, seen.k)
+        some = some_rows(8192, rows, NOWHERE)
+        mask = seen.late_mask and seen.late_mask((slice(0, 1), slice(0, 32), some.there))
+        given = asked(NOWHERE, q=seen.q, k=seen.k, group=4, precision=torch.bfloat16, causal=seen.causal, mask=mask, rows=some)
+        sent = arrived.packed(list(computer()._queries(given, checked).tensors.values()))
+    assert held.most <= most << 20 and sent.numel() > 0, held.most / 2**20
 
 
 def test_nothing_that_is_launched_for_weights_waits(monkeypatch):

@@ -22,8 +22,8 @@ HEADS, KEY_HEADS, TOKENS, ROWS = 32, 8, 8192, 256
 KIB = 1024
 SHARED_MAX = {80: 163 * KIB, 89: 99 * KIB, 90: 227 * KIB, 100: 227 * KIB, 120: 99 * KIB}  # of a block of threads
 # Instructions a logit where no key is hidden, of some rows of bf16, 128 wide. Products of a matrix take more of them on
-# cards without asynchronous ones.
-PER_LOGIT_MAX = {80: 39, 89: 39, 90: 31, 100: 31, 120: 39}
+# cards without asynchronous ones. Triton 3.9 makes 34.7, 35.9, 28.0, 23.9 and 36.4.
+PER_LOGIT_MAX = {80: 36, 89: 37, 90: 29, 100: 25, 120: 37.5}
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.uint8: "u8", torch.int64: "i64"}
 
 pytestmark = pytest.mark.skipif(not DUMP.exists(), reason="this triton has no cuobjdump")
@@ -105,12 +105,8 @@ def calls(given, whole=False):
 def test_the_kernels_of_some_rows_are_short_and_fit_the_card(capability):
     sums, few = (compiled(call, capability) for call in calls(problem()))
     assert max(sums.shared, few.shared) <= SHARED_MAX[capability]
-    assert sums.spilled_bytes <= 16  # four registers, outside of the rounds over keys
-    assert max(loop.spilled for loop in sums.loops) <= 1
-    # The first rounds and the last, over keys near by, are all that most rows take: of 64 rows whose keys are in no order one
-    # in 60 takes those between, too.
-    assert few.spilled_bytes <= 56 and few.loops[0].spilled == few.loops[-1].spilled == 0
-    assert sums.loops[0].spilled == 0 and sums.loops[0].per_logit <= PER_LOGIT_MAX[capability], sums.loops
+    assert sums.spilled_bytes == few.spilled_bytes == 0
+    assert sums.loops[0].per_logit <= PER_LOGIT_MAX[capability], sums.loops
     assert few.loops[0].per_logit <= 24, few.loops
 
 

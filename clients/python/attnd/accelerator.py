@@ -42,14 +42,15 @@ from .sender import NotYet
 log = logging.getLogger("attnd")
 
 ROWS_MAX = 1 << 18  # of a capture, over samples and heads
+MADE_MAX = 1 << 22  # logits, over samples and heads, of a capture that makes something of each that differs by head
 MASK_BYTES_MAX = 32 << 20  # of a mask that is made for the capture
 REFERENCE_LOGITS_MAX = 1 << 24  # of a call, with masked ones
 _ENTRIES = 1 << 20  # logits that are looked at, at once
-_COPIED = 16 << 20  # bytes of queries and keys in another precision, at once, but for those of one head
+_COPIED = 6 << 20  # bytes of queries and keys in another precision, at once, but for those of one head
 REST_AFTER_OUT_OF_MEMORY = 256  # captures
 CHECKED_FIRST = 3  # captures
 CHECKED_EVERY = 16  # steps, each layer
-_CHECKED_ROWS = 4
+_CHECKED_ROWS, _CHECKED_KEYS = 4, 512  # at once
 _CHECKED_TO = 5e-3  # relative to what is above 1
 _ROUNDINGS = 4  # beside that, times the rounding of a logit: the weights of a row are off by about as much
 _BACKENDS = ("triton", "reference")
@@ -243,6 +244,7 @@ class Accelerator:
                 if side and asked.rows is None:
                     block.tensors.update(_maps(problem, block, side, asked.whole, said, facts))
                 blocks.append(block)
+                del problem  # copies for the next one take the place of its own
         shape = batch, heads, queries if asked.rows is None else len(asked.rows.here), asked.k.shape[2]
         return computed(facts, blocks, said, shape, backend, asked.first, asked.whole and backend == "triton")
 
@@ -289,7 +291,8 @@ def computes(device: torch.device) -> bool:
 def _heads_at_once(asked: OfQueries) -> int:
     """How many heads make a block, by what is copied to the precision of the kernel and by what is launched at once."""
     batch, _, _, width = asked.q.shape
-    tokens = sum(one.shape[2] for one in (asked.q, asked.k) if one.dtype != asked.precision)
+    tokens = sum(one.shape[2] // group for one, group in ((asked.q, 1), (asked.k, asked.group))
+                 if one.dtype != asked.precision)
     copied = batch * tokens * width * torch.finfo(asked.precision).bits // 8
     return max(1, min(_COPIED // max(1, copied), launch.SLICE_HEADS // batch))
 
@@ -400,9 +403,9 @@ def _again(p: Problem, head: int) -> Again:
     at = _chosen.sample(range(p.queries), min(_CHECKED_ROWS, p.queries))
     j = torch.arange(p.keys, device=p.q.device)
     position = torch.stack([torch.full_like(j[0], p.position(i)) for i in at])[:, None]
-    q, k = torch.stack([p.q[sample, head, p.number(i)] for i in at]).to(f64), p.k[sample, head // p.group].to(f64)
-    s = q @ k.t() * p.scale
-    rounding = q.norm(dim=1) * k.norm(dim=1).amax() * (abs(p.scale) * 2.0**-21)
+    q, k = torch.stack([p.q[sample, head, p.number(i)] for i in at]).to(f64), p.k[sample, head // p.group]
+    s = torch.cat([q @ some.to(f64).t() for some in torch.split(k, _CHECKED_KEYS)], 1) * p.scale
+    rounding = q.norm(dim=1) * norms(k[None, None]).amax() * (abs(p.scale) * 2.0**-21)
     s = torch.tanh(s / p.softcap) * p.softcap if p.softcap else s
     seen = torch.ones_like(s, dtype=torch.bool)
     if p.bias is not None:

@@ -34,13 +34,13 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import torch
 
 from . import torch_state, wire
-from .accelerator import ROWS_MAX, Accelerator, computes
+from .accelerator import MADE_MAX, ROWS_MAX, Accelerator, computes
 from .alerts import Alerts, StopTraining
 from .calls import Context, Cut, Part, beyond_device, logits_of, looker_for_padding, parts
 from .cost import Cost, milliseconds, percent
-from .forms import look, mods
-from .forms.seen import (Queries, Seen, Share, Weights, device_of, heads_of, keys_of, map_weights, may_read_other,
-                         placements_of, precision_of, queries_of, reads_other, sees_ahead, tells_padding)
+from .forms import look
+from .forms.seen import (Queries, Seen, Share, Weights, device_of, heads_of, keys_of, makes_by_head, map_weights,
+                         may_read_other, placements_of, precision_of, queries_of, reads_other, sees_ahead, tells_padding)
 from .gradients import Gradients
 from .head_maps import Turns
 from .hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
@@ -574,13 +574,11 @@ class Watch:
         return Origin(self._epoch, self._step, self.publisher.rank, self.publisher.buckets, side, computer, cross), plan
 
     def _plan_on_device(self, plan: Plan, path: str, seen: Seen, cross: bool, context: Context) -> Plan:
-        """The part of a call that an accelerator computes: at most ROWS_MAX rows, of a score_mod at most ELEMENTS logits; and where
-        the plan says nothing of them, some of each sample, and now and then all of one sample: maps, and numbers of the map as a
-        whole, need those."""
+        """The part of a call that an accelerator computes: at most ROWS_MAX rows, or MADE_MAX logits; and where the plan says
+        nothing of them, some of each sample, and now and then all of one sample: maps, and numbers of the map as a whole, need
+        those."""
         (batch, queries), heads = queries_of(seen), heads_of(seen)
-        rows_max = ROWS_MAX
-        if isinstance(seen, Queries) and seen.score_mod is not None:
-            rows_max = min(rows_max, mods.ELEMENTS // keys_of(seen))
+        rows_max = min(ROWS_MAX, MADE_MAX // keys_of(seen)) if makes_by_head(seen) else ROWS_MAX
         most = max(1, rows_max // (heads * min(batch, plan.samples or batch)))
         taken = min(most, plan.rows or ROWS_ON_DEVICE)
         if not plan.rows:

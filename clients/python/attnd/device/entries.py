@@ -216,9 +216,10 @@ def norms(vectors: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def inverse(lengths: torch.Tensor) -> torch.Tensor:
-    """1 / x, and 0 of zero and of what is not finite."""
-    return lengths.reciprocal().nan_to_num_(0.0, 0.0, 0.0)
+def inverse(lengths: torch.Tensor, none: float = 0.0) -> torch.Tensor:
+    """1 / x, and `none` of zero and of what is not finite."""
+    found = lengths.reciprocal()
+    return found.masked_fill_(~((found > 0) & (found < math.inf)), none)
 
 
 def _where(condition: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

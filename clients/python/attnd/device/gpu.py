@@ -67,7 +67,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 def _findings(device: torch.device, options: argparse.Namespace) -> Findings:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    yield Finding("device", OK, f"{name}, torch {torch.__version__}")
+    yield Finding("device", OK, f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, "
+                                f"Triton {launch.version() or 'none'}")
     if not hasattr(F, "scaled_dot_product_attention"):
         yield Finding("torch", WRONG, "it has no scaled_dot_product_attention", "install torch 2 or later")
         return

@@ -8,8 +8,8 @@ are, f32 with "ieee", since TF32 has 10 bits. WIDEN makes them f32 before: the i
 bits of bf16 as integers. Logits are in units of ln 2 until they are stored, as 2^x is what the hardware has.
 
 Blocks whose keys all rows see, before the diagonal, are taken first and without a look at what hides keys: these cost half
-of the others. Where -inf turns up there, the program begins anew and takes
-every block with care. A NaN or +inf makes the sum of e NaN, which says that the row has no numbers.
+of the others. Where -inf or a key without length turns up there, the program begins anew and takes every block with care. A
+NaN or +inf makes the sum of e NaN, which says that the row has no numbers.
 
 The 8 largest of a row, and the keys near it, take a pass of their own: with the sums of the other one their registers
 would not do. Each of the KEYS lanes keeps its 4 largest. Where a lane's fourth is above the eighth that comes of these, the
@@ -151,9 +151,9 @@ def of_nothing(ROWS: tl.constexpr):
 
 
 @triton.jit
-def fold(s, others, product, inverse, distance, sums, INSIDE: tl.constexpr, SOFTCAP: tl.constexpr, POWERS: tl.constexpr,
-         KEYS: tl.constexpr):
-    """The sums with those of a block of logits s, of which `others` are those of all keys but key 0. INSIDE: none is -inf."""
+def fold(s, others, product, inverse, gap, sums, INSIDE: tl.constexpr, POWERS: tl.constexpr, KEYS: tl.constexpr):
+    """The sums with those of a block of logits s, of which `others` are those of all keys but key 0. `gap`: how far the first
+    key is before the rows. INSIDE: none is -inf, all keys have a length, and are before each row, or behind it."""
     (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
      power_2, power_3, power_4, power_5, power_6, power_7) = sums
     grown = tl.maximum(largest, tl.max(others, 1))
@@ -162,34 +162,37 @@ def fold(s, others, product, inverse, distance, sums, INSIDE: tl.constexpr, SOFT
     smallest = tl.minimum(smallest, tl.min(s if INSIDE else tl.where(s > float("-inf"), s, float("inf")), 1))
     known = s - shift[:, None]
     cosine = product * inverse[None, :]
-    has_length = inverse[None, :] > 0.0
+    highest = cosine
     if INSIDE:
         base = grown
         x = others - base[:, None]
         finite += KEYS
-        cosine_count += tl.sum((inverse > 0.0).to(tl.float32), 0)
+        cosine_count += KEYS
     else:
         base = tl.where(grown == float("-inf"), 0.0, grown)
         x = tl.where(others == float("-inf"), -1e30, others - base[:, None])
         here = s > float("-inf")
         finite += tl.sum(here.to(tl.float32), 1)
         known = tl.where(here, known, 0.0)
-        has_length &= here
-        cosine_count += tl.sum(has_length.to(tl.float32), 1)
-    if SOFTCAP or not INSIDE:  # an infinite product has a logit, and a key of infinite length no cosine
-        cosine = tl.where(has_length, cosine, 0.0)
+        here &= inverse[None, :] > 0.0
+        cosine_count += tl.sum(here.to(tl.float32), 1)
+        cosine, highest = tl.where(here, cosine, 0.0), tl.where(here, cosine, float("-inf"))
     logits += tl.sum(known, 1)
     squares += tl.sum(known * known, 1)
     cosines += tl.sum(cosine, 1)
-    cosine_max = tl.maximum(cosine_max, tl.max(tl.where(has_length, cosine, float("-inf")), 1))
+    cosine_max = tl.maximum(cosine_max, tl.max(highest, 1))
 
     some = largest > float("-inf")
     fall = tl.where(some, largest - base, 0.0)
     shrink = tl.where(some, tl.exp2(fall), 0.0)
     e = tl.exp2(x)
     weighted = shrink * (weighted + total * fall) + tl.sum(e * x, 1)
-    total = shrink * total + tl.sum(e, 1)
-    distances = shrink * distances + tl.sum(e * distance, 1)
+    total_here, places = tl.sum(e, 1), tl.arange(0, KEYS).to(tl.float32)[None, :]
+    total = shrink * total + total_here
+    if INSIDE:
+        distances = shrink * distances + tl.abs(gap * total_here - tl.sum(e * places, 1))
+    else:
+        distances = shrink * distances + tl.sum(e * tl.abs(gap[:, None] - places), 1)
     e_2, shrink_2 = e * e, shrink * shrink
     power_2 = shrink_2 * power_2 + tl.sum(e_2, 1)
     if POWERS:
@@ -221,7 +224,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
 
     Grid: (blocks of queries, heads of all samples, counted from first_head = sample * heads + head as n = 0). Strides
     are of elements. A query beyond q_len has no visible key. SAMPLED: the queries are those with the numbers `rows`, i64 in
-    rising order; `bias` has them alone, or BIAS_OF_ALL. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, 0 where there is none.
+    rising order; `bias` has them alone, or BIAS_OF_ALL. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, NaN where there is none.
     With POWERS there are the last fields.
     """
     vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
@@ -257,12 +260,9 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
         j = start + tl.arange(0, KEYS)
         product = block_product(vectors, j, True, NARROW, WIDEN)
         s = logits_of(product, scale, softcap, SOFTCAP)
-        distance = (p - start).to(tl.float32)[:, None] - tl.arange(0, KEYS).to(tl.float32)[None, :]
-        if not CAUSAL:
-            distance = tl.abs(distance)
-        sums = fold(s, s, product, tl.load(inverse_k + j), distance, sums, True, SOFTCAP, POWERS, KEYS)
+        sums = fold(s, s, product, tl.load(inverse_k + j), (p - start).to(tl.float32), sums, True, POWERS, KEYS)
 
-    if tl.min(sums[8], 0) == float("-inf"):
+    if tl.min(tl.where(sums[9] == sums[9], sums[8], float("-inf")), 0) == float("-inf"):
         inner, near, far, outer = begin, begin, end, end
         sums = of_nothing(ROWS)
     zero = tl.zeros((ROWS,), tl.float32)
@@ -275,13 +275,12 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
                          tl.where(n < between, near + (n - before) * EDGE, outer + (n - between) * EDGE))
         j = start + tl.arange(0, EDGE)
         s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
-        distance = tl.abs((p - start).to(tl.float32)[:, None] - tl.arange(0, EDGE).to(tl.float32)[None, :])
         others = tl.where(j[None, :] == 0, float("-inf"), s)
         inverse = tl.load(inverse_k + j, mask=j < keys, other=0.0)
-        sums = fold(s, others, product, inverse, distance, sums, False, SOFTCAP, POWERS, EDGE)
+        sums = fold(s, others, product, inverse, (p - start).to(tl.float32), sums, False, POWERS, EDGE)
         if BIAS != 0 or DOCUMENTS:
             count += tl.sum(seen.to(tl.float32), 1)
-            farthest = tl.maximum(farthest, tl.max(tl.where(seen, distance, 0.0), 1))
+            farthest = tl.maximum(farthest, tl.max(tl.where(seen, tl.abs(p[:, None] - j[None, :]), 0), 1).to(tl.float32))
         if start == 0:
             first = tl.max(tl.where(j[None, :] == 0, s, float("-inf")), 1)
             with_first = tl.max((seen & (j[None, :] == 0)).to(tl.float32), 1)
@@ -409,14 +408,15 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
 
 @triton.jit(do_not_specialize=_VARYING)
 def key_lengths(k, out, inverse, heads, keys, width, k_b, k_h, k_t, k_d, KEYS: tl.constexpr, WIDTH: tl.constexpr):
-    """Writes |k| to `out`, and 1 / |k|, 0 where there is none, to `inverse`. Grid: (blocks of keys, key heads of all samples)."""
+    """Writes |k| to `out`, and 1 / |k|, NaN where there is none, to `inverse`. Grid: (blocks of keys, key heads of all samples)."""
     j, channel = tl.program_id(0) * KEYS + tl.arange(0, KEYS), tl.arange(0, WIDTH)
     sample, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
     tile = tl.load(k + sample * k_b + head * k_h + j.to(tl.int64)[:, None] * k_t + channel[None, :] * k_d,
                    mask=(j[:, None] < keys) & (channel[None, :] < width), other=0.0).to(tl.float32)
     length, at = tl.sqrt(tl.sum(tile * tile, 1)), tl.program_id(1).to(tl.int64) * keys + j
     tl.store(out + at, length, mask=j < keys)
-    tl.store(inverse + at, tl.where((length > 0.0) & (length < float("inf")), 1.0 / length, 0.0), mask=j < keys)
+    over = 1.0 / length
+    tl.store(inverse + at, tl.where((over > 0.0) & (over < float("inf")), over, float("nan")), mask=j < keys)
 
 
 @triton.jit(do_not_specialize=_VARYING)

@@ -50,13 +50,18 @@ def unable(device: torch.device, dtype: torch.dtype, width: int, documents: Opti
     return None
 
 
-def _interpreted() -> Optional[bool]:
-    """Whether Triton's interpreter runs its kernels, on any device; None: there is no Triton, or one that is too old."""
+def version() -> str:
+    """Triton's; empty: there is none."""
     try:
         import triton
     except ImportError:
-        return None
-    major, minor = (int(part) for part in triton.__version__.split(".")[:2])
+        return ""
+    return str(triton.__version__)
+
+
+def _interpreted() -> Optional[bool]:
+    """Whether Triton's interpreter runs its kernels, on any device; None: there is no Triton, or one that is too old."""
+    major, minor = (int(part) for part in (version() or "0.0").split(".")[:2])
     if (major, minor) < (3, 4):  # its settings are in the environment
         return os.environ.get("TRITON_INTERPRET") == "1" if (major, minor) == (3, 3) else None
     from triton import knobs
@@ -77,7 +82,7 @@ def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swe
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
     heads = min(SLICE_HEADS, max(1, _SLICE_ROWS // p.queries))
-    inverse_k = None if left is not None else inverse(norms(p.k) if entries is None else entries.norms[1])
+    inverse_k = None if left is not None else inverse(norms(p.k) if entries is None else entries.norms[1], math.nan)
     for begin in range(0, flat[0], heads):
         some = slice(begin, min(begin + heads, flat[0]))
         if left is not None:
@@ -133,7 +138,7 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
 
 
 def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool) -> Swept:
-    """Launches both kernels for some heads, counted over all samples. `inverse_k`: 1 / the lengths of the keys. With
+    """Launches both kernels for some heads, counted over all samples. `inverse_k`: 1 / the lengths of the keys, or NaN. With
     `powers` there is what `importance` needs, too."""
     left = Swept(*(torch.empty((numbers, some.stop - some.start, p.queries), dtype=torch.float32, device=p.q.device)
                    for numbers in numbers_of(powers)))

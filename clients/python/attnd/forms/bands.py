@@ -85,11 +85,10 @@ def _mask(band: Band, at: mods.Where, queries: int) -> torch.Tensor:
             edges = edges if band.aligned == "first" else ends
             allowed &= (at.queries < ends[0][own])[:, None] & (at.keys < ends[1][of_keys])[None]
         position = at.queries - edges[0][own] + edges[1][own]
-    ahead = at.keys[None] - position[:, None]
     if band.right is not None:
-        allowed &= ahead <= band.right
+        allowed &= at.keys <= position[:, None] + band.right
     if band.left is not None:
-        allowed &= ahead >= -band.left
+        allowed &= at.keys >= position[:, None] - band.left
     if band.slopes is None:
         return allowed[None, None]
     slopes = band.slopes.detach().float()
@@ -99,4 +98,4 @@ def _mask(band: Band, at: mods.Where, queries: int) -> torch.Tensor:
         slopes = slopes[at.samples][:, at.heads, None, None]
     else:  # of the sequence that each query is of
         slopes = slopes[own][:, at.heads].transpose(0, 1)[None, :, :, None]
-    return (-slopes * ahead.abs()).masked_fill(~allowed, -torch.inf)
+    return (-slopes * (at.keys - position[:, None]).abs()).masked_fill_(~allowed, -torch.inf)

@@ -51,8 +51,9 @@ def visible(mask_mod: MaskMod, at: Where) -> torch.Tensor:
     at = _needed(mask_mod, at)
     count, keys = len(at.samples) * len(at.heads), len(at.keys)
     with _evaluating(at.keys.device):
-        return torch.cat([_mapped(mask_mod, at._replace(queries=rows)).bool()
-                          for rows in torch.split(at.queries, max(1, ELEMENTS // (count * keys)))], dim=2)
+        made = [_mapped(mask_mod, at._replace(queries=rows)).bool()
+                for rows in torch.split(at.queries, max(1, ELEMENTS // (count * keys)))]
+    return torch.cat(made, dim=2) if len(made) > 1 else made[0].contiguous()
 
 
 class ScoreMod:

@@ -195,6 +195,14 @@ def sees_ahead(seen: Seen) -> Union[None, bool, torch.Tensor]:
     return (own & ~following).sum() * 16 <= own.sum()
 
 
+def makes_by_head(seen: Seen) -> bool:
+    """Whether a capture has to make something of each logit that differs by head: a score, a bias or a mask."""
+    if isinstance(seen, Weights) or seen.late_mask is None:
+        return isinstance(seen, Queries) and seen.score_mod is not None
+    some = (slice(0, 1), slice(0, min(2, heads_of(seen))), slice(0, 1))
+    return seen.late_nbytes > 1 or seen.late_mask(some).shape[1] > 1
+
+
 def tells_padding(seen: Seen) -> bool:
     """Whether a self-attention is over a whole sequence, so that its mask says which positions are padding."""
     if seen.shared:
