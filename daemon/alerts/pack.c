@@ -397,7 +397,7 @@ static int get_all(struct alerts *alerts, const msgpack_object *map)
     if (code) {
         return code;
     }
-    /* As put_numbers wrote it; a checkpoint of an older attnd has none of it. */
+    /* A checkpoint of an older attnd has none of it. */
     const msgpack_object_array *focus = alerts_pack_get_array(map, "heads");
     const msgpack_object_array *origin = alerts_pack_get_array(map, "origin");
     struct alert_origin *to = &alerts->origin;
