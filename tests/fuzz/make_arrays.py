@@ -13,9 +13,9 @@ import numpy as np
 HERE = pathlib.Path(__file__).parent / "arrays"
 
 
-def npy(array):
+def npy(array, **kwargs):
     out = io.BytesIO()
-    np.lib.format.write_array(out, array)
+    np.lib.format.write_array(out, array, **kwargs)
     return out.getvalue()
 
 
@@ -48,10 +48,15 @@ def flip(content, needle, replacement):
 maps = np.arange(2 * 3 * 3, dtype="<f4").reshape(2, 3, 3)
 deflated = npz({"arr_0.npy": npy(np.zeros((40, 40), "<f4"))}, zipfile.ZIP_DEFLATED)
 FILES = {
+    "plain.npy": npy(maps),
     "fortran.npy": npy(np.asfortranarray(maps)),
+    "version_2.npy": npy(maps, version=(2, 0)),
+    "version_3.npy": npy(maps, version=(3, 0)),
     "version_9.npy": flip(npy(maps), b"NUMPY\x01", b"NUMPY\x09"),
     "scalar.npy": npy(np.float64(3.5)),
     "empty_axis.npy": npy(np.zeros((2, 0, 3))),
+    "big_endian.npy": npy(maps.astype(">f4")),
+    "objects.npy": npy(np.array([None, "x"], object)),
     "record.npy": npy(np.zeros(2, [("a", "<f4"), ("b", "|u1", (2,))])),
     "short.npy": npy(maps)[:-1],
     "long.npy": npy(maps) + b"\0",
@@ -59,6 +64,7 @@ FILES = {
     "huge_header.npy": b"\x93NUMPY\x02\0\xff\xff\xff\xff{'descr'",
     "no_dictionary.npy": npy_header("('descr', '<f4')"),
     "open_string.npy": npy_header("{'descr': '<f4"),
+    "open_list.npy": npy_header("{'descr': [('a', '<f4'"),
     "stored.npz": npz({"decoder.0.self.npy": npy(maps), "mask.npy": npy(np.ones((3, 3), bool))}),
     "deflated.npz": deflated,
     "empty.npz": npz({}),
