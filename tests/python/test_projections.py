@@ -417,6 +417,7 @@ def test_while_attnd_is_away_they_are_skipped_and_not_dropped(tmp_path, is_full)
         if is_full:
             train(it, model, 20)
             wait_until(lambda: it.publisher.stalled, "no more finds room")
+        wait_until(lambda: (now := it.publisher.stats())["queued"] == now["unacknowledged"], "the queue is worked off")
         before = it.publisher.stats()
         for _ in range(3):
             it.epoch_end()
