@@ -8,6 +8,8 @@ import { loadGrid, valuesAt, windowAt } from "./grid.js";
 import { isOver, isSampled } from "./run_text.js";
 import { isOfMatrices, pastLayer } from "./store.js";
 
+const SAMPLES_MAX = 256; // windows of layers whose standard errors are kept
+
 /** Said where a run's own maps would be. */
 export const NOT_KEPT =
     "No maps of single heads were kept of this window (history.head_maps): it has not all heads in one message, or an older attnd wrote it. Shown instead: the mean over the heads.";
@@ -22,7 +24,7 @@ function runMeant(store, { job, run }) {
 /** Has what pickers ask of a store. */
 class Run {
     constructor(store, job, run, past) {
-        Object.assign(this, { store, job, run, past, loaded: new Map(), grids: new Map() });
+        Object.assign(this, { store, job, run, past, loaded: new Map(), grids: new Map(), samples: new Map() });
     }
 
     /** By name: of the history, and in its place what has come since. */
@@ -85,25 +87,39 @@ class Run {
             if (values) heads[metric] = values;
         };
         await Promise.all(names.map(load));
-        return { ...this.newest(where), heads, spectrum: {}, similarity: null, past: true, last: undefined };
+        return { ...this.newest(where), heads, spectrum: {}, similarity: null, sample: null, past: true, last: undefined };
     }
 
     /**
      * Adds to the numbers of a window how exact they are: `sample`, {rows, rows_of, shape, heads}, as a summary has them, of
-     * the std and the count of row metrics; without `rows` where nobody knows any more. False: all rows were taken, or live.
+     * the std and the count of row metrics; without `rows` where nobody knows any more. False: all rows were taken, or live, or nobody wants it any more.
      */
-    async addSample(numbers, { stack, layer, site }, last) {
-        const isWanted = (name) => this.metric(name).per === "row" && numbers.heads[name]?.some(Number.isFinite),
+    async addSample(numbers, where, last, isWanted) {
+        const ofRows = (name) => this.metric(name).per === "row" && numbers.heads[name]?.some(Number.isFinite),
             at = last ?? numbers?.last,
-            names = numbers?.past ? Object.keys(numbers.heads).filter(isWanted) : [],
-            asked = { job: this.job, run: this.run, stack, layer, site, from: at, to: at, statistics: "std,count" },
+            names = numbers?.past ? Object.keys(numbers.heads).filter(ofRows) : [],
+            key = JSON.stringify([layerName(where), at, names]);
+        if (!names.length) return false;
+        if (!this.samples.has(key)) {
+            const found = await this.loadSample(names, where, at, isWanted);
+            if (found === undefined) return false;
+            if (this.samples.size >= SAMPLES_MAX) this.samples.clear();
+            this.samples.set(key, found);
+        }
+        numbers.sample = this.samples.get(key);
+        return Boolean(numbers.sample);
+    }
+
+    /** Null: all rows were taken; undefined: nobody says, or wants it any more. */
+    async loadSample(names, { stack, layer, site }, at, isWanted) {
+        const asked = { job: this.job, run: this.run, stack, layer, site, from: at, to: at, statistics: "std,count" },
             ask = (metric) => find("history", { ...asked, metric }).catch(() => null),
-            first = names.length ? await ask(names[0]) : null;
-        if (!first || (first.rows && !isSampled(first))) return false;
+            first = await ask(names[0]);
+        if (!first || !isWanted()) return undefined;
+        if (first.rows && !isSampled(first)) return null;
         const all = [first, ...(await Promise.all(names.slice(1).map(ask)))].filter(Boolean),
             stats = all.map(({ metric, values }) => [metric, { std: values.std.flat(), count: values.count.flat() }]);
-        numbers.sample = { ...first, shape: [1, first.heads.length], heads: Object.fromEntries(stats) };
-        return true;
+        return { ...first, shape: [1, first.heads.length], heads: Object.fromEntries(stats) };
     }
 
     async valuesAt(metric, where, moment) {

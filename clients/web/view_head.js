@@ -400,8 +400,9 @@ class HeadView {
     }
 
     async loadSample(mine) {
-        const isMore = await this.run.addSample(this.moment ?? this.run.newest(this.map), this.where, this.time.last);
-        if (isMore && this.isCurrent() && mine === this.turn) this.drawNumbers();
+        const isWanted = () => this.isCurrent() && mine === this.turn,
+            numbers = this.moment ?? this.run.newest(this.map);
+        if ((await this.run.addSample(numbers, this.where, this.time.last, isWanted)) && isWanted()) this.drawNumbers();
     }
 
     /* Drawing */

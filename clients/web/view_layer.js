@@ -214,7 +214,8 @@ export async function show(root, params, { store, isCurrent }) {
         numbers = found;
         heads.tell(numbers);
         drawNumbers();
-        if ((await run.addSample(found, where, time.last)) && isCurrent() && mine === turn) drawNumbers();
+        const isWanted = () => isCurrent() && mine === turn;
+        if ((await run.addSample(found, where, time.last, isWanted)) && isWanted()) drawNumbers();
     }
     function drawNumbers() {
         if (!numbers) return;
@@ -223,7 +224,7 @@ export async function show(root, params, { store, isCurrent }) {
         importance.hidden = !scoreOf(live);
         if (!importance.hidden) drawImportance(importance, live, firingOf(map, alertsAt(alerts, time.step)), openHead);
         tableRows.draw(live, summary);
-        table.setTitle(tableTitle(live, time), [run.when(live), sampleText(live)].filter(Boolean).join(", "));
+        table.setTitle(tableTitle(live, time), [live.past ? live.when : run.when(live), sampleText(live)].filter(Boolean).join(", "));
         similarity.hidden = Boolean(live.past);
         if (!live.past) drawSimilarity(similarity, live);
     }

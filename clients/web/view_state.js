@@ -55,7 +55,7 @@ export function pacedUntilStored(callback, pause = PAUSE_MS) {
     const call = () => {
         soon();
         later.forEach((timer) => clearTimeout(timer));
-        later = STORED_MS.map((ms) => setTimeout(callback, ms));
+        later = STORED_MS.map((ms) => setTimeout(callback, pause + ms));
     };
     call.stop = () => {
         soon.stop();

@@ -72,13 +72,15 @@ static bool hub_consumer_lost(struct hub_lines *lines, const struct hub *hub)
     bool beyond = status == NATS_OK &&
                   js_GetStreamInfo(&stream, lines->js, LINK_STREAM, NULL, NULL) == NATS_OK &&
                   consumer->Delivered.Stream > stream->State.LastSeq;
-    if (beyond && lines->beyond &&
-        js_DeleteConsumer(lines->js, LINK_STREAM, name, NULL, NULL) == NATS_OK) {
+    if (beyond && lines->beyond) {
+        status = js_DeleteConsumer(lines->js, LINK_STREAM, name, NULL, &code);
+        lost = link_say(hub->link, "new consumer of", status, code) == 0;
+    }
+    if (beyond && lost) {
         log_event(LOG_WARNING, "fleet_consumer_beyond", LOG_STR("consumer", name),
                   LOG_NUM("offered", consumer->Delivered.Stream),
                   LOG_NUM("newest", stream->State.LastSeq),
                   LOG_STR("detail", "the servers lost messages: it is made anew"));
-        lost = true;
     }
     lines->beyond = beyond && !lost;
     jsConsumerInfo_Destroy(consumer);

@@ -33,7 +33,7 @@ from attnd.cost import Cost  # noqa: E402
 from attnd.device import arrived, finisher, gpu, launch, pooled, reference, state  # noqa: E402
 from attnd.device.entries import Entries  # noqa: E402
 from attnd.device.problem import Problem, Rows  # noqa: E402
-from attnd.forms import bands  # noqa: E402
+from attnd.forms import bands, mods  # noqa: E402
 from attnd.forms.seen import Queries  # noqa: E402
 from attnd.sender import NotYet  # noqa: E402
 from device_grid import can_run, kernel_of, reference_stands_in  # noqa: E402
@@ -167,7 +167,7 @@ def test_a_layer_is_few_launches_and_little_memory(heads, key_heads, tokens, wid
 
 FUSED = {  # MiB of a capture of some rows, and the call
     "causal": (8, lambda q, k: Queries(q, k, causal=True)),
-    "f32 under autocast": (9, lambda q, k: Queries(q.float(), k.float(), causal=True)),
+    "f32 under autocast": (13, lambda q, k: Queries(q.float(), k.float(), causal=True)),
     "window to both sides": (8, lambda q, k: bands.queries_of(q, k, k, None, bands.Band(64, 32))),
     "slopes": (19, lambda q, k: bands.queries_of(q, k, k, None, bands.Band(None, 0, slopes=nothing(torch.float32, 32))))}
 
@@ -189,6 +189,15 @@ def test_some_rows_take_little_memory_whatever_hides_keys(form, checked, on_nowh
         given = asked(NOWHERE, q=seen.q, k=seen.k, group=4, precision=torch.bfloat16, causal=seen.causal, mask=mask, rows=some)
         sent = arrived.packed(list(computer()._queries(given, checked).tensors.values()))
     assert held.most <= most << 20 and sent.numel() > 0, held.most / 2**20
+
+
+@pytest.mark.parametrize("mask_mod, heads, rows", [
+    (lambda b, h, i, j: i >= j, 32, 256), (lambda b, h, i, j: (i >= j) | (b > 0), 32, 256), (lambda b, h, i, j: i >= j + h, 32, 16),
+    (lambda b, h, i, j: i >= j + h, 1, 256)])
+def test_a_mask_that_differs_by_head_is_made_for_fewer_rows(mask_mod, heads, rows):
+    q, k = (torch.zeros(()).expand(1, n, 8192, 64) for n in (heads, 1))
+    seen, watch = Queries(q, k, late_mask=mods.LateMask(mask_mod, 8192, q.device)), SimpleNamespace(_on_device={"layer": 0})
+    assert capture.Watch._plan_on_device(watch, plan.Plan(), "layer", seen, False, None).rows == rows
 
 
 def test_nothing_that_is_launched_for_weights_waits(monkeypatch):

@@ -80,7 +80,7 @@ def windows_of(daemon, job):
 def test_the_users_run_has_the_numbers_of_the_api_and_attnd_has_the_users(judging, tmp_path, monkeypatch, tool):
     tool, plan = TOOLS[tool](tmp_path), attnd.Control.plan
     before, losses, plans = getattr(tool.owner, tool.name), [], []
-    monkeypatch.setattr(attnd.Control, "plan", lambda *given: plans.append(plan(*given)) or plans[-1])
+    monkeypatch.setattr(attnd.Control, "plan", lambda it, *given: plans.append((given, plan(it, *given))) or plans[-1][1])
     with Training(judging, log_to=tool.target) as training:
         for step in range(STEPS):
             if step == SHARP_AT:
@@ -102,7 +102,7 @@ def test_the_users_run_has_the_numbers_of_the_api_and_attnd_has_the_users(judgin
     assert (layers[WINDOW - 1] if WINDOW - 1 in layers else 0, layers[STEPS - 1]) == (0, 1)
     checks = numbers["attnd/failed_checks"]
     assert checks == {step: sum(alert["since"]["step"] <= step for alert in firing) for step in told} and checks[STEPS - 1] == 1
-    parts = [pytest.approx(answer["cost"]["part"], rel=1e-6) for answer in plans if answer["cost"]]
+    parts = [pytest.approx(answer["cost"]["part"], rel=1e-6) for given, answer in plans if given == ("mine",) and answer["cost"]]
     assert all(value in parts for value in numbers["attnd/capture_cost"].values())
     head = numbers["attnd/lowest_entropy_head"][STEPS - 1]
     assert texts["attnd/lowest_entropy"] == f"head {head:.0f} of encoder.1.self"

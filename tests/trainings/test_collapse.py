@@ -117,7 +117,8 @@ def trained():
     for topic, result in reader.everything():
         found[result["job"]][topic.startswith("summary/")].append(result)
     stats = daemon.stats()
-    assert stats["lost"] == 0 and set(stats["dropped"]) <= {"repeated"}, "silence is not loss"  # repeated: acknowledged late, sent again
+    again = stats["dropped"].pop("repeated", 0)  # acknowledged late, and sent again
+    assert stats["lost"] == 0 and stats["dropped"] == {} and 20 * again <= stats["received"], "silence is not loss"
     daemon.close()
     return bad, good, seen, found
 

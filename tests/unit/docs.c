@@ -38,7 +38,10 @@ static void docs_expect(const char *name, const char *text)
         FILE *file = docs_open(name, "w");
         fputs(text, file);
         fclose(file);
-    } else if (strcmp(found, text) != 0) {
+        free(found);
+        found = docs_read(name);
+    }
+    if (strcmp(found, text) != 0) {
         fail_msg("%s is not what the tables say: ATTND_UPDATE_DOCS=1 meson test -C build "
                  "config-docs protocol daemon-http_routes writes it",
                  name);

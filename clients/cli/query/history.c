@@ -60,16 +60,17 @@ static void history_print_heading(struct cli *cli, const struct series *series)
     }
     putc('\n', cli->out);
     uint64_t rows = mpk_find_u64(series->map, "rows"), of = mpk_find_u64(series->map, "rows_of");
+    double count = series_value(series, "count", 0, series->windows - 1);
     if (of > rows && metric_find(metric) < METRIC_ROW_COUNT) {
         fprintf(cli->out,
                 "of the rows taken: %" PRIu64 " of about %" PRIu64
                 " in the newest window, over all heads; %s: standard error, at most\n",
                 rows, of, out_plus_minus());
-    } else if (!rows && metric_find(metric) < METRIC_ROW_COUNT) {
+    } else if (!rows && count > 0 && metric_find(metric) < METRIC_ROW_COUNT) {
         fprintf(cli->out,
                 "of %.0f rows of a head in the newest window; it is not known any more whether "
                 "these are all\n",
-                series_value(series, "count", 0, series->windows - 1));
+                count);
     }
     putc('\n', cli->out);
 }

@@ -43,14 +43,15 @@ log = logging.getLogger("attnd")
 
 ROWS_MAX = 1 << 18  # of a capture, over samples and heads
 MADE_MAX = 1 << 22  # logits, over samples and heads, of a capture that makes something of each that differs by head
+MADE_WHOLE_MAX = 1 << 24  # where it takes all rows
 MASK_BYTES_MAX = 32 << 20  # of a mask that is made for the capture
 REFERENCE_LOGITS_MAX = 1 << 24  # of a call, with masked ones
 _ENTRIES = 1 << 20  # logits that are looked at, at once
-_COPIED = 6 << 20  # bytes of queries and keys in another precision, at once, but for those of one head
+_COPIED = 16 << 20  # bytes of queries and keys in another precision, at once, but for those of one head
 REST_AFTER_OUT_OF_MEMORY = 256  # captures
 CHECKED_FIRST = 3  # captures
 CHECKED_EVERY = 16  # steps, each layer
-_CHECKED_ROWS, _CHECKED_KEYS = 4, 512  # at once
+_CHECKED_ROWS, _CHECKED_PIECES = 4, 16  # pieces of at least 512 keys
 _CHECKED_TO = 5e-3  # relative to what is above 1
 _ROUNDINGS = 4  # beside that, times the rounding of a logit: the weights of a row are off by about as much
 _BACKENDS = ("triton", "reference")
@@ -404,7 +405,7 @@ def _again(p: Problem, head: int) -> Again:
     j = torch.arange(p.keys, device=p.q.device)
     position = torch.stack([torch.full_like(j[0], p.position(i)) for i in at])[:, None]
     q, k = torch.stack([p.q[sample, head, p.number(i)] for i in at]).to(f64), p.k[sample, head // p.group]
-    s = torch.cat([q @ some.to(f64).t() for some in torch.split(k, _CHECKED_KEYS)], 1) * p.scale
+    s = torch.cat([q @ some.to(f64).t() for some in torch.split(k, max(512, -(-p.keys // _CHECKED_PIECES)))], 1) * p.scale
     rounding = q.norm(dim=1) * norms(k[None, None]).amax() * (abs(p.scale) * 2.0**-21)
     s = torch.tanh(s / p.softcap) * p.softcap if p.softcap else s
     seen = torch.ones_like(s, dtype=torch.bool)

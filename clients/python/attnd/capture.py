@@ -34,7 +34,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import torch
 
 from . import torch_state, wire
-from .accelerator import MADE_MAX, ROWS_MAX, Accelerator, computes
+from .accelerator import MADE_MAX, MADE_WHOLE_MAX, ROWS_MAX, Accelerator, computes
 from .alerts import Alerts, StopTraining
 from .calls import Context, Cut, Part, beyond_device, logits_of, looker_for_padding, parts
 from .cost import Cost, milliseconds, percent
@@ -578,14 +578,16 @@ class Watch:
         nothing of them, some of each sample, and now and then all of one sample: maps, and numbers of the map as a whole, need
         those."""
         (batch, queries), heads = queries_of(seen), heads_of(seen)
-        rows_max = min(ROWS_MAX, MADE_MAX // keys_of(seen)) if makes_by_head(seen) else ROWS_MAX
+        rows_max = whole_max = ROWS_MAX
+        if makes_by_head(seen):
+            rows_max, whole_max = (min(ROWS_MAX, most // keys_of(seen)) for most in (MADE_MAX, MADE_WHOLE_MAX))
         most = max(1, rows_max // (heads * min(batch, plan.samples or batch)))
         taken = min(most, plan.rows or ROWS_ON_DEVICE)
         if not plan.rows:
             if queries <= taken:
                 return plan
             captures = self._on_device[path] = self._on_device.get(path, len(self._on_device) - 1) + 1  # layers take turns
-            if captures % WHOLE_EVERY == 0 and heads * queries <= rows_max:
+            if captures % WHOLE_EVERY == 0 and heads * queries <= whole_max:
                 whole = replace(plan, samples=1)
                 if self._fits_device(seen, whole, cross, context):
                     return whole

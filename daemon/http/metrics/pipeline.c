@@ -94,7 +94,7 @@ void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
     metrics_one(text, "attnd_config_last_reload_success_timestamp_seconds", FAMILY_GAUGE,
                 "When a config last came into force.",
                 (double)(atomic_load(&metrics->stats->config_read_ns) / 1000000) / 1e3);
-    for (int i = 0; i < COUNT_COUNT; i++) {
+    for (enum counter i = 0; i < COUNT_COUNT; i++) {
         metrics_one_count(text, counters[i].name, FAMILY_COUNTER, counters[i].help,
                           stats_get(metrics->stats, i));
     }

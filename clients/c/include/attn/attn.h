@@ -474,7 +474,8 @@ ATTN_API void attn_result_free(attn_result **result);
 
 /* ---- questions about the past ---- */
 
-/* A connection to the daemon's control socket. Calls wait for their answer, up to the timeout. */
+/* A connection to the daemon's control socket. Calls wait for their answer, up to the timeout; one
+ * without an answer over TCP then asks for up to a second more whether its keys are wrong. */
 typedef struct attn_control attn_control;
 
 /* Exactly this socket (endpoint NULL: the daemon that the rule of addresses finds), or the daemon

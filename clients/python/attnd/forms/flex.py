@@ -139,8 +139,7 @@ def _queries(given: Mapping[str, Any], compiled: bool, sinks: Optional[torch.Ten
         return seen._replace(score_mod=mods.ScoreMod(score_mod or _identity, mask_mod, sinks))
     if mask_mod is None:
         return seen
-    chosen, keys, device = mask_mod, int(k.shape[2]), q.device
-    return seen._replace(late_mask=lambda part: mods.visible(chosen, mods.where(part, keys, device)))
+    return seen._replace(late_mask=mods.LateMask(mask_mod, int(k.shape[2]), q.device))
 
 
 def _identity(score: torch.Tensor, *numbers: torch.Tensor) -> torch.Tensor:

@@ -72,7 +72,7 @@ def _queries(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.T
     seen = Queries(query, key, scale=options.get("scaling"), softcap=float(options.get("softcap") or 0.0),
                    v=value)
     if mask is not None and not isinstance(mask, torch.Tensor):
-        seen = seen._replace(late_mask=lambda part: mods.visible(mask.mask_mod, mods.where(part, keys, device)))
+        seen = seen._replace(late_mask=mods.LateMask(mask.mask_mod, keys, device))
     elif mask is not None and mask.dim() != 2:
         seen = seen._replace(mask=mask)
     else:

@@ -56,6 +56,20 @@ def visible(mask_mod: MaskMod, at: Where) -> torch.Tensor:
     return torch.cat(made, dim=2) if len(made) > 1 else made[0].contiguous()
 
 
+class LateMask:
+    """The mask of a mask_mod: that of a part (samples, heads, rows) of a call, once it is known which one."""
+
+    def __init__(self, mask_mod: MaskMod, keys: int, device: torch.device) -> None:
+        self._mask_mod, self._keys, self._device = mask_mod, keys, device
+
+    def __call__(self, part: Sequence[Cut]) -> torch.Tensor:
+        return visible(self._mask_mod, where(part, self._keys, self._device))
+
+    def differs_by_head(self) -> bool:
+        """Whether it asks which head it is, of two or more."""
+        return len(_needed(self._mask_mod, where((slice(0, 1), slice(0, 2), slice(0, 1)), 1, self._device)).heads) > 1
+
+
 class ScoreMod:
     """A score_mod with the mask_mod of the same call, and learned sinks [H] whose exponents are part of every sum."""
 

@@ -199,8 +199,8 @@ def makes_by_head(seen: Seen) -> bool:
     """Whether a capture has to make something of each logit that differs by head: a score, a bias or a mask."""
     if isinstance(seen, Weights) or seen.late_mask is None:
         return isinstance(seen, Queries) and seen.score_mod is not None
-    some = (slice(0, 1), slice(0, min(2, heads_of(seen))), slice(0, 1))
-    return seen.late_nbytes > 1 or seen.late_mask(some).shape[1] > 1
+    mask = seen.late_mask
+    return seen.late_nbytes > 1 or (isinstance(mask, mods.LateMask) and heads_of(seen) > 1 and mask.differs_by_head())
 
 
 def tells_padding(seen: Seen) -> bool:
