@@ -223,7 +223,8 @@ def test_on_an_accelerator_it_is_captured_there_whatever_its_functions_do(stepwi
 
 def test_a_score_mod_takes_so_many_rows_there_as_make_a_bounded_number_of_logits(stepwise, monkeypatch):
     monkeypatch.setattr(capture, "computes", lambda device: True)
-    monkeypatch.setattr(capture, "MADE_MAX", 6 * HEADS * LENGTH)
+    for most in ("MADE_MAX", "MADE_WHOLE_MAX"):
+        monkeypatch.setattr(capture, most, 6 * HEADS * LENGTH)
     summaries = captured(stepwise, "eager", CASES["alibi"].options(), steps=2)
     assert len(summaries) == 2 * LAYERS
     assert {(found["tier"], found["rows"], found["rows_of"]) for found in summaries.values()} == {("state", HEADS * 6, HEADS * BATCH * LENGTH)}  # 3 of each sample
