@@ -221,20 +221,11 @@ static int bind_socket(void *socket, const struct endpoint_options *options, int
     return rc;
 }
 
-/* A socket that strangers can reach must have turned one away before it is used. */
-static int endpoint_test(void *socket, const struct endpoint_options *options, char *reterr)
+/* Binds a socket that asks for keys at the second address, too, as the owner of the next key: what
+ * it is bound to already keeps its options. */
+static int endpoint_bind_next(void *socket, const char *name,
+                              const struct endpoint_options *options, char *reterr)
 {
-    char name[32];
-    if (!endpoint_is_secured(options->keys, options->endpoint)) {
-        return 0;
-    }
-    endpoint_name(options, name);
-    if (keys_test(options->keys, name, options->type, options->endpoint, KEYS_SERVER, reterr) !=
-        0) {
-        return -1;
-    }
-    /* Binds a socket that asks for keys at the second address, too, as the owner of the next key:
-     * what it is bound to already keeps its options. */
     char endpoint[ENDPOINT_MAX];
     struct endpoint_options next = *options;
     next.endpoint = endpoint;
@@ -249,6 +240,20 @@ static int endpoint_test(void *socket, const struct endpoint_options *options, c
         return -1;
     }
     return keys_test(options->keys, name, options->type, endpoint, KEYS_NEXT, reterr);
+}
+
+/* A socket that strangers can reach must have turned one away before it is used. */
+static int endpoint_test(void *socket, const struct endpoint_options *options, char *reterr)
+{
+    char name[32];
+    if (!endpoint_is_secured(options->keys, options->endpoint)) {
+        return 0;
+    }
+    endpoint_name(options, name);
+    return keys_test(options->keys, name, options->type, options->endpoint, KEYS_SERVER, reterr) ==
+                   0
+               ? endpoint_bind_next(socket, name, options, reterr)
+               : -1;
 }
 
 static int endpoint_secure(void *socket, const struct endpoint_options *options)

@@ -78,6 +78,29 @@ static void sequence_remember_gap(struct sequences *sequences, uint32_t rank_ind
     doubt->gap[0].to = to;
 }
 
+/* Connections keep their order, so what a late message skips does not come. */
+static void sequence_close_gap(struct sequence_doubt *doubt, int gap, uint64_t seq)
+{
+    doubt->gap[gap].from = seq + 1;
+}
+
+/* The publisher is at the other position. */
+static void sequence_change_position(struct sequence_doubt *doubt, struct sequence *sequence)
+{
+    uint64_t before = sequence->next;
+    memset(doubt->gap, 0, sizeof doubt->gap);
+    sequence->next = doubt->other;
+    doubt->other = before;
+}
+
+static uint64_t sequence_newly_dropped(const struct sequence *sequence, uint64_t dropped)
+{
+    bool grown = dropped > sequence->dropped;
+    return grown && dropped - sequence->dropped <= SEQUENCE_DROPPED_MAX
+               ? dropped - sequence->dropped
+               : 0;
+}
+
 /* A number that no position explains: the next one will tell. */
 static int sequence_doubt_position(struct sequences *sequences, uint32_t rank_index, uint64_t seq)
 {
@@ -106,26 +129,19 @@ int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t se
             sequence->dropped = dropped; /* before attnd was there */
         }
     } else if (gap < SEQUENCE_GAPS) {
-        /* Connections keep their order, so what a late message skips does not come. */
-        doubt->gap[gap].from = seq + 1;
+        sequence_close_gap(doubt, gap, seq);
         ret_losses->found = 1;
         return 0; /* its `dropped` is older than what is known */
     } else if (!sequence_follows(sequence->next, seq) && doubt && doubt->other &&
                sequence_follows(doubt->other, seq)) {
-        uint64_t before = sequence->next;
-        memset(doubt->gap, 0, sizeof doubt->gap);
-        sequence->next = doubt->other;
-        doubt->other = before;
+        sequence_change_position(doubt, sequence);
     } else if (sequences_passed(sequences, rank_index, seq)) {
         return seq + 1 == sequence->next ? ERR_SEQ_DUPLICATE : ERR_SEQ_ORDER;
     } else if (!sequence_follows(sequence->next, seq)) {
         return sequence_doubt_position(sequences, rank_index, seq);
     }
     losses.lost = seq - sequence->next;
-    bool grown = dropped > sequence->dropped;
-    losses.source = grown && dropped - sequence->dropped <= SEQUENCE_DROPPED_MAX
-                        ? dropped - sequence->dropped
-                        : 0;
+    losses.source = sequence_newly_dropped(sequence, dropped);
     if (losses.lost > 0) {
         sequence_remember_gap(sequences, rank_index, sequence->next, seq);
     }
