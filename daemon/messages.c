@@ -31,8 +31,7 @@ static void messages_account(struct daemon *daemon, struct message *message)
 {
     struct stats *stats = &daemon->stats;
     const struct header *header = &message->header;
-    while (message->parts) {
-        struct message *part = message->parts;
+    for (struct message *part; (part = message_others(message));) {
         message->parts = part->queued_next;
         part->code = message->code;
         messages_account(daemon, part);
@@ -133,11 +132,12 @@ static bool messages_take(struct daemon *daemon, struct run *run)
     struct message *message;
     bool in_time = true;
     for (; in_time && (message = queue_take(run)); in_time = clock_monotonic_ns() < until_ns) {
-        bool whole = message->detached;  /* the last part of matrices */
-        if (whole && daemon->finished) { /* nobody computes it any more */
+        bool whole = message->stage == STAGE_DETACHED; /* the last part of matrices */
+        if (whole && daemon->finished) {               /* nobody computes it any more */
             message->code = ERR_INCOMPLETE;
         }
-        if (message->waits || (whole && !message->code && messages_compute(daemon, message))) {
+        if (message->stage == STAGE_PART ||
+            (whole && !message->code && messages_compute(daemon, message))) {
             continue;
         }
         if (whole) {
@@ -180,7 +180,7 @@ static void messages_settle(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
     bool uncomputed = !message->code && message->header.in_parts;
-    if (message->detached) {
+    if (message->stage == STAGE_DETACHED) {
         queue_join(run, message, inbox_now_ns(&daemon->inbox));
         messages_account(daemon, message);
     } else if (message != run->queue && !uncomputed) {
@@ -261,7 +261,7 @@ void messages_on_arrived(struct daemon *daemon, struct message *message)
     if (!behind) {
         code = registry_arrive(daemon->registry, message, message->received_ns, &compute);
     }
-    if (whole && (code || !message->kept_back)) {
+    if (whole && (code || message->stage != STAGE_HELD)) {
         tap_message(daemon->tap, message);
     }
     if (code) {
@@ -278,7 +278,7 @@ void messages_on_arrived(struct daemon *daemon, struct message *message)
         return;
     }
     struct run *run = message->run;
-    if (!message->kept_back && (!compute || !messages_compute(daemon, message))) {
+    if (message->stage != STAGE_HELD && (!compute || !messages_compute(daemon, message))) {
         messages_settle(daemon, message);
     }
     messages_release(daemon, run);

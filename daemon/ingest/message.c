@@ -431,18 +431,21 @@ void message_free(struct message **message_p)
     for (uint32_t i = 0; i < message->frame_count; i++) {
         zmq_msg_close(&message->frames[i]);
     }
-    while (message->parts) {
-        struct message *part = message->parts;
-        message->parts = part->queued_next;
-        message_free(&part);
+    if (message_has_matrices(message)) {
+        while (message->parts) {
+            struct message *part = message->parts;
+            message->parts = part->queued_next;
+            message_free(&part);
+        }
+        free(message->joined);
+    } else {
+        head_maps_free(&message->head_maps);
+        free(message->small_maps);
+        free(message->labels);
+        free(message->q_labels);
     }
-    free(message->joined);
     free(message->promise);
     header_clear(&message->header);
-    head_maps_free(&message->head_maps);
-    free(message->small_maps);
-    free(message->labels);
-    free(message->q_labels);
     free(message);
     *message_p = NULL;
 }

@@ -3,14 +3,7 @@
  *
  * The ZeroMQ frames are moved in, the header is decoded once, the tensors are read in place. Owned
  * by one thread at a time: ingest until it is posted, then the loop; while `work` runs, workers
- * read the frames.
- *
- *     received --> posted --> queued --> finished --> taken in its turn --> accounted for, freed
- *                    |  kept_back ^                      |           ^ queue_join
- *                    +------------+                      +-> detached, until its numbers are there
- *                                                        +-> waits, until it is one of `parts`
- *
- * Tier weights alone is detached or waits. The loop asserts the arrows (run/queue.c). */
+ * read the frames. */
 #ifndef DAEMON_INGEST_MESSAGE_H
 #define DAEMON_INGEST_MESSAGE_H
 
@@ -35,6 +28,24 @@ struct measured;
 struct run;
 struct work;
 
+/*     POSTED --> QUEUED --> FINISHED --> taken in its turn; accounted for, freed
+ *      |  ^         |           |
+ *      v  |         |           +-- a part of matrices --> PART, until the last part comes
+ *      HELD         |           +-- the last part --+
+ *                   |                               v
+ *                   +-- matrices in one message --> DETACHED --> queue_join; accounted for, freed
+ *
+ * The loop alone moves a message on, and asserts the arrows (run/queue.c, hold.c, assembly.c). */
+enum message_stage {
+    STAGE_POSTED,   /* on its way to the loop, or there and without a place */
+    STAGE_HELD,     /* waits for messages of the other lane (hold.h) */
+    STAGE_QUEUED,   /* has its place in the order of its run, and is computed */
+    STAGE_FINISHED, /* no work is left to do: it is taken in its turn */
+    STAGE_DETACHED, /* of type weights: taken in its turn before its numbers are there */
+    STAGE_PART,     /* of type weights: taken, and waits for the other parts of its matrices, in its
+                       layer's assembly or as one of `parts` */
+};
+
 struct message {
     struct note note; /* first: the part that travels through the inbox */
     zmq_msg_t frames[MESSAGE_FRAMES_MAX];
@@ -58,36 +69,47 @@ struct message {
     struct run *run;
     uint32_t rank_index;
     uint64_t arrival; /* position in the order in which its run took messages */
-    /* Set before work_new when history.maps is on, on the first message of a layer in a primary
-     * window: its map is pooled (workers/rows/map_pool.h), and is layer_state.map afterwards. */
-    bool wants_map; /* of a state: takes the map that it brings */
-    /* Set before work_new: the maps of its heads are made (maps.h), and its labels copied. */
-    bool wants_head_maps;
-    struct head_maps *head_maps;   /* made by the work, or brought; owned until maps_put */
-    uint32_t small_maps_size;      /* set before work_new: cells a side of the maps of heads that
-                                      are made for its window; 0 = none */
-    struct small_maps *small_maps; /* made by the work, or of those brought; owned, NULL = none */
-    char *labels, *q_labels;       /* of its keys, of its queries; owned; NULL = none */
-    uint32_t label_count, q_label_count;
+    enum message_stage stage;
     struct losses losses; /* what its sequence number says was lost before it */
     struct work *work;
     const struct measured *measured; /* its numbers, the work's */
     struct layer_state *given;       /* of a state: what it brings, as the work read it; owned */
     int code;                        /* why it has none, or is refused */
     uint64_t begun_ns, computed_ns;  /* monotonic; set by workers, 0 = was not computed */
-    bool finished;                   /* no work is left to do: it can be taken in its turn */
-    bool detached;  /* tier weights: taken in its turn, before its numbers were there */
-    bool kept_back; /* not queued yet: it waits for messages of the other lane, hold.h */
-    bool waits;     /* a part of matrices whose others are not there: its layer's assembly has it */
-    struct message *parts; /* the others of its matrices, which it stands for; owned, by
-                              queued_next */
-    char *joined;          /* the matrices that they make together; owned */
-    enum dtype joined_dtype[PROJECTION_COUNT];
-    uint64_t held[CONFIG_WINDOW_RULES_MAX]; /* of it: by track, 1 + index of the part that waits for
-                                              the numbers; 0 = none */
-    struct message *next;                   /* of its job, waiting for room in the pool */
-    struct message *queued_next;            /* of its run, in the order of arrival */
+    struct message *next;            /* of its job, waiting for room in the pool */
+    struct message *queued_next;     /* of its run, in the order of arrival */
+    union {                          /* by message_has_matrices */
+        struct {                     /* types attention, qk and state */
+            /* Set before work_new when history.maps is on, on the first message of a layer in a
+             * primary window: its map is pooled (workers/rows/map_pool.h), and is layer_state.map
+             * afterwards. */
+            bool wants_map; /* of a state: takes the map that it brings */
+            /* Set before work_new: the maps of its heads are made (maps.h), and its labels
+             * copied. */
+            bool wants_head_maps;
+            struct head_maps *head_maps;   /* made by the work, or brought; owned until maps_put */
+            uint32_t small_maps_size;      /* set before work_new: cells a side of the maps of heads
+                                              that are made for its window; 0 = none */
+            struct small_maps *small_maps; /* made by the work, or of those brought; owned, NULL =
+                                              none */
+            char *labels, *q_labels;       /* of its keys, of its queries; owned; NULL = none */
+            uint32_t label_count, q_label_count;
+        };
+        struct {                   /* type weights */
+            struct message *parts; /* the others of its matrices, which it stands for; owned, by
+                                      queued_next */
+            char *joined;          /* the matrices that they make together; owned */
+            enum dtype joined_dtype[PROJECTION_COUNT];
+            /* By track, 1 + index of the part of a window that waits for the numbers; 0 = none. */
+            uint64_t awaited[CONFIG_WINDOW_RULES_MAX];
+        };
+    };
 };
+
+static inline bool message_has_matrices(const struct message *message)
+{
+    return message->header.type == MESSAGE_WEIGHTS;
+}
 
 /* A refused message, for the counters of its job. */
 struct refusal {
@@ -122,11 +144,16 @@ struct weights message_weights(struct message *message);
  * or ERR_MEMORY. */
 int message_join(struct message *message, struct message *parts);
 
-/* The one after `part`, of itself and those that it stands for; NULL: none. */
+/* The others that it stands for, by queued_next; NULL: none. */
+static inline struct message *message_others(const struct message *message)
+{
+    return message_has_matrices(message) ? message->parts : NULL;
+}
+/* The one after `part`, of itself and those; NULL: none. */
 static inline const struct message *message_after(const struct message *message,
                                                   const struct message *part)
 {
-    return part == message ? message->parts : part->queued_next;
+    return part == message ? message_others(message) : part->queued_next;
 }
 /* Fills what it was joined to; frees the frames that came. On a worker, before it is computed. */
 void message_gather(struct message *message);

@@ -206,17 +206,19 @@ static void work_run(struct pool_job *pool_job, struct scratch *scratch)
     struct message *message = work->message;
     if (job->index == 0) { /* the first in the queue, and of matrices the only one */
         message->begun_ns = clock_monotonic_ns();
-        if (message->joined) {
+        if (message_has_matrices(message) && message->joined) {
             message_gather(message);
         }
     }
     measure_run(work->measure, job->index, scratch);
     if (atomic_fetch_sub(&work->remaining, 1) == 1) {
         work->code = measure_finish(work->measure, scratch);
-        message->head_maps = measure_take_head_maps(work->measure);
-        message_label_maps(message);
-        if (message->head_maps && message->small_maps_size) {
-            message->small_maps = small_maps_new(message->head_maps, message->small_maps_size);
+        if (!message_has_matrices(message)) {
+            message->head_maps = measure_take_head_maps(work->measure);
+            message_label_maps(message);
+            if (message->head_maps && message->small_maps_size) {
+                message->small_maps = small_maps_new(message->head_maps, message->small_maps_size);
+            }
         }
         work_end(work);
     }
@@ -300,10 +302,12 @@ int work_new(struct message *message, const struct config *config, const struct 
     }
     struct measure_plan plan = work_plan_of(&message->header, config, machine);
     plan.spectrum_first = spectrum_first;
-    plan.pooled_map = message->wants_map;
-    bool has_head_maps = message->wants_head_maps || message->small_maps_size;
-    plan.head_maps_size = has_head_maps ? (uint32_t)config->maps_size : 0;
-    plan.head_maps_sample = (uint32_t)config->maps_sample;
+    if (!message_has_matrices(message)) {
+        bool has_head_maps = message->wants_head_maps || message->small_maps_size;
+        plan.pooled_map = message->wants_map;
+        plan.head_maps_size = has_head_maps ? (uint32_t)config->maps_size : 0;
+        plan.head_maps_sample = (uint32_t)config->maps_sample;
+    }
     plan.should_yield = others_wait;
     plan.yield_data = queue->tenant;
     int code = new_measure(message, &plan, &work->measure);

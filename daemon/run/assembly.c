@@ -21,8 +21,7 @@ static void assembly_lose(struct run *run, struct stream *stream)
         struct message *message = assembly->first;
         assembly->first = message->queued_next;
         message->code = ERR_INCOMPLETE;
-        assert(message->waits && run->waiting > 0);
-        message->waits = false;
+        assert(message->stage == STAGE_PART && run->waiting > 0);
         run_count_dropped(run, stream, message, message->code);
         message->queued_next = run->lost;
         run->lost = message;
@@ -145,7 +144,7 @@ int assembly_put(struct run *run, struct stream *stream, struct message *message
     if (assembly_is_whole(entries, header)) {
         int code = message_join(message, assembly->first);
         for (struct message *part = message->parts; part; part = part->queued_next) {
-            part->waits = false;
+            assert(part->stage == STAGE_PART && run->waiting > 0);
             run->waiting--;
         }
         if (!code) {
@@ -155,7 +154,7 @@ int assembly_put(struct run *run, struct stream *stream, struct message *message
     }
     assembly->entries = entries;
     assembly->count++;
-    message->waits = true;
+    message->stage = STAGE_PART;
     message->queued_next = NULL;
     *end = message;
     run->waiting++;

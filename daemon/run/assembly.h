@@ -14,7 +14,7 @@
 #define ASSEMBLY_PATIENCE_NS UINT64_C(60000000000)
 
 /* Takes a part in its turn, with its place in the sequence known. On 0 it either waits
- * (message->waits), and is the stream's, or is the last: then it stands for all of them
+ * (STAGE_PART), and is the stream's, or is the last: then it stands for all of them
  * (message_join). Returns 0, ERR_INCOMPLETE when its step was given up before, ERR_SHAPE when it
  * does not go with the others, ERR_RANK_LIMIT when too many wait, or ERR_MEMORY. */
 int assembly_put(struct run *run, struct stream *stream, struct message *message);

@@ -70,7 +70,8 @@ int hold_put(struct run *run, struct message *message, uint64_t now_ns)
         run->hold_count++;
     }
     message->run = run;
-    message->kept_back = true;
+    assert(message->stage == STAGE_POSTED);
+    message->stage = STAGE_HELD;
     message->queued_next = NULL;
     *hold->last = message;
     hold->last = &message->queued_next;
@@ -85,7 +86,7 @@ static struct message *hold_take_first(struct run *run, struct hold **link)
     struct hold *hold = *link;
     struct message *message = hold->first;
     hold->first = message->queued_next;
-    message->kept_back = false;
+    message->stage = STAGE_POSTED;
     hold->reached = 0;
     assert(run->held > 0);
     run->held--;

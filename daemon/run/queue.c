@@ -112,33 +112,38 @@ static bool queue_wants_head_maps(struct run *run, const struct message *message
            maps_wanted(&stream->maps, header, mapped ? every / 2 : MAPS_PATIENCE * every, now_ns);
 }
 
+static void queue_want_maps(struct run *run, struct message *message, uint64_t now_ns)
+{
+    const struct header *header = &message->header;
+    bool has_all = header_map_heads(header) == header->heads_total;
+    message->wants_map = queue_wants_map(run, message);
+    message->wants_head_maps = queue_wants_head_maps(run, message, now_ns);
+    /* The message that gives a window its map also brings the small ones of the heads. */
+    if (message->wants_map && has_all && run->config->maps_enabled) {
+        message->small_maps_size = (uint32_t)run->config->history_head_maps;
+    }
+}
+
 bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
 {
     bool tensors = message->header.type != MESSAGE_EVENT;
-    assert(!message->kept_back && !message->detached && !message->waits);
+    assert(message->stage == STAGE_POSTED);
     message->run = run;
     if (tensors && !message->code) {
         message->code = queue_foresee(run, message);
     }
     /* Parts of matrices are computed when all of them have been taken. */
-    message->finished = !tensors || message->code != 0 || message->header.in_parts;
-    bool shows = tensors && message->header.type != MESSAGE_WEIGHTS && !message->code &&
-                 header_map_heads(&message->header) > 0;
-    message->wants_map = shows && queue_wants_map(run, message);
-    message->wants_head_maps = shows && queue_wants_head_maps(run, message, now_ns);
-    /* The cells a side of the maps of heads that the message that gives a window its map also
-     * brings; 0 where it has not all heads of its layer, or none are kept. */
-    const struct header *header = &message->header;
-    bool has_all = header_map_heads(header) == header->heads_total;
-    message->small_maps_size = message->wants_map && has_all && run->config->maps_enabled
-                                   ? (uint32_t)run->config->history_head_maps
-                                   : 0;
+    bool compute = tensors && !message->code && !message->header.in_parts;
+    message->stage = compute ? STAGE_QUEUED : STAGE_FINISHED;
+    if (compute && !message_has_matrices(message) && header_map_heads(&message->header) > 0) {
+        queue_want_maps(run, message, now_ns);
+    }
     message->queued_next = NULL;
     *run->queue_last = message;
     run->queue_last = &message->queued_next;
     run->queued++;
     run->last_ns = now_ns;
-    return !message->finished;
+    return compute;
 }
 
 uint32_t queue_spectrum_turn(const struct run *run, const struct message *message)
@@ -162,8 +167,9 @@ static void queue_publish_projections(struct run *run, const struct message *mes
 
 void queue_finish(struct run *run, struct message *message)
 {
-    message->finished = true;
-    if (message->detached && !message->code) {
+    if (message->stage == STAGE_QUEUED) {
+        message->stage = STAGE_FINISHED;
+    } else if (!message->code) {
         queue_publish_projections(run, message);
     }
 }
@@ -283,12 +289,14 @@ static int queue_place(struct run *run, struct stream *stream, struct message *m
     if (!code && message->header.in_parts) {
         code = assembly_put(run, stream, message);
     }
-    for (uint32_t t = 0; t < run->track_count && !code && !message->waits; t++) {
+    for (uint32_t t = 0; t < run->track_count && !code && message->stage != STAGE_PART; t++) {
         if (places->part[t]) {
             code = track_state(&run->tracks[t], places->part[t], stream, &places->state[t]);
         }
     }
-    message->detached |= !code && message->joined; /* now it can be computed */
+    if (!code && message->header.in_parts && message->stage != STAGE_PART) {
+        message->stage = STAGE_DETACHED; /* now the matrices are whole, and can be computed */
+    }
     return code;
 }
 
@@ -330,7 +338,7 @@ static int queue_take_numbers(struct run *run, struct stream *stream, struct mes
     stream->last_ns = message->received_ns;
     run->judge_losses = false;
     queue_mark_unsaved(run, stream);
-    if (!code && !message->detached && !message->waits) {
+    if (!code && message->stage == STAGE_FINISHED) {
         code = queue_add_numbers(run, stream, message, given, &places);
     }
     if (code) {
@@ -341,13 +349,13 @@ static int queue_take_numbers(struct run *run, struct stream *stream, struct mes
         const char *module = message->header.module;
         run->dirty |= stream_set_module(stream, module, strlen(module));
     }
-    if (message->waits) {
+    if (message->stage == STAGE_PART) {
         return 0;
     }
-    if (message->detached) { /* the parts wait for the numbers */
+    if (message->stage == STAGE_DETACHED) { /* the windows wait for the numbers */
         for (int t = 0; t < TRACKS_MAX; t++) {
             if (places.part[t]) {
-                message->held[t] = places.part[t]->index + 1;
+                message->awaited[t] = places.part[t]->index + 1;
                 places.part[t]->held++;
             }
         }
@@ -356,7 +364,7 @@ static int queue_take_numbers(struct run *run, struct stream *stream, struct mes
     stream->counts.processed++;
     double *known = given && message->head_maps ? state_message_importance(message, given) : NULL;
     const double *importance = given ? known : message->measured->value[METRIC_IMPORTANCE];
-    if (run->sink->maps) {
+    if (run->sink->maps && !message_has_matrices(message)) {
         maps_put(run->sink->maps, &stream->maps, message, importance,
                  (uint32_t)run->job_config->metrics_qk_maps_max_size);
     }
@@ -432,7 +440,7 @@ static void queue_promise(struct run *run, struct message *message, int code)
 static void queue_promise_all(struct run *run, struct message *message)
 {
     queue_promise(run, message, message->code);
-    for (struct message *part = message->parts; part; part = part->queued_next) {
+    for (struct message *part = message_others(message); part; part = part->queued_next) {
         queue_promise(run, part, message->code);
     }
 }
@@ -520,7 +528,7 @@ static void queue_end_flush(struct run *run)
 
 static void queue_detach(struct run *run, struct message *message)
 {
-    assert(message->header.type == MESSAGE_WEIGHTS && !message->waits);
+    assert(message_has_matrices(message));
     run->detached++;
     run->flush_detached += message->arrival <= run->flush_arrival;
 }
@@ -542,26 +550,26 @@ struct message *queue_take(struct run *run)
     /* Nothing of tier weights is pooled, so it may come later. If it is refused now that is told
      * when its computation is through. On the reliable lane it may not: what is saved with its
      * number must have its effect. */
-    while ((message = run->queue) && !message->finished &&
-           message->header.type == MESSAGE_WEIGHTS && !message->header.reliable) {
+    while ((message = run->queue) && message->stage == STAGE_QUEUED &&
+           message_has_matrices(message) && !message->header.reliable) {
         queue_pop(run);
-        message->detached = true;
+        message->stage = STAGE_DETACHED;
         message->code = queue_take_message(run, message);
         queue_detach(run, message);
     }
-    if (!message || !message->finished) {
+    if (!message || message->stage != STAGE_FINISHED) {
         return NULL;
     }
     queue_pop(run);
     message->code = queue_take_message(run, message);
-    if (message->detached) {
+    if (message->stage == STAGE_DETACHED) {
         queue_detach(run, message);
-    } else if (!message->waits) {
+    } else if (message->stage == STAGE_FINISHED) {
         queue_promise_all(run, message);
     }
     queue_end_flush(run);
     closing_settle(run, message->received_ns);
-    if (run_closes(run) && !message->waits && !message->detached) {
+    if (run_closes(run) && message->stage == STAGE_FINISHED) {
         run->closer = message;
         return NULL;
     }
@@ -590,15 +598,15 @@ void queue_join(struct run *run, struct message *message, uint64_t now_ns)
     struct queue_places places = {.part = {NULL}};
     bool taken = false; /* else it was refused in its turn, and counted */
     int code = ERR_LATE;
-    assert(message->detached && run->detached > 0);
+    assert(message->stage == STAGE_DETACHED && run->detached > 0);
     run->detached--;
     run->flush_detached -= message->arrival <= run->flush_arrival;
     for (uint32_t t = 0; t < run->track_count; t++) {
-        if (!message->held[t]) {
+        if (!message->awaited[t]) {
             continue;
         }
         taken = true;
-        places.part[t] = queue_let_go(&run->tracks[t].window, message->held[t] - 1);
+        places.part[t] = queue_let_go(&run->tracks[t].window, message->awaited[t] - 1);
         if (places.part[t] && (!code || code == ERR_LATE)) {
             code = track_state(&run->tracks[t], places.part[t], stream, &places.state[t]);
         }
@@ -628,7 +636,7 @@ void queue_skip_unfinished(struct run *run)
     struct message **link = &run->queue;
     while (*link) {
         struct message *message = *link;
-        if (message->finished) {
+        if (message->stage == STAGE_FINISHED) {
             link = &message->queued_next;
             continue;
         }

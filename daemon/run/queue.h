@@ -20,11 +20,11 @@ void queue_finish(struct run *run, struct message *message);
  * or why it was refused. NULL when there is none, or while a window is on its way, with which it
  * goes on instead: a message comes back when all that it closed is out. One of tier weights, which
  * may take seconds, is taken unfinished: later messages do not wait for it, its windows do. One
- * that comes back `detached` completes matrices that came in parts: it is to be computed now, then
- * queue_finish and queue_join follow. One that `waits` for other parts stays the run's
+ * that comes back detached completes matrices that came in parts: it is to be computed now, then
+ * queue_finish and queue_join follow. One that waits for other parts (STAGE_PART) stays the run's
  * (assembly.h). */
 struct message *queue_take(struct run *run);
-/* A message that was taken unfinished (`detached`) and is finished now: adds its numbers to its
+/* A message that was taken unfinished (STAGE_DETACHED) and is finished now: adds its numbers to its
  * windows. It is then the caller's, as after queue_take. */
 void queue_join(struct run *run, struct message *message, uint64_t now_ns);
 /* Lets go of the messages that are not computed yet, which stay with whoever computes them: at a

@@ -61,11 +61,12 @@ static void free_lost(struct run_fixture *f, uint32_t count)
 RUN_TEST(parts_of_matrices_are_computed_when_all_of_them_have_come)
 {
     struct message *first = take_part(f, make_part(f, 1, 3, 1, 1));
-    assert_true(first->waits && !first->detached);
+    assert_int_equal(first->stage, STAGE_PART);
     assert_int_equal(run_counts(f->run).processed, 0);
     struct sample *second = make_part(f, 0, 3, 0, 1);
     OWNED(message_free) struct message *last = take_part(f, second);
-    assert_true(last->detached && !last->waits && last->parts == first);
+    assert_int_equal(last->stage, STAGE_DETACHED);
+    assert_ptr_equal(last->parts, first);
     message_gather(last);
     const float *whole = message_weights(last).matrix[PROJECTION_Q].data;
     for (int i = 0; i < 6; i++) {
