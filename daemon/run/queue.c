@@ -302,7 +302,7 @@ static int queue_place(struct run *run, struct stream *stream, struct message *m
 
 /* The layer_state of every window takes the numbers, and what waited for a window. */
 static int queue_add_numbers(struct run *run, struct stream *stream, const struct message *message,
-                             const struct layer_state *given, const struct queue_places *places)
+                             const struct queue_places *places)
 {
     int code = 0;
     for (uint32_t t = 0; t < run->track_count && !code; t++) {
@@ -313,8 +313,8 @@ static int queue_add_numbers(struct run *run, struct stream *stream, const struc
         tally_merge(&state->tally, &stream->tracks[t].pending);
         state->tally.lost -= message->losses.found && state->tally.lost;
         stream->tracks[t].pending = (struct tally){0};
-        code = given ? layer_state_merge(state, given)
-                     : layer_state_add(state, message, message->measured);
+        code = message->given ? layer_state_merge(state, message->given)
+                              : layer_state_add(state, message, message->measured);
         state_table_grown(places->part[t]->data, stream->index);
     }
     return code;
@@ -328,9 +328,33 @@ static void queue_mark_unsaved(struct run *run, struct stream *stream)
     }
 }
 
-/* `given`: the state that it brings; NULL: its numbers were computed here. */
-static int queue_take_numbers(struct run *run, struct stream *stream, struct message *message,
-                              const struct layer_state *given)
+/* Shows the maps of its heads, and its `live` values. */
+static void queue_show(struct run *run, struct stream *stream, struct message *message)
+{
+    const struct layer_state *given = message->given;
+    const struct measured *measured = message->measured;
+    if (message_has_matrices(message)) {
+        queue_publish_projections(run, message);
+        return;
+    }
+    double *known = given && message->head_maps ? state_message_importance(message, given) : NULL;
+    if (run->sink->maps) {
+        maps_put(run->sink->maps, &stream->maps, message,
+                 given ? known : measured->value[METRIC_IMPORTANCE],
+                 (uint32_t)run->job_config->metrics_qk_maps_max_size);
+    }
+    free(known);
+    if (given) {
+        live_publish_state(run, message, given);
+        return;
+    }
+    live_publish(run, message);
+    if (measured->has_spectra) {
+        stream_end_spectrum_turn(stream, message->header.head_offset, measured->spectrum_next);
+    }
+}
+
+static int queue_take_tensors(struct run *run, struct stream *stream, struct message *message)
 {
     struct queue_places places = {.part = {NULL}};
     int code = queue_place(run, stream, message, &places);
@@ -339,57 +363,25 @@ static int queue_take_numbers(struct run *run, struct stream *stream, struct mes
     run->judge_losses = false;
     queue_mark_unsaved(run, stream);
     if (!code && message->stage == STAGE_FINISHED) {
-        code = queue_add_numbers(run, stream, message, given, &places);
+        code = queue_add_numbers(run, stream, message, &places);
     }
     if (code) {
         run_count_dropped(run, stream, message, code);
         return code;
     }
-    if (message->header.module[0]) {
-        const char *module = message->header.module;
-        run->dirty |= stream_set_module(stream, module, strlen(module));
-    }
-    if (message->stage == STAGE_PART) {
-        return 0;
-    }
-    if (message->stage == STAGE_DETACHED) { /* the windows wait for the numbers */
-        for (int t = 0; t < TRACKS_MAX; t++) {
-            if (places.part[t]) {
-                message->awaited[t] = places.part[t]->index + 1;
-                places.part[t]->held++;
-            }
+    const char *module = message->header.module;
+    run->dirty |= module[0] && stream_set_module(stream, module, strlen(module));
+    for (int t = 0; t < TRACKS_MAX && message->stage == STAGE_DETACHED; t++) {
+        if (places.part[t]) { /* this window waits for the numbers */
+            message->awaited[t] = places.part[t]->index + 1;
+            places.part[t]->held++;
         }
-        return 0;
     }
-    stream->counts.processed++;
-    double *known = given && message->head_maps ? state_message_importance(message, given) : NULL;
-    const double *importance = given ? known : message->measured->value[METRIC_IMPORTANCE];
-    if (run->sink->maps && !message_has_matrices(message)) {
-        maps_put(run->sink->maps, &stream->maps, message, importance,
-                 (uint32_t)run->job_config->metrics_qk_maps_max_size);
-    }
-    free(known);
-    if (given) {
-        live_publish_state(run, message, given);
-        return 0;
-    }
-    if (message->header.type == MESSAGE_WEIGHTS) {
-        queue_publish_projections(run, message);
-    } else {
-        live_publish(run, message);
-    }
-    if (message->measured->has_spectra) {
-        stream_end_spectrum_turn(stream, message->header.head_offset,
-                                 message->measured->spectrum_next);
+    if (message->stage == STAGE_FINISHED) {
+        stream->counts.processed++;
+        queue_show(run, stream, message);
     }
     return 0;
-}
-
-static int queue_take_tensors(struct run *run, struct stream *stream, struct message *message)
-{
-    int code = queue_take_numbers(run, stream, message, message->given);
-    layer_state_free(&message->given);
-    return code;
 }
 
 /* Its turn: any message */
@@ -614,7 +606,7 @@ void queue_join(struct run *run, struct message *message, uint64_t now_ns)
     if (taken) {
         code = message->code ? message->code : code;
         if (!code) {
-            code = queue_add_numbers(run, stream, message, NULL, &places);
+            code = queue_add_numbers(run, stream, message, &places);
         }
         queue_mark_unsaved(run, stream);
         if (code) {
