@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What nodes say and keep silent, and the windows that a hub makes of it. */
+/* Nodes that speak and keep silent, and the windows that a hub makes of them. */
 #include "tests/unit/daemon/fleet/fixture.h"
 
 HUB_TEST(a_hub_has_the_windows_that_a_run_asks_for)
@@ -176,7 +176,7 @@ HUB_TEST(rows_that_are_gone_are_not_waited_for)
     assert_int_equal(place->merged[1]->missing_count, 0);
 }
 
-/* What a beat of the node is answered with: "" when it is welcome. `known` says whether it is one
+/* The answer to a beat of the node: "" when it is welcome. `known` says whether it is one
  * of the hub's nodes. */
 static const char *answer_to(struct place *place, uint8_t node, const struct fleet_beat *beat,
                              bool known)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What a hub's file keeps and forgets, how much there is of anything at most, and damage. */
+/* A hub keeps and forgets things in its file, has bounds for all of them, and survives damage. */
 #include "tests/unit/daemon/fleet/fixture.h"
 
 static void run_sql(struct place *place, const char *text)

@@ -162,7 +162,7 @@ static struct lane_heard lane_hear(struct lane_fixture *f)
     return heard;
 }
 
-/* What the lane says in its next turn. */
+/* The next answer, after a turn of the lane. */
 static struct lane_heard lane_turn(struct lane_fixture *f)
 {
     lane_go_on(f->lane);
