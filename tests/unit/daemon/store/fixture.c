@@ -78,6 +78,12 @@ void fixture_close(struct store_fixture *fixture)
     store_free(&fixture->store);
 }
 
+void fixture_reopen(struct store_fixture *fixture)
+{
+    fixture_close(fixture);
+    fixture_open(fixture);
+}
+
 const char *fixture_reason(struct store_fixture *fixture)
 {
     static char text[8192];
@@ -127,6 +133,13 @@ void submit_window(struct store_fixture *fixture, uint64_t last, const void *sta
     struct store_window window = window_of(last, state, size);
     assert_int_equal(batch_window(batch, &window), 0);
     submit(fixture, batch);
+}
+
+void store_window(struct store_fixture *fixture, uint64_t last, const void *state, size_t size)
+{
+    uint64_t before = stats_get(&fixture->stats, COUNT_STORED);
+    submit_window(fixture, last, state, size);
+    wait_count(fixture, COUNT_STORED, before + 1);
 }
 
 void pack_state(uint64_t seed, struct mpk_writer *ret_packed)
@@ -188,6 +201,14 @@ int64_t ask(struct store_fixture *fixture, const char *sql)
     return answer;
 }
 
+void assert_answer(struct store_fixture *fixture, int64_t answer, const char *sql)
+{
+    int64_t found = ask(fixture, sql);
+    if (found != answer) {
+        fail_msg("%lld, not %lld: %s", (long long)found, (long long)answer, sql);
+    }
+}
+
 void change(struct store_fixture *fixture, const char *sql)
 {
     sqlite3 *db = store_fixture_connect_to(fixture, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
@@ -197,7 +218,7 @@ void change(struct store_fixture *fixture, const char *sql)
 
 void assert_sound(struct store_fixture *fixture)
 {
-    assert_int_equal(ask(fixture, "SELECT quick_check = 'ok' FROM pragma_quick_check"), 1);
+    assert_answer(fixture, 1, "SELECT quick_check = 'ok' FROM pragma_quick_check");
 }
 
 struct counting {
