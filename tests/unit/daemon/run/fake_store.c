@@ -3,6 +3,9 @@
 
 #include "tests/unit/daemon/run/fake_store.h"
 
+#include "daemon/run/checkpoint.h"
+#include "daemon/run/restore.h"
+
 #include "proto/err.h"
 
 enum kind { WINDOW, KEEP, FORGET, ALERT, OUT };
@@ -368,6 +371,39 @@ void stored_stop(struct run_fixture *f)
     struct store *store = f->sink.store;
     fixture_stop(f);
     fake_store_free(&store);
+}
+
+void stored_save(struct run_fixture *f)
+{
+    while (checkpoint_step(f->run)) {
+    }
+    checkpoint_submit(f->run, f->now);
+}
+
+static bool stored_adopt(void *data, struct run *run)
+{
+    struct run_fixture *f = data;
+    assert_null(f->run);
+    f->run = run;
+    return true;
+}
+
+struct restore *stored_restore(struct run_fixture *f)
+{
+    struct restore *restore =
+        restore_new(&f->config, &f->sink, &f->budget, stored_adopt, f, f->now);
+    assert_non_null(restore);
+    return restore;
+}
+
+uint32_t stored_come_back(struct run_fixture *f, bool forgotten)
+{
+    struct restore *restore = stored_restore(f);
+    if (forgotten) {
+        restore_forgotten(restore);
+    }
+    store_each_kept(f->sink.store, restore_value, restore);
+    return restore_finish(&restore);
 }
 
 int stored_set_up(void **state)

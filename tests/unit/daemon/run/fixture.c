@@ -186,6 +186,16 @@ int fixture_total(struct run_fixture *f, uint32_t rank, uint64_t dropped)
     return send_event(f, rank, EVENT_HELLO, 0, 0, dropped);
 }
 
+void fixture_assert_same_summaries(const struct run_fixture *a, const struct run_fixture *b)
+{
+    assert_int_equal(a->summaries, b->summaries);
+    for (int i = 0; i < a->summaries; i++) {
+        assert_int_equal(a->summary[i].track, b->summary[i].track);
+        assert_int_equal(a->summary[i].size, b->summary[i].size);
+        assert_memory_equal(a->summary[i].data, b->summary[i].data, a->summary[i].size);
+    }
+}
+
 uint64_t fixture_number(const struct run_fixture *f, int summary, const char *map, const char *key)
 {
     OWNED(mpk_doc_clear) struct mpk_doc doc;

@@ -68,6 +68,7 @@ int fixture_hello(struct run_fixture *f, uint32_t rank, uint64_t step);
 /* "I am alive, and have dropped this number so far." */
 int fixture_total(struct run_fixture *f, uint32_t rank, uint64_t dropped);
 
+void fixture_assert_same_summaries(const struct run_fixture *a, const struct run_fixture *b);
 /* A number of a summary's map, or of the map `map` in it; UINT64_MAX when there is none. */
 uint64_t fixture_number(const struct run_fixture *f, int summary, const char *map, const char *key);
 
