@@ -107,21 +107,8 @@ static inline void alerts_stop(struct alerts_fixture *f)
     config_clear(&f->config);
 }
 
-static inline int alerts_set_up(void **state)
-{
-    static struct alerts_fixture fixture;
-    *state = &fixture;
-    return 0;
-}
-
-static inline int alerts_tear_down(void **state)
-{
-    alerts_stop(*state);
-    return 0;
-}
-
 /* Begins with alerts_start or start_mine; nothing else may have been told at its end. */
-#define ALERTS_TEST(name) TEST_OF(name, struct alerts_fixture *f, alerts_set_up, alerts_tear_down)
+#define ALERTS_TEST(name) TEST_IN(name, struct alerts_fixture, f, NULL, alerts_stop)
 
 static inline struct result_common alerts_common_of(const struct alerts_fixture *f)
 {

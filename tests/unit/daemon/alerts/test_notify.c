@@ -41,15 +41,11 @@ struct notify_fixture {
     struct notify *notify;
 };
 
-static int notify_set_up(void **state)
+static void notify_begin(struct notify_fixture *f)
 {
-    static struct notify_fixture f;
-    memset(&f, 0, sizeof f);
-    config_defaults(&f.config);
-    strcpy(f.directory, "/tmp/attnd-test-XXXXXX");
-    assert_non_null(mkdtemp(f.directory));
-    *state = &f;
-    return 0;
+    config_defaults(&f->config);
+    strcpy(f->directory, "/tmp/attnd-test-XXXXXX");
+    assert_non_null(mkdtemp(f->directory));
 }
 
 static void notify_set(struct notify_fixture *f, const char *assignment)
@@ -81,17 +77,15 @@ static void expect_counts(struct notify_fixture *f, uint64_t notified, uint64_t 
     assert_int_equal(stats_get(&f->stats, COUNT_NOTIFY_FAILED), failed);
 }
 
-static int notify_tear_down(void **state)
+static void notify_end(struct notify_fixture *f)
 {
-    struct notify_fixture *f = *state;
     char command[128];
     notify_free(&f->notify, 1000);
     snprintf(command, sizeof command, "rm -r %s", f->directory);
     assert_int_equal(system(command), 0);
-    return 0;
 }
 
-#define NOTIFY_TEST(name) TEST_OF(name, struct notify_fixture *f, notify_set_up, notify_tear_down)
+#define NOTIFY_TEST(name) TEST_IN(name, struct notify_fixture, f, notify_begin, notify_end)
 
 /* An event whose message is this text. */
 static void test_notify_put(struct notify_fixture *f, const char *text)

@@ -74,14 +74,11 @@ static inline void reopen_hub(struct place *place)
     open_hub(place);
 }
 
-static inline int begin(void **state)
+static inline void hub_begin(struct place *place)
 {
     asked = (struct own_window){.length = 0};
-    struct place *place = calloc(1, sizeof *place);
     strcpy(place->directory, "/tmp/attnd-hub-XXXXXX");
-    if (!mkdtemp(place->directory)) {
-        return -1;
-    }
+    assert_non_null(mkdtemp(place->directory));
     snprintf(place->history, sizeof place->history, "%s/history.db", place->directory);
     snprintf(place->parts, sizeof place->parts, "%s.parts", place->history);
     config_defaults(&place->config);
@@ -91,12 +88,8 @@ static inline int begin(void **state)
     uv_loop_init(&place->loop);
     inbox_init(&place->inbox, &place->loop, on_note, place);
     place->config.history_enabled = false;
-    if (store_new(&place->config, &place->stats, &place->store) != 0) {
-        return -1;
-    }
+    assert_int_equal(store_new(&place->config, &place->stats, &place->store), 0);
     open_hub(place);
-    *state = place;
-    return 0;
 }
 
 static inline void read_inbox(struct place *place)
@@ -104,9 +97,8 @@ static inline void read_inbox(struct place *place)
     uv_run(&place->loop, UV_RUN_NOWAIT);
 }
 
-static inline int end(void **state)
+static inline void hub_end(struct place *place)
 {
-    struct place *place = *state;
     char file[128];
     close_hub(place);
     store_free(&place->store);
@@ -121,11 +113,9 @@ static inline int end(void **state)
         unlink(file);
     }
     rmdir(place->directory);
-    free(place);
-    return 0;
 }
 
-#define HUB_TEST(name) TEST_OF(name, struct place *place, begin, end)
+#define HUB_TEST(name) TEST_IN(name, struct place, place, hub_begin, hub_end)
 
 /* Rows */
 

@@ -44,18 +44,9 @@ void past_close(struct past *past)
     config_clear(&past->config);
 }
 
-int past_set_up(void **state)
+void past_begin(struct past *past)
 {
-    static struct past past;
-    past_open(&past, NULL);
-    *state = &past;
-    return 0;
-}
-
-int past_tear_down(void **state)
-{
-    past_close(*state);
-    return 0;
+    past_open(past, NULL);
 }
 
 /* States */

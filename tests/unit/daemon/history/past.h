@@ -57,10 +57,9 @@ struct past_window {
 void past_open(struct past *past, void (*setting)(struct config *config));
 void past_close(struct past *past);
 
-/* cmocka's setup and teardown: *state is an empty history. */
-int past_set_up(void **state);
-int past_tear_down(void **state);
-#define PAST_TEST(name) TEST_OF(name, struct past *past, past_set_up, past_tear_down)
+/* With an empty history. */
+void past_begin(struct past *past);
+#define PAST_TEST(name) TEST_IN(name, struct past, past, past_begin, past_close)
 
 /* An epoch of a decoder's self-attention. */
 struct past_window past_window_of(const char *job, uint8_t run, uint32_t layer, uint32_t heads,

@@ -26,14 +26,6 @@ static void history_fill(struct past *past)
     past_settle(past, 128);
 }
 
-static int history_set_up_all(void **state)
-{
-    static struct past past;
-    history_fill(&past);
-    *state = &past;
-    return 0;
-}
-
 static int history_set_up(void **state)
 {
     static struct past past;
@@ -42,9 +34,15 @@ static int history_set_up(void **state)
     return 0;
 }
 
+static int history_tear_down(void **state)
+{
+    past_close(*state);
+    return 0;
+}
+
 /* All of them ask the same history; or each has a history of its own, which it may change. */
 #define SHARED_TEST(name) TEST_OF(name, struct past *past, NULL, NULL)
-#define FRESH_TEST(name)  TEST_OF(name, struct past *past, history_set_up, past_tear_down)
+#define FRESH_TEST(name)  TEST_IN(name, struct past, past, history_fill, past_close)
 
 /* Reading answers */
 
@@ -453,5 +451,5 @@ FRESH_TEST(what_cannot_be_read_is_said)
 
 int main(void)
 {
-    return unit_run(history_set_up_all, past_tear_down);
+    return unit_run(history_set_up, history_tear_down);
 }

@@ -52,11 +52,9 @@ struct lane_fixture {
     struct lane *lane;
 };
 
-static int lane_setup(void **state)
+static void lane_begin(struct lane_fixture *f)
 {
-    struct lane_fixture *f = calloc(1, sizeof *f);
     char error[CONFIG_ERROR_MAX] = "";
-    assert_non_null(f);
     config_defaults(&f->config);
     strcpy(f->config.reliable_endpoint.text, "inproc://reliable");
     f->config.reliable_credit = CREDIT;
@@ -64,13 +62,10 @@ static int lane_setup(void **state)
     assert_int_equal(lane_new(f->zmq, NULL, &f->config, &f->stats, &f->lane, error), 0);
     f->dealer = zmq_socket(f->zmq, ZMQ_DEALER);
     assert_int_equal(zmq_connect(f->dealer, f->config.reliable_endpoint.text), 0);
-    *state = f;
-    return 0;
 }
 
-static int lane_teardown(void **state)
+static void lane_end(struct lane_fixture *f)
 {
-    struct lane_fixture *f = *state;
     int now = 0;
     zmq_setsockopt(f->dealer, ZMQ_LINGER, &now, sizeof now);
     zmq_close(f->dealer);
@@ -79,11 +74,9 @@ static int lane_teardown(void **state)
     }
     lane_free(&f->lane);
     zmq_ctx_term(f->zmq);
-    free(f);
-    return 0;
 }
 
-#define LANE_TEST(name) TEST_OF(name, struct lane_fixture *f, lane_setup, lane_teardown)
+#define LANE_TEST(name) TEST_IN(name, struct lane_fixture, f, lane_begin, lane_end)
 
 /* A message of one frame of `bytes` bytes; 0: only the id. */
 static void lane_put(struct lane_fixture *f, uint64_t id, size_t bytes)
@@ -207,15 +200,14 @@ static void lane_join_as_trainer(struct lane_fixture *f)
     assert_int_equal(lane_turn(f).credit, CREDIT);
 }
 
-static int lane_setup_trainer(void **state)
+static void lane_begin_joined(struct lane_fixture *f)
 {
-    lane_setup(state);
-    lane_join_as_trainer(*state);
-    return 0;
+    lane_begin(f);
+    lane_join_as_trainer(f);
 }
 
 /* With a trainer that has joined. */
-#define TRAINER_TEST(name) TEST_OF(name, struct lane_fixture *f, lane_setup_trainer, lane_teardown)
+#define TRAINER_TEST(name) TEST_IN(name, struct lane_fixture, f, lane_begin_joined, lane_end)
 
 TRAINER_TEST(a_message_gives_its_bytes_back_and_is_answered_later)
 {

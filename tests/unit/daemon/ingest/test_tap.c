@@ -23,18 +23,15 @@ struct tap_fixture {
     uint32_t recorder_count;
 };
 
-static int tap_set_up(void **state)
+static void tap_begin(struct tap_fixture *f)
 {
-    static struct tap_fixture f;
     char error[CONFIG_ERROR_MAX] = "";
-    f = (struct tap_fixture){.zmq = zmq_ctx_new()};
-    config_defaults(&f.config);
-    strcpy(f.config.tap_endpoint.text, "inproc://tap");
-    f.config.tap_budget = BUDGET;
-    uv_loop_init(&f.loop);
-    assert_int_equal(tap_new(&f.loop, f.zmq, NULL, &f.config, &f.stats, &f.tap, error), 0);
-    *state = &f;
-    return 0;
+    *f = (struct tap_fixture){.zmq = zmq_ctx_new()};
+    config_defaults(&f->config);
+    strcpy(f->config.tap_endpoint.text, "inproc://tap");
+    f->config.tap_budget = BUDGET;
+    uv_loop_init(&f->loop);
+    assert_int_equal(tap_new(&f->loop, f->zmq, NULL, &f->config, &f->stats, &f->tap, error), 0);
 }
 
 static void close_tap(struct tap_fixture *f)
@@ -43,19 +40,17 @@ static void close_tap(struct tap_fixture *f)
     uv_run(&f->loop, UV_RUN_DEFAULT);
 }
 
-static int tap_tear_down(void **state)
+static void tap_end(struct tap_fixture *f)
 {
-    struct tap_fixture *f = *state;
     close_tap(f);
     for (uint32_t i = 0; i < f->recorder_count; i++) {
         zmq_close(f->recorders[i]);
     }
     assert_int_equal(uv_loop_close(&f->loop), 0);
     assert_int_equal(zmq_ctx_term(f->zmq), 0);
-    return 0;
 }
 
-#define TAP_TEST(name) TEST_OF(name, struct tap_fixture *f, tap_set_up, tap_tear_down)
+#define TAP_TEST(name) TEST_IN(name, struct tap_fixture, f, tap_begin, tap_end)
 
 /* Recorders ------------------------------------------------------------------------------------
  */

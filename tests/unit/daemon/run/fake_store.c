@@ -406,16 +406,7 @@ uint32_t stored_come_back(struct run_fixture *f, bool forgotten)
     return restore_finish(&restore);
 }
 
-int stored_set_up(void **state)
+void stored_begin(struct run_fixture *f)
 {
-    static struct run_fixture f;
-    stored_start(&f, "[]");
-    *state = &f;
-    return 0;
-}
-
-int stored_tear_down(void **state)
-{
-    stored_stop(*state);
-    return 0;
+    stored_start(f, "[]");
 }

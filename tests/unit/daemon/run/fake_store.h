@@ -48,8 +48,7 @@ int fake_store_count(const struct store *store, const char *prefix);
 /* A run_fixture with such a store. */
 void stored_start(struct run_fixture *f, const char *also);
 void stored_stop(struct run_fixture *f);
-int stored_set_up(void **state);
-int stored_tear_down(void **state);
+void stored_begin(struct run_fixture *f);
 /* A whole checkpoint. */
 void stored_save(struct run_fixture *f);
 /* Nothing has been read back yet; the fixture gets the run. */
@@ -57,6 +56,6 @@ struct restore *stored_restore(struct run_fixture *f);
 /* Reads back what is kept, runs that were forgotten as well if asked to; returns how many runs that
  * is. */
 uint32_t stored_come_back(struct run_fixture *f, bool forgotten);
-#define STORED_TEST(name) TEST_OF(name, struct run_fixture *f, stored_set_up, stored_tear_down)
+#define STORED_TEST(name) TEST_IN(name, struct run_fixture, f, stored_begin, stored_stop)
 
 #endif

@@ -58,18 +58,9 @@ void fixture_also(struct run_fixture *f, const char *also)
     f->sink.store = store;
 }
 
-int fixture_set_up(void **state)
+void fixture_begin(struct run_fixture *f)
 {
-    static struct run_fixture f;
-    fixture_start(&f, "[]");
-    *state = &f;
-    return 0;
-}
-
-int fixture_tear_down(void **state)
-{
-    fixture_stop(*state);
-    return 0;
+    fixture_start(f, "[]");
 }
 
 static void fill_numbers(struct sample *sample, uint32_t layer, uint32_t rank, uint64_t step)

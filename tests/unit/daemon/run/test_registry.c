@@ -32,9 +32,8 @@ static void registry_forget(void *data, const char *job)
     strcpy(((struct registry_fixture *)data)->forgotten, job);
 }
 
-static int registry_set_up(void **state)
+static void registry_begin(struct registry_fixture *f)
 {
-    struct registry_fixture *f = calloc(1, sizeof *f);
     config_defaults(&f->config);
     f->config.limits_jobs = 2;
     f->config.limits_runs = 2;
@@ -42,8 +41,6 @@ static int registry_set_up(void **state)
     f->sink = (struct result_sink){.put = registry_put, .stats = &f->stats, .data = f};
     f->now = 1000 * S;
     f->registry = registry_new(&f->config, &f->sink, registry_forget, f);
-    *state = f;
-    return 0;
 }
 
 /* With what the test has set by now. */
@@ -53,16 +50,12 @@ static void registry_begin_anew(struct registry_fixture *f)
     f->registry = registry_new(&f->config, &f->sink, registry_forget, f);
 }
 
-static int registry_tear_down(void **state)
+static void registry_end(struct registry_fixture *f)
 {
-    struct registry_fixture *f = *state;
     registry_free(&f->registry);
-    free(f);
-    return 0;
 }
 
-#define REGISTRY_TEST(name)                                                                        \
-    TEST_OF(name, struct registry_fixture *f, registry_set_up, registry_tear_down)
+#define REGISTRY_TEST(name) TEST_IN(name, struct registry_fixture, f, registry_begin, registry_end)
 
 /* Events need no work: they are taken as they come. */
 static int test_registry_arrive(struct registry_fixture *f, struct message *message)

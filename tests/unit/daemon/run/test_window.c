@@ -27,27 +27,22 @@ static void window_start(struct window_fixture *f, enum window_unit unit, uint64
     window_init(&f->window, &rule, f->now);
 }
 
-static int window_set_up(void **state)
+static void window_begin(struct window_fixture *f)
 {
-    static struct window_fixture f;
-    window_start(&f, WINDOW_EPOCH, 1, 1);
-    *state = &f;
-    return 0;
+    window_start(f, WINDOW_EPOCH, 1, 1);
 }
 
-static int window_stop(void **state)
+static void window_end(struct window_fixture *f)
 {
-    struct window_fixture *f = *state;
     struct window_part *part;
     while ((part = window_take_any(&f->window))) {
         free(part);
     }
     window_fini(&f->window);
-    return 0;
 }
 
 /* With a window per epoch, unless it starts others. */
-#define WINDOW_TEST(name) TEST_OF(name, struct window_fixture *f, window_set_up, window_stop)
+#define WINDOW_TEST(name) TEST_IN(name, struct window_fixture, f, window_begin, window_end)
 
 static uint32_t window_join(struct window_fixture *f, uint32_t rank, uint32_t world)
 {

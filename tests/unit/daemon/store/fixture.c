@@ -12,18 +12,14 @@
 
 #define PATIENCE_NS UINT64_C(60000000000)
 
-int fixture_setup(void **state)
+void fixture_begin(struct store_fixture *fixture)
 {
-    struct store_fixture *fixture = calloc(1, sizeof *fixture);
-    assert_non_null(fixture);
     strcpy(fixture->directory, "/tmp/attnd-store-XXXXXX");
     assert_non_null(mkdtemp(fixture->directory));
     snprintf(fixture->path, sizeof fixture->path, "%s/history.db", fixture->directory);
     config_defaults(&fixture->config);
     strcpy(fixture->config.history_path.text, fixture->path);
     fixture->config.history_commit = 10000000;
-    *state = fixture;
-    return 0;
 }
 
 static void each_file(struct store_fixture *fixture, void (*visit)(const char *path, void *data),
@@ -47,14 +43,11 @@ static void remove_file(const char *path, void *data)
     remove(path);
 }
 
-int fixture_teardown(void **state)
+void fixture_end(struct store_fixture *fixture)
 {
-    struct store_fixture *fixture = *state;
     store_free(&fixture->store);
     each_file(fixture, remove_file, NULL);
     rmdir(fixture->directory);
-    free(fixture);
-    return 0;
 }
 
 void fixture_open(struct store_fixture *fixture)
@@ -66,11 +59,10 @@ void fixture_open(struct store_fixture *fixture)
     }
 }
 
-int fixture_setup_open(void **state)
+void fixture_begin_open(struct store_fixture *fixture)
 {
-    fixture_setup(state);
-    fixture_open(*state);
-    return 0;
+    fixture_begin(fixture);
+    fixture_open(fixture);
 }
 
 void fixture_close(struct store_fixture *fixture)

@@ -15,10 +15,10 @@ struct store_fixture {
     struct store *store;
 };
 
-/* cmocka's setup and teardown: *state is a fixture without a store yet, or with it open. */
-int fixture_setup(void **state);
-int fixture_setup_open(void **state);
-int fixture_teardown(void **state);
+/* Without a store yet, or with it open. */
+void fixture_begin(struct store_fixture *fixture);
+void fixture_begin_open(struct store_fixture *fixture);
+void fixture_end(struct store_fixture *fixture);
 
 /* Opens the store, which must be on; closes it; both. */
 void fixture_open(struct store_fixture *fixture);
@@ -29,11 +29,10 @@ void fixture_reopen(struct store_fixture *fixture);
 const char *fixture_reason(struct store_fixture *fixture);
 
 /* A test with a store in a directory of its own. */
-#define STORE_TEST(name)                                                                           \
-    TEST_OF(name, struct store_fixture *fixture, fixture_setup, fixture_teardown)
+#define STORE_TEST(name) TEST_IN(name, struct store_fixture, fixture, fixture_begin, fixture_end)
 /* Where it is open already. */
 #define OPEN_STORE_TEST(name)                                                                      \
-    TEST_OF(name, struct store_fixture *fixture, fixture_setup_open, fixture_teardown)
+    TEST_IN(name, struct store_fixture, fixture, fixture_begin_open, fixture_end)
 
 /* A batch of run 7 of job "j", or another run. */
 struct store_batch *batch_of(uint8_t run, uint64_t epoch);

@@ -94,12 +94,16 @@ static void kill_at(struct store_fixture *fixture, const char *point)
     assert_int_equal(WTERMSIG(status), SIGKILL);
 }
 
-/* A test that goes on with another store, in *state. */
-#define RENEWING_TEST(name) TEST_ON(name, void **state, state, fixture_setup, fixture_teardown)
-
-RENEWING_TEST(killed_in_a_commit_it_has_a_prefix)
+/* The test goes on with another store. */
+static void renew(struct store_fixture *fixture)
 {
-    struct store_fixture *fixture = *state;
+    fixture_end(fixture);
+    memset(fixture, 0, sizeof *fixture);
+    fixture_begin(fixture);
+}
+
+STORE_TEST(killed_in_a_commit_it_has_a_prefix)
+{
     static const char *const points[] = {"store_begin:3", "store_before_commit:3",
                                          "store_after_commit:3", "store_chunk"};
     for (size_t i = 0; i < sizeof points / sizeof points[0]; i++) {
@@ -111,9 +115,7 @@ RENEWING_TEST(killed_in_a_commit_it_has_a_prefix)
         if (!strcmp(points[i], "store_chunk")) {
             assert_answer(fixture, 0, "SELECT count(*) FROM chunks");
         }
-        fixture_teardown(state);
-        fixture_setup(state);
-        fixture = *state;
+        renew(fixture);
     }
 }
 
@@ -130,9 +132,8 @@ STORE_TEST(killed_in_retention_it_is_sound)
     assert_goes_on(fixture);
 }
 
-RENEWING_TEST(killed_at_any_time_it_has_a_prefix)
+STORE_TEST(killed_at_any_time_it_has_a_prefix)
 {
-    struct store_fixture *fixture = *state;
     for (int round = 0; round < 12; round++) {
         int status = 0;
         pid_t pid = start_child(fixture, NULL);
@@ -144,8 +145,6 @@ RENEWING_TEST(killed_at_any_time_it_has_a_prefix)
             assert_prefix(fixture);
             assert_goes_on(fixture);
         }
-        fixture_teardown(state);
-        fixture_setup(state);
-        fixture = *state;
+        renew(fixture);
     }
 }
