@@ -354,7 +354,8 @@ void past_forget(struct past_answer *answer)
 
 /* Parts of answers */
 
-static const msgpack_object *past_walk(const msgpack_object *from, const char *path, va_list args)
+__attribute__((format(printf, 2, 0))) static const msgpack_object *past_walk(
+    const msgpack_object *from, const char *path, va_list args)
 {
     char text[128], *save;
     vsnprintf(text, sizeof text, path, args);

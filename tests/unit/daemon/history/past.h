@@ -94,14 +94,15 @@ int past_send_for(struct past *past, uint64_t asker, struct past_answer *answer,
 void past_wait_for(struct past *past, struct past_answer *answer);
 void past_forget(struct past_answer *answer);
 
+#define PAST_PATH __attribute__((format(printf, 2, 3)))
 /* A part of an answer by its path, such as "heads.0.layer"; NULL where a map has no such key. */
-const msgpack_object *past_get(const msgpack_object *from, const char *path, ...);
+const msgpack_object *past_get(const msgpack_object *from, const char *path, ...) PAST_PATH;
 /* Which must be there, and of that type; the text is valid until the next call. */
-double past_f64(const msgpack_object *from, const char *path, ...);
-uint64_t past_u64(const msgpack_object *from, const char *path, ...);
-bool past_bool(const msgpack_object *from, const char *path, ...);
-const char *past_text(const msgpack_object *from, const char *path, ...);
+double past_f64(const msgpack_object *from, const char *path, ...) PAST_PATH;
+uint64_t past_u64(const msgpack_object *from, const char *path, ...) PAST_PATH;
+bool past_bool(const msgpack_object *from, const char *path, ...) PAST_PATH;
+const char *past_text(const msgpack_object *from, const char *path, ...) PAST_PATH;
 /* How much a list or a map has. */
-uint32_t past_size(const msgpack_object *from, const char *path, ...);
+uint32_t past_size(const msgpack_object *from, const char *path, ...) PAST_PATH;
 
 #endif

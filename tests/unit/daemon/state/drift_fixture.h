@@ -134,7 +134,7 @@ static inline void give_all(struct drift *drift, const double *values, int count
 }
 
 /* The numbers of head 0 in the newest window. */
-static inline struct result_drift newest(const struct drift *drift, enum metric metric)
+static inline struct result_drift newest(const struct drift *drift, int metric)
 {
     assert_non_null(drift_result(drift, metric));
     return drift_result(drift, metric)[0];
