@@ -26,26 +26,21 @@ static int remove_one(const char *path, const struct stat *status, int kind, str
     return remove(path);
 }
 
-static int disk_setup(void **state)
+static void disk_setup(struct store_fixture *fixture)
 {
-    fixture_setup(state);
+    fixture_begin(fixture);
     disk_begin();
-    return 0;
 }
 
-static int disk_teardown(void **state)
+static void disk_teardown(struct store_fixture *fixture)
 {
-    struct store_fixture *fixture = *state;
-    char directory[64];
-    strcpy(directory, fixture->directory);
     disk_fail(DISK_SOUND, 0, 0);
     store_free(&fixture->store);
     disk_end();
-    free(fixture);
-    return nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    assert_int_equal(nftw(fixture->directory, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
-#define DISK_TEST(name) TEST_OF(name, struct store_fixture *fixture, disk_setup, disk_teardown)
+#define DISK_TEST(name) TEST_IN(name, struct store_fixture, fixture, disk_setup, disk_teardown)
 
 static void disk_submit(struct store_fixture *fixture, uint64_t last,
                         const struct mpk_writer *packed)

@@ -24,6 +24,27 @@
 /* And with what `setup` left in *state as its parameter, such as struct place *place. */
 #define TEST_OF(name, fixture, setup, teardown)                                                    \
     TEST_ON(name, fixture __attribute__((unused)), *state, setup, teardown)
+/* With a zeroed structure of its own, `it`: after begin(it), unless that is NULL, and before
+ * end(it). */
+#define TEST_IN(name, type, it, begin, end)                                                        \
+    static int set_up_##name(void **state)                                                         \
+    {                                                                                              \
+        void (*const first)(type *) = begin;                                                       \
+        type *own = calloc(1, sizeof *own);                                                        \
+        assert_non_null(own);                                                                      \
+        if (first) {                                                                               \
+            first(own);                                                                            \
+        }                                                                                          \
+        *state = own;                                                                              \
+        return 0;                                                                                  \
+    }                                                                                              \
+    static int tear_down_##name(void **state)                                                      \
+    {                                                                                              \
+        end(*state);                                                                               \
+        free(*state);                                                                              \
+        return 0;                                                                                  \
+    }                                                                                              \
+    TEST_ON(name, type *it __attribute__((unused)), *state, set_up_##name, tear_down_##name)
 #define TEST_ON(name, parameter, argument, setup, teardown)                                        \
     static void test_##name(parameter);                                                            \
     static void run_##name(void **state __attribute__((unused)))                                   \

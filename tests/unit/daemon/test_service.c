@@ -47,9 +47,8 @@ static void service_start(struct service_fixture *f, const char *watchdog_usec)
     service_watch(f->service, &(struct pulse_subject){"other", &f->pulse, service_ask, f});
 }
 
-static int service_tear_down(void **state)
+static void service_end(struct service_fixture *f)
 {
-    struct service_fixture *f = *state;
     service_close(f->service);
     uv_close((uv_handle_t *)&f->keep, NULL);
     uv_run(&f->loop, UV_RUN_DEFAULT);
@@ -57,18 +56,9 @@ static int service_tear_down(void **state)
     service_free(&f->service);
     assert_null(f->service);
     manager_close(&f->manager);
-    return 0;
 }
 
-static int service_set_up(void **state)
-{
-    static struct service_fixture f;
-    *state = &f;
-    return 0;
-}
-
-#define SERVICE_TEST(name)                                                                         \
-    TEST_OF(name, struct service_fixture *f, service_set_up, service_tear_down)
+#define SERVICE_TEST(name) TEST_IN(name, struct service_fixture, f, NULL, service_end)
 
 /* Turns the loop until a datagram begins like this; those before it are passed over. */
 static void service_expect(struct service_fixture *f, const char *begin)

@@ -41,15 +41,11 @@ struct notify_fixture {
     struct notify *notify;
 };
 
-static int notify_set_up(void **state)
+static void notify_begin(struct notify_fixture *f)
 {
-    static struct notify_fixture f;
-    memset(&f, 0, sizeof f);
-    config_defaults(&f.config);
-    strcpy(f.directory, "/tmp/attnd-test-XXXXXX");
-    assert_non_null(mkdtemp(f.directory));
-    *state = &f;
-    return 0;
+    config_defaults(&f->config);
+    strcpy(f->directory, "/tmp/attnd-test-XXXXXX");
+    assert_non_null(mkdtemp(f->directory));
 }
 
 static void notify_set(struct notify_fixture *f, const char *assignment)
@@ -81,17 +77,15 @@ static void expect_counts(struct notify_fixture *f, uint64_t notified, uint64_t 
     assert_int_equal(stats_get(&f->stats, COUNT_NOTIFY_FAILED), failed);
 }
 
-static int notify_tear_down(void **state)
+static void notify_end(struct notify_fixture *f)
 {
-    struct notify_fixture *f = *state;
     char command[128];
     notify_free(&f->notify, 1000);
     snprintf(command, sizeof command, "rm -r %s", f->directory);
     assert_int_equal(system(command), 0);
-    return 0;
 }
 
-#define NOTIFY_TEST(name) TEST_OF(name, struct notify_fixture *f, notify_set_up, notify_tear_down)
+#define NOTIFY_TEST(name) TEST_IN(name, struct notify_fixture, f, notify_begin, notify_end)
 
 /* An event whose message is this text. */
 static void test_notify_put(struct notify_fixture *f, const char *text)
@@ -106,6 +100,33 @@ static void test_notify_put(struct notify_fixture *f, const char *text)
     mpk_writer_init(&writer);
     alert_encode(&alert, &writer);
     notify_put(f->notify, writer.buffer.data, writer.buffer.size);
+}
+
+/* Gives an event to what is configured now; so many have arrived by then, and have not. */
+static void notify_one(struct notify_fixture *f, uint64_t notified, uint64_t failed)
+{
+    if (!f->notify) {
+        test_notify_run(f);
+    }
+    test_notify_put(f, "x");
+    expect_counts(f, notified, failed);
+}
+
+static void expect_refusal(struct notify_fixture *f, const char *wanted)
+{
+    char error[CONFIG_ERROR_MAX];
+    assert_int_equal(notify_new(&f->config, &f->stats, &f->notify, error), -1);
+    assert_string_equal(error, wanted);
+    assert_null(f->notify);
+}
+
+/* A stop that waits for 50 ms, or at least for so long, and not for what hangs. */
+static void stop_soon(struct notify_fixture *f, uint64_t least_ms, uint64_t failed)
+{
+    uint64_t begin = notify_now_ms();
+    notify_free(&f->notify, 50);
+    assert_in_range(notify_now_ms() - begin, least_ms, WAIT_MS);
+    expect_counts(f, 0, failed);
 }
 
 static const char *notify_path_of(const struct notify_fixture *f, const char *name)
@@ -186,14 +207,10 @@ NOTIFY_TEST(events_go_out_in_order)
 NOTIFY_TEST(an_exit_status_or_signal_is_a_failure)
 {
     set_script(f, "cat > /dev/null; exit 3");
-    test_notify_run(f);
-    test_notify_put(f, "x");
-    expect_counts(f, 0, 1);
+    notify_one(f, 0, 1);
     notify_free(&f->notify, 1000);
     set_script(f, "kill -9 $$");
-    test_notify_run(f);
-    test_notify_put(f, "x");
-    expect_counts(f, 0, 2);
+    notify_one(f, 0, 2);
 }
 
 NOTIFY_TEST(a_command_that_takes_too_long_is_killed_with_its_children)
@@ -248,20 +265,15 @@ NOTIFY_TEST(a_command_need_not_read)
 
 NOTIFY_TEST(a_command_that_cannot_be_run_is_refused_at_the_start)
 {
-    char error[CONFIG_ERROR_MAX], expected[CONFIG_ERROR_MAX];
+    char wanted[CONFIG_ERROR_MAX];
     notify_set(f, "alerts.command=/nowhere/at/all now");
-    assert_int_equal(notify_new(&f->config, &f->stats, &f->notify, error), -1);
-    assert_string_equal(error, "alerts.command: '/nowhere/at/all': cannot be run: No such file "
-                               "or directory");
-    assert_null(f->notify);
+    expect_refusal(f,
+                   "alerts.command: '/nowhere/at/all': cannot be run: No such file or directory");
     set_script(f, "exit 0");
     chmod(notify_path_of(f, "script"), 0644);
-    snprintf(expected, sizeof expected,
-             "alerts.command: '%s': cannot be run: Permission "
-             "denied",
+    snprintf(wanted, sizeof wanted, "alerts.command: '%s': cannot be run: Permission denied",
              notify_path_of(f, "script"));
-    assert_int_equal(notify_new(&f->config, &f->stats, &f->notify, error), -1);
-    assert_string_equal(error, expected);
+    expect_refusal(f, wanted);
 }
 
 NOTIFY_TEST(a_command_that_is_gone_later_is_a_failure)
@@ -269,8 +281,7 @@ NOTIFY_TEST(a_command_that_is_gone_later_is_a_failure)
     set_script(f, "exit 0");
     test_notify_run(f);
     unlink(notify_path_of(f, "script"));
-    test_notify_put(f, "x");
-    expect_counts(f, 0, 1);
+    notify_one(f, 0, 1);
 }
 
 /* The C library keeps two real-time signals to itself, which are ignored. */
@@ -287,9 +298,7 @@ NOTIFY_TEST(a_command_inherits_no_descriptors_and_no_signal_settings)
              "case $ignored in *[08]0000000) test ! -e /proc/$$/fd/%d ;; *) exit 1 ;; esac",
              leak);
     set_script(f, body);
-    test_notify_run(f);
-    test_notify_put(f, "x");
-    expect_counts(f, 1, 0);
+    notify_one(f, 1, 0);
     signal(SIGPIPE, SIG_DFL);
     close(leak);
 }
@@ -328,10 +337,7 @@ NOTIFY_TEST(a_stop_does_not_wait_for_a_command_that_hangs)
     test_notify_put(f, "x");
     test_notify_put(f, "y");
     wait_for_file(f, "started");
-    uint64_t begin = notify_now_ms();
-    notify_free(&f->notify, 50);
-    assert_in_range(notify_now_ms() - begin, 50, WAIT_MS);
-    expect_counts(f, 0, 2);
+    stop_soon(f, 50, 2);
 }
 
 /* A server: the first connection is answered with the first status, all others with the second; 0 =
@@ -479,11 +485,8 @@ NOTIFY_TEST(a_refusal_or_redirect_is_not_tried_again)
 {
     OWNED(notify_server_stop) struct server server;
     set_webhook(f, &server, 404, 302);
-    test_notify_run(f);
-    test_notify_put(f, "x");
-    expect_counts(f, 0, 1);
-    test_notify_put(f, "y");
-    expect_counts(f, 0, 2);
+    notify_one(f, 0, 1);
+    notify_one(f, 0, 2);
     assert_int_equal(server.connections, 2);
 }
 
@@ -493,12 +496,9 @@ NOTIFY_TEST(a_server_that_hangs_or_is_not_there_is_a_failure)
     set_webhook(f, &server, 0, 0);
     notify_set(f, "alerts.timeout=100ms");
     notify_set(f, "alerts.retries=0");
-    test_notify_run(f);
-    test_notify_put(f, "x");
-    expect_counts(f, 0, 1);
+    notify_one(f, 0, 1);
     notify_server_stop(&server);
-    test_notify_put(f, "y"); /* now nobody listens */
-    expect_counts(f, 0, 2);
+    notify_one(f, 0, 2); /* now nobody listens */
 }
 
 NOTIFY_TEST(a_stop_does_not_wait_for_a_server_that_hangs)
@@ -509,10 +509,7 @@ NOTIFY_TEST(a_stop_does_not_wait_for_a_server_that_hangs)
     test_notify_run(f);
     test_notify_put(f, "x");
     wait_for_connections(&server, 1);
-    uint64_t begin = notify_now_ms();
-    notify_free(&f->notify, 50);
-    assert_in_range(notify_now_ms() - begin, 50, WAIT_MS);
-    expect_counts(f, 0, 1);
+    stop_soon(f, 50, 1);
 }
 
 NOTIFY_TEST(a_stop_does_not_wait_for_the_next_try)
@@ -523,10 +520,7 @@ NOTIFY_TEST(a_stop_does_not_wait_for_the_next_try)
     test_notify_run(f);
     test_notify_put(f, "x");
     wait_for_connections(&server, 1);
-    uint64_t begin = notify_now_ms();
-    notify_free(&f->notify, 50);
-    assert_true(notify_now_ms() - begin < WAIT_MS);
-    expect_counts(f, 0, 1);
+    stop_soon(f, 0, 1);
 }
 
 NOTIFY_TEST(a_command_and_a_webhook_each_get_the_event)
@@ -534,18 +528,13 @@ NOTIFY_TEST(a_command_and_a_webhook_each_get_the_event)
     OWNED(notify_server_stop) struct server server;
     set_webhook(f, &server, 400, 400);
     set_script(f, "exit 0");
-    test_notify_run(f);
-    test_notify_put(f, "x");
-    expect_counts(f, 1, 1);
+    notify_one(f, 1, 1);
 }
 
 NOTIFY_TEST(what_is_no_url_is_refused_at_the_start)
 {
-    char error[CONFIG_ERROR_MAX];
     notify_set(f, "alerts.webhook=http://a b:c/");
-    assert_int_equal(notify_new(&f->config, &f->stats, &f->notify, error), -1);
-    assert_string_equal(error, "alerts.webhook: not a URL");
-    assert_null(f->notify);
+    expect_refusal(f, "alerts.webhook: not a URL");
 }
 
 int main(void)

@@ -45,26 +45,21 @@ static void quantity_on_event(void *data, const struct alert_result *event)
     f->count++;
 }
 
-static int quantity_start(void **state)
+static void quantity_start(struct quantity_fixture *f)
 {
-    struct quantity_fixture *f = calloc(1, sizeof *f);
     config_defaults(&f->config);
     f->alerts = alerts_new(&f->config, "gpt");
+    assert_non_null(f->alerts);
     f->sink = (struct alert_sink){quantity_on_event, NULL, f};
-    *state = f;
-    return f->alerts ? 0 : -1;
 }
 
-static int quantity_stop(void **state)
+static void quantity_stop(struct quantity_fixture *f)
 {
-    struct quantity_fixture *f = *state;
     alerts_free(&f->alerts);
     config_clear(&f->config);
-    free(f);
-    return 0;
 }
 
-#define QUANTITY_TEST(name) TEST_OF(name, struct quantity_fixture *f, quantity_start, quantity_stop)
+#define QUANTITY_TEST(name) TEST_IN(name, struct quantity_fixture, f, quantity_start, quantity_stop)
 
 /* A window of the layer, of which nothing is known yet. */
 static void begin_window(struct quantity_fixture *f, struct layer_id id)

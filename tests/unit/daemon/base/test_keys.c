@@ -49,29 +49,25 @@ static void keys_remove_files(struct keys_fixture *f)
     rmdir(f->directory);
 }
 
-static int keys_set_up(void **state)
+static void keys_begin(struct keys_fixture *f)
 {
-    static struct keys_fixture f;
-    f = (struct keys_fixture){.directory = "/tmp/attnd-keys-XXXXXX", .zmq = endpoint_context_new()};
-    keys_write_files(&f);
-    assert_int_equal(keys_new(f.zmq, &f.config, &f.stats, &f.keys, f.error), 0);
-    *state = &f;
-    return 0;
+    *f =
+        (struct keys_fixture){.directory = "/tmp/attnd-keys-XXXXXX", .zmq = endpoint_context_new()};
+    keys_write_files(f);
+    assert_int_equal(keys_new(f->zmq, &f->config, &f->stats, &f->keys, f->error), 0);
 }
 
-static int keys_tear_down(void **state)
+static void keys_end(struct keys_fixture *f)
 {
-    struct keys_fixture *f = *state;
     if (f->asker) {
         zmq_close(f->asker);
     }
     keys_free(&f->keys);
     assert_int_equal(zmq_ctx_term(f->zmq), 0);
     keys_remove_files(f);
-    return 0;
 }
 
-#define KEYS_TEST(name) TEST_OF(name, struct keys_fixture *f, keys_set_up, keys_tear_down)
+#define KEYS_TEST(name) TEST_IN(name, struct keys_fixture, f, keys_begin, keys_end)
 
 KEYS_TEST(a_stranger_is_refused_at_every_socket)
 {

@@ -32,6 +32,9 @@ void past_open(struct past *past, void (*setting)(struct config *config))
 void past_close(struct past *past)
 {
     char command[128];
+    for (int i = 0; i < PAST_ANSWERS; i++) {
+        past_forget(&past->answers[i]);
+    }
     history_close(&past->history);
     uv_run(&past->loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&past->loop), 0);
@@ -41,7 +44,27 @@ void past_close(struct past *past)
     config_clear(&past->config);
 }
 
+void past_begin(struct past *past)
+{
+    past_open(past, NULL);
+}
+
 /* States */
+
+struct past_window past_window_of(const char *job, uint8_t run, uint32_t layer, uint32_t heads,
+                                  uint64_t last)
+{
+    return (struct past_window){
+        .job = job,
+        .run = run,
+        .layer = {STACK_DECODER, layer, SITE_SELF},
+        .heads = heads,
+        .unit = WINDOW_EPOCH,
+        .length = 1,
+        .every = 1,
+        .last = last,
+    };
+}
 
 static uint64_t past_next_random(uint64_t *seed)
 {
@@ -163,6 +186,17 @@ void past_put_all(struct past *past, struct past_window window)
     }
 }
 
+static int fill_alert(struct store_batch *batch, const void *data)
+{
+    return batch_alert(batch, data);
+}
+
+void past_put_alert(struct past *past, const struct past_window *window,
+                    const struct alert_result *alert)
+{
+    past_put_batch(past, window, fill_alert, alert);
+}
+
 /* The database */
 
 static sqlite3 *open_own(struct past *past)
@@ -239,14 +273,13 @@ void past_wait_for(struct past *past, struct past_answer *answer)
     }
 }
 
-void past_ask(struct past *past, struct past_answer *answer, const char *method, const char *keys,
-              ...)
+static const struct past_answer *past_ask_with(struct past *past, const char *method,
+                                               const char *keys, va_list args)
 {
-    struct mpk_writer params;
-    va_list args;
-    *answer = (struct past_answer){.answered = false};
+    OWNED(mpk_writer_clear) struct mpk_writer params;
+    struct past_answer *answer = &past->answers[past->asked++ % PAST_ANSWERS];
+    past_forget(answer);
     mpk_writer_init(&params);
-    va_start(args, keys);
     uint32_t count = 0;
     for (const char *at = keys; *at; at++) {
         count += *at == ':' ? 1 : 0;
@@ -271,13 +304,32 @@ void past_ask(struct past *past, struct past_answer *answer, const char *method,
         keys += length + 2;
         keys += strspn(keys, " ");
     }
-    va_end(args);
     assert_int_equal(history_ask(past->history, HISTORY_OWN, method, params.buffer.data,
                                  params.buffer.size, past_on_answered, answer),
                      0);
-    mpk_writer_clear(&params);
     assert_false(answer->answered);
     past_wait_for(past, answer);
+    return answer;
+}
+
+const struct past_answer *past_ask(struct past *past, const char *method, const char *keys, ...)
+{
+    va_list args;
+    va_start(args, keys);
+    const struct past_answer *answer = past_ask_with(past, method, keys, args);
+    va_end(args);
+    return answer;
+}
+
+void past_refuses(struct past *past, int code, const char *detail, const char *method,
+                  const char *keys, ...)
+{
+    va_list args;
+    va_start(args, keys);
+    const struct past_answer *answer = past_ask_with(past, method, keys, args);
+    va_end(args);
+    assert_string_equal(answer->detail, detail);
+    assert_int_equal(answer->code, code);
 }
 
 int past_send_for(struct past *past, uint64_t asker, struct past_answer *answer, const char *method)
@@ -298,4 +350,88 @@ void past_forget(struct past_answer *answer)
     }
     mpk_writer_clear(&answer->result);
     *answer = (struct past_answer){.answered = false};
+}
+
+/* Parts of answers */
+
+__attribute__((format(printf, 2, 0))) static const msgpack_object *past_walk(
+    const msgpack_object *from, const char *path, va_list args)
+{
+    char text[128], *save;
+    vsnprintf(text, sizeof text, path, args);
+    for (char *key = strtok_r(text, ".", &save); key && from; key = strtok_r(NULL, ".", &save)) {
+        if (from->type != MSGPACK_OBJECT_ARRAY) {
+            from = mpk_find(from, key);
+            continue;
+        }
+        unsigned long index = strtoul(key, NULL, 10);
+        if (index >= from->via.array.size) {
+            fail_msg("%s: there are %u, not %lu", path, from->via.array.size, index + 1);
+        }
+        from = &from->via.array.ptr[index];
+    }
+    return from;
+}
+
+/* `got` is the part of the answer that the caller's path names. */
+#define PAST_WALK(got)                                                                             \
+    va_list args;                                                                                  \
+    va_start(args, path);                                                                          \
+    const msgpack_object *got = past_walk(from, path, args);                                       \
+    va_end(args)
+
+const msgpack_object *past_get(const msgpack_object *from, const char *path, ...)
+{
+    PAST_WALK(got);
+    return got;
+}
+
+double past_f64(const msgpack_object *from, const char *path, ...)
+{
+    double number = 0;
+    PAST_WALK(got);
+    if (!got || mpk_get_f64(got, &number) != 0) {
+        fail_msg("%s is no number", path);
+    }
+    return number;
+}
+
+uint64_t past_u64(const msgpack_object *from, const char *path, ...)
+{
+    uint64_t number = 0;
+    PAST_WALK(got);
+    if (!got || mpk_get_u64(got, UINT64_MAX, &number) != 0) {
+        fail_msg("%s is no whole number", path);
+    }
+    return number;
+}
+
+bool past_bool(const msgpack_object *from, const char *path, ...)
+{
+    bool value = false;
+    PAST_WALK(got);
+    if (!got || mpk_get_bool(got, &value) != 0) {
+        fail_msg("%s is neither true nor false", path);
+    }
+    return value;
+}
+
+const char *past_text(const msgpack_object *from, const char *path, ...)
+{
+    static char text[1024];
+    PAST_WALK(got);
+    if (!got || got->type != MSGPACK_OBJECT_STR) {
+        fail_msg("%s is no text", path);
+    }
+    snprintf(text, sizeof text, "%.*s", (int)got->via.str.size, got->via.str.ptr);
+    return text;
+}
+
+uint32_t past_size(const msgpack_object *from, const char *path, ...)
+{
+    PAST_WALK(got);
+    if (!got || (got->type != MSGPACK_OBJECT_ARRAY && got->type != MSGPACK_OBJECT_MAP)) {
+        fail_msg("%s is neither a list nor a map", path);
+    }
+    return got->type == MSGPACK_OBJECT_MAP ? got->via.map.size : got->via.array.size;
 }

@@ -7,59 +7,9 @@
 #include "daemon/base/clock.h"
 #include "daemon/history/params.h"
 
-static struct past_window history_answers_window_of(const char *job, uint8_t run, uint32_t layer,
-                                                    uint64_t last)
+static struct past_window answers_window(uint8_t run, uint32_t layer, uint64_t last)
 {
-    return (struct past_window){
-        .job = job,
-        .run = run,
-        .layer = {STACK_DECODER, layer, SITE_SELF},
-        .heads = 2,
-        .unit = WINDOW_EPOCH,
-        .length = 1,
-        .every = 1,
-        .last = last,
-    };
-}
-
-static int history_answers_set_up(void **state)
-{
-    static struct past past;
-    past_open(&past, NULL);
-    *state = &past;
-    return 0;
-}
-
-static int history_answers_tear_down(void **state)
-{
-    past_close(*state);
-    return 0;
-}
-
-#define ANSWERS_TEST(name)                                                                         \
-    TEST_OF(name, struct past *past, history_answers_set_up, history_answers_tear_down)
-
-static const msgpack_object *history_answers_item(const msgpack_object *list, uint32_t index)
-{
-    assert_non_null(list);
-    assert_int_equal(list->type, MSGPACK_OBJECT_ARRAY);
-    assert_true(index < list->via.array.size);
-    return &list->via.array.ptr[index];
-}
-
-static double history_answers_number(const msgpack_object *map, const char *key)
-{
-    double value = 0;
-    const msgpack_object *found = mpk_find(map, key);
-    assert_non_null(found);
-    assert_int_equal(mpk_get_f64(found, &value), 0);
-    return value;
-}
-
-static void history_answers_assert_text(const msgpack_object *map, const char *key,
-                                        const char *text)
-{
-    assert_true(mpk_is_str(mpk_find(map, key), text));
+    return past_window_of("gpt", run, layer, 2, last);
 }
 
 /* Maps */
@@ -71,7 +21,7 @@ static int history_answers_fill_map(struct store_batch *batch, const void *data)
 
 static void history_answers_put_map(struct past *past, uint64_t last, const uint16_t *values)
 {
-    struct past_window window = history_answers_window_of("gpt", 1, 0, last);
+    struct past_window window = answers_window(1, 0, last);
     const struct store_map map = {.layer = window.layer,
                                   .window = {WINDOW_EPOCH, last, last, 1, 1, false},
                                   .epoch = last,
@@ -86,50 +36,37 @@ static void history_answers_put_map(struct past *past, uint64_t last, const uint
     past_put_batch(past, &window, history_answers_fill_map, &map);
 }
 
-ANSWERS_TEST(a_map_is_the_newest_or_the_one_that_is_named)
+PAST_TEST(a_map_is_the_newest_or_the_one_that_is_named)
 {
     /* 1, 0.5, 0.333, 0, the least there is, -2 */
     static const uint16_t newest[6] = {0x3c00, 0x3800, 0x3555, 0, 1, 0xc000}, older[6] = {0x3c00};
     static const double values[6] = {1, 0.5, 0x1.554p-2, 0, 0x1p-24, -2};
-    OWNED(past_forget) struct past_answer answer;
     history_answers_put_map(past, 3, older);
     history_answers_put_map(past, 4, newest);
     past_settle(past, 0);
-    past_ask(past, &answer, "map", "job:s", "gpt");
-    assert_int_equal(answer.code, 0);
-    assert_true(history_answers_number(answer.root, "last") == 4 &&
-                history_answers_number(answer.root, "queries") == 20);
+    const struct past_answer *answer = past_ask(past, "map", "job:s", "gpt");
+    assert_int_equal(answer->code, 0);
+    assert_int_equal(past_u64(answer->root, "last"), 4);
+    assert_int_equal(past_u64(answer->root, "queries"), 20);
     for (uint32_t i = 0; i < 6; i++) {
-        double value = NAN;
-        mpk_get_f64(history_answers_item(
-                        history_answers_item(mpk_find(answer.root, "values"), i / 3), i % 3),
-                    &value);
-        assert_true(value == values[i]);
+        assert_close(past_f64(answer->root, "values.%u.%u", i / 3, i % 3), values[i], 0);
     }
-    past_forget(&answer);
-    past_ask(past, &answer, "map", "job:s last:u packed:b", "gpt", UINT64_C(3), 1);
-    const msgpack_object *bytes = mpk_find(answer.root, "values");
+    answer = past_ask(past, "map", "job:s last:u packed:b", "gpt", UINT64_C(3), 1);
+    const msgpack_object *bytes = past_get(answer->root, "values");
     assert_int_equal(bytes->type, MSGPACK_OBJECT_BIN);
     assert_int_equal(bytes->via.bin.size, sizeof older);
     assert_memory_equal(bytes->via.bin.ptr, older, sizeof older);
-    past_forget(&answer);
-    past_ask(past, &answer, "map", "job:s last:u", "gpt", UINT64_C(5));
-    assert_int_equal(answer.code, ERR_NO_HISTORY);
-    assert_string_equal(answer.detail, "there is no map of a window that ends there");
+    past_refuses(past, ERR_NO_HISTORY, "there is no map of a window that ends there", "map",
+                 "job:s last:u", "gpt", UINT64_C(5));
 }
 
 /* Alerts */
-
-static int fill_alert(struct store_batch *batch, const void *data)
-{
-    return batch_alert(batch, data);
-}
 
 static void history_answers_put_alert(struct past *past, const char *job, uint64_t step,
                                       const char *rule, enum alert_severity severity,
                                       enum alert_state event)
 {
-    struct past_window window = history_answers_window_of(job, 1, 0, 1);
+    struct past_window window = past_window_of(job, 1, 0, 2, 1);
     const struct alert_result alert = {
         .common = {job, NULL, 1, step, 5},
         .rule = rule,
@@ -145,16 +82,14 @@ static void history_answers_put_alert(struct past *past, const char *job, uint64
         .since_step = step - 1,
         .message = "words",
     };
-    past_put_batch(past, &window, fill_alert, &alert);
+    past_put_alert(past, &window, &alert);
 }
 
 static uint32_t alerts_in(struct past *past, const char *keys, const char *a, const char *b)
 {
-    OWNED(past_forget) struct past_answer answer;
-    past_ask(past, &answer, "alerts", keys, a, b);
-    assert_int_equal(answer.code, 0);
-    uint32_t count = mpk_find(answer.root, "alerts")->via.array.size;
-    return count;
+    const struct past_answer *answer = past_ask(past, "alerts", keys, a, b);
+    assert_int_equal(answer->code, 0);
+    return past_size(answer->root, "alerts");
 }
 
 static void history_answers_put_alerts(struct past *past)
@@ -166,30 +101,27 @@ static void history_answers_put_alerts(struct past *past)
     past_settle(past, 0);
 }
 
-ANSWERS_TEST(alerts_are_the_maps_that_were_published_newest_first)
+PAST_TEST(alerts_are_the_maps_that_were_published_newest_first)
 {
-    OWNED(past_forget) struct past_answer answer;
     history_answers_put_alerts(past);
-    past_ask(past, &answer, "alerts", "");
-    const msgpack_object *list = mpk_find(answer.root, "alerts");
-    assert_int_equal(list->via.array.size, 4);
-    history_answers_assert_text(history_answers_item(list, 0), "job", "bert");
-    assert_int_equal(mpk_find(history_answers_item(list, 0), "head")->type, MSGPACK_OBJECT_NIL);
-    assert_int_equal(mpk_find(history_answers_item(list, 0), "value")->type, MSGPACK_OBJECT_NIL);
-    const msgpack_object *second = history_answers_item(list, 1);
-    history_answers_assert_text(second, "kind", "alert");
-    history_answers_assert_text(second, "rule", "collapse");
-    history_answers_assert_text(second, "severity", "critical");
-    history_answers_assert_text(second, "state", "resolved");
-    history_answers_assert_text(second, "run", "01010101010101010101010101010101");
-    assert_true(history_answers_number(second, "head") == 2 &&
-                history_answers_number(second, "value") == 0.25);
-    assert_true(history_answers_number(mpk_find(second, "since"), "step") == 2);
+    const struct past_answer *answer = past_ask(past, "alerts", "");
+    assert_int_equal(past_size(answer->root, "alerts"), 4);
+    assert_string_equal(past_text(answer->root, "alerts.0.job"), "bert");
+    assert_int_equal(past_get(answer->root, "alerts.0.head")->type, MSGPACK_OBJECT_NIL);
+    assert_int_equal(past_get(answer->root, "alerts.0.value")->type, MSGPACK_OBJECT_NIL);
+    const msgpack_object *second = past_get(answer->root, "alerts.1");
+    assert_string_equal(past_text(second, "kind"), "alert");
+    assert_string_equal(past_text(second, "rule"), "collapse");
+    assert_string_equal(past_text(second, "severity"), "critical");
+    assert_string_equal(past_text(second, "state"), "resolved");
+    assert_string_equal(past_text(second, "run"), "01010101010101010101010101010101");
+    assert_int_equal(past_u64(second, "head"), 2);
+    assert_close(past_f64(second, "value"), 0.25, 0);
+    assert_int_equal(past_u64(second, "since.step"), 2);
 }
 
-ANSWERS_TEST(alerts_are_chosen_by_what_they_are)
+PAST_TEST(alerts_are_chosen_by_what_they_are)
 {
-    OWNED(past_forget) struct past_answer answer;
     history_answers_put_alerts(past);
     assert_int_equal(alerts_in(past, "job:s", "gpt", NULL), 3);
     assert_int_equal(alerts_in(past, "job:s rule:s", "gpt", "collapse"), 2);
@@ -197,15 +129,13 @@ ANSWERS_TEST(alerts_are_chosen_by_what_they_are)
     assert_int_equal(alerts_in(past, "severity:s", "info", NULL), 0);
     assert_int_equal(alerts_in(past, "severity:s state:s", "critical", "firing"), 1);
     assert_int_equal(alerts_in(past, "job:s run:s", "gpt", "0101"), 3);
-    past_ask(past, &answer, "alerts", "from:u to:u limit:u", UINT64_C(2), UINT64_C(4), UINT64_C(2));
-    assert_int_equal(mpk_find(answer.root, "alerts")->via.array.size, 2);
-    assert_true(mpk_find(answer.root, "more")->via.boolean);
-    past_forget(&answer);
-    past_ask(past, &answer, "alerts", "run:s", "01");
-    assert_string_equal(answer.detail, "run needs a job");
-    past_forget(&answer);
-    past_ask(past, &answer, "alerts", "severity:s", "dire");
-    assert_string_equal(answer.detail, "severity is not accepted (valid: info, warning, critical)");
+    const struct past_answer *answer =
+        past_ask(past, "alerts", "from:u to:u limit:u", UINT64_C(2), UINT64_C(4), UINT64_C(2));
+    assert_int_equal(past_size(answer->root, "alerts"), 2);
+    assert_true(past_bool(answer->root, "more"));
+    past_refuses(past, ERR_ARGUMENT, "run needs a job", "alerts", "run:s", "01");
+    past_refuses(past, ERR_ARGUMENT, "severity is not accepted (valid: info, warning, critical)",
+                 "alerts", "severity:s", "dire");
 }
 
 /* Comparisons */
@@ -216,7 +146,7 @@ static void history_answers_put_runs(struct past *past)
 {
     for (uint8_t run = 1; run <= 2; run++) {
         for (uint32_t layer = 0; layer < 1u + run; layer++) {
-            struct past_window window = history_answers_window_of("gpt", run, layer, 4);
+            struct past_window window = answers_window(run, layer, 4);
             window.shift = run == 2 && layer == 0 ? 0.75 : 0;
             window.seed = run;
             past_put_all(past, window);
@@ -240,7 +170,7 @@ static double expected_js(uint32_t layer, uint32_t head, int metric)
 {
     struct dist pool[2] = {{.moments = {0}}, {.moments = {0}}};
     for (uint8_t run = 1; run <= 2; run++) {
-        struct past_window window = history_answers_window_of("gpt", run, layer, 0);
+        struct past_window window = answers_window(run, layer, 0);
         window.shift = run == 2 && layer == 0 ? 0.75 : 0;
         window.seed = run;
         merge_windows(window, metric, head, &pool[run - 1]);
@@ -257,101 +187,93 @@ static void assert_head(const msgpack_object *head)
 {
     static const int metrics[] = {METRIC_ENTROPY, METRIC_ENTROPY_NORMALIZED, METRIC_FIRST_TOKEN};
     double sum = 0;
-    assert_int_equal(mpk_find(head, "metrics")->via.map.size, 3);
+    assert_int_equal(past_size(head, "metrics"), 3);
     for (int i = 0; i < 3; i++) {
-        double js = expected_js((uint32_t)history_answers_number(head, "layer"),
-                                (uint32_t)history_answers_number(head, "head"), metrics[i]);
-        const msgpack_object *metric =
-            mpk_find(mpk_find(head, "metrics"), metric_info[metrics[i]].name);
-        assert_true(fabs(history_answers_number(metric, "js") - js) < 1e-12);
-        assert_true(history_answers_number(metric, "delta") ==
-                    history_answers_number(metric, "mean_b") -
-                        history_answers_number(metric, "mean_a"));
+        double js = expected_js((uint32_t)past_u64(head, "layer"), (uint32_t)past_u64(head, "head"),
+                                metrics[i]);
+        const msgpack_object *metric = past_get(head, "metrics.%s", metric_info[metrics[i]].name);
+        assert_close(past_f64(metric, "js"), js, 1e-12);
+        assert_close(past_f64(metric, "delta"),
+                     past_f64(metric, "mean_b") - past_f64(metric, "mean_a"), 0);
         sum += js;
     }
-    assert_true(fabs(history_answers_number(head, "distance") - sum / 3) < 1e-12);
+    assert_close(past_f64(head, "distance"), sum / 3, 1e-12);
 }
 
-ANSWERS_TEST(heads_are_ranked_by_their_divergence)
+static const msgpack_object *compare_runs(struct past *past, const char *a, const char *b)
 {
-    OWNED(past_forget) struct past_answer answer;
+    const struct past_answer *answer =
+        past_ask(past, "compare", "job:s run:s run_b:s", "gpt", a, b);
+    assert_int_equal(answer->code, 0);
+    return answer->root;
+}
+
+PAST_TEST(heads_are_ranked_by_their_divergence)
+{
     history_answers_put_runs(past);
-    past_ask(past, &answer, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
-    assert_int_equal(answer.code, 0);
-    const msgpack_object *heads = mpk_find(answer.root, "heads");
-    assert_int_equal(heads->via.array.size, 4);
-    assert_true(history_answers_number(history_answers_item(heads, 0), "layer") == 0 &&
-                history_answers_number(history_answers_item(heads, 1), "layer") == 0);
+    const msgpack_object *answer = compare_runs(past, "01", "02");
+    assert_int_equal(past_size(answer, "heads"), 4);
+    assert_int_equal(past_u64(answer, "heads.0.layer"), 0);
+    assert_int_equal(past_u64(answer, "heads.1.layer"), 0);
     for (uint32_t i = 0; i < 4; i++) {
-        assert_head(history_answers_item(heads, i));
-        assert_true(i == 0 ||
-                    history_answers_number(history_answers_item(heads, i), "distance") <=
-                        history_answers_number(history_answers_item(heads, i - 1), "distance"));
+        assert_head(past_get(answer, "heads.%u", i));
+        assert_true(i == 0 || past_f64(answer, "heads.%u.distance", i) <=
+                                  past_f64(answer, "heads.%u.distance", i - 1));
     }
-    assert_int_equal(mpk_find(answer.root, "only_a")->via.array.size, 0);
-    assert_int_equal(mpk_find(answer.root, "only_b")->via.array.size, 2);
-    assert_true(history_answers_number(history_answers_item(mpk_find(answer.root, "only_b"), 0),
-                                       "layer") == 2);
-    assert_true(history_answers_number(mpk_find(answer.root, "a"), "windows") == 5);
+    assert_int_equal(past_size(answer, "only_a"), 0);
+    assert_int_equal(past_size(answer, "only_b"), 2);
+    assert_int_equal(past_u64(answer, "only_b.0.layer"), 2);
+    assert_int_equal(past_u64(answer, "a.windows"), 5);
 }
 
-ANSWERS_TEST(a_comparison_is_symmetric)
+PAST_TEST(a_comparison_is_symmetric)
 {
-    OWNED(past_forget) struct past_answer there, back;
     history_answers_put_runs(past);
-    past_ask(past, &there, "compare", "job:s run:s run_b:s", "gpt", "01", "02");
-    past_ask(past, &back, "compare", "job:s run:s run_b:s", "gpt", "02", "01");
+    const msgpack_object *there = compare_runs(past, "01", "02");
+    const msgpack_object *back = compare_runs(past, "02", "01");
     for (uint32_t i = 0; i < 4; i++) {
-        const msgpack_object *a = history_answers_item(mpk_find(there.root, "heads"), i);
-        const msgpack_object *b = history_answers_item(mpk_find(back.root, "heads"), i);
-        assert_true(history_answers_number(a, "distance") == history_answers_number(b, "distance"));
-        assert_true(history_answers_number(mpk_find(mpk_find(a, "metrics"), "entropy"), "delta") ==
-                    -history_answers_number(mpk_find(mpk_find(b, "metrics"), "entropy"), "delta"));
+        assert_close(past_f64(there, "heads.%u.distance", i),
+                     past_f64(back, "heads.%u.distance", i), 0);
+        assert_close(past_f64(there, "heads.%u.metrics.entropy.delta", i),
+                     -past_f64(back, "heads.%u.metrics.entropy.delta", i), 0);
     }
 }
 
-ANSWERS_TEST(a_run_is_at_no_distance_from_itself)
+PAST_TEST(a_run_is_at_no_distance_from_itself)
 {
-    OWNED(past_forget) struct past_answer answer;
     history_answers_put_runs(past);
-    past_ask(past, &answer, "compare", "job:s run:s run_b:s", "gpt", "02", "02");
-    const msgpack_object *heads = mpk_find(answer.root, "heads");
-    assert_int_equal(heads->via.array.size, 6);
+    const msgpack_object *answer = compare_runs(past, "02", "02");
+    assert_int_equal(past_size(answer, "heads"), 6);
     for (uint32_t i = 0; i < 6; i++) { /* ties in the order of layers and heads */
-        assert_true(history_answers_number(history_answers_item(heads, i), "distance") == 0);
-        assert_true(history_answers_number(history_answers_item(heads, i), "layer") == i / 2);
-        assert_true(history_answers_number(history_answers_item(heads, i), "head") == i % 2);
+        assert_close(past_f64(answer, "heads.%u.distance", i), 0, 0);
+        assert_int_equal(past_u64(answer, "heads.%u.layer", i), i / 2);
+        assert_int_equal(past_u64(answer, "heads.%u.head", i), i % 2);
     }
 }
 
-ANSWERS_TEST(a_comparison_can_be_narrowed_down)
+PAST_TEST(a_comparison_can_be_narrowed_down)
 {
-    OWNED(past_forget) struct past_answer answer;
     history_answers_put_runs(past);
-    past_ask(past, &answer, "compare", "job:s run:s run_b:s metric:s limit:u windows:u", "gpt",
-             "01", "02", "entropy", UINT64_C(1), UINT64_C(2));
-    const msgpack_object *heads = mpk_find(answer.root, "heads");
-    assert_int_equal(heads->via.array.size, 1);
-    assert_int_equal(mpk_find(history_answers_item(heads, 0), "metrics")->via.map.size, 1);
-    assert_true(history_answers_number(mpk_find(answer.root, "a"), "first") == 3);
-    assert_true(history_answers_number(mpk_find(answer.root, "a"), "windows") == 2);
-    assert_true(mpk_find(answer.root, "more")->via.boolean);
-    past_forget(&answer);
-    past_ask(past, &answer, "compare", "job:s metric:s", "gpt", "variance");
-    assert_string_equal(answer.detail,
-                        "metric is not accepted (valid: those with one value per attention row, "
-                        "such as entropy)");
-    past_forget(&answer);
-    past_ask(past, &answer, "compare", "job:s run:s run_b:s from:u", "gpt", "01", "02",
-             UINT64_C(9));
-    assert_int_equal(answer.code, ERR_NO_HISTORY);
-    assert_string_equal(answer.detail,
-                        "run 01010101 of gpt has no window with histograms in this range");
+    const struct past_answer *answer =
+        past_ask(past, "compare", "job:s run:s run_b:s metric:s limit:u windows:u", "gpt", "01",
+                 "02", "entropy", UINT64_C(1), UINT64_C(2));
+    assert_int_equal(past_size(answer->root, "heads"), 1);
+    assert_int_equal(past_size(answer->root, "heads.0.metrics"), 1);
+    assert_int_equal(past_u64(answer->root, "a.first"), 3);
+    assert_int_equal(past_u64(answer->root, "a.windows"), 2);
+    assert_true(past_bool(answer->root, "more"));
+    past_refuses(past, ERR_ARGUMENT,
+                 "metric is not accepted (valid: those with one value per attention row, such as "
+                 "entropy)",
+                 "compare", "job:s metric:s", "gpt", "variance");
+    past_refuses(past, ERR_NO_HISTORY,
+                 "run 01010101 of gpt has no window with histograms in this range", "compare",
+                 "job:s run:s run_b:s from:u", "gpt", "01", "02", UINT64_C(9));
 }
 
 /* Waiting */
 
-ANSWERS_TEST(too_many_questions_are_refused_and_the_others_answered)
+PAST_TEST(too_many_questions_are_refused_and_the_others_answered)
 {
     static struct past_answer answers[HISTORY_WAITING_MAX + 1];
     int taken = 0;
@@ -361,9 +283,7 @@ ANSWERS_TEST(too_many_questions_are_refused_and_the_others_answered)
     assert_int_equal(taken, HISTORY_WAITING_MAX);
     assert_int_equal(past_send(past, &answers[taken], "runs"), ERR_AGAIN);
     for (int i = 0; i < taken; i++) {
-        while (!answers[i].answered) {
-            uv_run(&past->loop, UV_RUN_ONCE);
-        }
+        past_wait_for(past, &answers[i]);
         assert_int_equal(answers[i].code, 0);
         past_forget(&answers[i]);
     }
@@ -395,7 +315,7 @@ static bool history_answers_take_turns(struct past *past)
     return between;
 }
 
-ANSWERS_TEST(who_asks_much_leaves_room_and_turns_to_others)
+PAST_TEST(who_asks_much_leaves_room_and_turns_to_others)
 {
     bool took_turns = false;
     for (int tries = 0; tries < 1000 && !took_turns; tries++) {
@@ -430,11 +350,9 @@ static void be_quick(struct config *config)
 TEST(a_question_that_takes_too_long_is_ended)
 {
     OWNED(past_close) struct past past;
-    OWNED(past_forget) struct past_answer answer;
     past_open(&past, be_quick);
     history_answers_put_runs(&past);
-    past_ask(&past, &answer, "compare", "job:s", "gpt");
-    assert_int_equal(answer.code, ERR_QUERY_TIME);
+    assert_int_equal(past_ask(&past, "compare", "job:s", "gpt")->code, ERR_QUERY_TIME);
 }
 
 static void turn_off(struct config *config)
@@ -462,89 +380,67 @@ static int fill_settings(struct store_batch *batch, const void *data)
 }
 
 /* One point is a series; a value that was not finite is nil; runs of one job are apart. */
-ANSWERS_TEST(a_log_has_a_series_per_name_of_its_run)
+PAST_TEST(a_log_has_a_series_per_name_of_its_run)
 {
-    struct past_window windows[] = {history_answers_window_of("gpt", 0xa1, 0, 3),
-                                    history_answers_window_of("gpt", 0xb2, 0, 3)};
+    struct past_window windows[] = {answers_window(0xa1, 0, 3), answers_window(0xb2, 0, 3)};
     const struct store_point points[] = {{"loss", 0, 10, 1, 2.5},
                                          {"loss", 1, 20, 2, NAN},
                                          {"<b>lr", 0, 10, 1, 0.125},
                                          {"loss", 0, 7, 3, 9.0}};
-    OWNED(past_forget) struct past_answer answer;
     for (int i = 0; i < 4; i++) {
         past_put_batch(past, &windows[i == 3], fill_point, &points[i]);
     }
     past_put_batch(past, &windows[1], fill_settings, NULL);
     past_settle(past, 0);
-    past_ask(past, &answer, "log", "job:s run:s", "gpt", "a1");
-    const msgpack_object *series = mpk_find(answer.root, "series");
-    assert_int_equal(series->via.array.size, 2);
-    const msgpack_object *loss = history_answers_item(series, 0);
-    assert_true(mpk_is_str(mpk_find(loss, "name"), "loss"));
-    assert_int_equal(history_answers_item(mpk_find(loss, "step"), 1)->via.u64, 20);
-    assert_int_equal(history_answers_item(mpk_find(loss, "epoch"), 1)->via.u64, 1);
-    assert_int_equal(history_answers_item(mpk_find(loss, "time_ns"), 1)->via.u64, 2);
-    assert_true(history_answers_item(mpk_find(loss, "value"), 0)->via.f64 == 2.5);
-    assert_int_equal(history_answers_item(mpk_find(loss, "value"), 1)->type, MSGPACK_OBJECT_NIL);
-    assert_true(mpk_is_str(mpk_find(history_answers_item(series, 1), "name"), "<b>lr"));
-    past_forget(&answer);
-    past_ask(past, &answer, "log", "job:s", "gpt"); /* the newest run */
-    series = mpk_find(answer.root, "series");
-    assert_int_equal(series->via.array.size, 1);
-    loss = mpk_find(history_answers_item(series, 0), "value");
-    assert_true(history_answers_item(loss, 0)->via.f64 == 9.0);
-    past_forget(&answer);
-    past_ask(past, &answer, "runs", "");
-    const msgpack_object *runs = mpk_find(answer.root, "runs");
-    const msgpack_object *settings = mpk_find(history_answers_item(runs, 0), "settings");
-    assert_true(mpk_is_str(mpk_find(settings, "model"), "gpt2"));
-    assert_int_equal(mpk_find(history_answers_item(runs, 1), "settings")->via.map.size, 0);
+    const struct past_answer *answer = past_ask(past, "log", "job:s run:s", "gpt", "a1");
+    assert_int_equal(past_size(answer->root, "series"), 2);
+    assert_string_equal(past_text(answer->root, "series.0.name"), "loss");
+    assert_int_equal(past_u64(answer->root, "series.0.step.1"), 20);
+    assert_int_equal(past_u64(answer->root, "series.0.epoch.1"), 1);
+    assert_int_equal(past_u64(answer->root, "series.0.time_ns.1"), 2);
+    assert_close(past_f64(answer->root, "series.0.value.0"), 2.5, 0);
+    assert_int_equal(past_get(answer->root, "series.0.value.1")->type, MSGPACK_OBJECT_NIL);
+    assert_string_equal(past_text(answer->root, "series.1.name"), "<b>lr");
+    answer = past_ask(past, "log", "job:s", "gpt"); /* the newest run */
+    assert_int_equal(past_size(answer->root, "series"), 1);
+    assert_close(past_f64(answer->root, "series.0.value.0"), 9, 0);
+    answer = past_ask(past, "runs", "");
+    assert_string_equal(past_text(answer->root, "runs.0.settings.model"), "gpt2");
+    assert_int_equal(past_size(answer->root, "runs.1.settings"), 0);
 }
 
-ANSWERS_TEST(a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused)
+PAST_TEST(a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused)
 {
-    struct past_window window = history_answers_window_of("gpt", 0xa1, 0, 3);
-    OWNED(past_forget) struct past_answer answer;
+    struct past_window window = answers_window(0xa1, 0, 3);
     past_put(past, &window);
     past_settle(past, 0);
-    past_ask(past, &answer, "log", "job:s", "gpt");
-    assert_int_equal(mpk_find(answer.root, "series")->via.array.size, 0);
-    past_forget(&answer);
-    past_ask(past, &answer, "log", "job:s", "bert");
-    assert_int_equal(answer.code, ERR_JOB_UNKNOWN);
-    past_forget(&answer);
-    past_ask(past, &answer, "log", "");
-    assert_int_equal(answer.code, ERR_ARGUMENT);
-    assert_string_equal(answer.detail, "job is missing");
+    assert_int_equal(past_size(past_ask(past, "log", "job:s", "gpt")->root, "series"), 0);
+    assert_int_equal(past_ask(past, "log", "job:s", "bert")->code, ERR_JOB_UNKNOWN);
+    past_refuses(past, ERR_ARGUMENT, "job is missing", "log", "");
+}
+
+static void run_shell(const struct past *past, const char *commands)
+{
+    char text[512];
+    snprintf(text, sizeof text, "cd %s && %s", past->directory, commands);
+    assert_int_equal(system(text), 0);
 }
 
 /* The store replaces a corrupt database: another file stands where it was. */
-ANSWERS_TEST(a_database_that_was_replaced_is_opened_anew)
+PAST_TEST(a_database_that_was_replaced_is_opened_anew)
 {
-    struct past_answer answer;
     char command[512];
     history_answers_put_runs(past);
-    past_ask(past, &answer, "runs", "");
-    assert_int_equal(mpk_find(answer.root, "runs")->via.array.size, 2);
-    past_forget(&answer);
+    assert_int_equal(past_size(past_ask(past, "runs", "")->root, "runs"), 2);
     snprintf(command, sizeof command,
              "VACUUM INTO '%s/new.db'; ATTACH '%s/new.db' AS new; DELETE FROM new.runs WHERE "
              "run_id = 1",
              past->directory, past->directory);
     past_execute(past, command);
-    snprintf(command, sizeof command,
-             "cd %s && rm -f history.db-wal history.db-shm && mv new.db history.db",
-             past->directory);
-    assert_int_equal(system(command), 0);
-    past_ask(past, &answer, "runs", "");
-    assert_int_equal(mpk_find(answer.root, "runs")->via.array.size, 1);
-    past_forget(&answer);
-    snprintf(command, sizeof command, "cd %s && echo nonsense > bad && mv bad history.db",
-             past->directory);
-    assert_int_equal(system(command), 0);
-    past_ask(past, &answer, "runs", "");
-    assert_int_equal(answer.code, ERR_HISTORY_OFF);
-    assert_string_equal(answer.detail, "the history cannot be read: file is not a database");
-    past_forget(&answer);
+    run_shell(past, "rm -f history.db-wal history.db-shm && mv new.db history.db");
+    assert_int_equal(past_size(past_ask(past, "runs", "")->root, "runs"), 1);
+    run_shell(past, "echo nonsense > bad && mv bad history.db");
+    past_refuses(past, ERR_HISTORY_OFF, "the history cannot be read: file is not a database",
+                 "runs", "");
     assert_non_null(store_damage(past->store));
 }

@@ -52,11 +52,9 @@ struct lane_fixture {
     struct lane *lane;
 };
 
-static int lane_setup(void **state)
+static void lane_begin(struct lane_fixture *f)
 {
-    struct lane_fixture *f = calloc(1, sizeof *f);
     char error[CONFIG_ERROR_MAX] = "";
-    assert_non_null(f);
     config_defaults(&f->config);
     strcpy(f->config.reliable_endpoint.text, "inproc://reliable");
     f->config.reliable_credit = CREDIT;
@@ -64,13 +62,10 @@ static int lane_setup(void **state)
     assert_int_equal(lane_new(f->zmq, NULL, &f->config, &f->stats, &f->lane, error), 0);
     f->dealer = zmq_socket(f->zmq, ZMQ_DEALER);
     assert_int_equal(zmq_connect(f->dealer, f->config.reliable_endpoint.text), 0);
-    *state = f;
-    return 0;
 }
 
-static int lane_teardown(void **state)
+static void lane_end(struct lane_fixture *f)
 {
-    struct lane_fixture *f = *state;
     int now = 0;
     zmq_setsockopt(f->dealer, ZMQ_LINGER, &now, sizeof now);
     zmq_close(f->dealer);
@@ -79,11 +74,9 @@ static int lane_teardown(void **state)
     }
     lane_free(&f->lane);
     zmq_ctx_term(f->zmq);
-    free(f);
-    return 0;
 }
 
-#define LANE_TEST(name) TEST_OF(name, struct lane_fixture *f, lane_setup, lane_teardown)
+#define LANE_TEST(name) TEST_IN(name, struct lane_fixture, f, lane_begin, lane_end)
 
 /* A message of one frame of `bytes` bytes; 0: only the id. */
 static void lane_put(struct lane_fixture *f, uint64_t id, size_t bytes)
@@ -107,6 +100,15 @@ static struct message *lane_get(struct lane_fixture *f)
     assert_true(zmq_poll(&item, 1, WAIT_MS) == 1);
     int code = lane_receive(f->lane, &message);
     assert_true(code == 0 || code == ERR_AGAIN);
+    return message;
+}
+
+/* Sends one that is taken. */
+static struct message *lane_send(struct lane_fixture *f, uint64_t id, size_t bytes)
+{
+    lane_put(f, id, bytes);
+    struct message *message = lane_get(f);
+    assert_non_null(message);
     return message;
 }
 
@@ -153,6 +155,20 @@ static struct lane_heard lane_hear(struct lane_fixture *f)
     return heard;
 }
 
+/* The next answer, after a turn of the lane. */
+static struct lane_heard lane_turn(struct lane_fixture *f)
+{
+    lane_go_on(f->lane);
+    return lane_hear(f);
+}
+
+/* And once these are settled. */
+static struct lane_heard lane_settled(struct lane_fixture *f, struct promises *promises)
+{
+    lane_settle(f->lane, promises);
+    return lane_turn(f);
+}
+
 static bool is_silent(struct lane_fixture *f)
 {
     zmq_pollitem_t item = {.socket = f->dealer, .events = ZMQ_POLLIN};
@@ -170,40 +186,41 @@ static struct promises lane_done(struct lane_fixture *f, struct message *message
     return promises;
 }
 
+static void lane_refuse_and_free(struct lane_fixture *f, struct message *message, int code)
+{
+    lane_refuse(f->lane, message, code);
+    lane_return(f->lane, message->peer, message->bytes);
+    message_free(&message);
+}
+
 static void lane_join_as_trainer(struct lane_fixture *f)
 {
     lane_put(f, 0, 0);
     assert_null(lane_get(f));
-    lane_go_on(f->lane);
-    assert_int_equal(lane_hear(f).credit, CREDIT);
+    assert_int_equal(lane_turn(f).credit, CREDIT);
 }
 
-static int lane_setup_trainer(void **state)
+static void lane_begin_joined(struct lane_fixture *f)
 {
-    lane_setup(state);
-    lane_join_as_trainer(*state);
-    return 0;
+    lane_begin(f);
+    lane_join_as_trainer(f);
 }
 
 /* With a trainer that has joined. */
-#define TRAINER_TEST(name) TEST_OF(name, struct lane_fixture *f, lane_setup_trainer, lane_teardown)
+#define TRAINER_TEST(name) TEST_IN(name, struct lane_fixture, f, lane_begin_joined, lane_end)
 
 TRAINER_TEST(a_message_gives_its_bytes_back_and_is_answered_later)
 {
-    lane_put(f, 7, 1000);
-    struct message *message = lane_get(f);
-    assert_non_null(message);
+    struct message *message = lane_send(f, 7, 1000);
     assert_int_equal(message->promise->id, 7);
     lane_go_on(f->lane);
     assert_true(is_silent(f));
     struct promises promises = lane_done(f, message);
-    lane_go_on(f->lane);
-    struct lane_heard heard = lane_hear(f);
+    struct lane_heard heard = lane_turn(f);
     assert_int_equal(heard.credit, CHARGE);
     assert_int_equal(heard.acks, 0);
     assert_true(lane_settle(f->lane, &promises));
-    lane_go_on(f->lane);
-    heard = lane_hear(f);
+    heard = lane_turn(f);
     assert_int_equal(heard.credit, 0);
     assert_int_equal(heard.acks, 1);
     assert_int_equal(stats_get(&f->stats, COUNT_RELIABLE_ACKNOWLEDGED), 1);
@@ -219,17 +236,14 @@ TRAINER_TEST(whoever_is_owed_an_answer_hears_why_there_is_none)
         lane_put(f, id, 1000);
         struct message *message = lane_get(f);
         struct promises promises = lane_done(f, message);
-        lane_go_on(f->lane);
-        assert_int_equal(lane_hear(f).credit, CHARGE);
+        assert_int_equal(lane_turn(f).credit, CHARGE);
         for (int times = 0; times < 2; times++) {
             assert_true(is_silent(f));
             lane_say_wait(f->lane, "no room");
             lane_go_on(f->lane);
             assert_string_equal(times ? "no room" : lane_hear(f).waits, "no room");
         }
-        lane_settle(f->lane, &promises);
-        lane_go_on(f->lane);
-        struct lane_heard heard = lane_hear(f);
+        struct lane_heard heard = lane_settled(f, &promises);
         assert_int_equal(heard.acks, 1);
         assert_string_equal(heard.waits, "");
     }
@@ -237,19 +251,13 @@ TRAINER_TEST(whoever_is_owed_an_answer_hears_why_there_is_none)
 
 TRAINER_TEST(what_exceeds_the_credit_is_dropped)
 {
-    lane_put(f, 1, 2 * CREDIT); /* alone it may be larger */
-    struct message *message = lane_get(f);
-    assert_non_null(message);
+    struct message *message = lane_send(f, 1, 2 * CREDIT); /* alone it may be larger */
     lane_put(f, 2, 1);
     assert_null(lane_get(f));
     assert_int_equal(stats_dropped(&f->stats, err_index(ERR_OVER_CREDIT)), 1);
     OWNED(promises_free) struct promises promises = lane_done(f, message);
-    lane_settle(f->lane, &promises);
-    lane_go_on(f->lane);
-    assert_int_equal(lane_hear(f).credit, 2 * CREDIT);
-    lane_put(f, 3, CREDIT);
-    message = lane_get(f);
-    assert_non_null(message);
+    assert_int_equal(lane_settled(f, &promises).credit, 2 * CREDIT);
+    message = lane_send(f, 3, CREDIT);
     promises = lane_done(f, message);
 }
 
@@ -259,9 +267,7 @@ TRAINER_TEST(credit_is_told_in_quarters)
     struct message *message[8];
     struct promises promises = {0};
     for (uint64_t i = 0; i < 8; i++) {
-        lane_put(f, i + 1, CREDIT / 8);
-        message[i] = lane_get(f);
-        assert_non_null(message[i]);
+        message[i] = lane_send(f, i + 1, CREDIT / 8);
     }
     uint64_t told = 0;
     for (int i = 0; i < 8; i++) {
@@ -275,21 +281,14 @@ TRAINER_TEST(credit_is_told_in_quarters)
         }
     }
     assert_int_equal(told, CREDIT);
-    lane_settle(f->lane, &promises);
-    lane_go_on(f->lane);
-    assert_int_equal(lane_hear(f).acks, 8);
+    assert_int_equal(lane_settled(f, &promises).acks, 8);
 }
 
 TRAINER_TEST(a_refusal_has_its_reason)
 {
-    lane_put(f, 5, 10);
-    struct message *message = lane_get(f);
-    assert_non_null(message);
-    lane_refuse(f->lane, message, ERR_KEY);
-    lane_return(f->lane, message->peer, message->bytes);
-    message_free(&message);
-    lane_go_on(f->lane);
-    struct lane_heard heard = lane_hear(f);
+    struct message *message = lane_send(f, 5, 10);
+    lane_refuse_and_free(f, message, ERR_KEY);
+    struct lane_heard heard = lane_turn(f);
     assert_int_equal(heard.refusals, 1);
     assert_string_equal(heard.reason, "key");
     assert_int_equal(heard.credit, CHARGE);
@@ -301,17 +300,12 @@ TRAINER_TEST(what_is_dropped_in_its_turn_is_refused)
     static const int codes[] = {ERR_LATE, ERR_MEMORY, ERR_REPEATED, ERR_LATE};
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
         bool saved = i < 3, refused = i < 2;
-        lane_put(f, i + 1, 10);
-        struct message *message = lane_get(f);
-        assert_non_null(message);
+        struct message *message = lane_send(f, i + 1, 10);
         promise_took(message->promise, codes[i]);
         struct promises promises = lane_done(f, message);
         promises_mark(&promises, saved ? 0 : ERR_AGAIN);
-        lane_go_on(f->lane);
-        lane_hear(f); /* its credit */
-        lane_settle(f->lane, &promises);
-        lane_go_on(f->lane);
-        struct lane_heard heard = lane_hear(f);
+        lane_turn(f); /* its credit */
+        struct lane_heard heard = lane_settled(f, &promises);
         assert_int_equal(heard.refusals, refused);
         assert_int_equal(heard.acks, saved && !refused);
         assert_int_equal(heard.repeated, codes[i] == ERR_REPEATED);
@@ -328,18 +322,13 @@ TRAINER_TEST(what_is_repeated_is_acknowledged_too)
     static const int codes[] = {0, ERR_REPEATED, ERR_LATE, ERR_REPEATED};
     struct promises promises = {0};
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
-        lane_put(f, i + 1, 10);
-        struct message *message = lane_get(f);
-        assert_non_null(message);
+        struct message *message = lane_send(f, i + 1, 10);
         promise_took(message->promise, codes[i]);
         struct promises one = lane_done(f, message);
         promises_move(&promises, &one);
     }
-    lane_go_on(f->lane);
-    lane_hear(f); /* its credit */
-    lane_settle(f->lane, &promises);
-    lane_go_on(f->lane);
-    struct lane_heard heard = lane_hear(f);
+    lane_turn(f); /* its credit */
+    struct lane_heard heard = lane_settled(f, &promises);
     assert_int_equal(heard.acks, 3);
     assert_int_equal(heard.repeated, 2);
     assert_int_equal(heard.refusals, 1);
@@ -353,15 +342,10 @@ LANE_TEST(what_failed_for_the_moment_is_asked_for_again)
     static const int codes[] = {ERR_MEMORY, ERR_AGAIN, ERR_HISTORY_UNREAD};
     for (size_t i = 0; i < 3; i++) {
         lane_join_as_trainer(f);
-        lane_put(f, 5, 10);
-        struct message *message = lane_get(f);
-        assert_non_null(message);
+        struct message *message = lane_send(f, 5, 10);
         assert_int_equal(lane_is_behind(message->promise), 0);
-        lane_refuse(f->lane, message, codes[i]);
-        lane_return(f->lane, message->peer, message->bytes);
-        message_free(&message);
-        lane_go_on(f->lane);
-        struct lane_heard heard = lane_hear(f);
+        lane_refuse_and_free(f, message, codes[i]);
+        struct lane_heard heard = lane_turn(f);
         assert_int_equal(heard.refusals + heard.acks, 0);
         assert_int_equal(heard.credit, CHARGE);
         assert_true(heard.again);
@@ -377,17 +361,13 @@ TRAINER_TEST(what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins
 {
     struct message *messages[3];
     for (uint64_t i = 0; i < 3; i++) {
-        lane_put(f, 5 + i, 10);
-        messages[i] = lane_get(f);
-        assert_non_null(messages[i]);
+        messages[i] = lane_send(f, 5 + i, 10);
         messages[i]->promise->code = i == 0 ? ERR_LATE : ERR_HISTORY_UNREAD;
         assert_int_equal(lane_is_behind(messages[i]->promise), i == 2 ? ERR_HISTORY_UNREAD : 0);
         lane_pass_over(messages[i]->promise);
     }
     lane_put(f, 0, 0);
-    lane_put(f, 8, 10);
-    OWNED(message_free) struct message *after = lane_get(f);
-    assert_non_null(after);
+    OWNED(message_free) struct message *after = lane_send(f, 8, 10);
     assert_int_equal(lane_is_behind(after->promise), 0);
     for (int i = 0; i < 3; i++) {
         message_free(&messages[i]);
@@ -429,8 +409,7 @@ LANE_TEST(a_flood_of_joins_holds_nobody_up)
         message = lane_get(f);
     }
     assert_in_range(turns, 4, joins);
-    lane_go_on(f->lane);
-    assert_int_equal(lane_hear(f).credit, CREDIT - CHARGE);
+    assert_int_equal(lane_turn(f).credit, CREDIT - CHARGE);
     assert_true(is_silent(f));
     struct promises promises = lane_done(f, message);
     promises_free(&promises);
@@ -456,9 +435,7 @@ TRAINER_TEST(messages_wait_in_their_order)
 {
     OWNED(promises_free) struct promises promises = {0};
     for (uint64_t i = 1; i < 4; i++) {
-        lane_put(f, i, 100);
-        struct message *message = lane_get(f);
-        assert_non_null(message);
+        struct message *message = lane_send(f, i, 100);
         assert_int_equal(lane_is_open(f->lane, message), i == 1);
         lane_wait(f->lane, message);
     }
@@ -479,9 +456,7 @@ TRAINER_TEST(messages_wait_in_their_order)
 /* A trainer that has gone is not waited for, and what it was owed is thrown away. */
 TRAINER_TEST(a_peer_that_has_gone_is_forgotten)
 {
-    lane_put(f, 1, 100);
-    struct message *message = lane_get(f);
-    assert_non_null(message);
+    struct message *message = lane_send(f, 1, 100);
     zmq_close(f->dealer);
     f->dealer = zmq_socket(f->zmq, ZMQ_DEALER);
     assert_int_equal(zmq_connect(f->dealer, f->config.reliable_endpoint.text), 0);
@@ -504,8 +479,7 @@ static uint64_t lane_join_another(struct lane_fixture *f, int index)
     zmq_connect(f->dealer, f->config.reliable_endpoint.text);
     lane_put(f, 0, 0);
     struct message *message = lane_get(f);
-    lane_go_on(f->lane);
-    uint64_t credit = lane_hear(f).credit;
+    uint64_t credit = lane_turn(f).credit;
     f->dealer = own;
     assert_null(message);
     return credit;
@@ -550,9 +524,7 @@ LANE_TEST(an_answer_without_memory_comes_later)
     for (unsigned nth = 1; !sends_left; nth++) {
         for (int i = 0; i < 2; i++) {
             f->dealer = i ? f->others[0] : own;
-            lane_put(f, nth, CREDIT);
-            struct message *message = lane_get(f);
-            assert_non_null(message);
+            struct message *message = lane_send(f, nth, CREDIT);
             struct promises promises = lane_done(f, message);
             promises.first->code = i ? ERR_KEY : 0;
             lane_settle(f->lane, &promises);

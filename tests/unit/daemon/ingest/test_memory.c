@@ -65,27 +65,23 @@ static int join(struct memory_fixture *f, struct memory_greeting *ret_greeting)
     return ends[1];
 }
 
-static int memory_set_up(void **state)
+static void memory_begin(struct memory_fixture *f)
 {
-    static struct memory_fixture f;
-    f = (struct memory_fixture){.directory = "/tmp/attnd-unit-XXXXXX"};
-    f.descriptors = count_descriptors();
-    config_defaults(&f.config);
-    assert_non_null(mkdtemp(f.directory));
-    snprintf(f.config.ingest_endpoint.text, sizeof f.config.ingest_endpoint.text, "ipc://%s/ingest",
-             f.directory);
-    f.config.ingest_memory = 8 * MIB;
-    f.config.ingest_memory_each = 4 * MIB;
-    f.memory = memory_new(&f.config, &f.stats);
-    assert_non_null(f.memory);
-    f.peer = join(&f, &f.greeting);
-    *state = &f;
-    return 0;
+    *f = (struct memory_fixture){.directory = "/tmp/attnd-unit-XXXXXX"};
+    f->descriptors = count_descriptors();
+    config_defaults(&f->config);
+    assert_non_null(mkdtemp(f->directory));
+    snprintf(f->config.ingest_endpoint.text, sizeof f->config.ingest_endpoint.text,
+             "ipc://%s/ingest", f->directory);
+    f->config.ingest_memory = 8 * MIB;
+    f->config.ingest_memory_each = 4 * MIB;
+    f->memory = memory_new(&f->config, &f->stats);
+    assert_non_null(f->memory);
+    f->peer = join(f, &f->greeting);
 }
 
-static int memory_tear_down(void **state)
+static void memory_end(struct memory_fixture *f)
 {
-    struct memory_fixture *f = *state;
     memory_free(&f->memory);
     close(f->peer);
     assert_int_equal(rmdir(f->directory), 0);       /* the socket's file has gone */
@@ -93,10 +89,9 @@ static int memory_tear_down(void **state)
         usleep(1000);
     }
     assert_int_equal(count_mappings(), 0);
-    return 0;
 }
 
-#define MEMORY_TEST(name) TEST_OF(name, struct memory_fixture *f, memory_set_up, memory_tear_down)
+#define MEMORY_TEST(name) TEST_IN(name, struct memory_fixture, f, memory_begin, memory_end)
 
 static int make_buffer(size_t bytes, int seals)
 {

@@ -74,6 +74,17 @@ static void assert_prefixes(const char *const *expected, uint32_t count)
     free(prefixes);
 }
 
+/* The prefix before those of plans; valid until the next call. */
+static const char *limits_prefix(void)
+{
+    static char text[PLAN_PREFIX_MAX + 1];
+    struct plan_prefixes *prefixes = plans_prefixes(plans);
+    assert_non_null(prefixes);
+    snprintf(text, sizeof text, "%s", prefixes->text[0]);
+    free(prefixes);
+    return text;
+}
+
 PLAN_TEST(without_anything_the_default_holds)
 {
     plan_begin("");
@@ -201,13 +212,11 @@ PLAN_TEST(limits_are_told_before_all_plans)
     plans = plans_new(&config);
     config.limits_heads = 5; /* read again: what is in force stays */
     assert_int_equal(plans_configure(plans, &config), 0);
-    struct plan_prefixes *prefixes = plans_prefixes(plans);
     assert_string_equal(
-        prefixes->text[0],
+        limits_prefix(),
         "limits/accepts=attention,qk,weights,state,event;header=10;max_message=1048576;"
         "max_entries=34359738368;max_heads=32;weights_max_size=2048;buckets=48;maps=64;"
         "maps_every=1000");
-    free(prefixes);
 }
 
 PLAN_TEST(the_lane_is_told_at_both_addresses)
@@ -216,9 +225,7 @@ PLAN_TEST(the_lane_is_told_at_both_addresses)
     strcpy(config.reliable_endpoint.text, "tcp://127.0.0.1:5574");
     strcpy(config.keys_next_address.text, "tcp://127.0.0.1:5575");
     plans = plans_new(&config);
-    struct plan_prefixes *prefixes = plans_prefixes(plans);
-    assert_non_null(strstr(prefixes->text[0], ";reliable=5574;reliable_next=5579"));
-    free(prefixes);
+    assert_non_null(strstr(limits_prefix(), ";reliable=5574;reliable_next=5579"));
 }
 
 PLAN_TEST(memory_is_taken_where_there_is_a_directory)
@@ -236,9 +243,7 @@ PLAN_TEST(memory_is_taken_where_there_is_a_directory)
         config.ingest_memory = cases[i].memory;
         plans_free(&plans);
         plans = plans_new(&config);
-        struct plan_prefixes *prefixes = plans_prefixes(plans);
-        assert_int_equal(strstr(prefixes->text[0], ";memory=1") != NULL, cases[i].taken);
-        free(prefixes);
+        assert_int_equal(strstr(limits_prefix(), ";memory=1") != NULL, cases[i].taken);
     }
 }
 
@@ -248,9 +253,7 @@ PLAN_TEST(a_message_larger_than_the_budget_never_fits)
     config_defaults(&config);
     assert_int_equal(config_set(&config, "ingest.budget=2MiB", error), 0);
     plans = plans_new(&config);
-    struct plan_prefixes *prefixes = plans_prefixes(plans);
-    assert_non_null(strstr(prefixes->text[0], ";max_message=2097152;"));
-    free(prefixes);
+    assert_non_null(strstr(limits_prefix(), ";max_message=2097152;"));
 }
 
 /* `every` of the plan of `job`, which says what each capture of every step would cost. */

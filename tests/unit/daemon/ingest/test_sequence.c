@@ -12,21 +12,7 @@ static int sequence_next(struct sequences *s, uint64_t seq, uint64_t dropped)
     return sequences_next(s, 0, seq, dropped, &losses);
 }
 
-static int sequence_tear_down(void **state)
-{
-    sequences_clear(*state);
-    return 0;
-}
-
-static int sequence_set_up(void **state)
-{
-    static struct sequences s;
-    s = (struct sequences){0};
-    *state = &s;
-    return 0;
-}
-
-#define SEQUENCE_TEST(name) TEST_OF(name, struct sequences *s, sequence_set_up, sequence_tear_down)
+#define SEQUENCE_TEST(name) TEST_IN(name, struct sequences, s, NULL, sequences_clear)
 
 SEQUENCE_TEST(a_gap_is_a_loss)
 {

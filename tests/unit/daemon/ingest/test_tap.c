@@ -19,21 +19,19 @@ struct tap_fixture {
     struct config config;
     struct stats stats;
     struct tap *tap;
-    void *zmq;
+    void *zmq, *recorders[4]; /* which are closed at the end */
+    uint32_t recorder_count;
 };
 
-static int tap_set_up(void **state)
+static void tap_begin(struct tap_fixture *f)
 {
-    static struct tap_fixture f;
     char error[CONFIG_ERROR_MAX] = "";
-    f = (struct tap_fixture){.zmq = zmq_ctx_new()};
-    config_defaults(&f.config);
-    strcpy(f.config.tap_endpoint.text, "inproc://tap");
-    f.config.tap_budget = BUDGET;
-    uv_loop_init(&f.loop);
-    assert_int_equal(tap_new(&f.loop, f.zmq, NULL, &f.config, &f.stats, &f.tap, error), 0);
-    *state = &f;
-    return 0;
+    *f = (struct tap_fixture){.zmq = zmq_ctx_new()};
+    config_defaults(&f->config);
+    strcpy(f->config.tap_endpoint.text, "inproc://tap");
+    f->config.tap_budget = BUDGET;
+    uv_loop_init(&f->loop);
+    assert_int_equal(tap_new(&f->loop, f->zmq, NULL, &f->config, &f->stats, &f->tap, error), 0);
 }
 
 static void close_tap(struct tap_fixture *f)
@@ -42,16 +40,17 @@ static void close_tap(struct tap_fixture *f)
     uv_run(&f->loop, UV_RUN_DEFAULT);
 }
 
-static int tap_tear_down(void **state)
+static void tap_end(struct tap_fixture *f)
 {
-    struct tap_fixture *f = *state;
     close_tap(f);
+    for (uint32_t i = 0; i < f->recorder_count; i++) {
+        zmq_close(f->recorders[i]);
+    }
     assert_int_equal(uv_loop_close(&f->loop), 0);
     assert_int_equal(zmq_ctx_term(f->zmq), 0);
-    return 0;
 }
 
-#define TAP_TEST(name) TEST_OF(name, struct tap_fixture *f, tap_set_up, tap_tear_down)
+#define TAP_TEST(name) TEST_IN(name, struct tap_fixture, f, tap_begin, tap_end)
 
 /* Recorders ------------------------------------------------------------------------------------
  */
@@ -131,7 +130,26 @@ static void *listen_to(struct tap_fixture *f, const char *job)
     assert_true(tap_receive(f, recorder, &greeting));
     assert_int_equal(greeting.count, 2);
     assert_memory_equal(zmq_msg_data(&greeting.frames[0]), prefix, strlen(prefix));
+    f->recorders[f->recorder_count++] = recorder;
     return recorder;
+}
+
+/* The next one is of two frames, a greeting, or of five, a message, with this number, and says how
+ * many were dropped. */
+static void expect_one(struct tap_fixture *f, void *recorder, uint32_t frames, uint64_t n,
+                       uint64_t dropped)
+{
+    OWNED(clear_received) struct received got;
+    assert_true(tap_receive(f, recorder, &got));
+    assert_int_equal(got.count, frames);
+    assert_int_equal(got.n, n);
+    assert_int_equal(got.dropped, dropped);
+}
+
+static void expect_nothing(struct tap_fixture *f, void *recorder)
+{
+    struct received got;
+    assert_false(tap_receive(f, recorder, &got));
 }
 
 /* Messages -------------------------------------------------------------------------------------
@@ -166,9 +184,10 @@ static uint64_t tapped(struct tap_fixture *f)
     return stats_get(&f->stats, COUNT_TAPPED);
 }
 
-static uint64_t dropped(struct tap_fixture *f)
+static void expect_counts(struct tap_fixture *f, uint64_t passed_on, uint64_t dropped)
 {
-    return stats_get(&f->stats, COUNT_TAP_DROPPED);
+    assert_int_equal(tapped(f), passed_on);
+    assert_int_equal(stats_get(&f->stats, COUNT_TAP_DROPPED), dropped);
 }
 
 /* Tests ------------------------------------------------------------------------------------------
@@ -177,7 +196,7 @@ static uint64_t dropped(struct tap_fixture *f)
 TAP_TEST(without_listeners_nothing_is_done)
 {
     tap_arrive(f, "gpt", 100);
-    assert_true(tapped(f) == 0 && dropped(f) == 0);
+    expect_counts(f, 0, 0);
 }
 
 TAP_TEST(a_message_is_passed_on_after_its_number)
@@ -195,8 +214,7 @@ TAP_TEST(a_message_is_passed_on_after_its_number)
         assert_int_equal(((char *)zmq_msg_data(&got.frames[4]))[4999], 'c');
         clear_received(&got);
     }
-    assert_true(tapped(f) == 3);
-    zmq_close(recorder);
+    assert_int_equal(tapped(f), 3);
 }
 
 TAP_TEST(bytes_are_not_copied)
@@ -209,7 +227,6 @@ TAP_TEST(bytes_are_not_copied)
     assert_ptr_equal(zmq_msg_data(&got.frames[4]), zmq_msg_data(&message->frames[2]));
     message_free(&message); /* the recorder's frame is still there */
     assert_int_equal(((char *)zmq_msg_data(&got.frames[4]))[4999], 'c');
-    zmq_close(recorder);
 }
 
 TAP_TEST(the_time_is_that_of_reception_on_the_wall_clock)
@@ -222,28 +239,21 @@ TAP_TEST(the_time_is_that_of_reception_on_the_wall_clock)
     assert_true(tap_receive(f, recorder, &got));
     uint64_t five_ago = (uint64_t)time(NULL) - 5;
     assert_in_range(got.received_ns / 1000000000u, five_ago - 2, five_ago + 2);
-    zmq_close(recorder);
 }
 
 TAP_TEST(jobs_are_told_apart)
 {
     void *one = listen_to(f, "gpt"), *two = listen_to(f, "gpt-2");
-    struct received got;
     tap_arrive(f, "gpt-2", 10);
     tap_arrive(f, "gpt-2", 10);
     tap_arrive(f, "gpt", 10);
     tap_arrive(f, "bert", 10);
-    assert_true(tap_receive(f, one, &got) && got.n == 0);
-    clear_received(&got);
-    assert_false(tap_receive(f, one, &got));
-    assert_true(tap_receive(f, two, &got) && got.n == 0);
-    clear_received(&got);
-    assert_true(tap_receive(f, two, &got) && got.n == 1);
-    clear_received(&got);
-    assert_false(tap_receive(f, two, &got));
-    assert_true(tapped(f) == 3);
-    zmq_close(one);
-    zmq_close(two);
+    expect_one(f, one, 5, 0, 0);
+    expect_nothing(f, one);
+    expect_one(f, two, 5, 0, 0);
+    expect_one(f, two, 5, 1, 0);
+    expect_nothing(f, two);
+    assert_int_equal(tapped(f), 3);
 }
 
 /* The pipe has no room for more than the budget; what is beyond is missing in the numbers, and the
@@ -251,52 +261,43 @@ TAP_TEST(jobs_are_told_apart)
 TAP_TEST(beyond_the_budget_messages_are_dropped_and_counted)
 {
     void *recorder = listen_to(f, "gpt");
-    struct received got;
     for (int i = 0; i < 10; i++) {
         tap_arrive(f, "gpt", 20 * KIB); /* 28 KiB each, with what keeping it takes */
     }
-    assert_true(tapped(f) == 2 && dropped(f) == 8);
-    for (uint64_t n = 0; n < 2; n++) {
-        assert_true(tap_receive(f, recorder, &got));
-        assert_true(got.n == n && got.dropped == 0);
-        clear_received(&got);
-    }
-    assert_false(tap_receive(f, recorder, &got));
+    expect_counts(f, 2, 8);
+    expect_one(f, recorder, 5, 0, 0);
+    expect_one(f, recorder, 5, 1, 0);
+    expect_nothing(f, recorder);
     tap_arrive(f, "gpt", 20 * KIB);
-    assert_true(tap_receive(f, recorder, &got));
-    assert_true(got.n == 10 && got.dropped == 8);
-    clear_received(&got);
-    assert_true(tapped(f) == 3);
-    zmq_close(recorder);
+    expect_one(f, recorder, 5, 10, 8);
+    assert_int_equal(tapped(f), 3);
 }
 
 /* A recording without its bye would not end. */
 TAP_TEST(events_have_room_beyond_the_budget)
 {
-    void *recorder = listen_to(f, "gpt");
+    listen_to(f, "gpt");
     tap_arrive(f, "gpt", 50 * KIB);
     tap_arrive(f, "gpt", 10 * KIB);
-    assert_true(tapped(f) == 1 && dropped(f) == 1);
+    expect_counts(f, 1, 1);
     OWNED(message_free) struct message *message = make_message("gpt", 0);
     message->header.type = MESSAGE_EVENT;
     tap_message(f->tap, message);
-    assert_true(tapped(f) == 2 && dropped(f) == 1);
+    expect_counts(f, 2, 1);
     tap_message(f->tap, message); /* which is bounded as well */
     tap_message(f->tap, message);
-    assert_true(tapped(f) == 2 && dropped(f) == 3);
-    zmq_close(recorder);
+    expect_counts(f, 2, 3);
 }
 
 /* Messages that count nothing but what keeping them takes are bounded too. */
 TAP_TEST(small_messages_are_bounded_too)
 {
-    void *recorder = listen_to(f, "gpt");
+    listen_to(f, "gpt");
     for (int i = 0; i < 1000; i++) {
         tap_arrive(f, "gpt", 0);
     }
     assert_in_range(tapped(f), 1, BUDGET / (4 * KIB));
-    assert_true(tapped(f) + dropped(f) == 1000);
-    zmq_close(recorder);
+    assert_int_equal(tapped(f) + stats_get(&f->stats, COUNT_TAP_DROPPED), 1000);
 }
 
 TAP_TEST(a_message_larger_than_the_budget_goes_alone)
@@ -305,53 +306,40 @@ TAP_TEST(a_message_larger_than_the_budget_goes_alone)
     OWNED(clear_received) struct received got;
     tap_arrive(f, "gpt", 2 * BUDGET);
     tap_arrive(f, "gpt", 10);
-    assert_true(tapped(f) == 1 && dropped(f) == 1);
+    expect_counts(f, 1, 1);
     assert_true(tap_receive(f, recorder, &got));
     assert_int_equal(zmq_msg_size(&got.frames[4]), 2 * BUDGET);
-    zmq_close(recorder);
 }
 
 /* One copy of the bytes serves all recorders, and counts until the last one has it. */
 TAP_TEST(recorders_share_the_bytes)
 {
     void *one = listen_to(f, "gpt"), *two = listen_to(f, "gpt");
-    struct received got;
-    assert_true(tap_receive(f, one, &got) && got.count == 2); /* the other's greeting */
-    clear_received(&got);
+    expect_one(f, one, 2, 0, 0); /* the other's greeting */
     tap_arrive(f, "gpt", 40 * KIB);
-    assert_true(tap_receive(f, one, &got) && got.count == 5);
-    clear_received(&got);
+    expect_one(f, one, 5, 0, 0);
     tap_arrive(f, "gpt", 40 * KIB);
-    assert_true(tapped(f) == 1 && dropped(f) == 1);
-    assert_true(tap_receive(f, two, &got) && got.count == 5);
-    clear_received(&got);
+    expect_counts(f, 1, 1);
+    expect_one(f, two, 5, 0, 0);
     tap_arrive(f, "gpt", 40 * KIB);
-    assert_true(tapped(f) == 2 && dropped(f) == 1);
-    zmq_close(one);
-    zmq_close(two);
+    expect_counts(f, 2, 1);
 }
 
 /* The second recorder's greeting tells it where it begins. */
 TAP_TEST(a_greeting_has_the_number_that_comes_next)
 {
-    void *one = listen_to(f, "gpt");
-    OWNED(clear_received) struct received got;
+    listen_to(f, "gpt");
     tap_arrive(f, "gpt", 10);
     tap_arrive(f, "gpt", 10);
     void *two = tap_subscribe(f, "tap/gpt/");
-    assert_true(tap_receive(f, two, &got));
-    assert_true(got.count == 2 && got.n == 2);
-    clear_received(&got);
+    expect_one(f, two, 2, 2, 0);
     tap_arrive(f, "gpt", 10);
-    assert_true(tap_receive(f, two, &got));
-    assert_true(got.count == 5 && got.n == 2);
-    zmq_close(one);
+    expect_one(f, two, 5, 2, 0);
     zmq_close(two);
 }
 
 TAP_TEST(numbers_begin_anew_when_nobody_has_listened)
 {
-    OWNED(clear_received) struct received got;
     void *recorder = listen_to(f, "gpt");
     tap_arrive(f, "gpt", 10);
     zmq_setsockopt(recorder, ZMQ_UNSUBSCRIBE, "tap/gpt/", strlen("tap/gpt/"));
@@ -359,22 +347,19 @@ TAP_TEST(numbers_begin_anew_when_nobody_has_listened)
         uv_run(&f->loop, UV_RUN_NOWAIT);
     }
     tap_arrive(f, "gpt", 10);
-    assert_true(tapped(f) == 1 && dropped(f) == 0);
+    expect_counts(f, 1, 0);
     zmq_setsockopt(recorder, ZMQ_SUBSCRIBE, "tap/gpt/", strlen("tap/gpt/"));
-    assert_true(tap_receive(f, recorder, &got) && got.count == 5 && got.n == 0);
-    clear_received(&got);
-    assert_true(tap_receive(f, recorder, &got) && got.count == 2 && got.n == 0);
-    zmq_close(recorder);
+    expect_one(f, recorder, 5, 0, 0);
+    expect_one(f, recorder, 2, 0, 0);
 }
 
 TAP_TEST(a_prefix_of_several_jobs_is_not_greeted)
 {
     static const char *const prefixes[] = {"",         "tap/",     "tap/gpt",
                                            "tap/a b/", "tap/a/b/", "live/gpt/"};
-    OWNED(clear_received) struct received got;
     for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
         void *recorder = tap_subscribe(f, prefixes[i]);
-        assert_false(tap_receive(f, recorder, &got));
+        expect_nothing(f, recorder);
         zmq_close(recorder);
         for (int turn = 0; turn < 3; turn++) {
             uv_run(&f->loop, UV_RUN_NOWAIT);
@@ -382,7 +367,7 @@ TAP_TEST(a_prefix_of_several_jobs_is_not_greeted)
     }
     void *all = tap_subscribe(f, "tap/");
     tap_arrive(f, "gpt", 10);
-    assert_true(tap_receive(f, all, &got) && got.n == 0);
+    expect_one(f, all, 5, 0, 0);
     zmq_close(all);
 }
 
@@ -390,19 +375,16 @@ TAP_TEST(more_prefixes_than_are_told_apart)
 {
     void *recorder = zmq_socket(f->zmq, ZMQ_SUB);
     char prefix[32];
-    struct received got;
     assert_int_equal(zmq_connect(recorder, f->config.tap_endpoint.text), 0);
     for (int i = 0; i < 100; i++) {
         snprintf(prefix, sizeof prefix, "tap/job-%d/", i);
         zmq_setsockopt(recorder, ZMQ_SUBSCRIBE, prefix, strlen(prefix));
     }
     for (int i = 0; i < 100; i++) {
-        assert_true(tap_receive(f, recorder, &got) && got.count == 2);
-        clear_received(&got);
+        expect_one(f, recorder, 2, 0, 0);
     }
     tap_arrive(f, "job-99", 10);
-    assert_true(tap_receive(f, recorder, &got) && got.count == 5);
-    clear_received(&got);
+    expect_one(f, recorder, 5, 0, 0);
     for (int i = 0; i < 100; i++) {
         snprintf(prefix, sizeof prefix, "tap/job-%d/", i);
         zmq_setsockopt(recorder, ZMQ_UNSUBSCRIBE, prefix, strlen(prefix));
@@ -411,19 +393,18 @@ TAP_TEST(more_prefixes_than_are_told_apart)
         uv_run(&f->loop, UV_RUN_NOWAIT);
     }
     tap_arrive(f, "job-99", 10);
-    assert_true(tapped(f) == 1 && dropped(f) == 0);
+    expect_counts(f, 1, 0);
     zmq_close(recorder);
 }
 
 /* The last reference is let go by ZeroMQ, after the tap is gone. */
 TAP_TEST(closing_with_messages_on_their_way)
 {
-    void *recorder = listen_to(f, "gpt");
+    listen_to(f, "gpt");
     tap_arrive(f, "gpt", 1000);
     tap_arrive(f, "gpt", 1000);
     close_tap(f);
     assert_null(f->tap);
-    zmq_close(recorder);
 }
 
 TAP_TEST(an_endpoint_that_cannot_be_bound_is_said)

@@ -3,6 +3,9 @@
 
 #include "tests/unit/daemon/run/fake_store.h"
 
+#include "daemon/run/checkpoint.h"
+#include "daemon/run/restore.h"
+
 #include "proto/err.h"
 
 enum kind { WINDOW, KEEP, FORGET, ALERT, OUT };
@@ -370,16 +373,40 @@ void stored_stop(struct run_fixture *f)
     fake_store_free(&store);
 }
 
-int stored_set_up(void **state)
+void stored_save(struct run_fixture *f)
 {
-    static struct run_fixture f;
-    stored_start(&f, "[]");
-    *state = &f;
-    return 0;
+    while (checkpoint_step(f->run)) {
+    }
+    checkpoint_submit(f->run, f->now);
 }
 
-int stored_tear_down(void **state)
+static bool stored_adopt(void *data, struct run *run)
 {
-    stored_stop(*state);
-    return 0;
+    struct run_fixture *f = data;
+    assert_null(f->run);
+    f->run = run;
+    return true;
+}
+
+struct restore *stored_restore(struct run_fixture *f)
+{
+    struct restore *restore =
+        restore_new(&f->config, &f->sink, &f->budget, stored_adopt, f, f->now);
+    assert_non_null(restore);
+    return restore;
+}
+
+uint32_t stored_come_back(struct run_fixture *f, bool forgotten)
+{
+    struct restore *restore = stored_restore(f);
+    if (forgotten) {
+        restore_forgotten(restore);
+    }
+    store_each_kept(f->sink.store, restore_value, restore);
+    return restore_finish(&restore);
+}
+
+void stored_begin(struct run_fixture *f)
+{
+    stored_start(f, "[]");
 }

@@ -4,6 +4,7 @@
 #ifndef TESTS_UNIT_DAEMON_RUN_FAKE_STORE_H
 #define TESTS_UNIT_DAEMON_RUN_FAKE_STORE_H
 
+#include "daemon/run/restore.h"
 #include "daemon/store/store.h"
 #include "tests/unit/daemon/run/fixture.h"
 
@@ -47,8 +48,14 @@ int fake_store_count(const struct store *store, const char *prefix);
 /* A run_fixture with such a store. */
 void stored_start(struct run_fixture *f, const char *also);
 void stored_stop(struct run_fixture *f);
-int stored_set_up(void **state);
-int stored_tear_down(void **state);
-#define STORED_TEST(name) TEST_OF(name, struct run_fixture *f, stored_set_up, stored_tear_down)
+void stored_begin(struct run_fixture *f);
+/* A whole checkpoint. */
+void stored_save(struct run_fixture *f);
+/* Nothing has been read back yet; the fixture gets the run. */
+struct restore *stored_restore(struct run_fixture *f);
+/* Reads back what is kept, runs that were forgotten as well if asked to; returns how many runs that
+ * is. */
+uint32_t stored_come_back(struct run_fixture *f, bool forgotten);
+#define STORED_TEST(name) TEST_IN(name, struct run_fixture, f, stored_begin, stored_stop)
 
 #endif

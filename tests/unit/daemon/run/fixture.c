@@ -58,18 +58,9 @@ void fixture_also(struct run_fixture *f, const char *also)
     f->sink.store = store;
 }
 
-int fixture_set_up(void **state)
+void fixture_begin(struct run_fixture *f)
 {
-    static struct run_fixture f;
-    fixture_start(&f, "[]");
-    *state = &f;
-    return 0;
-}
-
-int fixture_tear_down(void **state)
-{
-    fixture_stop(*state);
-    return 0;
+    fixture_start(f, "[]");
 }
 
 static void fill_numbers(struct sample *sample, uint32_t layer, uint32_t rank, uint64_t step)
@@ -184,6 +175,16 @@ int fixture_hello(struct run_fixture *f, uint32_t rank, uint64_t step)
 int fixture_total(struct run_fixture *f, uint32_t rank, uint64_t dropped)
 {
     return send_event(f, rank, EVENT_HELLO, 0, 0, dropped);
+}
+
+void fixture_assert_same_summaries(const struct run_fixture *a, const struct run_fixture *b)
+{
+    assert_int_equal(a->summaries, b->summaries);
+    for (int i = 0; i < a->summaries; i++) {
+        assert_int_equal(a->summary[i].track, b->summary[i].track);
+        assert_int_equal(a->summary[i].size, b->summary[i].size);
+        assert_memory_equal(a->summary[i].data, b->summary[i].data, a->summary[i].size);
+    }
 }
 
 uint64_t fixture_number(const struct run_fixture *f, int summary, const char *map, const char *key)

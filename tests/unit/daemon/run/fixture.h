@@ -38,9 +38,8 @@ void fixture_stop(struct run_fixture *f);
 void fixture_also(struct run_fixture *f, const char *also);
 
 /* A test with a run that has no other windows than those of four steps. */
-int fixture_set_up(void **state);
-int fixture_tear_down(void **state);
-#define RUN_TEST(name) TEST_OF(name, struct run_fixture *f, fixture_set_up, fixture_tear_down)
+void fixture_begin(struct run_fixture *f);
+#define RUN_TEST(name) TEST_IN(name, struct run_fixture, f, fixture_begin, fixture_stop)
 
 /* A message and numbers that depend on its step, rank and layer. */
 struct sample {
@@ -68,6 +67,7 @@ int fixture_hello(struct run_fixture *f, uint32_t rank, uint64_t step);
 /* "I am alive, and have dropped this number so far." */
 int fixture_total(struct run_fixture *f, uint32_t rank, uint64_t dropped);
 
+void fixture_assert_same_summaries(const struct run_fixture *a, const struct run_fixture *b);
 /* A number of a summary's map, or of the map `map` in it; UINT64_MAX when there is none. */
 uint64_t fixture_number(const struct run_fixture *f, int summary, const char *map, const char *key);
 

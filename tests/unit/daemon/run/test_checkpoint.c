@@ -9,36 +9,11 @@
 #include "tests/unit/daemon/run/fixture.h"
 #include "tests/unit/daemon/state/learned.h"
 
-static void save(struct run_fixture *f)
-{
-    while (checkpoint_step(f->run)) {
-    }
-    checkpoint_submit(f->run, f->now);
-}
-
-static bool checkpoint_adopt(void *data, struct run *run)
-{
-    struct run_fixture *f = data;
-    assert_null(f->run);
-    f->run = run;
-    return true;
-}
-
-/* Reads back what is kept; returns how many runs that is. */
-static uint32_t come_back(struct run_fixture *f)
-{
-    struct restore *restore =
-        restore_new(&f->config, &f->sink, &f->budget, checkpoint_adopt, f, f->now);
-    assert_non_null(restore);
-    store_each_kept(f->sink.store, restore_value, restore);
-    return restore_finish(&restore);
-}
-
 static void die_and_come_back(struct run_fixture *f)
 {
     run_free(&f->run);
     assert_int_equal(f->budget.used, 0);
-    assert_int_equal(come_back(f), 1);
+    assert_int_equal(stored_come_back(f, false), 1);
 }
 
 static uint32_t checkpoint_random_below(uint32_t *seed, uint32_t limit)
@@ -72,7 +47,7 @@ static void train(struct run_fixture *f, uint32_t seed, uint32_t kill, bool paus
         send_some(f, &seed, step);
         f->now += S / 10;
         if (checkpoint_random_below(&chance, 100) < kill) {
-            save(f);
+            stored_save(f);
             die_and_come_back(f);
         }
     }
@@ -119,12 +94,7 @@ TEST(windows_that_pause_are_the_same)
     train(&paused, 1, 25, true);
     assert_true(paused.pauses > 500);
     assert_same_windows(whole.sink.store, paused.sink.store);
-    assert_int_equal(whole.summaries, paused.summaries);
-    for (int i = 0; i < whole.summaries && i < SUMMARIES; i++) {
-        assert_int_equal(whole.summary[i].track, paused.summary[i].track);
-        assert_int_equal(whole.summary[i].size, paused.summary[i].size);
-        assert_memory_equal(whole.summary[i].data, paused.summary[i].data, whole.summary[i].size);
-    }
+    fixture_assert_same_summaries(&whole, &paused);
 }
 
 STORED_TEST(a_window_that_pauses_is_kept_when_it_is_through)
@@ -133,7 +103,7 @@ STORED_TEST(a_window_that_pauses_is_kept_when_it_is_through)
         fixture_send(f, 0, 0, step);
         fixture_send(f, 1, 0, step);
     }
-    save(f);
+    stored_save(f);
     int batches = f->sink.store->batches, pieces = 0;
     f->sink.pause = fixture_pause;
     struct sample *first = fixture_make(f, 0, 0, 4), *second = fixture_make(f, 1, 0, 4);
@@ -227,7 +197,7 @@ static void train_dangerously(struct run_fixture *f, uint32_t seed)
             checkpoint_submit(f->run, f->now);
         }
         if (checkpoint_random_below(&seed, 12) == 0) {
-            save(f);
+            stored_save(f);
         }
         if (step > 5 && checkpoint_random_below(&seed, 10) == 0 && f->sink.store->kept_count > 0) {
             die_and_come_back(f);
@@ -266,10 +236,10 @@ STORED_TEST(a_batch_that_is_dropped_is_made_up_for)
 {
     fixture_send(f, 0, 0, 0);
     f->sink.store->full = true;
-    save(f);
+    stored_save(f);
     assert_int_equal(f->sink.store->kept_count, 0);
     f->sink.store->full = false;
-    save(f);
+    stored_save(f);
     die_and_come_back(f);
     fixture_send(f, 0, 0, 1);
     fixture_send(f, 0, 0, 4);
@@ -280,16 +250,16 @@ STORED_TEST(a_batch_that_is_dropped_is_made_up_for)
 STORED_TEST(nothing_is_saved_twice)
 {
     fixture_send(f, 0, 0, 0);
-    save(f);
+    stored_save(f);
     int batches = f->sink.store->batches;
-    save(f);
+    stored_save(f);
     assert_int_equal(f->sink.store->batches, batches);
 }
 
 STORED_TEST(a_closed_window_leaves_no_part_behind)
 {
     fixture_send(f, 0, 0, 0);
-    save(f);
+    stored_save(f);
     assert_int_equal(fake_store_count(f->sink.store, "part/step-4-4/0/"), 1);
     fixture_send(f, 0, 0, 4);
     assert_int_equal(fake_store_count(f->sink.store, "part/step-4-4/0/"), 0);
@@ -305,7 +275,7 @@ STORED_TEST(a_window_with_a_part_that_was_cut_is_partial_after_a_restart)
     f->now += f->config.window_timeout;
     fixture_send(f, 0, 0, 4);
     fixture_send(f, 0, 1, 4);
-    save(f);
+    stored_save(f);
     die_and_come_back(f);
     fixture_send(f, 0, 0, 8);
     fixture_send(f, 0, 1, 8);
@@ -326,7 +296,7 @@ STORED_TEST(a_run_keeps_the_windows_that_it_asked_for_over_a_restart)
     f->cut.own = (struct config_window){CONFIG_UNIT_STEP, 6, 6};
     fixture_new_run(f);
     fixture_send(f, 0, 0, 0);
-    save(f);
+    stored_save(f);
     f->config.window_unit = CONFIG_UNIT_EPOCH;
     f->config.window_length = f->config.window_every = 1;
     die_and_come_back(f);
@@ -339,7 +309,7 @@ STORED_TEST(a_run_keeps_the_windows_that_it_asked_for_over_a_restart)
 STORED_TEST(a_run_that_has_ended_comes_back_ended)
 {
     fixture_send(f, 0, 0, 0);
-    save(f);
+    stored_save(f);
     fixture_event(f, 0, EVENT_BYE, 0);
     assert_int_equal(f->run->state, JOB_ENDED);
     assert_int_equal(fake_store_count(f->sink.store, "part/"), 0);
@@ -361,7 +331,7 @@ STORED_TEST(an_idle_run_keeps_its_numbers_but_no_parts)
     f->now += f->config.limits_idle;
     tick_run(f->run, f->now);
     assert_int_equal(f->run->state, JOB_IDLE);
-    save(f);
+    stored_save(f);
     assert_int_equal(fake_store_count(f->sink.store, "part/"), 0);
     assert_int_equal(fake_store_count(f->sink.store, "layer/"), 1);
     die_and_come_back(f);
@@ -418,7 +388,7 @@ STORED_TEST(the_module_of_a_layer_comes_back)
 {
     assert_int_equal(fixture_send(f, 1, 0, 0), 0);
     send_of_module(f, 0, "model.layers.0.self_attn");
-    save(f);
+    stored_save(f);
     die_and_come_back(f);
     assert_string_equal(stream_find(f->run->streams, (struct layer_id){0})->module,
                         "model.layers.0.self_attn");
@@ -432,7 +402,7 @@ STORED_TEST(rules_may_change_while_attnd_is_away)
     for (uint64_t step = 0; step < 6; step++) {
         fixture_send(f, 0, 0, step);
     }
-    save(f);
+    stored_save(f);
     config_set(&f->config, "window.also=[5 steps]", error);
     die_and_come_back(f);
     for (uint64_t step = 6; step < 16; step++) {
@@ -456,7 +426,7 @@ STORED_TEST(seconds_that_attnd_was_away_count)
     f->sink.wall_offset_ns = 5000 * S;
     f->now += 3 * S;
     fixture_send(f, 0, 0, 0);
-    save(f);
+    stored_save(f);
     f->now = 7 * S;                    /* the machine was started again, */
     f->sink.wall_offset_ns = 6000 * S; /* four seconds later by its clock */
     die_and_come_back(f);
@@ -471,7 +441,7 @@ STORED_TEST(what_was_dropped_at_the_source_goes_on)
     fixture_total(f, 0, 0);
     fixture_send(f, 0, 0, 0);
     fixture_total(f, 0, 5);
-    save(f);
+    stored_save(f);
     die_and_come_back(f);
     assert_int_equal(run_counts(f->run).tally.source, 5);
     assert_int_equal(f->run->judged.tally.source, 5);
@@ -482,12 +452,12 @@ STORED_TEST(what_was_dropped_at_the_source_goes_on)
 STORED_TEST(without_about_a_run_does_not_come_back)
 {
     fixture_send(f, 0, 0, 0);
-    save(f);
+    stored_save(f);
     struct fake_kept *about =
         (struct fake_kept *)(uintptr_t)fake_store_find(f->sink.store, "about");
     about->size /= 2;
     run_free(&f->run);
-    assert_int_equal(come_back(f), 0);
+    assert_int_equal(stored_come_back(f, false), 0);
     assert_null(f->run);
     assert_int_equal(f->budget.used, 0);
     fixture_new_run(f);
@@ -503,7 +473,7 @@ TEST(damaged_values_are_left_out)
         for (uint64_t step = 0; step < 9; step++) {
             send_some(&f, &seed, step);
         }
-        save(&f);
+        stored_save(&f);
         struct fake_kept *kept =
             &f.sink.store->kept[checkpoint_random_below(&seed, (uint32_t)f.sink.store->kept_count)];
         if (round % 2) {
@@ -513,7 +483,7 @@ TEST(damaged_values_are_left_out)
                 (uint8_t)(1u << checkpoint_random_below(&seed, 8));
         }
         run_free(&f.run);
-        if (come_back(&f) == 0) {
+        if (stored_come_back(&f, false) == 0) {
             fixture_new_run(&f);
         }
         fixture_send(&f, 0, 0, 20);
@@ -539,10 +509,9 @@ STORED_TEST(of_two_values_for_a_part_the_first_counts)
 {
     fixture_also(f, "[8 steps every 2]");
     assert_int_equal(fixture_send(f, 0, 0, 0), 0);
-    save(f);
+    stored_save(f);
     run_free(&f->run);
-    struct restore *restore =
-        restore_new(&f->config, &f->sink, &f->budget, checkpoint_adopt, f, f->now);
+    struct restore *restore = stored_restore(f);
     store_each_kept(f->sink.store, give_parts_twice, restore);
     assert_int_equal(restore_finish(&restore), 1);
     const struct window_part *part = f->run->tracks[0].window.open;

@@ -11,14 +11,13 @@
 #include "tests/unit/daemon/run/fixture.h"
 #include "tests/unit/heap.h"
 
-static int node_set_up(void **state)
+static void node_begin(struct run_fixture *f)
 {
-    stored_set_up(state);
-    ((struct run_fixture *)*state)->config.fleet_role = CONFIG_ROLE_NODE;
-    return 0;
+    stored_begin(f);
+    f->config.fleet_role = CONFIG_ROLE_NODE;
 }
 
-#define NODE_TEST(name) TEST_OF(name, struct run_fixture *f, node_set_up, stored_tear_down)
+#define NODE_TEST(name) TEST_IN(name, struct run_fixture, f, node_begin, stored_stop)
 
 /* A row, which must be read. */
 static struct fleet_body row_at(const struct run_fixture *f, int index, struct mpk_doc *ret_doc)

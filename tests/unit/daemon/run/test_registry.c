@@ -32,9 +32,8 @@ static void registry_forget(void *data, const char *job)
     strcpy(((struct registry_fixture *)data)->forgotten, job);
 }
 
-static int registry_set_up(void **state)
+static void registry_begin(struct registry_fixture *f)
 {
-    struct registry_fixture *f = calloc(1, sizeof *f);
     config_defaults(&f->config);
     f->config.limits_jobs = 2;
     f->config.limits_runs = 2;
@@ -42,20 +41,21 @@ static int registry_set_up(void **state)
     f->sink = (struct result_sink){.put = registry_put, .stats = &f->stats, .data = f};
     f->now = 1000 * S;
     f->registry = registry_new(&f->config, &f->sink, registry_forget, f);
-    *state = f;
-    return 0;
 }
 
-static int registry_tear_down(void **state)
+/* With what the test has set by now. */
+static void registry_begin_anew(struct registry_fixture *f)
 {
-    struct registry_fixture *f = *state;
     registry_free(&f->registry);
-    free(f);
-    return 0;
+    f->registry = registry_new(&f->config, &f->sink, registry_forget, f);
 }
 
-#define REGISTRY_TEST(name)                                                                        \
-    TEST_OF(name, struct registry_fixture *f, registry_set_up, registry_tear_down)
+static void registry_end(struct registry_fixture *f)
+{
+    registry_free(&f->registry);
+}
+
+#define REGISTRY_TEST(name) TEST_IN(name, struct registry_fixture, f, registry_begin, registry_end)
 
 /* Events need no work: they are taken as they come. */
 static int test_registry_arrive(struct registry_fixture *f, struct message *message)
@@ -72,13 +72,19 @@ static int test_registry_arrive(struct registry_fixture *f, struct message *mess
     return message->code;
 }
 
-static int registry_event(struct registry_fixture *f, const char *job, uint8_t run,
-                          enum event_type registry_event, uint64_t seq)
+static struct message event_of(const char *job, uint8_t run, enum event_type event)
 {
-    struct message message = {.code = 0};
-    message.header = (struct header){
-        .type = MESSAGE_EVENT, .event = registry_event, .world = 1, .seq = seq, .run = {run}};
+    struct message message = {.header = {.type = MESSAGE_EVENT, .event = event, .world = 1}};
+    message.header.run[0] = run;
     strcpy(message.header.job, job);
+    return message;
+}
+
+static int registry_event(struct registry_fixture *f, const char *job, uint8_t run,
+                          enum event_type event, uint64_t seq)
+{
+    struct message message = event_of(job, run, event);
+    message.header.seq = seq;
     return test_registry_arrive(f, &message);
 }
 
@@ -146,14 +152,10 @@ REGISTRY_TEST(jobs_and_runs_appear_with_their_first_message)
 static int hello_of_windows(struct registry_fixture *f, uint32_t rank, struct own_window own,
                             char *ret_names)
 {
-    struct message message = {.code = 0};
-    message.header = (struct header){.type = MESSAGE_EVENT,
-                                     .event = EVENT_HELLO,
-                                     .rank = rank,
-                                     .world = 4,
-                                     .run = {1},
-                                     .own_window = own};
-    strcpy(message.header.job, "a");
+    struct message message = event_of("a", 1, EVENT_HELLO);
+    message.header.rank = rank;
+    message.header.world = 4;
+    message.header.own_window = own;
     int code = test_registry_arrive(f, &message);
     *ret_names = '\0';
     for (uint32_t t = 0; t < message.run->track_count; t++) {
@@ -189,9 +191,8 @@ REGISTRY_TEST(no_node_and_no_replay_has_windows_of_seconds)
     f->sink.is_replay = true;
     assert_int_equal(hello_of_windows(f, 0, seconds, names), ERR_OWN_WINDOW);
     assert_string_equal(names, "step-800-800 epoch-1-1 ");
-    registry_free(&f->registry);
     f->sink.is_replay = false;
-    f->registry = registry_new(&f->config, &f->sink, registry_forget, f);
+    registry_begin_anew(f);
     assert_int_equal(hello_of_windows(f, 0, seconds, names), 0);
     assert_string_equal(names, "second-30-30 epoch-1-1 ");
 }
@@ -255,9 +256,8 @@ REGISTRY_TEST(a_job_does_not_keep_the_windows_of_others_out)
 {
     f->config.limits_runs = 8;
     f->config.limits_jobs = 8;
-    registry_free(&f->registry);
     f->config.limits_state_memory = 900 << 20;
-    f->registry = registry_new(&f->config, &f->sink, registry_forget, f);
+    registry_begin_anew(f);
     for (uint8_t run = 1; run <= 4; run++) {
         assert_int_equal(tensors(f, "hog", run, 0), 0);
         registry_take_memory(f, "hog", run, 205);
@@ -278,9 +278,8 @@ REGISTRY_TEST(more_jobs_give_a_key_for_some_jobs_no_more_memory)
 {
     char name[] = "a";
     f->config.limits_jobs = 16;
-    registry_free(&f->registry);
     f->config.limits_state_memory = 900 << 20;
-    f->registry = registry_new(&f->config, &f->sink, registry_forget, f);
+    registry_begin_anew(f);
     for (f->sender = "one"; *name <= 'd'; ++*name) {
         assert_int_equal(tensors(f, name, 1, 0), 0);
         registry_take_memory(f, name, 1, 205);
@@ -344,14 +343,9 @@ REGISTRY_TEST(what_captures_cost_a_job_is_known_until_its_runs_end)
 {
     assert_null(registry_cost(f->registry, "a"));
     for (uint8_t run = 1; run <= 2; run++) {
-        struct message message = {.code = 0};
-        message.header = (struct header){.type = MESSAGE_EVENT,
-                                         .event = EVENT_HELLO,
-                                         .world = 1,
-                                         .run = {run},
-                                         .step_seconds = 1,
-                                         .capture_seconds = run};
-        strcpy(message.header.job, "a");
+        struct message message = event_of("a", run, EVENT_HELLO);
+        message.header.step_seconds = 1;
+        message.header.capture_seconds = run;
         assert_int_equal(test_registry_arrive(f, &message), 0);
     }
     assert_true(cost_ratio(registry_cost(f->registry, "a")) == 2);
@@ -387,10 +381,9 @@ static void queue_hello(struct registry_fixture *f, struct message *hello)
         f->now += S;
     }
     registry_tick(f->registry, f->now + f->config.window_timeout);
-    *hello = (struct message){.arrival = ++f->arrivals, .received_ns = f->now};
-    hello->header = (struct header){.type = MESSAGE_EVENT, .event = EVENT_HELLO, .world = 1};
-    hello->header.run[0] = 1;
-    strcpy(hello->header.job, "c");
+    *hello = event_of("c", 1, EVENT_HELLO);
+    hello->arrival = ++f->arrivals;
+    hello->received_ns = f->now;
     assert_int_equal(registry_arrive(f->registry, hello, f->now, &compute), 0);
     assert_int_equal(registry_jobs(f->registry), 3);
 }
@@ -461,10 +454,9 @@ REGISTRY_TEST(a_rank_that_comes_after_the_end_revives_the_run)
     registry_event(f, "a", 1, EVENT_HELLO, 0);
     registry_event(f, "a", 1, EVENT_BYE, 1);
     assert_false(registry_tick(f->registry, f->now));
-    struct message late = {.code = 0};
-    late.header = (struct header){
-        .type = MESSAGE_EVENT, .event = EVENT_HELLO, .rank = 1, .world = 2, .run = {1}};
-    strcpy(late.header.job, "a");
+    struct message late = event_of("a", 1, EVENT_HELLO);
+    late.header.rank = 1;
+    late.header.world = 2;
     assert_int_equal(test_registry_arrive(f, &late), 0);
     assert_true(registry_tick(f->registry, f->now));
 }

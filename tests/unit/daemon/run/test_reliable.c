@@ -8,17 +8,9 @@
 #include "daemon/run/hold.h"
 #include "daemon/run/past.h"
 #include "daemon/run/registry.h"
-#include "daemon/run/restore.h"
 #include "tests/unit/daemon/run/fake_store.h"
 #include "tests/unit/daemon/run/fixture.h"
 #include "tests/unit/heap.h"
-
-static void reliable_save(struct run_fixture *f)
-{
-    while (checkpoint_step(f->run)) {
-    }
-    checkpoint_submit(f->run, f->now);
-}
 
 static struct promise *promise_of(uint64_t id)
 {
@@ -60,11 +52,11 @@ STORED_TEST(a_promise_is_kept_by_the_batch_that_saves_its_layer)
     assert_int_equal(send_reliable(f, 0, 0), 0);
     assert_int_equal(send_reliable(f, 1, 1), 0);
     f->sink.store->full = true;
-    reliable_save(f);
+    stored_save(f);
     assert_int_equal(kept(f), 0);
     assert_int_equal(send_reliable(f, 2, 2), 0);
     f->sink.store->full = false;
-    reliable_save(f);
+    stored_save(f);
     uint64_t digits = kept(f); /* 0, 1 and 2, in whatever order they came back */
     assert_true(digits == 12 || digits == 120 || digits == 201 || digits == 210 || digits == 21 ||
                 digits == 102);
@@ -81,7 +73,7 @@ STORED_TEST(what_is_dropped_in_its_turn_waits_to_be_saved_too)
     assert_int_equal(send_reliable(f, 2, 0), ERR_LATE);
     assert_int_equal(send_reliable(f, 2, 0), ERR_REPEATED);
     (void)kept(f); /* by the window */
-    reliable_save(f);
+    stored_save(f);
     int late = 0, count = 0;
     while ((promise = promises_take(&f->sink.store->kept_promises))) {
         assert_int_equal(promise->code, 0);
@@ -121,35 +113,15 @@ STORED_TEST(a_message_that_comes_again_changes_nothing)
     assert_int_equal(f->run->step, 3);
 }
 
-static bool reliable_adopt(void *data, struct run *run)
-{
-    struct run_fixture *f = data;
-    assert_null(f->run);
-    f->run = run;
-    return true;
-}
-
-static uint32_t reliable_come_back(struct run_fixture *f, bool forgotten)
-{
-    struct restore *restore =
-        restore_new(&f->config, &f->sink, &f->budget, reliable_adopt, f, f->now);
-    assert_non_null(restore);
-    if (forgotten) {
-        restore_forgotten(restore);
-    }
-    store_each_kept(f->sink.store, restore_value, restore);
-    return restore_finish(&restore);
-}
-
 STORED_TEST(its_numbers_come_back)
 {
     fixture_also(f, "[8 steps]");
     for (uint64_t i = 0; i < 3; i++) {
         assert_int_equal(send_reliable(f, i, i), 0);
     }
-    reliable_save(f);
+    stored_save(f);
     run_free(&f->run);
-    assert_int_equal(reliable_come_back(f, false), 1);
+    assert_int_equal(stored_come_back(f, false), 1);
     assert_true(f->run->reliable);
     assert_int_equal(send_reliable(f, 2, 2), ERR_REPEATED);
     assert_int_equal(send_reliable(f, 3, 3), 0);
@@ -165,8 +137,8 @@ STORED_TEST(a_run_that_is_forgotten_leaves_its_numbers)
     assert_int_equal(kept(f), 12);
     assert_int_equal(fake_store_count(f->sink.store, "part/"), 0);
     run_free(&f->run);
-    assert_int_equal(reliable_come_back(f, false), 0);
-    assert_int_equal(reliable_come_back(f, true), 1);
+    assert_int_equal(stored_come_back(f, false), 0);
+    assert_int_equal(stored_come_back(f, true), 1);
     assert_int_equal(send_reliable(f, 2, 2), ERR_REPEATED);
     assert_int_equal(send_reliable(f, 3, 30), 0);
 }
@@ -177,24 +149,24 @@ STORED_TEST(a_run_that_came_back_is_not_forgotten_any_more)
     assert_int_equal(send_reliable(f, 1, 0), 0);
     checkpoint_forget(f->run, f->now);
     run_free(&f->run);
-    assert_int_equal(reliable_come_back(f, true), 1);
+    assert_int_equal(stored_come_back(f, true), 1);
     assert_int_equal(send_reliable(f, 2, 1), 0);
     assert_int_equal(fake_store_count(f->sink.store, CHECKPOINT_FORGOTTEN), 1);
     f->sink.store->full = true;
-    reliable_save(f);
+    stored_save(f);
     f->sink.store->full = false;
-    reliable_save(f);
+    stored_save(f);
     assert_int_equal(kept(f), 12);
     run_free(&f->run);
-    assert_int_equal(reliable_come_back(f, false), 1);
+    assert_int_equal(stored_come_back(f, false), 1);
     assert_int_equal(send_reliable(f, 2, 1), ERR_REPEATED);
     checkpoint_forget(f->run, f->now); /* again */
     run_free(&f->run);
-    assert_int_equal(reliable_come_back(f, true), 1);
+    assert_int_equal(stored_come_back(f, true), 1);
     checkpoint_forget(f->run, f->now);
     run_free(&f->run);
-    assert_int_equal(reliable_come_back(f, false), 0);
-    assert_int_equal(reliable_come_back(f, true), 1);
+    assert_int_equal(stored_come_back(f, false), 0);
+    assert_int_equal(stored_come_back(f, true), 1);
 }
 
 static void reliable_settle(void *data, struct promises *promises)
@@ -287,7 +259,7 @@ STORED_TEST(a_run_that_never_used_the_lane_begins_anew)
 {
     bool compute;
     assert_int_equal(fixture_send(f, 0, 0, 0), 0);
-    reliable_save(f);
+    stored_save(f);
     run_free(&f->run);
     OWNED(registry_free) struct registry *registry = registry_new(&f->config, &f->sink, NULL, NULL);
     assert_non_null(registry);
@@ -337,7 +309,7 @@ static bool close_without_memory(unsigned nth)
     for (uint64_t i = 0; i < 4; i++) {
         assert_int_equal(send_reliable(&f, i, i), 0);
     }
-    reliable_save(&f);
+    stored_save(&f);
     kept(&f); /* acknowledged */
     struct sample *next = fixture_make(&f, 0, 0, 4);
     assert_true(fixture_queue(&f, next));

@@ -4,11 +4,17 @@
 
 #include "tests/unit/daemon/run/fixture.h"
 
+/* A message of this step, which has its turn when its numbers are there. */
+static struct sample *queue_step(struct run_fixture *f, uint64_t step)
+{
+    struct sample *sample = fixture_make(f, 0, 0, step);
+    assert_true(fixture_queue(f, sample));
+    return sample;
+}
+
 RUN_TEST(live_values_come_in_the_order_of_their_messages)
 {
-    struct sample *first = fixture_make(f, 0, 0, 0), *second = fixture_make(f, 0, 0, 1);
-    fixture_queue(f, first);
-    fixture_queue(f, second);
+    struct sample *first = queue_step(f, 0), *second = queue_step(f, 1);
     fixture_finish(f, second);
     assert_null(queue_take(f->run));
     assert_int_equal(f->live, 0);
@@ -22,9 +28,7 @@ RUN_TEST(live_values_come_in_the_order_of_their_messages)
 
 RUN_TEST(a_message_waits_for_the_older_ones)
 {
-    struct sample *first = fixture_make(f, 0, 0, 0), *second = fixture_make(f, 0, 0, 1);
-    assert_true(fixture_queue(f, first));
-    assert_true(fixture_queue(f, second));
+    struct sample *first = queue_step(f, 0), *second = queue_step(f, 1);
     fixture_finish(f, second);
     assert_null(queue_take(f->run));
     fixture_finish(f, first);
@@ -77,9 +81,7 @@ RUN_TEST(matrices_that_are_ready_in_their_turn_are_newer_than_slow_ones)
 
 RUN_TEST(a_message_without_numbers_lets_the_queue_go_on)
 {
-    struct sample *first = fixture_make(f, 0, 0, 0), *second = fixture_make(f, 0, 0, 1);
-    fixture_queue(f, first);
-    fixture_queue(f, second);
+    struct sample *first = queue_step(f, 0), *second = queue_step(f, 1);
     fixture_finish(f, second);
     first->message.code = ERR_MEMORY;
     queue_finish(f->run, &first->message);
@@ -127,13 +129,7 @@ TEST(whichever_worker_is_faster_the_summaries_are_the_same_bytes)
     assert_true(in_order.summaries > 8);
     for (uint32_t seed = 1; seed < 20; seed++) {
         run_shuffled(&other, seed);
-        assert_int_equal(other.summaries, in_order.summaries);
-        for (int i = 0; i < other.summaries; i++) {
-            assert_int_equal(other.summary[i].track, in_order.summary[i].track);
-            assert_int_equal(other.summary[i].size, in_order.summary[i].size);
-            assert_memory_equal(other.summary[i].data, in_order.summary[i].data,
-                                other.summary[i].size);
-        }
+        fixture_assert_same_summaries(&other, &in_order);
         fixture_stop(&other);
     }
     fixture_stop(&in_order);
@@ -184,11 +180,8 @@ RUN_TEST(late_for_all_tracks_is_refused_without_work)
 
 RUN_TEST(lateness_is_decided_in_the_order_of_arrival)
 {
-    struct sample *first = fixture_make(f, 0, 0, 0), *next = fixture_make(f, 0, 0, 4),
-                  *late = fixture_make(f, 0, 0, 1);
-    fixture_queue(f, first);
-    fixture_queue(f, next);
-    assert_true(fixture_queue(f, late)); /* nobody knows yet */
+    struct sample *first = queue_step(f, 0), *next = queue_step(f, 4);
+    struct sample *late = queue_step(f, 1); /* nobody knows yet */
     fixture_finish(f, late);
     fixture_finish(f, next);
     fixture_finish(f, first);
@@ -207,10 +200,9 @@ RUN_TEST(a_repeated_message_costs_no_work)
 
 RUN_TEST(a_flush_waits_for_what_was_received_before_it)
 {
-    struct sample *first = fixture_make(f, 0, 0, 0), *second = fixture_make(f, 0, 0, 1);
-    fixture_queue(f, first);
+    struct sample *first = queue_step(f, 0);
     assert_true(queue_flush(f->run));
-    fixture_queue(f, second);
+    struct sample *second = queue_step(f, 1);
     fixture_finish(f, second);
     fixture_finish(f, first);
     fixture_take_all(f);

@@ -27,27 +27,22 @@ static void window_start(struct window_fixture *f, enum window_unit unit, uint64
     window_init(&f->window, &rule, f->now);
 }
 
-static int window_set_up(void **state)
+static void window_begin(struct window_fixture *f)
 {
-    static struct window_fixture f;
-    window_start(&f, WINDOW_EPOCH, 1, 1);
-    *state = &f;
-    return 0;
+    window_start(f, WINDOW_EPOCH, 1, 1);
 }
 
-static int window_stop(void **state)
+static void window_end(struct window_fixture *f)
 {
-    struct window_fixture *f = *state;
     struct window_part *part;
     while ((part = window_take_any(&f->window))) {
         free(part);
     }
     window_fini(&f->window);
-    return 0;
 }
 
 /* With a window per epoch, unless it starts others. */
-#define WINDOW_TEST(name) TEST_OF(name, struct window_fixture *f, window_set_up, window_stop)
+#define WINDOW_TEST(name) TEST_IN(name, struct window_fixture, f, window_begin, window_end)
 
 static uint32_t window_join(struct window_fixture *f, uint32_t rank, uint32_t world)
 {
@@ -74,6 +69,21 @@ static int64_t window_close_all(struct window_fixture *f)
         }
     }
     return last;
+}
+
+/* All that the rank has of an epoch. */
+static void window_epoch(struct window_fixture *f, uint32_t rank, uint64_t epoch)
+{
+    assert_int_equal(window_message(f, rank, epoch), 0);
+    window_epoch_end(&f->window, rank, epoch);
+}
+
+/* The next part, which can be closed. */
+static struct window_part *window_next(struct window_fixture *f)
+{
+    struct window_part *part = window_close_next(&f->window, f->now);
+    assert_non_null(part);
+    return part;
 }
 
 WINDOW_TEST(an_epoch_closes_by_its_end)
@@ -113,16 +123,13 @@ WINDOW_TEST(all_ranks_must_have_moved_on)
 
 WINDOW_TEST(a_straggler_is_waited_for_until_the_timeout)
 {
-    struct window_part *part;
     uint32_t a = window_join(f, 0, 2);
     window_join(f, 1, 2);
-    window_message(f, a, 0);
-    window_epoch_end(&f->window, a, 0);
+    window_epoch(f, a, 0);
     f->now += 59 * S;
     assert_null(window_close_next(&f->window, f->now));
     f->now += 1 * S;
-    part = window_close_next(&f->window, f->now);
-    assert_non_null(part);
+    struct window_part *part = window_next(f);
     assert_true(part->cut);
     assert_true(window_describe(&f->window, part).partial);
 }
@@ -130,13 +137,11 @@ WINDOW_TEST(a_straggler_is_waited_for_until_the_timeout)
 WINDOW_TEST(unknown_ranks_hold_up_the_first_part_for_the_grace_only)
 {
     uint32_t a = window_join(f, 0, 8);
-    window_message(f, a, 0);
-    window_epoch_end(&f->window, a, 0);
+    window_epoch(f, a, 0);
     assert_int_equal(window_close_all(f), -1);
     f->now += 5 * S;
     assert_int_equal(window_close_all(f), 0);
-    window_message(f, a, 1);
-    window_epoch_end(&f->window, a, 1);
+    window_epoch(f, a, 1);
     assert_int_equal(window_close_all(f), 1);
 }
 
@@ -156,9 +161,7 @@ WINDOW_TEST(bye_closes_and_cuts_what_was_not_ended)
     uint32_t a = window_join(f, 0, 1);
     window_message(f, a, 0);
     window_bye(&f->window, a, f->now);
-    struct window_part *part = window_close_next(&f->window, f->now);
-    assert_non_null(part);
-    assert_true(part->cut);
+    assert_true(window_next(f)->cut);
     assert_true(window_all_bye(&f->window));
 }
 
@@ -203,13 +206,11 @@ WINDOW_TEST(rolling_windows_keep_what_later_ones_need)
 
 WINDOW_TEST(a_window_is_due_even_if_its_last_unit_was_skipped)
 {
-    struct window_part *part;
     window_start(f, WINDOW_STEP, 10, 10);
     uint32_t a = window_join(f, 0, 1);
     window_message(f, a, 3);
     window_message(f, a, 27);
-    part = window_close_next(&f->window, f->now);
-    assert_non_null(part);
+    struct window_part *part = window_next(f);
     assert_true(window_due(&f->window, part));
     assert_int_equal(window_describe(&f->window, part).last, 9);
     assert_null(window_close_next(&f->window, f->now));
@@ -217,15 +218,14 @@ WINDOW_TEST(a_window_is_due_even_if_its_last_unit_was_skipped)
 
 WINDOW_TEST(a_longer_stride_opens_its_boundary)
 {
-    struct window_part *part;
     window_start(f, WINDOW_EPOCH, 2, 4); /* parts of 2; due at parts 1, 3, 5 */
     uint32_t a = window_join(f, 0, 1);
     window_message(f, a, 0);
     window_message(f, a, 9);
-    part = window_close_next(&f->window, f->now);
+    struct window_part *part = window_next(f);
     assert_int_equal(part->index, 0);
     assert_false(window_due(&f->window, part));
-    part = window_close_next(&f->window, f->now);
+    part = window_next(f);
     assert_int_equal(part->index, 1);
     assert_true(window_due(&f->window, part));
 }
@@ -260,9 +260,7 @@ WINDOW_TEST(a_rank_far_ahead_cuts_the_oldest_part)
     for (uint64_t step = 0; step < WINDOW_OPEN_MAX + 4; step++) {
         assert_int_equal(window_message(f, a, step), 0);
     }
-    struct window_part *part = window_close_next(&f->window, f->now);
-    assert_non_null(part);
-    assert_true(part->cut);
+    assert_true(window_next(f)->cut);
 }
 
 WINDOW_TEST(a_dead_rank_is_waited_for_once)
@@ -270,15 +268,13 @@ WINDOW_TEST(a_dead_rank_is_waited_for_once)
     uint32_t a = window_join(f, 0, 2);
     window_join(f, 1, 2);
     for (uint64_t epoch = 0; epoch < 3; epoch++) {
-        window_message(f, a, epoch);
-        window_epoch_end(&f->window, a, epoch);
+        window_epoch(f, a, epoch);
     }
     assert_int_equal(window_close_all(f), -1);
     f->now += 60 * S;
     window_join(f, 0, 2);
     assert_int_equal(window_close_all(f), 2);
-    window_message(f, a, 3);
-    window_epoch_end(&f->window, a, 3);
+    window_epoch(f, a, 3);
     assert_int_equal(window_close_all(f), 3);
 }
 
@@ -290,8 +286,8 @@ WINDOW_TEST(the_last_step_before_a_bye_completes_its_window)
         window_message(f, a, step);
     }
     window_bye(&f->window, a, f->now);
-    assert_false(window_close_next(&f->window, f->now)->cut);
-    assert_false(window_close_next(&f->window, f->now)->cut);
+    assert_false(window_next(f)->cut);
+    assert_false(window_next(f)->cut);
 }
 
 WINDOW_TEST(parts_that_all_have_finished_are_not_too_many)
@@ -301,7 +297,7 @@ WINDOW_TEST(parts_that_all_have_finished_are_not_too_many)
     for (uint64_t step = 0; step < 10 * WINDOW_OPEN_MAX; step++) {
         assert_int_equal(window_message(f, a, step), 0);
     }
-    assert_false(window_close_next(&f->window, f->now)->cut);
+    assert_false(window_next(f)->cut);
 }
 
 WINDOW_TEST(late_stays_late_and_is_foreseen)
@@ -334,8 +330,7 @@ WINDOW_TEST(skipped_epochs_leave_no_window_behind)
     uint32_t a = window_join(f, 0, 1);
     window_message(f, a, 0);
     window_message(f, a, UINT64_C(1) << 40);
-    struct window_part *part = window_close_next(&f->window, f->now);
-    assert_int_equal(part->index, 0);
+    assert_int_equal(window_next(f)->index, 0);
     assert_null(window_close_next(&f->window, f->now));
     assert_int_equal(f->window.open->index, UINT64_C(1) << 40);
 }
@@ -343,17 +338,14 @@ WINDOW_TEST(skipped_epochs_leave_no_window_behind)
 WINDOW_TEST(a_world_that_grows_does_not_reopen_anything)
 {
     uint32_t a = window_join(f, 0, 1);
-    window_message(f, a, 0);
-    window_epoch_end(&f->window, a, 0);
+    window_epoch(f, a, 0);
     assert_int_equal(window_close_all(f), 0);
     uint32_t b = window_join(f, 1, 2);
     assert_int_equal(f->window.world, 2);
     assert_int_equal(window_message(f, b, 0), ERR_LATE);
-    window_message(f, a, 1);
-    window_epoch_end(&f->window, a, 1);
+    window_epoch(f, a, 1);
     assert_int_equal(window_close_all(f), -1); /* the new rank is waited for */
-    window_message(f, b, 1);
-    window_epoch_end(&f->window, b, 1);
+    window_epoch(f, b, 1);
     assert_int_equal(window_close_all(f), 1);
 }
 
@@ -371,8 +363,7 @@ WINDOW_TEST(a_clock_that_is_behind_makes_nobody_silent)
 {
     uint32_t a = window_join(f, 0, 2);
     window_join(f, 1, 2);
-    window_message(f, a, 0);
-    window_epoch_end(&f->window, a, 0);
+    window_epoch(f, a, 0);
     assert_null(window_quiet(&f->window, f->now - 1));
     assert_null(window_close_next(&f->window, f->now - 1));
     assert_non_null(window_quiet(&f->window, f->now + 60 * S));
@@ -427,9 +418,8 @@ WINDOW_TEST(a_window_that_reaches_back_before_the_first_unit_seen_is_partial)
     for (uint64_t epoch = 100; epoch < 103; epoch++) {
         window_message(f, a, epoch);
     }
-    struct window_part *part = window_close_next(&f->window, f->now);
-    assert_true(window_describe(&f->window, part).partial);
-    part = window_close_next(&f->window, f->now);
+    assert_true(window_describe(&f->window, window_next(f)).partial);
+    struct window_part *part = window_next(f);
     assert_int_equal(window_describe(&f->window, part).last, 101);
     assert_false(window_describe(&f->window, part).partial);
 }
@@ -443,13 +433,10 @@ WINDOW_TEST(a_window_whose_data_was_thrown_away_is_partial)
         free(part);
     }
     window_message(f, a, 5);
-    window_message(f, a, 6);
-    window_epoch_end(&f->window, a, 6);
-    part = window_close_next(&f->window, f->now);
-    assert_true(window_describe(&f->window, part).partial);
+    window_epoch(f, a, 6);
+    assert_true(window_describe(&f->window, window_next(f)).partial);
     free(window_forget(&f->window));
-    part = window_close_next(&f->window, f->now);
-    assert_false(window_describe(&f->window, part).partial);
+    assert_false(window_describe(&f->window, window_next(f)).partial);
 }
 
 WINDOW_TEST(a_quiet_window_of_several_parts_is_shown_once)
@@ -470,7 +457,7 @@ WINDOW_TEST(a_part_that_is_reopened_closes_a_second_later_and_before_others)
     window_message(f, a, 0);
     window_message(f, a, 1);
     window_message(f, a, 2);
-    struct window_part *part = window_close_next(&f->window, f->now);
+    struct window_part *part = window_next(f);
     assert_int_equal(part->index, 0);
     window_reopen(&f->window, true, f->now);
     assert_true(part->judged && !part->closed);

@@ -12,18 +12,14 @@
 
 #define PATIENCE_NS UINT64_C(60000000000)
 
-int fixture_setup(void **state)
+void fixture_begin(struct store_fixture *fixture)
 {
-    struct store_fixture *fixture = calloc(1, sizeof *fixture);
-    assert_non_null(fixture);
     strcpy(fixture->directory, "/tmp/attnd-store-XXXXXX");
     assert_non_null(mkdtemp(fixture->directory));
     snprintf(fixture->path, sizeof fixture->path, "%s/history.db", fixture->directory);
     config_defaults(&fixture->config);
     strcpy(fixture->config.history_path.text, fixture->path);
     fixture->config.history_commit = 10000000;
-    *state = fixture;
-    return 0;
 }
 
 static void each_file(struct store_fixture *fixture, void (*visit)(const char *path, void *data),
@@ -47,14 +43,11 @@ static void remove_file(const char *path, void *data)
     remove(path);
 }
 
-int fixture_teardown(void **state)
+void fixture_end(struct store_fixture *fixture)
 {
-    struct store_fixture *fixture = *state;
     store_free(&fixture->store);
     each_file(fixture, remove_file, NULL);
     rmdir(fixture->directory);
-    free(fixture);
-    return 0;
 }
 
 void fixture_open(struct store_fixture *fixture)
@@ -66,16 +59,21 @@ void fixture_open(struct store_fixture *fixture)
     }
 }
 
-int fixture_setup_open(void **state)
+void fixture_begin_open(struct store_fixture *fixture)
 {
-    fixture_setup(state);
-    fixture_open(*state);
-    return 0;
+    fixture_begin(fixture);
+    fixture_open(fixture);
 }
 
 void fixture_close(struct store_fixture *fixture)
 {
     store_free(&fixture->store);
+}
+
+void fixture_reopen(struct store_fixture *fixture)
+{
+    fixture_close(fixture);
+    fixture_open(fixture);
 }
 
 const char *fixture_reason(struct store_fixture *fixture)
@@ -127,6 +125,13 @@ void submit_window(struct store_fixture *fixture, uint64_t last, const void *sta
     struct store_window window = window_of(last, state, size);
     assert_int_equal(batch_window(batch, &window), 0);
     submit(fixture, batch);
+}
+
+void store_window(struct store_fixture *fixture, uint64_t last, const void *state, size_t size)
+{
+    uint64_t before = stats_get(&fixture->stats, COUNT_STORED);
+    submit_window(fixture, last, state, size);
+    wait_count(fixture, COUNT_STORED, before + 1);
 }
 
 void pack_state(uint64_t seed, struct mpk_writer *ret_packed)
@@ -188,6 +193,14 @@ int64_t ask(struct store_fixture *fixture, const char *sql)
     return answer;
 }
 
+void assert_answer(struct store_fixture *fixture, int64_t answer, const char *sql)
+{
+    int64_t found = ask(fixture, sql);
+    if (found != answer) {
+        fail_msg("%lld, not %lld: %s", (long long)found, (long long)answer, sql);
+    }
+}
+
 void change(struct store_fixture *fixture, const char *sql)
 {
     sqlite3 *db = store_fixture_connect_to(fixture, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
@@ -197,7 +210,7 @@ void change(struct store_fixture *fixture, const char *sql)
 
 void assert_sound(struct store_fixture *fixture)
 {
-    assert_int_equal(ask(fixture, "SELECT quick_check = 'ok' FROM pragma_quick_check"), 1);
+    assert_answer(fixture, 1, "SELECT quick_check = 'ok' FROM pragma_quick_check");
 }
 
 struct counting {

@@ -15,32 +15,33 @@ struct store_fixture {
     struct store *store;
 };
 
-/* cmocka's setup and teardown: *state is a fixture without a store yet, or with it open. */
-int fixture_setup(void **state);
-int fixture_setup_open(void **state);
-int fixture_teardown(void **state);
+/* Without a store yet, or with it open. */
+void fixture_begin(struct store_fixture *fixture);
+void fixture_begin_open(struct store_fixture *fixture);
+void fixture_end(struct store_fixture *fixture);
 
-/* Opens the store, which must be on; closes it. */
+/* Opens the store, which must be on; closes it; both. */
 void fixture_open(struct store_fixture *fixture);
 void fixture_close(struct store_fixture *fixture);
+void fixture_reopen(struct store_fixture *fixture);
 /* Opens the store, which must be off, and closes it. Returns the reason, valid until the next call.
  */
 const char *fixture_reason(struct store_fixture *fixture);
 
 /* A test with a store in a directory of its own. */
-#define STORE_TEST(name)                                                                           \
-    TEST_OF(name, struct store_fixture *fixture, fixture_setup, fixture_teardown)
+#define STORE_TEST(name) TEST_IN(name, struct store_fixture, fixture, fixture_begin, fixture_end)
 /* Where it is open already. */
 #define OPEN_STORE_TEST(name)                                                                      \
-    TEST_OF(name, struct store_fixture *fixture, fixture_setup_open, fixture_teardown)
+    TEST_IN(name, struct store_fixture, fixture, fixture_begin_open, fixture_end)
 
 /* A batch of run 7 of job "j", or another run. */
 struct store_batch *batch_of(uint8_t run, uint64_t epoch);
 /* A window of layer 0 with that last unit; length and every are 1, units epochs. */
 struct store_window window_of(uint64_t last, const void *state, size_t size);
 void submit(struct store_fixture *fixture, struct store_batch *batch);
-/* One window, in a batch of its own. */
+/* One window, in a batch of its own; and waits until it is stored. */
 void submit_window(struct store_fixture *fixture, uint64_t last, const void *state, size_t size);
+void store_window(struct store_fixture *fixture, uint64_t last, const void *state, size_t size);
 /* The packed state of a few random messages with 3 heads; to be cleared. */
 void pack_state(uint64_t seed, struct mpk_writer *ret_packed);
 
@@ -50,6 +51,8 @@ void wait_count(struct store_fixture *fixture, enum counter counter, uint64_t le
 void wait_answer(struct store_fixture *fixture, const char *sql, int64_t answer);
 /* The number that a question gives, or -1. */
 int64_t ask(struct store_fixture *fixture, const char *sql);
+/* That it is this one. */
+void assert_answer(struct store_fixture *fixture, int64_t answer, const char *sql);
 /* Changes the database while no store is open. */
 void change(struct store_fixture *fixture, const char *sql);
 /* quick_check, while no store is open. */

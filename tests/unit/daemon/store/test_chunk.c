@@ -154,10 +154,10 @@ STORE_TEST(64_windows_become_a_chunk_with_their_summaries_numbers)
     submit_window(fixture, 63, NULL, 0);
     submit_states(fixture, states, 64, 70);
     wait_answer(fixture, "SELECT count(*) FROM chunks", 1);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM chunks WHERE first = 0 AND last = 63"
-                                  " AND count = 64 AND bare = 0"),
-                     1);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE chunk_id IS NULL"), 6);
+    assert_answer(fixture, 1,
+                  "SELECT count(*) FROM chunks WHERE first = 0 AND last = 63"
+                  " AND count = 64 AND bare = 0");
+    assert_answer(fixture, 6, "SELECT count(*) FROM windows WHERE chunk_id IS NULL");
     fixture_close(fixture);
     check_series(fixture, states, 63);
     store_chunk_check_windows(fixture);
@@ -173,7 +173,7 @@ STORE_TEST(a_window_that_comes_after_its_chunk_is_not_in_it)
     wait_answer(fixture, "SELECT count(*) FROM chunks", 1);
     submit_window(fixture, 5, states[3].buffer.data, states[3].buffer.size);
     wait_answer(fixture, "SELECT last FROM windows WHERE chunk_id IS NULL", 5);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 64);
+    assert_answer(fixture, 64, "SELECT count(*) FROM windows");
     clear_states(states);
 }
 
@@ -188,9 +188,9 @@ STORE_TEST(open_windows_are_not_chunked)
     }
     submit(fixture, batch);
     wait_answer(fixture, "SELECT count(*) FROM windows WHERE chunk_id IS NOT NULL", 64);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE chunk_id IS NOT NULL"
-                                  " AND final = 0"),
-                     0);
+    assert_answer(fixture, 0,
+                  "SELECT count(*) FROM windows WHERE chunk_id IS NOT NULL"
+                  " AND final = 0");
 }
 
 STORE_TEST(states_that_cannot_be_read_give_gaps)
@@ -219,9 +219,8 @@ STORE_TEST(old_states_are_thinned_out)
     submit_states(fixture, states, 0, 4 * 64 + 1);
     wait_answer(fixture, "SELECT count(*) FROM chunks", 4);
     wait_answer(fixture, "SELECT count(*) FROM states", 2 * 64 + 1);
-    assert_int_equal(ask(fixture, "SELECT min(last) FROM windows JOIN states USING(window_id)"),
-                     2 * 64);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM chunks WHERE bare = 1 AND last < 128"), 2);
+    assert_answer(fixture, 2 * 64, "SELECT min(last) FROM windows JOIN states USING(window_id)");
+    assert_answer(fixture, 2, "SELECT count(*) FROM chunks WHERE bare = 1 AND last < 128");
     clear_states(states);
 }
 

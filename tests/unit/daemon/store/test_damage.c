@@ -76,9 +76,8 @@ static void assert_repaired(struct store_fixture *fixture, int64_t before, int64
     int64_t kept = ask(fixture, "SELECT count(*) FROM windows WHERE last < 1000");
     assert_int_equal(kept + (int64_t)stats_get(&fixture->stats, COUNT_STORE_UNREADABLE), before);
     assert_true(kept >= least);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE last = 1000"), 1);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows JOIN states USING(window_id)"),
-                     kept + 1);
+    assert_answer(fixture, 1, "SELECT count(*) FROM windows WHERE last = 1000");
+    assert_answer(fixture, kept + 1, "SELECT count(*) FROM windows JOIN states USING(window_id)");
     assert_sound(fixture);
 }
 
@@ -90,8 +89,8 @@ static void assert_replaced(struct store_fixture *fixture)
     assert_int_equal(log_release("event=history_corrupt"), 1);
     assert_int_equal(count_files(fixture, "history.db.corrupt-2"), 1);
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), 1);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
-    assert_int_equal(ask(fixture, "SELECT last FROM windows"), 1000);
+    assert_answer(fixture, 1, "SELECT count(*) FROM windows");
+    assert_answer(fixture, 1000, "SELECT last FROM windows");
     assert_sound(fixture);
 }
 
@@ -121,7 +120,7 @@ STORE_TEST(names_are_found_in_an_index)
         overwrite_page(fixture, root_of(fixture, tables[i]));
     }
     assert_repaired(fixture, 60, 60);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM runs WHERE job = 'j' AND step = 10000"), 1);
+    assert_answer(fixture, 1, "SELECT count(*) FROM runs WHERE job = 'j' AND step = 10000");
 }
 
 /* attnd was killed after it had renamed the one, and before it renamed the other. */
@@ -132,7 +131,7 @@ STORE_TEST(a_copy_that_was_to_take_its_place_does)
     store_damage_store_some(fixture, 0, 10);
     assert_int_equal(rename(fixture->path, copy), 0);
     store_damage_store_some(fixture, 10, 11);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 11);
+    assert_answer(fixture, 11, "SELECT count(*) FROM windows");
     assert_int_equal(count_files(fixture, "repaired"), 0);
 }
 
@@ -148,15 +147,15 @@ STORE_TEST(a_node_stays_the_same)
     mark_unclean(fixture);
     overwrite_page(fixture, root_of(fixture, "outbox_unsent"));
     assert_repaired(fixture, 60, 60);
-    assert_int_equal(ask(fixture, "SELECT value FROM meta WHERE key = 'node'"), node);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM outbox JOIN outbox_bodies USING(seq)"), 1);
-    assert_int_equal(ask(fixture, "SELECT seq > 200 FROM sqlite_sequence"), 1);
+    assert_answer(fixture, node, "SELECT value FROM meta WHERE key = 'node'");
+    assert_answer(fixture, 1, "SELECT count(*) FROM outbox JOIN outbox_bodies USING(seq)");
+    assert_answer(fixture, 1, "SELECT seq > 200 FROM sqlite_sequence");
     mark_unclean(fixture);
     overwrite_page(fixture, root_of(fixture, "sqlite_sequence"));
     fixture_open(fixture);
     fixture_close(fixture);
     assert_int_not_equal(ask(fixture, "SELECT value FROM meta WHERE key = 'node'"), node);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM outbox"), 0);
+    assert_answer(fixture, 0, "SELECT count(*) FROM outbox");
 }
 
 /* A table without its root is lost: what it had is known from others. */
@@ -197,7 +196,7 @@ STORE_TEST(an_empty_file_is_a_new_history)
 {
     store_damage_put_file(fixture->path, "");
     store_damage_store_some(fixture, 0, 1);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
+    assert_answer(fixture, 1, "SELECT count(*) FROM windows");
     assert_int_equal(count_files(fixture, "corrupt"), 0);
 }
 
@@ -227,20 +226,19 @@ static void remove_database(struct store_fixture *fixture)
 
 OPEN_STORE_TEST(a_file_that_is_removed_is_written_again)
 {
-    submit_window(fixture, 1, NULL, 0);
-    wait_count(fixture, COUNT_STORED, 1);
+    store_window(fixture, 1, NULL, 0);
     remove_database(fixture);
     log_capture();
     submit_window(fixture, 2, NULL, 0);
     submit_window(fixture, 3, NULL, 0);
     wait_count(fixture, COUNT_STORED, 3);
     assert_int_equal(log_release("event=history_gone"), 1);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE last IN (2, 3)"), 2);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 2);
+    assert_answer(fixture, 2, "SELECT count(*) FROM windows WHERE last IN (2, 3)");
+    assert_answer(fixture, 2, "SELECT count(*) FROM windows");
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), 1);
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT value FROM meta WHERE key = 'clean'"), 1);
+    assert_answer(fixture, 1, "SELECT value FROM meta WHERE key = 'clean'");
     assert_sound(fixture);
 }
 
@@ -251,17 +249,15 @@ STORE_TEST(a_file_in_its_place_goes_on)
     store_damage_store_some(fixture, 0, 10);
     assert_int_equal(rename(fixture->path, other), 0);
     fixture_open(fixture);
-    submit_window(fixture, 20, NULL, 0);
-    wait_count(fixture, COUNT_STORED, 11);
+    store_window(fixture, 20, NULL, 0);
     remove_database(fixture);
     assert_int_equal(rename(other, fixture->path), 0);
     log_capture();
-    submit_window(fixture, 10, NULL, 0);
-    wait_count(fixture, COUNT_STORED, 12);
+    store_window(fixture, 10, NULL, 0);
     assert_int_equal(log_release("event=history_gone"), 1);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE last <= 10"), 11);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 11);
+    assert_answer(fixture, 11, "SELECT count(*) FROM windows WHERE last <= 10");
+    assert_answer(fixture, 11, "SELECT count(*) FROM windows");
     assert_sound(fixture);
 }
 
@@ -274,16 +270,14 @@ STORE_TEST(a_copy_in_its_place_is_as_it_was)
     snprintf(statement, sizeof statement, "VACUUM INTO '%s'", copy);
     change(fixture, statement);
     fixture_open(fixture);
-    submit_window(fixture, 20, NULL, 0);
-    wait_count(fixture, COUNT_STORED, 11);
+    store_window(fixture, 20, NULL, 0);
     assert_int_equal(rename(copy, fixture->path), 0);
     log_capture();
-    submit_window(fixture, 10, NULL, 0);
-    wait_count(fixture, COUNT_STORED, 12);
+    store_window(fixture, 10, NULL, 0);
     assert_int_equal(log_release("event=history_gone"), 1);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE last <= 10"), 11);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 11);
+    assert_answer(fixture, 11, "SELECT count(*) FROM windows WHERE last <= 10");
+    assert_answer(fixture, 11, "SELECT count(*) FROM windows");
     assert_int_equal(count_files(fixture, "corrupt"), 0);
     assert_sound(fixture);
 }
@@ -296,8 +290,7 @@ STORE_TEST(a_file_of_somebody_else_in_its_place_is_left_alone)
     snprintf(statement, sizeof statement, "ATTACH '%s' AS other; CREATE TABLE other.mine(x)",
              other);
     fixture_open(fixture);
-    submit_window(fixture, 1, NULL, 0);
-    wait_count(fixture, COUNT_STORED, 1);
+    store_window(fixture, 1, NULL, 0);
     change(fixture, statement);
     log_capture();
     assert_int_equal(rename(other, fixture->path), 0);
@@ -307,17 +300,16 @@ STORE_TEST(a_file_of_somebody_else_in_its_place_is_left_alone)
     assert_int_equal(log_release("it is a database of another program"), 1);
     assert_non_null(store_path(fixture->store, &reason));
     assert_non_null(store_trouble(fixture->store));
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM sqlite_schema"), 1);
+    assert_answer(fixture, 1, "SELECT count(*) FROM sqlite_schema");
     remove_database(fixture); /* within a second there is a history again, though nothing comes */
     log_capture();
     wait_count(fixture, COUNT_STORE_REPLACED, 1);
-    submit_window(fixture, 4, NULL, 0);
-    wait_count(fixture, COUNT_STORED, 2);
+    store_window(fixture, 4, NULL, 0);
     assert_null(store_trouble(fixture->store));
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REPLACED), 1);
     fixture_close(fixture);
     assert_int_equal(log_release("event=history_recovered"), 1);
-    assert_int_equal(ask(fixture, "SELECT last FROM windows"), 4);
+    assert_answer(fixture, 4, "SELECT last FROM windows");
 }
 
 /* Any byte anywhere may be wrong: history goes on, in this file or another one. */
@@ -356,19 +348,17 @@ STORE_TEST(a_full_disk_costs_records_until_there_is_room)
     signal(SIGXFSZ, SIG_IGN);
     fixture_open(fixture);
     log_capture();
-    submit_window(fixture, 1, "x", 1);
-    wait_count(fixture, COUNT_STORED, 1);
+    store_window(fixture, 1, "x", 1);
     limit_files(150000);
     for (uint64_t i = 1; i <= 3; i++) {
         submit_window(fixture, i + 1, bytes, sizeof bytes);
         wait_count(fixture, COUNT_STORE_DROPPED, i);
     }
     limit_files(RLIM_INFINITY);
-    submit_window(fixture, 5, bytes, sizeof bytes);
-    wait_count(fixture, COUNT_STORED, 2);
+    store_window(fixture, 5, bytes, sizeof bytes);
     fixture_close(fixture);
     assert_int_equal(log_release("history_"), 2);
-    assert_int_equal(ask(fixture, "SELECT group_concat(last, '') FROM windows"), 15);
+    assert_answer(fixture, 15, "SELECT group_concat(last, '') FROM windows");
     assert_int_equal(count_files(fixture, "corrupt"), 0);
     assert_sound(fixture);
 }
@@ -381,8 +371,7 @@ STORE_TEST(a_trouble_that_comes_and_goes_is_told_once)
     fixture_open(fixture);
     log_capture();
     for (uint64_t i = 1; i <= 4; i++) {
-        submit_window(fixture, 2 * i - 1, "x", 1);
-        wait_count(fixture, COUNT_STORED, i);
+        store_window(fixture, 2 * i - 1, "x", 1);
         assert_null(store_trouble(fixture->store));
         limit_files(150000);
         submit_window(fixture, 2 * i, bytes, sizeof bytes);
@@ -390,11 +379,10 @@ STORE_TEST(a_trouble_that_comes_and_goes_is_told_once)
         assert_non_null(store_trouble(fixture->store));
         limit_files(RLIM_INFINITY);
     }
-    submit_window(fixture, 9, "x", 1);
-    wait_count(fixture, COUNT_STORED, 5);
+    store_window(fixture, 9, "x", 1);
     fixture_close(fixture);
     assert_int_equal(log_release("event=history_recovered dropped=4"), 1);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 5);
+    assert_answer(fixture, 5, "SELECT count(*) FROM windows");
 }
 
 /* The file is corrupt, and there is no room for another one: nothing is left to be done. */
@@ -434,8 +422,7 @@ STORE_TEST(promised_records_wait_for_a_full_disk)
     store_set_settle(fixture->store, damage_settle, NULL);
     settled = 0;
     log_capture();
-    submit_window(fixture, 1, "x", 1);
-    wait_count(fixture, COUNT_STORED, 1);
+    store_window(fixture, 1, "x", 1);
     limit_files(150000);
     for (uint64_t i = 2; i <= 4; i++) {
         struct store_batch *batch = batch_of(1, 0);
@@ -464,8 +451,8 @@ STORE_TEST(promised_records_wait_for_a_full_disk)
     }
     fixture_close(fixture);
     assert_int_equal(log_release("history_recovered"), 1);
-    assert_int_equal(ask(fixture, "SELECT group_concat(last, '') FROM windows"), 15);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM kept"), 3);
+    assert_answer(fixture, 15, "SELECT group_concat(last, '') FROM windows");
+    assert_answer(fixture, 3, "SELECT count(*) FROM kept");
     assert_sound(fixture);
 }
 
@@ -477,8 +464,7 @@ STORE_TEST(a_promise_about_what_was_dropped_is_not_kept)
     assert_non_null(promise);
     fixture_open(fixture);
     store_set_settle(fixture->store, damage_settle, NULL);
-    submit_window(fixture, 1, "x", 1);
-    wait_count(fixture, COUNT_STORED, 1);
+    store_window(fixture, 1, "x", 1);
     assert_int_equal(sqlite3_open(fixture->path, &other), SQLITE_OK);
     sqlite3_busy_timeout(other, 60000);
     assert_int_equal(sqlite3_exec(other,

@@ -60,10 +60,10 @@ static int64_t assert_prefix(struct store_fixture *fixture)
 {
     assert_sound(fixture);
     int64_t windows = ask(fixture, "SELECT count(*) FROM windows");
-    assert_int_equal(ask(fixture, "SELECT coalesce(max(last) + 1, 0) FROM windows"), windows);
-    assert_int_equal(ask(fixture, "SELECT coalesce(max(CAST(value AS INTEGER)) + 1, 0) FROM kept"),
-                     windows);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM states"), windows);
+    assert_answer(fixture, windows, "SELECT coalesce(max(last) + 1, 0) FROM windows");
+    assert_answer(fixture, windows,
+                  "SELECT coalesce(max(CAST(value AS INTEGER)) + 1, 0) FROM kept");
+    assert_answer(fixture, windows, "SELECT count(*) FROM states");
     return windows;
 }
 
@@ -78,7 +78,7 @@ static void assert_goes_on(struct store_fixture *fixture)
         submit_window(fixture, last, packed->data, packed->size);
     }
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), before + 1);
+    assert_answer(fixture, before + 1, "SELECT count(*) FROM windows");
     assert_int_equal(count_files(fixture, "corrupt"), 0);
     assert_sound(fixture);
 }
@@ -94,26 +94,28 @@ static void kill_at(struct store_fixture *fixture, const char *point)
     assert_int_equal(WTERMSIG(status), SIGKILL);
 }
 
-/* A test that goes on with another store, in *state. */
-#define RENEWING_TEST(name) TEST_ON(name, void **state, state, fixture_setup, fixture_teardown)
-
-RENEWING_TEST(killed_in_a_commit_it_has_a_prefix)
+/* The test goes on with another store. */
+static void renew(struct store_fixture *fixture)
 {
-    struct store_fixture *fixture = *state;
+    fixture_end(fixture);
+    memset(fixture, 0, sizeof *fixture);
+    fixture_begin(fixture);
+}
+
+STORE_TEST(killed_in_a_commit_it_has_a_prefix)
+{
     static const char *const points[] = {"store_begin:3", "store_before_commit:3",
                                          "store_after_commit:3", "store_chunk"};
     for (size_t i = 0; i < sizeof points / sizeof points[0]; i++) {
         kill_at(fixture, points[i]);
         int64_t windows = assert_prefix(fixture);
         assert_in_range(windows, 1, POSITIONS);
-        assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE chunk_id IS NOT NULL"),
-                         ask(fixture, "SELECT coalesce(sum(count), 0) FROM chunks"));
+        assert_answer(fixture, ask(fixture, "SELECT coalesce(sum(count), 0) FROM chunks"),
+                      "SELECT count(*) FROM windows WHERE chunk_id IS NOT NULL");
         if (!strcmp(points[i], "store_chunk")) {
-            assert_int_equal(ask(fixture, "SELECT count(*) FROM chunks"), 0);
+            assert_answer(fixture, 0, "SELECT count(*) FROM chunks");
         }
-        fixture_teardown(state);
-        fixture_setup(state);
-        fixture = *state;
+        renew(fixture);
     }
 }
 
@@ -122,17 +124,16 @@ STORE_TEST(killed_in_retention_it_is_sound)
     fixture->config.history_max_size = 1 << 20;
     kill_at(fixture, "store_retention:2"); /* one step was taken: of windows, or of states */
     assert_sound(fixture);
-    assert_int_equal(ask(fixture, "SELECT (SELECT min(last) FROM windows) = 1"
-                                  " OR (SELECT sum(bare) FROM chunks) = 1"),
-                     1);
-    assert_int_equal(ask(fixture, "SELECT max(last) - min(last) + 1 = count(*) FROM windows"), 1);
+    assert_answer(fixture, 1,
+                  "SELECT (SELECT min(last) FROM windows) = 1"
+                  " OR (SELECT sum(bare) FROM chunks) = 1");
+    assert_answer(fixture, 1, "SELECT max(last) - min(last) + 1 = count(*) FROM windows");
     fixture->config.history_max_size = 1 << 30;
     assert_goes_on(fixture);
 }
 
-RENEWING_TEST(killed_at_any_time_it_has_a_prefix)
+STORE_TEST(killed_at_any_time_it_has_a_prefix)
 {
-    struct store_fixture *fixture = *state;
     for (int round = 0; round < 12; round++) {
         int status = 0;
         pid_t pid = start_child(fixture, NULL);
@@ -144,8 +145,6 @@ RENEWING_TEST(killed_at_any_time_it_has_a_prefix)
             assert_prefix(fixture);
             assert_goes_on(fixture);
         }
-        fixture_teardown(state);
-        fixture_setup(state);
-        fixture = *state;
+        renew(fixture);
     }
 }

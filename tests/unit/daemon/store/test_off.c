@@ -41,7 +41,7 @@ OPEN_STORE_TEST(a_second_attnd_has_no_history)
     store_off_assert_reason(fixture, "history.db: another attnd is using it");
     submit_window(fixture, 1, "x", 1);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
+    assert_answer(fixture, 1, "SELECT count(*) FROM windows");
     fixture_open(fixture);
 }
 
@@ -51,7 +51,7 @@ OPEN_STORE_TEST(a_newer_database_is_left_alone)
     change(fixture, "PRAGMA user_version = 99");
     store_off_assert_reason(fixture, "history.db: a newer attnd wrote it: "
                                      "update this one, or name another file (history.path)");
-    assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"), 99);
+    assert_answer(fixture, 99, "SELECT user_version FROM pragma_user_version");
     assert_int_equal(count_files(fixture, "corrupt"), 0);
 }
 
@@ -59,7 +59,7 @@ STORE_TEST(store_off_a_database_of_another_program_is_left_alone)
 {
     change(fixture, "CREATE TABLE mine(x)");
     store_off_assert_reason(fixture, "history.db: it is a database of another program");
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM sqlite_schema"), 1);
+    assert_answer(fixture, 1, "SELECT count(*) FROM sqlite_schema");
 }
 
 STORE_TEST(a_file_that_is_no_database_is_left_alone)

@@ -229,7 +229,7 @@ STORE_TEST(rows_go_some_time_after_they_were_taken)
     outbox_prune(fixture->store, status_of(fixture).opened, HOUR, UINT64_MAX);
     assert_int_equal(status_of(fixture).rows, 3);
     assert_int_equal(status_of(fixture).lost, 0);
-    assert_int_equal(ask(fixture, "SELECT min(seq) FROM outbox_bodies"), 2);
+    assert_answer(fixture, 2, "SELECT min(seq) FROM outbox_bodies");
     assert_true(status_of(fixture).oldest_unsent_s >= 36000);
 }
 
@@ -240,10 +240,10 @@ STORE_TEST(beyond_the_bound_those_that_no_server_took_go_last)
     take(fixture, 4, 5, 0);
     uint64_t opened = status_of(fixture).opened;
     outbox_prune(fixture->store, opened, HOUR, 20);
-    assert_int_equal(ask(fixture, "SELECT group_concat(seq, '') FROM outbox"), 1236);
+    assert_answer(fixture, 1236, "SELECT group_concat(seq, '') FROM outbox");
     assert_int_equal(status_of(fixture).lost, 0);
     outbox_prune(fixture->store, opened, HOUR, 10);
-    assert_int_equal(ask(fixture, "SELECT group_concat(seq, '') FROM outbox_bodies"), 36);
+    assert_answer(fixture, 36, "SELECT group_concat(seq, '') FROM outbox_bodies");
     assert_int_equal(status_of(fixture).lost, 2);
     assert_int_equal(status_of(fixture).bytes, 10);
     fixture_close(fixture);
@@ -263,19 +263,17 @@ STORE_TEST(the_outbox_takes_no_room_from_windows)
     }
     submit(fixture, batch);
     wait_count(fixture, COUNT_STORED, 21);
-    submit_window(fixture, 2, "state", 5);
-    wait_count(fixture, COUNT_STORED, 22);
+    store_window(fixture, 2, "state", 5);
     fixture_close(fixture); /* what is to be removed is */
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED), 0);
     fixture_open(fixture);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 2);
+    assert_answer(fixture, 2, "SELECT count(*) FROM windows");
 }
 
 OPEN_STORE_TEST(an_attnd_that_is_no_node_has_no_id)
 {
     struct outbox_status status;
-    submit_window(fixture, 1, "", 0);
-    wait_count(fixture, COUNT_STORED, 1);
+    store_window(fixture, 1, "", 0);
     assert_int_equal(outbox_status(fixture->store, &status), ERR_HISTORY_UNREAD);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM meta WHERE key = 'node'"), 0);
+    assert_answer(fixture, 0, "SELECT count(*) FROM meta WHERE key = 'node'");
 }

@@ -42,16 +42,16 @@ OPEN_STORE_TEST(a_point_is_stored_with_its_name_and_step)
     put_point(fixture, "loss", 210, NAN);
     put_point(fixture, "learning rate", 200, -0.25);
     wait_count(fixture, COUNT_STORED, 3);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points JOIN logs USING(log_id)"
-                                  " JOIN runs USING(run_id) WHERE job = 'j' AND name = 'loss'"
-                                  " AND log_points.step = 200 AND log_points.epoch = 2"
-                                  " AND time_ns = 205 AND value = 2.5"),
-                     1);
-    assert_int_equal(ask(fixture, "SELECT step FROM log_points WHERE value IS NULL"), 210);
-    assert_int_equal(ask(fixture, "SELECT points FROM logs WHERE name = 'loss'"), 2);
-    assert_int_equal(ask(fixture, "SELECT value = -0.25 FROM log_points JOIN logs USING(log_id)"
-                                  " WHERE name = 'learning rate'"),
-                     1);
+    assert_answer(fixture, 1,
+                  "SELECT count(*) FROM log_points JOIN logs USING(log_id)"
+                  " JOIN runs USING(run_id) WHERE job = 'j' AND name = 'loss'"
+                  " AND log_points.step = 200 AND log_points.epoch = 2"
+                  " AND time_ns = 205 AND value = 2.5");
+    assert_answer(fixture, 210, "SELECT step FROM log_points WHERE value IS NULL");
+    assert_answer(fixture, 2, "SELECT points FROM logs WHERE name = 'loss'");
+    assert_answer(fixture, 1,
+                  "SELECT value = -0.25 FROM log_points JOIN logs USING(log_id)"
+                  " WHERE name = 'learning rate'");
 }
 
 OPEN_STORE_TEST(of_one_step_the_newest_value_counts)
@@ -59,8 +59,8 @@ OPEN_STORE_TEST(of_one_step_the_newest_value_counts)
     put_point(fixture, "loss", 4, 9.0);
     put_point(fixture, "loss", 4, 8.0);
     wait_count(fixture, COUNT_STORED, 2);
-    assert_int_equal(ask(fixture, "SELECT sum(value) FROM log_points"), 8);
-    assert_int_equal(ask(fixture, "SELECT points FROM logs"), 1);
+    assert_answer(fixture, 8, "SELECT sum(value) FROM log_points");
+    assert_answer(fixture, 1, "SELECT points FROM logs");
 }
 
 /* 10,000 of them: each eighth stays, the newest of its neighbours, and the last. */
@@ -68,11 +68,11 @@ OPEN_STORE_TEST(a_name_has_at_most_2000_points_evenly_spread)
 {
     put_points(fixture, 0, 9999, 1);
     wait_count(fixture, COUNT_STORED, 10000);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 1250);
-    assert_int_equal(ask(fixture, "SELECT points FROM logs"), 1250);
-    assert_int_equal(ask(fixture, "SELECT max(step) FROM log_points"), 9999);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points WHERE step % 8 = 7"), 1250);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points WHERE value = step"), 1250);
+    assert_answer(fixture, 1250, "SELECT count(*) FROM log_points");
+    assert_answer(fixture, 1250, "SELECT points FROM logs");
+    assert_answer(fixture, 9999, "SELECT max(step) FROM log_points");
+    assert_answer(fixture, 1250, "SELECT count(*) FROM log_points WHERE step % 8 = 7");
+    assert_answer(fixture, 1250, "SELECT count(*) FROM log_points WHERE value = step");
 }
 
 /* One step that is far from all others costs them nothing but one halving. */
@@ -81,10 +81,10 @@ OPEN_STORE_TEST(a_step_far_away_leaves_the_others_as_they_are)
     put_points(fixture, 0, 1998, 1);
     put_point(fixture, "loss", UINT64_C(1) << 62, 1.0);
     wait_count(fixture, COUNT_STORED, 2000);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 2000);
+    assert_answer(fixture, 2000, "SELECT count(*) FROM log_points");
     put_point(fixture, "loss", 1999, 1.0);
     wait_count(fixture, COUNT_STORED, 2001);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 1001);
+    assert_answer(fixture, 1001, "SELECT count(*) FROM log_points");
 }
 
 OPEN_STORE_TEST(a_run_that_is_replayed_changes_nothing)
@@ -95,13 +95,12 @@ OPEN_STORE_TEST(a_run_that_is_replayed_changes_nothing)
     sum = ask(fixture, "SELECT sum(step) FROM log_points");
     points = ask(fixture, "SELECT count(*) FROM log_points");
     assert_true(points > 1000 && points <= 2000);
-    fixture_close(fixture);
-    fixture_open(fixture);
+    fixture_reopen(fixture);
     put_points(fixture, 0, 50000, 10);
     wait_count(fixture, COUNT_STORED, 10002);
-    assert_int_equal(ask(fixture, "SELECT sum(step) FROM log_points"), sum);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), points);
-    assert_int_equal(ask(fixture, "SELECT points FROM logs"), points);
+    assert_answer(fixture, sum, "SELECT sum(step) FROM log_points");
+    assert_answer(fixture, points, "SELECT count(*) FROM log_points");
+    assert_answer(fixture, points, "SELECT points FROM logs");
 }
 
 OPEN_STORE_TEST(a_run_has_at_most_64_names_and_the_rest_is_counted)
@@ -113,9 +112,9 @@ OPEN_STORE_TEST(a_run_has_at_most_64_names_and_the_rest_is_counted)
     }
     put_point(fixture, "n0", 2, 5.0);
     wait_count(fixture, COUNT_STORED, 67);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM logs"), 64);
+    assert_answer(fixture, 64, "SELECT count(*) FROM logs");
     assert_int_equal(stats_get(&fixture->stats, COUNT_LOG_REFUSED), 2);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 65);
+    assert_answer(fixture, 65, "SELECT count(*) FROM log_points");
 }
 
 OPEN_STORE_TEST(a_run_has_the_settings_that_were_said_last)
@@ -127,7 +126,7 @@ OPEN_STORE_TEST(a_run_has_the_settings_that_were_said_last)
     }
     put_point(fixture, "loss", 1, 1.0);
     wait_count(fixture, COUNT_STORED, 3);
-    assert_int_equal(ask(fixture, "SELECT settings = x'81a17302' FROM runs"), 1);
+    assert_answer(fixture, 1, "SELECT settings = x'81a17302' FROM runs");
 }
 
 STORE_TEST(logs_go_with_their_run)
@@ -141,9 +140,9 @@ STORE_TEST(logs_go_with_their_run)
     fixture_open(fixture);
     wait_answer(fixture, "SELECT count(*) FROM runs", 0);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT (SELECT count(*) FROM logs)"
-                                  " + (SELECT count(*) FROM log_points)"),
-                     0);
+    assert_answer(fixture, 0,
+                  "SELECT (SELECT count(*) FROM logs)"
+                  " + (SELECT count(*) FROM log_points)");
     assert_sound(fixture);
 }
 
@@ -162,7 +161,7 @@ STORE_TEST(runs_that_only_log_do_not_fill_the_history)
     fixture_open(fixture);
     wait_answer(fixture, "SELECT count(*) FROM runs", 0);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points"), 0);
+    assert_answer(fixture, 0, "SELECT count(*) FROM log_points");
 }
 
 /* Whoever begins many of them does not drive the windows out. */
@@ -185,9 +184,9 @@ STORE_TEST(many_runs_that_only_log_make_room_before_windows)
     fixture_open(fixture);
     wait_answer(fixture, "SELECT count(*) < 500 FROM runs", 1);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 5);
+    assert_answer(fixture, 5, "SELECT count(*) FROM windows");
     assert_true(ask(fixture, "SELECT count(*) FROM runs") > 256);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM logs WHERE run_id NOT IN"
-                                  " (SELECT run_id FROM runs)"),
-                     0);
+    assert_answer(fixture, 0,
+                  "SELECT count(*) FROM logs WHERE run_id NOT IN"
+                  " (SELECT run_id FROM runs)");
 }

@@ -31,9 +31,9 @@ STORE_TEST(windows_go_with_their_age)
     wait_answer(fixture, "SELECT count(*) FROM windows", 200 - 65);
     fixture_close(fixture);
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED), 65);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM chunks"), 2);
-    assert_int_equal(ask(fixture, "SELECT min(last) FROM windows"), 64);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows WHERE last = 198"), 0);
+    assert_answer(fixture, 2, "SELECT count(*) FROM chunks");
+    assert_answer(fixture, 64, "SELECT min(last) FROM windows");
+    assert_answer(fixture, 0, "SELECT count(*) FROM windows WHERE last = 198");
     assert_sound(fixture);
 }
 
@@ -65,7 +65,7 @@ STORE_TEST(maps_and_alerts_go_with_their_age)
     fixture_open(fixture);
     wait_answer(fixture, "SELECT count(*) FROM maps", 1);
     wait_answer(fixture, "SELECT count(*) FROM alerts", 1);
-    assert_int_equal(ask(fixture, "SELECT last FROM maps"), 2);
+    assert_answer(fixture, 2, "SELECT last FROM maps");
 }
 
 STORE_TEST(a_map_goes_with_its_window)
@@ -78,9 +78,9 @@ STORE_TEST(a_map_goes_with_its_window)
     change(fixture, "UPDATE windows SET stored = 0");
     fixture_open(fixture);
     wait_answer(fixture, "SELECT count(*) FROM windows", 0);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM maps"), 0);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM layers"), 0);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM runs"), 1);
+    assert_answer(fixture, 0, "SELECT count(*) FROM maps");
+    assert_answer(fixture, 0, "SELECT count(*) FROM layers");
+    assert_answer(fixture, 1, "SELECT count(*) FROM runs");
 }
 
 STORE_TEST(an_old_run_goes_as_a_whole)
@@ -100,11 +100,11 @@ STORE_TEST(an_old_run_goes_as_a_whole)
                     "UPDATE maps SET stored = 0; UPDATE alerts SET stored = 0");
     fixture_open(fixture);
     wait_answer(fixture, "SELECT count(*) FROM runs", 1);
-    assert_int_equal(ask(fixture, "SELECT (SELECT count(*) FROM windows)"
-                                  " + (SELECT count(*) FROM layers) + (SELECT count(*) FROM maps)"
-                                  " + (SELECT count(*) FROM alerts) + (SELECT count(*) FROM kept)"
-                                  " + (SELECT count(*) FROM chunks)"),
-                     0);
+    assert_answer(fixture, 0,
+                  "SELECT (SELECT count(*) FROM windows)"
+                  " + (SELECT count(*) FROM layers) + (SELECT count(*) FROM maps)"
+                  " + (SELECT count(*) FROM alerts) + (SELECT count(*) FROM kept)"
+                  " + (SELECT count(*) FROM chunks)");
 }
 
 /* The clock */
@@ -129,8 +129,7 @@ static void store_one(struct store_fixture *fixture, uint64_t last)
 {
     fixture_open(fixture);
     submit_window(fixture, last, NULL, 0);
-    fixture_close(fixture);
-    fixture_open(fixture); /* its first turn is for what is too old */
+    fixture_reopen(fixture); /* its first turn is for what is too old */
     fixture_close(fixture);
 }
 
@@ -143,10 +142,10 @@ STORE_TEST(a_clock_that_is_a_year_ahead_removes_nothing)
         store_one(fixture, last); /* however often it is started */
     }
     assert_int_equal(log_release("event=history_clock_doubted"), 4);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 104);
+    assert_answer(fixture, 104, "SELECT count(*) FROM windows");
     make_older(fixture, "-" YEAR); /* it is right again */
     store_one(fixture, 104);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 105);
+    assert_answer(fixture, 105, "SELECT count(*) FROM windows");
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED), 0);
 }
 
@@ -157,7 +156,7 @@ STORE_TEST(a_database_that_never_wrote_the_time_down_is_as_safe)
     change(fixture, "DELETE FROM meta WHERE key = 'clock'");
     store_one(fixture, 10);
     store_one(fixture, 11);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 12);
+    assert_answer(fixture, 12, "SELECT count(*) FROM windows");
 }
 
 STORE_TEST(a_clock_that_is_behind_makes_nothing_old)
@@ -167,12 +166,11 @@ STORE_TEST(a_clock_that_is_behind_makes_nothing_old)
     store_one(fixture, 10);
     make_older(fixture, YEAR); /* it is right again */
     fixture_open(fixture);
-    submit_window(fixture, 11, NULL, 0);
-    wait_count(fixture, COUNT_STORED, 12);
+    store_window(fixture, 11, NULL, 0);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 12);
-    assert_int_equal(
-        ask(fixture, "SELECT max(stored) - min(stored) < 3600 FROM windows WHERE last >= 9"), 1);
+    assert_answer(fixture, 12, "SELECT count(*) FROM windows");
+    assert_answer(fixture, 1,
+                  "SELECT max(stored) - min(stored) < 3600 FROM windows WHERE last >= 9");
 }
 
 STORE_TEST(windows_of_a_few_weeks_ago_go_when_a_new_one_comes)
@@ -182,12 +180,12 @@ STORE_TEST(windows_of_a_few_weeks_ago_go_when_a_new_one_comes)
     make_older(fixture, "20 * 86400");
     fixture_open(fixture);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 100);
+    assert_answer(fixture, 100, "SELECT count(*) FROM windows");
     fixture_open(fixture);
     submit_window(fixture, 100, NULL, 0);
     wait_answer(fixture, "SELECT count(*) FROM windows", 1);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT last FROM windows"), 100);
+    assert_answer(fixture, 100, "SELECT last FROM windows");
 }
 
 STORE_TEST(a_clock_that_is_trusted_removes_at_once)
@@ -243,9 +241,8 @@ STORE_TEST(states_make_room_before_windows)
     wait_answer(fixture, "SELECT count(*) FROM states", 300 - 3 * 64);
     fixture_close(fixture);
     assert_int_equal(log_release("history_trouble"), 0);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 300);
-    assert_int_equal(ask(fixture, "SELECT min(last) FROM windows JOIN states USING(window_id)"),
-                     3 * 64);
+    assert_answer(fixture, 300, "SELECT count(*) FROM windows");
+    assert_answer(fixture, 3 * 64, "SELECT min(last) FROM windows JOIN states USING(window_id)");
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED), 0);
 }
 
@@ -257,8 +254,8 @@ STORE_TEST(the_oldest_windows_make_room)
     wait_answer(fixture, "SELECT min(last) > 30 FROM windows", 1);
     wait_count(fixture, COUNT_STORED, 63);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT max(last) FROM windows"), 62);
-    assert_int_equal(ask(fixture, "SELECT count(*) = max(last) - min(last) + 1 FROM windows"), 1);
+    assert_answer(fixture, 62, "SELECT max(last) FROM windows");
+    assert_answer(fixture, 1, "SELECT count(*) = max(last) - min(last) + 1 FROM windows");
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED),
                      ask(fixture, "SELECT min(last) FROM windows"));
     assert_sound(fixture);
@@ -276,8 +273,8 @@ OPEN_STORE_TEST(a_chunk_makes_room_before_newer_windows)
     fixture_open(fixture);
     wait_answer(fixture, "SELECT count(*) < 60 FROM windows WHERE chunk_id IS NULL", 1);
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM chunks"), 0);
-    assert_int_equal(ask(fixture, "SELECT max(last) FROM windows"), 123);
+    assert_answer(fixture, 0, "SELECT count(*) FROM chunks");
+    assert_answer(fixture, 123, "SELECT max(last) FROM windows");
 }
 
 OPEN_STORE_TEST(the_file_shrinks_when_the_bound_is_lowered)

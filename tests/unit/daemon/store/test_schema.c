@@ -19,12 +19,10 @@ STORE_TEST(an_empty_file_gets_the_newest_version)
 {
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_READY);
-    assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"),
-                     schema_current.version);
-    assert_int_equal(ask(fixture, "SELECT application_id FROM pragma_application_id"),
-                     SCHEMA_APPLICATION);
-    assert_int_equal(ask(fixture, "SELECT auto_vacuum FROM pragma_auto_vacuum"), 2);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 0);
+    assert_answer(fixture, schema_current.version, "SELECT user_version FROM pragma_user_version");
+    assert_answer(fixture, SCHEMA_APPLICATION, "SELECT application_id FROM pragma_application_id");
+    assert_answer(fixture, 2, "SELECT auto_vacuum FROM pragma_auto_vacuum");
+    assert_answer(fixture, 0, "SELECT count(*) FROM windows");
     assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_READY);
 }
 
@@ -38,10 +36,10 @@ STORE_TEST(an_older_version_is_migrated_and_keeps_its_rows)
 {
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &old_schema, &code), SCHEMA_READY);
-    assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"), 1);
+    assert_answer(fixture, 1, "SELECT user_version FROM pragma_user_version");
     assert_int_equal(store_schema_apply(fixture, &new_schema, &code), SCHEMA_READY);
-    assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"), 2);
-    assert_int_equal(ask(fixture, "SELECT x + y FROM a"), 6);
+    assert_answer(fixture, 2, "SELECT user_version FROM pragma_user_version");
+    assert_answer(fixture, 6, "SELECT x + y FROM a");
 }
 
 /* Version 3 added the modules of layers. */
@@ -52,8 +50,7 @@ STORE_TEST(layers_of_version_2_stay_without_a_module)
     assert_int_equal(store_schema_apply(fixture, &version_2, &code), SCHEMA_READY);
     change(fixture, "INSERT INTO layers(run_id, stack, layer, site, heads) VALUES(1, 1, 5, 0, 4)");
     assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_READY);
-    assert_int_equal(ask(fixture, "SELECT layer FROM layers WHERE heads = 4 AND module IS NULL"),
-                     5);
+    assert_answer(fixture, 5, "SELECT layer FROM layers WHERE heads = 4 AND module IS NULL");
 }
 
 /* Version 4 added what trainings report. */
@@ -65,8 +62,8 @@ STORE_TEST(runs_of_version_3_stay_without_settings)
     change(fixture, "INSERT INTO runs(job, run, state, world, first_ns, last_ns, epoch, step,"
                     " stored) VALUES('j', x'07', 0, 1, 0, 0, 0, 6, 0)");
     assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_READY);
-    assert_int_equal(ask(fixture, "SELECT step FROM runs WHERE settings IS NULL"), 6);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM log_points JOIN logs USING(log_id)"), 0);
+    assert_answer(fixture, 6, "SELECT step FROM runs WHERE settings IS NULL");
+    assert_answer(fixture, 0, "SELECT count(*) FROM log_points JOIN logs USING(log_id)");
 }
 
 /* Version 5 made the bound of an alert the one that was crossed, and an end no resolution. */
@@ -86,12 +83,11 @@ STORE_TEST(alerts_of_version_4_that_an_end_resolved_fired_at_the_end)
            " (1, 0, 9, 0, 'silence', 1, 1, 's', NULL, NULL, NULL, -1, NULL, 60, 0, 5,"
            "  'the run has ended', 0)");
     assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_READY);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM alerts WHERE rule = 'low' AND bound = 0.1"),
-                     4);
-    assert_int_equal(ask(fixture, "SELECT head FROM alerts WHERE state = 2 AND value = 0.04 AND"
-                                  " message LIKE 'm of head 2 %when the run ended'"),
-                     2);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM alerts WHERE state = 1"), 2);
+    assert_answer(fixture, 4, "SELECT count(*) FROM alerts WHERE rule = 'low' AND bound = 0.1");
+    assert_answer(fixture, 2,
+                  "SELECT head FROM alerts WHERE state = 2 AND value = 0.04 AND"
+                  " message LIKE 'm of head 2 %when the run ended'");
+    assert_answer(fixture, 2, "SELECT count(*) FROM alerts WHERE state = 1");
 }
 
 STORE_TEST(a_newer_version_is_left_alone)
@@ -99,7 +95,7 @@ STORE_TEST(a_newer_version_is_left_alone)
     int code = 0;
     assert_int_equal(store_schema_apply(fixture, &new_schema, &code), SCHEMA_READY);
     assert_int_equal(store_schema_apply(fixture, &old_schema, &code), SCHEMA_NEWER);
-    assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"), 2);
+    assert_answer(fixture, 2, "SELECT user_version FROM pragma_user_version");
 }
 
 STORE_TEST(a_migration_that_fails_changes_nothing)
@@ -113,8 +109,8 @@ STORE_TEST(a_migration_that_fails_changes_nothing)
     assert_int_equal(store_schema_apply(fixture, &old_schema, &code), SCHEMA_READY);
     assert_int_equal(store_schema_apply(fixture, &broken_schema, &code), SCHEMA_FAILED);
     assert_int_equal(code, SQLITE_ERROR);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM a"), 1);
-    assert_int_equal(ask(fixture, "SELECT user_version FROM pragma_user_version"), 1);
+    assert_answer(fixture, 1, "SELECT count(*) FROM a");
+    assert_answer(fixture, 1, "SELECT user_version FROM pragma_user_version");
 }
 
 STORE_TEST(store_schema_a_database_of_another_program_is_left_alone)
@@ -122,5 +118,5 @@ STORE_TEST(store_schema_a_database_of_another_program_is_left_alone)
     int code = 0;
     change(fixture, "CREATE TABLE mine(x)");
     assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_FOREIGN);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM sqlite_schema"), 1);
+    assert_answer(fixture, 1, "SELECT count(*) FROM sqlite_schema");
 }

@@ -13,22 +13,31 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static const uint8_t run_id[RUN_BYTES] = {7};
+static const struct store_run run_7 = {.job = "j", .run = run_id}; /* batch_of(7, ...) */
+
+/* With transactions that end when the store is closed. */
+static void open_slow(struct store_fixture *fixture)
+{
+    fixture->config.history_commit = 60000000000;
+    fixture_open(fixture);
+}
+
 OPEN_STORE_TEST(a_window_is_stored)
 {
-    submit_window(fixture, 3, "state", 5);
-    wait_count(fixture, COUNT_STORED, 1);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows JOIN layers USING(layer_id)"
-                                  " JOIN runs USING(run_id) JOIN tracks USING(track_id)"
-                                  " JOIN states USING(window_id)"
-                                  " WHERE job = 'j' AND run = x'07000000000000000000000000000000'"
-                                  " AND runs.state = 0 AND world = 2 AND stack = 1 AND layer = 0"
-                                  " AND site = 0 AND heads = 3 AND unit = 0 AND length = 1"
-                                  " AND every = 1 AND first = 3 AND last = 3"
-                                  " AND windows.epoch = 3 AND windows.step = 30"
-                                  " AND time_ns = 1003 AND messages = 4 AND lost = 1"
-                                  " AND partial = 0 AND final = 1 AND chunk_id IS NULL"
-                                  " AND bytes = 5 AND data = CAST('state' AS BLOB)"),
-                     1);
+    store_window(fixture, 3, "state", 5);
+    assert_answer(fixture, 1,
+                  "SELECT count(*) FROM windows JOIN layers USING(layer_id)"
+                  " JOIN runs USING(run_id) JOIN tracks USING(track_id)"
+                  " JOIN states USING(window_id)"
+                  " WHERE job = 'j' AND run = x'07000000000000000000000000000000'"
+                  " AND runs.state = 0 AND world = 2 AND stack = 1 AND layer = 0"
+                  " AND site = 0 AND heads = 3 AND unit = 0 AND length = 1"
+                  " AND every = 1 AND first = 3 AND last = 3"
+                  " AND windows.epoch = 3 AND windows.step = 30"
+                  " AND time_ns = 1003 AND messages = 4 AND lost = 1"
+                  " AND partial = 0 AND final = 1 AND chunk_id IS NULL"
+                  " AND bytes = 5 AND data = CAST('state' AS BLOB)");
 }
 
 /* One that does not say it leaves the module that is there; a layer may be of another one later. */
@@ -45,13 +54,12 @@ OPEN_STORE_TEST(a_layer_keeps_its_newest_module)
         memset(module, 'x', sizeof module); /* it was copied */
         submit(fixture, batch);
         wait_count(fixture, COUNT_STORED, i + 1);
-        assert_int_equal(ask(fixture, i < 2
-                                          ? "SELECT module = 'model.layers.0.attn' FROM layers"
-                                          : "SELECT module = 'model.blocks.0.attn#1' FROM layers"),
-                         1);
+        assert_answer(fixture, 1,
+                      i < 2 ? "SELECT module = 'model.layers.0.attn' FROM layers"
+                            : "SELECT module = 'model.blocks.0.attn#1' FROM layers");
     }
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM layers"), 1);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM states WHERE bytes = 5"), 3);
+    assert_answer(fixture, 1, "SELECT count(*) FROM layers");
+    assert_answer(fixture, 3, "SELECT count(*) FROM states WHERE bytes = 5");
 }
 
 STORE_TEST(a_window_that_comes_again_is_replaced)
@@ -64,10 +72,10 @@ STORE_TEST(a_window_that_comes_again_is_replaced)
     submit(fixture, batch);
     submit_window(fixture, 3, "late", 4);
     wait_count(fixture, COUNT_STORED, 2);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows JOIN states USING(window_id)"
-                                  " WHERE final = 1 AND data = CAST('late' AS BLOB)"),
-                     1);
+    assert_answer(fixture, 1, "SELECT count(*) FROM windows");
+    assert_answer(fixture, 1,
+                  "SELECT count(*) FROM windows JOIN states USING(window_id)"
+                  " WHERE final = 1 AND data = CAST('late' AS BLOB)");
 }
 
 STORE_TEST(tracks_and_layers_are_kept_apart)
@@ -82,9 +90,9 @@ STORE_TEST(tracks_and_layers_are_kept_apart)
     }
     submit(fixture, batch);
     wait_count(fixture, COUNT_STORED, 4);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 4);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM tracks"), 2);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM layers"), 2);
+    assert_answer(fixture, 4, "SELECT count(*) FROM windows");
+    assert_answer(fixture, 2, "SELECT count(*) FROM tracks");
+    assert_answer(fixture, 2, "SELECT count(*) FROM layers");
 }
 
 STORE_TEST(an_alert_is_stored)
@@ -113,14 +121,13 @@ STORE_TEST(an_alert_is_stored)
     assert_int_equal(batch_alert(batch, &alert), 0); /* again: it is the one that is there */
     submit(fixture, batch);
     wait_count(fixture, COUNT_STORED, 2);
-    assert_int_equal(
-        ask(fixture,
-            "SELECT count(*) FROM alerts WHERE epoch = 1 AND step = 2 AND time_ns = 3"
-            " AND rule = 'collapse' AND severity = 2 AND state = 0 AND metric = 'entropy'"
-            " AND value = 0.25 AND bound IS NULL AND since_epoch = 7 AND since_step = 8"
-            " AND message = 'it fell' AND ((stack = 0 AND layer = 5 AND site = 1 AND head = 6)"
-            " OR (stack IS NULL AND layer IS NULL AND site IS NULL AND head = -1))"),
-        2);
+    assert_answer(
+        fixture, 2,
+        "SELECT count(*) FROM alerts WHERE epoch = 1 AND step = 2 AND time_ns = 3"
+        " AND rule = 'collapse' AND severity = 2 AND state = 0 AND metric = 'entropy'"
+        " AND value = 0.25 AND bound IS NULL AND since_epoch = 7 AND since_step = 8"
+        " AND message = 'it fell' AND ((stack = 0 AND layer = 5 AND site = 1 AND head = 6)"
+        " OR (stack IS NULL AND layer IS NULL AND site IS NULL AND head = -1))");
 }
 
 STORE_TEST(a_map_is_stored_deflated)
@@ -193,8 +200,7 @@ static void store_keep(struct store_fixture *fixture, uint8_t run, const char *k
 static void assert_kept(struct store_fixture *fixture, const char *expected)
 {
     struct visits visits = {0};
-    fixture_close(fixture);
-    fixture_open(fixture);
+    fixture_reopen(fixture);
     store_each_kept(fixture->store, store_visit, &visits);
     assert_string_equal(visits.text, expected);
 }
@@ -228,8 +234,7 @@ STORE_TEST(a_prefix_is_forgotten_of_one_run)
 
 STORE_TEST(an_ended_run_is_visited_as_well)
 {
-    const uint8_t id[RUN_BYTES] = {7};
-    const struct store_run ended = {"j", id, JOB_ENDED, 2, 1, 1, 1};
+    const struct store_run ended = {"j", run_id, JOB_ENDED, 2, 1, 1, 1};
     struct store_batch *batch = batch_new(&ended);
     fixture_open(fixture);
     store_keep(fixture, 7, "a", "x");
@@ -239,8 +244,6 @@ STORE_TEST(an_ended_run_is_visited_as_well)
 
 OPEN_STORE_TEST(the_newest_window_and_a_kept_value_are_found)
 {
-    const uint8_t id[RUN_BYTES] = {7};
-    const struct store_run run = {.job = "j", .run = id};
     const struct layer_id layer = {STACK_DECODER, 3, SITE_SELF};
     struct result_window window = {.unit = WINDOW_STEP, .length = 5, .every = 5};
     struct store_bytes bytes;
@@ -256,46 +259,43 @@ OPEN_STORE_TEST(the_newest_window_and_a_kept_value_are_found)
         submit(fixture, batch);
     }
     store_keep(fixture, 7, "drift/1", "why");
-    fixture_close(fixture);
-    fixture_open(fixture);
-    assert_int_equal(store_find_newest(fixture->store, &run, layer, &window, &bytes), 0);
+    fixture_reopen(fixture);
+    assert_int_equal(store_find_newest(fixture->store, &run_7, layer, &window, &bytes), 0);
     assert_true(window.first == 10 && window.last == 14 && window.partial);
     assert_int_equal(bytes.size, 1);
     assert_memory_equal(bytes.data, "c", 1);
     free(bytes.data);
     window.every = 1;
-    assert_int_equal(store_find_newest(fixture->store, &run, layer, &window, &bytes),
+    assert_int_equal(store_find_newest(fixture->store, &run_7, layer, &window, &bytes),
                      ERR_NO_HISTORY);
-    assert_int_equal(store_find_kept(fixture->store, &run, "drift/1", &bytes), 0);
+    assert_int_equal(store_find_kept(fixture->store, &run_7, "drift/1", &bytes), 0);
     assert_memory_equal(bytes.data, "why", bytes.size);
     free(bytes.data);
-    assert_int_equal(store_find_kept(fixture->store, &run, "drift/2", &bytes), ERR_NO_HISTORY);
+    assert_int_equal(store_find_kept(fixture->store, &run_7, "drift/2", &bytes), ERR_NO_HISTORY);
 }
 
 /* Transactions and the queue */
 
 STORE_TEST(a_submitted_batch_is_committed_at_the_end)
 {
-    fixture->config.history_commit = 60000000000;
-    fixture_open(fixture);
+    open_slow(fixture);
     for (uint64_t last = 0; last < 10; last++) {
         submit_window(fixture, last, "x", 1);
     }
     fixture_close(fixture);
     assert_int_equal(count_files(fixture, "-wal"), 0);
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORED), 10);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 10);
-    assert_int_equal(ask(fixture, "SELECT value FROM meta WHERE key = 'clean'"), 1);
+    assert_answer(fixture, 10, "SELECT count(*) FROM windows");
+    assert_answer(fixture, 1, "SELECT value FROM meta WHERE key = 'clean'");
 }
 
 STORE_TEST(batches_wait_for_each_other)
 {
-    fixture->config.history_commit = 60000000000;
-    fixture_open(fixture);
+    open_slow(fixture);
     submit_window(fixture, 1, "x", 1);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 0);
+    assert_answer(fixture, 0, "SELECT count(*) FROM windows");
     fixture_close(fixture);
-    assert_int_equal(ask(fixture, "SELECT count(*) FROM windows"), 1);
+    assert_answer(fixture, 1, "SELECT count(*) FROM windows");
 }
 
 /* Asks the file without its log. */
@@ -312,8 +312,7 @@ static int64_t ask_file_alone(struct store_fixture *fixture, const char *sql)
 
 OPEN_STORE_TEST(the_log_is_moved_into_the_file_without_more_to_write)
 {
-    submit_window(fixture, 1, "x", 1);
-    wait_count(fixture, COUNT_STORED, 1);
+    store_window(fixture, 1, "x", 1);
     for (int i = 0; i < 30000 && ask_file_alone(fixture, "SELECT last FROM windows") != 1; i++) {
         usleep(2000);
     }
@@ -330,9 +329,8 @@ static struct store_batch *kept_batch(const void *value, size_t size)
 STORE_TEST(a_full_queue_drops_checkpoints_first)
 {
     static const char large[400000];
-    fixture->config.history_commit = 60000000000;
     fixture->config.history_queue = 1 << 20;
-    fixture_open(fixture);
+    open_slow(fixture);
     log_capture();
     submit(fixture, kept_batch(large, sizeof large));
     struct store_batch *batch = kept_batch(large, sizeof large); /* more than half */
@@ -356,9 +354,8 @@ STORE_TEST(a_full_queue_drops_checkpoints_first)
 STORE_TEST(a_batch_larger_than_the_queue_is_taken_alone)
 {
     static const char large[1200000];
-    fixture->config.history_commit = 60000000000;
     fixture->config.history_queue = 1 << 20;
-    fixture_open(fixture);
+    open_slow(fixture);
     submit_window(fixture, 1, large, sizeof large);
     struct store_batch *batch = kept_batch("x", 1);
     assert_false(store_submit(fixture->store, &batch));
@@ -379,6 +376,18 @@ STORE_TEST(room_comes_back_after_a_commit)
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_DROPPED), 0);
 }
 
+/* A batch of run 7 with these values, each of one letter. */
+static struct store_batch *kept_of(const char *key, const char *value, const char *next_key,
+                                   const char *next_value)
+{
+    struct store_batch *batch = batch_of(7, 3);
+    assert_int_equal(batch_keep(batch, key, value, 1), 0);
+    if (next_key) {
+        assert_int_equal(batch_keep(batch, next_key, next_value, 1), 0);
+    }
+    return batch;
+}
+
 static void see_kept(void *data, const char *job, const uint8_t *run, const char *key,
                      const void *value, size_t size)
 {
@@ -392,28 +401,20 @@ static void see_kept(void *data, const char *job, const uint8_t *run, const char
 /* The last that was said of a run counts, before it is written as well. */
 OPEN_STORE_TEST(a_run_that_goes_is_known_before_it_is_written)
 {
-    const uint8_t id[RUN_BYTES] = {7};
-    const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
-    struct store_batch *batch = batch_of(7, 3);
-    assert_int_equal(batch_keep(batch, "a", "1", 1), 0);
-    submit(fixture, batch);
+    submit(fixture, kept_of("a", "1", NULL, NULL));
     wait_count(fixture, COUNT_STORED, 1);
     fixture_close(fixture);
-    fixture->config.history_commit = 60000000000;
-    fixture_open(fixture);
-    batch = batch_of(7, 3);
-    assert_int_equal(batch_keep(batch, "b", "3", 1), 0);
-    assert_int_equal(batch_keep(batch, "a", "2", 1), 0);
+    open_slow(fixture);
+    struct store_batch *batch = kept_of("b", "3", "a", "2");
     batch_hold(batch, true);
     submit(fixture, batch);
     submit(fixture, batch_of(8, 3));
-    store_each_kept_of(fixture->store, &run, see_kept, seen);
+    store_each_kept_of(fixture->store, &run_7, see_kept, seen);
     assert_string_equal(seen, "a2b3");
-    fixture_close(fixture);
-    fixture_open(fixture);
+    fixture_reopen(fixture);
     *seen = '\0';
-    store_each_kept_of(fixture->store, &run, see_kept, seen);
+    store_each_kept_of(fixture->store, &run_7, see_kept, seen);
     assert_string_equal(seen, "a2b3");
 }
 
@@ -439,8 +440,7 @@ static void submit_promised(struct store_fixture *fixture, uint64_t bytes)
 STORE_TEST(enough_that_was_promised_is_written_at_once)
 {
     atomic_int settled = 0;
-    fixture->config.history_commit = 60000000000;
-    fixture_open(fixture);
+    open_slow(fixture);
     store_set_settle(fixture->store, count_settled, &settled);
     submit_promised(fixture, PROMISES_WORTH - 1);
     assert_false(store_is_busy(fixture->store));
@@ -454,23 +454,27 @@ STORE_TEST(enough_that_was_promised_is_written_at_once)
  * test would wait for itself. */
 OPEN_STORE_TEST(a_run_is_read_while_another_one_is_written)
 {
-    const uint8_t id[RUN_BYTES] = {7};
-    const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
     for (uint64_t i = 1; i <= 2; i++) {
         char value[2] = {(char)('0' + i)};
-        struct store_batch *batch = batch_of(7, 3);
-        assert_int_equal(batch_keep(batch, "a", value, 1), 0);
-        submit(fixture, batch);
+        submit(fixture, kept_of("a", value, NULL, NULL));
         wait_count(fixture, COUNT_STORED, i);
         const struct sql *writer = store_begin_read(fixture->store);
         assert_int_equal(sql_begin(writer), SQLITE_OK);
         assert_int_equal(sqlite3_exec(writer->db, "DELETE FROM kept", NULL, NULL, NULL), SQLITE_OK);
-        store_each_kept_of(fixture->store, &run, see_kept, seen);
+        store_each_kept_of(fixture->store, &run_7, see_kept, seen);
         assert_int_equal(sql_end(writer, SQLITE_ABORT), SQLITE_ABORT);
         store_end_read(fixture->store);
     }
     assert_string_equal(seen, "a1a2");
+}
+
+/* Reads all that is kept of the run. */
+static void expect_kept_of(struct store_fixture *fixture, char *seen, int code, const char *wanted)
+{
+    *seen = '\0';
+    assert_int_equal(store_each_kept_of(fixture->store, &run_7, see_kept, seen), code);
+    assert_string_equal(seen, wanted);
 }
 
 static int interrupt_when_seen(void *seen)
@@ -485,9 +489,9 @@ static int interrupt_at_once(void *data)
 }
 
 /* The thread may not be through with what comes behind a commit. */
-static void see_when_free(struct store_fixture *fixture, const struct store_run *run, char *seen)
+static void see_when_free(struct store_fixture *fixture, char *seen)
 {
-    while (store_each_kept_of(fixture->store, run, see_kept, seen)) {
+    while (store_each_kept_of(fixture->store, &run_7, see_kept, seen)) {
         usleep(1000);
     }
 }
@@ -496,37 +500,27 @@ static void see_when_free(struct store_fixture *fixture, const struct store_run 
  * one does better; that one is in use, fails as well, or is closed: nobody knows what there is. */
 OPEN_STORE_TEST(a_run_that_cannot_be_read_is_not_one_that_is_not_there)
 {
-    const uint8_t id[RUN_BYTES] = {7};
-    const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
-    struct store_batch *batch = batch_of(7, 3);
-    assert_int_equal(batch_keep(batch, "a", "1", 1), 0);
-    assert_int_equal(batch_keep(batch, "b", "2", 1), 0);
-    submit(fixture, batch);
+    submit(fixture, kept_of("a", "1", "b", "2"));
     wait_count(fixture, COUNT_STORED, 2);
-    assert_int_equal(store_each_kept_of(fixture->store, &run, see_kept, seen), 0);
-    assert_string_equal(seen, "a1b2");
+    expect_kept_of(fixture, seen, 0, "a1b2");
     sqlite3 *reader = fixture->store->reader.db;
-    *seen = '\0';
     sqlite3_progress_handler(reader, 1, interrupt_when_seen, seen);
-    assert_int_equal(store_each_kept_of(fixture->store, &run, see_kept, seen), ERR_HISTORY_UNREAD);
-    assert_string_equal(seen, "a1");
+    expect_kept_of(fixture, seen, ERR_HISTORY_UNREAD, "a1");
     *seen = '\0';
     sqlite3_progress_handler(reader, 1, interrupt_at_once, NULL);
-    see_when_free(fixture, &run, seen);
+    see_when_free(fixture, seen);
     assert_string_equal(seen, "a1b2");
-    *seen = '\0';
     sqlite3 *writer = store_begin_read(fixture->store)->db;
-    assert_int_equal(store_each_kept_of(fixture->store, &run, see_kept, seen), ERR_HISTORY_UNREAD);
+    expect_kept_of(fixture, seen, ERR_HISTORY_UNREAD, "");
     sqlite3_progress_handler(writer, 1, interrupt_at_once, NULL);
     store_end_read(fixture->store);
-    assert_int_equal(store_each_kept_of(fixture->store, &run, see_kept, seen), ERR_HISTORY_UNREAD);
+    expect_kept_of(fixture, seen, ERR_HISTORY_UNREAD, "");
     store_begin_read(fixture->store);
     sqlite3_progress_handler(writer, 0, NULL, NULL);
     db_close(&fixture->store->db);
     store_end_read(fixture->store);
-    assert_int_equal(store_each_kept_of(fixture->store, &run, see_kept, seen), ERR_HISTORY_UNREAD);
-    assert_string_equal(seen, "");
+    expect_kept_of(fixture, seen, ERR_HISTORY_UNREAD, "");
 }
 
 static int open_files_of(const struct store_fixture *fixture)
@@ -545,20 +539,16 @@ static int open_files_of(const struct store_fixture *fixture)
 /* Somebody replaced the file: the loop reads the one that is there now, and leaves none open. */
 OPEN_STORE_TEST(a_run_is_read_from_the_file_that_is_there)
 {
-    const uint8_t id[RUN_BYTES] = {7};
-    const struct store_run run = {.job = "j", .run = id};
     char seen[64] = "";
     int open_files[3] = {0};
     for (uint64_t i = 1; i <= 2; i++) {
         char value[2] = {(char)('0' + i)};
-        struct store_batch *batch = batch_of(7, 3);
-        assert_int_equal(batch_keep(batch, "a", value, 1), 0);
-        submit(fixture, batch);
+        submit(fixture, kept_of("a", value, NULL, NULL));
         wait_count(fixture, COUNT_STORED, i);
-        store_each_kept_of(fixture->store, &run, see_kept, seen);
+        store_each_kept_of(fixture->store, &run_7, see_kept, seen);
         open_files[i] = open_files_of(fixture);
         assert_int_equal(unlink(fixture->path), 0);
-        see_when_free(fixture, &run, seen);
+        see_when_free(fixture, seen);
     }
     assert_string_equal(seen, "a1a1a2a2");
     assert_true(open_files[1] > 0);
@@ -579,8 +569,7 @@ static void assert_closed_to_others(struct store_fixture *fixture)
 {
     static const char *const suffixes[] = {"", "-wal", "-shm", ".lock"};
     fixture_open(fixture);
-    submit_window(fixture, 3, "state", 5);
-    wait_count(fixture, COUNT_STORED, 1);
+    store_window(fixture, 3, "state", 5);
     for (int i = 0; i < 4; i++) {
         assert_int_equal(store_rights_of(fixture, suffixes[i]), 0600);
     }
