@@ -580,7 +580,7 @@ static void publish_all(struct fake *fake)
     commands_publish(fake, "job/gpt-small/", &map);
 }
 
-/* Of a tail that subscribes to the prefix, after publish_all. */
+/* A tail that subscribes to the prefix says `text` of all that is published. */
 static void assert_tail_says(struct fake *fake, const char *arguments, const char *prefix,
                              const char *text)
 {

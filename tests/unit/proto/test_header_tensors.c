@@ -17,12 +17,9 @@ static struct bytes tensor_list(const struct tensor_case *tensors, uint32_t coun
     mpk_put_array(&writer, count);
     for (uint32_t i = 0; i < count; i++) {
         mpk_put_map(&writer, 3);
-        mpk_put_str(&writer, "name");
-        mpk_put_str(&writer, tensors[i].name);
-        mpk_put_str(&writer, "dtype");
-        mpk_put_str(&writer, tensors[i].dtype);
-        mpk_put_str(&writer, "shape");
-        mpk_put_array(&writer, tensors[i].rank);
+        mpk_pair_str(&writer, "name", tensors[i].name);
+        mpk_pair_str(&writer, "dtype", tensors[i].dtype);
+        mpk_pair_array(&writer, "shape", tensors[i].rank);
         for (uint32_t d = 0; d < tensors[i].rank; d++) {
             mpk_put_u64(&writer, tensors[i].shape[d]);
         }

@@ -2,6 +2,7 @@
 /* Where maps come from: array files of every kind, recordings, an attnd; what is not there is
  * refused with what is. */
 #include "tests/unit/cli/fake.h"
+#include "tests/unit/mpk_text.h"
 
 #include "proto/header.h"
 #include "clients/cli/recording/internal.h"
@@ -703,56 +704,31 @@ SOURCE_TEST(a_sample_of_padding_alone_is_refused)
  * [3, 2] cells of 6 queries and 4 keys. */
 static void source_put_jobs(struct mpk_writer *reply)
 {
-    mpk_put_array(reply, 1);
-    mpk_put_map(reply, 4);
-    mpk_put_str(reply, "job");
-    mpk_put_str(reply, "gpt");
-    mpk_put_str(reply, "run");
-    mpk_put_str(reply, "aa000000000000000000000000000000");
-    mpk_put_str(reply, "time_ns");
-    mpk_put_u64(reply, 5);
-    mpk_put_str(reply, "layers");
-    mpk_put_array(reply, 3);
-    for (uint64_t layer = 3; layer-- > 0;) {
-        mpk_put_map(reply, 4);
-        mpk_put_str(reply, "stack");
-        mpk_put_str(reply, "decoder");
-        mpk_put_str(reply, "layer");
-        mpk_put_u64(reply, layer);
-        mpk_put_str(reply, "site");
-        mpk_put_str(reply, "self");
-        mpk_put_str(reply, "heads");
-        mpk_put_u64(reply, 2);
-    }
+    static const char site[] = "'stack': 'decoder', 'site': 'self', 'heads': 2";
+    mpk_text(reply,
+             "[{'job': 'gpt', 'run': 'aa000000000000000000000000000000', 'time_ns': 5,"
+             " 'layers': [{'layer': 2, %s}, {'layer': 1, %s}, {'layer': 0, %s}]}]",
+             site, site, site);
 }
 
 static void source_answer(const struct fake *fake, const char *method, uint64_t id,
                           const msgpack_object *params, struct mpk_writer *reply)
 {
     (void)fake;
-    uint64_t layer = 0, head = 0;
-    const msgpack_object *asked = mpk_find(params, "head");
+    uint64_t layer = mpk_find_u64(params, "layer"), head = mpk_find_u64(params, "head");
+    bool one = mpk_find(params, "head");
+    float values[12];
     if (strcmp(method, "jobs") == 0) {
         fake_put_ok(reply, id);
         source_put_jobs(reply);
-        return;
-    }
-    if (mpk_find(params, "layer")) {
-        mpk_get_u64(mpk_find(params, "layer"), 9, &layer);
-    }
-    if (asked) {
-        mpk_get_u64(asked, 9, &head);
-    }
-    if (layer == 1) {
+    } else if (layer == 1) {
         fake_put_error(reply, id, "no_map", "there is no map: it is too long");
-    } else if (layer == 2 && !asked) {
+    } else if (layer == 2 && !one) {
         fake_put_error(reply, id, "argument", "the answer would be too large");
     } else {
         fake_put_ok(reply, id);
-        bool one = asked != NULL;
-        float values[12];
         for (int i = 0; i < 12; i++) {
-            values[i] = i == 5 ? NAN : (float)(100 * layer + (one ? 6 * head : 0) + (uint64_t)i);
+            values[i] = i == 5 ? NAN : (float)(100 * layer + 6 * head + (uint64_t)i);
         }
         mpk_put_map(reply, 10);
         mpk_pair_u64(reply, "queries", 6);
@@ -763,14 +739,13 @@ static void source_answer(const struct fake *fake, const char *method, uint64_t 
         mpk_pair_u64(reply, "q_offset", 0);
         mpk_pair_u64(reply, "epoch", 2);
         mpk_pair_u64(reply, "step", 7);
-        mpk_put_str(reply, "labels");
-        mpk_put_array(reply, 1);
+        mpk_pair_array(reply, "labels", 1);
         mpk_put_str(reply, "the");
-        mpk_put_str(reply, "values");
-        mpk_put_bin(reply, values, (one ? 6 : 12) * sizeof *values);
+        mpk_pair_bin(reply, "values", values, (one ? 6 : 12) * sizeof *values);
     }
 }
 
+/* Maps whose bytes, as a number of 64 bits, are none: heads * rows * columns * 4 = 2^64. */
 static void answer_endless(const struct fake *fake, const char *method, uint64_t id,
                            const msgpack_object *params, struct mpk_writer *reply)
 {
@@ -779,18 +754,9 @@ static void answer_endless(const struct fake *fake, const char *method, uint64_t
     if (strcmp(method, "jobs") == 0) {
         source_put_jobs(reply);
     } else {
-        /* Maps whose bytes, as a number of 64 bits, are none: heads * rows * columns * 4 = 2^64. */
-        mpk_put_map(reply, 9);
-        mpk_pair_u64(reply, "queries", UINT64_C(1) << 31);
-        mpk_pair_u64(reply, "keys", UINT64_C(1) << 30);
-        mpk_pair_u64(reply, "rows", UINT64_C(1) << 31);
-        mpk_pair_u64(reply, "columns", UINT64_C(1) << 30);
-        mpk_pair_u64(reply, "sample", 0);
-        mpk_pair_u64(reply, "q_offset", 0);
-        mpk_pair_u64(reply, "epoch", 2);
-        mpk_pair_u64(reply, "step", 7);
-        mpk_put_str(reply, "values");
-        mpk_put_bin(reply, "", 0);
+        mpk_text(reply, "{'queries': 2147483648, 'keys': 1073741824, 'rows': 2147483648,"
+                        " 'columns': 1073741824, 'sample': 0, 'q_offset': 0, 'epoch': 2,"
+                        " 'step': 7, 'values': ''}");
     }
 }
 
