@@ -62,6 +62,17 @@ static inline int load_text(struct config *config, const char *text, char *reter
     return load_bytes(config, text, strlen(text), reterr);
 }
 
+/* The defaults and what `text` says, which is sound. */
+static inline struct config loaded(const char *text)
+{
+    struct config config = defaults();
+    char error[CONFIG_ERROR_MAX] = "";
+    int result = load_text(&config, text, error);
+    assert_string_equal(error, "");
+    assert_int_equal(result, 0);
+    return config;
+}
+
 /* Loading `text` fails with exactly this message and leaves the configuration as it was. */
 static inline void assert_refused(const char *text, const char *message)
 {

@@ -5,16 +5,6 @@
 #include "proto/result.h"
 #include "config/rules_internal.h"
 
-static struct config rules_load(const char *text)
-{
-    struct config config = defaults();
-    char error[CONFIG_ERROR_MAX] = "";
-    int result = load_text(&config, text, error);
-    assert_string_equal(error, "");
-    assert_int_equal(result, 0);
-    return config;
-}
-
 static const struct rule *rules_find(const struct config *config, const char *name)
 {
     for (uint32_t i = 0; i < config_rule_count(config); i++) {
@@ -31,7 +21,7 @@ static struct rule load_mine(const char *body)
 {
     char text[1024];
     snprintf(text, sizeof text, "rules:\n  mine: {%s}\n", body);
-    OWNED(config_clear) struct config config = rules_load(text);
+    OWNED(config_clear) struct config config = loaded(text);
     struct rule rule = *rules_find(&config, "mine");
     return rule;
 }
@@ -69,7 +59,7 @@ TEST(the_defaults_load_again_from_their_dump)
 {
     struct config config = defaults();
     char *text = printed(&config);
-    OWNED(config_clear) struct config again = rules_load(text);
+    OWNED(config_clear) struct config again = loaded(text);
     assert_int_equal(config_rule_count(&again), RULE_DEFAULT_COUNT);
     for (uint32_t i = 0; i < RULE_DEFAULT_COUNT; i++) {
         assert_true(same_rule(config_rule(&config, i), config_rule(&again, i)));
@@ -79,11 +69,11 @@ TEST(the_defaults_load_again_from_their_dump)
 
 TEST(a_rule_named_like_a_default_changes_what_it_gives)
 {
-    struct config config = rules_load("rules:\n"
-                                      "  entropy_collapse:\n"
-                                      "    severity: info\n"
-                                      "    layer: 'decoder.*'\n"
-                                      "  silence: {enabled: false}\n");
+    struct config config = loaded("rules:\n"
+                                  "  entropy_collapse:\n"
+                                  "    severity: info\n"
+                                  "    layer: 'decoder.*'\n"
+                                  "  silence: {enabled: false}\n");
     const struct rule *rule = rules_find(&config, "entropy_collapse");
     struct rule expected = rule_defaults[RULE_DEFAULT_entropy_collapse];
     expected.severity = ALERT_INFO;
@@ -98,7 +88,7 @@ TEST(a_rule_named_like_a_default_changes_what_it_gives)
 TEST(a_new_bound_brings_its_own_clear)
 {
     struct config config =
-        rules_load("rules: {entropy_collapse: {below: 0.5}, losses: {above: 0.2}}\n");
+        loaded("rules: {entropy_collapse: {below: 0.5}, losses: {above: 0.2}}\n");
     assert_true(rules_find(&config, "entropy_collapse")->clear == 0.55);
     assert_true(rules_find(&config, "losses")->clear == 0.18);
     config_clear(&config);
@@ -106,13 +96,13 @@ TEST(a_new_bound_brings_its_own_clear)
 
 TEST(another_condition_takes_the_place_of_the_defaults)
 {
-    struct config config = rules_load("rules: {entropy_collapse: {falls_by: 0.5, within: 3}}\n");
+    struct config config = loaded("rules: {entropy_collapse: {falls_by: 0.5, within: 3}}\n");
     const struct rule *rule = rules_find(&config, "entropy_collapse");
     assert_int_equal(rule->condition, RULE_FALLS_BY);
     assert_int_equal(rule->within, 3);
     assert_true(rule->clear == 0.45);
     config_clear(&config);
-    config = rules_load("rules: {entropy_falls: {below: 0.5}}\n");
+    config = loaded("rules: {entropy_falls: {below: 0.5}}\n");
     assert_int_equal(rules_find(&config, "entropy_falls")->within, 1);
     config_clear(&config);
 }
@@ -169,9 +159,9 @@ TEST(clear_follows_from_the_bound)
 TEST(rules_are_printed_and_load_again)
 {
     struct config config =
-        rules_load("rules:\n"
-                   "  mine: {metric: first_token, above: 0.9, layer: '*.self'}\n"
-                   "  rank_collapse: {after_clear: false, each: layer, layer: 'd*'}\n");
+        loaded("rules:\n"
+               "  mine: {metric: first_token, above: 0.9, layer: '*.self'}\n"
+               "  rank_collapse: {after_clear: false, each: layer, layer: 'd*'}\n");
     char *text = printed(&config);
     assert_non_null(strstr(text, "\n  mine:\n"
                                  "    metric: first_token\n"
@@ -179,7 +169,7 @@ TEST(rules_are_printed_and_load_again)
                                  "    above: 0.9\n"
                                  "    clear: 0.81\n"));
     assert_non_null(strstr(text, "    after_clear: false\n"));
-    struct config again = rules_load(text);
+    struct config again = loaded(text);
     assert_same_config(&config, &again);
     for (uint32_t i = 0; i < config_rule_count(&config); i++) {
         assert_true(same_rule(config_rule(&config, i), config_rule(&again, i)));
@@ -199,7 +189,7 @@ static void rules_visit(void *data, const char *section, const char *name, const
 TEST(each_visits_the_rules)
 {
     char visited[256] = "";
-    struct config config = rules_load("rules: {mine: {metric: entropy, rises_by: 2, within: 4}}\n");
+    struct config config = loaded("rules: {mine: {metric: entropy, rises_by: 2, within: 4}}\n");
     config_each(&config, rules_visit, visited);
     assert_string_equal(visited, "metric=entropy;rises_by=2;within=4;clear=1.8;");
     config_clear(&config);
@@ -208,7 +198,7 @@ TEST(each_visits_the_rules)
 TEST(a_section_replaces_the_rules_of_an_earlier_file)
 {
     char error[CONFIG_ERROR_MAX];
-    struct config config = rules_load("rules: {mine: {metric: entropy, above: 1}}\n");
+    struct config config = loaded("rules: {mine: {metric: entropy, above: 1}}\n");
     assert_int_equal(load_text(&config, "jobs: {a: {core: true}}\n", error), 0);
     assert_int_equal(config_rule_count(&config), RULE_DEFAULT_COUNT + 1);
     assert_int_equal(load_text(&config, "rules: {mine: {metric: x}}\n", error), -1);
@@ -408,7 +398,7 @@ TEST(there_are_at_most_128_rules)
     for (int i = 0; i < RULES_MAX - RULE_DEFAULT_COUNT; i++) {
         sprintf(text + strlen(text), "  r%d: {metric: entropy, above: 1}\n", i);
     }
-    struct config config = rules_load(text);
+    struct config config = loaded(text);
     config_clear(&config);
     strcat(text, "  more: {metric: entropy, above: 1}\n");
     char message[128];

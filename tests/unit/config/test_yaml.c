@@ -4,16 +4,6 @@
 
 #include <sys/stat.h>
 
-static struct config loaded(const char *text)
-{
-    struct config config = defaults();
-    char error[CONFIG_ERROR_MAX] = "";
-    int result = load_text(&config, text, error);
-    assert_string_equal(error, "");
-    assert_int_equal(result, 0);
-    return config;
-}
-
 TEST(a_file_replaces_only_what_it_names)
 {
     struct config config = loaded("window: {unit: step, length: 20}\n"
