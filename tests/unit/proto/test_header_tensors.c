@@ -48,7 +48,7 @@ static void judge(const char *golden, const struct tensors_case *cases, size_t c
         }
     }
 }
-#define JUDGE(golden, cases) judge(golden, cases, sizeof(cases) / sizeof(cases)[0])
+#define JUDGE(golden, cases) judge(golden, cases, sizeof cases / sizeof cases[0])
 
 #define WEIGHTS                                                                                    \
     {                                                                                              \

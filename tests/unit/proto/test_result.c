@@ -31,7 +31,7 @@ static void expect_golden(struct mpk_writer *writer, const char *name)
     assert_memory_equal(got.data, golden.data, golden.len);
 }
 
-/* What the encoder makes of the result is the golden file. */
+/* The encoder makes the golden file of the result. */
 #define GOLDEN(encode, result, name)                                                               \
     do {                                                                                           \
         struct mpk_writer writer;                                                                  \
