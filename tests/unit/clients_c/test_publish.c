@@ -32,6 +32,15 @@ static void pair_close(struct pairing *pair)
     peer_close(&pair->peer);
 }
 
+/* Receives what was published with this outcome, which is success. */
+static struct received pair_arrived(const struct pairing *pair, int rc)
+{
+    assert_int_equal(rc, 0);
+    return expect(&pair->peer);
+}
+
+#define SHAPE .batch = B, .heads = H, .queries = Q, .keys = K
+
 /* ---- whole messages ---- */
 
 TEST(every_field_of_attention_arrives)
@@ -48,10 +57,7 @@ TEST(every_field_of_attention_arrives)
                               .site = ATTN_SELF,
                               .weights = weights,
                               .dtype = ATTN_F16,
-                              .batch = B,
-                              .heads = H,
-                              .queries = Q,
-                              .keys = K,
+                              SHAPE,
                               .causal = true,
                               .window = 2,
                               .q_len = q_len,
@@ -121,10 +127,7 @@ TEST(every_field_of_qk_arrives)
                         .v = v,
                         .k_dtype = ATTN_F64,
                         .v_dtype = ATTN_BF16,
-                        .batch = B,
-                        .heads = H,
-                        .queries = Q,
-                        .keys = K,
+                        SHAPE,
                         .head_dim = D,
                         .kv_heads = G,
                         .value_dim = DV,
@@ -143,8 +146,7 @@ TEST(every_field_of_qk_arrives)
     OWNED(received_free) struct received got;
     const struct header *h = &got.header;
 
-    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     assert_int_equal(h->type, MESSAGE_QK);
     assert_string_equal(h->module, "blocks.0#1");
     assert_true(h->heads == H && h->kv_heads == G && h->head_dim == D && h->value_dim == DV);
@@ -170,8 +172,7 @@ TEST(scale_and_key_heads_have_the_usual_defaults)
     qk.batch = qk.queries = qk.keys = 1;
     qk.heads = 2;
     qk.head_dim = 16;
-    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     assert_true(fabs(got.header.scale - 0.25) < 1e-12);
     assert_true(got.header.kv_heads == 2 && got.header.value_dim == 16);
 }
@@ -195,8 +196,7 @@ TEST(every_matrix_arrives)
     OWNED(pair_close) struct pairing pair = pair_open();
     OWNED(received_free) struct received got;
 
-    assert_int_equal(attn_publish_weights(pair.publisher, &weights), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_weights(pair.publisher, &weights));
     assert_int_equal(got.header.type, MESSAGE_WEIGHTS);
     assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.head_dim == 2);
     assert_int_equal(got.header.heads_total, 16);
@@ -262,6 +262,17 @@ static const struct arrays *filled(void)
     return &a;
 }
 
+/* All of these, of which the plan leaves something. */
+static attn_attention attention_with(const struct arrays *a, const attn_plan *plan)
+{
+    return (attn_attention){.weights = a->weights,
+                            SHAPE,
+                            .q_len = a->q_len,
+                            .mask = &a->mask[0][0][0],
+                            .tokens = &a->tokens[0][0],
+                            .plan = plan};
+}
+
 static attn_plan plan_with(uint32_t samples, uint32_t rows, attn_range range)
 {
     attn_plan plan;
@@ -278,25 +289,16 @@ TEST(a_plan_cuts_samples_heads_and_rows_out_of_attention)
 {
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
-    const attn_attention attention = {.weights = a->weights,
-                                      .batch = B,
-                                      .heads = H,
-                                      .queries = Q,
-                                      .keys = K,
-                                      .q_len = a->q_len,
-                                      .mask = &a->mask[0][0][0],
-                                      .tokens = &a->tokens[0][0],
-                                      .head_offset = 2,
-                                      .heads_total = 10,
-                                      .plan = &plan};
+    attn_attention attention = attention_with(a, &plan);
     OWNED(pair_close) struct pairing pair = pair_open();
     OWNED(received_free) struct received got;
     const struct header *h = &got.header;
     const float *weights;
 
+    attention.head_offset = 2;
+    attention.heads_total = 10;
     attn_set_position(pair.publisher, 0, 2); /* the second block of rows */
-    assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
     assert_true(h->batch == 2 && h->heads == 2 && h->queries == 2 && h->keys == K);
     assert_true(h->head_offset == 3 && h->heads_total == 10 && h->q_offset == 2);
     assert_true(h->q_len[0] == 2 && h->q_len[1] == 2);
@@ -316,25 +318,16 @@ TEST(a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride)
 {
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
-    const attn_attention attention = {.weights = a->weights,
-                                      .batch = B,
-                                      .heads = H,
-                                      .queries = Q,
-                                      .keys = K,
-                                      .q_len = a->q_len,
-                                      .q_offset = 1,
-                                      .mask = &a->mask[0][0][0],
-                                      .tokens = &a->tokens[0][0],
-                                      .plan = &plan};
+    attn_attention attention = attention_with(a, &plan);
     OWNED(pair_close) struct pairing pair = pair_open_with("limits/header=4");
     OWNED(received_free) struct received got;
     const struct header *h = &got.header;
     const float *weights;
     const char *mask;
 
+    attention.q_offset = 1;
     attn_set_position(pair.publisher, 0, 2);
-    assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
     assert_true(h->batch == 2 && h->heads == 2 && h->queries == 2 && h->keys == K);
     assert_true(h->q_offset == 2 && h->q_stride == 3);
     assert_true(h->q_len[0] == 2 && h->q_len[1] == 1);
@@ -395,14 +388,8 @@ TEST(tensors_of_the_output_go_to_those_who_know_them)
                                          "limits/header=8"};
     const struct arrays *a = filled();
     attn_qk qk = qk_of(a, NULL);
-    attn_attention attention = {.weights = a->weights,
-                                .batch = B,
-                                .heads = H,
-                                .queries = Q,
-                                .keys = K,
-                                .v = a->k,
-                                .kv_heads = G,
-                                .value_dim = D};
+    attn_attention attention = {
+        .weights = a->weights, SHAPE, .v = a->k, .kv_heads = G, .value_dim = D};
 
     qk.v = a->k;
     qk.dout = dout;
@@ -413,12 +400,10 @@ TEST(tensors_of_the_output_go_to_those_who_know_them)
         OWNED(pair_close) struct pairing pair = pair_open_with(limits[i]);
         OWNED(received_free) struct received got;
 
-        assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
-        got = expect(&pair.peer);
+        got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
         assert_int_equal(got.header.tensor_count, i == 0 ? 3 : 6);
         received_free(&got);
-        assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
-        got = expect(&pair.peer);
+        got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
         assert_int_equal(got.header.tensor_count, i < 3 ? 1 : 4);
         assert_int_equal(got.header.kv_heads, i < 3 ? H : G);
     }
@@ -430,10 +415,7 @@ TEST(bad_tensors_of_the_output_are_refused)
     static const float numbers[B * H * Q * K * D];
     const struct arrays *a = filled();
     const attn_attention good = {.weights = a->weights,
-                                 .batch = B,
-                                 .heads = H,
-                                 .queries = Q,
-                                 .keys = K,
+                                 SHAPE,
                                  .v = numbers,
                                  .kv_heads = G,
                                  .value_dim = D,
@@ -475,8 +457,7 @@ TEST(whole_groups_of_heads_take_their_key_heads)
     OWNED(pair_close) struct pairing pair = pair_open();
     OWNED(received_free) struct received got;
 
-    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.batch == 1);
     assert_true(got.header.head_offset == 2 && got.header.heads_total == H);
     assert_memory_equal(frame_of(&got, TENSOR_Q), a->q[0][2], 4 * sizeof a->q[0][0]);
@@ -493,8 +474,7 @@ TEST(parts_of_groups_get_a_key_head_each)
     OWNED(received_free) struct received got;
     const float *k;
 
-    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     assert_true(got.header.heads == 3 && got.header.kv_heads == 3);
     k = frame_of(&got, TENSOR_K);
     for (int b = 0; b < B; b++) {
@@ -726,8 +706,7 @@ TEST(maps_go_with_a_state)
     maps = good;
     assert_int_equal(attn_publisher_maps(pair.publisher, &every_ms), 4);
     assert_int_equal(every_ms, 500);
-    assert_int_equal(attn_publish_state(pair.publisher, &s), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_state(pair.publisher, &s));
     assert_memory_equal(frame_of(&got, TENSOR_STATE), bytes, sizeof bytes);
     assert_memory_equal(frame_of(&got, TENSOR_MAPS), cells, sizeof cells);
     assert_true(got.header.heads == 3 && got.header.head_offset == 1 && got.header.q_offset == 7);
@@ -776,8 +755,7 @@ TEST(labels_that_do_not_fit_are_left_out)
         labels[i] = "token";
     }
     attention.labels = labels;
-    assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
     assert_true(zmq_msg_size(&got.frames[1]) < 1000);
     free(weights);
     free(labels);
