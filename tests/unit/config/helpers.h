@@ -83,6 +83,17 @@ static inline void assert_refused(const char *text, const char *message)
     assert_same_config(&config, &before);
 }
 
+/* A test that is such files alone: REFUSED(its name, {text, message}...); */
+#define REFUSED(name, ...)                                                                         \
+    TEST(name)                                                                                     \
+    {                                                                                              \
+        static const char *const cases[][2] = {__VA_ARGS__};                                       \
+        for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {                              \
+            assert_refused(cases[i][0], cases[i][1]);                                              \
+        }                                                                                          \
+    }                                                                                              \
+    struct config
+
 /* --set fails with exactly this message. */
 static inline void assert_set_refused(const char *assignment, const char *message)
 {

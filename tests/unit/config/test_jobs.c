@@ -121,32 +121,28 @@ TEST(each_visits_the_overrides)
     config_clear(&config);
 }
 
-TEST(mistakes_name_the_line_and_the_pattern)
-{
-    assert_refused("jobs:\n  \"gpt-*\":\n    spectrm: true\n",
-                   "attnd.yaml:3: jobs.gpt-*.spectrm: unknown key (valid in metrics: core, "
-                   "importance, pairs, similarity, spectrum, top_pairs, head_pairs, local_window, "
-                   "redundant_js, head_weights, spectrum_effort, spectrum_heads, spectrum_budget, "
-                   "spectrum_sample, "
-                   "spectrum_max_size, qk_maps_max_size, weights_max_size, eigenvalues_max_size; "
-                   "did you mean spectrum?)");
-    assert_refused("jobs: {a: {top_pairs: 0}}\n",
-                   "attnd.yaml:1: jobs.a.top_pairs: '0': out of range (valid: 1 to 100)");
-    assert_refused("jobs:\n  a: {core: true,\n     core: true}\n",
-                   "attnd.yaml:3: jobs.a.core: given twice (first on line 2)");
-    assert_refused("jobs:\n  a:\n  'a': {core: true}\n",
-                   "attnd.yaml:3: jobs.a: given twice (first on line 2)");
-    assert_refused("jobs:\njobs:\n", "attnd.yaml:2: jobs: section given twice (first on line 1)");
-    assert_refused("jobs: {a: true}\n",
-                   "attnd.yaml:1: jobs.a: expected lines of `key: value`, found a value");
-    assert_refused("jobs: [a]\n",
-                   "attnd.yaml:1: jobs: expected lines of `key: value`, found a list");
-    assert_refused("jobs: {[a]: {}}\n",
-                   "attnd.yaml:1: jobs: expected a pattern of job names, found a list");
-    assert_refused("jobs:\n  *-x: {}\n",
-                   "attnd.yaml:2: anchors and aliases are not accepted: write the value out, and a "
-                   "text that begins with * in quotes");
-}
+REFUSED(mistakes_name_the_line_and_the_pattern,
+        {"jobs:\n  \"gpt-*\":\n    spectrm: true\n",
+         "attnd.yaml:3: jobs.gpt-*.spectrm: unknown key (valid in metrics: core, "
+         "importance, pairs, similarity, spectrum, top_pairs, head_pairs, local_window, "
+         "redundant_js, head_weights, spectrum_effort, spectrum_heads, spectrum_budget, "
+         "spectrum_sample, "
+         "spectrum_max_size, qk_maps_max_size, weights_max_size, eigenvalues_max_size; "
+         "did you mean spectrum?)"},
+        {"jobs: {a: {top_pairs: 0}}\n",
+         "attnd.yaml:1: jobs.a.top_pairs: '0': out of range (valid: 1 to 100)"},
+        {"jobs:\n  a: {core: true,\n     core: true}\n",
+         "attnd.yaml:3: jobs.a.core: given twice (first on line 2)"},
+        {"jobs:\n  a:\n  'a': {core: true}\n",
+         "attnd.yaml:3: jobs.a: given twice (first on line 2)"},
+        {"jobs:\njobs:\n", "attnd.yaml:2: jobs: section given twice (first on line 1)"},
+        {"jobs: {a: true}\n",
+         "attnd.yaml:1: jobs.a: expected lines of `key: value`, found a value"},
+        {"jobs: [a]\n", "attnd.yaml:1: jobs: expected lines of `key: value`, found a list"},
+        {"jobs: {[a]: {}}\n", "attnd.yaml:1: jobs: expected a pattern of job names, found a list"},
+        {"jobs:\n  *-x: {}\n",
+         "attnd.yaml:2: anchors and aliases are not accepted: write the value out, and a "
+         "text that begins with * in quotes"});
 
 TEST(patterns_are_of_what_job_names_are_made_of)
 {

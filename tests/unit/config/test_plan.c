@@ -84,27 +84,25 @@ TEST(each_visits_them_as_they_are_written)
     config_clear(&config);
 }
 
-TEST(mistakes_name_the_line_and_what_would_do)
-{
-    assert_refused("plan:\n  every: 1000000001\n",
-                   "attnd.yaml:2: plan.every: '1000000001': out of range (valid: 0 to 1000000000)");
-    assert_refused("plan:\n  every: 1\n  layers: decoder.3\n",
-                   "attnd.yaml:3: plan.layers: 'decoder.3': names no layer (valid: decoder.3.self, "
-                   "* ? [ ] as in file names, several between blanks; at most 511 characters)");
-    assert_refused("jobs:\n  gpt:\n    plan.heads: 3-1\n",
-                   "attnd.yaml:3: jobs.gpt.plan.heads: '3-1': not a list of heads (valid: * or "
-                   "numbers and ranges such as 0-3,7; at most 255 characters)");
-    assert_refused("jobs: {gpt: {plan.evry: 1}}\n",
-                   "attnd.yaml:1: jobs.gpt.plan.evry: unknown key (valid in plan: every, layers, "
-                   "heads, samples, rows, tier, cost_max; did you mean every?)");
-    assert_refused("jobs: {gpt: {every: 1}}\n",
-                   "attnd.yaml:1: jobs.gpt.every: unknown key (did you mean plan.every?)");
-    assert_refused("jobs:\n  gpt:\n    plan.rows: 1\n    plan.rows: 2\n",
-                   "attnd.yaml:4: jobs.gpt.plan.rows: given twice (first on line 3)");
-    assert_refused("plan: {plan.rows: 1}\n",
-                   "attnd.yaml:1: plan.plan.rows: unknown key (valid in plan: every, layers, "
-                   "heads, samples, rows, tier, cost_max)");
-}
+REFUSED(mistakes_name_the_line_and_what_would_do,
+        {"plan:\n  every: 1000000001\n",
+         "attnd.yaml:2: plan.every: '1000000001': out of range (valid: 0 to 1000000000)"},
+        {"plan:\n  every: 1\n  layers: decoder.3\n",
+         "attnd.yaml:3: plan.layers: 'decoder.3': names no layer (valid: decoder.3.self, "
+         "* ? [ ] as in file names, several between blanks; at most 511 characters)"},
+        {"jobs:\n  gpt:\n    plan.heads: 3-1\n",
+         "attnd.yaml:3: jobs.gpt.plan.heads: '3-1': not a list of heads (valid: * or "
+         "numbers and ranges such as 0-3,7; at most 255 characters)"},
+        {"jobs: {gpt: {plan.evry: 1}}\n",
+         "attnd.yaml:1: jobs.gpt.plan.evry: unknown key (valid in plan: every, layers, "
+         "heads, samples, rows, tier, cost_max; did you mean every?)"},
+        {"jobs: {gpt: {every: 1}}\n",
+         "attnd.yaml:1: jobs.gpt.every: unknown key (did you mean plan.every?)"},
+        {"jobs:\n  gpt:\n    plan.rows: 1\n    plan.rows: 2\n",
+         "attnd.yaml:4: jobs.gpt.plan.rows: given twice (first on line 3)"},
+        {"plan: {plan.rows: 1}\n",
+         "attnd.yaml:1: plan.plan.rows: unknown key (valid in plan: every, layers, "
+         "heads, samples, rows, tier, cost_max)"});
 
 TEST(texts_have_a_length_at_which_they_still_fit_a_subscription)
 {
