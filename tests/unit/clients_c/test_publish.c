@@ -4,34 +4,6 @@
 
 #include "tests/unit/clients_c/publishing.h"
 
-/* A publisher and somebody who wants everything. */
-struct pairing {
-    struct peer peer;
-    attn_publisher *publisher;
-};
-
-static struct pairing pair_open_with(const char *limits)
-{
-    struct pairing pair = {.peer = peer_open(ZMQ_SUB, NULL, 0)};
-
-    pair.publisher = publisher_for(&pair.peer);
-    peer_subscribe(&pair.peer, limits);
-    peer_subscribe(&pair.peer, "tensor/");
-    meet(pair.publisher, &pair.peer);
-    return pair;
-}
-
-static struct pairing pair_open(void)
-{
-    return pair_open_with("limits/header=3");
-}
-
-static void pair_close(struct pairing *pair)
-{
-    attn_publisher_free(&pair->publisher);
-    peer_close(&pair->peer);
-}
-
 /* Receives what was published with this outcome, which is success. */
 static struct received pair_arrived(const struct pairing *pair, int rc)
 {
@@ -142,11 +114,11 @@ TEST(every_field_of_qk_arrives)
                         .documents = documents,
                         .microbatch = 1,
                         .module = "blocks.0#1"};
-    OWNED(pair_close) struct pairing pair = pair_open();
-    OWNED(received_free) struct received got;
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(received_free)
+    struct received got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     const struct header *h = &got.header;
 
-    got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     assert_int_equal(h->type, MESSAGE_QK);
     assert_string_equal(h->module, "blocks.0#1");
     assert_true(h->heads == H && h->kv_heads == G && h->head_dim == D && h->value_dim == DV);
@@ -164,7 +136,7 @@ TEST(scale_and_key_heads_have_the_usual_defaults)
 {
     static const float vectors[2 * 16];
     attn_qk qk;
-    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
     OWNED(received_free) struct received got;
 
     attn_qk_default(&qk);
@@ -193,10 +165,10 @@ TEST(every_matrix_arrives)
                                   .wk = {wk, ATTN_F16, 6},
                                   .wv = {wv, ATTN_F64, 7},
                                   .wo = {wo, ATTN_F32, 5}};
-    OWNED(pair_close) struct pairing pair = pair_open();
-    OWNED(received_free) struct received got;
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(received_free)
+    struct received got = pair_arrived(&pair, attn_publish_weights(pair.publisher, &weights));
 
-    got = pair_arrived(&pair, attn_publish_weights(pair.publisher, &weights));
     assert_int_equal(got.header.type, MESSAGE_WEIGHTS);
     assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.head_dim == 2);
     assert_int_equal(got.header.heads_total, 16);
@@ -212,7 +184,7 @@ TEST(the_tiers_of_a_layer_share_its_sequence)
     static const float numbers[4] = {1};
     attn_weights weights = {
         .stack = ATTN_DECODER, .heads = 1, .head_dim = 2, .wq = {numbers, ATTN_F32, 2}};
-    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
     OWNED(received_free) struct received got;
 
     assert_int_equal(publish(pair.publisher, 0), 0);
@@ -290,7 +262,7 @@ TEST(a_plan_cuts_samples_heads_and_rows_out_of_attention)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
     attn_attention attention = attention_with(a, &plan);
-    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
     OWNED(received_free) struct received got;
     const struct header *h = &got.header;
     const float *weights;
@@ -319,7 +291,7 @@ TEST(a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
     attn_attention attention = attention_with(a, &plan);
-    OWNED(pair_close) struct pairing pair = pair_open_with("limits/header=4");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=4", "tensor/");
     OWNED(received_free) struct received got;
     const struct header *h = &got.header;
     const float *weights;
@@ -354,7 +326,8 @@ TEST(a_stride_of_the_callers_own_goes_to_those_who_know_it)
         .weights = a->weights, .batch = 1, .heads = 1, .queries = 2, .keys = K, .q_stride = 6};
 
     for (int revision = 3; revision <= 4; revision++) {
-        struct pairing pair = pair_open_with(revision == 3 ? "limits/header=3" : "limits/header=4");
+        struct pairing pair =
+            PAIR(revision == 3 ? "limits/header=3" : "limits/header=4", "tensor/");
         int rc = attn_publish_attention(pair.publisher, &attention);
 
         assert_int_equal(rc, revision == 3 ? ATTN_E_TOO_LARGE : 0);
@@ -397,7 +370,7 @@ TEST(tensors_of_the_output_go_to_those_who_know_them)
     qk.x_norm = attention.x_norm = &x_norm[0][0];
     qk.written_dim = attention.written_dim = 2;
     for (int i = 0; i < 4; i++) {
-        OWNED(pair_close) struct pairing pair = pair_open_with(limits[i]);
+        OWNED(pair_close) struct pairing pair = PAIR(limits[i], "tensor/");
         OWNED(received_free) struct received got;
 
         got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
@@ -424,7 +397,7 @@ TEST(bad_tensors_of_the_output_are_refused)
                                  .x_norm = numbers};
     attn_attention bad[7];
     attn_qk qk = qk_of(a, NULL);
-    OWNED(pair_close) struct pairing pair = pair_open_with("limits/header=5");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=5", "tensor/");
 
     for (int i = 0; i < 7; i++) {
         bad[i] = good;
@@ -454,10 +427,10 @@ TEST(whole_groups_of_heads_take_their_key_heads)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(1, 0, (attn_range){2, 99});
     const attn_qk qk = qk_of(a, &plan);
-    OWNED(pair_close) struct pairing pair = pair_open();
-    OWNED(received_free) struct received got;
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(received_free)
+    struct received got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
 
-    got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.batch == 1);
     assert_true(got.header.head_offset == 2 && got.header.heads_total == H);
     assert_memory_equal(frame_of(&got, TENSOR_Q), a->q[0][2], 4 * sizeof a->q[0][0]);
@@ -470,11 +443,11 @@ TEST(parts_of_groups_get_a_key_head_each)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(0, 0, (attn_range){1, 3});
     const attn_qk qk = qk_of(a, &plan);
-    OWNED(pair_close) struct pairing pair = pair_open();
-    OWNED(received_free) struct received got;
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(received_free)
+    struct received got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     const float *k;
 
-    got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     assert_true(got.header.heads == 3 && got.header.kv_heads == 3);
     k = frame_of(&got, TENSOR_K);
     for (int b = 0; b < B; b++) {
@@ -490,7 +463,7 @@ TEST(ranges_of_heads_are_messages_of_their_own)
     const struct arrays *a = filled();
     attn_plan plan = plan_with(0, 0, (attn_range){0, 0});
     attn_qk qk = qk_of(a, &plan);
-    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
     struct received got;
 
     plan.range_count = 3;
@@ -632,7 +605,7 @@ TEST(a_state_arrives)
                              .first_epoch = 2,
                              .first_step = 8,
                              .module = "blocks.3"};
-    struct pairing pair = pair_open_with("limits/accepts=attention,state,event;header=8"), older;
+    struct pairing pair = PAIR("limits/accepts=attention,state,event;header=8", "tensor/"), older;
     attn_publisher *publisher = pair.publisher;
     attn_state bad;
     struct received got;
@@ -655,7 +628,7 @@ TEST(a_state_arrives)
     received_free(&got);
     pair_close(&pair);
 
-    older = pair_open();
+    older = PAIR("limits/header=3", "tensor/");
     attn_set_position(older.publisher, 2, 9);
     assert_int_equal(attn_publish_state(older.publisher, &good), ATTN_E_TOO_LARGE);
     pair_close(&older);
@@ -681,8 +654,8 @@ TEST(maps_go_with_a_state)
                             .labels = labels};
     attn_maps maps = good;
     const attn_state s = {.heads = 3, .state = bytes, .size = sizeof bytes, .maps = &maps};
-    struct pairing pair = pair_open_with("limits/accepts=state;header=9;maps=4;maps_every=500"),
-                   older = pair_open_with("limits/accepts=state;header=8;maps=4");
+    struct pairing pair = PAIR("limits/accepts=state;header=9;maps=4;maps_every=500", "tensor/"),
+                   older = PAIR("limits/accepts=state;header=8;maps=4", "tensor/");
     uint64_t every_ms;
     struct received got;
 
@@ -729,7 +702,7 @@ TEST(a_header_that_does_not_fit_is_refused)
     enum { BATCH = 20000 };
     float *weights = calloc(BATCH, sizeof *weights);
     int32_t *lengths = calloc(BATCH, sizeof *lengths);
-    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
     attn_attention attention = attention_of(0, weights, 1);
     attn_publisher_counts counts;
 
@@ -747,7 +720,7 @@ TEST(labels_that_do_not_fit_are_left_out)
     enum { KEYS = 16384 };
     float *weights = calloc(KEYS, sizeof *weights);
     const char **labels = calloc(KEYS, sizeof *labels);
-    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
     attn_attention attention = attention_of(0, weights, KEYS);
     OWNED(received_free) struct received got;
 
