@@ -2,23 +2,13 @@
 #include "tests/unit/unit.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
+#include "tests/unit/workers/map_of.h"
 #include "workers/linear/spectrum.h"
 #include "workers/linear/spectrum_kernel.h"
 
 #include <pthread.h>
 
 #define SIZE_MAX_TEST 40
-
-static struct attention spectrum_map_of(const void *weights, enum dtype dtype, uint32_t queries,
-                                        uint32_t keys)
-{
-    return (struct attention){.weights = weights,
-                              .dtype = dtype,
-                              .batch = 1,
-                              .heads = 1,
-                              .queries = queries,
-                              .keys = keys};
-}
 
 static struct spectrum spectrum_of(const struct attention *a, uint32_t head)
 {
@@ -43,7 +33,7 @@ TEST(identity_has_ones)
     for (uint32_t i = 0; i < SIZE_MAX_TEST; i++) {
         x[i * SIZE_MAX_TEST + i] = 1;
     }
-    struct attention a = spectrum_map_of(x, DTYPE_F64, SIZE_MAX_TEST, SIZE_MAX_TEST);
+    struct attention a = map_of(x, DTYPE_F64, 1, SIZE_MAX_TEST, SIZE_MAX_TEST);
     struct spectrum s = spectrum_of(&a, 0);
     for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
         assert_close(s.singular_values[i], 1, 1e-14);
@@ -64,7 +54,7 @@ TEST(uniform_has_rank_one)
     for (uint32_t i = 0; i < 32 * 32; i++) {
         x[i] = 1.0f / 32;
     }
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 32, 32);
+    struct attention a = map_of(x, DTYPE_F32, 1, 32, 32);
     struct spectrum s = spectrum_of(&a, 0);
     assert_close(s.spectral_norm, 1, 1e-14);
     assert_true(s.rank == 1 && s.effective_rank == 1);
@@ -81,14 +71,14 @@ TEST(first_token_attention_has_the_largest_norm)
     for (uint32_t i = 0; i < 16; i++) {
         x[i * 16] = 1;
     }
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 16, 16);
+    struct attention a = map_of(x, DTYPE_F32, 1, 16, 16);
     assert_close(spectrum_of(&a, 0).spectral_norm, 4, 1e-14); /* sqrt(T) */
 }
 
 TEST(diagonal_gives_its_sorted_magnitudes)
 {
     const double x[] = {0.25, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0.002, 0, 0, 0, 0, 0.5};
-    struct attention a = spectrum_map_of(x, DTYPE_F64, 4, 4);
+    struct attention a = map_of(x, DTYPE_F64, 1, 4, 4);
     struct spectrum s = spectrum_of(&a, 0);
     const double want[] = {1, 0.5, 0.25, 0.002};
     for (uint32_t i = 0; i < 4; i++) {
@@ -110,14 +100,12 @@ TEST(rank_uses_the_eps_of_the_dtype)
 {
     const double twice[] = {1, 0, 0, 0x1p-30};
     const float single[] = {1, 0, 0, 0x1p-30f};
-    struct attention a = spectrum_map_of(twice, DTYPE_F64, 2, 2),
-                     b = spectrum_map_of(single, DTYPE_F32, 2, 2);
+    struct attention a = map_of(twice, DTYPE_F64, 1, 2, 2), b = map_of(single, DTYPE_F32, 1, 2, 2);
     assert_true(spectrum_of(&a, 0).rank == 2);
     assert_true(spectrum_of(&b, 0).rank == 1);
     const uint16_t half[] = {0x3c00, 0, 0, 1};       /* f16: 1, 2^-24 */
     const uint16_t brain[] = {0x3f80, 0, 0, 0x3080}; /* bf16: 1, 2^-30 */
-    struct attention c = spectrum_map_of(half, DTYPE_F16, 2, 2),
-                     d = spectrum_map_of(brain, DTYPE_BF16, 2, 2);
+    struct attention c = map_of(half, DTYPE_F16, 1, 2, 2), d = map_of(brain, DTYPE_BF16, 1, 2, 2);
     assert_true(spectrum_of(&c, 0).rank == 1);
     assert_true(spectrum_of(&d, 0).rank == 1);
 }
@@ -131,8 +119,7 @@ TEST(wide_and_tall_agree)
             wide[i * 7 + j] = tall[j * 3 + i] = random_unit(&random);
         }
     }
-    struct attention a = spectrum_map_of(wide, DTYPE_F64, 3, 7),
-                     b = spectrum_map_of(tall, DTYPE_F64, 7, 3);
+    struct attention a = map_of(wide, DTYPE_F64, 1, 3, 7), b = map_of(tall, DTYPE_F64, 1, 7, 3);
     struct spectrum s = spectrum_of(&a, 0), t = spectrum_of(&b, 0);
     for (uint32_t i = 0; i < 3; i++) {
         assert_close(s.singular_values[i], t.singular_values[i], 1e-14);
@@ -146,7 +133,7 @@ TEST(only_the_valid_rectangle_counts)
 {
     const float x[] = {0, 3, NAN, 2, 0, NAN, NAN, NAN, NAN};
     const int32_t len[] = {2};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 3, 3);
+    struct attention a = map_of(x, DTYPE_F32, 1, 3, 3);
     a.q_len = a.k_len = len;
     struct spectrum s = spectrum_of(&a, 0);
     assert_close(s.singular_values[0], 3, 1e-14);
@@ -157,7 +144,7 @@ TEST(only_the_valid_rectangle_counts)
 TEST(heads_are_told_apart)
 {
     const float x[] = {1, 0, 0, 1, 0, 5, 5, 0};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
+    struct attention a = map_of(x, DTYPE_F32, 1, 2, 2);
     a.heads = 2;
     assert_close(spectrum_of(&a, 1).spectral_norm, 5, 1e-14);
 }
@@ -167,7 +154,7 @@ TEST(not_finite_has_no_spectrum)
     const double bad[] = {NAN, INFINITY};
     for (int i = 0; i < 2; i++) {
         double x[] = {1, 0, bad[i], 1};
-        struct attention a = spectrum_map_of(x, DTYPE_F64, 2, 2);
+        struct attention a = map_of(x, DTYPE_F64, 1, 2, 2);
         struct spectrum s = spectrum_of(&a, 0);
         assert_no_numbers(&s);
     }
@@ -177,7 +164,7 @@ TEST(empty_has_no_spectrum)
 {
     const float x[] = {1};
     const int32_t none[] = {0};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 1, 1);
+    struct attention a = map_of(x, DTYPE_F32, 1, 1, 1);
     a.k_len = none;
     struct spectrum s = spectrum_of(&a, 0);
     assert_no_numbers(&s);
@@ -186,7 +173,7 @@ TEST(empty_has_no_spectrum)
 TEST(all_zero_has_rank_zero)
 {
     const float x[4] = {0};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
+    struct attention a = map_of(x, DTYPE_F32, 1, 2, 2);
     struct spectrum s = spectrum_of(&a, 0);
     assert_true(s.spectral_norm == 0 && s.rank == 0 && s.effective_rank == 0);
     assert_true(s.nuclear_norm == 0 && s.singular_values[1] == 0 && s.eigenvalue_2 == 0);
@@ -199,7 +186,7 @@ TEST(all_zero_has_rank_zero)
 TEST(one_by_one)
 {
     const float x[] = {1};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 1, 1);
+    struct attention a = map_of(x, DTYPE_F32, 1, 1, 1);
     struct spectrum s = spectrum_of(&a, 0);
     assert_true(s.spectral_norm == 1 && s.rank == 1 && s.effective_rank == 1 &&
                 s.condition_number == 0);
@@ -212,7 +199,7 @@ TEST(eigenvalue_2_may_be_one_of_a_pair)
 {
     const double c = 0.5 * cos(1), s = 0.5 * sin(1);
     const double x[] = {c, -s, 0, s, c, 0, 0, 0, 0.1};
-    struct attention a = spectrum_map_of(x, DTYPE_F64, 3, 3);
+    struct attention a = map_of(x, DTYPE_F64, 1, 3, 3);
     OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum fast;
     assert_int_equal(spectrum_compute(&a, 0, 0, SPECTRUM_FULL, isa_best(), &scratch, &fast), 0);
@@ -223,7 +210,7 @@ TEST(eigenvalue_2_may_be_one_of_a_pair)
 TEST(eigenvalue_2_needs_a_square)
 {
     const float x[] = {1, 0, 0, 1, 0, 0};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 3);
+    struct attention a = map_of(x, DTYPE_F32, 1, 2, 3);
     assert_nan(spectrum_of(&a, 0).eigenvalue_2);
 }
 
@@ -461,8 +448,8 @@ TEST(every_dtype_gives_the_same_numbers)
         memcpy(&cells[i], &bits, sizeof bits);
         wide[i] = (double)cells[i];
     }
-    struct attention f64 = spectrum_map_of(wide, DTYPE_F64, N, N),
-                     bf16 = spectrum_map_of(brain, DTYPE_BF16, N, N);
+    struct attention f64 = map_of(wide, DTYPE_F64, 1, N, N),
+                     bf16 = map_of(brain, DTYPE_BF16, 1, N, N);
     struct spectrum want = test_spectrum_compute(&square, SPECTRUM_LEADING);
     struct spectrum a = test_spectrum_compute(&f64, SPECTRUM_LEADING),
                     b = test_spectrum_compute(&bf16, SPECTRUM_LEADING);
@@ -481,8 +468,8 @@ TEST(wide_and_tall_maps_agree_at_every_effort)
             wide[i * 200 + j] = tall[j * 140 + i] = (float)random_unit(&random);
         }
     }
-    struct attention a = spectrum_map_of(wide, DTYPE_F32, 140, 200),
-                     b = spectrum_map_of(tall, DTYPE_F32, 200, 140);
+    struct attention a = map_of(wide, DTYPE_F32, 1, 140, 200),
+                     b = map_of(tall, DTYPE_F32, 1, 200, 140);
     struct spectrum want = spectrum_of(&a, 0);
     for (enum spectrum_effort effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
         struct spectrum s = test_spectrum_compute(&a, effort),
@@ -503,7 +490,7 @@ TEST(only_the_valid_rectangle_counts_at_every_effort)
     for (uint32_t i = 0; i < N; i++) {
         memcpy(padded + i * (N + 5), cells + i * N, N * sizeof *cells);
     }
-    struct attention b = spectrum_map_of(padded, DTYPE_F32, N + 3, N + 5);
+    struct attention b = map_of(padded, DTYPE_F32, 1, N + 3, N + 5);
     b.q_len = rows;
     b.k_len = columns;
     for (enum spectrum_effort effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
@@ -533,7 +520,7 @@ TEST(scale_is_exact)
     static double scaled[N * N];
     const int exponents[] = {-1060, -1000, -200, 100, 1020};
     fill_mild();
-    struct attention b = spectrum_map_of(scaled, DTYPE_F64, N, N);
+    struct attention b = map_of(scaled, DTYPE_F64, 1, N, N);
     struct spectrum want = test_spectrum_compute(&square, SPECTRUM_LEADING);
     for (int e = 0; e < 5; e++) {
         for (uint32_t i = 0; i < N * N; i++) {
@@ -751,7 +738,7 @@ TEST(every_instruction_set_follows_the_formulas)
 TEST(spectrum_out_of_memory_is_reported)
 {
     const float x[] = {1, 0, 0, 1};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
+    struct attention a = map_of(x, DTYPE_F32, 1, 2, 2);
     OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum s = {.rank = 77};
     heap_fail_at(1);
@@ -796,8 +783,7 @@ TEST(threads_do_not_disturb_each_other)
             x[t][i] = random_unit(&random);
             y[t][i] = (float)x[t][i];
         }
-        w[t].a = t == 0 ? spectrum_map_of(x[t], DTYPE_F64, N, N)
-                        : spectrum_map_of(y[t], DTYPE_F32, N, N);
+        w[t].a = t == 0 ? map_of(x[t], DTYPE_F64, 1, N, N) : map_of(y[t], DTYPE_F32, 1, N, N);
         w[t].effort = t < 2 ? SPECTRUM_FULL : t == 2 ? SPECTRUM_LEADING : SPECTRUM_NORM;
         w[t].alone = test_spectrum_compute(&w[t].a, w[t].effort);
     }
@@ -817,7 +803,7 @@ TEST(spectrum_too_large_for_lapack_is_out_of_memory)
         {1, UINT32_MAX}, {UINT32_MAX, 1}, {INT32_MAX, INT32_MAX}, {1u << 27, 1u << 27}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const float nothing = 0; /* never read */
-        struct attention a = spectrum_map_of(&nothing, DTYPE_F32, sizes[i][0], sizes[i][1]);
+        struct attention a = map_of(&nothing, DTYPE_F32, 1, sizes[i][0], sizes[i][1]);
         struct scratch scratch = {0};
         struct spectrum s;
         heap_fail_at(1);

@@ -4,6 +4,7 @@
 #include "workers/rows/block.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
+#include "tests/unit/workers/map_of.h"
 
 #define T 16
 
@@ -23,13 +24,9 @@ static const struct block_plan everything = {
 
 static struct attention self_map(const float *weights, uint32_t heads, uint32_t length)
 {
-    return (struct attention){.weights = weights,
-                              .dtype = DTYPE_F32,
-                              .batch = 1,
-                              .heads = heads,
-                              .queries = length,
-                              .keys = length,
-                              .self = true};
+    struct attention a = map_of(weights, DTYPE_F32, heads, length, length);
+    a.self = true;
+    return a;
 }
 
 /* Rows begin to end. */
