@@ -167,3 +167,9 @@ void pair_close(struct pairing *pair)
     attn_publisher_free(&pair->publisher);
     peer_close(&pair->peer);
 }
+
+struct received pair_arrived(const struct pairing *pair, int rc)
+{
+    assert_int_equal(rc, 0);
+    return expect(&pair->peer);
+}
