@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* attnctl as a user sees it: the program itself, its text and its exit status, against a fake attnd
  * that answers with maps of proto/result.h. */
+#include "tests/unit/cli/answers.h"
 #include "tests/unit/cli/fake.h"
 
 #include "clients/cli/base/field.h"
@@ -10,73 +11,16 @@
 #include "tests/unit/mpk_text.h"
 
 #include <inttypes.h>
-#include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
-#include <zmq.h>
-
-static const uint8_t run_bytes[RUN_BYTES] = {0xab, 0xcd, 0xef, 0x01, 0x23};
-
-static struct result_common commands_common(uint64_t epoch, uint64_t step)
-{
-    return (struct result_common){"gpt-small", run_bytes, epoch, step, 1};
-}
 
 /* Answers of the fake ----------------------------------------------------------------------------
  */
-
-static void commands_put_job(struct mpk_writer *reply)
-{
-    static const struct reason_count dropped[] = {{"late", 2}, {"repeated", 4}, {"shape", 1}};
-    struct job_result job = {
-        .common = commands_common(3, 1200),
-        .state = JOB_ACTIVE,
-        .world = 4,
-        .ranks = 2,
-        .received = 640,
-        .processed = 637,
-        .lost = 5,
-        .dropped = dropped,
-        .dropped_count = 3, /* what was repeated is no loss */
-    };
-    job_encode(&job, reply);
-}
-
-static void commands_put_summary(struct mpk_writer *reply, struct layer_id id, double base)
-{
-    struct result_stat stat[12];
-    for (int head = 0; head < 12; head++) {
-        stat[head] = (struct result_stat){.mean = head == 1 ? NAN : base + head / 100.0};
-    }
-    struct summary_result summary = {
-        .common = commands_common(3, 1200),
-        .layer = {.id = id, .shape = {4, 12, 16, 16}},
-        .window = {.unit = WINDOW_EPOCH, .first = 2, .last = 3, .length = 2, .every = 1},
-        .ranks = 1,
-        .messages = 40,
-        .lost = 1,
-        .heads = 12,
-    };
-    struct result_stat singular_values[12 * SINGULAR_VALUES_MAX] = {{0}};
-    struct result_stat sink = {.mean = base / 2};
-    enum pattern pattern[12];
-    for (int head = 0; head < 12; head++) {
-        pattern[head] = head == 1   ? PATTERN_NONE
-                        : head == 3 ? PATTERN_DUPLICATE_TOKEN
-                                    : PATTERN_LOCAL;
-    }
-    summary.pattern = pattern;
-    summary.sink_rate = &sink;
-    summary.stat[METRIC_ENTROPY_NORMALIZED] = stat;
-    summary.vector[VECTOR_SINGULAR_VALUES] = singular_values;
-    summary_encode(&summary, reply);
-}
 
 static void commands_encode_weights(struct mpk_writer *reply)
 {
     struct result_stat stat[2] = {{.mean = 1.5}, {.mean = 2.5}};
     struct summary_result summary = {
-        .common = commands_common(3, 1200),
+        .common = answers_common(3, 1200),
         .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .tier = MESSAGE_WEIGHTS},
         .heads = 2,
         .stat = {[METRIC_WQ_SPECTRAL_NORM] = stat, [METRIC_WQ_STABLE_RANK] = stat},
@@ -98,7 +42,7 @@ static void commands_put_sampled(struct mpk_writer *reply)
                                      {.mean = NAN, .std = NAN}};
     struct result_stat largest[2] = {{.mean = 9.5, .std = 0.5, .count = 16}, {.mean = 8}};
     struct summary_result summary = {
-        .common = commands_common(3, 1200),
+        .common = answers_common(3, 1200),
         .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .rows = 3200, .rows_of = 102400},
         .window = {.unit = WINDOW_EPOCH, .first = 2, .last = 2, .length = 1, .every = 1},
         .heads = 2,
@@ -119,7 +63,7 @@ static void commands_put_drift(struct mpk_writer *reply)
         {-0.25, -7.25, 0.0625, NAN}, {0.125, 5.9, 0.00001, 1200}, {NAN, NAN, NAN, NAN}};
     struct result_drift message[3] = {{0, 0, NAN, NAN}, {2e-5, 6, NAN, 3}, {NAN, NAN, NAN, NAN}};
     struct summary_result summary = {
-        .common = commands_common(3, 1200),
+        .common = answers_common(3, 1200),
         .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .shape = {4, 3, 16, 16}},
         .window = {.unit = WINDOW_EPOCH, .first = 3, .last = 3, .length = 1, .every = 1},
         .ranks = 1,
@@ -141,7 +85,7 @@ static void commands_put_mixed(struct mpk_writer *reply)
 {
     mpk_put_array(reply, 2);
     commands_encode_weights(reply);
-    commands_put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.2);
+    answers_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.2);
 }
 
 /* Layers out of order: the table sorts them. */
@@ -149,13 +93,13 @@ static void put_summaries(struct mpk_writer *reply, const msgpack_object *params
 {
     if (mpk_find(params, "layer")) {
         mpk_put_array(reply, 1);
-        commands_put_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.00001);
+        answers_summary(reply, (struct layer_id){STACK_DECODER, 1, SITE_SELF}, 0.00001);
         return;
     }
     mpk_put_array(reply, 3);
-    commands_put_summary(reply, (struct layer_id){STACK_DECODER, 10, SITE_CROSS}, 0.3);
-    commands_put_summary(reply, (struct layer_id){STACK_DECODER, 10, SITE_SELF}, 0.2);
-    commands_put_summary(reply, (struct layer_id){STACK_ENCODER, 0, SITE_SELF}, 0.1);
+    answers_summary(reply, (struct layer_id){STACK_DECODER, 10, SITE_CROSS}, 0.3);
+    answers_summary(reply, (struct layer_id){STACK_DECODER, 10, SITE_SELF}, 0.2);
+    answers_summary(reply, (struct layer_id){STACK_ENCODER, 0, SITE_SELF}, 0.1);
 }
 
 static void commands_put_stats(struct mpk_writer *reply, unsigned received)
@@ -227,7 +171,7 @@ static void commands_answer(const struct fake *fake, const char *method, uint64_
         mpk_text(reply, "{'version': '0.1.0', 'uptime_s': 3725.0}");
     } else if (strcmp(method, "jobs") == 0) {
         mpk_put_array(reply, 1);
-        commands_put_job(reply);
+        answers_job(reply);
     } else if (strcmp(method, "summary") == 0) {
         put_summaries(reply, params);
     } else if (strcmp(method, "stats") == 0) {
@@ -539,191 +483,6 @@ FAKE_TEST(ping_config_and_flush)
 
 SAYS(json_is_the_answer_itself, {"flush --json", 0, "{\n  \"windows\": 3\n}\n"});
 
-/* Sends what was written, and empties the writer. */
-static void commands_publish(struct fake *fake, const char *topic, struct mpk_writer *map)
-{
-    zmq_send(fake->pub, topic, strlen(topic), ZMQ_SNDMORE);
-    zmq_send(fake->pub, map->buffer.data, map->buffer.size, 0);
-    mpk_writer_clear(map);
-    mpk_writer_init(map);
-}
-
-/* Waits for the subscription of a tail, so that nothing is published too early. */
-static void await_subscription(struct fake *fake, const char *prefix)
-{
-    char frame[128];
-    int timeout_ms = 60000;
-    zmq_setsockopt(fake->pub, ZMQ_RCVTIMEO, &timeout_ms, sizeof timeout_ms);
-    int size = zmq_recv(fake->pub, frame, sizeof frame, 0);
-    assert_int_equal(size, 1 + strlen(prefix));
-    assert_memory_equal(frame + 1, prefix, strlen(prefix));
-}
-
-static void publish_all(struct fake *fake)
-{
-    struct mpk_writer map;
-    static const double values[] = {0.25, 0.75, NAN};
-    struct live_result live = {
-        .common = commands_common(3, 7),
-        .layer = {.id = {STACK_ENCODER, 0, SITE_SELF}},
-        .rank = 1,
-        .numbers = {.heads = 3},
-    };
-    live.numbers.value[METRIC_ENTROPY_NORMALIZED] = values;
-    mpk_writer_init(&map);
-    live_encode(&live, &map);
-    commands_publish(fake, "live/gpt-small/encoder/0/self/", &map);
-    commands_put_summary(&map, (struct layer_id){STACK_DECODER, 2, SITE_CROSS}, 0.5);
-    result_set_snapshot(map.buffer.data, map.buffer.size, true);
-    commands_publish(fake, "summary/gpt-small/decoder/2/cross/", &map);
-    commands_put_job(&map);
-    commands_publish(fake, "job/gpt-small/", &map);
-}
-
-/* A tail that subscribes to the prefix says `text` of all that is published. */
-static void assert_tail_says(struct fake *fake, const char *arguments, const char *prefix,
-                             const char *text)
-{
-    FILE *pipe = attnctl_start(fake->endpoint, arguments);
-    await_subscription(fake, prefix);
-    publish_all(fake);
-    attnctl_finish(pipe, 0, text);
-}
-
-FAKE_TEST(tail_prints_a_line_per_message)
-{
-    assert_tail_says(
-        fake, "tail --count 3", "",
-        "live    gpt-small encoder.0.self epoch 3 step 7 rank 1: entropy_normalized 0.5 [0.25, "
-        "0.75] over 2 heads\n"
-        "summary gpt-small decoder.2.cross epoch 2 to 3: entropy_normalized 0.5591 [0.5, 0.61] "
-        "over 11 heads, 40 messages, 1 lost, 0 dropped (last value)\n"
-        "job     gpt-small active, run abcdef01, epoch 3 step 1200, rank 2/4, 0 layers, received "
-        "636, lost 5, dropped 3\n");
-}
-
-FAKE_TEST(tail_shows_alerts)
-{
-    struct alert_result alert = {
-        .common = commands_common(3, 1200),
-        .rule = "entropy_collapse",
-        .severity = ALERT_CRITICAL,
-        .metric = "entropy_normalized",
-        .has_layer = true,
-        .layer = {STACK_DECODER, 2, SITE_SELF},
-        .head = 5,
-        .since_epoch = 2,
-        .since_step = 1100,
-        .message = "entropy_normalized of decoder.2.self head 5 is 0.04, below 0.1 for 3 windows",
-    };
-    struct mpk_writer map;
-    FILE *pipe = attnctl_start(fake->endpoint, "tail --count 1 alert/");
-    await_subscription(fake, "alert/");
-    mpk_writer_init(&map);
-    alert_encode(&alert, &map);
-    commands_publish(fake, "alert/gpt-small/", &map);
-    attnctl_finish(
-        pipe, 0,
-        "alert   gpt-small critical firing entropy_collapse: entropy_normalized of "
-        "decoder.2.self head 5 is 0.04, below 0.1 for 3 windows, since epoch 2 step 1100\n");
-}
-
-FAKE_TEST(tail_counts_patterns)
-{
-    assert_tail_says(fake, "tail --count 1 --metric pattern summary/", "summary/",
-                     "summary gpt-small decoder.2.cross epoch 2 to 3: pattern local 10, "
-                     "duplicate_token 1, 40 messages, 1 lost, 0 dropped (last value)\n");
-}
-
-FAKE_TEST(tail_shows_the_one_number_of_a_layer)
-{
-    assert_tail_says(
-        fake, "tail --count 1 --metric sink_rate summary/", "summary/",
-        "summary gpt-small decoder.2.cross epoch 2 to 3: sink_rate 0.25, 40 messages, 1 "
-        "lost, 0 dropped (last value)\n");
-}
-
-FAKE_TEST(tail_says_when_there_is_no_such_number)
-{
-    assert_tail_says(fake, "tail --count 1 --metric max_logit summary/", "summary/",
-                     "summary gpt-small decoder.2.cross epoch 2 to 3: max_logit -, 40 messages, 1 "
-                     "lost, 0 dropped (last value)\n");
-}
-
-FAKE_TEST(tail_shows_norms_and_ranks_of_matrices)
-{
-    struct mpk_writer map;
-    struct spectrum head[2] = {{.spectral_norm = 1.5}, {.spectral_norm = 2.5}};
-    double correlation[4] = {1, 0, 0, 1};
-    struct weights_result weights = {.heads = 2};
-    struct live_result live = {
-        .common = commands_common(3, 7),
-        .layer = {.id = {STACK_DECODER, 1, SITE_SELF}, .tier = MESSAGE_WEIGHTS},
-        .rank = 1,
-        .numbers = {.heads = 2, .weights = &weights},
-    };
-    weights.projection[PROJECTION_Q] = weights.projection[PROJECTION_K] =
-        (struct projection_result){
-            .present = true, .heads = 2, .head = head, .correlation = correlation};
-    weights.projection[PROJECTION_Q].whole =
-        (struct spectrum){.spectral_norm = 15.8125, .rank = 63};
-    weights.projection[PROJECTION_K].whole = (struct spectrum){.spectral_norm = NAN, .rank = NAN};
-    FILE *pipe = attnctl_start(fake->endpoint, "tail --count 1 live/");
-    await_subscription(fake, "live/");
-    mpk_writer_init(&map);
-    live_encode(&live, &map);
-    commands_publish(fake, "live/gpt-small/decoder/1/self/", &map);
-    attnctl_finish(
-        pipe, 0,
-        "live    gpt-small decoder.1.self epoch 3 step 7 rank 1: wq norm 15.81 rank 63, wk norm "
-        "- rank -\n");
-}
-
-FAKE_TEST(tail_subscribes_to_a_prefix_and_skips_what_is_no_result)
-{
-    FILE *pipe = attnctl_start(fake->endpoint, "tail job/gpt-small/ --count 1");
-    await_subscription(fake, "job/gpt-small/");
-    zmq_send(fake->pub, "job/gpt-small/", 14, ZMQ_SNDMORE);
-    zmq_send(fake->pub, "\xc1", 1, 0);
-    publish_all(fake);
-    attnctl_finish(
-        pipe, 0,
-        "attnctl: skipped a message that is not a result\n"
-        "job     gpt-small active, run abcdef01, epoch 3 step 1200, rank 2/4, 0 layers, received "
-        "636, lost 5, dropped 3\n");
-}
-
-FAKE_TEST(tail_as_json_is_one_line_per_message)
-{
-    FILE *pipe =
-        attnctl_start("ipc:///nobody", "tail --json --count 3 --summaries $TAIL_FROM | cut -c1-19");
-    await_subscription(fake, "");
-    publish_all(fake);
-    attnctl_finish(
-        pipe, 0, "{\"v\":1,\"kind\":\"live\n{\"v\":1,\"kind\":\"summ\n{\"v\":1,\"kind\":\"job\"\n");
-}
-
-/* The only child of this process. */
-static pid_t child(void)
-{
-    char path[64];
-    int pid = 0;
-    snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
-    FILE *children = fopen(path, "r");
-    assert_non_null(children);
-    assert_int_equal(fscanf(children, "%d", &pid), 1);
-    fclose(children);
-    return pid;
-}
-
-FAKE_TEST(an_interrupted_record_does_not_blame_attnd)
-{
-    FILE *pipe = attnctl_start(fake->endpoint, "record gpt-small /dev/null/none --timeout 60");
-    await_subscription(fake, "tap/gpt-small/");
-    kill(child(), SIGINT);
-    attnctl_finish(pipe, 1, "attnctl: interrupted\n");
-}
-
 SAYS_OF(a_port_of_the_daemons_choice_needs_summaries, answer_any_port,
         {"tail", 2,
          "attnctl: attnd does not say where its publish socket is: give --summaries ENDPOINT\n"});
@@ -734,21 +493,6 @@ TEST(an_absent_daemon_is_said_to_be_absent)
         attnctl_start("ipc:///tmp/attnd-nobody-is-here", "jobs --timeout 0.1"), 3,
         "attnctl: cannot reach attnd at ipc:///tmp/attnd-nobody-is-here within 0.1 s: is it "
         "running? start it with `attnd` or give --address\n");
-}
-
-FAKE_TEST(an_address_names_all_sockets)
-{
-    char arguments[128];
-    snprintf(arguments, sizeof arguments, "flush --address %s/", fake->directory);
-    attnctl_finish(attnctl_start("ipc:///nobody", arguments), 0, "published 3 windows\n");
-    snprintf(arguments, sizeof arguments, "tail summary/ --count 1 --metric sink_rate --address=%s",
-             fake->directory);
-    FILE *pipe = attnctl_start("ipc:///nobody", arguments);
-    await_subscription(fake, "summary/");
-    publish_all(fake);
-    attnctl_finish(pipe, 0,
-                   "summary gpt-small decoder.2.cross epoch 2 to 3: sink_rate 0.25, 40 messages, 1 "
-                   "lost, 0 dropped (last value)\n");
 }
 
 FAKE_TEST(an_attnd_that_nobody_named_is_found)
