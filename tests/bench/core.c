@@ -10,15 +10,13 @@
  * --cpu-time counts the time of one thread, without what others take from it, on a machine that is
  * not idle; caches and memory are then shared still. --map: the reads give way to the same kernels
  * with a pooled map as well, and `ratio` is what is left of the speed with it. */
+#include "tests/bench/bench.h"
 #include "workers/rows/block.h"
 #include "workers/base/pool.h"
 
 #include <math.h>
 #include <semaphore.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define PAIRS       7
 #define THREADS_MAX 2
@@ -29,25 +27,6 @@
 #define JOBS_MAX       32
 
 static const char *const dtype_text[] = {"f32", "f16", "bf16", "f64"};
-
-static double core_now(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int core_by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double core_median(double *x, size_t n)
-{
-    qsort(x, n, sizeof *x, core_by_value);
-    return n % 2 == 1 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
-}
 
 static uint16_t half_of(enum dtype dtype, float x)
 {
@@ -171,7 +150,7 @@ static void run_on_worker(struct pool_job *job, struct scratch *scratch)
 static double timed(struct part *parts, unsigned threads, struct pool *pool, bool reading,
                     clockid_t clock)
 {
-    double start = core_now(clock);
+    double start = bench_seconds(clock);
     for (unsigned t = 0; t < threads; t++) {
         parts[t].reading = reading;
         if (t > 0 && pool_submit(pool, NULL, &parts[t].job, 1) != 0) {
@@ -182,7 +161,7 @@ static double timed(struct part *parts, unsigned threads, struct pool *pool, boo
     for (unsigned t = 1; t < threads; t++) {
         sem_wait(parts[0].done);
     }
-    return (core_now(clock) - start) / parts[0].passes;
+    return (bench_seconds(clock) - start) / parts[0].passes;
 }
 
 /* Returns the median time. `one_thread` and `f32` are those to compare with, or 0. */
@@ -218,13 +197,13 @@ static double core_bench(const struct attention *a, enum isa isa, unsigned threa
     }
     double rows = (double)a->batch * a->heads * a->queries;
     double bytes = rows * a->keys * (double)dtype_size(a->dtype);
-    double time = core_median(kernels, pairs);
+    double time = bench_median(kernels, pairs);
     printf(
         "{\"bench\":\"core\",\"shape\":[%u,%u,%u,%u],\"dtype\":\"%s\",\"causal\":%s,\"isa\":\"%s\","
         "\"threads\":%u,\"gb_s\":%.2f,\"read_gb_s\":%.2f,\"ratio\":%.3f,\"rows_s\":%.0f",
         a->batch, a->heads, a->queries, a->keys, dtype_text[a->dtype], a->causal ? "true" : "false",
-        isa_name[isa], threads, bytes / time * 1e-9, bytes / core_median(reads, pairs) * 1e-9,
-        core_median(ratio, pairs), rows / time);
+        isa_name[isa], threads, bytes / time * 1e-9, bytes / bench_median(reads, pairs) * 1e-9,
+        bench_median(ratio, pairs), rows / time);
     if (one_thread > 0) {
         printf(",\"speedup\":%.2f", one_thread / time);
     } else if (f32 > 0) {

@@ -5,35 +5,13 @@
  * One JSON line: memory per head, without and with the numbers of the last window; time per window
  * of the baseline and afterwards (medians, of the layer); time and size of a checkpoint. */
 #include "daemon/state/drift.h"
+#include "tests/bench/bench.h"
 #include "tests/unit/daemon/state/measured.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
 
 #define HEADS   32
 #define LEARNED 5
 #define WINDOWS 25
 #define BUCKETS 48 /* window.buckets */
-
-static double drift_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int drift_by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double drift_median(double *x, size_t n)
-{
-    qsort(x, n, sizeof *x, drift_by_value);
-    return x[n / 2];
-}
 
 static struct layer_state *drift_state_of(uint64_t seed)
 {
@@ -41,10 +19,9 @@ static struct layer_state *drift_state_of(uint64_t seed)
         .batch = 1, .heads = HEADS, .size = 512, .sharpness = 3, .seed = seed};
     struct measured_message *message = measured_message_new(&options, seed);
     struct layer_state *state = layer_state_new(HEADS, BUCKETS);
-    if (!message || !state ||
-        layer_state_add(state, &message->message, measure_result(message->measure)) != 0) {
-        exit(1);
-    }
+    bench_must(message && state &&
+                   layer_state_add(state, &message->message, measure_result(message->measure)) == 0,
+               "out of memory");
     measured_message_free(&message);
     return state;
 }
@@ -52,11 +29,9 @@ static struct layer_state *drift_state_of(uint64_t seed)
 static double window(struct drift *drift, uint64_t at)
 {
     struct layer_state *state = drift_state_of(at);
-    double start = drift_now();
-    if (drift_window(drift, state, at, true) != 0) {
-        exit(1);
-    }
-    double time = drift_now() - start;
+    double start = bench_cpu_seconds();
+    bench_must(drift_window(drift, state, at, true) == 0, "out of memory");
+    double time = bench_cpu_seconds() - start;
     layer_state_free(&state);
     return time;
 }
@@ -76,9 +51,7 @@ int main(void)
     struct drift *drift = drift_new(&rule, HEADS);
     double learning[LEARNED], after[WINDOWS - LEARNED];
     struct mpk_writer writer;
-    if (!drift) {
-        return 1;
-    }
+    bench_must(drift, "out of memory");
     for (unsigned w = 0; w < WINDOWS; w++) {
         *(w < LEARNED ? &learning[w] : &after[w - LEARNED]) = window(drift, w + 1);
     }
@@ -87,16 +60,14 @@ int main(void)
     drift_result_clear(drift);
     uint64_t without = drift_bytes(drift);
     mpk_writer_init(&writer);
-    double start = drift_now();
-    if (drift_pack(drift, &writer) != 0) {
-        return 1;
-    }
-    double packing = drift_now() - start;
+    double start = bench_cpu_seconds();
+    bench_must(drift_pack(drift, &writer) == 0, "out of memory");
+    double packing = bench_cpu_seconds() - start;
     printf("{\"bench\":\"drift\",\"heads\":%d,\"metrics\":%u,\"bytes_per_head\":%.0f,"
            "\"with_results\":%.0f,\"learn_us\":%.0f,\"compare_us\":%.0f,\"pack_us\":%.0f,"
            "\"packed_bytes_per_head\":%.0f}\n",
            HEADS, metrics, (double)without / HEADS, (double)with / HEADS,
-           1e6 * drift_median(learning, LEARNED), 1e6 * drift_median(after, WINDOWS - LEARNED),
+           1e6 * bench_median(learning, LEARNED), 1e6 * bench_median(after, WINDOWS - LEARNED),
            1e6 * packing, (double)writer.buffer.size / HEADS);
     mpk_writer_clear(&writer);
     drift_free(&drift);

@@ -7,14 +7,12 @@
  *
  *     history write [LAYERS HEADS WINDOWS STATES MAX_MIB] */
 #include "daemon/state/layer_state.h"
+#include "tests/bench/bench.h"
 #include "tests/unit/daemon/state/measured.h"
 #include "daemon/store/store.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 /* States that are prepared; windows take turns at them. */
@@ -25,21 +23,6 @@
 /* Windows submitted and not committed. */
 #define AHEAD_MAX 256
 
-static double history_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void history_must(bool well, const char *what)
-{
-    if (!well) {
-        fprintf(stderr, "history: %s\n", what);
-        exit(1);
-    }
-}
-
 struct variant {
     struct mpk_writer packed;
     uint64_t values; /* head-metric values with a number */
@@ -48,14 +31,14 @@ struct variant {
 static void history_prepare(struct variant *variant, uint32_t heads, uint64_t seed)
 {
     struct layer_state *state = layer_state_new(heads, BUCKETS);
-    history_must(state, "out of memory");
+    bench_must(state, "out of memory");
     for (uint64_t i = 0; i < MESSAGES; i++) {
         struct measured_options options = {
             .batch = 2, .heads = heads, .size = 32, .sharpness = 1.0, .seed = seed * MESSAGES + i};
         struct measured_message *message = measured_message_new(&options, i + 1);
-        history_must(message, "out of memory");
+        bench_must(message, "out of memory");
         const struct measured *measured = measure_result(message->measure);
-        history_must(!layer_state_add(state, &message->message, measured), "out of memory");
+        bench_must(!layer_state_add(state, &message->message, measured), "out of memory");
         measured_message_free(&message);
     }
     for (int m = 0; m < METRIC_COUNT; m++) {
@@ -64,7 +47,7 @@ static void history_prepare(struct variant *variant, uint32_t heads, uint64_t se
         }
     }
     mpk_writer_init(&variant->packed);
-    history_must(!layer_state_pack(state, &variant->packed), "out of memory");
+    bench_must(!layer_state_pack(state, &variant->packed), "out of memory");
     layer_state_free(&state);
 }
 
@@ -88,23 +71,23 @@ static void history_open_store(struct bench *bench, uint64_t states, uint64_t ma
     const char *reason = "";
     struct config config;
     snprintf(bench->directory, sizeof bench->directory, "%s/attnd-history-XXXXXX", root);
-    history_must(mkdtemp(bench->directory), "no temporary directory");
+    bench_must(mkdtemp(bench->directory), "no temporary directory");
     snprintf(bench->path, sizeof bench->path, "%s/history.db", bench->directory);
     config_defaults(&config);
     snprintf(config.history_path.text, sizeof config.history_path.text, "%s", bench->path);
     config.history_states = states;
     config.history_max_size = max_mib << 20;
-    history_must(!config_check(&config, error), error);
-    history_must(!store_new(&config, &bench->stats, &bench->store), "out of memory");
-    history_must(store_path(bench->store, &reason), reason);
+    bench_must(!config_check(&config, error), error);
+    bench_must(!store_new(&config, &bench->stats, &bench->store), "out of memory");
+    bench_must(store_path(bench->store, &reason), reason);
 }
 
 /* Notes how long the windows committed since took. */
 static uint64_t history_see(struct bench *bench)
 {
     uint64_t stored = stats_get(&bench->stats, COUNT_STORED);
-    double at = history_now();
-    history_must(!stats_get(&bench->stats, COUNT_STORE_DROPPED), "a window could not be stored");
+    double at = bench_seconds(CLOCK_MONOTONIC);
+    bench_must(!stats_get(&bench->stats, COUNT_STORE_DROPPED), "a window could not be stored");
     for (; bench->seen < stored; bench->seen++) {
         double wait = at - bench->submitted_at[bench->seen % AHEAD_MAX];
         bench->longest = wait > bench->longest ? wait : bench->longest;
@@ -131,12 +114,12 @@ static uint64_t history_submit(struct bench *bench, uint64_t number, uint32_t la
         .state_size = variant->packed.buffer.size,
     };
     struct store_batch *batch = batch_new(&run);
-    history_must(batch && !batch_window(batch, &window), "out of memory");
+    bench_must(batch && !batch_window(batch, &window), "out of memory");
     while (history_see(bench) >= AHEAD_MAX) {
         usleep(1000);
     }
-    bench->submitted_at[bench->submitted++ % AHEAD_MAX] = history_now();
-    history_must(store_submit(bench->store, &batch), "a batch was refused");
+    bench->submitted_at[bench->submitted++ % AHEAD_MAX] = bench_seconds(CLOCK_MONOTONIC);
+    bench_must(store_submit(bench->store, &batch), "a batch was refused");
     return variant->values;
 }
 
@@ -160,7 +143,7 @@ static void history_remove_all(const struct bench *bench)
 static void write_windows(struct bench *bench)
 {
     uint64_t values = 0;
-    double begin = history_now();
+    double begin = bench_seconds(CLOCK_MONOTONIC);
     for (uint32_t w = 0; w < bench->windows; w++) {
         for (uint32_t l = 0; l < bench->layers; l++) {
             values += history_submit(bench, w, l);
@@ -169,9 +152,9 @@ static void write_windows(struct bench *bench)
     while (history_see(bench) > 0) {
         usleep(1000);
     }
-    double committed = history_now() - begin;
+    double committed = bench_seconds(CLOCK_MONOTONIC) - begin;
     store_free(&bench->store);
-    double closed = history_now() - begin;
+    double closed = bench_seconds(CLOCK_MONOTONIC) - begin;
     printf("{\"bench\": \"history_write\", \"layers\": %u, \"heads\": %u, \"windows\": %u, "
            "\"values\": %llu, \"values_per_s\": %.0f, \"seconds\": %.2f, \"seconds_closed\": %.2f, "
            "\"longest_commit_s\": %.3f, \"state_bytes\": %zu, \"file_bytes_per_value\": %.1f, "

@@ -6,29 +6,12 @@
  *     history_read [WINDOWS HEADS REPEAT] */
 #include "daemon/history/history.h"
 #include "daemon/state/layer_state.h"
+#include "tests/bench/bench.h"
 #include "tests/unit/daemon/state/measured.h"
 #include "daemon/store/store.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
-
-static double history_read_time_of(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void history_read_must(bool well, const char *what)
-{
-    if (!well) {
-        fprintf(stderr, "history_read: %s\n", what);
-        exit(1);
-    }
-}
 
 #define VARIANTS 16
 
@@ -52,10 +35,10 @@ static void history_read_pack_state(uint32_t heads, uint64_t number, struct mpk_
     struct measured_options options = {
         .batch = 1, .heads = heads, .size = 32, .sharpness = 1.0, .seed = number};
     struct measured_message *message = measured_message_new(&options, 1);
-    history_read_must(state && message, "out of memory");
-    history_read_must(!layer_state_add(state, &message->message, measure_result(message->measure)),
-                      "out of memory");
-    history_read_must(!layer_state_pack(state, packed), "out of memory");
+    bench_must(state && message, "out of memory");
+    bench_must(!layer_state_add(state, &message->message, measure_result(message->measure)),
+               "out of memory");
+    bench_must(!layer_state_pack(state, packed), "out of memory");
     measured_message_free(&message);
     layer_state_free(&state);
 }
@@ -63,8 +46,7 @@ static void history_read_pack_state(uint32_t heads, uint64_t number, struct mpk_
 static void wait_stored(struct bench *bench, uint64_t windows)
 {
     while (stats_get(&bench->stats, COUNT_STORED) < windows) {
-        history_read_must(!stats_get(&bench->stats, COUNT_STORE_DROPPED),
-                          "a window could not be stored");
+        bench_must(!stats_get(&bench->stats, COUNT_STORE_DROPPED), "a window could not be stored");
         usleep(1000);
     }
 }
@@ -87,9 +69,9 @@ static void history_read_submit(struct bench *bench, uint64_t number)
         .state_size = packed->buffer.size,
     };
     struct store_batch *batch = batch_new(&run);
-    history_read_must(batch && !batch_window(batch, &window), "out of memory");
+    bench_must(batch && !batch_window(batch, &window), "out of memory");
     wait_stored(bench, number < 1000 ? 0 : number - 1000);
-    history_read_must(store_submit(bench->store, &batch), "a batch was refused");
+    bench_must(store_submit(bench->store, &batch), "a batch was refused");
 }
 
 static void open_all(struct bench *bench)
@@ -97,15 +79,15 @@ static void open_all(struct bench *bench)
     const char *reason = "";
     char error[CONFIG_ERROR_MAX] = "";
     snprintf(bench->directory, sizeof bench->directory, "/tmp/attnd-read-XXXXXX");
-    history_read_must(mkdtemp(bench->directory), "no temporary directory");
+    bench_must(mkdtemp(bench->directory), "no temporary directory");
     config_defaults(&bench->config);
     snprintf(bench->config.history_path.text, sizeof bench->config.history_path.text,
              "%s/history.db", bench->directory);
-    history_read_must(!store_new(&bench->config, &bench->stats, &bench->store), "out of memory");
-    history_read_must(store_path(bench->store, &reason), reason);
+    bench_must(!store_new(&bench->config, &bench->stats, &bench->store), "out of memory");
+    bench_must(store_path(bench->store, &reason), reason);
     uv_loop_init(&bench->loop);
-    history_read_must(
-        !history_new(&bench->loop, &bench->config, bench->store, &bench->history, error), error);
+    bench_must(!history_new(&bench->loop, &bench->config, bench->store, &bench->history, error),
+               error);
 }
 
 static void history_read_close_all(struct bench *bench)
@@ -115,48 +97,41 @@ static void history_read_close_all(struct bench *bench)
     uv_run(&bench->loop, UV_RUN_DEFAULT);
     store_free(&bench->store);
     snprintf(command, sizeof command, "rm -r %s", bench->directory);
-    history_read_must(system(command) == 0, "cannot remove the directory");
+    bench_must(system(command) == 0, "cannot remove the directory");
 }
 
 static void history_read_on_answered(void *data, int code, const char *detail,
                                      const struct mpk_writer *result)
 {
     struct bench *bench = data;
-    history_read_must(code == 0, *detail ? detail : err_text(code));
+    bench_must(code == 0, *detail ? detail : err_text(code));
     bench->answered = true;
     bench->bytes = result->buffer.size;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    const double *x = a, *y = b;
-    return (*x > *y) - (*x < *y);
 }
 
 /* `params`: an encoded map. */
 static void history_read_measure(struct bench *bench, const char *name, const char *method,
                                  const struct mpk_writer *params)
 {
-    double *seconds = calloc(bench->repeat, sizeof *seconds);
-    history_read_must(seconds, "out of memory");
-    double cpu = history_read_time_of(CLOCK_PROCESS_CPUTIME_ID);
+    double *seconds = bench_have(calloc(bench->repeat, sizeof *seconds));
+    double cpu = bench_seconds(CLOCK_PROCESS_CPUTIME_ID);
     for (uint32_t i = 0; i < bench->repeat; i++) {
-        double begin = history_read_time_of(CLOCK_MONOTONIC);
+        double begin = bench_seconds(CLOCK_MONOTONIC);
         bench->answered = false;
-        history_read_must(!history_ask(bench->history, HISTORY_OWN, method, params->buffer.data,
-                                       params->buffer.size, history_read_on_answered, bench),
-                          "not taken");
+        bench_must(!history_ask(bench->history, HISTORY_OWN, method, params->buffer.data,
+                                params->buffer.size, history_read_on_answered, bench),
+                   "not taken");
         while (!bench->answered) {
             uv_run(&bench->loop, UV_RUN_ONCE);
         }
-        seconds[i] = history_read_time_of(CLOCK_MONOTONIC) - begin;
+        seconds[i] = bench_seconds(CLOCK_MONOTONIC) - begin;
     }
-    cpu = history_read_time_of(CLOCK_PROCESS_CPUTIME_ID) - cpu;
-    qsort(seconds, bench->repeat, sizeof *seconds, compare_doubles);
+    cpu = bench_seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu;
+    double median = bench_median(seconds, bench->repeat);
     printf("{\"bench\": \"history_read\", \"question\": \"%s\", \"windows\": %u, \"heads\": %u, "
            "\"median_ms\": %.2f, \"slowest_ms\": %.2f, \"cpu_ms\": %.2f, \"bytes\": %zu}\n",
-           name, bench->windows, bench->heads, seconds[bench->repeat / 2] * 1e3,
-           seconds[bench->repeat - 1] * 1e3, cpu / bench->repeat * 1e3, bench->bytes);
+           name, bench->windows, bench->heads, median * 1e3, seconds[bench->repeat - 1] * 1e3,
+           cpu / bench->repeat * 1e3, bench->bytes);
     free(seconds);
 }
 
@@ -166,19 +141,14 @@ static void measure_series(struct bench *bench, const char *name, bool packed, b
     struct mpk_writer params;
     mpk_writer_init(&params);
     mpk_put_map(&params, 4u - all_heads + only_mean);
-    mpk_put_str(&params, "job");
-    mpk_put_str(&params, "bench");
-    mpk_put_str(&params, "limit");
-    mpk_put_u64(&params, limit);
-    mpk_put_str(&params, "packed");
-    mpk_put_bool(&params, packed);
+    mpk_pair_str(&params, "job", "bench");
+    mpk_pair_u64(&params, "limit", limit);
+    mpk_pair_bool(&params, "packed", packed);
     if (!all_heads) {
-        mpk_put_str(&params, "head");
-        mpk_put_u64(&params, 0);
+        mpk_pair_u64(&params, "head", 0);
     }
     if (only_mean) {
-        mpk_put_str(&params, "statistics");
-        mpk_put_array(&params, 1);
+        mpk_pair_array(&params, "statistics", 1);
         mpk_put_str(&params, "mean");
     }
     history_read_measure(bench, name, "history", &params);
@@ -190,12 +160,9 @@ static void measure_grid(struct bench *bench, const char *name, uint64_t points)
     struct mpk_writer params;
     mpk_writer_init(&params);
     mpk_put_map(&params, 3);
-    mpk_put_str(&params, "job");
-    mpk_put_str(&params, "bench");
-    mpk_put_str(&params, "points");
-    mpk_put_u64(&params, points);
-    mpk_put_str(&params, "packed");
-    mpk_put_bool(&params, true);
+    mpk_pair_str(&params, "job", "bench");
+    mpk_pair_u64(&params, "points", points);
+    mpk_pair_bool(&params, "packed", true);
     history_read_measure(bench, name, "grid", &params);
     mpk_writer_clear(&params);
 }

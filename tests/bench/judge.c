@@ -6,12 +6,10 @@
  * heads, and the memory per head that rules keep. Numbers differ from head to head and
  * from window to window; in each window a head of the first layer saturates, or is as before. */
 #include "daemon/alerts/alerts.h"
+#include "tests/bench/bench.h"
 
 #include <malloc.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { WINDOWS = 40, HEADS_MAX = 128 };
 
@@ -32,19 +30,6 @@ static void ignore_overflow(void *data, uint32_t events)
 
 static const struct alert_sink ignoring = {.event = ignore_alert, .overflow = ignore_overflow};
 
-static double judge_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
-}
-
-static int judge_compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void judge_fill(unsigned window, unsigned layer)
 {
     for (int m = 0; m < METRIC_COUNT; m++) {
@@ -59,7 +44,7 @@ static void judge_fill(unsigned window, unsigned layer)
     }
 }
 
-/* One window of all layers: its processor time. */
+/* One window of all layers: its processor time, in milliseconds. */
 static double judge_window(struct alerts *alerts, unsigned window, unsigned layers, unsigned heads)
 {
     static const uint8_t run[RUN_BYTES] = {1};
@@ -75,17 +60,13 @@ static double judge_window(struct alerts *alerts, unsigned window, unsigned laye
             summary.stat[m] = judged_stat[m];
             summary.drift[m] = judged_drift[m];
         }
-        double start = judge_now();
-        if (alerts_layer(alerts, &summary, &ignoring) != 0) {
-            exit(1);
-        }
-        time += judge_now() - start;
+        double start = bench_cpu_seconds();
+        bench_must(alerts_layer(alerts, &summary, &ignoring) == 0, "out of memory");
+        time += bench_cpu_seconds() - start;
     }
-    double start = judge_now();
-    if (alerts_run(alerts, &end, &ignoring) != 0) {
-        exit(1);
-    }
-    return time + judge_now() - start;
+    double start = bench_cpu_seconds();
+    bench_must(alerts_run(alerts, &end, &ignoring) == 0, "out of memory");
+    return 1e3 * (time + bench_cpu_seconds() - start);
 }
 
 static void judge_model(const struct config *config, unsigned layers, unsigned heads)
@@ -93,17 +74,15 @@ static void judge_model(const struct config *config, unsigned layers, unsigned h
     double times[WINDOWS];
     size_t before = mallinfo2().uordblks;
     struct alerts *alerts = alerts_new(config, "judge");
-    if (!alerts) {
-        exit(1);
-    }
+    bench_must(alerts, "out of memory");
     for (unsigned w = 0; w < WINDOWS; w++) {
         times[w] = judge_window(alerts, w, layers, heads);
     }
     size_t bytes = mallinfo2().uordblks - before;
-    qsort(times, WINDOWS, sizeof *times, judge_compare);
+    double median = bench_median(times, WINDOWS);
     printf("{\"bench\":\"judge\",\"layers\":%u,\"heads\":%u,\"window_ms\":%.2f,"
            "\"ms_per_128_heads\":%.3f,\"bytes_per_head\":%.0f}\n",
-           layers, heads, times[WINDOWS / 2], times[WINDOWS / 2] * 128 / (layers * heads),
+           layers, heads, median, median * 128 / (layers * heads),
            (double)bytes / (layers * heads));
     alerts_free(&alerts);
 }

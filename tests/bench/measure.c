@@ -7,45 +7,20 @@
  * One thread, causal, [1,12,SIZE,64] f32, every group that is on by default, spectra for 20 ms.
  * All alternate; prints a JSON line per size with the medians of processor time, without spectra
  * where the maps of heads are compared, and of the last one's share that is spectra. */
+#include "tests/bench/bench.h"
 #include "workers/measure.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
 
 enum { HEADS = 12, DIM = 64, RUNS = 15, FORMS = 6 };
 #define SPECTRUM_BUDGET_NS 20000000u
 
-static _Noreturn void measure_die(const char *what)
-{
-    fprintf(stderr, "measure: %s\n", what);
-    exit(2);
-}
-
-static void *measure_must_have(void *memory)
-{
-    if (!memory) {
-        measure_die("out of memory");
-    }
-    return memory;
-}
-
-/* The time of this thread: what others do on the machine is not ours. */
-static double measure_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Uniform in -1.7 .. 1.7: variance 1. */
 static float *random_vectors(size_t n, uint64_t seed)
 {
-    float *vectors = measure_must_have(malloc(n * sizeof *vectors));
+    float *vectors = bench_have(malloc(n * sizeof *vectors));
     for (size_t i = 0; i < n; i++) {
-        seed = seed * 6364136223846793005u + 1442695040888963407u;
-        vectors[i] = (float)(((double)(seed >> 11) * 0x1p-53 - 0.5) * 3.4641);
+        vectors[i] = (float)((bench_random(&seed) - 0.5) * 3.4641);
     }
     return vectors;
 }
@@ -71,10 +46,8 @@ static struct attention queries_and_keys(uint32_t size)
 static struct attention weights_of(const struct attention *qk, struct scratch *scratch)
 {
     size_t entries = (size_t)HEADS * qk->queries * qk->keys;
-    float *weights = measure_must_have(malloc(entries * sizeof *weights));
-    if (qk_weights(qk, 0, qk->queries, weights, isa_best(), scratch) < 0) {
-        measure_die("out of memory");
-    }
+    float *weights = bench_have(malloc(entries * sizeof *weights));
+    bench_must(qk_weights(qk, 0, qk->queries, weights, isa_best(), scratch) == 0, "out of memory");
     struct attention a = *qk;
     a.weights = weights;
     a.dtype = DTYPE_F32;
@@ -107,31 +80,15 @@ static double time_message(const struct attention *a, const struct measure_plan 
                            struct scratch *scratch)
 {
     struct measure *m = NULL;
-    double begin = measure_now();
-    if (measure_new(a, plan, &m) < 0) {
-        measure_die("out of memory");
-    }
+    double begin = bench_cpu_seconds();
+    bench_must(measure_new(a, plan, &m) == 0, "out of memory");
     for (uint32_t i = 0; i < measure_jobs(m); i++) {
         measure_run(m, i, scratch);
     }
-    if (measure_finish(m, scratch) < 0) {
-        measure_die("out of memory");
-    }
-    double seconds = measure_now() - begin;
+    bench_must(measure_finish(m, scratch) == 0, "out of memory");
+    double seconds = bench_cpu_seconds() - begin;
     measure_free(&m);
     return seconds;
-}
-
-static int measure_compare(const void *x, const void *y)
-{
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
-static double measure_median(double *x)
-{
-    qsort(x, RUNS, sizeof *x, measure_compare);
-    return x[RUNS / 2];
 }
 
 static void measure_bench(uint32_t size)
@@ -149,13 +106,14 @@ static void measure_bench(uint32_t size)
             seconds[f][r] = time_message(message[f], &plan[f], &scratch);
         }
     }
-    double maps = measure_median(seconds[2]);
+    double maps = bench_median(seconds[2], RUNS);
     printf("{\"bench\":\"measure\",\"shape\":[1,%d,%u,%d],\"runs\":%d,\"weights_ms\":%.1f,"
            "\"qk_ms\":%.1f,\"qk_with_map_ms\":%.1f,\"of_it_spectra_ms\":%.1f,"
            "\"weights_rows_ms\":%.2f,\"with_head_maps_ms\":%.2f}\n",
-           HEADS, size, DIM, RUNS, 1e3 * measure_median(seconds[0]),
-           1e3 * measure_median(seconds[1]), 1e3 * maps, 1e3 * (maps - measure_median(seconds[3])),
-           1e3 * measure_median(seconds[4]), 1e3 * measure_median(seconds[5]));
+           HEADS, size, DIM, RUNS, 1e3 * bench_median(seconds[0], RUNS),
+           1e3 * bench_median(seconds[1], RUNS), 1e3 * maps,
+           1e3 * (maps - bench_median(seconds[3], RUNS)), 1e3 * bench_median(seconds[4], RUNS),
+           1e3 * bench_median(seconds[5], RUNS));
     free((void *)(uintptr_t)weights.weights);
     free((void *)(uintptr_t)qk.qk.q);
     free((void *)(uintptr_t)qk.qk.k);
@@ -167,9 +125,7 @@ int main(int argc, char **argv)
     spectrum_global_init();
     for (int i = 1; i < argc; i++) {
         uint32_t size = (uint32_t)strtoul(argv[i], NULL, 10);
-        if (size < 1 || size > 8192) {
-            measure_die("a size: 1 to 8192");
-        }
+        bench_must(size >= 1 && size <= 8192, "a size: 1 to 8192");
         measure_bench(size);
     }
     if (argc < 2) {

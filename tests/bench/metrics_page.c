@@ -8,9 +8,8 @@
 #include "daemon/base/clock.h"
 #include "daemon/http/metrics/metrics.h"
 #include "proto/result.h"
+#include "tests/bench/bench.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct bench {
@@ -19,15 +18,6 @@ struct bench {
     struct stats stats;
     struct metrics *metrics;
 };
-
-static void metrics_page_check(bool ok, const char *what)
-{
-    if (ok) {
-        return;
-    }
-    fprintf(stderr, "metrics_page: %s\n", what);
-    exit(EXIT_FAILURE);
-}
 
 static void name_job(uint32_t job, char name[32])
 {
@@ -39,10 +29,9 @@ static struct published *make_live(const struct bench *bench, uint32_t job, uint
 {
     static const uint8_t run[RUN_BYTES] = {1};
     char name[32];
-    double *values = malloc(bench->heads * sizeof *values);
+    double *values = bench_have(malloc(bench->heads * sizeof *values));
     struct mpk_writer writer;
     name_job(job, name);
-    metrics_page_check(values, "out of memory");
     for (uint32_t h = 0; h < bench->heads; h++) {
         values[h] = 0.001234567 * (h + 1) + 0.01 * layer;
     }
@@ -59,8 +48,8 @@ static struct published *make_live(const struct bench *bench, uint32_t job, uint
     }
     mpk_writer_init(&writer);
     live_encode(&live, &writer);
-    struct published *published = malloc(sizeof *published + writer.buffer.size);
-    metrics_page_check(published && mpk_writer_ok(&writer), "out of memory");
+    struct published *published = bench_have(malloc(sizeof *published + writer.buffer.size));
+    bench_must(mpk_writer_ok(&writer), "out of memory");
     topic_layer("live", name, live.layer.id, published->topic);
     published->size = writer.buffer.size;
     memcpy(published->map, writer.buffer.data, writer.buffer.size);
@@ -91,56 +80,43 @@ static void metrics_page_put_all(struct bench *bench)
 static void metrics_page_put_jobs(const struct bench *bench, struct mpk_writer *writer)
 {
     mpk_put_map(writer, 2);
-    mpk_put_str(writer, "stats");
-    mpk_put_map(writer, 0);
-    mpk_put_str(writer, "jobs");
-    mpk_put_array(writer, bench->jobs);
+    mpk_pair_map(writer, "stats", 0);
+    mpk_pair_array(writer, "jobs", bench->jobs);
     for (uint32_t job = 0; job < bench->jobs; job++) {
         char name[32];
         name_job(job, name);
         mpk_put_map(writer, 3);
-        mpk_put_str(writer, "job");
-        mpk_put_str(writer, name);
-        mpk_put_str(writer, "run");
-        mpk_put_str(writer, "01000000000000000000000000000000");
-        mpk_put_str(writer, "state");
-        mpk_put_str(writer, "active");
+        mpk_pair_str(writer, "job", name);
+        mpk_pair_str(writer, "run", "01000000000000000000000000000000");
+        mpk_pair_str(writer, "state", "active");
     }
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static void measure_pages(struct bench *bench, bool openmetrics)
 {
-    double *ms = malloc(bench->repeats * sizeof *ms);
+    double *ms = bench_have(malloc(bench->repeats * sizeof *ms));
     size_t bytes = 0;
     struct mpk_writer writer;
-    metrics_page_check(ms, "out of memory");
     mpk_writer_init(&writer);
     metrics_page_put_jobs(bench, &writer);
     for (uint32_t i = 0; i < bench->repeats; i++) {
         struct mpk_doc doc;
         uint64_t begin = clock_monotonic_ns();
-        metrics_page_check(
-            mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc) == 0,
-            "cannot parse");
+        bench_must(mpk_parse(writer.buffer.data, writer.buffer.size, &mpk_result_limits, &doc) == 0,
+                   "cannot parse");
         struct metrics_view view = {.monitor = doc.root, .jobs = "*", .openmetrics = openmetrics};
         char *page = metrics_render(bench->metrics, &view);
-        metrics_page_check(page, "out of memory");
+        bench_must(page, "out of memory");
         ms[i] = (double)(clock_monotonic_ns() - begin) / 1e6;
         bytes = strlen(page);
         free(page);
         mpk_doc_clear(&doc);
     }
-    qsort(ms, bench->repeats, sizeof *ms, by_size);
+    double median = bench_median(ms, bench->repeats);
     printf("{\"bench\": \"metrics_page\", \"what\": \"%s\", \"heads\": %u, \"layers\": %u, "
            "\"bytes\": %zu, \"median_ms\": %.2f, \"slowest_ms\": %.2f}\n",
            openmetrics ? "openmetrics" : "text", bench->jobs * bench->layers * bench->heads,
-           bench->jobs * bench->layers, bytes, ms[bench->repeats / 2], ms[bench->repeats - 1]);
+           bench->jobs * bench->layers, bytes, median, ms[bench->repeats - 1]);
     mpk_writer_clear(&writer);
     free(ms);
 }
@@ -158,8 +134,7 @@ static void measure_latency(struct bench *bench)
 
 int main(int argc, char **argv)
 {
-    struct bench *bench = calloc(1, sizeof *bench);
-    metrics_page_check(bench, "out of memory");
+    struct bench *bench = bench_have(calloc(1, sizeof *bench));
     bench->jobs = argc > 1 ? (uint32_t)atoi(argv[1]) : 32;
     bench->layers = argc > 2 ? (uint32_t)atoi(argv[2]) : 98;
     bench->heads = argc > 3 ? (uint32_t)atoi(argv[3]) : 32;
@@ -167,7 +142,7 @@ int main(int argc, char **argv)
     config_defaults(&bench->config);
     bench->config.http_metrics_layers = bench->jobs * bench->layers;
     bench->metrics = metrics_new(&bench->config, &bench->stats);
-    metrics_page_check(bench->metrics, "out of memory");
+    bench_must(bench->metrics, "out of memory");
     metrics_page_put_all(bench);
     measure_pages(bench, false);
     measure_pages(bench, true);

@@ -8,39 +8,18 @@
  * Prints a JSON line for each tier, dtype, mask and kind: medians of the seconds, and of the ratio
  * pair by pair. Kinds: `nan`, `inf` everywhere (of tier qk: in all queries); `spot` one NaN in each
  * row (query); `channel` -infinity in one element of every eighth key; `sign` of either sign. */
+#include "tests/bench/bench.h"
 #include "workers/measure.h"
 #include "proto/tensor.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define RUNS_MAX 31
 #define DIM      64
 
 enum kind { KIND_NONE, KIND_NAN, KIND_INF, KIND_SPOT, KIND_CHANNEL, KIND_SIGN, KIND_COUNT };
 static const char *const kind_text[] = {"none", "nan", "inf", "spot", "channel", "sign"};
-
-static double odd_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int odd_by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double odd_median(double *x, size_t n)
-{
-    qsort(x, n, sizeof *x, odd_by_value);
-    return x[n / 2];
-}
 
 static void put_element(void *tensor, enum dtype dtype, size_t at, float x)
 {
@@ -51,22 +30,13 @@ static void put_element(void *tensor, enum dtype dtype, size_t at, float x)
            dtype == DTYPE_F32 ? (void *)&bits : (void *)&half, dtype_size(dtype));
 }
 
-static void *odd_tensor(size_t n, enum dtype dtype)
-{
-    void *tensor = malloc(n * dtype_size(dtype));
-    if (!tensor) {
-        exit(1);
-    }
-    return tensor;
-}
-
 /* Rows [rows, keys] that are a softmax, and spoilt. */
 static void *odd_weights(const struct attention *a, enum kind kind)
 {
     size_t rows = (size_t)a->heads * a->queries;
     uint64_t state = 88172645463325252u;
-    void *weights = odd_tensor(rows * a->keys, a->dtype);
-    float *row = odd_tensor(a->keys, DTYPE_F32);
+    void *weights = bench_have(malloc(rows * a->keys * dtype_size(a->dtype)));
+    float *row = bench_have(malloc(a->keys * sizeof *row));
     for (size_t r = 0; r < rows; r++) {
         uint32_t i = (uint32_t)(r % a->queries), n = a->causal ? i + 1 : a->keys;
         float sum = 0;
@@ -93,7 +63,7 @@ static void *odd_vectors(const struct attention *a, bool keys, enum kind kind)
     enum dtype dtype = a->qk.q_dtype;
     size_t n = (size_t)a->heads * a->keys * DIM;
     uint64_t state = keys ? 2 : 1;
-    void *tensor = odd_tensor(n, dtype);
+    void *tensor = bench_have(malloc(n * dtype_size(dtype)));
     for (size_t k = 0; k < n; k++) {
         state = state * 6364136223846793005u + 1442695040888963407u;
         float x = ((float)(state >> 40) * 0x1p-24f - 0.5f) * 3.4641f;
@@ -128,15 +98,13 @@ static double odd_run(const struct attention *a, bool map, uint64_t *ret_invalid
     plan.group[METRIC_GROUP_PAIRS] = true;
     struct measure *measure = NULL;
     struct scratch scratch = {0};
-    double begin = odd_now();
+    double begin = bench_cpu_seconds();
     int rc = measure_new(a, &plan, &measure);
     for (uint32_t job = 0; rc == 0 && job < measure_jobs(measure); job++) {
         measure_run(measure, job, &scratch);
     }
-    if (rc != 0 || measure_finish(measure, &scratch) != 0) {
-        exit(1);
-    }
-    double seconds = odd_now() - begin;
+    bench_must(rc == 0 && measure_finish(measure, &scratch) == 0, "out of memory");
+    double seconds = bench_cpu_seconds() - begin;
     *ret_invalid = measure_result(measure)->invalid_rows;
     measure_free(&measure);
     scratch_clear(&scratch);
@@ -188,8 +156,8 @@ static void odd_bench(bool qk, enum dtype dtype, bool causal, const uint32_t opt
                "\"seconds\":%.5f,\"ratio\":%.2f}\n",
                qk ? "qk" : "attention", dtype == DTYPE_F32 ? "f32" : "bf16", option[0], option[1],
                option[1], causal ? "true" : "false", kind_text[kind], (unsigned long long)invalid,
-               odd_median(seconds[0], option[2]), odd_median(seconds[1], option[2]),
-               odd_median(ratio, option[2]));
+               bench_median(seconds[0], option[2]), bench_median(seconds[1], option[2]),
+               bench_median(ratio, option[2]));
         fflush(stdout);
         odd_release(&odd);
     }

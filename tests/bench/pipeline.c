@@ -13,13 +13,10 @@
  */
 #include "proto/memory.h"
 #include "tests/bench/attnd.h"
+#include "tests/bench/bench.h"
 #include "tests/bench/load.h"
 
-#include <errno.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -27,7 +24,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #include <zmq.h>
 
@@ -268,18 +264,6 @@ static double attnd_rate(struct bench *bench, enum way way, double *ret_cpu)
     return bytes / elapsed;
 }
 
-static int pipeline_ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double pipeline_median(double *numbers, int count)
-{
-    qsort(numbers, (size_t)count, sizeof *numbers, pipeline_ascending);
-    return count % 2 ? numbers[count / 2] : 0.5 * (numbers[count / 2 - 1] + numbers[count / 2]);
-}
-
 static void pipeline_report(struct bench *bench, enum way way, double *raw, int pairs)
 {
     printf("{\"bench\": \"pipeline\", \"way\": \"%s\", \"shape\": [1, %d, %d, %d], \"dtype\": "
@@ -288,8 +272,9 @@ static void pipeline_report(struct bench *bench, enum way way, double *raw, int 
            "\"pairs\": %d, \"attnd_gb_per_s\": %.3f, \"raw_libzmq_gb_per_s\": %.3f, \"ratio\": "
            "%.4f, \"attnd_cpu_s_per_gb\": %.3f, \"settings\": [",
            way_name[way], HEADS, LENGTH, LENGTH, pairs,
-           pipeline_median(bench->rate[way], pairs) / 1e9, pipeline_median(raw, pairs) / 1e9,
-           pipeline_median(bench->ratio[way], pairs), pipeline_median(bench->cpu[way], pairs));
+           bench_median(bench->rate[way], (size_t)pairs) / 1e9,
+           bench_median(raw, (size_t)pairs) / 1e9, bench_median(bench->ratio[way], (size_t)pairs),
+           bench_median(bench->cpu[way], (size_t)pairs));
     for (int i = 0; i < bench->setting_count; i++) {
         printf("%s\"%s\"", i ? ", " : "", bench->settings[i]);
     }
@@ -315,8 +300,8 @@ static void pipeline_curve(struct bench *bench, int pairs)
     printf("{\"bench\": \"pipeline\", \"shape\": [1, %d, %d, %d], \"dtype\": \"f32\", "
            "\"transport\": \"tcp\", \"pairs\": %d, \"curve_gb_per_s\": %.3f, "
            "\"plain_gb_per_s\": %.3f, \"ratio\": %.4f}\n",
-           HEADS, LENGTH, LENGTH, pairs, pipeline_median(secured, pairs) / 1e9,
-           pipeline_median(plain, pairs) / 1e9, pipeline_median(ratio, pairs));
+           HEADS, LENGTH, LENGTH, pairs, bench_median(secured, (size_t)pairs) / 1e9,
+           bench_median(plain, (size_t)pairs) / 1e9, bench_median(ratio, (size_t)pairs));
 }
 
 int main(int argc, char **argv)

@@ -10,42 +10,13 @@
  * receiver, outside the measured time. */
 #include "clients/c/include/attn/attn.h"
 #include "tests/bench/attnd.h"
+#include "tests/bench/bench.h"
 #include "tests/bench/load.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <zmq.h>
 
 enum { PAIRS_MAX = 1001, CALLS = 1000000 };
-
-static _Noreturn void publish_die(const char *what)
-{
-    fprintf(stderr, "publish: %s\n", what);
-    exit(2);
-}
-
-static double publish_now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now); /* of the trainer's thread alone */
-    return 1e9 * (double)now.tv_sec + (double)now.tv_nsec;
-}
-
-static int publish_ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-static double publish_median(double *numbers, int count)
-{
-    qsort(numbers, (size_t)count, sizeof *numbers, publish_ascending);
-    return numbers[count / 2];
-}
 
 /* Takes everything that is published. */
 struct receiver {
@@ -61,9 +32,7 @@ static struct receiver receive_from(const char *name)
     snprintf(receiver.endpoint, sizeof receiver.endpoint, "ipc://%s/%s", attnd_directory(), name);
     receiver.socket = zmq_socket(receiver.context, ZMQ_SUB);
     zmq_setsockopt(receiver.socket, ZMQ_RCVTIMEO, &patience_ms, sizeof patience_ms);
-    if (zmq_bind(receiver.socket, receiver.endpoint) != 0) {
-        publish_die("bind");
-    }
+    bench_must(zmq_bind(receiver.socket, receiver.endpoint) == 0, "bind");
     return receiver;
 }
 
@@ -80,9 +49,7 @@ static void publish_take(const struct receiver *receiver)
 
     zmq_msg_init(&frame);
     while (more) {
-        if (zmq_msg_recv(&frame, receiver->socket, 0) < 0) {
-            publish_die("nothing came");
-        }
+        bench_must(zmq_msg_recv(&frame, receiver->socket, 0) >= 0, "nothing came");
         more = zmq_msg_more(&frame);
     }
     zmq_msg_close(&frame);
@@ -104,17 +71,13 @@ static attn_publisher *publish_to(const struct receiver *receiver)
     options.endpoint = receiver ? receiver->endpoint : "tcp://127.0.0.1:1";
     options.job = "bench";
     options.linger_ms = 0;
-    if (attn_publisher_new(&options, &publisher) != 0) {
-        publish_die("no publisher");
-    }
+    bench_must(attn_publisher_new(&options, &publisher) == 0, "no publisher");
     if (receiver) {
         zmq_pollitem_t item = {.socket = receiver->socket};
         double end = load_seconds() + 1e-3 * LOAD_PATIENCE_MS;
 
         while (attn_publisher_wait(publisher, 10) != 0) {
-            if (load_seconds() > end) {
-                publish_die("nobody subscribes");
-            }
+            bench_must(load_seconds() <= end, "nobody subscribes");
             zmq_poll(&item, 1, 0); /* a SUB that nobody polls passes no subscriptions on */
         }
     }
@@ -135,29 +98,27 @@ static attn_attention publish_attention_of(const float *weights, uint32_t keys)
 
 static double wants_ns(attn_publisher *publisher)
 {
-    double start = publish_now_ns();
+    double start = 1e9 * bench_cpu_seconds();
 
     for (uint32_t i = 0; i < CALLS; i++) {
-        if (attn_publisher_wants(publisher, ATTN_ENCODER, i % 32, ATTN_SELF)) {
-            publish_die("somebody wants it");
-        }
+        bench_must(!attn_publisher_wants(publisher, ATTN_ENCODER, i % 32, ATTN_SELF),
+                   "somebody wants it");
     }
-    return (publish_now_ns() - start) / (double)CALLS;
+    return (1e9 * bench_cpu_seconds() - start) / (double)CALLS;
 }
 
 static double publish_ns(attn_publisher *publisher)
 {
     static const float weights[16];
     attn_attention attention = publish_attention_of(weights, 4);
-    double start = publish_now_ns();
+    double start = 1e9 * bench_cpu_seconds();
 
     for (uint32_t i = 0; i < CALLS; i++) {
         attention.layer = i % 32;
-        if (attn_publish_attention(publisher, &attention) != ATTN_SKIPPED) {
-            publish_die("somebody wants it");
-        }
+        bench_must(attn_publish_attention(publisher, &attention) == ATTN_SKIPPED,
+                   "somebody wants it");
     }
-    return (publish_now_ns() - start) / (double)CALLS;
+    return (1e9 * bench_cpu_seconds() - start) / (double)CALLS;
 }
 
 static void measure_unwanted(void)
@@ -184,17 +145,15 @@ static void measure_pair(attn_publisher *publisher, const struct receiver *recei
                          const attn_attention *attention, void *copy, double ret_ns[2])
 {
     size_t bytes = sizeof(float) * attention->queries * attention->keys;
-    double start = publish_now_ns();
+    double start = 1e9 * bench_cpu_seconds();
 
-    if (attn_publish_attention(publisher, attention) != 0) {
-        publish_die("not queued");
-    }
-    ret_ns[0] = publish_now_ns() - start;
+    bench_must(attn_publish_attention(publisher, attention) == 0, "not queued");
+    ret_ns[0] = 1e9 * bench_cpu_seconds() - start;
     publish_take(receiver);
-    start = publish_now_ns();
+    start = 1e9 * bench_cpu_seconds();
     memcpy(copy, attention->weights, bytes);
     __asm__ volatile("" : : "r"(copy) : "memory");
-    ret_ns[1] = publish_now_ns() - start;
+    ret_ns[1] = 1e9 * bench_cpu_seconds() - start;
 }
 
 static void measure_queued(uint32_t keys, int pairs)
@@ -202,13 +161,10 @@ static void measure_queued(uint32_t keys, int pairs)
     static double call[PAIRS_MAX], copying[PAIRS_MAX], ratio[PAIRS_MAX];
     size_t bytes = sizeof(float) * keys * keys;
     struct receiver receiver = receive_from("queue");
-    float *weights = calloc(1, bytes), *copy = malloc(bytes);
+    float *weights = bench_have(malloc(bytes)), *copy = bench_have(malloc(bytes));
     attn_attention attention = publish_attention_of(weights, keys);
     attn_publisher *publisher;
 
-    if (!weights || !copy) {
-        publish_die("out of memory");
-    }
     memset(weights, 1, bytes);
     memset(copy, 1, bytes);
     publish_subscribe(&receiver, "tensor/");
@@ -226,8 +182,8 @@ static void measure_queued(uint32_t keys, int pairs)
     }
     printf("{\"bench\": \"publish\", \"bytes\": %zu, \"call_ns\": %.0f, \"memcpy_ns\": %.0f, "
            "\"ratio\": %.2f}\n",
-           bytes, publish_median(call, pairs), publish_median(copying, pairs),
-           publish_median(ratio, pairs));
+           bytes, bench_median(call, (size_t)pairs), bench_median(copying, (size_t)pairs),
+           bench_median(ratio, (size_t)pairs));
     attn_publisher_free(&publisher);
     publish_forget(&receiver);
     free(weights);
@@ -238,12 +194,8 @@ int main(int argc, char **argv)
 {
     int pairs = 51;
 
-    if (argc > 1 && sscanf(argv[1], "pairs=%d", &pairs) != 1) {
-        publish_die("usage: publish [pairs=51]");
-    }
-    if (pairs < 1 || pairs > PAIRS_MAX) {
-        publish_die("pairs: 1 to 1001");
-    }
+    bench_must(argc < 2 || sscanf(argv[1], "pairs=%d", &pairs) == 1, "usage: publish [pairs=51]");
+    bench_must(pairs >= 1 && pairs <= PAIRS_MAX, "pairs: 1 to 1001");
     measure_unwanted();
     for (uint32_t keys = 16; keys <= 2048; keys *= keys < 128 ? 8 : 4) {
         measure_queued(keys, pairs);

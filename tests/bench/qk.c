@@ -10,17 +10,15 @@
  * with the medians of both and of their ratio, pair by pair; with dout=1 (dO is there) or written=R
  * (R_h of R rows), which need values=1, also of the ratio to the message without these, in the same
  * runs. The second prints how much the process grew at most while one head was computed. */
+#include "tests/bench/bench.h"
 #include "proto/err.h"
 #include "workers/base/isa.h"
 #include "workers/qk/internal.h"
 
 #include <cblas.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #define RUNS_MAX 101
 
@@ -28,20 +26,6 @@ struct options {
     const char *isa, *dtype;
     uint32_t heads, keys, dim, runs, memory, values, tokens, window, dout, written;
 };
-
-static _Noreturn void qk_die(const char *what)
-{
-    fprintf(stderr, "qk: %s\n", what);
-    exit(2);
-}
-
-static void *qk_must_have(void *memory)
-{
-    if (!memory) {
-        qk_die("out of memory");
-    }
-    return memory;
-}
 
 static void qk_parse(int argc, char **argv, struct options *o)
 {
@@ -68,35 +52,24 @@ static void qk_parse(int argc, char **argv, struct options *o)
                 }
             }
         }
-        if (!known) {
-            qk_die("unknown option");
-        }
+        bench_must(known, "unknown option");
     }
-    if (o->runs < 1 || o->runs > RUNS_MAX || o->heads < 1 || o->keys < 1 || o->dim < 1 ||
-        o->written > o->dim || (o->values == 0 && o->dout + o->written > 0)) {
-        qk_die("out of range");
-    }
-}
-
-/* The time of this thread: what others do on the machine is not ours. */
-static double qk_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    bench_must(o->runs >= 1 && o->runs <= RUNS_MAX && o->heads >= 1 && o->keys >= 1 &&
+                   o->dim >= 1 && o->written <= o->dim &&
+                   (o->values != 0 || o->dout + o->written == 0),
+               "out of range");
 }
 
 /* Uniform in -1.7 .. 1.7: variance 1. */
 static double qk_next_random(uint64_t *state)
 {
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return ((double)(*state >> 11) * 0x1p-53 - 0.5) * 3.4641;
+    return (bench_random(state) - 0.5) * 3.4641;
 }
 
 /* `dtype` is one that can be made of an f32 by cutting it: f32, bf16; or f64. */
 static void *random_tensor(size_t n, enum dtype dtype, uint64_t seed)
 {
-    unsigned char *memory = qk_must_have(malloc(n * dtype_size(dtype)));
+    unsigned char *memory = bench_have(malloc(n * dtype_size(dtype)));
     for (size_t k = 0; k < n; k++) {
         double x = qk_next_random(&seed);
         float f = (float)x;
@@ -137,7 +110,7 @@ static struct attention qk_message(const struct options *o, enum dtype dtype)
     n = (size_t)o->heads * o->written * o->dim;
     a.qk.wo_r = o->written != 0 ? random_tensor(n, DTYPE_F32, 6) : NULL;
     if (o->tokens != 0) {
-        int32_t *tokens = qk_must_have(malloc(o->keys * sizeof *tokens));
+        int32_t *tokens = bench_have(malloc(o->keys * sizeof *tokens));
         uint64_t seed = 4;
         for (uint32_t j = 0; j < o->keys; j++) {
             tokens[j] = (int32_t)(qk_next_random(&seed) * o->tokens);
@@ -162,15 +135,12 @@ static double time_compute(const struct attention *a, enum isa isa, struct scrat
     const struct block_plan plan = {
         .group = {[METRIC_GROUP_CORE] = true}, .gradient = a->qk.dout, .local_window = 8};
     struct block block;
-    double begin = qk_now();
-    if (block_init(&block, a, &plan) < 0 ||
-        qk_compute(&block, a, 0, a->queries, isa, scratch) < 0) {
-        qk_die("out of memory");
-    }
-    double seconds = qk_now() - begin;
-    if (block.invalid_rows != 0) {
-        qk_die("rows were lost");
-    }
+    double begin = bench_cpu_seconds();
+    bench_must(block_init(&block, a, &plan) == 0 &&
+                   qk_compute(&block, a, 0, a->queries, isa, scratch) == 0,
+               "out of memory");
+    double seconds = bench_cpu_seconds() - begin;
+    bench_must(block.invalid_rows == 0, "rows were lost");
     block_clear(&block);
     return seconds;
 }
@@ -180,7 +150,7 @@ static double time_products(const struct attention *a, const float *q, const flo
 {
     const uint32_t rows = QK_TILE_ROWS, columns = QK_TILE_KEYS;
     int d = (int)a->qk.head_dim;
-    double begin = qk_now();
+    double begin = bench_cpu_seconds();
     for (uint32_t h = 0; h < a->heads; h++) {
         size_t first = (size_t)h * a->keys;
         for (uint32_t i = 0; i < a->queries; i += rows) {
@@ -193,19 +163,7 @@ static double time_products(const struct attention *a, const float *q, const flo
             }
         }
     }
-    return qk_now() - begin;
-}
-
-static int qk_compare(const void *x, const void *y)
-{
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
-static double qk_median(double *x, uint32_t n)
-{
-    qsort(x, n, sizeof *x, qk_compare);
-    return x[n / 2];
+    return bench_cpu_seconds() - begin;
 }
 
 static void qk_bench(const struct options *o, enum dtype dtype, enum isa isa)
@@ -214,7 +172,7 @@ static void qk_bench(const struct options *o, enum dtype dtype, enum isa isa)
     plain.qk.dout = plain.qk.wo_r = NULL;
     size_t n = (size_t)o->heads * o->keys * o->dim;
     float *q = random_tensor(n, DTYPE_F32, 1), *k = random_tensor(n, DTYPE_F32, 2);
-    float *tile = qk_must_have(aligned_alloc(64, QK_TILE_ROWS * QK_TILE_STRIDE * sizeof *tile));
+    float *tile = bench_have(aligned_alloc(64, QK_TILE_ROWS * QK_TILE_STRIDE * sizeof *tile));
     struct scratch scratch = {0};
     double all[RUNS_MAX], product[RUNS_MAX], share[RUNS_MAX], ratio[RUNS_MAX];
     time_compute(&a, isa, &scratch);
@@ -231,8 +189,8 @@ static void qk_bench(const struct options *o, enum dtype dtype, enum isa isa)
            "\"product_seconds\":%.5f,\"product_share\":%.3f}\n",
            isa_name[isa], dtype_name(dtype), o->heads, o->keys, o->dim,
            o->values != 0 ? "true" : "false", o->dout != 0 ? "true" : "false", o->written,
-           o->tokens, o->window, o->runs, qk_median(all, o->runs), qk_median(ratio, o->runs),
-           qk_median(product, o->runs), qk_median(share, o->runs));
+           o->tokens, o->window, o->runs, bench_median(all, o->runs), bench_median(ratio, o->runs),
+           bench_median(product, o->runs), bench_median(share, o->runs));
     qk_release(&a);
     free(q);
     free(k);
@@ -277,10 +235,9 @@ int main(int argc, char **argv)
     enum isa isa;
     enum dtype dtype;
     qk_parse(argc, argv, &o);
-    if (isa_parse(o.isa, strlen(o.isa), &isa) < 0 ||
-        dtype_parse(o.dtype, strlen(o.dtype), &dtype) < 0 || dtype == DTYPE_F16) {
-        qk_die("unknown instruction set, or a dtype that is none of f32, bf16, f64");
-    }
+    bench_must(isa_parse(o.isa, strlen(o.isa), &isa) == 0 &&
+                   dtype_parse(o.dtype, strlen(o.dtype), &dtype) == 0 && dtype != DTYPE_F16,
+               "unknown instruction set, or a dtype that is none of f32, bf16, f64");
     spectrum_global_init();
     if (o.memory > 0) {
         memory(&o, dtype, isa);

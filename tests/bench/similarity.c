@@ -4,13 +4,11 @@
  * time to the pass's (1 = as fast as reading).
  *
  *     similarity [PAIRS] [ISA] */
+#include "tests/bench/bench.h"
 #include "workers/across/across.h"
 #include "workers/across/similarity.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define PAIRS_MAX 101
 #define TOP       10
@@ -20,22 +18,6 @@ struct input {
     size_t bytes;
     double *weight; /* [heads] */
 };
-
-static double similarity_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static void *similarity_must_have(void *memory)
-{
-    if (!memory) {
-        fprintf(stderr, "similarity: out of memory\n");
-        exit(1);
-    }
-    return memory;
-}
 
 /* Reads everything once; the caller looks at the sum, so that the compiler cannot leave it out. */
 static uint64_t similarity_read_all(const struct input *in)
@@ -55,7 +37,7 @@ static void similarity_fill(struct input *in)
 {
     uint64_t state = 1;
     const struct attention *a = &in->a;
-    float *row = similarity_must_have(malloc(a->keys * sizeof *row));
+    float *row = bench_have(malloc(a->keys * sizeof *row));
     unsigned char *to = (unsigned char *)(uintptr_t)a->weights;
     size_t width = a->dtype == DTYPE_F32 ? 4 : 2;
     for (size_t r = 0; r < (size_t)a->batch * a->heads * a->queries; r++) {
@@ -89,10 +71,10 @@ static struct input new_input(enum dtype dtype, uint32_t heads, uint32_t length,
                              .self = true,
                              .causal = causal}};
     in.bytes = (size_t)heads * length * length * (dtype == DTYPE_F32 ? 4 : 2);
-    in.a.weights = similarity_must_have(malloc(in.bytes));
+    in.a.weights = bench_have(malloc(in.bytes));
     in.a.grad = in.a.weights;
     similarity_fill(&in);
-    in.weight = similarity_must_have(malloc(heads * sizeof *in.weight));
+    in.weight = bench_have(malloc(heads * sizeof *in.weight));
     for (uint32_t h = 0; h < heads; h++) {
         in.weight[h] = 1.0 / (h + 1);
     }
@@ -118,8 +100,8 @@ static int pass_map(const struct input *in, enum isa isa, struct scratch *scratc
 
 static int pass_pairs(const struct input *in, enum isa isa, struct scratch *scratch)
 {
-    struct pair *pairs = similarity_must_have(calloc((size_t)in->a.heads * TOP, sizeof *pairs));
-    uint32_t *count = similarity_must_have(calloc(in->a.heads, sizeof *count));
+    struct pair *pairs = bench_have(calloc((size_t)in->a.heads * TOP, sizeof *pairs));
+    uint32_t *count = bench_have(calloc(in->a.heads, sizeof *count));
     int rc = across_head_pairs(pairs, count, TOP, &in->a, 0, in->a.queries, isa, scratch);
     free(pairs);
     free(count);
@@ -129,21 +111,13 @@ static int pass_pairs(const struct input *in, enum isa isa, struct scratch *scra
 /* The gradient is the weights themselves: every byte is read twice, once from memory. */
 static int pass_gradient(const struct input *in, enum isa isa, struct scratch *scratch)
 {
-    double *score = similarity_must_have(calloc(in->a.heads, sizeof *score));
+    double *score = bench_have(calloc(in->a.heads, sizeof *score));
     int rc = across_gradient(score, &in->a, 0, in->a.queries, isa, scratch);
     free(score);
     return rc;
 }
 
 typedef int pass_fn(const struct input *in, enum isa isa, struct scratch *scratch);
-
-static int similarity_ascending(const void *a, const void *b)
-{
-    double x, y;
-    memcpy(&x, a, sizeof x);
-    memcpy(&y, b, sizeof y);
-    return (x > y) - (x < y);
-}
 
 /* `sum` collects what the reads found, for the report. */
 static void similarity_bench(const char *name, pass_fn *pass, const struct input *in, enum isa isa,
@@ -152,27 +126,23 @@ static void similarity_bench(const char *name, pass_fn *pass, const struct input
     double ratio[PAIRS_MAX], seconds[PAIRS_MAX];
     struct scratch scratch = {0};
     for (int i = -1; i < pairs; i++) { /* the first one warms up */
-        double begin = similarity_now();
+        double begin = bench_seconds(CLOCK_MONOTONIC);
         *sum ^= similarity_read_all(in);
-        double read = similarity_now();
-        if (pass(in, isa, &scratch) < 0) {
-            fprintf(stderr, "similarity: out of memory\n");
-            exit(1);
-        }
-        double end = similarity_now();
+        double read = bench_seconds(CLOCK_MONOTONIC);
+        bench_must(pass(in, isa, &scratch) == 0, "out of memory");
+        double end = bench_seconds(CLOCK_MONOTONIC);
         if (i >= 0) {
             ratio[i] = (read - begin) / (end - read);
             seconds[i] = end - read;
         }
     }
     scratch_clear(&scratch);
-    qsort(ratio, (size_t)pairs, sizeof *ratio, similarity_ascending);
-    qsort(seconds, (size_t)pairs, sizeof *seconds, similarity_ascending);
+    double median = bench_median(seconds, (size_t)pairs);
     printf("{\"bench\":\"%s\",\"isa\":\"%s\",\"dtype\":\"%s\",\"heads\":%u,\"length\":%u,"
            "\"causal\":%s,\"seconds\":%.6f,\"of_reads\":%.3f,\"ns_per_entry\":%.4f}\n",
            name, isa_name[isa], in->a.dtype == DTYPE_F32 ? "f32" : "bf16", in->a.heads, in->a.keys,
-           in->a.causal ? "true" : "false", seconds[pairs / 2], ratio[pairs / 2],
-           seconds[pairs / 2] * 1e9 / ((double)in->a.heads * in->a.queries * in->a.keys));
+           in->a.causal ? "true" : "false", median, bench_median(ratio, (size_t)pairs),
+           median * 1e9 / ((double)in->a.heads * in->a.queries * in->a.keys));
     fflush(stdout);
 }
 

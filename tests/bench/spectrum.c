@@ -6,15 +6,13 @@
  * spectral_norm, stable_rank and the leading values, with "full" also of every value above 0.01 s1.
  *
  *   spectrum [PAIRS [N...]] */
+#include "tests/bench/bench.h"
 #include "workers/linear/spectrum.h"
 #include "workers/linear/spectrum_internal.h"
 
 #include <lapacke.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { PAIRS_MAX = 99 };
 
@@ -29,22 +27,6 @@ static const struct {
     const char *name;
     enum spectrum_effort effort;
 } efforts[] = {{"norm", SPECTRUM_NORM}, {"leading", SPECTRUM_LEADING}, {"full", SPECTRUM_FULL}};
-
-static void *spectrum_must_have(void *memory)
-{
-    if (!memory) {
-        fprintf(stderr, "spectrum: out of memory\n");
-        exit(1);
-    }
-    return memory;
-}
-
-static double spectrum_seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static double spectrum_random_normal(uint32_t *random)
 {
@@ -87,9 +69,9 @@ static double time_sgesdd(struct bench *b)
     lapack_int n = (lapack_int)b->n;
     float unused;
     memcpy(b->copy, b->map, (size_t)b->n * b->n * sizeof *b->map);
-    double start = spectrum_seconds();
+    double start = bench_seconds(CLOCK_MONOTONIC);
     LAPACKE_sgesdd(LAPACK_COL_MAJOR, 'N', n, n, b->copy, n, b->values, &unused, 1, &unused, 1);
-    return spectrum_seconds() - start;
+    return bench_seconds(CLOCK_MONOTONIC) - start;
 }
 
 static struct matrix spectrum_matrix_of(const struct bench *b)
@@ -100,23 +82,11 @@ static struct matrix spectrum_matrix_of(const struct bench *b)
 static double time_ours(struct bench *b, enum spectrum_effort effort, struct spectrum *ret)
 {
     struct matrix m = spectrum_matrix_of(b);
-    double start = spectrum_seconds();
-    if (spectrum_of_matrix(&m, spectrum_eps(DTYPE_F32), effort, isa_best(), &b->scratch, ret) < 0) {
-        spectrum_must_have(NULL);
-    }
-    return spectrum_seconds() - start;
-}
-
-static int spectrum_compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double spectrum_median(double *x, int count)
-{
-    qsort(x, (size_t)count, sizeof *x, spectrum_compare);
-    return count % 2 != 0 ? x[count / 2] : (x[count / 2] + x[count / 2 - 1]) / 2;
+    double start = bench_seconds(CLOCK_MONOTONIC);
+    bench_must(
+        spectrum_of_matrix(&m, spectrum_eps(DTYPE_F32), effort, isa_best(), &b->scratch, ret) == 0,
+        "out of memory");
+    return bench_seconds(CLOCK_MONOTONIC) - start;
 }
 
 static double relative_error(double got, double want)
@@ -134,21 +104,13 @@ static double largest_error(const struct spectrum *got, const struct spectrum *w
     return error;
 }
 
-static struct singular_values must_have_values(struct singular_values v, int rc)
-{
-    if (rc < 0 || !v.value) {
-        spectrum_must_have(NULL);
-    }
-    return v;
-}
-
 /* Over every value above 0.01 s1 of the method behind SPECTRUM_FULL. */
 static double largest_error_of_all(struct bench *b)
 {
     struct matrix m = spectrum_matrix_of(b);
     struct singular_values v = {0};
     int rc = bidiagonal_values(&m, kernels_or_portable(isa_best())->spectrum, &b->scratch, &v);
-    v = must_have_values(v, rc);
+    bench_must(rc == 0 && v.value, "out of memory");
     double error = 0;
     for (uint32_t i = 0; i < v.count && b->all[i] > 0.01 * b->all[0]; i++) {
         error = fmax(error, relative_error(v.value[i] * v.unit, b->all[i]));
@@ -161,13 +123,11 @@ static void find_truth(struct bench *b)
     struct matrix m = spectrum_matrix_of(b);
     struct singular_values v = {0};
     int rc = lapack_values(&m, &b->scratch, &v);
-    v = must_have_values(v, rc);
+    bench_must(rc == 0 && v.value, "out of memory");
     memcpy(b->all, v.value, b->n * sizeof *b->all);
     struct attention a = {.weights = b->map, .dtype = DTYPE_F32, .batch = 1, .heads = 1};
     a.queries = a.keys = b->n;
-    if (spectrum_compute_ref(&a, 0, 0, &b->scratch, &b->truth) < 0) {
-        spectrum_must_have(NULL);
-    }
+    bench_must(spectrum_compute_ref(&a, 0, 0, &b->scratch, &b->truth) == 0, "out of memory");
 }
 
 static void spectrum_run(struct bench *b, const struct map_kind *kind, int pairs)
@@ -185,8 +145,9 @@ static void spectrum_run(struct bench *b, const struct map_kind *kind, int pairs
         }
         printf("{\"bench\":\"spectrum\",\"map\":\"%s\",\"n\":%u,\"effort\":\"%s\",\"ms\":%.3f,"
                "\"sgesdd_ms\":%.3f,\"ratio\":%.2f,\"error\":%.1e}\n",
-               kind->name, b->n, efforts[e].name, 1e3 * spectrum_median(b->ours, pairs),
-               1e3 * spectrum_median(b->theirs, pairs), spectrum_median(b->ratio, pairs), error);
+               kind->name, b->n, efforts[e].name, 1e3 * bench_median(b->ours, (size_t)pairs),
+               1e3 * bench_median(b->theirs, (size_t)pairs), bench_median(b->ratio, (size_t)pairs),
+               error);
         fflush(stdout);
     }
 }
@@ -195,10 +156,10 @@ static void bench_size(uint32_t n, int pairs)
 {
     struct bench b = {.n = n};
     size_t bytes = (size_t)n * n * sizeof(float);
-    b.map = spectrum_must_have(malloc(bytes));
-    b.copy = spectrum_must_have(malloc(bytes));
-    b.values = spectrum_must_have(malloc(n * sizeof(float)));
-    b.all = spectrum_must_have(malloc(n * sizeof(double)));
+    b.map = bench_have(malloc(bytes));
+    b.copy = bench_have(malloc(bytes));
+    b.values = bench_have(malloc(n * sizeof(float)));
+    b.all = bench_have(malloc(n * sizeof(double)));
     for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
         spectrum_fill(b.map, n, &kinds[k]);
         find_truth(&b);

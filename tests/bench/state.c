@@ -9,45 +9,22 @@
  * Times are processor time of this thread. */
 #include "daemon/state/layer_state.h"
 #include "daemon/state/state_message.h"
+#include "tests/bench/bench.h"
 #include "tests/unit/daemon/state/measured.h"
 
 #include <malloc.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct options {
     const char *only; /* NULL = everything */
     uint32_t buckets, messages, adds, parts, runs, streams;
 };
 
-static double state_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void state_check(bool good, const char *what)
-{
-    if (!good) {
-        fprintf(stderr, "state: %s failed\n", what);
-        exit(1);
-    }
-}
-
-static double state_random_unit(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (double)(*state >> 11) * 0x1p-53;
-}
-
 /* Messages of one shape, each of another temperature. */
 static struct measured_message **make_pool(uint32_t heads, uint32_t size, uint32_t count)
 {
     struct measured_message **pool = calloc(count, sizeof(struct measured_message *));
-    state_check(pool != NULL, "allocation");
+    bench_must(pool != NULL, "out of memory");
     for (uint32_t i = 0; i < count; i++) {
         struct measured_options options = {.batch = 1,
                                            .heads = heads,
@@ -55,7 +32,7 @@ static struct measured_message **make_pool(uint32_t heads, uint32_t size, uint32
                                            .sharpness = 0.5 + 8.0 * (i * 7 % count) / count,
                                            .seed = i + 1};
         pool[i] = measured_message_new(&options, i + 1);
-        state_check(pool[i] != NULL, "measuring");
+        bench_must(pool[i] != NULL, "out of memory");
     }
     return pool;
 }
@@ -70,17 +47,17 @@ static void free_pool(struct measured_message **pool, uint32_t count)
 
 static void bench_state_add(struct layer_state *state, const struct measured_message *message)
 {
-    state_check(layer_state_add(state, &message->message, measure_result(message->measure)) == 0,
-                "adding");
+    bench_must(layer_state_add(state, &message->message, measure_result(message->measure)) == 0,
+               "adding failed");
 }
 
 static struct layer_state **new_states(uint32_t count, uint32_t heads, uint32_t buckets)
 {
     struct layer_state **states = calloc(count, sizeof(struct layer_state *));
-    state_check(states != NULL, "allocation");
+    bench_must(states != NULL, "out of memory");
     for (uint32_t i = 0; i < count; i++) {
         states[i] = layer_state_new(heads, buckets);
-        state_check(states[i] != NULL, "allocation");
+        bench_must(states[i] != NULL, "out of memory");
     }
     return states;
 }
@@ -99,7 +76,7 @@ static double worst_error(const struct layer_state *state)
     for (int m = 0; m < METRIC_COUNT; m++) {
         for (uint32_t h = 0; h < state->heads; h++) {
             struct dist dist;
-            state_check(layer_state_dist(state, m, h, &dist) == 0, "reading");
+            bench_must(layer_state_dist(state, m, h, &dist) == 0, "reading failed");
             double error = dist.moments.n > 0 ? dist_quantile_error(&dist) : 0;
             worst = error > worst ? error : worst;
             dist_clear(&dist);
@@ -150,19 +127,19 @@ static void bench_merge(const struct options *options)
     double bytes = 0;
     for (uint32_t i = 0; i < LAYERS * options->parts; i++) {
         for (uint32_t k = 0; k < per_part; k++) {
-            bench_state_add(parts[i], pool[(uint32_t)((double)POOL * state_random_unit(&seed))]);
+            bench_state_add(parts[i], pool[(uint32_t)((double)POOL * bench_random(&seed))]);
         }
         bytes += (double)layer_state_bytes(parts[i]);
     }
     for (uint32_t run = 0; run < options->runs; run++) {
-        double begin = state_seconds();
+        double begin = bench_cpu_seconds();
         uint64_t rows = 0;
         for (uint32_t l = 0; l < LAYERS; l++) {
             struct layer_state *whole = layer_state_new(HEADS, options->buckets);
             const struct layer_state *const *from =
                 (const struct layer_state *const *)parts + (size_t)l * options->parts;
-            state_check(whole && layer_state_merge_all(whole, from, options->parts) == 0,
-                        "merging");
+            bench_must(whole && layer_state_merge_all(whole, from, options->parts) == 0,
+                       "merging failed");
             rows += whole->rows;
             layer_state_free(&whole);
         }
@@ -170,7 +147,7 @@ static void bench_merge(const struct options *options)
                "\"messages_per_part\": %u, \"buckets\": %u, \"gib\": %.2f, \"seconds\": %.3f, "
                "\"rows\": %llu}\n",
                options->parts, LAYERS, HEADS, per_part, options->buckets, bytes / (1 << 30),
-               state_seconds() - begin, (unsigned long long)rows);
+               bench_cpu_seconds() - begin, (unsigned long long)rows);
     }
     state_free_states(parts, LAYERS * options->parts);
     free_pool(pool, POOL);
@@ -183,11 +160,11 @@ enum { ADD_HEADS = 32, ADD_SIZE = 256, ADD_POOL = 16, ADDS = 2000 };
 static double seconds_per_add(struct layer_state **states, uint32_t layers,
                               struct measured_message **pool, uint64_t *seed)
 {
-    double begin = state_seconds();
+    double begin = bench_cpu_seconds();
     for (uint32_t i = 0; i < ADDS; i++) {
-        bench_state_add(states[(uint32_t)(layers * state_random_unit(seed))], pool[i % ADD_POOL]);
+        bench_state_add(states[(uint32_t)(layers * bench_random(seed))], pool[i % ADD_POOL]);
     }
-    return (state_seconds() - begin) / (double)ADDS;
+    return (bench_cpu_seconds() - begin) / (double)ADDS;
 }
 
 /* The kernels' share of a message: everything that is on by default but spectra, which would make
@@ -203,18 +180,6 @@ static double seconds_per_measure(void)
     return measured_seconds(&options, 20);
 }
 
-static int state_ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double state_median(double *x, uint32_t n)
-{
-    qsort(x, n, sizeof *x, state_ascending);
-    return x[n / 2];
-}
-
 static void bench_add(const struct options *options)
 {
     uint32_t few = 1000 / ADD_HEADS + 1, many = options->streams / ADD_HEADS;
@@ -225,7 +190,7 @@ static void bench_add(const struct options *options)
            *base = calloc(options->runs, sizeof *base);
     double kernels = seconds_per_measure();
     uint64_t seed = 1;
-    state_check(ratio && base, "allocation");
+    bench_must(ratio && base, "out of memory");
     for (uint32_t k = 0; k < 4; k++) {
         for (uint32_t i = 0; i < few; i++) {
             bench_state_add(small[i], pool[(i + k * 3) % ADD_POOL]);
@@ -238,8 +203,8 @@ static void bench_add(const struct options *options)
         base[run] = seconds_per_add(small, few, pool, &seed);
         ratio[run] = seconds_per_add(large, many, pool, &seed) / base[run];
     }
-    double add_few = state_median(base, options->runs);
-    double add_many = add_few * state_median(ratio, options->runs);
+    double add_few = bench_median(base, options->runs);
+    double add_many = add_few * bench_median(ratio, options->runs);
     printf("{\"bench\": \"state_add\", \"shape\": [1, %d, %d, %d], \"buckets\": %u, "
            "\"streams\": [%u, %u], \"add_us\": [%.1f, %.1f], \"kernels_us\": %.1f, "
            "\"add_ratio\": %.3f, \"message_ratio\": %.3f}\n",
@@ -270,20 +235,20 @@ static void make_given(struct message *message, uint32_t buckets, uint32_t i)
     struct layer_state *state = layer_state_new(GIVEN_HEADS, buckets);
     struct mpk_writer packed;
     mpk_writer_init(&packed);
-    state_check(measured && state, "measuring");
+    bench_must(measured && state, "out of memory");
     bench_state_add(state, measured);
     for (uint32_t h = 0; h < GIVEN_HEADS; h++) {
         state->head[h].pattern = PATTERN_NONE;
     }
     detail_release(&state->detail);
-    state_check(layer_state_pack(state, &packed) == 0, "packing");
+    bench_must(layer_state_pack(state, &packed) == 0, "packing failed");
     message->header = (struct header){.type = MESSAGE_STATE,
                                       .step = i + 1,
                                       .heads = GIVEN_HEADS,
                                       .tensor_count = 1,
                                       .tensors = {{.role = TENSOR_STATE}}};
     zmq_msg_t *frame = &message->frames[header_frame_of(&message->header, TENSOR_STATE)];
-    state_check(zmq_msg_init_size(frame, packed.buffer.size) == 0, "packing");
+    bench_must(zmq_msg_init_size(frame, packed.buffer.size) == 0, "packing failed");
     memcpy(zmq_msg_data(frame), packed.buffer.data, packed.buffer.size);
     message->bytes = packed.buffer.size;
     mpk_writer_clear(&packed);
@@ -294,7 +259,7 @@ static void make_given(struct message *message, uint32_t buckets, uint32_t i)
 static void bench_given(const struct options *options)
 {
     struct message *pool = calloc(GIVEN_POOL, sizeof *pool);
-    state_check(pool != NULL, "allocation");
+    bench_must(pool != NULL, "out of memory");
     uint64_t most = 0;
     for (uint32_t i = 0; i < GIVEN_POOL; i++) {
         make_given(&pool[i], options->buckets, i);
@@ -305,13 +270,14 @@ static void bench_given(const struct options *options)
         double read = 0, merged = 0;
         for (uint32_t i = 0; i < GIVEN_ROUNDS * GIVEN_LAYERS; i++) {
             struct layer_state *given = NULL;
-            double begin = state_seconds();
-            state_check(state_message_read(&pool[i * 7 % GIVEN_POOL], &given) == 0, "reading");
-            double then = state_seconds();
-            state_check(layer_state_merge(layers[i % GIVEN_LAYERS], given) == 0, "merging");
+            double begin = bench_cpu_seconds();
+            bench_must(state_message_read(&pool[i * 7 % GIVEN_POOL], &given) == 0,
+                       "reading failed");
+            double then = bench_cpu_seconds();
+            bench_must(layer_state_merge(layers[i % GIVEN_LAYERS], given) == 0, "merging failed");
             layer_state_free(&given);
             read += then - begin;
-            merged += state_seconds() - then;
+            merged += bench_cpu_seconds() - then;
         }
         double messages = (double)GIVEN_ROUNDS * GIVEN_LAYERS;
         printf("{\"bench\": \"state_given\", \"heads\": %d, \"buckets\": %u, \"bytes_most\": %llu, "

@@ -439,28 +439,27 @@ void disk_fail(enum disk_fault fault, uint64_t nth, uint64_t count)
     pthread_mutex_unlock(&lock);
 }
 
-uint64_t disk_seen(void)
+static uint64_t read_locked(const uint64_t *count)
 {
     pthread_mutex_lock(&lock);
-    uint64_t count = seen;
+    uint64_t value = *count;
     pthread_mutex_unlock(&lock);
-    return count;
+    return value;
+}
+
+uint64_t disk_seen(void)
+{
+    return read_locked(&seen);
 }
 
 uint64_t disk_failed(void)
 {
-    pthread_mutex_lock(&lock);
-    uint64_t count = failed;
-    pthread_mutex_unlock(&lock);
-    return count;
+    return read_locked(&failed);
 }
 
 uint64_t disk_changes(void)
 {
-    pthread_mutex_lock(&lock);
-    uint64_t count = changes;
-    pthread_mutex_unlock(&lock);
-    return count;
+    return read_locked(&changes);
 }
 
 void disk_lose(struct disk_loss *loss)

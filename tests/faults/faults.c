@@ -368,7 +368,7 @@ PUBLIC char *strndup(const char *text, size_t length)
 
 /* Defines a function of this name that fails with `value` and `error` where it `may`, else calls
  * the one behind it; `after` sees its result. */
-#define CALL_IF(may, type, name, parameters, arguments, value, error, after)                       \
+#define CALL_IF(may, after, type, name, parameters, arguments, value, error)                       \
     PUBLIC type name parameters;                                                                   \
     PUBLIC type name parameters                                                                    \
     {                                                                                              \
@@ -379,7 +379,10 @@ PUBLIC char *strndup(const char *text, size_t length)
         }                                                                                          \
         return (may) && fails(#name, caller, error) ? (value) : after(real arguments);             \
     }
-#define CALL(...)    CALL_IF(true, __VA_ARGS__)
+#define CALL(...)           CALL_IF(true, SAME, __VA_ARGS__)
+#define CALL_AS(after, ...) CALL_IF(true, after, __VA_ARGS__)
+#define CALL_INT(name, parameters, arguments, error)                                               \
+    CALL(int, name, parameters, arguments, -1, error)
 #define SAME(result) (result)
 /* A descriptor of ours. */
 #define OPENED(result) (is_ours(caller) ? note_open(result) : (result))
@@ -397,105 +400,97 @@ static int note_event(int fd)
 }
 #define EVENT(result) (is_ours(caller) ? note_event(result) : (result))
 
-CALL_IF(NO_EVENT, ssize_t, read, (int fd, void *to, size_t size), (fd, to, size), -1, EIO, SAME)
-CALL_IF(NO_EVENT, ssize_t, __read_chk, (int fd, void *to, size_t size, size_t room),
-        (fd, to, size, room), -1, EIO, SAME)
-CALL_IF(NO_EVENT, ssize_t, write, (int fd, const void *from, size_t size), (fd, from, size), -1,
-        ENOSPC, SAME)
-CALL(ssize_t, pread, (int fd, void *to, size_t size, off_t at), (fd, to, size, at), -1, EIO, SAME)
-CALL(ssize_t, pread64, (int fd, void *to, size_t size, off_t at), (fd, to, size, at), -1, EIO, SAME)
+CALL_IF(NO_EVENT, SAME, ssize_t, read, (int fd, void *to, size_t size), (fd, to, size), -1, EIO)
+CALL_IF(NO_EVENT, SAME, ssize_t, __read_chk, (int fd, void *to, size_t size, size_t room),
+        (fd, to, size, room), -1, EIO)
+CALL_IF(NO_EVENT, SAME, ssize_t, write, (int fd, const void *from, size_t size), (fd, from, size),
+        -1, ENOSPC)
+CALL(ssize_t, pread, (int fd, void *to, size_t size, off_t at), (fd, to, size, at), -1, EIO)
+CALL(ssize_t, pread64, (int fd, void *to, size_t size, off_t at), (fd, to, size, at), -1, EIO)
 CALL(ssize_t, pwrite, (int fd, const void *from, size_t size, off_t at), (fd, from, size, at), -1,
-     ENOSPC, SAME)
+     ENOSPC)
 CALL(ssize_t, pwrite64, (int fd, const void *from, size_t size, off_t at), (fd, from, size, at), -1,
-     ENOSPC, SAME)
-CALL(int, fsync, (int fd), (fd), -1, EIO, SAME)
-CALL(int, fdatasync, (int fd), (fd), -1, EIO, SAME)
-CALL(int, ftruncate, (int fd, off_t size), (fd, size), -1, EIO, SAME)
-CALL(int, ftruncate64, (int fd, off_t size), (fd, size), -1, EIO, SAME)
-CALL(int, fallocate, (int fd, int mode, off_t at, off_t size), (fd, mode, at, size), -1, ENOSPC,
-     SAME)
-CALL(int, posix_fallocate, (int fd, off_t at, off_t size), (fd, at, size), ENOSPC, ENOSPC, SAME)
-CALL(int, flock, (int fd, int how), (fd, how), -1, ENOLCK, SAME)
+     ENOSPC)
+CALL_INT(fsync, (int fd), (fd), EIO)
+CALL_INT(fdatasync, (int fd), (fd), EIO)
+CALL_INT(ftruncate, (int fd, off_t size), (fd, size), EIO)
+CALL_INT(ftruncate64, (int fd, off_t size), (fd, size), EIO)
+CALL_INT(fallocate, (int fd, int mode, off_t at, off_t size), (fd, mode, at, size), ENOSPC)
+CALL(int, posix_fallocate, (int fd, off_t at, off_t size), (fd, at, size), ENOSPC, ENOSPC)
+CALL_INT(flock, (int fd, int how), (fd, how), ENOLCK)
 CALL(void *, mmap, (void *at, size_t size, int may, int flags, int fd, off_t from),
-     (at, size, may, flags, fd, from), MAP_FAILED, ENOMEM, SAME)
+     (at, size, may, flags, fd, from), MAP_FAILED, ENOMEM)
 CALL(void *, mmap64, (void *at, size_t size, int may, int flags, int fd, off_t from),
-     (at, size, may, flags, fd, from), MAP_FAILED, ENOMEM, SAME)
-CALL(int, socket, (int family, int type, int protocol), (family, type, protocol), -1, EMFILE,
-     OPENED)
-CALL(int, bind, (int fd, __CONST_SOCKADDR_ARG to, socklen_t size), (fd, to, size), -1, EADDRINUSE,
-     SAME)
-CALL(int, listen, (int fd, int backlog), (fd, backlog), -1, EADDRINUSE, SAME)
-CALL(int, connect, (int fd, __CONST_SOCKADDR_ARG to, socklen_t size), (fd, to, size), -1,
-     ECONNREFUSED, SAME)
-CALL(int, accept, (int fd, __SOCKADDR_ARG from, socklen_t *size), (fd, from, size), -1, EMFILE,
-     OPENED)
-CALL(int, accept4, (int fd, __SOCKADDR_ARG from, socklen_t *size, int flags),
-     (fd, from, size, flags), -1, EMFILE, OPENED)
-CALL(int, getsockopt, (int fd, int level, int name, void *to, socklen_t *size),
-     (fd, level, name, to, size), -1, ENOBUFS, SAME)
-CALL(int, setsockopt, (int fd, int level, int name, const void *from, socklen_t size),
-     (fd, level, name, from, size), -1, ENOBUFS, SAME)
-CALL(int, getsockname, (int fd, __SOCKADDR_ARG to, socklen_t *size), (fd, to, size), -1, ENOBUFS,
-     SAME)
-CALL(int, getpeername, (int fd, __SOCKADDR_ARG to, socklen_t *size), (fd, to, size), -1, ENOBUFS,
-     SAME)
+     (at, size, may, flags, fd, from), MAP_FAILED, ENOMEM)
+CALL_AS(OPENED, int, socket, (int family, int type, int protocol), (family, type, protocol), -1,
+        EMFILE)
+CALL_INT(bind, (int fd, __CONST_SOCKADDR_ARG to, socklen_t size), (fd, to, size), EADDRINUSE)
+CALL_INT(listen, (int fd, int backlog), (fd, backlog), EADDRINUSE)
+CALL_INT(connect, (int fd, __CONST_SOCKADDR_ARG to, socklen_t size), (fd, to, size), ECONNREFUSED)
+CALL_AS(OPENED, int, accept, (int fd, __SOCKADDR_ARG from, socklen_t *size), (fd, from, size), -1,
+        EMFILE)
+CALL_AS(OPENED, int, accept4, (int fd, __SOCKADDR_ARG from, socklen_t *size, int flags),
+        (fd, from, size, flags), -1, EMFILE)
+CALL_INT(getsockopt, (int fd, int level, int name, void *to, socklen_t *size),
+         (fd, level, name, to, size), ENOBUFS)
+CALL_INT(setsockopt, (int fd, int level, int name, const void *from, socklen_t size),
+         (fd, level, name, from, size), ENOBUFS)
+CALL_INT(getsockname, (int fd, __SOCKADDR_ARG to, socklen_t *size), (fd, to, size), ENOBUFS)
+CALL_INT(getpeername, (int fd, __SOCKADDR_ARG to, socklen_t *size), (fd, to, size), ENOBUFS)
 CALL(ssize_t, send, (int fd, const void *from, size_t size, int flags), (fd, from, size, flags), -1,
-     ENOBUFS, SAME)
+     ENOBUFS)
 CALL(ssize_t, sendto,
      (int fd, const void *from, size_t size, int flags, __CONST_SOCKADDR_ARG to, socklen_t length),
-     (fd, from, size, flags, to, length), -1, ENOBUFS, SAME)
+     (fd, from, size, flags, to, length), -1, ENOBUFS)
 CALL(ssize_t, sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags), -1,
-     ENOBUFS, SAME)
-CALL(ssize_t, recv, (int fd, void *to, size_t size, int flags), (fd, to, size, flags), -1, ENOMEM,
-     SAME)
+     ENOBUFS)
+CALL(ssize_t, recv, (int fd, void *to, size_t size, int flags), (fd, to, size, flags), -1, ENOMEM)
 CALL(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags), -1,
-     ENOMEM, SAME)
-CALL(int, eventfd, (unsigned count, int flags), (count, flags), -1, EMFILE, EVENT)
-CALL(int, memfd_create, (const char *name, unsigned flags), (name, flags), -1, EMFILE, OPENED)
-CALL(int, dup, (int fd), (fd), -1, EMFILE, OPENED)
-CALL(int, epoll_create1, (int flags), (flags), -1, EMFILE, OPENED)
-CALL(int, epoll_ctl, (int fd, int what, int other, struct epoll_event *event),
-     (fd, what, other, event), -1, ENOMEM, SAME)
-CALL(int, epoll_wait, (int fd, struct epoll_event *events, int most, int ms),
-     (fd, events, most, ms), -1, EINTR, SAME)
-CALL(int, poll, (struct pollfd * fds, nfds_t count, int ms), (fds, count, ms), -1, ENOMEM, SAME)
-CALL(int, stat, (const char *path, struct stat *to), (path, to), -1, EACCES, SAME)
-CALL(int, stat64, (const char *path, struct stat64 *to), (path, to), -1, EACCES, SAME)
-CALL(int, lstat, (const char *path, struct stat *to), (path, to), -1, EACCES, SAME)
-CALL(int, lstat64, (const char *path, struct stat64 *to), (path, to), -1, EACCES, SAME)
-CALL(int, fstat, (int fd, struct stat *to), (fd, to), -1, EIO, SAME)
-CALL(int, fstat64, (int fd, struct stat64 *to), (fd, to), -1, EIO, SAME)
-CALL(int, statvfs64, (const char *path, struct statvfs64 *to), (path, to), -1, EACCES, SAME)
-CALL(int, access, (const char *path, int how), (path, how), -1, EACCES, SAME)
-CALL(int, mkdir, (const char *path, mode_t mode), (path, mode), -1, ENOSPC, SAME)
-CALL(int, chmod, (const char *path, mode_t mode), (path, mode), -1, EPERM, SAME)
-CALL(int, fchmod, (int fd, mode_t mode), (fd, mode), -1, EPERM, SAME)
-CALL(int, rename, (const char *path, const char *to), (path, to), -1, ENOSPC, SAME)
-CALL(int, unlink, (const char *path), (path), -1, EACCES, SAME)
-CALL(FILE *, fopen, (const char *path, const char *how), (path, how), NULL, EMFILE, SAME)
-CALL(FILE *, fopen64, (const char *path, const char *how), (path, how), NULL, EMFILE, SAME)
+     ENOMEM)
+CALL_AS(EVENT, int, eventfd, (unsigned count, int flags), (count, flags), -1, EMFILE)
+CALL_AS(OPENED, int, memfd_create, (const char *name, unsigned flags), (name, flags), -1, EMFILE)
+CALL_AS(OPENED, int, dup, (int fd), (fd), -1, EMFILE)
+CALL_AS(OPENED, int, epoll_create1, (int flags), (flags), -1, EMFILE)
+CALL_INT(epoll_ctl, (int fd, int what, int other, struct epoll_event *event),
+         (fd, what, other, event), ENOMEM)
+CALL_INT(epoll_wait, (int fd, struct epoll_event *events, int most, int ms), (fd, events, most, ms),
+         EINTR)
+CALL_INT(poll, (struct pollfd * fds, nfds_t count, int ms), (fds, count, ms), ENOMEM)
+CALL_INT(stat, (const char *path, struct stat *to), (path, to), EACCES)
+CALL_INT(stat64, (const char *path, struct stat64 *to), (path, to), EACCES)
+CALL_INT(lstat, (const char *path, struct stat *to), (path, to), EACCES)
+CALL_INT(lstat64, (const char *path, struct stat64 *to), (path, to), EACCES)
+CALL_INT(fstat, (int fd, struct stat *to), (fd, to), EIO)
+CALL_INT(fstat64, (int fd, struct stat64 *to), (fd, to), EIO)
+CALL_INT(statvfs64, (const char *path, struct statvfs64 *to), (path, to), EACCES)
+CALL_INT(access, (const char *path, int how), (path, how), EACCES)
+CALL_INT(mkdir, (const char *path, mode_t mode), (path, mode), ENOSPC)
+CALL_INT(chmod, (const char *path, mode_t mode), (path, mode), EPERM)
+CALL_INT(fchmod, (int fd, mode_t mode), (fd, mode), EPERM)
+CALL_INT(rename, (const char *path, const char *to), (path, to), ENOSPC)
+CALL_INT(unlink, (const char *path), (path), EACCES)
+CALL(FILE *, fopen, (const char *path, const char *how), (path, how), NULL, EMFILE)
+CALL(FILE *, fopen64, (const char *path, const char *how), (path, how), NULL, EMFILE)
 CALL(FILE *, open_memstream, (char **ret_text, size_t *ret_size), (ret_text, ret_size), NULL,
-     ENOMEM, SAME)
+     ENOMEM)
 CALL(size_t, fwrite, (const void *from, size_t size, size_t count, FILE *to),
-     (from, size, count, to), 0, ENOSPC, SAME)
-CALL(int, fflush, (FILE * file), (file), EOF, ENOSPC, SAME)
-CALL(FILE *, fdopen, (int fd, const char *how), (fd, how), NULL, ENOMEM, SAME)
-CALL(DIR *, opendir, (const char *path), (path), NULL, EMFILE, SAME)
-CALL(char *, realpath, (const char *path, char *to), (path, to), NULL, ENOMEM, SAME)
-CALL(int, getrlimit64, (__rlimit_resource_t what, struct rlimit64 *to), (what, to), -1, EPERM, SAME)
-CALL(int, setrlimit64, (__rlimit_resource_t what, const struct rlimit64 *to), (what, to), -1, EPERM,
-     SAME)
-CALL(ssize_t, getrandom, (void *to, size_t size, unsigned flags), (to, size, flags), -1, EAGAIN,
-     SAME)
-CALL(int, pipe2, (int fds[2], int flags), (fds, flags), -1, EMFILE, SAME)
+     (from, size, count, to), 0, ENOSPC)
+CALL(int, fflush, (FILE * file), (file), EOF, ENOSPC)
+CALL(FILE *, fdopen, (int fd, const char *how), (fd, how), NULL, ENOMEM)
+CALL(DIR *, opendir, (const char *path), (path), NULL, EMFILE)
+CALL(char *, realpath, (const char *path, char *to), (path, to), NULL, ENOMEM)
+CALL_INT(getrlimit64, (__rlimit_resource_t what, struct rlimit64 *to), (what, to), EPERM)
+CALL_INT(setrlimit64, (__rlimit_resource_t what, const struct rlimit64 *to), (what, to), EPERM)
+CALL(ssize_t, getrandom, (void *to, size_t size, unsigned flags), (to, size, flags), -1, EAGAIN)
+CALL_INT(pipe2, (int fds[2], int flags), (fds, flags), EMFILE)
 CALL(int, posix_spawn,
      (pid_t * pid, const char *path, const posix_spawn_file_actions_t *files,
       const posix_spawnattr_t *how, char *const *arguments, char *const *environment),
-     (pid, path, files, how, arguments, environment), EAGAIN, EAGAIN, SAME)
-CALL(pid_t, fork, (void), (), -1, EAGAIN, SAME)
+     (pid, path, files, how, arguments, environment), EAGAIN, EAGAIN)
+CALL(pid_t, fork, (void), (), -1, EAGAIN)
 CALL(int, pthread_create,
      (pthread_t * thread, const pthread_attr_t *how, void *(*run)(void *), void *data),
-     (thread, how, run, data), EAGAIN, EAGAIN, SAME)
+     (thread, how, run, data), EAGAIN, EAGAIN)
 
 /* Libraries in need: their own memory and files are not ours to fail. */
 
@@ -506,20 +501,20 @@ enum {
     IO_OF_SQLITE = 10
 };
 
-CALL(void *, zmq_ctx_new, (void), (), NULL, EMFILE, SAME)
-CALL(void *, zmq_socket, (void *context, int type), (context, type), NULL, EMFILE, SAME)
-CALL(int, zmq_bind, (void *socket, const char *endpoint), (socket, endpoint), -1, EADDRINUSE, SAME)
-CALL(int, zmq_connect, (void *socket, const char *endpoint), (socket, endpoint), -1, EMFILE, SAME)
-CALL(int, zmq_setsockopt, (void *socket, int option, const void *from, size_t size),
-     (socket, option, from, size), -1, ENOMEM, SAME)
-CALL(int, zmq_getsockopt, (void *socket, int option, void *to, size_t *size),
-     (socket, option, to, size), -1, EINTR, SAME)
-CALL(int, zmq_socket_monitor, (void *socket, const char *endpoint, int events),
-     (socket, endpoint, events), -1, EMFILE, SAME)
-CALL(int, zmq_msg_init_size, (void *message, size_t size), (message, size), -1, ENOMEM, SAME)
-CALL(int, zmq_msg_init_data,
-     (void *message, void *data, size_t size, void (*done)(void *, void *), void *hint),
-     (message, data, size, done, hint), -1, ENOMEM, SAME)
+CALL(void *, zmq_ctx_new, (void), (), NULL, EMFILE)
+CALL(void *, zmq_socket, (void *context, int type), (context, type), NULL, EMFILE)
+CALL_INT(zmq_bind, (void *socket, const char *endpoint), (socket, endpoint), EADDRINUSE)
+CALL_INT(zmq_connect, (void *socket, const char *endpoint), (socket, endpoint), EMFILE)
+CALL_INT(zmq_setsockopt, (void *socket, int option, const void *from, size_t size),
+         (socket, option, from, size), ENOMEM)
+CALL_INT(zmq_getsockopt, (void *socket, int option, void *to, size_t *size),
+         (socket, option, to, size), EINTR)
+CALL_INT(zmq_socket_monitor, (void *socket, const char *endpoint, int events),
+         (socket, endpoint, events), EMFILE)
+CALL_INT(zmq_msg_init_size, (void *message, size_t size), (message, size), ENOMEM)
+CALL_INT(zmq_msg_init_data,
+         (void *message, void *data, size_t size, void (*done)(void *, void *), void *hint),
+         (message, data, size, done, hint), ENOMEM)
 /* A queue that is full is so for whole messages; where it is waited for, a signal comes. */
 static _Thread_local bool in_parts;
 enum { AT_ONCE = 1, MORE_PARTS = 2 };
@@ -532,86 +527,83 @@ static int note_sent(int result, int flags)
     return result;
 }
 
-CALL_IF(!in_parts, int, zmq_msg_send, (void *message, void *socket, int flags),
-        (message, socket, flags), -1, NOT_NOW, SENT)
-CALL(int, zmq_msg_recv, (void *message, void *socket, int flags), (message, socket, flags), -1,
-     EINTR, SAME)
-CALL_IF(!in_parts, int, zmq_send, (void *socket, const void *from, size_t size, int flags),
-        (socket, from, size, flags), -1, NOT_NOW, SENT)
-CALL(int, zmq_recv, (void *socket, void *to, size_t size, int flags), (socket, to, size, flags), -1,
-     EINTR, SAME)
-CALL(int, zmq_poll, (void *items, int count, long ms), (items, count, ms), -1, EINTR, SAME)
-CALL(int, zmq_curve_keypair, (char *ret_public, char *ret_secret), (ret_public, ret_secret), -1,
-     ENOTSUP, SAME)
-CALL(int, uv_loop_init, (void *loop), (loop), NO_MEMORY_OF_UV, ENOMEM, SAME)
+CALL_IF(!in_parts, SENT, int, zmq_msg_send, (void *message, void *socket, int flags),
+        (message, socket, flags), -1, NOT_NOW)
+CALL_INT(zmq_msg_recv, (void *message, void *socket, int flags), (message, socket, flags), EINTR)
+CALL_IF(!in_parts, SENT, int, zmq_send, (void *socket, const void *from, size_t size, int flags),
+        (socket, from, size, flags), -1, NOT_NOW)
+CALL_INT(zmq_recv, (void *socket, void *to, size_t size, int flags), (socket, to, size, flags),
+         EINTR)
+CALL_INT(zmq_poll, (void *items, int count, long ms), (items, count, ms), EINTR)
+CALL_INT(zmq_curve_keypair, (char *ret_public, char *ret_secret), (ret_public, ret_secret), ENOTSUP)
+CALL(int, uv_loop_init, (void *loop), (loop), NO_MEMORY_OF_UV, ENOMEM)
 CALL(int, uv_async_init, (void *loop, void *handle, void (*run)(void *)), (loop, handle, run),
-     NO_MEMORY_OF_UV, ENOMEM, SAME)
+     NO_MEMORY_OF_UV, ENOMEM)
 CALL(int, uv_poll_init, (void *loop, void *handle, int fd), (loop, handle, fd), NO_MEMORY_OF_UV,
-     ENOMEM, SAME)
-CALL(int, uv_signal_init, (void *loop, void *handle), (loop, handle), NO_MEMORY_OF_UV, ENOMEM, SAME)
+     ENOMEM)
+CALL(int, uv_signal_init, (void *loop, void *handle), (loop, handle), NO_MEMORY_OF_UV, ENOMEM)
 CALL(int, uv_signal_start, (void *handle, void (*run)(void *, int), int number),
-     (handle, run, number), NO_MEMORY_OF_UV, ENOMEM, SAME)
+     (handle, run, number), NO_MEMORY_OF_UV, ENOMEM)
 CALL(int, uv_queue_work, (void *loop, void *work, void (*run)(void *), void (*done)(void *, int)),
-     (loop, work, run, done), NO_MEMORY_OF_UV, ENOMEM, SAME)
+     (loop, work, run, done), NO_MEMORY_OF_UV, ENOMEM)
 CALL(int, uv_thread_create, (void *thread, void (*run)(void *), void *data), (thread, run, data),
-     NO_MEMORY_OF_UV, EAGAIN, SAME)
-CALL(void *, json_object, (void), (), NULL, ENOMEM, SAME)
-CALL(void *, json_array, (void), (), NULL, ENOMEM, SAME)
-CALL(void *, json_string, (const char *text), (text), NULL, ENOMEM, SAME)
-CALL(void *, json_stringn, (const char *text, size_t size), (text, size), NULL, ENOMEM, SAME)
-CALL(void *, json_stringn_nocheck, (const char *text, size_t size), (text, size), NULL, ENOMEM,
-     SAME)
-CALL(void *, json_integer, (long long number), (number), NULL, ENOMEM, SAME)
-CALL(void *, json_real, (double number), (number), NULL, ENOMEM, SAME)
-CALL(char *, json_dumps, (const void *json, size_t flags), (json, flags), NULL, ENOMEM, SAME)
+     NO_MEMORY_OF_UV, EAGAIN)
+CALL(void *, json_object, (void), (), NULL, ENOMEM)
+CALL(void *, json_array, (void), (), NULL, ENOMEM)
+CALL(void *, json_string, (const char *text), (text), NULL, ENOMEM)
+CALL(void *, json_stringn, (const char *text, size_t size), (text, size), NULL, ENOMEM)
+CALL(void *, json_stringn_nocheck, (const char *text, size_t size), (text, size), NULL, ENOMEM)
+CALL(void *, json_integer, (long long number), (number), NULL, ENOMEM)
+CALL(void *, json_real, (double number), (number), NULL, ENOMEM)
+CALL(char *, json_dumps, (const void *json, size_t flags), (json, flags), NULL, ENOMEM)
 CALL(int, msgpack_unpack_next, (void *result, const char *from, size_t size, size_t *at),
-     (result, from, size, at), -2, ENOMEM, SAME)
+     (result, from, size, at), -2, ENOMEM)
 CALL(int, sqlite3_open_v2, (const char *path, void **ret, int flags, const char *vfs),
-     (path, ret, flags, vfs), (*ret = NULL, NO_MEMORY_OF_SQLITE), ENOMEM, SAME)
+     (path, ret, flags, vfs), (*ret = NULL, NO_MEMORY_OF_SQLITE), ENOMEM)
 CALL(int, sqlite3_prepare_v2,
      (void *db, const char *text, int size, void **ret, const char **ret_rest),
-     (db, text, size, ret, ret_rest), (*ret = NULL, NO_MEMORY_OF_SQLITE), ENOMEM, SAME)
+     (db, text, size, ret, ret_rest), (*ret = NULL, NO_MEMORY_OF_SQLITE), ENOMEM)
 CALL(int, sqlite3_prepare_v3,
      (void *db, const char *text, int size, unsigned flags, void **ret, const char **ret_rest),
-     (db, text, size, flags, ret, ret_rest), (*ret = NULL, NO_MEMORY_OF_SQLITE), ENOMEM, SAME)
+     (db, text, size, flags, ret, ret_rest), (*ret = NULL, NO_MEMORY_OF_SQLITE), ENOMEM)
 CALL(int, sqlite3_bind_blob64,
      (void *statement, int at, const void *from, uint64_t size, void (*done)(void *)),
-     (statement, at, from, size, done), NO_MEMORY_OF_SQLITE, ENOMEM, SAME)
+     (statement, at, from, size, done), NO_MEMORY_OF_SQLITE, ENOMEM)
 CALL(int, sqlite3_bind_text,
      (void *statement, int at, const char *from, int size, void (*done)(void *)),
-     (statement, at, from, size, done), NO_MEMORY_OF_SQLITE, ENOMEM, SAME)
+     (statement, at, from, size, done), NO_MEMORY_OF_SQLITE, ENOMEM)
 CALL(int, sqlite3_exec,
      (void *db, const char *text, int (*run)(void *, int, char **, char **), void *data,
       char **ret_error),
-     (db, text, run, data, ret_error), IO_OF_SQLITE, EIO, SAME)
+     (db, text, run, data, ret_error), IO_OF_SQLITE, EIO)
 CALL(int, sqlite3_wal_checkpoint_v2,
      (void *db, const char *name, int mode, int *ret_log, int *ret_done),
-     (db, name, mode, ret_log, ret_done), IO_OF_SQLITE, EIO, SAME)
+     (db, name, mode, ret_log, ret_done), IO_OF_SQLITE, EIO)
 CALL(int, deflateInit_, (void *stream, int level, const char *version, int size),
-     (stream, level, version, size), NO_MEMORY_OF_ZLIB, ENOMEM, SAME)
+     (stream, level, version, size), NO_MEMORY_OF_ZLIB, ENOMEM)
 CALL(int, inflateInit_, (void *stream, const char *version, int size), (stream, version, size),
-     NO_MEMORY_OF_ZLIB, ENOMEM, SAME)
+     NO_MEMORY_OF_ZLIB, ENOMEM)
 CALL(int, compress2,
      (void *to, unsigned long *room, const void *from, unsigned long size, int level),
-     (to, room, from, size, level), NO_MEMORY_OF_ZLIB, ENOMEM, SAME)
+     (to, room, from, size, level), NO_MEMORY_OF_ZLIB, ENOMEM)
 CALL(int, uncompress, (void *to, unsigned long *room, const void *from, unsigned long size),
-     (to, room, from, size), NO_MEMORY_OF_ZLIB, ENOMEM, SAME)
-CALL(void *, curl_easy_init, (void), (), NULL, ENOMEM, SAME)
-CALL(void *, curl_multi_init, (void), (), NULL, ENOMEM, SAME)
-CALL(void *, curl_slist_append, (void *list, const char *text), (list, text), NULL, ENOMEM, SAME)
+     (to, room, from, size), NO_MEMORY_OF_ZLIB, ENOMEM)
+CALL(void *, curl_easy_init, (void), (), NULL, ENOMEM)
+CALL(void *, curl_multi_init, (void), (), NULL, ENOMEM)
+CALL(void *, curl_slist_append, (void *list, const char *text), (list, text), NULL, ENOMEM)
 CALL(void *, MHD_create_response_from_buffer, (size_t size, void *from, int mode),
-     (size, from, mode), NULL, ENOMEM, SAME)
+     (size, from, mode), NULL, ENOMEM)
 CALL(void *, MHD_create_response_from_buffer_with_free_callback_cls,
      (size_t size, void *from, void (*done)(void *), void *data), (size, from, done, data), NULL,
-     ENOMEM, SAME)
+     ENOMEM)
 CALL(void *, MHD_create_response_from_callback,
      (uint64_t size, size_t block, ssize_t (*run)(void *, uint64_t, char *, size_t), void *data,
       void (*done)(void *)),
-     (size, block, run, data, done), NULL, ENOMEM, SAME)
+     (size, block, run, data, done), NULL, ENOMEM)
 CALL(int, MHD_queue_response, (void *connection, unsigned status, void *response),
-     (connection, status, response), 0, ENOMEM, SAME)
+     (connection, status, response), 0, ENOMEM)
 CALL(int, MHD_add_response_header, (void *response, const char *name, const char *text),
-     (response, name, text), 0, ENOMEM, SAME)
+     (response, name, text), 0, ENOMEM)
 
 /* With a variable number of arguments */
 

@@ -21,6 +21,22 @@ static inline void fuzz_block_signals(void)
     pthread_sigmask(SIG_BLOCK, &all, NULL);
 }
 
+/* The bytes that are not used yet. */
+struct fuzz_input {
+    const uint8_t *at;
+    size_t left;
+};
+
+/* A number of so many bytes, the low ones first; 0 for those that are not there. */
+static inline uint32_t fuzz_take(struct fuzz_input *input, unsigned bytes)
+{
+    uint32_t number = 0;
+    for (unsigned i = 0; i < bytes && input->left > 0; i++, input->at++, input->left--) {
+        number |= (uint32_t)*input->at << 8 * i;
+    }
+    return number;
+}
+
 /* An invariant, in every build. */
 #define REQUIRE(condition)                                                                         \
     do {                                                                                           \

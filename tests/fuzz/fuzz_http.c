@@ -35,8 +35,7 @@ void control_call(struct control *control, const char *method, const void *param
     REQUIRE(doc.root->type == MSGPACK_OBJECT_MAP);
     mpk_writer_init(&result);
     mpk_put_map(&result, 2);
-    mpk_put_str(&result, "method");
-    mpk_put_str(&result, method);
+    mpk_pair_str(&result, "method", method);
     mpk_put_str(&result, "params");
     mpk_put_raw(&result, params, size);
     answered(data, doc.root->via.map.size % 2 ? ERR_JOB_UNKNOWN : 0, "", &result);

@@ -28,11 +28,6 @@ enum {
 };
 enum step { MESSAGE, RAW, JOIN, FREE_OLDEST, SETTLE, RETRY, SPEAK, STEPS = 8 };
 
-struct fuzz_input {
-    const uint8_t *at;
-    size_t left;
-};
-
 static struct config config;
 static struct stats stats;
 static void *context;
@@ -42,15 +37,6 @@ static struct message *kept[KEPT]; /* taken, and not freed; the oldest one first
 static struct promises promised;
 static bool is_open;
 static uint64_t told, dropped; /* promises: answered, and settled so that they are not */
-
-static uint32_t take(struct fuzz_input *input, unsigned bytes)
-{
-    uint32_t number = 0;
-    for (unsigned i = 0; i < bytes && input->left > 0; i++, input->at++, input->left--) {
-        number |= (uint32_t)*input->at << 8 * i;
-    }
-    return number;
-}
 
 static bool gate(void *data)
 {
@@ -116,9 +102,9 @@ static void send_frame(void *peer, const void *data, size_t size, bool more)
 
 static void send_raw(struct fuzz_input *input, void *peer)
 {
-    uint32_t count = 1 + take(input, 1) % FRAMES;
+    uint32_t count = 1 + fuzz_take(input, 1) % FRAMES;
     for (uint32_t i = 0; i < count; i++) {
-        size_t size = take(input, 1 + (i > 1));
+        size_t size = fuzz_take(input, 1 + (i > 1));
         size = size < input->left ? size : input->left;
         send_frame(peer, input->at, size, i + 1 < count);
         input->at += size;
@@ -129,9 +115,9 @@ static void send_raw(struct fuzz_input *input, void *peer)
 static void send_message(struct fuzz_input *input, void *peer)
 {
     static const char payload[2 * CREDIT];
-    uint64_t id = take(input, 1);
+    uint64_t id = fuzz_take(input, 1);
     send_frame(peer, &id, sizeof id, true);
-    send_frame(peer, payload, (size_t)take(input, 1) << 9, false);
+    send_frame(peer, payload, (size_t)fuzz_take(input, 1) << 9, false);
 }
 
 static void hear_answers(const msgpack_object *list)
@@ -204,7 +190,7 @@ static void fuzz_lane_step(struct fuzz_input *input)
 {
     static const int codes[] = {0, 0, ERR_AGAIN, ERR_MEMORY, ERR_TOPIC, ERR_SEQ_DUPLICATE};
     static const uint64_t none;
-    uint32_t what = take(input, 1);
+    uint32_t what = fuzz_take(input, 1);
     int which = what >> 3 & 1;
     is_open = !(what & 16);
     switch ((enum step)(what % STEPS)) {
@@ -221,7 +207,7 @@ static void fuzz_lane_step(struct fuzz_input *input)
         free_oldest();
         break;
     case SETTLE:
-        settle_oldest(codes[take(input, 1) % (sizeof codes / sizeof codes[0])]);
+        settle_oldest(codes[fuzz_take(input, 1) % (sizeof codes / sizeof codes[0])]);
         break;
     case RETRY:
         lane_retry(lane, take_message, NULL);

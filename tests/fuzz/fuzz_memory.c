@@ -22,11 +22,6 @@ enum { PEERS = 2, KEPT = 4, STEPS_MAX = 64, BUFFER_BYTES = 3 * 65536 };
 enum step { PACKET, RECORD, MESSAGE, FREE_OLDEST, LEAVE, READ, STEPS };
 enum descriptor { NONE, SEALED, UNSEALED, OTHER, DESCRIPTORS };
 
-struct fuzz_input {
-    const uint8_t *at;
-    size_t left;
-};
-
 struct fuzz_peer {
     int fd;
     struct memory_greeting greeting;
@@ -40,15 +35,6 @@ static struct fuzz_peer peers[PEERS];
 static struct message *kept[KEPT];
 static int descriptors[DESCRIPTORS] = {-1, -1, -1, -1};
 static char *own; /* the sealed one, as a trainer sees it */
-
-static uint32_t take(struct fuzz_input *input, unsigned bytes)
-{
-    uint32_t number = 0;
-    for (unsigned i = 0; i < bytes && input->left > 0; i++, input->at++, input->left--) {
-        number |= (uint32_t)*input->at << 8 * i;
-    }
-    return number;
-}
 
 static void join(struct fuzz_peer *peer)
 {
@@ -112,7 +98,7 @@ static void say(const struct fuzz_peer *peer, const void *data, size_t bytes, in
 
 static void say_packet(struct fuzz_input *input, const struct fuzz_peer *peer)
 {
-    uint32_t how = take(input, 1);
+    uint32_t how = fuzz_take(input, 1);
     size_t bytes = how & 31;
     bytes = bytes < input->left ? bytes : input->left;
     say(peer, input->at, bytes, descriptors[how >> 5 & 3], how >> 7 ? 3 : 1);
@@ -122,7 +108,7 @@ static void say_packet(struct fuzz_input *input, const struct fuzz_peer *peer)
 
 static void say_record(struct fuzz_input *input, const struct fuzz_peer *peer)
 {
-    struct memory_record record = {.kind = take(input, 1), .buffer = take(input, 1)};
+    struct memory_record record = {.kind = fuzz_take(input, 1), .buffer = fuzz_take(input, 1)};
     say(peer, &record, sizeof record, record.kind == MEMORY_LEND ? descriptors[SEALED] : -1, 1);
 }
 
@@ -154,14 +140,14 @@ static void receive(struct fuzz_input *input, const struct fuzz_peer *peer)
     struct memory_reference references[3];
     struct recording_frame frames[5] = {{"t", 1}, {"h", 1}};
     struct message *message = NULL;
-    uint32_t count = 1 + take(input, 1) % 3;
+    uint32_t count = 1 + fuzz_take(input, 1) % 3;
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t how = take(input, 1);
-        references[i] = (struct memory_reference){.buffer = take(input, 1),
+        uint32_t how = fuzz_take(input, 1);
+        references[i] = (struct memory_reference){.buffer = fuzz_take(input, 1),
                                                   .zero = how & 1,
-                                                  .offset = take(input, 4),
-                                                  .bytes = take(input, 4)};
+                                                  .offset = fuzz_take(input, 4),
+                                                  .bytes = fuzz_take(input, 4)};
         if (how & 2) {
             references[i].offset <<= 32;
         }
@@ -185,7 +171,7 @@ static void receive(struct fuzz_input *input, const struct fuzz_peer *peer)
 
 static void fuzz_memory_step(struct fuzz_input *input)
 {
-    uint32_t what = take(input, 1);
+    uint32_t what = fuzz_take(input, 1);
     struct fuzz_peer *peer = &peers[what >> 3 & 1];
     char said[64];
     switch ((enum step)((what & 7) % STEPS)) {

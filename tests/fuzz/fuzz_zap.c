@@ -24,26 +24,12 @@ struct fuzz_frame {
     size_t size;
 };
 
-struct fuzz_input {
-    const uint8_t *at;
-    size_t left;
-};
-
 static const char *const roles[ROLES] = {"publish", "read", "plan", "admin"};
 static const char *const good[FRAMES] = {"1.0", "1", "ingest", "127.0.0.1", "", "CURVE", NULL};
 static uint8_t keys_of[ROLES][KEY_BYTES];
 static struct stats stats;
 static struct keyring *keys;
 static void *context, *asker;
-
-static uint32_t take(struct fuzz_input *input, unsigned bytes)
-{
-    uint32_t number = 0;
-    for (unsigned i = 0; i < bytes && input->left > 0; i++, input->at++, input->left--) {
-        number |= (uint32_t)*input->at << 8 * i;
-    }
-    return number;
-}
 
 static void write_file(const char *path, const char *text)
 {
@@ -89,7 +75,7 @@ static void fuzz_zap_start(void)
 
 static void read_frame(struct fuzz_input *input, uint32_t index, struct fuzz_frame *ret_frame)
 {
-    uint32_t what = take(input, 1), role = what - 1;
+    uint32_t what = fuzz_take(input, 1), role = what - 1;
     *ret_frame = (struct fuzz_frame){.size = 0};
     if (what > 0 && role < ROLES) {
         ret_frame->size = KEY_BYTES;
@@ -98,7 +84,7 @@ static void read_frame(struct fuzz_input *input, uint32_t index, struct fuzz_fra
         ret_frame->size = strlen(good[index]);
         memcpy(ret_frame->data, good[index], ret_frame->size);
     } else {
-        size_t size = take(input, 1) + (what & 64);
+        size_t size = fuzz_take(input, 1) + (what & 64);
         ret_frame->size = size < input->left ? size : input->left;
         memcpy(ret_frame->data, input->at, ret_frame->size);
         input->at += ret_frame->size;
@@ -174,7 +160,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     if (!keys) {
         fuzz_zap_start();
     }
-    uint32_t count = 1 + take(&input, 1) % FRAMES_MAX;
+    uint32_t count = 1 + fuzz_take(&input, 1) % FRAMES_MAX;
     for (uint32_t i = 0; i < count; i++) {
         read_frame(&input, i, &frames[i]);
     }

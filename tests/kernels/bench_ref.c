@@ -1,23 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* bench_ref: single-thread time of the scalar reference on [1, 12, 512, 512] f32, all groups and
  * each, full and causal; and of one spectrum at n = 512. Best of five. */
+#include "tests/bench/bench.h"
 #include "workers/rows/block.h"
 #include "workers/linear/spectrum.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
 
 #define HEADS  12
 #define LENGTH 512
 #define RUNS   5
-
-static double bench_ref_now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 /* Random weights in (0, 1), each row divided by the sum over its visible keys. */
 static void bench_ref_fill(float *weights, bool causal)
@@ -45,12 +35,11 @@ static double time_block(const struct attention *a, const struct block_plan *pla
     struct scratch scratch = {0};
     for (int run = 0; run < RUNS; run++) {
         struct block block;
-        double begin = bench_ref_now_ms();
-        if (block_init(&block, a, plan) < 0 ||
-            block_compute_ref(&block, a, 0, a->queries, &scratch) < 0) {
-            abort();
-        }
-        double ms = bench_ref_now_ms() - begin;
+        double begin = 1e3 * bench_seconds(CLOCK_MONOTONIC);
+        bench_must(block_init(&block, a, plan) == 0 &&
+                       block_compute_ref(&block, a, 0, a->queries, &scratch) == 0,
+                   "out of memory");
+        double ms = 1e3 * bench_seconds(CLOCK_MONOTONIC) - begin;
         best = ms < best ? ms : best;
         block_clear(&block);
     }
@@ -64,11 +53,9 @@ static double time_spectrum(const struct attention *a)
     struct scratch scratch = {0};
     for (int run = 0; run < RUNS; run++) {
         struct spectrum s;
-        double begin = bench_ref_now_ms();
-        if (spectrum_compute_ref(a, 0, 0, &scratch, &s) < 0) {
-            abort();
-        }
-        double ms = bench_ref_now_ms() - begin;
+        double begin = 1e3 * bench_seconds(CLOCK_MONOTONIC);
+        bench_must(spectrum_compute_ref(a, 0, 0, &scratch, &s) == 0, "out of memory");
+        double ms = 1e3 * bench_seconds(CLOCK_MONOTONIC) - begin;
         best = ms < best ? ms : best;
     }
     scratch_clear(&scratch);
@@ -110,10 +97,7 @@ static void bench_ref_bench(float *weights, bool causal)
 int main(void)
 {
     spectrum_global_init();
-    float *weights = malloc((size_t)HEADS * LENGTH * LENGTH * sizeof *weights);
-    if (!weights) {
-        return 1;
-    }
+    float *weights = bench_have(malloc((size_t)HEADS * LENGTH * LENGTH * sizeof *weights));
     bench_ref_bench(weights, false);
     bench_ref_bench(weights, true);
     free(weights);

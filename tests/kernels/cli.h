@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* cli: what the command lines of the kernel tests have in common. They exit with 2 at the first
- * thing that is wrong: the tests that drive them are the only users. */
+/* cli: what the command lines of the kernel tests have in common: options KEY=VALUE, tensors in
+ * files, and JSON. They exit with 2 at the first thing that is wrong: the tests that drive them are
+ * the only users. Files that were read stay until the process ends. */
 #ifndef TESTS_KERNELS_CLI_H
 #define TESTS_KERNELS_CLI_H
 
+#include "workers/base/attention.h"
 #include "workers/base/isa.h"
+#include "workers/linear/spectrum.h"
+#include "workers/rows/pairs.h"
+#include "workers/stats/dist.h"
 #include "proto/tensor.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -19,30 +24,59 @@ struct list {
 };
 
 _Noreturn void die(const char *what);
+/* Unless the code is 0 the memory was not enough. */
+void must(int rc);
 /* The memory, or out of memory. */
 void *must_have(void *memory);
-void parse_list(const char *text, struct list *ret);
-enum dtype parse_dtype(const char *text);
-/* "list" prints the instruction sets of this machine and exits. */
-enum isa parse_isa(const char *text);
 
-/* An option that is a flag or a number; the other pointer is NULL. */
-struct setting {
+/* An option, and where its value goes. */
+struct option {
     const char *key;
-    bool *flag;
-    uint32_t *number;
+    void (*parse)(char *value, void *ret);
+    void *ret;
 };
-/* Whether `key` is one of them, and is set. */
-bool parse_setting(const struct setting *settings, size_t count, const char *key,
-                   const char *value);
+void parse_flag(char *value, void *ret);   /* bool */
+void parse_number(char *value, void *ret); /* uint32_t */
+void parse_real(char *value, void *ret);   /* double */
+void parse_text(char *value, void *ret);   /* char * */
+void parse_list(char *value, void *ret);   /* struct list */
+void parse_dtype(char *value, void *ret);  /* enum dtype */
+/* enum isa; "list" prints the instruction sets of this machine and exits. */
+void parse_isa(char *value, void *ret);
 
-/* The file at `offset` of a new buffer; it must have `bytes` bytes. */
-unsigned char *read_file(const char *path, size_t bytes, size_t offset);
+/* The options of attention of every tier. */
+struct input {
+    struct attention a;
+    struct list shape, q_len, k_len, cuts;
+    char *mask, *documents, *tokens;
+    uint32_t offset; /* misalignment of all tensors in memory */
+};
+/* Takes the arguments apart by the table and by the fields of `in`, which may be NULL. */
+void parse_options(int argc, char **argv, struct input *in, const struct option *options,
+                   size_t count);
+/* Sets the shape and the lengths, and reads the mask, documents and tokens. */
+void input_read(struct input *in);
+/* The rows where block `i` of cuts.count + 1 begins; of the one behind the last, their number. */
+uint32_t input_cut(const struct input *in, uint32_t i);
 
-/* JSON with 17 digits, NaN and Infinity in Python's spelling, and -0.0 with its sign. */
-void print_number(double x);
-/* [x, ...] */
-void print_array(const double *x, size_t n);
+/* A file of exactly `bytes` bytes, `offset` bytes into memory that ends with it; NULL without a
+ * path. */
+void *read_tensor(const char *path, size_t bytes, size_t offset);
+
+/* JSON: commas come by themselves. The key is NULL in an array. Numbers have 17 digits, NaN and
+ * Infinity Python's spelling, and -0.0 its sign. */
+void json_open(const char *key, char bracket);
+void json_close(char bracket);
+void json_number(const char *key, double x);
+void json_integer(const char *key, int64_t n);
+void json_text(const char *key, const char *text);
+void json_numbers(const char *key, const double *x, size_t n);
+/* [n, mean, std, min, max] */
+void json_moments(const char *key, const struct moments *m);
+/* [[query, key, weight], ...] */
+void json_pairs(const char *key, const struct pair *pairs, uint32_t n);
+void json_spectrum(const char *key, const struct spectrum *s);
+
 /* The instruction sets of this machine, a line each. */
 void print_isas(void);
 

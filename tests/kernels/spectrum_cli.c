@@ -7,46 +7,26 @@
  *
  * The file holds matrices of ROWS x STRIDE one after the other, the heads of one sample; columns
  * from COLUMNS on are padding. Prints a list with, per matrix, {"ref":{...},"norm":{...},
- * "leading":{...},"full":{...}}; numbers have 17 digits, NaN and Infinity in Python's spelling. */
+ * "leading":{...},"full":{...}}. */
 #include "tests/kernels/cli.h"
-#include "workers/linear/spectrum.h"
 
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-
-static void spectrum_cli_print_numbers(const char *name, const double *x, uint32_t count)
-{
-    printf("\"%s\":", name);
-    print_array(x, count);
-}
+#include <sys/stat.h>
 
 static void spectrum_cli_print_spectrum(const char *name, const struct spectrum *s)
 {
-    const struct {
-        const char *name;
-        double value;
-    } numbers[] = {
-        {"spectral_norm", s->spectral_norm},
-        {"stable_rank", s->stable_rank},
-        {"condition_number", s->condition_number},
-        {"rank", s->rank},
-        {"effective_rank", s->effective_rank},
-        {"effective_rank_entropy", s->effective_rank_entropy},
-        {"nuclear_norm", s->nuclear_norm},
-        {"eigenvalue_2", s->eigenvalue_2},
-    };
-    printf("\"%s\":{", name);
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        printf("\"%s\":", numbers[i].name);
-        print_number(numbers[i].value);
-        printf(",");
-    }
-    spectrum_cli_print_numbers("singular_values", s->singular_values, SINGULAR_VALUES_MAX);
-    printf(",");
-    spectrum_cli_print_numbers("low_rank_error", s->low_rank_error, LOW_RANK_COUNT);
-    printf("}");
+    json_open(name, '{');
+    json_number("spectral_norm", s->spectral_norm);
+    json_number("stable_rank", s->stable_rank);
+    json_number("condition_number", s->condition_number);
+    json_number("rank", s->rank);
+    json_number("effective_rank", s->effective_rank);
+    json_number("effective_rank_entropy", s->effective_rank_entropy);
+    json_number("nuclear_norm", s->nuclear_norm);
+    json_number("eigenvalue_2", s->eigenvalue_2);
+    json_numbers("singular_values", s->singular_values, SINGULAR_VALUES_MAX);
+    json_numbers("low_rank_error", s->low_rank_error, LOW_RANK_COUNT);
+    json_close('}');
 }
 
 static void spectrum_cli_print_all(const struct attention *a, uint32_t head,
@@ -58,60 +38,39 @@ static void spectrum_cli_print_all(const struct attention *a, uint32_t head,
     } efforts[] = {
         {"norm", SPECTRUM_NORM}, {"leading", SPECTRUM_LEADING}, {"full", SPECTRUM_EIGENVALUES}};
     struct spectrum s;
-    if (spectrum_compute_ref(a, 0, head, scratch, &s) < 0) {
-        die("out of memory");
-    }
-    printf("{");
+    json_open(NULL, '{');
+    must(spectrum_compute_ref(a, 0, head, scratch, &s));
     spectrum_cli_print_spectrum("ref", &s);
     for (size_t i = 0; i < sizeof efforts / sizeof efforts[0]; i++) {
-        if (spectrum_compute(a, 0, head, efforts[i].effort, isa_best(), scratch, &s) < 0) {
-            die("out of memory");
-        }
-        printf(",\n");
+        must(spectrum_compute(a, 0, head, efforts[i].effort, isa_best(), scratch, &s));
         spectrum_cli_print_spectrum(efforts[i].name, &s);
     }
-    printf("}");
-}
-
-/* Reads the whole file. */
-static void *read_whole(const char *path, size_t *ret_bytes)
-{
-    FILE *file = fopen(path, "rb");
-    if (!file || fseek(file, 0, SEEK_END) != 0) {
-        die("no such file");
-    }
-    long bytes = ftell(file);
-    void *memory = bytes > 0 ? malloc((size_t)bytes) : NULL;
-    rewind(file);
-    if (!memory || fread(memory, 1, (size_t)bytes, file) != (size_t)bytes) {
-        die("not readable");
-    }
-    fclose(file);
-    *ret_bytes = (size_t)bytes;
-    return memory;
+    json_close('}');
 }
 
 int main(int argc, char **argv)
 {
+    struct stat file;
     if (argc < 5) {
         die("usage: spectrum_cli FILE DTYPE ROWS COLUMNS [STRIDE]");
     }
+    if (stat(argv[1], &file) != 0) {
+        die("no such file");
+    }
     spectrum_global_init();
-    size_t bytes = 0;
     int32_t columns = (int32_t)atoi(argv[4]);
-    struct attention a = {.dtype = parse_dtype(argv[2]), .batch = 1, .k_len = &columns};
+    struct attention a = {.batch = 1, .k_len = &columns};
+    parse_dtype(argv[2], &a.dtype);
     a.queries = (uint32_t)atoi(argv[3]);
     a.keys = (uint32_t)atoi(argv[argc > 5 ? 5 : 4]);
-    a.weights = read_whole(argv[1], &bytes);
-    size_t element = dtype_size(a.dtype);
-    a.heads = (uint32_t)(bytes / (element * a.queries * a.keys));
+    a.heads = (uint32_t)((size_t)file.st_size / (dtype_size(a.dtype) * a.queries * a.keys));
+    a.weights = read_tensor(argv[1], (size_t)file.st_size, 0);
     struct scratch scratch = {0};
+    json_open(NULL, '[');
     for (uint32_t h = 0; h < a.heads; h++) {
-        printf(h > 0 ? ",\n" : "[");
         spectrum_cli_print_all(&a, h, &scratch);
     }
-    printf("]\n");
+    json_close(']');
     scratch_clear(&scratch);
-    free((void *)a.weights);
     return 0;
 }

@@ -20,10 +20,8 @@ void fake_put_error(struct mpk_writer *reply, uint64_t id, const char *code, con
     mpk_put_u64(reply, 1);
     mpk_put_u64(reply, id);
     mpk_put_map(reply, 2);
-    mpk_put_str(reply, "code");
-    mpk_put_str(reply, code);
-    mpk_put_str(reply, "message");
-    mpk_put_str(reply, message);
+    mpk_pair_str(reply, "code", code);
+    mpk_pair_str(reply, "message", message);
     mpk_put_nil(reply);
 }
 
@@ -105,9 +103,10 @@ void fake_stop(struct fake *fake)
     rmdir(fake->runtime);
 }
 
+static char command[1024]; /* the newest, which a failure names */
+
 FILE *attnctl_start(const char *endpoint, const char *arguments)
 {
-    char command[1024];
     const char *program = getenv("ATTNCTL");
     assert_non_null(program);
     const char *option = *endpoint && !strstr(arguments, "--address") ? "--endpoint" : "";
@@ -125,7 +124,37 @@ void attnctl_finish(FILE *pipe, int expected_status, const char *expected_text)
     size_t size = fread(text, 1, sizeof text - 1, pipe);
     text[size] = '\0';
     int status = pclose(pipe);
+    if (strcmp(text, expected_text) != 0 || !WIFEXITED(status) ||
+        WEXITSTATUS(status) != expected_status) {
+        print_error("%s\n", command);
+    }
     assert_string_equal(text, expected_text);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), expected_status);
+}
+
+void fake_says(const struct fake *fake, const char *arguments, int status, const char *text)
+{
+    attnctl_finish(attnctl_start(fake->endpoint, arguments), status, text);
+}
+
+void fake_says_all(const struct fake *fake, const struct said *said, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        fake_says(fake, said[i].arguments, said[i].status, said[i].text);
+    }
+}
+
+int fake_set_up(void **state, fake_answer *answer)
+{
+    static struct fake fake;
+    fake_start(&fake, answer);
+    *state = &fake;
+    return setenv("TAIL_FROM", fake.published, 1);
+}
+
+int fake_tear_down(void **state)
+{
+    fake_stop(*state);
+    return 0;
 }

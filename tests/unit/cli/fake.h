@@ -38,4 +38,32 @@ FILE *attnctl_start(const char *endpoint, const char *arguments);
 /* Reads what it says to its end, and checks that and its exit status. */
 void attnctl_finish(FILE *pipe, int expected_status, const char *expected_text);
 
+/* Arguments of attnctl, and how it ends. */
+struct said {
+    const char *arguments;
+    int status;
+    const char *text;
+};
+void fake_says(const struct fake *fake, const char *arguments, int status, const char *text);
+void fake_says_all(const struct fake *fake, const struct said *said, size_t count);
+
+/* A test with a fake that answers so. $TAIL_FROM is where it publishes. */
+#define FAKE_TEST_OF(name, answering)                                                              \
+    static int start_##name(void **state)                                                          \
+    {                                                                                              \
+        return fake_set_up(state, answering);                                                      \
+    }                                                                                              \
+    TEST_OF(name, struct fake *fake, start_##name, fake_tear_down)
+int fake_set_up(void **state, fake_answer *answer);
+int fake_tear_down(void **state);
+
+/* A test that is such cases alone: SAYS_OF(its name, answer, {arguments, status, text}...); */
+#define SAYS_OF(name, answering, ...)                                                              \
+    FAKE_TEST_OF(name, answering)                                                                  \
+    {                                                                                              \
+        static const struct said said[] = {__VA_ARGS__};                                           \
+        fake_says_all(fake, said, sizeof said / sizeof said[0]);                                   \
+    }                                                                                              \
+    struct said
+
 #endif

@@ -149,3 +149,27 @@ const void *frame_of(struct received *received, enum tensor_role role)
     assert_true(frame >= 2 && frame < received->count);
     return zmq_msg_data(&received->frames[frame]);
 }
+
+struct pairing pair_open(const char *const *prefixes)
+{
+    struct pairing pair = {.peer = peer_open(ZMQ_SUB, NULL, 0)};
+
+    pair.publisher = publisher_for(&pair.peer);
+    for (; *prefixes; prefixes++) {
+        peer_subscribe(&pair.peer, *prefixes);
+    }
+    meet(pair.publisher, &pair.peer);
+    return pair;
+}
+
+void pair_close(struct pairing *pair)
+{
+    attn_publisher_free(&pair->publisher);
+    peer_close(&pair->peer);
+}
+
+struct received pair_arrived(const struct pairing *pair, int rc)
+{
+    assert_int_equal(rc, 0);
+    return expect(&pair->peer);
+}

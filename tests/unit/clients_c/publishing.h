@@ -17,6 +17,17 @@ attn_publisher *publisher_with(const attn_publisher_options *options);
 
 /* Waits until the publisher has heard the peer's subscriptions. */
 void meet(attn_publisher *publisher, const struct peer *peer);
+/* A publisher and a peer with these subscriptions, which it has heard. */
+struct pairing {
+    struct peer peer;
+    attn_publisher *publisher;
+};
+#define PAIR(...) pair_open((const char *const[]){__VA_ARGS__, NULL})
+struct pairing pair_open(const char *const *prefixes);
+void pair_close(struct pairing *pair);
+/* Receives what was published with this outcome, which is success. */
+struct received pair_arrived(const struct pairing *pair, int rc);
+
 /* Waits until it wants a decoder's layer, or does not; the peer may be NULL. */
 void wait_until_wanted(attn_publisher *publisher, const struct peer *peer, uint32_t layer,
                        bool wanted);

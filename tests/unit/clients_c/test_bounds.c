@@ -122,38 +122,35 @@ TEST(a_malformed_prefix_counts_for_nothing)
 TEST(a_message_that_is_too_large_is_not_copied_and_is_told)
 {
     static const float weights[1024];
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close)
+    struct pairing pair = PAIR("limits/header=2;max_message=4000", "event/", "tensor/");
     attn_attention large = attention_of(1, weights, 1024), header = attention_of(0, weights, 990);
     attn_publisher_counts counts;
     OWNED(received_free) struct received received;
 
-    peer_subscribe(&peer, "limits/header=2;max_message=4000");
-    peer_subscribe(&peer, "event/");
-    peer_subscribe(&peer, "tensor/");
-    meet(publisher, &peer);
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(attn_publish_attention(publisher, &large), ATTN_E_TOO_LARGE);
+        assert_int_equal(attn_publish_attention(pair.publisher, &large), ATTN_E_TOO_LARGE);
     }
-    counts = settled(publisher);
+    counts = settled(pair.publisher);
     assert_int_equal(counts.dropped, 3);
     assert_int_equal(counts.too_large, 3);
     assert_int_equal(counts.queued_bytes, 0);
-    received = expect(&peer); /* nothing else is said: a hello tells */
+    received = expect(&pair.peer); /* nothing else is said: a hello tells */
     assert_int_equal(received.header.event, EVENT_HELLO);
     assert_true(received.header.dropped_total >= 1);
     received_free(&received);
-    assert_int_equal(attn_publish_attention(publisher, &header), 0); /* too large with its header */
-    counts = settled(publisher);
+    assert_int_equal(attn_publish_attention(pair.publisher, &header),
+                     0); /* too large with its header */
+    counts = settled(pair.publisher);
     assert_int_equal(counts.too_large, 4);
-    assert_int_equal(publish(publisher, 0), 0);
-    received = expect(&peer);
+    assert_int_equal(publish(pair.publisher, 0), 0);
+    received = expect(&pair.peer);
     assert_int_equal(received.header.type, MESSAGE_ATTENTION);
     assert_int_equal(received.header.seq, 0);
     assert_int_equal(received.header.dropped, 1);
     received_free(&received);
-    attn_publisher_free(&publisher);
-    received = expect(&peer);
+    attn_publisher_free(&pair.publisher);
+    received = expect(&pair.peer);
     assert_int_equal(received.header.event, EVENT_BYE);
     assert_int_equal(received.header.dropped_total, 4);
 }
@@ -161,37 +158,28 @@ TEST(a_message_that_is_too_large_is_not_copied_and_is_told)
 TEST(a_hello_that_is_too_large_is_not_tried_without_end)
 {
     static const float weights[1024];
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close)
+    struct pairing pair = PAIR("limits/header=2;max_message=40", "event/", "tensor/");
     attn_attention large = attention_of(1, weights, 1024);
     struct received received;
     clock_t begin;
 
-    peer_subscribe(&peer, "limits/header=2;max_message=40");
-    peer_subscribe(&peer, "event/");
-    peer_subscribe(&peer, "tensor/");
-    meet(publisher, &peer);
-    assert_int_equal(attn_publish_attention(publisher, &large), ATTN_E_TOO_LARGE);
+    assert_int_equal(attn_publish_attention(pair.publisher, &large), ATTN_E_TOO_LARGE);
     begin = clock();
-    assert_false(peer_receive(&peer, 300, &received));
+    assert_false(peer_receive(&pair.peer, 300, &received));
     assert_true(clock() - begin < CLOCKS_PER_SEC / 10);
 }
 
 TEST(a_daemon_of_version_1_is_told_no_totals)
 {
     static const float weights[1024];
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close) struct pairing pair = PAIR("limits/max_message=4000", "event/", "tensor/");
     attn_attention large = attention_of(1, weights, 1024);
     OWNED(received_free) struct received received;
 
-    peer_subscribe(&peer, "limits/max_message=4000");
-    peer_subscribe(&peer, "event/");
-    peer_subscribe(&peer, "tensor/");
-    meet(publisher, &peer);
-    assert_int_equal(attn_publish_attention(publisher, &large), ATTN_E_TOO_LARGE);
-    attn_publisher_free(&publisher);
-    received = expect(&peer);
+    assert_int_equal(attn_publish_attention(pair.publisher, &large), ATTN_E_TOO_LARGE);
+    attn_publisher_free(&pair.publisher);
+    received = expect(&pair.peer);
     assert_int_equal(received.header.event, EVENT_BYE);
     assert_int_equal(received.header.dropped_total, 0);
 }

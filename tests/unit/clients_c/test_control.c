@@ -5,6 +5,7 @@
 #include "clients/c/include/attn/attn.h"
 #include "proto/mpk.h"
 #include "tests/unit/clients_c/peer.h"
+#include "tests/unit/mpk_text.h"
 
 #include <pthread.h>
 #include <sys/stat.h>
@@ -41,11 +42,7 @@ static void test_control_send_reply(struct fake_daemon *daemon, const zmq_msg_t 
         mpk_put_nil(&reply);
         daemon->put(&reply);
     } else {
-        mpk_put_map(&reply, 2);
-        mpk_put_str(&reply, "code");
-        mpk_put_str(&reply, "no_history");
-        mpk_put_str(&reply, "message");
-        mpk_put_str(&reply, "it has entropy");
+        mpk_text(&reply, "{'code': 'no_history', 'message': 'it has entropy'}");
         mpk_put_nil(&reply);
     }
     zmq_send(daemon->peer.socket, zmq_msg_data((zmq_msg_t *)(uintptr_t)peer), zmq_msg_size(peer),
@@ -128,20 +125,16 @@ static void control_put_series(struct mpk_writer *reply, uint32_t heads)
     static const char *const keys[] = {"first", "last", "epoch", "step", "time_ns"};
 
     mpk_put_map(reply, 4);
-    mpk_put_str(reply, "heads");
-    mpk_put_array(reply, heads);
+    mpk_pair_array(reply, "heads", heads);
     for (uint32_t i = 0; i < heads; i++) {
         mpk_put_nil(reply);
     }
-    mpk_put_str(reply, "more");
-    mpk_put_bool(reply, true);
-    mpk_put_str(reply, "windows");
-    mpk_put_map(reply, 5);
+    mpk_pair_bool(reply, "more", true);
+    mpk_pair_map(reply, "windows", 5);
     for (uint64_t i = 0; i < 5; i++) {
         test_control_put_packed(reply, keys[i], 10 * i);
     }
-    mpk_put_str(reply, "values");
-    mpk_put_map(reply, 1);
+    mpk_pair_map(reply, "values", 1);
     mpk_put_str(reply, "mean");
     if (heads > 1) {
         mpk_put_array(reply, heads);
@@ -172,21 +165,15 @@ static void control_put_map(struct mpk_writer *reply)
     static const unsigned char halves[8] = {0, 0x3c, 0, 0xb8, 1, 0, 0, 0x7c};
 
     mpk_put_map(reply, 4);
-    mpk_put_str(reply, "rows");
-    mpk_put_u64(reply, 2);
-    mpk_put_str(reply, "columns");
-    mpk_put_u64(reply, 2);
-    mpk_put_str(reply, "step");
-    mpk_put_u64(reply, 7);
-    mpk_put_str(reply, "values");
-    mpk_put_bin(reply, halves, sizeof halves);
+    mpk_pair_u64(reply, "rows", 2);
+    mpk_pair_u64(reply, "columns", 2);
+    mpk_pair_u64(reply, "step", 7);
+    mpk_pair_bin(reply, "values", halves, sizeof halves);
 }
 
 static void control_put_list(struct mpk_writer *reply)
 {
-    mpk_put_map(reply, 1);
-    mpk_put_str(reply, "firing");
-    mpk_put_array(reply, 0);
+    mpk_text(reply, "{'firing': []}");
 }
 
 static attn_question question_of(const char *job)

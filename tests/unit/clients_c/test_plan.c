@@ -308,43 +308,37 @@ static bool plan_wants(attn_publisher *publisher, uint64_t step, uint32_t layer)
 
 TEST(wanting_obeys_the_plan_and_publishing_does_not)
 {
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close)
+    struct pairing pair =
+        PAIR("tensor/", "plan/999999/*/every=50", "plan/0/un*/every=10;layers=decoder.1.*");
     attn_plan plan;
 
-    peer_subscribe(&peer, "tensor/");
-    peer_subscribe(&peer, "plan/999999/*/every=50");
-    peer_subscribe(&peer, "plan/0/un*/every=10;layers=decoder.1.*");
-    meet(publisher, &peer);
-    wait_for_every(publisher, &peer, 10);
-    assert_int_equal(attn_publisher_plan(publisher, &plan), 0);
-    assert_true(plan_wants(publisher, 0, 1) && plan_wants(publisher, 30, 1));
-    assert_false(plan_wants(publisher, 31, 1) || plan_wants(publisher, 30, 0));
-    attn_set_position(publisher, 0, 31);
-    assert_int_equal(publish(publisher, 0), 0);
-    expect_tensor(&peer, 0, 0);
+    wait_for_every(pair.publisher, &pair.peer, 10);
+    assert_int_equal(attn_publisher_plan(pair.publisher, &plan), 0);
+    assert_true(plan_wants(pair.publisher, 0, 1) && plan_wants(pair.publisher, 30, 1));
+    assert_false(plan_wants(pair.publisher, 31, 1) || plan_wants(pair.publisher, 30, 0));
+    attn_set_position(pair.publisher, 0, 31);
+    assert_int_equal(publish(pair.publisher, 0), 0);
+    expect_tensor(&pair.peer, 0, 0);
 }
 
 /* Whatever happens in between, some plan holds: the new one comes before the old one goes. */
 TEST(a_plan_may_change_while_the_job_runs)
 {
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close) struct pairing pair = PAIR("tensor/");
     attn_plan plan;
 
-    peer_subscribe(&peer, "tensor/");
-    meet(publisher, &peer);
-    assert_int_equal(attn_publisher_plan(publisher, &plan), ATTN_SKIPPED);
-    assert_true(plan_wants(publisher, 7, 0));
-    peer_subscribe(&peer, "plan/0/unit/every=10");
-    wait_for_every(publisher, &peer, 10);
-    assert_false(plan_wants(publisher, 7, 0));
-    peer_subscribe(&peer, "plan/0/unit/every=7");
-    wait_for_every(publisher, &peer, 7);
-    peer_unsubscribe(&peer, "plan/0/unit/every=10");
-    peer_unsubscribe(&peer, "plan/0/unit/every=7");
-    wait_for_every(publisher, &peer, 1);
-    assert_int_equal(attn_publisher_plan(publisher, &plan), ATTN_SKIPPED);
+    assert_int_equal(attn_publisher_plan(pair.publisher, &plan), ATTN_SKIPPED);
+    assert_true(plan_wants(pair.publisher, 7, 0));
+    peer_subscribe(&pair.peer, "plan/0/unit/every=10");
+    wait_for_every(pair.publisher, &pair.peer, 10);
+    assert_false(plan_wants(pair.publisher, 7, 0));
+    peer_subscribe(&pair.peer, "plan/0/unit/every=7");
+    wait_for_every(pair.publisher, &pair.peer, 7);
+    peer_unsubscribe(&pair.peer, "plan/0/unit/every=10");
+    peer_unsubscribe(&pair.peer, "plan/0/unit/every=7");
+    wait_for_every(pair.publisher, &pair.peer, 1);
+    assert_int_equal(attn_publisher_plan(pair.publisher, &plan), ATTN_SKIPPED);
 }
 
 TEST(the_plan_ends_with_its_daemon)

@@ -1,36 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Every tier: what arrives, what a plan leaves of it, and what is refused. */
+/* Every tier: what arrives, and what a plan leaves of it. */
 #include "tests/unit/proto/support.h"
 
 #include "tests/unit/clients_c/publishing.h"
 
-/* A publisher and somebody who wants everything. */
-struct pairing {
-    struct peer peer;
-    attn_publisher *publisher;
-};
-
-static struct pairing pair_open_with(const char *limits)
-{
-    struct pairing pair = {.peer = peer_open(ZMQ_SUB, NULL, 0)};
-
-    pair.publisher = publisher_for(&pair.peer);
-    peer_subscribe(&pair.peer, limits);
-    peer_subscribe(&pair.peer, "tensor/");
-    meet(pair.publisher, &pair.peer);
-    return pair;
-}
-
-static struct pairing pair_open(void)
-{
-    return pair_open_with("limits/header=3");
-}
-
-static void pair_close(struct pairing *pair)
-{
-    attn_publisher_free(&pair->publisher);
-    peer_close(&pair->peer);
-}
+#define SHAPE .batch = B, .heads = H, .queries = Q, .keys = K
 
 /* ---- whole messages ---- */
 
@@ -48,10 +22,7 @@ TEST(every_field_of_attention_arrives)
                               .site = ATTN_SELF,
                               .weights = weights,
                               .dtype = ATTN_F16,
-                              .batch = B,
-                              .heads = H,
-                              .queries = Q,
-                              .keys = K,
+                              SHAPE,
                               .causal = true,
                               .window = 2,
                               .q_len = q_len,
@@ -121,10 +92,7 @@ TEST(every_field_of_qk_arrives)
                         .v = v,
                         .k_dtype = ATTN_F64,
                         .v_dtype = ATTN_BF16,
-                        .batch = B,
-                        .heads = H,
-                        .queries = Q,
-                        .keys = K,
+                        SHAPE,
                         .head_dim = D,
                         .kv_heads = G,
                         .value_dim = DV,
@@ -139,12 +107,11 @@ TEST(every_field_of_qk_arrives)
                         .documents = documents,
                         .microbatch = 1,
                         .module = "blocks.0#1"};
-    OWNED(pair_close) struct pairing pair = pair_open();
-    OWNED(received_free) struct received got;
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(received_free)
+    struct received got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     const struct header *h = &got.header;
 
-    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
-    got = expect(&pair.peer);
     assert_int_equal(h->type, MESSAGE_QK);
     assert_string_equal(h->module, "blocks.0#1");
     assert_true(h->heads == H && h->kv_heads == G && h->head_dim == D && h->value_dim == DV);
@@ -162,7 +129,7 @@ TEST(scale_and_key_heads_have_the_usual_defaults)
 {
     static const float vectors[2 * 16];
     attn_qk qk;
-    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
     OWNED(received_free) struct received got;
 
     attn_qk_default(&qk);
@@ -170,8 +137,7 @@ TEST(scale_and_key_heads_have_the_usual_defaults)
     qk.batch = qk.queries = qk.keys = 1;
     qk.heads = 2;
     qk.head_dim = 16;
-    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     assert_true(fabs(got.header.scale - 0.25) < 1e-12);
     assert_true(got.header.kv_heads == 2 && got.header.value_dim == 16);
 }
@@ -192,11 +158,10 @@ TEST(every_matrix_arrives)
                                   .wk = {wk, ATTN_F16, 6},
                                   .wv = {wv, ATTN_F64, 7},
                                   .wo = {wo, ATTN_F32, 5}};
-    OWNED(pair_close) struct pairing pair = pair_open();
-    OWNED(received_free) struct received got;
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(received_free)
+    struct received got = pair_arrived(&pair, attn_publish_weights(pair.publisher, &weights));
 
-    assert_int_equal(attn_publish_weights(pair.publisher, &weights), 0);
-    got = expect(&pair.peer);
     assert_int_equal(got.header.type, MESSAGE_WEIGHTS);
     assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.head_dim == 2);
     assert_int_equal(got.header.heads_total, 16);
@@ -212,7 +177,7 @@ TEST(the_tiers_of_a_layer_share_its_sequence)
     static const float numbers[4] = {1};
     attn_weights weights = {
         .stack = ATTN_DECODER, .heads = 1, .head_dim = 2, .wq = {numbers, ATTN_F32, 2}};
-    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
     OWNED(received_free) struct received got;
 
     assert_int_equal(publish(pair.publisher, 0), 0);
@@ -262,6 +227,17 @@ static const struct arrays *filled(void)
     return &a;
 }
 
+/* All of these, of which the plan leaves something. */
+static attn_attention attention_with(const struct arrays *a, const attn_plan *plan)
+{
+    return (attn_attention){.weights = a->weights,
+                            SHAPE,
+                            .q_len = a->q_len,
+                            .mask = &a->mask[0][0][0],
+                            .tokens = &a->tokens[0][0],
+                            .plan = plan};
+}
+
 static attn_plan plan_with(uint32_t samples, uint32_t rows, attn_range range)
 {
     attn_plan plan;
@@ -278,25 +254,16 @@ TEST(a_plan_cuts_samples_heads_and_rows_out_of_attention)
 {
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
-    const attn_attention attention = {.weights = a->weights,
-                                      .batch = B,
-                                      .heads = H,
-                                      .queries = Q,
-                                      .keys = K,
-                                      .q_len = a->q_len,
-                                      .mask = &a->mask[0][0][0],
-                                      .tokens = &a->tokens[0][0],
-                                      .head_offset = 2,
-                                      .heads_total = 10,
-                                      .plan = &plan};
-    OWNED(pair_close) struct pairing pair = pair_open();
+    attn_attention attention = attention_with(a, &plan);
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
     OWNED(received_free) struct received got;
     const struct header *h = &got.header;
     const float *weights;
 
+    attention.head_offset = 2;
+    attention.heads_total = 10;
     attn_set_position(pair.publisher, 0, 2); /* the second block of rows */
-    assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
     assert_true(h->batch == 2 && h->heads == 2 && h->queries == 2 && h->keys == K);
     assert_true(h->head_offset == 3 && h->heads_total == 10 && h->q_offset == 2);
     assert_true(h->q_len[0] == 2 && h->q_len[1] == 2);
@@ -316,25 +283,16 @@ TEST(a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride)
 {
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
-    const attn_attention attention = {.weights = a->weights,
-                                      .batch = B,
-                                      .heads = H,
-                                      .queries = Q,
-                                      .keys = K,
-                                      .q_len = a->q_len,
-                                      .q_offset = 1,
-                                      .mask = &a->mask[0][0][0],
-                                      .tokens = &a->tokens[0][0],
-                                      .plan = &plan};
-    OWNED(pair_close) struct pairing pair = pair_open_with("limits/header=4");
+    attn_attention attention = attention_with(a, &plan);
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=4", "tensor/");
     OWNED(received_free) struct received got;
     const struct header *h = &got.header;
     const float *weights;
     const char *mask;
 
+    attention.q_offset = 1;
     attn_set_position(pair.publisher, 0, 2);
-    assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
-    got = expect(&pair.peer);
+    got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
     assert_true(h->batch == 2 && h->heads == 2 && h->queries == 2 && h->keys == K);
     assert_true(h->q_offset == 2 && h->q_stride == 3);
     assert_true(h->q_len[0] == 2 && h->q_len[1] == 1);
@@ -361,7 +319,8 @@ TEST(a_stride_of_the_callers_own_goes_to_those_who_know_it)
         .weights = a->weights, .batch = 1, .heads = 1, .queries = 2, .keys = K, .q_stride = 6};
 
     for (int revision = 3; revision <= 4; revision++) {
-        struct pairing pair = pair_open_with(revision == 3 ? "limits/header=3" : "limits/header=4");
+        struct pairing pair =
+            PAIR(revision == 3 ? "limits/header=3" : "limits/header=4", "tensor/");
         int rc = attn_publish_attention(pair.publisher, &attention);
 
         assert_int_equal(rc, revision == 3 ? ATTN_E_TOO_LARGE : 0);
@@ -395,14 +354,8 @@ TEST(tensors_of_the_output_go_to_those_who_know_them)
                                          "limits/header=8"};
     const struct arrays *a = filled();
     attn_qk qk = qk_of(a, NULL);
-    attn_attention attention = {.weights = a->weights,
-                                .batch = B,
-                                .heads = H,
-                                .queries = Q,
-                                .keys = K,
-                                .v = a->k,
-                                .kv_heads = G,
-                                .value_dim = D};
+    attn_attention attention = {
+        .weights = a->weights, SHAPE, .v = a->k, .kv_heads = G, .value_dim = D};
 
     qk.v = a->k;
     qk.dout = dout;
@@ -410,15 +363,13 @@ TEST(tensors_of_the_output_go_to_those_who_know_them)
     qk.x_norm = attention.x_norm = &x_norm[0][0];
     qk.written_dim = attention.written_dim = 2;
     for (int i = 0; i < 4; i++) {
-        OWNED(pair_close) struct pairing pair = pair_open_with(limits[i]);
+        OWNED(pair_close) struct pairing pair = PAIR(limits[i], "tensor/");
         OWNED(received_free) struct received got;
 
-        assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
-        got = expect(&pair.peer);
+        got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
         assert_int_equal(got.header.tensor_count, i == 0 ? 3 : 6);
         received_free(&got);
-        assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
-        got = expect(&pair.peer);
+        got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
         assert_int_equal(got.header.tensor_count, i < 3 ? 1 : 4);
         assert_int_equal(got.header.kv_heads, i < 3 ? H : G);
     }
@@ -430,10 +381,7 @@ TEST(bad_tensors_of_the_output_are_refused)
     static const float numbers[B * H * Q * K * D];
     const struct arrays *a = filled();
     const attn_attention good = {.weights = a->weights,
-                                 .batch = B,
-                                 .heads = H,
-                                 .queries = Q,
-                                 .keys = K,
+                                 SHAPE,
                                  .v = numbers,
                                  .kv_heads = G,
                                  .value_dim = D,
@@ -442,7 +390,7 @@ TEST(bad_tensors_of_the_output_are_refused)
                                  .x_norm = numbers};
     attn_attention bad[7];
     attn_qk qk = qk_of(a, NULL);
-    OWNED(pair_close) struct pairing pair = pair_open_with("limits/header=5");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=5", "tensor/");
 
     for (int i = 0; i < 7; i++) {
         bad[i] = good;
@@ -472,11 +420,10 @@ TEST(whole_groups_of_heads_take_their_key_heads)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(1, 0, (attn_range){2, 99});
     const attn_qk qk = qk_of(a, &plan);
-    OWNED(pair_close) struct pairing pair = pair_open();
-    OWNED(received_free) struct received got;
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(received_free)
+    struct received got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
 
-    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
-    got = expect(&pair.peer);
     assert_true(got.header.heads == 4 && got.header.kv_heads == 2 && got.header.batch == 1);
     assert_true(got.header.head_offset == 2 && got.header.heads_total == H);
     assert_memory_equal(frame_of(&got, TENSOR_Q), a->q[0][2], 4 * sizeof a->q[0][0]);
@@ -489,12 +436,11 @@ TEST(parts_of_groups_get_a_key_head_each)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(0, 0, (attn_range){1, 3});
     const attn_qk qk = qk_of(a, &plan);
-    OWNED(pair_close) struct pairing pair = pair_open();
-    OWNED(received_free) struct received got;
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(received_free)
+    struct received got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     const float *k;
 
-    assert_int_equal(attn_publish_qk(pair.publisher, &qk), 0);
-    got = expect(&pair.peer);
     assert_true(got.header.heads == 3 && got.header.kv_heads == 3);
     k = frame_of(&got, TENSOR_K);
     for (int b = 0; b < B; b++) {
@@ -510,7 +456,7 @@ TEST(ranges_of_heads_are_messages_of_their_own)
     const struct arrays *a = filled();
     attn_plan plan = plan_with(0, 0, (attn_range){0, 0});
     attn_qk qk = qk_of(a, &plan);
-    OWNED(pair_close) struct pairing pair = pair_open();
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
     struct received got;
 
     plan.range_count = 3;
@@ -526,259 +472,4 @@ TEST(ranges_of_heads_are_messages_of_their_own)
     plan = plan_with(0, 0, (attn_range){H, 99}); /* none of this layer's */
     assert_int_equal(attn_publish_qk(pair.publisher, &qk), ATTN_SKIPPED);
     assert_int_equal(settled(pair.publisher).published, 3);
-}
-
-/* ---- what is refused ---- */
-
-static const float numbers[64];
-
-static attn_qk small_qk(void)
-{
-    return (attn_qk){.q = numbers,
-                     .k = numbers,
-                     .batch = 1,
-                     .heads = 4,
-                     .queries = 2,
-                     .keys = 2,
-                     .head_dim = 2,
-                     .kv_heads = 2};
-}
-
-static attn_weights small_weights(void)
-{
-    return (attn_weights){.heads = 4, .head_dim = 2, .kv_heads = 2, .wk = {numbers, ATTN_F32, 3}};
-}
-
-#define REFUSED(function, good, change)                                                            \
-    do {                                                                                           \
-        bad = (good);                                                                              \
-        bad.change;                                                                                \
-        assert_int_equal(function(publisher, &bad), ATTN_E_ARGUMENT);                              \
-    } while (0)
-
-TEST(bad_attention_is_refused)
-{
-    static const int32_t longer[1] = {5}, negative[1] = {-1}, documents[4];
-    static const char *const cut_off[4] = {"a", "b", "c", "\xc3"}, *const missing[4] = {"a"};
-    struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
-    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&nobody);
-    attn_attention good = attention_of(0, numbers, 4), bad;
-    attn_plan plan = plan_with(0, 0, (attn_range){2, 1});
-
-    assert_int_equal(attn_publish_attention(publisher, &good), ATTN_SKIPPED);
-    assert_int_equal(attn_publish_attention(publisher, NULL), ATTN_E_ARGUMENT);
-    REFUSED(attn_publish_attention, good, weights = NULL);
-    REFUSED(attn_publish_attention, good, keys = 0);
-    REFUSED(attn_publish_attention, good, queries = (uint32_t)INT32_MAX + 1);
-    REFUSED(attn_publish_attention, good, layer = 65536);
-    REFUSED(attn_publish_attention, good, k_len = longer);
-    REFUSED(attn_publish_attention, good, q_len = negative);
-    REFUSED(attn_publish_attention, good, head_offset = 1);
-    REFUSED(attn_publish_attention, good, heads_total = (1u << 20) + 1);
-    REFUSED(attn_publish_attention, good, dtype = (attn_dtype)4);
-    REFUSED(attn_publish_attention, good, grad_dtype = (attn_dtype)-1);
-    REFUSED(attn_publish_attention, good, stack = (attn_stack)2);
-    REFUSED(attn_publish_attention, good, q_offset = UINT32_MAX);
-    REFUSED(attn_publish_attention, good, labels = cut_off);
-    REFUSED(attn_publish_attention, good, labels = missing);
-    REFUSED(attn_publish_attention, good, plan = &plan);
-    REFUSED(attn_publish_attention, good, module = "");
-    REFUSED(attn_publish_attention, good, module = "a\x1b[2J");
-    REFUSED(attn_publish_attention, good, module = "\xff");
-    good.documents = documents;
-    REFUSED(attn_publish_attention, good, site = ATTN_CROSS);
-    REFUSED(attn_publish_attention, good, q_offset = 4);
-    good.queries = 2;
-    REFUSED(attn_publish_attention, good, q_stride = 4);
-    good.documents = NULL;
-    REFUSED(attn_publish_attention, good, q_stride = UINT32_MAX);
-    assert_int_equal(attn_publisher_wait(publisher, -1), ATTN_E_ARGUMENT);
-    assert_int_equal(attn_hello(publisher, NULL, 1), ATTN_E_ARGUMENT);
-    assert_int_equal(checked_counts(publisher).published, 1);
-}
-
-TEST(bad_qk_is_refused)
-{
-    struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
-    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&nobody);
-    const attn_qk good = small_qk();
-    attn_qk bad;
-
-    assert_int_equal(attn_publish_qk(publisher, &good), ATTN_SKIPPED);
-    assert_int_equal(attn_publish_qk(publisher, NULL), ATTN_E_ARGUMENT);
-    REFUSED(attn_publish_qk, good, q = NULL);
-    REFUSED(attn_publish_qk, good, k = NULL);
-    REFUSED(attn_publish_qk, good, kv_heads = 3);
-    REFUSED(attn_publish_qk, good, kv_heads = 8);
-    REFUSED(attn_publish_qk, good, head_dim = 0);
-    REFUSED(attn_publish_qk, good, scale = NAN);
-    REFUSED(attn_publish_qk, good, scale = INFINITY);
-    REFUSED(attn_publish_qk, good, softcap = -1);
-    REFUSED(attn_publish_qk, good, v_dtype = (attn_dtype)9);
-    REFUSED(attn_publish_qk, good, heads = 0);
-    REFUSED(attn_publish_qk, good, site = (attn_site)7);
-    REFUSED(attn_publish_qk, good, module = "a\n");
-}
-
-TEST(bad_weights_are_refused)
-{
-    struct peer nobody = {.endpoint = "tcp://127.0.0.1:1"};
-    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&nobody);
-    const attn_weights good = small_weights();
-    attn_weights bad;
-
-    assert_int_equal(attn_publish_weights(publisher, &good), ATTN_SKIPPED);
-    assert_int_equal(attn_publish_weights(publisher, NULL), ATTN_E_ARGUMENT);
-    REFUSED(attn_publish_weights, good, wk.data = NULL);
-    REFUSED(attn_publish_weights, good, wk.width = 0);
-    REFUSED(attn_publish_weights, good, wk.dtype = (attn_dtype)4);
-    REFUSED(attn_publish_weights, good, heads = 0);
-    REFUSED(attn_publish_weights, good, kv_heads = 3);
-    REFUSED(attn_publish_weights, good, head_dim = 0);
-    REFUSED(attn_publish_weights, good, head_dim = INT32_MAX);
-    REFUSED(attn_publish_weights, good, heads_total = 3);
-    REFUSED(attn_publish_weights, good, module = "\x7f");
-}
-
-/* To those who know them, as bytes. */
-TEST(a_state_arrives)
-{
-    static const unsigned char bytes[] = {0x81, 0xa1, 'v', 2};
-    const attn_state good = {.stack = ATTN_DECODER,
-                             .layer = 3,
-                             .heads = 4,
-                             .state = bytes,
-                             .size = sizeof bytes,
-                             .first_epoch = 2,
-                             .first_step = 8,
-                             .module = "blocks.3"};
-    struct pairing pair = pair_open_with("limits/accepts=attention,state,event;header=8"), older;
-    attn_publisher *publisher = pair.publisher;
-    attn_state bad;
-    struct received got;
-
-    assert_int_equal(attn_publish_state(publisher, &good), ATTN_E_ARGUMENT);
-    attn_set_position(publisher, 2, 9);
-    REFUSED(attn_publish_state, good, first_step = 10);
-    REFUSED(attn_publish_state, good, first_epoch = 3);
-    REFUSED(attn_publish_state, good, heads = 0);
-    REFUSED(attn_publish_state, good, size = 0);
-    REFUSED(attn_publish_state, good, state = NULL);
-    REFUSED(attn_publish_state, good, site = (attn_site)7);
-    assert_int_equal(attn_publish_state(publisher, &good), 0);
-    got = expect(&pair.peer);
-    assert_int_equal(got.header.type, MESSAGE_STATE);
-    assert_true(got.header.heads == 4 && got.header.epoch == 2 && got.header.step == 9);
-    assert_true(got.header.first_epoch == 2 && got.header.first_step == 8);
-    assert_string_equal(got.header.module, "blocks.3");
-    assert_memory_equal(frame_of(&got, TENSOR_STATE), bytes, sizeof bytes);
-    received_free(&got);
-    pair_close(&pair);
-
-    older = pair_open();
-    attn_set_position(older.publisher, 2, 9);
-    assert_int_equal(attn_publish_state(older.publisher, &good), ATTN_E_TOO_LARGE);
-    pair_close(&older);
-}
-
-/* To those who want them, as halves; checked in any case. */
-TEST(maps_go_with_a_state)
-{
-    enum { HEADS = 2, ROWS = 4, COLUMNS = 3 };
-    static const char *const labels[] = {"a", "b", "c", "d", "e"};
-    static const unsigned char bytes[] = {0x81, 0xa1, 'v', 2};
-    static const uint16_t cells[HEADS * ROWS * COLUMNS] = {0x3c00};
-    const attn_maps good = {.values = cells,
-                            .heads = HEADS,
-                            .rows = ROWS,
-                            .columns = COLUMNS,
-                            .first_head = 1,
-                            .queries = 9,
-                            .keys = 3,
-                            .first_key = 1,
-                            .keys_sent = 5,
-                            .q_offset = 7,
-                            .labels = labels};
-    attn_maps maps = good;
-    const attn_state s = {.heads = 3, .state = bytes, .size = sizeof bytes, .maps = &maps};
-    struct pairing pair = pair_open_with("limits/accepts=state;header=9;maps=4;maps_every=500"),
-                   older = pair_open_with("limits/accepts=state;header=8;maps=4");
-    uint64_t every_ms;
-    struct received got;
-
-#define MAPS_REFUSED(change)                                                                       \
-    do {                                                                                           \
-        maps = good;                                                                               \
-        maps.change;                                                                               \
-        assert_int_equal(attn_publish_state(pair.publisher, &s), ATTN_E_ARGUMENT);                 \
-    } while (0)
-    MAPS_REFUSED(values = NULL);
-    MAPS_REFUSED(heads = 0);
-    MAPS_REFUSED(first_head = 2);
-    MAPS_REFUSED(rows = 65);
-    MAPS_REFUSED(queries = 3);
-    MAPS_REFUSED(keys = 4);
-    MAPS_REFUSED(keys = 0);
-    MAPS_REFUSED(keys_sent = 3);
-    MAPS_REFUSED(queries_sent = 8);
-    MAPS_REFUSED(first_query = INT32_MAX);
-    MAPS_REFUSED(q_offset = UINT32_MAX - 8);
-    maps = good;
-    assert_int_equal(attn_publisher_maps(pair.publisher, &every_ms), 4);
-    assert_int_equal(every_ms, 500);
-    assert_int_equal(attn_publish_state(pair.publisher, &s), 0);
-    got = expect(&pair.peer);
-    assert_memory_equal(frame_of(&got, TENSOR_STATE), bytes, sizeof bytes);
-    assert_memory_equal(frame_of(&got, TENSOR_MAPS), cells, sizeof cells);
-    assert_true(got.header.heads == 3 && got.header.head_offset == 1 && got.header.q_offset == 7);
-    assert_true(got.header.maps.queries == 9 && got.header.maps.queries_sent == 9);
-    assert_true(got.header.maps.first_key == 1 && got.header.maps.keys_sent == 5);
-    received_free(&got);
-    pair_close(&pair);
-
-    assert_int_equal(attn_publisher_maps(older.publisher, &every_ms), 0);
-    assert_int_equal(attn_publish_state(older.publisher, &s), 0);
-    got = expect(&older.peer);
-    assert_int_equal(got.header.tensor_count, 1);
-    received_free(&got);
-    pair_close(&older);
-}
-
-/* Lengths that make the header larger than 64 KiB are the caller's error, not a drop. */
-TEST(a_header_that_does_not_fit_is_refused)
-{
-    enum { BATCH = 20000 };
-    float *weights = calloc(BATCH, sizeof *weights);
-    int32_t *lengths = calloc(BATCH, sizeof *lengths);
-    OWNED(pair_close) struct pairing pair = pair_open();
-    attn_attention attention = attention_of(0, weights, 1);
-    attn_publisher_counts counts;
-
-    attention.batch = BATCH;
-    attention.k_len = lengths;
-    assert_int_equal(attn_publish_attention(pair.publisher, &attention), ATTN_E_ARGUMENT);
-    counts = checked_counts(pair.publisher);
-    assert_int_equal(counts.published + counts.queued_bytes, 0);
-    free(weights);
-    free(lengths);
-}
-
-TEST(labels_that_do_not_fit_are_left_out)
-{
-    enum { KEYS = 16384 };
-    float *weights = calloc(KEYS, sizeof *weights);
-    const char **labels = calloc(KEYS, sizeof *labels);
-    OWNED(pair_close) struct pairing pair = pair_open();
-    attn_attention attention = attention_of(0, weights, KEYS);
-    OWNED(received_free) struct received got;
-
-    for (int i = 0; i < KEYS; i++) {
-        labels[i] = "token";
-    }
-    attention.labels = labels;
-    assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
-    got = expect(&pair.peer);
-    assert_true(zmq_msg_size(&got.frames[1]) < 1000);
-    free(weights);
-    free(labels);
 }

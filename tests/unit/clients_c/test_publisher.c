@@ -107,33 +107,27 @@ TEST(weights_may_change_as_soon_as_the_call_returns)
 {
     enum { KEYS = 1 << 18 };
     float *weights = calloc(KEYS, sizeof *weights);
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close) struct pairing pair = PAIR("");
     attn_attention attention = attention_of(0, weights, KEYS);
     OWNED(received_free) struct received received;
 
     assert_non_null(weights);
-    peer_subscribe(&peer, "");
-    meet(publisher, &peer);
     weights[KEYS - 1] = 1;
-    assert_int_equal(attn_publish_attention(publisher, &attention), 0);
+    assert_int_equal(attn_publish_attention(pair.publisher, &attention), 0);
     weights[KEYS - 1] = 2;
     free(weights);
-    received = expect(&peer);
+    received = expect(&pair.peer);
     assert_true(((const float *)zmq_msg_data(&received.frames[2]))[KEYS - 1] == 1.0F);
 }
 
 TEST(sequences_count_per_layer)
 {
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close) struct pairing pair = PAIR("tensor/unit/");
 
-    peer_subscribe(&peer, "tensor/unit/");
-    meet(publisher, &peer);
     for (uint64_t seq = 0; seq < 50; seq++) {
         for (uint32_t layer = 0; layer < 3; layer++) {
-            assert_int_equal(publish(publisher, layer), 0);
-            expect_tensor(&peer, layer, seq);
+            assert_int_equal(publish(pair.publisher, layer), 0);
+            expect_tensor(&pair.peer, layer, seq);
         }
     }
 }
@@ -203,16 +197,13 @@ TEST(a_stalled_reader_costs_counted_drops_only)
 /* All layers of a step come at once, faster than any reader takes them. */
 TEST(a_burst_of_small_messages_loses_nothing)
 {
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close) struct pairing pair = PAIR("tensor/");
 
-    peer_subscribe(&peer, "tensor/");
-    meet(publisher, &peer);
     for (uint32_t layer = 0; layer < 200; layer++) {
-        assert_int_equal(publish(publisher, layer), 0);
+        assert_int_equal(publish(pair.publisher, layer), 0);
     }
     for (uint32_t layer = 0; layer < 200; layer++) {
-        expect_tensor(&peer, layer, 0);
+        expect_tensor(&pair.peer, layer, 0);
     }
 }
 
@@ -275,16 +266,12 @@ TEST(events_frame_the_training)
 TEST(a_log_arrives_at_its_position)
 {
     static const attn_value values[] = {{"loss", 2.5}, {"grad norm", INFINITY}};
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=5", "event/");
     struct received received;
 
-    peer_subscribe(&peer, "limits/header=5");
-    peer_subscribe(&peer, "event/");
-    meet(publisher, &peer);
-    attn_set_position(publisher, 7, 700);
-    assert_int_equal(attn_log(publisher, values, 2), 0);
-    received = expect(&peer);
+    attn_set_position(pair.publisher, 7, 700);
+    assert_int_equal(attn_log(pair.publisher, values, 2), 0);
+    received = expect(&pair.peer);
     assert_int_equal(received.header.event, EVENT_LOG);
     assert_int_equal(received.header.step, 700);
     assert_int_equal(received.header.values.count, 2);
@@ -292,8 +279,8 @@ TEST(a_log_arrives_at_its_position)
     assert_true(received.header.values.list[0].number == 2.5);
     assert_int_equal(received.header.values.list[1].kind, NAMED_NONE);
     received_free(&received);
-    attn_publisher_free(&publisher);
-    expect_event(&peer, EVENT_BYE, 1);
+    attn_publisher_free(&pair.publisher);
+    expect_event(&pair.peer, EVENT_BYE, 1);
 }
 
 TEST(a_log_that_is_none_is_refused_and_an_older_daemon_gets_none)
@@ -308,36 +295,29 @@ TEST(a_log_that_is_none_is_refused_and_an_older_daemon_gets_none)
         {{{"\xff", 0}}, 1}, {{{longest, 0}}, 1}, {{{"a", 0}, {"a", 1}}, 2},
         {{{"a", 0}}, 0},
     };
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=4", "event/");
 
-    peer_subscribe(&peer, "limits/header=4");
-    peer_subscribe(&peer, "event/");
-    meet(publisher, &peer);
     memset(longest, 'a', 65);
     longest[65] = '\0';
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        assert_int_equal(attn_log(publisher, bad[i].values, bad[i].count), ATTN_E_ARGUMENT);
+        assert_int_equal(attn_log(pair.publisher, bad[i].values, bad[i].count), ATTN_E_ARGUMENT);
     }
-    assert_int_equal(attn_log(publisher, many, 33), ATTN_E_ARGUMENT);
-    assert_int_equal(attn_log(publisher, NULL, 1), ATTN_E_ARGUMENT);
-    assert_int_equal(attn_log(publisher, &(attn_value){"loss", 1}, 1), ATTN_SKIPPED);
-    attn_publisher_free(&publisher);
-    expect_event(&peer, EVENT_BYE, 0);
+    assert_int_equal(attn_log(pair.publisher, many, 33), ATTN_E_ARGUMENT);
+    assert_int_equal(attn_log(pair.publisher, NULL, 1), ATTN_E_ARGUMENT);
+    assert_int_equal(attn_log(pair.publisher, &(attn_value){"loss", 1}, 1), ATTN_SKIPPED);
+    attn_publisher_free(&pair.publisher);
+    expect_event(&pair.peer, EVENT_BYE, 0);
 }
 
 TEST(hello_to_a_present_daemon_is_said_once)
 {
     static const attn_layer layer = {ATTN_DECODER, 0, ATTN_SELF, 4};
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close) struct pairing pair = PAIR("event/");
 
-    peer_subscribe(&peer, "event/");
-    meet(publisher, &peer);
-    assert_int_equal(attn_hello(publisher, &layer, 1), 0);
-    assert_int_equal(attn_epoch_end(publisher), 0);
-    expect_event(&peer, EVENT_HELLO, 0);
-    expect_event(&peer, EVENT_EPOCH_END, 1);
+    assert_int_equal(attn_hello(pair.publisher, &layer, 1), 0);
+    assert_int_equal(attn_epoch_end(pair.publisher), 0);
+    expect_event(&pair.peer, EVENT_HELLO, 0);
+    expect_event(&pair.peer, EVENT_EPOCH_END, 1);
 }
 
 TEST(unsubscribing_stops_a_layer)
@@ -408,28 +388,25 @@ static void use_in_child(attn_publisher *publisher)
 
 TEST(a_forked_child_is_inert_and_the_parent_goes_on)
 {
-    OWNED(peer_close) struct peer peer = peer_open(ZMQ_SUB, NULL, 0);
-    OWNED(attn_publisher_free) attn_publisher *publisher = publisher_for(&peer);
+    OWNED(pair_close) struct pairing pair = PAIR("");
     uint64_t start;
     pid_t child;
     int status;
 
-    peer_subscribe(&peer, "");
-    meet(publisher, &peer);
-    assert_int_equal(publish(publisher, 0), 0);
+    assert_int_equal(publish(pair.publisher, 0), 0);
     start = now_ms();
     child = fork();
     assert_true(child >= 0);
     if (child == 0) {
-        use_in_child(publisher);
+        use_in_child(pair.publisher);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     assert_true(now_ms() - start < PEER_WAIT_MS);
-    assert_int_equal(publish(publisher, 0), 0);
-    expect_tensor(&peer, 0, 0);
-    expect_tensor(&peer, 0, 1);
-    assert_int_equal(settled(publisher).sent, 2);
+    assert_int_equal(publish(pair.publisher, 0), 0);
+    expect_tensor(&pair.peer, 0, 0);
+    expect_tensor(&pair.peer, 0, 1);
+    assert_int_equal(settled(pair.publisher).sent, 2);
 }
 
 /* The step moves on and nothing is captured: the daemon is told that the job lives, and where. */

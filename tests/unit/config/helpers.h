@@ -62,6 +62,17 @@ static inline int load_text(struct config *config, const char *text, char *reter
     return load_bytes(config, text, strlen(text), reterr);
 }
 
+/* The defaults and what `text` says, which is sound. */
+static inline struct config loaded(const char *text)
+{
+    struct config config = defaults();
+    char error[CONFIG_ERROR_MAX] = "";
+    int result = load_text(&config, text, error);
+    assert_string_equal(error, "");
+    assert_int_equal(result, 0);
+    return config;
+}
+
 /* Loading `text` fails with exactly this message and leaves the configuration as it was. */
 static inline void assert_refused(const char *text, const char *message)
 {
@@ -71,6 +82,17 @@ static inline void assert_refused(const char *text, const char *message)
     assert_string_equal(error, message);
     assert_same_config(&config, &before);
 }
+
+/* A test that is such files alone: REFUSED(its name, {text, message}...); */
+#define REFUSED(name, ...)                                                                         \
+    TEST(name)                                                                                     \
+    {                                                                                              \
+        static const char *const cases[][2] = {__VA_ARGS__};                                       \
+        for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {                              \
+            assert_refused(cases[i][0], cases[i][1]);                                              \
+        }                                                                                          \
+    }                                                                                              \
+    struct config
 
 /* --set fails with exactly this message. */
 static inline void assert_set_refused(const char *assignment, const char *message)

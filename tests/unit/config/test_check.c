@@ -2,184 +2,150 @@
 /* Rules between keys. */
 #include "tests/unit/config/helpers.h"
 
-/* The defaults with some keys changed; the list ends with NULL. */
-static struct config with(const char *const *assignments)
+/* Keys that are changed, and how they clash; NULL = they fit. */
+struct checked {
+    const char *settings[6], *clash;
+};
+
+static void check_all(const struct checked *checked, size_t count)
 {
-    struct config config = defaults();
-    for (; *assignments; assignments++) {
-        set(&config, *assignments);
+    for (size_t i = 0; i < count; i++) {
+        struct config config = defaults();
+        char error[CONFIG_ERROR_MAX] = "";
+        for (const char *const *setting = checked[i].settings; *setting; setting++) {
+            set(&config, *setting);
+        }
+        int result = config_check(&config, error);
+        assert_string_equal(error, checked[i].clash ? checked[i].clash : "");
+        assert_int_equal(result, checked[i].clash ? -1 : 0);
     }
-    return config;
 }
 
-#define WITH(...) with((const char *const[]){__VA_ARGS__, NULL})
+#define CHECKED(name, ...)                                                                         \
+    TEST(name)                                                                                     \
+    {                                                                                              \
+        static const struct checked checked[] = {__VA_ARGS__};                                     \
+        check_all(checked, sizeof checked / sizeof checked[0]);                                    \
+    }                                                                                              \
+    struct checked
 
-static void assert_fits(struct config config)
-{
-    char error[CONFIG_ERROR_MAX] = "";
-    int result = config_check(&config, error);
-    assert_string_equal(error, "");
-    assert_int_equal(result, 0);
-}
+CHECKED(a_message_fits_the_budget, {{"ingest.budget=1GiB", "ingest.max_message=1GiB"}, NULL},
+        {{"ingest.budget=100MiB"},
+         "ingest.max_message: '256MiB': larger than ingest.budget, so such a message "
+         "could never be read (valid: at most 100MiB)"});
 
-static void assert_clashes(struct config config, const char *message)
-{
-    char error[CONFIG_ERROR_MAX] = "";
-    assert_int_equal(config_check(&config, error), -1);
-    assert_string_equal(error, message);
-}
+CHECKED(keys_come_together, {{"keys.server=/k", "keys.access=/a"}, NULL},
+        {{"keys.server=/k"}, "keys.access: needed with keys.server"},
+        {{"keys.access=/a"}, "keys.server: needed with keys.access"},
+        {{"keys.server=/k", "keys.access=/a", "insecure=true"},
+         "insecure: 'true': there are keys, so TCP has access control (valid: false)"});
 
-TEST(a_message_fits_the_budget)
-{
-    assert_fits(WITH("ingest.budget=1GiB", "ingest.max_message=1GiB"));
-    assert_clashes(WITH("ingest.budget=100MiB"),
-                   "ingest.max_message: '256MiB': larger than ingest.budget, so such a message "
-                   "could never be read (valid: at most 100MiB)");
-}
-
-TEST(keys_come_together)
-{
-    assert_fits(WITH("keys.server=/k", "keys.access=/a"));
-    assert_clashes(WITH("keys.server=/k"), "keys.access: needed with keys.server");
-    assert_clashes(WITH("keys.access=/a"), "keys.server: needed with keys.access");
-    assert_clashes(WITH("keys.server=/k", "keys.access=/a", "insecure=true"),
-                   "insecure: 'true': there are keys, so TCP has access control (valid: false)");
-}
-
-TEST(the_next_key_has_an_address_of_its_own)
-{
-    assert_fits(
-        WITH("keys.server=/k", "keys.access=/a", "keys.next=/n", "keys.next_address=tcp://*:5574"));
-    assert_clashes(WITH("keys.server=/k", "keys.access=/a", "keys.next=/n"),
-                   "keys.next_address: needed with keys.next");
-    assert_clashes(
-        WITH("keys.server=/k", "keys.access=/a", "keys.next_address=tcp://127.0.0.1:5574"),
-        "keys.next: needed with keys.next_address");
-    assert_clashes(WITH("keys.next=/n", "keys.next_address=tcp://127.0.0.1:5574"),
-                   "keys.server: needed with keys.next");
-    assert_clashes(
-        WITH("keys.server=/k", "keys.access=/a", "keys.next=/n", "keys.next_address=ipc:///d/next"),
-        "keys.next_address: 'ipc:///d/next': keys are for TCP (valid: tcp://host:port)");
-    assert_clashes(WITH("keys.server=/k", "keys.access=/a", "keys.next=/n",
-                        "keys.next_address=tcp://127.0.0.1:65533"),
-                   "keys.next_address: 'tcp://127.0.0.1:65533': not tcp://host:port with a port "
-                   "from 1 to 65531");
-}
+CHECKED(the_next_key_has_an_address_of_its_own,
+        {{"keys.server=/k", "keys.access=/a", "keys.next=/n", "keys.next_address=tcp://*:5574"},
+         NULL},
+        {{"keys.server=/k", "keys.access=/a", "keys.next=/n"},
+         "keys.next_address: needed with keys.next"},
+        {{"keys.server=/k", "keys.access=/a", "keys.next_address=tcp://127.0.0.1:5574"},
+         "keys.next: needed with keys.next_address"},
+        {{"keys.next=/n", "keys.next_address=tcp://127.0.0.1:5574"},
+         "keys.server: needed with keys.next"},
+        {{"keys.server=/k", "keys.access=/a", "keys.next=/n", "keys.next_address=ipc:///d/next"},
+         "keys.next_address: 'ipc:///d/next': keys are for TCP (valid: tcp://host:port)"},
+        {{"keys.server=/k", "keys.access=/a", "keys.next=/n",
+          "keys.next_address=tcp://127.0.0.1:65533"},
+         "keys.next_address: 'tcp://127.0.0.1:65533': not tcp://host:port with a port "
+         "from 1 to 65531"});
 
 #define NEXT(address)                                                                              \
     "keys.server=/k", "keys.access=/a", "keys.next=/n", "keys.next_address=" address
 
-TEST(the_next_address_is_free)
-{
-    assert_fits(WITH(NEXT("tcp://10.0.0.1:5575"), "reliable.endpoint=tcp://10.0.0.1:5574"));
-    assert_fits(WITH(NEXT("tcp://10.0.0.1:5574"), "reliable.endpoint=tcp://10.0.0.2:5574"));
-    assert_clashes(WITH(NEXT("tcp://10.0.0.1:5574"), "reliable.endpoint=tcp://10.0.0.1:5574"),
-                   "keys.next_address: 'tcp://10.0.0.1:5574': its ingest would be "
-                   "tcp://10.0.0.1:5574, taken by reliable.endpoint (valid: five ports in a row "
-                   "that are free)");
-    assert_clashes(WITH(NEXT("tcp://*:5566"), "ingest.endpoint=tcp://10.0.0.1:5570"),
-                   "keys.next_address: 'tcp://*:5566': its reliable would be tcp://*:5570, taken "
-                   "by ingest.endpoint (valid: five ports in a row that are free)");
-    assert_clashes(WITH(NEXT("tcp://127.0.0.1:5578"), "http.endpoint=tcp://127.0.0.1:5580"),
-                   "keys.next_address: 'tcp://127.0.0.1:5578': its control would be "
-                   "tcp://127.0.0.1:5580, taken by http.endpoint (valid: five ports in a row that "
-                   "are free)");
-}
+CHECKED(the_next_address_is_free,
+        {{NEXT("tcp://10.0.0.1:5575"), "reliable.endpoint=tcp://10.0.0.1:5574"}, NULL},
+        {{NEXT("tcp://10.0.0.1:5574"), "reliable.endpoint=tcp://10.0.0.2:5574"}, NULL},
+        {{NEXT("tcp://10.0.0.1:5574"), "reliable.endpoint=tcp://10.0.0.1:5574"},
+         "keys.next_address: 'tcp://10.0.0.1:5574': its ingest would be "
+         "tcp://10.0.0.1:5574, taken by reliable.endpoint (valid: five ports in a row "
+         "that are free)"},
+        {{NEXT("tcp://*:5566"), "ingest.endpoint=tcp://10.0.0.1:5570"},
+         "keys.next_address: 'tcp://*:5566': its reliable would be tcp://*:5570, taken "
+         "by ingest.endpoint (valid: five ports in a row that are free)"},
+        {{NEXT("tcp://127.0.0.1:5578"), "http.endpoint=tcp://127.0.0.1:5580"},
+         "keys.next_address: 'tcp://127.0.0.1:5578': its control would be "
+         "tcp://127.0.0.1:5580, taken by http.endpoint (valid: five ports in a row that "
+         "are free)"});
 
-TEST(every_window_is_another)
-{
-    const char *message = "window.also: a window of 10 every 5 is there already (valid: each "
-                          "window once, and none of window.unit)";
-    assert_fits(WITH("window.also=[10 steps every 5, 10 epochs every 5, 10 steps]"));
-    assert_clashes(WITH("window.also=[10 steps every 5, 10 steps every 5]"), message);
-    assert_clashes(WITH("window.also=[10 steps every 5]", "window.unit=step", "window.length=10",
-                        "window.every=5"),
-                   message);
-}
+CHECKED(every_window_is_another,
+        {{"window.also=[10 steps every 5, 10 epochs every 5, 10 steps]"}, NULL},
+        {{"window.also=[10 steps every 5, 10 steps every 5]"},
+         "window.also: a window of 10 every 5 is there already (valid: each "
+         "window once, and none of window.unit)"},
+        {{"window.also=[10 steps every 5]", "window.unit=step", "window.length=10",
+          "window.every=5"},
+         "window.also: a window of 10 every 5 is there already (valid: each "
+         "window once, and none of window.unit)"});
 
-TEST(windows_of_captures_have_no_length)
-{
-    assert_fits(WITH("window.also=[100 steps, 160 steps every 80, 60 seconds, 2 epochs]"));
-    assert_clashes(WITH("window.every=5"),
-                   "window.every: '5': with window.unit: auto windows have 16 captures (valid: 1, "
-                   "or with window.unit: epoch, step or second any number)");
-    assert_clashes(WITH("window.also=[1 epoch]"),
-                   "window.also: a window of 1 every 1 is there already (valid: each window once, "
-                   "and none of window.unit)");
-    assert_clashes(WITH("window.also=[160 steps]"),
-                   "window.also: a window of 160 every 160 is there already (valid: each window "
-                   "once, and none of window.unit)");
-}
+CHECKED(windows_of_captures_have_no_length,
+        {{"window.also=[100 steps, 160 steps every 80, 60 seconds, 2 epochs]"}, NULL},
+        {{"window.every=5"},
+         "window.every: '5': with window.unit: auto windows have 16 captures (valid: 1, "
+         "or with window.unit: epoch, step or second any number)"},
+        {{"window.also=[1 epoch]"},
+         "window.also: a window of 1 every 1 is there already (valid: each window once, "
+         "and none of window.unit)"},
+        {{"window.also=[160 steps]"},
+         "window.also: a window of 160 every 160 is there already (valid: each window "
+         "once, and none of window.unit)"});
 
-TEST(a_window_has_at_most_64_parts)
-{
-    assert_fits(WITH("window.unit=step", "window.length=64"));
-    assert_fits(WITH("window.unit=step", "window.length=1000000", "window.every=1000000"));
-    assert_fits(WITH("window.unit=step", "window.length=1000", "window.every=100"));
-    assert_fits(WITH("window.unit=step", "window.length=10", "window.every=1000"));
-    assert_clashes(WITH("window.unit=step", "window.length=65"),
-                   "window.every: '1': a window of 65 would be kept in 65 parts of 1 (valid: "
-                   "at most 64 parts; for instance every 65)");
-    assert_clashes(WITH("window.unit=step", "window.length=1000", "window.every=15"),
-                   "window.every: '15': a window of 1000 would be kept in 200 parts of 5 "
-                   "(valid: at most 64 parts; for instance every 1000)");
-}
+CHECKED(a_window_has_at_most_64_parts, {{"window.unit=step", "window.length=64"}, NULL},
+        {{"window.unit=step", "window.length=1000000", "window.every=1000000"}, NULL},
+        {{"window.unit=step", "window.length=1000", "window.every=100"}, NULL},
+        {{"window.unit=step", "window.length=10", "window.every=1000"}, NULL},
+        {{"window.unit=step", "window.length=65"},
+         "window.every: '1': a window of 65 would be kept in 65 parts of 1 (valid: "
+         "at most 64 parts; for instance every 65)"},
+        {{"window.unit=step", "window.length=1000", "window.every=15"},
+         "window.every: '15': a window of 1000 would be kept in 200 parts of 5 "
+         "(valid: at most 64 parts; for instance every 1000)"});
 
-TEST(endpoints_differ)
-{
-    assert_clashes(
-        WITH("ingest.endpoint=tcp://127.0.0.1:5570", "publish.endpoint=tcp://127.0.0.1:5570"),
-        "publish.endpoint: 'tcp://127.0.0.1:5570': taken by ingest.endpoint (valid: "
-        "another port or path)");
-    assert_clashes(
-        WITH("control.endpoint=ipc:///a", "publish.endpoint=ipc:///a"),
-        "control.endpoint: 'ipc:///a': taken by publish.endpoint (valid: another port or "
-        "path)");
-}
+CHECKED(endpoints_differ,
+        {{"ingest.endpoint=tcp://127.0.0.1:5570", "publish.endpoint=tcp://127.0.0.1:5570"},
+         "publish.endpoint: 'tcp://127.0.0.1:5570': taken by ingest.endpoint (valid: "
+         "another port or path)"},
+        {{"control.endpoint=ipc:///a", "publish.endpoint=ipc:///a"},
+         "control.endpoint: 'ipc:///a': taken by publish.endpoint (valid: another port or path)"});
 
-TEST(a_wildcard_host_takes_the_port_on_every_address)
-{
-    assert_clashes(
-        WITH("ingest.endpoint=tcp://127.0.0.1:5570", "control.endpoint=tcp://*:5570"),
-        "control.endpoint: 'tcp://*:5570': taken by ingest.endpoint (valid: another port "
-        "or path)");
-    assert_clashes(
-        WITH("ingest.endpoint=tcp://0.0.0.0:5572", "control.endpoint=tcp://127.0.0.1:5572"),
-        "control.endpoint: 'tcp://127.0.0.1:5572': taken by ingest.endpoint (valid: "
-        "another port or path)");
-    assert_fits(
-        WITH("ingest.endpoint=tcp://127.0.0.1:5570", "control.endpoint=tcp://127.0.0.2:5570"));
-    assert_fits(
-        WITH("ingest.endpoint=tcp://127.0.0.1:5570", "control.endpoint=tcp://localhost:15570"));
-}
+CHECKED(a_wildcard_host_takes_the_port_on_every_address,
+        {{"ingest.endpoint=tcp://127.0.0.1:5570", "control.endpoint=tcp://*:5570"},
+         "control.endpoint: 'tcp://*:5570': taken by ingest.endpoint (valid: another port "
+         "or path)"},
+        {{"ingest.endpoint=tcp://0.0.0.0:5572", "control.endpoint=tcp://127.0.0.1:5572"},
+         "control.endpoint: 'tcp://127.0.0.1:5572': taken by ingest.endpoint (valid: "
+         "another port or path)"},
+        {{"ingest.endpoint=tcp://127.0.0.1:5570", "control.endpoint=tcp://127.0.0.2:5570"}, NULL},
+        {{"ingest.endpoint=tcp://127.0.0.1:5570", "control.endpoint=tcp://localhost:15570"}, NULL});
 
-TEST(chosen_ports_never_clash)
-{
-    assert_fits(WITH("ingest.endpoint=tcp://127.0.0.1:*", "publish.endpoint=tcp://127.0.0.1:*",
-                     "control.endpoint=tcp://127.0.0.1:*"));
-    assert_fits(WITH("ingest.endpoint=ipc://*", "publish.endpoint=ipc://*"));
-    assert_fits(WITH("ingest.endpoint=ipc://5571", "publish.endpoint=ipc:///5571"));
-}
+CHECKED(chosen_ports_never_clash,
+        {{"ingest.endpoint=tcp://127.0.0.1:*", "publish.endpoint=tcp://127.0.0.1:*",
+          "control.endpoint=tcp://127.0.0.1:*"},
+         NULL},
+        {{"ingest.endpoint=ipc://*", "publish.endpoint=ipc://*"}, NULL},
+        {{"ingest.endpoint=ipc://5571", "publish.endpoint=ipc:///5571"}, NULL});
 
-TEST(a_baseline_is_the_first_windows_or_a_run)
-{
-    assert_fits(WITH("drift.baseline=first"));
-    assert_fits(WITH("drift.baseline=0123456789abcdef0123456789abcdef"));
-    assert_clashes(WITH("drift.baseline=0123"),
-                   "drift.baseline: '0123': not a run (valid: first, or the 32 hexadecimal digits "
-                   "of a run)");
-}
+CHECKED(a_baseline_is_the_first_windows_or_a_run, {{"drift.baseline=first"}, NULL},
+        {{"drift.baseline=0123456789abcdef0123456789abcdef"}, NULL},
+        {{"drift.baseline=0123"},
+         "drift.baseline: '0123': not a run (valid: first, or the 32 hexadecimal digits "
+         "of a run)"});
 
-TEST(something_is_measured)
-{
-    assert_fits(WITH("metrics.core=false", "metrics.importance=false", "metrics.pairs=false"));
-    assert_clashes(WITH("metrics.core=false", "metrics.importance=false", "metrics.pairs=false",
-                        "metrics.spectrum=false"),
-                   "metrics: every group is off, so there is nothing to measure (valid: at least "
-                   "one of core, importance, pairs, similarity, spectrum on)");
-    assert_fits(WITH("metrics.core=false", "metrics.importance=false", "metrics.pairs=false",
-                     "metrics.spectrum=false", "metrics.similarity=true"));
-}
+CHECKED(something_is_measured,
+        {{"metrics.core=false", "metrics.importance=false", "metrics.pairs=false"}, NULL},
+        {{"metrics.core=false", "metrics.importance=false", "metrics.pairs=false",
+          "metrics.spectrum=false"},
+         "metrics: every group is off, so there is nothing to measure (valid: at least "
+         "one of core, importance, pairs, similarity, spectrum on)"},
+        {{"metrics.core=false", "metrics.importance=false", "metrics.pairs=false",
+          "metrics.spectrum=false", "metrics.similarity=true"},
+         NULL});
 
 TEST(a_command_is_a_path_and_a_webhook_a_url)
 {
@@ -228,22 +194,21 @@ TEST(nobody_is_shown_a_webhook_or_arguments)
                         "nats://a:1,tls://...@b:2");
 }
 
-TEST(a_fleet_needs_its_servers_and_servers_a_role)
-{
-    assert_fits(WITH("fleet.role=node", "fleet.url=nats://a"));
-    assert_fits(WITH("fleet.role=hub", "fleet.url=nats://a", "fleet.domains=rack-0 rack-1"));
-    assert_clashes(WITH("fleet.role=node"), "fleet.url: needed with fleet.role: node (valid: "
-                                            "nats://host:4222 or tls://host:4222, several with "
-                                            "commas)");
-    assert_clashes(WITH("fleet.url=nats://a"), "fleet.role: 'off': fleet.url is there, and without "
-                                               "effect (valid: node, hub, or off without it)");
-    assert_clashes(WITH("fleet.credentials=/c"),
-                   "fleet.role: 'off': fleet.credentials is there, and without effect (valid: "
-                   "node, hub, or off without it)");
-    assert_clashes(WITH("fleet.role=node", "fleet.url=nats://a", "fleet.domains=rack-0"),
-                   "fleet.domains: 'rack-0': only a hub takes from other domains (valid: empty "
-                   "with fleet.role: node)");
-}
+CHECKED(a_fleet_needs_its_servers_and_servers_a_role,
+        {{"fleet.role=node", "fleet.url=nats://a"}, NULL},
+        {{"fleet.role=hub", "fleet.url=nats://a", "fleet.domains=rack-0 rack-1"}, NULL},
+        {{"fleet.role=node"},
+         "fleet.url: needed with fleet.role: node (valid: "
+         "nats://host:4222 or tls://host:4222, several with commas)"},
+        {{"fleet.url=nats://a"},
+         "fleet.role: 'off': fleet.url is there, and without "
+         "effect (valid: node, hub, or off without it)"},
+        {{"fleet.credentials=/c"},
+         "fleet.role: 'off': fleet.credentials is there, and without effect (valid: "
+         "node, hub, or off without it)"},
+        {{"fleet.role=node", "fleet.url=nats://a", "fleet.domains=rack-0"},
+         "fleet.domains: 'rack-0': only a hub takes from other domains (valid: empty "
+         "with fleet.role: node)"});
 
 TEST(no_error_shows_a_webhook_or_arguments)
 {

@@ -3,16 +3,6 @@
  * which other keys differ between two files. */
 #include "tests/unit/config/helpers.h"
 
-static struct config plan_load(const char *text)
-{
-    struct config config = defaults();
-    char error[CONFIG_ERROR_MAX] = "";
-    int result = load_text(&config, text, error);
-    assert_string_equal(error, "");
-    assert_int_equal(result, 0);
-    return config;
-}
-
 static void assert_plan(const struct config_plan *plan, uint64_t every, const char *layers,
                         const char *heads, uint64_t samples, uint64_t rows)
 {
@@ -34,12 +24,11 @@ TEST(the_default_is_every_50th_step_and_one_sample)
 
 TEST(patterns_that_name_plan_keys_come_in_the_order_of_the_file)
 {
-    struct config config =
-        plan_load("plan: {samples: 2, layers: 'decoder.*'}\n"
-                  "jobs:\n"
-                  "  'gpt-*': {plan.every: 10, spectrum: false}\n"
-                  "  'bert': {spectrum: false}\n"
-                  "  '*': {plan.heads: '0-3,7', plan.rows: 64, plan.samples: 0}\n");
+    struct config config = loaded("plan: {samples: 2, layers: 'decoder.*'}\n"
+                                  "jobs:\n"
+                                  "  'gpt-*': {plan.every: 10, spectrum: false}\n"
+                                  "  'bert': {spectrum: false}\n"
+                                  "  '*': {plan.heads: '0-3,7', plan.rows: 64, plan.samples: 0}\n");
     struct config_plan plan;
     config_default_plan(&config, &plan);
     assert_plan(&plan, 50, "decoder.*", "*", 2, 0);
@@ -53,7 +42,7 @@ TEST(patterns_that_name_plan_keys_come_in_the_order_of_the_file)
 
 TEST(a_bound_on_what_captures_cost_makes_no_plan)
 {
-    OWNED(config_clear) struct config config = plan_load("jobs: {gpt: {plan.cost_max: 0.5}}\n");
+    OWNED(config_clear) struct config config = loaded("jobs: {gpt: {plan.cost_max: 0.5}}\n");
     struct config_plan plan;
     assert_null(config_job_plan(&config, 0, &plan));
     assert_true(config_for_job(&config, "gpt")->plan_cost_max == 0.5 &&
@@ -63,14 +52,14 @@ TEST(a_bound_on_what_captures_cost_makes_no_plan)
 TEST(they_are_printed_with_their_section_and_load_again)
 {
     struct config config =
-        plan_load("jobs:\n  '*x': {plan.layers: 'decoder.*', plan.every: 0, core: true}\n");
+        loaded("jobs:\n  '*x': {plan.layers: 'decoder.*', plan.every: 0, core: true}\n");
     char *text = printed(&config);
     assert_non_null(strstr(text, "\njobs:\n"
                                  "  '*x':\n"
                                  "    core: true\n"
                                  "    plan.every: 0\n"
                                  "    plan.layers: 'decoder.*'\n"));
-    struct config again = plan_load(text);
+    struct config again = loaded(text);
     assert_same_config(&config, &again);
     config_clear(&config);
     config_clear(&again);
@@ -87,7 +76,7 @@ static void plan_visit_key(void *data, const char *section, const char *name, co
 TEST(each_visits_them_as_they_are_written)
 {
     char visited[512] = "";
-    struct config config = plan_load("jobs: {'a*': {spectrum: false, plan.every: 3}}\n");
+    struct config config = loaded("jobs: {'a*': {spectrum: false, plan.every: 3}}\n");
     config_each(&config, plan_visit_key, visited);
     assert_string_equal(visited,
                         "plan.every=50;plan.layers=*;plan.heads=*;plan.samples=1;"
@@ -95,27 +84,25 @@ TEST(each_visits_them_as_they_are_written)
     config_clear(&config);
 }
 
-TEST(mistakes_name_the_line_and_what_would_do)
-{
-    assert_refused("plan:\n  every: 1000000001\n",
-                   "attnd.yaml:2: plan.every: '1000000001': out of range (valid: 0 to 1000000000)");
-    assert_refused("plan:\n  every: 1\n  layers: decoder.3\n",
-                   "attnd.yaml:3: plan.layers: 'decoder.3': names no layer (valid: decoder.3.self, "
-                   "* ? [ ] as in file names, several between blanks; at most 511 characters)");
-    assert_refused("jobs:\n  gpt:\n    plan.heads: 3-1\n",
-                   "attnd.yaml:3: jobs.gpt.plan.heads: '3-1': not a list of heads (valid: * or "
-                   "numbers and ranges such as 0-3,7; at most 255 characters)");
-    assert_refused("jobs: {gpt: {plan.evry: 1}}\n",
-                   "attnd.yaml:1: jobs.gpt.plan.evry: unknown key (valid in plan: every, layers, "
-                   "heads, samples, rows, tier, cost_max; did you mean every?)");
-    assert_refused("jobs: {gpt: {every: 1}}\n",
-                   "attnd.yaml:1: jobs.gpt.every: unknown key (did you mean plan.every?)");
-    assert_refused("jobs:\n  gpt:\n    plan.rows: 1\n    plan.rows: 2\n",
-                   "attnd.yaml:4: jobs.gpt.plan.rows: given twice (first on line 3)");
-    assert_refused("plan: {plan.rows: 1}\n",
-                   "attnd.yaml:1: plan.plan.rows: unknown key (valid in plan: every, layers, "
-                   "heads, samples, rows, tier, cost_max)");
-}
+REFUSED(mistakes_name_the_line_and_what_would_do,
+        {"plan:\n  every: 1000000001\n",
+         "attnd.yaml:2: plan.every: '1000000001': out of range (valid: 0 to 1000000000)"},
+        {"plan:\n  every: 1\n  layers: decoder.3\n",
+         "attnd.yaml:3: plan.layers: 'decoder.3': names no layer (valid: decoder.3.self, "
+         "* ? [ ] as in file names, several between blanks; at most 511 characters)"},
+        {"jobs:\n  gpt:\n    plan.heads: 3-1\n",
+         "attnd.yaml:3: jobs.gpt.plan.heads: '3-1': not a list of heads (valid: * or "
+         "numbers and ranges such as 0-3,7; at most 255 characters)"},
+        {"jobs: {gpt: {plan.evry: 1}}\n",
+         "attnd.yaml:1: jobs.gpt.plan.evry: unknown key (valid in plan: every, layers, "
+         "heads, samples, rows, tier, cost_max; did you mean every?)"},
+        {"jobs: {gpt: {every: 1}}\n",
+         "attnd.yaml:1: jobs.gpt.every: unknown key (did you mean plan.every?)"},
+        {"jobs:\n  gpt:\n    plan.rows: 1\n    plan.rows: 2\n",
+         "attnd.yaml:4: jobs.gpt.plan.rows: given twice (first on line 3)"},
+        {"plan: {plan.rows: 1}\n",
+         "attnd.yaml:1: plan.plan.rows: unknown key (valid in plan: every, layers, "
+         "heads, samples, rows, tier, cost_max)"});
 
 TEST(texts_have_a_length_at_which_they_still_fit_a_subscription)
 {
@@ -166,7 +153,7 @@ static void visit_difference(void *data, const char *section, const char *name)
 static void assert_differs(const char *a, const char *b, const char *expected)
 {
     char visited[512] = "";
-    OWNED(config_clear) struct config config_a = plan_load(a), config_b = plan_load(b);
+    OWNED(config_clear) struct config config_a = loaded(a), config_b = loaded(b);
     config_each_difference(&config_a, &config_b, visit_difference, visited);
     assert_string_equal(visited, expected);
 }

@@ -5,16 +5,6 @@
 #include "proto/result.h"
 #include "config/rules_internal.h"
 
-static struct config rules_load(const char *text)
-{
-    struct config config = defaults();
-    char error[CONFIG_ERROR_MAX] = "";
-    int result = load_text(&config, text, error);
-    assert_string_equal(error, "");
-    assert_int_equal(result, 0);
-    return config;
-}
-
 static const struct rule *rules_find(const struct config *config, const char *name)
 {
     for (uint32_t i = 0; i < config_rule_count(config); i++) {
@@ -31,19 +21,16 @@ static struct rule load_mine(const char *body)
 {
     char text[1024];
     snprintf(text, sizeof text, "rules:\n  mine: {%s}\n", body);
-    OWNED(config_clear) struct config config = rules_load(text);
+    OWNED(config_clear) struct config config = loaded(text);
     struct rule rule = *rules_find(&config, "mine");
     return rule;
 }
 
-/* A rule `mine` with this body is refused. */
-static void assert_mine_refused(const char *body, const char *message)
-{
-    char text[1024], expected[CONFIG_ERROR_MAX + 64];
-    snprintf(text, sizeof text, "rules:\n  mine: {%s}\n", body);
-    snprintf(expected, sizeof expected, "attnd.yaml:2: rules.mine%s", message);
-    assert_refused(text, expected);
-}
+/* A rule `mine` with this body, and why it is refused. */
+#define MINE(body, message)                                                                        \
+    {                                                                                              \
+        "rules:\n  mine: {" body "}\n", "attnd.yaml:2: rules.mine" message                         \
+    }
 
 TEST(without_a_file_the_defaults_are_in_force)
 {
@@ -69,7 +56,7 @@ TEST(the_defaults_load_again_from_their_dump)
 {
     struct config config = defaults();
     char *text = printed(&config);
-    OWNED(config_clear) struct config again = rules_load(text);
+    OWNED(config_clear) struct config again = loaded(text);
     assert_int_equal(config_rule_count(&again), RULE_DEFAULT_COUNT);
     for (uint32_t i = 0; i < RULE_DEFAULT_COUNT; i++) {
         assert_true(same_rule(config_rule(&config, i), config_rule(&again, i)));
@@ -79,11 +66,11 @@ TEST(the_defaults_load_again_from_their_dump)
 
 TEST(a_rule_named_like_a_default_changes_what_it_gives)
 {
-    struct config config = rules_load("rules:\n"
-                                      "  entropy_collapse:\n"
-                                      "    severity: info\n"
-                                      "    layer: 'decoder.*'\n"
-                                      "  silence: {enabled: false}\n");
+    struct config config = loaded("rules:\n"
+                                  "  entropy_collapse:\n"
+                                  "    severity: info\n"
+                                  "    layer: 'decoder.*'\n"
+                                  "  silence: {enabled: false}\n");
     const struct rule *rule = rules_find(&config, "entropy_collapse");
     struct rule expected = rule_defaults[RULE_DEFAULT_entropy_collapse];
     expected.severity = ALERT_INFO;
@@ -98,7 +85,7 @@ TEST(a_rule_named_like_a_default_changes_what_it_gives)
 TEST(a_new_bound_brings_its_own_clear)
 {
     struct config config =
-        rules_load("rules: {entropy_collapse: {below: 0.5}, losses: {above: 0.2}}\n");
+        loaded("rules: {entropy_collapse: {below: 0.5}, losses: {above: 0.2}}\n");
     assert_true(rules_find(&config, "entropy_collapse")->clear == 0.55);
     assert_true(rules_find(&config, "losses")->clear == 0.18);
     config_clear(&config);
@@ -106,13 +93,13 @@ TEST(a_new_bound_brings_its_own_clear)
 
 TEST(another_condition_takes_the_place_of_the_defaults)
 {
-    struct config config = rules_load("rules: {entropy_collapse: {falls_by: 0.5, within: 3}}\n");
+    struct config config = loaded("rules: {entropy_collapse: {falls_by: 0.5, within: 3}}\n");
     const struct rule *rule = rules_find(&config, "entropy_collapse");
     assert_int_equal(rule->condition, RULE_FALLS_BY);
     assert_int_equal(rule->within, 3);
     assert_true(rule->clear == 0.45);
     config_clear(&config);
-    config = rules_load("rules: {entropy_falls: {below: 0.5}}\n");
+    config = loaded("rules: {entropy_falls: {below: 0.5}}\n");
     assert_int_equal(rules_find(&config, "entropy_falls")->within, 1);
     config_clear(&config);
 }
@@ -169,9 +156,9 @@ TEST(clear_follows_from_the_bound)
 TEST(rules_are_printed_and_load_again)
 {
     struct config config =
-        rules_load("rules:\n"
-                   "  mine: {metric: first_token, above: 0.9, layer: '*.self'}\n"
-                   "  rank_collapse: {after_clear: false, each: layer, layer: 'd*'}\n");
+        loaded("rules:\n"
+               "  mine: {metric: first_token, above: 0.9, layer: '*.self'}\n"
+               "  rank_collapse: {after_clear: false, each: layer, layer: 'd*'}\n");
     char *text = printed(&config);
     assert_non_null(strstr(text, "\n  mine:\n"
                                  "    metric: first_token\n"
@@ -179,7 +166,7 @@ TEST(rules_are_printed_and_load_again)
                                  "    above: 0.9\n"
                                  "    clear: 0.81\n"));
     assert_non_null(strstr(text, "    after_clear: false\n"));
-    struct config again = rules_load(text);
+    struct config again = loaded(text);
     assert_same_config(&config, &again);
     for (uint32_t i = 0; i < config_rule_count(&config); i++) {
         assert_true(same_rule(config_rule(&config, i), config_rule(&again, i)));
@@ -199,7 +186,7 @@ static void rules_visit(void *data, const char *section, const char *name, const
 TEST(each_visits_the_rules)
 {
     char visited[256] = "";
-    struct config config = rules_load("rules: {mine: {metric: entropy, rises_by: 2, within: 4}}\n");
+    struct config config = loaded("rules: {mine: {metric: entropy, rises_by: 2, within: 4}}\n");
     config_each(&config, rules_visit, visited);
     assert_string_equal(visited, "metric=entropy;rises_by=2;within=4;clear=1.8;");
     config_clear(&config);
@@ -208,7 +195,7 @@ TEST(each_visits_the_rules)
 TEST(a_section_replaces_the_rules_of_an_earlier_file)
 {
     char error[CONFIG_ERROR_MAX];
-    struct config config = rules_load("rules: {mine: {metric: entropy, above: 1}}\n");
+    struct config config = loaded("rules: {mine: {metric: entropy, above: 1}}\n");
     assert_int_equal(load_text(&config, "jobs: {a: {core: true}}\n", error), 0);
     assert_int_equal(config_rule_count(&config), RULE_DEFAULT_COUNT + 1);
     assert_int_equal(load_text(&config, "rules: {mine: {metric: x}}\n", error), -1);
@@ -219,164 +206,127 @@ TEST(a_section_replaces_the_rules_of_an_earlier_file)
     config_clear(&config);
 }
 
-TEST(unknown_metrics_are_refused_with_close_ones)
-{
-    const char *valid = "no such metric (valid: the metrics of PROTOCOL.md and those of "
-                        "config/README.md";
-    char message[CONFIG_ERROR_MAX];
-    snprintf(message, sizeof message, ".metric: 'entropi': %s; close: entropy)", valid);
-    assert_mine_refused("metric: entropi, above: 1", message);
-    snprintf(message, sizeof message,
-             ".metric: 'token': %s; close: previous_token, next_token, first_token, "
-             "duplicate_token)",
-             valid);
-    assert_mine_refused("metric: token, above: 1", message);
-    snprintf(message, sizeof message, ".metric: 'colourfulness': %s)", valid);
-    assert_mine_refused("metric: colourfulness, above: 1", message);
-}
+#define VALID "no such metric (valid: the metrics of PROTOCOL.md and those of config/README.md"
+REFUSED(unknown_metrics_are_refused_with_close_ones,
+        MINE("metric: entropi, above: 1", ".metric: 'entropi': " VALID "; close: entropy)"),
+        MINE("metric: token, above: 1",
+             ".metric: 'token': " VALID "; close: previous_token, next_token, first_token, "
+             "duplicate_token)"),
+        MINE("metric: colourfulness, above: 1", ".metric: 'colourfulness': " VALID ")"));
 
-TEST(a_rule_has_one_metric_and_one_condition)
-{
-    assert_refused("rules:\n  mine:\n    above: 1\n",
-                   "attnd.yaml:2: rules.mine: has no metric, and no default rule has this name");
-    assert_refused("rules:\n  mine:\n",
-                   "attnd.yaml:2: rules.mine: has no metric, and no default rule has this name");
-    assert_mine_refused("metric: entropy", ": has no condition (valid: one of below, above, "
-                                           "falls_by, rises_by, grows_by)");
-    assert_refused("rules:\n  mine:\n    metric: entropy\n    above: 1\n    below: 0.5\n",
-                   "attnd.yaml:5: rules.mine.below: a second condition (first: above on line 4; "
-                   "valid: one)");
-}
+REFUSED(a_rule_has_one_metric_and_one_condition,
+        {"rules:\n  mine:\n    above: 1\n",
+         "attnd.yaml:2: rules.mine: has no metric, and no default rule has this name"},
+        {"rules:\n  mine:\n",
+         "attnd.yaml:2: rules.mine: has no metric, and no default rule has this name"},
+        MINE("metric: entropy", ": has no condition (valid: one of below, above, "
+                                "falls_by, rises_by, grows_by)"),
+        {"rules:\n  mine:\n    metric: entropy\n    above: 1\n    below: 0.5\n",
+         "attnd.yaml:5: rules.mine.below: a second condition (first: above on line 4; "
+         "valid: one)"});
 
-TEST(impossible_bounds_are_refused)
-{
-    const char *never = "the metric is never on one side of it";
-    char message[256];
-    snprintf(message, sizeof message, ".below: '-1': %s (valid: above 0, at most 1)", never);
-    assert_mine_refused("metric: entropy_normalized, below: -1", message);
-    snprintf(message, sizeof message, ".below: '2': %s (valid: above 0, at most 1)", never);
-    assert_mine_refused("metric: entropy_normalized, below: 2", message);
-    snprintf(message, sizeof message, ".above: '1': %s (valid: at least 0, below 1)", never);
-    assert_mine_refused("metric: first_token, above: 1", message);
-    snprintf(message, sizeof message, ".below: '0': %s (valid: above 0)", never);
-    assert_mine_refused("metric: entropy, below: 0", message);
-    snprintf(message, sizeof message,
-             ".above: '0.7': %s (valid: at least 0, below 0.6931471805599453)", never);
-    assert_mine_refused("metric: entropy, statistic: js, above: 0.7", message);
-    assert_mine_refused("metric: entropy, falls_by: 0",
-                        ".falls_by: '0': the metric cannot change by more, or always does (valid: "
-                        "above 0)");
-    assert_mine_refused("metric: first_token, rises_by: 1",
-                        ".rises_by: '1': the metric cannot change by more, or always does (valid: "
-                        "above 0, below 1)");
-    assert_mine_refused("metric: max_logit, grows_by: 1",
-                        ".grows_by: '1': growing is by more than 1 (valid: above 1)");
-    assert_mine_refused("metric: entropy, above: nan",
-                        ".above: 'nan': not a number (valid: number)");
-}
+#define NEVER "the metric is never on one side of it"
+REFUSED(impossible_bounds_are_refused,
+        MINE("metric: entropy_normalized, below: -1",
+             ".below: '-1': " NEVER " (valid: above 0, at most 1)"),
+        MINE("metric: entropy_normalized, below: 2",
+             ".below: '2': " NEVER " (valid: above 0, at most 1)"),
+        MINE("metric: first_token, above: 1",
+             ".above: '1': " NEVER " (valid: at least 0, below 1)"),
+        MINE("metric: entropy, below: 0", ".below: '0': " NEVER " (valid: above 0)"),
+        MINE("metric: entropy, statistic: js, above: 0.7",
+             ".above: '0.7': " NEVER " (valid: at least 0, below 0.6931471805599453)"),
+        MINE("metric: entropy, falls_by: 0",
+             ".falls_by: '0': the metric cannot change by more, or always does (valid: "
+             "above 0)"),
+        MINE("metric: first_token, rises_by: 1",
+             ".rises_by: '1': the metric cannot change by more, or always does (valid: "
+             "above 0, below 1)"),
+        MINE("metric: max_logit, grows_by: 1",
+             ".grows_by: '1': growing is by more than 1 (valid: above 1)"),
+        MINE("metric: entropy, above: nan", ".above: 'nan': not a number (valid: number)"));
 
-TEST(clear_is_on_the_other_side)
-{
-    assert_mine_refused("metric: entropy_normalized, below: 0.1, clear: 0.05",
-                        ".clear: '0.05': on the wrong side of `below`, or never reached (valid: at "
-                        "least 0.1, at most 1)");
-    assert_mine_refused("metric: entropy_normalized, above: 0.5, clear: 0.6",
-                        ".clear: '0.6': on the wrong side of `above`, or never reached (valid: at "
-                        "least 0, at most 0.5)");
-    assert_mine_refused("metric: max_logit, grows_by: 3, clear: 4",
-                        ".clear: '4': on the wrong side of `grows_by`, or never reached (valid: "
-                        "above 0, at most 3)");
-    assert_mine_refused("metric: entropy, falls_by: 3, clear: 4",
-                        ".clear: '4': on the wrong side of `falls_by`, or never reached (valid: at "
-                        "most 3)");
-    /* a default's, of which only clear is given */
-    assert_refused("rules: {entropy_collapse: {clear: 0}}\n",
-                   "attnd.yaml:1: rules.entropy_collapse.clear: '0': on the wrong side of `below`, "
-                   "or never reached (valid: at least 0.25, at most 1)");
-}
+REFUSED(clear_is_on_the_other_side,
+        MINE("metric: entropy_normalized, below: 0.1, clear: 0.05",
+             ".clear: '0.05': on the wrong side of `below`, or never reached (valid: at "
+             "least 0.1, at most 1)"),
+        MINE("metric: entropy_normalized, above: 0.5, clear: 0.6",
+             ".clear: '0.6': on the wrong side of `above`, or never reached (valid: at "
+             "least 0, at most 0.5)"),
+        MINE("metric: max_logit, grows_by: 3, clear: 4",
+             ".clear: '4': on the wrong side of `grows_by`, or never reached (valid: "
+             "above 0, at most 3)"),
+        MINE("metric: entropy, falls_by: 3, clear: 4",
+             ".clear: '4': on the wrong side of `falls_by`, or never reached (valid: at "
+             "most 3)"),
+        /* a default's, of which only clear is given */
+        {"rules: {entropy_collapse: {clear: 0}}\n",
+         "attnd.yaml:1: rules.entropy_collapse.clear: '0': on the wrong side of `below`, "
+         "or never reached (valid: at least 0.25, at most 1)"});
 
-TEST(windows_are_counted_from_one)
-{
-    assert_mine_refused("metric: entropy, above: 1, for: 0",
-                        ".for: '0': out of range (valid: 1 to 10000)");
-    assert_mine_refused("metric: entropy, falls_by: 1, within: 0",
-                        ".within: '0': out of range (valid: 1 to 64)");
-    assert_mine_refused("metric: entropy, falls_by: 1, within: 65",
-                        ".within: '65': out of range (valid: 1 to 64)");
-    assert_mine_refused("metric: entropy, above: 1, within: 2",
-                        ".within: '2': belongs to falls_by, rises_by and grows_by, not to above");
-    assert_mine_refused("metric: silence, above: 1, for: 2",
-                        ".for: '2': silence has no windows (valid: 1)");
-    assert_mine_refused("metric: silence, grows_by: 2",
-                        ".grows_by: '2': silence only grows (valid: above)");
-}
+REFUSED(windows_are_counted_from_one,
+        MINE("metric: entropy, above: 1, for: 0", ".for: '0': out of range (valid: 1 to 10000)"),
+        MINE("metric: entropy, falls_by: 1, within: 0",
+             ".within: '0': out of range (valid: 1 to 64)"),
+        MINE("metric: entropy, falls_by: 1, within: 65",
+             ".within: '65': out of range (valid: 1 to 64)"),
+        MINE("metric: entropy, above: 1, within: 2",
+             ".within: '2': belongs to falls_by, rises_by and grows_by, not to above"),
+        MINE("metric: silence, above: 1, for: 2", ".for: '2': silence has no windows (valid: 1)"),
+        MINE("metric: silence, grows_by: 2", ".grows_by: '2': silence only grows (valid: above)"));
 
-TEST(scope_and_statistic_fit_the_metric)
-{
-    assert_mine_refused("metric: sink_rate, above: 0.5, each: head",
-                        ".each: 'head': the metric is about a layer (valid: layer, run)");
-    assert_mine_refused("metric: silence, above: 5, each: layer",
-                        ".each: 'layer': the metric is about the run as a whole (valid: run)");
-    assert_mine_refused("metric: lost_share, above: 0.5, statistic: max",
-                        ".statistic: 'max': the metric is one number per window (valid: mean)");
-    assert_mine_refused(
-        "metric: sink_rate, above: 0.5, statistic: shift",
-        ".statistic: 'shift': drift is of what heads have (valid: mean, std, min, max, "
-        "p10, p50, p90, p99, last)");
-    assert_mine_refused("metric: rank, above: 0.5, statistic: js",
-                        ".statistic: 'js': the metric has one value per message, no histogram of "
-                        "rows (valid: delta, shift, abs_shift)");
-    assert_mine_refused("metric: entropy, above: 0.5, per_key: true",
-                        ".per_key: 'true': the value is not counted in keys (valid: false)");
-}
+REFUSED(scope_and_statistic_fit_the_metric,
+        MINE("metric: sink_rate, above: 0.5, each: head",
+             ".each: 'head': the metric is about a layer (valid: layer, run)"),
+        MINE("metric: silence, above: 5, each: layer",
+             ".each: 'layer': the metric is about the run as a whole (valid: run)"),
+        MINE("metric: lost_share, above: 0.5, statistic: max",
+             ".statistic: 'max': the metric is one number per window (valid: mean)"),
+        MINE("metric: sink_rate, above: 0.5, statistic: shift",
+             ".statistic: 'shift': drift is of what heads have (valid: mean, std, min, max, "
+             "p10, p50, p90, p99, last)"),
+        MINE("metric: rank, above: 0.5, statistic: js",
+             ".statistic: 'js': the metric has one value per message, no histogram of "
+             "rows (valid: delta, shift, abs_shift)"),
+        MINE("metric: entropy, above: 0.5, per_key: true",
+             ".per_key: 'true': the value is not counted in keys (valid: false)"));
 
-TEST(shift_is_at_most_its_range_in_its_unit)
-{
-    assert_mine_refused("metric: entropy_normalized, above: 20, statistic: abs_shift",
-                        ".above: '20': the metric is never on one side of it (valid: at least 0, "
-                        "below 20)");
-    assert_mine_refused("metric: qk_cosine, below: -20, statistic: shift",
-                        ".below: '-20': the metric is never on one side of it (valid: above -20, "
-                        "at most 20)");
-}
+REFUSED(shift_is_at_most_its_range_in_its_unit,
+        MINE("metric: entropy_normalized, above: 20, statistic: abs_shift",
+             ".above: '20': the metric is never on one side of it (valid: at least 0, below 20)"),
+        MINE("metric: qk_cosine, below: -20, statistic: shift",
+             ".below: '-20': the metric is never on one side of it (valid: above -20, "
+             "at most 20)"));
 
 /* Its bound would not mean the same. */
-TEST(the_statistic_of_before_is_refused_with_the_new_one)
-{
-    static const char *const names[][2] = {{"abs_z", "abs_shift"}, {"z", "shift"}};
-    for (int i = 0; i < 2; i++) {
-        char rule[64], error[512];
-        snprintf(rule, sizeof rule, "metric: entropy, above: 10, statistic: %s", names[i][0]);
-        snprintf(error, sizeof error,
-                 ".statistic: '%s': is now %s, whose unit is the largest of the baseline's std, "
-                 "the metric's resolution and 5 %% of its range: choose the bound anew (metrics "
-                 "from 0 to 1 reach 20; 6 is far). The default rule `drift` is no more: leave a "
-                 "copy of it out",
-                 names[i][0], names[i][1]);
-        assert_mine_refused(rule, error);
-    }
-}
+#define FORMER(old, new)                                                                           \
+    MINE("metric: entropy, above: 10, statistic: " old,                                            \
+         ".statistic: '" old                                                                       \
+         "': is now " new ", whose unit is the largest of the baseline's std, "                    \
+                          "the metric's resolution and 5 % of its range: choose the bound anew "   \
+                          "(metrics "                                                              \
+                          "from 0 to 1 reach 20; 6 is far). The default rule `drift` is no more: " \
+                          "leave a "                                                               \
+                          "copy of it out")
+REFUSED(the_statistic_of_before_is_refused_with_the_new_one, FORMER("abs_z", "abs_shift"),
+        FORMER("z", "shift"));
 
-TEST(words_are_refused_with_the_choices)
-{
-    assert_mine_refused("metric: entropy, above: 1, severity: bad",
-                        ".severity: 'bad': not one of the choices (valid: info, warning, "
-                        "critical)");
-    assert_mine_refused("metric: entropy, above: 1, each: token",
-                        ".each: 'token': not one of the choices (valid: head, layer, run)");
-    assert_mine_refused("metric: entropy, above: 1, statistic: median",
-                        ".statistic: 'median': not one of the choices (valid: mean, std, min, max, "
-                        "p10, p50, p90, p99, last; of drift: delta, shift, abs_shift, js)");
-    assert_mine_refused("metric: entropy, above: 1, enabled: 'no'",
-                        ".enabled: 'no': not one of the choices (valid: false, true)");
-    assert_mine_refused("metric: entropy, above: 1, job: 'a b'",
-                        ".job: 'a b': not a pattern (valid: 1 to 128 of A-Z a-z 0-9 . _ - and * ? "
-                        "[ ] !)");
-    assert_mine_refused("metric: entropy, abov: 1",
-                        ".abov: unknown key (valid in a rule: metric, statistic, per_key, each, "
-                        "job, layer, below, above, falls_by, rises_by, grows_by, within, for, "
-                        "clear, after_clear, severity, enabled; did you mean above?)");
-}
+REFUSED(words_are_refused_with_the_choices,
+        MINE("metric: entropy, above: 1, severity: bad",
+             ".severity: 'bad': not one of the choices (valid: info, warning, critical)"),
+        MINE("metric: entropy, above: 1, each: token",
+             ".each: 'token': not one of the choices (valid: head, layer, run)"),
+        MINE("metric: entropy, above: 1, statistic: median",
+             ".statistic: 'median': not one of the choices (valid: mean, std, min, max, "
+             "p10, p50, p90, p99, last; of drift: delta, shift, abs_shift, js)"),
+        MINE("metric: entropy, above: 1, enabled: 'no'",
+             ".enabled: 'no': not one of the choices (valid: false, true)"),
+        MINE("metric: entropy, above: 1, job: 'a b'",
+             ".job: 'a b': not a pattern (valid: 1 to 128 of A-Z a-z 0-9 . _ - and * ? [ ] !)"),
+        MINE("metric: entropy, abov: 1",
+             ".abov: unknown key (valid in a rule: metric, statistic, per_key, each, "
+             "job, layer, below, above, falls_by, rises_by, grows_by, within, for, "
+             "clear, after_clear, severity, enabled; did you mean above?)"));
 
 TEST(the_shape_of_the_section_is_checked)
 {
@@ -408,7 +358,7 @@ TEST(there_are_at_most_128_rules)
     for (int i = 0; i < RULES_MAX - RULE_DEFAULT_COUNT; i++) {
         sprintf(text + strlen(text), "  r%d: {metric: entropy, above: 1}\n", i);
     }
-    struct config config = rules_load(text);
+    struct config config = loaded(text);
     config_clear(&config);
     strcat(text, "  more: {metric: entropy, above: 1}\n");
     char message[128];

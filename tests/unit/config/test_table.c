@@ -68,156 +68,150 @@ static void table_check_bounds(int index, const char *unit, const char *syntax)
     table_refuse(index, "", syntax);
 }
 
-static void check_words(int index, const char *const *words)
+#define NO_NUMBER  "not a number such as 0.05"
+#define NO_WINDOWS "not a list of windows such as [10 epochs, 100 steps every 10]"
+#define NO_LAYERS  "not patterns of layers"
+#define NO_HEADS   "not a list of heads"
+#define NO_NAMES   "not names between blanks"
+#define NO_HOST    "the host is not a name or an address"
+#define NO_PORT    "the port is not 1 to 65535"
+#define NO_SCHEME  "a server does not begin with nats:// or tls://"
+
+/* Texts of a type: how they read back, or NULL and why they are refused. */
+static const struct {
+    enum value_type type;
+    const char *text, *expected, *reason;
+} table_cases[] = {
+    {VALUE_ENDPOINT, "tcp://*:7000", "tcp://*:7000", NULL},
+    {VALUE_ENDPOINT, "ipc:///tmp/a b", "ipc:///tmp/a b", NULL},
+    {VALUE_ENDPOINT, "", "", NULL},
+    {VALUE_ENDPOINT, "7000", NULL, "not an endpoint"},
+    {VALUE_ENDPOINT, "tcp://127.0.0.1:70000", NULL, "the port is not 1 to 65535 or *"},
+    {VALUE_REAL, "0.125", "0.125", NULL},
+    {VALUE_REAL, "0", "0", NULL},
+    {VALUE_REAL, "1", "1", NULL},
+    {VALUE_REAL, "1e7", NULL, "out of range"},
+    {VALUE_REAL, "-0.5", NULL, "out of range"},
+    {VALUE_REAL, "many", NULL, NO_NUMBER},
+    {VALUE_REAL, "", NULL, NO_NUMBER},
+    {VALUE_NUMBERS, "1, 0.5 -2e-3", "[1, 0.5, -0.002]", NULL},
+    {VALUE_NUMBERS, "[1,0.5]", "[1, 0.5]", NULL},
+    {VALUE_NUMBERS, "", "[]", NULL},
+    {VALUE_NUMBERS, "[1, many]", NULL, "not a list of numbers such as [1, 0.5]"},
+    {VALUE_TEXT, "/tmp/a b", "/tmp/a b", NULL},
+    {VALUE_TEXT, "", "", NULL},
+    {VALUE_WINDOWS, "", "[]", NULL},
+    {VALUE_WINDOWS, "[10 epochs,100 steps every 10]", "[10 epochs, 100 steps every 10]", NULL},
+    {VALUE_WINDOWS, "1 second", "[1 second]", NULL},
+    {VALUE_WINDOWS, "2 steps every 2", "[2 steps]", NULL},
+    {VALUE_WINDOWS, "[10]", NULL, NO_WINDOWS},
+    {VALUE_WINDOWS, "0 steps", NULL, NO_WINDOWS},
+    {VALUE_WINDOWS, "1 step,", NULL, NO_WINDOWS},
+    {VALUE_WINDOWS, "1 step every", NULL, NO_WINDOWS},
+    {VALUE_WINDOWS, "1 step 2 steps", NULL, NO_WINDOWS},
+    {VALUE_WINDOWS, "1 s,1 step,1 step,1 step,1 step,1 step,1 step,1 step", NULL, NO_WINDOWS},
+    {VALUE_WINDOWS, "1000001 steps", NULL, NO_WINDOWS},
+    {VALUE_LAYERS, "decoder.3.self", "decoder.3.self", NULL},
+    {VALUE_LAYERS, "decoder.*.self encoder.[0-3].?elf", "decoder.*.self encoder.[0-3].?elf", NULL},
+    {VALUE_LAYERS, "", NULL, NO_LAYERS},
+    {VALUE_LAYERS, "decoder.*  encoder.*", NULL, NO_LAYERS},
+    {VALUE_LAYERS, "decoder.* ", NULL, NO_LAYERS},
+    {VALUE_LAYERS, "decoder.*;every=1", NULL, NO_LAYERS},
+    {VALUE_LAYERS, "decoder.*/", NULL, NO_LAYERS},
+    {VALUE_LAYERS, "decoder.3", NULL, "names no layer"},
+    {VALUE_LAYERS, "encoder.3.self decoder.03.self", NULL, "names no layer"},
+    {VALUE_LAYERS, "decoder.65536.self", NULL, "names no layer"},
+    {VALUE_LAYERS, "decoder.3.selfish", NULL, "names no layer"},
+    {VALUE_HEADS, "0", "0", NULL},
+    {VALUE_HEADS, "0-3,7,5-5", "0-3,7,5-5", NULL},
+    {VALUE_HEADS, "1048575", "1048575", NULL},
+    {VALUE_HEADS, "", NULL, NO_HEADS},
+    {VALUE_HEADS, "3-1", NULL, NO_HEADS},
+    {VALUE_HEADS, "1,", NULL, NO_HEADS},
+    {VALUE_HEADS, ",1", NULL, NO_HEADS},
+    {VALUE_HEADS, "1, 2", NULL, NO_HEADS},
+    {VALUE_HEADS, "0-", NULL, NO_HEADS},
+    {VALUE_HEADS, "-1", NULL, NO_HEADS},
+    {VALUE_HEADS, "01", NULL, NO_HEADS},
+    {VALUE_HEADS, "1048576", NULL, NO_HEADS},
+    {VALUE_HEADS, "*,1", NULL, NO_HEADS},
+    {VALUE_HEADS, "all", NULL, NO_HEADS},
+    {VALUE_SERVERS, "", "", NULL},
+    {VALUE_SERVERS, "nats://a, nats://b", "nats://a, nats://b", NULL},
+    {VALUE_SERVERS, "nats://a-b.c:4222,tls://me:p@ss@10.0.0.1:65535,tls://[::1]:1",
+     "nats://a-b.c:4222,tls://me:p@ss@10.0.0.1:65535,tls://[::1]:1", NULL},
+    {VALUE_SERVERS, "localhost:4222", NULL, NO_SCHEME},
+    {VALUE_SERVERS, "http://a:4222", NULL, NO_SCHEME},
+    {VALUE_SERVERS, ",nats://a", NULL, NO_SCHEME},
+    {VALUE_SERVERS, "nats://", NULL, "the host is missing"},
+    {VALUE_SERVERS, "nats://:4222", NULL, "the host is missing"},
+    {VALUE_SERVERS, "nats://a/", NULL, NO_HOST},
+    {VALUE_SERVERS, "nats://*:4222", NULL, NO_HOST},
+    {VALUE_SERVERS, "nats://[::1:4222", NULL, NO_HOST},
+    {VALUE_SERVERS, "nats://a:", NULL, NO_PORT},
+    {VALUE_SERVERS, "nats://a:0", NULL, NO_PORT},
+    {VALUE_SERVERS, "nats://a:65536", NULL, NO_PORT},
+    {VALUE_SERVERS, "tls://a:4222,nats://b:42x", NULL, NO_PORT},
+    {VALUE_SERVERS, "nats://a:4222/", NULL, NO_PORT},
+    {VALUE_DOMAINS, "", "", NULL},
+    {VALUE_DOMAINS, "rack-0 Rack_1", "rack-0 Rack_1", NULL},
+    {VALUE_DOMAINS, "rack-0,rack-1", NULL, NO_NAMES},
+    {VALUE_DOMAINS, "rack-0  rack-1", NULL, NO_NAMES},
+    {VALUE_DOMAINS, "rack.0", NULL, NO_NAMES},
+    {VALUE_DOMAINS, "*", NULL, NO_NAMES},
+};
+
+/* The words of each type that has such. */
+static const struct {
+    enum value_type type;
+    const char *const words[6];
+} table_words[] = {
+    {VALUE_EFFORT, {"norm", "leading", "full"}},
+    {VALUE_TIER, {"auto", "raw", "state"}},
+    {VALUE_ISA, {"auto", "scalar", "portable", "avx2", "avx512"}},
+    {VALUE_ROLE, {"off", "node", "hub"}},
+    {VALUE_BOOL, {"true", "false"}},
+    {VALUE_UNIT, {"epoch", "step", "second"}},
+    {VALUE_LEVEL, {"error", "warning", "info", "debug"}},
+    {VALUE_FORMAT, {"text", "json"}},
+};
+
+static unsigned check_words(int index)
 {
-    for (; *words; words++) {
-        accept(index, *words, *words);
+    unsigned found = 0;
+    for (size_t i = 0; i < sizeof table_words / sizeof table_words[0]; i++) {
+        if (table_words[i].type != config_keys[index].rule.type) {
+            continue;
+        }
+        for (const char *const *word = table_words[i].words; *word; word++, found++) {
+            accept(index, *word, *word);
+        }
+        table_refuse(index, "sideways", "not one of the choices");
+        table_refuse(index, "", "not one of the choices");
     }
-    table_refuse(index, "sideways", "not one of the choices");
-    table_refuse(index, "", "not one of the choices");
+    return found;
 }
 
-static void table_check_endpoint(int index)
+static unsigned check_cases(int index)
 {
-    accept(index, "tcp://*:7000", "tcp://*:7000");
-    accept(index, "ipc:///tmp/a b", "ipc:///tmp/a b");
-    accept(index, "", "");
-    table_refuse(index, "7000", "not an endpoint");
-    table_refuse(index, "tcp://127.0.0.1:70000", "the port is not 1 to 65535 or *");
-}
-
-static void check_real(int index)
-{
-    accept(index, "0.125", "0.125");
-    accept(index, "0", "0");
-    accept(index, "1", "1");
-    table_refuse(index, "1e7", "out of range");
-    table_refuse(index, "-0.5", "out of range");
-    table_refuse(index, "many", "not a number such as 0.05");
-    table_refuse(index, "", "not a number such as 0.05");
-}
-
-static void table_check_numbers(int index)
-{
-    accept(index, "1, 0.5 -2e-3", "[1, 0.5, -0.002]");
-    accept(index, "[1,0.5]", "[1, 0.5]");
-    accept(index, "", "[]");
-    table_refuse(index, "[1, many]", "not a list of numbers such as [1, 0.5]");
-}
-
-static void check_text(int index)
-{
-    accept(index, "/tmp/a b", "/tmp/a b");
-    accept(index, "", "");
-}
-
-static void table_check_windows(int index)
-{
-    const char *syntax = "not a list of windows such as [10 epochs, 100 steps every 10]";
-    accept(index, "", "[]");
-    accept(index, "[10 epochs,100 steps every 10]", "[10 epochs, 100 steps every 10]");
-    accept(index, "1 second", "[1 second]");
-    accept(index, "2 steps every 2", "[2 steps]");
-    table_refuse(index, "[10]", syntax);
-    table_refuse(index, "0 steps", syntax);
-    table_refuse(index, "1 step,", syntax);
-    table_refuse(index, "1 step every", syntax);
-    table_refuse(index, "1 step 2 steps", syntax);
-    table_refuse(index, "1 s,1 step,1 step,1 step,1 step,1 step,1 step,1 step", syntax);
-    table_refuse(index, "1000001 steps", syntax);
-}
-
-static void check_layers(int index)
-{
-    accept(index, "decoder.3.self", "decoder.3.self");
-    accept(index, "decoder.*.self encoder.[0-3].?elf", "decoder.*.self encoder.[0-3].?elf");
-    table_refuse(index, "", "not patterns of layers");
-    table_refuse(index, "decoder.*  encoder.*", "not patterns of layers");
-    table_refuse(index, "decoder.* ", "not patterns of layers");
-    table_refuse(index, "decoder.*;every=1", "not patterns of layers");
-    table_refuse(index, "decoder.*/", "not patterns of layers");
-    table_refuse(index, "decoder.3", "names no layer");
-    table_refuse(index, "encoder.3.self decoder.03.self", "names no layer");
-    table_refuse(index, "decoder.65536.self", "names no layer");
-    table_refuse(index, "decoder.3.selfish", "names no layer");
-}
-
-static void table_check_heads(int index)
-{
-    accept(index, "0", "0");
-    accept(index, "0-3,7,5-5", "0-3,7,5-5");
-    accept(index, "1048575", "1048575");
-    table_refuse(index, "", "not a list of heads");
-    table_refuse(index, "3-1", "not a list of heads");
-    table_refuse(index, "1,", "not a list of heads");
-    table_refuse(index, ",1", "not a list of heads");
-    table_refuse(index, "1, 2", "not a list of heads");
-    table_refuse(index, "0-", "not a list of heads");
-    table_refuse(index, "-1", "not a list of heads");
-    table_refuse(index, "01", "not a list of heads");
-    table_refuse(index, "1048576", "not a list of heads");
-    table_refuse(index, "*,1", "not a list of heads");
-    table_refuse(index, "all", "not a list of heads");
-}
-
-static void table_check_servers(int index)
-{
-    const char *scheme = "a server does not begin with nats:// or tls://";
-    const char *host = "the host is not a name or an address", *port = "the port is not 1 to 65535";
-    accept(index, "", "");
-    accept(index, "nats://a, nats://b", "nats://a, nats://b");
-    accept(index, "nats://a-b.c:4222,tls://me:p@ss@10.0.0.1:65535,tls://[::1]:1",
-           "nats://a-b.c:4222,tls://me:p@ss@10.0.0.1:65535,tls://[::1]:1");
-    table_refuse(index, "localhost:4222", scheme);
-    table_refuse(index, "http://a:4222", scheme);
-    table_refuse(index, ",nats://a", scheme);
-    table_refuse(index, "nats://", "the host is missing");
-    table_refuse(index, "nats://:4222", "the host is missing");
-    table_refuse(index, "nats://a/", host);
-    table_refuse(index, "nats://*:4222", host);
-    table_refuse(index, "nats://[::1:4222", host);
-    table_refuse(index, "nats://a:", port);
-    table_refuse(index, "nats://a:0", port);
-    table_refuse(index, "nats://a:65536", port);
-    table_refuse(index, "tls://a:4222,nats://b:42x", port);
-    table_refuse(index, "nats://a:4222/", port);
-}
-
-static void table_check_domains(int index)
-{
-    const char *syntax = "not names between blanks";
-    accept(index, "", "");
-    accept(index, "rack-0 Rack_1", "rack-0 Rack_1");
-    table_refuse(index, "rack-0,rack-1", syntax);
-    table_refuse(index, "rack-0  rack-1", syntax);
-    table_refuse(index, "rack.0", syntax);
-    table_refuse(index, "*", syntax);
+    unsigned found = 0;
+    for (size_t i = 0; i < sizeof table_cases / sizeof table_cases[0]; i++) {
+        if (table_cases[i].type != config_keys[index].rule.type) {
+            continue;
+        }
+        found++;
+        if (table_cases[i].expected) {
+            accept(index, table_cases[i].text, table_cases[i].expected);
+        } else {
+            table_refuse(index, table_cases[i].text, table_cases[i].reason);
+        }
+    }
+    return found;
 }
 
 static void check_key(int index)
 {
     switch (config_keys[index].rule.type) {
-    case VALUE_ENDPOINT:
-        table_check_endpoint(index);
-        break;
-    case VALUE_TEXT:
-        check_text(index);
-        break;
-    case VALUE_WINDOWS:
-        table_check_windows(index);
-        break;
-    case VALUE_LAYERS:
-        check_layers(index);
-        break;
-    case VALUE_HEADS:
-        table_check_heads(index);
-        break;
-    case VALUE_SERVERS:
-        table_check_servers(index);
-        break;
-    case VALUE_DOMAINS:
-        table_check_domains(index);
-        break;
     case VALUE_BYTES:
         table_check_bounds(index, "B", "not a size such as 65536, 512MiB or 10MB");
         break;
@@ -227,37 +221,8 @@ static void check_key(int index)
     case VALUE_COUNT:
         table_check_bounds(index, "", "not a whole number");
         break;
-    case VALUE_REAL:
-        check_real(index);
-        break;
-    case VALUE_NUMBERS:
-        table_check_numbers(index);
-        break;
-    case VALUE_EFFORT:
-        check_words(index, (const char *const[]){"norm", "leading", "full", NULL});
-        break;
-    case VALUE_TIER:
-        check_words(index, (const char *const[]){"auto", "raw", "state", NULL});
-        break;
-    case VALUE_ISA:
-        check_words(index,
-                    (const char *const[]){"auto", "scalar", "portable", "avx2", "avx512", NULL});
-        break;
-    case VALUE_ROLE:
-        check_words(index, (const char *const[]){"off", "node", "hub", NULL});
-        break;
-    case VALUE_BOOL:
-        check_words(index, (const char *const[]){"true", "false", NULL});
-        break;
-    case VALUE_UNIT:
-        check_words(index, (const char *const[]){"epoch", "step", "second", NULL});
-        break;
-    case VALUE_LEVEL:
-        check_words(index, (const char *const[]){"error", "warning", "info", "debug", NULL});
-        break;
-    case VALUE_FORMAT:
-        check_words(index, (const char *const[]){"text", "json", NULL});
-        break;
+    default:
+        assert_true(check_words(index) + check_cases(index) > 0);
     }
 }
 

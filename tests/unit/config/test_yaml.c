@@ -4,16 +4,6 @@
 
 #include <sys/stat.h>
 
-static struct config loaded(const char *text)
-{
-    struct config config = defaults();
-    char error[CONFIG_ERROR_MAX] = "";
-    int result = load_text(&config, text, error);
-    assert_string_equal(error, "");
-    assert_int_equal(result, 0);
-    return config;
-}
-
 TEST(a_file_replaces_only_what_it_names)
 {
     struct config config = loaded("window: {unit: step, length: 20}\n"
@@ -63,22 +53,18 @@ TEST(what_is_printed_loads_to_the_same)
     free(text);
 }
 
-TEST(unknown_names_are_refused)
-{
-    assert_refused("log:\n  level: info\ningest:\n  budgt: 1GiB\n",
-                   "attnd.yaml:4: ingest.budgt: unknown key (valid in ingest: endpoint, budget, "
-                   "max_message, memory, memory_each; did you mean budget?)");
-    assert_refused(
-        "\ningset:\n  budget: 1GiB\n",
-        "attnd.yaml:2: ingset: unknown section (valid: insecure, ingest, publish, control, http, "
-        "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
-        "tap, reliable, keys, fleet, shutdown, log, jobs, rules; did you mean ingest?)");
-    assert_refused(
-        "budget: 1GiB\n",
-        "attnd.yaml:1: budget: unknown section (valid: insecure, ingest, publish, control, http, "
-        "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
-        "tap, reliable, keys, fleet, shutdown, log, jobs, rules)");
-}
+REFUSED(unknown_names_are_refused,
+        {"log:\n  level: info\ningest:\n  budgt: 1GiB\n",
+         "attnd.yaml:4: ingest.budgt: unknown key (valid in ingest: endpoint, budget, "
+         "max_message, memory, memory_each; did you mean budget?)"},
+        {"\ningset:\n  budget: 1GiB\n",
+         "attnd.yaml:2: ingset: unknown section (valid: insecure, ingest, publish, control, http, "
+         "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
+         "tap, reliable, keys, fleet, shutdown, log, jobs, rules; did you mean ingest?)"},
+        {"budget: 1GiB\n",
+         "attnd.yaml:1: budget: unknown section (valid: insecure, ingest, publish, control, http, "
+         "workers, window, drift, metrics, maps, plan, limits, alerts, history, "
+         "tap, reliable, keys, fleet, shutdown, log, jobs, rules)"});
 
 TEST(a_key_may_be_in_no_section)
 {
@@ -103,45 +89,38 @@ TEST(a_key_may_be_in_no_section)
                    "tap, reliable, keys, fleet, shutdown, log, jobs, rules)");
 }
 
-TEST(bad_values_name_the_line_of_their_key)
-{
-    assert_refused("window:\n  length: 2\n  unit: epochs\n  every: 1\n",
-                   "attnd.yaml:3: window.unit: 'epochs': not one of the choices (valid: epoch, "
-                   "step, second, auto)");
-    assert_refused("window:\n  unit:\n\n    epochs\n",
-                   "attnd.yaml:2: window.unit: 'epochs': not one of the choices (valid: epoch, "
-                   "step, second, auto)");
-    assert_refused("ingest:\n  budget:\n",
-                   "attnd.yaml:2: ingest.budget: '': not a size such as 65536, 512MiB or 10MB "
-                   "(valid: 1MiB to 1TiB)");
-    assert_refused("ingest: {budget: 1GiB, max_message: 1B}\n",
-                   "attnd.yaml:1: ingest.max_message: '1B': out of range (valid: 64KiB to 16GiB)");
-}
+REFUSED(bad_values_name_the_line_of_their_key,
+        {"window:\n  length: 2\n  unit: epochs\n  every: 1\n",
+         "attnd.yaml:3: window.unit: 'epochs': not one of the choices (valid: epoch, "
+         "step, second, auto)"},
+        {"window:\n  unit:\n\n    epochs\n",
+         "attnd.yaml:2: window.unit: 'epochs': not one of the choices (valid: epoch, "
+         "step, second, auto)"},
+        {"ingest:\n  budget:\n",
+         "attnd.yaml:2: ingest.budget: '': not a size such as 65536, 512MiB or 10MB "
+         "(valid: 1MiB to 1TiB)"},
+        {"ingest: {budget: 1GiB, max_message: 1B}\n",
+         "attnd.yaml:1: ingest.max_message: '1B': out of range (valid: 64KiB to 16GiB)"});
 
-TEST(a_name_may_be_given_once)
-{
-    assert_refused("log:\n  level: info\n  format: json\n  level: debug\n",
-                   "attnd.yaml:4: log.level: given twice (first on line 2)");
-    assert_refused("log:\n  level: info\nwindow:\nlog:\n  format: json\n",
-                   "attnd.yaml:4: log: section given twice (first on line 1)");
-}
+REFUSED(a_name_may_be_given_once,
+        {"log:\n  level: info\n  format: json\n  level: debug\n",
+         "attnd.yaml:4: log.level: given twice (first on line 2)"},
+        {"log:\n  level: info\nwindow:\nlog:\n  format: json\n",
+         "attnd.yaml:4: log: section given twice (first on line 1)"});
 
-TEST(wrong_kinds_of_nodes_are_refused)
-{
-    assert_refused("ingest\n", "attnd.yaml:1: expected sections such as `ingest:`, found a value");
-    assert_refused("- ingest\n", "attnd.yaml:1: expected sections such as `ingest:`, found a list");
-    assert_refused("ingest: 5\n",
-                   "attnd.yaml:1: ingest: expected lines of `key: value`, found a value");
-    assert_refused("ingest:\n  - budget\n",
-                   "attnd.yaml:1: ingest: expected lines of `key: value`, found a list");
-    assert_refused("ingest:\n  budget: [1GiB]\n",
-                   "attnd.yaml:2: ingest.budget: expected one value, found a list");
-    assert_refused("ingest:\n  budget:\n    size: 1GiB\n",
-                   "attnd.yaml:2: ingest.budget: expected one value, found a mapping");
-    assert_refused("? [a]\n: b\n", "attnd.yaml:1: expected the name of a section, found a list");
-    assert_refused("ingest:\n  ? {a: b}\n  : c\n",
-                   "attnd.yaml:2: ingest: expected the name of a key, found a mapping");
-}
+REFUSED(wrong_kinds_of_nodes_are_refused,
+        {"ingest\n", "attnd.yaml:1: expected sections such as `ingest:`, found a value"},
+        {"- ingest\n", "attnd.yaml:1: expected sections such as `ingest:`, found a list"},
+        {"ingest: 5\n", "attnd.yaml:1: ingest: expected lines of `key: value`, found a value"},
+        {"ingest:\n  - budget\n",
+         "attnd.yaml:1: ingest: expected lines of `key: value`, found a list"},
+        {"ingest:\n  budget: [1GiB]\n",
+         "attnd.yaml:2: ingest.budget: expected one value, found a list"},
+        {"ingest:\n  budget:\n    size: 1GiB\n",
+         "attnd.yaml:2: ingest.budget: expected one value, found a mapping"},
+        {"? [a]\n: b\n", "attnd.yaml:1: expected the name of a section, found a list"},
+        {"ingest:\n  ? {a: b}\n  : c\n",
+         "attnd.yaml:2: ingest: expected the name of a key, found a mapping"});
 
 TEST(lists_are_for_numbers)
 {
@@ -172,27 +151,22 @@ TEST(endless_lists_are_refused)
     free(text);
 }
 
-TEST(broken_yaml_names_its_line)
-{
-    assert_refused("ingest:\n  budget: 1GiB\n max_message: 2\n",
-                   "attnd.yaml:3: not valid YAML: did not find expected key, while parsing a block "
-                   "mapping");
-    assert_refused("ingest:\n\tbudget: 1GiB\n",
-                   "attnd.yaml:2: not valid YAML: found character that cannot start any token, "
-                   "while scanning for the next token");
-    assert_refused("ingest: {budget: 1GiB\n",
-                   "attnd.yaml:2: not valid YAML: did not find expected ',' or '}', while parsing "
-                   "a flow mapping");
-}
+REFUSED(broken_yaml_names_its_line,
+        {"ingest:\n  budget: 1GiB\n max_message: 2\n",
+         "attnd.yaml:3: not valid YAML: did not find expected key, while parsing a block mapping"},
+        {"ingest:\n\tbudget: 1GiB\n",
+         "attnd.yaml:2: not valid YAML: found character that cannot start any token, "
+         "while scanning for the next token"},
+        {"ingest: {budget: 1GiB\n",
+         "attnd.yaml:2: not valid YAML: did not find expected ',' or '}', while parsing "
+         "a flow mapping"});
 
-TEST(bytes_that_are_not_text_name_their_line)
-{
-    assert_refused("log:\n  level: in\xff\xfe\n",
-                   "attnd.yaml:2: not valid YAML: invalid leading UTF-8 octet");
-    assert_refused("log:\n\n  level: \"a\001\"\n",
-                   "attnd.yaml:3: not valid YAML: control characters are not allowed");
-    assert_refused("log:\n  level: \"a\\0b\"\n", "attnd.yaml:2: a text holds a NUL byte");
-}
+REFUSED(bytes_that_are_not_text_name_their_line,
+        {"log:\n  level: in\xff\xfe\n",
+         "attnd.yaml:2: not valid YAML: invalid leading UTF-8 octet"},
+        {"log:\n\n  level: \"a\001\"\n",
+         "attnd.yaml:3: not valid YAML: control characters are not allowed"},
+        {"log:\n  level: \"a\\0b\"\n", "attnd.yaml:2: a text holds a NUL byte"});
 
 TEST(anchors_aliases_and_tags_are_refused)
 {
@@ -210,11 +184,9 @@ TEST(anchors_aliases_and_tags_are_refused)
                    "attnd.yaml:2: tags are not accepted: write the plain value");
 }
 
-TEST(one_document_per_file)
-{
-    assert_refused("log:\n  level: info\n---\nlog:\n  level: debug\n",
-                   "attnd.yaml:3: a second document begins here (valid: one per file)");
-}
+REFUSED(one_document_per_file,
+        {"log:\n  level: info\n---\nlog:\n  level: debug\n",
+         "attnd.yaml:3: a second document begins here (valid: one per file)"});
 
 TEST(long_texts_are_refused)
 {

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/unit/proto/headers.h"
 
+#include "proto/err.h"
+
 struct bytes headers_golden(const char *name)
 {
     char path[512];
@@ -68,4 +70,18 @@ int headers_change(const char *name, const char *key, const void *value, size_t 
         *reterr_key = err_key;
     }
     return rc;
+}
+
+void headers_judge(const struct header_case *cases, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct header_case *c = &cases[i];
+        const char *fault;
+        int rc = headers_change(c->golden, c->key, c->value, c->len, &fault);
+
+        if (rc != c->rc || (rc && c->fault && (!fault || strcmp(fault, c->fault) != 0))) {
+            fail_msg("case %zu, %s of %s: %s of %s", i, c->key, c->golden, err_slug(rc),
+                     rc && fault ? fault : "nothing");
+        }
+    }
 }

@@ -34,4 +34,30 @@ int headers_verdict(const void *data, size_t len);
 int headers_change(const char *name, const char *key, const void *value, size_t len,
                    const char **reterr_key);
 
+/* A golden header, a key and its new value in MessagePack, the verdict, and the key that it names;
+ * NULL is any. */
+struct header_case {
+    const char *golden, *key, *value;
+    size_t len;
+    int rc;
+    const char *fault;
+};
+void headers_judge(const struct header_case *cases, size_t count);
+/* A test that is such cases alone: HEADERS(its name, {...}...); */
+#define HEADERS(name, ...)                                                                         \
+    TEST(name)                                                                                     \
+    {                                                                                              \
+        static const struct header_case cases[] = {__VA_ARGS__};                                   \
+        headers_judge(cases, sizeof cases / sizeof cases[0]);                                      \
+    }                                                                                              \
+    struct header_case
+
+/* Before a text of so many bytes; apart from it, since a digit behind \x belongs to the number. */
+#define STR1 "\xa1"
+#define STR3 "\xa3"
+#define STR4 "\xa4"
+#define STR5 "\xa5"
+#define STR7 "\xa7"
+#define STR9 "\xa9"
+
 #endif

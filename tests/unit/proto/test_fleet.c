@@ -215,37 +215,24 @@ static void assert_refused(struct fleet_body body)
     assert_int_equal(fleet_body_decode(doc.root, &read), ERR_FLEET);
 }
 
+#define REFUSED(kind, ...)                                                                         \
+    do {                                                                                           \
+        struct fleet_body body = body_of(kind);                                                    \
+        body.__VA_ARGS__;                                                                          \
+        assert_refused(body);                                                                      \
+    } while (0)
+
 TEST(values_out_of_range_are_refused)
 {
-    static const uint32_t far[] = {UINT32_MAX};
-    struct fleet_body body = body_of(FLEET_PART);
-    body.rule.length = 0;
-    assert_refused(body);
-    body.rule.length = FLEET_RULE_MAX + 1;
-    assert_refused(body);
-    body = body_of(FLEET_PART);
-    body.rule.unit = WINDOW_SECOND;
-    assert_refused(body);
-    body = body_of(FLEET_PART);
-    body.own_window = (struct own_window){WINDOW_SECOND, 1};
-    assert_refused(body);
-    body = body_of(FLEET_PART);
-    body.job = "a/b";
-    assert_refused(body);
-    body = body_of(FLEET_PART);
-    body.module = "\xff";
-    body.module_size = 1;
-    assert_refused(body);
-    body = body_of(FLEET_PART);
-    body.layer.layer = UINT32_MAX;
-    assert_refused(body);
-    body = body_of(FLEET_CLOSED);
-    body.ranks = far;
-    body.rank_count = 1;
-    assert_refused(body);
-    body = body_of(FLEET_CLOSED);
-    body.part = UINT64_MAX;
-    assert_refused(body);
+    REFUSED(FLEET_PART, rule.length = 0);
+    REFUSED(FLEET_PART, rule.length = FLEET_RULE_MAX + 1);
+    REFUSED(FLEET_PART, rule.unit = WINDOW_SECOND);
+    REFUSED(FLEET_PART, own_window = (struct own_window){WINDOW_SECOND, 1});
+    REFUSED(FLEET_PART, job = "a/b");
+    REFUSED(FLEET_PART, module = "\xff.11.attn");
+    REFUSED(FLEET_PART, layer.layer = UINT32_MAX);
+    REFUSED(FLEET_CLOSED, ranks = (const uint32_t[]){4, UINT32_MAX});
+    REFUSED(FLEET_CLOSED, part = UINT64_MAX);
 }
 
 TEST(other_documents_are_refused)

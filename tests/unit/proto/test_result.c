@@ -31,6 +31,15 @@ static void expect_golden(struct mpk_writer *writer, const char *name)
     assert_memory_equal(got.data, golden.data, golden.len);
 }
 
+/* The encoder makes the golden file of the result. */
+#define GOLDEN(encode, result, name)                                                               \
+    do {                                                                                           \
+        struct mpk_writer writer;                                                                  \
+        mpk_writer_init(&writer);                                                                  \
+        encode(result, &writer);                                                                   \
+        expect_golden(&writer, name);                                                              \
+    } while (0)
+
 static struct live_result live_bare(void)
 {
     struct live_result live = {.common = common, .layer = layer, .numbers = {.heads = 2}};
@@ -68,7 +77,6 @@ TEST(live_has_the_golden_bytes)
         .rank = 1,
         .numbers = {.heads = 2, .pairs = {.pairs = pairs, .count = 2}},
     };
-    struct mpk_writer writer;
 
     fill_singular(singular);
     live.numbers.value[METRIC_ENTROPY] = entropy;
@@ -78,9 +86,7 @@ TEST(live_has_the_golden_bytes)
     live.numbers.value[METRIC_CONDITION_NUMBER] = condition;
     live.numbers.vector[VECTOR_SINGULAR_VALUES] = singular[0];
     fill_aggregate(&live.numbers, 3);
-    mpk_writer_init(&writer);
-    live_encode(&live, &writer);
-    expect_golden(&writer, "live");
+    GOLDEN(live_encode, &live, "live");
 }
 
 /* Numbers of every kind there is, for the golden files of whatever holds them. */
@@ -136,14 +142,11 @@ TEST(live_with_every_number_has_the_golden_bytes)
 {
     struct everything all;
     struct live_result live = {.common = common, .layer = layer, .rank = 1};
-    struct mpk_writer writer;
 
     fill_everything(&all);
     live.numbers = result_numbers_of(&all);
     live.layer.tier = MESSAGE_QK;
-    mpk_writer_init(&writer);
-    live_encode(&live, &writer);
-    expect_golden(&writer, "live_full");
+    GOLDEN(live_encode, &live, "live_full");
 }
 
 TEST(a_layer_of_an_analysis_has_the_golden_bytes)
@@ -151,13 +154,10 @@ TEST(a_layer_of_an_analysis_has_the_golden_bytes)
     struct everything all;
     struct analysis_layer analysis = {
         .layer = layer, .stack_known = true, .layer_known = true, .site_known = true};
-    struct mpk_writer writer;
 
     fill_everything(&all);
     analysis.numbers = result_numbers_of(&all);
-    mpk_writer_init(&writer);
-    analysis_encode_layer(&analysis, &writer);
-    expect_golden(&writer, "analysis_layer");
+    GOLDEN(analysis_encode_layer, &analysis, "analysis_layer");
 }
 
 static struct spectrum spectrum_at(double base)
@@ -211,38 +211,29 @@ TEST(live_of_weights_has_the_golden_bytes)
 {
     struct projections p;
     struct live_result live = {.common = common, .layer = weights_layer()};
-    struct mpk_writer writer;
 
     fill_projections(&p);
     live.numbers.heads = 2;
     live.numbers.weights = &p.result;
-    mpk_writer_init(&writer);
-    live_encode(&live, &writer);
-    expect_golden(&writer, "live_weights");
+    GOLDEN(live_encode, &live, "live_weights");
 }
 
 TEST(an_analysis_says_what_is_not_known)
 {
     struct projections p;
     struct analysis_layer analysis = {.layer = weights_layer(), .layer_known = true};
-    struct mpk_writer writer;
 
     fill_projections(&p);
     analysis.numbers.heads = 2;
     analysis.numbers.weights = &p.result;
-    mpk_writer_init(&writer);
-    analysis_encode_layer(&analysis, &writer);
-    expect_golden(&writer, "analysis_weights");
+    GOLDEN(analysis_encode_layer, &analysis, "analysis_weights");
 }
 
 TEST(what_was_not_computed_is_left_out)
 {
     struct live_result live = live_bare();
-    struct mpk_writer writer;
 
-    mpk_writer_init(&writer);
-    live_encode(&live, &writer);
-    expect_golden(&writer, "live_bare");
+    GOLDEN(live_encode, &live, "live_bare");
 }
 
 TEST(summary_has_the_golden_bytes)
@@ -265,7 +256,6 @@ TEST(summary_has_the_golden_bytes)
                                      .heads = 2,
                                      .has_aggregate = {true, true, true},
                                      .pairs = {.pairs = pairs, .count = 2}};
-    struct mpk_writer writer;
 
     for (unsigned a = 0; a < AGGREGATE_COUNT; a++) {
         for (unsigned s = 0; s < MAP_STAT_COUNT; s++) {
@@ -277,9 +267,7 @@ TEST(summary_has_the_golden_bytes)
     summary.stat[METRIC_ENTROPY] = entropy;
     summary.stat[METRIC_MEAN] = mean;
     summary.stat[METRIC_RANK] = rank;
-    mpk_writer_init(&writer);
-    summary_encode(&summary, &writer);
-    expect_golden(&writer, "summary");
+    GOLDEN(summary_encode, &summary, "summary");
 }
 
 /* Head 1 was never seen in the baseline. */
@@ -313,7 +301,6 @@ TEST(summary_with_every_number_has_the_golden_bytes)
         .aggregate = (const struct result_stat(*)[MAP_STAT_COUNT])aggregate,
         .weights = &p.result,
     };
-    struct mpk_writer writer;
 
     fill_everything(&all);
     fill_projections(&p);
@@ -330,9 +317,7 @@ TEST(summary_with_every_number_has_the_golden_bytes)
     summary.vector[VECTOR_QK_SINGULAR_VALUES] = singular[0];
     summary.pairs = result_numbers_of(&all).pairs;
     summary.similarity = result_numbers_of(&all).similarity;
-    mpk_writer_init(&writer);
-    summary_encode(&summary, &writer);
-    expect_golden(&writer, "summary_full");
+    GOLDEN(summary_encode, &summary, "summary_full");
 }
 
 TEST(the_deepest_answer_is_within_the_limits)
@@ -370,11 +355,8 @@ TEST(job_has_the_golden_bytes)
                              .lost = 5,
                              .dropped = dropped,
                              .dropped_count = 1};
-    struct mpk_writer writer;
 
-    mpk_writer_init(&writer);
-    job_encode(&job, &writer);
-    expect_golden(&writer, "job");
+    GOLDEN(job_encode, &job, "job");
 }
 
 TEST(snapshot_is_flipped_in_place)
@@ -434,11 +416,8 @@ static struct alert_result alert_of_head(void)
 TEST(alert_has_the_golden_bytes)
 {
     struct alert_result alert = alert_of_head();
-    struct mpk_writer writer;
 
-    mpk_writer_init(&writer);
-    alert_encode(&alert, &writer);
-    expect_golden(&writer, "alert");
+    GOLDEN(alert_encode, &alert, "alert");
 }
 
 TEST(log_is_the_golden_file)
@@ -448,17 +427,13 @@ TEST(log_is_the_golden_file)
                                  {.name = "grad_norm", .kind = NAMED_NONE}};
     const struct named_values values = {list, 3, NULL};
     const struct log_result log = {alert_of_head().common, &values};
-    struct mpk_writer writer;
 
-    mpk_writer_init(&writer);
-    log_encode(&log, &writer);
-    expect_golden(&writer, "log_result");
+    GOLDEN(log_encode, &log, "log_result");
 }
 
 TEST(alert_of_a_run_names_no_layer)
 {
     struct alert_result alert = alert_of_head();
-    struct mpk_writer writer;
 
     alert.rule = alert.metric = "silence";
     alert.severity = ALERT_WARNING;
@@ -470,9 +445,7 @@ TEST(alert_of_a_run_names_no_layer)
     alert.since_epoch = 3;
     alert.since_step = 70000;
     alert.message = "the run has ended";
-    mpk_writer_init(&writer);
-    alert_encode(&alert, &writer);
-    expect_golden(&writer, "alert_run");
+    GOLDEN(alert_encode, &alert, "alert_run");
 }
 
 static void expect_module_after_site(struct mpk_writer *writer, const char *list)

@@ -66,6 +66,15 @@ static struct attention by_qk(void)
     return a;
 }
 
+/* The weights that these queries and keys give; until the next ones. */
+static const float *map_of(const struct attention *qk)
+{
+    static float map[B * H * T * T];
+    OWNED(scratch_clear) struct scratch scratch = {0};
+    assert_int_equal(qk_weights(qk, 0, T, map, isa_best(), &scratch), 0);
+    return map;
+}
+
 static const double head_weights[H] = {1, 0, 0.5};
 
 static struct measure_plan everything(uint64_t block_entries)
@@ -164,13 +173,11 @@ TEST(jobs_of_any_size_give_the_same_numbers)
 /* With blocks of one row and without the map, and as one block with it. */
 TEST(the_gradient_score_of_qk_is_that_of_its_map)
 {
-    static float map[B * H * T * T], slope[B * H * T * T];
-    OWNED(scratch_clear) struct scratch scratch = {0};
+    static float slope[B * H * T * T];
     struct attention qk = by_qk(), a = by_weights();
     qk.qk.v = k_data;
     qk.qk.dout = q_data;
     qk.qk.value_dim = D;
-    assert_int_equal(qk_weights(&qk, 0, T, map, isa_best(), &scratch), 0);
     for (size_t row = 0; row < B * H * T; row++) {
         for (size_t j = 0; j < T; j++) {
             slope[row * T + j] = 0;
@@ -179,7 +186,7 @@ TEST(the_gradient_score_of_qk_is_that_of_its_map)
             }
         }
     }
-    a.weights = map;
+    a.weights = map_of(&qk);
     a.grad = slope;
     a.causal = true;
     for (uint32_t size = 0; size <= T; size += T) {
@@ -201,14 +208,12 @@ TEST(values_have_the_same_numbers_beside_weights)
 {
     static const enum metric of_values[] = {METRIC_OUTPUT_NORM, METRIC_NORM_WEIGHTED_ENTROPY,
                                             METRIC_WRITE_NORM, METRIC_RESIDUAL_SHARE};
-    static float map[B * H * T * T], x_norm[B * T];
-    OWNED(scratch_clear) struct scratch scratch = {0};
+    static float x_norm[B * T];
     struct attention qk = by_qk(), a = by_weights();
-    assert_int_equal(qk_weights(&qk, 0, T, map, isa_best(), &scratch), 0);
     for (size_t i = 0; i < B * T; i++) {
         x_norm[i] = 2;
     }
-    a.weights = map;
+    a.weights = map_of(&qk);
     a.causal = true;
     a.qk.kv_heads = qk.qk.kv_heads;
     a.qk.value_dim = qk.qk.value_dim = D;
@@ -337,10 +342,7 @@ TEST(maps_of_queries_and_keys_are_those_of_their_weights)
     struct measure_plan plan = everything(1 << 20);
     plan.qk_maps_max_size = T;
     OWNED(measure_free) struct measure *m = must_run(&a, &plan);
-    struct scratch scratch = {0};
-    static float map[B * H * T * T];
-    assert_int_equal(qk_weights(&a, 0, T, map, isa_best(), &scratch), 0);
-    scratch_clear(&scratch);
+    const float *map = map_of(&a);
     struct attention of_map = a;
     of_map.weights = map;
     OWNED(measure_free) struct measure *n = must_run(&of_map, &plan);
@@ -432,9 +434,7 @@ TEST(queries_and_keys_have_a_pooled_map_where_maps_are_made)
     measure_free(&m);
     plan.qk_maps_max_size = T;
     m = must_run(&a, &plan);
-    OWNED(scratch_clear) struct scratch scratch = {0};
-    static float map[B * H * T * T];
-    assert_int_equal(qk_weights(&a, 0, T, map, isa_best(), &scratch), 0);
+    const float *map = map_of(&a);
     assert_map_of_weights(measure_result(m)->map, map, 1);
 }
 
@@ -469,9 +469,7 @@ TEST(the_maps_of_heads_are_made_when_asked_for)
     assert_null(measure_take_head_maps(m));
     measure_free(&m);
     plan.qk_maps_max_size = T;
-    OWNED(scratch_clear) struct scratch scratch = {0};
-    static float map[B * H * T * T];
-    assert_int_equal(qk_weights(&qk, 0, T, map, isa_best(), &scratch), 0);
+    const float *map = map_of(&qk);
     assert_head_maps(&qk, &plan, map);
 }
 

@@ -4,8 +4,11 @@
 
 #include "clients/cli/base/args.h"
 
+static struct args args; /* what was parsed */
+static char error[ARGS_ERROR_MAX];
+
 /* Parses "attnctl" and up to ten more words. */
-static int test_args_parse(struct args *args, char *error, const char *const *words)
+static int test_args_parse(const char *const *words)
 {
     static char kept[11][64] = {"attnctl"};
     char *argv[12] = {kept[0]};
@@ -14,17 +17,14 @@ static int test_args_parse(struct args *args, char *error, const char *const *wo
         snprintf(kept[argc], sizeof kept[argc], "%s", words[argc - 1]);
         argv[argc] = kept[argc];
     }
-    return args_parse(argc, argv, args, error);
+    return args_parse(argc, argv, &args, error);
 }
 
-#define PARSE(args, error, ...)                                                                    \
-    test_args_parse(args, error, (const char *const[]){__VA_ARGS__, NULL})
+#define PARSE(...) test_args_parse((const char *const[]){__VA_ARGS__, NULL})
 
 static void args_assert_refused(const char *const *words, const char *message)
 {
-    struct args args;
-    char error[ARGS_ERROR_MAX] = "";
-    assert_int_equal(test_args_parse(&args, error, words), -1);
+    assert_int_equal(test_args_parse(words), -1);
     assert_string_equal(error, message);
 }
 
@@ -33,11 +33,9 @@ static void args_assert_refused(const char *const *words, const char *message)
 
 TEST(defaults)
 {
-    struct args args;
-    char error[ARGS_ERROR_MAX];
     unsetenv("ATTND_ENDPOINT");
     unsetenv("ATTND_ADDRESS");
-    assert_int_equal(PARSE(&args, error, "jobs"), 0);
+    assert_int_equal(PARSE("jobs"), 0);
     assert_null(args.endpoint);
     assert_null(args.address);
     assert_null(args.metric);
@@ -49,22 +47,20 @@ TEST(defaults)
 
 TEST(attnd_is_named_by_one_address_or_endpoint)
 {
-    struct args args;
-    char error[ARGS_ERROR_MAX];
     setenv("ATTND_ADDRESS", "/env", 1);
-    assert_int_equal(PARSE(&args, error, "jobs"), 0);
+    assert_int_equal(PARSE("jobs"), 0);
     assert_string_equal(args.address, "/env");
     assert_null(args.endpoint);
-    assert_int_equal(PARSE(&args, error, "jobs", "--address", "/option"), 0);
+    assert_int_equal(PARSE("jobs", "--address", "/option"), 0);
     assert_string_equal(args.address, "/option");
     assert_null(args.endpoint);
-    assert_int_equal(PARSE(&args, error, "jobs", "--endpoint", "ipc:///option"), 0);
+    assert_int_equal(PARSE("jobs", "--endpoint", "ipc:///option"), 0);
     assert_string_equal(args.endpoint, "ipc:///option");
     assert_null(args.address);
     ASSERT_REFUSED("--address and --endpoint: give one of them", "jobs", "--address", "/option",
                    "--endpoint", "ipc:///option");
     setenv("ATTND_ADDRESS", "", 1);
-    assert_int_equal(PARSE(&args, error, "jobs"), 0);
+    assert_int_equal(PARSE("jobs"), 0);
     assert_null(args.endpoint);
     assert_null(args.address);
     unsetenv("ATTND_ADDRESS");
@@ -72,15 +68,13 @@ TEST(attnd_is_named_by_one_address_or_endpoint)
 
 TEST(the_former_variable_is_not_passed_over_in_silence)
 {
-    struct args args;
-    char error[ARGS_ERROR_MAX];
     unsetenv("ATTND_ADDRESS");
     setenv("ATTND_ENDPOINT", "ipc:///env", 1);
     ASSERT_REFUSED("ATTND_ENDPOINT is not read: name attnd in ATTND_ADDRESS", "jobs");
-    assert_int_equal(PARSE(&args, error, "jobs", "--endpoint", "ipc:///option"), 0);
+    assert_int_equal(PARSE("jobs", "--endpoint", "ipc:///option"), 0);
     assert_string_equal(args.endpoint, "ipc:///option");
     setenv("ATTND_ADDRESS", "/env", 1);
-    assert_int_equal(PARSE(&args, error, "jobs"), 0);
+    assert_int_equal(PARSE("jobs"), 0);
     assert_string_equal(args.address, "/env");
     unsetenv("ATTND_ENDPOINT");
     unsetenv("ATTND_ADDRESS");
@@ -88,10 +82,7 @@ TEST(the_former_variable_is_not_passed_over_in_silence)
 
 TEST(options_stand_anywhere)
 {
-    struct args args;
-    char error[ARGS_ERROR_MAX];
-    assert_int_equal(
-        PARSE(&args, error, "--json", "summary", "--layer=3", "gpt", "--stack", "decoder"), 0);
+    assert_int_equal(PARSE("--json", "summary", "--layer=3", "gpt", "--stack", "decoder"), 0);
     assert_int_equal(args.word_count, 2);
     assert_string_equal(args.words[0], "summary");
     assert_string_equal(args.words[1], "gpt");
@@ -101,13 +92,11 @@ TEST(options_stand_anywhere)
 
 TEST(timeouts_are_seconds_or_milliseconds)
 {
-    struct args args;
-    char error[ARGS_ERROR_MAX];
-    assert_int_equal(PARSE(&args, error, "jobs", "--timeout", "0.25"), 0);
+    assert_int_equal(PARSE("jobs", "--timeout", "0.25"), 0);
     assert_int_equal(args.timeout_ms, 250);
-    assert_int_equal(PARSE(&args, error, "jobs", "--timeout", "5s"), 0);
+    assert_int_equal(PARSE("jobs", "--timeout", "5s"), 0);
     assert_int_equal(args.timeout_ms, 5000);
-    assert_int_equal(PARSE(&args, error, "jobs", "--timeout", "40ms"), 0);
+    assert_int_equal(PARSE("jobs", "--timeout", "40ms"), 0);
     assert_int_equal(args.timeout_ms, 40);
     ASSERT_REFUSED("--timeout: 'soon': not accepted (valid: 1ms to 3600s)", "--timeout", "soon");
     ASSERT_REFUSED("--timeout: '-1': not accepted (valid: 1ms to 3600s)", "--timeout", "-1");
@@ -116,9 +105,7 @@ TEST(timeouts_are_seconds_or_milliseconds)
 
 TEST(times_and_factors_are_above_0)
 {
-    struct args args;
-    char error[ARGS_ERROR_MAX];
-    assert_int_equal(PARSE(&args, error, "record", "--seconds", "0.5", "--rhythm", "10"), 0);
+    assert_int_equal(PARSE("record", "--seconds", "0.5", "--rhythm", "10"), 0);
     assert_true(args.seconds == 0.5 && args.rhythm == 10);
     assert_int_equal(args.given, ARGS_SECONDS | ARGS_RHYTHM);
     ASSERT_REFUSED("--seconds: '0': not accepted (valid: a number above 0)", "--seconds", "0");
@@ -132,9 +119,7 @@ TEST(times_and_factors_are_above_0)
 
 TEST(top_has_an_interval)
 {
-    struct args args;
-    char error[ARGS_ERROR_MAX];
-    assert_int_equal(PARSE(&args, error, "top", "--interval", "0.5"), 0);
+    assert_int_equal(PARSE("top", "--interval", "0.5"), 0);
     assert_true(args.interval == 0.5);
     assert_int_equal(args.given, ARGS_INTERVAL);
     ASSERT_REFUSED("--interval: '0': not accepted (valid: 0.1 to 3600 seconds)", "--interval", "0");
@@ -155,9 +140,7 @@ TEST(a_layer_may_be_named_as_tables_name_it)
                  {"cross", NULL, "cross", -1},
                  {"decoder.cross", "decoder", "cross", -1}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct args args;
-        char error[ARGS_ERROR_MAX];
-        assert_int_equal(PARSE(&args, error, "history", "gpt", "--layer", cases[i].text), 0);
+        assert_int_equal(PARSE("history", "gpt", "--layer", cases[i].text), 0);
         assert_int_equal(args.given & ARGS_LAYER ? (int64_t)args.layer : -1, cases[i].layer);
         assert_true(!args.stack == !cases[i].stack && !args.site == !cases[i].site);
         assert_true(!args.stack || strcmp(args.stack, cases[i].stack) == 0);
@@ -166,9 +149,7 @@ TEST(a_layer_may_be_named_as_tables_name_it)
     static const char *const wrong[] = {"",          ".",     "decoder.",
                                         "decoder.x", "65536", "self.self.self.self.self.self.self"};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-        struct args args;
-        char error[ARGS_ERROR_MAX];
-        assert_int_equal(PARSE(&args, error, "history", "gpt", "--layer", wrong[i]), -1);
+        assert_int_equal(PARSE("history", "gpt", "--layer", wrong[i]), -1);
         assert_non_null(strstr(error, "or a part of decoder.3.self"));
     }
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Questions and answers, with a daemon that answers well, badly, late or not at all. */
 #include "tests/unit/cli/fake.h"
+#include "tests/unit/mpk_text.h"
 
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/rpc.h"
@@ -14,11 +15,7 @@ static void echo(const struct fake *fake, const char *method, uint64_t id,
     (void)fake;
     field_text(params, "job", job, sizeof job);
     fake_put_ok(reply, id);
-    mpk_put_map(reply, 2);
-    mpk_put_str(reply, "method");
-    mpk_put_str(reply, method);
-    mpk_put_str(reply, "job");
-    mpk_put_str(reply, job);
+    mpk_text(reply, "{'method': '%s', 'job': '%s'}", method, job);
 }
 
 static void rpc_refuse(const struct fake *fake, const char *method, uint64_t id,
@@ -49,15 +46,9 @@ static void answer_bytes(const struct fake *fake, const char *method, uint64_t i
     if (strcmp(method, "garbage") == 0) {
         msgpack_sbuffer_write(&reply->buffer, "\xc1\xc1", 2);
     } else if (strcmp(method, "text") == 0) {
-        mpk_put_str(reply, "HTTP/1.1 400 Bad Request");
-    } else if (strcmp(method, "short") == 0) {
-        mpk_put_array(reply, 1);
-        mpk_put_u64(reply, 1);
+        mpk_text(reply, "'HTTP/1.1 400 Bad Request'");
     } else {
-        mpk_put_array(reply, 4);
-        for (int i = 0; i < 4; i++) {
-            mpk_put_str(reply, "x");
-        }
+        mpk_text(reply, strcmp(method, "short") == 0 ? "[1]" : "['x', 'x', 'x', 'x']");
     }
 }
 
@@ -87,9 +78,7 @@ static void assert_echo(const char *method, const char *job)
     OWNED(mpk_writer_clear) struct mpk_writer params;
     char text[64];
     mpk_writer_init(&params);
-    mpk_put_map(&params, 1);
-    mpk_put_str(&params, "job");
-    mpk_put_str(&params, job);
+    mpk_text(&params, "{'job': '%s'}", job);
     assert_int_equal(rpc_call(&rpc, method, &params, &reply), RPC_OK);
     field_text(reply.result, "method", text, sizeof text);
     assert_string_equal(text, method);

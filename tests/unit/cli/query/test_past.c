@@ -5,6 +5,7 @@
 
 #include "clients/cli/base/field.h"
 #include "proto/result.h"
+#include "tests/unit/mpk_text.h"
 #include "clients/cli/base/out.h"
 
 static const char *const statistics[] = {"mean", "std", "min", "max",  "p10",
@@ -13,27 +14,20 @@ static const char *const statistics[] = {"mean", "std", "min", "max",  "p10",
 /* Answers of the fake ----------------------------------------------------------------------------
  */
 
-static void past_put_layer(struct mpk_writer *reply)
-{
-    mpk_pair_str(reply, "stack", "decoder");
-    mpk_pair_u64(reply, "layer", 3);
-    mpk_pair_str(reply, "site", "self");
-}
+#define LAYER "'stack': 'decoder', 'layer': 3, 'site': 'self'"
+#define RUN   "abcdef0123456789abcdef0123456789"
 
 static void past_put_windows(struct mpk_writer *reply, uint64_t first, uint32_t windows)
 {
     static const char *const keys[] = {"first", "last", "epoch", "step", "time_ns"};
-    mpk_put_str(reply, "windows");
-    mpk_put_map(reply, 6);
+    mpk_pair_map(reply, "windows", 6);
     for (int key = 0; key < 5; key++) {
-        mpk_put_str(reply, keys[key]);
-        mpk_put_array(reply, windows);
+        mpk_pair_array(reply, keys[key], windows);
         for (uint64_t i = 0; i < windows; i++) {
             mpk_put_u64(reply, key == 3 ? 10 * (first + i) : key == 0 ? first + i - 1 : first + i);
         }
     }
-    mpk_put_str(reply, "partial");
-    mpk_put_array(reply, windows);
+    mpk_pair_array(reply, "partial", windows);
     for (uint32_t i = 0; i < windows; i++) {
         mpk_put_bool(reply, i + 1 == windows);
     }
@@ -55,24 +49,20 @@ static void past_put_series(struct mpk_writer *reply, const msgpack_object *para
         mpk_pair_u64(reply, "rows_of", 288);
     }
     mpk_pair_str(reply, "job", "gpt");
-    mpk_pair_str(reply, "run", "abcdef0123456789abcdef0123456789");
+    mpk_pair_str(reply, "run", RUN);
     mpk_pair_str(reply, "metric", *metric ? metric : "entropy_normalized");
     mpk_pair_str(reply, "unit", "epoch");
     mpk_pair_u64(reply, "length", 2);
     mpk_pair_u64(reply, "every", 1);
-    mpk_put_str(reply, "heads");
-    mpk_put_array(reply, heads);
+    mpk_pair_array(reply, "heads", heads);
     for (uint32_t i = 0; i < heads; i++) {
-        mpk_put_map(reply, 4);
-        past_put_layer(reply);
-        mpk_pair_u64(reply, "head", heads == 1 ? mpk_find_u64(params, "head") : i);
+        mpk_text(reply, "{" LAYER ", 'head': %u}",
+                 heads == 1 ? (unsigned)mpk_find_u64(params, "head") : i);
     }
-    mpk_put_str(reply, "more");
-    mpk_put_bool(reply, from < 8);
+    mpk_pair_bool(reply, "more", from < 8);
     past_put_windows(reply, from > 5 ? from : 5, from > 5 ? 1 : 3);
     uint32_t windows = from > 5 ? 1 : 3;
-    mpk_put_str(reply, "values");
-    mpk_put_map(reply, 10);
+    mpk_pair_map(reply, "values", 10);
     for (int i = 0; i < 10; i++) {
         mpk_put_str(reply, statistics[i]);
         if (heads > 1) {
@@ -115,98 +105,45 @@ static void past_put_alerts(struct mpk_writer *reply, bool firing, bool ended, b
 {
     mpk_put_map(reply, 4);
     mpk_pair_u64(reply, "older", older);
-    mpk_put_str(reply, "firing");
-    mpk_put_array(reply, (uint32_t)firing + both);
+    mpk_pair_array(reply, "firing", (uint32_t)firing + both);
     if (both) {
         past_put_alert(reply, ALERT_FIRING, true);
     }
     if (firing) {
         past_put_alert(reply, ended ? ALERT_FIRING_AT_END : ALERT_FIRING, false);
     }
-    mpk_put_str(reply, "alerts");
-    mpk_put_array(reply, both ? 2 : 1);
+    mpk_pair_array(reply, "alerts", both ? 2 : 1);
     if (both) {
         past_put_alert(reply, ALERT_FIRING, false);
     }
     past_put_alert(reply, both ? ALERT_FIRING : ALERT_RESOLVED, true);
-    mpk_put_str(reply, "more");
-    mpk_put_bool(reply, true);
+    mpk_pair_bool(reply, "more", true);
 }
 
-static void past_put_verdict(struct mpk_writer *reply, uint64_t judged, bool others)
+static void past_put_verdict(struct mpk_writer *reply, int judged, bool others)
 {
-    mpk_put_map(reply, 2);
-    mpk_pair_array(reply, "alerts", 0);
-    mpk_pair_map(reply, "checks", 2);
-    mpk_pair_u64(reply, "judged", judged);
-    mpk_pair_array(reply, "unjudged", others ? 2 : 0);
-    if (others) {
-        mpk_put_str(reply, "head_twins");
-        mpk_put_str(reply, "mine");
-    }
-}
-
-static void past_put_side(struct mpk_writer *reply, const char *name, const char *run)
-{
-    mpk_put_str(reply, name);
-    mpk_put_map(reply, 5);
-    mpk_pair_str(reply, "job", "gpt");
-    mpk_pair_str(reply, "run", run);
-    mpk_pair_u64(reply, "windows", 20);
-    mpk_pair_u64(reply, "first", 80);
-    mpk_pair_u64(reply, "last", 99);
-}
-
-static void past_put_metric(struct mpk_writer *reply, const char *name, double js)
-{
-    mpk_put_str(reply, name);
-    mpk_put_map(reply, 4);
-    mpk_pair_f64(reply, "js", js);
-    mpk_pair_f64(reply, "mean_a", 2.5);
-    mpk_pair_f64(reply, "mean_b", 0.25);
-    mpk_pair_f64(reply, "delta", -2.25);
+    mpk_text(reply, "{'alerts': [], 'checks': {'judged': %d, 'unjudged': [%s]}}", judged,
+             others ? "'head_twins', 'mine'" : "");
 }
 
 static void past_put_comparison(struct mpk_writer *reply, double distance)
 {
-    mpk_put_map(reply, 6);
-    past_put_side(reply, "a", "abcdef0123456789");
-    past_put_side(reply, "b", "0123456789abcdef");
-    mpk_put_str(reply, "heads");
-    mpk_put_array(reply, 1);
-    mpk_put_map(reply, 6);
-    past_put_layer(reply);
-    mpk_pair_u64(reply, "head", 2);
-    mpk_pair_f64(reply, "distance", distance);
-    mpk_put_str(reply, "metrics");
-    mpk_put_map(reply, 2);
-    past_put_metric(reply, "confidence", distance / 2);
-    past_put_metric(reply, "entropy", distance * 2);
-    mpk_put_str(reply, "only_a");
-    mpk_put_array(reply, 0);
-    mpk_put_str(reply, "only_b");
-    mpk_put_array(reply, 1);
-    mpk_put_map(reply, 0);
-    mpk_put_str(reply, "more");
-    mpk_put_bool(reply, true);
+    static const char means[] = "'mean_a': 2.5, 'mean_b': 0.25, 'delta': -2.25";
+    static const char windows[] = "'windows': 20, 'first': 80, 'last': 99";
+    mpk_text(reply,
+             "{'a': {'job': 'gpt', 'run': 'abcdef0123456789', %s},"
+             " 'b': {'job': 'gpt', 'run': '0123456789abcdef', %s},"
+             " 'heads': [{" LAYER ", 'head': 2, 'distance': %f,"
+             " 'metrics': {'confidence': {'js': %f, %s}, 'entropy': {'js': %f, %s}}}],"
+             " 'only_a': [], 'only_b': [{}], 'more': true}",
+             windows, windows, distance, distance / 2, means, distance * 2, means);
 }
 
 static void past_put_runs(struct mpk_writer *reply)
 {
-    mpk_put_map(reply, 2);
-    mpk_put_str(reply, "runs");
-    mpk_put_array(reply, 1);
-    mpk_put_map(reply, 8);
-    mpk_pair_str(reply, "job", "gpt");
-    mpk_pair_str(reply, "run", "abcdef0123456789abcdef0123456789");
-    mpk_pair_str(reply, "state", "ended");
-    mpk_pair_u64(reply, "world", 1);
-    mpk_pair_u64(reply, "first_ns", 1700000000000000000);
-    mpk_pair_u64(reply, "last_ns", 1700003600000000000);
-    mpk_pair_u64(reply, "epoch", 9);
-    mpk_pair_u64(reply, "step", 900);
-    mpk_put_str(reply, "more");
-    mpk_put_bool(reply, false);
+    mpk_text(reply, "{'runs': [{'job': 'gpt', 'run': '" RUN "', 'state': 'ended', 'world': 1,"
+                    " 'first_ns': 1700000000000000000, 'last_ns': 1700003600000000000,"
+                    " 'epoch': 9, 'step': 900}], 'more': false}");
 }
 
 /* Jobs whose name is a code are refused with it. */
@@ -247,31 +184,15 @@ static void test_past_answer(const struct fake *fake, const char *method, uint64
     if (strcmp(method, "history") == 0) {
         past_put_series(reply, params);
     } else if (strcmp(method, "windows") == 0) {
-        mpk_put_map(reply, 3);
-        mpk_pair_str(reply, "job", "gpt");
-        mpk_pair_str(reply, "run", "abcdef0123456789abcdef0123456789");
-        mpk_put_str(reply, "layers");
-        mpk_put_array(reply, 1);
-        mpk_put_map(reply, 6);
-        past_put_layer(reply);
-        mpk_pair_u64(reply, "heads", 2);
-        mpk_put_str(reply, "tracks");
-        mpk_put_array(reply, 0);
-        mpk_put_str(reply, "metrics");
-        mpk_put_array(reply, 3);
-        mpk_put_str(reply, "entropy");
-        mpk_put_str(reply, "gone");
-        mpk_put_str(reply, "sink_rate");
+        mpk_text(reply, "{'job': 'gpt', 'run': '" RUN "', 'layers': [{" LAYER ", 'heads': 2,"
+                        " 'tracks': [], 'metrics': ['entropy', 'gone', 'sink_rate']}]}");
     } else if (strcmp(method, "alerts") == 0) {
         past_put_alerts(reply, strcmp(job, "calm") != 0, strcmp(job, "dead") == 0,
                         strcmp(job, "again") == 0, *job == '\0');
     } else if (strcmp(method, "verdict") == 0) {
         past_put_verdict(reply, strcmp(job, "calm") == 0 ? 12 : 0, strcmp(job, "again") != 0);
     } else if (strcmp(method, "rules") == 0) {
-        mpk_put_array(reply, 1);
-        mpk_put_map(reply, 2);
-        mpk_pair_str(reply, "name", "head_twins");
-        mpk_pair_str(reply, "needs", "needs matrices");
+        mpk_text(reply, "[{'name': 'head_twins', 'needs': 'needs matrices'}]");
     } else if (strcmp(method, "compare") == 0) {
         past_put_comparison(reply, strcmp(job, "same") == 0 ? 0 : 0.25);
     } else if (strcmp(method, "runs") == 0) {
@@ -296,284 +217,201 @@ static void answer_params(const struct fake *fake, const char *method, uint64_t 
     free(text);
 }
 
-static int past_set_up(void **state)
-{
-    static struct fake fake;
-    fake_start(&fake, test_past_answer);
-    *state = &fake;
-    return 0;
-}
-
-static int set_up_params(void **state)
-{
-    static struct fake fake;
-    fake_start(&fake, answer_params);
-    *state = &fake;
-    return 0;
-}
-
-static int past_tear_down(void **state)
-{
-    fake_stop(*state);
-    return 0;
-}
-
-#define FAKE_TEST(name)   TEST_OF(name, struct fake *fake, past_set_up, past_tear_down)
-#define PARAMS_TEST(name) TEST_OF(name, struct fake *fake, set_up_params, past_tear_down)
-
-static void past_assert_says(struct fake *fake, const char *arguments, int status, const char *text)
-{
-    attnctl_finish(attnctl_start(fake->endpoint, arguments), status, text);
-}
+#define FAKE_TEST(name) FAKE_TEST_OF(name, test_past_answer)
+#define SAYS(name, ...) SAYS_OF(name, test_past_answer, __VA_ARGS__)
 
 /* history ----------------------------------------------------------------------------------------
  */
 
-FAKE_TEST(one_head_has_a_row_per_window)
-{
-    past_assert_says(fake, "history gpt --head 2", 0,
-                     "gpt, run abcdef01, decoder.3.self.h2\n"
-                     "entropy_normalized, per 2 epochs every 1\n"
-                     "\n"
-                     "EPOCH  STEP    MEAN     STD     MIN     P10     P50     P90     MAX\n"
-                     "4-5      50  0.0000  0.0000  2.0000  4.0000  5.0000  6.0000  3.0000\n"
-                     "5-6      60       -       -  2.1250  4.1250  5.1250  6.1250  3.1250\n"
-                     "6-7*     70  0.2500  0.2500  2.2500  4.2500  5.2500  6.2500  3.2500\n"
-                     "\n"
-                     "* partial: the window was cut short, or goes on\n"
-                     "there are earlier windows: --count, --from and --to choose others\n");
-}
+SAYS(one_head_has_a_row_per_window,
+     {"history gpt --head 2", 0,
+      "gpt, run abcdef01, decoder.3.self.h2\n"
+      "entropy_normalized, per 2 epochs every 1\n"
+      "\n"
+      "EPOCH  STEP    MEAN     STD     MIN     P10     P50     P90     MAX\n"
+      "4-5      50  0.0000  0.0000  2.0000  4.0000  5.0000  6.0000  3.0000\n"
+      "5-6      60       -       -  2.1250  4.1250  5.1250  6.1250  3.1250\n"
+      "6-7*     70  0.2500  0.2500  2.2500  4.2500  5.2500  6.2500  3.2500\n"
+      "\n"
+      "* partial: the window was cut short, or goes on\n"
+      "there are earlier windows: --count, --from and --to choose others\n"});
 
-FAKE_TEST(all_heads_have_a_column_each)
-{
-    past_assert_says(fake, "history gpt --metric entropy --from 6", 0,
-                     "gpt, run abcdef01, decoder.3.self\n"
-                     "entropy, means, per 2 epochs every 1\n"
-                     "\n"
-                     "EPOCH  STEP      h0      h1\n"
-                     "5-6*     60  0.0000  0.5000\n"
-                     "\n"
-                     "* partial: the window was cut short, or goes on\n"
-                     "there are later windows: --count, --from and --to choose others\n");
-}
+SAYS(all_heads_have_a_column_each,
+     {"history gpt --metric entropy --from 6", 0,
+      "gpt, run abcdef01, decoder.3.self\n"
+      "entropy, means, per 2 epochs every 1\n"
+      "\n"
+      "EPOCH  STEP      h0      h1\n"
+      "5-6*     60  0.0000  0.5000\n"
+      "\n"
+      "* partial: the window was cut short, or goes on\n"
+      "there are later windows: --count, --from and --to choose others\n"});
 
 /* std / sqrt(count), in the last window 0.25 / sqrt(9.25) */
 FAKE_TEST(means_of_sampled_rows_in_the_past_have_a_standard_error)
 {
     setenv("LC_ALL", "C", 1);
-    past_assert_says(
-        fake, "history sampled --head 2 --metric entropy | head -n 8", 0,
-        "gpt, run abcdef01, decoder.3.self.h2\n"
-        "entropy, per 2 epochs every 1\n"
-        "of the rows taken: 18 of about 288 in the newest window, over all heads; "
-        "+-: standard error, at most\n"
-        "\n"
-        "EPOCH  STEP             MEAN     STD     MIN     P10     P50     P90     MAX\n"
-        "4-5      50      0.0000 +- 0  0.0000  2.0000  4.0000  5.0000  6.0000  3.0000\n"
-        "5-6      60                -       -  2.1250  4.1250  5.1250  6.1250  3.1250\n"
-        "6-7*     70  0.2500 +- 0.082  0.2500  2.2500  4.2500  5.2500  6.2500  3.2500\n");
-    past_assert_says(fake, "history sampled --from 6 --metric max_abs_logit | head -n 5", 0,
-                     "gpt, run abcdef01, decoder.3.self\n"
-                     "max_abs_logit, means, per 2 epochs every 1\n"
-                     "\n"
-                     "EPOCH  STEP      h0      h1\n"
-                     "5-6*     60  0.0000  0.5000\n");
+    fake_says(fake, "history sampled --head 2 --metric entropy | head -n 8", 0,
+              "gpt, run abcdef01, decoder.3.self.h2\n"
+              "entropy, per 2 epochs every 1\n"
+              "of the rows taken: 18 of about 288 in the newest window, over all heads; "
+              "+-: standard error, at most\n"
+              "\n"
+              "EPOCH  STEP             MEAN     STD     MIN     P10     P50     P90     MAX\n"
+              "4-5      50      0.0000 +- 0  0.0000  2.0000  4.0000  5.0000  6.0000  3.0000\n"
+              "5-6      60                -       -  2.1250  4.1250  5.1250  6.1250  3.1250\n"
+              "6-7*     70  0.2500 +- 0.082  0.2500  2.2500  4.2500  5.2500  6.2500  3.2500\n");
+    fake_says(fake, "history sampled --from 6 --metric max_abs_logit | head -n 5", 0,
+              "gpt, run abcdef01, decoder.3.self\n"
+              "max_abs_logit, means, per 2 epochs every 1\n"
+              "\n"
+              "EPOCH  STEP      h0      h1\n"
+              "5-6*     60  0.0000  0.5000\n");
     unsetenv("LC_ALL");
 }
 
-FAKE_TEST(what_is_not_known_of_rows_any_more_is_said)
-{
-    past_assert_says(fake, "history thinned --from 6 --metric entropy | head -n 6", 0,
-                     "gpt, run abcdef01, decoder.3.self\n"
-                     "entropy, means, per 2 epochs every 1\n"
-                     "of 9 rows of a head in the newest window; it is not known any more whether "
-                     "these are all\n"
-                     "\n"
-                     "EPOCH  STEP      h0      h1\n"
-                     "5-6*     60  0.0000  0.5000\n");
-}
+SAYS(what_is_not_known_of_rows_any_more_is_said,
+     {"history thinned --from 6 --metric entropy | head -n 6", 0,
+      "gpt, run abcdef01, decoder.3.self\n"
+      "entropy, means, per 2 epochs every 1\n"
+      "of 9 rows of a head in the newest window; it is not known any more whether these are all\n"
+      "\n"
+      "EPOCH  STEP      h0      h1\n"
+      "5-6*     60  0.0000  0.5000\n"});
 
-FAKE_TEST(history_as_csv)
-{
-    past_assert_says(
-        fake, "history gpt --head 1 --csv | head -n 2", 0,
-        "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
-        "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n"
-        "gpt,abcdef0123456789abcdef0123456789,epoch,2,1,4,5,5,50,5,false,decoder,3,self,1,"
-        "entropy_normalized,0,0,2,3,4,5,6,7,8,9\n");
-}
+SAYS(history_as_csv,
+     {"history gpt --head 1 --csv | head -n 2", 0,
+      "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
+      "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n"
+      "gpt,abcdef0123456789abcdef0123456789,epoch,2,1,4,5,5,50,5,false,decoder,3,self,1,"
+      "entropy_normalized,0,0,2,3,4,5,6,7,8,9\n"});
 
-PARAMS_TEST(what_questions_to_the_past_ask)
-{
-    past_assert_says(fake,
-                     "history gpt --run ab --stack decoder --layer 3 --site self --head 2 --metric "
-                     "entropy --window '1 epoch' --from 1 --to 9 --count 7",
-                     1,
-                     "attnctl: attnd refused: "
-                     "{\"job\":\"gpt\",\"run\":\"ab\",\"stack\":\"decoder\",\"layer\":3,\"site\":"
-                     "\"self\",\"metric\":\"entropy\",\"window\":\"1 epoch\",\"head\":2,\"from\":1,"
-                     "\"to\":9,\"limit\":7} (echo)\n");
-    past_assert_says(
-        fake, "roles gpt --site self --head 2 --window '1 epoch'", 1,
-        "attnctl: attnd refused: {\"job\":\"gpt\",\"site\":\"self\",\"window\":\"1 epoch\","
-        "\"head\":2} (echo)\n");
-    past_assert_says(fake, "history gpt", 1,
-                     "attnctl: attnd refused: {\"job\":\"gpt\",\"limit\":20} (echo)\n");
-    past_assert_says(fake, "history gpt --json", 1,
-                     "attnctl: attnd refused: {\"job\":\"gpt\",\"limit\":200000} (echo)\n");
-}
+SAYS_OF(what_questions_to_the_past_ask, answer_params,
+        {"history gpt --run ab --stack decoder --layer 3 --site self --head 2 --metric "
+         "entropy --window '1 epoch' --from 1 --to 9 --count 7",
+         1,
+         "attnctl: attnd refused: "
+         "{\"job\":\"gpt\",\"run\":\"ab\",\"stack\":\"decoder\",\"layer\":3,\"site\":"
+         "\"self\",\"metric\":\"entropy\",\"window\":\"1 epoch\",\"head\":2,\"from\":1,"
+         "\"to\":9,\"limit\":7} (echo)\n"},
+        {"roles gpt --site self --head 2 --window '1 epoch'", 1,
+         "attnctl: attnd refused: {\"job\":\"gpt\",\"site\":\"self\",\"window\":\"1 epoch\","
+         "\"head\":2} (echo)\n"},
+        {"history gpt", 1, "attnctl: attnd refused: {\"job\":\"gpt\",\"limit\":20} (echo)\n"},
+        {"history gpt --json", 1,
+         "attnctl: attnd refused: {\"job\":\"gpt\",\"limit\":200000} (echo)\n"});
 
-FAKE_TEST(refusals_say_what_to_do)
-{
-    past_assert_says(
-        fake, "history history_off", 1,
-        "attnctl: there is no history: it is switched off, or its database cannot be used "
-        "(attnd's log says why; see history.enabled, history.path in attnctl "
-        "config)\n");
-    past_assert_says(fake, "history query_time", 1,
-                     "attnctl: the question took longer than history.query_time: ask for less with "
-                     "--from and --to, or raise it\n");
-    past_assert_says(fake, "history method_unknown", 1,
-                     "attnctl: method is unknown: this attnd is too old for what was asked, "
-                     "update attnd\n");
-    past_assert_says(fake, "history run_unknown", 1,
-                     "attnctl: no run of gpt begins with 'b'; there are a1, a2\n");
-    past_assert_says(fake, "history job_unknown", 1,
-                     "attnctl: no such job: 'job_unknown' (see attnctl jobs)\n");
-    past_assert_says(fake, "history argument", 2, "attnctl: from is greater than to\n");
-    past_assert_says(fake, "history gpt --metric gone", 1,
-                     "attnctl: decoder.3.self has no 'gone'\n");
-    past_assert_says(fake, "history gpt --metric entrpy", 2,
-                     "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean "
-                     "'entropy'?\n");
-}
+SAYS(refusals_say_what_to_do,
+     {"history history_off", 1,
+      "attnctl: there is no history: it is switched off, or its database cannot be used "
+      "(attnd's log says why; see history.enabled, history.path in attnctl config)\n"},
+     {"history query_time", 1,
+      "attnctl: the question took longer than history.query_time: ask for less with "
+      "--from and --to, or raise it\n"},
+     {"history method_unknown", 1,
+      "attnctl: method is unknown: this attnd is too old for what was asked, update attnd\n"},
+     {"history run_unknown", 1, "attnctl: no run of gpt begins with 'b'; there are a1, a2\n"},
+     {"history job_unknown", 1, "attnctl: no such job: 'job_unknown' (see attnctl jobs)\n"},
+     {"history argument", 2, "attnctl: from is greater than to\n"},
+     {"history gpt --metric gone", 1, "attnctl: decoder.3.self has no 'gone'\n"},
+     {"history gpt --metric entrpy", 2,
+      "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean 'entropy'?\n"});
 
-FAKE_TEST(options_of_the_past_are_checked)
-{
-    past_assert_says(fake, "history gpt --run XY", 2,
-                     "attnctl: --run: 'XY': not accepted (valid: the first of its 32 hexadecimal "
-                     "digits) (see attnctl history --help)\n");
-    past_assert_says(fake, "history gpt --from -1", 2,
-                     "attnctl: --from: '-1': not accepted (valid: a whole number) (see attnctl "
-                     "history --help)\n");
-    past_assert_says(
-        fake, "history gpt --head x", 2,
-        "attnctl: --head: 'x': not accepted (valid: 0 to 1048575) (see attnctl history --help)\n");
-    past_assert_says(fake, "history", 2,
-                     "attnctl: JOB is missing; usage: attnctl history JOB [OPTIONS]\n");
-    past_assert_says(fake, "history gpt --all", 2,
-                     "attnctl: --all is not an option of history (see attnctl history --help)\n");
-}
+SAYS(options_of_the_past_are_checked,
+     {"history gpt --run XY", 2,
+      "attnctl: --run: 'XY': not accepted (valid: the first of its 32 hexadecimal "
+      "digits) (see attnctl history --help)\n"},
+     {"history gpt --from -1", 2,
+      "attnctl: --from: '-1': not accepted (valid: a whole number) (see attnctl history --help)\n"},
+     {"history gpt --head x", 2,
+      "attnctl: --head: 'x': not accepted (valid: 0 to 1048575) (see attnctl history --help)\n"},
+     {"history", 2, "attnctl: JOB is missing; usage: attnctl history JOB [OPTIONS]\n"},
+     {"history gpt --all", 2,
+      "attnctl: --all is not an option of history (see attnctl history --help)\n"});
 
 /* alerts -----------------------------------------------------------------------------------------
  */
 
-FAKE_TEST(something_firing_is_bad_news)
-{
-    past_assert_says(
-        fake, "alerts gpt", 1,
-        "SEVERITY  RUN       RULE              WHERE              STATE   VALUE    BOUND  SINCE\n"
-        "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing  0.03125  0.1    "
-        "step 1150\n"
-        "\n"
-        "entropy of head 2 is low\n");
-}
+SAYS(something_firing_is_bad_news,
+     {"alerts gpt", 1,
+      "SEVERITY  RUN       RULE              WHERE              STATE   VALUE    BOUND  SINCE\n"
+      "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing  0.03125  0.1    step 1150\n"
+      "\n"
+      "entropy of head 2 is low\n"});
 
-FAKE_TEST(an_alert_that_fired_at_the_end_is_bad_news)
-{
-    past_assert_says(
-        fake, "alerts dead", 1,
-        "SEVERITY  RUN       RULE              WHERE              STATE          VALUE    BOUND  "
-        "SINCE\n"
-        "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing at end  0.03125  0.1    "
-        "step 1150\n"
-        "\n"
-        "entropy of head 2 is low\n");
-}
+SAYS(an_alert_that_fired_at_the_end_is_bad_news,
+     {"alerts dead", 1,
+      "SEVERITY  RUN       RULE              WHERE              STATE          VALUE    BOUND  "
+      "SINCE\n"
+      "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing at end  0.03125  0.1    "
+      "step 1150\n"
+      "\n"
+      "entropy of head 2 is low\n"});
 
-FAKE_TEST(calm_is_good_news)
-{
-    past_assert_says(fake, "alerts calm", 0,
-                     "nothing is firing; attnctl alerts --all shows earlier ones\n"
-                     "12 checks passed; 2 not measured:\n"
-                     "  head_twins: needs matrices\n"
-                     "  mine\n");
-    past_assert_says(fake, "alerts again", 0, /* what fires is of an earlier run */
-                     "nothing is firing; attnctl alerts --all shows earlier ones\n"
-                     "No rule is in force: alerts are switched off, or none is of this job\n"
-                     "1 fired at the end of runs that a newer run of their job followed\n");
-    past_assert_says(fake, "alerts again --json >/dev/null", 0, "");
-    past_assert_says(fake, "alerts calm --all", 0,
-                     "nothing is firing\n"
-                     "12 checks passed; 2 not measured:\n"
-                     "  head_twins: needs matrices\n"
-                     "  mine\n"
-                     "SEVERITY  RUN       RULE     WHERE    STATE     VALUE  BOUND  SINCE\n"
-                     "warning   ab000000  silence  the run  resolved  -      0.1    step 1150\n"
-                     "there are earlier ones: --count shows more\n");
-}
+SAYS(calm_is_good_news,
+     {"alerts calm", 0,
+      "nothing is firing; attnctl alerts --all shows earlier ones\n"
+      "12 checks passed; 2 not measured:\n"
+      "  head_twins: needs matrices\n"
+      "  mine\n"},
+     {"alerts again", 0, /* what fires is of an earlier run */
+      "nothing is firing; attnctl alerts --all shows earlier ones\n"
+      "No rule is in force: alerts are switched off, or none is of this job\n"
+      "1 fired at the end of runs that a newer run of their job followed\n"},
+     {"alerts again --json >/dev/null", 0, ""},
+     {"alerts calm --all", 0,
+      "nothing is firing\n"
+      "12 checks passed; 2 not measured:\n"
+      "  head_twins: needs matrices\n"
+      "  mine\n"
+      "SEVERITY  RUN       RULE     WHERE    STATE     VALUE  BOUND  SINCE\n"
+      "warning   ab000000  silence  the run  resolved  -      0.1    step 1150\n"
+      "there are earlier ones: --count shows more\n"});
 
-FAKE_TEST(alerts_of_all_jobs_name_the_job)
-{
-    past_assert_says(fake, "alerts | cut -c1-41", 0,
-                     "SEVERITY  JOB  RUN       RULE            \n"
-                     "critical  gpt  ab000000  entropy_collapse\n"
-                     "warning   gpt  ab000000  silence         \n"
-                     "\n"
-                     "gpt: entropy of head 2 is low\n"
-                     "gpt: silent\n");
-}
+SAYS(alerts_of_all_jobs_name_the_job, {"alerts | cut -c1-41", 0,
+                                       "SEVERITY  JOB  RUN       RULE            \n"
+                                       "critical  gpt  ab000000  entropy_collapse\n"
+                                       "warning   gpt  ab000000  silence         \n"
+                                       "\n"
+                                       "gpt: entropy of head 2 is low\n"
+                                       "gpt: silent\n"});
 
-FAKE_TEST(all_alerts_are_one_list_with_each_once)
-{
-    past_assert_says(fake, "alerts --all | head -n 5 | cut -c1-41", 0,
-                     "SEVERITY  JOB  RUN       RULE            \n"
-                     "critical  gpt  ab000000  entropy_collapse\n"
-                     "warning   gpt  ab000000  silence         \n"
-                     "\n"
-                     "gpt: entropy of head 2 is low\n");
-}
+SAYS(all_alerts_are_one_list_with_each_once, {"alerts --all | head -n 5 | cut -c1-41", 0,
+                                              "SEVERITY  JOB  RUN       RULE            \n"
+                                              "critical  gpt  ab000000  entropy_collapse\n"
+                                              "warning   gpt  ab000000  silence         \n"
+                                              "\n"
+                                              "gpt: entropy of head 2 is low\n"});
 
 /* compare ----------------------------------------------------------------------------------------
  */
 
-FAKE_TEST(compare_ranks_heads)
-{
-    past_assert_says(fake, "compare gpt/ab gpt/01 --count 1", 0,
-                     "a: gpt, run abcdef01, 20 windows, 80 to 99\n"
-                     "b: gpt, run 01234567, 20 windows, 80 to 99\n"
-                     "\n"
-                     "HEAD               DISTANCE  MOST BY   JS  MEAN A  MEAN B\n"
-                     "decoder.3.self.h2      0.25  entropy  0.5     2.5    0.25\n"
-                     "1 head only in b\n"
-                     "there are more heads: --count shows them\n");
-}
+SAYS(compare_ranks_heads, {"compare gpt/ab gpt/01 --count 1", 0,
+                           "a: gpt, run abcdef01, 20 windows, 80 to 99\n"
+                           "b: gpt, run 01234567, 20 windows, 80 to 99\n"
+                           "\n"
+                           "HEAD               DISTANCE  MOST BY   JS  MEAN A  MEAN B\n"
+                           "decoder.3.self.h2      0.25  entropy  0.5     2.5    0.25\n"
+                           "1 head only in b\n"
+                           "there are more heads: --count shows them\n"});
 
-FAKE_TEST(runs_that_are_alike_have_no_table)
-{
-    past_assert_says(fake, "compare same same", 0,
-                     "a: gpt, run abcdef01, 20 windows, 80 to 99\n"
-                     "b: gpt, run 01234567, 20 windows, 80 to 99\n"
-                     "no head differs\n"
-                     "1 head only in b\n"
-                     "there are more heads: --count shows them\n");
-}
+SAYS(runs_that_are_alike_have_no_table, {"compare same same", 0,
+                                         "a: gpt, run abcdef01, 20 windows, 80 to 99\n"
+                                         "b: gpt, run 01234567, 20 windows, 80 to 99\n"
+                                         "no head differs\n"
+                                         "1 head only in b\n"
+                                         "there are more heads: --count shows them\n"});
 
-PARAMS_TEST(what_compare_asks)
-{
-    past_assert_says(fake, "compare gpt/ab bert --metric entropi", 2,
-                     "attnctl: --metric: 'entropi': unknown: did you mean 'entropy'?\n");
-    past_assert_says(fake, "compare gpt/ab bert --metric entropy", 1,
-                     "attnctl: attnd refused: {\"job\":\"gpt\",\"run\":\"ab\",\"job_b\":\"bert\","
-                     "\"metric\":\"entropy\",\"limit\":20} (echo)\n");
-    past_assert_says(fake, "compare gpt/ g/x", 2,
-                     "attnctl: 'gpt/': not a run (valid: JOB, or JOB/RUN with the first digits of "
-                     "it)\n");
-    past_assert_says(
-        fake, "compare gpt bert/XYZ", 2,
-        "attnctl: 'bert/XYZ': not a run (valid: JOB, or JOB/RUN with the first digits of "
-        "it)\n");
-}
+SAYS_OF(what_compare_asks, answer_params,
+        {"compare gpt/ab bert --metric entropi", 2,
+         "attnctl: --metric: 'entropi': unknown: did you mean 'entropy'?\n"},
+        {"compare gpt/ab bert --metric entropy", 1,
+         "attnctl: attnd refused: {\"job\":\"gpt\",\"run\":\"ab\",\"job_b\":\"bert\","
+         "\"metric\":\"entropy\",\"limit\":20} (echo)\n"},
+        {"compare gpt/ g/x", 2,
+         "attnctl: 'gpt/': not a run (valid: JOB, or JOB/RUN with the first digits of it)\n"},
+        {"compare gpt bert/XYZ", 2,
+         "attnctl: 'bert/XYZ': not a run (valid: JOB, or JOB/RUN with the first digits of it)\n"});
 
 /* export -----------------------------------------------------------------------------------------
  */
@@ -582,50 +420,35 @@ PARAMS_TEST(what_compare_asks)
     "gpt,abcdef0123456789abcdef0123456789,epoch,2,1," last ",decoder,3,self,0,entropy," values "\n"
 
 /* Three pages; `gone` has nothing, and is no reason to stop. */
-FAKE_TEST(export_goes_from_page_to_page)
-{
-    past_assert_says(
-        fake, "export gpt --csv --head 0 --metric entropy --metric gone", 0,
-        "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
-        "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n" ROW(
-            "4,5,5,50,5,false", "0,0,2,3,4,5,6,7,8,9")
-            ROW("5,6,6,60,6,false", ",,2.125,3.125,4.125,5.125,6.125,7.125,8.125,9.125")
-                ROW("6,7,7,70,7,true", "0.25,0.25,2.25,3.25,4.25,5.25,6.25,7.25,8.25,9.25")
-                    ROW("7,8,8,80,8,true", "0,0,2,3,4,5,6,7,8,9"));
-}
+SAYS(export_goes_from_page_to_page,
+     {"export gpt --csv --head 0 --metric entropy --metric gone", 0,
+      "job,run,unit,length,every,first_unit,last_unit,epoch,step,time_ns,partial,stack,"
+      "layer,site,head,metric,mean,std,min,max,p10,p50,p90,p99,last,count\n" ROW(
+          "4,5,5,50,5,false", "0,0,2,3,4,5,6,7,8,9")
+          ROW("5,6,6,60,6,false", ",,2.125,3.125,4.125,5.125,6.125,7.125,8.125,9.125")
+              ROW("6,7,7,70,7,true", "0.25,0.25,2.25,3.25,4.25,5.25,6.25,7.25,8.25,9.25")
+                  ROW("7,8,8,80,8,true", "0,0,2,3,4,5,6,7,8,9")});
 
-FAKE_TEST(export_as_json_is_an_object_per_line)
-{
-    past_assert_says(
-        fake, "export gpt --json --head 0 --metric entropy | head -n 2 | tail -n 1", 0,
-        "{\"job\":\"gpt\",\"run\":\"abcdef0123456789abcdef0123456789\",\"unit\":\"epoch\","
-        "\"length\":2,\"every\":1,\"first_unit\":5,\"last_unit\":6,\"epoch\":6,\"step\":60,"
-        "\"time_ns\":6,\"partial\":false,\"stack\":\"decoder\",\"layer\":3,\"site\":"
-        "\"self\",\"head\":0,\"metric\":\"entropy\",\"mean\":null,\"std\":null,"
-        "\"min\":2.125,\"max\":3.125,\"p10\":4.125,\"p50\":5.125,\"p90\":6.125,\"p99\":7."
-        "125,\"last\":"
-        "8.125,\"count\":9.125}\n");
-}
+SAYS(export_as_json_is_an_object_per_line,
+     {"export gpt --json --head 0 --metric entropy | head -n 2 | tail -n 1", 0,
+      "{\"job\":\"gpt\",\"run\":\"abcdef0123456789abcdef0123456789\",\"unit\":\"epoch\","
+      "\"length\":2,\"every\":1,\"first_unit\":5,\"last_unit\":6,\"epoch\":6,\"step\":60,"
+      "\"time_ns\":6,\"partial\":false,\"stack\":\"decoder\",\"layer\":3,\"site\":"
+      "\"self\",\"head\":0,\"metric\":\"entropy\",\"mean\":null,\"std\":null,"
+      "\"min\":2.125,\"max\":3.125,\"p10\":4.125,\"p50\":5.125,\"p90\":6.125,\"p99\":7."
+      "125,\"last\":8.125,\"count\":9.125}\n"});
 
-FAKE_TEST(export_needs_a_format_and_a_metric)
-{
-    past_assert_says(fake, "export gpt", 2,
-                     "attnctl: give --csv or --json (one object per line)\n");
-    past_assert_says(
-        fake, "export gpt --json --metric nothing", 2,
-        "attnctl: --metric: 'nothing': not in run abcdef01 of gpt (valid: entropy, gone, "
-        "sink_rate)\n");
-    past_assert_says(fake, "export gpt --json --metric entrpy", 2,
-                     "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean "
-                     "'entropy'?\n");
-}
+SAYS(export_needs_a_format_and_a_metric,
+     {"export gpt", 2, "attnctl: give --csv or --json (one object per line)\n"},
+     {"export gpt --json --metric nothing", 2,
+      "attnctl: --metric: 'nothing': not in run abcdef01 of gpt (valid: entropy, gone, "
+      "sink_rate)\n"},
+     {"export gpt --json --metric entrpy", 2,
+      "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean 'entropy'?\n"});
 
 /* runs -------------------------------------------------------------------------------------------
  */
 
-FAKE_TEST(runs_are_listed)
-{
-    past_assert_says(fake, "runs gpt", 0,
-                     "JOB       RUN  STATE             FIRST              LAST  EPOCH  STEP\n"
-                     "gpt  abcdef01  ended  2023-11-14 22:13  2023-11-14 23:13      9   900\n");
-}
+SAYS(runs_are_listed, {"runs gpt", 0,
+                       "JOB       RUN  STATE             FIRST              LAST  EPOCH  STEP\n"
+                       "gpt  abcdef01  ended  2023-11-14 22:13  2023-11-14 23:13      9   900\n"});

@@ -1,71 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* Where maps come from: array files of every kind, recordings, an attnd; what is not there is
- * refused with what is. */
+/* Where maps come from: array files of every kind, and an attnd; what is not there is refused with
+ * what is. */
 #include "tests/unit/cli/fake.h"
-
-#include "proto/header.h"
-#include "clients/cli/recording/internal.h"
-#include "clients/cli/source/source.h"
+#include "tests/unit/cli/source/opened.h"
+#include "tests/unit/mpk_text.h"
 
 #include <unistd.h>
 #include <zip.h>
 
 enum { B = 2, H = 3, Q = 4, K = 5, MAP = Q * K, COUNT = B * H * MAP };
-
-struct fixture {
-    char directory[64], path[128], error[SOURCE_ERROR_MAX];
-    struct source_request request;
-    struct source *source;
-    char *file;
-};
-
-static int source_set_up(void **state)
-{
-    static struct fixture f;
-    f = (struct fixture){.directory = "/tmp/attnd-source-XXXXXX"};
-    assert_non_null(mkdtemp(f.directory));
-    f.file = f.path;
-    f.request = (struct source_request){.files = &f.file, .file_count = 1};
-    *state = &f;
-    return 0;
-}
-
-static int source_tear_down(void **state)
-{
-    struct fixture *f = *state;
-    source_free(&f->source);
-    unlink(f->path);
-    return rmdir(f->directory);
-}
-
-#define SOURCE_TEST(name) TEST_OF(name, struct fixture *f, source_set_up, source_tear_down)
-
-static void source_open_source(struct fixture *f)
-{
-    int code = source_open(&f->request, &f->source, f->error);
-    if (code != CLI_OK) {
-        print_error("%s\n", f->error);
-    }
-    assert_int_equal(code, CLI_OK);
-}
-
-/* The error without the file's name, which is the test's own. */
-static void expect_refusal(struct fixture *f, int code, const char *part)
-{
-    assert_int_equal(source_open(&f->request, &f->source, f->error), code);
-    assert_null(f->source);
-    if (!strstr(f->error, part)) {
-        print_error("%s\n", f->error);
-    }
-    assert_non_null(strstr(f->error, part));
-}
-
-static const struct source_layer *layer_of(struct fixture *f, size_t index)
-{
-    const struct source_layer *layers;
-    assert_true(index < source_layers(f->source, &layers));
-    return &layers[index];
-}
 
 /* Files ------------------------------------------------------------------------------------------
  */
@@ -173,7 +116,7 @@ static void source_expect_map(struct fixture *f, uint32_t sample, uint32_t head)
 /* Forwards, backwards, and the same one twice. */
 static void expect_all_maps(struct fixture *f)
 {
-    const struct source_layer *layer = layer_of(f, 0);
+    const struct source_layer *layer = opened_layer(f, 0);
     assert_true(layer->batch == B && layer->heads == H && layer->queries == Q && layer->keys == K);
     assert_true(layer->rows == Q && layer->columns == K && layer->first_sample == 0);
     for (uint32_t b = 0; b < B; b++) {
@@ -194,7 +137,7 @@ SOURCE_TEST(maps_of_every_dtype_are_read)
     for (size_t i = 0; i < sizeof descr / sizeof descr[0]; i++) {
         struct bytes bytes = make_npy(descr[i]);
         source_write_file(f, "decoder.0.self.npy", &bytes);
-        source_open_source(f);
+        opened_open(f);
         assert_int_equal(source_kind(f->source), SOURCE_FILES);
         assert_string_equal(source_run(f->source), "");
         expect_all_maps(f);
@@ -208,10 +151,10 @@ SOURCE_TEST(archives_are_read_whether_packed_or_not)
     struct bytes plain = make_npy("<f4"), fortran = make_fortran();
     for (int i = 0; i < 4; i++) {
         write_npz(f, methods[i & 1], "encoder.2.cross.npy", i < 2 ? &plain : &fortran);
-        source_open_source(f);
+        opened_open(f);
         expect_all_maps(f);
-        assert_true(layer_of(f, 0)->id.stack == STACK_ENCODER && layer_of(f, 0)->id.layer == 2 &&
-                    layer_of(f, 0)->id.site == SITE_CROSS);
+        assert_true(opened_layer(f, 0)->id.stack == STACK_ENCODER &&
+                    opened_layer(f, 0)->id.layer == 2 && opened_layer(f, 0)->id.site == SITE_CROSS);
         source_free(&f->source);
     }
 }
@@ -220,7 +163,7 @@ SOURCE_TEST(fortran_order_is_turned)
 {
     struct bytes bytes = make_fortran();
     source_write_file(f, "decoder.0.self.npy", &bytes);
-    source_open_source(f);
+    opened_open(f);
     expect_all_maps(f);
 }
 
@@ -241,7 +184,7 @@ SOURCE_TEST(a_damaged_entry_is_refused_when_it_is_read)
         assert_int_equal(fseek(file, i == 0 ? 10000 : -400, i == 0 ? SEEK_SET : SEEK_END), 0);
         putc(0x55, file);
         fclose(file);
-        source_open_source(f);
+        opened_open(f);
         assert_int_equal(source_map(f->source, 0, 0, 1, map, f->error), CLI_USAGE);
         assert_non_null(strstr(f->error, "maps.npz: decoder.0.self: corrupt: "));
         source_free(&f->source);
@@ -253,7 +196,7 @@ SOURCE_TEST(the_mean_is_over_heads)
     struct bytes bytes = make_npy("<f4");
     float mean[MAP];
     source_write_file(f, "decoder.0.self.npy", &bytes);
-    source_open_source(f);
+    opened_open(f);
     assert_int_equal(source_mean(f->source, 0, 1, mean, f->error), CLI_OK);
     for (uint32_t n = 0; n < MAP; n++) {
         assert_true(mean[n] == (float)(H * MAP + MAP + n)); /* head 1 is the middle one */
@@ -265,7 +208,7 @@ SOURCE_TEST(what_is_not_there_is_named)
     struct bytes bytes = make_npy("<f4");
     float map[MAP];
     source_write_file(f, "decoder.0.self.npy", &bytes);
-    source_open_source(f);
+    opened_open(f);
     assert_int_equal(source_map(f->source, 0, 2, 0, map, f->error), CLI_USAGE);
     assert_string_equal(f->error, "--sample: decoder.0.self has no sample 2 (valid: 0 to 1)");
     assert_int_equal(source_map(f->source, 0, 0, 3, map, f->error), CLI_USAGE);
@@ -276,9 +219,9 @@ SOURCE_TEST(files_that_are_none_are_refused)
 {
     struct bytes bytes = {.data = "nothing", .size = 7};
     snprintf(f->path, sizeof f->path, "%s/x.npy", f->directory);
-    expect_refusal(f, CLI_USAGE, "x.npy: No such file or directory");
+    opened_expect_refusal(f, CLI_USAGE, "x.npy: No such file or directory");
     source_write_file(f, "x.npy", &bytes);
-    expect_refusal(f, CLI_USAGE, "x.npy: not a .npy file");
+    opened_expect_refusal(f, CLI_USAGE, "x.npy: not a .npy file");
 }
 
 /* Layers -----------------------------------------------------------------------------------------
@@ -319,7 +262,7 @@ SOURCE_TEST(layers_are_sorted_and_found_by_parts_of_their_names)
                                         "decoder.0.self"};
     size_t found;
     write_safetensors(f, names, 4);
-    source_open_source(f);
+    opened_open(f);
     expect_layer(f, NULL, 0);
     expect_layer(f, "encoder.0.self", 0);
     expect_layer(f, "encoder", 0);
@@ -344,11 +287,11 @@ SOURCE_TEST(projections_have_no_map)
                                                                               "weights.0.wq"};
     const struct source_layer *layers;
     write_safetensors(f, maps, 2);
-    source_open_source(f);
+    opened_open(f);
     assert_int_equal(source_layers(f->source, &layers), 1);
     source_free(&f->source);
     write_safetensors(f, none, 1);
-    expect_refusal(f, CLI_USAGE, "of projections there are no maps");
+    opened_expect_refusal(f, CLI_USAGE, "of projections there are no maps");
 }
 
 /* Queries and keys -------------------------------------------------------------------------------
@@ -382,14 +325,14 @@ SOURCE_TEST(maps_of_queries_and_keys_are_made)
 {
     double e3 = 1 / (1 + exp(3)), e6 = 1 / (1 + exp(6)), e15 = 1 / (1 + exp(1.5));
     write_qk(f);
-    source_open_source(f);
-    assert_int_equal(layer_of(f, 0)->tier, MESSAGE_QK);
+    opened_open(f);
+    assert_int_equal(opened_layer(f, 0)->tier, MESSAGE_QK);
     expect_weights(f, 0, (double[]){e3, 1 - e3, e6, 1 - e6});
     expect_weights(f, 1, (double[]){0.5, 0.5, 1 - e3, e3});
     source_free(&f->source);
     f->request.causal = true;
     f->request.scale = 0.5;
-    source_open_source(f);
+    opened_open(f);
     expect_weights(f, 0, (double[]){1, 0, e3, 1 - e3});
     expect_weights(f, 1, (double[]){1, 0, 1 - e15, e15});
 }
@@ -397,35 +340,29 @@ SOURCE_TEST(maps_of_queries_and_keys_are_made)
 /* Labels -----------------------------------------------------------------------------------------
  */
 
-static void expect_labels_refused(struct fixture *f, const char *why)
-{
-    assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_USAGE);
-    assert_string_equal(f->error, why);
-}
-
 SOURCE_TEST(tokens_are_words)
 {
     struct bytes bytes = make_npy("<f4");
     source_write_file(f, "decoder.0.self.npy", &bytes);
     f->request.tokens = "  the cat  sat \xff";
-    source_open_source(f);
+    opened_open(f);
     assert_string_equal(source_label(f->source, 0, 1, 0), "the");
     assert_string_equal(source_label(f->source, 0, 0, 2), "sat");
     assert_string_equal(source_label(f->source, 0, 0, 3), "\xef\xbf\xbd");
     assert_null(source_label(f->source, 0, 0, 4));
     assert_string_equal(source_query_label(f->source, 0, 0, 1), "cat");
-    expect_labels_refused(f, "4 tokens were given, but decoder.0.self has 5 keys");
+    opened_expect_labels_refused(f, "4 tokens were given, but decoder.0.self has 5 keys");
     source_free(&f->source);
     f->request.tokens = "a b c d e";
-    source_open_source(f);
+    opened_open(f);
     assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_OK);
     source_free(&f->source);
     f->request.tokens = "a b c d e f";
-    source_open_source(f);
-    expect_labels_refused(f, "6 tokens were given, but decoder.0.self has 5 keys");
+    opened_open(f);
+    opened_expect_labels_refused(f, "6 tokens were given, but decoder.0.self has 5 keys");
     source_free(&f->source);
     f->request.tokens = "  ";
-    expect_refusal(f, CLI_USAGE, "--tokens: there are no tokens in it");
+    opened_expect_refusal(f, CLI_USAGE, "--tokens: there are no tokens in it");
 }
 
 SOURCE_TEST(labels_are_lines)
@@ -436,264 +373,14 @@ SOURCE_TEST(labels_are_lines)
     memcpy(path, f->path, sizeof path);
     source_write_file(f, "decoder.0.self.npy", &bytes);
     f->request.labels = path;
-    source_open_source(f);
+    opened_open(f);
     assert_string_equal(source_label(f->source, 0, 0, 0), "the cat");
     assert_string_equal(source_label(f->source, 0, 0, 1), "");
     assert_string_equal(source_label(f->source, 0, 0, 2), "sat");
     assert_null(source_label(f->source, 0, 0, 3));
     source_free(&f->source);
     unlink(path);
-    expect_refusal(f, CLI_USAGE, "labels: No such file or directory");
-}
-
-/* Recordings -------------------------------------------------------------------------------------
- */
-
-/* One message of a layer: `heads` of 2 heads of maps [1, heads, 1, 2] with the weights
- * (w, 1 - w). */
-struct message {
-    uint8_t run;
-    uint32_t rank, layer, first_head, heads, stride;
-    uint64_t step;
-    float weight;
-    const char *const *labels; /* [2] or NULL */
-    int32_t *k_len;            /* [1] or NULL */
-    const uint8_t *mask;       /* [1, 1, 2] or NULL */
-};
-
-static void source_record(struct recorder *recorder, const struct message *m, char *reterr)
-{
-    char topic[TOPIC_MAX];
-    float weights[4] = {m->weight, 1 - m->weight, m->weight, 1 - m->weight};
-    struct header header = {
-        .type = MESSAGE_ATTENTION,
-        .job = "job",
-        .run = {m->run},
-        .rank = m->rank,
-        .world = 4,
-        .step = m->step,
-        .layer = {STACK_DECODER, m->layer, SITE_SELF},
-        .tensor_count = m->mask ? 2 : 1,
-        .tensors = {{TENSOR_WEIGHTS, DTYPE_F32, 4, {1, m->heads, 1, 2}, 8 * m->heads},
-                    {TENSOR_MASK, DTYPE_U8, 3, {1, 1, 2}, 2}},
-        .q_stride = m->stride,
-        .head_offset = m->first_head,
-        .heads_total = 2,
-        .labels = m->labels,
-        .label_count = m->labels ? 2 : 0,
-        .batch = 1,
-        .k_len = m->k_len,
-        .q_offset = m->mask ? 1 : 0, /* behind the padding */
-    };
-    OWNED(mpk_writer_clear) struct mpk_writer writer;
-    mpk_writer_init(&writer);
-    assert_int_equal(header_encode(&header, &writer), 0);
-    struct recording_frame frames[] = {{topic, topic_layer("tensor", "job", header.layer, topic)},
-                                       {writer.buffer.data, writer.buffer.size},
-                                       {weights, 8 * m->heads},
-                                       {m->mask, 2}};
-    assert_int_equal(recorder_write(recorder, 1, frames, m->mask ? 4 : 3, reterr), 0);
-}
-
-static void write_recording(struct fixture *f, const struct message *messages, size_t count)
-{
-    struct recorder recorder;
-    snprintf(f->path, sizeof f->path, "%s/run.rec", f->directory);
-    assert_int_equal(recorder_open(f->path, true, 1, &recorder, f->error), 0);
-    for (size_t i = 0; i < count; i++) {
-        source_record(&recorder, &messages[i], f->error);
-    }
-    assert_int_equal(recorder_close(&recorder, f->error), 0);
-}
-
-#define WRITE(f, ...)                                                                              \
-    write_recording(f, (const struct message[]){__VA_ARGS__},                                      \
-                    sizeof((const struct message[]){__VA_ARGS__}) / sizeof(struct message))
-
-static void expect_weight(struct fixture *f, size_t layer, uint32_t head, float weight)
-{
-    float map[2] = {-1, -1};
-    assert_int_equal(source_map(f->source, layer, 0, head, map, f->error), CLI_OK);
-    assert_true(map[0] == weight && map[1] == 1 - weight);
-}
-
-SOURCE_TEST(the_newest_message_of_each_layer_counts)
-{
-    WRITE(f, {.layer = 1, .heads = 2, .step = 1, .weight = 0.125},
-          {.layer = 0, .heads = 2, .step = 1, .weight = 0.25},
-          {.layer = 0, .heads = 2, .step = 3, .weight = 0.5},
-          {.layer = 0, .heads = 2, .step = 2, .weight = 0.75} /* of a rank that is behind */);
-    source_open_source(f);
-    const struct source_layer *layers;
-    assert_int_equal(source_layers(f->source, &layers), 2);
-    assert_int_equal(source_kind(f->source), SOURCE_RECORDING);
-    assert_int_equal(layers[0].step, 3);
-    assert_int_equal(layers[1].step, 1);
-    expect_weight(f, 0, 1, 0.5);
-    expect_weight(f, 1, 0, 0.125);
-}
-
-SOURCE_TEST(a_sample_of_rows_is_no_map)
-{
-    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25},
-          {.heads = 2, .step = 2, .stride = 3, .weight = 0.5});
-    source_open_source(f);
-    expect_weight(f, 0, 0, 0.25);
-    source_free(&f->source);
-    WRITE(f, {.heads = 2, .step = 2, .stride = 3, .weight = 0.5});
-    expect_refusal(f, CLI_USAGE,
-                   "1 messages, but no whole map of attention nor its queries and keys");
-}
-
-SOURCE_TEST(a_step_is_found_or_the_nearest_named)
-{
-    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25}, {.heads = 2, .step = 5, .weight = 0.5},
-          {.heads = 2, .step = 9, .weight = 0.75});
-    f->request.at_step = true;
-    f->request.step = 5;
-    source_open_source(f);
-    expect_weight(f, 0, 0, 0.5);
-    source_free(&f->source);
-    f->request.step = 6;
-    expect_refusal(f, CLI_USAGE, "has no map of step 6 (the nearest: 5, 9)");
-    f->request.step = 10;
-    expect_refusal(f, CLI_USAGE, "has no map of step 10 (the nearest: 9)");
-}
-
-SOURCE_TEST(heads_in_slices_are_put_together)
-{
-    WRITE(f, {.heads = 1, .step = 1, .weight = 0.125},
-          {.rank = 1, .first_head = 1, .heads = 1, .step = 2, .weight = 0.25},
-          {.rank = 2, .heads = 1, .step = 2, .weight = 0.5},
-          {.rank = 0, .heads = 1, .step = 2, .weight = 0.75});
-    source_open_source(f);
-    assert_int_equal(layer_of(f, 0)->heads, 2);
-    expect_weight(f, 0, 0, 0.75); /* of the lowest rank */
-    expect_weight(f, 0, 1, 0.25);
-}
-
-SOURCE_TEST(a_head_that_did_not_come_is_named)
-{
-    float map[2];
-    WRITE(f, {.heads = 1, .step = 2, .weight = 0.125});
-    source_open_source(f);
-    assert_int_equal(source_map(f->source, 0, 0, 1, map, f->error), CLI_USAGE);
-    assert_string_equal(f->error, "the recording has no head 1 of decoder.0.self at step 2: heads "
-                                  "come in slices over ranks");
-}
-
-SOURCE_TEST(the_newest_run_counts_unless_another_is_asked_for)
-{
-    WRITE(f, {.run = 1, .heads = 2, .step = 7, .weight = 0.25},
-          {.run = 2, .heads = 2, .step = 1, .weight = 0.5},
-          {.run = 1, .heads = 2, .step = 8, .weight = 0.75});
-    source_open_source(f);
-    assert_string_equal(source_run(f->source), "02000000000000000000000000000000");
-    expect_weight(f, 0, 0, 0.5);
-    source_free(&f->source);
-    f->request.run = "01";
-    source_open_source(f);
-    expect_weight(f, 0, 0, 0.75);
-    source_free(&f->source);
-    f->request.run = "03";
-    expect_refusal(f, CLI_USAGE, "has no map of a run 03...");
-}
-
-SOURCE_TEST(the_nearest_steps_are_of_the_run_that_is_looked_at)
-{
-    WRITE(f, {.run = 1, .heads = 2, .step = 20}, {.run = 1, .heads = 2, .step = 40},
-          {.run = 2, .heads = 2, .step = 10}, {.run = 2, .heads = 2, .step = 90});
-    f->request.at_step = true;
-    f->request.step = 30;
-    expect_refusal(f, CLI_USAGE, "has no map of step 30 (the nearest: 10, 90)");
-}
-
-/* As attnctl record --force does it, while somebody reads. */
-SOURCE_TEST(a_recording_that_is_written_again_meanwhile_is_refused)
-{
-    float map[2];
-    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25});
-    source_open_source(f);
-    WRITE(f, {.layer = 7, .heads = 2, .step = 1, .weight = 0.5});
-    assert_int_equal(source_map(f->source, 0, 0, 0, map, f->error), CLI_USAGE);
-    assert_string_equal(f->error, "the recording was changed while it was read");
-}
-
-SOURCE_TEST(labels_of_a_recording_are_of_its_first_sample)
-{
-    static const char *const labels[] = {"the", "cat"};
-    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .labels = labels});
-    source_open_source(f);
-    expect_weight(f, 0, 0, 0.25);
-    assert_string_equal(source_label(f->source, 0, 0, 1), "cat");
-    assert_string_equal(source_query_label(f->source, 0, 0, 0), "the");
-    assert_null(source_label(f->source, 0, 0, 2));
-    assert_null(source_label(f->source, 0, 1, 0));
-    expect_weight(f, 0, 1, 0.25);
-}
-
-SOURCE_TEST(padding_of_a_recording_is_left_out)
-{
-    static const char *const labels[] = {"the", "cat"};
-    static int32_t one = 1;
-    static const uint8_t second[] = {0, 1};
-    float weight = -1;
-    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .labels = labels, .k_len = &one},
-          {.layer = 1, .heads = 2, .step = 1, .weight = 0.25, .labels = labels, .mask = second});
-    source_open_source(f);
-    for (uint32_t layer = 0; layer < 2; layer++) {
-        const struct source_layer *l = layer_of(f, layer);
-        assert_int_equal(source_trim(f->source, layer, 0, f->error), CLI_OK);
-        assert_int_equal(l->keys, 1);
-        assert_int_equal(l->columns, 1);
-        assert_int_equal(l->padding_keys, 1);
-        assert_int_equal(l->padding_queries, 0);
-        assert_int_equal(source_map(f->source, layer, 0, 1, &weight, f->error), CLI_OK);
-        assert_true(weight == (layer == 0 ? 0.25f : 0.75f));
-        assert_string_equal(source_label(f->source, layer, 0, 0), labels[layer]);
-        assert_string_equal(source_query_label(f->source, layer, 0, 0), labels[layer]);
-    }
-}
-
-SOURCE_TEST(given_labels_are_of_the_keys_shown_or_of_all)
-{
-    static const uint8_t second[] = {0, 1};
-    static const char *const tokens[] = {"cat", "the cat"};
-    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .mask = second});
-    for (int i = 0; i < 2; i++) {
-        f->request.tokens = tokens[i];
-        source_open_source(f);
-        assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_OK);
-        assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_OK);
-        assert_string_equal(source_label(f->source, 0, 0, 0), "cat");
-        assert_string_equal(source_query_label(f->source, 0, 0, 0), "cat");
-        source_free(&f->source);
-    }
-    f->request.tokens = "a b c";
-    source_open_source(f);
-    assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_OK);
-    expect_labels_refused(f, "3 tokens were given, but decoder.0.self has 1 key, 2 with padding");
-}
-
-SOURCE_TEST(padding_of_a_recording_is_shown_when_asked_for)
-{
-    static int32_t one = 1;
-    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .k_len = &one});
-    f->request.padding = true;
-    source_open_source(f);
-    assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_OK);
-    assert_int_equal(layer_of(f, 0)->keys, 2);
-    expect_weight(f, 0, 1, 0.25);
-}
-
-SOURCE_TEST(a_sample_of_padding_alone_is_refused)
-{
-    static int32_t none = 0;
-    WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .k_len = &none});
-    source_open_source(f);
-    assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_USAGE);
-    assert_string_equal(f->error, "--sample: sample 0 of decoder.0.self is all padding (--padding "
-                                  "shows it)");
+    opened_expect_refusal(f, CLI_USAGE, "labels: No such file or directory");
 }
 
 /* attnd ------------------------------------------------------------------------------------------
@@ -703,56 +390,31 @@ SOURCE_TEST(a_sample_of_padding_alone_is_refused)
  * [3, 2] cells of 6 queries and 4 keys. */
 static void source_put_jobs(struct mpk_writer *reply)
 {
-    mpk_put_array(reply, 1);
-    mpk_put_map(reply, 4);
-    mpk_put_str(reply, "job");
-    mpk_put_str(reply, "gpt");
-    mpk_put_str(reply, "run");
-    mpk_put_str(reply, "aa000000000000000000000000000000");
-    mpk_put_str(reply, "time_ns");
-    mpk_put_u64(reply, 5);
-    mpk_put_str(reply, "layers");
-    mpk_put_array(reply, 3);
-    for (uint64_t layer = 3; layer-- > 0;) {
-        mpk_put_map(reply, 4);
-        mpk_put_str(reply, "stack");
-        mpk_put_str(reply, "decoder");
-        mpk_put_str(reply, "layer");
-        mpk_put_u64(reply, layer);
-        mpk_put_str(reply, "site");
-        mpk_put_str(reply, "self");
-        mpk_put_str(reply, "heads");
-        mpk_put_u64(reply, 2);
-    }
+    static const char site[] = "'stack': 'decoder', 'site': 'self', 'heads': 2";
+    mpk_text(reply,
+             "[{'job': 'gpt', 'run': 'aa000000000000000000000000000000', 'time_ns': 5,"
+             " 'layers': [{'layer': 2, %s}, {'layer': 1, %s}, {'layer': 0, %s}]}]",
+             site, site, site);
 }
 
 static void source_answer(const struct fake *fake, const char *method, uint64_t id,
                           const msgpack_object *params, struct mpk_writer *reply)
 {
     (void)fake;
-    uint64_t layer = 0, head = 0;
-    const msgpack_object *asked = mpk_find(params, "head");
+    uint64_t layer = mpk_find_u64(params, "layer"), head = mpk_find_u64(params, "head");
+    bool one = mpk_find(params, "head");
+    float values[12];
     if (strcmp(method, "jobs") == 0) {
         fake_put_ok(reply, id);
         source_put_jobs(reply);
-        return;
-    }
-    if (mpk_find(params, "layer")) {
-        mpk_get_u64(mpk_find(params, "layer"), 9, &layer);
-    }
-    if (asked) {
-        mpk_get_u64(asked, 9, &head);
-    }
-    if (layer == 1) {
+    } else if (layer == 1) {
         fake_put_error(reply, id, "no_map", "there is no map: it is too long");
-    } else if (layer == 2 && !asked) {
+    } else if (layer == 2 && !one) {
         fake_put_error(reply, id, "argument", "the answer would be too large");
     } else {
         fake_put_ok(reply, id);
-        bool one = asked != NULL;
-        float values[12];
         for (int i = 0; i < 12; i++) {
-            values[i] = i == 5 ? NAN : (float)(100 * layer + (one ? 6 * head : 0) + (uint64_t)i);
+            values[i] = i == 5 ? NAN : (float)(100 * layer + 6 * head + (uint64_t)i);
         }
         mpk_put_map(reply, 10);
         mpk_pair_u64(reply, "queries", 6);
@@ -763,14 +425,13 @@ static void source_answer(const struct fake *fake, const char *method, uint64_t 
         mpk_pair_u64(reply, "q_offset", 0);
         mpk_pair_u64(reply, "epoch", 2);
         mpk_pair_u64(reply, "step", 7);
-        mpk_put_str(reply, "labels");
-        mpk_put_array(reply, 1);
+        mpk_pair_array(reply, "labels", 1);
         mpk_put_str(reply, "the");
-        mpk_put_str(reply, "values");
-        mpk_put_bin(reply, values, (one ? 6 : 12) * sizeof *values);
+        mpk_pair_bin(reply, "values", values, (one ? 6 : 12) * sizeof *values);
     }
 }
 
+/* Maps whose bytes, as a number of 64 bits, are none: heads * rows * columns * 4 = 2^64. */
 static void answer_endless(const struct fake *fake, const char *method, uint64_t id,
                            const msgpack_object *params, struct mpk_writer *reply)
 {
@@ -779,18 +440,9 @@ static void answer_endless(const struct fake *fake, const char *method, uint64_t
     if (strcmp(method, "jobs") == 0) {
         source_put_jobs(reply);
     } else {
-        /* Maps whose bytes, as a number of 64 bits, are none: heads * rows * columns * 4 = 2^64. */
-        mpk_put_map(reply, 9);
-        mpk_pair_u64(reply, "queries", UINT64_C(1) << 31);
-        mpk_pair_u64(reply, "keys", UINT64_C(1) << 30);
-        mpk_pair_u64(reply, "rows", UINT64_C(1) << 31);
-        mpk_pair_u64(reply, "columns", UINT64_C(1) << 30);
-        mpk_pair_u64(reply, "sample", 0);
-        mpk_pair_u64(reply, "q_offset", 0);
-        mpk_pair_u64(reply, "epoch", 2);
-        mpk_pair_u64(reply, "step", 7);
-        mpk_put_str(reply, "values");
-        mpk_put_bin(reply, "", 0);
+        mpk_text(reply, "{'queries': 2147483648, 'keys': 1073741824, 'rows': 2147483648,"
+                        " 'columns': 1073741824, 'sample': 0, 'q_offset': 0, 'epoch': 2,"
+                        " 'step': 7, 'values': ''}");
     }
 }
 

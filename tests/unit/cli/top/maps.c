@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/unit/cli/top/maps.h"
+#include "tests/unit/mpk_text.h"
 
 #include "clients/cli/top/internal.h"
+
+#include <inttypes.h>
 
 uint8_t maps_run[RUN_BYTES] = {0xab, 0xcd, 0xef, 0x01, 0x23};
 const char *maps_module;
@@ -29,46 +32,29 @@ void answer_free(struct answer *answer)
 static void top_maps_put_job(struct mpk_writer *writer, const char *job, uint64_t step,
                              uint64_t received, const char *severity)
 {
-    char run[2 * RUN_BYTES + 1];
+    char run[2 * RUN_BYTES + 1], firing[64] = "";
     run_hex(maps_run, run);
-    mpk_put_map(writer, severity ? 10 : 9);
-    mpk_pair_str(writer, "job", job);
-    mpk_pair_str(writer, "run", run);
-    mpk_pair_str(writer, "state", "active");
-    mpk_pair_u64(writer, "epoch", 3);
-    mpk_pair_u64(writer, "step", step);
-    mpk_pair_u64(writer, "world", 4);
-    mpk_pair_u64(writer, "ranks", 2);
-    mpk_pair_u64(writer, "received", received);
-    mpk_pair_u64(writer, "lost", 7);
     if (severity) {
-        mpk_put_str(writer, "firing");
-        mpk_put_array(writer, 1);
-        mpk_put_map(writer, 2);
-        mpk_pair_str(writer, "severity", severity);
-        mpk_pair_u64(writer, "count", 3);
+        snprintf(firing, sizeof firing, ", 'firing': [{'severity': '%s', 'count': 3}]", severity);
     }
+    mpk_text(writer,
+             "{'job': '%s', 'run': '%s', 'state': 'active', 'epoch': 3, 'step': %" PRIu64
+             ", 'world': 4, 'ranks': 2, 'received': %" PRIu64 ", 'lost': 7%s}",
+             job, run, step, received, firing);
 }
 
 void put_monitor(struct mpk_writer *writer, const struct monitor *monitor)
 {
+    uint64_t repeated = 10 + monitor->dropped; /* no loss, but sent again */
     mpk_put_map(writer, 2);
     mpk_put_str(writer, "stats");
-    uint64_t repeated = 10 + monitor->dropped; /* no loss, but sent again */
-    mpk_put_map(writer, 6);
-    mpk_pair_u64(writer, "received", monitor->received + repeated);
-    mpk_pair_u64(writer, "lost", monitor->lost);
-    mpk_pair_u64(writer, "summaries", monitor->summaries);
-    mpk_pair_u64(writer, "alerts", monitor->alerts);
-    mpk_put_str(writer, "dropped");
-    mpk_put_map(writer, 3);
-    mpk_pair_u64(writer, "repeated", repeated);
-    mpk_pair_u64(writer, "late", monitor->dropped);
-    mpk_pair_u64(writer, "shape", 0);
-    mpk_put_str(writer, "uptime_s");
-    mpk_put_f64(writer, monitor->uptime_s);
-    mpk_put_str(writer, "jobs");
-    mpk_put_array(writer, (monitor->job ? 1u : 0u) + (monitor->second ? 1u : 0u));
+    mpk_text(writer,
+             "{'received': %" PRIu64 ", 'lost': %" PRIu64 ", 'summaries': %" PRIu64
+             ", 'alerts': %" PRIu64 ", 'dropped': {'repeated': %" PRIu64 ", 'late': %" PRIu64
+             ", 'shape': 0}, 'uptime_s': %f}",
+             monitor->received + repeated, monitor->lost, monitor->summaries, monitor->alerts,
+             repeated, monitor->dropped, monitor->uptime_s);
+    mpk_pair_array(writer, "jobs", (monitor->job ? 1u : 0u) + (monitor->second ? 1u : 0u));
     if (monitor->job) {
         top_maps_put_job(writer, monitor->job, monitor->step, monitor->received, NULL);
     }
@@ -137,8 +123,7 @@ static void top_maps_put_grid_layer(struct mpk_writer *writer, uint32_t layer, u
     mpk_pair_u64(writer, "layer", layer);
     mpk_pair_str(writer, "site", "self");
     mpk_pair_u64(writer, "heads", heads);
-    mpk_put_str(writer, "values");
-    mpk_put_bin(writer, values, sizeof(float) * heads * windows);
+    mpk_pair_bin(writer, "values", values, sizeof(float) * heads * windows);
 }
 
 void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_t heads,
@@ -158,14 +143,10 @@ void give_grid(struct model *model, const char *metric, uint32_t layers, uint32_
         step[8 * i] = (uint8_t)(10 * i % 256);
         step[8 * i + 1] = (uint8_t)(10 * i / 256);
     }
-    mpk_put_str(&answer.writer, "windows");
-    mpk_put_map(&answer.writer, 2);
-    mpk_put_str(&answer.writer, "last");
-    mpk_put_bin(&answer.writer, last, 8 * (size_t)windows);
-    mpk_put_str(&answer.writer, "step");
-    mpk_put_bin(&answer.writer, step, 8 * (size_t)windows);
-    mpk_put_str(&answer.writer, "layers");
-    mpk_put_array(&answer.writer, layers);
+    mpk_pair_map(&answer.writer, "windows", 2);
+    mpk_pair_bin(&answer.writer, "last", last, 8 * (size_t)windows);
+    mpk_pair_bin(&answer.writer, "step", step, 8 * (size_t)windows);
+    mpk_pair_array(&answer.writer, "layers", layers);
     for (uint32_t i = 0; i < layers; i++) {
         top_maps_put_grid_layer(&answer.writer, i, heads, windows);
     }
@@ -205,8 +186,7 @@ void give_verdict(struct model *model, const struct verdict_given *given, uint32
     mpk_put_map(&answer.writer, 3);
     mpk_pair_str(&answer.writer, "run", run);
     mpk_pair_u64(&answer.writer, "step", 29);
-    mpk_put_str(&answer.writer, "alerts");
-    mpk_put_array(&answer.writer, count);
+    mpk_pair_array(&answer.writer, "alerts", count);
     for (uint32_t i = 0; i < count; i++) {
         top_maps_put_alert(&answer.writer, given[i].layer, given[i].head, given[i].severity,
                            ALERT_FIRING_AT_END, given[i].head < 0 ? "of all heads" : "of one head");

@@ -2,6 +2,7 @@
 /* attnctl top on screens of several sizes, with and without block characters: the list of runs, a
  * run, and the effect of keys. */
 #include "tests/unit/cli/top/maps.h"
+#include "tests/unit/mpk_text.h"
 
 #include "clients/cli/top/internal.h"
 
@@ -152,21 +153,8 @@ TOP_TEST(a_row_says_what_is_wrong_or_that_nothing_is)
     row->known = true;
     row->checks = 17;
     answer_begin(&answer);
-    mpk_put_map(&answer.writer, 1);
-    mpk_put_str(&answer.writer, "series");
-    mpk_put_array(&answer.writer, 2);
-    for (int i = 0; i < 2; i++) {
-        mpk_put_map(&answer.writer, 3);
-        mpk_pair_str(&answer.writer, "name", i ? "train/Loss" : "lr");
-        mpk_put_str(&answer.writer, "step");
-        mpk_put_array(&answer.writer, 2);
-        mpk_put_u64(&answer.writer, 0);
-        mpk_put_u64(&answer.writer, 30);
-        mpk_put_str(&answer.writer, "value");
-        mpk_put_array(&answer.writer, 2);
-        mpk_put_f64(&answer.writer, 4);
-        mpk_put_f64(&answer.writer, i ? 2.25 : 1);
-    }
+    mpk_text(&answer.writer, "{'series': [{'name': 'lr', 'step': [0, 30], 'value': [4.0, 1.0]},"
+                             " {'name': 'train/Loss', 'step': [0, 30], 'value': [4.0, 2.25]}]}");
     read_log(&row->loss, answer_end(&answer));
     answer_free(&answer);
     draw(model, &screen, 180, 24);
@@ -344,11 +332,7 @@ TOP_TEST(answers_that_are_not_as_expected_change_nothing)
 {
     OWNED(answer_free) struct answer answer;
     answer_begin(&answer);
-    mpk_put_array(&answer.writer, 3);
-    mpk_put_nil(&answer.writer);
-    mpk_put_u64(&answer.writer, 7);
-    mpk_put_map(&answer.writer, 1);
-    mpk_pair_str(&answer.writer, "layer", "x");
+    mpk_text(&answer.writer, "[null, 7, {'layer': 'x'}]");
     const msgpack_object *odd = answer_end(&answer);
     read_live(model, odd);
     read_grid(model, odd);

@@ -3,18 +3,7 @@
 #include "workers/across/across.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
-
-static struct attention across_map_of(const void *weights, uint32_t heads, uint32_t queries,
-                                      uint32_t keys)
-{
-    return (struct attention){.weights = weights,
-                              .dtype = DTYPE_F64,
-                              .grad_dtype = DTYPE_F64,
-                              .batch = 1,
-                              .heads = heads,
-                              .queries = queries,
-                              .keys = keys};
-}
+#include "tests/unit/workers/map_of.h"
 
 static struct moments weighted(const struct attention *a, const double *weight, enum isa isa)
 {
@@ -41,7 +30,7 @@ static void across_expect_map(const struct attention *a, const double *weight, u
 TEST(a_weighted_map_is_the_weighted_sum)
 {
     const double x[2][1][3] = {{{1, 2, 3}}, {{10, 20, 30}}}, weight[] = {2, 0.1};
-    struct attention a = across_map_of(x, 2, 1, 3);
+    struct attention a = map_of(x, DTYPE_F64, 2, 1, 3);
     across_expect_map(&a, weight, 3, 6, 9); /* 3, 6, 9 */
 }
 
@@ -49,21 +38,21 @@ TEST(a_weighted_map_is_the_weighted_sum)
 TEST(heads_without_weight_take_no_part)
 {
     const double x[3][1][2] = {{{NAN, INFINITY}}, {{1, 3}}, {{NAN, 1}}}, weight[] = {0, 1, NAN};
-    struct attention a = across_map_of(x, 3, 1, 2);
+    struct attention a = map_of(x, DTYPE_F64, 3, 1, 2);
     across_expect_map(&a, weight, 2, 2, 2);
 }
 
 TEST(across_entries_that_are_not_finite_are_left_out)
 {
     const double x[2][2][2] = {{{1, NAN}, {3, 5}}, {{1, 1}, {INFINITY, 1}}}, weight[] = {1, 1};
-    struct attention a = across_map_of(x, 2, 2, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 2, 2);
     across_expect_map(&a, weight, 2, 4, 8); /* 2 and 6 */
 }
 
 TEST(a_map_of_no_head_has_no_entries)
 {
     const double x[] = {1, 2}, weight[] = {NAN};
-    struct attention a = across_map_of(x, 1, 1, 2);
+    struct attention a = map_of(x, DTYPE_F64, 1, 1, 2);
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         assert_int_equal(weighted(&a, weight, (enum isa)isa).n, 0);
     }
@@ -73,7 +62,7 @@ TEST(a_map_of_no_head_has_no_entries)
 TEST(weights_and_entries_may_be_large)
 {
     const double x[2][1][2] = {{{1, 3}}, {{1e60, 3e60}}}, weight[] = {1e60, 1};
-    struct attention a = across_map_of(x, 2, 1, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 1, 2);
     across_expect_map(&a, weight, 2, 4e60, 8e120);
     const double infinite[] = {1, INFINITY};
     for (int isa = 0; isa < ISA_COUNT; isa++) {
@@ -96,7 +85,7 @@ TEST(across_every_instruction_set_agrees_with_the_reference)
         float x = (float)random_unit(&random);
         memcpy(memory + 1 + i, &x, sizeof x);
     }
-    struct attention a = across_map_of(memory + 1, HEADS, ROWS, KEYS);
+    struct attention a = map_of(memory + 1, DTYPE_F64, HEADS, ROWS, KEYS);
     a.dtype = DTYPE_F32;
     const double weight[HEADS] = {0.1, -0.5, 0, 2, 1, 1, 0.25};
     struct moments want = weighted(&a, weight, ISA_SCALAR);
@@ -126,7 +115,7 @@ static void expect_score(const struct attention *a, const double want[2])
 TEST(the_gradient_score_sums_magnitudes)
 {
     const double x[2][1][2] = {{{0.25, 0.75}}, {{1, 0}}}, grad[2][1][2] = {{{4, -4}}, {{-3, 100}}};
-    struct attention a = across_map_of(x, 2, 1, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 1, 2);
     a.grad = grad;
     expect_score(&a, (double[]){4, 3});
 }
@@ -136,7 +125,7 @@ TEST(only_valid_finite_products_of_sound_rows_count)
 {
     const double x[2][2][2] = {{{1, 5}, {0.5, 0.5}}, {{1, 5}, {3, 0}}};
     const double grad[2][2][2] = {{{2, 7}, {NAN, 6}}, {{1, NAN}, {8, 8}}};
-    struct attention a = across_map_of(x, 2, 2, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 2, 2);
     a.grad = grad;
     a.causal = true;
     expect_score(&a, (double[]){2 + 3, 1});
@@ -146,7 +135,7 @@ TEST(small_gradients_are_not_lost)
 {
     const double x[2][1][2] = {{{0.5, 0.5}}, {{1, 0}}};
     const double grad[2][1][2] = {{{4e-60, 4e-60}}, {{1e-60, 0}}};
-    struct attention a = across_map_of(x, 2, 1, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 1, 2);
     a.grad = grad;
     expect_score(&a, (double[]){4e-60, 1e-60});
 }
@@ -191,7 +180,7 @@ static void expect_pairs(const struct attention *a, uint32_t h, const struct pai
 TEST(each_head_has_its_largest_entries)
 {
     const double x[2][3][2] = {{{1, 2}, {4, 3}, {0, 4}}, {{9, 9}, {9, 9}, {NAN, 10}}};
-    struct attention a = across_map_of(x, 2, 3, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 3, 2);
     expect_pairs(&a, 0, (struct pair[]){{1, 0, 4}, {2, 1, 4}, {1, 1, 3}}, LIMIT);
     expect_pairs(&a, 1, (struct pair[]){{2, 1, 10}, {0, 0, 9}, {0, 1, 9}}, LIMIT);
 }
@@ -200,7 +189,7 @@ TEST(each_head_has_its_largest_entries)
 TEST(pairs_average_over_the_samples_that_are_finite)
 {
     const double x[2][1][1][3] = {{{{1, NAN, NAN}}}, {{{4, 3, INFINITY}}}};
-    struct attention a = across_map_of(x, 1, 1, 3);
+    struct attention a = map_of(x, DTYPE_F64, 1, 1, 3);
     a.batch = 2;
     expect_pairs(&a, 0, (struct pair[]){{0, 1, 3}, {0, 0, 2.5}}, 2);
 }
@@ -209,7 +198,7 @@ TEST(pairs_average_over_the_samples_that_are_finite)
 TEST(rounding_hides_no_pair)
 {
     const double x[5][1] = {{0.1}, {1}, {1 + 1e-12}, {1e300}, {2e300}};
-    struct attention a = across_map_of(x, 1, 5, 1);
+    struct attention a = map_of(x, DTYPE_F64, 1, 5, 1);
     expect_pairs(&a, 0, (struct pair[]){{4, 0, 2e300}, {3, 0, 1e300}, {2, 0, 1 + 1e-12}}, LIMIT);
 }
 
@@ -225,7 +214,7 @@ TEST(lists_merge_in_order)
 TEST(across_out_of_memory_is_reported)
 {
     const double x[] = {1}, weight[] = {1};
-    struct attention a = across_map_of(x, 1, 1, 1);
+    struct attention a = map_of(x, DTYPE_F64, 1, 1, 1);
     a.grad = x;
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         struct scratch scratch = {0};

@@ -2,20 +2,10 @@
 #include "tests/unit/unit.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
+#include "tests/unit/workers/map_of.h"
 #include "workers/across/similarity.h"
 
 #define LN2 0.693147180559945309
-
-static struct attention similarity_map_of(const void *weights, uint32_t heads, uint32_t queries,
-                                          uint32_t keys)
-{
-    return (struct attention){.weights = weights,
-                              .dtype = DTYPE_F64,
-                              .batch = 1,
-                              .heads = heads,
-                              .queries = queries,
-                              .keys = keys};
-}
 
 static struct similarity test_similarity_compute(const struct attention *a, enum isa isa)
 {
@@ -62,7 +52,7 @@ TEST(identical_heads_are_exactly_alike)
         }
     }
     memcpy(x[1], x[0], sizeof x[0]);
-    struct attention a = similarity_map_of(x, 2, 3, 7);
+    struct attention a = map_of(x, DTYPE_F64, 2, 3, 7);
     struct similarity s = test_similarity_compute(&a, isa_best());
     double js[4];
     similarity_js(&s, js);
@@ -74,14 +64,14 @@ TEST(identical_heads_are_exactly_alike)
 TEST(heads_without_a_common_key_are_as_far_as_can_be)
 {
     const double x[2][2][2] = {{{1, 0}, {0, 1}}, {{0, 1}, {1, 0}}};
-    struct attention a = similarity_map_of(x, 2, 2, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 2, 2);
     expect_pair(&a, 0, LN2, 2);
 }
 
 TEST(focused_against_uniform)
 {
     const double x[2][1][2] = {{{1, 0}}, {{0.5, 0.5}}};
-    struct attention a = similarity_map_of(x, 2, 1, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 1, 2);
     expect_pair(&a, sqrt(0.5), 0.75 * log(4.0 / 3), 1);
 }
 
@@ -89,14 +79,14 @@ TEST(focused_against_uniform)
 TEST(only_rows_sound_in_both_count)
 {
     const double x[2][2][2] = {{{1, 0}, {1, 0}}, {{0.5, 0.5}, {3, 0}}};
-    struct attention a = similarity_map_of(x, 2, 2, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 2, 2);
     expect_pair(&a, sqrt(0.5), 0.75 * log(4.0 / 3), 1);
 }
 
 TEST(excluded_keys_are_not_read)
 {
     const double x[2][2][2] = {{{1, NAN}, {1, 0}}, {{1, 7}, {0.5, 0.5}}};
-    struct attention a = similarity_map_of(x, 2, 2, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 2, 2);
     a.causal = true;
     expect_pair(&a, 1.5 / (sqrt(2) * sqrt(1.5)), 0.75 * log(4.0 / 3) / 2, 2);
 }
@@ -105,7 +95,7 @@ TEST(excluded_keys_are_not_read)
 TEST(dropout_rows_are_compared_as_distributions)
 {
     const double x[2][1][2] = {{{2, 0}}, {{0.75, 0.75}}};
-    struct attention a = similarity_map_of(x, 2, 1, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 1, 2);
     a.dropout = true;
     expect_pair(&a, sqrt(0.5), 0.75 * log(4.0 / 3), 1);
 }
@@ -113,7 +103,7 @@ TEST(dropout_rows_are_compared_as_distributions)
 TEST(a_row_that_dropout_emptied_has_no_divergence)
 {
     const double x[2][2][2] = {{{0, 0}, {1, 0}}, {{0.5, 0.5}, {0.5, 0.5}}};
-    struct attention a = similarity_map_of(x, 2, 2, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 2, 2);
     a.dropout = true;
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         if (isa_available((enum isa)isa)) {
@@ -130,7 +120,7 @@ TEST(a_row_that_dropout_emptied_has_no_divergence)
 TEST(without_a_sound_row_nothing_exists)
 {
     const double x[2][1][2] = {{{1, 0}}, {{3, 0}}};
-    struct attention a = similarity_map_of(x, 2, 1, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 1, 2);
     OWNED(similarity_clear) struct similarity s = test_similarity_compute(&a, ISA_SCALAR);
     double cosine[4], js[4];
     similarity_cosine(&s, cosine);
@@ -146,7 +136,7 @@ TEST(without_a_sound_row_nothing_exists)
 TEST(one_head)
 {
     const double x[] = {1};
-    struct attention a = similarity_map_of(x, 1, 1, 1);
+    struct attention a = map_of(x, DTYPE_F64, 1, 1, 1);
     OWNED(similarity_clear) struct similarity s = test_similarity_compute(&a, isa_best());
     double cosine, js;
     similarity_cosine(&s, &cosine);
@@ -180,7 +170,7 @@ TEST(similarity_every_instruction_set_agrees_with_the_reference)
     assert_non_null(x);
     uint64_t random = 7;
     test_similarity_fill(x, &random);
-    struct attention a = similarity_map_of(x, HEADS, ROWS, KEYS);
+    struct attention a = map_of(x, DTYPE_F64, HEADS, ROWS, KEYS);
     a.dtype = DTYPE_F32;
     struct similarity want = test_similarity_compute(&a, ISA_SCALAR);
     for (int isa = ISA_PORTABLE; isa < ISA_COUNT; isa++) {
@@ -204,7 +194,7 @@ TEST(similarity_blocks_merge_to_the_whole)
 {
     const double x[2][3][2] = {{{1, 0}, {0.5, 0.5}, {0.25, 0.75}},
                                {{0, 1}, {0.5, 0.5}, {0.75, 0.25}}};
-    struct attention a = similarity_map_of(x, 2, 3, 2);
+    struct attention a = map_of(x, DTYPE_F64, 2, 3, 2);
     struct similarity whole = test_similarity_compute(&a, ISA_SCALAR), parts[2];
     OWNED(scratch_clear) struct scratch scratch = {0};
     for (uint32_t p = 0; p < 2; p++) {
@@ -228,7 +218,7 @@ TEST(similarity_blocks_merge_to_the_whole)
 TEST(redundant_pairs_come_in_order)
 {
     const double x[4][1][2] = {{{1, 0}}, {{1, 0}}, {{0.9, 0.1}}, {{1, 0}}};
-    struct attention a = similarity_map_of(x, 4, 1, 2);
+    struct attention a = map_of(x, DTYPE_F64, 4, 1, 2);
     OWNED(similarity_clear) struct similarity s = test_similarity_compute(&a, ISA_SCALAR);
     struct redundant_pair pairs[4] = {{0}};
     assert_int_equal(similarity_redundant(&s, 1, 4, pairs), 6);
@@ -252,7 +242,7 @@ TEST(similarity_out_of_memory_is_reported)
     }
     heap_fail_at(0);
     const double x[] = {1};
-    struct attention a = similarity_map_of(x, 1, 1, 1);
+    struct attention a = map_of(x, DTYPE_F64, 1, 1, 1);
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         struct scratch scratch = {0};
         assert_int_equal(similarity_init(&s, 1), 0);

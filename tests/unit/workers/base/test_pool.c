@@ -107,30 +107,40 @@ static struct pool *new_pool(uint32_t threads, uint32_t capacity)
     return pool;
 }
 
+/* One worker, which is inside job 0: the queue is all there is. */
+static struct pool *busy_pool(struct fixture *f, uint32_t capacity)
+{
+    struct pool *pool = new_pool(1, capacity);
+    make_gated(f, 0, 1);
+    assert_int_equal(test_pool_submit(pool, f, 0, 1), 0);
+    pool_wait_for(&f->entered, 1);
+    return pool;
+}
+
+/* Lets `waiting` jobs go; `ran` have run in the end. */
+static void end_after(struct fixture *f, uint32_t waiting, struct pool **pool, unsigned ran)
+{
+    open_gate(f, waiting);
+    pool_free(pool);
+    assert_int_equal(atomic_load(&f->ran), ran);
+}
+
 POOL_TEST(full_queue_rejects_and_keeps_the_jobs)
 {
-    make_gated(f, 0, 1);
-    struct pool *pool = new_pool(1, 3);
-    assert_int_equal(test_pool_submit(pool, f, 0, 1), 0);
-    pool_wait_for(&f->entered, 1); /* the worker is busy: the queue is all there is */
+    struct pool *pool = busy_pool(f, 3);
     assert_int_equal(test_pool_submit(pool, f, 1, 3), 0);
     assert_int_equal(test_pool_submit(pool, f, 4, 1), ERR_AGAIN);
     struct pool_stats stats = pool_stats(pool);
     assert_int_equal(stats.queued, 3);
     assert_int_equal(stats.submitted, 4);
     assert_int_equal(stats.rejected, 1);
-    open_gate(f, 1);
-    pool_free(&pool);
-    assert_int_equal(atomic_load(&f->ran), 4);
+    end_after(f, 1, &pool, 4);
     assert_int_equal(f->job[4].name[0], '\0'); /* never ran */
 }
 
 POOL_TEST(a_list_goes_in_whole_or_not_at_all)
 {
-    make_gated(f, 0, 1);
-    struct pool *pool = new_pool(1, 4);
-    assert_int_equal(test_pool_submit(pool, f, 0, 1), 0);
-    pool_wait_for(&f->entered, 1);
+    struct pool *pool = busy_pool(f, 4);
     assert_int_equal(test_pool_submit(pool, f, 1, 2), 0);
     assert_int_equal(test_pool_submit(pool, f, 3, 3), ERR_AGAIN);
     assert_int_equal(pool_stats(pool).queued, 2);
@@ -138,17 +148,12 @@ POOL_TEST(a_list_goes_in_whole_or_not_at_all)
     assert_int_equal(test_pool_submit(pool, f, 3, 2), 0);
     assert_int_equal(test_pool_submit(pool, f, 0, 5),
                      ERR_AGAIN); /* more than the queue could ever hold */
-    open_gate(f, 1);
-    pool_free(&pool);
-    assert_int_equal(atomic_load(&f->ran), 5);
+    end_after(f, 1, &pool, 5);
 }
 
 POOL_TEST(jobs_of_one_worker_run_in_order)
 {
-    make_gated(f, 0, 1);
-    struct pool *pool = new_pool(1, JOBS);
-    assert_int_equal(test_pool_submit(pool, f, 0, 1), 0);
-    pool_wait_for(&f->entered, 1);
+    struct pool *pool = busy_pool(f, JOBS);
     assert_int_equal(test_pool_submit(pool, f, 1, 10), 0);
     assert_int_equal(test_pool_submit(pool, f, 11, JOBS - 11), 0);
     assert_int_equal(pool_stats(pool).queued_max, JOBS - 1);
@@ -169,9 +174,7 @@ POOL_TEST(all_workers_run_at_the_same_time)
     assert_int_equal(test_pool_submit(pool, f, 3, 5), 0);
     pool_wait_for(&f->entered, 8);
     assert_int_equal(atomic_load(&f->ran), 0);
-    open_gate(f, 8);
-    pool_free(&pool);
-    assert_int_equal(atomic_load(&f->ran), 8);
+    end_after(f, 8, &pool, 8);
 }
 
 POOL_TEST(workers_are_named)
@@ -224,18 +227,13 @@ POOL_TEST(background_jobs_leave_a_worker_free)
     pool_wait_for(&f->entered, 1); /* the second one to enter is the one submitted last */
     assert_string_not_equal(f->job[3].name, "");
     assert_string_equal(f->job[1].name, "");
-    open_gate(f, 4);
-    pool_free(&pool);
-    assert_int_equal(atomic_load(&f->ran), 4);
+    end_after(f, 4, &pool, 4);
 }
 
 /* They wait for others, but not for ever. */
 POOL_TEST(background_jobs_get_their_turn)
 {
-    make_gated(f, 0, 1);
-    struct pool *pool = new_pool(1, 2 * POOL_BACKGROUND_TURN);
-    assert_int_equal(test_pool_submit(pool, f, 0, 1), 0);
-    pool_wait_for(&f->entered, 1);
+    struct pool *pool = busy_pool(f, 2 * POOL_BACKGROUND_TURN);
     f->job[1].job.background = true;
     assert_int_equal(test_pool_submit(pool, f, 1, JOBS - 1), 0);
     open_gate(f, 1);
@@ -268,9 +266,7 @@ POOL_TEST(pool_stats_add_up)
     stats = pool_stats(pool);
     assert_int_equal(stats.queued, 0);
     assert_in_range(stats.completed, 9, 10); /* the tenth may be on its way out */
-    open_gate(f, 2);
-    pool_free(&pool);
-    assert_int_equal(atomic_load(&f->ran), 12);
+    end_after(f, 2, &pool, 12);
 }
 
 /* A job that frees itself and, while it lasts, submits a successor: also during shutdown. */
@@ -500,9 +496,7 @@ POOL_TEST(a_job_that_does_not_pause_has_one_beside_it)
     pool_wait_for(&f->entered, 1);
     assert_int_equal(atomic_load(&f->ran), 0);
     assert_int_equal(pool_stats(pool).queued, 1);
-    open_gate(f, 2);
-    pool_free(&pool);
-    assert_int_equal(atomic_load(&f->ran), 3);
+    end_after(f, 2, &pool, 3);
 }
 
 POOL_TEST(a_full_queue_is_its_tenants_own)
@@ -515,9 +509,7 @@ POOL_TEST(a_full_queue_is_its_tenants_own)
     assert_int_equal(pool_submit(pool, a, &f->job[1].job, 1), 0);
     assert_int_equal(pool_submit(pool, a, &f->job[2].job, 1), ERR_AGAIN);
     assert_int_equal(pool_submit(pool, b, &f->job[3].job, 1), 0);
-    open_gate(f, 1);
-    pool_free(&pool);
-    assert_int_equal(atomic_load(&f->ran), 3);
+    end_after(f, 1, &pool, 3);
 }
 
 struct last_job {

@@ -2,23 +2,13 @@
 #include "tests/unit/unit.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
+#include "tests/unit/workers/map_of.h"
 #include "workers/linear/spectrum.h"
 #include "workers/linear/spectrum_kernel.h"
 
 #include <pthread.h>
 
 #define SIZE_MAX_TEST 40
-
-static struct attention spectrum_map_of(const void *weights, enum dtype dtype, uint32_t queries,
-                                        uint32_t keys)
-{
-    return (struct attention){.weights = weights,
-                              .dtype = dtype,
-                              .batch = 1,
-                              .heads = 1,
-                              .queries = queries,
-                              .keys = keys};
-}
 
 static struct spectrum spectrum_of(const struct attention *a, uint32_t head)
 {
@@ -43,7 +33,7 @@ TEST(identity_has_ones)
     for (uint32_t i = 0; i < SIZE_MAX_TEST; i++) {
         x[i * SIZE_MAX_TEST + i] = 1;
     }
-    struct attention a = spectrum_map_of(x, DTYPE_F64, SIZE_MAX_TEST, SIZE_MAX_TEST);
+    struct attention a = map_of(x, DTYPE_F64, 1, SIZE_MAX_TEST, SIZE_MAX_TEST);
     struct spectrum s = spectrum_of(&a, 0);
     for (uint32_t i = 0; i < SINGULAR_VALUES_MAX; i++) {
         assert_close(s.singular_values[i], 1, 1e-14);
@@ -64,7 +54,7 @@ TEST(uniform_has_rank_one)
     for (uint32_t i = 0; i < 32 * 32; i++) {
         x[i] = 1.0f / 32;
     }
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 32, 32);
+    struct attention a = map_of(x, DTYPE_F32, 1, 32, 32);
     struct spectrum s = spectrum_of(&a, 0);
     assert_close(s.spectral_norm, 1, 1e-14);
     assert_true(s.rank == 1 && s.effective_rank == 1);
@@ -81,14 +71,14 @@ TEST(first_token_attention_has_the_largest_norm)
     for (uint32_t i = 0; i < 16; i++) {
         x[i * 16] = 1;
     }
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 16, 16);
+    struct attention a = map_of(x, DTYPE_F32, 1, 16, 16);
     assert_close(spectrum_of(&a, 0).spectral_norm, 4, 1e-14); /* sqrt(T) */
 }
 
 TEST(diagonal_gives_its_sorted_magnitudes)
 {
     const double x[] = {0.25, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0.002, 0, 0, 0, 0, 0.5};
-    struct attention a = spectrum_map_of(x, DTYPE_F64, 4, 4);
+    struct attention a = map_of(x, DTYPE_F64, 1, 4, 4);
     struct spectrum s = spectrum_of(&a, 0);
     const double want[] = {1, 0.5, 0.25, 0.002};
     for (uint32_t i = 0; i < 4; i++) {
@@ -110,14 +100,12 @@ TEST(rank_uses_the_eps_of_the_dtype)
 {
     const double twice[] = {1, 0, 0, 0x1p-30};
     const float single[] = {1, 0, 0, 0x1p-30f};
-    struct attention a = spectrum_map_of(twice, DTYPE_F64, 2, 2),
-                     b = spectrum_map_of(single, DTYPE_F32, 2, 2);
+    struct attention a = map_of(twice, DTYPE_F64, 1, 2, 2), b = map_of(single, DTYPE_F32, 1, 2, 2);
     assert_true(spectrum_of(&a, 0).rank == 2);
     assert_true(spectrum_of(&b, 0).rank == 1);
     const uint16_t half[] = {0x3c00, 0, 0, 1};       /* f16: 1, 2^-24 */
     const uint16_t brain[] = {0x3f80, 0, 0, 0x3080}; /* bf16: 1, 2^-30 */
-    struct attention c = spectrum_map_of(half, DTYPE_F16, 2, 2),
-                     d = spectrum_map_of(brain, DTYPE_BF16, 2, 2);
+    struct attention c = map_of(half, DTYPE_F16, 1, 2, 2), d = map_of(brain, DTYPE_BF16, 1, 2, 2);
     assert_true(spectrum_of(&c, 0).rank == 1);
     assert_true(spectrum_of(&d, 0).rank == 1);
 }
@@ -131,8 +119,7 @@ TEST(wide_and_tall_agree)
             wide[i * 7 + j] = tall[j * 3 + i] = random_unit(&random);
         }
     }
-    struct attention a = spectrum_map_of(wide, DTYPE_F64, 3, 7),
-                     b = spectrum_map_of(tall, DTYPE_F64, 7, 3);
+    struct attention a = map_of(wide, DTYPE_F64, 1, 3, 7), b = map_of(tall, DTYPE_F64, 1, 7, 3);
     struct spectrum s = spectrum_of(&a, 0), t = spectrum_of(&b, 0);
     for (uint32_t i = 0; i < 3; i++) {
         assert_close(s.singular_values[i], t.singular_values[i], 1e-14);
@@ -146,7 +133,7 @@ TEST(only_the_valid_rectangle_counts)
 {
     const float x[] = {0, 3, NAN, 2, 0, NAN, NAN, NAN, NAN};
     const int32_t len[] = {2};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 3, 3);
+    struct attention a = map_of(x, DTYPE_F32, 1, 3, 3);
     a.q_len = a.k_len = len;
     struct spectrum s = spectrum_of(&a, 0);
     assert_close(s.singular_values[0], 3, 1e-14);
@@ -157,7 +144,7 @@ TEST(only_the_valid_rectangle_counts)
 TEST(heads_are_told_apart)
 {
     const float x[] = {1, 0, 0, 1, 0, 5, 5, 0};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
+    struct attention a = map_of(x, DTYPE_F32, 1, 2, 2);
     a.heads = 2;
     assert_close(spectrum_of(&a, 1).spectral_norm, 5, 1e-14);
 }
@@ -167,7 +154,7 @@ TEST(not_finite_has_no_spectrum)
     const double bad[] = {NAN, INFINITY};
     for (int i = 0; i < 2; i++) {
         double x[] = {1, 0, bad[i], 1};
-        struct attention a = spectrum_map_of(x, DTYPE_F64, 2, 2);
+        struct attention a = map_of(x, DTYPE_F64, 1, 2, 2);
         struct spectrum s = spectrum_of(&a, 0);
         assert_no_numbers(&s);
     }
@@ -177,7 +164,7 @@ TEST(empty_has_no_spectrum)
 {
     const float x[] = {1};
     const int32_t none[] = {0};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 1, 1);
+    struct attention a = map_of(x, DTYPE_F32, 1, 1, 1);
     a.k_len = none;
     struct spectrum s = spectrum_of(&a, 0);
     assert_no_numbers(&s);
@@ -186,7 +173,7 @@ TEST(empty_has_no_spectrum)
 TEST(all_zero_has_rank_zero)
 {
     const float x[4] = {0};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
+    struct attention a = map_of(x, DTYPE_F32, 1, 2, 2);
     struct spectrum s = spectrum_of(&a, 0);
     assert_true(s.spectral_norm == 0 && s.rank == 0 && s.effective_rank == 0);
     assert_true(s.nuclear_norm == 0 && s.singular_values[1] == 0 && s.eigenvalue_2 == 0);
@@ -199,7 +186,7 @@ TEST(all_zero_has_rank_zero)
 TEST(one_by_one)
 {
     const float x[] = {1};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 1, 1);
+    struct attention a = map_of(x, DTYPE_F32, 1, 1, 1);
     struct spectrum s = spectrum_of(&a, 0);
     assert_true(s.spectral_norm == 1 && s.rank == 1 && s.effective_rank == 1 &&
                 s.condition_number == 0);
@@ -212,7 +199,7 @@ TEST(eigenvalue_2_may_be_one_of_a_pair)
 {
     const double c = 0.5 * cos(1), s = 0.5 * sin(1);
     const double x[] = {c, -s, 0, s, c, 0, 0, 0, 0.1};
-    struct attention a = spectrum_map_of(x, DTYPE_F64, 3, 3);
+    struct attention a = map_of(x, DTYPE_F64, 1, 3, 3);
     OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum fast;
     assert_int_equal(spectrum_compute(&a, 0, 0, SPECTRUM_FULL, isa_best(), &scratch, &fast), 0);
@@ -223,13 +210,16 @@ TEST(eigenvalue_2_may_be_one_of_a_pair)
 TEST(eigenvalue_2_needs_a_square)
 {
     const float x[] = {1, 0, 0, 1, 0, 0};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 3);
+    struct attention a = map_of(x, DTYPE_F32, 1, 2, 3);
     assert_nan(spectrum_of(&a, 0).eigenvalue_2);
 }
 
 /* Maps of N x N on which one method or another has a hard time, each beyond the size that goes to
  * LAPACK at once. */
 enum { N = 150 };
+static float cells[N * N];
+static const struct attention square = {
+    .weights = cells, .dtype = DTYPE_F32, .batch = 1, .heads = 1, .queries = N, .keys = N};
 
 static void fill_softmax(float *x, double sigma, uint64_t random)
 {
@@ -244,127 +234,127 @@ static void fill_softmax(float *x, double sigma, uint64_t random)
     }
 }
 
-static void fill_mild(float *x)
+static void fill_mild(void)
 {
-    fill_softmax(x, 3, 1);
+    fill_softmax(cells, 3, 1);
 }
 
-static void fill_sharp(float *x)
+static void fill_sharp(void)
 {
-    fill_softmax(x, 40, 2);
+    fill_softmax(cells, 40, 2);
 }
 
-static void fill_flat(float *x)
+static void fill_flat(void)
 {
-    fill_softmax(x, 0.1, 3);
+    fill_softmax(cells, 0.1, 3);
 }
 
-static void fill_uniform(float *x)
+static void fill_uniform(void)
 {
-    fill_softmax(x, 0, 4);
+    fill_softmax(cells, 0, 4);
 }
 
-static void fill_zero(float *x)
+static void fill_zero(void)
 {
-    memset(x, 0, N * N * sizeof *x);
+    memset(cells, 0, N * N * sizeof *cells);
 }
 
-static void fill_identity(float *x)
+static void fill_identity(void)
 {
-    fill_zero(x);
+    fill_zero();
     for (uint32_t i = 0; i < N; i++) {
-        x[i * N + i] = 1;
+        cells[i * N + i] = 1;
     }
 }
 
 /* 7 and N have no common divisor. */
-static void fill_permutation(float *x)
+static void fill_permutation(void)
 {
-    fill_zero(x);
+    fill_zero();
     for (uint32_t i = 0; i < N; i++) {
-        x[i * N + i * 7 % N] = 1;
+        cells[i * N + i * 7 % N] = 1;
     }
 }
 
-static void fill_one_key(float *x)
+static void fill_one_key(void)
 {
-    fill_zero(x);
+    fill_zero();
     for (uint32_t i = 0; i < N; i++) {
-        x[i * N + 5] = 1;
+        cells[i * N + 5] = 1;
     }
 }
 
 /* Makes every row sum to 1. */
-static void normalise_rows(float *x)
+static void normalise_rows(void)
 {
     for (uint32_t i = 0; i < N; i++) {
         float sum = 0;
         for (uint32_t j = 0; j < N; j++) {
-            sum += x[i * N + j];
+            sum += cells[i * N + j];
         }
         for (uint32_t j = 0; j < N; j++) {
-            x[i * N + j] /= sum;
+            cells[i * N + j] /= sum;
         }
     }
 }
 
-static void fill_causal(float *x)
+static void fill_causal(void)
 {
-    fill_softmax(x, 5, 6);
+    fill_softmax(cells, 5, 6);
     for (uint32_t i = 0; i < N; i++) {
-        memset(x + i * N + i + 1, 0, (N - i - 1) * sizeof *x);
+        memset(cells + i * N + i + 1, 0, (N - i - 1) * sizeof *cells);
     }
-    normalise_rows(x);
+    normalise_rows();
 }
 
 /* Three equal documents: every value three times. */
-static void fill_documents(float *x)
+static void fill_documents(void)
 {
     static float block[N * N];
     fill_softmax(block, 6, 7);
-    fill_zero(x);
+    fill_zero();
     for (uint32_t i = 0; i < N; i++) {
         for (uint32_t j = 0; j < N / 3; j++) {
-            x[i * N + i / (N / 3) * (N / 3) + j] = block[i % (N / 3) * N + j];
+            cells[i * N + i / (N / 3) * (N / 3) + j] = block[i % (N / 3) * N + j];
         }
     }
-    normalise_rows(x);
+    normalise_rows();
 }
 
 /* A sink: nearly everything on key 0, and a bulk far below. */
-static void fill_sink(float *x)
+static void fill_sink(void)
 {
-    fill_softmax(x, 3, 8);
+    fill_softmax(cells, 3, 8);
     for (uint32_t i = 0; i < N; i++) {
         for (uint32_t j = 0; j < N; j++) {
-            x[i * N + j] *= 0.02f;
+            cells[i * N + j] *= 0.02f;
         }
-        x[i * N] += 0.98f;
+        cells[i * N] += 0.98f;
     }
 }
 
 /* Values that fall by 1.6 from one to the next: soon below what f32 can tell apart in A^T A. */
-static void fill_steep(float *x)
+static void fill_steep(void)
 {
     for (uint32_t i = 0; i < N; i++) {
         for (uint32_t j = 0; j < N; j++) {
             double distance = ((double)i - (double)j) / 60;
-            x[i * N + j] = (float)exp(-distance * distance);
+            cells[i * N + j] = (float)exp(-distance * distance);
         }
     }
 }
 
 /* 2 larger than the others, where a spectrum_start along the sums does not see it. */
-static void fill_hidden(float *x)
+static void fill_hidden(void)
 {
-    fill_identity(x);
-    x[0] = x[N + 1] = 1.25f;
-    x[1] = x[N] = -0.25f;
+    fill_identity();
+    cells[0] = cells[N + 1] = 1.25f;
+    cells[1] = cells[N] = -0.25f;
 }
 
 static const struct {
     const char *name;
-    void (*fill)(float *x);
+    void (*fill)(void);
 } hard[] = {
     {"mild", fill_mild},       {"sharp", fill_sharp},
     {"flat", fill_flat},       {"uniform", fill_uniform},
@@ -393,11 +383,10 @@ static void near(const char *map, const char *what, double got, double want, dou
 
 TEST(norm_agrees_with_the_reference)
 {
-    static float x[N * N];
     for (int i = 0; i < HARD_COUNT; i++) {
-        hard[i].fill(x);
-        struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
-        struct spectrum want = spectrum_of(&a, 0), got = test_spectrum_compute(&a, SPECTRUM_NORM);
+        hard[i].fill();
+        struct spectrum want = spectrum_of(&square, 0),
+                        got = test_spectrum_compute(&square, SPECTRUM_NORM);
         double s1 = want.spectral_norm, stable = want.stable_rank;
         near(hard[i].name, "spectral_norm", got.spectral_norm, s1, 1e-4 * s1);
         near(hard[i].name, "stable_rank", got.stable_rank, stable, 2e-4 * fabs(stable));
@@ -408,12 +397,10 @@ TEST(norm_agrees_with_the_reference)
 
 TEST(leading_values_agree_with_the_reference)
 {
-    static float x[N * N];
     for (int i = 0; i < HARD_COUNT; i++) {
-        hard[i].fill(x);
-        struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
-        struct spectrum want = spectrum_of(&a, 0),
-                        got = test_spectrum_compute(&a, SPECTRUM_LEADING);
+        hard[i].fill();
+        struct spectrum want = spectrum_of(&square, 0),
+                        got = test_spectrum_compute(&square, SPECTRUM_LEADING);
         for (uint32_t k = 0; k < SINGULAR_VALUES_MAX; k++) {
             double s = want.singular_values[k];
             near(hard[i].name, "value", got.singular_values[k], s,
@@ -429,13 +416,11 @@ TEST(leading_values_agree_with_the_reference)
 
 TEST(all_values_agree_with_the_reference)
 {
-    static float x[N * N];
     for (int i = 0; i < HARD_COUNT; i++) {
         const char *name = hard[i].name;
-        hard[i].fill(x);
-        struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
-        struct spectrum want = spectrum_of(&a, 0),
-                        got = test_spectrum_compute(&a, SPECTRUM_EIGENVALUES);
+        hard[i].fill();
+        struct spectrum want = spectrum_of(&square, 0),
+                        got = test_spectrum_compute(&square, SPECTRUM_EIGENVALUES);
         double error = (double)N * 0x1p-24 * want.spectral_norm;
         for (uint32_t k = 0; k < SINGULAR_VALUES_MAX; k++) {
             near(name, "value", got.singular_values[k], want.singular_values[k], error);
@@ -452,22 +437,20 @@ TEST(all_values_agree_with_the_reference)
 
 TEST(every_dtype_gives_the_same_numbers)
 {
-    static float x[N * N];
     static double wide[N * N];
     static uint16_t brain[N * N];
-    fill_mild(x);
+    fill_mild();
     for (uint32_t i = 0; i < N * N; i++) {
         uint32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
+        memcpy(&bits, &cells[i], sizeof bits);
         brain[i] = (uint16_t)(bits >> 16);
         bits &= 0xffff0000;
-        memcpy(&x[i], &bits, sizeof bits);
-        wide[i] = (double)x[i];
+        memcpy(&cells[i], &bits, sizeof bits);
+        wide[i] = (double)cells[i];
     }
-    struct attention f32 = spectrum_map_of(x, DTYPE_F32, N, N),
-                     f64 = spectrum_map_of(wide, DTYPE_F64, N, N),
-                     bf16 = spectrum_map_of(brain, DTYPE_BF16, N, N);
-    struct spectrum want = test_spectrum_compute(&f32, SPECTRUM_LEADING);
+    struct attention f64 = map_of(wide, DTYPE_F64, 1, N, N),
+                     bf16 = map_of(brain, DTYPE_BF16, 1, N, N);
+    struct spectrum want = test_spectrum_compute(&square, SPECTRUM_LEADING);
     struct spectrum a = test_spectrum_compute(&f64, SPECTRUM_LEADING),
                     b = test_spectrum_compute(&bf16, SPECTRUM_LEADING);
     assert_memory_equal(&a, &want, sizeof want);
@@ -485,12 +468,12 @@ TEST(wide_and_tall_maps_agree_at_every_effort)
             wide[i * 200 + j] = tall[j * 140 + i] = (float)random_unit(&random);
         }
     }
-    struct attention a = spectrum_map_of(wide, DTYPE_F32, 140, 200),
-                     b = spectrum_map_of(tall, DTYPE_F32, 200, 140);
+    struct attention a = map_of(wide, DTYPE_F32, 1, 140, 200),
+                     b = map_of(tall, DTYPE_F32, 1, 200, 140);
     struct spectrum want = spectrum_of(&a, 0);
-    for (int effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
-        struct spectrum s = test_spectrum_compute(&a, (enum spectrum_effort)effort),
-                        t = test_spectrum_compute(&b, (enum spectrum_effort)effort);
+    for (enum spectrum_effort effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
+        struct spectrum s = test_spectrum_compute(&a, effort),
+                        t = test_spectrum_compute(&b, effort);
         assert_close(s.spectral_norm, want.spectral_norm, 1e-4 * want.spectral_norm);
         assert_close(t.stable_rank, want.stable_rank, 2e-4 * want.stable_rank);
     }
@@ -498,36 +481,34 @@ TEST(wide_and_tall_maps_agree_at_every_effort)
 
 TEST(only_the_valid_rectangle_counts_at_every_effort)
 {
-    static float x[N * N], padded[(N + 3) * (N + 5)];
+    static float padded[(N + 3) * (N + 5)];
     const int32_t rows[] = {N}, columns[] = {N};
-    fill_mild(x);
+    fill_mild();
     for (uint32_t i = 0; i < (N + 3) * (N + 5); i++) {
         padded[i] = NAN;
     }
     for (uint32_t i = 0; i < N; i++) {
-        memcpy(padded + i * (N + 5), x + i * N, N * sizeof *x);
+        memcpy(padded + i * (N + 5), cells + i * N, N * sizeof *cells);
     }
-    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N),
-                     b = spectrum_map_of(padded, DTYPE_F32, N + 3, N + 5);
+    struct attention b = map_of(padded, DTYPE_F32, 1, N + 3, N + 5);
     b.q_len = rows;
     b.k_len = columns;
-    for (int effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
-        struct spectrum s = test_spectrum_compute(&a, (enum spectrum_effort)effort),
-                        t = test_spectrum_compute(&b, (enum spectrum_effort)effort);
+    for (enum spectrum_effort effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
+        struct spectrum s = test_spectrum_compute(&square, effort),
+                        t = test_spectrum_compute(&b, effort);
         assert_memory_equal(&s, &t, sizeof s);
     }
 }
 
 TEST(not_finite_has_no_spectrum_at_any_effort)
 {
-    static float x[N * N];
     const float bad[] = {NAN, INFINITY, -INFINITY};
     for (int i = 0; i < 3; i++) {
-        fill_mild(x);
-        x[N * N - 2] = bad[i];
-        struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
-        for (int effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
-            struct spectrum s = test_spectrum_compute(&a, (enum spectrum_effort)effort);
+        fill_mild();
+        cells[N * N - 2] = bad[i];
+        for (enum spectrum_effort effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES;
+             effort++) {
+            struct spectrum s = test_spectrum_compute(&square, effort);
             assert_no_numbers(&s);
         }
     }
@@ -536,16 +517,14 @@ TEST(not_finite_has_no_spectrum_at_any_effort)
 /* A power of two changes nothing but the unit, over the whole range of f64. */
 TEST(scale_is_exact)
 {
-    static float x[N * N];
     static double scaled[N * N];
     const int exponents[] = {-1060, -1000, -200, 100, 1020};
-    fill_mild(x);
-    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N),
-                     b = spectrum_map_of(scaled, DTYPE_F64, N, N);
-    struct spectrum want = test_spectrum_compute(&a, SPECTRUM_LEADING);
+    fill_mild();
+    struct attention b = map_of(scaled, DTYPE_F64, 1, N, N);
+    struct spectrum want = test_spectrum_compute(&square, SPECTRUM_LEADING);
     for (int e = 0; e < 5; e++) {
         for (uint32_t i = 0; i < N * N; i++) {
-            scaled[i] = ldexp((double)x[i], exponents[e]);
+            scaled[i] = ldexp((double)cells[i], exponents[e]);
         }
         struct spectrum got = test_spectrum_compute(&b, SPECTRUM_LEADING);
         assert_close(ldexp(got.spectral_norm, -exponents[e]), want.spectral_norm, 1e-3);
@@ -556,40 +535,38 @@ TEST(scale_is_exact)
 
 TEST(row_stochastic_maps_have_a_norm_from_1_to_sqrt_n)
 {
-    static float x[N * N];
-    void (*const fill[])(float *) = {fill_mild, fill_sharp,  fill_uniform,  fill_one_key,
-                                     fill_sink, fill_causal, fill_documents};
+    void (*const fill[])(void) = {fill_mild, fill_sharp,  fill_uniform,  fill_one_key,
+                                  fill_sink, fill_causal, fill_documents};
     for (int i = 0; i < 7; i++) {
-        fill[i](x);
-        struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
-        double s1 = test_spectrum_compute(&a, SPECTRUM_NORM).spectral_norm;
+        fill[i]();
+        double s1 = test_spectrum_compute(&square, SPECTRUM_NORM).spectral_norm;
         assert_true(s1 >= 1 - 1e-4 && s1 <= sqrt(N) * (1 + 1e-4));
     }
 }
 
 TEST(eigenvalues_of_a_causal_map_are_its_diagonal)
 {
-    static float x[N * N];
-    fill_causal(x);
+    fill_causal();
     double second = 0;
     for (uint32_t i = 1; i < N; i++) { /* the first row is 1 */
-        second = fmax(second, (double)x[i * N + i]);
+        second = fmax(second, (double)cells[i * N + i]);
     }
-    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
-    assert_true(test_spectrum_compute(&a, SPECTRUM_FULL).eigenvalue_2 == second);
+    assert_true(test_spectrum_compute(&square, SPECTRUM_FULL).eigenvalue_2 == second);
+}
+
+static void fill_random(uint64_t seed)
+{
+    for (uint32_t i = 0; i < N * N; i++) {
+        cells[i] = (float)random_unit(&seed);
+    }
 }
 
 /* Everything but what would take most of the time. */
 TEST(full_leaves_slow_eigenvalues_out)
 {
-    static float x[N * N];
-    uint64_t seed = 5;
-    for (uint32_t i = 0; i < N * N; i++) {
-        x[i] = (float)random_unit(&seed);
-    }
-    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
-    struct spectrum full = test_spectrum_compute(&a, SPECTRUM_FULL),
-                    all = test_spectrum_compute(&a, SPECTRUM_EIGENVALUES);
+    fill_random(5);
+    struct spectrum full = test_spectrum_compute(&square, SPECTRUM_FULL),
+                    all = test_spectrum_compute(&square, SPECTRUM_EIGENVALUES);
     assert_nan(full.eigenvalue_2);
     assert_true(all.eigenvalue_2 > 0);
     full.eigenvalue_2 = all.eigenvalue_2;
@@ -608,16 +585,11 @@ static struct spectrum spectrum_by(const struct attention *a, enum isa isa)
  */
 TEST(the_instruction_set_is_the_callers_choice)
 {
-    static float x[N * N];
-    uint64_t seed = 6;
-    for (uint32_t i = 0; i < N * N; i++) {
-        x[i] = (float)random_unit(&seed);
-    }
-    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
-    struct spectrum truth = spectrum_of(&a, 0), portable = spectrum_by(&a, ISA_PORTABLE);
+    fill_random(6);
+    struct spectrum truth = spectrum_of(&square, 0), portable = spectrum_by(&square, ISA_PORTABLE);
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         if (isa_available((enum isa)isa)) {
-            struct spectrum s = spectrum_by(&a, (enum isa)isa);
+            struct spectrum s = spectrum_by(&square, (enum isa)isa);
             assert_close(s.nuclear_norm / truth.nuclear_norm, 1, 1e-5);
             bool same =
                 memcmp(s.singular_values, portable.singular_values, sizeof s.singular_values) == 0;
@@ -642,16 +614,14 @@ TEST(a_matrix_has_no_eigenvalue_2)
 
 TEST(out_of_memory_is_reported_at_every_effort)
 {
-    static float x[N * N];
-    fill_steep(x); /* leading values take a second method */
-    struct attention a = spectrum_map_of(x, DTYPE_F32, N, N);
-    for (int effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
+    fill_steep(); /* leading values take a second method */
+    for (enum spectrum_effort effort = SPECTRUM_NORM; effort <= SPECTRUM_EIGENVALUES; effort++) {
         struct spectrum s = {.rank = 77};
         int rc = ERR_MEMORY;
         for (unsigned nth = 1; rc == ERR_MEMORY; nth++) {
             OWNED(scratch_clear) struct scratch scratch = {0};
             heap_fail_at(nth);
-            rc = spectrum_compute(&a, 0, 0, (enum spectrum_effort)effort, isa_best(), &scratch, &s);
+            rc = spectrum_compute(&square, 0, 0, effort, isa_best(), &scratch, &s);
             assert_true(rc == 0 || (rc == ERR_MEMORY && s.rank == 77));
             assert_true(rc == 0 || heap_has_failed());
             heap_fail_at(0);
@@ -768,7 +738,7 @@ TEST(every_instruction_set_follows_the_formulas)
 TEST(spectrum_out_of_memory_is_reported)
 {
     const float x[] = {1, 0, 0, 1};
-    struct attention a = spectrum_map_of(x, DTYPE_F32, 2, 2);
+    struct attention a = map_of(x, DTYPE_F32, 1, 2, 2);
     OWNED(scratch_clear) struct scratch scratch = {0};
     struct spectrum s = {.rank = 77};
     heap_fail_at(1);
@@ -813,8 +783,7 @@ TEST(threads_do_not_disturb_each_other)
             x[t][i] = random_unit(&random);
             y[t][i] = (float)x[t][i];
         }
-        w[t].a = t == 0 ? spectrum_map_of(x[t], DTYPE_F64, N, N)
-                        : spectrum_map_of(y[t], DTYPE_F32, N, N);
+        w[t].a = t == 0 ? map_of(x[t], DTYPE_F64, 1, N, N) : map_of(y[t], DTYPE_F32, 1, N, N);
         w[t].effort = t < 2 ? SPECTRUM_FULL : t == 2 ? SPECTRUM_LEADING : SPECTRUM_NORM;
         w[t].alone = test_spectrum_compute(&w[t].a, w[t].effort);
     }
@@ -834,7 +803,7 @@ TEST(spectrum_too_large_for_lapack_is_out_of_memory)
         {1, UINT32_MAX}, {UINT32_MAX, 1}, {INT32_MAX, INT32_MAX}, {1u << 27, 1u << 27}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const float nothing = 0; /* never read */
-        struct attention a = spectrum_map_of(&nothing, DTYPE_F32, sizes[i][0], sizes[i][1]);
+        struct attention a = map_of(&nothing, DTYPE_F32, 1, sizes[i][0], sizes[i][1]);
         struct scratch scratch = {0};
         struct spectrum s;
         heap_fail_at(1);

@@ -4,6 +4,7 @@
 #include "workers/rows/block.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
+#include "tests/unit/workers/map_of.h"
 
 #define T 16
 
@@ -23,20 +24,23 @@ static const struct block_plan everything = {
 
 static struct attention self_map(const float *weights, uint32_t heads, uint32_t length)
 {
-    return (struct attention){.weights = weights,
-                              .dtype = DTYPE_F32,
-                              .batch = 1,
-                              .heads = heads,
-                              .queries = length,
-                              .keys = length,
-                              .self = true};
+    struct attention a = map_of(weights, DTYPE_F32, heads, length, length);
+    a.self = true;
+    return a;
+}
+
+/* Rows begin to end. */
+static void block_compute_rows(struct block *block, const struct attention *a,
+                               const struct block_plan *plan, uint32_t begin, uint32_t end)
+{
+    OWNED(scratch_clear) struct scratch scratch = {0};
+    assert_int_equal(block_init(block, a, plan), 0);
+    assert_int_equal(block_compute_ref(block, a, begin, end, &scratch), 0);
 }
 
 static void test_block_compute(struct block *block, const struct attention *a)
 {
-    OWNED(scratch_clear) struct scratch scratch = {0};
-    assert_int_equal(block_init(block, a, &everything), 0);
-    assert_int_equal(block_compute_ref(block, a, 0, a->queries, &scratch), 0);
+    block_compute_rows(block, a, &everything, 0, a->queries);
 }
 
 static struct numbers block_read_out(const struct block *block)
@@ -405,10 +409,8 @@ static void block_fill_random(float *x, uint64_t random)
 
 static void add_range(struct block *into, const struct attention *a, uint32_t begin, uint32_t end)
 {
-    OWNED(scratch_clear) struct scratch scratch = {0};
     OWNED(block_clear) struct block part;
-    assert_int_equal(block_init(&part, a, &everything), 0);
-    assert_int_equal(block_compute_ref(&part, a, begin, end, &scratch), 0);
+    block_compute_rows(&part, a, &everything, begin, end);
     assert_int_equal(block_merge(into, &part), 0);
 }
 
@@ -600,9 +602,7 @@ TEST(a_slice_of_queries_is_placed_by_its_offset)
     slice.queries = T - 5;
     slice.q_offset = 5;
     OWNED(block_clear) struct block want, got;
-    OWNED(scratch_clear) struct scratch scratch = {0};
-    assert_int_equal(block_init(&want, &a, &everything), 0);
-    assert_int_equal(block_compute_ref(&want, &a, 5, T, &scratch), 0);
+    block_compute_rows(&want, &a, &everything, 5, T);
     test_block_compute(&got, &slice);
     want.pair_count = got.pair_count = 0; /* places in the tensor */
     block_assert_same(&want, &got);
@@ -624,7 +624,6 @@ TEST(samples_of_all_rows_have_the_numbers_of_the_map)
     a.tokens = tokens;
     OWNED(block_clear) struct block want, got;
     test_block_compute(&want, &a);
-    OWNED(scratch_clear) struct scratch scratch = {0};
     assert_int_equal(block_init(&got, &a, &everything), 0);
     for (uint32_t phase = 0; phase < STRIDE; phase++) {
         struct attention sample = a;
@@ -636,8 +635,7 @@ TEST(samples_of_all_rows_have_the_numbers_of_the_map)
         for (uint32_t i = phase; i < T; i += STRIDE) {
             memcpy(part + sample.queries++ * T, x + i * T, T * sizeof *x);
         }
-        assert_int_equal(block_init(&one, &sample, &everything), 0);
-        assert_int_equal(block_compute_ref(&one, &sample, 0, sample.queries, &scratch), 0);
+        test_block_compute(&one, &sample);
         assert_int_equal(block_merge(&got, &one), 0);
     }
     for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
@@ -661,9 +659,7 @@ TEST(documents_are_apart)
     packed.dropout = first.dropout = true;
     first.q_len = first.k_len = &length;
     OWNED(block_clear) struct block got, want;
-    OWNED(scratch_clear) struct scratch scratch = {0};
-    assert_int_equal(block_init(&got, &packed, &everything), 0);
-    assert_int_equal(block_compute_ref(&got, &packed, 0, 5, &scratch), 0);
+    block_compute_rows(&got, &packed, &everything, 0, 5);
     test_block_compute(&want, &first);
     /* the text alone ends at its last token, so that token has no next one */
     const enum metric same[] = {METRIC_ENTROPY, METRIC_MEAN_DISTANCE_NORMALIZED, METRIC_DIAGONAL,
@@ -724,9 +720,7 @@ TEST(maps_and_pairs_are_switched_apart)
         struct block_plan plan = {.maps = (on & 1) != 0, .top_pairs = 1};
         plan.group[METRIC_GROUP_PAIRS] = (on & 2) != 0;
         OWNED(block_clear) struct block block;
-        OWNED(scratch_clear) struct scratch scratch = {0};
-        assert_int_equal(block_init(&block, &a, &plan), 0);
-        assert_int_equal(block_compute_ref(&block, &a, 0, 2, &scratch), 0);
+        block_compute_rows(&block, &a, &plan, 0, 2);
         for (uint32_t map = 0; map < BLOCK_MAPS; map++) {
             double stat[MAP_STAT_COUNT];
             block_map_stats(&block.map[map], stat);
@@ -742,9 +736,7 @@ TEST(groups_that_are_off_stay_off)
     struct attention a = self_map(x, 1, 2);
     struct block_plan nothing = {.group = {false}};
     OWNED(block_clear) struct block block;
-    OWNED(scratch_clear) struct scratch scratch = {0};
-    assert_int_equal(block_init(&block, &a, &nothing), 0);
-    assert_int_equal(block_compute_ref(&block, &a, 0, 2, &scratch), 0);
+    block_compute_rows(&block, &a, &nothing, 0, 2);
     double entropy = 77, *value[METRIC_COUNT] = {[METRIC_ENTROPY] = &entropy};
     block_values(&block, value);
     assert_true(entropy == 77);
