@@ -428,25 +428,20 @@ static enum sender_status await_turn(struct sender *sender, struct rhythm *rhyth
                        : SENDER_OK;
 }
 
-/* Sends every message that can be read: `factor` times as fast as recorded, or at once with 0; but
+/* Sends every message that can be read: --rhythm times as fast as recorded, or at once; but
  * never so fast that more than half of attnd's budget is in flight, beyond which it would drop. A
  * last record that is cut short is only mentioned on err. Returns CLI_OK, or the exit code after
  * explaining on err. */
 static int replay_send(struct cli *cli, struct playback *playback, struct sender *sender,
-                       double factor)
+                       const struct replay_counts *before)
 {
-    struct rhythm rhythm = {.factor = factor};
-    struct pace pace = {.credit = 0};
+    struct rhythm rhythm = {.factor = cli->args->rhythm};
+    struct pace pace = {.before = *before, .now = *before};
     struct recorded recorded;
     enum playback_status status;
     char error[PLAYBACK_ERROR_MAX];
-    int code = replay_count(cli, &pace.before);
-    if (code != CLI_OK) {
-        return code;
-    }
-    pace.now = pace.before;
     while ((status = playback_next(playback, &recorded, error)) == PLAYBACK_MESSAGE) {
-        code = await_room(cli, &pace, sender, &recorded);
+        int code = await_room(cli, &pace, sender, &recorded);
         if (code != CLI_OK) {
             return code;
         }
@@ -477,7 +472,7 @@ static int replay_file(struct cli *cli, struct playback *playback, struct sender
     if (code != CLI_OK) {
         return code;
     }
-    int failure = replay_send(cli, playback, sender, cli->args->rhythm);
+    int failure = replay_send(cli, playback, sender, &before);
     if (failure != CLI_OK && failure != CLI_USAGE) {
         return failure;
     }
