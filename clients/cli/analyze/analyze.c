@@ -4,7 +4,6 @@
  * a time: memory holds the largest one, not all of them. */
 #include "clients/cli/base/cli.h"
 
-#include "clients/cli/analyze/internal.h"
 #include "proto/err.h"
 #include "clients/cli/analyze/input.h"
 #include "clients/cli/analyze/options.h"
