@@ -81,18 +81,10 @@ int attn_result_text(const attn_result *result, const char *key, char *ret_text,
     return 0;
 }
 
-static uint32_t array_len(const msgpack_object *value)
-{
-    return value && value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 0;
-}
-
 /* From the first metric of all: every array in `heads` has one entry per head. */
 static const msgpack_object *first_value(const msgpack_object *map)
 {
-    if (!map || map->type != MSGPACK_OBJECT_MAP || map->via.map.size == 0) {
-        return NULL;
-    }
-    return &map->via.map.ptr[0].val;
+    return mpk_pairs(map) > 0 ? &map->via.map.ptr[0].val : NULL;
 }
 
 uint32_t attn_result_heads(const attn_result *result)
@@ -101,10 +93,10 @@ uint32_t attn_result_heads(const attn_result *result)
     if (!first) {
         first = first_value(mpk_find(result->root, "spectrum"));
     }
-    if (first && first->type == MSGPACK_OBJECT_MAP) {
+    if (mpk_pairs(first) > 0) {
         first = first_value(first);
     }
-    return array_len(first);
+    return mpk_items(first);
 }
 
 int attn_result_stat(const attn_result *result, const char *metric, const char *stat, uint32_t head,
@@ -119,8 +111,8 @@ int attn_result_stat(const attn_result *result, const char *metric, const char *
     } else if (!plain) {
         found = NULL;
     }
-    const msgpack_object *heads = array_len(found) > 0 ? found : NULL;
-    if (head >= array_len(heads) || mpk_get_f64(&heads->via.array.ptr[head], ret_number) != 0) {
+    if (!found || head >= mpk_items(found) ||
+        mpk_get_f64(&found->via.array.ptr[head], ret_number) != 0) {
         return ATTN_E_NOT_FOUND;
     }
     return 0;
