@@ -78,11 +78,10 @@ const struct tensor *header_find_tensor(const struct header *header, enum tensor
 
 static int read_role(const msgpack_object *value, enum message_type type, struct tensor *tensor)
 {
-    int rc;
     if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
     }
-    rc = tensor_role_parse(value->via.str.ptr, value->via.str.size, &tensor->role);
+    int rc = tensor_role_parse(value->via.str.ptr, value->via.str.size, &tensor->role);
     if (!rc && !(role_rules[tensor->role].types & 1u << type)) {
         rc = ERR_TENSOR_NAME;
     }
@@ -91,11 +90,10 @@ static int read_role(const msgpack_object *value, enum message_type type, struct
 
 static int read_dtype(const msgpack_object *value, struct tensor *tensor)
 {
-    int rc;
     if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
     }
-    rc = dtype_parse(value->via.str.ptr, value->via.str.size, &tensor->dtype);
+    int rc = dtype_parse(value->via.str.ptr, value->via.str.size, &tensor->dtype);
     if (!rc && !(role_rules[tensor->role].dtypes & 1u << tensor->dtype)) {
         rc = ERR_DTYPE;
     }

@@ -64,14 +64,13 @@ static json_t *base64_to_json(const char *data, size_t len)
 {
     size_t text_len = (len + 2) / 3 * 4;
     char *text = malloc(text_len + 1);
-    json_t *json;
     if (!text) {
         return NULL;
     }
     for (size_t i = 0; i < len; i += 3) {
         put_base64((const unsigned char *)data + i, len - i, text + i / 3 * 4);
     }
-    json = json_stringn_nocheck(text, text_len);
+    json_t *json = json_stringn_nocheck(text, text_len);
     free(text);
     return json;
 }

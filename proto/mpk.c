@@ -173,13 +173,12 @@ int mpk_check(const void *buf, size_t len, const struct mpk_limits *limits)
 int mpk_parse(const void *buf, size_t len, const struct mpk_limits *limits, struct mpk_doc *ret_doc)
 {
     size_t off = 0;
-    msgpack_unpack_return status;
     int rc = mpk_check(buf, len, limits);
     if (rc) {
         return rc;
     }
     msgpack_unpacked_init(&ret_doc->unpacked);
-    status = msgpack_unpack_next(&ret_doc->unpacked, buf, len, &off);
+    msgpack_unpack_return status = msgpack_unpack_next(&ret_doc->unpacked, buf, len, &off);
     if (status == MSGPACK_UNPACK_SUCCESS && off == len) {
         ret_doc->root = &ret_doc->unpacked.data;
         return 0;

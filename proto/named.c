@@ -30,13 +30,12 @@ static const char *named_copy(const msgpack_object_str *text, char **at)
 
 static int named_read_number(const msgpack_object *value, struct named_value *one)
 {
-    int rc;
     if (value->type == MSGPACK_OBJECT_NIL) {
         one->kind = NAMED_NONE;
         return 0;
     }
     one->kind = NAMED_NUMBER;
-    rc = mpk_get_f64(value, &one->number);
+    int rc = mpk_get_f64(value, &one->number);
     return !rc && !isfinite(one->number) ? ERR_KEY_RANGE : rc;
 }
 

@@ -98,10 +98,8 @@ static int playback_reserve(struct playback *playback, uint64_t size)
     return playback->body ? 0 : ERR_MEMORY;
 }
 
-/* The next record's header; *ret_left is what the file has behind it. Returns 0, a code of err.def,
- * or ERR_CLOSED with errno. */
-static int playback_read_head(struct playback *playback, struct recording_record *ret_record,
-                              uint64_t *ret_left)
+/* The next record's header. Returns 0, a code of err.def, or ERR_CLOSED with errno. */
+static int playback_read_head(struct playback *playback, struct recording_record *ret_record)
 {
     uint8_t head[RECORDING_RECORD_BYTES];
     uint64_t left = playback->size - playback->at;
@@ -113,18 +111,7 @@ static int playback_read_head(struct playback *playback, struct recording_record
     if (code) {
         return code;
     }
-    *ret_left = left - size;
-    return ret_record->stored > *ret_left ? ERR_RECORDING_CUT : 0;
-}
-
-/* The part after the header. Returns as read_head. */
-static int read_body(struct playback *playback, const struct recording_record *record)
-{
-    int code = playback_reserve(playback, record->stored);
-    if (code) {
-        return code;
-    }
-    return playback_read_all(playback->fd, playback->body, record->stored) == 0 ? 0 : ERR_CLOSED;
+    return ret_record->stored > left - size ? ERR_RECORDING_CUT : 0;
 }
 
 static enum playback_status playback_take(struct playback *playback, int code,
@@ -159,13 +146,15 @@ enum playback_status playback_next(struct playback *playback, struct recorded *r
                                    char *reterr)
 {
     struct recording_record record;
-    uint64_t left;
     if (!playback_begin(playback)) {
         return PLAYBACK_END;
     }
-    int code = playback_read_head(playback, &record, &left);
+    int code = playback_read_head(playback, &record);
     if (!code) {
-        code = read_body(playback, &record);
+        code = playback_reserve(playback, record.stored);
+    }
+    if (!code && playback_read_all(playback->fd, playback->body, record.stored) != 0) {
+        code = ERR_CLOSED;
     }
     if (!code) {
         code = recording_decode_frames(&record, playback->body, (size_t)record.stored,
@@ -227,11 +216,10 @@ enum playback_status playback_skim(struct playback *playback, struct recorded *r
                                    char *reterr)
 {
     struct recording_record record;
-    uint64_t left;
     if (!playback_begin(playback)) {
         return PLAYBACK_END;
     }
-    int code = playback_read_head(playback, &record, &left);
+    int code = playback_read_head(playback, &record);
     if (!code && record.packed) {
         playback_seek(playback, playback->at);
         return playback_next(playback, ret_recorded, reterr);

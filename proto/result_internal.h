@@ -25,15 +25,15 @@ void part_dropped(struct mpk_writer *writer, const struct reason_count *dropped,
 /* `top_pairs` and `head_top_pairs`. */
 void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uint32_t heads);
 
-/* When there is a similarity. */
-void part_similarity(struct mpk_writer *writer, const struct result_similarity *similarity,
-                     uint32_t heads);
+/* When there is a similarity: its keys, and with `key` a map of them under that. */
+void part_similarity(struct mpk_writer *writer, const char *key,
+                     const struct result_similarity *similarity, uint32_t heads);
 
 /* A list of names, nil where a head has none. */
 void part_pattern(struct mpk_writer *writer, const char *key, const enum pattern *pattern,
                   uint32_t heads);
 
-/* The map under `weights`. */
+/* The map under `weights`; NULL: there is none. */
 void part_weights(struct mpk_writer *writer, const struct weights_result *weights);
 
 #endif

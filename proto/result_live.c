@@ -66,14 +66,8 @@ void live_encode(const struct live_result *live, struct mpk_writer *writer)
     part_layer(writer, &live->layer);
     mpk_pair_u64(writer, "rank", live->rank);
     result_live_put_numbers(writer, numbers);
-    if (numbers->similarity.cosine) {
-        struct mpk_open similarity = mpk_open(writer, "similarity");
-        part_similarity(writer, &numbers->similarity, numbers->heads);
-        mpk_close_map(writer, &similarity);
-    }
-    if (numbers->weights) {
-        part_weights(writer, numbers->weights);
-    }
+    part_similarity(writer, "similarity", &numbers->similarity, numbers->heads);
+    part_weights(writer, numbers->weights);
     mpk_pair_bool(writer, "snapshot", false);
     mpk_close_map(writer, &map);
 }
@@ -82,26 +76,13 @@ void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer
 {
     const struct layer_numbers *numbers = &layer->numbers;
     struct mpk_open map = mpk_open(writer, NULL);
-    mpk_put_str(writer, "stack");
-    if (layer->stack_known) {
-        mpk_put_str(writer, stack_name(layer->layer.id.stack));
-    } else {
-        mpk_put_nil(writer);
-    }
-    mpk_pair_u64_or_nil(writer, "layer", layer->layer_known, layer->layer.id.layer);
-    mpk_put_str(writer, "site");
-    if (layer->site_known) {
-        mpk_put_str(writer, site_name(layer->layer.id.site));
-    } else {
-        mpk_put_nil(writer);
-    }
+    struct layer_id id = layer->layer.id;
+    mpk_pair_str(writer, "stack", layer->stack_known ? stack_name(id.stack) : NULL);
+    mpk_pair_u64_or_nil(writer, "layer", layer->layer_known, id.layer);
+    mpk_pair_str(writer, "site", layer->site_known ? site_name(id.site) : NULL);
     part_layer_state(writer, &layer->layer);
     result_live_put_numbers(writer, numbers);
-    if (numbers->similarity.cosine) {
-        part_similarity(writer, &numbers->similarity, numbers->heads);
-    }
-    if (numbers->weights) {
-        part_weights(writer, numbers->weights);
-    }
+    part_similarity(writer, NULL, &numbers->similarity, numbers->heads);
+    part_weights(writer, numbers->weights);
     mpk_close_map(writer, &map);
 }

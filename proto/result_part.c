@@ -145,9 +145,15 @@ void part_pairs(struct mpk_writer *writer, const struct result_pairs *pairs, uin
     }
 }
 
-void part_similarity(struct mpk_writer *writer, const struct result_similarity *similarity,
-                     uint32_t heads)
+void part_similarity(struct mpk_writer *writer, const char *key,
+                     const struct result_similarity *similarity, uint32_t heads)
 {
+    if (!similarity->cosine) {
+        return;
+    }
+    if (key) {
+        mpk_pair_map(writer, key, 4);
+    }
     part_matrix(writer, "head_similarity", similarity->cosine, heads, heads);
     part_matrix(writer, "head_js", similarity->js, heads, heads);
     mpk_pair_array(writer, "redundant_pairs", similarity->redundant_count);
@@ -166,10 +172,6 @@ void part_pattern(struct mpk_writer *writer, const char *key, const enum pattern
 {
     mpk_pair_array(writer, key, heads);
     for (uint32_t h = 0; h < heads; h++) {
-        if (pattern_name[pattern[h]]) {
-            mpk_put_str(writer, pattern_name[pattern[h]]);
-        } else {
-            mpk_put_nil(writer);
-        }
+        mpk_put_str(writer, pattern_name[pattern[h]]);
     }
 }

@@ -166,21 +166,6 @@ static void result_summary_put_window(struct mpk_writer *writer, const struct re
     mpk_pair_bool(writer, "partial", window->partial);
 }
 
-/* Numbers without statistics are the newest message's own. */
-static void result_summary_put_newest(struct mpk_writer *writer,
-                                      const struct summary_result *summary)
-{
-    part_pairs(writer, &summary->pairs, summary->heads);
-    if (summary->similarity.cosine) {
-        struct mpk_open similarity = mpk_open(writer, "similarity");
-        part_similarity(writer, &summary->similarity, summary->heads);
-        mpk_close_map(writer, &similarity);
-    }
-    if (summary->weights) {
-        part_weights(writer, summary->weights);
-    }
-}
-
 void summary_encode(const struct summary_result *summary, struct mpk_writer *writer)
 {
     struct mpk_open map = mpk_open(writer, NULL);
@@ -225,7 +210,10 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
     mpk_close_map_if_any(writer, &aggregates);
     result_summary_put_spectrum(writer, summary);
     result_summary_put_drift(writer, summary);
-    result_summary_put_newest(writer, summary);
+    /* Numbers without statistics are the newest message's own. */
+    part_pairs(writer, &summary->pairs, summary->heads);
+    part_similarity(writer, "similarity", &summary->similarity, summary->heads);
+    part_weights(writer, summary->weights);
     if (summary->nodes) {
         mpk_pair_u64(writer, "nodes", summary->nodes);
         mpk_pair_u64(writer, "revision", summary->revision);

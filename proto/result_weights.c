@@ -59,6 +59,9 @@ static void result_weights_put_projection(struct mpk_writer *writer, const char 
 
 void part_weights(struct mpk_writer *writer, const struct weights_result *weights)
 {
+    if (!weights) {
+        return;
+    }
     struct mpk_open map = mpk_open(writer, "weights");
     for (unsigned p = 0; p < PROJECTION_COUNT; p++) {
         if (weights->projection[p].present) {

@@ -31,22 +31,17 @@ struct making {
     uint32_t *column_end; /* [columns]: the keys of column c end here */
 };
 
-static uint32_t head_maps_cells(uint32_t T, uint32_t size)
-{
-    return T < size ? T : size;
-}
-
 uint64_t head_maps_bytes(uint32_t heads, uint32_t queries, uint32_t keys, uint32_t size)
 {
     double map =
-        (double)head_maps_cells(queries, size) * head_maps_cells(keys, size) * sizeof(float);
+        (double)map_shrink_side(queries, size) * map_shrink_side(keys, size) * sizeof(float);
     double bytes = (double)sizeof(struct head_maps) + map * ((double)heads + 2);
     return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
 }
 
 uint64_t head_maps_scratch(uint32_t heads, uint32_t keys, uint32_t size)
 {
-    double columns = head_maps_cells(keys, size);
+    double columns = map_shrink_side(keys, size);
     double bytes = columns * (((double)heads + 4) * sizeof(double) + sizeof(uint32_t)) +
                    keys * (2.0 * sizeof(double) + (QUERIES_AT_ONCE + 1.0) * sizeof(float));
     return bytes < 0x1p62 ? (uint64_t)bytes : UINT64_C(1) << 62;
@@ -89,8 +84,8 @@ static struct head_maps *maps_new(const struct attention *a, uint32_t sample, ui
         .first_key = extent.key,
         .queries_sent = a->queries,
         .keys_sent = a->keys,
-        .rows = head_maps_cells(queries, size),
-        .columns = head_maps_cells(keys, size),
+        .rows = map_shrink_side(queries, size),
+        .columns = map_shrink_side(keys, size),
         .sample = sample,
     };
     return head_maps_alloc(&shape);
@@ -182,8 +177,8 @@ static bool end_row(const struct making *m, uint32_t h, uint32_t queries, float 
 static void head_maps_make_row(const struct making *m, uint32_t r)
 {
     struct head_maps *maps = m->maps;
-    uint32_t begin = maps->first_query + head_maps_edge(r, maps->queries, maps->rows);
-    uint32_t end = maps->first_query + head_maps_edge(r + 1, maps->queries, maps->rows);
+    uint32_t begin = maps->first_query + map_shrink_edge(r, maps->queries, maps->rows);
+    uint32_t end = maps->first_query + map_shrink_edge(r + 1, maps->queries, maps->rows);
     uint32_t query[QUERIES_AT_ONCE], count = 0, shown = 0;
     memset(m->sum, 0, ((size_t)maps->heads + 1) * maps->columns * sizeof *m->sum);
     for (uint32_t i = begin; i < end && m->kernel; i++) {
@@ -241,9 +236,9 @@ int head_maps_new(const struct attention *a, uint32_t sample, uint32_t size, enu
     making.largest = making.key_sum + maps->keys;
     making.column_end = (uint32_t *)(void *)(making.largest + QUERIES_AT_ONCE * (size_t)maps->keys);
     for (uint32_t c = 0; c < columns; c++) {
-        making.column_end[c] = head_maps_edge(c + 1, maps->keys, maps->columns);
+        making.column_end[c] = map_shrink_edge(c + 1, maps->keys, maps->columns);
         making.share[c] =
-            1.0 / (making.column_end[c] - head_maps_edge(c, maps->keys, maps->columns));
+            1.0 / (making.column_end[c] - map_shrink_edge(c, maps->keys, maps->columns));
     }
     for (uint32_t r = 0; r < maps->rows; r++) {
         scratch_pause(scratch);

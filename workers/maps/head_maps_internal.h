@@ -5,12 +5,10 @@
 #define WORKERS_MAPS_HEAD_MAPS_INTERNAL_H
 
 #include "workers/maps/head_maps.h"
+#include "workers/maps/map_shrink.h"
 
 /* Whether query i of the message is in the map and no padding. */
 bool head_maps_shows(const struct attention *a, const struct head_maps *maps, uint32_t i);
-
-/* The first of the T queries or keys in cell c of n. */
-uint32_t head_maps_edge(uint32_t c, uint32_t T, uint32_t n);
 
 /* Row r of the cells of head h, or for h = a->heads of the maximum over heads: ret[columns]. `work`
  * holds 2 * keys + 2 * columns numbers. */

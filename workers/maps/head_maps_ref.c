@@ -4,11 +4,6 @@
 #include <float.h>
 #include <math.h>
 
-uint32_t head_maps_edge(uint32_t c, uint32_t T, uint32_t n)
-{
-    return (uint32_t)((uint64_t)c * T / n);
-}
-
 bool head_maps_shows(const struct attention *a, const struct head_maps *maps, uint32_t i)
 {
     struct attention_extent extent = {.query = maps->first_query,
@@ -35,8 +30,8 @@ static void head_maps_ref_add_row(const double *row, uint32_t keys, uint32_t col
                                   double *count)
 {
     for (uint32_t c = 0; c < columns; c++) {
-        uint32_t end = head_maps_edge(c + 1, keys, columns);
-        for (uint32_t j = head_maps_edge(c, keys, columns); j < end; j++) {
+        uint32_t end = map_shrink_edge(c + 1, keys, columns);
+        for (uint32_t j = map_shrink_edge(c, keys, columns); j < end; j++) {
             if (isfinite(row[j])) {
                 sum[c] += row[j];
                 count[c] += 1;
@@ -53,8 +48,8 @@ void head_maps_row_ref(const struct attention *a, const struct head_maps *maps, 
     for (uint32_t c = 0; c < columns; c++) {
         sum[c] = count[c] = 0;
     }
-    uint32_t end = maps->first_query + head_maps_edge(r + 1, maps->queries, maps->rows);
-    uint32_t begin = maps->first_query + head_maps_edge(r, maps->queries, maps->rows);
+    uint32_t end = maps->first_query + map_shrink_edge(r + 1, maps->queries, maps->rows);
+    uint32_t begin = maps->first_query + map_shrink_edge(r, maps->queries, maps->rows);
     for (uint32_t i = begin; i < end; i++) {
         if (!head_maps_shows(a, maps, i)) {
             continue;

@@ -5,11 +5,6 @@
 
 #include <math.h>
 
-static uint32_t map_shrink_edge(uint32_t cell, uint32_t from, uint32_t to)
-{
-    return (uint32_t)((uint64_t)cell * from / to);
-}
-
 void map_shrink(const float *cells, uint32_t rows, uint32_t columns, uint32_t size,
                 float *ret_cells)
 {

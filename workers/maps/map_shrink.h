@@ -10,6 +10,11 @@ static inline uint32_t map_shrink_side(uint32_t cells, uint32_t size)
 {
     return cells < size ? cells : size;
 }
+/* The first of the `from` rows, or columns, that go into new cell `cell` of `to`. */
+static inline uint32_t map_shrink_edge(uint32_t cell, uint32_t from, uint32_t to)
+{
+    return (uint32_t)((uint64_t)cell * from / to);
+}
 
 /* Pools [rows][columns] cells into at most `size` x `size`, cut as in head_maps.h: a new cell is
  * the mean of the finite cells in it, NaN without any. `ret_cells` may be `cells`, or lie before it

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "workers/maps/rollout.h"
 
-#include "workers/maps/head_maps_internal.h"
+#include "workers/maps/map_shrink.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 /* Row i of norm(0.5 (A + I)). */
@@ -11,7 +12,7 @@ static void residual_row(const float *row, uint32_t i, uint32_t n, uint32_t keys
 {
     double sum = 0;
     for (uint32_t j = 0; j < n; j++) {
-        uint32_t count = head_maps_edge(j + 1, keys, n) - head_maps_edge(j, keys, n);
+        uint32_t count = map_shrink_edge(j + 1, keys, n) - map_shrink_edge(j, keys, n);
         ret[j] = 0.5 * (count * (double)row[j] + (i == j ? 1 : 0));
         sum += ret[j];
     }

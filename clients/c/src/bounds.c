@@ -12,7 +12,6 @@
 static bool bounds_number(struct span text, uint64_t *number)
 {
     uint64_t value = 0;
-
     if (!plan_read_number(text, UINT64_MAX, &value)) {
         return false;
     }
@@ -31,7 +30,6 @@ static bool bounds_setting(struct span setting, struct bounds *bounds, unsigned 
                            uint64_t *revision)
 {
     struct span key, type;
-
     if (setting.len == 0) {
         return true;
     }
@@ -72,7 +70,6 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     struct bounds read = *bounds;
     unsigned types = bounds_version_1;
     uint64_t revision = UINT32_MAX;
-
     if (prefix->len > BOUNDS_BYTES_MAX) {
         return false;
     }
@@ -129,7 +126,6 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
 bool bounds_take(const struct bounds *bounds, const struct header *header, uint64_t bytes)
 {
     double entries = (double)header->batch * header->heads * header->queries * header->keys;
-
     return bounds->accepts & 1u << header->type && bytes <= bounds->max_message &&
            (header->type == MESSAGE_EVENT ||
             (header->heads_total <= bounds->max_heads && entries <= (double)bounds->max_entries &&

@@ -16,7 +16,6 @@ static enum keys_verdict check_keys(const char *address, char ret_sentence[ADDRE
     char endpoint[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
     enum keys_verdict verdict = KEYS_UNKNOWN;
     struct key_client keys;
-
     if (key_find(&keys, reason) != 0) {
         return KEYS_UNKNOWN;
     }
@@ -36,7 +35,6 @@ static void check_absence(const char *address, const char *ingest,
     char endpoint[ADDRESS_MAX], reason[ADDRESS_REASON_MAX], text[LISTENER_TEXT_MAX];
     const char *path = ingest + strlen("ipc://");
     bool is_there = false;
-
     if (strncmp(ingest, "ipc://", strlen("ipc://")) != 0) {
         snprintf(ret_sentence, ADDRESS_REASON_MAX, "nobody listens at %s", ingest);
         return;
@@ -66,7 +64,6 @@ int attn_check_address(const char *address, char *ret_sentence, size_t size)
     struct key_client keys;
     enum keys_verdict verdict = KEYS_UNKNOWN;
     int code = 0;
-
     if (!ret_sentence || size == 0) {
         return ATTN_E_ARGUMENT;
     }

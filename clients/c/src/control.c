@@ -46,7 +46,6 @@ static int control_open(const char *endpoint, const char *address, int timeout_m
         {ZMQ_LINGER, 0}, {ZMQ_RECONNECT_IVL, 100}, {ZMQ_RECONNECT_IVL_MAX, 2000}};
     attn_control *control;
     int rc;
-
     if (!ret_control || timeout_ms < 1 ||
         link_name(endpoint, address, ADDRESS_CONTROL, LOOK_EVERY_MS, &target) != 0) {
         return ATTN_E_ARGUMENT;
@@ -136,7 +135,6 @@ static int open_answer(attn_control *control, attn_result *result)
 {
     const msgpack_object *root = result->doc.root, *part = root->via.array.ptr;
     uint64_t kind, id;
-
     if (root->type != MSGPACK_OBJECT_ARRAY || root->via.array.size != 4 ||
         mpk_get_u64(&part[0], 1, &kind) != 0 || kind != 1 ||
         mpk_get_u64(&part[1], UINT64_MAX, &id) != 0) {
@@ -151,12 +149,10 @@ static int open_answer(attn_control *control, attn_result *result)
     }
     static const char *const keys[] = {"code", "message"};
     size_t used = 0;
-
     for (int i = 0; i < 2; i++) {
         const msgpack_object *text = mpk_find(&part[2], keys[i]);
         size_t len = text && text->type == MSGPACK_OBJECT_STR ? text->via.str.size : 0;
         size_t room = ERROR_MAX - used - 3;
-
         len = len < room ? len : room;
         if (len > 0) {
             memcpy(control->error + used, text->via.str.ptr, len);
@@ -168,7 +164,6 @@ static int open_answer(attn_control *control, attn_result *result)
         }
     }
     control->error[used] = '\0';
-
     return ATTN_E_REFUSED;
 }
 
@@ -177,10 +172,8 @@ static int take_answer(attn_control *control, attn_result **ret_result)
 {
     attn_result *result = NULL;
     zmq_msg_t frame;
-    int rc;
-
     zmq_msg_init(&frame);
-    rc = zmq_msg_recv(&frame, control->link.socket, ZMQ_DONTWAIT) < 0 ? ATTN_E_TIMEOUT : 0;
+    int rc = zmq_msg_recv(&frame, control->link.socket, ZMQ_DONTWAIT) < 0 ? ATTN_E_TIMEOUT : 0;
     if (!rc) {
         rc = result_new(NULL, 0, &frame, &result);
     }
@@ -202,7 +195,6 @@ static int control_try_keys(attn_control *control)
 {
     const struct link *link = &control->link;
     char sentence[ADDRESS_REASON_MAX];
-
     if (listener_try_keys(&link->target.keys, ADDRESS_CONTROL, link->endpoint, sentence) !=
         KEYS_WRONG) {
         return ATTN_E_TIMEOUT;
@@ -220,7 +212,6 @@ static int control_exchange(attn_control *control, const struct mpk_writer *requ
     uint64_t deadline = socket_now_ms() + (uint64_t)control->timeout_ms;
     uint64_t asked_on = 0, now, look = socket_now_ms() + LISTENER_LOOK_MS;
     int rc;
-
     look = look < deadline ? look : deadline;
     do {
         now = socket_now_ms();
@@ -253,7 +244,6 @@ static int control_ask(attn_control *control, const char *method, unsigned takes
 {
     struct mpk_writer writer;
     int rc = ATTN_E_MEMORY;
-
     if (!control || !question || !ret || question->limit == 0 ||
         (takes & NEEDS_JOB && !question->job)) {
         return ATTN_E_ARGUMENT;
@@ -261,7 +251,6 @@ static int control_ask(attn_control *control, const char *method, unsigned takes
     mpk_writer_init(&writer);
     bool layer = takes & TAKES_LAYER, range = takes & TAKES_RANGE;
     struct mpk_open params;
-
     mpk_put_array(&writer, 4);
     mpk_put_u64(&writer, 0);
     mpk_put_u64(&writer, ++control->last_id);
@@ -304,7 +293,6 @@ int attn_history(attn_control *control, const attn_question *question, attn_seri
                          NEEDS_JOB | TAKES_LAYER | TAKES_HEAD | TAKES_METRIC | TAKES_WINDOW |
                              TAKES_RANGE | TAKES_PACKED,
                          question, ret_series, &result);
-
     if (!rc) {
         rc = series_new(result->root, ret_series);
         attn_result_free(&result);
@@ -318,7 +306,6 @@ int attn_map(attn_control *control, const attn_question *question, attn_mean_map
     int rc = control_ask(control, "map",
                          NEEDS_JOB | TAKES_LAYER | TAKES_WINDOW | TAKES_LAST | TAKES_PACKED,
                          question, ret_map, &result);
-
     if (!rc) {
         rc = map_read(result->root, ret_map);
         attn_result_free(&result);

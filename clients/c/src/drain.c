@@ -21,10 +21,8 @@ static uint64_t frame_cost(const zmq_msg_t *frame)
 static bool pass_message(struct drain *drain)
 {
     bool drop = atomic_load(&drain->waiting) >= drain->bytes_max, more = true;
-
     for (bool first = true; more; first = false) {
         zmq_msg_t frame;
-
         zmq_msg_init(&frame);
         if (zmq_msg_recv(&frame, drain->link->socket, ZMQ_DONTWAIT) < 0) {
             zmq_msg_close(&frame);
@@ -34,7 +32,6 @@ static bool pass_message(struct drain *drain)
         /* On with it, unless its message is to be dropped, or is from here on. */
         uint64_t cost = frame_cost(&frame);
         int flags = ZMQ_DONTWAIT | (zmq_msg_more(&frame) ? ZMQ_SNDMORE : 0);
-
         if (!drop) {
             atomic_fetch_add(&drain->waiting, cost); /* before it can be taken */
             drop = zmq_msg_send(&frame, drain->inner, flags) < 0;
@@ -55,7 +52,6 @@ static void *drain_run(void *data)
     struct drain *drain = data;
     zmq_pollitem_t items[3] = {{.socket = drain->inner, .events = ZMQ_POLLIN}};
     int count = 1 + link_items(drain->link, &items[1]);
-
     for (;;) {
         link_tend(drain->link);
         if (zmq_poll(items, count, link_idle_ms(drain->link)) < 0 && errno != EINTR) {
@@ -75,7 +71,6 @@ static void *open_end(void *context, int messages)
 {
     const int nothing = 0;
     void *socket = zmq_socket(context, ZMQ_PAIR);
-
     if (socket && zmq_setsockopt(socket, ZMQ_LINGER, &nothing, sizeof nothing) == 0 &&
         zmq_setsockopt(socket, ZMQ_SNDHWM, &messages, sizeof messages) == 0 &&
         zmq_setsockopt(socket, ZMQ_RCVHWM, &messages, sizeof messages) == 0) {
@@ -102,7 +97,6 @@ int drain_start(struct drain *ret_drain, void *context, struct link *link, int m
                 uint64_t bytes_max)
 {
     char name[64];
-
     *ret_drain = (struct drain){.link = link, .bytes_max = bytes_max};
     snprintf(name, sizeof name, "inproc://drain-%p", (void *)ret_drain);
     ret_drain->inner = open_end(context, (messages + 1) / 2);
@@ -120,10 +114,8 @@ uint32_t drain_receive(struct drain *drain, zmq_msg_t *ret_frames, uint32_t most
 {
     uint32_t count = 0;
     bool more = true;
-
     while (more) {
         zmq_msg_t frame;
-
         zmq_msg_init(&frame);
         if (zmq_msg_recv(&frame, drain->socket, ZMQ_DONTWAIT) < 0) {
             zmq_msg_close(&frame);

@@ -18,7 +18,6 @@ bool keys_are_for(const struct key_client *keys, const char *endpoint)
 static int keys_give(void *socket, const struct key_client *keys)
 {
     char public[KEY_LENGTH + 1];
-
     if (zmq_curve_public(public, keys->secret) != 0 ||
         zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, keys->server, sizeof keys->server) != 0 ||
         zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, public, sizeof public) != 0) {
@@ -39,7 +38,6 @@ bool keys_refusal(const struct key_client *keys, const char *endpoint, const cha
                   char ret_prefix[KEYS_REFUSAL_MAX])
 {
     char public[KEY_LENGTH + 1];
-
     if (!keys_are_for(keys, endpoint) || zmq_curve_public(public, keys->secret) != 0) {
         return false;
     }
@@ -51,7 +49,6 @@ void keys_deny(const struct key_client *keys, const char *endpoint, const char *
                char ret_sentence[KEYS_DENIED_MAX])
 {
     char public[KEY_LENGTH + 1] = "";
-
     (void)zmq_curve_public(public, keys->secret);
     snprintf(
         ret_sentence, KEYS_DENIED_MAX,
@@ -68,12 +65,10 @@ static uint16_t keys_watch(void *monitor)
     uint64_t deadline = socket_now_ms() + TRY_MS, now;
     zmq_pollitem_t item = {.socket = monitor, .events = ZMQ_POLLIN};
     uint16_t last = 0;
-
     while ((now = socket_now_ms()) < deadline) {
         unsigned char frame[6];
         char address[ADDRESS_MAX];
         uint16_t event;
-
         if (zmq_poll(&item, 1, (long)(deadline - now)) <= 0 ||
             zmq_recv(monitor, frame, sizeof frame, 0) != sizeof frame) {
             continue;
@@ -97,7 +92,6 @@ static uint16_t keys_shake_hands(const struct key_client *keys, enum address_soc
     static const struct socket_option options[] = {{ZMQ_LINGER, 0}};
     void *context = socket_context_new(), *socket = NULL, *monitor = NULL;
     uint16_t event = 0;
-
     if (!context || socket_open(context, types[which], options, 1, 4096, &socket) != 0) {
         goto done;
     }
@@ -125,7 +119,6 @@ done:
 static bool keys_is_listed(const struct key_client *keys, const char *ingest)
 {
     char control[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
-
     return address_endpoint(ingest, ADDRESS_CONTROL, control, reason) == 0 &&
            keys_shake_hands(keys, ADDRESS_CONTROL, control) == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
 }
@@ -135,7 +128,6 @@ static void keys_say_refused(const struct key_client *keys, enum address_socket 
                              const char *endpoint, char ret_sentence[ADDRESS_REASON_MAX])
 {
     char public[KEY_LENGTH + 1] = "";
-
     (void)zmq_curve_public(public, keys->secret);
     if (which == ADDRESS_INGEST && keys_is_listed(keys, endpoint)) {
         snprintf(

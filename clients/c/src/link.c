@@ -22,7 +22,6 @@ int link_name(const char *endpoint, const char *address, enum address_socket whi
     char reason[ADDRESS_REASON_MAX];
     const char *runtime_dir = getenv("XDG_RUNTIME_DIR");
     struct link_target target = {.which = which, .look_every_ms = look_every_ms};
-
     if (endpoint && (address || !*endpoint || strlen(endpoint) >= ADDRESS_MAX)) {
         return ATTN_E_ARGUMENT;
     }
@@ -52,7 +51,6 @@ static int watch_connections(struct link *link, void *context)
     static const int never = NEVER_MS, unbounded = 0;
     static _Atomic unsigned count; /* a name that was used lives on for a moment */
     char name[32];
-
     snprintf(name, sizeof name, "inproc://link-%u", atomic_fetch_add(&count, 1));
     if (zmq_setsockopt(link->socket, ZMQ_RECONNECT_IVL, &never, sizeof never) != 0 ||
         zmq_socket_monitor(link->socket, name,
@@ -73,7 +71,6 @@ int link_open(struct link *ret_link, void *context, int type, const struct socke
 {
     struct link link = {.target = *target, .connections = 1};
     int rc = socket_open(context, type, options, count, frame_bytes_max, &link.socket);
-
     if (rc) {
         return rc;
     }
@@ -86,7 +83,6 @@ int link_open(struct link *ret_link, void *context, int type, const struct socke
     }
     if (rc) {
         int error = errno;
-
         link_close(&link);
         errno = error;
         return rc;
@@ -110,7 +106,6 @@ int link_subscribe(struct link *ret_link, void *context, const char *topic, int6
     };
     int rc = link_open(ret_link, context, ZMQ_SUB, options, sizeof options / sizeof options[0],
                        frame_bytes_max, target);
-
     if (rc == 0 && zmq_setsockopt(ret_link->socket, ZMQ_SUBSCRIBE, topic, strlen(topic)) != 0) {
         rc = ATTN_E_TRANSPORT;
         link_close(ret_link);
@@ -135,7 +130,6 @@ static void tell_of_keys(struct link *link, uint64_t now)
 {
     const struct link_target *target = &link->target;
     char sentence[ADDRESS_REASON_MAX];
-
     if (!target->tell || !*target->endpoint || link->refused == !link->let_in) {
         return;
     }
@@ -159,7 +153,6 @@ static bool has_unread(const struct link *link)
 {
     int events = 0;
     size_t size = sizeof events;
-
     zmq_getsockopt(link->socket, ZMQ_EVENTS, &events, &size);
     return events & ZMQ_POLLIN;
 }
@@ -168,16 +161,13 @@ void link_tend(struct link *link)
 {
     char reason[ADDRESS_REASON_MAX];
     uint64_t now = socket_now_ms();
-
     if (!link->monitor) {
         return;
     }
     /* Events are reported for one connection at a time; all but a handshake's end it. */
     char frame[ADDRESS_MAX];
-
     while (zmq_recv(link->monitor, frame, sizeof frame, ZMQ_DONTWAIT) >= 0) {
         uint16_t event;
-
         memcpy(&event, frame, sizeof event);
         zmq_recv(link->monitor, frame, sizeof frame, 0); /* the address */
         if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
@@ -190,7 +180,6 @@ void link_tend(struct link *link)
         }
         link->ended = true;
     }
-
     if (link_is_up(link) || now < link->look_ms || has_unread(link)) {
         return;
     }
@@ -221,7 +210,6 @@ bool link_is_up(const struct link *link)
 long link_idle_ms(const struct link *link)
 {
     uint64_t now = socket_now_ms();
-
     if (!link->monitor || link_is_up(link)) {
         return -1;
     }
@@ -239,10 +227,8 @@ int link_wait(struct link *link, long timeout_ms)
 {
     zmq_pollitem_t items[2];
     int count = link_items(link, items);
-    long idle_ms;
-
     link_tend(link);
-    idle_ms = link_idle_ms(link);
+    long idle_ms = link_idle_ms(link);
     if (idle_ms >= 0 && (timeout_ms < 0 || idle_ms < timeout_ms)) {
         timeout_ms = idle_ms;
     }

@@ -34,7 +34,6 @@ static int connect_within(int fd, const struct sockaddr *place, socklen_t size)
     struct pollfd item = {.fd = fd, .events = POLLOUT};
     int error = 0;
     socklen_t length = sizeof error;
-
     if (fd < 0) {
         return -1;
     }
@@ -51,7 +50,6 @@ static int connect_within(int fd, const struct sockaddr *place, socklen_t size)
 static int connect_path(const char *path)
 {
     struct sockaddr_un place = {.sun_family = AF_UNIX};
-
     if (strlen(path) >= sizeof place.sun_path) {
         return -1;
     }
@@ -68,7 +66,6 @@ static int connect_host(const char *place)
     char host[ADDRESS_MAX];
     bool bracketed = *place == '[';
     int fd = -1;
-
     if (!colon || (size_t)(colon - place) >= sizeof host) {
         return -1;
     }
@@ -91,19 +88,16 @@ static int connect_host(const char *place)
 static const char *ready_type(char *text, size_t size)
 {
     static const char key[] = "\x0bSocket-Type";
-    char *at;
-    size_t left, length;
-
     if (size <= GREETING_BYTES || text[0] != '\xff' || text[9] != '\x7f') {
         return NULL;
     }
-    at = memmem(text + GREETING_BYTES, size - GREETING_BYTES, key, sizeof key - 1);
-    left = at ? (size_t)(text + size - at) - (sizeof key - 1) : 0;
+    char *at = memmem(text + GREETING_BYTES, size - GREETING_BYTES, key, sizeof key - 1);
+    size_t left = at ? (size_t)(text + size - at) - (sizeof key - 1) : 0;
     if (left < 4) {
         return NULL;
     }
     at += sizeof key - 1;
-    length = (unsigned char)at[3];
+    size_t length = (unsigned char)at[3];
     if (at[0] || at[1] || at[2] || length + 4 > left) {
         return NULL;
     }
@@ -121,7 +115,6 @@ static bool listener_exchange(const char *endpoint, const char *question, size_t
                                                    : -1;
     struct pollfd item = {.fd = fd, .events = POLLIN};
     uint64_t deadline = socket_now_ms() + ANSWER_MS, now;
-
     *ret_size = 0;
     *ret_type = NULL;
     if (fd < 0) {
@@ -150,7 +143,6 @@ bool listener_ask(const char *endpoint, char ret_text[LISTENER_TEXT_MAX])
     char answer[ANSWER_MAX + 1];
     const char *type;
     size_t size;
-
     if (!listener_exchange(endpoint, greeting, sizeof greeting, answer, &size, &type)) {
         return false;
     }
@@ -199,7 +191,6 @@ static bool is_wrong_endpoint(enum address_socket which, const char *endpoint,
     static const char *const names[ADDRESS_COUNT] = {"ingest", "publish or tap",
                                                      "control or reliable"};
     char found[LISTENER_TEXT_MAX], text[ADDRESS_REASON_MAX];
-
     if (!listener_ask(endpoint, found) || strcmp(found, types[which]) == 0) {
         return false;
     }
@@ -222,7 +213,6 @@ static bool is_wrong_port(enum address_socket which, const char *address, const 
                           char ret_sentence[ADDRESS_REASON_MAX])
 {
     char there[LISTENER_TEXT_MAX], text[ADDRESS_REASON_MAX] = "nobody listens at";
-
     if (listener_ask(own, there)) {
         if (strcmp(there, types[which]) == 0) {
             return false;
@@ -244,7 +234,6 @@ enum keys_verdict listener_try_keys(const struct key_client *keys, enum address_
     char answer[ANSWER_MAX + 1];
     const char *type;
     size_t size;
-
     if (strncmp(endpoint, "tcp://", 6) != 0 ||
         !listener_exchange(endpoint, greeting, sizeof greeting - 1, answer, &size, &type) ||
         size < GREETING_BYTES || answer[0] != '\xff' || answer[9] != '\x7f') {
@@ -271,7 +260,6 @@ static enum keys_verdict listener_try(enum address_socket which, const char *end
 {
     char own[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
     struct key_client keys;
-
     if (!endpoint && address_endpoint(address, which, own, reason) == 0) {
         endpoint = own;
     }
@@ -288,7 +276,6 @@ bool listener_is_wrong(enum address_socket which, const char *endpoint, const ch
     char found[LISTENER_TEXT_MAX], there[LISTENER_TEXT_MAX];
     bool is_like_attnd = false;
     enum keys_verdict verdict = listener_try(which, endpoint, address, ret_sentence);
-
     if (verdict != KEYS_UNKNOWN) {
         return verdict == KEYS_WRONG;
     }
@@ -297,7 +284,6 @@ bool listener_is_wrong(enum address_socket which, const char *endpoint, const ch
     }
     if (strncmp(address, "tcp://", 6) != 0) {
         struct stat status;
-
         if (stat(address, &status) != 0 || !S_ISSOCK(status.st_mode)) {
             return false;
         }

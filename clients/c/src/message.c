@@ -29,7 +29,6 @@ struct payload {
 static void payload_release(void *data, void *hint)
 {
     struct payload *payload = hint;
-
     (void)data;
     if (atomic_fetch_sub(&payload->holders, 1) > 1) {
         return;
@@ -48,7 +47,6 @@ static int add_frame(struct wire_message *message, struct payload *payload, char
                      uint64_t bytes)
 {
     zmq_msg_t *frame = &message->tensors[message->header.tensor_count];
-
     atomic_fetch_add(&payload->holders, 1);
     if (zmq_msg_init_data(frame, data, bytes, payload_release, payload) != 0) {
         atomic_fetch_sub(&payload->holders, 1);
@@ -63,7 +61,6 @@ static int copy_tensors(const struct parcel *parcel, _Atomic uint64_t *queued_by
 {
     uint64_t bytes = sizeof(struct payload);
     struct payload *payload = NULL;
-
     for (uint32_t i = 0; i < parcel->header.tensor_count; i++) {
         bytes += message_aligned(parcel->header.tensors[i].bytes);
     }
@@ -77,7 +74,6 @@ static int copy_tensors(const struct parcel *parcel, _Atomic uint64_t *queued_by
     }
     uint64_t at = 0;
     int rc = 0;
-
     if (!payload) {
         atomic_fetch_sub(queued_bytes, parcel->bytes);
         return ATTN_E_MEMORY;
@@ -110,11 +106,9 @@ static int check_size(const struct header *header)
 {
     struct header longest = *header;
     struct mpk_writer writer;
-    int rc;
-
     longest.seq = longest.dropped = longest.time_ns = COUNT_MAX;
     mpk_writer_init(&writer);
-    rc = message_encode(&longest, &writer);
+    int rc = message_encode(&longest, &writer);
     mpk_writer_clear(&writer);
     return rc;
 }
@@ -122,8 +116,6 @@ static int check_size(const struct header *header)
 /* Without arrays a header is a few hundred bytes. Labels that cannot fit are not looked at. */
 static int fit_header(const struct header *from, struct header *ret_header)
 {
-    int rc;
-
     *ret_header = *from;
     if (from->label_count > HEADER_BYTES_MAX) {
         ret_header->label_count = 0;
@@ -131,7 +123,7 @@ static int fit_header(const struct header *from, struct header *ret_header)
     if (!from->q_len && !from->k_len && ret_header->label_count == 0) {
         return 0;
     }
-    rc = check_size(ret_header);
+    int rc = check_size(ret_header);
     if (rc == ATTN_E_ARGUMENT && ret_header->label_count > 0) {
         ret_header->label_count = 0;
         rc = check_size(ret_header);
@@ -144,7 +136,6 @@ static int copy_header(const struct parcel *parcel, struct wire_message *message
     struct header *copy = &message->header, fitting;
     int rc = fit_header(&parcel->header, &fitting);
     size_t lengths = fitting.batch * sizeof *copy->q_len;
-
     *copy = fitting;
     copy->tensor_count = 0; /* until they are there */
     copy->label_count = 0;
@@ -160,7 +151,6 @@ static int copy_header(const struct parcel *parcel, struct wire_message *message
     for (uint32_t i = 0; copy->q_len && i < fitting.batch; i++) {
         int64_t left = (int64_t)fitting.q_len[i] - parcel->row;
         int64_t rows = left < 0 ? 0 : (left + parcel->stride - 1) / parcel->stride;
-
         copy->q_len[i] = (int32_t)(rows > fitting.queries ? fitting.queries : rows);
     }
     if (copy->k_len) {
@@ -170,7 +160,6 @@ static int copy_header(const struct parcel *parcel, struct wire_message *message
     size_t bytes = fitting.label_count * sizeof(char *);
     const char **labels;
     char *text;
-
     if (fitting.label_count == 0) {
         return 0;
     }
@@ -199,7 +188,6 @@ int message_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
 {
     struct wire_message *message = calloc(1, sizeof *message);
     int rc = message ? copy_header(parcel, message) : ATTN_E_MEMORY;
-
     if (rc) {
         atomic_fetch_sub(queued_bytes, parcel->bytes);
     } else if (parcel->header.tensor_count > 0) {
@@ -245,7 +233,6 @@ void message_topic(const struct header *header, char *ret_name)
 static int message_send_frame(void *socket, zmq_msg_t *frame, bool more)
 {
     int rc;
-
     do {
         rc = zmq_msg_send(frame, socket, ZMQ_DONTWAIT | (more ? ZMQ_SNDMORE : 0));
     } while (rc < 0 && errno == EINTR);
@@ -267,10 +254,8 @@ static int message_head(const struct header *header, zmq_msg_t *ret_topic, zmq_m
 {
     struct mpk_writer writer;
     char name[TOPIC_MAX];
-    int rc;
-
     mpk_writer_init(&writer);
-    rc = message_encode(header, &writer);
+    int rc = message_encode(header, &writer);
     if (!rc) {
         rc = make_frame(ret_header, writer.buffer.data, writer.buffer.size);
     }
@@ -293,7 +278,6 @@ int message_send(void *socket, struct wire_message *message, uint64_t bytes_max,
     zmq_msg_t topic, header;
     int rc = message_head(&message->header, &topic, &header);
     bool begun = false;
-
     if (rc) {
         return rc;
     }

@@ -20,7 +20,6 @@
 bool sender_wants(const attn_publisher *publisher, const struct header *header)
 {
     char name[TOPIC_MAX];
-
     message_topic(header, name);
     return prefixes_match(&publisher->prefixes, name);
 }
@@ -29,7 +28,6 @@ bool sender_wants(const attn_publisher *publisher, const struct header *header)
 static bool is_denied(const attn_publisher *publisher)
 {
     char refusal[KEYS_REFUSAL_MAX];
-
     return keys_refusal(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job,
                         refusal) &&
            prefixes_have(&publisher->prefixes, refusal);
@@ -63,7 +61,6 @@ void sender_look_whether_admitted(attn_publisher *publisher)
 uint64_t sender_gone_ms(const attn_publisher *publisher)
 {
     bool told = warner_has_said(&publisher->warner, WARNING_GONE);
-
     return publisher->left_ms > 0 && !told ? publisher->left_ms + GONE_MS : 0;
 }
 
@@ -72,7 +69,6 @@ static bool is_here(const char *endpoint)
 {
     static const char *const here[] = {"ipc://", "tcp://127.", "tcp://localhost:", "tcp://[::1]:"};
     bool found = false;
-
     for (size_t i = 0; i < sizeof here / sizeof here[0]; i++) {
         found = found || strncmp(endpoint, here[i], strlen(here[i])) == 0;
     }
@@ -83,7 +79,6 @@ void sender_tell_gone(attn_publisher *publisher)
 {
     uint64_t due_ms = sender_gone_ms(publisher);
     bool closing;
-
     if (due_ms == 0 || socket_now_ms() < due_ms) {
         return;
     }
@@ -113,7 +108,6 @@ void sender_follow(attn_publisher *publisher)
     attn_plan plan;
     uint64_t malformed = 0;
     bool wanted, has_plan = false;
-
     topic_job("tensor", publisher->identity.job, tensors);
     topic_job("event", publisher->identity.job, events);
     wanted = prefixes_touch(&publisher->prefixes, tensors);
@@ -152,7 +146,6 @@ void sender_follow(attn_publisher *publisher)
     /* Warns of what the subscriptions say. */
     if (is_denied(publisher)) {
         char sentence[KEYS_DENIED_MAX];
-
         publisher->hope.look_ms = 0;
         keys_deny(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job,
                   sentence);
@@ -171,8 +164,6 @@ void sender_follow(attn_publisher *publisher)
 static bool sender_take_notice(attn_publisher *publisher, const char *notice, size_t len)
 {
     char events[TOPIC_MAX];
-    bool applied;
-
     if (len == 0 || (notice[0] != 0 && notice[0] != 1)) {
         return true;
     }
@@ -182,7 +173,7 @@ static bool sender_take_notice(attn_publisher *publisher, const char *notice, si
         publisher->hello_asked = true;
     }
     pthread_mutex_lock(&publisher->lock);
-    applied = prefixes_apply(&publisher->prefixes, notice, len);
+    bool applied = prefixes_apply(&publisher->prefixes, notice, len);
     pthread_mutex_unlock(&publisher->lock);
     return applied;
 }
@@ -192,7 +183,6 @@ bool sender_take_notices(attn_publisher *publisher)
     zmq_msg_t notice;
     bool missed = false;
     int taken = 0;
-
     if (!publisher->link.socket) {
         return true;
     }

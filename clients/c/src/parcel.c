@@ -26,7 +26,6 @@ static struct parcel_view view_of(const struct tensor *tensor, const void *data)
     bool per_query = tensor->role == TENSOR_X_NORM, per_head = tensor->role == TENSOR_WO_R;
     bool matrix = tensor->rank == 2 && !per_key && !per_query;
     struct parcel_view view = {.data = data, .share = 1, .stride = 1};
-
     view.samples_taken = matrix || per_head ? 1 : (uint32_t)tensor->shape[0];
     view.heads = view.heads_taken = tensor->rank == 4 || per_head ? dim(tensor, 3) : 1;
     view.rows = view.rows_taken = per_key ? 1 : dim(tensor, per_query ? 1 : 2);
@@ -37,7 +36,6 @@ static struct parcel_view view_of(const struct tensor *tensor, const void *data)
 void parcel_add(struct parcel *parcel, const void *data, struct tensor tensor)
 {
     struct header *header = &parcel->header;
-
     if (!data) {
         return;
     }
@@ -84,7 +82,6 @@ static struct parcel_part part_of(const struct header *header, const attn_plan *
                                .head = range.first - header->head_offset,
                                .heads = range.last - range.first + 1,
                                .group = header->heads / header->kv_heads};
-
     if (plan->samples > 0 && plan->samples < part.samples) {
         part.samples = plan->samples;
     }
@@ -97,7 +94,6 @@ void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t
     struct parcel_part part = part_of(&whole->header, plan, step, apart, range);
     struct header *header = &ret_part->header;
     uint64_t stride;
-
     *ret_part = *whole;
     header->batch = part.samples;
     header->heads = part.heads;
@@ -112,7 +108,6 @@ void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t
     for (uint32_t i = 0; i < header->tensor_count; i++) {
         struct tensor *tensor = &header->tensors[i];
         struct parcel_view *view = &ret_part->views[i];
-
         view->samples_taken = part.samples;
         switch (tensor->role) {
         case TENSOR_WEIGHTS:
@@ -143,7 +138,6 @@ void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t
         default:
             break;
         }
-
         tensor->shape[0] = tensor->role == TENSOR_WO_R ? view->heads_taken : view->samples_taken;
         if (tensor->rank == 4) {
             tensor->shape[1] = view->heads_taken;
@@ -156,7 +150,6 @@ void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t
         }
         tensor->bytes =
             (uint64_t)view->samples_taken * view->heads_taken * view->rows_taken * view->row_bytes;
-
         ret_part->bytes += tensor->bytes;
     }
 }
@@ -170,7 +163,6 @@ void parcel_copy(const struct parcel *parcel, uint32_t index, void *to)
     uint32_t pieces = view->stride > 1 ? view->rows_taken : 1;
     uint64_t bytes = view->rows_taken / pieces * view->row_bytes;
     char *at = to;
-
     if (view->share == 1 && view->heads_taken == view->heads && view->rows_taken == view->rows) {
         memcpy(to, view->data, parcel->header.tensors[index].bytes);
         return;
@@ -180,7 +172,6 @@ void parcel_copy(const struct parcel *parcel, uint32_t index, void *to)
             uint64_t plane = (uint64_t)sample * view->heads + (view->head + head) / view->share;
             const char *from =
                 (const char *)view->data + (plane * view->rows + view->row) * view->row_bytes;
-
             for (uint32_t i = 0; i < pieces; i++, at += bytes) {
                 memcpy(at, from + i * view->stride * view->row_bytes, bytes);
             }

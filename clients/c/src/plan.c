@@ -24,7 +24,6 @@ struct plan_entry {
 static size_t set_end(const char *pattern, size_t len)
 {
     size_t at = len > 1 && pattern[1] == '!' ? 3 : 2; /* a ] that comes first is meant */
-
     while (at < len && pattern[at] != ']') {
         at++;
     }
@@ -35,11 +34,9 @@ static size_t set_end(const char *pattern, size_t len)
 static bool plan_takes(const char *pattern, size_t len, char c, size_t *ret_len)
 {
     size_t end = pattern[0] == '[' ? set_end(pattern, len) : 0;
-
     *ret_len = end + 1;
     if (end > 0) {
         bool negated = pattern[1] == '!', found = false;
-
         for (size_t i = negated ? 2 : 1; i < end && !found; i++) {
             if (i + 2 < end && pattern[i + 1] == '-') {
                 found = pattern[i] <= c && c <= pattern[i + 2];
@@ -57,7 +54,6 @@ static bool plan_takes(const char *pattern, size_t len, char c, size_t *ret_len)
 bool plan_glob(const char *pattern, size_t pattern_len, const char *text, size_t len)
 {
     size_t p = 0, t = 0, star = SIZE_MAX, star_text = 0, item;
-
     while (t < len) {
         if (p < pattern_len && pattern[p] == '*') {
             star = p++;
@@ -84,7 +80,6 @@ bool plan_glob(const char *pattern, size_t pattern_len, const char *text, size_t
 static bool plan_cut(struct span *rest, char separator, struct span *ret_part)
 {
     const char *end = memchr(rest->at, separator, rest->len);
-
     if (!end) {
         return false;
     }
@@ -110,7 +105,6 @@ bool plan_next_part(struct span *rest, char separator, struct span *ret_part)
 bool plan_read_number(struct span text, uint64_t max, uint64_t *ret_number)
 {
     uint64_t number = 0;
-
     if (text.len < 1 || text.len > 19) {
         return false;
     }
@@ -128,7 +122,6 @@ static bool plan_read_u32(struct span text, uint32_t max, uint32_t *ret_number)
 {
     uint64_t number = 0;
     bool good = plan_read_number(text, max, &number);
-
     *ret_number = (uint32_t)number;
     return good;
 }
@@ -136,7 +129,6 @@ static bool plan_read_u32(struct span text, uint32_t max, uint32_t *ret_number)
 static bool read_range(struct span text, attn_range *ret_range)
 {
     struct span first;
-
     if (!plan_cut(&text, '-', &first)) {
         first = text;
     }
@@ -148,7 +140,6 @@ static bool read_range(struct span text, attn_range *ret_range)
 static int by_first(const void *a, const void *b)
 {
     uint32_t x = ((const attn_range *)a)->first, y = ((const attn_range *)b)->first;
-
     return (x > y) - (x < y);
 }
 
@@ -157,7 +148,6 @@ static bool plan_read_heads(struct span text, attn_plan *plan)
     attn_range ranges[RANGES_READ_MAX];
     struct span part;
     size_t count = 0;
-
     plan->range_count = 0;
     if (text.len == 1 && text.at[0] == '*') {
         return true;
@@ -172,7 +162,6 @@ static bool plan_read_heads(struct span text, attn_plan *plan)
     plan->range_count = 0;
     for (size_t i = 0; i < count; i++) {
         attn_range *last = plan->range_count ? &plan->ranges[plan->range_count - 1] : NULL;
-
         if (last && ranges[i].first <= last->last + 1) {
             if (ranges[i].last > last->last) {
                 last->last = ranges[i].last;
@@ -195,7 +184,6 @@ bool plan_word_is(struct span text, const char *word)
 static bool read_setting(struct span setting, attn_plan *plan)
 {
     struct span key;
-
     if (setting.len == 0) {
         return true;
     }
@@ -213,7 +201,6 @@ static bool read_setting(struct span setting, attn_plan *plan)
     }
     if (plan_word_is(key, "layers")) {
         size_t blanks = 0;
-
         while (blanks < setting.len && setting.at[blanks] == ' ') {
             blanks++;
         }
@@ -230,7 +217,6 @@ static bool read_setting(struct span setting, attn_plan *plan)
 static bool read_settings(struct span text, attn_plan *ret_plan)
 {
     struct span part;
-
     attn_plan_default(ret_plan);
     for (size_t i = 0; i < text.len; i++) {
         if (text.at[i] < ' ' || text.at[i] > '~') {
@@ -251,7 +237,6 @@ enum verdict { PLAN_OURS, PLAN_OTHERS, PLAN_MALFORMED };
 static enum verdict plan_read_prefix(struct span rest, const char *job, struct plan_entry *entry)
 {
     struct span order, pattern;
-
     if (rest.len > PLAN_PREFIX_MAX) {
         return PLAN_MALFORMED;
     }
@@ -277,7 +262,6 @@ static int compare_text(const struct plan_entry *a, const struct plan_entry *b)
 {
     size_t shorter = a->prefix->len < b->prefix->len ? a->prefix->len : b->prefix->len;
     int order = memcmp(a->prefix->text, b->prefix->text, shorter);
-
     return order ? order : (a->prefix->len > b->prefix->len) - (a->prefix->len < b->prefix->len);
 }
 
@@ -285,7 +269,6 @@ static int compare_text(const struct plan_entry *a, const struct plan_entry *b)
 static bool precedes(const struct plan_entry *a, const struct plan_entry *b)
 {
     uint32_t a_every = a->plan.every - 1, b_every = b->plan.every - 1; /* 0 comes last */
-
     if (a->order != b->order) {
         return a->order < b->order;
     }
@@ -306,13 +289,11 @@ bool plan_choose(const struct prefixes *prefixes, const char *job, const struct 
                  attn_plan *ret_plan, uint64_t *ret_malformed)
 {
     struct plan_entry best = {.prefix = NULL};
-
     *ret_malformed = 0;
     attn_plan_default(&best.plan);
     for (size_t i = 0; i < prefixes->count; i++) {
         struct plan_entry entry = {.prefix = &prefixes->items[i]};
         enum verdict verdict = PLAN_OTHERS;
-
         if (plan_is(entry.prefix->text, entry.prefix->len)) {
             verdict =
                 plan_read_prefix((struct span){entry.prefix->text, entry.prefix->len}, job, &entry);
@@ -339,7 +320,6 @@ bool plan_takes_layer(const attn_plan *plan, struct layer_id id)
     int len =
         snprintf(name, sizeof name, "%s.%u.%s", stack_name(id.stack), id.layer, site_name(id.site));
     struct span rest = {plan->layers, strlen(plan->layers)}, pattern;
-
     while (plan_next_part(&rest, ' ', &pattern)) {
         if (pattern.len > 0 && plan_glob(pattern.at, pattern.len, name, (size_t)len)) {
             return true;
@@ -380,7 +360,6 @@ static uint64_t plan_common_divisor(uint64_t a, uint64_t b)
 {
     while (b > 0) {
         uint64_t rest = a % b;
-
         a = b;
         b = rest;
     }
@@ -392,7 +371,6 @@ static uint64_t plan_common_divisor(uint64_t a, uint64_t b)
 static uint64_t plan_turn(uint64_t n)
 {
     uint64_t middle = (n * 618034 + 500000) / 1000000;
-
     for (uint64_t away = 0;; away++) {
         if (plan_common_divisor(middle + away, n) == 1) {
             return middle + away;
@@ -428,7 +406,6 @@ uint32_t attn_plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries, 
                         uint32_t *ret_stride)
 {
     struct plan_rows rows = plan_rows(plan, step, queries, true);
-
     *ret_first = rows.first;
     *ret_stride = rows.stride;
     return rows.count;

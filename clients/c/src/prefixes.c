@@ -7,7 +7,6 @@
 static size_t prefixes_find(const struct prefixes *prefixes, const char *text, size_t len)
 {
     size_t i = 0;
-
     while (i < prefixes->count &&
            !(prefixes->items[i].len == len && memcmp(prefixes->items[i].text, text, len) == 0)) {
         i++;
@@ -17,22 +16,19 @@ static size_t prefixes_find(const struct prefixes *prefixes, const char *text, s
 
 static bool prefixes_add(struct prefixes *prefixes, const char *text, size_t len)
 {
-    char *copy;
-
     if (prefixes_find(prefixes, text, len) < prefixes->count || prefixes->count == PREFIXES_MAX) {
         return true;
     }
     if (prefixes->count == prefixes->capacity) {
         size_t capacity = prefixes->capacity ? 2 * prefixes->capacity : 16;
         struct prefix *items = realloc(prefixes->items, capacity * sizeof *items);
-
         if (!items) {
             return false;
         }
         prefixes->items = items;
         prefixes->capacity = capacity;
     }
-    copy = malloc(len + 1);
+    char *copy = malloc(len + 1);
     if (!copy) {
         return false;
     }
@@ -45,13 +41,11 @@ static bool prefixes_add(struct prefixes *prefixes, const char *text, size_t len
 bool prefixes_apply(struct prefixes *prefixes, const void *notice, size_t len)
 {
     const char *bytes = notice;
-
     if (len > 0 && bytes[0] == 1) {
         return prefixes_add(prefixes, bytes + 1, len - 1);
     }
     if (len > 0 && bytes[0] == 0) {
         size_t at = prefixes_find(prefixes, bytes + 1, len - 1);
-
         if (at != prefixes->count) {
             free(prefixes->items[at].text);
             prefixes->items[at] = prefixes->items[--prefixes->count];
@@ -73,10 +67,8 @@ bool prefixes_match(const struct prefixes *prefixes, const char *topic)
 bool prefixes_touch(const struct prefixes *prefixes, const char *root)
 {
     size_t root_len = strlen(root);
-
     for (size_t i = 0; i < prefixes->count; i++) {
         size_t len = prefixes->items[i].len;
-
         if (memcmp(root, prefixes->items[i].text, len < root_len ? len : root_len) == 0) {
             return true;
         }

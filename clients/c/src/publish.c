@@ -48,11 +48,9 @@ static bool labels_valid(const char *const *labels, uint32_t keys)
         /* A byte that is not UTF-8 stands for U+FFFD, which itself takes three. */
         const char *text = labels[i];
         size_t len = text ? strlen(text) : 0;
-
         while (len > 0) {
             uint32_t code;
             size_t taken = utf8_take(text, len, &code);
-
             if (code == UTF8_REPLACEMENT && taken == 1) {
                 return false;
             }
@@ -70,7 +68,6 @@ static bool labels_valid(const char *const *labels, uint32_t keys)
 static bool take_module(struct header *header, const char *module)
 {
     size_t len = module ? strnlen(module, MODULE_MAX + 1) : 0;
-
     if (module && !module_path_valid(module, len)) {
         return false;
     }
@@ -132,7 +129,6 @@ static void add_row_tensors(struct parcel *parcel, const uint8_t *mask, const in
                             const int32_t *documents)
 {
     const struct header *h = &parcel->header;
-
     parcel_add(parcel, mask,
                (struct tensor){TENSOR_MASK, DTYPE_U8, 3, {h->batch, h->queries, h->keys}, 0});
     parcel_add(parcel, tokens,
@@ -161,7 +157,6 @@ static bool listeners_know(attn_publisher *publisher, uint32_t revision)
 static void add_output(struct parcel *parcel, const struct output_tensors *o)
 {
     const struct header *h = &parcel->header;
-
     if ((!o->v && (o->dout || o->wo_r)) || (!o->wo_r && o->x_norm) ||
         (o->wo_r && (!dim_valid(o->written_dim) || o->written_dim > o->value_dim))) {
         parcel->invalid = true;
@@ -202,13 +197,11 @@ static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
     uint32_t first = whole->header.head_offset, last = first + whole->header.heads - 1;
     int result = ATTN_SKIPPED;
     bool any = false, apart = publisher_revision(publisher) >= BOUNDS_Q_STRIDE;
-
     for (uint32_t i = 0; i < (plan->range_count ? plan->range_count : 1); i++) {
         attn_range range = {ranges[i].first > first ? ranges[i].first : first,
                             ranges[i].last < last ? ranges[i].last : last};
         struct parcel part;
         int rc;
-
         if (range.first > range.last) {
             continue;
         }
@@ -248,7 +241,6 @@ int attn_publish_attention(attn_publisher *publisher, const attn_attention *atte
     const attn_attention *a = attention;
     struct parcel parcel;
     struct header *h = &parcel.header;
-
     if (!a || !a->weights || !layer_valid(a->stack, a->layer, a->site) || !dtype_valid(a->dtype) ||
         !dtype_valid(a->grad_dtype) || !dtype_valid(a->v_dtype) ||
         (a->plan && !plan_valid(a->plan)) || (a->v && !dim_valid(a->value_dim))) {
@@ -294,7 +286,6 @@ int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
 {
     struct parcel parcel;
     struct header *h = &parcel.header;
-
     if (!qk || !qk->q || !qk->k || !layer_valid(qk->stack, qk->layer, qk->site) ||
         !dtype_valid(qk->q_dtype) || !dtype_valid(qk->k_dtype) || !dtype_valid(qk->v_dtype) ||
         !dtype_valid(qk->dout_dtype) || !dim_valid(qk->head_dim) || !isfinite(qk->scale) ||
@@ -347,7 +338,6 @@ static void add_matrix(struct parcel *parcel, enum tensor_role role, const attn_
                        uint64_t side, bool is_out)
 {
     bool known = dtype_valid(matrix->dtype);
-
     parcel->invalid = parcel->invalid || (matrix->data && !known);
     parcel_add(parcel, matrix->data,
                (struct tensor){role,
@@ -362,7 +352,6 @@ int attn_publish_weights(attn_publisher *publisher, const attn_weights *weights)
     const attn_weights *w = weights;
     struct parcel parcel;
     struct header *h = &parcel.header;
-
     if (!w || !layer_valid(w->stack, w->layer, w->site)) {
         return ATTN_E_ARGUMENT;
     }
@@ -401,7 +390,6 @@ static void publish_describe_maps(attn_publisher *publisher, const attn_maps *ma
              keys = (uint64_t)maps->first_key + maps->keys;
     uint64_t queries_sent = maps->queries_sent ? maps->queries_sent : queries,
              keys_sent = maps->keys_sent ? maps->keys_sent : keys, every_ms;
-
     if (!maps->values || maps->heads < 1 || side < 1 || side > STATE_MAPS_SIDE ||
         maps->rows != (maps->queries < side ? maps->queries : side) ||
         maps->columns != (maps->keys < side ? maps->keys : side) ||
@@ -439,7 +427,6 @@ int attn_publish_state(attn_publisher *publisher, const attn_state *state)
     struct parcel parcel;
     struct header *h = &parcel.header;
     uint64_t epoch, step;
-
     if (!s || !s->state || s->size < 1 || !layer_valid(s->stack, s->layer, s->site)) {
         return ATTN_E_ARGUMENT;
     }

@@ -81,8 +81,6 @@ static int publisher_set_up(attn_publisher *publisher, const attn_publisher_opti
 {
     const struct plan_requests own = {options->every, options->samples, options->rows};
     pthread_condattr_t monotonic;
-    int rc;
-
     publisher->options = *options;
     /* The caller's: copied below. */
     publisher->options.endpoint = publisher->options.address = publisher->options.job = NULL;
@@ -105,8 +103,8 @@ static int publisher_set_up(attn_publisher *publisher, const attn_publisher_opti
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&publisher->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    rc = link_name(options->endpoint, options->address, ADDRESS_INGEST, LINK_LOOK_EVERY_MS,
-                   &publisher->target);
+    int rc = link_name(options->endpoint, options->address, ADDRESS_INGEST, LINK_LOOK_EVERY_MS,
+                       &publisher->target);
     if (rc) {
         return rc;
     }
@@ -145,8 +143,6 @@ static void publisher_destroy(attn_publisher *publisher, uint32_t linger_ms)
 int attn_publisher_new(const attn_publisher_options *options, attn_publisher **ret_publisher)
 {
     attn_publisher *publisher;
-    int rc;
-
     if (!options_valid(options) || !ret_publisher) {
         return ATTN_E_ARGUMENT;
     }
@@ -155,7 +151,7 @@ int attn_publisher_new(const attn_publisher_options *options, attn_publisher **r
     if (!publisher) {
         return ATTN_E_MEMORY;
     }
-    rc = publisher_set_up(publisher, options);
+    int rc = publisher_set_up(publisher, options);
     if (!rc) {
         rc = socket_thread(&publisher->thread, sender_run, publisher) ? ATTN_E_MEMORY : 0;
     }
@@ -172,9 +168,6 @@ static int publisher_say(attn_publisher *publisher, enum event_type event);
 void attn_publisher_free(attn_publisher **publisher)
 {
     attn_publisher *p = publisher ? *publisher : NULL;
-    uint64_t now;
-    bool asleep;
-
     if (!p) {
         return;
     }
@@ -184,18 +177,17 @@ void attn_publisher_free(attn_publisher **publisher)
         while (!atomic_compare_exchange_weak(&orphans, &p->next_orphan, p)) {
             continue;
         }
-
         return;
     }
     (void)publisher_say(p, EVENT_BYE);
     pthread_mutex_lock(&p->lock);
     p->closing = true;
     p->deadline_ms = socket_now_ms() + p->options.linger_ms;
-    asleep = queue_rouse(p);
+    bool asleep = queue_rouse(p);
     pthread_mutex_unlock(&p->lock);
     queue_wake(p, asleep);
     pthread_join(p->thread, NULL);
-    now = socket_now_ms();
+    uint64_t now = socket_now_ms();
     publisher_destroy(p, now < p->deadline_ms ? (uint32_t)(p->deadline_ms - now) : 0);
 }
 
@@ -204,7 +196,6 @@ void attn_publisher_free(attn_publisher **publisher)
 static struct wire_message *new_event(const attn_publisher *publisher, enum event_type event)
 {
     struct wire_message *message = calloc(1, sizeof *message);
-
     if (!message) {
         return NULL;
     }
@@ -221,7 +212,6 @@ static int publisher_put_event(attn_publisher *publisher, struct wire_message **
     enum event_type event = *message ? (*message)->header.event : EVENT_HELLO;
     uint64_t max = (uint64_t)publisher->options.max_queued_messages +
                    (event == EVENT_LOG ? 0 : QUEUED_EVENTS_MAX);
-
     publisher->counts.published++;
     if (!publisher->has_event_reader || !bounds_know(&publisher->bounds, event)) {
         publisher->counts.skipped++;
@@ -244,10 +234,8 @@ static int publisher_put_event(attn_publisher *publisher, struct wire_message **
 static int publisher_hand_over(attn_publisher *publisher, struct wire_message *message)
 {
     bool asleep = false;
-    int rc;
-
     pthread_mutex_lock(&publisher->lock);
-    rc = publisher_put_event(publisher, &message, &asleep);
+    int rc = publisher_put_event(publisher, &message, &asleep);
     pthread_mutex_unlock(&publisher->lock);
     queue_wake(publisher, asleep);
     message_free(message);
@@ -271,7 +259,6 @@ static int publisher_copy_values(const attn_value *values, size_t count,
 {
     size_t bytes = 1;
     char *at;
-
     if (count < 1 || count > LOG_VALUES_MAX || !values) {
         return ATTN_E_ARGUMENT;
     }
@@ -305,14 +292,12 @@ static int publisher_copy_values(const attn_value *values, size_t count,
 int attn_log(attn_publisher *publisher, const attn_value *values, size_t count)
 {
     struct named_values copy = {NULL, 0, NULL};
-    struct wire_message *message;
     int rc = publisher_copy_values(values, count, &copy);
-
     if (rc || publisher_is_orphan(publisher)) {
         named_clear(&copy);
         return rc ? rc : ATTN_SKIPPED;
     }
-    message = new_event(publisher, EVENT_LOG);
+    struct wire_message *message = new_event(publisher, EVENT_LOG);
     if (message) {
         message->header.values = copy;
     } else {
@@ -334,11 +319,8 @@ struct layer_id layer_id_of(attn_stack stack, uint32_t layer, attn_site site)
 
 int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count)
 {
-    struct wire_message *message;
     struct layer_info *copy;
     bool asleep = false;
-    int rc;
-
     if (count > LAYERS_MAX || (count > 0 && !layers)) {
         return ATTN_E_ARGUMENT;
     }
@@ -360,13 +342,13 @@ int attn_hello(attn_publisher *publisher, const attn_layer *layers, size_t count
         copy[i].heads = layers[i].heads;
     }
     /* The queued hello stands for one that was due; otherwise it is due when somebody comes. */
-    message = new_event(publisher, EVENT_HELLO);
+    struct wire_message *message = new_event(publisher, EVENT_HELLO);
     pthread_mutex_lock(&publisher->lock);
     free(publisher->next_layers);
     publisher->next_layers = copy;
     publisher->next_layer_count = (uint32_t)count;
     publisher->has_next_layers = publisher->has_hello = true;
-    rc = publisher_put_event(publisher, &message, &asleep);
+    int rc = publisher_put_event(publisher, &message, &asleep);
     publisher->hello_due = rc != 0;
     pthread_mutex_unlock(&publisher->lock);
     queue_wake(publisher, asleep);
@@ -389,10 +371,8 @@ void attn_set_position(attn_publisher *publisher, uint64_t epoch, uint64_t step)
 
 uint32_t publisher_revision(attn_publisher *publisher)
 {
-    uint32_t revision;
-
     pthread_mutex_lock(&publisher->lock);
-    revision = publisher->bounds.header;
+    uint32_t revision = publisher->bounds.header;
     pthread_mutex_unlock(&publisher->lock);
     return revision;
 }
@@ -400,7 +380,6 @@ uint32_t publisher_revision(attn_publisher *publisher)
 uint32_t attn_publisher_maps(attn_publisher *publisher, uint64_t *ret_every_ms)
 {
     uint64_t side = 0;
-
     *ret_every_ms = 0;
     if (publisher_is_orphan(publisher)) {
         return 0;
@@ -417,21 +396,18 @@ uint32_t attn_publisher_maps(attn_publisher *publisher, uint64_t *ret_every_ms)
 bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t layer,
                           attn_site site)
 {
-    struct topic *topic;
-    bool wanted;
-
     if (!layer_valid(stack, layer, site) || publisher_is_orphan(publisher) ||
         !publisher->has_tensor_reader || publisher->stalled) {
         return false;
     }
     pthread_mutex_lock(&publisher->lock);
-    topic = plan_takes_step(&publisher->plan, publisher->step)
-                ? topics_get(&publisher->topics, layer_id_of(stack, layer, site))
-                : NULL;
+    struct topic *topic = plan_takes_step(&publisher->plan, publisher->step)
+                              ? topics_get(&publisher->topics, layer_id_of(stack, layer, site))
+                              : NULL;
     if (topic) {
         queue_look_up(publisher, topic);
     }
-    wanted = topic && topic->subscribed && topic->planned;
+    bool wanted = topic && topic->subscribed && topic->planned;
     pthread_mutex_unlock(&publisher->lock);
     return wanted;
 }
@@ -439,7 +415,6 @@ bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t 
 int attn_publisher_plan(attn_publisher *publisher, attn_plan *ret_plan)
 {
     bool has_plan;
-
     if (publisher_is_orphan(publisher)) {
         attn_plan_default(ret_plan);
         return ATTN_SKIPPED;
@@ -456,11 +431,9 @@ static int publisher_wait_until(attn_publisher *publisher, uint64_t deadline_ms)
 {
     for (;;) {
         char events[TOPIC_MAX];
-
         topic_job("event", publisher->identity.job, events);
         bool wanted = publisher->has_tensor_reader || prefixes_touch(&publisher->prefixes, events);
         uint64_t now = socket_now_ms(), settled = publisher->notice_ms + SETTLE_MS;
-
         if (wanted && now >= settled) {
             return 0;
         }
@@ -470,15 +443,12 @@ static int publisher_wait_until(attn_publisher *publisher, uint64_t deadline_ms)
         uint64_t until_ms = wanted && settled < deadline_ms ? settled : deadline_ms;
         const struct timespec until = {(time_t)(until_ms / 1000),
                                        (long)(until_ms % 1000) * 1000000};
-
         (void)pthread_cond_timedwait(&publisher->changed, &publisher->lock, &until);
     }
 }
 
 int attn_publisher_wait(attn_publisher *publisher, int timeout_ms)
 {
-    int rc;
-
     if (timeout_ms < 0) {
         return ATTN_E_ARGUMENT;
     }
@@ -486,7 +456,7 @@ int attn_publisher_wait(attn_publisher *publisher, int timeout_ms)
         return ATTN_E_TIMEOUT;
     }
     pthread_mutex_lock(&publisher->lock);
-    rc = publisher_wait_until(publisher, socket_now_ms() + (uint64_t)timeout_ms);
+    int rc = publisher_wait_until(publisher, socket_now_ms() + (uint64_t)timeout_ms);
     pthread_mutex_unlock(&publisher->lock);
     return rc;
 }
@@ -494,7 +464,6 @@ int attn_publisher_wait(attn_publisher *publisher, int timeout_ms)
 void attn_publisher_stats(attn_publisher *publisher, attn_publisher_counts *ret_counts)
 {
     uint64_t skipped;
-
     *ret_counts = (attn_publisher_counts){0};
     if (publisher_is_orphan(publisher)) {
         return;

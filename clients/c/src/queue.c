@@ -11,7 +11,6 @@
 bool queue_rouse(attn_publisher *publisher)
 {
     bool asleep = publisher->asleep;
-
     publisher->asleep = false;
     return asleep;
 }
@@ -19,7 +18,6 @@ bool queue_rouse(attn_publisher *publisher)
 void queue_wake(attn_publisher *publisher, bool asleep)
 {
     const uint64_t one = 1;
-
     if (asleep) {
         (void)!write(publisher->wake, &one, sizeof one); /* cannot be full */
     }
@@ -43,7 +41,6 @@ int queue_skip(attn_publisher *publisher)
 static bool queue_has_room(const attn_publisher *publisher, uint64_t bytes)
 {
     uint64_t max = publisher->options.max_queued_bytes;
-
     return !publisher->stalled &&
            publisher->counts.queued < publisher->options.max_queued_messages && bytes <= max &&
            atomic_load(&publisher->queued_bytes) <= max - bytes;
@@ -52,7 +49,6 @@ static bool queue_has_room(const attn_publisher *publisher, uint64_t bytes)
 void queue_look_up(attn_publisher *publisher, struct topic *topic)
 {
     char name[TOPIC_MAX];
-
     if (topic->generation == publisher->generation) {
         return;
     }
@@ -64,8 +60,6 @@ void queue_look_up(attn_publisher *publisher, struct topic *topic)
 
 bool queue_drop(attn_publisher *publisher, struct topic *topic, int rc)
 {
-    bool first;
-
     publisher->counts.dropped++;
     publisher->counts.too_large += rc == ATTN_E_TOO_LARGE;
     if (topic) {
@@ -75,7 +69,7 @@ bool queue_drop(attn_publisher *publisher, struct topic *topic, int rc)
         return false;
     }
     publisher->tensors_dropped++;
-    first = !publisher->untold;
+    bool first = !publisher->untold;
     publisher->untold = true;
     return first && publisher->has_event_reader && publisher->bounds.header >= 2 &&
            queue_rouse(publisher);
@@ -115,13 +109,10 @@ bool queue_append(attn_publisher *publisher, struct wire_message *message)
 int queue_put(attn_publisher *publisher, const struct parcel *parcel)
 {
     struct wire_message *message;
-    struct topic *topic;
     bool asleep = false;
-    int rc;
-
     pthread_mutex_lock(&publisher->lock);
-    topic = topics_get(&publisher->topics, parcel->header.layer);
-    rc = take_place(publisher, topic, parcel);
+    struct topic *topic = topics_get(&publisher->topics, parcel->header.layer);
+    int rc = take_place(publisher, topic, parcel);
     if (rc < 0) {
         asleep = queue_drop(publisher, topic, rc);
     }
@@ -154,7 +145,6 @@ void queue_clear(attn_publisher *publisher)
 {
     while (publisher->first) {
         struct wire_message *message = publisher->first;
-
         publisher->first = message->next;
         message_free(message);
     }

@@ -10,8 +10,6 @@
 int result_new(const void *topic, size_t topic_len, zmq_msg_t *body, attn_result **ret_result)
 {
     attn_result *result;
-    int rc;
-
     if (topic_len >= RESULT_TOPIC_MAX) {
         return ATTN_E_MESSAGE;
     }
@@ -24,8 +22,8 @@ int result_new(const void *topic, size_t topic_len, zmq_msg_t *body, attn_result
     }
     zmq_msg_init(&result->frame);
     zmq_msg_move(&result->frame, body);
-    rc = mpk_parse(zmq_msg_data(&result->frame), zmq_msg_size(&result->frame), &mpk_result_limits,
-                   &result->doc);
+    int rc = mpk_parse(zmq_msg_data(&result->frame), zmq_msg_size(&result->frame),
+                       &mpk_result_limits, &result->doc);
     if (rc) {
         zmq_msg_close(&result->frame);
         free(result);
@@ -35,7 +33,6 @@ int result_new(const void *topic, size_t topic_len, zmq_msg_t *body, attn_result
     if (attn_result_text(result, "kind", result->kind, sizeof result->kind) != 0) {
         result->kind[0] = '\0';
     }
-
     *ret_result = result;
     return 0;
 }
@@ -61,7 +58,6 @@ const char *attn_result_json(attn_result *result)
 int attn_result_u64(const attn_result *result, const char *key, uint64_t *ret_number)
 {
     const msgpack_object *value = mpk_find(result->root, key);
-
     if (!value || mpk_get_u64(value, UINT64_MAX, ret_number) != 0) {
         return ATTN_E_NOT_FOUND;
     }
@@ -71,15 +67,13 @@ int attn_result_u64(const attn_result *result, const char *key, uint64_t *ret_nu
 int attn_result_text(const attn_result *result, const char *key, char *ret_text, size_t size)
 {
     const msgpack_object *value = mpk_find(result->root, key);
-    size_t len;
-
     if (size == 0) {
         return ATTN_E_ARGUMENT;
     }
     if (!value || value->type != MSGPACK_OBJECT_STR) {
         return ATTN_E_NOT_FOUND;
     }
-    len = value->via.str.size < size ? value->via.str.size : size - 1;
+    size_t len = value->via.str.size < size ? value->via.str.size : size - 1;
     if (len > 0) {
         memcpy(ret_text, value->via.str.ptr, len);
     }
@@ -87,31 +81,22 @@ int attn_result_text(const attn_result *result, const char *key, char *ret_text,
     return 0;
 }
 
-static uint32_t array_len(const msgpack_object *value)
-{
-    return value && value->type == MSGPACK_OBJECT_ARRAY ? value->via.array.size : 0;
-}
-
 /* From the first metric of all: every array in `heads` has one entry per head. */
 static const msgpack_object *first_value(const msgpack_object *map)
 {
-    if (!map || map->type != MSGPACK_OBJECT_MAP || map->via.map.size == 0) {
-        return NULL;
-    }
-    return &map->via.map.ptr[0].val;
+    return mpk_pairs(map) > 0 ? &map->via.map.ptr[0].val : NULL;
 }
 
 uint32_t attn_result_heads(const attn_result *result)
 {
     const msgpack_object *first = first_value(mpk_find(result->root, "heads"));
-
     if (!first) {
         first = first_value(mpk_find(result->root, "spectrum"));
     }
-    if (first && first->type == MSGPACK_OBJECT_MAP) {
+    if (mpk_pairs(first) > 0) {
         first = first_value(first);
     }
-    return array_len(first);
+    return mpk_items(first);
 }
 
 int attn_result_stat(const attn_result *result, const char *metric, const char *stat, uint32_t head,
@@ -120,16 +105,14 @@ int attn_result_stat(const attn_result *result, const char *metric, const char *
     /* The metric's map or array, wherever it is listed. */
     const msgpack_object *found = mpk_find(mpk_find(result->root, "heads"), metric);
     bool plain = !stat || strcmp(stat, "last") == 0;
-
     found = found ? found : mpk_find(mpk_find(result->root, "spectrum"), metric);
     if (found && found->type == MSGPACK_OBJECT_MAP) {
         found = stat ? mpk_find(found, stat) : NULL;
     } else if (!plain) {
         found = NULL;
     }
-    const msgpack_object *heads = array_len(found) > 0 ? found : NULL;
-
-    if (head >= array_len(heads) || mpk_get_f64(&heads->via.array.ptr[head], ret_number) != 0) {
+    if (!found || head >= mpk_items(found) ||
+        mpk_get_f64(&found->via.array.ptr[head], ret_number) != 0) {
         return ATTN_E_NOT_FOUND;
     }
     return 0;

@@ -50,7 +50,6 @@ int sender_open(attn_publisher *publisher)
         {ZMQ_RECONNECT_IVL, 100},
         {ZMQ_RECONNECT_IVL_MAX, 2000},
     };
-
     return link_open(&publisher->link, publisher->context, ZMQ_XPUB, options,
                      sizeof options / sizeof options[0], NOTICE_BYTES_MAX, &publisher->target);
 }
@@ -58,7 +57,6 @@ int sender_open(attn_publisher *publisher)
 void sender_close(attn_publisher *publisher, uint32_t linger_ms)
 {
     int linger = (int)linger_ms;
-
     if (publisher->link.socket) {
         zmq_setsockopt(publisher->link.socket, ZMQ_LINGER, &linger, sizeof linger);
     }
@@ -89,8 +87,6 @@ static int try_send(attn_publisher *publisher, struct wire_message *message)
     struct header *header = &message->header;
     bool cut_short = false;
     struct timespec now;
-    int rc;
-
     clock_gettime(CLOCK_REALTIME, &now);
     header->time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     pthread_mutex_lock(&publisher->lock);
@@ -111,7 +107,8 @@ static int try_send(attn_publisher *publisher, struct wire_message *message)
         strcpy(header->client, "libattn/" ATTND_VERSION);
     }
     pthread_mutex_unlock(&publisher->lock);
-    rc = message_send(publisher->link.socket, message, publisher->bounds.max_message, &cut_short);
+    int rc =
+        message_send(publisher->link.socket, message, publisher->bounds.max_message, &cut_short);
     if (cut_short) {
         sender_replace_socket(publisher);
     }
@@ -133,10 +130,8 @@ static int try_send(attn_publisher *publisher, struct wire_message *message)
 /* Takes the head off the queue: sent (0), skipped (ATTN_SKIPPED) or dropped (anything else). */
 static void finish_head(attn_publisher *publisher, int rc)
 {
-    struct wire_message *message;
-
     pthread_mutex_lock(&publisher->lock);
-    message = publisher->first;
+    struct wire_message *message = publisher->first;
     publisher->first = message->next;
     if (!publisher->first) {
         publisher->last = &publisher->first;
@@ -161,7 +156,6 @@ static void finish_head(attn_publisher *publisher, int rc)
 static int repeat_hello(attn_publisher *publisher)
 {
     struct wire_message hello = {.header = publisher->identity, .topic = &publisher->events};
-
     hello.header.type = MESSAGE_EVENT;
     hello.header.event = EVENT_HELLO;
     publisher_position(publisher, &hello.header.epoch, &hello.header.step);
@@ -171,10 +165,8 @@ static int repeat_hello(attn_publisher *publisher)
 /* Whether a hello is to be said before anything else; forgets it. */
 static bool take_hello_due(attn_publisher *publisher)
 {
-    bool due;
-
     pthread_mutex_lock(&publisher->lock);
-    due = publisher->hello_due && publisher->has_event_reader;
+    bool due = publisher->hello_due && publisher->has_event_reader;
     publisher->hello_due = publisher->hello_due && !due;
     pthread_mutex_unlock(&publisher->lock);
     return due;
@@ -189,10 +181,8 @@ static void set_hello_due(attn_publisher *publisher)
 
 static struct wire_message *head(attn_publisher *publisher)
 {
-    struct wire_message *message;
-
     pthread_mutex_lock(&publisher->lock);
-    message = publisher->first;
+    struct wire_message *message = publisher->first;
     pthread_mutex_unlock(&publisher->lock);
     return message;
 }
@@ -202,7 +192,6 @@ static struct wire_message *head(attn_publisher *publisher)
 static int sender_deliver(attn_publisher *publisher, struct wire_message *message)
 {
     bool event = message->header.type == MESSAGE_EVENT;
-
     if (!publisher->link.socket || !sender_wants(publisher, &message->header)) {
         return event ? ATTN_SKIPPED : ATTN_E_TRANSPORT;
     }
@@ -218,7 +207,6 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
     for (;;) {
         struct wire_message *message;
         int rc;
-
         if (!sender_take_notices(publisher)) {
             sender_replace_socket(publisher);
         }
@@ -245,10 +233,8 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
 /* The next event reports the drops: a hello, if there is no other. */
 static bool sender_must_tell(attn_publisher *publisher)
 {
-    bool must;
-
     pthread_mutex_lock(&publisher->lock);
-    must = publisher->untold && publisher->has_event_reader && publisher->bounds.header >= 2;
+    bool must = publisher->untold && publisher->has_event_reader && publisher->bounds.header >= 2;
     pthread_mutex_unlock(&publisher->lock);
     return must;
 }
@@ -257,7 +243,6 @@ static bool sender_must_tell(attn_publisher *publisher)
 static void look_for_life(attn_publisher *publisher)
 {
     uint64_t now = socket_now_ms();
-
     if (sender_must_tell(publisher) &&
         (publisher->told_ms == 0 || now >= publisher->told_ms + TELL_MS)) {
         publisher->told_ms = now;
@@ -283,8 +268,6 @@ static uint64_t earlier(uint64_t until, uint64_t at_ms)
 static long idle_ms(attn_publisher *publisher)
 {
     uint64_t now = socket_now_ms(), until = UINT64_MAX;
-    long look_ms;
-
     if (!publisher->link.socket) {
         return REOPEN_MS;
     }
@@ -294,7 +277,7 @@ static long idle_ms(attn_publisher *publisher)
     if (sender_must_tell(publisher) && publisher->told_ms + TELL_MS < until) {
         until = publisher->told_ms + TELL_MS;
     }
-    look_ms = link_idle_ms(&publisher->link);
+    long look_ms = link_idle_ms(&publisher->link);
     if (look_ms >= 0 && now + (uint64_t)look_ms < until) {
         until = now + (uint64_t)look_ms;
     }
@@ -315,10 +298,8 @@ static void sleep_idle(attn_publisher *publisher)
     zmq_pollitem_t items[3] = {{.fd = publisher->wake, .events = ZMQ_POLLIN}};
     int linked = publisher->link.socket ? link_items(&publisher->link, items + 1) : 0;
     uint64_t count;
-
     /* Whether there is nothing to do, so that `wake` will be written to when there is. */
     bool asleep;
-
     pthread_mutex_lock(&publisher->lock);
     asleep = !publisher->first && !publisher->closing &&
              !(publisher->hello_due && publisher->has_event_reader);
@@ -336,10 +317,9 @@ static void sleep_idle(attn_publisher *publisher)
 
 static bool finished(attn_publisher *publisher)
 {
-    bool done;
-
     pthread_mutex_lock(&publisher->lock);
-    done = publisher->closing && (!publisher->first || socket_now_ms() >= publisher->deadline_ms);
+    bool done =
+        publisher->closing && (!publisher->first || socket_now_ms() >= publisher->deadline_ms);
     pthread_mutex_unlock(&publisher->lock);
     return done;
 }
@@ -348,10 +328,8 @@ void *sender_run(void *argument)
 {
     attn_publisher *publisher = argument;
     long pause_ms = PAUSE_MIN_MS;
-
     while (!finished(publisher)) {
         bool moved = false, full;
-
         if (publisher->link.socket) {
             link_tend(&publisher->link);
         } else {
@@ -363,7 +341,6 @@ void *sender_run(void *argument)
         full = flush(publisher, &moved);
         bool blocked = full && !moved;
         uint64_t now = socket_now_ms();
-
         if (!blocked) {
             publisher->blocked_since_ms = 0;
         } else if (publisher->blocked_since_ms == 0) {
@@ -386,7 +363,6 @@ void *sender_run(void *argument)
             /* Until a notice comes, or the pause is over: what is put into the queue meanwhile
              * cannot be sent before the head. */
             zmq_pollitem_t item = {.socket = publisher->link.socket, .events = ZMQ_POLLIN};
-
             zmq_poll(&item, publisher->link.socket ? 1 : 0, pause_ms);
         } else {
             sleep_idle(publisher);
@@ -395,7 +371,6 @@ void *sender_run(void *argument)
     /* A peer whose queue is full stops reading, and what it has not read is gone when the
      * connection ends. */
     uint64_t now = socket_now_ms();
-
     if (publisher->prefixes.count > 0 && now < publisher->deadline_ms) {
         zmq_poll(NULL, 0,
                  (long)(publisher->deadline_ms - now < FAREWELL_MS ? publisher->deadline_ms - now

@@ -32,7 +32,6 @@ static bool series_unpack(const msgpack_object *value, uint32_t count, void *to)
     }
     for (uint32_t i = 0; i < count; i++) {
         uint64_t bits;
-
         memcpy(&bits, value->via.bin.ptr + sizeof bits * i, sizeof bits);
         bits = le64toh(bits);
         memcpy((char *)to + sizeof bits * i, &bits, sizeof bits);
@@ -53,7 +52,6 @@ static int series_read(const msgpack_object *answer, attn_series *series)
 {
     const msgpack_object *windows = mpk_find(answer, "windows"), *heads = mpk_find(answer, "heads");
     const msgpack_object *last = mpk_find(windows, "last"), *more = mpk_find(answer, "more");
-
     if (!last || last->type != MSGPACK_OBJECT_BIN || !heads ||
         heads->type != MSGPACK_OBJECT_ARRAY || !more || mpk_get_bool(more, &series->more) != 0) {
         return ATTN_E_MESSAGE;
@@ -72,7 +70,6 @@ static int series_read(const msgpack_object *answer, attn_series *series)
     for (int i = 0; i < STATISTICS; i++) {
         const msgpack_object *column = mpk_find(mpk_find(answer, "values"), statistic_names[i]);
         double *values;
-
         if (!column) {
             continue;
         }
@@ -95,7 +92,6 @@ int series_new(const msgpack_object *answer, attn_series **ret_series)
 {
     attn_series *series = calloc(1, sizeof *series);
     int rc = series ? series_read(answer, series) : ATTN_E_MEMORY;
-
     if (rc) {
         attn_series_free(&series);
     } else {
@@ -160,7 +156,6 @@ int map_read(const msgpack_object *answer, attn_mean_map *ret_map)
 {
     const msgpack_object *values = mpk_find(answer, "values");
     uint64_t rows = mpk_find_u64(answer, "rows"), columns = mpk_find_u64(answer, "columns");
-
     if (rows == 0 || rows > ATTN_MAP_SIDE_MAX || columns == 0 || columns > ATTN_MAP_SIDE_MAX ||
         !values || values->type != MSGPACK_OBJECT_BIN ||
         values->via.bin.size != 2 * rows * columns) {
@@ -172,7 +167,6 @@ int map_read(const msgpack_object *answer, attn_mean_map *ret_map)
     ret_map->step = mpk_find_u64(answer, "step");
     for (uint32_t i = 0; i < rows * columns; i++) {
         const unsigned char *at = (const unsigned char *)values->via.bin.ptr + 2 * (size_t)i;
-
         ret_map->values[i] = tensor_half((uint16_t)(at[0] | at[1] << 8));
     }
     return 0;

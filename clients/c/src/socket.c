@@ -15,7 +15,6 @@
 void *socket_context_new(void)
 {
     int spare[SPARE], count = 0;
-
     while (count < SPARE && (spare[count] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0) {
         count++;
     }
@@ -30,7 +29,6 @@ int socket_open(void *context, int type, const struct socket_option *options, si
 {
     void *socket = zmq_socket(context, type);
     const int no_limit = 0;
-
     if (!socket) {
         return ATTN_E_TRANSPORT;
     }
@@ -46,7 +44,6 @@ int socket_open(void *context, int type, const struct socket_option *options, si
     }
     *ret_socket = socket;
     return 0;
-
 err_after_socket:
     zmq_close(socket);
     return ATTN_E_TRANSPORT;
@@ -62,11 +59,9 @@ void socket_context_free(void *context)
 int socket_thread(pthread_t *ret_thread, void *(*run)(void *data), void *data)
 {
     sigset_t all, before;
-    int rc;
-
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    rc = pthread_create(ret_thread, NULL, run, data);
+    int rc = pthread_create(ret_thread, NULL, run, data);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rc;
 }
@@ -74,7 +69,6 @@ int socket_thread(pthread_t *ret_thread, void *(*run)(void *data), void *data)
 uint64_t socket_now_ms(void)
 {
     struct timespec now;
-
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }

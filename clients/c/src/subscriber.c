@@ -32,7 +32,6 @@ static int subscriber_set_up(attn_subscriber *subscriber, const attn_subscriber_
     struct link_target target;
     int rc = link_name(options->endpoint, options->address, ADDRESS_PUBLISH, LINK_LOOK_EVERY_MS,
                        &target);
-
     if (rc) {
         return rc;
     }
@@ -51,8 +50,6 @@ int attn_subscriber_new(const attn_subscriber_options *options, attn_subscriber 
 {
     attn_subscriber_options defaults;
     attn_subscriber *subscriber;
-    int rc;
-
     attn_subscriber_options_default(&defaults);
     if (!options) {
         options = &defaults;
@@ -64,7 +61,7 @@ int attn_subscriber_new(const attn_subscriber_options *options, attn_subscriber 
     if (!subscriber) {
         return ATTN_E_MEMORY;
     }
-    rc = subscriber_set_up(subscriber, options);
+    int rc = subscriber_set_up(subscriber, options);
     if (rc) {
         attn_subscriber_free(&subscriber);
     } else {
@@ -92,12 +89,10 @@ static int subscriber_wait_until(void *socket, int timeout_ms)
 {
     zmq_pollitem_t item = {.socket = socket, .events = ZMQ_POLLIN};
     uint64_t deadline = socket_now_ms() + (timeout_ms > 0 ? (uint64_t)timeout_ms : 0);
-
     for (;;) {
         uint64_t now = socket_now_ms();
         long left = timeout_ms < 0 ? -1 : now < deadline ? (long)(deadline - now) : 0;
         int rc = zmq_poll(&item, 1, left);
-
         if (rc > 0 || (rc < 0 && errno != EINTR)) {
             return rc > 0 ? 0 : ATTN_E_TRANSPORT;
         }
@@ -110,13 +105,11 @@ static int subscriber_wait_until(void *socket, int timeout_ms)
 int attn_subscriber_next(attn_subscriber *subscriber, int timeout_ms, attn_result **ret_result)
 {
     zmq_msg_t frames[2]; /* topic, body */
-    uint32_t count;
     int rc = subscriber_wait_until(subscriber->drain.socket, timeout_ms);
-
     if (rc) {
         return rc;
     }
-    count = drain_receive(&subscriber->drain, frames, 2);
+    uint32_t count = drain_receive(&subscriber->drain, frames, 2);
     if (count == 0) {
         return ATTN_E_TRANSPORT;
     }

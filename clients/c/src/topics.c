@@ -12,7 +12,6 @@ static size_t topics_key_of(struct layer_id id)
 static size_t topics_place(const struct topics *topics, struct layer_id id)
 {
     size_t at = topics_key_of(id) & (topics->capacity - 1);
-
     while (topics->slots[at] && topics_key_of(topics->slots[at]->id) != topics_key_of(id)) {
         at = (at + 1) & (topics->capacity - 1);
     }
@@ -22,7 +21,6 @@ static size_t topics_place(const struct topics *topics, struct layer_id id)
 static bool topics_grow(struct topics *topics)
 {
     struct topics larger = {.capacity = topics->capacity ? 2 * topics->capacity : 64};
-
     if (2 * topics->count < topics->capacity) {
         return true;
     }

@@ -14,12 +14,10 @@ __attribute__((format(printf, 2, 0))) static void warner_put(struct warner *warn
                                                              const char *format, va_list values)
 {
     char sentence[SENTENCE_MAX];
-    int length;
-
     if (!warner->say) {
         return;
     }
-    length = snprintf(sentence, sizeof sentence, "job %s: ", warner->job);
+    int length = snprintf(sentence, sizeof sentence, "job %s: ", warner->job);
     vsnprintf(sentence + length, sizeof sentence - (size_t)length, format, values);
     utf8_make_plain(sentence, strlen(sentence)); /* parts of it come from the wire */
     warner->say(warner->context, sentence);
@@ -33,7 +31,6 @@ bool warner_has_said(const struct warner *warner, enum warning warning)
 void warner_say(struct warner *warner, enum warning warning, const char *format, ...)
 {
     va_list values;
-
     if (warner_has_said(warner, warning)) {
         return;
     }
@@ -46,7 +43,6 @@ void warner_say(struct warner *warner, enum warning warning, const char *format,
 void warner_end(struct warner *warner, enum warning warning, const char *format, ...)
 {
     va_list values;
-
     if (!warner_has_said(warner, warning)) {
         return;
     }

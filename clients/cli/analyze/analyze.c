@@ -4,11 +4,11 @@
  * a time: memory holds the largest one, not all of them. */
 #include "clients/cli/base/cli.h"
 
-#include "clients/cli/analyze/internal.h"
 #include "proto/err.h"
 #include "clients/cli/analyze/input.h"
 #include "clients/cli/analyze/options.h"
 #include "clients/cli/base/out.h"
+#include "clients/cli/base/system.h"
 #include "workers/base/pool.h"
 #include "proto/result.h"
 #include "workers/rows/row.h"
@@ -20,15 +20,11 @@
 #include <string.h>
 
 /* Entries that are not finite are left out. Accurate to about 1e-15 of the largest entry: within a
- * row in two passes, rows merged (Chan, Golub and LeVeque 1983), all in f64. Returns 0 or
- * ERR_MEMORY. */
-static int statistics_measure(const struct attention *a, struct moments *ret_entries)
+ * row in two passes, rows merged (Chan, Golub and LeVeque 1983), all in f64. */
+static struct moments statistics_measure(const struct attention *a)
 {
     struct moments entries = {0};
-    double *row = calloc(a->keys > 0 ? a->keys : 1, sizeof *row);
-    if (!row) {
-        return ERR_MEMORY;
-    }
+    double *row = memory_new(a->keys, sizeof *row);
     for (uint32_t b = 0; b < a->batch && a->keys > 0; b++) {
         for (uint32_t h = 0; h < a->heads; h++) {
             /* The finite entries of one map; merged map by map, so that no merge is of very unequal
@@ -47,8 +43,7 @@ static int statistics_measure(const struct attention *a, struct moments *ret_ent
         }
     }
     free(row);
-    *ret_entries = entries;
-    return 0;
+    return entries;
 }
 
 /* The fewest digits that are read back as the same number. */
@@ -107,9 +102,9 @@ static void engine_run(struct pool_job *pool_job, struct scratch *scratch)
 static int engine_run_jobs(struct measure *measure, uint32_t count, uint32_t threads)
 {
     struct pool *pool = NULL;
-    struct engine_job *jobs = calloc(count, sizeof *jobs);
-    int rc = jobs ? pool_new(threads, count, &pool) : ERR_MEMORY;
-    for (uint32_t i = 0; i < count && rc == 0; i++) {
+    struct engine_job *jobs = memory_new(count, sizeof *jobs);
+    int rc = pool_new(threads, count, &pool);
+    for (uint32_t i = 0; i < count; i++) {
         jobs[i] = (struct engine_job){
             .job = {.run = engine_run, .next = i + 1 < count ? &jobs[i + 1].job : NULL},
             .measure = measure,
@@ -211,9 +206,10 @@ static int analyze_measure(struct cli *cli, struct analysis *analysis)
         int rc = input_load(input, analysis->error);
         if (rc != 0) {
             code = cli_fail(cli, input_exit_of(rc), "%s", analysis->error);
+        } else if (statistics) {
+            analysis->entries[i] = statistics_measure(&input->attention);
         } else {
-            rc = statistics ? statistics_measure(&input->attention, &analysis->entries[i])
-                            : engine_measure(input, &analysis->options, &analysis->results[i]);
+            rc = engine_measure(input, &analysis->options, &analysis->results[i]);
             code = rc == 0 ? CLI_OK : fail_code(cli, rc);
         }
         input_unload(input);
@@ -259,12 +255,9 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
     struct inputs *inputs = &analysis.inputs;
     rc = inputs_open(&analysis.options, false, inputs, analysis.error);
     int code = rc == 0 ? CLI_OK : cli_fail(cli, input_exit_of(rc), "%s", analysis.error);
-    analysis.results = calloc(inputs->count + 1, sizeof *analysis.results);
-    analysis.entries = calloc(inputs->count + 1, sizeof *analysis.entries);
-    if (code == CLI_OK && (!analysis.results || !analysis.entries)) {
-        code = fail_code(cli, ERR_MEMORY);
-    }
-    for (size_t i = 0; i < inputs->count && analysis.results; i++) {
+    analysis.results = memory_new(inputs->count, sizeof *analysis.results);
+    analysis.entries = memory_new(inputs->count, sizeof *analysis.entries);
+    for (size_t i = 0; i < inputs->count; i++) {
         mpk_writer_init(&analysis.results[i]);
     }
     spectrum_global_init();
@@ -304,7 +297,7 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
             }
         }
     }
-    for (size_t i = 0; i < inputs->count && analysis.results; i++) {
+    for (size_t i = 0; i < inputs->count; i++) {
         mpk_writer_clear(&analysis.results[i]);
     }
     free(analysis.results);

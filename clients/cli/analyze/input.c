@@ -7,6 +7,7 @@
 #include "proto/err.h"
 #include "clients/cli/arrays/array.h"
 #include "clients/cli/base/cli.h"
+#include "clients/cli/base/system.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -466,8 +467,9 @@ int input_exit_of(int rc)
 
 int inputs_open(const struct options *options, bool maps, struct inputs *inputs, char *reterr)
 {
-    *inputs = (struct inputs){.files = calloc((size_t)options->file_count, sizeof *inputs->files)};
-    int rc = inputs->files ? 0 : array_fail_memory(reterr);
+    *inputs =
+        (struct inputs){.files = memory_new((size_t)options->file_count, sizeof *inputs->files)};
+    int rc = 0;
     for (int i = 0; i < options->file_count && rc == 0; i++) {
         char error[ARRAY_ERROR_MAX];
         const char *path = options->files[i];
@@ -483,10 +485,7 @@ int inputs_open(const struct options *options, bool maps, struct inputs *inputs,
     if (rc == 0 && maps) {
         rc = layers_keep_maps(&inputs->layers, reterr);
     }
-    if (rc == 0) {
-        inputs->items = calloc(inputs->layers.count * TIER_COUNT, sizeof *inputs->items);
-        rc = inputs->items ? 0 : array_fail_memory(reterr);
-    }
+    inputs->items = memory_new(inputs->layers.count * TIER_COUNT, sizeof *inputs->items);
     for (size_t i = 0; i < inputs->layers.count && rc == 0; i++) {
         rc = input_add_layer(&inputs->layers, &inputs->layers.items[i], options, inputs, reterr);
     }
@@ -537,8 +536,8 @@ static int convert_mask(struct input *input, const uint8_t **ret_mask, char *ret
     if (!array) {
         return 0;
     }
-    uint8_t *flags = malloc(count), *mask = NULL;
-    int rc = flags ? 0 : array_fail_memory(reterr);
+    uint8_t *flags = memory_new(count, 1);
+    int rc = 0;
     for (uint64_t i = 0; i < count && rc == 0; i++) {
         int64_t number = read_integer(array->type, input->contents[TENSOR_MASK].data, i);
         flags[i] = number != 0;
@@ -552,8 +551,9 @@ static int convert_mask(struct input *input, const uint8_t **ret_mask, char *ret
         *ret_mask = input->converted[TENSOR_MASK] = flags;
         return 0;
     }
-    *ret_mask = input->converted[TENSOR_MASK] = mask = malloc(a->batch * map);
-    for (uint32_t b = 0; b < a->batch && mask; b++) {
+    uint8_t *mask = memory_new(a->batch * map, 1);
+    *ret_mask = input->converted[TENSOR_MASK] = mask;
+    for (uint32_t b = 0; b < a->batch; b++) {
         if (!input->padding) {
             memcpy(mask + b * map, flags, map);
             continue;
@@ -572,7 +572,7 @@ static int convert_mask(struct input *input, const uint8_t **ret_mask, char *ret
         }
     }
     free(flags);
-    return mask ? 0 : array_fail_memory(reterr);
+    return 0;
 }
 
 /* Tokens and documents as 32-bit numbers, aligned. */
@@ -580,11 +580,11 @@ static int convert_ids(struct input *input, enum tensor_role role, const int32_t
                        char *reterr)
 {
     const struct array *array = input->array[role];
-    uint64_t count = array ? array->bytes / array_type_size(array->type) : 0;
-    int32_t *ids = input->converted[role] = array ? malloc(count * sizeof *ids) : NULL;
-    if (array && !ids) {
-        return array_fail_memory(reterr);
+    if (!array) {
+        return 0;
     }
+    uint64_t count = array->bytes / array_type_size(array->type);
+    int32_t *ids = input->converted[role] = memory_new(count, sizeof *ids);
     for (uint64_t i = 0; i < count; i++) {
         int64_t number = read_integer(array->type, input->contents[role].data, i);
         if (number < INT32_MIN || number > INT32_MAX) {
@@ -597,23 +597,21 @@ static int convert_ids(struct input *input, enum tensor_role role, const int32_t
 }
 
 /* Numbers as f32. */
-static int convert_floats(struct input *input, enum tensor_role role, const void **ret_floats,
-                          char *reterr)
+static void convert_floats(struct input *input, enum tensor_role role, const void **ret_floats)
 {
     const struct array *array = input->array[role];
     enum dtype dtype;
     if (!array || !array_type_dtype(array->type, &dtype)) {
-        return 0;
+        return;
     }
     uint64_t count = array->bytes / array_type_size(array->type);
-    float *floats = input->converted[role] = malloc(count * sizeof *floats);
-    for (uint64_t i = 0; i < count && floats; i++) {
+    float *floats = input->converted[role] = memory_new(count, sizeof *floats);
+    for (uint64_t i = 0; i < count; i++) {
         double number;
         attention_load(input->contents[role].data, dtype, i, 1, &number);
         floats[i] = (float)number;
     }
     *ret_floats = floats;
-    return floats ? 0 : array_fail_memory(reterr);
 }
 
 static int load_contents(struct input *input, char *reterr)
@@ -646,9 +644,9 @@ int input_load(struct input *input, char *reterr)
     for (int p = 0; p < PROJECTION_COUNT; p++) {
         input->weights.matrix[p].data = input->contents[TENSOR_WQ + p].data;
     }
-    rc = convert_floats(input, TENSOR_WO_R, &a->qk.wo_r, reterr);
-    rc = rc == 0 ? convert_floats(input, TENSOR_X_NORM, &a->qk.x_norm, reterr) : rc;
-    rc = rc == 0 ? convert_mask(input, &a->mask, reterr) : rc;
+    convert_floats(input, TENSOR_WO_R, &a->qk.wo_r);
+    convert_floats(input, TENSOR_X_NORM, &a->qk.x_norm);
+    rc = convert_mask(input, &a->mask, reterr);
     rc = rc == 0 ? convert_ids(input, TENSOR_TOKENS, &a->tokens, reterr) : rc;
     return rc == 0 ? convert_ids(input, TENSOR_DOCUMENTS, &a->documents, reterr) : rc;
 }

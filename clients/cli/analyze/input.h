@@ -26,7 +26,7 @@ struct layers {
 
 /* Places every array of the list. On failure there is nothing to clear, and reterr
  * (ARRAY_ERROR_MAX bytes) names the array and its file, or the pattern that is about no array.
- * Returns 0, or -1 or ERR_MEMORY. */
+ * Returns 0 or -1. */
 int layers_collect(const struct array_list *list, const struct naming *naming,
                    struct layers *ret_layers, char *reterr);
 /* Leaves of each layer what its map takes, and no layer without one. Returns 0, or -1 when there is

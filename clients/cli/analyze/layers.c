@@ -4,6 +4,7 @@
 #include "clients/cli/analyze/input.h"
 
 #include "clients/cli/arrays/array.h"
+#include "clients/cli/base/system.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -216,8 +217,8 @@ int layers_collect(const struct array_list *list, const struct naming *naming,
 {
     struct layers layers = {0};
     size_t count = 0;
-    struct placed *placed = calloc(list->count + 1, sizeof *placed);
-    int rc = placed ? check_patterns(list, naming, reterr) : array_fail_memory(reterr);
+    struct placed *placed = memory_new(list->count, sizeof *placed);
+    int rc = check_patterns(list, naming, reterr);
     if (rc == 0) {
         rc = place_all(list, naming, placed, &count, reterr);
     }
@@ -225,11 +226,8 @@ int layers_collect(const struct array_list *list, const struct naming *naming,
         qsort(placed, count, sizeof *placed, by_place);
         rc = check_twice(placed, count, reterr);
     }
-    if (rc == 0 && !(layers.items = calloc(count + 1, sizeof *layers.items))) {
-        rc = array_fail_memory(reterr);
-    }
     if (rc == 0) {
-        /* items has room for all. */
+        layers.items = memory_new(count, sizeof *layers.items);
         for (size_t i = 0; i < count && !placed[i].place.shared; i++) {
             const struct place *place = &placed[i].place;
             if (i == 0 || place_compare(placed[i - 1].place.id, place->id) != 0) {

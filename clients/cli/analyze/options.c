@@ -3,6 +3,7 @@
  * flag, a whole number or a real number with bounds, stored where the table says; the others have a
  * setter. */
 #include "clients/cli/base/cli.h"
+#include "clients/cli/base/system.h"
 #include "clients/cli/analyze/options.h"
 
 #include <errno.h>
@@ -44,14 +45,9 @@ static void *parse_list(const char *text, size_t size,
     for (const char *at = text; *at; at++) {
         count += *at == ',';
     }
-    *ret_count = 0;
-    *ret_wrong = "too many numbers";
-    if (count > OPTIONS_LIST_MAX) {
-        return NULL;
-    }
-    char *items = calloc(count, size), *end;
-    *ret_count = items ? count : 0;
-    *ret_wrong = items ? NULL : option_no_memory;
+    *ret_count = count <= OPTIONS_LIST_MAX ? count : 0;
+    *ret_wrong = *ret_count ? NULL : "too many numbers";
+    char *items = *ret_count ? memory_new(count, size) : NULL, *end;
     for (uint32_t i = 0; i < *ret_count && !*ret_wrong; i++) {
         if (!parse(text, &end, items + i * size) || (*end != ',' && *end != '\0')) {
             *ret_wrong = valid;

@@ -8,6 +8,7 @@
 #include "clients/cli/base/option.h"
 #include "workers/measure.h"
 
+#include <msgpack.h>
 #include <stdio.h>
 
 #define OPTIONS_ERROR_MAX 512
@@ -50,5 +51,8 @@ int options_parse(int argc, char **argv, struct options *ret_options, char *rete
 void options_clear(struct options *options);
 /* Prints what the columns of the table mean (show.c), as --help shows it. */
 void show_print_legend(FILE *out);
+/* Prints one layer of an analysis as a table for people (show.c). `layer` is the map that
+ * analysis_encode_layer writes. */
+void show_layer(const msgpack_object *layer, int width, FILE *out);
 
 #endif

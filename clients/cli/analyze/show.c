@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* show: prints the columns that fit a terminal of 80 columns; --json has everything. Columns that a
  * layer has no number for are left out. */
-#include "clients/cli/analyze/internal.h"
+#include "clients/cli/analyze/options.h"
 
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"

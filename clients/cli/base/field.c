@@ -226,14 +226,20 @@ void field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MA
     }
 }
 
-const msgpack_object *field_fleet_run(const msgpack_object *fleet, const char *job, const char *run)
+bool field_node_is_late(const msgpack_object *node)
 {
-    const msgpack_object *runs = mpk_find(fleet, "runs");
+    const msgpack_object *state = mpk_find(node, "state");
+    return state && !mpk_is_str(state, "ok") && !mpk_is_str(state, "ended");
+}
+
+const msgpack_object *field_run(const msgpack_object *runs, const char *job, const char *run)
+{
     for (uint32_t i = 0; i < mpk_items(runs); i++) {
         const msgpack_object *one = field_at(runs, i);
         char digits[33];
         field_text(one, "run", digits, sizeof digits);
-        if (mpk_is_str(mpk_find(one, "job"), job) && strncmp(digits, run, strlen(run)) == 0) {
+        if (mpk_is_str(mpk_find(one, "job"), job) &&
+            (!run || strncmp(digits, run, strlen(run)) == 0)) {
             return one;
         }
     }

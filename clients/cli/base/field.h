@@ -61,10 +61,11 @@ void field_unquote(char *text);
 void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]);
 /* The same with ".h2" when it is about a head. */
 void field_place(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]);
-/* The newest run of a job in the answer of `fleet`, or the one with these first digits; NULL when
- * it is not there. */
-const msgpack_object *field_fleet_run(const msgpack_object *fleet, const char *job,
-                                      const char *run);
+/* The first run of a job in a list with the newest first, or the one with these first digits; NULL
+ * when it is not there. */
+const msgpack_object *field_run(const msgpack_object *runs, const char *job, const char *run);
+/* Whether a node of a fleet is for somebody to see to: "silent", "behind", "trouble", "refused". */
+bool field_node_is_late(const msgpack_object *node);
 
 /* The state of an alert, for people: "firing at end". */
 #define FIELD_STATE_MAX 16

@@ -19,7 +19,9 @@ struct export_piece {
 
 static int export_piece(struct cli *cli, const struct export_piece *piece)
 {
-    uint64_t from = cli->args->given & ARGS_FROM ? cli->args->from : 0;
+    struct args page = *cli->args;
+    page.from = page.given & ARGS_FROM ? page.from : 0;
+    page.given |= ARGS_FROM;
     bool more = true;
     while (more) {
         struct rpc_reply reply;
@@ -31,14 +33,7 @@ static int export_piece(struct cli *cli, const struct export_piece *piece)
         ask_number(&ask, "layer", piece->layer);
         ask_text(&ask, "site", piece->site);
         ask_text(&ask, "metric", piece->metric);
-        ask_text(&ask, "window", cli->args->window);
-        ask_number(&ask, "from", from);
-        if (cli->args->given & ARGS_TO) {
-            ask_number(&ask, "to", cli->args->to);
-        }
-        if (cli->args->given & ARGS_HEAD) {
-            ask_number(&ask, "head", cli->args->head);
-        }
+        ask_range(&ask, &page);
         ask_number(&ask, "limit", PAGE);
         int code = ask_for_any(cli, "history", &ask, &reply, &more);
         if (code != CLI_OK || !more) {
@@ -48,7 +43,7 @@ static int export_piece(struct cli *cli, const struct export_piece *piece)
         series_print(&series, !(cli->args->given & ARGS_CSV), cli->out);
         more = series.windows > 0 && field_bool(reply.result, "more");
         if (more) {
-            from = series_window(&series, "last", series.windows - 1) + 1;
+            page.from = series_window(&series, "last", series.windows - 1) + 1;
         }
         rpc_reply_clear(&reply);
         if (ferror(cli->out)) {

@@ -23,13 +23,6 @@ static const msgpack_object *fleet_odd(const msgpack_object *run)
     return mpk_find(mpk_find(run, "compared"), "odd");
 }
 
-/* "silent", "behind", "trouble" and "refused" are for somebody to see to. */
-static bool fleet_is_late(const msgpack_object *node)
-{
-    const msgpack_object *state = mpk_find(node, "state");
-    return state && !mpk_is_str(state, "ok") && !mpk_is_str(state, "ended");
-}
-
 static bool fleet_is_well(const msgpack_object *fleet)
 {
     const msgpack_object *nodes = mpk_find(fleet, "nodes"), *role = mpk_find(fleet, "role");
@@ -39,7 +32,7 @@ static bool fleet_is_well(const msgpack_object *fleet)
     field_text(fleet, "refused", refused, sizeof refused);
     field_text(fleet, "error", error, sizeof error);
     for (uint32_t i = 0; i < mpk_items(nodes); i++) {
-        well = well && !fleet_is_late(&nodes->via.array.ptr[i]);
+        well = well && !field_node_is_late(&nodes->via.array.ptr[i]);
     }
     for (uint32_t i = 0; i < mpk_items(runs) && !*refused; i++) {
         field_text(field_at(runs, i), "refused", refused, sizeof refused);
@@ -93,7 +86,7 @@ static void fleet_add_node(struct out_table *table, const msgpack_object *node)
     fleet_name(node, name);
     out_shorten(name, NAME_WIDTH);
     out_duration(heard_s, heard);
-    out_cell(table, "%s%s", fleet_is_late(node) ? "! " : "  ", name);
+    out_cell(table, "%s%s", field_node_is_late(node) ? "! " : "  ", name);
     out_text(table, node, "state", 0);
     out_cell(table, "%s", isnan(heard_s) ? "-" : heard);
     out_count(table, node, "behind");
@@ -113,8 +106,8 @@ static int fleet_order(const void *a, const void *b)
     char first[FLEET_TEXT_MAX], second[FLEET_TEXT_MAX];
     fleet_name(a, first);
     fleet_name(b, second);
-    return fleet_is_late(a) != fleet_is_late(b) ? (fleet_is_late(a) ? -1 : 1)
-                                                : strverscmp(first, second);
+    return field_node_is_late(a) != field_node_is_late(b) ? (field_node_is_late(a) ? -1 : 1)
+                                                          : strverscmp(first, second);
 }
 
 /* One line for windows in a row that have the same rule, and lack the same nodes: those that wait,

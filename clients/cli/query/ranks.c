@@ -80,7 +80,7 @@ int cmd_ranks(struct cli *cli)
         rpc_call(cli->rpc, "fleet", NULL, &fleet) == RPC_OK) {
         /* A hub knows in which layer a rank is furthest from the others. */
         const msgpack_object *run =
-            field_fleet_run(fleet.result, args.words[1], args.run ? args.run : "");
+            field_run(mpk_find(fleet.result, "runs"), args.words[1], args.run);
         const msgpack_object *odd = field_at(mpk_find(mpk_find(run, "compared"), "odd"), 0);
         if (odd) {
             field_text(odd, "stack", stack, sizeof stack);

@@ -3,7 +3,6 @@
 #ifndef CLIENTS_CLI_RECORDING_INTERNAL_H
 #define CLIENTS_CLI_RECORDING_INTERNAL_H
 
-#include "clients/c/src/prefixes.h"
 #include "clients/cli/base/cli.h"
 #include "proto/recording.h"
 
@@ -32,32 +31,6 @@ int recorder_write(struct recorder *recorder, uint64_t received_ns,
 
 /* Returns 0, or -1 with a sentence: then the last messages may not be on the disk. */
 int recorder_close(struct recorder *recorder, char *reterr);
-
-/* sender: gives recorded messages to attnd as a training job does, but waits for room instead of
- * dropping. Gives way to Ctrl-C (system.h). One thread. */
-
-struct sender {
-    void *socket;
-    struct prefixes wanted;
-    uint64_t sent, bytes;
-    uint64_t unwanted; /* attnd has not subscribed to their topics: not sent */
-};
-
-enum sender_status {
-    SENDER_OK,
-    SENDER_ENDPOINT, /* it is not one */
-    SENDER_NOBODY,   /* nobody subscribed in time */
-    SENDER_GONE,     /* who had subscribed went away, or takes nothing for STALL_S */
-    SENDER_INTERRUPTED,
-    SENDER_MEMORY,
-};
-
-/* Connects, and waits until attnd has subscribed. On failure nothing is left to close. */
-enum sender_status sender_open(const struct rpc *rpc, const char *endpoint, int timeout_ms,
-                               struct sender *ret_sender);
-
-/* Messages still under way are thrown away: see first that attnd has them. Accepts a closed one. */
-void sender_close(struct sender *sender);
 
 /* replay: gives a recording to attnd, and says what became of it. */
 

@@ -4,6 +4,7 @@
  * run refuses messages that it has had, which is reported at the end. */
 #include "clients/cli/recording/internal.h"
 
+#include "clients/c/src/prefixes.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/system.h"
 #include "clients/cli/base/out.h"
@@ -17,7 +18,10 @@
 #include <string.h>
 #include <zmq.h>
 
-/* The socket has the settings of PROTOCOL.md, but sends block: with ZMQ_XPUB_NODROP a full pipe
+/* sender: gives recorded messages to attnd as a training job does, but waits for room instead of
+ * dropping. Gives way to Ctrl-C (system.h).
+ *
+ * The socket has the settings of PROTOCOL.md, but sends block: with ZMQ_XPUB_NODROP a full pipe
  * makes a message wait, and a time-out makes it look for Ctrl-C now and then. An XPUB drops what
  * nobody has subscribed to, so when a subscription ends, how much came through is not known: that
  * is the end. */
@@ -31,6 +35,22 @@
 #define STALL_S 600
 /* Larger than any subscription attnd makes: a plan has 1024 bytes. */
 #define NOTICE_BYTES_MAX 4096
+
+struct sender {
+    void *socket;
+    struct prefixes wanted;
+    uint64_t sent, bytes;
+    uint64_t unwanted; /* attnd has not subscribed to their topics: not sent */
+};
+
+enum sender_status {
+    SENDER_OK,
+    SENDER_ENDPOINT, /* it is not one */
+    SENDER_NOBODY,   /* nobody subscribed in time */
+    SENDER_GONE,     /* who had subscribed went away, or takes nothing for STALL_S */
+    SENDER_INTERRUPTED,
+    SENDER_MEMORY,
+};
 
 /* Takes one notice within the time; whether there was one, and whether it ended a subscription. */
 static bool sender_take_notice(struct sender *sender, int64_t wait_ms, bool *ret_ended)
@@ -66,8 +86,19 @@ static enum sender_status await_subscriptions(struct sender *sender, int timeout
     return ended ? SENDER_GONE : SENDER_OK;
 }
 
-enum sender_status sender_open(const struct rpc *rpc, const char *endpoint, int timeout_ms,
-                               struct sender *ret_sender)
+/* Messages still under way are thrown away: see first that attnd has them. Accepts a closed one. */
+static void sender_close(struct sender *sender)
+{
+    if (sender->socket) {
+        zmq_close(sender->socket);
+    }
+    prefixes_clear(&sender->wanted);
+    *sender = (struct sender){0};
+}
+
+/* Connects, and waits until attnd has subscribed. On failure nothing is left to close. */
+static enum sender_status sender_open(const struct rpc *rpc, const char *endpoint, int timeout_ms,
+                                      struct sender *ret_sender)
 {
     static const struct socket_option options[] = {
         {ZMQ_IMMEDIATE, 1},        {ZMQ_XPUB_NODROP, 1},      {ZMQ_SNDHWM, SEND_QUEUE},
@@ -158,15 +189,6 @@ static enum sender_status sender_pause(struct sender *sender, uint64_t ns)
         }
     }
     return ended ? SENDER_GONE : SENDER_OK;
-}
-
-void sender_close(struct sender *sender)
-{
-    if (sender->socket) {
-        zmq_close(sender->socket);
-    }
-    prefixes_clear(&sender->wanted);
-    *sender = (struct sender){0};
 }
 
 /* How often attnd is asked how far it is: soon at first. */
@@ -428,25 +450,20 @@ static enum sender_status await_turn(struct sender *sender, struct rhythm *rhyth
                        : SENDER_OK;
 }
 
-/* Sends every message that can be read: `factor` times as fast as recorded, or at once with 0; but
+/* Sends every message that can be read: --rhythm times as fast as recorded, or at once; but
  * never so fast that more than half of attnd's budget is in flight, beyond which it would drop. A
  * last record that is cut short is only mentioned on err. Returns CLI_OK, or the exit code after
  * explaining on err. */
 static int replay_send(struct cli *cli, struct playback *playback, struct sender *sender,
-                       double factor)
+                       const struct replay_counts *before)
 {
-    struct rhythm rhythm = {.factor = factor};
-    struct pace pace = {.credit = 0};
+    struct rhythm rhythm = {.factor = cli->args->rhythm};
+    struct pace pace = {.before = *before, .now = *before};
     struct recorded recorded;
     enum playback_status status;
     char error[PLAYBACK_ERROR_MAX];
-    int code = replay_count(cli, &pace.before);
-    if (code != CLI_OK) {
-        return code;
-    }
-    pace.now = pace.before;
     while ((status = playback_next(playback, &recorded, error)) == PLAYBACK_MESSAGE) {
-        code = await_room(cli, &pace, sender, &recorded);
+        int code = await_room(cli, &pace, sender, &recorded);
         if (code != CLI_OK) {
             return code;
         }
@@ -477,7 +494,7 @@ static int replay_file(struct cli *cli, struct playback *playback, struct sender
     if (code != CLI_OK) {
         return code;
     }
-    int failure = replay_send(cli, playback, sender, cli->args->rhythm);
+    int failure = replay_send(cli, playback, sender, &before);
     if (failure != CLI_OK && failure != CLI_USAGE) {
         return failure;
     }

@@ -5,6 +5,8 @@
  * only map that is ever in memory. */
 #include "clients/cli/show/internal.h"
 
+#include "clients/cli/base/system.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -211,50 +213,35 @@ static bool says_little(const float *weights, uint32_t columns)
     return !any;
 }
 
-/* Memory -------------------------------------------------------------------------------------- */
-
-static bool measure_allocate(struct measure_pass *pass)
-{
-    struct findings *f = pass->findings;
-    const struct source_layer *l = pass->layer;
-    const struct show_request *request = pass->request;
-    f->picture_rows = l->rows < request->picture_rows ? l->rows : request->picture_rows;
-    f->picture_columns =
-        l->columns < request->picture_columns ? l->columns : request->picture_columns;
-    f->top_count = l->columns < TOP_KEYS ? l->columns : TOP_KEYS;
-    f->query = calloc(l->columns, sizeof *f->query);
-    f->tops = calloc((size_t)l->heads * f->top_count, sizeof *f->tops);
-    f->picture = calloc((size_t)f->picture_rows * f->picture_columns, sizeof *f->picture);
-    pass->kept[0] = calloc((size_t)l->heads * l->columns, sizeof *pass->kept[0]);
-    pass->kept[1] = calloc((size_t)l->heads * l->columns, sizeof *pass->kept[1]);
-    pass->count = calloc(f->picture_columns, sizeof *pass->count);
-    pass->sum = calloc(f->picture_columns, sizeof *pass->sum);
-    if (request->head == HEAD_MEAN) {
-        pass->mean = calloc((size_t)l->rows * l->columns, sizeof *pass->mean);
-    }
-    return f->query && f->tops && f->picture && pass->kept[0] && pass->kept[1] && pass->count &&
-           pass->sum && (request->head != HEAD_MEAN || pass->mean);
-}
-
 int measure_map(struct source *source, const struct show_request *request,
                 struct findings *ret_findings, char *reterr)
 {
     const struct source_layer *layers;
     source_layers(source, &layers);
     const struct source_layer *layer = &layers[request->layer];
-    struct findings findings = {.sums = {.min = INFINITY, .max = -INFINITY}};
-    struct measure_pass pass = {.layer = layer, .request = request, .findings = &findings};
+    struct findings findings = {.sums = {.min = INFINITY, .max = -INFINITY}}, *f = &findings;
+    size_t columns = layer->columns, cells = layer->heads * columns;
     uint32_t query = request->query == TOKEN_AUTO ? 0 : request->query;
-    pass.candidates[0] = source_cell(query, layer->queries, layer->rows);
-    pass.candidates[1] = ROW_NONE;
-    int code = CLI_FINDING;
-    if (measure_allocate(&pass)) {
-        code = run_pass(source, &pass, reterr);
-    } else {
-        snprintf(reterr, SOURCE_ERROR_MAX, "out of memory");
-    }
+    f->picture_rows = layer->rows < request->picture_rows ? layer->rows : request->picture_rows;
+    f->picture_columns =
+        layer->columns < request->picture_columns ? layer->columns : request->picture_columns;
+    f->top_count = layer->columns < TOP_KEYS ? layer->columns : TOP_KEYS;
+    f->query = memory_new(columns, sizeof *f->query);
+    f->tops = memory_new((size_t)layer->heads * f->top_count, sizeof *f->tops);
+    f->picture = memory_new((size_t)f->picture_rows * f->picture_columns, sizeof *f->picture);
+    struct measure_pass pass = {
+        .layer = layer,
+        .request = request,
+        .findings = f,
+        .candidates = {source_cell(query, layer->queries, layer->rows), ROW_NONE},
+        .kept = {memory_new(cells, sizeof(float)), memory_new(cells, sizeof(float))},
+        .mean =
+            request->head == HEAD_MEAN ? memory_new(layer->rows * columns, sizeof(float)) : NULL,
+        .count = memory_new(f->picture_columns, sizeof(uint32_t)),
+        .sum = memory_new(f->picture_columns, sizeof(double)),
+    };
+    int code = run_pass(source, &pass, reterr);
     if (code == CLI_OK) {
-        struct findings *f = &findings;
         int chosen = 0;
         choose_query(&pass, pass.kept[0], f->query);
         bool other = pass.candidates[1] != ROW_NONE && pass.candidates[1] != pass.candidates[0];

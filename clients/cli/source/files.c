@@ -58,11 +58,11 @@ static int files_rows(struct source *source, size_t layer, uint32_t sample, uint
     if (rc != 0) {
         return input_exit_of(rc);
     }
-    size_t map = (size_t)a->queries * a->keys * dtype_size(a->dtype);
-    size_t from = ((size_t)sample * a->heads + head) * map;
-    return input->tier == TIER_QK ? source_give_qk(a, sample, head, sink, reterr)
-                                  : source_give_map((const char *)a->weights + from, a->dtype,
-                                                    a->queries, a->keys, sink, reterr);
+    if (input->tier == TIER_QK) {
+        return source_give_qk(a, sample, head, sink, reterr);
+    }
+    source_give_weights(a, sample, head, sink);
+    return CLI_OK;
 }
 
 /* Opening ------------------------------------------------------------------------------------- */

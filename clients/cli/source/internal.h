@@ -68,10 +68,10 @@ int source_fail(char *reterr, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 int source_fail_memory(char *reterr);
 
-/* Gives the sink the map [queries, keys] at `data`. */
-int source_give_map(const void *data, enum dtype dtype, uint32_t queries, uint32_t keys,
-                    const struct sink *sink, char *reterr);
-/* One sample and head of queries and keys, their map made. */
+/* Gives the sink the map of one sample and head. */
+void source_give_weights(const struct attention *a, uint32_t sample, uint32_t head,
+                         const struct sink *sink);
+/* The same of queries and keys, their map made. */
 int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
                    const struct sink *sink, char *reterr);
 

@@ -197,22 +197,6 @@ static const char *live_label(struct source *source, size_t layer, uint32_t key)
 
 /* Opening ------------------------------------------------------------------------------------- */
 
-/* The first run that is meant: those of a job are newest first. NULL when there is none. */
-static const msgpack_object *live_find_run(const msgpack_object *jobs,
-                                           const struct source_request *request)
-{
-    for (uint32_t i = 0; i < mpk_items(jobs); i++) {
-        const msgpack_object *map = &jobs->via.array.ptr[i];
-        char run[2 * RUN_BYTES + 1];
-        field_text(map, "run", run, sizeof run);
-        if (mpk_is_str(mpk_find(map, "job"), request->job) &&
-            (!request->run || strncmp(run, request->run, strlen(request->run)) == 0)) {
-            return map;
-        }
-    }
-    return NULL;
-}
-
 /* At its place in the order; returns its labels, which are empty. */
 static struct labels *insert_layer(struct live *live, struct source *source,
                                    const struct source_layer *layer)
@@ -310,7 +294,7 @@ int source_open_daemon(const struct source_request *request, struct source *sour
     if (status != RPC_OK) {
         return live_explain(live, status, &reply, reterr);
     }
-    const msgpack_object *run = live_find_run(reply.result, request);
+    const msgpack_object *run = field_run(reply.result, request->job, request->run);
     int code;
     if (run) {
         code = live_add_layers(live, source, run, reterr);

@@ -179,9 +179,8 @@ static int recorded_give(struct recording *recording, const struct source_layer 
     if (!a.weights) {
         return source_give_qk(&a, sample, head, &whole, reterr);
     }
-    size_t map = (size_t)a.queries * a.keys * dtype_size(a.dtype);
-    return source_give_map((const char *)a.weights + ((size_t)sample * a.heads + head) * map,
-                           a.dtype, a.queries, a.keys, &whole, reterr);
+    source_give_weights(&a, sample, head, &whole);
+    return CLI_OK;
 }
 
 static bool is_alike(const struct header *header, const struct source_layer *layer)

@@ -2,6 +2,8 @@
 /* rows: weights as they are stored, or queries and keys, as rows of f32. */
 #include "clients/cli/source/internal.h"
 
+#include "clients/cli/base/system.h"
+
 #include "workers/base/isa.h"
 #include "workers/qk/qk.h"
 
@@ -45,20 +47,18 @@ static void source_convert(const void *data, enum dtype dtype, size_t n, float *
     }
 }
 
-int source_give_map(const void *data, enum dtype dtype, uint32_t queries, uint32_t keys,
-                    const struct sink *sink, char *reterr)
+void source_give_weights(const struct attention *a, uint32_t sample, uint32_t head,
+                         const struct sink *sink)
 {
-    size_t bytes = keys * dtype_size(dtype);
-    float *row = malloc(keys * sizeof *row);
-    if (!row) {
-        return source_fail_memory(reterr);
-    }
-    for (uint32_t i = 0; i < queries; i++) {
-        source_convert((const char *)data + i * bytes, dtype, keys, row);
+    size_t bytes = a->keys * dtype_size(a->dtype);
+    const char *map =
+        (const char *)a->weights + ((size_t)sample * a->heads + head) * a->queries * bytes;
+    float *row = memory_new(a->keys, sizeof *row);
+    for (uint32_t i = 0; i < a->queries; i++) {
+        source_convert(map + i * bytes, a->dtype, a->keys, row);
         sink->visit(sink->data, i, row);
     }
     free(row);
-    return CLI_OK;
 }
 
 int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
@@ -81,8 +81,8 @@ int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
     struct scratch scratch = {0};
     size_t most = BLOCK_ENTRIES / a->keys;
     uint32_t block = most < 1 ? 1 : most < a->queries ? (uint32_t)most : a->queries;
-    float *rows = malloc((size_t)block * a->keys * sizeof *rows);
-    int rc = rows ? 0 : -1;
+    float *rows = memory_new((size_t)block * a->keys, sizeof *rows);
+    int rc = 0;
     for (uint32_t begin = 0; begin < one.queries && rc == 0; begin += block) {
         uint32_t end = one.queries - begin < block ? one.queries : begin + block;
         rc = qk_weights(&one, begin, end, rows, isa_best(), &scratch);

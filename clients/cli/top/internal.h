@@ -319,10 +319,4 @@ bool asker_turn(struct asker *asker, struct model *model, int64_t now_ms);
 /* `now_ms` is of the model's clock, `clock` what the user's says ("14:02:31"). */
 void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const char *clock);
 
-/* terminal: the user's terminal, by ncurses, which knows one per process. After terminal_close the
- * terminal is as it was before terminal_open, whatever happens between them: also after a fatal
- * signal. One thread. */
-
-#define TERMINAL_ERROR_MAX 256
-
 #endif

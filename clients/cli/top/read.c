@@ -47,22 +47,6 @@ static enum severity severity_of(const msgpack_object *map)
                                           : SEVERITY_INFO;
 }
 
-/* Keeps of a run what other answers said. */
-static void keep_answers(struct run_row *row, const struct run_row *before)
-{
-    if (!before || strcmp(before->run, row->run) != 0) {
-        return;
-    }
-    row->known = before->known;
-    row->worst = before->worst;
-    row->alert_count = before->alert_count;
-    row->checks = before->checks;
-    row->loss = before->loss;
-    row->asked_ms = before->asked_ms;
-    row->asked_step = before->asked_step;
-    row->asked_firing = before->asked_firing;
-}
-
 static void read_runs(struct model *model, const msgpack_object *jobs)
 {
     uint32_t count = mpk_items(jobs) < TOP_RUNS_MAX ? mpk_items(jobs) : TOP_RUNS_MAX;
@@ -72,25 +56,27 @@ static void read_runs(struct model *model, const msgpack_object *jobs)
         return;
     }
     for (uint32_t i = 0; i < count; i++) {
-        /* As `monitor` has a run; the rest stays zero. */
         const msgpack_object *map = field_at(jobs, i);
         const msgpack_object *firing = mpk_find(map, "firing");
-        struct run_row row = {
-            .epoch = mpk_find_u64(map, "epoch"),
-            .step = mpk_find_u64(map, "step"),
-            .world = mpk_find_u64(map, "world"),
-            .received = field_received(map),
-        };
+        struct run_row *row = &rows[i];
+        field_text(map, "job", row->job, sizeof row->job);
+        field_text(map, "run", row->run, sizeof row->run);
+        const struct run_row *before = model_row(model, row->job);
+        if (before && strcmp(before->run, row->run) == 0) {
+            *row = *before; /* what other answers said stays */
+        }
+        field_text(map, "state", row->state, sizeof row->state);
+        row->epoch = mpk_find_u64(map, "epoch");
+        row->step = mpk_find_u64(map, "step");
+        row->world = mpk_find_u64(map, "world");
+        row->received = field_received(map);
+        row->severity = SEVERITY_NONE;
+        row->firing = 0;
         for (uint32_t j = 0; j < mpk_items(firing); j++) {
             enum severity severity = severity_of(field_at(firing, j));
-            row.severity = severity > row.severity ? severity : row.severity;
-            row.firing += mpk_find_u64(field_at(firing, j), "count");
+            row->severity = severity > row->severity ? severity : row->severity;
+            row->firing += mpk_find_u64(field_at(firing, j), "count");
         }
-        field_text(map, "job", row.job, sizeof row.job);
-        field_text(map, "run", row.run, sizeof row.run);
-        field_text(map, "state", row.state, sizeof row.state);
-        rows[i] = row;
-        keep_answers(&rows[i], model_row(model, rows[i].job));
     }
     struct opened *opened = &model->opened;
     for (uint32_t i = 0; i < count; i++) {
@@ -132,8 +118,7 @@ void read_monitor(struct model *model, const msgpack_object *result, int64_t now
     const msgpack_object *nodes = mpk_find(mpk_find(result, "fleet"), "nodes");
     uint32_t late = 0;
     for (uint32_t i = 0; i < mpk_items(nodes); i++) {
-        const msgpack_object *state = mpk_find(field_at(nodes, i), "state");
-        late += state && !mpk_is_str(state, "ok") && !mpk_is_str(state, "ended");
+        late += field_node_is_late(field_at(nodes, i));
     }
     model->fleet[0] = '\0';
     if (late > 0) {

@@ -102,7 +102,10 @@ static attr_t look_of(const struct cell *cell)
     return look;
 }
 
-/* Opening and closing */
+/* Opening and closing: ncurses knows one terminal per process. After terminal_close it is as it was
+ * before terminal_open, whatever happens between them: also after a fatal signal. */
+
+#define TERMINAL_ERROR_MAX 256
 
 static int terminal_refuse(char *reterr, const char *why)
 {

@@ -371,7 +371,6 @@ static void put_named_line(struct top_view *view, const char *name, enum style s
         bars_line(view->screen, view->row, 3 + NAME + NUMBER,
                   view->screen->width - NAME - NUMBER - 4, line, from, to, range, sick);
     }
-
     view->row++;
 }
 
