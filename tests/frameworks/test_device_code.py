@@ -21,9 +21,9 @@ NOWHERE = torch.empty(1, 1, 1, device="meta")
 HEADS, KEY_HEADS, TOKENS, ROWS = 32, 8, 8192, 256
 KIB = 1024
 SHARED_MAX = {80: 163 * KIB, 89: 99 * KIB, 90: 227 * KIB, 100: 227 * KIB, 120: 99 * KIB}  # of a block of threads
-# Instructions a logit where no key is hidden, of some rows of bf16, 128 wide. Products of a matrix take more of them on
-# cards without asynchronous ones. Triton 3.9 makes 34.7, 35.9, 28.0, 23.9 and 36.4.
-PER_LOGIT_MAX = {80: 36, 89: 37, 90: 29, 100: 25, 120: 37.5}
+# Instructions a logit where no key is hidden, of some rows of bf16. Triton 3.9 makes 28.2, 28.7, 27.4, 24.1 and 28.4 of them,
+# 128 wide, on these cards, at most 26.3, 33.4 and 32.7, 64, 256 and 192 wide.
+PER_LOGIT_MAX = {64: 28, 128: 30, 192: 34, 256: 35}
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.uint8: "u8", torch.int64: "i64"}
 
 pytestmark = pytest.mark.skipif(not DUMP.exists(), reason="this triton has no cuobjdump")
@@ -101,21 +101,24 @@ def calls(given, whole=False):
     return (sums, (*tensors, NOWHERE, NOWHERE)), (few, (*tensors, NOWHERE))
 
 
+@pytest.mark.parametrize("width", PER_LOGIT_MAX)
 @pytest.mark.parametrize("capability", SHARED_MAX)
-def test_the_kernels_of_some_rows_are_short_and_fit_the_card(capability):
-    sums, few = (compiled(call, capability) for call in calls(problem()))
+def test_the_kernels_of_some_rows_are_short_and_fit_the_card(capability, width):
+    sums, few = (compiled(call, capability) for call in calls(problem(width=width)))
     assert max(sums.shared, few.shared) <= SHARED_MAX[capability]
-    assert sums.spilled_bytes == few.spilled_bytes == 0
-    assert sums.loops[0].per_logit <= PER_LOGIT_MAX[capability], sums.loops
-    assert few.loops[0].per_logit <= 24, few.loops
+    assert sums.spilled_bytes == 0 and few.spilled_bytes <= (24 if width > 128 else 0)
+    assert sums.loops[0].per_logit <= PER_LOGIT_MAX[width], sums.loops
+    assert few.loops[0].per_logit <= (31 if width > 128 else 24), few.loops
 
 
 def forms():
     mask = torch.empty(1, 1, ROWS, TOKENS, device="meta")
     yield "all rows", problem(sampled=False)
-    yield "width 64", problem(width=64)
-    yield "width 192", problem(width=192)
+    yield "all rows, width 192", problem(width=192, sampled=False)
+    yield "width 80", problem(width=80)
     yield "f32", problem(torch.float32)
+    yield "f32, width 192", problem(torch.float32, 192)
+    yield "bias, width 192", problem(width=192, bias=mask.bfloat16())
     yield "bias", problem(bias=mask.bfloat16())
     yield "mask", problem(bias=mask.bool())
     yield "mask of all by head", problem(bias=torch.empty(1, HEADS, TOKENS, TOKENS, device="meta").bool())
@@ -127,7 +130,7 @@ def forms():
 @pytest.mark.parametrize("form, given", list(forms()), ids=[name for name, _ in forms()])
 @pytest.mark.parametrize("capability", [80, 90])
 def test_no_form_spills_registers_or_needs_much_shared_memory(form, given, capability):
-    for call in calls(given, form == "all rows"):
+    for call in calls(given, form.startswith("all rows")):
         code = compiled(call, capability)
         assert code.spilled_bytes <= 16 and code.shared <= SHARED_MAX[89], code
 
@@ -147,7 +150,8 @@ def beside(given, side):
 def test_what_is_launched_beside_them_is_short_of_no_registers(capability):
     by_head = torch.empty(1, HEADS, TOKENS, TOKENS, device="meta")
     for given, side in ((problem(), 0), (problem(bias=by_head.bool()), 0), (problem(bias=by_head.bfloat16()), 0),
-                        (problem(sampled=False), 64), (problem(sampled=False, bias=by_head.bool()), 64), (problem(torch.float32, sampled=False), 64)):
+                        (problem(sampled=False), 64), (problem(sampled=False, bias=by_head.bool()), 64), (problem(torch.float32, sampled=False), 64),
+                        (problem(width=192, sampled=False), 64)):
         for call in beside(given, side):
             code = compiled(call, capability)
             assert code.spilled_bytes <= 16 and code.shared <= SHARED_MAX[capability], (call[0].kernel, code)

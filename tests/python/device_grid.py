@@ -24,7 +24,7 @@ NO_TOKENS = [name for name in formulas.ROW_METRICS if name not in ("induction", 
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
 # B, H, Hk, Tq, Tk, d
 SHAPES = [(1, 1, 1, 1, 1, 16), (2, 4, 2, 33, 33, 32), (1, 2, 1, 5, 70, 64), (1, 2, 2, 67, 67, 128), (1, 1, 1, 40, 40, 256),
-          (2, 3, 3, 17, 17, 80), (1, 4, 1, 9, 9, 24), (1, 2, 1, 150, 700, 16)]
+          (2, 3, 3, 17, 17, 80), (1, 2, 1, 66, 200, 24), (1, 2, 1, 150, 700, 16), (1, 1, 1, 66, 200, 192)]
 MASKS = ["full", "causal", "causal offset", "window", "causal window offset", "lengths", "causal lengths", "documents",
          "causal documents lengths", "documents offset", "bias", "causal hidden", "hidden bool lengths", "softcap",
          "sinks causal", "cross lengths",

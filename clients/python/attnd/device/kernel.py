@@ -30,19 +30,47 @@ _PER_LN_2 = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def block_product(vectors, j, INSIDE: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr):
-    """q K^T of a block of keys, of `vectors` as block_of_rows() has them. INSIDE: none is beyond the last."""
-    q_tile, k, channel, keys, width, k_t, k_d = vectors
+def key_piece(k, j, channel, keys, width, k_t, k_d, INSIDE: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr):
+    """These channels of a block of keys, [channels, keys]. INSIDE: none is beyond the last key; NARROW: some are beyond `width`."""
     at = k + j.to(tl.int64)[:, None] * k_t + channel[None, :] * k_d
     if INSIDE and not NARROW:
-        k_tile = tl.load(at)
+        tile = tl.load(at)
     elif INSIDE:
-        k_tile = tl.load(at, mask=channel[None, :] < width, other=0.0)
+        tile = tl.load(at, mask=channel[None, :] < width, other=0.0)
     else:
-        k_tile = tl.load(at, mask=(j[:, None] < keys) & (channel[None, :] < width), other=0.0)
+        tile = tl.load(at, mask=(j[:, None] < keys) & (channel[None, :] < width), other=0.0)
     if WIDEN:
-        k_tile = k_tile.to(tl.float32)
-    return tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+        tile = tile.to(tl.float32)
+    return tl.trans(tile)
+
+
+@triton.jit
+def query_pieces(q, q_d, seen, width, WIDEN: tl.constexpr, WIDTH: tl.constexpr, REST: tl.constexpr):
+    """The queries at `q` in two pieces, of WIDTH and of REST channels, and which channels these are. REST = 0: there is no other."""
+    channel = tl.arange(0, WIDTH)
+    piece = tl.load(q[:, None] + channel[None, :] * q_d, mask=seen[:, None] & (channel[None, :] < width), other=0.0)
+    if WIDEN:
+        piece = piece.to(tl.float32)
+    others, other = channel, piece
+    if REST:
+        others = WIDTH + tl.arange(0, REST)
+        other = tl.load(q[:, None] + others[None, :] * q_d, mask=seen[:, None] & (others[None, :] < width), other=0.0)
+        if WIDEN:
+            other = other.to(tl.float32)
+    return piece, other, channel, others
+
+
+@triton.jit
+def block_product(vectors, j, INSIDE: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr, REST: tl.constexpr):
+    """q K^T of a block of keys, of `vectors` as block_of_rows() has them. INSIDE: none is beyond the last."""
+    piece, other, channel, others, k, keys, width, k_t, k_d = vectors
+    if REST:
+        product = tl.dot(piece, key_piece(k, j, channel, keys, width, k_t, k_d, INSIDE, False, WIDEN), input_precision="ieee")
+        product = tl.dot(other, key_piece(k, j, others, keys, width, k_t, k_d, INSIDE, NARROW, WIDEN), product,
+                         input_precision="ieee")
+    else:
+        product = tl.dot(piece, key_piece(k, j, channel, keys, width, k_t, k_d, INSIDE, NARROW, WIDEN), input_precision="ieee")
+    return product
 
 
 @triton.jit
@@ -58,12 +86,12 @@ def logits_of(product, scale, softcap, SOFTCAP: tl.constexpr):
 
 @triton.jit
 def block_logits(vectors, places, j, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
-                 DOCUMENTS: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr):
+                 DOCUMENTS: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr, REST: tl.constexpr):
     """Logits of the queries `at`, which stand at p, with their bias, which has them as `row`, at keys j, -inf where a query
     does not see the key; q K^T; and which keys are seen. `places` as block_of_rows() has them. BIAS: 1, added; 2, bool; 3, what
     takes the place of the logits."""
     bias, documents, own, row, at, p, rows_end, keys_end, keys, bias_q, bias_k, doc_k, scale, softcap, window = places
-    product = block_product(vectors, j, False, NARROW, WIDEN)
+    product = block_product(vectors, j, False, NARROW, WIDEN, REST)
     s = logits_of(product, scale, softcap, SOFTCAP)
     seen = (j[None, :] < keys_end) & (at[:, None] < rows_end)
     if CAUSAL:
@@ -98,7 +126,7 @@ def places_of(i, rows, queries, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr
 @triton.jit
 def block_of_rows(tensors, numbers, strides, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr,
                   SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
-                  WIDEN: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+                  WIDEN: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, REST: tl.constexpr):
     """The rows of this program: what block_product() and block_logits() read of them; their numbers among the results and
     their places among the keys; which key head they read, counted over all samples; the lowest and highest place; and the keys
     that some of them may see by causal bound, window and length."""
@@ -118,11 +146,7 @@ def block_of_rows(tensors, numbers, strides, CAUSAL: tl.constexpr, WINDOW: tl.co
     if Q_LEN:
         rows_end = tl.minimum(rows_end, tl.load(q_len + sample).to(tl.int32))
     p = q_offset + at * q_stride
-    channel = tl.arange(0, WIDTH)
-    q_tile = tl.load(q + sample_64 * q_b + head_64 * q_h + at.to(tl.int64)[:, None] * q_t + channel[None, :] * q_d,
-                     mask=(i[:, None] < queries) & (channel[None, :] < width), other=0.0)
-    if WIDEN:
-        q_tile = q_tile.to(tl.float32)
+    of_rows = query_pieces(q + sample_64 * q_b + head_64 * q_h + at.to(tl.int64) * q_t, q_d, i < queries, width, WIDEN, WIDTH, REST)
     k += sample_64 * k_b + (head // group).to(tl.int64) * k_h
     bias += sample_64 * bias_b + head_64 * bias_h
     keys_end = keys
@@ -138,7 +162,7 @@ def block_of_rows(tensors, numbers, strides, CAUSAL: tl.constexpr, WINDOW: tl.co
         end = tl.minimum(end, highest + 1)
     if WINDOW:
         begin = tl.maximum(0, lowest - window + 1) // KEYS * KEYS
-    vectors = (q_tile, k, channel, keys, width, k_t, k_d)
+    vectors = (of_rows[0], of_rows[1], of_rows[2], of_rows[3], k, keys, width, k_t, k_d)
     places = (bias, documents, own, row, at, p, rows_end, keys_end, keys, bias_q, bias_k, doc_k, scale, softcap, window)
     return vectors, places, i, p, sample_64 * (heads // group) + head // group, lowest, highest, begin, end
 
@@ -219,7 +243,8 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
              DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
-             WIDEN: tl.constexpr, NARROW: tl.constexpr, POWERS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+             WIDEN: tl.constexpr, NARROW: tl.constexpr, POWERS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+             WIDTH: tl.constexpr, REST: tl.constexpr):
     """Writes the sums of ROWS queries of one head to out[field, n, query], f32, in the order below.
 
     Grid: (blocks of queries, heads of all samples, counted from first_head = sample * heads + head as n = 0). Strides
@@ -231,11 +256,15 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
         (q, k, bias, documents, q_len, k_len, rows),
         (first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window),
         (q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k),
-        CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
+        CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH, REST)
     inverse_k += key_head * keys
     out += tl.program_id(1).to(tl.int64) * queries
     wide = vectors[0].to(tl.float32)
-    tl.store(out + 16 * out_stride + i, tl.sqrt(tl.sum(wide * wide, 1)), mask=i < queries)
+    square = tl.sum(wide * wide, 1)
+    if REST:
+        wide = vectors[1].to(tl.float32)
+        square += tl.sum(wide * wide, 1)
+    tl.store(out + 16 * out_stride + i, tl.sqrt(square), mask=i < queries)
     sums = of_nothing(ROWS)
 
     # Blocks from `inner` to `near`, before the diagonal, and from `far` to `outer`, behind it, are inside.
@@ -258,7 +287,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
     for n in range(0, before + (outer - far) // KEYS):
         start = tl.where(n < before, inner + n * KEYS, far + (n - before) * KEYS)
         j = start + tl.arange(0, KEYS)
-        product = block_product(vectors, j, True, NARROW, WIDEN)
+        product = block_product(vectors, j, True, NARROW, WIDEN, REST)
         s = logits_of(product, scale, softcap, SOFTCAP)
         sums = fold(s, s, product, tl.load(inverse_k + j), (p - start).to(tl.float32), sums, True, POWERS, KEYS)
 
@@ -274,7 +303,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
         start = tl.where(n < before, begin + n * EDGE,
                          tl.where(n < between, near + (n - before) * EDGE, outer + (n - between) * EDGE))
         j = start + tl.arange(0, EDGE)
-        s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+        s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
         others = tl.where(j[None, :] == 0, float("-inf"), s)
         inverse = tl.load(inverse_k + j, mask=j < keys, other=0.0)
         sums = fold(s, others, product, inverse, (p - start).to(tl.float32), sums, False, POWERS, EDGE)
@@ -342,7 +371,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
              DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
-             WIDEN: tl.constexpr, NARROW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr):
+             WIDEN: tl.constexpr, NARROW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, REST: tl.constexpr):
     """Writes to out[field, n, query] the sum of the 8 largest e of a row, key 0 apart, and the eighth, 0 when there are
     fewer; the sum of e of keys that are at most `local_window` away; and the logits of the keys before, at and after p.
     Arguments as for row_sums."""
@@ -350,12 +379,12 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
         (q, k, bias, documents, q_len, k_len, rows),
         (first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window),
         (q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k),
-        CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH)
+        CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH, REST)
     nothing = tl.full((ROWS, KEYS), float("-inf"), tl.float32)
     kept = (nothing, nothing, nothing, nothing)
     for start in range(begin, end, KEYS):
         j = start + tl.arange(0, KEYS)
-        s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+        s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
         kept = inserted(tl.where(j[None, :] == 0, float("-inf"), s), kept)
 
     none, zero = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
@@ -367,7 +396,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
         more = (nothing, nothing, nothing, nothing)
         for start in range(begin, end, KEYS):
             j = start + tl.arange(0, KEYS)
-            s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+            s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
             more = inserted(tl.where((j[None, :] == 0) | (s > four), float("-inf"), s), more)
         one = tl.where(one > four, one, float("-inf"))  # what equals the fourth is found once more
         two = tl.where(two > four, two, float("-inf"))
@@ -379,7 +408,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
                 value, count = none, zero
                 for start in range(begin, end, KEYS):
                     j = start + tl.arange(0, KEYS)
-                    s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+                    s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
                     s = tl.where((j[None, :] == 0) | (s >= bound[:, None]), float("-inf"), s)
                     here = tl.max(s, 1)
                     found = tl.sum((s == here[:, None]).to(tl.float32), 1)
@@ -393,7 +422,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
     from_key = tl.maximum(begin, tl.maximum(lowest - reach, 0) // KEYS * KEYS)
     for start in range(from_key, tl.minimum(end, highest + reach + 1), KEYS):
         j = start + tl.arange(0, KEYS)
-        s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+        s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
         s = tl.where(j[None, :] == 0, float("-inf"), s)
         gap = p[:, None] - j[None, :]
         local += tl.sum(tl.where((tl.abs(gap) <= local_window) & (s > float("-inf")), tl.exp2(s - base[:, None]), 0.0), 1)
@@ -463,7 +492,7 @@ def map_cells(q, k, bias, documents, sums, sinks, shown, extent, out, row_cells,
               CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
               DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
               WIDEN: tl.constexpr, NARROW: tl.constexpr, SINKS: tl.constexpr, PART: tl.constexpr, ROWS: tl.constexpr,
-              KEYS: tl.constexpr, WIDTH: tl.constexpr):
+              KEYS: tl.constexpr, WIDTH: tl.constexpr, REST: tl.constexpr):
     """Writes the mean weight of the queries and keys of a cell to out[head, cell], f16, of sample 0, all of whose rows row_sums has
     left their `sums` of. PART: pooled.Shown says by `shown` and `extent` which part of the sample has the cells. Grid: (row_cells *
     column_cells, heads). The other arguments as for row_sums."""
@@ -477,7 +506,6 @@ def map_cells(q, k, bias, documents, sums, sinks, shown, extent, out, row_cells,
     begin, end = first + row_cell * count // rows_there, tl.minimum(first + (row_cell + 1) * count // rows_there, first + count)
     from_key = first_key + column_cell * key_count // columns_there
     to_key = tl.minimum(first_key + (column_cell + 1) * key_count // columns_there, first_key + key_count)
-    channel = tl.arange(0, WIDTH)
     q += head * q_h
     k += head // group * k_h
     bias += head * bias_h
@@ -487,9 +515,7 @@ def map_cells(q, k, bias, documents, sums, sinks, shown, extent, out, row_cells,
         i = start + tl.arange(0, ROWS)
         at = tl.minimum(i, queries - 1)
         p = q_offset + at * q_stride
-        q_tile = tl.load(q + at.to(tl.int64)[:, None] * q_t + channel[None, :] * q_d, mask=channel[None, :] < width, other=0.0)
-        if WIDEN:
-            q_tile = q_tile.to(tl.float32)
+        of_rows = query_pieces(q + at.to(tl.int64) * q_t, q_d, at >= 0, width, WIDEN, WIDTH, REST)
         largest, total, at_first = tl.load(sums + at), tl.load(sums + out_stride + at), tl.load(sums + 4 * out_stride + at)
         base = tl.maximum(largest, at_first)
         counts = (i < end) & (largest == largest) & (base > float("-inf")) & (base < float("inf"))
@@ -508,11 +534,11 @@ def map_cells(q, k, bias, documents, sums, sinks, shown, extent, out, row_cells,
         keys_end = to_key
         if CAUSAL:
             keys_end = tl.minimum(to_key, q_offset + (tl.minimum(start + ROWS, end) - 1) * q_stride + 1)
-        vectors = (q_tile, k, channel, keys, width, k_t, k_d)
+        vectors = (of_rows[0], of_rows[1], of_rows[2], of_rows[3], k, keys, width, k_t, k_d)
         places = (bias, documents, own, at, at, p, queries, to_key, keys, bias_q, bias_k, doc_k, scale, softcap, window)
         for from_here in range(from_key, keys_end, KEYS):
             j = from_here + tl.arange(0, KEYS)
-            s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN)
+            s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
             weight += tl.sum(tl.where(counts[:, None] & (s > float("-inf")), tl.exp2(s - level[:, None]), 0.0), 1)
         counted += counts.to(tl.float32)
     entries = tl.sum(counted, 0) * (to_key - from_key)

@@ -213,36 +213,47 @@ def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call, _Call]:
 
     _, _, bias, documents, *_ = _tensors(p)
     kind, bias_strides = _kind(p), _strides(bias)
-    # Whose registers and shared memory suffice, from sm_80 to sm_120 (tests/frameworks/test_device_code.py).
-    if p.q.dtype == torch.float32:
-        tile = few_tile = 32, 32, 8
-    elif p.width > 128 or p.bias is not None or p.documents is not None:
-        tile = few_tile = 32, 32, 4
-    else:
-        tile = (64, 64, 4) if p.rows is not None and not p.softcap else (128, 64, 8)
-        few_tile = 64, 64, 8
-    heads, whole_width = some.stop - some.start, max(16, 1 << (p.width - 1).bit_length())
+    heads = some.stop - some.start
     numbers = (some.start, p.heads, p.group, p.queries, p.keys, p.width, p.scale, p.softcap, p.q_offset, p.q_stride, p.window)
     strides = (*p.q.stride(), *p.k.stride(), *bias_strides, documents.stride(0), documents.stride(1))
     how = {"CAUSAL": p.causal, "WINDOW": p.window > 0, "SOFTCAP": p.softcap > 0, "BIAS": kind,
            "DOCUMENTS": p.documents is not None, "SAMPLED": p.rows is not None, "BIAS_OF_ALL": p.bias_of_all, "Q_LEN": p.q_len is not None,
-           "K_LEN": p.k_len is not None, "WIDEN": bool(_interpreted()), "NARROW": p.width < whole_width, "WIDTH": whole_width,
-           "enable_fp_fusion": True}
+           "K_LEN": p.k_len is not None, "WIDEN": bool(_interpreted()), "enable_fp_fusion": True}
     local_window = min(p.local_window, p.end(p.queries) + p.keys)
     fixed = (p.heads, p.group, p.width, p.q_stride, local_window, *strides)
     out_stride = heads * p.queries
 
-    def call(one: Any, tile: Tuple[int, int, int], own: Tuple[int, ...], **words: Any) -> _Call:
-        rows, keys, warps = tile
-        return _Call(one, (-(-p.queries // rows), heads), (out_stride, *numbers, *own, *strides),
-                     {**words, **how, "ROWS": rows, "KEYS": keys, "num_warps": warps}, fixed)
+    def call(one: Any, tile: Dict[str, int], own: Tuple[int, ...], **words: Any) -> _Call:
+        return _Call(one, (-(-p.queries // tile["ROWS"]), heads), (out_stride, *numbers, *own, *strides),
+                     {**words, **how, **tile}, fixed)
 
     keys, of_keys = 64, (p.key_heads, p.keys, p.width, *p.k.stride())
     lengths = _Call(kernel.key_lengths, (-(-p.keys // keys), p.batch * p.key_heads), of_keys,
                     {"KEYS": keys, "WIDTH": 1 << (p.width - 1).bit_length(), "num_warps": 4}, of_keys)
-    made = lengths, call(kernel.row_sums, tile, (), POWERS=powers), call(kernel.few_keys, few_tile, (local_window,))
+    of_sums, of_few = _tiles(p)
+    made = lengths, call(kernel.row_sums, of_sums, (), POWERS=powers), call(kernel.few_keys, of_few, (local_window,))
     p.alike[key] = made
     return made
+
+
+def _tiles(p: Problem) -> Tuple[Dict[str, int], Dict[str, int]]:
+    """For which row_sums and few_keys are compiled: rows, keys and warps of a program, and the two pieces of a head's channels,
+    WIDTH and REST, of which the second is 0 where all are multiplied at once. Registers and shared memory suffice for these
+    from sm_80 to sm_120 (tests/frameworks/test_device_code.py)."""
+    whole = max(16, 1 << (p.width - 1).bit_length())
+    half = whole // 2
+    rest = max(16, 1 << (p.width - half - 1).bit_length())
+    uneven = p.width > 128 and half + rest < whole  # 192 is 128 and 64
+
+    def tile(rows: int, keys: int, warps: int, in_two: bool) -> Dict[str, int]:
+        width = (half, rest) if in_two else (whole, 0)
+        return {"ROWS": rows, "KEYS": keys, "num_warps": warps, "WIDTH": width[0], "REST": width[1], "NARROW": p.width < sum(width)}
+
+    if p.q.dtype == torch.float32:
+        return (tile(32, 32, 8, uneven),) * 2
+    if p.bias is not None or p.documents is not None:
+        return (tile(32, 32, 4, False),) * 2
+    return tile(64, 64, 4, half >= 16), tile(64, 32, 4, uneven) if p.width > 128 else tile(64, 64, 8, False)
 
 
 def _kind(p: Problem) -> int:
