@@ -400,9 +400,9 @@ def test_nothing_is_copied_while_the_training_captures_a_cuda_graph(watched, mon
     captures.append(1)
     model(x()).sum().backward()  # the whole step
     it.step()
-    it._spy._looking = True  # as in compiled code
+    it._spy.is_looking = True  # as in compiled code
     it.calls_compiled((torch.ones(2, 3, dtype=torch.int64),), {})
-    it._spy._looking = False
+    it._spy.is_looking = False
     captures.clear()
     assert copied == [] and it.current_step == 0 and it.sent() == []
     loss = model(x()).sum()

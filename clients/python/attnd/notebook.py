@@ -9,6 +9,7 @@ with the range of its heads), or with `layer` one per head.
 """
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -216,25 +217,19 @@ def live_plot(job: str, metric: str = "entropy_normalized", *, stack: Optional[s
     Memory is bounded: POINTS_MAX points per line, LAYERS_MAX layers. A run that has ended before is shown, and the next
     one waited for. ImportError when matplotlib is missing, ValueError for a bad job or address.
     """
-    _need_matplotlib()
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("attnd.live_plot needs matplotlib: pip install matplotlib") from error
     job = wire.job_name(job)
     deadline = None if seconds is None else time.monotonic() + seconds
     with Subscriber(endpoint, (f"{'live' if live else 'summary'}/{job}/", f"job/{job}/"), address=address) as subscriber:
         cell = _Cell(size)
         plot = LivePlot(job, metric, statistic, checked_window(window), cell.figure)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             _follow(subscriber, plot, cell, deadline, {"stack": stack, "layer": layer, "site": site})
-        except KeyboardInterrupt:
-            pass
         cell.end()
     return cell.figure
-
-
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError("attnd.live_plot needs matplotlib: pip install matplotlib") from error
 
 
 def _follow(subscriber: Subscriber, plot: LivePlot, cell: _Cell, deadline: Optional[float],

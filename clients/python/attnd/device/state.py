@@ -6,6 +6,7 @@ layer_state, rounded down to f32: a value in f32 is at most a bound exactly when
 """
 from __future__ import annotations
 
+import functools
 from typing import Dict, List, Mapping, Sequence
 
 import numpy as np
@@ -29,19 +30,11 @@ def bucket_keys(values: torch.Tensor) -> torch.Tensor:
     return torch.where(values.abs() < _LOWEST, torch.zeros_like(keys), torch.where(values < 0, -keys, keys))
 
 
-_bounds: Dict[torch.device, torch.Tensor] = {}
-
-
+@functools.lru_cache(None)
 def prepared_bounds(device: torch.device) -> torch.Tensor:
     """The bounds on a device; the first time they are brought there, which is waited for."""
-    if device not in _bounds:
-        _bounds[device] = torch.as_tensor(_rounded_down(STEP), device=device)
-    return _bounds[device]
-
-
-def _rounded_down(bounds: np.ndarray) -> np.ndarray:
-    near = bounds.astype(np.float32)
-    return np.where(near > bounds, np.nextafter(near, np.float32(0)), near)
+    near = STEP.astype(np.float32)
+    return torch.as_tensor(np.where(near > STEP, np.nextafter(near, np.float32(0)), near), device=device)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ training_step returned, and the learning rate are reported.
 """
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
@@ -27,10 +28,8 @@ def _callback_classes() -> Tuple[Any, ...]:
     only, and there is no telling which one will be used."""
     found = []
     for name in ("lightning.pytorch", "pytorch_lightning"):
-        try:
+        with contextlib.suppress(ImportError):
             found.append(importlib.import_module(name).Callback)
-        except ImportError:
-            pass
     if not found:
         raise ImportError("attnd.integrations.lightning needs lightning or pytorch_lightning")
     return tuple(found)

@@ -37,8 +37,6 @@ HEADER_BYTES = _FILE.size + 4
 RECORD_BYTES = _RECORD.size + 4
 _SEGMENT = re.compile(r"([0-9a-f]{16})-([0-9]{8})\.rec\Z")
 _LOCK = re.compile(r"([0-9a-f]{16})\.lock\Z")
-
-
 OF_OTHERS = "it belongs to another user, or others can write to it: chmod 700 it, or name a directory of your own"
 
 
@@ -87,10 +85,8 @@ class Segment:
 
     def delete(self) -> None:
         """The file is gone then, whatever fails."""
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(self.path)
-        except OSError:
-            pass
         self.forget()
 
     def forget(self) -> None:
@@ -214,22 +210,18 @@ class Spool:
         """Locks a name; whether that worked."""
         path = os.path.join(self.directory, f"{name}.lock")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
+        with contextlib.suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_ino == os.stat(path).st_ino:  # else its owner has just removed it
                 self._locks[name] = fd
                 return True
-        except OSError:
-            pass
         os.close(fd)
         return False
 
     def _let_go(self, name: str) -> None:
         """Gives up a name without files that can be read."""
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(os.path.join(self.directory, f"{name}.lock"))
-        except OSError:
-            pass
         os.close(self._locks.pop(name))
 
     def _let_go_of_empty(self, name: str) -> None:
