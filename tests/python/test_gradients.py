@@ -294,7 +294,7 @@ def test_where_autograd_keeps_something_else_a_copy_waits_if_there_is_room(watch
     it = watched(model)
     model(x()).sum().backward()
     assert len(it.sent()) == 2
-    it.publisher._queue_bytes = room  # the sender has its own
+    it.publisher.queue_bytes = room  # the sender has its own
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
         loss = model(x()).sum()
     before = [block.made[1][0].detach().clone() for block in model.blocks]

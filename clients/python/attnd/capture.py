@@ -23,7 +23,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import math
 import os
 import threading
 import time
@@ -73,7 +72,6 @@ CALLS_PER_FORWARD = 256  # of one module; what it attends beyond, as a recurrent
 ROWS_ON_DEVICE = 256  # query rows that an accelerator takes of a call whose plan says nothing of rows
 WHOLE_EVERY = 16  # captures of an attention there, of which one takes all rows of a sample
 ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has nothing else to say
-
 
 _open: List["weakref.ref[Watch]"] = []  # the innermost last; who keeps them is their model
 _here = threading.local()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Iterator, Optional
 
 import numpy as np
 import torch
@@ -126,10 +126,6 @@ class HeldCopy(HostCopy):
         super().__init__(tensor, self.dtype)
 
 
-_streams: Dict[Any, Any] = {}
-
-
+@functools.lru_cache(None)
 def _side_stream(device: torch.device) -> Any:
-    if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    return _streams[device]
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

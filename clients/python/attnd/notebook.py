@@ -76,9 +76,20 @@ class LivePlot:
     def take(self, result: Dict[str, Any]) -> bool:
         """Whether the result changed what is shown."""
         if result["kind"] == "job":
-            return self._take_state(result)
+            if result["state"] != "ended":
+                self._turn_to(result["run"])
+            if result["run"] != self.run or result["state"] == self.state:
+                return False
+            self.state = result["state"]
+            return True
         self._turn_to(result["run"])
-        if not self._is_of_line(result):
+        if result["kind"] == "live":
+            is_of_line = result["rank"] == 0  # messages of one rank make a line, as do windows of one kind
+        else:
+            text = window_text(result["window"])
+            self._window = self._window or text
+            is_of_line = text == self._window
+        if not is_of_line:
             return False
         name = flat.layer_name(result)
         for metric, statistic, value in flat.numbers(result):
@@ -88,22 +99,6 @@ class LivePlot:
                     self.courses.setdefault(name, Course()).add(int(result["step"]), np.atleast_1d(value))
                 return True
         return False
-
-    def _is_of_line(self, result: Dict[str, Any]) -> bool:
-        """Windows of one kind make a line, as do messages of one rank."""
-        if result["kind"] == "live":
-            return bool(result["rank"] == 0)
-        text = window_text(result["window"])
-        self._window = self._window or text
-        return text == self._window
-
-    def _take_state(self, job: Dict[str, Any]) -> bool:
-        if job["state"] != "ended":
-            self._turn_to(job["run"])
-        if job["run"] != self.run or job["state"] == self.state:
-            return False
-        self.state = job["state"]
-        return True
 
     def _turn_to(self, run: str) -> None:
         """Another run began: its predecessor's curves make room."""

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 else:
     Callback = type("Callback", _callback_classes(), {})
 
-
 _NOT_TRAINING = ("val", "test", "eval", "predict")
 
 
@@ -111,11 +110,7 @@ class AttndCallback(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._session.epoch_end()
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         self._session.end()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._session.end()
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._session.end()
+    on_exception = teardown = on_train_end

@@ -311,11 +311,11 @@ class Spool:
         """Takes over what processes that have ended left in the directory, of NAMES_MAX of them at a time: next_orphan() looks
         again. OSError."""
         self._more = False
-        names: Dict[str, List[str]] = {}
-        for entry in sorted(os.listdir(self.directory), reverse=True):
+        names: Set[str] = set()
+        for entry in os.listdir(self.directory):
             match = _SEGMENT.match(entry) or _LOCK.match(entry)
             if match is not None:
-                names.setdefault(match[1], [])
+                names.add(match[1])
         for name in sorted(names):
             if name in self._locks or name in self._passed:
                 continue
@@ -328,16 +328,12 @@ class Spool:
                 if is_passing(error):
                     raise
                 continue
-            if taken:
-                self._list(name)
-
-    def _list(self, name: str) -> None:
-        """After it is locked: until then its owner may have changed what is there."""
-        paths = [os.path.join(self.directory, entry) for entry in sorted(os.listdir(self.directory))
-                 if entry.startswith(f"{name}-") and _SEGMENT.match(entry)]
-        self._left[:0] = reversed(paths)
-        if not paths:
-            self._let_go(name)
+            if taken:  # until then its owner may have changed what is there
+                paths = [os.path.join(self.directory, entry) for entry in sorted(os.listdir(self.directory))
+                         if entry.startswith(f"{name}-") and _SEGMENT.match(entry)]
+                self._left[:0] = reversed(paths)
+                if not paths:
+                    self._let_go(name)
 
     @property
     def has_orphans(self) -> bool:
