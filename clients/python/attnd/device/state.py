@@ -6,7 +6,6 @@ layer_state, rounded down to f32: a value in f32 is at most a bound exactly when
 """
 from __future__ import annotations
 
-import functools
 from typing import Dict, List, Mapping, Sequence
 
 import numpy as np
@@ -30,11 +29,15 @@ def bucket_keys(values: torch.Tensor) -> torch.Tensor:
     return torch.where(values.abs() < _LOWEST, torch.zeros_like(keys), torch.where(values < 0, -keys, keys))
 
 
-@functools.lru_cache(None)
+_bounds: Dict[torch.device, torch.Tensor] = {}
+
+
 def prepared_bounds(device: torch.device) -> torch.Tensor:
     """The bounds on a device; the first time they are brought there, which is waited for."""
-    near = STEP.astype(np.float32)
-    return torch.as_tensor(np.where(near > STEP, np.nextafter(near, np.float32(0)), near), device=device)
+    if device not in _bounds:
+        near = STEP.astype(np.float32)
+        _bounds[device] = torch.as_tensor(np.where(near > STEP, np.nextafter(near, np.float32(0)), near), device=device)
+    return _bounds[device]
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ The arguments tell what the kernel did; mask_mod and score_mod are evaluated for
 """
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 from types import FunctionType
@@ -97,9 +96,15 @@ def _within_compiled(original: Original, given: Mapping[str, Any]) -> Original:
 _compiled: Dict[Any, Original] = {}
 
 
-@functools.lru_cache(None)  # once
 def _tell_uncompiled() -> None:
-    log.warning("flex attention could not be compiled by itself for a captured step, and ran eagerly", exc_info=True)
+    global _told
+    if not _told:
+        _told = True
+        log.warning("flex attention could not be compiled by itself for a captured step, and ran eagerly",
+                    exc_info=True)
+
+
+_told = False
 
 
 def _has_own_blocks(block_mask: Any) -> bool:
