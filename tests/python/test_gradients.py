@@ -294,7 +294,7 @@ def test_where_autograd_keeps_something_else_a_copy_waits_if_there_is_room(watch
     it = watched(model)
     model(x()).sum().backward()
     assert len(it.sent()) == 2
-    it.publisher._queue_bytes = room  # the sender has its own
+    it.publisher.queue_bytes = room  # the sender has its own
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
         loss = model(x()).sum()
     before = [block.made[1][0].detach().clone() for block in model.blocks]
@@ -400,9 +400,9 @@ def test_nothing_is_copied_while_the_training_captures_a_cuda_graph(watched, mon
     captures.append(1)
     model(x()).sum().backward()  # the whole step
     it.step()
-    it._spy._looking = True  # as in compiled code
+    it._spy.is_looking = True  # as in compiled code
     it.calls_compiled((torch.ones(2, 3, dtype=torch.int64),), {})
-    it._spy._looking = False
+    it._spy.is_looking = False
     captures.clear()
     assert copied == [] and it.current_step == 0 and it.sent() == []
     loss = model(x()).sum()

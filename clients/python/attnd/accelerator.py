@@ -120,8 +120,6 @@ class OfWeights(NamedTuple):
 
 
 Asked = Union[OfQueries, OfWeights]
-
-
 Wait = Callable[..., Any]  # wait(then): then(Arrived), perhaps called in another process; None when that is not to be used
 
 

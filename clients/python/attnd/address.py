@@ -35,31 +35,23 @@ def endpoint(address: Any, socket: str) -> str:
     if not isinstance(text, str):
         raise AddressError(f"address {address!r}: must be a text")
     if text.startswith("/"):
-        return _ipc(text, socket)
+        directory = text.rstrip("/") or "/"
+        longest = _PATH_MAX - len("/reliable")  # for all, so that a directory works as a whole or not at all
+        if len(os.fsencode(directory)) > longest:
+            raise AddressError(f"'{text[:200]}': too long: a directory of sockets has at most {longest} bytes")
+        _need_unix_sockets()
+        return f"ipc://{directory}/{socket}"
     if text.startswith("tcp://"):
-        return _tcp(text, socket)
+        match = _TCP.match(text)
+        port = int(match[2]) if match else 0
+        if match is None or not 1 <= port <= _PORT_MAX:
+            raise AddressError(f"'{text}': not tcp://host:port with a port from 1 to {_PORT_MAX}")
+        return f"{match[1]}:{port + SOCKETS.index(socket)}"
     if "://" in text:
         raise AddressError(f"'{text}': an address is a directory or tcp://host:port (one socket is named by an endpoint)")
     if ":" in text:
         raise AddressError(f"'{text}': write tcp://{text}")
     raise AddressError(f"'{text}': a directory is written in full, from /")
-
-
-def _ipc(text: str, socket: str) -> str:
-    directory = text.rstrip("/") or "/"
-    longest = _PATH_MAX - len("/reliable")  # for all, so that a directory works as a whole or not at all
-    if len(os.fsencode(directory)) > longest:
-        raise AddressError(f"'{text[:200]}': too long: a directory of sockets has at most {longest} bytes")
-    _need_unix_sockets()
-    return f"ipc://{directory}/{socket}"
-
-
-def _tcp(text: str, socket: str) -> str:
-    match = _TCP.match(text)
-    port = int(match[2]) if match else 0
-    if match is None or not 1 <= port <= _PORT_MAX:
-        raise AddressError(f"'{text}': not tcp://host:port with a port from 1 to {_PORT_MAX}")
-    return f"{match[1]}:{port + SOCKETS.index(socket)}"
 
 
 def is_here(endpoint_found: str) -> bool:

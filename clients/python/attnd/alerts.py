@@ -295,15 +295,13 @@ class Alerts:
     def _add_facts(self, lines: Sequence[Line]) -> None:
         """Adds what attnd answers about the run, if it does."""
         firing: Optional[List[Alert]] = None
-        try:
+        with contextlib.suppress(OSError, ControlError, zmq.ZMQError, KeyError):
             with Control(timeout=ANSWER_S, address=self._address) as control:
                 firing = control.alerts(self._job, self._run_id, limit=1)["firing"]
                 cost = control.plan(self._job)["cost"]
                 self._cost = self._cost if cost is None else cost["part"]  # None once the run has ended
                 page = None if control.directory is None else page_of(control.directory)
                 self._page = self._page if page is None else f"{page}#/overview?job={self._job}&run={self._run_id}"
-        except (OSError, ControlError, zmq.ZMQError, KeyError):
-            pass
         for line in lines:
             if firing is not None:
                 line.values["failed_checks"] = sum(alert["since"]["step"] <= line.step for alert in firing)
@@ -424,7 +422,13 @@ class _Ranks:
             if self._store.add(f"{name}/count", 1) == self.world:
                 self._put(f"{name}/step", max(int(self._get(f"{name}/fence/{rank}")) for rank in range(self.world)))
         if self._has(f"{name}/step"):
-            self._settle(self._get(f"{name}/step"))
+            step = self._get(f"{name}/step")
+            if step == _NEVER:
+                self._end("a rank has not been heard of", logging.WARNING)
+                return taken
+            with self._changed:
+                self._step = int(step)
+                self._changed.notify_all()
         elif not self._are_here() or time.monotonic() > self._since + GIVE_UP_S:
             count = self._store.add(f"{name}/count", _CALLED_OFF)
             if count % _CALLED_OFF < self.world:  # else the step is about to be there
@@ -444,14 +448,6 @@ class _Ranks:
             return False
         self._put(f"{name}/what", json.dumps(what))
         return True
-
-    def _settle(self, step: str) -> None:
-        if step == _NEVER:
-            self._end("a rank has not been heard of", logging.WARNING)
-            return
-        with self._changed:
-            self._step = int(step)
-            self._changed.notify_all()
 
     def _end(self, why: str, level: int, error: Optional[Exception] = None) -> None:
         """No further agreement; one that has a step stands."""

@@ -13,11 +13,6 @@ _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([a-z0-9_]+)\.js";$', re.MUL
 _EXPORT = re.compile(r"^export ((?:async )?(?:const|class|function) ([A-Za-z_$][\w$]*))", re.MULTILINE)
 
 
-def _taken(found: "re.Match[str]") -> str:
-    """An import as what takes the names out of the module."""
-    return f"const {{{found[1].replace(' as ', ': ')}}} = $modules.{found[2]};"
-
-
 def bundle(page: pathlib.Path, entry: str) -> str:
     """An ES module and all that it imports as one expression, whose value is what the module exports: each is a
     function that returns what it exports. The forms are those of the page: `import { a, b as c } from "./module.js"`
@@ -32,7 +27,7 @@ def bundle(page: pathlib.Path, entry: str) -> str:
         for needed in _IMPORT.findall(code):
             add(needed[1])
         exports = ", ".join(found[1] for found in _EXPORT.findall(code))
-        body = _IMPORT.sub(_taken, code)
+        body = _IMPORT.sub(lambda found: f"const {{{found[1].replace(' as ', ': ')}}} = $modules.{found[2]};", code)
         body = _EXPORT.sub(r"\1", body)
         left = re.search(r"^(import|export)\b.*", body, re.MULTILINE)
         if left:

@@ -226,7 +226,7 @@ def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
         nbytes += math.prod(cut_to) * int(sizes[3]) * seen.mask.element_size()
     elif seen.late_mask is not None or seen.score_mod is not None:
         nbytes += samples * rows * int(k.shape[2]) * seen.late_nbytes
-    return nbytes + sum(_size(numbers) for numbers in (*(seen.documents or ()), *(seen.ends or ())))
+    return nbytes + sum(int(one.numel() * one.element_size()) for one in (*(seen.documents or ()), *(seen.ends or ())))
 
 
 def _values_nbytes(seen: Seen, samples: int, heads: slice, rows: int) -> int:
@@ -237,10 +237,6 @@ def _values_nbytes(seen: Seen, samples: int, heads: slice, rows: int) -> int:
     nbytes = samples * len(_key_heads(seen, seen.v, heads)) * keys * width * seen.v.element_size()
     return nbytes + (0 if seen.x is None else 4 * samples * rows) \
         + (0 if seen.wo_r is None else 4 * (heads.stop - heads.start) * width**2)
-
-
-def _size(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context,
@@ -447,7 +443,9 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
     unbanded, allowed = allowed, _visible(allowed, form, rows, documents, (batch, heads, queries, keys))
     visibility = _described(np.asarray(allowed.any(axis=1)), form, rows, layer)
     if context.state is not None and bias is not None and unbanded.shape[1] == 1:
-        hidden = unbanded if _has_band(visibility, form, rows) and documents is None else allowed
+        has_band = (visibility.causal, visibility.window) == (form.causal, form.window) and (form.causal or not form.window) and \
+            visibility.q_offset == rows.first + (form.offset if form.causal else 0)
+        hidden = unbanded if has_band and documents is None else allowed
         return _state_of_queries(parts, form, rows, context, layer, visibility, bias=np.where(hidden, bias, -np.inf))
     valid = valid_queries(visibility, (batch, queries))[:, None, :, None]  # padding has rows of zeros, as in tier qk
     weights = softmax(_logits(q.floats(), k.floats(), form.scale, form.softcap), allowed & valid, bias)
@@ -457,12 +455,6 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
     frames.add_owned("weights", "f64" if weights.dtype == np.float64 else "f32", weights)
     _add_beside(frames, parts.values, gradient, context)
     return _captured("attention", frames, visibility, rows, context, layer, {})
-
-
-def _has_band(visibility: Visibility, form: _Form, rows: _Rows) -> bool:
-    """Whether a description has the causal bound and the window of the call."""
-    return (visibility.causal, visibility.window) == (form.causal, form.window) and \
-        visibility.q_offset == rows.first + (form.offset if form.causal else 0) and (form.causal or not form.window)
 
 
 def _state_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, layer: wire.Layer, visibility: Visibility,
@@ -495,19 +487,14 @@ def _read_documents(documents: Sequence[HostCopy], causal: bool) -> _Documents:
     return of_queries, of_keys
 
 
-def _same(documents: _Documents, query: np.ndarray) -> np.ndarray:
-    """bool [1, 1, Tq, Tk]: which keys are of the document of these queries."""
-    if documents is None:
-        return np.ones((1, 1, 1, 1), dtype=bool)
-    own = documents[0][:, query]
-    return np.asarray((own[:, None, :, None] == documents[1][:, None, None, :]) & (own >= 0)[:, None, :, None])
-
-
 def _visible(allowed: np.ndarray, form: _Form, rows: _Rows, documents: _Documents,
              shape: Tuple[int, int, int, int]) -> np.ndarray:
     """bool [B, H, Tq, Tk] of everything that says what is visible together."""
     query = rows.positions(shape[2])
-    allowed = allowed & _band(form, query, shape[3]) & _same(documents, query)
+    allowed = allowed & _band(form, query, shape[3])
+    if documents is not None:  # a query sees the keys of its own
+        own = documents[0][:, query, None]
+        allowed = allowed & ((own == documents[1][:, None]) & (own >= 0))[:, None]
     return np.broadcast_to(allowed, shape)
 
 
@@ -666,16 +653,14 @@ def _tokens_of(context: Context, layer: wire.Layer, batch: int, keys: int) -> Op
     return numbers if tensors.fit_32_bits(numbers) else None
 
 
-_Texts = Tuple[Optional[List[str]], Optional[List[str]]]
-
-
 def _labelled(maps: HeadMaps, context: Context, layer: wire.Layer, rows: _Rows, queries: int, keys: int) -> HeadMaps:
     """With the texts of what they are of."""
     labels, q_labels = _texts_of(context, layer, rows, queries, keys)
     return maps._replace(labels=labels, q_labels=q_labels)
 
 
-def _texts_of(context: Context, layer: wire.Layer, rows: _Rows, queries: int, keys: int) -> _Texts:
+def _texts_of(context: Context, layer: wire.Layer, rows: _Rows, queries: int,
+              keys: int) -> Tuple[Optional[List[str]], Optional[List[str]]]:
     """The labels of the keys, and of the queries of a cross-attention."""
     if context.labels is None:
         return None, None

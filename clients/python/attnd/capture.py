@@ -23,7 +23,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import math
 import os
 import threading
 import time
@@ -73,7 +72,6 @@ CALLS_PER_FORWARD = 256  # of one module; what it attends beyond, as a recurrent
 ROWS_ON_DEVICE = 256  # query rows that an accelerator takes of a call whose plan says nothing of rows
 WHOLE_EVERY = 16  # captures of an attention there, of which one takes all rows of a sample
 ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has nothing else to say
-
 
 _open: List["weakref.ref[Watch]"] = []  # the innermost last; who keeps them is their model
 _here = threading.local()
@@ -348,15 +346,12 @@ class Watch:
         self._advance()
         if self._alerts is not None:
             self._guarded(self._alerts.write)
-            self._tell_alerts(self._alerts)
-
-    def _tell_alerts(self, alerts: Alerts) -> None:
-        try:
-            alerts.step_ends()
-        except StopTraining:
-            raise
-        except Exception:
-            self.failed("the training could not be told of alerts")
+            try:
+                self._alerts.step_ends()
+            except StopTraining:
+                raise
+            except Exception:
+                self.failed("the training could not be told of alerts")
 
     def _advance(self, before_backward: bool = False) -> None:
         if self._spy.seconds > 0:
@@ -381,7 +376,8 @@ class Watch:
                 self._probe.after_step(self._step)
         if self._projections is not None:
             self._guarded(self._projections.step_ends, self._wanted_layers, *self._position)
-        self._guarded(self._say_alive)
+        if time.monotonic() - self._alive_at >= ALIVE_EVERY_S:
+            self._guarded(self._say_hello)
         self._guarded(self.rearm)
 
     def _guarded(self, what: Callable[..., None], *args: Any) -> None:
@@ -451,18 +447,14 @@ class Watch:
         """The layers that the plan takes of those seen so far, by path, when it takes any step."""
         return {path: layer for path, layer in self._names.layers.items() if self.plan.every and self._taken(path)}
 
-    def _say_alive(self) -> None:
-        if time.monotonic() - self._alive_at >= ALIVE_EVERY_S:
-            self._say_hello()
-
     def _say_hello(self) -> None:
         self._alive_at = time.monotonic()
         self.publisher.hello(self._names.described(), self._epoch, self._step)
 
-    # ---------------------------------------------------------------------------------- what the spy sees
+    # ------------------------------------------------------ what the spy sees; none of these raises
 
     def begins(self, module: torch.nn.Module) -> bool:
-        """See spy.Watcher."""
+        """A forward begins, of the model or of a part of it; whether it is to be followed."""
         if self._closed or os.getpid() != self._pid:
             return False
         probing = _probing()
@@ -480,23 +472,25 @@ class Watch:
         return self._evaluation or torch.is_grad_enabled() or torch_state.is_checkpointed()
 
     def only_looks(self) -> None:
-        """See spy.Watcher."""
+        """The code that runs is compiled, and no hook may be in it."""
         self._tokens.remove()
         outside = look.outside(self._root)
         if outside is not None:
             self._tokens.install(outside)
 
     def calls_compiled(self, args: Any, kwargs: Any) -> None:
-        """See spy.Watcher."""
+        """A forward of what is compiled begins with these arguments, for which it is too late to have a hook."""
         with torch_state.outside_modes():
             self._tokens.take(args, kwargs)
 
     def passes_over(self) -> None:
-        """See spy.Watcher. With steps="manual" nobody says whether the model itself was called before."""
+        """A part of the model runs by itself, which this torch cannot tell from a repeated forward. With steps="manual" nobody
+        says whether the model itself was called before."""
         self._notices.part_uncalled(tells=bool(self._handles))
 
     def saw(self, path: str, call: int, seen: Seen) -> None:
-        """See spy.Watcher. Calls without a name yet are kept until the forward ends."""
+        """The module at `path` did this; `call` counts its attention calls of this forward. Calls without a name yet are kept
+        until the forward ends."""
         try:
             if call >= CALLS_PER_FORWARD:
                 self._notices.many(path, CALLS_PER_FORWARD)
@@ -614,11 +608,11 @@ class Watch:
 
     @property
     def wants_values(self) -> bool:
-        """See spy.Watcher."""
+        """Whether saw() wants to know what weights are multiplied with."""
         return self.sends_values and self.publisher.takes_values
 
     def expects(self, path: str, call: int, seen: Seen) -> None:
-        """See spy.Watcher. Layers are named in the order in which they run."""
+        """The same may be told later in this forward, or may not. Layers are named in the order in which they run."""
         if call_name(path, call) in self._names.layers:
             return
         self._note_shown(call_name(path, call), seen)
@@ -645,7 +639,8 @@ class Watch:
             self.failed(f"{path or 'the model'} could not be looked at for its name")
 
     def leaves_out(self, path: str, call: int, seen: Seen) -> None:
-        """See spy.Watcher. The decoder does not read what its encoder does, captured or not."""
+        """It did this, and the user wants nothing of it; a softmax may be no attention. The decoder does not read what its encoder
+        does, captured or not."""
         try:
             if self._names.stack_of(call_name(path, call)) == "encoder":
                 self._tokens.encoder_attends(queries_of(seen)[1])
@@ -653,16 +648,17 @@ class Watch:
             self.failed(f"what {path or 'the model'} reads could not be told")
 
     def awaits(self, path: str) -> bool:
-        """See spy.Watcher."""
+        """Backward repeats the module at `path`, which ran without gradients before; whether that is to be followed."""
         return self._gradients is not None and self._gradients.awaits(path)
 
     def saw_again(self, path: str, call: int, seen: Seen) -> None:
-        """See spy.Watcher."""
+        """The same that saw() was told then, with gradients now."""
         if self._gradients is not None:
             self._gradients.repeated(call_name(path, call), seen.output)
 
     def ends(self, unseen: Optional[Sequence[str]]) -> None:
-        """See spy.Watcher. Names what is new, and publishes it."""
+        """The forward is done: names what is new, and publishes it. `unseen`: paths of modules that look like attention and showed
+        none; None: it broke off, and nothing follows from what was not seen."""
         try:
             pending, self._pending = self._pending, []
             self._pending_bytes = 0
@@ -700,7 +696,8 @@ class Watch:
         step, cost = self._step, self.cost
 
         def prepare() -> Maker:
-            make = _maker(copy(), layer)
+            part = copy()
+            make: Maker = (lambda: None) if part is None else functools.partial(part.make, layer)
             return make if kind != "state" else lambda: cost.of_sender(step, make)
 
         try:
@@ -741,7 +738,7 @@ class Watch:
         return self._shares[path]
 
     def cannot_read(self, path: str, why: str) -> None:
-        """See spy.Watcher."""
+        """It did something of which nothing can be copied."""
         self._unnamed.pop(path, None)
         self._notices.unreadable(path, why)
 
@@ -799,10 +796,6 @@ class _Kept(NamedTuple):
     nbytes: int
     copied: Callable[[], Optional[Cut]]
     kind: Optional[str]
-
-
-def _maker(part: Optional[Cut], layer: wire.Layer) -> Maker:
-    return lambda: part.make(layer) if part is not None else None
 
 
 class _Keeper(Hook):

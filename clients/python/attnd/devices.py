@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Iterator, Optional
 
 import numpy as np
 import torch
@@ -22,8 +22,6 @@ import torch
 from .sending import memory
 
 DTYPE_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
-
-
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 
 
@@ -87,32 +85,28 @@ class HostCopy:
         """The dtype as it travels: f32, f64, f16 or bf16."""
         return DTYPE_NAMES[self.dtype]
 
-    def _on_host(self) -> torch.Tensor:
-        """Waits until the numbers have arrived."""
+    def tensor(self) -> torch.Tensor:
+        """The numbers, on the CPU; waits until they have arrived."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._tensor.cpu()
 
-    def tensor(self) -> torch.Tensor:
-        """The numbers, on the CPU; waits until they have arrived."""
-        return self._on_host()
-
     def numpy(self) -> np.ndarray:
         """The numbers, bf16 as the bits of int16; waits until they have arrived."""
-        tensor = self._on_host()
+        tensor = self.tensor()
         if tensor.dtype == torch.bfloat16:
             tensor = tensor.view(torch.int16)
         return np.asarray(tensor.numpy())
 
     def floats(self) -> np.ndarray:
         """The numbers as f32 or f64; waits as well."""
-        tensor = self._on_host()
+        tensor = self.tensor()
         return np.asarray((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
 
     def is_finite(self) -> bool:
         """Whether all numbers are, as is their sum; waits as well."""
         precision = torch.float64 if self.dtype == torch.float64 else torch.float32
-        return bool(self._on_host().sum(dtype=precision).isfinite())
+        return bool(self.tensor().sum(dtype=precision).isfinite())
 
 
 class HeldCopy(HostCopy):
@@ -132,10 +126,6 @@ class HeldCopy(HostCopy):
         super().__init__(tensor, self.dtype)
 
 
-_streams: Dict[Any, Any] = {}
-
-
+@functools.lru_cache(None)
 def _side_stream(device: torch.device) -> Any:
-    if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    return _streams[device]
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
-from .hooks import Hook
+from .hooks import Hook, remove_all
 from .once import Once
 from .torch_state import is_compiling
 
@@ -101,11 +101,11 @@ class InductionInputs:
             if ids.numel() == tokens.numel() and torch.equal(ids.reshape(-1).to(tokens), tokens.reshape(-1)):
                 self._make(embedding, int(tokens.shape[1]), call)
 
-        self._forget()
+        remove_all(self._handles)
         self._handles = [embedding.register_forward_pre_hook(_EmbeddingHook(self, indexed)) for embedding in self._embeddings]
 
     def _make(self, embedding: Any, longest: int, call: Any) -> None:
-        self._forget()
+        remove_all(self._handles)
         count = min(int(embedding.num_embeddings), getattr(self._config, "vocab_size", None) or embedding.num_embeddings)
         length = min(longest, LENGTH_MAX)
         if length < LENGTH_MIN:  # others may be longer
@@ -118,12 +118,8 @@ class InductionInputs:
         self._call = call(tokens)
 
     def _tell(self, why: str) -> None:
-        self._forget()
+        remove_all(self._handles)
         self._once.warn("why", "probe='induction' is not run: %s; %s", why, _REMEDY)
-
-    def _forget(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
 
 
 class _EmbeddingHook(Hook):

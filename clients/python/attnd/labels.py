@@ -12,7 +12,6 @@ from typing import Any, Callable, Dict, List, Optional
 from . import wire
 from .devices import HostCopy
 
-
 Texts = Callable[[List[int]], Any]
 
 

@@ -156,7 +156,8 @@ class Lookout:
             for spy in spies:
                 spy.cannot_see(str(why))
         except Exception:
-            self._failed()
+            for spy in spies:
+                spy.watcher.failed(f"the attention of {spy.current_path or 'the model'} could not be captured")
         finally:
             for spy in spies:
                 spy.seconds += time.perf_counter() - began
@@ -192,10 +193,6 @@ class Lookout:
         with torch.no_grad(), outside_modes():
             for trail in ended if whole else ():
                 trail.settle(trail)
-
-    def _failed(self) -> None:
-        for spy in list(self.spies):
-            spy.watcher.failed(f"the attention of {spy.current_path or 'the model'} could not be captured")
 
     def _module(self) -> Optional[torch.nn.Module]:
         return next((spy.current_module for spy in self.spies if spy.current_module is not None), None)

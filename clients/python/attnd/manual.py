@@ -46,22 +46,17 @@ def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[
     watch = capture.innermost()
     if watch is None or torch_state.is_graph_captured() or not torch_state.unseen_by_modes():
         return False
-    with torch_state.outside_modes():
-        return _published(watch, method, stack, layer, site, *tensors, **options)
-
-
-def _published(watch: "capture.Watch", method: Callable[..., bool], stack: Optional[str], layer: Optional[int], site: str,
-               *tensors: Any, **options: Any) -> bool:
     try:
-        where = _where(watch, stack, layer, site)
-        if where is None or not watch.wants(where):
-            return False
-        if tensors:
-            options.setdefault("tokens", _tokens(watch, where, tensors))
-            tensors, options = _first_samples(watch.plan.samples, tensors, options)
-        options.setdefault("module", where.module)
-        return method(watch.publisher, *tensors, stack=where[0], layer=where[1], site=where[2], epoch=watch.epoch,
-                      step=watch.current_step, **options)
+        with torch_state.outside_modes():
+            where = _where(watch, stack, layer, site)
+            if where is None or not watch.wants(where):
+                return False
+            if tensors:
+                options.setdefault("tokens", _tokens(watch, where, tensors))
+                tensors, options = _first_samples(watch.plan.samples, tensors, options)
+            options.setdefault("module", where.module)
+            return method(watch.publisher, *tensors, stack=where[0], layer=where[1], site=where[2], epoch=watch.epoch,
+                          step=watch.current_step, **options)
     except Exception:
         watch.failed("what was published by hand could not be")
         return False

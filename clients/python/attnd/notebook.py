@@ -9,6 +9,7 @@ with the range of its heads), or with `layer` one per head.
 """
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -75,9 +76,20 @@ class LivePlot:
     def take(self, result: Dict[str, Any]) -> bool:
         """Whether the result changed what is shown."""
         if result["kind"] == "job":
-            return self._take_state(result)
+            if result["state"] != "ended":
+                self._turn_to(result["run"])
+            if result["run"] != self.run or result["state"] == self.state:
+                return False
+            self.state = result["state"]
+            return True
         self._turn_to(result["run"])
-        if not self._is_of_line(result):
+        if result["kind"] == "live":
+            is_of_line = result["rank"] == 0  # messages of one rank make a line, as do windows of one kind
+        else:
+            text = window_text(result["window"])
+            self._window = self._window or text
+            is_of_line = text == self._window
+        if not is_of_line:
             return False
         name = flat.layer_name(result)
         for metric, statistic, value in flat.numbers(result):
@@ -87,22 +99,6 @@ class LivePlot:
                     self.courses.setdefault(name, Course()).add(int(result["step"]), np.atleast_1d(value))
                 return True
         return False
-
-    def _is_of_line(self, result: Dict[str, Any]) -> bool:
-        """Windows of one kind make a line, as do messages of one rank."""
-        if result["kind"] == "live":
-            return bool(result["rank"] == 0)
-        text = window_text(result["window"])
-        self._window = self._window or text
-        return text == self._window
-
-    def _take_state(self, job: Dict[str, Any]) -> bool:
-        if job["state"] != "ended":
-            self._turn_to(job["run"])
-        if job["run"] != self.run or job["state"] == self.state:
-            return False
-        self.state = job["state"]
-        return True
 
     def _turn_to(self, run: str) -> None:
         """Another run began: its predecessor's curves make room."""
@@ -216,25 +212,19 @@ def live_plot(job: str, metric: str = "entropy_normalized", *, stack: Optional[s
     Memory is bounded: POINTS_MAX points per line, LAYERS_MAX layers. A run that has ended before is shown, and the next
     one waited for. ImportError when matplotlib is missing, ValueError for a bad job or address.
     """
-    _need_matplotlib()
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("attnd.live_plot needs matplotlib: pip install matplotlib") from error
     job = wire.job_name(job)
     deadline = None if seconds is None else time.monotonic() + seconds
     with Subscriber(endpoint, (f"{'live' if live else 'summary'}/{job}/", f"job/{job}/"), address=address) as subscriber:
         cell = _Cell(size)
         plot = LivePlot(job, metric, statistic, checked_window(window), cell.figure)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             _follow(subscriber, plot, cell, deadline, {"stack": stack, "layer": layer, "site": site})
-        except KeyboardInterrupt:
-            pass
         cell.end()
     return cell.figure
-
-
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError("attnd.live_plot needs matplotlib: pip install matplotlib") from error
 
 
 def _follow(subscriber: Subscriber, plot: LivePlot, cell: _Cell, deadline: Optional[float],

@@ -10,10 +10,9 @@ the earlier copy (Olsson et al. 2022, "In-context Learning and Induction Heads")
 """
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
 import torch
 
@@ -29,17 +28,12 @@ log = logging.getLogger("attnd")
 def run_quietly(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """model(*args, **kwargs) in eval mode, without gradients, with everything as it was afterwards."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with _eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
-        model(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
     try:
-        yield
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            model(*args, **kwargs)
     finally:
         for module in training:
             module.training = True

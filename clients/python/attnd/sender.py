@@ -104,7 +104,7 @@ class Sender:
     def _reset_lane(self) -> None:
         self._lane = Lane(self.identity.job, self._reliable, self.outbox.acknowledged, self.outbox.lost,
                           lambda: self.presence.take_denial(), self._turn)
-        self._away = False
+        self.is_away = False  # attnd has gone, and what went by the reliable lane before is kept for it
         self._by_lane: Set[bytes] = set()  # topics of messages that went by it
         self._moved: Dict[bytes, None] = {}  # topics of those that did not, since an event named them
         self._seq: Dict[bytes, int] = {}  # of each lane its own
@@ -116,17 +116,12 @@ class Sender:
     def wanted(self, topic: bytes, kind: Optional[str] = None) -> bool:
         """Whether somebody is subscribed to the topic; while attnd is away, whether messages of it are kept: those of this
         type, or, without one, those that it had."""
-        return topic.startswith(self.prefixes) and (not self._away or self._lane_takes(topic, kind))
-
-    @property
-    def is_away(self) -> bool:
-        """Whether attnd has gone, and what went by the reliable lane before is kept for it."""
-        return self._away
+        return topic.startswith(self.prefixes) and (not self.is_away or self._lane_takes(topic, kind))
 
     @property
     def listened_to(self) -> bool:
         """As Publisher.listened_to."""
-        return self.has_subscriber() or self._away and self._relies()
+        return self.has_subscriber() or self.is_away and self._relies()
 
     def has_subscriber(self) -> bool:
         """Whether tensors of this job are subscribed to."""
@@ -191,7 +186,7 @@ class Sender:
 
     def _uses_lane(self, topic: bytes, kind: Optional[str]) -> bool:
         """Whether it goes by the reliable lane now."""
-        return self._lane.joined and (self._away or self._lane.is_announced) and self._lane_takes(topic, kind)
+        return self._lane.joined and (self.is_away or self._lane.is_announced) and self._lane_takes(topic, kind)
 
     def _relies(self) -> bool:
         """Whether more than events went by the reliable lane."""
@@ -200,7 +195,7 @@ class Sender:
     def _awaits(self) -> bool:
         """Whether the end is to wait for acknowledgements: not while nobody is there to give any of what is in the spool, or of
         mere events."""
-        return self._lane.unacknowledged > 0 and not (self._away and self._lane.is_dispensable)
+        return self._lane.unacknowledged > 0 and not (self.is_away and self._lane.is_dispensable)
 
     # ---------------------------------------------------------------------------- on the sender thread
 
@@ -234,7 +229,9 @@ class Sender:
                 poller = self._poller()
             if self._turn.is_over and deadline is None and not self.outbox.is_waited_for:
                 time.sleep(self._turn.rest_s)
-            poller.poll(0 if self._turn.is_over else milliseconds(_until(deadline, pause_s) if full else self._idle_s()))
+            if deadline is not None:  # the pause ends with it
+                pause_s = min(pause_s, max(PAUSE_MIN_S, deadline - time.monotonic()))
+            poller.poll(0 if self._turn.is_over else milliseconds(pause_s if full else self._idle_s()))
             self.outbox.answer_bell()
 
     def _poller(self) -> "zmq.Poller":
@@ -254,7 +251,7 @@ class Sender:
 
     def _tell_in_s(self) -> Optional[float]:
         """Seconds until it has to tell what was dropped; None: there is nothing to tell."""
-        if not self.outbox.untold or self.outbox.limits.header < 2 or self._away or not self.wanted(self._event_topic):
+        if not self.outbox.untold or self.outbox.limits.header < 2 or self.is_away or not self.wanted(self._event_topic):
             return None
         return max(0.0, self._told_at + TELL_AFTER_S - time.monotonic())
 
@@ -273,8 +270,8 @@ class Sender:
         elif self._blocked_since is None:
             self._blocked_since = now
         self.stalled = (self._blocked_since is not None and now - self._blocked_since >= STALLED_AFTER_S) or (
-            self._away and self._lane.full)
-        if self.stalled and not self._away:
+            self.is_away and self._lane.full)
+        if self.stalled and not self.is_away:
             self.presence.tell_stalled()
 
     def _flush(self) -> Tuple[int, bool]:
@@ -445,7 +442,7 @@ class Sender:
         elif self._settled_at is None:
             self._settled_at = now + SETTLED_AFTER_S
         with self.outbox.changed:
-            self._away, self._heard = away, heard
+            self.is_away, self._heard = away, heard
             if not away:
                 self.prefixes, self.outbox.limits = heard, said
             self.outbox.changed.notify_all()
@@ -453,11 +450,11 @@ class Sender:
 
     def _shut(self) -> None:
         with self.outbox.changed:
-            heard = self.has_subscriber() or self._away
+            heard = self.has_subscriber() or self.is_away
             self.outbox.shut()
             deadline = self._deadline
             lost = self.outbox.dropped_tensors - self._dropped_open if heard and deadline is not None else 0
-            late, had = self.outbox.drop_kept(self._lane.close(), self._away)
+            late, had = self.outbox.drop_kept(self._lane.close(), self.is_away)
             self.prefixes = self._heard = ()
             self.outbox.changed.notify_all()
         if lost:
@@ -477,11 +474,6 @@ class Sender:
         time.sleep(min(left_s, FAREWELL_S))
         self.link.close(linger_ms=int(left_s * 1000))
         self.memory.close()
-
-
-def _until(deadline: Optional[float], pause_s: float) -> float:
-    """A pause that ends with the deadline, when there is one."""
-    return pause_s if deadline is None else min(pause_s, max(PAUSE_MIN_S, deadline - time.monotonic()))
 
 
 def _relaxed() -> ContextManager[None]:

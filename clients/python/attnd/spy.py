@@ -27,7 +27,7 @@ import logging
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -40,52 +40,10 @@ from .lookout import Lookout, lookout_here, stance
 from .paths import call_name, module_paths
 from .torch_state import allow_global_hooks, graph_task_id, is_compiling, is_graph_captured, outside_modes
 
+if TYPE_CHECKING:
+    from .capture import Watch
+
 log = logging.getLogger("attnd")
-
-
-class Watcher(Protocol):
-    """The receiver of calls. None of these may raise."""
-
-    def begins(self, module: torch.nn.Module) -> bool:
-        """A forward begins, of the model or of a part of it; whether it is to be followed."""
-
-    def only_looks(self) -> None:
-        """The code that runs is compiled, and no hook may be in it."""
-
-    def calls_compiled(self, args: Any, kwargs: Any) -> None:
-        """A forward of what is compiled begins with these arguments, for which it is too late to have a hook."""
-
-    def passes_over(self) -> None:
-        """A part of the model runs by itself, which this torch cannot tell from a repeated forward."""
-
-    def saw(self, path: str, call: int, seen: Seen) -> None:
-        """The module at `path` did this; `call` counts its attention calls of this forward."""
-
-    @property
-    def wants_values(self) -> bool:
-        """Whether saw() wants to know what weights are multiplied with."""
-
-    def expects(self, path: str, call: int, seen: Seen) -> None:
-        """The same may be told later in this forward, or may not."""
-
-    def leaves_out(self, path: str, call: int, seen: Seen) -> None:
-        """It did this, and the user wants nothing of it; a softmax may be no attention."""
-
-    def cannot_read(self, path: str, why: str) -> None:
-        """It did something of which nothing can be copied."""
-
-    def awaits(self, path: str) -> bool:
-        """Backward repeats the module at `path`, which ran without gradients before; whether that is to be followed."""
-
-    def saw_again(self, path: str, call: int, seen: Seen) -> None:
-        """The same that saw() was told then, with gradients now."""
-
-    def ends(self, unseen: Optional[Sequence[str]]) -> None:
-        """The forward is done. `unseen`: paths of modules that look like attention and showed none; None: it broke
-        off, and nothing follows from what was not seen."""
-
-    def failed(self, what: str) -> None:
-        """Something went wrong here; called within `except`."""
 
 
 class Entered(NamedTuple):
@@ -110,15 +68,15 @@ class Entered(NamedTuple):
 
 
 class Spy:
-    """Follows the forwards of one model. Every method is called from the training. `judge`: of its softmaxes; without
-    one all are taken for attention."""
+    """Follows the forwards of one model, and tells the watcher of its attentions. Every method is called from the training.
+    `judge`: of its softmaxes; without one all are taken for attention."""
 
-    def __init__(self, root: torch.nn.Module, watcher: Watcher, judge: Optional[Judge] = None, looks: bool = False):
+    def __init__(self, root: torch.nn.Module, watcher: "Watch", judge: Optional[Judge] = None, looks: bool = False):
         self.root = root
         self.watcher = watcher
         self.judge = judge
         self._may_look = looks  # into compiled code
-        self._looking = False
+        self.is_looking = False  # only what is compiled is followed now
         self._is_bounded = False  # settle_shown() is called before each compiled forward
         self._shown: Optional[Set[Tuple[int, str]]] = None  # sites and paths in the compiled forward that runs
         self._paths: Dict[int, str] = {}
@@ -143,19 +101,14 @@ class Spy:
     @property
     def is_in_doubt(self) -> bool:
         """Whether the next capture is to be made in the other way: in compiled code, or in what runs eagerly."""
-        if self._looking:
+        if self.is_looking:
             return not self._may_look or look.shows_nothing(self.root)
         return self.installed and self._is_compiled(self.root)
 
     @property
-    def is_looking(self) -> bool:
-        """Whether only what is compiled is followed now."""
-        return self._looking
-
-    @property
     def installed(self) -> bool:
         """Whether forwards are followed now."""
-        return bool(self._handles) or self._looking
+        return bool(self._handles) or self.is_looking
 
     def install(self) -> None:
         """Begins to follow forwards."""
@@ -180,12 +133,13 @@ class Spy:
         self._take_away()
         self._paths = module_paths(self.root)  # it may have been wrapped since
         look.place_pass()
-        self._looking, self._is_bounded = True, look.outside(self.root) is not None
+        self.is_looking, self._is_bounded = True, look.outside(self.root) is not None
         self.watcher.only_looks()
         look.listen(self)
 
     def looks(self, site: look.Site, given: Mapping[str, Any]) -> None:
-        """See look.Onlooker. The second time that an attention is shown another forward has begun."""
+        """An attention is about to be computed with these arguments. The second time that one is shown another forward has begun.
+        Never raises."""
         began = time.perf_counter()
         try:
             path = self._path_of(site)
@@ -223,7 +177,7 @@ class Spy:
 
     def settle_shown(self) -> None:
         """All that a compiled forward shows has been shown: another one begins, or the step ends."""
-        if self._looking:
+        if self.is_looking:
             self._forward_shown()
 
     def _forward_shown(self) -> None:
@@ -257,9 +211,9 @@ class Spy:
         if self._elsewhere():
             self._leaving = True
             return
-        if self._looking:
+        if self.is_looking:
             look.forget(self)
-            self._looking = False
+            self.is_looking = False
             self._forward_shown()
         self._take_away()
         if self._stack:

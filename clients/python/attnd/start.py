@@ -10,6 +10,7 @@ watch() does, before the first step and within its `wait`.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
 import logging
 import os
@@ -63,7 +64,7 @@ class Starter:
         self._tells = tells
         self._closed = threading.Event()
         self._looked = threading.Event()
-        self._failed = False
+        self.has_failed = False  # none could be started
         self._page: Optional[str] = ""  # that was told last; None: there is none
         _live.add(self)
         threading.Thread(target=self._run, name="attnd-start", daemon=True).start()
@@ -72,16 +73,11 @@ class Starter:
         """Until an attnd answers, or the time is over. The seconds that took; all of them when none can be started."""
         began = time.monotonic()
         self._looked.wait(max(0.0, timeout))
-        return timeout if self._failed else time.monotonic() - began
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether a warning has told that none could be started."""
-        return self._failed
+        return timeout if self.has_failed else time.monotonic() - began
 
     def say_next(self) -> str:
         """Says what happens when attnd has gone, as a sentence."""
-        return START_IT if self._failed else f"If it has ended, it is started again within {AGAIN_S:.0f} s"
+        return START_IT if self.has_failed else f"If it has ended, it is started again within {AGAIN_S:.0f} s"
 
     def close(self) -> None:
         """Starts none from now on. Does not wait; idempotent."""
@@ -109,7 +105,7 @@ class Starter:
             self._looked.set()
 
     def _fail(self, why: str, **more: Any) -> None:
-        self._failed = True
+        self.has_failed = True
         if self._tells and not self._closed.is_set():  # at the end of the program nothing is told any more
             log.warning("job %s: attnd could not be started: %s. Training goes on, and is captured once one runs",
                         self._job, why, **more)
@@ -305,7 +301,5 @@ def _said_since(path: str, begun: int) -> str:
 
 def _say(text: str) -> None:
     """To whoever looks at the training; no warning."""
-    try:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody looks
         print(f"attnd: {text}", file=sys.stderr, flush=True)
-    except (OSError, ValueError, AttributeError):  # nobody looks
-        pass

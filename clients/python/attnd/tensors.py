@@ -136,9 +136,7 @@ def _copy_torch(tensor: Any) -> np.ndarray:
 
 def copy_mask(mask: Any, want: Tuple[int, int, int]) -> np.ndarray:
     """A read-only u8 copy [B, Tq, Tk] of a mask (nonzero = may attend); ValueError on another shape."""
-    if is_torch(mask):
-        mask = mask.detach().cpu().numpy()
-    mask = np.asarray(mask)
+    mask = _on_host(mask)
     if mask.shape != want:
         raise ValueError(f"mask of shape {mask.shape}: must be [batch, queries, keys] = {want}")
     return _freeze((mask != 0).astype(np.uint8, order="C"))
@@ -146,9 +144,7 @@ def copy_mask(mask: Any, want: Tuple[int, int, int]) -> np.ndarray:
 
 def copy_ids(name: str, ids: Any, want: Tuple[int, int]) -> np.ndarray:
     """A read-only i32 copy [B, Tk] of integers; ValueError on another shape, or beyond 32 bits."""
-    if is_torch(ids):
-        ids = ids.detach().cpu().numpy()
-    ids = np.asarray(ids)
+    ids = _on_host(ids)
     if ids.shape != want or ids.dtype.kind not in "iu":
         raise ValueError(f"{name} of shape {ids.shape}, {ids.dtype}: must be integers [batch, keys] = {want}")
     if not fit_32_bits(ids):
@@ -165,14 +161,16 @@ def check_lengths(name: str, lengths: Any, batch: int, limit: int) -> Optional[n
     """Valid lengths per sample as i32 [batch], or None for None; ValueError unless 0 <= each <= limit."""
     if lengths is None:
         return None
-    if is_torch(lengths):
-        lengths = lengths.detach().cpu().numpy()
-    array = np.asarray(lengths)
+    array = _on_host(lengths)
     if array.shape != (batch,) or array.dtype.kind not in "iu":
         raise ValueError(f"{name}: must be {batch} integers, one per sample")
     if array.min() < 0 or array.max() > limit:
         raise ValueError(f"{name}: each must be 0 to {limit}")
     return array.astype(np.int32)
+
+
+def _on_host(array: Any) -> np.ndarray:
+    return np.asarray(array.detach().cpu().numpy() if is_torch(array) else array)
 
 
 def _freeze(array: np.ndarray) -> np.ndarray:

@@ -93,8 +93,3 @@ def _damage(line: str, alphabet: List[str], rng: random.Random) -> str:
 def _pad(rows: List[List[int]]) -> torch.Tensor:
     longest = max(map(len, rows))
     return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
-
-
-def split_endless(stream: Iterator[Batch], count: int) -> Iterator[Tuple[int, Batch]]:
-    """The next `count` batches, numbered."""
-    return zip(range(count), stream)

@@ -89,6 +89,13 @@ class Decoder(nn.Module):
         return self.output(self.norm(x))
 
 
+def numbered_text() -> Tuple[torch.Tensor, int]:
+    """The text as numbers of characters, and how many different ones there are."""
+    text = collapse_text.text(TEXT_SIZE)
+    number = {character: i for i, character in enumerate(sorted(set(text)))}
+    return torch.tensor([number[character] for character in text]), len(number)
+
+
 def batches(stream: torch.Tensor, seed: int) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
     """Windows of the text and the same one character later, i64 [B,T] each, without end."""
     draw = random.Random(seed).random
@@ -101,11 +108,9 @@ def train(lr: float, steps: int, seed: int) -> Iterator[Tuple[int, float, Decode
     """Trains, yielding after each step its number, its loss in nats per character, and the model."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    text = collapse_text.text(TEXT_SIZE)
-    number = {character: i for i, character in enumerate(sorted(set(text)))}
-    model = Decoder(len(number))
+    stream, vocabulary = numbered_text()
+    model = Decoder(vocabulary)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95))
-    stream = torch.tensor([number[character] for character in text])
     for step, (tokens, targets) in zip(range(steps), batches(stream, seed)):
         loss = functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()

@@ -8,7 +8,7 @@ method whose numbers Python promises never to change.
 from __future__ import annotations
 
 import random
-from typing import List, Sequence
+from typing import Sequence
 
 BEGINNINGS = [*"b c d f g h j k l m n p qu r s t v w x y z".split(),
               *"bl br ch cl cr dr fl gr ph pl pr sc sh sk sp st str th tr".split()]

@@ -32,8 +32,7 @@ HERE = pathlib.Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
 import attnd
-import collapse_text
-from collapse import HEADS, LAYERS, TEXT_SIZE, WIDTH, Decoder, batches
+from collapse import HEADS, LAYERS, TEXT_SIZE, WIDTH, Decoder, batches, numbered_text
 
 EPOCH = 50  # steps
 LAST_EPOCHS = 4  # whose importance counts
@@ -45,14 +44,6 @@ WAIT_S = 60.0
 
 Head = Tuple[int, int]  # layer, number
 Batches = Sequence[Tuple[torch.Tensor, torch.Tensor]]
-
-
-def texts() -> Tuple[torch.Tensor, torch.Tensor, int]:
-    """The characters to train on, those that are held out, and how many different ones there are."""
-    text = collapse_text.text(TEXT_SIZE)
-    number = {character: i for i, character in enumerate(sorted(set(text)))}
-    stream = torch.tensor([number[character] for character in text])
-    return stream[:-HELD_OUT], stream[-HELD_OUT:], len(number)
 
 
 def train(watch: attnd.Watch, model: Decoder, stream: torch.Tensor, epochs: int, seed: int) -> None:
@@ -121,7 +112,8 @@ def main() -> int:
     a = parser.parse_args()
     torch.manual_seed(a.seed)
     torch.set_num_threads(1)
-    seen, unseen, vocabulary = texts()
+    text, vocabulary = numbered_text()
+    seen, unseen = text[:-HELD_OUT], text[-HELD_OUT:]
     model = Decoder(vocabulary)
     with attnd.Control(address=a.address) as control:
         control.ping()  # without attnd there is nothing to see: it says so before the training, not after

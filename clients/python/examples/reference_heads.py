@@ -26,16 +26,9 @@ IMPORTANCE_SCORE = 2e-6  # how far a score may be off, relative to the largest o
 def entry_metrics(weights: torch.Tensor, rows: Rows) -> Dict[str, np.ndarray]:
     """mean, min, max, std, variance over the visible entries of sound rows, per head."""
     counted = rows.seen & rows.sound[..., None]
-    result: Dict[str, List[float]] = {name: [] for name in ("mean", "min", "max", "std", "variance")}
-    for h in range(weights.shape[1]):
-        entries = weights[:, h][counted[:, h]]
-        result["mean"].append(float(entries.mean()) if len(entries) else math.nan)
-        result["min"].append(float(entries.min()) if len(entries) else math.nan)
-        result["max"].append(float(entries.max()) if len(entries) else math.nan)
-        variance = float(entries.var(unbiased=True)) if len(entries) > 1 else math.nan
-        result["variance"].append(variance)
-        result["std"].append(math.sqrt(variance))
-    return {name: np.array(values) for name, values in result.items()}
+    heads = [_stats(weights[:, h][counted[:, h]]) for h in range(weights.shape[1])]
+    result = {name: np.array([head[name] for head in heads]) for name in MAP_STATS}
+    return {**result, "variance": result["std"]**2}
 
 
 def locality(rows: Dict[str, List[np.ndarray]]) -> np.ndarray:
@@ -97,7 +90,7 @@ def aggregates(weights: torch.Tensor, given: Optional[Sequence[float]],
             "importance": _weighted_map(weights, important)}
     if given is not None and len(given) == weights.shape[1]:
         maps["weighted"] = _weighted_map(weights, np.asarray(given, dtype=np.float64))
-    return {name: _map_stats(entries[torch.isfinite(entries)]) for name, entries in maps.items()}
+    return {name: _stats(entries[torch.isfinite(entries)]) for name, entries in maps.items()}
 
 
 def _weighted_map(weights: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
@@ -108,7 +101,7 @@ def _weighted_map(weights: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
     return sum(float(factors[h]) * weights[:, h] for h in chosen)
 
 
-def _map_stats(entries: torch.Tensor) -> Dict[str, float]:
+def _stats(entries: torch.Tensor) -> Dict[str, float]:
     if len(entries) == 0:
         return dict.fromkeys(MAP_STATS, math.nan)
     return {"mean": float(entries.mean()), "max": float(entries.max()), "min": float(entries.min()),

@@ -18,6 +18,7 @@ Exit status: 0 when a summary of every layer came for each epoch (and with --ver
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import pathlib
 import sys
@@ -159,7 +160,7 @@ class Trainer:
         """Mean loss per character, in nats."""
         self.model.train()
         total = 0.0
-        for _, batch in chars_data.split_endless(self.batches, self.arguments.steps_per_epoch):
+        for batch in itertools.islice(self.batches, self.arguments.steps_per_epoch):
             logits = self.model(*batch.given)
             loss = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(),
                                             ignore_index=chars_data.PAD)
@@ -183,7 +184,7 @@ class Trainer:
             return
         begin = time.monotonic()
         summaries = self.collect(epoch)
-        missing = [layer for layer in self.layers() if layer not in summaries]
+        missing = [layer for layer in self.watch.layers if layer not in summaries]
         print("\n".join(chars_report.entropy_table(summaries)))
         if missing:
             names = ", ".join(map(chars_report.layer_name, missing))
@@ -191,7 +192,7 @@ class Trainer:
             return
         self.complete_epochs += 1
         if self.verifier:
-            for layer in self.layers():
+            for layer in self.watch.layers:
                 self.verifier.check(layer, summaries[layer])
 
     def collect(self, epoch: int) -> Dict[Layer, Dict[str, Any]]:
@@ -201,9 +202,9 @@ class Trainer:
             window = summary["window"]
             if window["unit"] == "epoch" and window["last"] == epoch:
                 found[summary["stack"], summary["layer"], summary["site"]] = summary
-            if len(found) == len(self.layers()):
+            if len(found) == len(self.watch.layers):
                 break
-        return {layer: found[layer] for layer in self.layers() if layer in found}
+        return {layer: found[layer] for layer in self.watch.layers if layer in found}
 
     def _incoming(self) -> Iterator[Dict[str, Any]]:
         """This run's summaries as they come, until the waiting time is over."""
@@ -211,10 +212,6 @@ class Trainer:
         while (summary := self.results.next(max(0.0, deadline - time.monotonic()))) is not None:
             if summary["run"] == self.watch.publisher.run:
                 yield summary
-
-    def layers(self) -> List[Layer]:
-        """The watched layers, in the model's order."""
-        return self.watch.layers
 
     def report_end(self) -> None:
         """Prints what was lost, and where to look next."""

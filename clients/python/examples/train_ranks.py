@@ -11,6 +11,7 @@ The only lines about attnd are those with `attnd` and `watch`. Rank 0 prints the
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import pathlib
 import sys
@@ -74,7 +75,7 @@ def train(a: argparse.Namespace, rank: int) -> None:
     with attnd.watch(model, job=a.job, every=a.every, samples=0, wait=5.0) as watch:
         for epoch in range(a.epochs):
             total = 0.0
-            for _, batch in chars_data.split_endless(batches, a.steps_per_epoch):
+            for batch in itertools.islice(batches, a.steps_per_epoch):
                 logits = model(batch.inputs)
                 loss = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
                 optimizer.zero_grad()

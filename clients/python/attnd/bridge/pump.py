@@ -261,22 +261,15 @@ class Bridge:
 
     # ------------------------------------------------------------------------ what the daemon answers
 
-    @staticmethod
-    def _ask_primary(run: Run, control: Control) -> Optional[str]:
-        """The windows of a run that rules judge; None: it has none yet."""
-        try:
-            return past.window_text(control.summary(run.job, run=run.run)[0]["window"])
-        except ControlError as error:
-            if error.code != "no_summary":
-                raise
-            return None
-
     def _meet(self, run: Run, result: Dict[str, Any]) -> None:
         """Tells the past of a run before the first thing that comes of it."""
         if run in self._known:
             return
         if len(self._known) >= RUNS_KNOWN_MAX:
-            self._forget_one()
+            # The run met first of those that have ended; when none has, the first of all, which counts as ended.
+            oldest = next((known for known in self._known if known not in self._alive), next(iter(self._known)))
+            del self._known[oldest]
+            self._over(oldest)
         self._known[run] = None
         if not self._past or self._control is None:
             return
@@ -289,14 +282,14 @@ class Bridge:
             log.log(logging.DEBUG if off else logging.WARNING, "the past of run %s of %s cannot be told: %s: %s",
                     run.short, run.job, type(error).__name__, error)
 
-    def _forget_one(self) -> None:
-        """The run met first of those that have ended; when none has, the first of all, which counts as ended."""
-        run = next((known for known in self._known if known not in self._alive), next(iter(self._known)))
-        del self._known[run]
-        self._over(run)
-
     def _tell_past(self, run: Run, control: Control) -> None:
-        window = self._window or self._ask_primary(run, control)
+        window = self._window
+        if window is None:  # the windows that rules judge, if it has any yet
+            try:
+                window = past.window_text(control.summary(run.job, run=run.run)[0]["window"])
+            except ControlError as error:
+                if error.code != "no_summary":
+                    raise
         if window is not None:
             coming = self._coming(run, window)
             past.await_written(control, run, window, coming, ANSWER_S)

@@ -76,11 +76,11 @@ def write_ledger(path: str, ledger: Ledger) -> None:
     os.replace(beside, path)
 
 
-def need(module: str, install: str, why: str, error: Optional[ImportError] = None) -> Any:
+def need(module: str, install: str, why: str) -> Any:
     """The module, or MissingPackage."""
     import importlib
 
     try:
         return importlib.import_module(module)
     except ImportError as cause:
-        raise MissingPackage(f"{why} needs {module.split('.')[0]}: pip install {install}") from (error or cause)
+        raise MissingPackage(f"{why} needs {module.split('.')[0]}: pip install {install}") from cause

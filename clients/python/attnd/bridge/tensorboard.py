@@ -6,7 +6,7 @@ The directory also has attnd-bridge.json, which says what has been forwarded.
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
 from .items import Item, Ledger, Note, Picture, Run, Scalars
 from .sink import MissingPackage, Sink, need, read_ledger, write_ledger
@@ -68,8 +68,7 @@ class TensorBoardSink(Sink):
 
 def _summary_writer() -> Any:
     """torch's, else tensorboardX's."""
-    candidates: Tuple[str, ...] = ("torch.utils.tensorboard", "tensorboardX")
-    for module in candidates:
+    for module in ("torch.utils.tensorboard", "tensorboardX"):
         try:
             return need(module, "", "").SummaryWriter
         except MissingPackage:

@@ -37,7 +37,7 @@ class Worker:
         self._counts = dict.fromkeys(("written", "skipped", "failed", "dropped"), 0)
         self._said = False
         self._stuck = False  # did not take anything for as long as somebody waited
-        self._gone = False
+        self.gone = False  # the sink will never take anything again
         self._ledgers: Dict[Run, Ledger] = {}
         self._open: "OrderedDict[Run, bool]" = OrderedDict()  # to: has something to commit
         self._thread = threading.Thread(target=self._run, name=f"attnd-bridge-{sink.kind}", daemon=True)
@@ -50,8 +50,8 @@ class Worker:
         somebody wait in vain is not waited for again until it has taken something."""
         with self._changed:
             if len(self._queue) >= self._bound and patience and not self._stuck:
-                self._stuck = not self._changed.wait_for(lambda: len(self._queue) < self._bound or self._gone, patience)
-            if self._gone:
+                self._stuck = not self._changed.wait_for(lambda: len(self._queue) < self._bound or self.gone, patience)
+            if self.gone:
                 return  # nobody wants it
             if len(self._queue) >= self._bound:
                 self._counts["dropped"] += not isinstance(item, End)
@@ -71,11 +71,6 @@ class Worker:
         except Exception:  # a timeout, or whatever the sink raises: it is said when an item meets it
             return None
 
-    @property
-    def gone(self) -> bool:
-        """Whether the sink will never take anything again."""
-        return self._gone
-
     def stats(self) -> Dict[str, int]:
         """How many items were written, skipped, failed, dropped, and how many are waiting."""
         with self._changed:
@@ -94,7 +89,7 @@ class Worker:
         with self._changed:
             left = sum(isinstance(entry, Item) and not isinstance(entry, End) for entry in self._queue)
             self._queue.clear()
-            self._counts["dropped"] += 0 if self._gone else left
+            self._counts["dropped"] += 0 if self.gone else left
         if self._thread.is_alive():
             log.warning("%s does not end: it is left behind, with %d results not written", self.sink.kind, left)
         lost = self._counts["failed"] + self._counts["dropped"]
@@ -105,7 +100,7 @@ class Worker:
 
     def _run(self) -> None:
         committed = time.monotonic()
-        while not self._gone:
+        while not self.gone:
             entry = self._next()
             if isinstance(entry, tuple):
                 self._answer(*entry)
@@ -194,7 +189,7 @@ class Worker:
         try:
             call(*arguments)
         except SinkGone as error:
-            self._gone = True
+            self.gone = True
             log.info("%s: %s", self.sink.kind, error)
         except Exception as error:
             item = arguments[0] if arguments and isinstance(arguments[0], Item) else None

@@ -25,8 +25,6 @@ SPARE = 16  # descriptors
 _TITLE = "# A secret key of attnd"  # how the file of one begins
 _KINDS = {"ingest": zmq.PUB, "publish": zmq.SUB, "control": zmq.DEALER, "tap": zmq.SUB, "reliable": zmq.DEALER}
 _SUCCEEDED, _NO_DETAIL, _AUTH, _CLOSED = 0x1000, 0x0800, 0x4000, 0x0080  # events of a monitor
-
-
 REFUSED = "key"  # the reason of a message whose key may not publish its job
 
 

@@ -69,8 +69,12 @@ class Link:
         self.socket.setsockopt(zmq.RCVHWM, 0)
         self.monitor: Optional["zmq.Socket[Any]"] = None
         set_options(self.socket)
-        if self._named is None or self._on_keys is not None:
-            self._watch_connections()
+        if self._named is None or self._on_keys is not None:  # ZeroMQ says when a connection ends, and begins none
+            self.socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
+            self.socket.monitor(MONITOR, zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            self.monitor = self.context.socket(zmq.PAIR)
+            self.monitor.setsockopt(zmq.RCVHWM, 0)
+            self.monitor.connect(MONITOR)
         if self._named is None:
             self.tend()
             return
@@ -80,14 +84,6 @@ class Link:
         except (zmq.ZMQError, TypeError, AttributeError) as error:
             self.close()
             raise addresses.AddressError(f"endpoint {self._named!r}: {error}") from None
-
-    def _watch_connections(self) -> None:
-        """From now on ZeroMQ says when a connection ends, and begins none."""
-        self.socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
-        self.socket.monitor(MONITOR, zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        self.monitor = self.context.socket(zmq.PAIR)
-        self.monitor.setsockopt(zmq.RCVHWM, 0)
-        self.monitor.connect(MONITOR)
 
     @property
     def up(self) -> bool:

@@ -119,14 +119,12 @@ def _said(endpoint: str, question: bytes) -> bytes:
     with _connect(endpoint) as connection:
         connection.settimeout(ANSWER_S)
         connection.sendall(question)
-        try:
+        with contextlib.suppress(OSError):  # silence, or it has hung up
             while len(answer) < 4096 and not _READY.match(answer):
                 part = connection.recv(4096)
                 if not part:
                     break
                 answer += part
-        except OSError:  # silence, or it has hung up
-            pass
     return answer
 
 

@@ -8,6 +8,7 @@ older versions). On the CPU, which has them by name, the same lines run in the t
 """
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -290,11 +291,7 @@ class Clock:
         return float(began.elapsed_time(ended)) / 1e3 if hasattr(began, "elapsed_time") else 0.0
 
 
-_clocks: Dict[torch.device, Clock] = {}
-
-
+@functools.lru_cache(None)
 def clock_of(device: torch.device) -> Clock:
     """That of a device."""
-    if device not in _clocks:
-        _clocks[device] = Clock(device)
-    return _clocks[device]
+    return Clock(device)

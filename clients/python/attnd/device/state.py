@@ -35,13 +35,9 @@ _bounds: Dict[torch.device, torch.Tensor] = {}
 def prepared_bounds(device: torch.device) -> torch.Tensor:
     """The bounds on a device; the first time they are brought there, which is waited for."""
     if device not in _bounds:
-        _bounds[device] = torch.as_tensor(_rounded_down(STEP), device=device)
+        near = STEP.astype(np.float32)
+        _bounds[device] = torch.as_tensor(np.where(near > STEP, np.nextafter(near, np.float32(0)), near), device=device)
     return _bounds[device]
-
-
-def _rounded_down(bounds: np.ndarray) -> np.ndarray:
-    near = bounds.astype(np.float32)
-    return np.where(near > bounds, np.nextafter(near, np.float32(0)), near)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ import logging
 import re
 import sys
 import weakref
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch.nn import functional
@@ -28,6 +28,9 @@ from torch.nn import functional
 from ..torch_state import is_no_repetition
 from . import flex, kernels_of_others, sdpa
 from .seen import Queries, autocast_dtype
+
+if TYPE_CHECKING:
+    from ..spy import Spy
 
 log = logging.getLogger("attnd")
 
@@ -84,12 +87,7 @@ class Site(NamedTuple):
         return tensor if self.lowered is None or tensor.dtype != torch.float32 else tensor.to(self.lowered)
 
 
-class Onlooker(Protocol):
-    def looks(self, site: Site, given: Mapping[str, Any]) -> None:
-        """An attention is about to be computed with these arguments. Never raises."""
-
-
-_onlookers: List[Onlooker] = []
+_onlookers: List["Spy"] = []
 _sites: List[Site] = []
 _modules: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled with such an operator within, and those that attend there
 _without: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # compiled, and nothing in it has one
@@ -177,11 +175,11 @@ def outside(root: torch.nn.Module) -> Optional[torch.nn.Module]:
     return None if root in _modules or getattr(root, "_compiled_call_impl", None) is not None else root
 
 
-def listen(onlooker: Onlooker) -> None:
+def listen(onlooker: "Spy") -> None:
     _onlookers.append(onlooker)
 
 
-def forget(onlooker: Onlooker) -> None:
+def forget(onlooker: "Spy") -> None:
     if onlooker in _onlookers:
         _onlookers.remove(onlooker)
 
@@ -271,7 +269,10 @@ def place_pass() -> None:
             def uuid(self) -> Any:
                 return ("attnd", *(one.uuid() if hasattr(one, "uuid") else id(one) for one in before))
 
-        _register_effect()
+        if not _state["has_effect"]:
+            _state["has_effect"] = True
+            from torch._higher_order_ops import effects
+            effects._register_effectful_op(torch.ops.attnd.look.default, effects._EffectType.ORDERED)
         config.pre_grad_pass_timing = "early"
         config.pre_grad_custom_pass = LookPass()
     except Exception:
@@ -281,14 +282,6 @@ def place_pass() -> None:
 def _fail() -> None:
     _state["failed"] = True
     log.warning("attentions in compiled code cannot be seen there; it runs eagerly in captured steps", exc_info=True)
-
-
-def _register_effect() -> None:
-    if _state["has_effect"]:
-        return
-    _state["has_effect"] = True
-    from torch._higher_order_ops import effects
-    effects._register_effectful_op(torch.ops.attnd.look.default, effects._EffectType.ORDERED)
 
 
 def _is_whole() -> bool:

@@ -13,6 +13,7 @@ training_step returned, and the learning rate are reported.
 """
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
@@ -27,10 +28,8 @@ def _callback_classes() -> Tuple[Any, ...]:
     only, and there is no telling which one will be used."""
     found = []
     for name in ("lightning.pytorch", "pytorch_lightning"):
-        try:
+        with contextlib.suppress(ImportError):
             found.append(importlib.import_module(name).Callback)
-        except ImportError:
-            pass
     if not found:
         raise ImportError("attnd.integrations.lightning needs lightning or pytorch_lightning")
     return tuple(found)
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback
 else:
     Callback = type("Callback", _callback_classes(), {})
-
 
 _NOT_TRAINING = ("val", "test", "eval", "predict")
 
@@ -112,11 +110,7 @@ class AttndCallback(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._session.epoch_end()
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         self._session.end()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._session.end()
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._session.end()
+    on_exception = teardown = on_train_end

@@ -33,8 +33,6 @@ from .session import Session
 
 # state.epoch is a sum of fractions.
 _ROUNDING = 1e-6
-
-
 _SETTINGS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm",
              "optim", "per_device_train_batch_size", "gradient_accumulation_steps", "seed")
 

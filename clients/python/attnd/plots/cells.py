@@ -20,7 +20,7 @@ from matplotlib.transforms import Affine2D
 from . import scale
 from .scale import finite
 from .data import MASKED, PADDED, SHOWN
-from .style import AXIS, INCH, LINE, NAME, TICK, TICK_GAP, TICK_LONG, width
+from .style import AXIS, LINE, NAME, TICK, TICK_GAP, TICK_LONG, width
 from . import style
 
 Array = npt.NDArray[Any]

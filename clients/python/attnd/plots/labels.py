@@ -8,6 +8,7 @@ out, and where most would be, positions replace them.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, List, Optional, Sequence, Tuple, Union
 
@@ -21,6 +22,7 @@ from .style import INCH, LINE_TICK, TICK, TICK_GAP, TICK_LONG, shorten, width
 THINNED_MOST = 3  # where only every 4th text or fewer would have room, positions are shown
 LINE_SMALL = 5.2  # from text to text in the smallest readable size
 
+_INVISIBLE = re.compile("[\0-\x1f\x7f-\x9f\xad\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff]")
 _SIGNS = {"\n": "↵", "\t": "⇥"}
 
 
@@ -28,14 +30,8 @@ def clean(text: str) -> str:
     """A token's text with signs for line ends, tabs, blanks alone, invisible characters, and an empty text."""
     if not text.strip(" "):
         return "␣" * len(text) or "∅"
-    return "".join(_SIGNS.get(char, "·") if _is_invisible(char) else "\ufffd" if "\ud800" <= char <= "\udfff" else char
+    return "".join(_SIGNS.get(char, "·") if _INVISIBLE.match(char) else "\ufffd" if "\ud800" <= char <= "\udfff" else char
                    for char in text)
-
-
-def _is_invisible(char: str) -> bool:
-    code = ord(char)
-    return (code < 0x20 or 0x7f <= code <= 0x9f or code in (0xad, 0xfeff, 0xfffe, 0xffff) or 0x200b <= code <= 0x200c
-            or code in (0x200e, 0x200f) or 0x2028 <= code <= 0x202e or 0x2060 <= code <= 0x206f)
 
 
 @dataclass

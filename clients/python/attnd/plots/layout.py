@@ -218,15 +218,6 @@ def _lowered(frame: Frame, page: Page) -> Layout:
     return _lay_out(frame, replace(page, height=given)) if given < layout.height else layout
 
 
-def _shed_long(frame: Frame, layout: Layout) -> Layout:
-    """Removes titles that are longer than their axis."""
-    box = layout.outline() if frame.shared else min(layout.boxes, key=lambda box: box[2])
-    room = (box[2], box[3], box[3])
-    layout.titles = tuple(title if width(title, NAME) <= side + OVERHANG else ""  # type: ignore[assignment]
-                          for title, side in zip(layout.titles, room))
-    return layout
-
-
 def arrange(frame: Frame, page: Page, what: str, columns: Callable[[Page], int]) -> Layout:
     """Lays panels out, or raises TooSmall. `columns` tells the columns for a page of another size."""
     bare = replace(frame, bare_titles=True, legend=0.0 if frame.is_chart else frame.legend)
@@ -234,7 +225,11 @@ def arrange(frame: Frame, page: Page, what: str, columns: Callable[[Page], int])
         layout = _lowered(one, page)
         if layout.fits:
             layout.has_legend = one.legend > 0
-            return _shed_long(frame, layout)
+            _, _, wide, high = layout.outline() if frame.shared else min(layout.boxes, key=lambda box: box[2])
+            x, y, bar = (title if width(title, NAME) <= side + OVERHANG else ""  # without those that are longer than their axis
+                         for title, side in zip(layout.titles, (wide, high, high)))
+            layout.titles = x, y, bar
+            return layout
     bare = replace(bare, bare=True)
     least = grow(page, lambda larger: _lowered(replace(bare, columns=columns(larger)), larger).fits)
     raise TooSmall((page.width / INCH, page.height / INCH or None), least, what)

@@ -167,7 +167,7 @@ def _draw_all(figure: Any, panels: Panels, look: Look, ranges: Sequence[scale.Ra
         _draw_joint_titles(figure, layout)
 
 
-def draw_map(ax: Any, panel: Panel, look: Look, norm: Any, index: int = 0) -> CellImage:
+def draw_map(ax: Any, panel: Panel, look: Look, norm: Any, index: int) -> CellImage:
     """Draws the cells of a panel, without its axes."""
     image = CellImage(ax, panel.values, panel.classes, panel.extent(), cmap=colormap(look.cmap), norm=norm)
     image.set_gid(f"map-{index}")
@@ -261,17 +261,14 @@ def _draw_into(panels: Panels, look: Look, ranges: Sequence[scale.Range]) -> Any
 
 # ------------------------------------------------------------------------------------------------ the legend
 
-def _count(what: str, count: int) -> str:
-    return f"{what}: {count} cell{'s' * (count != 1)}"
-
-
 def _entries(items: Sequence[Panel]) -> List[Tuple[str, Dict[str, Any]]]:
     """The legend of cells without a colour: text, and the look of a swatch."""
     odd = [panel.shown[~np.isfinite(panel.shown)] for panel in items if panel.finite.size < panel.shown.size]
     hatched = {"facecolor": "white", "hatch": "//////", "edgecolor": HATCH}
     counts = (("not a number", sum(int(np.isnan(part).sum()) for part in odd)),
               ("infinite", sum(int(np.isinf(part).sum()) for part in odd)))
-    entries: List[Tuple[str, Dict[str, Any]]] = [(_count(what, count), hatched) for what, count in counts if count]
+    entries: List[Tuple[str, Dict[str, Any]]] = [
+        (f"{what}: {count} cell{'s' * (count != 1)}", hatched) for what, count in counts if count]
     for kind, text, colour in ((MASKED, "masked (causal)", style.MASKED), (PADDED, "padding", style.PADDED)):
         if any((panel.classes == kind).any() for panel in items):
             entries.append((text, {"facecolor": colour, "edgecolor": SOFT}))

@@ -9,6 +9,7 @@ The readers are attnctl's, one process per source: the numbers are those that it
 """
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
@@ -134,10 +135,8 @@ class Source:
                     head=head if isinstance(head, int) else None, heads=found.heads if head == "mean" else None)
 
     def _ask(self, request: str) -> Dict[str, Any]:
-        try:
+        with contextlib.suppress(BrokenPipeError):  # there is no answer then
             print(request.replace("\n", " "), file=self._requests, flush=True)
-        except BrokenPipeError:
-            pass  # there is no answer then
         return self._answer()
 
     def _answer(self) -> Dict[str, Any]:
@@ -156,10 +155,8 @@ class Source:
         return data
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._requests.close()
-        except BrokenPipeError:
-            pass
         self._process.stdout.close()  # type: ignore[union-attr]
         self._process.wait()
 
@@ -174,13 +171,11 @@ class Source:
 
 def noun(path: str) -> Optional[str]:
     """Names the kind of a file of maps; None for others."""
-    try:
+    with contextlib.suppress(OSError):
         if os.path.isfile(path):  # a pipe is read once, by who draws
             with open(path, "rb") as file:
                 if file.read(len(_RECORDING)) == _RECORDING:
                     return "a recording"
-    except OSError:
-        pass
     return "a file of arrays" if path.endswith(ARRAYS) and path not in ARRAYS else None
 
 

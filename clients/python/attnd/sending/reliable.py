@@ -180,24 +180,21 @@ class Lane:
         assert self._context is not None and self._endpoint is not None
         self._again_at = math.inf
         self._first_credit, self._credit, self.changed = None, 0, True
-        try:
-            self._open_sockets(self._context, self._endpoint)
-        except zmq.ZMQError:
-            self._retry()
-
-    def _open_sockets(self, context: "zmq.Context[Any]", endpoint: str) -> None:
-        self._socket = socket = context.socket(zmq.DEALER)
-        for option, value in ((zmq.RCVHWM, 0), (zmq.SNDHWM, 0), (zmq.LINGER, 0), (zmq.MAXMSGSIZE, ANSWER_BYTES_MAX),
-                              (zmq.HEARTBEAT_IVL, 1000), (zmq.HEARTBEAT_TIMEOUT, 3000), (zmq.RECONNECT_IVL, NEVER_MS)):
-            socket.setsockopt(option, value)
         # A name of its own each time: that of the connection before may be in use for a moment longer.
         name = f"inproc://attnd-lane-{next(_connections)}"
-        socket.monitor(name, zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED)
-        self._monitor = context.socket(zmq.PAIR)
-        self._monitor.connect(name)
-        keyring.give(socket, self._keys, endpoint)
-        socket.connect(endpoint)
-        socket.send(JOIN, zmq.DONTWAIT)
+        try:
+            self._socket = socket = self._context.socket(zmq.DEALER)
+            for option, value in ((zmq.RCVHWM, 0), (zmq.SNDHWM, 0), (zmq.LINGER, 0), (zmq.MAXMSGSIZE, ANSWER_BYTES_MAX),
+                                  (zmq.HEARTBEAT_IVL, 1000), (zmq.HEARTBEAT_TIMEOUT, 3000), (zmq.RECONNECT_IVL, NEVER_MS)):
+                socket.setsockopt(option, value)
+            socket.monitor(name, zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED)
+            self._monitor = self._context.socket(zmq.PAIR)
+            self._monitor.connect(name)
+            keyring.give(socket, self._keys, self._endpoint)
+            socket.connect(self._endpoint)
+            socket.send(JOIN, zmq.DONTWAIT)
+        except zmq.ZMQError:
+            self._retry()
 
     def _disconnect(self) -> None:
         """Has all that was sent, and is not acknowledged, sent again."""

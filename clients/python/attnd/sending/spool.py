@@ -37,8 +37,6 @@ HEADER_BYTES = _FILE.size + 4
 RECORD_BYTES = _RECORD.size + 4
 _SEGMENT = re.compile(r"([0-9a-f]{16})-([0-9]{8})\.rec\Z")
 _LOCK = re.compile(r"([0-9a-f]{16})\.lock\Z")
-
-
 OF_OTHERS = "it belongs to another user, or others can write to it: chmod 700 it, or name a directory of your own"
 
 
@@ -87,10 +85,8 @@ class Segment:
 
     def delete(self) -> None:
         """The file is gone then, whatever fails."""
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(self.path)
-        except OSError:
-            pass
         self.forget()
 
     def forget(self) -> None:
@@ -214,22 +210,18 @@ class Spool:
         """Locks a name; whether that worked."""
         path = os.path.join(self.directory, f"{name}.lock")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
+        with contextlib.suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_ino == os.stat(path).st_ino:  # else its owner has just removed it
                 self._locks[name] = fd
                 return True
-        except OSError:
-            pass
         os.close(fd)
         return False
 
     def _let_go(self, name: str) -> None:
         """Gives up a name without files that can be read."""
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(os.path.join(self.directory, f"{name}.lock"))
-        except OSError:
-            pass
         os.close(self._locks.pop(name))
 
     def _let_go_of_empty(self, name: str) -> None:
@@ -319,11 +311,11 @@ class Spool:
         """Takes over what processes that have ended left in the directory, of NAMES_MAX of them at a time: next_orphan() looks
         again. OSError."""
         self._more = False
-        names: Dict[str, List[str]] = {}
-        for entry in sorted(os.listdir(self.directory), reverse=True):
+        names: Set[str] = set()
+        for entry in os.listdir(self.directory):
             match = _SEGMENT.match(entry) or _LOCK.match(entry)
             if match is not None:
-                names.setdefault(match[1], [])
+                names.add(match[1])
         for name in sorted(names):
             if name in self._locks or name in self._passed:
                 continue
@@ -336,16 +328,12 @@ class Spool:
                 if is_passing(error):
                     raise
                 continue
-            if taken:
-                self._list(name)
-
-    def _list(self, name: str) -> None:
-        """After it is locked: until then its owner may have changed what is there."""
-        paths = [os.path.join(self.directory, entry) for entry in sorted(os.listdir(self.directory))
-                 if entry.startswith(f"{name}-") and _SEGMENT.match(entry)]
-        self._left[:0] = reversed(paths)
-        if not paths:
-            self._let_go(name)
+            if taken:  # until then its owner may have changed what is there
+                paths = [os.path.join(self.directory, entry) for entry in sorted(os.listdir(self.directory))
+                         if entry.startswith(f"{name}-") and _SEGMENT.match(entry)]
+                self._left[:0] = reversed(paths)
+                if not paths:
+                    self._let_go(name)
 
     @property
     def has_orphans(self) -> bool:
