@@ -4,16 +4,15 @@
 #include "config/jobs.h"
 
 /* How often each may be used: ingest.budget once more by what waits on the reliable lane, and once
- * by messages that peers have not finished; http.queue by results on their way and by those held
- * back. */
+ * by messages that peers have not finished; publish.budget by a quarter each for recorders and last
+ * values; http.ring by results on their way and by those held back. */
 static const struct {
     int key;
-    unsigned times;
+    double times;
 } budgets[] = {
-    {KEY_ingest_budget, 3}, {KEY_publish_budget, 1},      {KEY_publish_last_values, 1},
-    {KEY_maps_memory, 1},   {KEY_limits_state_memory, 1}, {KEY_history_queue, 1},
-    {KEY_tap_budget, 1},    {KEY_http_ring, 1},           {KEY_http_answers, 1},
-    {KEY_http_queue, 2},
+    {KEY_ingest_budget, 3},       {KEY_publish_budget, 1.5}, {KEY_maps_memory, 1},
+    {KEY_limits_state_memory, 1}, {KEY_history_queue, 1},    {KEY_http_ring, 3},
+    {KEY_http_answers, 1},
 };
 
 enum { BUDGETS = sizeof budgets / sizeof budgets[0] };

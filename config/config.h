@@ -147,6 +147,7 @@ struct config {
     char directory[ADDRESS_MAX]; /* of the address, if a socket lies in it; else "" */
     struct config_jobs *jobs;    /* NULL = none */
     struct config_rules *rules;  /* NULL = the defaults */
+    FILE *warnings;              /* gets a line for each key that is no more; NULL = nothing does */
 };
 
 /* A window is kept in parts of gcd(length, every) units; at most this many make one window, which

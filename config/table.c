@@ -149,6 +149,39 @@ int config_find_key(const char *section, const char *label, const char *name, st
                         names_guess(&names, guess));
 }
 
+static const char *retired_reason(const char *section, const char *name)
+{
+    static const struct {
+        const char *section, *name, *reason;
+    } retired[] = {
+#define RETIRED(section, name, reason) {#section, #name, reason},
+#include "config/retired.def"
+#undef RETIRED
+    };
+    for (size_t i = 0; i < sizeof retired / sizeof retired[0]; i++) {
+        if (strcmp(retired[i].section, section) == 0 && strcmp(retired[i].name, name) == 0) {
+            return retired[i].reason;
+        }
+    }
+    return NULL;
+}
+
+bool config_is_retired(const char *section, const char *name)
+{
+    return retired_reason(section, name);
+}
+
+void config_warn_retired(const struct config *config, const char *section, const char *label,
+                         const char *name, const char *text, struct origin origin)
+{
+    char warning[CONFIG_ERROR_MAX], quoted[QUOTE_MAX + 4];
+    config_error(warning, origin, "%s.%s: '%s': no longer a setting (now %s)", label, name,
+                 config_quotable(text, quoted), retired_reason(section, name));
+    if (config->warnings) {
+        fprintf(config->warnings, "attnd: %s\n", warning);
+    }
+}
+
 int config_assign(struct config *config, int key, const char *label, const char *text,
                   struct origin origin, char *reterr)
 {

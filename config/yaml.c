@@ -192,46 +192,43 @@ static int join_list(struct reader *reader, const char *label, const struct node
     return 0;
 }
 
-static int assign(struct reader *reader, const struct body *body, int key, const struct node *name,
-                  const char *text)
-{
-    struct origin origin = at_line(reader, name->line);
-    body->key_line[key] = name->line;
-    return config_assign(body->config, key, body->label, text, origin, reader->reterr);
-}
-
 static int read_plain_key(struct reader *reader, const struct body *body, const struct node *name)
 {
     struct origin origin = at_line(reader, name->line);
-    struct node ignored;
-    /* Keys that files of earlier versions may have and that mean nothing any more. */
-    if (strcmp(body->section, "ingest") == 0 && strcmp(name->text, "receive_queue") == 0) {
-        return yaml_next(reader, &ignored);
-    }
-    int key = config_find_key(body->section, body->label, name->text, origin, reader->reterr);
-    if (key < 0) {
+    bool retired = config_is_retired(body->section, name->text);
+    int key = retired
+                  ? -1
+                  : config_find_key(body->section, body->label, name->text, origin, reader->reterr);
+    if (key < 0 && !retired) {
         return -1;
     }
-    if (body->key_line[key]) {
+    if (!retired && body->key_line[key]) {
         return config_error(reader->reterr, origin, "%s%s%s: given twice (first on line %zu)",
                             body->label, *body->label ? "." : "", name->text, body->key_line[key]);
     }
     char list[VALUE_TEXT_MAX];
+    const char *text = list;
     struct node value;
     if (yaml_next(reader, &value) != 0) {
         return -1;
     }
-    if (value.kind == NODE_LIST && is_list(key)) {
-        return join_list(reader, body->label, name, list) == 0
-                   ? assign(reader, body, key, name, list)
-                   : -1;
-    }
-    if (value.kind != NODE_SCALAR) {
+    if (value.kind == NODE_LIST && (retired || is_list(key))) {
+        if (join_list(reader, body->label, name, list) != 0) {
+            return -1;
+        }
+    } else if (value.kind == NODE_SCALAR) {
+        text = value.text;
+    } else {
         return config_error(reader->reterr, at_line(reader, name->line),
                             "%s%s%s: expected one value, found a %s", body->label,
                             *body->label ? "." : "", name->text, kind_name(&value));
     }
-    return assign(reader, body, key, name, value.text);
+    if (retired) {
+        config_warn_retired(&reader->staged, body->section, body->label, name->text, text, origin);
+        return 0;
+    }
+    body->key_line[key] = name->line;
+    return config_assign(body->config, key, body->label, text, origin, reader->reterr);
 }
 
 static bool is_key(const char *section, const char *name)
@@ -534,6 +531,10 @@ static int set_key(struct config *config, const char *assignment, char *reterr)
     }
     if (config_find_section(section, origin, reterr) < 0) {
         return -1;
+    }
+    if (config_is_retired(section, name)) {
+        config_warn_retired(config, section, section, name, assignment + value_at, origin);
+        return 0;
     }
     key = config_find_key(section, section, name, origin, reterr);
     return key < 0 ? -1

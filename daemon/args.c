@@ -191,6 +191,7 @@ static int apply_settings(const struct args_line *args, struct config *config, c
 static int build_config(const struct args_line *args, struct config *config, char *reterr)
 {
     config_defaults(config);
+    config->warnings = stderr;
     if (apply_settings(args, config, reterr) == 0) {
         return 0;
     }

@@ -321,7 +321,7 @@ int link_new(const struct config *config, const struct link_owner *owner,
     }
     link->owner = *owner;
     link->stream_bytes = (int64_t)config->fleet_stream;
-    link->stream_age_ns = (int64_t)config->fleet_stream_age;
+    link->stream_age_ns = (int64_t)(config->fleet_keep / 3);
     link->replicas = (int64_t)config->fleet_replicas;
     link->domains = config->fleet_domains.text;
     snprintf(link->url, sizeof link->url, "%s",

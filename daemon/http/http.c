@@ -320,12 +320,12 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
     http->stats = stats;
     http->listen_fd = -1;
     uv_mutex_init(&http->lock);
-    feed_init(&http->feed, config->http_queue);
+    feed_init(&http->feed, config->http_ring);
     struct event_options options = {.ring_bytes = config->http_ring,
                                     .live_interval_ns = config->http_live_interval,
                                     .heartbeat_ns = config->http_heartbeat,
-                                    .held_bytes = config->http_queue,
-                                    .clients = (uint32_t)config->http_event_clients};
+                                    .held_bytes = config->http_ring,
+                                    .clients = (uint32_t)(config->http_connections + 3) / 4};
     events_init(&http->events, stats, &options);
     http->metrics = metrics_new(config, stats);
     if (!http->metrics) {

@@ -90,6 +90,9 @@ void peers_cut(const struct peers *peers, uint64_t now_ns, uint64_t timeout_ns)
 /* How long a clean end may take: readers that do not read are cut off then. */
 #define STOP_NS UINT64_C(500000000)
 
+/* The largest request line and headers of one request. */
+#define REQUEST_BYTES 16384
+
 /* Whom a proxy has found the client to be. */
 #define USER_HEADER "X-Forwarded-User"
 
@@ -461,7 +464,7 @@ int server_start(struct http *http)
         on_completed, http, MHD_OPTION_NOTIFY_CONNECTION, on_connection, http,
         MHD_OPTION_CONNECTION_LIMIT, connection_limit(config), MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)(config->http_timeout / 1000000000), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)config->http_request_max, MHD_OPTION_END);
+        (size_t)REQUEST_BYTES, MHD_OPTION_END);
     if (!http->server) {
         return -1;
     }

@@ -6,7 +6,7 @@
  * pass on so far; both begin at 0 when somebody begins to listen); then the message's own frames,
  * topic first, not copied. A subscriber to `tap/<job>/` is sent frames 0 and 1 alone at once, with
  * the n of the message that comes next; other recorders of the job see them too. While nobody
- * listens it costs nothing; at most tap.budget bytes are on their way, and an eighth of that for
+ * listens it costs nothing; at most a quarter of publish.budget are on their way, and an eighth of that for
  * events; beyond it messages are dropped there and counted. Never blocks. Loop thread. */
 #ifndef DAEMON_INGEST_TAP_H
 #define DAEMON_INGEST_TAP_H
@@ -29,7 +29,7 @@ void tap_message(struct tap *tap, struct message *message);
 /* Ends the connections of all recorders that came with keys; those who still may come back. */
 void tap_renew(struct tap *tap);
 /* Asked every few seconds: binds again when recorders no longer find the socket, and ends the
- * connections of those that read nothing for 10 s while half of tap.budget waits. `data` is the
+ * connections of those that read nothing for 10 s while half of that budget waits. `data` is the
  * tap. */
 void tap_keep(void *data);
 /* Stops; freed once the loop has run the close callbacks. Accepts NULL. */

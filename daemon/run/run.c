@@ -114,8 +114,8 @@ void run_free(struct run **run_p)
 struct drift_rule run_drift_rule(const struct config *config)
 {
     return (struct drift_rule){.windows = (uint32_t)config->drift_windows,
-                               .tolerance = config->drift_change_tolerance,
-                               .threshold = config->drift_change_threshold,
+                               .tolerance = 0.5, /* Page-Hinkley, in stds of the baseline */
+                               .threshold = 10,
                                .buckets = (uint32_t)config->window_buckets};
 }
 

@@ -16,7 +16,7 @@ static void tick_evict(struct run *run, uint64_t now_ns)
         return;
     }
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        if (clock_since_ns(stream->last_ns, now_ns) < run->config->limits_stream_idle) {
+        if (clock_since_ns(stream->last_ns, now_ns) < TICK_STREAM_IDLE_NS) {
             continue;
         }
         for (uint32_t t = 0; t < run->track_count; t++) {

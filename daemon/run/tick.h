@@ -5,6 +5,9 @@
 
 #include "daemon/run/run.h"
 
+/* The baselines of layers silent for this long are written to the history and freed. */
+#define TICK_STREAM_IDLE_NS UINT64_C(3600000000000)
+
 /* Closes and publishes what may be, shows windows that have gone quiet, judges silence, frees what
  * has long been idle, publishes the job map when dirty, and goes idle or ended. */
 void tick_run(struct run *run, uint64_t now_ns);

@@ -259,7 +259,7 @@ def test_clients_that_never_read_their_answers_are_cut_off_and_others_have_their
 
 
 def test_a_recorder_that_never_reads_is_cut_off_and_others_go_on(rng):
-    attnd = Attnd("tap.budget=1MiB", "metrics.spectrum=false", "history.enabled=false")
+    attnd = Attnd("publish.budget=4MiB", "metrics.spectrum=false", "history.enabled=false")
     silent, recorder = zmtp.introduce(zmtp.connect(attnd.endpoint("tap")), b"SUB"), attnd.context.socket(zmq.SUB)
     silent.sendall(zmtp.subscription(b"tap/gpt/"))
     recorder.connect(attnd.endpoint("tap"))

@@ -626,10 +626,10 @@ def test_heartbeats_come_when_nothing_else_does():
 
 
 def test_more_clients_than_allowed_are_refused():
-    daemon = Web("http.event_clients=2")
+    daemon = Web("http.connections=8")
     streams = [Stream(daemon), Stream(daemon)]
     response, body = daemon.get("/api/v1/events")
-    assert response.status == 503 and "http.event_clients" in body.decode() and response.headers["Retry-After"]
+    assert response.status == 503 and "http.connections" in body.decode() and response.headers["Retry-After"]
     streams.pop().close()
     wait_until(lambda: daemon.get("/api/v1/version")[0].status == 200, "answers")
     streams[0].close()
@@ -712,7 +712,7 @@ def test_health_does_not_wait_behind_dear_questions(rng):
 
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer makes one result as dear as all")
 def test_health_does_not_wait_behind_results_for_the_stream(rng):
-    daemon = Web("http.queue=256MiB", "metrics.spectrum=false", "history.enabled=false")
+    daemon = Web("http.ring=256MiB", "metrics.spectrum=false", "history.enabled=false")
     stream, trainer, waited_s = Stream(daemon), Trainer(daemon, "job"), []
     for step in range(3):  # the machine may be busy once
         for layer in range(80):
@@ -993,7 +993,7 @@ def test_a_request_that_trickles_is_cut_off():
 
 def test_a_stream_whose_client_has_hung_up_is_noticed():
     """Long before the next heartbeat: another client can have its place."""
-    daemon = Web("http.heartbeat=1h", "http.event_clients=1")
+    daemon = Web("http.heartbeat=1h", "http.connections=4")
     for _ in range(3):
         wait_until(lambda: metric(daemon, "attnd_http_event_clients") == 0, "the place is free")
         stream = Stream(daemon)

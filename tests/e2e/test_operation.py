@@ -205,10 +205,10 @@ def test_budgets_fit_the_memory_of_the_control_group():
             into.write("0")
 
     try:
-        attnd = Attnd("tap.budget=1GiB", preexec_fn=join)
+        attnd = Attnd("publish.budget=1GiB", preexec_fn=join)
         wait_log(attnd, "event=budgets_lowered", "cgroup=536870912", "to=402653184")
         config = attnd.call("config")
-        assert not config["tap.budget"].endswith("GiB") and not config["limits.state_memory"].endswith("GiB")
+        assert not config["publish.budget"].endswith("GiB") and not config["limits.state_memory"].endswith("GiB")
         assert config["ingest.memory"] == "2GiB"  # is the trainers'
         attnd.close()
     finally:

@@ -426,7 +426,7 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, attnd):
 @pytest.mark.parametrize("goes_on", [True, False])
 def test_a_recorder_that_is_too_slow_says_what_it_lost(tmp_path, rng, goes_on):
     """It is stopped until attnd has had to drop; also when nothing comes after that, the numbers tell."""
-    attnd = Attnd("tap.budget=1MiB", "metrics.spectrum=false")
+    attnd = Attnd("publish.budget=4MiB", "metrics.spectrum=false")
     trainer = Trainer(attnd, "gpt")
     recorder = Recorder(attnd, "gpt", tmp_path / "run.rec", "--json")
     recorder.process.send_signal(signal.SIGSTOP)

@@ -19,7 +19,7 @@
 
 /* How often a wait looks at the clock. */
 #define LOOK_MS 100
-/* Bytes that wait for the disk, beside what attnd keeps for us (tap.budget). */
+/* Bytes that wait for the disk, beside what attnd keeps for us (a quarter of publish.budget). */
 #define WAITING_BYTES_MAX (UINT64_C(256) << 20)
 /* Topic and map. */
 #define LEADING    2

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* One writev per message, straight from ZeroMQ's frames to the page cache. A thread of its own for
  * writing was decided against: ZeroMQ's thread reads on while this one writes, and behind it the
- * daemon keeps up to tap.budget bytes. */
+ * daemon keeps up to a quarter of publish.budget. */
 #include "clients/cli/recording/internal.h"
 
 #include "proto/err.h"

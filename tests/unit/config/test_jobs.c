@@ -125,9 +125,8 @@ REFUSED(mistakes_name_the_line_and_the_pattern,
         {"jobs:\n  \"gpt-*\":\n    spectrm: true\n",
          "attnd.yaml:3: jobs.gpt-*.spectrm: unknown key (valid in metrics: core, "
          "importance, pairs, similarity, spectrum, top_pairs, head_pairs, local_window, "
-         "redundant_js, head_weights, spectrum_effort, spectrum_heads, spectrum_budget, "
-         "spectrum_sample, "
-         "spectrum_max_size, qk_maps_max_size, weights_max_size, eigenvalues_max_size; "
+         "redundant_js, head_weights, spectrum_effort, spectrum_budget, "
+         "spectrum_max_size, qk_maps_max_size, weights_max_size; "
          "did you mean spectrum?)"},
         {"jobs: {a: {top_pairs: 0}}\n",
          "attnd.yaml:1: jobs.a.top_pairs: '0': out of range (valid: 1 to 100)"},

@@ -28,13 +28,35 @@ TEST(files_that_say_nothing_change_nothing)
     }
 }
 
-TEST(a_key_of_before_is_read_over)
+TEST(a_key_of_before_is_read_over_with_a_warning_that_names_what_takes_its_place)
 {
-    struct config config = loaded("ingest:\n  receive_queue: 4\n  budget: 1GiB\n");
-    assert_int_equal(config.ingest_budget, UINT64_C(1) << 30);
-    assert_set_refused("ingest.receive_queue=4",
-                       "--set: ingest.receive_queue: unknown key (valid in ingest: endpoint, "
-                       "budget, max_message, memory, memory_each)");
+    char *told = NULL, error[CONFIG_ERROR_MAX] = "";
+    size_t size;
+    struct config config = defaults(), before = config;
+    config.warnings = open_memstream(&told, &size);
+    assert_int_equal(load_text(&config,
+                               "tap:\n  budget: 64MiB\n"
+                               "metrics:\n  spectrum_heads: [1, 2]\n"
+                               "jobs: {a*: {spectrum_sample: 3}}\n",
+                               error),
+                     0);
+    assert_int_equal(config_set(&config, "ingest.receive_queue=4", error), 0);
+    fclose(config.warnings);
+    assert_string_equal(
+        told,
+        "attnd: attnd.yaml:2: tap.budget: '64MiB': no longer a setting (now a quarter of "
+        "publish.budget)\n"
+        "attnd: attnd.yaml:4: metrics.spectrum_heads: '[1,2]': no longer a setting (now all heads; "
+        "metrics.spectrum_budget bounds what they cost)\n"
+        "attnd: attnd.yaml:5: jobs.a*.spectrum_sample: '3': no longer a setting (now the sample of "
+        "maps.sample)\n"
+        "attnd: --set: ingest.receive_queue: '4': no longer a setting (now ingest.budget bounds "
+        "what comes)\n");
+    free(told);
+    config_clear(&config);
+    assert_same_config(&config, &before);
+    assert_refused("tap:\n  budget: {}\n",
+                   "attnd.yaml:2: tap.budget: expected one value, found a mapping");
 }
 
 TEST(what_is_printed_loads_to_the_same)

@@ -29,7 +29,7 @@ static void tap_begin(struct tap_fixture *f)
     *f = (struct tap_fixture){.zmq = zmq_ctx_new()};
     config_defaults(&f->config);
     strcpy(f->config.tap_endpoint.text, "inproc://tap");
-    f->config.tap_budget = BUDGET;
+    f->config.publish_budget = 4 * BUDGET;
     uv_loop_init(&f->loop);
     assert_int_equal(tap_new(&f->loop, f->zmq, NULL, &f->config, &f->stats, &f->tap, error), 0);
 }

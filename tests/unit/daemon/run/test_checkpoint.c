@@ -366,7 +366,7 @@ STORED_TEST(a_baseline_idle_for_long_is_freed_and_stays_kept)
     for (uint64_t step = 0; step < 9; step++) {
         fixture_send(f, 0, 0, step);
     }
-    f->now += f->config.limits_stream_idle;
+    f->now += TICK_STREAM_IDLE_NS;
     tick_run(f->run, f->now);
     assert_null(f->run->streams->tracks[0].drift);
     assert_int_equal(stats_get(&f->stats, COUNT_EVICTED), 1);
