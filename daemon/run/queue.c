@@ -6,8 +6,8 @@
  * So the run is at any moment what the messages taken so far make of it, whichever worker was
  * faster: the same recording gives the same summaries, a part never closes over a message that came
  * in time, and a checkpoint between two messages is consistent without waiting for anything. The
- * price is that a message that takes long holds up the windows of its run, while the tensors of
- * later ones are freed and their `live` values are out already.
+ * price is that a message that takes long holds up its run: the tensors of later ones are freed
+ * when they are computed, but their `live` values and windows wait for their turn.
  *
  * Losses and refusals wait in `pending` for the layer's next message, and are counted in that one's
  * window: a refused message itself may belong to a window that is long closed. */

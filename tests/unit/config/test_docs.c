@@ -123,9 +123,11 @@ TEST(the_readme_holds_the_tables)
 }
 
 /* A help is one line that fits the file and does not break the table. */
-static void check_help(const char *help)
+static void check_help(const char *name, const char *help)
 {
-    assert_in_range(strlen(help), 10, 110);
+    if (strlen(help) < 10 || strlen(help) > 110) {
+        fail_msg("%s: its help has %zu characters, not 10 to 110", name, strlen(help));
+    }
     assert_null(strpbrk(help, "\n|`"));
     assert_true(help[strlen(help) - 1] != '.');
 }
@@ -155,12 +157,12 @@ TEST(every_default_rule_says_why_and_what_to_do)
 TEST(every_key_is_documented)
 {
     for (int i = 0; i < KEY_COUNT; i++) {
-        check_help(config_keys[i].help);
+        check_help(config_keys[i].name, config_keys[i].help);
     }
     for (int i = 0; i < RULE_KEY_COUNT; i++) {
-        check_help(rule_keys[i].help);
+        check_help(rule_keys[i].name, rule_keys[i].help);
     }
     for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
-        check_help(rule_default_help[i]);
+        check_help(rule_defaults[i].name, rule_default_help[i]);
     }
 }
