@@ -6,8 +6,8 @@
  * pass on so far; both begin at 0 when somebody begins to listen); then the message's own frames,
  * topic first, not copied. A subscriber to `tap/<job>/` is sent frames 0 and 1 alone at once, with
  * the n of the message that comes next; other recorders of the job see them too. While nobody
- * listens it costs nothing; at most a quarter of publish.budget are on their way, and an eighth of that for
- * events; beyond it messages are dropped there and counted. Never blocks. Loop thread. */
+ * listens it costs nothing; at most a quarter of publish.budget are on their way, and an eighth of
+ * that for events; beyond it messages are dropped there and counted. Never blocks. Loop thread. */
 #ifndef DAEMON_INGEST_TAP_H
 #define DAEMON_INGEST_TAP_H
 

@@ -29,7 +29,8 @@ int publisher_new(uv_loop_t *loop, void *zmq_context, struct keyring *keys, stru
  * track (the window rule of a summary; else 0): a late subscriber gets the newest summary of every
  * track. The value of another run of the job on the topic is kept for publisher_each alone: runs of
  * one name may go on side by side. Takes the writer's buffer: the writer is empty afterwards. When
- * a quarter of publish.budget is used up, those of other runs go first, and summaries stay longest. */
+ * a quarter of publish.budget is used up, those of other runs go first, and summaries stay longest.
+ */
 void publisher_put(struct publisher *publisher, const uint8_t *run, const char *topic,
                    uint32_t track, struct mpk_writer *writer, bool is_summary);
 /* Keeps a summary that went out before a restart as a last value, and sends it to nobody. A value
