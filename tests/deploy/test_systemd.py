@@ -86,13 +86,13 @@ def test_a_failed_start_is_tried_again_for_good():
 def test_the_budgets_fit_the_memory_that_is_promised():
     """They add up to what the README says, with the defaults."""
     config = run(ATTND, "--print-config").stdout
-    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    units, often = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}, {"": 1, " one and a half times": 1.5, " three times": 3}
     readme = " ".join((UNITS / "README.md").read_text().split())
     named = re.search(r"The budgets of the config \((.*?)\) add up to ([\d.]+) GiB", readme)
     total = 0
-    for section, key in re.findall(r"`(\w+)\.(\w+)`", named.group(1)):
+    for section, key, times in re.findall(rf"`(\w+)\.(\w+)`({'|'.join(sorted(often, reverse=True))})", named.group(1)):
         value = re.search(rf"^{section}:\n(?:[ #].*\n|\n)*? +{key}: (\d+)(\w+)$", config, re.M)
-        total += int(value.group(1)) * units[value.group(2)]
+        total += int(value.group(1)) * units[value.group(2)] * often[times]
     assert round(total / 2**30, 1) == float(named.group(2))
 
 
