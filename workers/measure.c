@@ -40,8 +40,7 @@ struct measure {
     struct attention attention;
     struct weights weights; /* tier weights */
     enum tier tier;
-    double *head_weights;   /* [heads] or NULL */
-    double *spectrum_heads; /* [plan.spectrum_head_count] or NULL */
+    double *head_weights; /* [heads] or NULL */
     uint32_t parts, spectrum_jobs, jobs;
     struct measure_part *part; /* [parts] */
     struct spectra spectra;    /* when spectrum_jobs: of the map, or of Q K^T */
@@ -113,31 +112,20 @@ static void clear_part(struct measure_part *p)
     *p = (struct measure_part){.begin = p->begin, .end = p->end};
 }
 
-/* Copies a list of the plan; a list of none is NULL. */
-static int measure_copy_list(const double *from, uint32_t count, double **ret_copy)
-{
-    *ret_copy = NULL;
-    if (count == 0) {
-        return 0;
-    }
-    *ret_copy = malloc(count * sizeof **ret_copy);
-    if (!*ret_copy) {
-        return ERR_MEMORY;
-    }
-    memcpy(*ret_copy, from, count * sizeof **ret_copy);
-    return 0;
-}
-
-static int copy_lists(struct measure *m)
+/* Keeps the weights of heads that the plan lends, where they are wanted. */
+static int copy_head_weights(struct measure *m)
 {
     struct measure_plan *plan = &m->plan;
-    int rc = measure_copy_list(plan->spectrum_heads, plan->spectrum_head_count, &m->spectrum_heads);
-    if (rc == 0 && wants_weighted(&m->attention, plan)) {
-        rc = measure_copy_list(plan->head_weights, plan->head_weight_count, &m->head_weights);
+    size_t bytes = plan->head_weight_count * sizeof *m->head_weights;
+    if (bytes > 0 && wants_weighted(&m->attention, plan)) {
+        m->head_weights = malloc(bytes);
+        if (!m->head_weights) {
+            return ERR_MEMORY;
+        }
+        memcpy(m->head_weights, plan->head_weights, bytes);
     }
-    plan->spectrum_heads = m->spectrum_heads;
     plan->head_weights = m->head_weights;
-    return rc;
+    return 0;
 }
 
 /* Queries and keys whose map is made too have spectra of both: half of the budget for each. */
@@ -169,7 +157,7 @@ static int measure_prepare(struct measure *m)
         m->part[i].begin = (uint32_t)((uint64_t)m->attention.queries * i / m->parts);
         m->part[i].end = (uint32_t)((uint64_t)m->attention.queries * (i + 1) / m->parts);
     }
-    int rc = copy_lists(m);
+    int rc = copy_head_weights(m);
     if (rc == 0 &&
         (wants_spectra(&m->attention, &m->plan) || wants_qk_spectra(&m->attention, &m->plan))) {
         const struct attention *a = &m->attention;
@@ -179,9 +167,6 @@ static int measure_prepare(struct measure *m)
             .compute = a->weights ? spectrum_compute : qk_spectrum_at,
             .isa = plan->isa,
             .effort = plan->spectrum_effort,
-            .heads = plan->spectrum_heads,
-            .head_count = plan->spectrum_head_count,
-            .head_offset = plan->head_offset,
             .sample = (uint32_t)min_u64(plan->spectrum_sample, a->batch - 1),
             .first = plan->spectrum_first % a->heads,
             .budget_ns = spectrum_budget(m),
@@ -246,7 +231,6 @@ void measure_free(struct measure **measure)
     weights_result_clear(&m->weights_result);
     free(m->part);
     free(m->head_weights);
-    free(m->spectrum_heads);
     free(m->map);
     head_maps_free(&m->head_maps);
     free((void *)m->pooled.values);

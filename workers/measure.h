@@ -31,13 +31,12 @@ enum tier { TIER_ATTENTION, TIER_QK, TIER_WEIGHTS, TIER_COUNT };
 
 struct measure_plan {
     bool group[METRIC_GROUP_COUNT];
-    uint32_t threads;     /* that may run jobs at once; for the cost */
-    uint32_t head_offset; /* of the message's heads in the model */
-    bool whole;           /* the message has all heads of its layer; without, nothing that goes
-                             across heads: importance, aggregate, pairs, similarity */
-    bool head_pairs;      /* top pairs of each head as well */
-    bool pooled_map;      /* the map for people to look at (map_pool.h): of tier attention, and of
-                             qk where its maps are made */
+    uint32_t threads; /* that may run jobs at once; for the cost */
+    bool whole;       /* the message has all heads of its layer; without, nothing that goes
+                         across heads: importance, aggregate, pairs, similarity */
+    bool head_pairs;  /* top pairs of each head as well */
+    bool pooled_map;  /* the map for people to look at (map_pool.h): of tier attention, and of
+                         qk where its maps are made */
     uint32_t head_maps_size; /* cells a side of the maps of each head of one sample (head_maps.h);
                                 of the same tiers; 0 = none */
     uint32_t head_maps_sample;
@@ -50,9 +49,6 @@ struct measure_plan {
     uint32_t spectrum_max_size; /* larger maps have no spectrum */
     uint32_t spectrum_sample;   /* of the batch; the last one when the batch is smaller */
     enum spectrum_effort spectrum_effort;
-    const double *spectrum_heads; /* [spectrum_head_count] heads that get this effort, the others
-                                     SPECTRUM_LEADING at most; none = all do; copied */
-    uint32_t spectrum_head_count;
     uint64_t spectrum_budget_ns;      /* thread time for spectra; 0 = as long as they take */
     uint32_t spectrum_first;          /* the head that the budget begins with */
     bool (*should_yield)(void *data); /* whether others wait for this thread: a spectrum under a

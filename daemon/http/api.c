@@ -137,7 +137,8 @@ static void api_open_stream(struct request *request, const struct event_filter *
         return;
     }
     stats_add(request->http->stats, COUNT_HTTP_REFUSED, 1);
-    reply_code(request, ERR_AGAIN, "there are as many clients as a quarter of http.connections");
+    reply_code(request, ERR_AGAIN,
+               "there are as many clients as a quarter of http.connections allows");
     reply_header(request, MHD_HTTP_HEADER_RETRY_AFTER, "10");
 }
 

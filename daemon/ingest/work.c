@@ -27,6 +27,8 @@
 #define MAPS_SHARE 4
 /* A state is read into memory of its own, and merged. */
 #define STATE_COST 4
+/* Projection matrices with a larger side get no eigenvalue range, which is slow in LAPACK. */
+#define EIGENVALUES_MAX_SIZE 512
 
 struct work_job {
     struct pool_job job; /* first */
@@ -76,7 +78,6 @@ static struct measure_plan configured(const struct header *header, const struct 
 {
     struct measure_plan plan = {
         .threads = machine->threads,
-        .head_offset = header->head_offset,
         .whole = header->heads == header->heads_total,
         .head_pairs = config->metrics_head_pairs,
         .top_pairs = (uint32_t)config->metrics_top_pairs,
@@ -89,7 +90,7 @@ static struct measure_plan configured(const struct header *header, const struct 
         .spectrum_effort = (enum spectrum_effort)config->metrics_spectrum_effort,
         .spectrum_budget_ns = config->metrics_spectrum_budget,
         .weights_max_size = (uint32_t)config->metrics_weights_max_size,
-        .eigenvalues_max_size = (uint32_t)config->metrics_weights_max_size / 4,
+        .eigenvalues_max_size = EIGENVALUES_MAX_SIZE,
         .qk_maps_max_size = (uint32_t)config->metrics_qk_maps_max_size,
         .block_entries = config->workers_block_entries,
         .isa = machine->isa,

@@ -169,7 +169,10 @@ void queue_finish(struct run *run, struct message *message)
 {
     if (message->stage == STAGE_QUEUED) {
         message->stage = STAGE_FINISHED;
-    } else if (!message->code) {
+        return;
+    }
+    assert(message->stage == STAGE_DETACHED);
+    if (!message->code) {
         queue_publish_projections(run, message);
     }
 }

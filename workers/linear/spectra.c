@@ -19,19 +19,11 @@ int spectra_init(struct spectra *s, const struct attention *attention,
     uint32_t heads = attention->heads;
     *s = (struct spectra){.attention = attention, .plan = *plan};
     s->head = malloc(heads * sizeof *s->head);
-    s->effort = malloc(heads * sizeof *s->effort);
-    if (!s->head || !s->effort) {
-        spectra_clear(s);
+    if (!s->head) {
         return ERR_MEMORY;
     }
     for (uint32_t h = 0; h < heads; h++) {
         spectrum_none(&s->head[h]);
-        /* Numbers of a list that are not heads mean nothing. */
-        bool chosen = plan->head_count == 0 || plan->effort < SPECTRUM_LEADING;
-        for (uint32_t i = 0; i < plan->head_count && !chosen; i++) {
-            chosen = plan->heads[i] == (double)h + plan->head_offset;
-        }
-        s->effort[h] = chosen ? plan->effort : SPECTRUM_LEADING;
     }
     return 0;
 }
@@ -49,7 +41,7 @@ static int take_turn(struct spectra *s, uint32_t turn, struct scratch *scratch)
 {
     uint32_t head = (uint32_t)(((uint64_t)s->plan.first + turn) % s->attention->heads);
     uint64_t begin = spectra_now_ns();
-    int rc = s->plan.compute(s->attention, s->plan.sample, head, s->effort[head], s->plan.isa,
+    int rc = s->plan.compute(s->attention, s->plan.sample, head, s->plan.effort, s->plan.isa,
                              scratch, &s->head[head]);
     atomic_fetch_add(&s->spent_ns, spectra_now_ns() - begin);
     atomic_fetch_add(&s->done, 1);
@@ -83,7 +75,5 @@ uint32_t spectra_next(const struct spectra *s)
 void spectra_clear(struct spectra *s)
 {
     free(s->head);
-    free(s->effort);
     s->head = NULL;
-    s->effort = NULL;
 }

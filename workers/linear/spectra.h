@@ -21,10 +21,6 @@ struct spectra_plan {
     spectra_compute compute;
     enum isa isa;
     enum spectrum_effort effort;
-    const double *heads;  /* [head_count] of the model that get the effort, the others
-                             SPECTRUM_LEADING at most */
-    uint32_t head_count;  /* 0 = all get it */
-    uint32_t head_offset; /* of the message's heads in the model */
     uint32_t sample, first;
     uint64_t budget_ns; /* 0 = none */
     bool (*should_yield)(void *data);
@@ -34,13 +30,12 @@ struct spectra_plan {
 struct spectra {
     const struct attention *attention;
     struct spectra_plan plan;
-    struct spectrum *head;        /* [heads]; owned */
-    enum spectrum_effort *effort; /* [heads]; owned */
-    _Atomic uint32_t turn, done;  /* next turn to take; heads that had theirs */
+    struct spectrum *head;       /* [heads]; owned */
+    _Atomic uint32_t turn, done; /* next turn to take; heads that had theirs */
     _Atomic uint64_t spent_ns;
 };
 
-/* Returns 0 or ERR_MEMORY. `attention` is borrowed; the plan's list is not used after the call. */
+/* Returns 0 or ERR_MEMORY. `attention` is borrowed. */
 int spectra_init(struct spectra *s, const struct attention *attention,
                  const struct spectra_plan *plan);
 /* Takes turns until there are none left or none may be begun. Any number of threads at once.

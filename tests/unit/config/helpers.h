@@ -78,8 +78,10 @@ static inline void assert_refused(const char *text, const char *message)
 {
     struct config config = defaults(), before = config;
     char error[CONFIG_ERROR_MAX] = "";
-    assert_int_equal(load_text(&config, text, error), -1);
-    assert_string_equal(error, message);
+    int result = load_text(&config, text, error);
+    if (result != -1 || strcmp(error, message) != 0) {
+        fail_msg("%s\nreturned %d: %s\nand not -1: %s", text, result, error, message);
+    }
     assert_same_config(&config, &before);
 }
 

@@ -33,11 +33,13 @@ TEST(a_key_of_before_is_read_over_with_a_warning_that_names_what_takes_its_place
     char *told = NULL, error[CONFIG_ERROR_MAX] = "";
     size_t size;
     struct config config = defaults(), before = config;
+    before.ingest_budget = 1 << 30;
     config.warnings = open_memstream(&told, &size);
     assert_int_equal(load_text(&config,
                                "tap:\n  budget: 64MiB\n"
                                "metrics:\n  spectrum_heads: [1, 2]\n"
-                               "jobs: {a*: {spectrum_sample: 3}}\n",
+                               "jobs: {a*: {spectrum_sample: 3}}\n"
+                               "ingest:\n  receive_queue: 4\n  budget: 1GiB\n",
                                error),
                      0);
     assert_int_equal(config_set(&config, "ingest.receive_queue=4", error), 0);
@@ -50,6 +52,8 @@ TEST(a_key_of_before_is_read_over_with_a_warning_that_names_what_takes_its_place
         "metrics.spectrum_budget bounds what they cost)\n"
         "attnd: attnd.yaml:5: jobs.a*.spectrum_sample: '3': no longer a setting (now the sample of "
         "maps.sample)\n"
+        "attnd: attnd.yaml:7: ingest.receive_queue: '4': no longer a setting (now ingest.budget "
+        "bounds what comes)\n"
         "attnd: --set: ingest.receive_queue: '4': no longer a setting (now ingest.budget bounds "
         "what comes)\n");
     free(told);

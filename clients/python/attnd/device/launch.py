@@ -316,7 +316,7 @@ def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, 
         return True
     (lengths, sums, few), tensors = _calls(p, slice(0, p.batch * p.heads), powers), _tensors(p)
     sees = [(one.dtype, _is_aligned(one)) for one in tensors]  # kernel.py has the numbers that it does not look at
-    key = (p.q.device, wanted, *sees, *((n == 1, n % 16 == 0, n >= 2**31) for n in sums.fixed), *sums.how.items())
+    key = (p.q.device, wanted, *sees, *((n == 1, n % 16 == 0, n >= 2**31) for n in sums.fixed), *sums.how.items(), *lengths.how.items())
     found = _compiled.get(key)
     if found is None:
         _compiled[key] = False

@@ -17,6 +17,7 @@ static int test_args_parse(const char *const *words)
         snprintf(kept[argc], sizeof kept[argc], "%s", words[argc - 1]);
         argv[argc] = kept[argc];
     }
+    memset(&args, 0xff, sizeof args); /* nothing of an earlier one is left */
     return args_parse(argc, argv, &args, error);
 }
 

@@ -199,7 +199,7 @@ ALERTS_TEST(rules_that_are_off_are_not_judged)
     alerts_stop(f);
     start_mine(f, ENTROPY "below: 0.5");
     f->config.alerts_enabled = false;
-    set_limit(f, 20);
+    set_limit(f, 20); /* begins anew */
     is_quiet(f, 0.01);
 }
 

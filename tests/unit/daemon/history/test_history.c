@@ -51,10 +51,11 @@ static uint32_t windows_in(const struct past_answer *answer)
     return past_size(answer->root, "windows.last");
 }
 
-static void history_assert_same(double a, double b)
+/* A number of an answer: this statistic of this window. */
+static void history_assert_same(const char *statistic, uint32_t at, double value, double wanted)
 {
-    if (!isnan(a) || !isnan(b)) {
-        assert_memory_equal(&a, &b, sizeof a);
+    if (memcmp(&value, &wanted, sizeof value) != 0 && !(isnan(value) && isnan(wanted))) {
+        fail_msg("%s of window %u: %.17g, not %.17g", statistic, at, value, wanted);
     }
 }
 
@@ -77,7 +78,8 @@ static void assert_window(const struct past_answer *answer, uint32_t at, struct 
                   {"p90", stat->p90},   {"p99", stat->p99},
                   {"last", stat->last}, {"count", (double)stat->count}};
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
-        history_assert_same(past_f64(answer->root, "values.%s.%u", wanted[i].statistic, at),
+        history_assert_same(wanted[i].statistic, at,
+                            past_f64(answer->root, "values.%s.%u", wanted[i].statistic, at),
                             wanted[i].value);
     }
 }
@@ -114,7 +116,7 @@ SHARED_TEST(without_a_head_there_is_a_list_per_head)
             past_ask(past, "history", "job:s stack:s head:u", "gpt", "decoder", (uint64_t)head);
         assert_int_equal(past_size(all->root, "values.mean.%u", head), WINDOWS);
         for (uint32_t i = 0; i < WINDOWS; i++) {
-            history_assert_same(past_f64(all->root, "values.mean.%u.%u", head, i),
+            history_assert_same("mean", i, past_f64(all->root, "values.mean.%u.%u", head, i),
                                 past_f64(one->root, "values.mean.%u", i));
         }
     }
@@ -175,7 +177,7 @@ SHARED_TEST(packed_numbers_are_the_same_numbers)
         uint64_t unit;
         memcpy(&number, p90->via.bin.ptr + 8 * i, sizeof number);
         memcpy(&unit, last->via.bin.ptr + 8 * i, sizeof unit);
-        history_assert_same(number, past_f64(plain->root, "values.p90.%u", i));
+        history_assert_same("p90", i, number, past_f64(plain->root, "values.p90.%u", i));
         assert_int_equal(unit, i);
     }
 }
@@ -195,7 +197,7 @@ SHARED_TEST(a_number_of_the_layer_has_no_head)
     assert_int_equal(answer->code, 0);
     assert_int_equal(past_get(answer->root, "heads.0.head")->type, MSGPACK_OBJECT_NIL);
     for (uint32_t i = 0; i < WINDOWS; i++) {
-        history_assert_same(past_f64(answer->root, "values.last.%u", i), 0.25);
+        history_assert_same("last", i, past_f64(answer->root, "values.last.%u", i), 0.25);
     }
     past_refuses(past, ERR_ARGUMENT, "sink_rate is a number of the layer: head does not apply",
                  "history", "job:s metric:s head:u", "gpt", "sink_rate", UINT64_C(1));
