@@ -4,14 +4,15 @@
 #include "config/jobs.h"
 
 /* How often each may be used: ingest.budget once more by what waits on the reliable lane, and once
- * by messages that peers have not finished; publish.budget by a quarter each for recorders and last
+ * by messages that peers have not finished; publish.budget by a share each for recorders and last
  * values; http.ring by results on their way and by those held back. */
 static const struct {
     int key;
     double times;
 } budgets[] = {
-    {KEY_ingest_budget, 3},       {KEY_publish_budget, 1.5}, {KEY_maps_memory, 1},
-    {KEY_limits_state_memory, 1}, {KEY_history_queue, 1},    {KEY_http_ring, 3},
+    {KEY_ingest_budget, 3}, {KEY_publish_budget, 1 + 2.0 / CONFIG_PUBLISH_SHARE},
+    {KEY_maps_memory, 1},   {KEY_limits_state_memory, 1},
+    {KEY_history_queue, 1}, {KEY_http_ring, 3},
     {KEY_http_answers, 1},
 };
 

@@ -75,6 +75,8 @@ typedef struct {
 /* With those of window.unit. */
 #define CONFIG_WINDOW_RULES_MAX (2 + CONFIG_WINDOWS_MAX)
 #define CONFIG_WINDOW_UNITS_MAX 1000000
+/* Recorders, and last values, may have this part of publish.budget each beside it. */
+#define CONFIG_PUBLISH_SHARE 4
 /* Captures in a window of window.unit `auto`. */
 #define CONFIG_WINDOW_CAPTURES 16
 

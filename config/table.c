@@ -149,7 +149,7 @@ int config_find_key(const char *section, const char *label, const char *name, st
                         names_guess(&names, guess));
 }
 
-static const char *retired_reason(const char *section, const char *name)
+const char *config_retired(const char *section, const char *name)
 {
     static const struct {
         const char *section, *name, *reason;
@@ -166,17 +166,12 @@ static const char *retired_reason(const char *section, const char *name)
     return NULL;
 }
 
-bool config_is_retired(const char *section, const char *name)
-{
-    return retired_reason(section, name);
-}
-
-void config_warn_retired(const struct config *config, const char *section, const char *label,
-                         const char *name, const char *text, struct origin origin)
+void config_warn_retired(const struct config *config, const char *label, const char *name,
+                         const char *text, const char *instead, struct origin origin)
 {
     char warning[CONFIG_ERROR_MAX], quoted[QUOTE_MAX + 4];
     config_error(warning, origin, "%s.%s: '%s': no longer a setting (now %s)", label, name,
-                 config_quotable(text, quoted), retired_reason(section, name));
+                 config_quotable(text, quoted), instead);
     if (config->warnings) {
         fprintf(config->warnings, "attnd: %s\n", warning);
     }

@@ -61,11 +61,11 @@ int config_find_key(const char *section, const char *label, const char *name, st
 /* The index of a key that is in no section, or -1. */
 int config_find_top(const char *name);
 
-/* Keys that earlier versions had: retired.def. */
-bool config_is_retired(const char *section, const char *name);
-/* Says on config->warnings what takes the place of such a key. */
-void config_warn_retired(const struct config *config, const char *section, const char *label,
-                         const char *name, const char *text, struct origin origin);
+/* A sentence on the replacement of a key of earlier versions (retired.def); NULL: it is none. */
+const char *config_retired(const char *section, const char *name);
+/* Says so on config->warnings. */
+void config_warn_retired(const struct config *config, const char *label, const char *name,
+                         const char *text, const char *instead, struct origin origin);
 
 /* Sets one key. Returns 0, or -1 with a message; *config is then unchanged. */
 int config_assign(struct config *config, int key, const char *label, const char *text,

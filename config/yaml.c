@@ -195,16 +195,18 @@ static int join_list(struct reader *reader, const char *label, const struct node
 static int read_plain_key(struct reader *reader, const struct body *body, const struct node *name)
 {
     struct origin origin = at_line(reader, name->line);
-    bool retired = config_is_retired(body->section, name->text);
-    int key = retired
-                  ? -1
-                  : config_find_key(body->section, body->label, name->text, origin, reader->reterr);
-    if (key < 0 && !retired) {
-        return -1;
-    }
-    if (!retired && body->key_line[key]) {
-        return config_error(reader->reterr, origin, "%s%s%s: given twice (first on line %zu)",
-                            body->label, *body->label ? "." : "", name->text, body->key_line[key]);
+    const char *instead = config_retired(body->section, name->text);
+    int key = -1;
+    if (!instead) {
+        key = config_find_key(body->section, body->label, name->text, origin, reader->reterr);
+        if (key < 0) {
+            return -1;
+        }
+        if (body->key_line[key]) {
+            return config_error(reader->reterr, origin, "%s%s%s: given twice (first on line %zu)",
+                                body->label, *body->label ? "." : "", name->text,
+                                body->key_line[key]);
+        }
     }
     char list[VALUE_TEXT_MAX];
     const char *text = list;
@@ -212,19 +214,18 @@ static int read_plain_key(struct reader *reader, const struct body *body, const 
     if (yaml_next(reader, &value) != 0) {
         return -1;
     }
-    if (value.kind == NODE_LIST && (retired || is_list(key))) {
+    if (value.kind == NODE_LIST && (instead || is_list(key))) {
         if (join_list(reader, body->label, name, list) != 0) {
             return -1;
         }
     } else if (value.kind == NODE_SCALAR) {
         text = value.text;
     } else {
-        return config_error(reader->reterr, at_line(reader, name->line),
-                            "%s%s%s: expected one value, found a %s", body->label,
-                            *body->label ? "." : "", name->text, kind_name(&value));
+        return config_error(reader->reterr, origin, "%s%s%s: expected one value, found a %s",
+                            body->label, *body->label ? "." : "", name->text, kind_name(&value));
     }
-    if (retired) {
-        config_warn_retired(&reader->staged, body->section, body->label, name->text, text, origin);
+    if (instead) {
+        config_warn_retired(&reader->staged, body->label, name->text, text, instead, origin);
         return 0;
     }
     body->key_line[key] = name->line;
@@ -532,8 +533,9 @@ static int set_key(struct config *config, const char *assignment, char *reterr)
     if (config_find_section(section, origin, reterr) < 0) {
         return -1;
     }
-    if (config_is_retired(section, name)) {
-        config_warn_retired(config, section, section, name, assignment + value_at, origin);
+    const char *instead = config_retired(section, name);
+    if (instead) {
+        config_warn_retired(config, section, name, assignment + value_at, instead, origin);
         return 0;
     }
     key = config_find_key(section, section, name, origin, reterr);

@@ -268,7 +268,7 @@ static uint64_t received_since_1970(const struct message *message)
 /* Events have some more room: a recording without them neither closes its windows nor ends. */
 static uint64_t budget_of(const struct tap *tap, const struct message *message)
 {
-    uint64_t budget = tap->config->publish_budget / 4;
+    uint64_t budget = tap->config->publish_budget / CONFIG_PUBLISH_SHARE;
     return message->header.type == MESSAGE_EVENT ? budget + budget / EVENT_SHARE : budget;
 }
 
@@ -496,7 +496,7 @@ static void tap_cut_stalled(struct tap *tap)
     uint64_t arrived = atomic_load(&tap->flight->arrived), before = tap->arrived;
     char next[ENDPOINT_MAX] = "";
     tap->arrived = arrived;
-    if (arrived != before || waiting <= tap->config->publish_budget / 8) {
+    if (arrived != before || waiting <= tap->config->publish_budget / CONFIG_PUBLISH_SHARE / 2) {
         stalled_clear(&tap->stalled);
         return;
     }

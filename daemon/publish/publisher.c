@@ -96,7 +96,7 @@ static void keep_within_limit(struct publisher *publisher)
 {
     for (int worth = 0; worth < WORTH_COUNT; worth++) {
         while (publisher->values[worth] &&
-               publisher->value_bytes > publisher->config->publish_budget / 4) {
+               publisher->value_bytes > publisher->config->publish_budget / CONFIG_PUBLISH_SHARE) {
             remove_value(publisher, (enum worth)worth, publisher->values[worth]);
         }
     }
@@ -218,7 +218,7 @@ bool publisher_recall(struct publisher *publisher, const uint8_t *run, const cha
         publisher_add_value(publisher, worth, value);
         keep_within_limit(publisher);
     }
-    return publisher->value_bytes + size < publisher->config->publish_budget / 4;
+    return publisher->value_bytes + size < publisher->config->publish_budget / CONFIG_PUBLISH_SHARE;
 }
 
 /* Snapshots */

@@ -112,7 +112,7 @@ static bool queue_wants_head_maps(struct run *run, const struct message *message
            maps_wanted(&stream->maps, header, mapped ? every / 2 : MAPS_PATIENCE * every, now_ns);
 }
 
-static void queue_want_maps(struct run *run, struct message *message, uint64_t now_ns)
+static void queue_ask_for_maps(struct run *run, struct message *message, uint64_t now_ns)
 {
     const struct header *header = &message->header;
     bool has_all = header_map_heads(header) == header->heads_total;
@@ -136,7 +136,7 @@ bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
     bool compute = tensors && !message->code && !message->header.in_parts;
     message->stage = compute ? STAGE_QUEUED : STAGE_FINISHED;
     if (compute && !message_has_matrices(message) && header_map_heads(&message->header) > 0) {
-        queue_want_maps(run, message, now_ns);
+        queue_ask_for_maps(run, message, now_ns);
     }
     message->queued_next = NULL;
     *run->queue_last = message;

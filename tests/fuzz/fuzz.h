@@ -27,7 +27,7 @@ struct fuzz_input {
     size_t left;
 };
 
-/* A number of so many bytes, the low ones first; 0 for those that are not there. */
+/* The next number, of this length in bytes, low bytes first; bytes beyond the input are 0. */
 static inline uint32_t fuzz_take(struct fuzz_input *input, unsigned bytes)
 {
     uint32_t number = 0;

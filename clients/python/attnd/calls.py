@@ -443,9 +443,7 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
     unbanded, allowed = allowed, _visible(allowed, form, rows, documents, (batch, heads, queries, keys))
     visibility = _described(np.asarray(allowed.any(axis=1)), form, rows, layer)
     if context.state is not None and bias is not None and unbanded.shape[1] == 1:
-        has_band = (visibility.causal, visibility.window) == (form.causal, form.window) and (form.causal or not form.window) and \
-            visibility.q_offset == rows.first + (form.offset if form.causal else 0)
-        hidden = unbanded if has_band and documents is None else allowed
+        hidden = unbanded if _has_band(visibility, form, rows) and documents is None else allowed
         return _state_of_queries(parts, form, rows, context, layer, visibility, bias=np.where(hidden, bias, -np.inf))
     valid = valid_queries(visibility, (batch, queries))[:, None, :, None]  # padding has rows of zeros, as in tier qk
     weights = softmax(_logits(q.floats(), k.floats(), form.scale, form.softcap), allowed & valid, bias)
@@ -485,6 +483,12 @@ def _read_documents(documents: Sequence[HostCopy], causal: bool) -> _Documents:
     if causal and not np.array_equal(of_queries, of_keys):
         raise ValueError("causal attention of packed queries to keys that are packed in another way is not captured")
     return of_queries, of_keys
+
+
+def _has_band(visibility: Visibility, form: _Form, rows: _Rows) -> bool:
+    """Whether a description has the causal bound and the window of the call."""
+    return (visibility.causal, visibility.window) == (form.causal, form.window) and \
+        visibility.q_offset == rows.first + (form.offset if form.causal else 0) and (form.causal or not form.window)
 
 
 def _visible(allowed: np.ndarray, form: _Form, rows: _Rows, documents: _Documents,

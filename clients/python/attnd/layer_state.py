@@ -133,7 +133,7 @@ class LayerState:
     """
 
     def __init__(self, heads: int, buckets: int = BUCKETS) -> None:
-        self.heads = heads = check_int("heads", heads, HEADS_MAX, 1)
+        self._heads = heads = check_int("heads", heads, HEADS_MAX, 1)
         self._buckets = check_int("buckets", buckets, 2 * KEY_MAX + 1, 1)
         self._numbers: Dict[str, _Numbers] = {}
         self._sink = _Numbers(1)
@@ -144,6 +144,11 @@ class LayerState:
         self._rows = self._rows_of = self._messages = 0
         self._invalid = np.zeros(heads, dtype=np.int64)
         self._row_sum_error = math.nan
+
+    @property
+    def heads(self) -> int:
+        """The heads of the layer."""
+        return self._heads
 
     @property
     def newest(self) -> Tuple[int, int, int, int]:
@@ -207,8 +212,8 @@ class LayerState:
         sound, invalid  [H]: how many rows of each head have a number, and how many valid queries have none
         """
         batch, heads, queries, keys = shape
-        if 0 in (batch, heads, queries) or check_int("head_offset", head_offset) + heads > self.heads:
-            raise ValueError(f"rows of shape {(batch, heads, queries)} from head {head_offset} on: the layer has {self.heads} heads")
+        if 0 in (batch, heads, queries) or check_int("head_offset", head_offset) + heads > self._heads:
+            raise ValueError(f"rows of shape {(batch, heads, queries)} from head {head_offset} on: the layer has {self._heads} heads")
         ones = {name: _values_of(name, array, heads) for name, array in (values or {}).items()}
         position = (check_int("epoch", epoch), check_int("step", step), check_int("microbatch", microbatch),
                     check_int("rank", rank, WORLD_MAX - 1))
@@ -224,7 +229,7 @@ class LayerState:
         means = {name: self._add(name, reduced, mine, newest) for name, reduced in rows.items()}
         for name, array in ones.items():
             self._add(name, reduce_rows(array[:, None]), mine, newest)
-        self._add_sink_rate(means.get("first_token") if heads == self.heads else None, is_newest)
+        self._add_sink_rate(means.get("first_token") if heads == self._heads else None, is_newest)
         self._rows += int(sound.sum())
         self._rows_of += round(int(sound.sum()) * max(queries, sampled_of or 0) / queries)
         self._invalid[mine] += invalid
@@ -240,7 +245,7 @@ class LayerState:
                            "tier": "state", "local_window": local_window}
 
     def _add(self, name: str, rows: Reduced, mine: slice, newest: List[bool]) -> np.ndarray:
-        numbers = self._numbers.setdefault(name, _Numbers(self.heads))
+        numbers = self._numbers.setdefault(name, _Numbers(self._heads))
         means = numbers.add(rows, mine)
         numbers.last[mine] = np.where(newest, means, numbers.last[mine])
         return means
@@ -272,7 +277,7 @@ class LayerState:
             "vectors": [], "aggregates": [None] * _AGGREGATES,
             "heads": _sets(slots, self._buckets),
             "heads_newest": None if whole else [None if one is None else list(one) for one in self._newest],
-            "patterns": [None] * self.heads,
+            "patterns": [None] * self._heads,
             "across": _sets([(4 * _AGGREGATES, self._sink)], self._buckets)[0]}
         if invalid:
             state["heads_invalid_rows"] = self._invalid.tolist()

@@ -31,6 +31,8 @@ log = logging.getLogger("attnd")
 DEFAULT_QUEUE_BYTES = 256 << 20
 DEFAULT_LINGER_S = 2.0
 DEFAULT_HIGH_WATER = 8
+
+
 _MAP = ("batch", "heads", "queries", "keys")
 
 
@@ -73,16 +75,16 @@ class Publisher:
                  linger: float = DEFAULT_LINGER_S, high_water: int = DEFAULT_HIGH_WATER, address: Any = None,
                  on_publish: Optional[Callable[[Message], None]] = None, reliable: Union[None, bool, Wish] = None,
                  reliable_bytes: int = DEFAULT_BYTES, spool: Any = None):
-        self.job = job = named_job(job)
-        self.world = world = wire.check_int("world", world, wire.WORLD_MAX, 1)
-        self.rank = rank = wire.check_int("rank", rank, world - 1)
-        self.queue_bytes = queue_bytes = wire.check_int("queue_bytes", queue_bytes, minimum=1)
+        job = named_job(job)
+        world = wire.check_int("world", world, wire.WORLD_MAX, 1)
+        rank = wire.check_int("rank", rank, world - 1)
+        queue_bytes = wire.check_int("queue_bytes", queue_bytes, minimum=1)
         high_water = wire.check_int("high_water", high_water, 1000, 1)
         if not 0 <= linger <= 3600:
             raise ValueError(f"linger = {linger}: must be 0 to 3600 seconds")
         self._identity = Identity(job, _check_run(run), rank, world)
         self._on_publish = on_publish
-        self.linger = linger
+        self._queue_bytes = queue_bytes
         self._topics: Dict[wire.Layer, bytes] = {}
         self._event_topic = wire.event_topic(job)
         self._step = 0
@@ -100,9 +102,29 @@ class Publisher:
     # ---------------------------------------------------------------------------------------- identity
 
     @property
+    def job(self) -> str:
+        """The job's name."""
+        return self._identity.job
+
+    @property
     def run(self) -> str:
         """This run, as 32 lower-case hex digits: the `run` of every result about it."""
         return self._identity.run.hex()
+
+    @property
+    def rank(self) -> int:
+        """This process's rank."""
+        return self._identity.rank
+
+    @property
+    def world(self) -> int:
+        """How many ranks there are."""
+        return self._identity.world
+
+    @property
+    def linger(self) -> float:
+        """Seconds that close() may spend on sending what is queued."""
+        return self._sender.linger_s
 
     # ---------------------------------------------------------------------------------------- capturing
 
@@ -137,14 +159,19 @@ class Publisher:
         return self._planned[2]
 
     @property
+    def queue_bytes(self) -> int:
+        """Payload bytes that may wait."""
+        return self._queue_bytes
+
+    @property
     def message_bytes(self) -> float:
         """Payload bytes of the largest message that is worth copying."""
-        return min(self.queue_bytes, self._outbox.limits.max_message)
+        return min(self._queue_bytes, self._outbox.limits.max_message)
 
     def has_room(self, nbytes: int) -> bool:
         """Whether so many bytes more fill no more than half of the queue, or nothing else is in it."""
         queued = self._outbox.queued_bytes
-        return queued == 0 or 2 * (queued + nbytes) <= self.queue_bytes
+        return queued == 0 or 2 * (queued + nbytes) <= self._queue_bytes
 
     @property
     def weights_max_size(self) -> float:

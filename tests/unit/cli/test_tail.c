@@ -64,6 +64,19 @@ static void publish_all(struct fake *fake)
     tail_publish(fake, "job/gpt-small/", &map);
 }
 
+/* A tail that subscribes to a prefix says `text` of what was written, which is published under the
+ * topic. */
+static void assert_tail_says_of(struct fake *fake, const char *prefix, const char *topic,
+                                struct mpk_writer *map, const char *text)
+{
+    char arguments[64];
+    snprintf(arguments, sizeof arguments, "tail --count 1 %s", prefix);
+    FILE *pipe = attnctl_start(fake->endpoint, arguments);
+    await_subscription(fake, prefix);
+    tail_publish(fake, topic, map);
+    attnctl_finish(pipe, 0, text);
+}
+
 /* A tail that subscribes to the prefix says `text` of all that is published. */
 static void assert_tail_says(struct fake *fake, const char *arguments, const char *prefix,
                              const char *text)
@@ -101,13 +114,10 @@ FAKE_TEST(tail_shows_alerts)
         .message = "entropy_normalized of decoder.2.self head 5 is 0.04, below 0.1 for 3 windows",
     };
     struct mpk_writer map;
-    FILE *pipe = attnctl_start(fake->endpoint, "tail --count 1 alert/");
-    await_subscription(fake, "alert/");
     mpk_writer_init(&map);
     alert_encode(&alert, &map);
-    tail_publish(fake, "alert/gpt-small/", &map);
-    attnctl_finish(
-        pipe, 0,
+    assert_tail_says_of(
+        fake, "alert/", "alert/gpt-small/", &map,
         "alert   gpt-small critical firing entropy_collapse: entropy_normalized of "
         "decoder.2.self head 5 is 0.04, below 0.1 for 3 windows, since epoch 2 step 1100\n");
 }
@@ -152,13 +162,10 @@ FAKE_TEST(tail_shows_norms_and_ranks_of_matrices)
     weights.projection[PROJECTION_Q].whole =
         (struct spectrum){.spectral_norm = 15.8125, .rank = 63};
     weights.projection[PROJECTION_K].whole = (struct spectrum){.spectral_norm = NAN, .rank = NAN};
-    FILE *pipe = attnctl_start(fake->endpoint, "tail --count 1 live/");
-    await_subscription(fake, "live/");
     mpk_writer_init(&map);
     live_encode(&live, &map);
-    tail_publish(fake, "live/gpt-small/decoder/1/self/", &map);
-    attnctl_finish(
-        pipe, 0,
+    assert_tail_says_of(
+        fake, "live/", "live/gpt-small/decoder/1/self/", &map,
         "live    gpt-small decoder.1.self epoch 3 step 7 rank 1: wq norm 15.81 rank 63, wk norm "
         "- rank -\n");
 }

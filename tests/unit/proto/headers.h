@@ -52,7 +52,8 @@ void headers_judge(const struct header_case *cases, size_t count);
     }                                                                                              \
     struct header_case
 
-/* Before a text of so many bytes; apart from it, since a digit behind \x belongs to the number. */
+/* The first byte of a text, by its length; a literal of its own, since a digit behind \x would
+ * belong to the number. */
 #define STR1 "\xa1"
 #define STR3 "\xa3"
 #define STR4 "\xa4"

@@ -31,7 +31,8 @@ _PER_LN_2 = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def key_piece(k, j, channel, keys, width, k_t, k_d, INSIDE: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr):
-    """These channels of a block of keys, [channels, keys]. INSIDE: none is beyond the last key; NARROW: some are beyond `width`."""
+    """These channels of a block of keys, [channels, keys]. INSIDE: no key is beyond the last; NARROW: some channels are
+    beyond `width`."""
     at = k + j.to(tl.int64)[:, None] * k_t + channel[None, :] * k_d
     if INSIDE and not NARROW:
         tile = tl.load(at)
@@ -46,7 +47,8 @@ def key_piece(k, j, channel, keys, width, k_t, k_d, INSIDE: tl.constexpr, NARROW
 
 @triton.jit
 def query_pieces(q, q_d, seen, width, WIDEN: tl.constexpr, WIDTH: tl.constexpr, REST: tl.constexpr):
-    """The queries at `q` in two pieces, of WIDTH and of REST channels, and which channels these are. REST = 0: there is no other."""
+    """The queries at `q` in two pieces, of WIDTH and of REST channels, and which channels these are. REST = 0: the second
+    is the first."""
     channel = tl.arange(0, WIDTH)
     piece = tl.load(q[:, None] + channel[None, :] * q_d, mask=seen[:, None] & (channel[None, :] < width), other=0.0)
     if WIDEN:
@@ -146,7 +148,8 @@ def block_of_rows(tensors, numbers, strides, CAUSAL: tl.constexpr, WINDOW: tl.co
     if Q_LEN:
         rows_end = tl.minimum(rows_end, tl.load(q_len + sample).to(tl.int32))
     p = q_offset + at * q_stride
-    of_rows = query_pieces(q + sample_64 * q_b + head_64 * q_h + at.to(tl.int64) * q_t, q_d, i < queries, width, WIDEN, WIDTH, REST)
+    of_rows = query_pieces(q + sample_64 * q_b + head_64 * q_h + at.to(tl.int64) * q_t, q_d, i < queries, width,
+                           WIDEN, WIDTH, REST)
     k += sample_64 * k_b + (head // group).to(tl.int64) * k_h
     bias += sample_64 * bias_b + head_64 * bias_h
     keys_end = keys
@@ -371,7 +374,8 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
              DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
-             WIDEN: tl.constexpr, NARROW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, REST: tl.constexpr):
+             WIDEN: tl.constexpr, NARROW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+             WIDTH: tl.constexpr, REST: tl.constexpr):
     """Writes to out[field, n, query] the sum of the 8 largest e of a row, key 0 apart, and the eighth, 0 when there are
     fewer; the sum of e of keys that are at most `local_window` away; and the logits of the keys before, at and after p.
     Arguments as for row_sums."""

@@ -247,7 +247,8 @@ def _tiles(p: Problem) -> Tuple[Dict[str, int], Dict[str, int]]:
 
     def tile(rows: int, keys: int, warps: int, in_two: bool) -> Dict[str, int]:
         width = (half, rest) if in_two else (whole, 0)
-        return {"ROWS": rows, "KEYS": keys, "num_warps": warps, "WIDTH": width[0], "REST": width[1], "NARROW": p.width < sum(width)}
+        return {"ROWS": rows, "KEYS": keys, "num_warps": warps,
+                "WIDTH": width[0], "REST": width[1], "NARROW": p.width < sum(width)}
 
     if p.q.dtype == torch.float32:
         return (tile(32, 32, 8, uneven),) * 2
@@ -316,7 +317,8 @@ def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, 
         return True
     (lengths, sums, few), tensors = _calls(p, slice(0, p.batch * p.heads), powers), _tensors(p)
     sees = [(one.dtype, _is_aligned(one)) for one in tensors]  # kernel.py has the numbers that it does not look at
-    key = (p.q.device, wanted, *sees, *((n == 1, n % 16 == 0, n >= 2**31) for n in sums.fixed), *sums.how.items(), *lengths.how.items())
+    key = (p.q.device, wanted, *sees, *((n == 1, n % 16 == 0, n >= 2**31) for n in sums.fixed),
+           *sums.how.items(), *lengths.how.items())
     found = _compiled.get(key)
     if found is None:
         _compiled[key] = False

@@ -136,7 +136,7 @@ static inline void alerts_fill(struct alerts_window *w, const struct alerts_fixt
     }
 }
 
-/* Judges the run, of which so many messages came and did not come, and ends the window. */
+/* Judges the run by how many messages were received, lost and dropped, and ends the window. */
 static inline void give_run(struct alerts_fixture *f, uint64_t messages, uint64_t lost,
                             uint64_t dropped)
 {

@@ -102,7 +102,7 @@ static void test_notify_put(struct notify_fixture *f, const char *text)
     notify_put(f->notify, writer.buffer.data, writer.buffer.size);
 }
 
-/* Gives an event to what is configured now; so many have arrived by then, and have not. */
+/* Gives an event to what is configured now, and expects these totals of told and failed ones. */
 static void notify_one(struct notify_fixture *f, uint64_t notified, uint64_t failed)
 {
     if (!f->notify) {

@@ -97,7 +97,8 @@ void past_forget(struct past_answer *answer);
 #define PAST_PATH __attribute__((format(printf, 2, 3)))
 /* A part of an answer by its path, such as "heads.0.layer"; NULL where a map has no such key. */
 const msgpack_object *past_get(const msgpack_object *from, const char *path, ...) PAST_PATH;
-/* Which must be there, and of that type; the text is valid until the next call. */
+/* The value at a path; fails when it is missing or of another type. A text is valid until the next
+ * call. */
 double past_f64(const msgpack_object *from, const char *path, ...) PAST_PATH;
 uint64_t past_u64(const msgpack_object *from, const char *path, ...) PAST_PATH;
 bool past_bool(const msgpack_object *from, const char *path, ...) PAST_PATH;
