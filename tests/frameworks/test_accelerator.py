@@ -200,6 +200,17 @@ def test_a_mask_that_differs_by_head_is_made_for_fewer_rows(mask_mod, heads, row
     assert capture.Watch._plan_on_device(watch, plan.Plan(), "layer", seen, False, None).rows == rows
 
 
+def test_a_score_mod_takes_three_times_its_logits_at_most():
+    """Of 16 rows at T = 8192, 16 MiB each; keys are copied to f32 a few heads at a time, which are 32 MiB as a whole."""
+    q, k = (torch.zeros((), dtype=torch.bfloat16).expand(1, heads, count, 128) for heads, count in ((32, 16), (8, 8192)))
+    mod = mods.ScoreMod(lambda s, b, h, i, j: s - (h + 1.0) * (i - j), lambda b, h, i, j: i >= j)
+    at = mods.where((slice(0, 1), slice(0, 32), slice(8176, 8192)), 8192, q.device)
+    with Held() as held, torch.no_grad():
+        held.keep_out(q, k)
+        assert mod.logits(q, k, 0.1, at).shape == (1, 32, 16, 8192)
+    assert held.most <= 50 << 20, held.most / 2**20
+
+
 def test_nothing_that_is_launched_for_weights_waits(monkeypatch):
     monkeypatch.setitem(state._bounds, NOWHERE, torch.empty(33, device=NOWHERE))
     logits = torch.randn(B, H, T, T + 1, device=NOWHERE)

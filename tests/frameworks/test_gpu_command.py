@@ -27,10 +27,10 @@ def test_all_is_well_in_the_interpreter():
     triton = pytest.importorskip("triton")
     found = run("--device", "cpu", TRITON_INTERPRET="1")
     assert found.returncode == 0, found.stdout + found.stderr
-    assert f"cpu, torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, Triton {triton.__version__}\n" in found.stdout
+    assert f"cpu, driver none, torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, Triton {triton.__version__}\n" in found.stdout
     states = [line.split("  ")[0].strip() for line in found.stdout.splitlines() if " ok " in line]
-    assert states == ["device", "kernels", "exact float32", "exact float16", "exact bfloat16", *gpu.MODES[:4]]
-    assert found.stdout.count(" by triton") == 3 and found.stdout.count("the same bits") == 4
+    assert states == ["device", "kernels", "exact float32", "exact float16", "exact bfloat16", *gpu.MODES[:5]]
+    assert found.stdout.count(" by triton") == 3 and found.stdout.count("the same bits") == 5
 
 
 def test_a_device_that_is_not_there_is_said():

@@ -17,12 +17,15 @@ import logging
 import math
 import multiprocessing
 import os
+import pathlib
+import re
 import statistics
 import tempfile
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import torch.utils.checkpoint as checkpoints
 import zmq
@@ -67,7 +70,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 def _findings(device: torch.device, options: argparse.Namespace) -> Findings:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    yield Finding("device", OK, f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, "
+    yield Finding("device", OK, f"{name}, driver {_driver()}, torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, "
                                 f"Triton {launch.version() or 'none'}")
     if not hasattr(F, "scaled_dot_product_attention"):
         yield Finding("torch", WRONG, "it has no scaled_dot_product_attention", "install torch 2 or later")
@@ -89,6 +92,14 @@ def _findings(device: torch.device, options: argparse.Namespace) -> Findings:
         yield from _costs(device, options)
     except Exception as error:
         yield _failed("cost", error)
+
+
+def _driver() -> str:
+    """The version of Nvidia's, which Linux tells."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"\d+\.\d[\d.]*", pathlib.Path("/proc/driver/nvidia/version").read_text())
+        return found.group() if found else "unknown"
+    return "none"
 
 
 class _Beside:
@@ -313,6 +324,7 @@ def _costs(device: torch.device, options: argparse.Namespace) -> Findings:
             thread = time.perf_counter() - begin
         peak = torch.cuda.max_memory_allocated(device) - before
         wait()
+        slowed = _slowed(functools.partial(one.launch, some, 0), device)
         held = torch.cuda.memory_allocated(device) - before
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -324,7 +336,8 @@ def _costs(device: torch.device, options: argparse.Namespace) -> Findings:
             torch.cuda.set_sync_debug_mode("default")
         yield Finding(name, WRONG if held or waits else OK,
                       f"{1e3 * took:.2f} ms ({took / own:.2f} of that), {launches.count + 4} launches in {1e3 * thread:.2f} ms of the "
-                      f"thread, {peak / 2**20:.1f} MiB at most, {held} bytes after it{waits}")
+                      f"thread, {peak / 2**20:.1f} MiB at most, {held} bytes after it; products of matrices on another stream take "
+                      f"{1e3 * slowed:.2f} ms longer beside it{waits}")
 
 
 def _clocked(call: Callable[[], Any]) -> float:
@@ -341,6 +354,28 @@ def _clocked(call: Callable[[], Any]) -> float:
             then()
         found.append(began.elapsed_time(ended) / 1e3)
     return statistics.median(found[1:])
+
+
+def _slowed(call: Callable[[], Callable[[], Any]], device: torch.device) -> float:
+    """How many seconds longer some products of matrices take on another stream when a capture is launched beside them."""
+    stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    matrix = torch.randn(4096, 4096, device=device, dtype=torch.bfloat16)
+
+    def products(meanwhile: Callable[[], Callable[[], Any]]) -> float:
+        torch.cuda.synchronize(device)
+        event: Any = torch.cuda.Event
+        began, ended = event(enable_timing=True), event(enable_timing=True)
+        with torch.cuda.stream(stream):
+            began.record()
+            for _ in range(50):
+                matrix @ matrix
+            ended.record()
+        then = meanwhile()
+        ended.synchronize()
+        then()
+        return float(began.elapsed_time(ended)) / 1e3
+
+    return statistics.median(products(call) - products(lambda: lambda: None) for _ in range(5))
 
 
 # ------------------------------------------------------------------------------------------------------- training
@@ -389,8 +424,8 @@ def _selective() -> Any:
     return create(policy)
 
 
-GRAPH, COMPILED = "CUDA graph", "compiled"
-MODES = ("eager", "autocast", "full checkpointing", "selective checkpointing", GRAPH, COMPILED)
+SHARDED, GRAPH, COMPILED = "FSDP2", "CUDA graph", "compiled"
+MODES = ("eager", "autocast", "full checkpointing", "selective checkpointing", SHARDED, GRAPH, COMPILED)
 
 
 class _Listener:
@@ -426,6 +461,12 @@ def _trained(device: torch.device, mode: str, listener: Optional[_Listener] = No
         torch._dynamo.reset()  # what was compiled before watch() shows nothing
         for block in model.blocks:
             block.compile()
+    if mode == SHARDED:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        for part in (*model.blocks, model):
+            fully_shard(part, mesh=mesh)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     lowered = torch.autocast(device.type, torch.bfloat16) if mode == "autocast" else contextlib.nullcontext()
     found: List[torch.Tensor] = []
@@ -456,7 +497,8 @@ def _trained(device: torch.device, mode: str, listener: Optional[_Listener] = No
         if listener is not None:
             publisher.drain(30)
             listener.skipped = publisher.stats()["skipped"]
-    return [one.clone() for one in (*found, *(one.detach() for one in model.parameters()))]
+    return [(one.to_local() if mode == SHARDED and hasattr(one, "to_local") else one).clone()
+            for one in (*found, *(one.detach() for one in model.parameters()))]
 
 
 def _replayed(model: torch.nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> List[torch.Tensor]:
@@ -484,9 +526,41 @@ def _training(device: torch.device, mode: str) -> Finding:
         return Finding(mode, NOTE, "this torch has none")
     if mode in (GRAPH, COMPILED) and device.type != "cuda":
         return Finding(mode, NOTE, "tried on CUDA only")
+    return _sharded(device) if mode == SHARDED else _compared(device, mode)
+
+
+def _sharded(device: torch.device) -> Finding:
+    """The training of two ranks, each with a card of its own."""
+    try:
+        from torch.distributed.fsdp import fully_shard  # noqa: F401
+    except ImportError:
+        return Finding(SHARDED, NOTE, "this torch has none")
+    if device.type == "cuda" and torch.cuda.device_count() < 2:
+        return Finding(SHARDED, NOTE, "it takes two cards")
+    with tempfile.TemporaryDirectory() as directory, \
+            concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        found = [pool.submit(_rank, rank, device.type, f"{directory}/meet") for rank in range(2)]
+        return max((one.result() for one in found), key=lambda finding: finding.state == WRONG)
+
+
+def _rank(rank: int, kind: str, meet: str) -> Finding:
+    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    torch.set_num_threads(1)
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+    try:
+        with _as_accelerator(device):
+            return _compared(device, SHARDED)
+    finally:
+        dist.destroy_process_group()
+
+
+def _compared(device: torch.device, mode: str) -> Finding:
+    """A training without and with attnd."""
     are_same = _are_close if mode == COMPILED else _are_same
     plain = _trained(device, mode)
-    if mode != COMPILED and not are_same(plain, _trained(device, mode)):
+    if mode != COMPILED and not _least(device, are_same(plain, _trained(device, mode))):
         return Finding(mode, NOTE, "this training is not the same twice, without attnd either")
     states, until = 0, time.monotonic() + COMPILES_S
     while states == 0:
@@ -494,15 +568,24 @@ def _training(device: torch.device, mode: str) -> Finding:
             endpoint = f"ipc://{directory}/ingest"
             listener = _Listener(endpoint)
             try:
-                watched, states = _trained(device, mode, listener, endpoint), listener.states()
+                watched, states = _trained(device, mode, listener, endpoint), _least(device, listener.states())
             finally:
                 listener.close()
-        if not are_same(plain, watched):
+        if not _least(device, are_same(plain, watched)):
             return Finding(mode, WRONG, "losses, gradients or weights differ with attnd")
-        if states == 0 and (listener.skipped == 0 or time.monotonic() > until):
+        if states == 0 and _least(device, listener.skipped == 0 or time.monotonic() > until):
             return Finding(mode, WRONG, "nothing was captured", "see the log above")
     same = "agree to rounding" if mode == COMPILED else "have the same bits"
     return Finding(mode, OK, f"losses, gradients and weights {same} with attnd, of which {states} captures came")
+
+
+def _least(device: torch.device, number: int) -> int:
+    """The least of the ranks of a training, which go on together."""
+    if not dist.is_available() or not dist.is_initialized():
+        return number
+    found = torch.tensor(int(number), device=device)
+    dist.all_reduce(found, dist.ReduceOp.MIN)
+    return int(found)
 
 
 def _are_close(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:

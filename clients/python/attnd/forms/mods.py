@@ -116,24 +116,27 @@ class ScoreMod:
 
     def logits(self, q: torch.Tensor, k: torch.Tensor, scale: float, at: Where, more: int = 0) -> torch.Tensor:
         """The numbers in the place of the logits, [B, H, Tq, Tk], -inf where a key is hidden; with room for some `more` keys."""
-        found = torch.empty((*q.shape[:3], k.shape[2] + more), dtype=precision_of(q), device=q.device)
+        found = None
         for sample, rows, _, changed in self._chunks(q, k, scale, at):
+            if found is None:
+                if len(q) == 1 and rows.stop == q.shape[2] and more == 0 and changed.is_contiguous():
+                    return changed[None]
+                found = torch.empty((*q.shape[:3], k.shape[2] + more), dtype=precision_of(q), device=q.device)
             found[sample, :, rows, :k.shape[2]] = changed
+        assert found is not None
         return found
 
     def _chunks(self, q: torch.Tensor, k: torch.Tensor, scale: float,
                 at: Where) -> Iterator[Tuple[int, slice, torch.Tensor, torch.Tensor]]:
         """(sample, rows, logits [H, rows, Tk], what the functions make of them), in the precision of torch's own."""
-        heads, queries, keys, precision = q.shape[1], q.shape[2], k.shape[2], precision_of(q)
-        count = max(1, ELEMENTS // (heads * keys))
+        queries, precision = q.shape[2], precision_of(q)
+        count = max(1, ELEMENTS // (q.shape[1] * k.shape[2]))
         for sample in range(len(q)):
-            across = k[sample].detach().to(precision).transpose(1, 2)
             for first in range(0, queries, count):
                 rows = slice(first, min(first + count, queries))
                 here = Where(at.samples[sample], at.heads, at.queries[rows], at.keys)
                 with _evaluating(q.device):
-                    grouped = q[sample, :, rows].detach().to(precision).reshape(k.shape[1], -1, q.shape[3])
-                    scores = (grouped @ across).view(heads, -1, keys) * scale
+                    scores = _products(q[sample, :, rows].detach(), k[sample].detach(), precision).mul_(scale)
                     changed = _mapped(self.score_mod, here, scores)[0].to(precision)
                     if self.mask_mod is not None:
                         allowed = _mapped(self.mask_mod, _needed(self.mask_mod, here))[0].bool()
@@ -181,6 +184,16 @@ def _identity_of(function: Callable[..., Any]) -> Any:
 def precision_of(q: torch.Tensor) -> torch.dtype:
     """In which numbers like these are computed with here: f64 or f32."""
     return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
+def _products(q: torch.Tensor, k: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
+    """[H, rows, Tk] of queries [H, rows, d] and keys [Hk, Tk, d], which are copied to the precision a few heads at a time."""
+    grouped = q.to(precision).reshape(len(k), -1, q.shape[2])
+    found = torch.empty((*grouped.shape[:2], k.shape[1]), dtype=precision, device=q.device)
+    heads = len(k) if k.dtype == precision else max(1, ELEMENTS // (2 * k[0].numel()))
+    for queries, keys, products in zip(*(torch.split(one, heads) for one in (grouped, k, found))):
+        torch.matmul(queries, keys.to(precision).transpose(1, 2), out=products)
+    return found.view(len(q), -1, k.shape[1])
 
 
 def _says_more(scores: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
