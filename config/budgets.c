@@ -3,17 +3,18 @@
  * that trainers lend (ingest.memory) is theirs, and not among them. */
 #include "config/jobs.h"
 
-/* How often each may be used: ingest.budget once more by what waits on the reliable lane, and once
- * by messages that peers have not finished; publish.budget by a share each for recorders and last
- * values; http.ring by results on their way and by those held back. */
+/* How often each may be used: ingest.budget once more by what waits on the reliable lane, once by
+ * messages that peers have not finished, and a part by records on their way to the disk;
+ * publish.budget once each by results, answers of control and answers of HTTP that nobody has read,
+ * a share each by recorders and last values, and one by each of four places of HTTP's events. */
 static const struct {
     int key;
     double times;
 } budgets[] = {
-    {KEY_ingest_budget, 3}, {KEY_publish_budget, 1 + 2.0 / CONFIG_PUBLISH_SHARE},
-    {KEY_maps_memory, 1},   {KEY_limits_state_memory, 1},
-    {KEY_history_queue, 1}, {KEY_http_ring, 3},
-    {KEY_http_answers, 1},
+    {KEY_ingest_budget, 3 + 1.0 / CONFIG_RECORDS_SHARE},
+    {KEY_publish_budget, 3 + 2.0 / CONFIG_PUBLISH_SHARE + 4.0 / CONFIG_EVENTS_SHARE},
+    {KEY_maps_memory, 1},
+    {KEY_limits_state_memory, 1},
 };
 
 enum { BUDGETS = sizeof budgets / sizeof budgets[0] };

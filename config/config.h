@@ -75,8 +75,13 @@ typedef struct {
 /* With those of window.unit. */
 #define CONFIG_WINDOW_RULES_MAX (2 + CONFIG_WINDOWS_MAX)
 #define CONFIG_WINDOW_UNITS_MAX 1000000
-/* Recorders, and last values, may have this part of publish.budget each beside it. */
+/* Parts of budgets: of publish.budget, beside it, one for recorders and one for last values; of it
+ * one for each place where events of HTTP wait; of ingest.memory one for a process; of
+ * ingest.budget, beside it, one for records on their way to the disk. */
 #define CONFIG_PUBLISH_SHARE 4
+#define CONFIG_EVENTS_SHARE  16
+#define CONFIG_MEMORY_SHARE  4
+#define CONFIG_RECORDS_SHARE 4
 /* Captures in a window of window.unit `auto`. */
 #define CONFIG_WINDOW_CAPTURES 16
 

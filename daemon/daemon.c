@@ -199,15 +199,16 @@ static int daemon_fail(char *reterr, const char *what, const char *why)
     return -1;
 }
 
-/* A quarter is for the memory that is in no budget. */
+/* A quarter of a control group's is for the memory that is in no budget. */
 static int daemon_fit_memory(struct daemon *daemon, char *reterr)
 {
     (void)reterr;
-    uint64_t limit = cgroup_memory_limit(""), most = limit / 4 * 3;
+    uint64_t group = cgroup_memory_limit("") / 4 * 3, asked = daemon->config.limits_memory;
+    uint64_t most = asked > 0 && asked < group ? asked : group;
     uint64_t budgets = config_fit_memory(&daemon->config, most);
     if (budgets > most) {
-        log_event(LOG_INFO, "budgets_lowered", LOG_NUM("cgroup", limit), LOG_NUM("from", budgets),
-                  LOG_NUM("to", most));
+        log_event(LOG_INFO, "budgets_lowered", LOG_NUM("from", budgets), LOG_NUM("to", most),
+                  LOG_STR("by", most == group ? "the control group" : "limits.memory"));
     }
     unfinished_limit(daemon->config.ingest_budget, &daemon->stats);
     return 0;

@@ -12,7 +12,7 @@
  * loop's time at most: 20 ms every 200 ms by default. */
 #define SAVER_SLICES 10
 #define SAVER_SHARE  10
-/* A batch is about this share of history.queue, of which checkpoints may use half. */
+/* A batch is about this share of the records that may wait, of which checkpoints may use half. */
 #define SAVER_BATCHES 32
 
 /* Rounds before their time take this share of a processor at most, judged by the one before, and
@@ -35,7 +35,7 @@ static bool rounds_are_kept(const struct daemon *daemon)
  * on. No message comes between the steps and their submit. */
 static void rounds_go_on(struct daemon *daemon, uint64_t deadline_ns)
 {
-    uint64_t batch_bytes = daemon->config.history_queue / SAVER_BATCHES;
+    uint64_t batch_bytes = daemon->config.ingest_budget / CONFIG_RECORDS_SHARE / SAVER_BATCHES;
     uint64_t began_ns = clock_thread_ns();
     while (daemon->round.goes_on && clock_monotonic_ns() < deadline_ns &&
            store_has_room(daemon->store, batch_bytes)) {

@@ -320,11 +320,12 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
     http->stats = stats;
     http->listen_fd = -1;
     uv_mutex_init(&http->lock);
-    feed_init(&http->feed, config->http_ring);
-    struct event_options options = {.ring_bytes = config->http_ring,
+    uint64_t share = config->publish_budget / CONFIG_EVENTS_SHARE;
+    feed_init(&http->feed, share);
+    struct event_options options = {.ring_bytes = share,
                                     .live_interval_ns = config->http_live_interval,
                                     .heartbeat_ns = config->http_heartbeat,
-                                    .held_bytes = config->http_ring,
+                                    .held_bytes = share,
                                     .clients = (uint32_t)(config->http_connections + 3) / 4};
     events_init(&http->events, stats, &options);
     http->metrics = metrics_new(config, stats);

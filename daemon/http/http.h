@@ -34,7 +34,8 @@ int http_reload(struct http *http, char *reterr);
 void http_keep_page(void *data);
 
 /* Hands over one published result: a MessagePack map of `size` bytes, which is copied. Never waits;
- * what finds no room (as much as http.ring) is dropped and counted. Loop thread. Accepts NULL. */
+ * what finds no room (a sixteenth of publish.budget) is dropped and counted. Loop thread. Accepts
+ * NULL. */
 void http_put(struct http *http, const char *topic, const void *map, size_t size);
 
 /* Ends the thread: clients of the event stream are let go, questions that wait are answered with

@@ -100,8 +100,8 @@ struct request {
 void reply_bytes(struct request *request, unsigned status, const char *type, const void *bytes,
                  size_t size);
 void reply_text(struct request *request, unsigned status, const char *type, const char *text);
-/* Takes over `bytes`, which malloc gave. While answers that wait to be read take all of
- * http.answers, it is an error instead: `again`. */
+/* Takes over `bytes`, which malloc gave. While answers that wait to be read take as
+ * much as publish.budget, it is an error instead: `again`. */
 void reply_owned(struct request *request, unsigned status, const char *type, void *bytes,
                  size_t size);
 void reply_error(struct request *request, unsigned status, const char *slug, const char *message);

@@ -62,10 +62,10 @@ void reply_owned(struct request *request, unsigned status, const char *type, voi
 {
     struct http *http = request->http;
     /* One that is alone may be of any size. */
-    if (http->answer_bytes > 0 && http->answer_bytes + size > http->config->http_answers) {
+    if (http->answer_bytes > 0 && http->answer_bytes + size > http->config->publish_budget) {
         free(bytes);
         reply_code(request, ERR_AGAIN,
-                   "answers that others have not read yet take all of http.answers: try again");
+                   "answers that others have not read yet take all of publish.budget: try again");
         reply_header(request, MHD_HTTP_HEADER_RETRY_AFTER, "1");
         return;
     }

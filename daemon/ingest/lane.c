@@ -205,7 +205,6 @@ static uint64_t lane_share_out(struct lane *lane)
     }
     uint64_t left = lane->share > lane->shared ? lane->share - lane->shared : 0;
     uint64_t part = left / CREDIT_PART;
-    part = part < lane->credit ? part : lane->credit;
     return part > CREDIT_MIN ? part : CREDIT_MIN;
 }
 
@@ -432,7 +431,6 @@ int lane_new(void *zmq_context, struct keyring *keys, struct config *config, str
     };
     pthread_mutex_init(&lane->lock, NULL); /* cannot fail for a default mutex on Linux */
     lane->stats = stats;
-    lane->credit = config->reliable_credit;
     lane->share = config->ingest_budget;
     lane->socket = endpoint_bind(zmq_context, &options, reterr);
     if (!lane->socket) {

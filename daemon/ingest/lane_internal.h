@@ -51,7 +51,6 @@ struct lane {
     struct endpoint_file file;
     struct keyring *keys;
     struct stats *stats;
-    uint64_t credit; /* of one peer, at most */
     uint64_t share;  /* of all; beyond it CREDIT_MIN of each */
     uint64_t shared; /* what peers have of it */
     uint64_t look_next_ns;

@@ -589,9 +589,7 @@ struct memory *memory_new(const struct config *config, struct stats *stats)
     memory->references = 1;
     memory->stats = stats;
     memory->bytes_max = config->ingest_memory;
-    memory->bytes_each = config->ingest_memory_each < config->ingest_memory
-                             ? config->ingest_memory_each
-                             : config->ingest_memory;
+    memory->bytes_each = config->ingest_memory / CONFIG_MEMORY_SHARE;
     memory->epoll = epoll_create1(EPOLL_CLOEXEC);
     errno = memory->epoll < 0 ? errno : closer_start(&memory->closer);
     if (errno || memory_listen(memory) != 0) {

@@ -2,7 +2,7 @@
 /* A batch's way: store_submit queues it. The thread waits until the oldest has waited for
  * history.commit, or COMMIT_BYTES or PROMISES_WORTH have come together, takes all of them, writes
  * them in one transaction, frees them, and counts them as stored or dropped. The memory of a batch
- * counts against history.queue until it is freed.
+ * counts against its share of ingest.budget until it is freed.
  *
  * After each commit there is time for the rest: chunks of layers that have windows enough, thinning
  * out their states, retention, moving the log into the database. Each is a transaction of its own;
@@ -541,7 +541,7 @@ int store_new(const struct config *config, struct stats *stats, struct store **r
         return ERR_MEMORY;
     }
     store->commit_ns = config->history_commit;
-    store->queue_bytes = config->history_queue;
+    store->queue_bytes = config->ingest_budget / CONFIG_RECORDS_SHARE;
     store->keep_states = config->history_states;
     store->rule = (struct retention_rule){.age_s = config->history_max_age / 1000000000,
                                           .bytes = config->history_max_size};

@@ -86,7 +86,7 @@ def test_a_failed_start_is_tried_again_for_good():
 def test_the_budgets_fit_the_memory_that_is_promised():
     """They add up to what the README says, with the defaults."""
     config = run(ATTND, "--print-config").stdout
-    units, often = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}, {"": 1, " one and a half times": 1.5, " three times": 3}
+    units, often = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}, {"": 1, " three and a quarter times": 3.25, " three and three quarters times": 3.75}
     readme = " ".join((UNITS / "README.md").read_text().split())
     named = re.search(r"The budgets of the config \((.*?)\) add up to ([\d.]+) GiB", readme)
     total = 0

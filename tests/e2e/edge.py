@@ -322,7 +322,7 @@ class KeyedEdge(Keyed):
 
 def hold(count, seed=1, first=1, keys=False, progress=lambda **_: None):
     """All conversations. Raises with the number of the one after which something was wrong, or those before it."""
-    attnd = KeyedEdge() if keys else Attnd("log.level=error", "reliable.credit=1MiB")
+    attnd = KeyedEdge() if keys else Attnd("log.level=error")
     names = list(OWN_TYPES)[:4] if keys else [*OWN_TYPES, "memory"]
     stranger, witness, started, last = Pair() if keys else None, Witness(attnd), time.monotonic(), first
     before = attnd.rss_kb()

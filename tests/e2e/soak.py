@@ -34,8 +34,8 @@ NORMAL_RATE, CROWDS, JOBS = 250, 2, 4  # messages a second; trainers' processes,
 # So low that all of them are reached in the first quarter.
 LIMITS = ("limits.jobs=8", "limits.runs=4", "limits.idle=5s", "limits.state_memory=64MiB", "window.timeout=2s",
           "window.rank_grace=1s", "window.length=3", "maps.memory=16MiB", "publish.send_queue=50", "publish.budget=16MiB",
-          "ingest.max_message=1MiB", "ingest.budget=32MiB", "history.max_size=64MiB", "history.queue=16MiB", "http.enabled=true",
-          "http.endpoint=tcp://127.0.0.1:*", "http.ring=1MiB", "http.answers=16MiB")
+          "ingest.max_message=1MiB", "ingest.budget=32MiB", "history.max_size=64MiB", "http.enabled=true",
+          "http.endpoint=tcp://127.0.0.1:*", "publish.budget=16MiB")
 
 
 class Job:

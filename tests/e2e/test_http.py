@@ -638,7 +638,7 @@ def test_more_clients_than_allowed_are_refused():
 
 def test_a_client_that_does_not_read_is_told_to_ask_again(rng):
     """It stalls behind a small ring: others hear everything, and it hears that it missed something."""
-    daemon = Web("http.ring=64KiB", "http.live_interval=0s")
+    daemon = Web("publish.budget=1MiB", "http.live_interval=0s")
     slow = socket.socket()
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     slow.connect(("127.0.0.1", daemon.port))
@@ -691,7 +691,7 @@ def test_health_and_readiness(tmp_path):
 def test_health_does_not_wait_behind_dear_questions(rng):
     """Each answer has half a million numbers as text, and takes the HTTP thread 0.1 s or more: 24 of them are more than health
     and `http.timeout` wait for, and none is refused, because it waits for the HTTP thread only. HEAD: nobody reads them."""
-    daemon = Web("http.connections=64", "http.answers=1GiB", "http.timeout=2s", "metrics.spectrum=false", "history.enabled=false")
+    daemon = Web("http.connections=64", "publish.budget=1GiB", "http.timeout=2s", "metrics.spectrum=false", "history.enabled=false")
     Trainer(daemon, "gpt").attention(softmax_maps(rng, 1, 32, 128, 128))
     daemon.settled(1)
     for _ in range(3):  # a test that stands still for a while finds all answers there, whoever waited
@@ -712,7 +712,7 @@ def test_health_does_not_wait_behind_dear_questions(rng):
 
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer makes one result as dear as all")
 def test_health_does_not_wait_behind_results_for_the_stream(rng):
-    daemon = Web("http.ring=256MiB", "metrics.spectrum=false", "history.enabled=false")
+    daemon = Web("publish.budget=4GiB", "metrics.spectrum=false", "history.enabled=false")
     stream, trainer, waited_s = Stream(daemon), Trainer(daemon, "job"), []
     for step in range(3):  # the machine may be busy once
         for layer in range(80):
@@ -1030,8 +1030,8 @@ def test_head_of_the_event_stream_ends(web):
 
 
 def test_answers_that_nobody_reads_are_bounded():
-    """They wait in memory up to http.answers; then others are told to come back, until they are gone."""
-    daemon = Web("http.answers=1MiB", "http.timeout=5s")
+    """They wait in memory up to publish.budget; then others are told to come back, until they are gone."""
+    daemon = Web("publish.budget=1MiB", "http.timeout=5s")
     request = b"GET /assets/d3.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n"  # 270 kB, unpacked for each
     clients = []
     for _ in range(8):
@@ -1043,7 +1043,7 @@ def test_answers_that_nobody_reads_are_bounded():
     wait_until(lambda: daemon.get("/assets/d3.min.js")[0].status == 503, "no room for another")
     response, body = daemon.get("/assets/d3.min.js")
     if response.status == 503:
-        assert "http.answers" in json.loads(body)["error"]["message"] and response.headers["Retry-After"] == "1"
+        assert "publish.budget" in json.loads(body)["error"]["message"] and response.headers["Retry-After"] == "1"
     assert daemon.get("/healthz")[0].status == 200 and daemon.get("/assets/d3.min.js", Accept_Encoding="gzip")[0].status == 200
     wait_until(lambda: daemon.get("/assets/d3.min.js")[0].status == 200, "who does not read is cut off")
     for client in clients:

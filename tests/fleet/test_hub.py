@@ -202,7 +202,7 @@ def test_what_comes_while_the_file_is_locked(server):
 
 
 def test_what_the_history_has_no_room_for_is_merged_again(server):
-    hub = Hub(server, "hub", "window.timeout=1h", "history.queue=1MiB")
+    hub = Hub(server, "hub", "window.timeout=1h", "ingest.budget=4MiB", "ingest.max_message=4MiB")
     nodes = nodes_of(server, 2, heads=64)
     with locked(hub.history_path):
         for node in nodes:

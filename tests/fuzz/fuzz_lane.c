@@ -251,7 +251,7 @@ static void fuzz_lane_start(void)
     log_setup(LOG_ERROR, false);
     config_defaults(&config);
     strcpy(config.reliable_endpoint.text, "inproc://reliable");
-    config.reliable_credit = CREDIT;
+    config.ingest_budget = 16 * CREDIT;
     context = endpoint_context_new();
     REQUIRE(lane_new(context, NULL, &config, &stats, &lane, error) == 0);
     lane_set_gate(lane, gate, NULL);

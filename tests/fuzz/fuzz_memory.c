@@ -59,8 +59,7 @@ static void fuzz_memory_start(void)
     atexit(fuzz_memory_end);
     snprintf(config.ingest_endpoint.text, sizeof config.ingest_endpoint.text, "ipc://%s/ingest",
              directory);
-    config.ingest_memory = 8 * BUFFER_BYTES;
-    config.ingest_memory_each = 5 * BUFFER_BYTES;
+    config.ingest_memory = 20 * BUFFER_BYTES;
     descriptors[SEALED] = memfd_create("fuzz", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     descriptors[UNSEALED] = memfd_create("fuzz", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     descriptors[OTHER] = open("/dev/null", O_RDWR | O_CLOEXEC);

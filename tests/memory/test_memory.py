@@ -180,7 +180,7 @@ def take_place(path):
 
 @pytest.mark.parametrize("why", ["switched off", "gone", "full", "too small"])
 def test_without_the_lane_tensors_are_frames(why, rng):
-    settings = {"switched off": ["ingest.memory=0"], "full": ["ingest.memory=1"], "too small": ["ingest.memory_each=100KiB"]}
+    settings = {"switched off": ["ingest.memory=0"], "full": ["ingest.memory=1"], "too small": ["ingest.memory=400KiB"]}
     attnd = Attnd(*settings.get(why, ()))
     assert ('event=memory_off reason="ingest.memory is 0"' in attnd.log_text()) == (why == "switched off")
     if why == "gone":
@@ -433,7 +433,7 @@ def test_what_changes_while_it_is_read_harms_nothing(rng):
 def test_large_and_silent_peers_cannot_grow_attnd(rng):
     """Memory is bounded by connection and in all, connections by number, and answers that nobody reads by nothing: a
     peer that does not read is cut off."""
-    attnd = Attnd("ingest.memory=64MiB", "ingest.memory_each=16MiB")
+    attnd = Attnd("ingest.memory=64MiB")
     peers = [Peer(attnd) for _ in range(6)]
     said = []
     for peer in peers:

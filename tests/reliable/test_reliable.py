@@ -556,7 +556,7 @@ def test_an_event_does_not_wait_for_ever(rng):
 
 
 def test_messages_wait_for_the_budget(rng):
-    attnd = Attnd(*SMALL, "ingest.budget=4MiB", "ingest.max_message=1MiB", "reliable.credit=16MiB")
+    attnd = Attnd(*SMALL, "ingest.budget=4MiB", "ingest.max_message=1MiB")
     lane = Lane(attnd, "job")
     for step in range(40):
         lane.attention(softmax_maps(rng, 1, 2, 160, 160), step=step)
@@ -568,19 +568,19 @@ def test_messages_wait_for_the_budget(rng):
 
 
 def test_a_message_may_be_larger_than_the_credit(rng):
-    attnd = Attnd(*SMALL, "reliable.credit=64KiB")
+    attnd = Attnd(*SMALL, "ingest.budget=4MiB", "ingest.max_message=1MiB")
     lane = Lane(attnd, "job")
-    assert lane.credit == 64 << 10
+    assert lane.credit == 256 << 10
     for step in range(3):
         lane.attention(softmax_maps(rng, 1, 2, 200, 200), step=step)
         lane.settled()
-    assert attnd.stats()["processed"] == 3 and lane.credit == 64 << 10
+    assert attnd.stats()["processed"] == 3 and lane.credit == 256 << 10
     lane.close()
     attnd.close()
 
 
 def test_credit_holds_for_those_who_ignore_it(rng):
-    attnd = Attnd(*SMALL, "reliable.credit=64KiB", "workers.threads=1")
+    attnd = Attnd(*SMALL, "ingest.budget=1MiB", "ingest.max_message=1MiB", "workers.threads=1")
     lane, honest = Lane(attnd, "greedy"), Lane(attnd, "honest")
     for step in range(300):
         lane.credit = 1 << 40

@@ -82,7 +82,7 @@ TEST(what_is_printed_loads_to_the_same)
 REFUSED(unknown_names_are_refused,
         {"log:\n  level: info\ningest:\n  budgt: 1GiB\n",
          "attnd.yaml:4: ingest.budgt: unknown key (valid in ingest: endpoint, budget, "
-         "max_message, memory, memory_each; did you mean budget?)"},
+         "max_message, memory; did you mean budget?)"},
         {"\ningset:\n  budget: 1GiB\n",
          "attnd.yaml:2: ingset: unknown section (valid: insecure, ingest, publish, control, http, "
          "workers, window, drift, metrics, maps, plan, limits, alerts, history, "

@@ -57,7 +57,7 @@ static void lane_begin(struct lane_fixture *f)
     char error[CONFIG_ERROR_MAX] = "";
     config_defaults(&f->config);
     strcpy(f->config.reliable_endpoint.text, "inproc://reliable");
-    f->config.reliable_credit = CREDIT;
+    f->config.ingest_budget = 16 * CREDIT;
     f->zmq = endpoint_context_new();
     assert_int_equal(lane_new(f->zmq, NULL, &f->config, &f->stats, &f->lane, error), 0);
     f->dealer = zmq_socket(f->zmq, ZMQ_DEALER);
@@ -493,7 +493,6 @@ LANE_TEST(credit_is_shared_out)
     char error[CONFIG_ERROR_MAX] = "";
     lane_free(&f->lane);
     strcpy(f->config.reliable_endpoint.text, "inproc://shared");
-    f->config.reliable_credit = 32 * CREDIT;
     f->config.ingest_budget = 64 * CREDIT;
     assert_int_equal(lane_new(f->zmq, NULL, &f->config, &f->stats, &f->lane, error), 0);
     for (int i = 0; i < TRAINERS; i++) {
