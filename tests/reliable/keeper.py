@@ -22,8 +22,7 @@ import attnd
 from attnd import layer_state
 what, address, job, run, count, pause_us, linger_ms = sys.argv[1:]
 publisher = attnd.Publisher(job, address=address, run=run, linger=int(linger_ms) / 1000,
-                            reliable=True if what == "tensors" else None,
-                            reliable_bytes=int(os.environ.get("KEEPER_BYTES", 64 << 20)))
+                            reliable=True if what == "tensors" else None, reliable_bytes=64 << 20)
 assert publisher.wait_for_subscriber(60)
 publisher.tell_absences(lambda: "Start it again: attnd")
 

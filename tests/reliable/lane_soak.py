@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""A soak of the reliable lane: kills of either side under load, a network that is slow, loses and is cut, full disks, and a
-bound that is too small. What the trainers logged is compared with the history, message by message.
+"""A soak of the reliable lane: kills of either side under load, and a network that is slow, loses and is cut; full disks and
+bounds are in test_clients.py. What the trainers logged is compared with the history, message by message.
 
     ATTND_BIN=... python3 tests/reliable/lane_soak.py [KILLS [PART...]]
 
 Trainers publish states and tensors in turn. It ends with a table: messages that were published; of which their trainer had said that
 they are kept; that are in the history; that are in it twice; that were said to be kept and are missing; that the trainer
 counted as refused by attnd, where each run has one process; that it counted as dropped, at the bound of what is kept or of its
-queue. The three before the last must be 0. Networks and disks need root.
+queue. The three before the last must be 0. Networks need root.
 """
-import contextlib
 import glob
 import os
 import pathlib
@@ -157,82 +156,11 @@ def network(cuts):
     return row
 
 
-@contextlib.contextmanager
-def small_disk(path, size):
-    os.makedirs(path, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", path], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
-
-
-def full_spool():
-    """The spool's disk is full while attnd is away: memory serves."""
-    attnd, tally = daemon(), Tally("full_spool")
-    with small_disk(os.path.join(tally.folder, "spool"), "256k"):
-        living = [tally.trainer(attnd, count=3000, pause_us=1000) for _ in range(2)]
-        for keeper in living:
-            keeper.wait_for(50)
-        for _ in range(3):
-            attnd.stop(signal.SIGKILL)
-            time.sleep(1)
-            attnd.start()
-            time.sleep(1)
-        for keeper in living:
-            keeper.wait_for(3000)
-            keeper.finish()
-        row = tally.done(attnd)
-    attnd.discard()
-    return row
-
-
-def full_history():
-    """The history's disk is full for some time: nothing is acknowledged until it has room."""
-    place = tempfile.mkdtemp(prefix="lane-soak-")
-    with small_disk(place, "64m"):
-        attnd, tally = daemon(directory=place), Tally("full_history")
-        living = [tally.trainer(attnd, count=3000, pause_us=1000) for _ in range(2)]
-        for keeper in living:
-            keeper.wait_for(200)
-        filler = os.path.join(place, "filler")
-        with open(filler, "wb") as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(1 << 16))
-        time.sleep(4)
-        os.unlink(filler)
-        for keeper in living:
-            keeper.wait_for(3000)
-            keeper.finish()
-        row = tally.done(attnd)
-        attnd.discard()
-    return row
-
-
-def small_bound():
-    """More is kept than may be, while attnd is away: the newest is dropped, and counted."""
-    os.environ["KEEPER_BYTES"] = "60000"
-    attnd, tally = daemon(), Tally("small_bound")
-    keeper = Keeper(attnd, "bound", tally.folder, count=3000, pause_us=1000)
-    tally.keepers.append(keeper)
-    keeper.wait_for(50)
-    for _ in range(3):
-        attnd.stop(signal.SIGKILL)
-        time.sleep(0.5)
-        attnd.start()
-        time.sleep(0.5)
-    wait_until(lambda: sum(keeper.said()[1:]) >= 3000, "all are kept or dropped", PATIENCE_S)
-    keeper.finish()
-    row = tally.done(attnd)
-    attnd.discard()
-    del os.environ["KEEPER_BYTES"]
-    return row
-
-
 def main():
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    of_root = {"network": lambda: network(max(1, count // 10)), "full_spool": full_spool, "full_history": full_history}
-    parts = {"kills": lambda: kills(count), "small_bound": small_bound, **(of_root if os.geteuid() == 0 else {})}
+    parts = {"kills": lambda: kills(count)}
+    if os.geteuid() == 0:
+        parts["network"] = lambda: network(max(1, count // 10))
     print("part", *COLUMNS, sep="\t", flush=True)
     rows = [parts[name]() for name in sys.argv[2:] or parts]
     bad = [row for row in rows if any(row[4:7])]
