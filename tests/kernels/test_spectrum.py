@@ -12,11 +12,10 @@ import os
 import numpy as np
 import pytest
 
-from driver import EPS, decode, encode, run_json
+from driver import EPS, SPECTRUM, decode, encode, run_json
 
 CLI = os.environ.get("SPECTRUM_CLI", "")
-NUMBERS = ["spectral_norm", "stable_rank", "condition_number", "rank", "effective_rank",
-           "effective_rank_entropy", "nuclear_norm", "eigenvalue_2"]
+NUMBERS = [*SPECTRUM, "eigenvalue_2"]
 NORM = ["spectral_norm", "stable_rank"]
 RANKS = [1, 2, 4, 8, 16]
 
