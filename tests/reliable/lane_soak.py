@@ -21,12 +21,13 @@ import tempfile
 import time
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / folder) for folder in ("reliable", "e2e", "e2e/access")]
+sys.path[:0] = [str(TESTS / folder) for folder in ("reliable", "e2e", "e2e/access", "fleet")]
 from harness import Attnd, wait_until  # noqa: E402
 from keeper import SETTINGS, Keeper, history_of  # noqa: E402
+from machines import Star  # noqa: E402
 
 PATIENCE_S = 300
-HOST = "10.77.0.1"
+HOST = "10.78.0.1"  # of the center of the star
 # The first that the kernel has: delays and losses, or a narrow line with a short queue, which loses packets too.
 QDISCS = ("netem delay 30ms 10ms loss 2% rate 8mbit", "tbf rate 2mbit burst 16kbit latency 100ms")
 COLUMNS = ("published", "kept", "in the history", "twice", "missing", "refused", "dropped")
@@ -116,13 +117,8 @@ def kills(count):
 
 def network(cuts):
     """Slow, lossy, and cut again and again."""
-    from test_nodes import Node
-    here, there = Node(), Node()
-    assert here.ip(f"link add name eth0 type veth peer name eth0 netns /proc/self/fd/{there.network}",
-                   pass_fds=[there.network]).returncode == 0
-    for i, node in enumerate((here, there)):
-        assert node.ip(f"address add 10.77.0.{i + 1}/24 dev eth0").returncode == 0
-        assert node.ip("link set eth0 up").returncode == 0
+    star = Star(1)
+    here, (there,) = star.center, star.others
     with there:
         slow = next((qdisc for qdisc in QDISCS if subprocess.run(f"tc qdisc add dev eth0 root {qdisc}".split(), check=False,
                                                                  stderr=subprocess.DEVNULL).returncode == 0), None)
@@ -136,9 +132,9 @@ def network(cuts):
         keeper.wait_for(20)
     for i in range(cuts):
         time.sleep(tally.randomly.uniform(1, 3))
-        there.ip("link set eth0 down")
+        star.pull(0)
         time.sleep(tally.randomly.uniform(0.5, 6))
-        there.ip("link set eth0 up")
+        star.plug(0)
         if i == cuts // 2:
             with here:
                 restart(attnd)
