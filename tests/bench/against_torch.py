@@ -157,8 +157,8 @@ def main():
     for _ in range(pairs):
         theirs.append(time_torch(made, metrics, **options))
         ours.append(time_ours(bench, **options))
-    line = {"bench": f"{name}_torch", "torch": torch.__version__, "isa": ours[0]["isa"], "shape": ours[0]["shape"], "pairs": pairs,
-            "torch_seconds": round(statistics.median(theirs), digits[0]),
+    line = {"bench": f"{name}_torch", "torch": torch.__version__, "isa": ours[0]["isa"], "shape": ours[0]["shape"],
+            "pairs": pairs, "torch_seconds": round(statistics.median(theirs), digits[0]),
             "seconds": round(statistics.median(one["seconds"] for one in ours), digits[1]),
             "ratio": round(statistics.median(t / o["seconds"] for t, o in zip(theirs, ours)), 1)}
     if name == "qk":

@@ -311,8 +311,8 @@ def main() -> None:
             for line in added(folder, options.device, options.added):
                 print(json.dumps({"added": line}), flush=True)
             return
-        parts = {"between": lambda: between(folder), "arming_us": arming, "following": following, "structure": lambda: structure(folder),
-                 "epoch": lambda: epoch(folder, options.device)}
+        parts = {"between": lambda: between(folder), "arming_us": arming, "following": following,
+                 "structure": lambda: structure(folder), "epoch": lambda: epoch(folder, options.device)}
         for name, part in parts.items():
             print(json.dumps({name: part()}), flush=True)
         for line in captured(options.device):

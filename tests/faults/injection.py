@@ -538,6 +538,10 @@ def go_lent(life):
         trainer.discard()
 
 
+def begin_judge(nth, modules):
+    return Program(nth, modules, tempfile.mkdtemp(prefix="attnd-"), [ATTND, "--judge", RECORDING, "--json"])
+
+
 def begin_with(*settings):
     return lambda nth, modules: Life(nth, modules, settings=settings)
 
@@ -546,8 +550,7 @@ SCENARIOS = {
     "training": (Life, lambda life, expected: serve(life, train, expected)),
     "restored": (begin_restored, lambda life, expected: serve(life, go_on, expected)),
     "keyed": (KeyedLife, lambda life, expected: serve(life, go_with_keys, expected)),
-    "judge": (lambda nth, modules: Program(nth, modules, tempfile.mkdtemp(prefix="attnd-"), [ATTND, "--judge", RECORDING, "--json"]),
-              judged),
+    "judge": (begin_judge, judged),
     "libattn": (begin_libattn, trained),
     "reliable": (begin_with(*keeper.SETTINGS), served_reliably),
     "lending": (begin_with("metrics.spectrum=false"), lambda life, expected: serve(life, go_lent, expected)),

@@ -21,8 +21,8 @@ import pytest
 
 import formulas
 from cases import MASKS, STRIDED, Case, random_tokens, set_mask, title
-from driver import (DTYPES, EPS, SHARE, case_arguments, check_no_spectrum, check_ranks, close, decode, encode, instruction_sets,
-                    numbers_of, run_json, write)
+from driver import (DTYPES, EPS, SHARE, case_arguments, check_no_spectrum, check_ranks, close, decode, encode,
+                    instruction_sets, numbers_of, run_json, write)
 from formulas import length
 
 CLI = os.environ.get("QK_CLI", "")

@@ -72,9 +72,9 @@ def test_keys_are_asked_for_and_judged(tmp_path):
     keeper.finish()
     assert not keeper.errors()
     assert lines_with(forger, "refuses") == [
-        f"job mine2: attnd at {daemon.endpoint('ingest')} refuses the messages of job mine2: its access list (keys.access) does not let "
-        f"the key {other.public} publish this job. Remedy: the line '{other.public}  publish  mine2' in that list, and SIGHUP for "
-        "attnd; training goes on, and attnd gets nothing of it. Further refusals are only counted"]
+        f"job mine2: attnd at {daemon.endpoint('ingest')} refuses the messages of job mine2: its access list (keys.access) does "
+        f"not let the key {other.public} publish this job. Remedy: the line '{other.public}  publish  mine2' in that list, and "
+        "SIGHUP for attnd; training goes on, and attnd gets nothing of it. Further refusals are only counted"]
     wait_whole(daemon, keeper, 50)
     assert not history_of(daemon, forger)
 

@@ -63,7 +63,7 @@ def small(start):
 
 def test_messages_that_are_answered_were_taken(small):
     lane = Lane(small, "job")
-    assert any(prefix.startswith(b"limits/") and b";reliable=0" in prefix for prefix in lane.prefixes), "the limits do not say it"
+    assert any(prefix.startswith(b"limits/") and b";reliable=0" in prefix for prefix in lane.prefixes), "not said"
     lane.steps(range(5))
     lane.event("bye")
     lane.settled()
