@@ -18,6 +18,7 @@
 With --profile a captured step of the model is profiled (cProfile) and what attnd does in it is listed. JSON lines.
 """
 import argparse
+import contextlib
 import cProfile
 import json
 import pathlib
@@ -26,7 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 try:
     import torch
@@ -91,12 +92,6 @@ class Listener:
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
         self.socket.bind(self.endpoint)
 
-    def attach(self, publisher: attnd.Publisher) -> None:
-        """Waits until the publisher knows."""
-        while not publisher.stats()["subscribed"]:
-            self.socket.getsockopt(zmq.EVENTS)  # a SUB passes subscriptions on when it is asked something
-            time.sleep(0.01)
-
     def discard(self) -> None:
         """Takes what has come, so that the publisher does not stall."""
         while self.socket.poll(0):
@@ -105,6 +100,17 @@ class Listener:
     def close(self) -> None:
         """Ends it."""
         self._context.destroy(linger=0)
+
+
+@contextlib.contextmanager
+def listened(folder: str) -> Iterator[Tuple[Listener, attnd.Publisher]]:
+    """A listener, and a publisher that knows of it."""
+    with contextlib.closing(Listener(folder)) as listener:
+        with contextlib.closing(attnd.Publisher("bench", listener.endpoint, linger=0.0)) as publisher:
+            while not publisher.stats()["subscribed"]:
+                listener.socket.getsockopt(zmq.EVENTS)  # a SUB passes subscriptions on when it is asked something
+                time.sleep(0.01)
+            yield listener, publisher
 
 
 class _Empty(torch.nn.Module):
@@ -118,20 +124,19 @@ def between(folder: str) -> Dict[str, Any]:
     """Nobody subscribed; and somebody, between two captured steps."""
     training = Training(SHAPES["tiny"]._replace(layers=1, tokens=16), "cpu", False)
     line: Dict[str, Any] = {}
-    for name, endpoint in (("alone", f"ipc://{folder}/none"), ("subscribed", f"ipc://{folder}/listener")):
-        listener = Listener(folder) if name == "subscribed" else None
-        publisher = attnd.Publisher("bench", endpoint, linger=0.0)
-        if listener is not None:
-            listener.attach(publisher)
-        plain = torch.nn.Sequential(*[_Empty() for _ in range(2)])
+    plain = torch.nn.Sequential(*[_Empty() for _ in range(2)])
+
+    def hooks_of(name: str, publisher: attnd.Publisher) -> None:
         with attnd.watch(training.model, "bench", publisher=publisher, every=10**8, first_step=1, wait=0):
             hooks = list(training.model._forward_hooks.values())
             after = getattr(sys.modules["torch.optim.optimizer"], "_global_optimizer_post_hooks", {})
             line[f"{name}: optimizer_us"] = microseconds(lambda: [hook(training.optimizer, (), {}) for hook in after.values()], 2000)
             line[f"{name}: forward_us"] = microseconds(lambda: [hook(training.model, (), plain) for hook in hooks], 2000)
-        publisher.close()
-        if listener is not None:
-            listener.close()
+
+    with contextlib.closing(attnd.Publisher("bench", f"ipc://{folder}/none", linger=0.0)) as publisher:
+        hooks_of("alone", publisher)
+    with listened(folder) as (_, publisher):
+        hooks_of("subscribed", publisher)
     return line
 
 
@@ -175,19 +180,15 @@ def following() -> Dict[str, Any]:
 def structure(folder: str) -> Dict[str, Any]:
     """Captured steps and others in turns."""
     training = Training(SHAPES["gpt2"]._replace(width=24, words=16, tokens=8, batch=2), "cpu", False)
-    listener = Listener(folder)
-    publisher = attnd.Publisher("bench", listener.endpoint, linger=0.0)
-    listener.attach(publisher)
     found: List[List[float]] = [[], []]
-    with attnd.watch(training.model, "bench", publisher=publisher, every=2, samples=1, wait=0):
+    with listened(folder) as (listener, publisher), \
+            attnd.watch(training.model, "bench", publisher=publisher, every=2, samples=1, wait=0):
         for step in range(120):
             begin = time.thread_time()
             training.step()
             found[step % 2].append(time.thread_time() - begin)
             publisher.drain(10)
             listener.discard()
-    publisher.close()
-    listener.close()
     with_, without = (1e6 * statistics.median(times[10:]) for times in found)
     return {"captured_us": round(with_ - without), "step_us": round(without)}
 
@@ -215,11 +216,9 @@ def captured(device: str) -> List[Dict[str, Any]]:
 def epoch(folder: str, device: str) -> Dict[str, Any]:
     """Ends of epochs after one captured step."""
     training = Training(SHAPES["gpt2"]._replace(words=16, tokens=8, batch=1), device, False)
-    listener = Listener(folder)
-    publisher = attnd.Publisher("bench", listener.endpoint, linger=0.0)
-    listener.attach(publisher)
     found: List[List[float]] = []
-    with attnd.watch(training.model, "bench", publisher=publisher, every=1, samples=1, wait=0) as watch:
+    with listened(folder) as (listener, publisher), \
+            attnd.watch(training.model, "bench", publisher=publisher, every=1, samples=1, wait=0) as watch:
         training.step()
         publisher.drain(60)
         before = publisher.stats()["sent_bytes"]
@@ -232,8 +231,6 @@ def epoch(folder: str, device: str) -> Dict[str, Any]:
             listener.discard()
         sent = publisher.stats()["sent_bytes"] - before
         step = microseconds(lambda: watch._guarded(watch._projections.step_ends, watch._wanted_layers, *watch._position), 2000)
-    publisher.close()
-    listener.close()
     own, whole = (sorted(times) for times in zip(*found))
     return {"MiB": round(sent / len(found) / 2**20, 1), "training_ms": round(statistics.median(own), 1),
             "wall_ms": round(statistics.median(whole), 1), "step_us": step}
@@ -252,12 +249,10 @@ def added(folder: str, device: str, pairs: int) -> Iterator[Dict[str, Any]]:
         for name, options in WATCHED.items():
             if kind == "explicit" and name in ("values", "residual too"):  # of fused attention
                 continue
-            listener = Listener(folder)
-            publisher = attnd.Publisher("bench", listener.endpoint, linger=0.0)
-            listener.attach(publisher)
             found: List[List[float]] = [[], []]
             before = 0
-            with attnd.watch(training.model, "bench", publisher=publisher, every=2, samples=0, wait=0, **options):
+            with listened(folder) as (listener, publisher), \
+                    attnd.watch(training.model, "bench", publisher=publisher, every=2, samples=0, wait=0, **options):
                 for step in range(2 * pairs + 2):
                     begin = time.thread_time(), time.process_time()
                     training.step()
@@ -266,8 +261,6 @@ def added(folder: str, device: str, pairs: int) -> Iterator[Dict[str, Any]]:
                     found[step % 2] += [own, time.process_time() - begin[1]]
                     listener.discard()
                     before = publisher.stats()["sent_bytes"]
-            publisher.close()
-            listener.close()
             ratios = [[a / b for a, b in zip(found[0][at::2][1:], found[1][at::2][1:])] for at in (0, 1)]
             yield {"attention": kind, "watched": name, "step_ms": round(1e3 * statistics.median(found[1][2::2])),
                    "training": round(statistics.median(ratios[0]), 3), "process": round(statistics.median(ratios[1]), 3),
@@ -277,11 +270,9 @@ def added(folder: str, device: str, pairs: int) -> Iterator[Dict[str, Any]]:
 def profile(device: str, shape: str, folder: str) -> None:
     """What attnd's functions take of captured steps, by their own time."""
     training = Training(SHAPES[shape], device, False)
-    listener = Listener(folder)
-    publisher = attnd.Publisher("bench", listener.endpoint, linger=0.0)
-    listener.attach(publisher)
     steps = 10
-    with attnd.watch(training.model, "bench", publisher=publisher, every=1, samples=1, wait=0):
+    with listened(folder) as (listener, publisher), \
+            attnd.watch(training.model, "bench", publisher=publisher, every=1, samples=1, wait=0):
         for _ in range(2):
             training.step()
         profiler = cProfile.Profile(time.thread_time)
@@ -291,8 +282,6 @@ def profile(device: str, shape: str, folder: str) -> None:
             profiler.enable()
             training.step()
             profiler.disable()
-    publisher.close()
-    listener.close()
     stats: Any = pstats.Stats(profiler)
     total = stats.total_tt
     rows = sorted(((own, cumulative, count, f"{pathlib.Path(file).name}:{name}")
@@ -322,11 +311,10 @@ def main() -> None:
             for line in added(folder, options.device, options.added):
                 print(json.dumps({"added": line}), flush=True)
             return
-        print(json.dumps({"between": between(folder)}), flush=True)
-        print(json.dumps({"arming_us": arming()}), flush=True)
-        print(json.dumps({"following": following()}), flush=True)
-        print(json.dumps({"structure": structure(folder)}), flush=True)
-        print(json.dumps({"epoch": epoch(folder, options.device)}), flush=True)
+        parts = {"between": lambda: between(folder), "arming_us": arming, "following": following,
+                 "structure": lambda: structure(folder), "epoch": lambda: epoch(folder, options.device)}
+        for name, part in parts.items():
+            print(json.dumps({name: part()}), flush=True)
         for line in captured(options.device):
             print(json.dumps({"call": line}), flush=True)
 

@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT / "tests/fleet"), str(ROOT / "tests/e2e"), str(ROOT / "
 import harness  # noqa: E402
 from attnd import layer_state  # noqa: E402
 from fake_node import FakeNode  # noqa: E402
-from fleet import Hub, Node, Server, Training  # noqa: E402
+from fleet import WINDOW, Hub, Node, Server, Training  # noqa: E402
 from nats import when_stream_is_there  # noqa: E402
 
 OPTIONS = {"nodes": 512, "layers": 80, "heads": 64, "seconds": 30, "pairs": 5}
@@ -111,6 +111,22 @@ class Beats:
         self.thread.join()
 
 
+def send(nats, messages, on_their_way=64):
+    """Each is (subject, data, headers)."""
+    asked = []
+    for message in messages:
+        asked.append(nats.asks(*message))
+        if len(asked) >= on_their_way:
+            nats.answer(asked.pop(0))
+    for one in asked:
+        nats.answer(one)
+
+
+def row_of(node, seq):
+    """For send."""
+    return node.subject, node.rows.pop(seq), node.headers(seq)
+
+
 def ended(*members, servers=()):
     for one in members:
         one.discard()
@@ -148,18 +164,13 @@ def node_part(options):
             server = Server()
             if not with_server:
                 server.stop()
-            node, alone = Node(server, "node", *settings), harness.Attnd(*fleet_window(), *settings)
+            node, alone = Node(server, "node", *settings), harness.Attnd(*WINDOW, *settings)
             if with_server:
                 wait_until(lambda: node.fleet()["connected"], "the connection")
             ratios.append(spent(node) / spent(alone))
             ended(node, alone, servers=[server])
         yield {"part": "node", "server": with_server, "ratio": round(statistics.median(ratios), 3),
                "ratios": [round(ratio, 3) for ratio in sorted(ratios)], "least": "<= 1.05"}
-
-
-def fleet_window():
-    from fleet import WINDOW
-    return WINDOW
 
 
 def uplink_part(options):
@@ -192,14 +203,9 @@ def uplink_part(options):
 
 def bare_mb_per_s(server, size, count):
     """Messages as large to the same stream, 64 on their way."""
-    nats, data, asked = when_stream_is_there(server), bytes(size), []
+    nats, data = when_stream_is_there(server), bytes(size)
     begin = time.monotonic()
-    for i in range(count):
-        asked.append(nats.asks(f"attnd.part.{'0' * 16}.{'0' * 32}", data, {"Nats-Msg-Id": f"bare:{i}"}))
-        if len(asked) >= 64:
-            nats.answer(asked.pop(0))
-    for one in asked:
-        nats.answer(one)
+    send(nats, ((f"attnd.part.{'0' * 16}.{'0' * 32}", data, {"Nats-Msg-Id": f"bare:{i}"}) for i in range(count)))
     seconds = time.monotonic() - begin
     nats.close()
     return size * count / seconds / 1e6
@@ -217,27 +223,21 @@ def publish_bytes(trainer, data, heads, step, layer):
                                         first_epoch=0, first_step=step))
 
 
-def in_stream(hub_settings, options, layers, parts, closed=True, server=None):
-    """A hub that has stopped, and a stream with the parts of each of its nodes."""
-    server = server or Server()
-    hub = Hub(server, "hub", *ONE_STEP, *LONG, *hub_settings)
+def in_stream(options, layers):
+    """A hub that has stopped, and a stream with the first part of each of its nodes, which they do not say to be closed."""
+    server = Server()
+    hub = Hub(server, "hub", *ONE_STEP, *LONG)
     nats = when_stream_is_there(server)
     nodes = simulated(nats, os.urandom(16), options["nodes"], layers)
     hub.stop(15)
-    states, asked = recorded(options["heads"]), []
-    for part in range(parts):
-        for i, node in enumerate(nodes):
-            for seq in play_bodies(node, part, layers, states[i % RECORDED:] + states[:i % RECORDED], closed):
-                asked.append(nats.asks(node.subject, node.rows.pop(seq), node.headers(seq)))
-                if len(asked) >= 64:
-                    nats.answer(asked.pop(0))
-    for one in asked:
-        nats.answer(one)
+    states = recorded(options["heads"])
+    send(nats, (row_of(node, seq) for i, node in enumerate(nodes)
+                for seq in play_bodies(node, 0, layers, states[i % RECORDED:] + states[:i % RECORDED], closed=False)))
     return server, hub, nats, nodes, len(states[0])
 
 
 def hub_part(options):
-    server, hub, nats, nodes, size = in_stream((), {**options, "nodes": 64}, 48, 1, closed=False)
+    server, hub, nats, nodes, size = in_stream({**options, "nodes": 64}, 48)
     rows = 64 * 48
     hub.start()
     before, begin = cpu_s(hub.process), time.monotonic()
@@ -251,7 +251,7 @@ def hub_part(options):
 
 def merge_part(options):
     """All but the last node's `closed` are there."""
-    server, hub, nats, nodes, size = in_stream((), options, 1, 1, closed=False)
+    server, hub, nats, nodes, size = in_stream(options, 1)
     hub.start()
     beats = Beats(nodes)
     wait_until(lambda: hub.fleet()["received"] >= len(nodes), "the parts", pause_s=0.02)
@@ -272,12 +272,7 @@ def merge_part(options):
 
 
 def send_closed(nodes):
-    asked = []
-    for node in nodes:
-        seq = node.number(node.closed(0, node.layers))
-        asked.append(node.nats.asks(node.subject, node.rows.pop(seq), node.headers(seq)))
-    for one in asked:
-        nodes[0].nats.answer(one)
+    send(nodes[0].nats, (row_of(node, node.number(node.closed(0, node.layers))) for node in nodes), len(nodes) + 1)
 
 
 def latency_part(options):
@@ -290,9 +285,7 @@ def latency_part(options):
     for part in range(max(10, options["seconds"])):
         begin = time.monotonic()
         for node in nodes:
-            asked = [nats.asks(node.subject, node.rows.pop(seq), node.headers(seq)) for seq in play_bodies(node, part, layers, states)]
-            for one in asked:
-                nats.answer(one)
+            send(nats, (row_of(node, seq) for seq in play_bodies(node, part, layers, states)))
         closed = time.monotonic()
         whole = set()
         while len(whole) < layers:  # one that was shown without some node comes again
@@ -326,7 +319,7 @@ def play_part(options):
             continue
         node, bodies = next(rows)
         seq = next(bodies)
-        asked.append(nats.asks(node.subject, node.rows.pop(seq), node.headers(seq)))
+        asked.append(nats.asks(*row_of(node, seq)))
         sent += 1
         if len(asked) > 32:
             nats.answer(asked.pop(0))

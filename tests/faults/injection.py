@@ -381,10 +381,6 @@ def go_with_keys(life):
     trainer.socket.close(linger=0)
 
 
-def begin_judge(nth, modules):
-    return Program(nth, modules, tempfile.mkdtemp(prefix="attnd-"), [ATTND, "--judge", RECORDING, "--json"])
-
-
 def judged(life, expected):
     """The verdict is right, or there is a sentence that says why there is none."""
     said = life.wait_end(), re.sub(r'"time_ns":\d+', "", life.text("out"))
@@ -510,10 +506,6 @@ def come_back(life):
         again.discard()
 
 
-def begin_reliable(nth, modules):
-    return Life(nth, modules, settings=keeper.SETTINGS)
-
-
 def served_reliably(life, expected):
     try:
         windows = serve(life, go_reliably, expected)
@@ -528,10 +520,6 @@ def served_reliably(life, expected):
     finally:
         if hasattr(life, "trainer"):
             life.trainer.discard()
-
-
-def begin_lending(nth, modules):
-    return Life(nth, modules, settings=["metrics.spectrum=false"])
 
 
 def check_shared(life):
@@ -550,14 +538,22 @@ def go_lent(life):
         trainer.discard()
 
 
+def begin_judge(nth, modules):
+    return Program(nth, modules, tempfile.mkdtemp(prefix="attnd-"), [ATTND, "--judge", RECORDING, "--json"])
+
+
+def begin_with(*settings):
+    return lambda nth, modules: Life(nth, modules, settings=settings)
+
+
 SCENARIOS = {
     "training": (Life, lambda life, expected: serve(life, train, expected)),
     "restored": (begin_restored, lambda life, expected: serve(life, go_on, expected)),
     "keyed": (KeyedLife, lambda life, expected: serve(life, go_with_keys, expected)),
     "judge": (begin_judge, judged),
     "libattn": (begin_libattn, trained),
-    "reliable": (begin_reliable, served_reliably),
-    "lending": (begin_lending, lambda life, expected: serve(life, go_lent, expected)),
+    "reliable": (begin_with(*keeper.SETTINGS), served_reliably),
+    "lending": (begin_with("metrics.spectrum=false"), lambda life, expected: serve(life, go_lent, expected)),
 }
 KEEPS_OUT = "keys_handler_failed"  # nobody would ask for keys any more: attnd aborts, as its documentation says
 SAYS_SO = re.compile(r"level=(warning|error)")

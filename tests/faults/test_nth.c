@@ -120,12 +120,11 @@ static unsigned fail_each_call(nth_attempt *attempt, const char *what)
     }
 }
 
-static void test_every_call_of_a_decoder_fails_once(void **state)
+TEST(every_call_of_a_decoder_fails_once)
 {
     static nth_attempt *const attempts[] = {nth_header, nth_json, nth_result};
     unsigned failed = 0, files = 0;
     DIR *golden = opendir(GOLDEN_DIR);
-    (void)state;
     assert_non_null(golden);
     for (struct dirent *entry; (entry = readdir(golden));) {
         char path[512];
@@ -146,14 +145,13 @@ static void test_every_call_of_a_decoder_fails_once(void **state)
     assert_true(files > 10 && failed > 500);
 }
 
-static void test_every_call_of_a_state_fails_once(void **state)
+TEST(every_call_of_a_state_fails_once)
 {
     struct measured_options options = {
         .batch = 2, .heads = 3, .size = 8, .sharpness = 2.0, .seed = 1};
     struct measured_message *message = measured_message_new(&options, 1);
     struct layer_state *layer = layer_state_new(3, 48);
     struct mpk_writer writer;
-    (void)state;
     assert_int_equal(layer_state_add(layer, &message->message, measure_result(message->measure)),
                      0);
     mpk_writer_init(&writer);
@@ -166,18 +164,7 @@ static void test_every_call_of_a_state_fails_once(void **state)
     assert_true(fail_each_call(nth_state, "state") > 3);
 }
 
-static void test_every_call_of_notices_fails_once(void **state)
+TEST(every_call_of_notices_fails_once)
 {
-    (void)state;
     assert_true(fail_each_call(nth_notices, "notices") > 2);
-}
-
-int main(void)
-{
-    static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_call_of_a_decoder_fails_once),
-        cmocka_unit_test(test_every_call_of_a_state_fails_once),
-        cmocka_unit_test(test_every_call_of_notices_fails_once),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,8 +7,7 @@ import time
 
 import merging
 import msgpack
-from fleet import state_of
-from harness import wait_until
+from fleet import state_of, wait_right
 from nats import when_stream_is_there
 
 BEAT_S = 0.5
@@ -205,12 +204,11 @@ def differences(hub, nodes):
 
 def wait_merged(hub, nodes):
     """Until the hub has what these nodes have, and says that nothing is missing."""
-    seen = []
+    wait_right(lambda: differences(hub, nodes), "the merge", lambda: (hub.fleet(), hub.log_text()[-3000:]))
 
-    def done():
-        seen[:] = differences(hub, nodes)
-        return not seen
-    try:
-        wait_until(done, "the merge")
-    except AssertionError as error:
-        raise AssertionError("\n".join([*seen[:20], str(hub.fleet()), hub.log_text()[-3000:]])) from error
+
+def play_merged(hub, nodes, parts=1):
+    """The same of the next parts of each."""
+    for node in nodes:
+        node.play(parts)
+    wait_merged(hub, nodes)

@@ -288,28 +288,29 @@ def whole_now(hub, nodes, training):
     wait_until(lambda: all(node.sent() for node in nodes), "all parts are sent")
 
 
+def wait_right(wrong, what, about):
+    """Waits until wrong() has no sentences; says them otherwise, and what about() is."""
+    seen = []
+
+    def done():
+        seen[:] = wrong()
+        return not seen
+    try:
+        wait_until(done, what)
+    except AssertionError as error:
+        raise AssertionError("\n".join([*seen[:20], *map(str, about())])) from error
+
+
 def whole(hub, nodes, goes_on=False):
     """Waits until the hub's history is the merge of the nodes', each window, none partial; says what is not. `goes_on`: the
     training does."""
-    paths, seen = in_order(nodes), []
-
-    def done():
-        seen[:] = merging.wrong(hub.history_path, paths, goes_on=goes_on)
-        return not seen
-    try:
-        wait_until(done, "the hub's history is the merge of the nodes'")
-    except AssertionError as error:
-        raise AssertionError("\n".join([*seen[:20], str(hub.fleet()), *(str(node.fleet()) for node in nodes)])) from error
+    paths = in_order(nodes)
+    wait_right(lambda: merging.wrong(hub.history_path, paths, goes_on=goes_on), "the hub's history is the merge of the nodes'",
+               lambda: [one.fleet() for one in (hub, *nodes)])
 
 
 def some(hub, nodes):
     """The same, where the hub may say what it lacks."""
-    paths, seen = in_order(nodes), []
-
-    def done():
-        seen[:] = merging.wrong(hub.history_path, paths, hub.missing())
-        return not seen
-    try:
-        wait_until(done, "the hub's history is the merge of the nodes', or it says of what it is not")
-    except AssertionError as error:
-        raise AssertionError("\n".join([*seen[:20], str(hub.fleet())])) from error
+    paths = in_order(nodes)
+    wait_right(lambda: merging.wrong(hub.history_path, paths, hub.missing()),
+               "the hub's history is the merge of the nodes', or it says of what it is not", lambda: [hub.fleet()])

@@ -11,7 +11,7 @@ import time
 
 import merging
 import msgpack
-from fake_node import FakeNode, differences, parts_of, wait_merged
+from fake_node import FakeNode, differences, parts_of, play_merged, wait_merged
 from fleet import ENDED, Hub, Server
 from harness import PATIENCE_S, Reader, Trainer, wait_until
 from nats import Nats
@@ -21,6 +21,13 @@ RUN = bytes(range(16))
 
 def nodes_of(server, count, **keys):
     return [FakeNode(server, f"node-{i}", RUN, ranks=(i,), world=count, **keys) for i in range(count)]
+
+
+def begun(server, *settings, **keys):
+    """A hub and two nodes that have sent a part each."""
+    hub, nodes = Hub(server, "hub", *settings), nodes_of(server, 2, **keys)
+    play_merged(hub, nodes)
+    return hub, nodes
 
 
 def partial_of(hub):
@@ -73,9 +80,7 @@ def test_the_greatest_number_counts(server):
     nodes = nodes_of(server, 2)
     nodes[0].answering = False
     reader = Reader(hub, "summary/")
-    for node in nodes:
-        node.play(3)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes, 3)
     before = [reader.next()[1] for _ in range(6)]
     assert {one.get("revision", 0) for one in before} == {0}
     late, later = (nodes[0].number(nodes[0].part(1, 0, nodes[0].states(1, 0, seed=seed))) for seed in (7, 8))
@@ -86,17 +91,14 @@ def test_the_greatest_number_counts(server):
     wait_merged(hub, nodes)
     nodes[0].send(late)
     nodes[0].send(2, 5, time_=3)
-    for node in nodes:
-        node.play(1)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes)
     assert hub.node("node-0")["state"] == "ok"
 
 
 def test_a_node_that_is_not_heard_of_is_late_before_windows_go_on_without_it(server):
     hub = Hub(server, "hub", "window.timeout=60s")
     (node,) = nodes_of(server, 1)
-    node.play(1)
-    wait_merged(hub, [node])
+    play_merged(hub, [node])
     for alive, state in ((True, "ok"), (False, "late"), (True, "ok")):
         node.alive = alive
         hub.says(lambda answer: [one["state"] for one in answer["nodes"]] == [state], f"that it is {state}")  # noqa: B023
@@ -104,11 +106,7 @@ def test_a_node_that_is_not_heard_of_is_late_before_windows_go_on_without_it(ser
 
 def test_the_end_of_a_run_is_waited_for_until_its_node_has_written_it(server):
     """A node does not name the run any more, and its last rows still wait for its disk."""
-    hub = Hub(server, "hub", "window.timeout=1h")
-    nodes = nodes_of(server, 2)
-    for node in nodes:
-        node.play(1)
-    wait_merged(hub, nodes)
+    hub, nodes = begun(server, "window.timeout=1h")
     nodes[1].ended = True
     wait_until(lambda: hub.node("node-1")["runs"] == 0, "that it does not name the run")
     nodes[0].play(1)
@@ -123,9 +121,7 @@ def test_a_late_node_is_named_and_corrects_windows(server):
     """Windows do not wait for a silent node for longer than window.timeout; its parts correct them when they come."""
     hub = Hub(server, "hub")
     nodes = nodes_of(server, 3)
-    for node in nodes:
-        node.play(2)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes, 2)
     slow = nodes[2]
     slow.alive = False
     for node in nodes[:2]:
@@ -142,11 +138,7 @@ def test_a_late_node_is_named_and_corrects_windows(server):
 
 def test_a_node_far_behind_is_not_waited_for(server):
     """More than 16 windows behind the first, though it lives."""
-    hub = Hub(server, "hub", "window.timeout=1h")
-    nodes = nodes_of(server, 2)
-    for node in nodes:
-        node.play(1)
-    wait_merged(hub, nodes)
+    hub, nodes = begun(server, "window.timeout=1h")
     nodes[0].play(20)
     wait_until(lambda: partial_lasts(hub), "a window without it")
     assert max(partial_lasts(hub)) <= 2 * 21 - 1 - 2 * 16
@@ -158,11 +150,7 @@ def test_a_node_far_behind_is_not_waited_for(server):
 def test_windows_before_one_that_was_merged(server):
     """A window was merged without a node, whose parts before it come later, when those of the other node have gone: they are
     windows all the same. A hub that lost its parts keeps in its history what it had more of."""
-    hub = Hub(server, "hub")
-    nodes = nodes_of(server, 2)
-    for node in nodes:
-        node.play(1)
-    wait_merged(hub, nodes)
+    hub, nodes = begun(server)
     nodes[1].alive = False
     lost = nodes[0].close_part(1) + nodes[0].close_part(2)
     for seq in lost:
@@ -188,11 +176,7 @@ def test_windows_before_one_that_was_merged(server):
 
 def test_what_comes_while_the_file_is_locked(server):
     """Somebody else writes to HISTORY.parts for longer than a hub waits: nothing counts as taken that was not written."""
-    hub = Hub(server, "hub", "window.timeout=1h")
-    nodes = nodes_of(server, 2)
-    for node in nodes:
-        node.play(1)
-    wait_merged(hub, nodes)
+    hub, nodes = begun(server, "window.timeout=1h")
     with locked(hub.parts_path):
         for node in nodes:
             node.play(2)
@@ -218,9 +202,7 @@ def test_what_the_history_could_not_write_is_merged_again(server):
         for node in nodes:
             node.play(2)
         wait_until(lambda: "history_trouble" in hub.log_text(), "that it waits no more")
-    for node in nodes:
-        node.play(1)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes)
 
 
 def test_a_hub_killed_while_its_history_cannot_be_written(server):
@@ -242,11 +224,7 @@ def test_a_hub_killed_while_its_history_cannot_be_written(server):
 
 def test_a_stream_that_never_rests(server):
     """Other nodes send all the time; what is lacking of one is asked for meanwhile."""
-    hub = Hub(server, "hub", "window.timeout=1h")
-    nodes = nodes_of(server, 2)
-    for node in nodes:
-        node.play(1)
-    wait_merged(hub, nodes)
+    hub, nodes = begun(server, "window.timeout=1h")
     lost = nodes[0].close_part(1)
     nodes[0].play(1)
 
@@ -263,9 +241,7 @@ def test_what_the_stream_lost_is_asked_for(server):
     hub = Hub(server, "hub", "window.timeout=1h")
     nodes = nodes_of(server, 2)
     nodes[0].answering = False
-    for node in nodes:
-        node.play(1)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes)
     lost = [nodes[0].close_part(part) for part in (1, 2)]
     nodes[0].play(1)
     nodes[1].play(3)
@@ -284,9 +260,7 @@ def test_what_the_stream_lost_is_asked_for(server):
     wait_until(lambda: {last: set(missing) for last, missing in partial_of(hub).items()} == {5: {"node-0"}}, "who is missing")
     wait_until(lambda: hub.fleet()["gone"] == len(lost[1]) and hub.node("node-0")["lacking"] == 0, "what is gone")
     nodes[0].asked.clear()
-    for node in nodes:
-        node.play(1)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes)
     assert not [ask for ask in nodes[0].asked if ask["from"]]
 
 
@@ -312,20 +286,6 @@ def test_hubs_that_lost_everything_are_rebuilt(server):
     for hub in hubs:
         wait_merged(hub, nodes)
         assert not partial_lasts(hub)
-
-
-def test_kills_of_the_hub_lose_nothing(server):
-    """It acknowledges what it has committed; what it took twice is there once."""
-    hub = Hub(server, "hub")
-    nodes = nodes_of(server, 3, layers=4)
-    for _ in range(2):
-        for node in nodes:
-            node.play(3)
-        hub.again()
-    for node in nodes:
-        node.end()
-    wait_merged(hub, nodes)
-    assert not partial_lasts(hub)
 
 
 def test_hubs_killed_at_named_points(server, monkeypatch):
@@ -387,9 +347,10 @@ def test_a_hub_that_the_servers_have_no_consumer_for_says_so(server):
 
 
 def test_two_hubs_have_the_same_bytes(server):
-    """Whatever order each of them has got."""
+    """Whatever order each of them has got. One of them is killed: it acknowledges what it has committed; what it took twice is
+    there once."""
     hubs = [Hub(server, name) for name in ("one", "two")]
-    nodes = nodes_of(server, 3)
+    nodes = nodes_of(server, 3, layers=4)
     for _ in range(2):
         for node in random.sample(nodes, 3):
             node.play(2)
@@ -399,6 +360,7 @@ def test_two_hubs_have_the_same_bytes(server):
     for hub in hubs:
         wait_merged(hub, nodes)
         wait_until(lambda hub=hub: hub.call("runs", job="job")["runs"][0]["state"] == ENDED, "the end of the run")
+        assert not partial_lasts(hub), hub.name
     assert merging.same_bytes(*(hub.history_path for hub in hubs)) == []
 
 
@@ -456,9 +418,7 @@ def test_node_names_may_be_alike(server):
     """Ids are what counts: two nodes with one name are two."""
     hub = Hub(server, "hub")
     nodes = [FakeNode(server, "same", RUN, ranks=(i,), world=2, node_id=os.urandom(8).hex()) for i in range(2)]
-    for node in nodes:
-        node.play(2)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes, 2)
     hub.says(lambda answer: len({one["id"] for one in answer["nodes"]}) == 2, "two nodes")
 
 
@@ -466,9 +426,7 @@ def test_a_parts_file_that_breaks_is_begun_anew(server):
     """The disk gives other bytes than it was given: the hub notices, and asks its nodes for all of it. Nobody has to start it."""
     hub = Hub(server, "hub", "window.timeout=1h")
     nodes = nodes_of(server, 2)
-    for node in nodes:
-        node.play(3)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes, 3)
     first = hub.fleet()["id"]
     with contextlib.closing(sqlite3.connect(hub.parts_path)) as other:
         wait_until(lambda: other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0, "all is in one file")
@@ -477,9 +435,7 @@ def test_a_parts_file_that_breaks_is_begun_anew(server):
             file.seek(2 * size)
             file.write(b"\xff" * (os.path.getsize(hub.parts_path) - 2 * size))
         other.execute("PRAGMA application_id = 1")  # so that the hub reads again
-    for node in nodes:
-        node.play(2)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes, 2)
     assert hub.fleet()["id"] == first and all(node.asked for node in nodes)
     assert "fleet_parts_begun_anew" in hub.log_text() and not partial_lasts(hub)
 

@@ -3,7 +3,7 @@
 import os
 
 import merging
-from fake_node import FakeNode, wait_merged
+from fake_node import FakeNode, play_merged, wait_merged
 from fleet import Hub, Node, Training, some, whole_now
 from harness import wait_until
 from nats import Nats
@@ -65,8 +65,7 @@ def test_more_runs_than_the_answer_has_room_for(server):
     hub.says(lambda said: [run["state"] for run in said["runs"]].count("active") == 1 and said["runs_more"] == 76, "1100 runs")
     listed = [int(run["run"], 16) for run in hub.fleet()["runs"]]
     assert listed == [*range(1099, 76, -1), 0]
-    late.play(2)
-    wait_merged(hub, [late])
+    play_merged(hub, [late], 2)
     node.close()
     late.close()
 

@@ -5,12 +5,13 @@ import os
 import sqlite3
 import struct
 
+import merging
 import msgpack
 import pytest
-from fake_node import FakeNode, wait_merged
+from fake_node import FakeNode, play_merged, wait_merged
 from fleet import Hub
 from harness import wait_until
-from test_hub import RUN, nodes_of, partial_lasts, partial_of
+from test_hub import RUN, begun, nodes_of, partial_lasts, partial_of
 
 
 def changed(body, **keys):
@@ -42,11 +43,7 @@ def poison(node):
 
 
 def test_poison_is_set_aside(server):
-    hub = Hub(server, "hub")
-    nodes = nodes_of(server, 2)
-    for node in nodes:
-        node.play(1)
-    wait_merged(hub, nodes)
+    hub, nodes = begun(server)
     bad = poison(nodes[0])
     for i, (data, headers) in enumerate(bad.values()):
         before = nodes[0].number({})  # a number of its own
@@ -55,9 +52,7 @@ def test_poison_is_set_aside(server):
         if i % 8 == 0:
             nodes[1].send(1, time_=i + 1)
     nodes[0].rows = {seq: data for seq, data in nodes[0].rows.items() if data}
-    for node in nodes:
-        node.play(2)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes, 2)
     hub.says(lambda answer: answer["poisoned"] >= len(bad) - 2, f"{len(bad)} are counted")
     assert hub.process.poll() is None and not partial_lasts(hub)
     nodes[0].nats.publish("attnd.part.nobody.norun", b"x", {})
@@ -66,9 +61,7 @@ def test_poison_is_set_aside(server):
         nodes[0].nats.publish(f"attnd.node.{nodes[0].id}", data)
         nodes[0].nats.publish("attnd.node.x", data)
     nodes[0].nats.publish(f"attnd.part.{'ab' * 8}.{RUN.hex()}", b"x", nodes[0].headers(1))
-    for node in nodes:
-        node.play(1)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes)
     assert sorted(node["name"] for node in hub.fleet()["nodes"]) == ["node-0", "node-1"]  # not whoever sent only that
 
 
@@ -101,18 +94,14 @@ def test_other_window_rules_are_counted(server):
     hub.says(lambda answer: answer["unknown"].startswith(f"{unheard.id} {says}"), "whose they are, before a sign of life")
     unheard.end()
     other.end()
-    for node in nodes:
-        node.play(2)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes, 2)
 
 
 def test_wrong_clocks_change_nothing(server):
     hub = Hub(server, "hub")
     nodes = nodes_of(server, 3)
     nodes[1].clock_s, nodes[2].clock_s = -86400 * 365, 86400
-    for node in nodes:
-        node.play(3)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes, 3)
     assert not partial_lasts(hub)
     wait_until(lambda: all(abs(hub.node(node.name)["clock_s"] - node.clock_s) < 5 for node in nodes), "how far clocks are off")
 
@@ -140,15 +129,13 @@ def test_a_second_attnd_with_the_same_id_is_refused(server):
     taken."""
     hub = Hub(server, "hub", "window.timeout=20s")
     first = FakeNode(server, "first", RUN)
-    first.play(2)
-    wait_merged(hub, [first])
+    play_merged(hub, [first], 2)
     second = FakeNode(server, "second", RUN, node_id=first.id)
     second.play(1, seed=9)
     wait_until(lambda: any(ask["refused"] and ask["instance"] == second.instance for ask in second.asked), "a refusal")
     assert next(ask["refused"] for ask in second.asked if ask["refused"]) == (
         "another attnd with the id of this node lives, first on fake: remove the copied history")
-    first.play(1)
-    wait_merged(hub, [first])
+    play_merged(hub, [first])
     assert not any(ask["refused"] for ask in first.asked if ask["instance"] == first.instance)
     first.alive = False
     heard = len(second.asked)
@@ -156,7 +143,7 @@ def test_a_second_attnd_with_the_same_id_is_refused(server):
     wait_until(lambda: hub.node("second")["state"] == "ok", "the second instead of the first")
     rows = second.close_part(3, seed=9)
     second.send(*rows)
-    wait_until(lambda: any(key[8] == 7 for key in windows(hub)), "its window")
+    wait_until(lambda: 7 in lasts(hub), "its window")
     assert heard <= len(second.asked)
 
 
@@ -164,8 +151,7 @@ def test_rows_of_a_start_that_nobody_heard_of(server):
     """The hub was away while the node was started twice: the start that lives is asked for them, and nothing waits behind them."""
     hub = Hub(server, "hub", "window.timeout=1h")
     node = FakeNode(server, "node", RUN)
-    node.play(1)
-    wait_merged(hub, [node])
+    play_merged(hub, [node])
     node.send(*node.close_part(1), Attnd_Instance=os.urandom(8).hex())
     wait_merged(hub, [node])
     consumer = f"$JS.API.CONSUMER.INFO.attnd-parts.attnd-hub-{hub.fleet()['id']}"
@@ -176,12 +162,12 @@ def test_more_layers_than_the_hub_takes(server):
     """The layers beyond are left out, and do not hold the run up."""
     hub = Hub(server, "hub", "limits.layers=1")
     FakeNode(server, "node", RUN).play(2)
-    wait_until(lambda: {key[8] for key in windows(hub)} == {1, 3}, "the windows of one layer")
+    wait_until(lambda: lasts(hub) == {1, 3}, "the windows of one layer")
 
 
-def windows(hub):
-    import merging
-    return merging.windows_of(hub.history_path)
+def lasts(hub):
+    """The last steps of its windows."""
+    return {key[8] for key in merging.windows_of(hub.history_path)}
 
 
 def test_a_world_that_grows(server):
@@ -195,23 +181,15 @@ def test_a_world_that_grows(server):
     nodes.append(FakeNode(server, "node-1", RUN, ranks=(1,), world=2))
     nodes[1].next_part = 2
     wait_until(lambda: hub.node("node-1"), "the second node")
-    nodes[1].play(1)
-    nodes[0].play(1)
-    wait_merged(hub, nodes)
-    nodes[1].play(2)
-    nodes[0].play(2)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes[::-1])
+    play_merged(hub, nodes[::-1], 2)
     assert not partial_lasts(hub)
     assert hub.call("runs", job="job")["runs"][0]["world"] == 2
 
 
 def test_epochs_that_disagree_are_counted(server):
     """Windows of steps whose steps are in different epochs on two nodes are no steps of one training."""
-    hub = Hub(server, "hub")
-    nodes = nodes_of(server, 2)
-    nodes[0].play(1)
-    nodes[1].play(1)
-    wait_merged(hub, nodes)
+    hub, nodes = begun(server)
     nodes[0].play(1)
     nodes[1].send(*[nodes[1].number(nodes[1].part(1, layer, nodes[1].states(1, layer, epoch=5))) for layer in range(2)],
                   nodes[1].number(nodes[1].closed(1, 2, epoch=5)))
@@ -224,9 +202,7 @@ def test_other_layers_and_heads(server):
     hub = Hub(server, "hub")
     nodes = nodes_of(server, 2)
     nodes[1].layers = 3
-    for node in nodes:
-        node.play(2)
-    wait_merged(hub, nodes)
+    play_merged(hub, nodes, 2)
     odd = FakeNode(server, "odd", RUN, ranks=(2,), world=3, heads=5)
     odd.next_part = 2
     odd.play(1)
@@ -247,8 +223,7 @@ def test_a_run_beyond_the_limits_of_the_hub(server, limit, sentence):
     """The method fleet says why nothing of it is shown; the other runs go on; when there is room it is shown."""
     hub = Hub(server, "hub", limit, "window.timeout=1h")
     first = FakeNode(server, "first", RUN)
-    first.play(1)
-    wait_merged(hub, [first])
+    play_merged(hub, [first])
     more = {"job": "job" if "runs" in limit else "other", "ranks": (0, 1) if "ranks" in limit else (0,), "world": 1}
     other = FakeNode(server, "other", bytes(reversed(RUN)), **more)
     other.send(other.number(other.run_body(points=[["loss", 0, 1, 10**18, 2.5]])))
@@ -256,8 +231,7 @@ def test_a_run_beyond_the_limits_of_the_hub(server, limit, sentence):
     wait_until(lambda: sentence in (run_of(hub, other.run)["refused"] or ""), f"why it is not shown: {hub.fleet()}")
     assert limit.split("=")[0] in run_of(hub, other.run)["refused"] and run_of(hub, RUN)["refused"] is None
     first.send(first.number(first.run_body(points=[["loss", 0, 1, 10**18, 2.5]])))
-    first.play(2)
-    wait_merged(hub, [first])
+    play_merged(hub, [first], 2)
     wait_until(lambda: "loss" in str(hub.call("log", job="job")), "what the first one logs")
     if "ranks" not in limit:
         first.end()
@@ -269,15 +243,13 @@ def test_a_run_whose_nodes_died_is_idle(server):
     """As with trainers that are gone: after limits.idle. When the node is back, it goes on."""
     hub = Hub(server, "hub", "limits.idle=2s")
     node = FakeNode(server, "node", RUN)
-    node.play(1)
-    wait_merged(hub, [node])
+    play_merged(hub, [node])
     assert run_of(hub, RUN)["state"] == "active"
     node.alive = False
     wait_until(lambda: run_of(hub, RUN)["state"] == "idle", "that nothing is heard of the run")
     wait_until(lambda: hub.call("runs", job="job")["runs"][0]["state"] == "idle", "the idle run in its history")
     node.alive = True
-    node.play(1)
-    wait_merged(hub, [node])
+    play_merged(hub, [node])
     wait_until(lambda: run_of(hub, RUN)["state"] == "active", "that it goes on")
 
 
@@ -305,5 +277,5 @@ def test_parts_far_ahead_harm_their_own_run_only(server):
     wait_merged(hub, nodes)
     wait_merged(hub, harmed)
     hub.says(lambda answer: run_of(hub, harmed[0].run)["partial_windows"] == 4, "those far ahead are partial, and no other")
-    assert run_of(hub, RUN)["partial_windows"] == 0 and {key[8] for key in windows(hub)} == {1, 3, 5, 7, 9, 11, 13}
+    assert run_of(hub, RUN)["partial_windows"] == 0 and lasts(hub) == {1, 3, 5, 7, 9, 11, 13}
     assert hub.fleet()["merged"] - merged < 25 and memory_of(hub) - before < 16 << 20

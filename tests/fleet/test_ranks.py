@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Which rank is the odd one out, asked of a hub: the ranks of all nodes, each with its node, as one attnd has them."""
+import signal
 import subprocess
 
 import numpy as np
+import pytest
 from fleet import WINDOW, Hub, LayerState, Node, Training, publish, whole
 from harness import PATIENCE_S, Attnd, wait_until
 from test_ranks_and_jobs import ATTNCTL
@@ -50,40 +52,25 @@ def test_a_hub_names_the_odd_rank_and_its_node(server):
         one.close()
 
 
-def test_nodes_and_hub_cut_a_run_alike_by_what_its_ranks_announce(server):
+@pytest.mark.parametrize("announced, length, restarted", [
+    (dict(own_every=1), 16, False), (dict(own_window={"unit": "step", "length": 10}), 10, True)], ids=["every", "window"])
+def test_nodes_and_hub_cut_a_run_alike_by_what_its_ranks_announce(server, announced, length, restarted):
+    """Also a hub that was started again since."""
     unit = ("window.unit=auto", "window.length=1", "window.every=1")
     hub, nodes = Hub(server, "hub", *unit), [Node(server, f"gpu{index}", *unit) for index in range(2)]
     training = Training(nodes)
     for trainer in training.trainers:
-        trainer.event("hello", own_every=1)
-    training.steps(20)
+        trainer.event("hello", **announced)
+    training.steps(length + 4)
     wait_until(lambda: hub.call("summary", job="job"), "the first window at the hub")
+    if restarted:
+        hub.again(signal.SIGTERM)
     training.steps(15)
     training.finish(hub)
     whole(hub, nodes)
     tracks = hub.call("windows", job="job")["layers"][0]["tracks"]
-    assert sorted((one["unit"], one["length"], one["windows"]) for one in tracks) == [("epoch", 1, 1), ("step", 16, 3)]
-    assert [one["window"]["last"] for one in hub.call("summary", job="job")] == [47, 47]
-    for one in (*nodes, hub):
-        one.close()
-
-
-def test_a_hub_has_the_windows_that_a_job_asks_for_and_after_a_restart(server):
-    unit = ("window.unit=auto", "window.length=1", "window.every=1")
-    hub, nodes = Hub(server, "hub", *unit), [Node(server, f"gpu{index}", *unit) for index in range(2)]
-    training = Training(nodes)
-    for trainer in training.trainers:
-        trainer.event("hello", own_window={"unit": "step", "length": 10})
-    training.steps(12)
-    wait_until(lambda: hub.call("summary", job="job"), "the first window at the hub")
-    hub.stop()
-    hub.start()
-    training.steps(13)
-    training.finish(hub)
-    whole(hub, nodes)
-    tracks = hub.call("windows", job="job")["layers"][0]["tracks"]
-    assert sorted((one["unit"], one["length"], one["windows"]) for one in tracks) == [("epoch", 1, 1), ("step", 10, 3)]
-    assert [one["window"]["last"] for one in hub.call("summary", job="job")] == [29, 29]
+    assert sorted((one["unit"], one["length"], one["windows"]) for one in tracks) == [("epoch", 1, 1), ("step", length, 3)]
+    assert [one["window"]["last"] for one in hub.call("summary", job="job")] == 2 * [3 * length - 1]
     assert hub.fleet()["windows_unknown"] == 0
     for one in (*nodes, hub):
         one.close()

@@ -256,17 +256,13 @@ def build(shape, dtype, mask, distribution):
 def grid(shapes=SHAPES, masks=MASKS, names=tuple(DISTRIBUTIONS), strided=STRIDED):
     """Every shape with every dtype and mask, distributions in turn; then every distribution with every
     dtype and mask, shapes in turn."""
-    cells, turn = [], 0
-    for shape, dtype, mask in itertools.product(shapes, DTYPES, masks):
+    cells = []
+    for turn, (shape, dtype, mask) in enumerate(itertools.product(shapes, DTYPES, masks)):
         cells.append((shape, dtype, mask, names[turn % len(names)]))
-        turn += 1
-    for name, dtype, mask in itertools.product(names, DTYPES, masks):
+    for turn, (name, dtype, mask) in enumerate(itertools.product(names, DTYPES, masks), len(cells)):
         cells.append((shapes[turn % len(shapes)], dtype, mask, name))
-        turn += 1
-    for shape in shapes:
-        for mask in strided:
-            cells.append((shape, DTYPES[turn % 4], mask, names[turn % len(names)]))
-            turn += 1
+    for turn, (shape, mask) in enumerate(itertools.product(shapes, strided), len(cells)):
+        cells.append((shape, DTYPES[turn % 4], mask, names[turn % len(names)]))
     cells = list(dict.fromkeys(cells))
     return cells[:: max(1, round(1 / SHARE))]
 

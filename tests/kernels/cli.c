@@ -248,13 +248,17 @@ void json_moments(const char *key, const struct moments *m)
 
 void json_spectrum(const char *key, const struct spectrum *s)
 {
-    const double number[] = {s->spectral_norm, s->stable_rank,    s->condition_number,
-                             s->rank,          s->effective_rank, s->effective_rank_entropy,
-                             s->nuclear_norm};
     json_open(key, '{');
-    json_numbers("numbers", number, sizeof number / sizeof number[0]);
-    json_numbers("values", s->singular_values, SINGULAR_VALUES_MAX);
-    json_numbers("low_rank", s->low_rank_error, LOW_RANK_COUNT);
+    json_number("spectral_norm", s->spectral_norm);
+    json_number("stable_rank", s->stable_rank);
+    json_number("condition_number", s->condition_number);
+    json_number("rank", s->rank);
+    json_number("effective_rank", s->effective_rank);
+    json_number("effective_rank_entropy", s->effective_rank_entropy);
+    json_number("nuclear_norm", s->nuclear_norm);
+    json_number("eigenvalue_2", s->eigenvalue_2);
+    json_numbers("singular_values", s->singular_values, SINGULAR_VALUES_MAX);
+    json_numbers("low_rank_error", s->low_rank_error, LOW_RANK_COUNT);
     json_close('}');
 }
 

@@ -75,6 +75,7 @@ void json_numbers(const char *key, const double *x, size_t n);
 void json_moments(const char *key, const struct moments *m);
 /* [[query, key, weight], ...] */
 void json_pairs(const char *key, const struct pair *pairs, uint32_t n);
+/* Each number by its name. */
 void json_spectrum(const char *key, const struct spectrum *s);
 
 /* The instruction sets of this machine, a line each. */

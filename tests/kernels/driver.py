@@ -91,6 +91,19 @@ def close(family, got, want, tolerance, scale=1.0):
     worst[family] = max(worst.get(family, 0), error / tolerance if error else 0)
 
 
+# The numbers of a spectrum that json_spectrum of cli.c prints, and of which one that is not finite has none.
+SPECTRUM = ["spectral_norm", "stable_rank", "condition_number", "rank", "effective_rank", "effective_rank_entropy",
+            "nuclear_norm"]
+
+
+def numbers_of(spectrum):
+    return [spectrum[name] for name in SPECTRUM]
+
+
+def check_no_spectrum(got):
+    assert np.isnan(numbers_of(got)).all() and np.isnan(got["singular_values"]).all()
+
+
 def check_ranks(s, rank, effective, condition, bound, margin=1e-9):
     """The numbers of singular values `s` above `bound` and above 1 % of the largest; a rank that is short has no condition."""
     assert (s > bound * 1.5).sum() <= rank <= (s > bound / 1.5).sum(), f"rank {rank}, {s}, {bound}"

@@ -124,24 +124,14 @@ static void print_aggregate(const struct block *block)
     json_close(']');
 }
 
-static void kernel_cli_print_spectrum(const struct attention *a, uint32_t b, uint32_t h,
-                                      struct scratch *scratch)
-{
-    struct spectrum s;
-    must(spectrum_compute_ref(a, b, h, scratch, &s));
-    double number[] = {s.spectral_norm, s.condition_number, s.rank, s.effective_rank};
-    json_open(NULL, '{');
-    json_numbers("numbers", number, 4);
-    json_numbers("values", s.singular_values, SINGULAR_VALUES_MAX);
-    json_close('}');
-}
-
 static void kernel_cli_print_spectra(const struct attention *a, struct scratch *scratch)
 {
     json_open("spectra", '[');
     for (uint32_t b = 0; b < a->batch; b++) {
         for (uint32_t h = 0; h < a->heads; h++) {
-            kernel_cli_print_spectrum(a, b, h, scratch);
+            struct spectrum s;
+            must(spectrum_compute_ref(a, b, h, scratch, &s));
+            json_spectrum(NULL, &s);
         }
     }
     json_close(']');

@@ -13,22 +13,6 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-static void spectrum_cli_print_spectrum(const char *name, const struct spectrum *s)
-{
-    json_open(name, '{');
-    json_number("spectral_norm", s->spectral_norm);
-    json_number("stable_rank", s->stable_rank);
-    json_number("condition_number", s->condition_number);
-    json_number("rank", s->rank);
-    json_number("effective_rank", s->effective_rank);
-    json_number("effective_rank_entropy", s->effective_rank_entropy);
-    json_number("nuclear_norm", s->nuclear_norm);
-    json_number("eigenvalue_2", s->eigenvalue_2);
-    json_numbers("singular_values", s->singular_values, SINGULAR_VALUES_MAX);
-    json_numbers("low_rank_error", s->low_rank_error, LOW_RANK_COUNT);
-    json_close('}');
-}
-
 static void spectrum_cli_print_all(const struct attention *a, uint32_t head,
                                    struct scratch *scratch)
 {
@@ -40,10 +24,10 @@ static void spectrum_cli_print_all(const struct attention *a, uint32_t head,
     struct spectrum s;
     json_open(NULL, '{');
     must(spectrum_compute_ref(a, 0, head, scratch, &s));
-    spectrum_cli_print_spectrum("ref", &s);
+    json_spectrum("ref", &s);
     for (size_t i = 0; i < sizeof efforts / sizeof efforts[0]; i++) {
         must(spectrum_compute(a, 0, head, efforts[i].effort, isa_best(), scratch, &s));
-        spectrum_cli_print_spectrum(efforts[i].name, &s);
+        json_spectrum(efforts[i].name, &s);
     }
     json_close('}');
 }

@@ -22,8 +22,7 @@ import attnd
 from attnd import layer_state
 what, address, job, run, count, pause_us, linger_ms = sys.argv[1:]
 publisher = attnd.Publisher(job, address=address, run=run, linger=int(linger_ms) / 1000,
-                            reliable=True if what == "tensors" else None,
-                            reliable_bytes=int(os.environ.get("KEEPER_BYTES", 64 << 20)))
+                            reliable=True if what == "tensors" else None, reliable_bytes=64 << 20)
 assert publisher.wait_for_subscriber(60)
 publisher.tell_absences(lambda: "Start it again: attnd")
 
@@ -59,17 +58,20 @@ def keeper_command(attnd, job, run, count, pause_us, linger_ms, tensors=True):
 
 
 class Keeper:
-    """One of them, in a process."""
+    """One of them, in a process. `key`: its own, for an attnd with keys."""
 
     all = []
 
     def __init__(self, attnd, job, folder, count=1000000, pause_us=2000, linger_ms=30000, tensors=False, spool=True, address=None,
-                 run=None):
+                 run=None, key=None):
         self.job, self.run, self.folder = job, run or os.urandom(16), folder
         self.log = os.path.join(folder, f"{os.urandom(16).hex()}.log")
         environment = {**os.environ, "PYTHONPATH": PACKAGE}
         if spool:
             environment["ATTND_SPOOL"] = os.path.join(folder, "spool")
+        if key:
+            address = attnd.endpoint("ingest")
+            environment.update(ATTND_SERVER_KEY=attnd.server.public, ATTND_KEY=key.secret)
         with open(self.log, "wb") as out, open(self.log + ".err", "wb") as err:
             self.process = subprocess.Popen(
                 keeper_command(address or attnd.directory, job, self.run, count, pause_us, linger_ms, tensors),

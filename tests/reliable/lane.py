@@ -5,9 +5,10 @@ import struct
 import time
 
 import msgpack
+import numpy as np
 import zmq
 
-from harness import PATIENCE_S, Trainer, wait_until
+from harness import PATIENCE_S, Trainer, softmax_maps, wait_until
 
 NEVER = -1
 
@@ -17,7 +18,7 @@ class Lane(Trainer):
 
     def __init__(self, attnd, job, rank=0, world=1, run=None, join=True):
         super().__init__(attnd, job, rank=rank, world=world, run=run)
-        self.attnd = attnd
+        self.attnd, self.rng = attnd, np.random.default_rng(20260)
         self.dealer, self.next_id, self.credit, self.full = None, 1, 0, 0
         self.unanswered, self.acknowledged, self.refused, self.waits = {}, [], {}, []
         if join:
@@ -82,10 +83,17 @@ class Lane(Trainer):
         """Its sequences are those of the lane."""
         return super().common((topic, "reliable"), kind, epoch, step, **keys)
 
+    def steps(self, steps):
+        """A small map at each of these steps."""
+        for step in steps:
+            self.attention(softmax_maps(self.rng, 1, 2, 8, 8), step=step)
+
+    def send_again(self, messages):
+        """All of these by a new connection, as if no answer had come."""
+        self.unanswered = dict(messages)
+        self.join()
+        self.settled()
+
     def settled(self):
         """Everything is answered."""
         wait_until(lambda: self.hear() and not self.unanswered, "answers")
-
-    def close(self):
-        self.dealer.close(linger=0)
-        super().close()

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""A soak of the reliable lane: kills of either side under load, a network that is slow, loses and is cut, full disks, and a
-bound that is too small. What the trainers logged is compared with the history, message by message.
+"""A soak of the reliable lane: kills of either side under load, and a network that is slow, loses and is cut; full disks and
+bounds are in test_clients.py. What the trainers logged is compared with the history, message by message.
 
     ATTND_BIN=... python3 tests/reliable/lane_soak.py [KILLS [PART...]]
 
 Trainers publish states and tensors in turn. It ends with a table: messages that were published; of which their trainer had said that
 they are kept; that are in the history; that are in it twice; that were said to be kept and are missing; that the trainer
 counted as refused by attnd, where each run has one process; that it counted as dropped, at the bound of what is kept or of its
-queue. The three before the last must be 0. Networks and disks need root.
+queue. The three before the last must be 0. Networks need root.
 """
-import contextlib
 import glob
 import os
 import pathlib
@@ -22,12 +21,13 @@ import tempfile
 import time
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / folder) for folder in ("reliable", "e2e", "e2e/access")]
+sys.path[:0] = [str(TESTS / folder) for folder in ("reliable", "e2e", "e2e/access", "fleet")]
 from harness import Attnd, wait_until  # noqa: E402
 from keeper import SETTINGS, Keeper, history_of  # noqa: E402
+from machines import Star  # noqa: E402
 
 PATIENCE_S = 300
-HOST = "10.77.0.1"
+HOST = "10.78.0.1"  # of the center of the star
 # The first that the kernel has: delays and losses, or a narrow line with a short queue, which loses packets too.
 QDISCS = ("netem delay 30ms 10ms loss 2% rate 8mbit", "tbf rate 2mbit burst 16kbit latency 100ms")
 COLUMNS = ("published", "kept", "in the history", "twice", "missing", "refused", "dropped")
@@ -117,13 +117,8 @@ def kills(count):
 
 def network(cuts):
     """Slow, lossy, and cut again and again."""
-    from test_nodes import Node
-    here, there = Node(), Node()
-    assert here.ip(f"link add name eth0 type veth peer name eth0 netns /proc/self/fd/{there.network}",
-                   pass_fds=[there.network]).returncode == 0
-    for i, node in enumerate((here, there)):
-        assert node.ip(f"address add 10.77.0.{i + 1}/24 dev eth0").returncode == 0
-        assert node.ip("link set eth0 up").returncode == 0
+    star = Star(1)
+    here, (there,) = star.center, star.others
     with there:
         slow = next((qdisc for qdisc in QDISCS if subprocess.run(f"tc qdisc add dev eth0 root {qdisc}".split(), check=False,
                                                                  stderr=subprocess.DEVNULL).returncode == 0), None)
@@ -137,9 +132,9 @@ def network(cuts):
         keeper.wait_for(20)
     for i in range(cuts):
         time.sleep(tally.randomly.uniform(1, 3))
-        there.ip("link set eth0 down")
+        star.pull(0)
         time.sleep(tally.randomly.uniform(0.5, 6))
-        there.ip("link set eth0 up")
+        star.plug(0)
         if i == cuts // 2:
             with here:
                 restart(attnd)
@@ -157,82 +152,11 @@ def network(cuts):
     return row
 
 
-@contextlib.contextmanager
-def small_disk(path, size):
-    os.makedirs(path, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", path], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
-
-
-def full_spool():
-    """The spool's disk is full while attnd is away: memory serves."""
-    attnd, tally = daemon(), Tally("full_spool")
-    with small_disk(os.path.join(tally.folder, "spool"), "256k"):
-        living = [tally.trainer(attnd, count=3000, pause_us=1000) for _ in range(2)]
-        for keeper in living:
-            keeper.wait_for(50)
-        for _ in range(3):
-            attnd.stop(signal.SIGKILL)
-            time.sleep(1)
-            attnd.start()
-            time.sleep(1)
-        for keeper in living:
-            keeper.wait_for(3000)
-            keeper.finish()
-        row = tally.done(attnd)
-    attnd.discard()
-    return row
-
-
-def full_history():
-    """The history's disk is full for some time: nothing is acknowledged until it has room."""
-    place = tempfile.mkdtemp(prefix="lane-soak-")
-    with small_disk(place, "64m"):
-        attnd, tally = daemon(directory=place), Tally("full_history")
-        living = [tally.trainer(attnd, count=3000, pause_us=1000) for _ in range(2)]
-        for keeper in living:
-            keeper.wait_for(200)
-        filler = os.path.join(place, "filler")
-        with open(filler, "wb") as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(1 << 16))
-        time.sleep(4)
-        os.unlink(filler)
-        for keeper in living:
-            keeper.wait_for(3000)
-            keeper.finish()
-        row = tally.done(attnd)
-        attnd.discard()
-    return row
-
-
-def small_bound():
-    """More is kept than may be, while attnd is away: the newest is dropped, and counted."""
-    os.environ["KEEPER_BYTES"] = "60000"
-    attnd, tally = daemon(), Tally("small_bound")
-    keeper = Keeper(attnd, "bound", tally.folder, count=3000, pause_us=1000)
-    tally.keepers.append(keeper)
-    keeper.wait_for(50)
-    for _ in range(3):
-        attnd.stop(signal.SIGKILL)
-        time.sleep(0.5)
-        attnd.start()
-        time.sleep(0.5)
-    wait_until(lambda: sum(keeper.said()[1:]) >= 3000, "all are kept or dropped", PATIENCE_S)
-    keeper.finish()
-    row = tally.done(attnd)
-    attnd.discard()
-    del os.environ["KEEPER_BYTES"]
-    return row
-
-
 def main():
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    of_root = {"network": lambda: network(max(1, count // 10)), "full_spool": full_spool, "full_history": full_history}
-    parts = {"kills": lambda: kills(count), "small_bound": small_bound, **(of_root if os.geteuid() == 0 else {})}
+    parts = {"kills": lambda: kills(count)}
+    if os.geteuid() == 0:
+        parts["network"] = lambda: network(max(1, count // 10))
     print("part", *COLUMNS, sep="\t", flush=True)
     rows = [parts[name]() for name in sys.argv[2:] or parts]
     bad = [row for row in rows if any(row[4:7])]

@@ -15,19 +15,7 @@ from keyed import Keyed, Pair
 
 @pytest.fixture
 def attnd():
-    daemon = Attnd(*SETTINGS)
-    yield daemon
-    daemon.discard()
-
-
-class KeyedWithWindows(Keyed):
-    """Each step is a window."""
-
-    more = ()
-
-    def start(self):
-        self.settings = (*self.settings, *SETTINGS, *self.more)
-        super().start()
+    return Attnd(*SETTINGS)
 
 
 def start_again(daemon):
@@ -39,106 +27,104 @@ def spooled(folder):
     return glob.glob(os.path.join(folder, "spool", "*.rec"))
 
 
+def kill_with_all_kept(attnd, *keepers, more=50):
+    """Kills attnd, and then the trainers, when each has kept so many more."""
+    attnd.stop(signal.SIGKILL)
+    for keeper in keepers:
+        keeper.wait_for(keeper.said()[1] + more)
+    for keeper in keepers:
+        keeper.kill()
+
+
+def wait_whole(attnd, keeper, at_least):
+    wait_until(lambda: is_whole(attnd, keeper, at_least), f"{at_least} messages of {keeper.job}")
+
+
+def lines_with(keeper, text):
+    return sorted(line for line in keeper.errors().splitlines() if text in line)
+
+
 def test_a_killed_trainer_loses_nothing_that_was_kept(attnd, tmp_path):
     """attnd is not there when it is killed: all of it is in files, and the next process sends it."""
     first = Keeper(attnd, "first", tmp_path)
     first.wait_for(20)
-    attnd.stop(signal.SIGKILL)
-    first.wait_for(first.said()[1] + 50)
-    first.kill()
-    kept = first.said()[1]
+    kill_with_all_kept(attnd, first)
     assert spooled(tmp_path)
     attnd.start()
     second = Keeper(attnd, "second", tmp_path, count=5)
-    wait_until(lambda: is_whole(attnd, first, kept), f"{kept} messages of the first")
+    wait_whole(attnd, first, first.said()[1])
     second.finish()
-    wait_until(lambda: is_whole(attnd, second, 5), "those of the second")
+    wait_whole(attnd, second, 5)
     assert len(history_of(attnd, second)) == 5
     assert not spooled(tmp_path) and attnd.stats()["reliable_refused"] == 0
 
 
-def test_keys_are_asked_for_and_judged(tmp_path, monkeypatch):
+def test_keys_are_asked_for_and_judged(tmp_path):
     """Over TCP: a trainer whose key may publish for its job, and one whose key may not."""
     mine, other = Pair(), Pair()
-    daemon = KeyedWithWindows((mine, "publish", "mine*"), (other, "publish", "other"))
-    monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
-    address = f"tcp://127.0.0.1:{daemon.port}"
-    monkeypatch.setenv("ATTND_KEY", mine.secret)
-    keeper = Keeper(daemon, "mine", tmp_path, count=50, address=address)
+    daemon = Keyed((mine, "publish", "mine*"), (other, "publish", "other"), settings=SETTINGS)
+    keeper = Keeper(daemon, "mine", tmp_path, count=50, key=mine)
     keeper.wait_for(50)
-    monkeypatch.setenv("ATTND_KEY", other.secret)
-    forger = Keeper(daemon, "mine2", tmp_path, count=10, spool=False, address=address)
+    forger = Keeper(daemon, "mine2", tmp_path, count=10, spool=False, key=other)
     forger.wait_for(10)
     wait_until(lambda: daemon.stats()["reliable_refused"] >= 10, "refusals")
     forger.finish()
     keeper.finish()
     assert not keeper.errors()
-    said = [line for line in forger.errors().splitlines() if "refuses" in line]
-    assert said == [f"job mine2: attnd at {address} refuses the messages of job mine2: its access list (keys.access) does not let the key "
-                    f"{other.public} publish this job. Remedy: the line '{other.public}  publish  mine2' in that list, and SIGHUP for "
-                    "attnd; training goes on, and attnd gets nothing of it. Further refusals are only counted"]
-    wait_until(lambda: is_whole(daemon, keeper, 50), "its messages")
+    assert lines_with(forger, "refuses") == [
+        f"job mine2: attnd at {daemon.endpoint('ingest')} refuses the messages of job mine2: its access list (keys.access) does "
+        f"not let the key {other.public} publish this job. Remedy: the line '{other.public}  publish  mine2' in that list, and "
+        "SIGHUP for attnd; training goes on, and attnd gets nothing of it. Further refusals are only counted"]
+    wait_whole(daemon, keeper, 50)
     assert not history_of(daemon, forger)
 
 
-def test_a_spool_is_shared_by_trainings_with_different_keys(tmp_path, monkeypatch):
+def test_a_spool_is_shared_by_trainings_with_different_keys(tmp_path):
     """What killed ones left is not taken of the one with the other key, and is there for the next with the right one. Each job is
     told."""
     mine, other = Pair(), Pair()
-    daemon = KeyedWithWindows((mine, "publish", "mine*"), (other, "publish", "other"))
-    monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
-    monkeypatch.setenv("ATTND_KEY", mine.secret)
-    address = f"tcp://127.0.0.1:{daemon.port}"
-    killed = [Keeper(daemon, job, tmp_path, address=address) for job in ("mine-a", "mine-b")]
+    daemon = Keyed((mine, "publish", "mine*"), (other, "publish", "other"), settings=SETTINGS)
+    killed = [Keeper(daemon, job, tmp_path, key=mine) for job in ("mine-a", "mine-b")]
     for keeper in killed:
         keeper.wait_for(20)
-    daemon.stop(signal.SIGKILL)
-    for keeper in killed:
-        keeper.wait_for(keeper.said()[1] + 50)
-        keeper.kill()
+    kill_with_all_kept(daemon, *killed)
     files = sorted(spooled(tmp_path))
     daemon.start()
-    monkeypatch.setenv("ATTND_KEY", other.secret)
-    second = Keeper(daemon, "other", tmp_path, count=20, address=address)
+    second = Keeper(daemon, "other", tmp_path, count=20, key=other)
     wait_until(lambda: second.errors().count("refuses") == 2, "a refusal of each job")
     second.finish()
-    assert sorted(line for line in second.errors().splitlines() if "refuses" in line) == [
+    assert lines_with(second, "refuses") == [
         f"job other: attnd refuses messages of job {keeper.job}, which another process left in {tmp_path}/spool: its access list "
         f"(keys.access) does not let the key {other.public} publish that job. They stay there, for a process of that job"
         for keeper in killed]
-    wait_until(lambda: is_whole(daemon, second, 20), "the messages of the second")
+    wait_whole(daemon, second, 20)
     assert sorted(spooled(tmp_path)) == files
-    monkeypatch.setenv("ATTND_KEY", mine.secret)
-    third = Keeper(daemon, "mine-c", tmp_path, count=5, address=address)
+    third = Keeper(daemon, "mine-c", tmp_path, count=5, key=mine)
     for keeper in killed:
-        wait_until(lambda: is_whole(daemon, keeper, keeper.said()[1]), f"the messages of {keeper.job}")
+        wait_whole(daemon, keeper, keeper.said()[1])
+    wait_until(lambda: len(spooled(tmp_path)) == 1, "the files go")  # but its own
     third.finish()
-    assert sorted(line for line in third.errors().splitlines() if "sent now" in line) == [
+    assert lines_with(third, "sent now") == [
         f"job mine-c: messages of job {keeper.job}, which another process left in {tmp_path}/spool, are sent now" for keeper in killed]
     assert not spooled(tmp_path)
 
 
-def test_a_job_without_room_waits_and_loses_nothing(tmp_path, monkeypatch):
+def test_a_job_without_room_waits_and_loses_nothing(tmp_path):
     """A key for some jobs has two places of four at most: its third job waits for one of them, that of another key does not."""
     mine, other = Pair(), Pair()
-    daemon = KeyedWithWindows((mine, "publish", "mine"), (other, "publish", "other-*"))
-    daemon.stop()
-    daemon.more = ("limits.jobs=4",)
-    daemon.start()
-    monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
-    address = f"tcp://127.0.0.1:{daemon.port}"
+    daemon = Keyed((mine, "publish", "mine"), (other, "publish", "other-*"), settings=(*SETTINGS, "limits.jobs=4"))
 
-    def keeper(job, pair):
-        monkeypatch.setenv("ATTND_KEY", pair.secret)
-        return Keeper(daemon, job, tmp_path, count=20, spool=False, address=address)
+    def keeper(job, key):
+        return Keeper(daemon, job, tmp_path, count=20, spool=False, key=key)
 
     others = [keeper("other-1", other), keeper("other-2", other)]
-    wait_until(lambda: all(is_whole(daemon, one, 20) for one in others), "the jobs that have a place")
+    for one in others:
+        wait_whole(daemon, one, 20)
     waiting, free = keeper("other-3", other), keeper("mine", mine)
-    wait_until(lambda: is_whole(daemon, free, 20), "the job of the other key")
+    wait_whole(daemon, free, 20)
     wait_until(lambda: "limits.jobs" in waiting.errors(), "the sentence about the third")
     others[0].finish()
-    wait_until(lambda: is_whole(daemon, waiting, 20), "the third")
+    wait_whole(daemon, waiting, 20)
     for one in (others[1], waiting, free):
         one.finish()
     assert waiting.errors() == (
@@ -153,7 +139,7 @@ def test_kills_of_attnd_lose_nothing(attnd, tmp_path, tensors, spool):
         keeper.wait_for(min(600, keeper.said()[1] + 60))
         start_again(attnd)
     keeper.wait_for(600)
-    wait_until(lambda: is_whole(attnd, keeper, 600), "all messages")  # or it ends before it finds the newest attnd
+    wait_whole(attnd, keeper, 600)  # or it ends before it finds the newest attnd
     keeper.finish()
     assert keeper.said() == (600, 600, 0) and not keeper.refused()
     assert len(history_of(attnd, keeper)) == 600
@@ -166,7 +152,7 @@ def test_a_second_process_of_a_run_counts_what_is_not_taken_of_it(attnd, tmp_pat
     count = 600
     first = Keeper(attnd, "job", tmp_path, count=count, pause_us=0, spool=False)
     first.wait_for(count)
-    wait_until(lambda: is_whole(attnd, first, count), "the messages of the first")
+    wait_whole(attnd, first, count)
     first.kill()
     second = Keeper(attnd, "job", tmp_path, spool=False, run=first.run)
     wait_until(lambda: second.refused_by_attnd() > 0, "a refusal")
@@ -177,7 +163,7 @@ def test_a_second_process_of_a_run_counts_what_is_not_taken_of_it(attnd, tmp_pat
     wait_until(lambda: second.refused_by_attnd() >= count, "all refusals")
     second.wait_for(max(count, doubted) + 50)
     published, _, dropped = second.said()
-    wait_until(lambda: is_whole(attnd, second, published), f"{published} messages of both, each once")
+    wait_whole(attnd, second, published)  # of both, each once
     assert dropped == 0 and count <= second.refused_by_attnd() <= max(count, doubted)  # published - count were taken
     (said,) = second.errors().splitlines()
     assert said.startswith("job job: attnd has a message of another process with the same run and rank in the place of one of ours, which "
@@ -192,21 +178,14 @@ def test_a_trainer_that_ends_without_attnd_leaves_it_to_the_next(attnd, tmp_path
     first.finish()  # says where they are kept, unless all of them were acknowledged before
     attnd.start()
     second = Keeper(attnd, "second", tmp_path, count=1)
-    wait_until(lambda: is_whole(attnd, first, 30), "the messages of the first")
+    wait_whole(attnd, first, 30)
     wait_until(lambda: attnd.call("runs", job="first")["runs"][0]["state"] == "ended", "its bye")
     second.finish()
 
 
-class Silent(Attnd):
-    """It acknowledges nothing: what it is sent is not saved before the end of the test."""
-
-    def start(self):
-        self.settings = (*SETTINGS, "history.checkpoint=1h", "window.length=1000000", "window.every=1000000")
-        super().start()
-
-
 def test_what_is_left_at_the_end_is_told(tmp_path):
-    daemon = Silent()
+    """By an attnd that acknowledges nothing: what it is sent is not saved before the end of the test."""
+    daemon = Attnd(*SETTINGS, "history.checkpoint=1h", "window.length=1000000", "window.every=1000000")
     first = Keeper(daemon, "first", tmp_path)
     first.wait_for(10)
     first.kill()
@@ -221,7 +200,6 @@ def test_what_is_left_at_the_end_is_told(tmp_path):
     assert [line.endswith("the next process with this spool sends them") for line in said] == [True, True], said
     assert f"messages that attnd has not acknowledged are kept in {tmp_path}/spool: " in said[0]
     assert said[1].startswith(f"job second: messages that other processes left in {tmp_path}/spool are still there: ")
-    daemon.discard()
 
 
 def test_a_spool_that_cannot_be_used_is_told_in_one_line(attnd, tmp_path):
@@ -264,18 +242,13 @@ def test_a_full_disk_and_an_attnd_that_stops_are_told(attnd, tmp_path):
     attnd.process.send_signal(signal.SIGCONT)
     said = newest_said(keeper, 4, "that attnd is back")
     assert said == f"job J: attnd is back, at {place}, after N s; messages kept for it, and sent now: N"
-    kept = keeper.said()[1]
-    wait_until(lambda: is_whole(attnd, keeper, kept), f"the {kept} messages")
-    keeper.kill()
+    wait_whole(attnd, keeper, keeper.said()[1])
 
 
-def test_a_key_that_goes_and_comes_back_is_told(tmp_path, monkeypatch):
+def test_a_key_that_goes_and_comes_back_is_told(tmp_path):
     key = Pair()
-    daemon = KeyedWithWindows((key, "publish", "*"))
-    monkeypatch.setenv("ATTND_SERVER_KEY", daemon.server.public)
-    monkeypatch.setenv("ATTND_KEY", key.secret)
-    address = f"tcp://127.0.0.1:{daemon.port}"
-    keeper = Keeper(daemon, "J", tmp_path, address=address)
+    daemon = Keyed((key, "publish", "*"), settings=SETTINGS)
+    keeper = Keeper(daemon, "J", tmp_path, key=key)
     keeper.wait_for(20)
     daemon.write((key, "publish", "other"))
     daemon.reload()
@@ -283,7 +256,7 @@ def test_a_key_that_goes_and_comes_back_is_told(tmp_path, monkeypatch):
     daemon.write((key, "publish", "*"))
     daemon.reload()
     said = newest_said(keeper, 2, "that the key is let in again")
-    place = re.sub(r"\d+", "N", address)
+    place = re.sub(r"\d+", "N", daemon.endpoint("ingest"))
     assert said == f"job J: attnd at {place} takes the messages of job J again: what follows is captured"
     keeper.kill()
     daemon.close()
@@ -293,34 +266,13 @@ def test_attnctl_replays_what_nobody_sent(attnd, tmp_path):
     """The files are recordings."""
     first = Keeper(attnd, "first", tmp_path)
     first.wait_for(10)
-    attnd.stop(signal.SIGKILL)
-    first.wait_for(first.said()[1] + 20)
-    first.kill()
-    kept = first.said()[1]
+    kill_with_all_kept(attnd, first, more=20)
     attnd.start()
     for path in spooled(tmp_path):
         replayed = subprocess.run([os.environ["ATTNCTL_BIN"], "replay", path, "--address", attnd.directory], timeout=60, check=False,
                                   stdout=subprocess.DEVNULL)
         assert replayed.returncode in (0, 1)  # 1: some came before
-    wait_until(lambda: is_whole(attnd, first, kept), f"{kept} messages")
-
-
-def test_two_killed_trainers_in_one_spool(attnd, tmp_path):
-    both = [Keeper(attnd, name, tmp_path) for name in ("one", "another")]
-    for keeper in both:
-        keeper.wait_for(10)
-    attnd.stop(signal.SIGKILL)
-    for keeper in both:
-        keeper.wait_for(keeper.said()[1] + 30)
-    for keeper in both:
-        keeper.kill()
-    attnd.start()
-    last = Keeper(attnd, "last", tmp_path, count=1)
-    for keeper in both:
-        wait_until(lambda: is_whole(attnd, keeper, keeper.said()[1]), f"the messages of {keeper.job}")
-    wait_until(lambda: len(spooled(tmp_path)) == 1, "the files go")  # but its own
-    last.finish()
-    assert not spooled(tmp_path)
+    wait_whole(attnd, first, first.said()[1])
 
 
 def test_the_disk_of_the_spool_is_full(attnd, tmp_path):
@@ -337,7 +289,7 @@ def test_the_disk_of_the_spool_is_full(attnd, tmp_path):
         start_again(attnd)
         keeper.wait_for(200)
         keeper.finish()
-        wait_until(lambda: is_whole(attnd, keeper, 200), "all messages")
+        wait_whole(attnd, keeper, 200)
         assert keeper.errors().count("cannot be written") <= 1
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)

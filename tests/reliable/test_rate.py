@@ -17,10 +17,8 @@ KEPT, COUNT, ROWS = 16, 64, 512  # messages of 1 MiB
 @pytest.fixture
 def attnd():
     """Nothing would be saved by time, and no window ends."""
-    daemon = Attnd("history.checkpoint=1h", "window.unit=step", "window.length=1000000", "window.every=1000000",
-                   "metrics.spectrum=false")
-    yield daemon
-    daemon.discard()
+    return Attnd("history.checkpoint=1h", "window.unit=step", "window.length=1000000", "window.every=1000000",
+                 "metrics.spectrum=false")
 
 
 def rows_in_history(attnd):

@@ -28,9 +28,7 @@ class Model(torch.nn.Module):
 
 @pytest.fixture
 def attnd():
-    daemon = Attnd(*SETTINGS)
-    yield daemon
-    daemon.discard()
+    return Attnd(*SETTINGS)
 
 
 @pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
