@@ -525,50 +525,21 @@ def test_several_models_in_several_threads(stepwise):
 
 # --------------------------------------------------------------------------- kernels of transformers, checkpointed
 
-class KernelAttention(nn.Module):
-    """Attention by a kernel that is registered with transformers, with a learned bias of positions."""
-    is_causal = False
-
-    def __init__(self):
-        super().__init__()
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
-        self.bias = nn.Parameter(torch.zeros(1, HEADS, 6, 6))
-
-    def forward(self, x, mask):
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-        q, k, v = (part.view(*x.shape[:2], HEADS, WIDTH // HEADS).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
-        output, _ = ALL_ATTENTION_FUNCTIONS["own"](self, q, k, v, mask, position_bias=self.bias * 1)
-        return x + output.transpose(1, 2).reshape(x.shape)
-
-
-class CheckpointedKernel(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attn = KernelAttention()
-
-    def forward(self, x, mask):
-        from torch.utils.checkpoint import checkpoint
-        return checkpoint(self.attn, x, mask, use_reentrant=False)
-
-
-def own_kernel(module, query, key, value, attention_mask=None, position_bias=None, **options):
-    logits = (query @ key.transpose(2, 3) + position_bias).masked_fill(~attention_mask, -1e9)
-    weights = torch.exp(logits - logits.detach().amax(-1, keepdim=True))
-    return weights / weights.sum(-1, keepdim=True) @ value, None
-
-
 def test_checkpointing_does_not_notice_that_a_kernel_is_looked_at(stepwise):
-    modeling = pytest.importorskip("transformers.modeling_utils")
-    modeling.AttentionInterface.register("own", own_kernel)
-    mask = (torch.arange(6) < 4)[None, None, None].expand(1, 1, 6, 6)
+    """A kernel that is registered with transformers; T5 has a learned bias of positions."""
+    kind = pytest.importorskip("zoo_transformers").transformers_kind("t5", "own-kernel")
+
+    def build():
+        model = kind.build()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
 
     def loss(model, step):
-        return model(torch.randn(BATCH, 6, WIDTH, generator=generator(step)), mask).square().mean()
+        return kind.loss(model, kind.batch(step))
 
-    build = seeded(CheckpointedKernel)
     expected, model = train_alone(build(), loss), build()
     with Session(stepwise) as session:
         watch = session.watch(model)
         losses = train_alone(model, loss)
     assert all(map(torch.equal, losses, expected))
-    assert len(watch.layers) == 1 and len(session.summaries()) == 3
+    assert len(watch.layers) == 6 and len(session.summaries()) == 3 * 6
