@@ -169,7 +169,8 @@ def assert_captured(daemon: Attnd, kind: Kind, model: Optional[torch.nn.Module] 
 
 def said(caplog: Any) -> List[str]:
     """The warnings of attnd."""
-    return [record.getMessage() for record in caplog.records if record.name.startswith("attnd") and record.levelno >= logging.WARNING]
+    return [record.getMessage() for record in caplog.records
+            if record.name.startswith("attnd") and record.levelno >= logging.WARNING]
 
 
 def tokens_of(batch: Batch, layer: Layer, shape: Sequence[int]) -> Any:

@@ -37,7 +37,7 @@ def written(tmp_path_factory):
 def test_every_window_once_in_one_mlflow_run(written):
     training, client, run, _ = written
     assert run.info.status == "FINISHED" and run.data.tags["attnd.run"] == training.run
-    training.check(lambda name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)))
+    training.check(lambda name: sorted((one.step, one.value) for one in client.get_metric_history(run.info.run_id, name)))
 
 
 def test_pictures_and_alerts_are_artifacts(written, monkeypatch):
