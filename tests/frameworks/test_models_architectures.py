@@ -138,15 +138,15 @@ def siglip():
 
 
 def segformer():
-    model = of_transformers("Segformer", hidden_sizes=[16, 32], depths=[1, 1], num_encoder_blocks=2, num_attention_heads=[2, 4], sr_ratios=[4, 2],
-                            patch_sizes=[3, 3], strides=[2, 2], mlp_ratios=[2, 2])
+    model = of_transformers("Segformer", hidden_sizes=[16, 32], depths=[1, 1], num_encoder_blocks=2, sr_ratios=[4, 2],
+                            num_attention_heads=[2, 4], patch_sizes=[3, 3], strides=[2, 2], mlp_ratios=[2, 2])
     return model, lambda: model(image(32)).last_hidden_state
 
 
 @pytest.mark.parametrize("build, expected", [
     (unet, NAMES["UNet (diffusers)"]), (segformer, both("encoder", "stages.{}.blocks.0.attention")),
     (siglip, [*both("encoder", "vision_model.encoder.layers.{}.self_attn"), "decoder 0 cross vision_model.head.attention",
-              "encoder 2 self text_model.encoder.layers.0.self_attn", "encoder 3 self text_model.encoder.layers.1.self_attn"])])
+              *(f"encoder {2 + i} self text_model.encoder.layers.{i}.self_attn" for i in range(2))])])
 def test_layers_are_called_what_a_person_expects(stepwise, build, expected):
     model, forward = build()
     with Session(stepwise) as session:
@@ -157,8 +157,10 @@ def test_layers_are_called_what_a_person_expects(stepwise, build, expected):
 
 
 LINEAR, STATE_SPACE = "linear attention", "a state space model"
+ONLY_OF = {"Mamba": {"state_size": 4}, "Rwkv": {"context_length": 16}}
 OTHERS = {  # which layers are captured, and what is said of another one
-    "Mamba": ([], "layers.0.mixer (MambaMixer", STATE_SPACE), "Jamba": ([1, 3], "layers.0.mamba (JambaMambaMixer", STATE_SPACE),
+    "Mamba": ([], "layers.0.mixer (MambaMixer", STATE_SPACE),
+    "Jamba": ([1, 3], "layers.0.mamba (JambaMambaMixer", STATE_SPACE),
     "Qwen3Next": ([3], "layers.0.linear_attn (Qwen3NextGatedDeltaNet", LINEAR),
     "Rwkv": ([], "blocks.0.attention (RwkvSelfAttention", LINEAR)}
 
@@ -167,7 +169,7 @@ OTHERS = {  # which layers are captured, and what is said of another one
 def test_what_has_no_weights_is_named_and_the_rest_is_captured(stepwise, caplog, name):
     captured, module, kind = OTHERS[name]
     model = model_kind(name, "eager").build() if name in MODELS else of_transformers(
-        name, vocab_size=64, hidden_size=32, num_hidden_layers=2, **{"Mamba": {"state_size": 4}, "Rwkv": {"context_length": 16}}[name])
+        name, vocab_size=64, hidden_size=32, num_hidden_layers=2, **ONLY_OF[name])
     with Session(stepwise) as session:
         watch = session.watch(model, steps="manual", weights_every=0)
         for _ in range(2):
