@@ -18,10 +18,9 @@ from harness import PATIENCE_S  # noqa: E402
 from installed import in_model, in_torch  # noqa: E402
 from session import Session, assert_captured, assert_right, expected_of, said, snapshot, train  # noqa: E402
 from torch import nn  # noqa: E402
-from zoo import (BATCH, HEADS, LENGTH, LENGTHS, WIDTH, Kind, causal_attended, decoder_kind,  # noqa: E402
-                 decoder_reference,
+from zoo import (BATCH, HEADS, LENGTH, LENGTHS, WIDTH, Kind, causal_attended, decoder_kind, decoder_reference,  # noqa: E402
                  eager, fused, generator, multihead_kind, next_token_loss, products, right_padding, seeded, softmax,
-                 split, transformer_kind, triangle)
+                 split, transformer_kind)
 
 pytest_plugins = ("one_daemon",)
 KIND = decoder_kind("sdpa", fused)
