@@ -84,6 +84,15 @@ class Training:
     def values(self, layer, head):
         return [self.expected[layer, step][head] for step in self.steps()]
 
+    def check(self, points):
+        """A sink has every window of every head once, in order. `points(name)`: [(step, value)] of a series."""
+        for layer in range(LAYERS):
+            for head in range(HEADS):
+                name = f"attn/decoder.{layer}.self/entropy/head_{head:02d}"
+                found = points(name)
+                assert [step for step, _ in found] == self.steps(), name
+                np.testing.assert_allclose([value for _, value in found], self.values(layer, head), atol=1e-5, err_msg=name)
+
 
 def start(daemon, *arguments, cwd=None):
     """A bridge as a program, once it has subscribed."""
@@ -116,21 +125,23 @@ def ledger_has(path, epoch):
     return len(positions) >= LAYERS and all(position[0] >= epoch for position in positions.values())
 
 
-def interrupted_run(daemon, *arguments, written, cwd=None):
+def interrupted_run(*arguments, written, cwd):
     """A run in four quarters: before any bridge; with one, which Ctrl-C ends; with none; with another one.
     `written(training, epoch)`: whether the sink has everything up to this epoch."""
-    training = Training(daemon)
+    attnd = daemon()
+    training = Training(attnd)
     training.epochs(0, 2)
-    first = start(daemon, *arguments, cwd=cwd)
+    first = start(attnd, *arguments, cwd=cwd)
     training.epochs(2, 2)
     wait_until(lambda: written(training, 3), "the first half", 120)
     assert " 0 lost" in ended(first, signal.SIGINT)
     training.epochs(4, 2)
-    second = start(daemon, *arguments, "--until-end", cwd=cwd)
+    second = start(attnd, *arguments, "--until-end", cwd=cwd)
     training.epochs(6, 2)
     training.end()
     assert " 0 lost" in ended(second)
     training.trainer.close()
+    attnd.close()
     return training
 
 

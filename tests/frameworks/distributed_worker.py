@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""distributed_worker: one rank of a job of several processes, as `python distributed_worker.py KEY=VALUE...`.
-
-Trains a decoder by hand-written fused attention, watched, and leaves the states that its steps met in a file.
-"""
-import sys
+"""distributed_worker: one rank (ranks.py) that trains a decoder by hand-written fused attention, watched."""
 from types import SimpleNamespace
 
+import ranks
 import torch
 import torch.distributed as dist
 from session import PATIENCE_S, attnd, snapshot, tier_options
@@ -48,8 +45,8 @@ def whole_state(model):
     return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()}
 
 
-def train_rank(rank, world, how, tier, endpoint, job, results):
-    """Three steps, which are an epoch; what they met goes to the file `results`."""
+def train_rank(rank, world, how, tier, endpoint, job):
+    """The states that three steps met, which are an epoch; the publisher's counters; messages with matrices."""
     options = tier_options(tier, SimpleNamespace(setattr=setattr))
     model = wrapped(KIND.build(), how)
     share = (rank, world) if how == "heads" else None
@@ -66,19 +63,8 @@ def train_rank(rank, world, how, tier, endpoint, job, results):
             optimizer.zero_grad()
         watch.epoch_end()
         dist.barrier()  # nobody says bye before all have trained
-    torch.save((states, watch.stats(), kinds.count("weights")), results)
-
-
-def main(rank, world, how, store, **options):
-    """Joins the others by a file."""
-    rank, world = int(rank), int(world)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    try:
-        train_rank(rank, world, how, **options)
-    finally:
-        dist.destroy_process_group()
+    return states, watch.stats(), kinds.count("weights")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(**dict(argument.split("=", 1) for argument in sys.argv[1:]))
+    ranks.main(train_rank)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -69,18 +69,8 @@ class Attended:
         """The attention of the first samples of the batch; 0: all."""
         if samples == 0:
             return self
-
-        def cut(x: Any) -> Any:
-            return None if x is None else x[:samples]
-
-        return Attended(self.weights[:samples], cut(self.logits), self.site, self.causal, cut(self.q_len),
-                        cut(self.k_len), cut(self.mask), self.learned_sink, cut(self.tokens), cut(self.documents))
-
-    def heads(self, chosen: Sequence[int]) -> "Attended":
-        """The attention of some heads."""
-        logits = None if self.logits is None else self.logits[:, chosen]
-        return Attended(self.weights[:, chosen], logits, self.site, self.causal, self.q_len, self.k_len, self.mask,
-                        self.learned_sink, self.tokens, self.documents)
+        parts = {name: getattr(self, name) for name in ("weights", "logits", "q_len", "k_len", "mask", "tokens", "documents")}
+        return replace(self, **{name: part[:samples] for name, part in parts.items() if part is not None})
 
 
 def case_of(attended: Attended) -> SimpleNamespace:

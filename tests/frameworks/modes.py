@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """modes: one small training in each of the ways in which people run theirs, and what it computes bit by bit.
 
-As a program, one rank of several: modes.py RANK WORLD STORE ENDPOINT RESULTS runs all ways that need ranks."""
+As a program it is one rank (ranks.py) of all ways that need some."""
 import contextlib
 import functools
-import sys
 
 import pytest
+import ranks
 import torch
 from session import PATIENCE_S, attnd, tier_options
 from torch import nn
@@ -186,11 +186,9 @@ def distributed(mode, model):
     return fsdp.fully_shard(model, mesh=mesh)
 
 
-def main(rank, world, store, endpoint, results):
-    import torch.distributed as dist
-    torch.set_num_threads(1)
-    rank, found, patch = int(rank), {}, pytest.MonkeyPatch()
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=int(world))
+def train_rank(rank, world, endpoint):
+    """{(mode, capture): (whether a watched training had the same bits, the kinds of its messages)}"""
+    found, patch = {}, pytest.MonkeyPatch()
     for mode in RANKED:
         make = functools.partial(build, mode, functools.partial(distributed, mode))
         alone = {steps: train(make(), mode, steps, rank) for steps in {steps_of(capture) for capture in CAPTURES}}
@@ -199,12 +197,11 @@ def main(rank, world, store, endpoint, results):
             with attnd.watch(model, job=f"{mode}-{capture}".replace(" ", "-"), endpoint=endpoint, every=1, wait=PATIENCE_S,
                              weights_every=0, on_publish=lambda message: kinds.append(message.kind), **options):
                 met = train(model, mode, steps_of(capture), rank)
-                dist.barrier()
+                torch.distributed.barrier()
             patch.undo()
             found[mode, capture] = same_bits(met, alone[steps_of(capture)]), kinds
-    torch.save(found, results)
-    dist.destroy_process_group()
+    return found
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    ranks.main(train_rank)

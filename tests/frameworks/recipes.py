@@ -2,20 +2,17 @@
 """recipes: the blocks of deploy/site/pages/recipes.md, with small models and random tokens for the names that they leave
 to the reader. A block runs as it stands on the page, with attnd and without.
 
-As `python recipes.py KEY=VALUE...` one rank of a recipe, in a process of its own, which leaves what became of it in a file.
-"""
+As a program it is one rank (ranks.py) of a recipe."""
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import pathlib
 import random
 import re
-import sys
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
 
+import ranks
 import torch
 import torch.distributed as dist
 from conftest import client as attnd
@@ -373,19 +370,15 @@ def same(one: Trained, other: Trained) -> bool:
         torch.equal(value, other.weights[name]) for name, value in one.weights.items())
 
 
-def main(heading: str, rank: str, world: str, store: str, result: str, **options: str) -> None:
-    """Joins the others by a file, trains with attnd and without, and leaves what became of it in a file."""
-    torch.set_num_threads(1)
-    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(world))
-    directory = f"{result}.work"
-    trained = train(heading, directory, True, **options)
+def on_rank(rank: int, world: int, heading: str, directory: str, **options: str) -> Dict[str, Any]:
+    """Trains with attnd and without: whether both are the same, and the entropies."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    trained = train(heading, f"{directory}/work-{rank}", True, **options)
     dist.barrier()
-    unwatched = train(heading, directory, False, **options)
-    pathlib.Path(result).write_text(json.dumps({"same": same(trained, unwatched), "entropy": unwatched.entropy}))
-    dist.barrier()
+    unwatched = train(heading, f"{directory}/work-{rank}", False, **options)
+    return {"same": same(trained, unwatched), "entropy": unwatched.entropy}
 
 
 if __name__ == "__main__":
-    main(**dict(argument.split("=", 1) for argument in sys.argv[1:]))
+    ranks.main(on_rank)
     os._exit(0)  # threads of PyTorch's gloo abort now and then at the interpreter's end

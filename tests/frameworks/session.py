@@ -2,10 +2,11 @@
 """session: a real attnd, a watched model that trains, and what the summaries say about it."""
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections import defaultdict
-from typing import AbstractSet, Any, Dict, Iterator, List, Sequence, Set, Tuple
+from typing import AbstractSet, Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import torch
 from expected import Attended, Layer, Tolerance, differences
@@ -151,6 +152,25 @@ def assert_right(name: str, summaries: Summaries, expected: Dict[Tuple[int, Laye
     report.append((name, len(expected), worst))
     said = [f"{key}: {text}" for key, texts in wrong.items() for text in texts]
     assert not said, f"{len(said)} of {name} wrong, worst {worst:.3g}:\n" + "\n".join(said[:20])
+
+
+def assert_captured(daemon: Attnd, kind: Kind, model: Optional[torch.nn.Module] = None, name: str = "", steps: int = 2,
+                    microbatches: int = 1, wrap: Callable[[torch.nn.Module], Any] = lambda model: model,
+                    tiers: Sequence[str] = (), tolerance: Tolerance = Tolerance(), **options: Any) -> attnd.Watch:
+    """Watches a model, and trains what `wrap` then makes of it: all that was captured is right. Returns the watch."""
+    model = kind.build() if model is None else model
+    with Session(daemon) as session:
+        watch = session.watch(model, **options)
+        trained = list(train(wrap(model), kind, steps, microbatches))
+    expected = expected_of(kind, trained[::options.get("every", 1)], options.get("samples", 0))
+    assert_right(name or kind.name, session.summaries(), expected, tiers or kind.tiers, tolerance)
+    return watch
+
+
+def said(caplog: Any) -> List[str]:
+    """The warnings of attnd."""
+    return [record.getMessage() for record in caplog.records
+            if record.name.startswith("attnd") and record.levelno >= logging.WARNING]
 
 
 def tokens_of(batch: Batch, layer: Layer, shape: Sequence[int]) -> Any:

@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""shards_worker: one rank of a model that FSDP2 shares out, as `python shards_worker.py KEY=VALUE...`.
-
-Leaves in a file what the training met: its losses, its weights as a whole, and the publisher's counters.
-"""
+"""shards_worker: one rank (ranks.py) of a model that FSDP2 shares out."""
 import os
-import sys
 
+import ranks
 import torch
 import torch.distributed as dist
 from session import PATIENCE_S, attnd
@@ -115,8 +112,8 @@ def shared_out(model, how):
     return fully_shard(model, mesh=mesh, ignored_params=kept)
 
 
-def train_rank(rank, how, dtype, endpoint, job, results, epochs="1", weights_every="", queue_bytes=str(1 << 28)):
-    """`weights_every`: of each rank, "-" where nobody watches."""
+def train_rank(rank, world, how, dtype, endpoint, job, epochs="1", weights_every="", queue_bytes=str(1 << 28)):
+    """Losses, weights as a whole, and the publisher's counters. `weights_every`: of each rank, "-" where nobody watches."""
     model = shared_out(seeded(Model)().to(getattr(torch, dtype)), how)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02, foreach=False)
     own = weights_every.split(",")[rank] if weights_every else ""
@@ -141,21 +138,9 @@ def train_rank(rank, how, dtype, endpoint, job, results, epochs="1", weights_eve
         watch.close()
     state = {name: value.full_tensor() if hasattr(value, "full_tensor") else value
              for name, value in model.state_dict().items()}
-    torch.save((losses, state, None if watch is None else watch.stats()), results)
-    dist.barrier()  # nobody closes connections before all have the whole weights
-    return watch is not None
-
-
-def main(rank, world, store, **options):
-    """Joins the others by a file."""
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(world))
-    try:
-        return train_rank(int(rank), **options)
-    finally:
-        dist.destroy_process_group()
+    return losses, state, None if watch is None else watch.stats()
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    if not main(**dict(argument.split("=", 1) for argument in sys.argv[1:])):
+    if ranks.main(train_rank)[2] is None:
         os._exit(0)  # attnd is not in it, and threads of PyTorch's gloo abort now and then at the interpreter's end

@@ -11,8 +11,7 @@ pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
 pytest.importorskip("PIL", reason="Pillow is not installed")
 pytest.importorskip("torch", reason="torch is not installed")
 
-from bridged import (HEADS, JOB, LAYERS, Training, daemon, ended, interrupted_run, ledger_has, start,  # noqa: E402
-                     wait_until)
+from bridged import HEADS, JOB, LAYERS, Training, daemon, ended, interrupted_run, ledger_has, start, wait_until  # noqa: E402
 from PIL import Image  # noqa: E402
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
@@ -23,37 +22,33 @@ def read(directory):
     return accumulator
 
 
-def series(accumulator, name):
-    return [event.step for event in accumulator.Scalars(name)], [event.value for event in accumulator.Scalars(name)]
-
-
-def check_series(accumulator, training):
-    for layer in range(LAYERS):
-        for head in range(HEADS):
-            steps, values = series(accumulator, f"attn/decoder.{layer}.self/entropy/head_{head:02d}")
-            assert steps == training.steps()
-            np.testing.assert_allclose(values, training.values(layer, head), atol=1e-5)
+def points(accumulator):
+    """[(step, value)] of a name."""
+    return lambda name: [(event.step, event.value) for event in accumulator.Scalars(name)]
 
 
 def written_to(directory):
     return lambda training, epoch: ledger_has(directory / JOB / training.run[:8] / "attnd-bridge.json", epoch)
 
 
-def test_every_window_once_across_a_restart_of_the_bridge(tmp_path):
-    attnd = daemon()
-    training = interrupted_run(attnd, "tensorboard", tmp_path, written=written_to(tmp_path))
-    found = read(tmp_path / JOB / training.run[:8])
-    check_series(found, training)
-    steps, means = series(found, "attn/decoder.0.self/entropy/heads_mean")
-    np.testing.assert_allclose(means, [training.expected[0, step].mean() for step in steps], atol=1e-5)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(training, what TensorBoard finds of it)"""
+    folder = tmp_path_factory.mktemp("tensorboard")
+    training = interrupted_run("tensorboard", folder, written=written_to(folder), cwd=folder)
+    return training, read(folder / JOB / training.run[:8])
+
+
+def test_every_window_once_across_a_restart_of_the_bridge(written):
+    training, found = written
+    training.check(points(found))
+    for step, mean in points(found)("attn/decoder.0.self/entropy/heads_mean"):
+        assert mean == pytest.approx(training.expected[0, step].mean(), abs=1e-5)
     assert not any("p90" in name for name in found.Tags()["scalars"])
-    attnd.close()
 
 
-def test_pictures_and_alerts(tmp_path):
-    attnd = daemon()
-    training = interrupted_run(attnd, "tensorboard", tmp_path, written=written_to(tmp_path))
-    found = read(tmp_path / JOB / training.run[:8])
+def test_pictures_and_alerts(written):
+    training, found = written
     images = found.Images("attn/heatmap/entropy_normalized")
     assert [event.step for event in images] == training.steps()
     picture = Image.open(io.BytesIO(images[-1].encoded_image_string))
@@ -63,7 +58,6 @@ def test_pictures_and_alerts(tmp_path):
     assert {event.step for event in text} == {2, training.steps()[-1]}
     assert b"firing: entropy_normalized" in text[0].tensor_proto.string_val[0]
     assert b"when the run ended" in text[-1].tensor_proto.string_val[0]
-    attnd.close()
 
 
 def test_nothing_twice_after_a_kill(tmp_path):
@@ -78,7 +72,7 @@ def test_nothing_twice_after_a_kill(tmp_path):
     training.epochs(3, 1)
     wait_until(lambda: written_to(tmp_path)(training, 3), "the ledger", 120)
     ended(second, signal.SIGTERM)
-    check_series(read(tmp_path / JOB / training.run[:8]), training)
+    training.check(points(read(tmp_path / JOB / training.run[:8])))
     attnd.close()
 
 
@@ -99,8 +93,7 @@ def test_a_thread_beside_the_training_writes_to_a_writer_of_ones_own(tmp_path):
     writer.close()
     found = read(tmp_path)
     assert {name.split("/")[1] for name in found.Tags()["scalars"] if name != "loss"} == {"decoder.1.self"}
-    steps, values = series(found, "attn/decoder.1.self/entropy/head_00")
-    np.testing.assert_allclose(values, training.values(1, 0), atol=1e-5)
-    assert steps == training.steps() and found.Tags()["images"] == []
-    assert series(found, "attn/decoder.1.self/entropy.p90/head_00")[0] == steps
+    mean, p90 = (points(found)(f"attn/decoder.1.self/{name}/head_00") for name in ("entropy", "entropy.p90"))
+    np.testing.assert_allclose([value for _, value in mean], training.values(1, 0), atol=1e-5)
+    assert [step for step, _ in mean] == [step for step, _ in p90] == training.steps() and found.Tags()["images"] == []
     attnd.close()

@@ -2,6 +2,7 @@
 """attnd.watch(..., log_to=X): the files of the user's own run, read by the tool's own reader, have the numbers of the API for
 the same windows, beside what the training logged itself, which attnd has as well."""
 import logging
+from unittest.mock import Mock
 
 import pytest
 
@@ -128,12 +129,8 @@ def test_nothing_that_the_training_logs_itself_is_lost(tmp_path, judging):
 
 def test_a_tool_that_fails_is_told_once_and_gets_no_more(judging, writer, caplog, monkeypatch):
     other, told = writer, []
-
-    def fails(*args, **kwargs):
-        raise OSError("the disk is full")
-
     writer = type(other)(str(other.log_dir) + "-full")
-    monkeypatch.setattr(writer, "add_text", fails)
+    monkeypatch.setattr(writer, "add_text", Mock(side_effect=OSError("the disk is full")))
     with caplog.at_level(logging.WARNING, "attnd"), Training(judging, log_to=[writer, other], on_alert=told.append) as training:
         training.model[1].sharpness = 1000.0
         training.until(lambda: told and [record for record in caplog.records if "TensorBoard takes nothing more" in record.getMessage()])

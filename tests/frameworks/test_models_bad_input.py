@@ -4,7 +4,6 @@ training never sees an exception of attnd, nor keeps anything of it."""
 import copy
 import importlib
 import io
-import logging
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +16,11 @@ import torch.nn.functional as F  # noqa: E402
 from expected import Attended  # noqa: E402
 from harness import PATIENCE_S  # noqa: E402
 from installed import in_model, in_torch  # noqa: E402
-from session import Session, assert_right, expected_of, snapshot, train  # noqa: E402
+from session import Session, assert_captured, assert_right, expected_of, said, snapshot, train  # noqa: E402
 from torch import nn  # noqa: E402
-from zoo import (BATCH, HEADS, LENGTH, LENGTHS, WIDTH, Kind, causal_attended, decoder_kind,  # noqa: E402
-                 decoder_reference,
+from zoo import (BATCH, HEADS, LENGTH, LENGTHS, WIDTH, Kind, causal_attended, decoder_kind, decoder_reference,  # noqa: E402
                  eager, fused, generator, multihead_kind, next_token_loss, products, right_padding, seeded, softmax,
-                 split, transformer_kind, triangle)
+                 split, transformer_kind)
 
 pytest_plugins = ("one_daemon",)
 KIND = decoder_kind("sdpa", fused)
@@ -33,12 +31,6 @@ def nothing_stays():
     """After every test torch is as it was."""
     yield
     assert in_torch() == []
-
-
-def warnings_of(caplog):
-    """What attnd has said."""
-    return [record.getMessage() for record in caplog.records
-            if record.name.startswith("attnd") and record.levelno >= logging.WARNING]
 
 
 def train_alone(model, loss, steps=3):
@@ -61,8 +53,8 @@ def assert_only_warned(stepwise, caplog, build, loss, *words):
         losses = train_alone(model, loss)
     assert all(map(torch.equal, losses, expected))
     assert session.summaries() == {} and in_model(model) == []
-    said = warnings_of(caplog)
-    assert len(said) == 1 and all(word in said[0] for word in words), said
+    message, = said(caplog)
+    assert all(word in message for word in words), message
 
 
 # ------------------------------------------------------------------------------------- nothing to be seen
@@ -152,9 +144,12 @@ MASKS = {
 }
 
 
-def masked_kind(name, **call):
+def x_batch(step):
+    return {"x": torch.randn(BATCH, LENGTH, WIDTH, generator=generator(step))}
+
+
+def masked_kind(name, mask, header, **call):
     """A Masked with this mask."""
-    mask, header = MASKS[name]
     build = seeded(Masked)
 
     def reference(state, batch):
@@ -162,8 +157,7 @@ def masked_kind(name, **call):
                                                         state["qkv.bias"].double()).chunk(3, -1)[:2])
         return {("decoder", 0, "self"): attended_under(mask, header, products(q, k, call.get("scale")))}
 
-    return Kind(name, build, lambda step: {"x": torch.randn(BATCH, LENGTH, WIDTH, generator=generator(step))},
-                lambda model, batch: model(**batch, mask=mask, **call).square().nansum(), reference,
+    return Kind(name, build, x_batch, lambda model, batch: model(**batch, mask=mask, **call).square().nansum(), reference,
                 ("qk", "attention"))
 
 
@@ -181,25 +175,6 @@ def attended_under(mask, header, logits):
     if "mask" in header:
         header["mask"] = header["mask"].numpy()
     return Attended(softmax(logits, seen), logits, **header, **lengths)
-
-
-@pytest.mark.parametrize("name", MASKS)
-def test_masks_of_every_kind_are_understood(stepwise, name):
-    kind = masked_kind(name)
-    with Session(stepwise) as session:
-        model = kind.build()
-        session.watch(model, stack="decoder")
-        trained = list(train(model, kind, 2))
-    assert_right(name, session.summaries(), expected_of(kind, trained), kind.tiers)
-
-
-def test_a_scale_of_its_own_is_told(stepwise):
-    kind = masked_kind("none", scale=0.5)
-    with Session(stepwise) as session:
-        model = kind.build()
-        session.watch(model, stack="decoder")
-        trained = list(train(model, kind, 1))
-    assert_right("scale", session.summaries(), expected_of(kind, trained))
 
 
 class Grouped(nn.Module):
@@ -236,22 +211,11 @@ def two_projections_kind(make, q_heads, kv_heads):
         logits = products(split(q, q_heads), split(kv.chunk(2, -1)[0], kv_heads))
         return {("decoder", 0, "self"): Attended(softmax(logits, None), logits)}
 
-    return Kind(make.__name__, build, lambda step: {"x": torch.randn(BATCH, LENGTH, WIDTH, generator=generator(step))},
-                lambda model, batch: model(**batch).square().mean(), reference)
+    return Kind(make.__name__, build, x_batch, lambda model, batch: model(**batch).square().mean(), reference)
 
 
-@pytest.mark.parametrize("kind", [two_projections_kind(Grouped, HEADS, 2), two_projections_kind(Plain, 1, 1)],
-                         ids=lambda kind: kind.name)
-def test_heads_that_share_keys_and_heads_without_an_axis(stepwise, kind):
-    with Session(stepwise) as session:
-        model = kind.build()
-        session.watch(model, stack="decoder")
-        trained = list(train(model, kind, 2))
-    assert_right(kind.name, session.summaries(), expected_of(kind, trained))
-
-
-def test_a_layer_that_is_run_several_times_is_several(stepwise):
-    """Their weights are shared: three layers of one module."""
+def shared_kind():
+    """Three layers of one module, which are several all the same."""
     def share(model):
         model.blocks = nn.ModuleList([model.blocks[0]] * 3)
         return model
@@ -265,12 +229,16 @@ def test_a_layer_that_is_run_several_times_is_several(stepwise):
         return {("decoder", i, "self"): causal_attended(*(split(part, HEADS) for part in qkv.chunk(3, -1)[:2]))
                 for i, qkv in enumerate(made)}
 
-    kind = Kind("shared", lambda: share(KIND.build()), KIND.batch, KIND.loss, reference)
-    with Session(stepwise) as session:
-        model = kind.build()
-        session.watch(model)
-        trained = list(train(model, kind, 2))
-    assert_right(kind.name, session.summaries(), expected_of(kind, trained))
+    return Kind("shared", lambda: share(KIND.build()), KIND.batch, KIND.loss, reference)
+
+
+ODD = [*(masked_kind(name, mask, header) for name, (mask, header) in MASKS.items()), masked_kind("scale", None, {}, scale=0.5),
+       two_projections_kind(Grouped, HEADS, 2), two_projections_kind(Plain, 1, 1), shared_kind()]
+
+
+@pytest.mark.parametrize("kind", ODD, ids=lambda kind: kind.name)
+def test_attention_of_every_kind_is_understood(stepwise, kind):
+    assert_captured(stepwise, kind, stack="decoder")
 
 
 # ------------------------------------------------------------------------------------------ shapes and dtypes
@@ -283,7 +251,7 @@ def test_empty_inputs_publish_nothing_and_hurt_nothing(stepwise, shape, caplog):
         model(torch.zeros(shape, dtype=torch.long)).sum().backward()
         trained = list(train(model, KIND, 1))
     assert_right("empty", session.summaries(), expected_of(KIND, trained))
-    assert warnings_of(caplog) == []
+    assert said(caplog) == []
 
 
 def test_a_sequence_of_one(stepwise):
@@ -375,7 +343,6 @@ class Oops(Exception):
 
 
 def fail(*args):
-    """A hook that goes wrong."""
     raise Oops("in the model")
 
 
@@ -419,7 +386,7 @@ def test_a_broken_publisher_never_reaches_the_training(stepwise, monkeypatch, ca
             monkeypatch.setattr(watch.publisher, name, lambda *a, **k: 1 / 0)
         states = [state for _, _, state in train(model, KIND, 3)]
     assert all(torch.equal(state[name], other[name]) for state, other in zip(states, expected) for name in state)
-    assert len(warnings_of(caplog)) == 1 and in_model(model) == []
+    assert len(said(caplog)) == 1 and in_model(model) == []
 
 
 def in_thread(function):
@@ -457,12 +424,10 @@ def test_closed_in_the_middle_of_a_forward(stepwise, where, by):
 # ------------------------------------------------------------------------------------------ copies and pickles
 
 def pickled(model):
-    """Through pickle."""
     return pickle.loads(pickle.dumps(model))
 
 
 def saved(model):
-    """Through torch.save."""
     file = io.BytesIO()
     torch.save(model, file)
     file.seek(0)
@@ -506,34 +471,29 @@ def test_a_copy_made_within_a_forward(stepwise):
 
 # ---------------------------------------------------------------------------------------------------- threads
 
-def test_another_thread_with_another_model_is_not_captured(stepwise):
-    model, other = KIND.build(), KIND.build()
-    with Session(stepwise) as session:
-        session.watch(model)
-        handle = model.blocks[1].register_forward_pre_hook(
-            lambda *args: in_thread(lambda: KIND.loss(other, KIND.batch(3)).backward()))
-        trained = list(train(model, KIND, 2))
-        handle.remove()
-    assert_right("threads", session.summaries(), expected_of(KIND, trained))
+def of_another_in_a_thread(model):
+    in_thread(lambda: KIND.loss(KIND.build(), KIND.batch(3)).backward())
 
 
-def test_the_same_model_in_another_thread_meanwhile_hurts_nothing(stepwise, caplog):
+def of_the_same_in_a_thread(model):
     """What two threads do at once with one model is not taken apart: one of them is captured, whole."""
-    model = KIND.build()
-    within = []
+    in_thread(lambda: KIND.loss(model, KIND.batch(3)).backward())
 
-    def meanwhile(*args):
+
+@pytest.mark.parametrize("forward", [of_another_in_a_thread, of_the_same_in_a_thread])
+def test_a_forward_within_that_of_the_model_is_not_captured(stepwise, caplog, forward):
+    model, within = KIND.build(), []
+
+    def begins(*args):
         if not within:
-            within.append(True)
-            in_thread(lambda: KIND.loss(model, KIND.batch(3)).backward())
+            within.append(forward)
+            forward(model)
+            within.clear()
 
-    with Session(stepwise) as session:
-        session.watch(model)
-        handle = model.blocks[1].register_forward_pre_hook(meanwhile)
-        trained = list(train(model, KIND, 1))
-        handle.remove()
-    assert_right("threads", session.summaries(), expected_of(KIND, trained))
-    assert warnings_of(caplog) == [] and in_model(model) == []
+    handle = model.blocks[1].register_forward_pre_hook(begins)
+    assert_captured(stepwise, KIND, model, forward.__name__)
+    handle.remove()
+    assert said(caplog) == [] and in_model(model) == []
 
 
 def test_training_in_a_thread_that_did_not_watch(stepwise):
@@ -564,50 +524,21 @@ def test_several_models_in_several_threads(stepwise):
 
 # --------------------------------------------------------------------------- kernels of transformers, checkpointed
 
-class KernelAttention(nn.Module):
-    """Attention by a kernel that is registered with transformers, with a learned bias of positions."""
-    is_causal = False
-
-    def __init__(self):
-        super().__init__()
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
-        self.bias = nn.Parameter(torch.zeros(1, HEADS, 6, 6))
-
-    def forward(self, x, mask):
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-        q, k, v = (part.view(*x.shape[:2], HEADS, WIDTH // HEADS).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
-        output, _ = ALL_ATTENTION_FUNCTIONS["own"](self, q, k, v, mask, position_bias=self.bias * 1)
-        return x + output.transpose(1, 2).reshape(x.shape)
-
-
-class CheckpointedKernel(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attn = KernelAttention()
-
-    def forward(self, x, mask):
-        from torch.utils.checkpoint import checkpoint
-        return checkpoint(self.attn, x, mask, use_reentrant=False)
-
-
-def own_kernel(module, query, key, value, attention_mask=None, position_bias=None, **options):
-    logits = (query @ key.transpose(2, 3) + position_bias).masked_fill(~attention_mask, -1e9)
-    weights = torch.exp(logits - logits.detach().amax(-1, keepdim=True))
-    return weights / weights.sum(-1, keepdim=True) @ value, None
-
-
 def test_checkpointing_does_not_notice_that_a_kernel_is_looked_at(stepwise):
-    modeling = pytest.importorskip("transformers.modeling_utils")
-    modeling.AttentionInterface.register("own", own_kernel)
-    mask = (torch.arange(6) < 4)[None, None, None].expand(1, 1, 6, 6)
+    """A kernel that is registered with transformers; T5 has a learned bias of positions."""
+    kind = pytest.importorskip("zoo_transformers").transformers_kind("t5", "own-kernel")
+
+    def build():
+        model = kind.build()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
 
     def loss(model, step):
-        return model(torch.randn(BATCH, 6, WIDTH, generator=generator(step)), mask).square().mean()
+        return kind.loss(model, kind.batch(step))
 
-    build = seeded(CheckpointedKernel)
     expected, model = train_alone(build(), loss), build()
     with Session(stepwise) as session:
         watch = session.watch(model)
         losses = train_alone(model, loss)
     assert all(map(torch.equal, losses, expected))
-    assert len(watch.layers) == 1 and len(session.summaries()) == 3
+    assert len(watch.layers) == 6 and len(session.summaries()) == 3 * 6

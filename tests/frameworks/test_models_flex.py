@@ -4,7 +4,6 @@ what the model computes stays as it is, bit for bit, and nothing is compiled aga
 
 On the CPU flex attention has no backward pass, so the models here run in training mode without gradients."""
 import inspect
-import logging
 import shutil
 import threading
 from typing import Any, Callable, NamedTuple, Optional
@@ -20,7 +19,7 @@ from attnd.forms import mods  # noqa: E402
 from attnd.spy import Spy  # noqa: E402
 from expected import Attended  # noqa: E402
 from installed import in_model, in_torch  # noqa: E402
-from session import Session, assert_right, wait_until  # noqa: E402
+from session import Session, assert_right, said, wait_until  # noqa: E402
 from torch import nn  # noqa: E402
 from zoo import generator, products, seeded, softmax, triangle  # noqa: E402
 
@@ -159,34 +158,24 @@ def reference(case, x):
     return {("decoder", i, "self"): [attended] for i, attended in enumerate(found)}
 
 
-def said_by_attnd(caplog):
-    """Its warnings."""
-    return [record.getMessage() for record in caplog.records
-            if record.name.startswith("attnd") and record.levelno >= logging.WARNING]
-
-
 def graphs():
     """How many have been compiled."""
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-def kernels():
-    """The ways in which models call it, and what has to be called then."""
-    compiled = torch.compile(flex_attention, backend="eager")
-    return {"eager": (flex_attention, lambda model: model), "compiled": (compiled, lambda model: model),
-            "within a compiled model": (flex_attention, lambda model: torch.compile(model, backend="eager"))}
-
-
-WAYS = ["eager", "compiled", "within a compiled model"]
+WAYS = {  # in which models call it: the kernel, and what has to be called then
+    "eager": lambda: (flex_attention, lambda model: model),
+    "compiled": lambda: (torch.compile(flex_attention, backend="eager"), lambda model: model),
+    "within a compiled model": lambda: (flex_attention, lambda model: torch.compile(model, backend="eager"))}
 
 
 @torch.no_grad()
 def captured(stepwise, way, options, steps=1, **watched):
     """The summaries of some steps of a model that has run before. It computes what it computes without attnd, and
     what was compiled for that is all."""
-    kernel, wrapped = kernels()[way]
+    kernel, wrap = WAYS[way]()
     model = made(kernel)
-    outer = wrapped(model)
+    outer = wrap(model)
     expected = [outer(inputs(step), options) for step in range(steps)]
     before = graphs()
     with Session(stepwise) as session:
@@ -194,31 +183,33 @@ def captured(stepwise, way, options, steps=1, **watched):
         for step in range(steps):
             assert torch.equal(outer(inputs(step), options), expected[step])
             watch.step()
-        assert graphs() == before or way == WAYS[2]
+        assert graphs() == before or outer is not model
     outer(inputs(), options)
-    assert in_model(model) == [] and (graphs() == before or way == WAYS[2])
+    assert in_model(model) == [] and (graphs() == before or outer is not model)
     return session.summaries()
+
+
+def assert_captured(stepwise, name, way="eager", travels_as="", options=None, **watched):
+    """One step of a case, by the definition."""
+    case = CASES[name]
+    summaries = captured(stepwise, way, options or case.options(), **watched)
+    expected = {(0, layer): attended for layer, attended in reference(case, inputs()).items()}
+    assert_right(f"flex-{name}-{way}", summaries, expected, (travels_as or case.tier,))
 
 
 @pytest.mark.parametrize("tier", ["raw", "state"])
 @pytest.mark.parametrize("name", CASES)
 def test_flex_attention_is_captured(stepwise, name, tier, caplog):
-    case = CASES[name]
-    summaries = captured(stepwise, "eager", case.options(), tier=tier)
-    expected = {(0, layer): attended for layer, attended in reference(case, inputs()).items()}
-    assert_right(f"flex-{name}", summaries, expected, (case.tier if tier == "raw" else tier,))
-    assert not said_by_attnd(caplog)
+    assert_captured(stepwise, name, "eager", CASES[name].tier if tier == "raw" else tier, tier=tier)
+    assert not said(caplog)
 
 
 @pytest.mark.parametrize("name", sorted(CASES.keys() - {"mask by head"}))  # which needs the kernel: device_kernel.py
 def test_on_an_accelerator_it_is_captured_there_whatever_its_functions_do(stepwise, name, monkeypatch, caplog):
     monkeypatch.setattr(capture, "computes", lambda device: True)
     monkeypatch.setattr(mods.ScoreMod, "biased", None)  # asking for an answer would wait for the device
-    case = CASES[name]
-    summaries = captured(stepwise, "eager", case.options())
-    expected = {(0, layer): attended for layer, attended in reference(case, inputs()).items()}
-    assert_right(f"flex-{name}", summaries, expected, ("state",))
-    assert not said_by_attnd(caplog)
+    assert_captured(stepwise, name, travels_as="state")
+    assert not said(caplog)
 
 
 def test_a_score_mod_takes_so_many_rows_there_as_make_a_bounded_number_of_logits(stepwise, monkeypatch):
@@ -230,22 +221,18 @@ def test_a_score_mod_takes_so_many_rows_there_as_make_a_bounded_number_of_logits
     assert {(found["tier"], found["rows"], found["rows_of"]) for found in summaries.values()} == {("state", HEADS * 6, HEADS * BATCH * LENGTH)}  # 3 of each sample
 
 
-@pytest.mark.parametrize("way", WAYS[1:])
+@pytest.mark.parametrize("way", ["compiled", "within a compiled model"])
 @pytest.mark.parametrize("name", ["causal", "documents", "score_mod that hides", "alibi"])
 def test_compiled_flex_attention_is_captured_and_runs_as_it_is_compiled(stepwise, name, way, caplog):
-    case = CASES[name]
-    summaries = captured(stepwise, way, case.options())
-    expected = {(0, layer): attended for layer, attended in reference(case, inputs()).items()}
-    assert_right(f"flex-{name}-{way}", summaries, expected, (case.tier,))
-    assert not said_by_attnd(caplog)
+    assert_captured(stepwise, name, way)
+    assert not said(caplog)
 
 
 @pytest.mark.parametrize("name", [name for name in ("return_lse", "return_aux")
                                   if name in inspect.signature(flex_attention).parameters])
 def test_what_it_returns_besides_does_no_harm(stepwise, name):
     options = {"return_lse": True} if name == "return_lse" else {"return_aux": flex.AuxRequest(lse=True)}
-    expected = {(0, layer): attended for layer, attended in reference(CASES["nothing"], inputs()).items()}
-    assert_right(f"flex-{name}", captured(stepwise, "eager", options), expected)
+    assert_captured(stepwise, "nothing", options=options)
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
@@ -295,7 +282,7 @@ def test_a_model_that_only_names_it_is_captured(stepwise, is_compiled, caplog):
         for step in range(2):
             outer(inputs(step))
             watch.step()
-    assert sorted(step for step, _ in session.summaries()) == [0, 1] and not said_by_attnd(caplog)
+    assert sorted(step for step, _ in session.summaries()) == [0, 1] and not said(caplog)
 
 
 @pytest.mark.parametrize("name", ["sdpa", "flex_attention"])
@@ -318,7 +305,7 @@ def test_transformers_with_flex_attention_is_captured_like_with_sdpa(stepwise, m
             watch.step()
     expected = {(0, layer): [attended] for layer, attended in of_model("llama", model.state_dict(), batch).items()}
     assert_right(f"llama-{name}", session.summaries(), expected, ("qk",))
-    assert not said_by_attnd(caplog)
+    assert not said(caplog)
 
 
 # -------------------------------------------------------------------------------------------------- failures
@@ -332,8 +319,8 @@ def raises_by_itself(score, b, h, i, j):
 
 def test_a_score_mod_that_raises_is_said_once_with_its_module(stepwise, caplog):
     assert captured(stepwise, "compiled", {"score_mod": raises_by_itself}, steps=3) == {}
-    said, = said_by_attnd(caplog)
-    assert "the attention of layers.0 could not be captured" in said and "no good" in caplog.text
+    message, = said(caplog)
+    assert "the attention of layers.0 could not be captured" in message and "no good" in caplog.text
 
 
 def test_large_logits_and_own_blocks_are_compiled_within_a_compiled_model(monkeypatch):
@@ -352,10 +339,9 @@ def test_a_compiler_that_fails_is_said_once_and_the_model_goes_on(stepwise, monk
 
     monkeypatch.setattr(of_attnd, "_within_compiled", lambda original, given: fails)
     monkeypatch.setattr(of_attnd, "_told", False)
-    expected = {(0, layer): attended for layer, attended in reference(CASES["causal"], inputs()).items()}
-    assert_right("flex-uncompiled", captured(stepwise, WAYS[2], CASES["causal"].options()), expected)
-    said, = said_by_attnd(caplog)
-    assert "could not be compiled" in said and "no compiler here" in caplog.text
+    assert_captured(stepwise, "causal", "within a compiled model")
+    message, = said(caplog)
+    assert "could not be compiled" in message and "no compiler here" in caplog.text
 
 
 def test_the_exceptions_of_the_model_are_its_own(stepwise, caplog):
@@ -365,7 +351,7 @@ def test_the_exceptions_of_the_model_are_its_own(stepwise, caplog):
         with pytest.raises(Exception, match="kv_len|BlockMask|block_mask"):
             model(inputs()[:, :5], {"block_mask": block_mask(causal)})
         assert torch._dynamo.eval_frame._stance.stance == "force_eager"
-    assert not any("could not" in said for said in said_by_attnd(caplog))
+    assert not any("could not" in message for message in said(caplog))
 
 
 def test_watches_may_end_while_flex_attention_runs_in_another_thread(monkeypatch):
@@ -407,14 +393,19 @@ def test_a_bias_that_was_0_is_one_from_the_second_time_on(stepwise):
 PART = (slice(1, 2), slice(1, 3), slice(2, 20, 3))
 
 
-def chunks(monkeypatch):
-    """Rows come one by one."""
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Rows come so."""
     monkeypatch.setattr(mods, "ELEMENTS", 1)
 
 
+def all_of(heads, length):
+    """Every place of one sample."""
+    return mods.where([slice(0, 1), slice(0, heads), slice(0, length)], length, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("name", ["causal", "documents", "samples", "mask by head"])
-def test_a_part_of_a_mask_is_that_part(monkeypatch, name):
-    chunks(monkeypatch)
+def test_a_part_of_a_mask_is_that_part(one_by_one, name):
     case = CASES[name]
     found = mods.visible(case.options()["block_mask"].mask_mod, mods.where(PART, LENGTH, torch.device("cpu")))
     whole = np.broadcast_to(case.allowed, (BATCH, HEADS, LENGTH, LENGTH))[PART]
@@ -424,8 +415,7 @@ def test_a_part_of_a_mask_is_that_part(monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["alibi", "table", "softcap", "score_mod that hides"])
 @pytest.mark.parametrize("sinks", [None, torch.tensor([0.5, -1.0, 2.0, 0.0])], ids=["", "sinks"])
-def test_a_part_of_the_weights_is_that_part(monkeypatch, name, sinks):
-    chunks(monkeypatch)
+def test_a_part_of_the_weights_is_that_part(one_by_one, name, sinks):
     case, g = CASES[name], generator(7)
     q, k = torch.randn(BATCH, HEADS, LENGTH, 8, generator=g), torch.randn(BATCH, KEY_HEADS, LENGTH, 8, generator=g)
     options = case.options()
@@ -445,14 +435,13 @@ def test_a_part_of_the_weights_is_that_part(monkeypatch, name, sinks):
 def test_rows_that_see_nothing_are_0():
     mod = mods.ScoreMod(lambda s, b, h, i, j: torch.where(i > 3, s + 1, -torch.inf))
     q = torch.randn(1, 2, 6, 8)
-    weights, _ = mod.weights(q, q, 1.0, mods.where([slice(0, 1), slice(0, 2), slice(0, 6)], 6, q.device))
+    weights, _ = mod.weights(q, q, 1.0, all_of(2, 6))
     assert (weights[:, :, :4] == 0).all() and torch.allclose(weights[:, :, 4:].sum(-1), torch.ones(2))
 
 
 def test_blocks_hide_what_is_outside_of_them():
     blocks = torch.tensor([[True, False], [False, True]])[None, None]
-    mask_mod = mods.within_blocks(causal, blocks, (4, 4))
-    found = mods.visible(mask_mod, mods.where([slice(0, 1), slice(0, 2), slice(0, 8)], 8, torch.device("cpu")))
+    found = mods.visible(mods.within_blocks(causal, blocks, (4, 4)), all_of(2, 8))
     assert (found[0, 0].numpy() == triangle(8) & np.kron(np.eye(2, dtype=bool), np.ones((4, 4), bool))).all()
 
 
@@ -467,9 +456,7 @@ def test_a_function_in_place_is_no_identity():
 
 
 def test_autocast_lowers_nothing_that_is_computed_here():
-    q = torch.randn(1, 2, 6, 64)
-    mod = mods.ScoreMod(lambda s, b, h, i, j: s + h)
-    at = mods.where([slice(0, 1), slice(0, 2), slice(0, 6)], 6, q.device)
-    plain = mod.weights(q, q, 1.0, at)[0]
+    q, mod = torch.randn(1, 2, 6, 64), mods.ScoreMod(lambda s, b, h, i, j: s + h)
+    plain = mod.weights(q, q, 1.0, all_of(2, 6))[0]
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(mod.weights(q, q, 1.0, at)[0], plain)
+        assert torch.equal(mod.weights(q, q, 1.0, all_of(2, 6))[0], plain)

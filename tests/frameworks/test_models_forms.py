@@ -10,12 +10,11 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.13")  # compiled models show themselves from there on
 varlen = pytest.importorskip("torch.nn.attention.varlen")
 F = torch.nn.functional
-from compiling import compilations, from_anew, regional, whole  # noqa: E402, F401
-from session import Session, assert_right, expected_of, tier_options, tiers_of, train  # noqa: E402
+from compiling import compilations, forget, from_anew, regional, whole  # noqa: E402, F401
+from session import Session, assert_captured, assert_right, tier_options, tiers_of  # noqa: E402
 from attnd.forms import look, mods  # noqa: E402
 from expected import Attended  # noqa: E402
 from test_models_untouched import HAS_HEADERS  # noqa: E402
-from torch._dynamo.utils import counters  # noqa: E402
 import test_models_flex as flexible  # noqa: E402
 from zoo import decoder_kind, seeded, softmax, triangle  # noqa: E402
 
@@ -106,14 +105,9 @@ WAYS = {"eager": as_it_is, "whole": whole, "regional": regional, "kernel": kerne
 @pytest.mark.parametrize("tier", ["raw", "accelerator"])
 @pytest.mark.parametrize("way", WAYS)
 def test_sequences_of_varlen_attn_are_documents(stepwise, way, tier, monkeypatch):
-    options = tier_options(tier, monkeypatch)
-    with Session(stepwise) as session:
-        model = KIND.build()
-        session.watch(model, **options)
-        trained = list(train(WAYS[way](model), KIND, 3))
-    if way in ("whole", "regional"):
-        assert compilations() == (1, 0)
-    assert_right(f"varlen, {way}, {tier}", session.summaries(), expected_of(KIND, trained), tiers_of(KIND, tier))
+    assert_captured(stepwise, KIND, name=f"varlen, {way}, {tier}", steps=3, wrap=WAYS[way], tiers=tiers_of(KIND, tier),
+                    **tier_options(tier, monkeypatch))
+    assert compilations() == (1, 0) or way not in ("whole", "regional")
 
 
 # --------------------------------------------------------------------------------------- flex attention
@@ -131,8 +125,7 @@ def test_flex_attention_in_compiled_layers_is_captured_and_nothing_is_compiled_a
     options = case.options()
 
     def run(model, after=lambda: None):
-        torch._dynamo.reset()
-        counters.clear()
+        forget()
         for layer in model.layers:
             layer.compile(fullgraph=True)
         for step in range(2):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What `attnd.watch(gradients=True)` adds: `importance_gradient`, equal to that of autograd through an attention that is
 computed step by step in float64."""
+import contextlib
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -112,26 +114,53 @@ def test_losses_and_weights_have_the_same_bits(stepwise, kind):
     assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
 
 
+def as_it_is(model):
+    return model
+
+
+def checkpointed(model, block=CheckpointedBlock):
+    for one in model.blocks:
+        one.__class__ = block
+    return model
+
+
+def compiled(model):
+    torch._dynamo.reset()
+    return torch.compile(model, backend="aot_eager")
+
+
+@contextlib.contextmanager
+def one_rank():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+WAYS = {  # what is made of the model, microbatches, what the training is within, and the largest error
+    "accumulated": (as_it_is, 3, contextlib.nullcontext, 2e-6),
+    "autocast": (as_it_is, 1, lambda: torch.autocast("cpu", torch.bfloat16), 5e-2),  # 8 bits, through three layers and back
+    "checkpointed": (checkpointed, 2, contextlib.nullcontext, 2e-6),
+    "reentrant": (lambda model: checkpointed(model, ReentrantBlock), 2, contextlib.nullcontext, 2e-6),
+    "compiled": (compiled, 1, contextlib.nullcontext, 2e-6),
+    "ddp": (lambda model: torch.nn.parallel.DistributedDataParallel(model), 1, one_rank, 2e-6)}
+
+
 @needs_torch2
+@pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize("kind", ONE_OF_EACH, ids=lambda kind: kind.name)
-def test_microbatches_have_their_own(stepwise, kind):
-    model = kind.build()
-    with Watched(stepwise, model) as watched:
-        (_, batches, state), = train(model, kind, 1, microbatches=3)
+def test_in_every_way_of_training_each_microbatch_has_its_own(stepwise, kind, name):
+    made, microbatches, around, error = WAYS[name]
+    with around():
+        model = made(kind.build())
+        with Watched(stepwise, model) as watched:
+            (_, batches, state), = train(model, kind, 1, microbatches)
+    state = {key.replace("module.", "", 1): value for key, value in state.items()}
     got = watched.gradients()
-    assert sorted(got) == [(0, 0), (0, 1), (0, 2)]
+    assert sorted(got) == [(0, m) for m in range(microbatches)]
     for m, batch in enumerate(batches):
-        assert worst(f"{kind.name}-accumulated", got[0, m], calls_of(kind, state, batch)) < 2e-6
-
-
-@needs_torch2
-@pytest.mark.parametrize("kind", ONE_OF_EACH, ids=lambda kind: kind.name)
-def test_bf16_of_autocast_has_them(stepwise, kind):
-    """The model computes in bf16: 8 bits, through three layers and back."""
-    model = kind.build()
-    with Watched(stepwise, model) as watched, torch.autocast("cpu", torch.bfloat16):
-        (_, (batch,), state), = train(model, kind, 1)
-    assert worst(f"{kind.name}-autocast", watched.gradients()[0, 0], calls_of(kind, state, batch)) < 5e-2
+        assert worst(f"{kind.name}-{name}", got[0, m], calls_of(kind, state, batch)) < error
 
 
 @needs_torch2
@@ -154,42 +183,3 @@ def test_a_scaled_loss_has_the_same_importance(stepwise, kind):
     assert all(gradient is None for gradient in got[0, 0].values())
     assert watched.watch.stats()["gradients_not_finite"] == 3
     assert worst(f"{kind.name}-scaled", got[1, 0], calls_of(kind, states[1], kind.batch(1))) < 2e-6
-
-
-@needs_torch2
-@pytest.mark.parametrize("block", [CheckpointedBlock, ReentrantBlock])
-@pytest.mark.parametrize("kind", ONE_OF_EACH, ids=lambda kind: kind.name)
-def test_checkpointed_blocks_have_them(stepwise, kind, block):
-    model = kind.build()
-    for one in model.blocks:
-        one.__class__ = block
-    with Watched(stepwise, model) as watched:
-        (_, batches, state), = train(model, kind, 1, microbatches=2)
-    got = watched.gradients()
-    for m, batch in enumerate(batches):
-        assert worst(f"{kind.name}-{block.__name__}", got[0, m], calls_of(kind, state, batch)) < 2e-6
-
-
-@needs_torch2
-@pytest.mark.parametrize("kind", ONE_OF_EACH, ids=lambda kind: kind.name)
-def test_compiled_models_have_them(stepwise, kind):
-    torch._dynamo.reset()
-    model = kind.build()
-    compiled = torch.compile(model, backend="aot_eager")
-    with Watched(stepwise, compiled) as watched:
-        (_, (batch,), state), = train(compiled, kind, 1)
-    assert worst(f"{kind.name}-compiled", watched.gradients()[0, 0], calls_of(kind, state, batch)) < 2e-6
-
-
-@needs_torch2
-@pytest.mark.parametrize("kind", ONE_OF_EACH, ids=lambda kind: kind.name)
-def test_distributed_models_have_them(stepwise, kind, tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        model = torch.nn.parallel.DistributedDataParallel(kind.build())
-        with Watched(stepwise, model) as watched:
-            (_, (batch,), state), = train(model, kind, 1)
-    finally:
-        torch.distributed.destroy_process_group()
-    state = {name.replace("module.", "", 1): value for name, value in state.items()}
-    assert worst(f"{kind.name}-ddp", watched.gradients()[0, 0], calls_of(kind, state, batch)) < 2e-6

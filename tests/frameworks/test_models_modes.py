@@ -2,13 +2,12 @@
 """In whatever way a model trains, a watched training is the same training: 20 steps, each captured, have the same bits of
 losses, gradients and weights, 50 as on an accelerator, and a mode of the user sees the same operations."""
 import functools
-import subprocess
-import sys
 
 import pytest
 
 torch = pytest.importorskip("torch")
 import modes  # noqa: E402
+import ranks  # noqa: E402
 from session import Session, attnd  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
@@ -60,13 +59,7 @@ def test_without_a_way_around_modes_nothing_is_captured_under_one(stepwise, capl
 
 
 def test_ranks_have_the_same_bits(stepwise, tmp_path):
-    ranks = [subprocess.Popen([sys.executable, modes.__file__, str(rank), "2", str(tmp_path / "store"),
-                               stepwise.endpoint("ingest"), str(tmp_path / str(rank))], stderr=subprocess.PIPE)
-             for rank in range(2)]
-    said = [rank.communicate(timeout=280)[1].decode() for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
-    for rank in range(2):
-        found = torch.load(tmp_path / str(rank))
+    for found in ranks.run(modes.__file__, tmp_path / "ranks", endpoint=stepwise.endpoint("ingest"))[0]:
         assert sorted(found) == sorted((mode, capture) for mode in modes.RANKED for capture in modes.CAPTURES)
         for (mode, capture), (same, kinds) in found.items():
             assert same and len(kinds) == modes.LAYERS * modes.steps_of(capture), (mode, capture, same, len(kinds))

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Captured right in the set-ups of real training: compiled, checkpointed, accumulated, autocast, with dropout, in eval
 mode, on several ranks."""
-import subprocess
-import sys
+import contextlib
 
 import pytest
 
 torch = pytest.importorskip("torch", minversion="2.0")
 import distributed_worker  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
+import ranks  # noqa: E402
 from expected import differences  # noqa: E402
-from session import (TIERS, Session, assert_right, attnd, expected_of, tier_options, tiers_of, train,  # noqa: E402
-                     wait_until)
+from session import (TIERS, Session, assert_captured, assert_right, attnd, expected_of, said, tier_options,  # noqa: E402
+                     tiers_of, train, wait_until)
 from zoo import (HEADS, LENGTH, WORDS, CheckpointedBlock, Decoder, Kind, ReentrantBlock, decoder_kind,  # noqa: E402
                  decoder_reference, eager, fused, next_token_loss, seeded, token_batch, transformer_kind)
 
@@ -23,14 +22,6 @@ except ImportError:
 pytest_plugins = ("one_daemon",)
 needs_transformers = pytest.mark.skipif(transformers_kind is None, reason="transformers is not there")
 BIG = ("gpt2", "llama")
-
-
-def captured(stepwise, kind, model, steps=2, microbatches=1, **options):
-    """(summaries, what was trained) of a watched training."""
-    with Session(stepwise) as session:
-        session.watch(model, **options)
-        trained = list(train(model, kind, steps, microbatches))
-    return session.summaries(), trained
 
 
 # ------------------------------------------------------------------------------------------------ compiled
@@ -82,18 +73,16 @@ def test_watching_what_is_compiled_already_compiles_nothing_again(stepwise, comp
     compiled = compiler(kind.build())
     list(train(compiled, kind, 2))
     before = graphs()
-    summaries, trained = captured(stepwise, kind, compiled, steps=5, every=2)
+    assert_captured(stepwise, kind, compiled, f"{kind.name}-compiled-before", steps=5, every=2)
     list(train(compiled, kind, 1))
     assert graphs() == before
-    assert_right(f"{kind.name}-compiled-before", summaries, expected_of(kind, trained[::2]), kind.tiers)
 
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_compiled_decoder_whose_every_step_is_captured(stepwise, compiler, tier, monkeypatch):
     kind = decoder_kind("sdpa-compiled", fused)
-    compiled = compiler(kind.build())
-    summaries, trained = captured(stepwise, kind, compiled, steps=3, **tier_options(tier, monkeypatch))
-    assert_right(kind.name, summaries, expected_of(kind, trained), tiers_of(kind, tier))
+    assert_captured(stepwise, kind, compiler(kind.build()), steps=3, tiers=tiers_of(kind, tier),
+                    **tier_options(tier, monkeypatch))
 
 
 # -------------------------------------------------------------------------------------------- checkpointed
@@ -106,52 +95,33 @@ def test_a_recomputed_block_is_not_captured_twice(stepwise, attend, block, tier,
     model = kind.build()
     for one in model.blocks:
         one.__class__ = block
-    summaries, trained = captured(stepwise, kind, model, **tier_options(tier, monkeypatch))
-    assert_right(kind.name, summaries, expected_of(kind, trained), tiers_of(kind, tier))
+    assert_captured(stepwise, kind, model, tiers=tiers_of(kind, tier), **tier_options(tier, monkeypatch))
 
 
 @needs_transformers
-@pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("implementation, reentrant, microbatches", [
+    ("eager", False, 1), ("eager", True, 1), ("sdpa", False, 1), ("sdpa", True, 1), ("sdpa", False, 2)])
 @pytest.mark.parametrize("name", BIG)
-def test_gradient_checkpointing_is_not_captured_twice(stepwise, name, implementation, reentrant):
+def test_gradient_checkpointing_is_not_captured_twice(stepwise, name, implementation, reentrant, microbatches):
     kind = transformers_kind(name, implementation)
     model = kind.build()
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
-    summaries, trained = captured(stepwise, kind, model)
-    assert_right(f"{kind.name}-checkpointed", summaries, expected_of(kind, trained), kind.tiers)
+    assert_captured(stepwise, kind, model, f"{kind.name}-checkpointed", microbatches=microbatches)
 
 
 # --------------------------------------------------------------------------------------------- accumulated
 
 def test_forwards_of_one_step_are_its_microbatches(stepwise):
     kind, sent = decoder_kind("sdpa-accumulated", fused), []
-    summaries, trained = captured(stepwise, kind, kind.build(), microbatches=3,
-                                  on_publish=lambda message: sent.append((message.step, message.keys)))
-    assert_right(kind.name, summaries, expected_of(kind, trained))
+    assert_captured(stepwise, kind, microbatches=3, on_publish=lambda message: sent.append((message.step, message.keys)))
     numbers = [(step, keys["layer"], keys.get("microbatch", 0)) for step, keys in sent if "layer" in keys]
     assert numbers == [(step, layer, m) for step in range(2) for m in range(3) for layer in range(3)]
 
 
-@needs_transformers
-@pytest.mark.parametrize("name", BIG)
-def test_accumulation_and_checkpointing_together(stepwise, name):
-    kind = transformers_kind(name, "sdpa")
-    model = kind.build()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    summaries, trained = captured(stepwise, kind, model, microbatches=2)
-    assert_right(f"{kind.name}-accumulated", summaries, expected_of(kind, trained), kind.tiers)
-
-
 # ------------------------------------------------------------------------------------ autocast and dropout
 
-def autocast():
-    """bf16, as training on a CPU has it."""
-    return torch.autocast("cpu", torch.bfloat16)
-
-
-def recorded_kind(name, attend, context, dropout=0.0):
+def recorded_kind(name, attend, context=contextlib.nullcontext, dropout=0.0):
     """A decoder whose reference runs in its own dtype, under the same autocast and the same random numbers: the very
     queries and keys; logits and weights of them are in float64 as ever."""
     build = seeded(lambda: Decoder(attend, dropout=dropout))
@@ -172,20 +142,14 @@ def recorded_kind(name, attend, context, dropout=0.0):
 
 def test_under_autocast_what_the_kernel_got_is_captured(stepwise):
     sent = []
-    kind = recorded_kind("sdpa-autocast", fused, autocast)
-    summaries, trained = captured(stepwise, kind, kind.build(),
-                                  on_publish=lambda message: sent.append(message.keys.get("tensors")))
-    assert_right(kind.name, summaries, expected_of(kind, trained))
-    assert {tensor["dtype"] for tensors in sent if tensors for tensor in tensors
-            if tensor["name"] != "tokens"} == {"bf16"}
+    kind = recorded_kind("sdpa-autocast", fused, lambda: torch.autocast("cpu", torch.bfloat16))  # as training on a CPU has it
+    assert_captured(stepwise, kind, on_publish=lambda message: sent.extend(message.keys.get("tensors", ())))
+    assert {tensor["dtype"] for tensor in sent if tensor["name"] != "tokens"} == {"bf16"}
 
 
 @pytest.mark.parametrize("attend", [fused, eager])
 def test_weights_are_those_before_dropout(stepwise, attend):
-    import contextlib
-    kind = recorded_kind(f"{attend.__name__}-dropout", attend, contextlib.nullcontext, dropout=0.3)
-    summaries, trained = captured(stepwise, kind, kind.build())
-    assert_right(kind.name, summaries, expected_of(kind, trained), ("qk", "attention"))
+    assert_captured(stepwise, recorded_kind(f"{attend.__name__}-dropout", attend, dropout=0.3), tiers=("qk", "attention"))
 
 
 # ------------------------------------------------------------------------------------------------ eval mode
@@ -193,8 +157,7 @@ def test_weights_are_those_before_dropout(stepwise, attend):
 @pytest.mark.parametrize("kind", [decoder_kind("sdpa-eval", fused), transformer_kind("nn.Transformer-eval")],
                          ids=lambda kind: kind.name)
 def test_training_in_eval_mode_is_captured(stepwise, kind):
-    summaries, trained = captured(stepwise, kind, kind.build().eval())
-    assert_right(kind.name, summaries, expected_of(kind, trained), kind.tiers)
+    assert_captured(stepwise, kind, kind.build().eval())
 
 
 def validate(model, kind):
@@ -233,19 +196,10 @@ def test_validation_is_captured_when_it_is_asked_for(stepwise, kind):
 
 # --------------------------------------------------------------------------------------------------- ranks
 
-def run_ranks(session, how, tmp_path, world=2, tier="raw"):
-    """(states that the steps met, publishers' counters, messages with matrices) of every rank."""
-    files = [str(tmp_path / f"rank{rank}") for rank in range(world)]
-    common = {"world": world, "how": how, "tier": tier, "store": tmp_path / "store", "endpoint": session.endpoint, "job": session.job}
-    ranks = [subprocess.Popen([sys.executable, distributed_worker.__file__, f"rank={rank}", f"results={files[rank]}",
-                               *(f"{name}={value}" for name, value in common.items())]) for rank in range(world)]
-    try:
-        assert [rank.wait(240) for rank in ranks] == [0] * world
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    return [torch.load(file) for file in files]
+def run_ranks(session, how, tmp_path, tier="raw"):
+    """(states that the steps met, publishers' counters, messages with matrices) of two ranks."""
+    return ranks.run(distributed_worker.__file__, tmp_path / "ranks", how=how, tier=tier, endpoint=session.endpoint,
+                     job=session.job)[0]
 
 
 @pytest.mark.parametrize("how, tier", [("ddp", "raw"), ("fsdp2", "raw"), ("fsdp2", "state"), ("fsdp2", "accelerator")])
@@ -302,8 +256,8 @@ def test_context_parallelism_is_absent_and_said_once(stepwise, tmp_path, tier, m
             assert watch.layers == []
     finally:
         dist.destroy_process_group()
-    said = [record.getMessage() for record in caplog.records if record.name.startswith("attnd")]
-    assert len(said) == 1 and "along the sequence (context parallelism)" in said[0], said
+    message, = said(caplog)
+    assert "along the sequence (context parallelism)" in message
 
 
 # ----------------------------------------------------------------------------------------- probe="induction"

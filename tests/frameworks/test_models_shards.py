@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Projection matrices that FSDP2 shares out over the ranks of a job: attnd puts together what each sends, without a
 collective call, and its numbers are those of the whole matrices in float64."""
-import subprocess
-import sys
-
 import pytest
 
 torch = pytest.importorskip("torch", minversion="2.6")
 pytest.importorskip("torch.distributed.fsdp", reason="no FSDP in this torch")
+import ranks  # noqa: E402
 import shards_worker  # noqa: E402
-from session import Attnd, Reader, wait_until  # noqa: E402
+from session import Attnd, wait_until  # noqa: E402
 from zoo_projections import errors  # noqa: E402
 
 LAYERS = 3
@@ -24,22 +22,10 @@ def daemon():
     started.close()
 
 
-def run_ranks(daemon, job, tmp_path, world, how="all", dtype="float32", **options):
+def run_ranks(daemon, job, tmp_path, world=2, how="all", dtype="float32", **options):
     """(losses, weights, counters) of every rank."""
-    files = [str(tmp_path / f"{job}.{rank}") for rank in range(world)]
-    common = {"world": world, "how": how, "dtype": dtype, "store": tmp_path / f"store.{job}", "job": job,
-              "endpoint": daemon.endpoint("ingest"), **options}
-    said = [tmp_path / f"{job}.{rank}.stderr" for rank in range(world)]
-    ranks = [subprocess.Popen([sys.executable, "-X", "faulthandler", shards_worker.__file__, f"rank={rank}",
-                               f"results={files[rank]}", *(f"{name}={value}" for name, value in common.items())],
-                              stderr=said[rank].open("wb")) for rank in range(world)]
-    try:
-        assert [rank.wait(240) for rank in ranks] == [0] * world, "\n".join(each.read_text() for each in said)
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    return [torch.load(file) for file in files]
+    return ranks.run(shards_worker.__file__, tmp_path / job, world, how=how, dtype=dtype, job=job,
+                     endpoint=daemon.endpoint("ingest"), **options)[0]
 
 
 def ended(daemon, job):

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Each recipe of deploy/site/pages/recipes.md, run as it stands there with the real framework and a real daemon: every layer
 arrives with the steps of the training, and losses and weights are the same bits without attnd."""
-import contextlib
 import importlib.util
-import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", minversion="2.6")
 import own_runs  # noqa: E402
+import ranks  # noqa: E402
 import recipes  # noqa: E402
 from attnd import alerts  # noqa: E402
 from attnd.control import Control  # noqa: E402
@@ -119,25 +116,12 @@ def test_a_plain_loop_stays_compiled(daemon, results, tmp_path):
 
 
 def run_ranks(heading, tmp_path, **options):
-    """Each rank's report of its training, of which it had one without attnd as well."""
+    """Each rank's report of its training, of which it had one without attnd as well, and what the first one said."""
     skip_without(RECIPES[heading].needs)
-    world = RECIPES[heading].world
-    files, said = ([tmp_path / f"rank-{rank}{end}" for rank in range(world)] for end in ("", ".log"))
-    common = {"heading": heading, "world": world, "store": tmp_path / "store", **options}
-    with contextlib.ExitStack() as logs:
-        ranks = [subprocess.Popen([sys.executable, "-X", "faulthandler", recipes.__file__, f"rank={rank}", f"result={files[rank]}",
-                                   *(f"{name}={value}" for name, value in common.items())],
-                                  stdout=logs.enter_context(said[rank].open("wb")), stderr=subprocess.STDOUT)
-                 for rank in range(world)]
-    try:
-        assert [rank.wait(240) for rank in ranks] == [0] * world, "\n".join(each.read_text()[-3000:] for each in said)
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    found = [json.loads(file.read_text()) for file in files]
+    found, said = ranks.run(recipes.__file__, tmp_path / "ranks", RECIPES[heading].world, heading=heading, directory=tmp_path,
+                            **options)
     assert all(one["same"] for one in found)
-    return found, said[0].read_text()
+    return found, said
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -211,6 +195,7 @@ def assert_same_numbers(windowed, job, runs):
     series, _ = logged(daemon, job)
     expected = told_by_attnd(daemon, job)
     ends = [*range(WINDOW - 1, WINDOWED_STEPS, WINDOW), WINDOWED_STEPS - 1]
+    assert not any(name.startswith(("train/", "attnd/")) for name in series)
     assert list(expected["max_logit"]) == ends and expected["failed_checks"] == {step: LAYERS for step in ends}
     costs = [pytest.approx(answer["cost"]["part"], rel=1e-6) for answer in answers if answer["cost"]]
     for tool, (numbers, texts) in runs.items():

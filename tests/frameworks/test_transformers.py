@@ -92,63 +92,31 @@ def test_the_induction_probe_is_one_argument_of_the_callback(daemon, results, tm
                for summary in found)
 
 
-def test_a_training_that_goes_on_from_a_checkpoint_goes_on_counting(daemon, results, tmp_path):
-    trainer(tmp_path, None, epochs=1, save_strategy="epoch").train()
+@pytest.mark.parametrize("first, seen", [
+    pytest.param({"epochs": 1, "save_strategy": "epoch"}, 0, id="at the end of an epoch"),
+    pytest.param({"max_steps": STEPS + 2, "save_strategy": "steps", "save_steps": STEPS + 2}, 2, id="in the middle of one")])
+def test_a_training_that_goes_on_from_a_checkpoint_goes_on_counting(daemon, results, tmp_path, first, seen):
+    trainer(tmp_path, None, **first).train()
     trainer(tmp_path, attached(daemon)).train(resume_from_checkpoint=True)
     results.wait_ended()
-    assert results.steps() == {layer: expected_steps((1,)) for layer in ALL_LAYERS}
+    assert results.steps() == {layer: expected_steps((1,))[seen * ACCUMULATED:] for layer in ALL_LAYERS}
 
 
-def test_a_checkpoint_in_the_middle_of_an_epoch(daemon, results, tmp_path):
-    trainer(tmp_path, None, max_steps=STEPS + 2, save_strategy="steps", save_steps=STEPS + 2).train()
-    trainer(tmp_path, attached(daemon)).train(resume_from_checkpoint=True)
-    results.wait_ended()
-    assert results.steps() == {layer: expected_steps((1,))[2 * ACCUMULATED:] for layer in ALL_LAYERS}
-
-
-def test_report_to_of_the_trainer_gets_the_numbers_of_the_api(daemon, tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    callback = AttndCallback("gpt-tiny", address=daemon.directory, every=1, samples=0, wait=PATIENCE_S, window=3,
-                             log_to="report_to")
-    trainer(tmp_path, callback, report_to=["tensorboard"], logging_steps=2).train()
-    found = EventAccumulator(str(next(tmp_path.glob("runs/*"))), size_guidance={"scalars": 0})
-    found.Reload()
-    numbers = {name: {event.step: event.value for event in found.Scalars(name)} for name in found.Tags()["scalars"]}
-    assert list(numbers["train/loss"]) == list(range(2, 2 * STEPS + 1, 2))
-    series, settings = logged(daemon, "gpt-tiny")
-    assert list(series["loss"]) == list(numbers["train/loss"]) and not any(name.startswith(("train/", "attnd/")) for name in series)
-    assert settings["model_type"] == "gpt2"
-    for name, metric, statistic, best in (("lowest_entropy", "entropy", "mean", min), ("max_logit", "max_logit", "max", max)):
-        with attnd.Control(address=daemon.directory, timeout=PATIENCE_S) as control:
-            past = [control.history("gpt-tiny", layer=layer, metric=metric, window="3 steps") for layer in range(LAYERS)]
-        expected = {int(step): best(best(layer["values"][statistic][:, place]) for layer in past)
-                    for place, step in enumerate(past[0]["windows"]["step"])}
-        assert list(expected) == list(range(2, 2 * STEPS, 3))
-        assert numbers[f"attnd/{name}"] == {step: pytest.approx(value, rel=1e-6) for step, value in expected.items()}
-
-
-def test_losses_and_weights_are_those_of_an_unwatched_training(daemon, results, tmp_path):
+def test_what_the_trainer_logs_arrives_and_is_what_it_logs_when_nobody_watches(daemon, results, tmp_path):
     runs = []
-    for callback in (None, attached(daemon)):
-        run = trainer(tmp_path, callback, epochs=1, logging_steps=1)
-        run.train()
-        runs.append(([log["loss"] for log in run.state.log_history if "loss" in log], run.model.state_dict()))
+    for callback in (None, attached(daemon, settings={"seed": 7, "note": "mine"})):
+        runs.append(trainer(tmp_path, callback, epochs=1, logging_steps=1, eval_strategy="epoch", learning_rate=1e-3,
+                            warmup_steps=2))
+        runs[-1].train()
     results.wait_ended()
-    (losses, weights), (watched_losses, watched_weights) = runs
-    assert len(losses) == STEPS and losses == watched_losses
-    assert all(torch.equal(weights[name], watched_weights[name]) for name in weights)
-
-
-def test_what_the_trainer_logs_arrives_at_its_steps_with_its_settings(daemon, results, tmp_path):
-    run = trainer(tmp_path, attached(daemon, settings={"seed": 7, "note": "mine"}), epochs=1, logging_steps=1,
-                  eval_strategy="epoch", learning_rate=1e-3, warmup_steps=2)
-    run.train()
-    results.wait_ended()
+    alone, run = runs
     series, settings = logged(daemon, "gpt-tiny")
     for name in ("loss", "learning_rate", "grad_norm", "eval_loss", "eval_runtime", "train_loss"):
         assert series[name] == {log["step"]: log[name] for log in run.state.log_history if name in log}, name
     assert list(series["loss"]) == list(range(1, STEPS + 1)) and list(series["eval_loss"]) == [STEPS]
+    assert list(series["loss"].values()) == [log["loss"] for log in alone.state.log_history if "loss" in log]
+    weights = alone.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in run.model.state_dict().items())
     assert settings.items() >= {"learning_rate": 1e-3, "warmup_steps": 2, "per_device_train_batch_size": BATCH,
                                 "gradient_accumulation_steps": ACCUMULATED, "precision": "fp32", "model_type": "gpt2",
                                 "lr_scheduler_type": "linear", "seed": 7, "note": "mine"}.items()
@@ -228,8 +196,8 @@ def test_what_cannot_be_watched_is_said_once_and_the_training_goes_on(options, d
         trained = trainer(tmp_path, attached(daemon, **options), epochs=1)
         trained.train()
     assert trained.state.global_step == STEPS
-    said = [record.getMessage() for record in caplog.records if record.name == "attnd"]
-    assert len(said) == 1 and "gpt-tiny: the model could not be watched" in said[0]
+    message, = (record.getMessage() for record in caplog.records if record.name == "attnd")
+    assert "gpt-tiny: the model could not be watched" in message
 
 
 def test_several_devices_in_one_process_are_not_watched(daemon, tmp_path, caplog):
@@ -242,21 +210,16 @@ def test_several_devices_in_one_process_are_not_watched(daemon, tmp_path, caplog
     assert "gpt-tiny: not watched: torch.nn.DataParallel" in caplog.text
 
 
-def test_mistakes_of_the_callback_are_told_before_the_training():
-    with pytest.raises(ValueError, match="job name"):
-        AttndCallback("")
-    with pytest.raises(TypeError, match="first_step: the callback takes it from the trainer"):
-        AttndCallback("gpt-tiny", first_step=3)
-    with pytest.raises(TypeError, match="no argument 'evry'; did you mean 'every'"):
-        AttndCallback("gpt-tiny", evry=5)
-    with pytest.raises(ValueError, match="window"):
-        AttndCallback("gpt-tiny", window="50")
-    with pytest.raises(ValueError, match="on_alert = 'critical': must be a function"):
-        AttndCallback("gpt-tiny", on_alert="critical")
-    with pytest.raises(ValueError, match='must say from which severity on, as stop_on."critical"'):
-        AttndCallback("gpt-tiny", on_alert=attnd.stop_on)
-    with pytest.raises(TypeError, match='log_to = \'wandb\': must be .* "report_to"'):
-        AttndCallback("gpt-tiny", log_to="wandb")
+@pytest.mark.parametrize("options, error, text", [
+    ({"job": ""}, ValueError, "job name"), ({"window": "50"}, ValueError, "window"),
+    ({"first_step": 3}, TypeError, "first_step: the callback takes it from the trainer"),
+    ({"evry": 5}, TypeError, "no argument 'evry'; did you mean 'every'"),
+    ({"on_alert": "critical"}, ValueError, "on_alert = 'critical': must be a function"),
+    ({"on_alert": attnd.stop_on}, ValueError, 'must say from which severity on, as stop_on."critical"'),
+    ({"log_to": "wandb"}, TypeError, 'log_to = \'wandb\': must be .* "report_to"')])
+def test_mistakes_of_the_callback_are_told_before_the_training(options, error, text):
+    with pytest.raises(error, match=text):
+        AttndCallback(**{"job": "gpt-tiny", **options})
 
 
 def test_alerts_of_one_step_save_one_checkpoint():

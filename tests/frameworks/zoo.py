@@ -306,12 +306,17 @@ def translation_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     return F.cross_entropy(logits[:, :-1][there].float(), target[:, 1:][there])
 
 
+def translator_attentions(model: nn.Module) -> Dict[Layer, nn.MultiheadAttention]:
+    """{layer: its attention} of a Translator."""
+    found = {("encoder", i, "self"): layer.self_attn for i, layer in enumerate(model.core.encoder.layers)}
+    for i, layer in enumerate(model.core.decoder.layers):
+        found[("decoder", i, "self")], found[("decoder", i, "cross")] = layer.self_attn, layer.multihead_attn
+    return found
+
+
 def translation_reference(model: nn.Module, batch: Batch) -> References:
     """Of a Translator, as it is."""
-    core = model.core
-    modules = {("encoder", i, "self"): layer.self_attn for i, layer in enumerate(core.encoder.layers)}
-    for i, layer in enumerate(core.decoder.layers):
-        modules[("decoder", i, "self")], modules[("decoder", i, "cross")] = layer.self_attn, layer.multihead_attn
+    modules = translator_attentions(model)
     calls = {layer: recorded(module) for layer, module in modules.items()}
     model(**batch)
     return {layer: padded_attended(multihead_logits(modules[layer], *calls[layer][0]), layer,

@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: MIT
 """zoo_images: models of timm and diffusers, a row each, small and with random weights.
 
-Weights of the reference are those of a second model of the same state, in float64, by the definition: in place of
-scaled_dot_product_attention runs one that keeps softmax(q k^T / sqrt(d) + bias) of each call. So rows say what each call is, in
-their order.
+Weights of the reference are those of a second model of the same state, in float64, by the definition (explicit.py). Rows say
+which layer each of its attentions is, in their order.
 """
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import sys
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 from expected import Attended, Layer
+from explicit import recording
 from torch import nn
-from torch.nn import functional
-from zoo import BATCH, Batch, Kind, References, generator, in_float64, seeded
+from zoo import BATCH, Batch, Kind, References, doubled, generator, in_float64, seeded
 
 SIDE = 32  # pixels of an image of timm, in patches of 8
 LATENT = 8  # of one of diffusers
@@ -68,31 +65,10 @@ class Picture(NamedTuple):
 
     def _reference(self, state: Dict[str, torch.Tensor], given: Batch) -> References:
         model = in_float64(seeded(lambda: self.build().train()), state)
-        with kept_weights() as kept, torch.no_grad():
-            self.forward(model, {name: x.double() if x.is_floating_point() else x for name, x in given.items()})
-        assert len(kept) == len(self.layers), f"{len(kept)} calls of attention"
-        return {layer: Attended(weights, None, layer[2]) for layer, weights in zip(self.layers, kept)}
-
-
-@contextlib.contextmanager
-def kept_weights() -> Iterator[List[np.ndarray]]:
-    """Keeps the weights [B, H, Tq, Tk] of each call of scaled_dot_product_attention."""
-    kept: List[np.ndarray] = []
-    fused = functional.scaled_dot_product_attention
-
-    def by_definition(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
-                      scale: Optional[float] = None, enable_gqa: bool = False) -> Any:
-        logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        weights = (logits if attn_mask is None else logits + attn_mask).softmax(-1)
-        assert not (dropout_p or is_causal or enable_gqa)
-        kept.append(weights.numpy())
-        return weights @ value
-
-    functional.scaled_dot_product_attention = by_definition
-    try:
-        yield kept
-    finally:
-        functional.scaled_dot_product_attention = fused
+        with recording() as calls, torch.no_grad():
+            self.forward(model, doubled(given))
+        assert len(calls) == len(self.layers), f"{len(calls)} calls of attention"
+        return {layer: Attended(call.weights.numpy(), None, layer[2]) for layer, call in zip(self.layers, calls)}
 
 
 def batch(step: int) -> Batch:

@@ -15,9 +15,10 @@ import torch
 import transformers
 from expected import Attended, Layer
 from torch import nn
-from zoo import BATCH, HEADS, LENGTH, SOURCE_LENGTH, WIDTH, WORDS, Batch, Kind, References, generator, in_float64, seeded
+from zoo import (BATCH, HEADS, LENGTH, SOURCE_LENGTH, WIDTH, WORDS, Batch, Kind, References, doubled, generator, in_float64,
+                 seeded)
 from zoo_images import PICTURES, Picture
-from zoo_transformers import KV_HEADS, SPECIAL
+from zoo_transformers import KV_HEADS, SPECIAL, of_two_stacks
 
 WINDOW = 6  # keys a query sees, where windows slide
 IMAGE = 16  # pixels of a side, in patches of 4
@@ -60,13 +61,6 @@ def in_order(stack: str) -> Callable[[Any, Sequence[int]], Dict[Layer, torch.Ten
         return dict(zip([(stack, i, "self") for i in layers or range(len(found))], found))
 
     return weights
-
-
-def of_two_stacks(output: Any, layers: Sequence[int]) -> Dict[Layer, torch.Tensor]:
-    """The attentions of an encoder and a decoder."""
-    return {(stack, i, site): weights for stack, site, found in (
-        ("encoder", "self", output.encoder_attentions), ("decoder", "self", output.decoder_attentions),
-        ("decoder", "cross", output.cross_attentions)) for i, weights in enumerate(found)}
 
 
 def of_two_towers(output: Any, layers: Sequence[int]) -> Dict[Layer, torch.Tensor]:
@@ -120,26 +114,12 @@ class Row(NamedTuple):
     eager_only: bool = False
 
 
-def decoder(special: str = "", layers: Sequence[int] = (), eager_only: bool = False, **config: Any) -> Row:
-    """A row of a model of tokens with a causal mask."""
-    return Row("decoder", special, config, layers, eager_only)
+def rows_of(form: str) -> Callable[..., Row]:
+    """Makes the rows of models of a form."""
+    return lambda special="", layers=(), eager_only=False, **config: Row(form, special, config, layers, eager_only)
 
 
-def encoder(special: str = "", **config: Any) -> Row:
-    """A row of a model of tokens without one."""
-    return Row("encoder", special, config)
-
-
-def image(special: str = "", **config: Any) -> Row:
-    """A row of a model of images."""
-    return Row("image", special, config)
-
-
-def two_stacks(special: str = "", **config: Any) -> Row:
-    """A row of an encoder of tokens with a decoder."""
-    return Row("two stacks", special, config)
-
-
+decoder, encoder, image, two_stacks, speech = map(rows_of, ("decoder", "encoder", "image", "two stacks", "speech"))
 SLIDES = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 OF_T5 = {"d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": HEADS, "dropout_rate": 0.0, "decoder_start_token_id": 0}
 MODELS: Dict[str, Union[Row, Picture]] = {
@@ -256,13 +236,13 @@ MODELS: Dict[str, Union[Row, Picture]] = {
     "VideoMAE": Row("moving images"),
     "CLIP": Row("two towers", "retrieval"),
     "AST": Row("sound"),
-    "Data2VecAudio": Row("speech", "", {"conv_pos_kernel_size": 3}),
-    "Hubert": Row("speech"),
-    "SEW": Row("speech", "", {"squeeze_factor": 1}),
-    "UniSpeech": Row("speech"),
-    "UniSpeechSat": Row("speech"),
-    "Wav2Vec2": Row("speech"),
-    "Wav2Vec2Conformer": Row("speech", "beside convolutions", {"conformer_conv_dropout": 0.0, "conv_depthwise_kernel_size": 3}),
+    "Data2VecAudio": speech(conv_pos_kernel_size=3),
+    "Hubert": speech(),
+    "SEW": speech(squeeze_factor=1),
+    "UniSpeech": speech(),
+    "UniSpeechSat": speech(),
+    "Wav2Vec2": speech(),
+    "Wav2Vec2Conformer": speech("beside convolutions", conformer_conv_dropout=0.0, conv_depthwise_kernel_size=3),
     "Whisper": Row("speech, two stacks"),
 }
 
@@ -270,9 +250,8 @@ MODELS: Dict[str, Union[Row, Picture]] = {
 def reference(build: Callable[[], nn.Module], row: Row, state: Dict[str, torch.Tensor], batch: Batch) -> References:
     """The attentions of a model of this state on a batch."""
     model = in_float64(build, state)
-    given = {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
     with torch.no_grad():
-        found = FORMS[row.form].weights(model(**given, output_attentions=True), row.layers)
+        found = FORMS[row.form].weights(model(**doubled(batch), output_attentions=True), row.layers)
     return {layer: attended(layer, weights.double().numpy()) for layer, weights in found.items()}
 
 

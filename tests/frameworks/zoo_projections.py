@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from expected import Layer
 from torch import nn
-from zoo import HEADS, Kind, decoder_kind, eager, handmade_kinds, scaled_dot_product_attention
+from zoo import HEADS, Kind, decoder_kind, eager, handmade_kinds, scaled_dot_product_attention, translator_attentions
 
 Matrices = Dict[str, np.ndarray]
 Found = Dict[Layer, Matrices]
@@ -46,11 +46,7 @@ def of_multihead(module: nn.MultiheadAttention) -> Matrices:
 
 def of_translator(model: nn.Module) -> Found:
     """torch.nn.Transformer."""
-    found = {("encoder", i, "self"): of_multihead(layer.self_attn) for i, layer in enumerate(model.core.encoder.layers)}
-    for i, layer in enumerate(model.core.decoder.layers):
-        found[("decoder", i, "self")] = of_multihead(layer.self_attn)
-        found[("decoder", i, "cross")] = of_multihead(layer.multihead_attn)
-    return found
+    return {layer: of_multihead(module) for layer, module in translator_attentions(model).items()}
 
 
 def of_blocks(model: nn.Module) -> Found:

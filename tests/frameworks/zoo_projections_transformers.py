@@ -10,7 +10,7 @@ from torch import nn
 from zoo import HEADS, WIDTH
 from zoo_models import model_kind
 from zoo_projections import Found, Matrices, Projected, numbers, of_linears
-from zoo_transformers import KV_HEADS, transformers_kind
+from zoo_transformers import KV_HEADS, PROJECTIONS, attentions, transformers_kind
 
 D = WIDTH // HEADS
 
@@ -31,36 +31,13 @@ def of_decoder(layers: Callable[[nn.Module], Any], matrices: Callable[[Any], Mat
     return lambda model: {(stack, i, "self"): matrices(layer) for i, layer in enumerate(layers(model))}
 
 
-def of_llama(layer: Any) -> Matrices:
-    it = layer.self_attn
-    return of_linears(it.q_proj, it.k_proj, it.v_proj, it.o_proj)
+def of_kind(name: str) -> Callable[[nn.Module], Found]:
+    """Of a model of zoo_transformers with a matrix for each."""
+    return lambda model: {layer: of_parts(name, module) for layer, module in attentions(name, model).items()}
 
 
-def of_bert(model: nn.Module) -> Found:
-    return {("encoder", i, "self"): of_linears(x.attention.self.query, x.attention.self.key, x.attention.self.value,
-                                               x.attention.output.dense)
-            for i, x in enumerate(model.bert.encoder.layer)}
-
-
-def of_t5(model: nn.Module) -> Found:
-    found: Found = {}
-    for stack in ("encoder", "decoder"):
-        for i, block in enumerate(getattr(model, stack).block):
-            sites = {"self": block.layer[0].SelfAttention}
-            if stack == "decoder":
-                sites["cross"] = block.layer[1].EncDecAttention
-            found.update({(stack, i, site): of_linears(x.q, x.k, x.v, x.o) for site, x in sites.items()})
-    return found
-
-
-def of_bart(model: nn.Module) -> Found:
-    found: Found = {}
-    for stack in ("encoder", "decoder"):
-        for i, layer in enumerate(getattr(model.model, stack).layers):
-            sites = {"self": layer.self_attn, **({"cross": layer.encoder_attn} if stack == "decoder" else {})}
-            found.update({(stack, i, site): of_linears(x.q_proj, x.k_proj, x.v_proj, x.out_proj)
-                          for site, x in sites.items()})
-    return found
+def of_parts(name: str, attention: nn.Module) -> Matrices:
+    return of_linears(*(attention.get_submodule(path) for path in PROJECTIONS[name]))
 
 
 def fused_kinds() -> List[Projected]:
@@ -103,10 +80,8 @@ def partly_sent() -> Dict[str, Projected]:
 def transformers_projected() -> List[Projected]:
     """All of them."""
     gpt2 = of_decoder(lambda m: m.transformer.h, lambda x: in_turn(x.attn.c_attn.weight.T, x.attn.c_proj.weight.T))
-    llama = of_decoder(lambda m: m.model.layers, of_llama)
+    separate = (("llama", "eager"), ("llama", "sdpa"), ("bert", "sdpa"), ("bart", "sdpa"), ("t5", "eager"))
     return [*(Projected(transformers_kind("gpt2", how), gpt2) for how in ("eager", "sdpa")),
-            *(Projected(transformers_kind("llama", how), llama) for how in ("eager", "sdpa")),
-            Projected(model_kind("Mixtral", "sdpa"), of_decoder(lambda m: m.layers, of_llama)),
-            Projected(transformers_kind("bert", "sdpa"), of_bert),
-            Projected(transformers_kind("bart", "sdpa"), of_bart), Projected(transformers_kind("t5", "eager"), of_t5),
+            *(Projected(transformers_kind(name, how), of_kind(name)) for name, how in separate),
+            Projected(model_kind("Mixtral", "sdpa"), of_decoder(lambda m: m.layers, lambda x: of_parts("llama", x.self_attn))),
             *fused_kinds()]

@@ -13,8 +13,8 @@ import torch
 import transformers
 from expected import Attended, Layer
 from torch import nn
-from zoo import (BATCH, HEADS, LENGTH, LENGTHS, SOURCE_LENGTH, SOURCE_LENGTHS, WIDTH, WORDS, Batch, Kind, References,
-                 generator, in_float64, padded_attended, products, right_padding, seeded, softmax, split, triangle)
+from zoo import (BATCH, HEADS, LENGTH, SOURCE_LENGTH, SOURCE_LENGTHS, WIDTH, WORDS, Batch, Kind, References, generator,
+                 in_float64, products, right_padding, seeded, softmax, split, triangle)
 
 transformers.logging.set_verbosity_error()
 
@@ -89,17 +89,12 @@ def plain_batch(step: int) -> Batch:
 
 
 def padded_batch(step: int, left: bool = False) -> Batch:
-    """Tokens [B, T] of different lengths."""
+    """Tokens [B, T] of different lengths. `left`: padding is before the text."""
     there = right_padding()
     mask = torch.from_numpy(there[:, ::-1].copy() if left else there).long()
     batch = plain_batch(step)
     return {"input_ids": batch["input_ids"] * mask, "attention_mask": mask,
             "labels": batch["labels"].masked_fill(mask == 0, -100)}
-
-
-def left_padded_batch(step: int) -> Batch:
-    """The same with padding before the text."""
-    return padded_batch(step, left=True)
 
 
 def source_batch(step: int) -> Batch:
@@ -117,14 +112,6 @@ def model_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 # -------------------------------------------------------------------------------------------------- logits
 
-def outputs_of(modules: Dict[Any, nn.Module]) -> Dict[Any, List[torch.Tensor]]:
-    """{key: what the module will have returned}."""
-    made: Dict[Any, List[torch.Tensor]] = {key: [] for key in modules}
-    for key, module in modules.items():
-        module.register_forward_hook(lambda m, args, output, key=key: made[key].append(output))
-    return made
-
-
 def rotated(x: np.ndarray, theta: float = 10000.0) -> np.ndarray:
     """Rotary position encoding of [B, H, T, d]: the halves of a vector are the two parts of complex numbers."""
     length, half = x.shape[-2], x.shape[-1] // 2
@@ -135,67 +122,54 @@ def rotated(x: np.ndarray, theta: float = 10000.0) -> np.ndarray:
 
 def projected(name: str, model: nn.Module) -> Callable[[], Dict[Layer, np.ndarray]]:
     """Records a forward; then gives the logits, without the mask, of each layer."""
-    made = outputs_of({(layer, part): module for layer, parts in attentions(name, model).items()
-                       for part, module in parts.items()})
+    made: Dict[Layer, Dict[str, torch.Tensor]] = {layer: {} for layer in attentions(name, model)}
+    paths = PROJECTIONS[name][:1 if name == "gpt2" else 2]  # of queries, then of keys
+    for layer, module in attentions(name, model).items():
+        for path in paths:
+            module.get_submodule(path).register_forward_hook(
+                lambda m, args, output, layer=layer, path=path: made[layer].update({path: output}))
+    return lambda: {layer: logits_of(name, [parts[path] for path in paths]) for layer, parts in made.items()}
 
-    def logits() -> Dict[Layer, np.ndarray]:
-        return {layer: logits_of(name, {part: made[layer, part][0] for part in parts})
-                for layer, parts in attentions(name, model).items()}
 
-    return logits
-
-
-def logits_of(name: str, parts: Dict[str, torch.Tensor]) -> np.ndarray:
+def logits_of(name: str, parts: List[torch.Tensor]) -> np.ndarray:
     """[B, H, Tq, Tk] of what one layer's projections gave."""
-    if name == "gpt2":
-        q, k = (split(part, HEADS) for part in parts["qkv"].chunk(3, -1)[:2])
-    elif name == "llama":
-        q, k = rotated(split(parts["q"], HEADS)), rotated(split(parts["k"], KV_HEADS))
-    else:
-        q, k = split(parts["q"], HEADS), split(parts["k"], HEADS)
-    return products(q, k, 1.0 if name == "t5" else None)
-
-
-def attentions(name: str, model: nn.Module) -> Dict[Layer, Dict[str, nn.Module]]:
-    """{layer: its projections}, in the words of the summaries."""
-    if name == "gpt2":
-        return {("decoder", i, "self"): {"qkv": h.attn.c_attn} for i, h in enumerate(model.transformer.h)}
+    q, k = parts[0].chunk(3, -1)[:2] if name == "gpt2" else parts
+    queries, keys = split(q, HEADS), split(k, KV_HEADS if name == "llama" else HEADS)
     if name == "llama":
-        return {("decoder", i, "self"): {"q": x.self_attn.q_proj, "k": x.self_attn.k_proj}
-                for i, x in enumerate(model.model.layers)}
-    if name == "bert":
-        return {("encoder", i, "self"): {"q": x.attention.self.query, "k": x.attention.self.key}
-                for i, x in enumerate(model.bert.encoder.layer)}
-    return translator_attentions(name, model)
+        queries, keys = rotated(queries), rotated(keys)
+    return products(queries, keys, 1.0 if name == "t5" else None)
 
 
-def translator_attentions(name: str, model: nn.Module) -> Dict[Layer, Dict[str, nn.Module]]:
-    """Of BART and T5."""
-    found: Dict[Layer, Dict[str, nn.Module]] = {}
+# Names in an attention of queries, keys, values and outputs; GPT-2 has the first three in one.
+PROJECTIONS = {"gpt2": ("c_attn", "c_proj"), "llama": ("q_proj", "k_proj", "v_proj", "o_proj"),
+               "bert": ("self.query", "self.key", "self.value", "output.dense"),
+               "bart": ("q_proj", "k_proj", "v_proj", "out_proj"), "t5": ("q", "k", "v", "o")}
+
+
+def attentions(name: str, model: nn.Module) -> Dict[Layer, nn.Module]:
+    """{layer: its attention}, in the words of the summaries."""
+    if name in ("gpt2", "llama", "bert"):
+        layers = {"gpt2": "transformer.h", "llama": "model.layers", "bert": "bert.encoder.layer"}[name]
+        path = {"gpt2": "attn", "llama": "self_attn", "bert": "attention"}[name]
+        stack = "encoder" if name == "bert" else "decoder"
+        return {(stack, i, "self"): layer.get_submodule(path) for i, layer in enumerate(model.get_submodule(layers))}
+    found: Dict[Layer, nn.Module] = {}
     for stack in ("encoder", "decoder"):
-        if name == "t5":
-            layers = [[x.layer[0].SelfAttention, getattr(x.layer[1], "EncDecAttention", None)]
-                      for x in getattr(model, stack).block]
-        else:
-            layers = [[x.self_attn, getattr(x, "encoder_attn", None)] for x in getattr(model.model, stack).layers]
-        for i, pair in enumerate(layers):
-            for site, module in zip(("self", "cross"), pair):
-                if module is not None:
-                    q, k = (module.q, module.k) if name == "t5" else (module.q_proj, module.k_proj)
-                    found[(stack, i, site)] = {"q": q, "k": k}
+        layers, paths = (f"{stack}.block", ("layer.0.SelfAttention", "layer.1.EncDecAttention")) if name == "t5" else \
+            (f"model.{stack}.layers", ("self_attn", "encoder_attn"))
+        for i, layer in enumerate(model.get_submodule(layers)):
+            for site, path in zip(("self",) if stack == "encoder" else ("self", "cross"), paths):
+                found[(stack, i, site)] = layer.get_submodule(path)
     return found
 
 
 # ---------------------------------------------------------------------------------------------- references
 
-def returned(output: Any) -> Dict[Layer, np.ndarray]:
-    """{layer: the weights that the eager model returned}, whatever kind of model."""
-    if getattr(output, "cross_attentions", None) is None:
-        raise AssertionError("a model with one stack is asked by its name")
+def of_two_stacks(output: Any, *_: Any) -> Dict[Layer, torch.Tensor]:
+    """{layer: the weights} that an eager encoder with a decoder returned."""
     lists = {("encoder", "self"): output.encoder_attentions, ("decoder", "self"): output.decoder_attentions,
              ("decoder", "cross"): output.cross_attentions}
-    return {(stack, i, site): weights.detach().double().numpy()
-            for (stack, site), several in lists.items() for i, weights in enumerate(several)}
+    return {(stack, i, site): weights for (stack, site), several in lists.items() for i, weights in enumerate(several)}
 
 
 def reference(name: str, state: Dict[str, torch.Tensor], batch: Batch) -> References:
@@ -207,10 +181,10 @@ def reference(name: str, state: Dict[str, torch.Tensor], batch: Batch) -> Refere
     with torch.no_grad():
         output = model(**batch, output_attentions=True)
     if name in ("bart", "t5"):
-        weights = returned(output)
+        returned = of_two_stacks(output)
     else:
-        stack = "encoder" if name == "bert" else "decoder"
-        weights = {(stack, i, "self"): x.detach().double().numpy() for i, x in enumerate(output.attentions)}
+        returned = {("encoder" if name == "bert" else "decoder", i, "self"): x for i, x in enumerate(output.attentions)}
+    weights = {layer: x.detach().double().numpy() for layer, x in returned.items()}
     logits = logits_when_done()
     if name == "t5":
         logits = {layer: x + t5_bias(model, layer, x.shape) for layer, x in logits.items()}
@@ -263,8 +237,8 @@ def checked(attended: Attended) -> Attended:
 
 
 BATCHES: Dict[str, Dict[str, Callable[[int], Batch]]] = {
-    "gpt2": {"": plain_batch, "-right-padded": padded_batch, "-left-padded": left_padded_batch},
-    "llama": {"": plain_batch, "-left-padded": left_padded_batch},
+    "gpt2": {"": plain_batch, "-right-padded": padded_batch, "-left-padded": lambda step: padded_batch(step, left=True)},
+    "llama": {"": plain_batch, "-left-padded": lambda step: padded_batch(step, left=True)},
     "bert": {"": plain_batch, "-right-padded": padded_batch},
     "bart": {"": source_batch},
     "t5": {"": source_batch},
