@@ -118,7 +118,8 @@ def limited(said, **options):
     daemon = FakeDaemon(topics=(b"", b"limits/" + said))
     with attnd.Publisher("job", daemon.endpoint, **options) as publisher:
         daemon.attach(publisher)
-        wait_until(lambda: daemon.serve() or publisher._outbox.limits == limits.strictest([b"limits/" + said]), "the limits arrive")
+        meant = limits.strictest([b"limits/" + said])
+        wait_until(lambda: daemon.serve() or publisher._outbox.limits == meant, "the limits arrive")
         yield daemon, publisher
 
 

@@ -36,7 +36,8 @@ def own_keys(twin):
             return wire.log_keys(twin["values"])
         if twin["event"] == "hello":
             cost = {key: twin[key] for key in ("step_seconds", "capture_seconds", "own_every", "own_window") if key in twin}
-            return wire.hello_keys([(named(x), x["heads"]) for x in twin["layers"]], twin["client"], twin.get("settings"), cost=cost)
+            layers = [(named(x), x["heads"]) for x in twin["layers"]]
+            return wire.hello_keys(layers, twin["client"], twin.get("settings"), cost=cost)
         return wire.event_keys({"event": twin["event"]}, twin.get("dropped_total", 0))
     tensors = [(t["name"], t["dtype"], t["shape"]) for t in twin["tensors"]]
     keys = {key: twin[key] for key in KEYS[twin["type"]] if key in twin}
