@@ -28,10 +28,18 @@ def causal_uniform(size):
     return np.tril(np.ones((size, size))) / np.arange(1, size + 1)[:, None]
 
 
+def vectors(q, k, v=None, scale=1.0, dtype="f32", **options):
+    """An Attention of q [H,T,d], k [Hkv,T,d] and maybe v."""
+    tensors = {name: torch.as_tensor(np.asarray(x, dtype=np.float64))[None]
+               for name, x in (("q", q), ("k", k), ("v", v)) if x is not None}
+    return reference_qk.attention(tensors, dtype, scale, **options)
+
+
 near = pytest.approx
+NONE = near(math.nan, nan_ok=True)
 UNIFORM = np.full((1, 4, 4), 0.25)
 
-# name: (the map, options, {number of the first head: what it is}); rows are lists, of those that have it
+# name: (the map or vectors, options, {number of the first head: what it is}); rows are lists, of those that have it
 BY_HAND = {
     "uniform rows": (UNIFORM, {"settings": Settings(local_window=1)}, {
         "entropy": near([math.log(4)] * 4), "entropy_normalized": near([1] * 4), "effective_keys": near([4] * 4),
@@ -39,7 +47,7 @@ BY_HAND = {
         "mean_distance_normalized": near([1.5 / 3, 1 / 2, 1 / 2, 1.5 / 3]), "first_token": near([0.25] * 3),
         "local_mass": near([0.5, 0.75, 0.75, 0.5]),  # of both sides
         "locality": near(0.25), "variance": near(0), "spectral_norm": near(1), "rank": 1,
-        "condition_number": near(math.nan, nan_ok=True),  # short of rank
+        "condition_number": NONE,  # short of rank
         "rows": (4, 0), "row_sum_error": near(0)}),
     "a causal uniform head is not focused": (causal_uniform(8)[None], {"causal": True}, {
         "entropy_normalized": near([1] * 7),  # the first row sees one key only
@@ -51,19 +59,28 @@ BY_HAND = {
     "a row that sees itself only has no normalized distance": (np.eye(3)[None], {"window": 1, "causal": True}, {
         "mean_distance_normalized": [], "mean_distance": near([0] * 3)}),
     "a perfect previous-token head": ((np.eye(5, k=-1) + np.diag([1, 0, 0, 0, 0]))[None], {"causal": True}, {
-        "previous_token": near([1] * 4), "next_token": near([0] * 4), "patterns": [{"previous_token"}], "locality": near(0.5)}),
+        "previous_token": near([1] * 4), "next_token": near([0] * 4), "patterns": [{"previous_token"}],
+        "locality": near(0.5)}),
     "tail mass is what the eight largest leave": (np.full((1, 1, 10), 0.1), {"site": "cross"}, {"tail_mass": near([0.2])}),
     "eight leave nothing": (np.full((1, 1, 8), 1 / 8), {"site": "cross"}, {"tail_mass": near([0])}),
     "a learned sink takes a share": (np.full((1, 2, 2), 0.1), {"learned_sink": True}, {
         "sink_deficit": near([0.8, 0.8]), "rows": (2, 0)}),
     "without a sink nothing is missing": (np.full((1, 2, 2), 0.5), {}, {"sink_deficit": []}),
+    "queries of length zero attend uniformly": (vectors(np.zeros((1, 4, 2)), np.ones((1, 4, 2)), causal=True), {}, {
+        "entropy": near(np.log([1, 2, 3, 4])), "max_logit": near([0] * 4), "q_norm": 0, "k_norm": near(math.sqrt(2)),
+        "qk_cosine": NONE, "max_abs_logit": 0, "output_norm": NONE, "rows": (4, 0), "row_sum_error": near(0)}),
+    "rows without a finite logit are unsound": (vectors([[[1.0], [math.nan]]], np.ones((1, 2, 1))), {}, {
+        "rows": (1, 1), "max_logit": near([1])}),
+    "what values become": (vectors(np.zeros((1, 2, 1)), np.ones((1, 2, 1)), [[[3.0, 0.0], [0.0, 1.0]]]), {}, {
+        "output_norm": near(math.hypot(1.5, 0.5)),
+        "norm_weighted_entropy": near(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))}),
 }
 
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_numbers_by_hand(name):
-    weights, options, numbers = BY_HAND[name]
-    m = one(weights, **options)
+    given, options, numbers = BY_HAND[name]
+    m = measure(given) if isinstance(given, Attention) else one(given, **options)
     for number, want in numbers.items():
         if number in m.rows:
             found = list(m.rows[number][0])
@@ -429,21 +446,6 @@ def test_hostile_maps_have_no_rows_and_nothing_raises(fill):
 
 # ---------------------------------------------------------------------------------- queries and keys
 
-def vectors(q, k, v=None, scale=1.0, dtype="f32", **options):
-    """An Attention of q [H,T,d], k [Hkv,T,d] and maybe v."""
-    tensors = {name: torch.as_tensor(np.asarray(x, dtype=np.float64))[None]
-               for name, x in (("q", q), ("k", k), ("v", v)) if x is not None}
-    return reference_qk.attention(tensors, dtype, scale, **options)
-
-
-def test_queries_of_length_zero_attend_uniformly():
-    m = measure(vectors(np.zeros((1, 4, 2)), np.ones((1, 4, 2)), causal=True))
-    assert m.rows["entropy"][0] == pytest.approx(np.log([1, 2, 3, 4])) and m.rows["max_logit"][0] == pytest.approx([0] * 4)
-    assert m.values["q_norm"][0] == 0 and m.values["k_norm"][0] == pytest.approx(math.sqrt(2))
-    assert math.isnan(m.values["qk_cosine"][0]) and m.values["max_abs_logit"][0] == 0
-    assert math.isnan(m.values["output_norm"][0]) and m.sound == 4 and m.row_sum_error == pytest.approx(0)
-
-
 def test_logits_are_scaled_then_capped_and_only_those_that_are_visible_count():
     q, k = [[[2.0, 0.0], [0.0, 1.0]]], [[[3.0, 0.0], [0.0, -1.0]]]  # products: 6 0 / 0 -1
     m = measure(vectors(q, k, scale=0.5))
@@ -472,18 +474,6 @@ def test_padding_has_no_vectors_and_its_rows_are_zero():
     m = measure(a)
     assert (m.sound, m.unsound) == (2, 0) and m.values["k_norm"][0] == pytest.approx(1.5)
     assert m.values["max_abs_logit"][0] == 2
-
-
-def test_rows_without_a_finite_logit_are_unsound():
-    q = np.array([[[1.0], [math.nan]]])
-    m = measure(vectors(q, np.ones((1, 2, 1))))
-    assert (m.sound, m.unsound) == (1, 1) and m.rows["max_logit"][0] == pytest.approx([1])
-
-
-def test_what_values_become():
-    m = measure(vectors(np.zeros((1, 2, 1)), np.ones((1, 2, 1)), [[[3.0, 0.0], [0.0, 1.0]]]))
-    assert m.values["output_norm"][0] == pytest.approx(math.hypot(1.5, 0.5))
-    assert m.values["norm_weighted_entropy"][0] == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
 
 
 def test_what_heads_write_and_what_of_it_matters():
