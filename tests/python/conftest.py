@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What the tests share: a stand-in for the daemon, and bounded waits on conditions."""
+import contextlib
 import pathlib
 import subprocess
 import sys
@@ -16,6 +17,7 @@ PACKAGE = ROOT / "clients" / "python"
 sys.path[:0] = [str(PACKAGE), str(PACKAGE / "examples")]
 
 import attnd  # noqa: E402
+from attnd import limits  # noqa: E402
 
 WAIT_S = 60.0
 # A process may stand still for longer than a publisher lingers by default: then what it sends last would be lost.
@@ -85,6 +87,10 @@ class FakeDaemon:
             found.append(self.next())
         return found
 
+    def tensors_until_bye(self):
+        """The messages of tensors among these."""
+        return [message for message in self.until_bye() if message[1]["type"] != "event"]
+
     def close(self):
         if not self.context.closed:
             self.socket.close(linger=0)
@@ -96,6 +102,25 @@ def daemon():
     fake = FakeDaemon()
     yield fake
     fake.close()
+
+
+@pytest.fixture
+def publisher(daemon):
+    """Of the job "job", known to the daemon."""
+    with attnd.Publisher("job", daemon.endpoint) as publisher:
+        daemon.attach(publisher)
+        yield publisher
+
+
+@contextlib.contextmanager
+def limited(said, **options):
+    """(daemon, publisher): these limits of the daemon have arrived."""
+    daemon = FakeDaemon(topics=(b"", b"limits/" + said))
+    with attnd.Publisher("job", daemon.endpoint, **options) as publisher:
+        daemon.attach(publisher)
+        meant = limits.strictest([b"limits/" + said])
+        wait_until(lambda: daemon.serve() or publisher._outbox.limits == meant, "the limits arrive")
+        yield daemon, publisher
 
 
 @pytest.fixture(autouse=True)

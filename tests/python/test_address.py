@@ -2,7 +2,6 @@
 """The daemon of an address, or one that is found: at once, later, and in another place."""
 import contextlib
 import errno
-import logging
 import os
 import socket
 import threading
@@ -57,8 +56,19 @@ def homes(tmp_path, monkeypatch):
     return found
 
 
+@pytest.fixture
+def model():
+    return pytest.importorskip("torch").nn.TransformerEncoderLayer(8, 2, 16)
+
+
 def at(home, name="ingest"):
     return f"ipc://{home}/{name}"
+
+
+def leave_stale_socket(home):
+    """As a kill does: closing it leaves the file behind."""
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(f"{home}/ingest")
 
 
 def test_only_a_directory_that_nobody_else_writes_is_trusted(homes, tmp_path, monkeypatch):
@@ -85,8 +95,7 @@ def test_only_a_directory_that_nobody_else_writes_is_trusted(homes, tmp_path, mo
 
 def test_the_first_place_that_answers_is_found_and_a_stale_socket_is_not(homes):
     for home in homes:
-        with socket.socket(socket.AF_UNIX) as stale:  # closing it leaves the file behind, as a kill does
-            stale.bind(f"{home}/ingest")
+        leave_stale_socket(home)
     assert address.find("ingest") is None
     assert address.why_nobody("ingest") == f"no attnd answers in {homes[0]}, {homes[1]}"
     os.unlink(f"{homes[1]}/ingest")
@@ -106,8 +115,7 @@ def test_the_first_place_that_answers_is_found_and_a_stale_socket_is_not(homes):
 def test_a_look_costs_little(stale, homes):
     """The thread that looks takes the interpreter's lock from the training meanwhile."""
     if stale:
-        with socket.socket(socket.AF_UNIX) as killed:
-            killed.bind(f"{homes[0]}/ingest")
+        leave_stale_socket(homes[0])
 
     def once():
         begin = time.perf_counter()
@@ -151,7 +159,6 @@ def test_a_place_is_trusted_anew_at_every_connection(homes):
         wait_until(is_refused, "it is told why")
         homes[0].chmod(0o700)
         stranger.attach(publisher)
-        stranger.close()
 
 
 def test_whoever_names_a_daemon_is_believed(homes, monkeypatch):
@@ -163,7 +170,6 @@ def test_whoever_names_a_daemon_is_believed(homes, monkeypatch):
         monkeypatch.setenv("ATTND_ADDRESS", str(homes[1]))
     with attnd.Publisher("job", at(homes[0])) as publisher:  # an endpoint goes before the environment
         assert publisher.where.startswith(f"no attnd listens at {homes[0]}/ingest: ")
-    daemon.close()
 
 
 def test_a_training_without_descriptors_looks_again(homes, monkeypatch):
@@ -183,7 +189,6 @@ def test_a_training_without_descriptors_looks_again(homes, monkeypatch):
         assert looked.wait(60), "on the sender thread"
     daemon.attach(publisher)
     publisher.close()
-    daemon.close()
 
 
 def test_a_reader_loses_nothing_and_finds_the_next_daemon(homes):
@@ -234,14 +239,11 @@ def test_questions_go_to_the_daemon_that_is_there(homes):
 
 @pytest.mark.parametrize("make", [lambda **given: attnd.Publisher("job", **given), attnd.Subscriber, attnd.Control])
 def test_what_names_no_daemon_is_refused(make, homes, monkeypatch):
-    with pytest.raises(ValueError, match="write tcp://localhost:5570"):
-        make(address="localhost:5570")
-    with pytest.raises(ValueError, match="give one of them"):
-        make(address="/run/attnd", endpoint="ipc:///run/attnd/ingest")
-    with pytest.raises(ValueError, match="must be a text"):
-        make(address=5570)
-    with pytest.raises(ValueError, match="endpoint 'tcp://a b:"):
-        make(address="tcp://a b:1")
+    for given, said in (({"address": "localhost:5570"}, "write tcp://localhost:5570"), ({"address": 5570}, "must be a text"),
+                        ({"address": "/run/attnd", "endpoint": "ipc:///run/attnd/ingest"}, "give one of them"),
+                        ({"address": "tcp://a b:1"}, "endpoint 'tcp://a b:")):
+        with pytest.raises(ValueError, match=said):
+            make(**given)
     monkeypatch.delattr(socket, "AF_UNIX")
     with pytest.raises(ValueError, match=r"name address=tcp://host:port"):
         make()
@@ -250,17 +252,15 @@ def test_what_names_no_daemon_is_refused(make, homes, monkeypatch):
 
 @pytest.mark.parametrize("given, said", [("localhost:5570", "write tcp://localhost:5570"), ("tcp://a b:1", "endpoint"),
                                          (5570, "must be a text"), (None, "name address=tcp://host:port")])
-def test_a_training_goes_on_when_no_daemon_can_be_named(given, said, homes, monkeypatch, caplog):
-    torch = pytest.importorskip("torch")
-    model = torch.nn.TransformerEncoderLayer(8, 2, 16)
+def test_a_training_goes_on_when_no_daemon_can_be_named(given, said, homes, model, monkeypatch, caplog):
+    x = pytest.importorskip("torch").rand(3, 2, 8)
     if given is None:
         monkeypatch.delattr(socket, "AF_UNIX")
-    with caplog.at_level(logging.WARNING, "attnd"), attnd.watch(
-            model, "job", address=given, probe=torch.rand(3, 2, 8), probe_every=1) as watch:
-        model(torch.rand(3, 2, 8)).sum().backward()
+    with attnd.watch(model, "job", address=given, probe=x, probe_every=1) as watch:
+        model(x).sum().backward()
         watch.step()
         assert watch.stats()["sent"] == 0 and not watch.publisher.listened_to
-    assert [said in record.getMessage() for record in caplog.records] == [True]
+    assert [said in text for text in caplog.messages] == [True]
     if given is not None:
         monkeypatch.setenv("ATTND_ADDRESS", str(given))
         attnd.watch(model, "job").close()
@@ -268,48 +268,43 @@ def test_a_training_goes_on_when_no_daemon_can_be_named(given, said, homes, monk
         attnd.watch(model, "job", at(homes[0]), address=str(homes[0]))
 
 
-def test_watch_says_where_it_looked_and_attaches_later(homes, caplog):
-    torch = pytest.importorskip("torch")
+def nobody_yet(sentence):
+    """What a watch that waited in vain says, once."""
+    return [f"job job: nobody takes tensors yet ({sentence}); training goes on, and is captured once attnd listens there. "
+            f"{TO_START}"]
+
+
+def test_watch_says_where_it_looked_and_attaches_later(homes, model, caplog):
     homes[0].chmod(0o777)
-    model = torch.nn.TransformerEncoderLayer(8, 2, 16)
-    with caplog.at_level(logging.WARNING, "attnd"), attnd.watch(model, "job", wait=0.05) as watch:
-        assert [record.getMessage() for record in caplog.records] == [
-            f"job job: nobody takes tensors yet (no attnd answers in {homes[0]}, {homes[1]}; {homes[0]}: others can "
-            f"write to it (mode 0777)); training goes on, and is captured once attnd listens there. {TO_START}"]
-        daemon = FakeDaemon(at(homes[1]))
-        daemon.attach(watch.publisher)
-        daemon.close()
+    with attnd.watch(model, "job", wait=0.05) as watch:
+        assert caplog.messages == nobody_yet(
+            f"no attnd answers in {homes[0]}, {homes[1]}; {homes[0]}: others can write to it (mode 0777)")
+        FakeDaemon(at(homes[1])).attach(watch.publisher)
 
 
-def test_where_nobody_listens_is_told_from_an_ingest_that_is_elsewhere(homes, caplog):
-    torch = pytest.importorskip("torch")
-    model = torch.nn.TransformerEncoderLayer(8, 2, 16)
-    control = FakeDaemon(f"ipc://{homes[1]}/control")
-    why = {homes[0]: f"no attnd listens at {homes[0]}/ingest: is it running, and with this address? Its log says where its sockets are",
-           homes[1]: f"attnd is in {homes[1]}, but its ingest socket is elsewhere: name it by its endpoint, or leave ingest.endpoint "
-                     "out of attnd's config"}
+def test_where_nobody_listens_is_told_from_an_ingest_that_is_elsewhere(homes, model, caplog):
+    FakeDaemon(at(homes[1], "control"))
+    why = {homes[0]: f"no attnd listens at {homes[0]}/ingest: is it running, and with this address? Its log says where its "
+                     "sockets are",
+           homes[1]: f"attnd is in {homes[1]}, but its ingest socket is elsewhere: name it by its endpoint, or leave "
+                     "ingest.endpoint out of attnd's config"}
     for home, sentence in why.items():
-        with caplog.at_level(logging.WARNING, "attnd"), attnd.watch(model, "job", address=home, wait=0.05):
-            assert caplog.messages == [f"job job: nobody takes tensors yet ({sentence}); training goes on, and is captured once attnd "
-                                       f"listens there. {TO_START}"]
+        with attnd.watch(model, "job", address=home, wait=0.05):
+            assert caplog.messages == nobody_yet(sentence)
         caplog.clear()
-    control.close()
 
 
 @pytest.mark.parametrize("wait, told", [(0.05, "nobody takes tensors yet"), (0, "nothing was sent: no attnd took it")])
-def test_a_training_without_attnd_is_told_so_once(homes, caplog, wait, told):
-    torch = pytest.importorskip("torch")
-    with attnd.watch(torch.nn.TransformerEncoderLayer(8, 2, 16), "job", wait=wait) as watch:
+def test_a_training_without_attnd_is_told_so_once(homes, model, caplog, wait, told):
+    with attnd.watch(model, "job", wait=wait) as watch:
         watch.step()
     (said,) = caplog.messages
     assert said.startswith(f"job job: {told} (no attnd answers in {homes[0]}, {homes[1]})") and said.endswith(f". {TO_START}")
 
 
-def test_a_training_that_attnd_has_heard_ends_without_a_word(homes, caplog):
-    torch = pytest.importorskip("torch")
+def test_a_training_that_attnd_has_heard_ends_without_a_word(homes, model, caplog):
     daemon = FakeDaemon(at(homes[1]))
-    with attnd.watch(torch.nn.TransformerEncoderLayer(8, 2, 16), "job", wait=0) as watch:
+    with attnd.watch(model, "job", wait=0) as watch:
         daemon.attach(watch.publisher)
         watch.step()
-    daemon.close()
     assert caplog.messages == []

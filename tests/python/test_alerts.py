@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Ranks agree on the step at whose end all of them act, whatever comes between: looks and steps in any order, ranks that
 leave, and rounds that are called off. Windows of a run are told once each, from the summaries of their layers in any order."""
-import logging
 import random
 import threading
 
@@ -138,7 +137,7 @@ def test_an_alert_that_several_ranks_hear_is_told_once(patient):
     assert sorted(told) == ["a", "b"] and run.did[0] == run.did[1] == run.did[2]
 
 
-def test_a_rank_is_held_at_its_fence_no_longer_than_it_gives_up(patient, caplog):
+def test_a_rank_is_held_at_its_fence_no_longer_than_it_gives_up(patient):
     run = Run(0)
     run.waiting[0].append({"rule": "a"})
     run.store.meanwhile = lambda: None
@@ -159,19 +158,16 @@ def test_a_store_that_has_ended_stops_nobody(caplog):
         raise RuntimeError("Connection reset by peer")
 
     run.store.meanwhile = ended
-    with caplog.at_level(logging.WARNING, "attnd"):
-        assert run.ranks[0].look([{"rule": "a"}]) == [] and run.ranks[0].step_ends() is None
-        run.ranks[0].leave()
+    assert run.ranks[0].look([{"rule": "a"}]) == [] and run.ranks[0].step_ends() is None
+    run.ranks[0].leave()
     assert not caplog.records
 
 
 def test_a_rank_alone_with_it_is_told_once(caplog):
-    store = Store()
-    only = alerts._Ranks("job", store, "key", 0, 2)
-    with caplog.at_level(logging.WARNING, "attnd"):
-        for _ in range(3):
-            assert only.look([{"rule": "a"}]) == [] and only.step_ends() is None
-    assert [record.getMessage() for record in caplog.records] == [
+    only = alerts._Ranks("job", Store(), "key", 0, 2)
+    for _ in range(3):
+        assert only.look([{"rule": "a"}]) == [] and only.step_ends() is None
+    assert caplog.messages == [
         "job job: on_alert is not called: not all of 2 ranks watch with it, and one must not act alone"]
 
 

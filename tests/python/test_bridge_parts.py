@@ -3,7 +3,6 @@
 import contextvars
 import enum
 import io
-import logging
 import sys
 import threading
 import time
@@ -73,22 +72,20 @@ def test_live_numbers_say_so_and_of_which_rank():
     assert "attn/decoder.0.self/entropy.live/head_0" in Selection().values({**live, "rank": 0})
 
 
-def test_lists_of_numbers_are_flattened_by_place():
+def test_lists_of_numbers_are_flattened_by_place_and_answers_of_the_control_socket_become_arrays():
     result = summary(spectrum={"singular_values": {"mean": np.array([[3.0, 2.0], [5.0, 4.0]])},
                                "low_rank_error": {"mean": np.array([[0.5, 0.4, 0.3, 0.2, 0.1]] * 2)}})
     found = {metric: value for metric, _, value in flat.numbers(result)}
     assert list(found["singular_values.2"]) == [2.0, 4.0] and list(found["low_rank_error.16"]) == [0.1, 0.1]
-
-
-def test_arrays_are_made_of_what_the_control_socket_answers():
     found = wire.with_arrays({"heads": {"entropy": {"mean": [1.0, None]}}, "shape": [1, 2, 3, 3]})
     assert np.isnan(found["heads"]["entropy"]["mean"][1]) and found["shape"] == [1, 2, 3, 3]
 
 
-@pytest.mark.parametrize("arguments", [{"statistics": "median"}, {"every": 0}])
-def test_a_selection_that_cannot_be(arguments):
-    with pytest.raises(ValueError, match="must be"):
-        Selection(**arguments)
+@pytest.mark.parametrize("make, said", [(lambda: Selection(statistics="median"), "must be"), (lambda: Selection(every=0), "must be"),
+                                        (lambda: checked_window("sometimes"), "must be such as")])
+def test_a_selection_and_a_window_that_cannot_be(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
 
 
 def test_every_nth_window_is_the_same_one_for_all():
@@ -108,11 +105,6 @@ def test_pictures_thin_out_in_long_runs():
                                             (" 5 second  every 5", "5 seconds"), (None, None)])
 def test_windows_are_named_as_the_daemon_names_them(text, canonical):
     assert checked_window(text) == canonical
-
-
-def test_a_window_that_is_none():
-    with pytest.raises(ValueError, match="must be such as"):
-        checked_window("sometimes")
     assert window_text({"unit": "step", "length": 10, "every": 5}) == "10 steps every 5"
 
 
@@ -241,14 +233,13 @@ def test_a_course_keeps_the_newest_point_and_thins_the_others():
 # ------------------------------------------------------------------------------- sinks that misbehave
 
 class Memory(Sink):
-    """Keeps what it gets; hangs while `gate` is closed, fails when told to."""
+    """Keeps what it gets, and what is called; hangs while `gate` is closed. `more`: methods instead of its own."""
     kind = "memory"
 
-    def __init__(self):
-        self.items, self.calls = [], []
-        self.gate = threading.Event()
+    def __init__(self, **more):
+        self.items, self.calls, self.gate = [], [], threading.Event()
         self.gate.set()
-        self.failing = False
+        vars(self).update(more)
 
     def recall(self, run):
         return Ledger()
@@ -258,8 +249,6 @@ class Memory(Sink):
 
     def write(self, item):
         assert self.gate.wait(60)
-        if self.failing:
-            raise OSError("no space left")
         self.items.append(item)
 
     def commit(self, run, ledger):
@@ -275,9 +264,22 @@ class Memory(Sink):
         self.calls.append(("close",))
 
 
-def closed(worker, seconds=10.0):
-    import time
+def fails(*_):
+    raise OSError("no space left")
 
+
+def numbered(number):
+    return Run("gpt", f"{number:032x}")
+
+
+def end(run):
+    return End(run, "", (), 0, 0, 0)
+
+
+def closed(worker, *items, seconds=10.0):
+    """What it counts once it has been offered these and is closed."""
+    for item in items:
+        worker.offer(item)
     worker.begin_close()
     worker.finish_close(time.monotonic() + seconds)
     return worker.stats()
@@ -341,11 +343,8 @@ def test_trackio_has_several_runs_open_and_resumes_them(trackio, tmp_path):
     runs = [RUN, Run("bert", "ab" * 16)]
     names = ["gpt-01234567", "bert-abababab"]
     for last in (1, 2):  # a second bridge goes on where the first ended
-        worker = Worker(TrackioSink("heads", space="me/here"))
-        for run in runs + runs:
-            for position in range(last + 1):
-                worker.offer(scalars(position, run=run))
-        stats = closed(worker)
+        stats = closed(Worker(TrackioSink("heads", space="me/here")),
+                       *(scalars(position, run=run) for run in runs + runs for position in range(last + 1)))
         assert (stats["written"], stats["failed"], stats["dropped"]) == (4 if last == 1 else 2, 0, 0)
     for run, name in zip(runs, names):
         assert trackio.runs[name].logs == [(step, {"attn/x": 1.0, "attnd/epoch": 0}) for step in range(3)]
@@ -370,9 +369,7 @@ def test_trackio_gets_pictures_and_alerts(trackio):
 
 def test_a_trackio_run_of_the_callers_stays_open(trackio, tmp_path):
     mine = trackio.init("mine", name="mine")
-    worker = Worker(TrackioSink(run=mine))
-    worker.offer(scalars(4))
-    assert closed(worker)["written"] == 1
+    assert closed(Worker(TrackioSink(run=mine)), scalars(4))["written"] == 1
     assert mine.open and mine.logs == [(4, {"attn/x": 1.0, "attnd/epoch": 0})] and not list(tmp_path.iterdir())
 
 
@@ -384,36 +381,15 @@ def test_a_trackio_that_cannot_resume_is_named(trackio, monkeypatch):
 
 def test_items_are_written_once_committed_and_ended():
     worker = Worker(Memory())
-    for item in (scalars(1), scalars(2), scalars(2), End(RUN, "", (), 0, 0, 0), ):
-        worker.offer(item)
-    assert closed(worker) == {"written": 2, "skipped": 1, "failed": 0, "dropped": 0, "waiting": 0}
+    assert closed(worker, scalars(1), scalars(2), scalars(2), end(RUN)) == {
+        "written": 2, "skipped": 1, "failed": 0, "dropped": 0, "waiting": 0}
     assert worker.sink.calls == [("begin", RUN.run), ("commit", RUN.run), ("end", RUN.run, True), ("close",)]
 
 
-def test_what_is_not_new_does_not_begin_a_run():
-    worker = Worker(Memory())
-    ledger = Ledger({"decoder.0.self 1 epoch": (9,)})
-    worker.sink.recall = lambda run: ledger
-    worker.offer(scalars(9))
-    assert closed(worker)["skipped"] == 1 and worker.sink.calls == [("close",)]
-
-
-def numbered(number):
-    return Run("gpt", f"{number:032x}")
-
-
-def end(run):
-    return End(run, "", (), 0, 0, 0)
-
-
-def test_the_end_of_a_run_that_is_not_open_reaches_the_sink():
-    worker = Worker(Memory())
+def test_what_is_not_new_begins_no_run_and_the_end_of_one_that_is_not_open_reaches_the_sink():
     known = Ledger({"decoder.0.self 1 epoch": (9,)})
-    worker.sink.recall = lambda run: known if run == RUN else Ledger()
-    worker.offer(scalars(9))
-    worker.offer(end(RUN))
-    worker.offer(end(numbered(1)))  # which the sink has nothing of
-    closed(worker)
+    worker = Worker(Memory(recall=lambda run: known if run == RUN else Ledger()))
+    assert closed(worker, scalars(9), end(RUN), end(numbered(1)))["skipped"] == 1  # of the latter the sink has nothing
     assert worker.sink.calls == [("finish", RUN.run), ("close",)]
 
 
@@ -421,47 +397,28 @@ def test_the_end_of_a_run_that_is_not_open_reaches_the_sink():
 def test_a_run_that_cannot_be_closed_keeps_no_other_out(failing):
     worker = Worker(Memory())
     original = getattr(worker.sink, failing)
-
-    def fails_on_the_first(run, *arguments):
-        if run == numbered(0):
-            raise OSError("no space left")
-        original(run, *arguments)
-
-    setattr(worker.sink, failing, fails_on_the_first)
-    for number in range(RUNS_OPEN_MAX + 3):
-        worker.offer(scalars(1, run=numbered(number)))
-    stats = closed(worker)
+    setattr(worker.sink, failing, lambda run, *more: (fails if run == numbered(0) else original)(run, *more))
+    stats = closed(worker, *(scalars(1, run=numbered(number)) for number in range(RUNS_OPEN_MAX + 3)))
     assert (stats["written"], stats["failed"]) == (RUNS_OPEN_MAX + 3, 0)
     ended = [call[1] for call in worker.sink.calls if call[0] == "end"]
     assert len(ended) == len(set(ended)) == RUNS_OPEN_MAX + (2 if failing == "end" else 3)
 
 
 def test_what_could_not_be_committed_is_not_written_twice():
-    worker = Worker(Memory())
-
-    def commit(run, ledger):
-        raise OSError("no space left")
-
-    worker.sink.commit = commit
-    for item in (scalars(1), end(RUN), scalars(1)):
-        worker.offer(item)
-    stats = closed(worker)
+    stats = closed(Worker(Memory(commit=fails)), scalars(1), end(RUN), scalars(1))
     assert (stats["written"], stats["skipped"]) == (1, 1)
 
 
 def test_a_failure_is_said_once_and_counted(caplog):
-    worker = Worker(Memory())
-    worker.sink.failing = True
-    with caplog.at_level(logging.WARNING, "attnd"):
-        for position in range(1, 6):
-            worker.offer(scalars(position))
-        wait_until(lambda: worker.stats()["failed"] == 5, "the failures")
-        worker.sink.failing = False
-        worker.offer(scalars(6))
-        stats = closed(worker)
+    worker = Worker(Memory(write=fails))
+    for position in range(1, 6):
+        worker.offer(scalars(position))
+    wait_until(lambda: worker.stats()["failed"] == 5, "the failures")
+    del worker.sink.write
+    stats = closed(worker, scalars(6))
     assert (stats["failed"], stats["written"]) == (5, 1)
-    texts = [record.getMessage() for record in caplog.records]
-    assert len(texts) == 2 and "no space left" in texts[0] and "5 results were not written, 1 were" in texts[1]
+    first, last = caplog.messages
+    assert "no space left" in first and "5 results were not written, 1 were" in last
 
 
 def test_a_sink_that_hangs_drops_and_counts_and_holds_nobody_up():
@@ -482,22 +439,19 @@ def test_a_sink_that_hangs_for_good_is_left_behind():
     worker.offer(scalars(1))
     worker.offer(scalars(2))
     wait_until(lambda: worker.stats()["waiting"] == 1, "the first is being written")
-    assert closed(worker, 0.1)["dropped"] == 1
+    assert closed(worker, seconds=0.1)["dropped"] == 1
     worker.sink.gate.set()
 
 
 def test_a_sink_that_is_gone_is_quiet(caplog):
-    worker = Worker(Memory())
-
     def write(item):
         raise SinkGone("no reader")
 
-    worker.sink.write = write
+    worker = Worker(Memory(write=write))
     worker.offer(scalars(1))
     wait_until(lambda: worker.gone, "the sink to go")
-    with caplog.at_level(logging.WARNING, "attnd"):
-        worker.offer(scalars(2))
-        closed(worker)
+    closed(worker, scalars(2))
+    assert caplog.records == []
     assert caplog.records == []
 
 
@@ -545,49 +499,31 @@ def test_runs_that_are_forgotten_keep_nobody_waiting(bridge, monkeypatch):
 
 
 def test_the_past_is_told_from_where_the_sink_that_has_least_ended(tmp_path):
-    sinks = [Memory(), Memory()]
-    for sink, last in zip(sinks, (9, 4)):
-        sink.recall = lambda run, last=last: Ledger({"decoder.0.self 1 epoch": (last,)})
+    sinks = [Memory(recall=lambda run, last=last: Ledger({"decoder.0.self 1 epoch": (last,)})) for last in (9, 4)]
     with Bridge(sinks, f"ipc://{tmp_path}/nobody", control=None) as bridge:
         assert bridge._seen(RUN, "1 epoch") == {"decoder.0.self": 4}
 
 
 @pytest.mark.parametrize("answer", [{"heads": []}, {"heads": None}, {}, [], {"heads": [None]}])
 def test_a_past_that_is_none_costs_neither_the_bridge_nor_the_result(bridge, answer, caplog):
-    where = {"stack": "decoder", "layer": 0, "site": "self"}
-    track = {"unit": "epoch", "length": 1, "every": 1, "first": 0, "last": 5}
+    """The daemon answers, and to one question nonsense."""
+    layer = {"stack": "decoder", "layer": 0, "site": "self", "metrics": ["entropy"],
+             "tracks": [{"unit": "epoch", "length": 1, "every": 1, "first": 0, "last": 5}]}
     bridge._window = "1 epoch"
     bridge._control.close()
-
-    class Answering:
-        """A daemon that answers, and to one question nonsense."""
-        def windows(self, job, run):
-            return {"layers": [{**where, "metrics": ["entropy"], "tracks": [track]}]}
-
-        def history(self, job, run, **question):
-            return answer
-
-        def alerts(self, job, run, limit):
-            return {"alerts": []}
-
-        def close(self):
-            pass
-
-    bridge._control = Answering()
+    bridge._control = types.SimpleNamespace(windows=lambda *_: {"layers": [layer]}, history=lambda *_, **question: answer,
+                                            alerts=lambda *_, limit: {"alerts": []}, close=lambda: None)
     bridge._ahead.append(summary(last=6))
     assert bridge._step(0.0)
     worker = bridge._workers[0]
     wait_until(lambda: worker.stats()["written"] >= 1, "the result")
     assert bridge.stats()["malformed"] == 0
-    said = [record.getMessage() for record in caplog.records if "cannot be told" in record.getMessage()]
+    said = [text for text in caplog.messages if "cannot be told" in text]
     assert len(said) == (0 if answer in ({"heads": []}, {"heads": None}) else 1)
 
 
 def test_a_bridge_whose_thread_ends_says_so(bridge, monkeypatch, caplog):
-    def broken(timeout):
-        raise RuntimeError("the socket is no socket")
-
-    monkeypatch.setattr(bridge, "_step", broken)
+    monkeypatch.setattr(bridge, "_step", fails)
     bridge.start()
     wait_until(bridge._done.is_set, "the end")
-    wait_until(lambda: any("the bridge ended" in record.getMessage() for record in caplog.records), "the word")
+    wait_until(lambda: any("the bridge ended" in text for text in caplog.messages), "the word")

@@ -62,18 +62,13 @@ def test_one_capture_that_compiles_is_not_the_cost(monkeypatch, device):
     assert measured is not None
 
 
-def test_the_first_steps_and_the_first_capture_count_for_nothing(monkeypatch):
-    training = Training(monkeypatch, 10)
-    training.run(STEPS_UNSETTLED, step_seconds=30, capture_seconds=20)
-    training.run(50)
-    assert training.cost.measured() == pytest.approx((0.1, 0.05))
-
-
-def test_a_pause_of_the_machine_is_no_cost(monkeypatch):
-    training = Training(monkeypatch, 4)
-    training.run(60)
-    training.run(1, step_seconds=60, capture_seconds=60)
-    training.run(20)
+@pytest.mark.parametrize("every, runs", [
+    (10, [(STEPS_UNSETTLED, 30, 20), (50,)]), (4, [(60,), (1, 60, 60), (20,)])],
+    ids=["the first steps and the first capture", "a pause of the machine"])
+def test_what_counts_for_nothing(monkeypatch, every, runs):
+    training = Training(monkeypatch, every)
+    for run in runs:
+        training.run(*run)
     assert training.cost.measured() == pytest.approx((0.1, 0.05))
 
 
@@ -129,50 +124,36 @@ def test_there_may_be_news_after_each_block(monkeypatch):
     assert training.run(3 * BLOCK_STEPS + STEPS_UNSETTLED + 1) == [first, first + BLOCK_STEPS, first + 2 * BLOCK_STEPS]
 
 
-@pytest.mark.parametrize("part, text", [(0.003, "0.3 %"), (0.0004, "less than 0.1 %"), (0.012, "1.2 %"),
-                                        (0.123, "12 %"), (2.5, "250 %")])
-def test_a_part_of_step_time_reads(part, text):
-    assert percent(part) == text
+@pytest.mark.parametrize("read, number, text", [
+    (percent, 0.003, "0.3 %"), (percent, 0.0004, "less than 0.1 %"), (percent, 0.012, "1.2 %"), (percent, 0.123, "12 %"),
+    (percent, 2.5, "250 %"), (milliseconds, 1.75, "1750 ms"), (milliseconds, 0.1234, "123 ms"),
+    (milliseconds, 0.01234, "12.3 ms"), (milliseconds, 0.000123, "0.123 ms"), (milliseconds, 4200.0, "4200000 ms"), (milliseconds, 0.09999, "100 ms")])
+def test_a_part_of_step_time_and_a_time_read(read, number, text):
+    assert read(number) == text
 
 
-def test_a_probe_is_no_cost_of_a_step(daemon):
+def test_a_probe_is_no_cost_of_a_step(publisher):
     model, x = torch.nn.MultiheadAttention(8, 2, batch_first=True), torch.rand(1, 4, 8)
-    with attnd.Publisher("job", daemon.endpoint) as publisher:
-        daemon.attach(publisher)
-        with attnd.watch(model, "job", publisher=publisher, every=2, steps="manual", wait=0, weights_every=0) as watch:
-            for _ in range(6):
-                model(x, x, x)[0].sum().backward()
-                watch.step()
-                watch.probe(x, x, x)
-        assert sorted(watch.cost._captures) == [0, 2, 4]
-
-
-def hello_of(daemon):
-    """The next hello that tells what capturing costs."""
-    while True:
-        header = daemon.next()[1]
-        if "step_seconds" in header:
-            return header
+    with attnd.watch(model, "job", publisher=publisher, every=2, steps="manual", wait=0, weights_every=0) as watch:
+        for _ in range(6):
+            model(x, x, x)[0].sum().backward()
+            watch.step()
+            watch.probe(x, x, x)
+    assert sorted(watch.cost._captures) == [0, 2, 4]
 
 
 @pytest.mark.parametrize("options, own_every", [({}, None), ({"every": 2}, 2)])
-def test_attnd_is_told_after_a_few_captures_and_the_user_once(daemon, caplog, options, own_every):
-    model = torch.nn.MultiheadAttention(8, 2, batch_first=True)
-    with attnd.Publisher("job", daemon.endpoint) as publisher, caplog.at_level(logging.INFO, logger="attnd"):
-        daemon.attach(publisher)
-        with attnd.watch(model, "job", publisher=publisher, steps="manual", wait=0, weights_every=0, **options) as watch:
-            for _ in range(STEPS_UNSETTLED + BLOCK_STEPS + 1):
-                x = torch.rand(1, 4, 8)
-                model(x, x, x)[0].sum().backward()
-                watch.step()
-            hello, stated = hello_of(daemon), watch.cost.measured()
+def test_attnd_is_told_after_a_few_captures_and_the_user_once(daemon, publisher, caplog, options, own_every):
+    model, x = torch.nn.MultiheadAttention(8, 2, batch_first=True), torch.rand(1, 4, 8)
+    with caplog.at_level(logging.INFO, logger="attnd"), \
+            attnd.watch(model, "job", publisher=publisher, steps="manual", wait=0, weights_every=0, **options) as watch:
+        for _ in range(STEPS_UNSETTLED + BLOCK_STEPS + 1):
+            model(x, x, x)[0].sum().backward()
+            watch.step()
+        while "step_seconds" not in (hello := daemon.next()[1]):
+            pass
+        stated = watch.cost.measured()
     assert hello.get("own_every") == own_every
     assert 0 < hello["capture_seconds"] and 0 < hello["step_seconds"] and stated.step_seconds > 0
-    said, = [record.getMessage() for record in caplog.records]
+    said, = caplog.messages
     assert said.startswith("job job: capture: ") and f"% of step time (every {own_every or 1}: " in said
-
-
-@pytest.mark.parametrize("seconds, text", [(1.75, "1750 ms"), (0.1234, "123 ms"), (0.01234, "12.3 ms"), (0.000123, "0.123 ms"),
-                                           (4200.0, "4200000 ms"), (0.09999, "100 ms")])
-def test_a_time_is_said_in_plain_numbers(seconds, text):
-    assert milliseconds(seconds) == text

@@ -59,15 +59,17 @@ class Model(torch.nn.Module):
 
 @pytest.fixture
 def watched():
-    """watched(model, ...): a watch of every step on a daemon of its own; `it.sent()` are the tensors that have come."""
+    """watched(model, ...): a watch of every step on a daemon of its own; `it.sent()` are the messages of tensors that have
+    come, `it.names()` the names of these."""
     opened = []
 
-    def start(model, limits=NEWEST, **options):
-        daemon = FakeDaemon(topics=(b"", limits))
+    def start(model=None, limits=NEWEST, **options):
+        daemon, model = FakeDaemon(topics=(b"", limits)), model or Model()
         publisher = attnd.Publisher("job", daemon.endpoint)
         daemon.attach(publisher)
         it = attnd.watch(model, job="job", publisher=publisher, **{"every": 1, "samples": 0, "gradients": True, **options})
-        it.sent = lambda: sent(it, daemon)
+        it.model, it.sent = model, lambda: sent(it, daemon)
+        it.names = lambda: names(it.sent())
         opened.append((it, publisher))
         return it
 
@@ -88,13 +90,19 @@ def sent(it, daemon):
     return sorted(found, key=lambda message: (message[1]["layer"], message[1].get("microbatch", 0)))
 
 
-def names(message):
-    return set(tensors_of(message))
+def names(messages):
+    return [set(tensors_of(message)) for message in messages]
 
 
-def end_step(it, model):
+def assert_gradients(messages, model):
+    """They have those of the weights of each call, in the order of layers."""
+    for message, (weights, _) in zip(messages, [made for block in model.blocks for made in block.made]):
+        np.testing.assert_array_equal(tensors_of(message)["grad"], weights.grad.numpy())
+
+
+def end_step(it):
     """As an optimizer does, which torch 1 does not tell of."""
-    torch.optim.SGD(model.parameters(), lr=0.0).step()
+    torch.optim.SGD(it.model.parameters(), lr=0.0).step()
     if hooks.register_optimizer_hook is None:
         it.step()
 
@@ -103,12 +111,11 @@ def x(seed=0):
     return torch.randn(B, T, D, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("plan, heads, samples", [({}, H, B), ({"samples": 2}, H, 2)])
-def test_the_gradient_of_weights_goes_along(watched, plan, heads, samples):
-    model = Model()
-    it = watched(model, **plan)
-    model(x()).square().sum().backward()
-    for message, block in zip(it.sent(), model.blocks):
+@pytest.mark.parametrize("plan, samples", [({}, B), ({"samples": 2}, 2)])
+def test_the_gradient_of_weights_goes_along(watched, plan, samples):
+    it = watched(**plan)
+    it.model(x()).square().sum().backward()
+    for message, block in zip(it.sent(), it.model.blocks):
         tensors, weights = tensors_of(message), block.made[0][0]
         np.testing.assert_array_equal(tensors["weights"], weights.detach()[:samples].numpy())
         np.testing.assert_array_equal(tensors["grad"], weights.grad[:samples].numpy())
@@ -116,46 +123,39 @@ def test_the_gradient_of_weights_goes_along(watched, plan, heads, samples):
 
 @needs_sdpa
 def test_the_gradient_of_a_fused_output_goes_along_with_values(watched):
-    model = Model(fused=True)
-    it = watched(model)
-    model(x()).square().sum().backward()
+    it = watched(Model(fused=True))
+    it.model(x()).square().sum().backward()
     messages = it.sent()
-    assert [names(message) for message in messages] == 2 * [{"q", "k", "v", "dout"}]
-    for message, block in zip(messages, model.blocks):
+    assert names(messages) == 2 * [{"q", "k", "v", "dout"}]
+    for message, block in zip(messages, it.model.blocks):
         (y, v), tensors = block.made[0], tensors_of(message)
         np.testing.assert_array_equal(tensors["dout"], y.grad.numpy())
         np.testing.assert_array_equal(tensors["v"], v.detach().numpy())
 
 
 def test_dropout_of_explicit_weights_is_part_of_the_gradient(watched):
-    model = Model(dropout=0.5)
-    it = watched(model)
-    model(x()).square().sum().backward()
+    it = watched(Model(dropout=0.5))
+    it.model(x()).square().sum().backward()
     gradient = tensors_of(it.sent()[0])["grad"]
-    np.testing.assert_array_equal(gradient, model.blocks[0].made[0][0].grad.numpy())
+    np.testing.assert_array_equal(gradient, it.model.blocks[0].made[0][0].grad.numpy())
     assert 0.2 < (gradient == 0).mean() < 0.8
 
 
 def test_microbatches_have_their_own_gradients(watched):
-    model = Model()
-    it = watched(model)
+    it = watched()
     for seed in range(2):
-        model(x(seed)).square().sum().backward()
-    end_step(it, model)
+        it.model(x(seed)).square().sum().backward()
+    end_step(it)
     messages = it.sent()
     assert [(m[1]["layer"], m[1].get("microbatch", 0), m[1]["step"]) for m in messages] == [
         (0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0)] or hooks.register_optimizer_hook is None
-    for message, (weights, _) in zip(messages, [made for block in model.blocks for made in block.made]):
-        np.testing.assert_array_equal(tensors_of(message)["grad"], weights.grad.numpy())
+    assert_gradients(messages, it.model)
 
 
 def test_two_forwards_before_their_backwards_keep_theirs_apart(watched):
-    model = Model()
-    it = watched(model, steps="manual")
-    losses = [model(x(seed)).square().sum() for seed in range(2)]
-    sum(losses).backward()
-    for message, (weights, _) in zip(it.sent(), [made for block in model.blocks for made in block.made]):
-        np.testing.assert_array_equal(tensors_of(message)["grad"], weights.grad.numpy())
+    it = watched(steps="manual")
+    sum([it.model(x(seed)).square().sum() for seed in range(2)]).backward()
+    assert_gradients(it.sent(), it.model)
 
 
 def held_copies():
@@ -165,17 +165,16 @@ def held_copies():
 
 def test_without_backward_the_step_ends_without_gradients_and_nothing_is_kept(watched):
     """The loss keeps the graph, which keeps nothing of ours."""
-    model, before = Model(), held_copies()
-    it = watched(model, steps="manual")
-    loss = model(x()).sum()
-    graph = weakref.ref(model.blocks[0].made[0][0])
+    before = held_copies()
+    it = watched(steps="manual")
+    loss = it.model(x()).sum()
+    graph = weakref.ref(it.model.blocks[0].made[0][0])
     assert it.sent() == []
     it.step()
-    messages = it.sent()
-    assert [names(message) for message in messages] == 2 * [{"weights", "v"}] and it.stats()["dropped"] == 0
+    assert it.names() == 2 * [{"weights", "v"}] and it.stats()["dropped"] == 0
     loss.backward()  # too late
     assert it.sent() == [] and held_copies() <= before
-    for block in model.blocks:
+    for block in it.model.blocks:
         block.made.clear()
     del loss
     assert graph() is None
@@ -183,36 +182,33 @@ def test_without_backward_the_step_ends_without_gradients_and_nothing_is_kept(wa
 
 def test_what_the_graph_kept_goes_with_it_by_the_next_forward(watched):
     """As in a validation that forgets no_grad: its forwards do not pile up."""
-    model = Model()
-    it = watched(model, steps="manual")
-    model(x())
-    graph = weakref.ref(model.blocks[0].made.pop()[0])
-    model.blocks[1].made.clear()
+    it = watched(steps="manual")
+    it.model(x())
+    graph = weakref.ref(it.model.blocks[0].made.pop()[0])
+    it.model.blocks[1].made.clear()
     assert graph() is None and it.sent() == []
-    loss = model(x(1)).sum()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
+    loss = it.model(x(1)).sum()
+    assert it.names() == 2 * [{"weights", "v"}]
     loss.backward()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v", "grad"}]
+    assert it.names() == 2 * [{"weights", "v", "grad"}]
 
 
 def test_a_forward_that_breaks_off_does_no_harm(watched):
-    model = Model()
-    it = watched(model, steps="manual")
-    model.head.forward = lambda _: 1 / 0
+    it = watched(steps="manual")
+    it.model.head.forward = lambda _: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        model(x())
-    del model.head.forward
-    model(x()).sum().backward()
+        it.model(x())
+    del it.model.head.forward
+    it.model(x()).sum().backward()
     it.step()
-    assert {frozenset(names(message)) for message in it.sent()} == {frozenset({"weights", "v"}), frozenset({"weights", "v", "grad"})}
+    assert set(map(frozenset, it.names())) == {frozenset({"weights", "v"}), frozenset({"weights", "v", "grad"})}
 
 
 def test_closing_sends_what_waits(watched):
-    model = Model()
-    it = watched(model)
-    loss = model(x()).sum()
+    it = watched()
+    loss = it.model(x()).sum()
     it.close()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
+    assert it.names() == 2 * [{"weights", "v"}]
     loss.backward()
 
 
@@ -221,41 +217,36 @@ def test_what_is_frozen_has_no_gradient_and_does_not_wait(watched):
     model.blocks.requires_grad_(False)
     it = watched(model)
     loss = model(x()).sum()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
+    assert it.names() == 2 * [{"weights", "v"}]
     loss.backward()
     model.blocks[1].requires_grad_(True)
     model(x()).sum().backward()
-    assert [names(message) for message in it.sent()] == [{"weights", "v"}, {"weights", "v", "grad"}]
+    assert it.names() == [{"weights", "v"}, {"weights", "v", "grad"}]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_is_left_out_and_counted(watched, caplog, bad):
-    model = Model()
-    it = watched(model)
+    it = watched()
     for _ in range(2):
-        (model(x()).sum() * bad).backward()
-        end_step(it, model)
-    assert [names(message) for message in it.sent()] == 4 * [{"weights", "v"}]
-    assert it.stats()["gradients_not_finite"] == 4
-    said = [record.getMessage() for record in caplog.records if "not finite" in record.getMessage()]
-    assert len(said) == 1 and "encoder.1.self at step 0" in said[0]
+        (it.model(x()).sum() * bad).backward()
+        end_step(it)
+    assert it.names() == 4 * [{"weights", "v"}] and it.stats()["gradients_not_finite"] == 4
+    said, = [text for text in caplog.messages if "not finite" in text]
+    assert "encoder.1.self at step 0" in said
 
 
 def test_a_scaled_loss_scales_the_gradient(watched):
-    model = Model()
-    it = watched(model)
-    found = []
+    it, found = watched(), []
     for scale in (1.0, 2.0**16):
-        (model(x()).square().sum() * scale).backward()
+        (it.model(x()).square().sum() * scale).backward()
         found.append([tensors_of(message)["grad"] for message in it.sent()])
     for plain, scaled in zip(*found):
         np.testing.assert_array_equal(plain * 2.0**16, scaled)
 
 
 def test_a_second_backward_of_the_same_graph_sends_nothing_more(watched):
-    model = Model()
-    it = watched(model)
-    loss = model(x()).square().sum()
+    it = watched()
+    loss = it.model(x()).square().sum()
     loss.backward(retain_graph=True)
     assert len(it.sent()) == 2
     loss.backward()
@@ -263,102 +254,85 @@ def test_a_second_backward_of_the_same_graph_sends_nothing_more(watched):
 
 
 def test_a_sample_of_rows_has_no_gradient(watched):
-    model = Model()
-    it = watched(model, rows=3)
-    model(x()).sum()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
+    it = watched(rows=3)
+    it.model(x()).sum()
+    assert it.names() == 2 * [{"weights", "v"}]
 
 
 def test_what_fits_only_without_its_gradient_goes_without(watched):
-    model = Model()
-    it = watched(model, limits=NEWEST + b";max_message=%d" % (B * H * T * T * 4 + B * T * T + B * T * D * 4 + 600))
-    model(x()).sum().backward()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}] and it.stats()["too_large"] == 0
+    it = watched(limits=NEWEST + b";max_message=%d" % (B * H * T * T * 4 + B * T * T + B * T * D * 4 + 600))
+    it.model(x()).sum().backward()
+    assert it.names() == 2 * [{"weights", "v"}] and it.stats()["too_large"] == 0
 
 
 def test_a_failure_in_a_hook_is_not_the_trainings(watched, monkeypatch, caplog):
-    model = Model()
-    it = watched(model)
-    loss = model(x()).sum()
+    it = watched()
+    loss = it.model(x()).sum()
     monkeypatch.setattr(it.publisher, "publish_later", lambda *_: 1 / 0)
     loss.backward()
-    assert model.blocks[0].qkv.weight.grad is not None
-    assert sum("could not be sent with its gradient" in record.getMessage() for record in caplog.records) == 1
+    assert it.model.blocks[0].qkv.weight.grad is not None
+    assert sum("could not be sent with its gradient" in text for text in caplog.messages) == 1
 
 
 @pytest.mark.skipif(not hasattr(torch, "compiler"), reason="this torch does not tell")
 @pytest.mark.parametrize("room", [1 << 20, 100])
 def test_where_autograd_keeps_something_else_a_copy_waits_if_there_is_room(watched, room):
     """The copy of the first call fills 432 + 108 of the bytes."""
-    model = Model()
-    it = watched(model)
-    model(x()).sum().backward()
+    it = watched()
+    it.model(x()).sum().backward()
     assert len(it.sent()) == 2
-    it.publisher.queue_bytes = room  # the sender has its own
+    it.publisher._queue_bytes = room  # the sender has its own
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
-        loss = model(x()).sum()
-    before = [block.made[1][0].detach().clone() for block in model.blocks]
+        loss = it.model(x()).sum()
+    before = [block.made[1][0].detach().clone() for block in it.model.blocks]
     if room == 100:
-        assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
+        assert it.names() == 2 * [{"weights", "v"}]
     loss.backward()
     messages = it.sent()
-    assert [names(message) for message in messages] == (2 * [{"weights", "v", "grad"}] if room > 100 else [])
+    assert names(messages) == (2 * [{"weights", "v", "grad"}] if room > 100 else [])
     for message, weights in zip(messages, before):
         np.testing.assert_array_equal(tensors_of(message)["weights"], weights.numpy())
 
 
 @needs_sdpa
-def test_dropout_within_a_kernel_is_told_once(watched, caplog):
-    model = Model(fused=True, dropout=0.5)
-    it = watched(model)
-    model(x()).sum().backward()
-    assert [names(message) for message in it.sent()] == 2 * [{"q", "k", "v"}]
-    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(said) == 1 and "blocks.0 drops weights within its kernel" in said[0]
-
-
-@needs_sdpa
-def test_an_older_attnd_gets_fused_attention_without_and_is_told(watched, caplog):
-    model = Model(fused=True)
-    it = watched(model, limits=NEWEST.replace(b"=8", b"=5"))
-    model(x()).sum().backward()
-    assert [names(message) for message in it.sent()] == 2 * [{"q", "k", "v"}]
-    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(said) == 1 and "too old for the gradients of fused attention" in said[0]
+@pytest.mark.parametrize("dropout, revision, why", [
+    (0.5, b"=8", "blocks.0 drops weights within its kernel"), (0.0, b"=5", "too old for the gradients of fused attention")])
+def test_why_fused_attention_goes_without_is_told_once(watched, caplog, dropout, revision, why):
+    it = watched(Model(fused=True, dropout=dropout), limits=NEWEST.replace(b"=8", revision))
+    it.model(x()).sum().backward()
+    assert it.names() == 2 * [{"q", "k", "v"}]
+    said, = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert why in said
 
 
 def test_nothing_waits_in_steps_that_are_not_captured(watched):
-    model = Model()
-    it = watched(model, steps="manual", every=2)
+    it, hooked = watched(steps="manual", every=2), []
     for _ in range(2):
-        loss = model(x()).sum()
-        weights = model.blocks[0].made[-1][0]
-        hooked = len(weights._backward_hooks or {})
+        loss = it.model(x()).sum()
+        hooked.append(len(it.model.blocks[0].made[-1][0]._backward_hooks or {}))
         loss.backward()
         it.step()
-        model.captured = [*getattr(model, "captured", []), hooked]
-    assert model.captured == [1, 0] and len(it.sent()) == 2
+    assert hooked == [1, 0] and len(it.sent()) == 2
 
 
 def test_a_long_training_leaves_nothing_waiting(watched):
-    model, before = Model(), held_copies()
-    it = watched(model)
+    before = held_copies()
+    it = watched()
     for step in range(20):
-        model(x(step)).square().sum().backward()
-        end_step(it, model)
+        it.model(x(step)).square().sum().backward()
+        end_step(it)
     assert len(it.sent()) == 40
-    for block in model.blocks:
+    for block in it.model.blocks:
         block.made.clear()
     assert it._gradients.idle and held_copies() <= before
 
 
 def test_a_probe_waits_for_nothing(watched):
-    model = Model()
-    it = watched(model)
-    model(x()).sum().backward()
+    it = watched()
+    it.model(x()).sum().backward()
     it.sent()
     it.probe(x(1))
-    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v"}]
+    assert it.names() == 2 * [{"weights", "v"}]
 
 
 class Reentrant(torch.nn.Module):
@@ -383,9 +357,9 @@ def test_reentrant_checkpoints_that_wait_together_go_without(watched):
     sum(losses).backward()
     model(x(2).requires_grad_()).sum().backward()
     it.step()
-    assert [names(message) for message in it.sent()] == (6 if is_told else 2) * [{"weights", "v"}]
+    assert it.names() == (6 if is_told else 2) * [{"weights", "v"}]
     model(x(3).requires_grad_()).sum().backward()
-    assert [names(message) for message in it.sent()] == 2 * [{"weights", "v", "grad"} if is_told else {"weights", "v"}]
+    assert it.names() == 2 * [{"weights", "v", "grad"} if is_told else {"weights", "v"}]
     it.step()
     assert it._gradients.idle
 
@@ -395,30 +369,28 @@ def test_nothing_is_copied_while_the_training_captures_a_cuda_graph(watched, mon
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: bool(captures))
     monkeypatch.setattr(devices, "_copied", lambda *given: copied.append(bool(captures)) or copy(*given))
-    model = Model()
-    it = watched(model, tokens=True)
+    it = watched(tokens=True)
     captures.append(1)
-    model(x()).sum().backward()  # the whole step
+    it.model(x()).sum().backward()  # the whole step
     it.step()
     it._spy.is_looking = True  # as in compiled code
     it.calls_compiled((torch.ones(2, 3, dtype=torch.int64),), {})
     it._spy.is_looking = False
     captures.clear()
     assert copied == [] and it.current_step == 0 and it.sent() == []
-    loss = model(x()).sum()
+    loss = it.model(x()).sum()
     captures.append(1)
     loss.backward()
     captures.clear()
     it.step()
     assert not any(copied) and it.sent() == [] and it.current_step == 1
-    handles = [model.blocks[0].register_forward_pre_hook(lambda *given: captures.append(1)),
-               model.blocks[0].register_forward_hook(lambda *given: captures.clear())]
-    with caplog.at_level(logging.WARNING):
-        model(x()).sum().backward()
+    handles = [it.model.blocks[0].register_forward_pre_hook(lambda *given: captures.append(1)),
+               it.model.blocks[0].register_forward_hook(lambda *given: captures.clear())]
+    it.model(x()).sum().backward()
     assert not any(copied) and [message[1]["layer"] for message in it.sent()] == [1]
     assert "it runs in a part of the model that is captured as a CUDA graph" in caplog.text
     while handles:
         handles.pop().remove()
     it.step()
-    model(x()).sum().backward()
+    it.model(x()).sum().backward()
     assert [message[1]["layer"] for message in it.sent()] == [0, 1] and not any(copied)

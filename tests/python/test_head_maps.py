@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-import attnd
 from attnd.head_maps import WEIGHTS_MAX, HeadMaps, Turns
 from attnd.layer_state import LayerState
-from conftest import FakeDaemon, wait_until
+from conftest import limited
 
 GOOD = HeadMaps(np.zeros((2, 4, 3), np.float16), 9, 3, first_key=1, keys_sent=5)
 
@@ -75,11 +74,8 @@ def test_rounds_of_ranks_with_clocks_of_their_own_meet(skew, interval, every, la
 def test_maps_go_to_those_who_want_them(said, sent):
     state = LayerState(3)
     state.add({"entropy": np.ones((1, 3, 4))}, keys=4)
-    daemon = FakeDaemon(topics=(b"", b"limits/accepts=state,event;" + said.encode()))
     seen = []
-    with attnd.Publisher("job", daemon.endpoint, on_publish=seen.append) as publisher:
-        daemon.attach(publisher)
-        wait_until(lambda: daemon.serve() or publisher._outbox.limits.header > 1, "the limits arrive")
+    with limited(b"accepts=state,event;" + said.encode(), on_publish=seen.append) as (_, publisher):
         assert publisher.maps_side == (4 if sent else 0) and publisher.maps_every == (0.5 if sent else 0)
         labels = list("abcde")
         assert publisher.publish_state(state, stack="decoder", layer=0, maps=GOOD._replace(labels=labels))
@@ -93,11 +89,8 @@ def test_maps_go_to_those_who_want_them(said, sent):
 def test_a_state_comes_as_bytes_of_any_kind_and_as_nothing_else():
     state = LayerState(2)
     state.add({"entropy": np.ones((1, 2, 4))}, keys=4)
-    daemon = FakeDaemon(topics=(b"", b"limits/accepts=state,event;header=9"))
     seen = []
-    with attnd.Publisher("job", daemon.endpoint, on_publish=seen.append) as publisher:
-        daemon.attach(publisher)
-        wait_until(lambda: daemon.serve() or publisher._outbox.limits.header > 1, "the limits arrive")
+    with limited(b"accepts=state,event;header=9", on_publish=seen.append) as (_, publisher):
         packed = state.pack()
         for one in (state, packed, bytearray(packed), memoryview(packed)):
             assert publisher.publish_state(one, stack="decoder", layer=0)

@@ -3,7 +3,9 @@
 
 The stand-ins have the signatures of the real functions (flash_attn 2.8, its version 3, xFormers 0.0.30, by their
 documentation) and compute in plain torch. What a call means is written here a second time, query by query, from that
+documentation) and compute in plain torch. What a call means is written here a second time, query by query, from that
 documentation, and the weights of every message are compared with float64."""
+import contextlib
 import inspect
 import sys
 import types
@@ -24,6 +26,7 @@ from test_spy import Watcher, modes
 
 B, H, D = 2, 4, 8
 BEGIN, KEYS_BEGIN = [0, 3, 4, 9], [0, 5, 7, 13]  # three packed sequences of queries, and of keys
+PACKED = pytest.mark.parametrize("begin, keys_begin", [(BEGIN, BEGIN), (BEGIN, KEYS_BEGIN)], ids=["self", "cross"])
 
 
 # ---------------------------------------------------------------------------------------------- stand-ins
@@ -80,12 +83,8 @@ def memory_efficient_attention(query, key, value, attn_bias=None, p=0.0, scale=N
     return attention(query, key, value)
 
 
-class LowerTriangularMask:
-    pass
-
-
-class LowerTriangularFromBottomRightMask(LowerTriangularMask):
-    pass
+LowerTriangularMask = type("LowerTriangularMask", (), {})
+LowerTriangularFromBottomRightMask = type("LowerTriangularFromBottomRightMask", (LowerTriangularMask,), {})
 
 
 class LocalAttentionFromBottomRightMask:
@@ -104,12 +103,8 @@ class BlockDiagonalMask:
         self.k_seqinfo = self.q_seqinfo if keys_begin is begin else SequenceInfo(keys_begin)
 
 
-class BlockDiagonalCausalMask(BlockDiagonalMask):
-    pass
-
-
-class BlockDiagonalCausalFromBottomRightMask(BlockDiagonalCausalMask):
-    pass
+BlockDiagonalCausalMask = type("BlockDiagonalCausalMask", (BlockDiagonalMask,), {})
+BlockDiagonalCausalFromBottomRightMask = type("BlockDiagonalCausalFromBottomRightMask", (BlockDiagonalCausalMask,), {})
 
 
 class SomeOtherMask:
@@ -208,17 +203,23 @@ class Calls(torch.nn.Module):
         return self.attn(*args, **kwargs)
 
 
-def watched(model, *args, **kwargs):
-    """The watcher of one call of a model's `attn`, whose result is that of a call without attnd."""
-    watcher = Watcher()
-    spy = Spy(model, watcher)
+@contextlib.contextmanager
+def spied(model):
+    """The spy of a model, for as long as this lasts."""
+    spy = Spy(model, Watcher())
     spy.install()
     try:
-        result = model(*args, **kwargs)
+        yield spy
     finally:
         spy.remove()
-    assert torch.equal(result, model(*args, **kwargs)) and not watcher.failures, watcher.failures
-    return watcher
+
+
+def watched(model, *args, **kwargs):
+    """The watcher of one call of a model's `attn`, whose result is that of a call without attnd."""
+    with spied(model) as spy:
+        result = model(*args, **kwargs)
+    assert torch.equal(result, model(*args, **kwargs)) and not spy.watcher.failures, spy.watcher.failures
+    return spy.watcher
 
 
 def seen_of(kernel, *args, **kwargs):
@@ -228,9 +229,12 @@ def seen_of(kernel, *args, **kwargs):
     return seen
 
 
-def check(seen, q, k, allowed, plan=EVERYTHING, layer=("decoder", 0, "self"), **more):
-    """The messages of what was seen say these weights: q [B, H, Tq, d], allowed [Tq, Tk] or a function of both."""
-    message, = messages(seen, plan, layer=layer)
+def check(seen, q, k, allowed, plan=EVERYTHING, is_cross=None, **more):
+    """The messages of what was seen say these weights: q [B, T, H, d] or packed [T, H, d], allowed [Tq, Tk] or more axes.
+    `is_cross`: by default where there are more or fewer queries than keys."""
+    q, k = ((x if x.dim() == 4 else x[None]).transpose(1, 2) for x in (q, k))
+    is_cross = q.shape[2] != k.shape[2] if is_cross is None else is_cross
+    message, = messages(seen, plan, layer=("decoder", 0, "cross" if is_cross else "self"))
     part = slice(0, plan.samples or len(q)), slice(None), plan.row_slice(0, q.shape[2], True)
     allowed = np.broadcast_to(allowed, (len(q), 1, q.shape[2], k.shape[2]))
     expected = truth(q, k, allowed, **more)[part]
@@ -240,6 +244,11 @@ def check(seen, q, k, allowed, plan=EVERYTHING, layer=("decoder", 0, "self"), **
     assert (counted == allowed[part][:, 0].any(-1)).all()
     sees = allowed[part].any(-1)[..., None]
     np.testing.assert_allclose(weights_of(message) * sees, expected, atol=3e-6)
+
+
+def starts(*begins):
+    """As `cu_seqlens` says where packed sequences begin."""
+    return [torch.tensor(begin, dtype=torch.int32) for begin in begins]
 
 
 def band(queries, keys, left=-1, right=-1, aligned="last"):
@@ -285,66 +294,57 @@ def band_of(form):
 def test_flash_attention_is_captured_with_its_window_at_the_last_key(form, lengths):
     q, k = random(B, lengths[0], H, D), random(B, lengths[1], 2, D, seed=1)
     seen = seen_of(flash_attn_func, q, k, k, softmax_scale=0.3, **FORMS[form])
-    layer = ("decoder", 0, "self" if lengths[0] == lengths[1] else "cross")
-    check(seen, q.transpose(1, 2), k.transpose(1, 2), band(*lengths, *band_of(FORMS[form])), layer=layer, scale=0.3)
+    check(seen, q, k, band(*lengths, *band_of(FORMS[form])), scale=0.3)
 
 
-@pytest.mark.parametrize("name", ["qkv", "kv", "keywords", "third"])
-def test_all_ways_to_pass_them_are_the_same(name):
+@pytest.mark.parametrize("kernel, given", [
+    (flash_attn_qkvpacked_func, lambda q, k: ((torch.stack([q, k, k], 2), 0.0, 0.3, True), {})),
+    (flash_attn_kvpacked_func, lambda q, k: ((q, torch.stack([k, k], 2)), {"causal": True, "softmax_scale": 0.3})),
+    (flash_attn_func, lambda q, k: ((), {"v": k, "k": k, "q": q, "causal": True, "softmax_scale": 0.3})),
+    (flash_attn_3_func, lambda q, k: ((q, k, k, 0.3, True), {}))], ids=["qkv", "kv", "keywords", "third"])
+def test_all_ways_to_pass_them_are_the_same(kernel, given):
     q, k = random(B, 6, H, D), random(B, 6, H, D, seed=1)
-    calls = {"qkv": lambda: seen_of(flash_attn_qkvpacked_func, torch.stack([q, k, k], 2), 0.0, 0.3, True),
-             "kv": lambda: seen_of(flash_attn_kvpacked_func, q, torch.stack([k, k], 2), causal=True, softmax_scale=0.3),
-             "keywords": lambda: seen_of(flash_attn_func, v=k, k=k, q=q, causal=True, softmax_scale=0.3),
-             "third": lambda: seen_of(flash_attn_3_func, q, k, k, 0.3, True)}
-    seen = calls[name]()
+    args, kwargs = given(q, k)
+    seen = seen_of(kernel, *args, **kwargs)
     assert seen.causal and seen.mask is seen.late_mask is None
-    check(seen, q.transpose(1, 2), k.transpose(1, 2), band(6, 6, -1, 0), scale=0.3)
+    check(seen, q, k, band(6, 6, -1, 0), scale=0.3)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("begin, keys_begin", [(BEGIN, BEGIN), (BEGIN, KEYS_BEGIN)], ids=["self", "cross"])
+@PACKED
 def test_packed_sequences_are_documents(form, begin, keys_begin):
     q, k = random(begin[-1], H, D), random(keys_begin[-1], H, D, seed=1)
-    starts = [torch.tensor(x, dtype=torch.int32) for x in (begin, keys_begin)]
-    seen = seen_of(flash_attn_varlen_func, q, k, k, *starts, 5, 6, **FORMS[form])
-    layer = ("decoder", 0, "self" if begin is keys_begin else "cross")
-    check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(begin, keys_begin, *band_of(FORMS[form])),
-          layer=layer)
+    seen = seen_of(flash_attn_varlen_func, q, k, k, *starts(begin, keys_begin), 5, 6, **FORMS[form])
+    check(seen, q, k, packed(begin, keys_begin, *band_of(FORMS[form])))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [form for form in FORMS if "causal" not in FORMS[form]])  # which the sender thread refuses
 def test_queries_and_keys_may_be_packed_in_other_ways_of_one_length(form):
-    if FORMS[form].get("causal"):
-        pytest.skip("such causal calls are refused on the sender thread")
-    keys_begin = [0, 4, 6, 9]
-    q, k = random(9, H, D), random(9, H, D, seed=1)
-    starts = [torch.tensor(x, dtype=torch.int32) for x in (BEGIN, keys_begin)]
-    seen = seen_of(flash_attn_varlen_func, q, k, k, *starts, 5, 6, **FORMS[form])
-    check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(BEGIN, keys_begin, *band_of(FORMS[form])),
-          layer=("decoder", 0, "cross"))
+    q, k, keys_begin = random(9, H, D), random(9, H, D, seed=1), [0, 4, 6, 9]
+    seen = seen_of(flash_attn_varlen_func, q, k, k, *starts(BEGIN, keys_begin), 5, 6, **FORMS[form])
+    check(seen, q, k, packed(BEGIN, keys_begin, *band_of(FORMS[form])), is_cross=True)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("slopes", [None, random(H).abs()], ids=["plain", "slopes"])
 @pytest.mark.parametrize("plan", [EVERYTHING, Plan(rows=4)], ids=["all", "part"])
 def test_what_stands_behind_the_last_sequence_is_padding(form, slopes, plan):
-    q, begin = random(12, H, D), torch.tensor([*BEGIN, BEGIN[-1]], dtype=torch.int32)
+    q, (begin,) = random(12, H, D), starts([*BEGIN, BEGIN[-1]])
     seen = seen_of(flash_attn_varlen_func, q, q, q, begin, begin, 5, 6, alibi_slopes=slopes, **FORMS[form])
     allowed = np.zeros((12, 12), bool)
     allowed[:9, :9] = packed(BEGIN, BEGIN, *band_of(FORMS[form]))
     bias = np.zeros((1, H, 12, 12))
     for a, b in zip(BEGIN, BEGIN[1:]):
         bias[0, :, a:b, a:b] = 0 if slopes is None else alibi(slopes, b - a, b - a)[0]
-    check(seen, q.transpose(0, 1)[None], q.transpose(0, 1)[None], allowed, plan, bias=bias)
+    check(seen, q, q, allowed, plan, bias=bias)
 
 
 def test_packed_sequences_in_one_tensor():
-    q, k = random(9, H, D), random(9, H, D, seed=1)
-    begin = torch.tensor(BEGIN, dtype=torch.int32)
+    q, k, (begin,) = random(9, H, D), random(9, H, D, seed=1), starts(BEGIN)
     for seen in (seen_of(flash_attn_varlen_qkvpacked_func, torch.stack([q, k, k], 1), begin, 5, causal=True),
                  seen_of(flash_attn_varlen_kvpacked_func, q, torch.stack([k, k], 1), begin, begin, 5, 5, causal=True)):
         assert seen.documents is not None and seen.late_mask is None
-        check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(BEGIN, BEGIN, -1, 0))
+        check(seen, q, k, packed(BEGIN, BEGIN, -1, 0))
 
 
 @pytest.mark.parametrize("slopes", [random(H).abs(), random(B, H).abs()], ids=["heads", "samples"])
@@ -352,67 +352,57 @@ def test_packed_sequences_in_one_tensor():
 def test_slopes_are_a_bias(slopes, plan):
     q, k = random(B, 6, H, D), random(B, 8, H, D, seed=1)
     seen = seen_of(flash_attn_func, q, k, k, causal=True, alibi_slopes=slopes, softcap=2.0)
-    check(seen, q.transpose(1, 2), k.transpose(1, 2), band(6, 8, -1, 0), plan, ("decoder", 0, "cross"),
-          bias=alibi(slopes, 6, 8), softcap=2.0)
+    check(seen, q, k, band(6, 8, -1, 0), plan, bias=alibi(slopes, 6, 8), softcap=2.0)
 
 
 def test_slopes_of_packed_sequences_are_those_of_the_sequence():
     q, k, slopes = random(9, H, D), random(13, H, D, seed=1), random(3, H).abs()
-    starts = [torch.tensor(x, dtype=torch.int32) for x in (BEGIN, KEYS_BEGIN)]
-    seen = seen_of(flash_attn_varlen_func, q, k, k, *starts, 5, 6, alibi_slopes=slopes)
+    seen = seen_of(flash_attn_varlen_func, q, k, k, *starts(BEGIN, KEYS_BEGIN), 5, 6, alibi_slopes=slopes)
     bias = np.zeros((1, H, 9, 13))
     for n, (a, b, c, d) in enumerate(zip(BEGIN, BEGIN[1:], KEYS_BEGIN, KEYS_BEGIN[1:])):
         bias[0, :, a:b, c:d] = alibi(slopes[n], b - a, d - c)[0]
-    check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(BEGIN, KEYS_BEGIN),
-          layer=("decoder", 0, "cross"), bias=bias)
+    check(seen, q, k, packed(BEGIN, KEYS_BEGIN), bias=bias)
 
 
 # ------------------------------------------------------------------------------------------------ xFormers
 
-MASKS = {
-    "none": (None, lambda q, k: band(q, k)), "causal": (LowerTriangularMask(), lambda q, k: band(q, k, -1, 0, "first")),
-    "from bottom right": (LowerTriangularFromBottomRightMask(), lambda q, k: band(q, k, -1, 0)),
-    "local": (LocalAttentionFromBottomRightMask(2, 1), lambda q, k: band(q, k, 2, 1)),
-    "other": (SomeOtherMask(), third)}
-
-
 @pytest.mark.parametrize("lengths", [(9, 9), (4, 9)])
-@pytest.mark.parametrize("name", MASKS)
-def test_xformers_is_captured_with_its_mask(name, lengths):
+@pytest.mark.parametrize("mask, allowed", [
+    (None, band), (LowerTriangularMask(), lambda q, k: band(q, k, -1, 0, "first")),
+    (LowerTriangularFromBottomRightMask(), lambda q, k: band(q, k, -1, 0)),
+    (LocalAttentionFromBottomRightMask(2, 1), lambda q, k: band(q, k, 2, 1)), (SomeOtherMask(), third)],
+    ids=["none", "causal", "from bottom right", "local", "other"])
+def test_xformers_is_captured_with_its_mask(mask, allowed, lengths):
     q, k = random(B, lengths[0], H, D), random(B, lengths[1], H, D, seed=1)
-    mask, allowed = MASKS[name]
-    seen = seen_of(memory_efficient_attention, q, k, k, attn_bias=mask, scale=0.3)
-    layer = ("decoder", 0, "self" if lengths[0] == lengths[1] else "cross")
-    check(seen, q.transpose(1, 2), k.transpose(1, 2), allowed(*lengths), layer=layer, scale=0.3)
+    check(seen_of(memory_efficient_attention, q, k, k, attn_bias=mask, scale=0.3), q, k, allowed(*lengths), scale=0.3)
 
 
 @pytest.mark.parametrize("kind, aligned, right", [
     (BlockDiagonalMask, "first", -1), (BlockDiagonalCausalMask, "first", 0),
     (BlockDiagonalCausalFromBottomRightMask, "last", 0)])
-@pytest.mark.parametrize("begin, keys_begin", [(BEGIN, BEGIN), (BEGIN, KEYS_BEGIN)], ids=["self", "cross"])
+@PACKED
 def test_blocks_of_xformers_are_documents(kind, aligned, right, begin, keys_begin):
     q, k = random(1, begin[-1], H, D), random(1, keys_begin[-1], H, D, seed=1)
     seen = seen_of(memory_efficient_attention, q, k, k, kind(begin, keys_begin))
-    layer = ("decoder", 0, "self" if begin is keys_begin else "cross")
-    check(seen, q.transpose(1, 2), k.transpose(1, 2), packed(begin, keys_begin, -1, right, aligned), layer=layer)
+    check(seen, q, k, packed(begin, keys_begin, -1, right, aligned))
 
 
 def test_a_bias_of_xformers_is_a_bias():
     q, k, bias = random(B, 5, H, D), random(B, 5, H, D, seed=1), random(B, H, 5, 5, seed=2)
-    check(seen_of(memory_efficient_attention, q, k, k, bias), q.transpose(1, 2), k.transpose(1, 2), True,
-          bias=bias.numpy())
+    check(seen_of(memory_efficient_attention, q, k, k, bias), q, k, True, bias=bias.numpy())
 
 
 def test_groups_of_heads_share_keys_and_three_axes_are_one_head():
     q, k = random(B, 5, 2, 3, D), random(B, 5, 2, 1, D, seed=1)
     seen = seen_of(memory_efficient_attention, q, k.expand(-1, -1, -1, 3, -1), k)
     assert seen.k.shape == (B, 2, 5, D)
-    check(seen, q.flatten(2, 3).transpose(1, 2), k[:, :, :, 0].transpose(1, 2), True)
+    check(seen, q.flatten(2, 3), k[:, :, :, 0], True)
     q, k, bias = random(B, 5, D), random(B, 5, D, seed=1), random(B, 5, 5, seed=2)
-    check(seen_of(memory_efficient_attention, q, k, k, bias), q[:, None], k[:, None], True, bias=bias[:, None].numpy())
+    check(seen_of(memory_efficient_attention, q, k, k, bias), q[:, :, None], k[:, :, None], True, bias=bias[:, None].numpy())
 
 
 # ------------------------------------------------------------------------------------------- around a call
+
 
 def said_of(kernel, *args, **kwargs):
     """Why nothing is captured of one call, which runs."""
@@ -423,8 +413,7 @@ def said_of(kernel, *args, **kwargs):
 
 
 def test_what_is_not_understood_is_said_with_the_path_and_runs():
-    q = random(5, H, D)
-    begin = torch.tensor([0, 5], dtype=torch.int32)
+    q, (begin,) = random(5, H, D), starts([0, 5])
     assert said_of(flash_attn_varlen_func, q, q, q, begin, begin, 5, 5,
                    block_table=torch.zeros(1, 1, dtype=torch.int32)) == "calls flash_attn with block_table"
     q = random(B, 5, H, D)
@@ -432,18 +421,11 @@ def test_what_is_not_understood_is_said_with_the_path_and_runs():
 
 
 def test_a_module_is_looked_at_again_after_a_call_that_was_not_understood():
-    def kernel(attention_chunk):
-        def call(q):
-            return flash_attn_3_func(q, q, q, attention_chunk=attention_chunk())
-        return call
-
-    chunks, q, watcher = iter((0, 2, 0)), random(B, 5, H, D), Watcher()
-    spy = Spy(Calls(kernel(lambda: next(chunks))), watcher)
-    spy.install()
-    for _ in range(3):
-        spy.root(q)
-    spy.remove()
-    assert len(watcher.seen) == 2 and watcher.unread == [("attn", "calls flash_attn with attention_chunk")]
+    chunks, q = iter((0, 2, 0)), random(B, 5, H, D)
+    with spied(Calls(lambda q: flash_attn_3_func(q, q, q, attention_chunk=next(chunks)))) as spy:
+        for _ in range(3):
+            spy.root(q)
+    assert len(spy.watcher.seen) == 2 and spy.watcher.unread == [("attn", "calls flash_attn with attention_chunk")]
 
 
 @pytest.mark.skipif(not hasattr(torch, "float8_e4m3fn"), reason="this torch has no fp8")
@@ -466,7 +448,7 @@ def test_version_3_is_seen_by_whatever_name_it_is_installed(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules[name].flash_attn_func = flash_attn_func
     q = random(B, 5, H, D)
-    check(seen_of(flash_attn_func, q, q, q, causal=True), q.transpose(1, 2), q.transpose(1, 2), band(5, 5, -1, 0))
+    check(seen_of(flash_attn_func, q, q, q, causal=True), q, q, band(5, 5, -1, 0))
 
 
 def _flash_attn_forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout_p: float, softmax_scale: float, causal: bool,
@@ -493,12 +475,9 @@ def test_ring_attention_is_said_by_name_and_finds_the_parameters_that_it_looks_f
             given.update(q=q, k=part, v=part, dropout_p=0.0, softmax_scale=0.5, causal=False)
             parts.append(kernel(**given))
         return sum(parts)
-
-    q, watcher = random(B, 4, H, D), Watcher()
-    spy = Spy(Calls(ring), watcher)
-    spy.install()
-    result = spy.root(q, q, q)
-    spy.remove()
+    q = random(B, 4, H, D)
+    with spied(Calls(ring)) as spy:
+        result, watcher = spy.root(q, q, q), spy.watcher
     assert torch.equal(result, ring(q, q, q)) and watcher.seen == watcher.failures == [] and modes() == 0
     assert {path for path, _ in watcher.unread} == {"attn"}
     assert all("_flash_attn_forward of flash_attn by itself, as ring attention does" in why for _, why in watcher.unread)
@@ -515,18 +494,17 @@ def test_a_kernel_within_a_kernel_is_one():
     module = sys.modules["flash_attn.flash_attn_interface"]
     module._flash_attn_forward, module.flash_attn_func = _flash_attn_forward, flash_attn_func
     q = random(B, 5, H, D)
-    check(seen_of(flash_attn_func, q, q, q), q.transpose(1, 2), q.transpose(1, 2), True)
+    check(seen_of(flash_attn_func, q, q, q), q, q, True)
 
 
 @pytest.mark.parametrize("window, more", [((-1, -1), {}), ((-1, 0), {}), ((3, 0), {"scale": 0.3}), ((2, 2), {}), ((3, 1), {})])
-@pytest.mark.parametrize("begin, keys_begin", [(BEGIN, BEGIN), (BEGIN, KEYS_BEGIN)], ids=["self", "cross"])
+@PACKED
 def test_varlen_attn_of_torch_is_read_by_its_window(window, more, begin, keys_begin):
     q, k = random(begin[-1], H, D), random(keys_begin[-1], 2, D, seed=1)
-    starts = [torch.tensor(x, dtype=torch.int32) for x in (begin, keys_begin)]
-    seen = kernels_of_others.varlen({"query": q, "key": k, "value": k, "cu_seq_q": starts[0], "cu_seq_k": starts[1],
+    at, keys_at = starts(begin, keys_begin)
+    seen = kernels_of_others.varlen({"query": q, "key": k, "value": k, "cu_seq_q": at, "cu_seq_k": keys_at,
                                      "window_size": window, **more})
-    layer = ("decoder", 0, "self" if begin is keys_begin else "cross")
-    check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None], packed(begin, keys_begin, *window), layer=layer, **more)
+    check(seen, q, k, packed(begin, keys_begin, *window), **more)
 
 
 @pytest.mark.skipif(not hasattr(torch._C, "_len_torch_function_stack"), reason="modes of torch 1.13 are no stack")
@@ -546,58 +524,41 @@ def test_a_mode_of_the_model_around_a_kernel_is_its_own():
         assert Counting.count > count and modes() == before
         return made
 
-    q, before, watcher = random(B, 5, H, D), 1, Watcher()
-    spy = Spy(Calls(within), watcher)
-    spy.install()
-    result = spy.root(q)
-    spy.remove()
+    q, before = random(B, 5, H, D), 1
+    with spied(Calls(within)) as spy:
+        result = spy.root(q)
     before = 0
     assert torch.equal(result, within(q)) and modes() == 0
-    assert [path for path, _ in watcher.seen] == ["attn"] * 2 and not watcher.failures
+    assert [path for path, _ in spy.watcher.seen] == ["attn"] * 2 and not spy.watcher.failures
 
 
 @pytest.mark.skipif(not hasattr(torch.device, "__enter__"), reason="a device is no mode in torch 1.13")
 def test_a_mode_that_hooks_of_the_model_put_around_its_forward_leaves_none_of_ours():
-    device, q, watcher = torch.device("cpu"), random(B, 5, H, D), Watcher()
-    model = Calls(flash_attn_func)
+    device, q, model = torch.device("cpu"), random(B, 5, H, D), Calls(flash_attn_func)
     model.register_forward_pre_hook(lambda module, args: device.__enter__() and None)
     model.register_forward_hook(lambda module, args, output: device.__exit__(None, None, None))
     for _ in range(3):
-        spy = Spy(model, watcher)
-        spy.install()
-        model(q, q, q)
-        spy.remove()
-        assert modes() == 0
-    assert len(watcher.seen) == 3
+        with spied(model) as spy:
+            model(q, q, q)
+        assert modes() == 0 and len(spy.watcher.seen) == 1
 
 
 def test_an_exception_of_a_kernel_is_that_of_the_model():
-    watcher = Watcher()
-    spy = Spy(Calls(flash_attn_func), watcher)
-    spy.install()
-    try:
-        with pytest.raises(RuntimeError, match="Expected size"):
-            spy.root(random(1, 4, H, D), random(1, 4, H, 3), random(1, 4, H, 3))
-    finally:
-        spy.remove()
-    assert watcher.seen == watcher.failures == []
+    with spied(Calls(flash_attn_func)) as spy, pytest.raises(RuntimeError, match="Expected size"):
+        spy.root(random(1, 4, H, D), random(1, 4, H, 3), random(1, 4, H, 3))
+    assert spy.watcher.seen == spy.watcher.failures == []
 
 
 def test_a_function_of_transformers_says_what_its_kernel_did():
-    q, watcher = random(B, 5, H, D), Watcher()
-    model = Calls(flash_attn_func)
-
     def through_interface(*args):
         with lookout_here().inside_interface(None):
             return flash_attn_func(*args)
 
-    model.attn.forward = through_interface
-    spy = Spy(model, watcher)
-    spy.install()
-    with_it = model(q, q, q)
-    spy.remove()
+    q = random(B, 5, H, D)
+    with spied(Calls(through_interface)) as spy:
+        with_it = spy.root(q, q, q)
     assert torch.equal(with_it, flash_attn_func(q, q, q))
-    assert all(not isinstance(seen, Queries) for _, seen in watcher.seen)
+    assert all(not isinstance(seen, Queries) for _, seen in spy.watcher.seen)
 
 
 ONE_SEQUENCE = torch.tensor([0, 5])
@@ -635,19 +596,14 @@ def test_dropout_of_a_kernel_is_seen(kernel, option):
 
 
 def test_what_is_published_by_hand_is_not_captured_twice():
-    q, watcher = random(B, 5, H, D), Watcher()
-    model = Calls(None)
-    spy = Spy(model, watcher)
-
     def publishes(*args):
         spy.told()  # as attnd.publish_qk does
         return flash_attn_func(*args)
 
-    model.attn.forward = publishes
-    spy.install()
-    model(q, q, q)
-    spy.remove()
-    assert watcher.seen == watcher.failures == []
+    q = random(B, 5, H, D)
+    with spied(Calls(publishes)) as spy:
+        spy.root(q, q, q)
+    assert spy.watcher.seen == spy.watcher.failures == []
 
 
 def test_functions_with_enclosed_variables_and_defaults_are_seen_too(monkeypatch):
@@ -658,4 +614,4 @@ def test_functions_with_enclosed_variables_and_defaults_are_seen_too(monkeypatch
 
     kernel, q = made(0.5), random(B, 5, H, D)
     monkeypatch.setattr(sys.modules["flash_attn.flash_attn_interface"], "flash_attn_func", kernel)
-    check(seen_of(kernel, q, q, q, softmax_scale=0.2), q.transpose(1, 2), q.transpose(1, 2), True, scale=0.2)
+    check(seen_of(kernel, q, q, q, softmax_scale=0.2), q, q, True, scale=0.2)

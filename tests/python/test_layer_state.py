@@ -59,11 +59,8 @@ def test_a_sample_says_of_how_many_rows_it_is():
     state.add({"entropy": np.ones((1, 2, 64))}, keys=64, step=1)  # all of one sample
     packed = msgpack.unpackb(state.pack())
     assert (packed["rows"], packed["rows_of"]) == (2 * (3 * 4 + 64), 2 * (3 * 64 + 64))
-
-
-def test_all_rows_are_no_sample():
-    for of in (None, 4):
-        assert "rows_of" not in msgpack.unpackb(pack_state({"entropy": np.ones((1, 2, 4))}, keys=4, sampled_of=of))
+    for of in (None, 4):  # all rows are no sample
+        assert "rows_of" not in msgpack.unpackb(pack_state({"entropy": np.ones((1, 2, 4))}, keys=4, sampled_of=of)), of
 
 
 def test_values_beyond_1e300_do_not_exist():
@@ -106,8 +103,7 @@ def test_what_does_not_fit_is_refused(rows, about, word):
 def test_torch_tensors_are_taken():
     torch = pytest.importorskip("torch")
     rows = torch.rand(2, 3, 8, dtype=torch.float32)
-    packed = [pack_state({"confidence": array}, keys=8, time_ns=1) for array in (rows, rows.numpy())]
-    assert packed[0] == packed[1]
+    assert pack_state({"confidence": rows}, keys=8, time_ns=1) == pack_state({"confidence": rows.numpy()}, keys=8, time_ns=1)
 
 
 def test_many_heads_are_packed_without_a_call_for_each():

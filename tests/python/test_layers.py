@@ -26,10 +26,6 @@ def test_paths(path, layer):
     assert guess_layer(path) == layer
 
 
-def test_multihead_attn_beside_self_attn_is_cross():
-    assert list(name_layers(TORCH_DECODER).values()) == [("decoder", 0, "self"), ("decoder", 0, "cross")]
-
-
 AHEAD, BEHIND, OTHER = Shown(ahead=True), Shown(ahead=False), Shown(cross=True, ahead=True)
 
 
@@ -51,19 +47,16 @@ def test_a_layer_that_comes_later_is_of_the_stack_of_its_like():
     assert name_layers(["layers.0.attn", "layers.1.attn"], before, shown={"layers.1.attn": AHEAD})["layers.1.attn"][0] == "decoder"
 
 
-def test_colliding_layers_are_numbered_in_module_order():
-    paths = ["stage.0.block.0.attn", "stage.0.block.1.attn", "stage.1.block.0.attn", "encoder.0.attn"]
-    assert list(name_layers(paths).values()) == [
-        ("decoder", 0, "self"), ("decoder", 1, "self"), ("decoder", 2, "self"), ("encoder", 0, "self")]
-
-
-def test_named_layers_stay_and_others_make_room():
-    names = name_layers(["a.0.attn", "a.1.attn"], {"a.1.attn": ("decoder", 0, "self")})
-    assert names == {"a.0.attn": ("decoder", 1, "self"), "a.1.attn": ("decoder", 0, "self")}
-
-
-def test_reserved_layers_are_given_to_none():
-    assert name_layers(["a.0.attn"], reserved=[("decoder", 0, "self")]) == {"a.0.attn": ("decoder", 1, "self")}
+@pytest.mark.parametrize("paths, given, layers", [
+    (TORCH_DECODER, {}, ["decoder.0.self", "decoder.0.cross"]),  # multihead_attn beside self_attn is cross
+    (["stage.0.block.0.attn", "stage.0.block.1.attn", "stage.1.block.0.attn", "encoder.0.attn"], {},
+     ["decoder.0.self", "decoder.1.self", "decoder.2.self", "encoder.0.self"]),  # colliding ones in module order
+    (["a.0.attn", "a.1.attn"], {"named": {"a.1.attn": ("decoder", 0, "self")}}, ["decoder.1.self", "decoder.0.self"]),
+    (["a.0.attn"], {"reserved": [("decoder", 0, "self")]}, ["decoder.1.self"]),
+    (["blocks.0.attn"], {"stack": "encoder"}, ["encoder.0.self"])])
+def test_layers_of_several_paths(paths, given, layers):
+    named = name_layers(paths, **given)
+    assert list(named) == paths and [".".join(map(str, layer)) for layer in named.values()] == layers
 
 
 def test_thousands_of_paths_are_named_in_linear_time(monkeypatch):
@@ -79,10 +72,6 @@ def test_thousands_of_paths_are_named_in_linear_time(monkeypatch):
     paths = [Path(f"layers.{i}.attn") for i in range(2000)]
     names = name_layers(paths, {Path("layers.1999.attn"): ("decoder", 1999, "self")})
     assert [layer for _, layer, _ in names.values()] == list(range(2000)) and len(looked_at) < 20 * len(paths)
-
-
-def test_one_stack_for_all():
-    assert name_layers(["blocks.0.attn"], stack="encoder") == {"blocks.0.attn": ("encoder", 0, "self")}
 
 
 @pytest.mark.parametrize("named", [{"x": ("decoder", 0, "self")}, {"a.0": ("decoder", -1, "self")},

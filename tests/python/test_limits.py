@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: MIT
 """A message that the daemon does not take is not copied, is said once with what helps, and is told to the daemon."""
-import logging
-
 import numpy as np
 import pytest
 
 import attnd
 from attnd import limits, wire
-from conftest import FakeDaemon, identity_holds, uniform, wait_until
+from conftest import identity_holds, limited, uniform, wait_until
 
 AT = {"stack": "decoder", "layer": 0}
-SAID = b"limits/accepts=attention,qk,weights,event;header=2;max_message=4000;max_entries=300;max_heads=4"
+SAID = b"accepts=attention,qk,weights,event;header=2;max_message=4000;max_entries=300;max_heads=4"
 
 
 def refusal(said, kind="attention", nbytes=100, shape=(1, 2, 3, 4), **keys):
@@ -31,6 +29,10 @@ def test_each_bound_holds():
     assert "limits.heads" in refusal(said, heads_total=3) and "limits.heads" in refusal(said, shape=(1, 3, 1, 1))
     assert "does not know messages of type qk" in refusal(said, kind="qk")
     assert limits.strictest([said]).refusal("event", 100, {"event": "bye"}) is None
+    parts = {"tensors": [], "parts": {"wq": [4, 4, 0, 0]}}
+    old, new = (limits.strictest([b"limits/header=%d" % revision]) for revision in (6, 7))
+    assert old.refusal("weights", 0, parts) == "the attnd that listens does not know parts of matrices: update attnd"
+    assert new.refusal("weights", 0, parts) is None
 
 
 def test_pairs_of_queries_and_keys_are_counted_by_the_keys_that_there_are():
@@ -56,19 +58,15 @@ def test_a_malformed_prefix_counts_for_nothing(said):
 
 @pytest.fixture
 def strict():
-    daemon = FakeDaemon(topics=(b"", SAID))
-    with attnd.Publisher("job", daemon.endpoint) as publisher:
-        daemon.attach(publisher)
-        wait_until(lambda: daemon.serve() or publisher.message_bytes == 4000, "the limits arrive")
-        yield daemon, publisher
+    with limited(SAID) as both:
+        yield both
 
 
 def test_a_message_that_is_too_large_is_said_once_and_told(strict, caplog):
     daemon, publisher = strict
-    with caplog.at_level(logging.WARNING, "attnd"):
-        for _ in range(3):
-            assert not publisher.publish_attention(uniform(1, 4, 16, 16), **AT)
-    assert [record.getMessage() for record in caplog.records] == [
+    for _ in range(3):
+        assert not publisher.publish_attention(uniform(1, 4, 16, 16), **AT)
+    assert caplog.messages == [
         "job job: a message of 4122 bytes is larger than the 4000 that attnd takes (ingest.max_message): dropped, and so "
         "is all that follows like it. Remedy: fewer query rows (rows=512 of attnd.watch, or now: attnctl plan set job "
         "rows=512; or still fewer; what is published by hand is cut by hand), fewer samples (samples=1), or a fused "
@@ -96,23 +94,13 @@ def test_a_message_that_is_too_large_is_not_copied(strict, monkeypatch):
 @pytest.mark.parametrize("revision", [3, 4])
 def test_a_sample_of_rows_goes_to_those_who_know_q_stride(revision):
     """Others would take its rows for a block, and compute other numbers."""
-    daemon = FakeDaemon(topics=(b"", b"limits/header=%d;max_message=900" % revision))
-    with attnd.Publisher("job", daemon.endpoint) as publisher:
-        daemon.attach(publisher)
-        wait_until(lambda: daemon.serve() or publisher.message_bytes == 900, "the limits arrive")
+    with limited(b"header=%d;max_message=900" % revision) as (daemon, publisher):
         assert publisher.strides == (revision == 4)
         q, k = np.ones((1, 1, 2, 4), np.float32), np.ones((1, 1, 8, 4), np.float32)
         assert publisher.publish_qk(q, k, q_offset=1, q_stride=3, **AT) == (revision == 4)
         assert publisher.publish_qk(q, k, q_offset=1, **AT)
         headers = [daemon.next("qk")[1] for _ in range(revision - 2)]
         assert [header.get("q_stride") for header in headers] == ([3, None] if revision == 4 else [None])
-
-
-def test_parts_of_matrices_go_to_those_who_put_them_together():
-    parts = {"tensors": [], "parts": {"wq": [4, 4, 0, 0]}}
-    old, new = (limits.strictest([b"limits/header=%d" % revision]) for revision in (6, 7))
-    assert old.refusal("weights", 0, parts) == "the attnd that listens does not know parts of matrices: update attnd"
-    assert new.refusal("weights", 0, parts) is None
 
 
 def test_the_header_counts(strict):
@@ -129,47 +117,28 @@ def test_a_hello_that_is_too_large_is_not_tried_without_end(monkeypatch):
     tried = []
     too_large = limits.Limits.too_large
     monkeypatch.setattr(limits.Limits, "too_large", lambda self, nbytes: tried.append(nbytes) or too_large(self, nbytes))
-    daemon = FakeDaemon(topics=(b"", b"limits/header=2;max_message=40"))
-    with attnd.Publisher("job", daemon.endpoint) as publisher:
-        daemon.attach(publisher)
-        wait_until(lambda: daemon.serve() or publisher.message_bytes == 40, "the limits arrive")
+    with limited(b"header=2;max_message=40") as (daemon, publisher):
         assert not publisher.publish_attention(uniform(), **AT)
         wait_until(lambda: len(tried) > 1, "the hello that tells")
-        assert daemon.receive(0.3) is None
-        assert len(tried) == 2
+        assert daemon.receive(0.3) is None and len(tried) == 2
 
 
 def test_an_event_that_is_too_large_is_counted_as_dropped():
-    daemon = FakeDaemon(topics=(b"", b"limits/header=2;max_message=900"))
-    with attnd.Publisher("job", daemon.endpoint) as publisher:
-        daemon.attach(publisher)
-        wait_until(lambda: daemon.serve() or publisher.message_bytes == 900, "the limits arrive")
+    with limited(b"header=2;max_message=900") as (_, publisher):
         publisher.hello([("decoder", layer, "self", 2) for layer in range(40)])
         assert publisher.drain(60)
         stats = publisher.stats()
         assert (stats["dropped"], stats["too_large"], stats["skipped"]) == (1, 1, 0) and identity_holds(stats)
 
 
-def test_events_of_a_daemon_of_version_1_have_no_total(daemon):
+def test_a_full_queue_says_what_helps_and_events_of_a_daemon_of_version_1_have_no_total(daemon, caplog):
     with attnd.Publisher("job", daemon.endpoint, queue_bytes=64) as publisher:
         daemon.attach(publisher)
-        publisher.publish_attention(uniform(), **AT)
-        publisher.close()
-    assert "dropped_total" not in daemon.until_bye()[-1][1]
-
-
-def test_a_full_queue_says_what_helps(daemon, caplog):
-    with attnd.Publisher("job", daemon.endpoint, queue_bytes=64) as publisher:
-        daemon.attach(publisher)
-        with caplog.at_level(logging.WARNING, "attnd"):
-            publisher.publish_attention(uniform(), **AT)
+        for _ in range(2):
             publisher.publish_attention(uniform(), **AT)
         assert publisher.stats()["too_large"] == 0
-    message, = (record.getMessage() for record in caplog.records)
+    assert "dropped_total" not in daemon.until_bye()[-1][1] and wire.event_keys({"event": "bye"}, 0) == {"event": "bye"}
+    message, = caplog.messages
     assert "the queue of 64 bytes is full" in message
     for remedy in ("rows=512", "attnctl plan set job rows=512", "samples=1", "fused kernel"):
         assert remedy in message
-
-
-def test_event_keys_leave_out_a_total_of_nothing():
-    assert wire.event_keys({"event": "bye"}, 0) == {"event": "bye"}

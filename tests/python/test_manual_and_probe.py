@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Publishing by hand from within a model, and the probe batch."""
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -38,13 +40,6 @@ class Model(torch.nn.Module):
         return x
 
 
-@pytest.fixture
-def publisher(daemon):
-    with attnd.Publisher("job", daemon.endpoint) as publisher:
-        daemon.attach(publisher)
-        yield publisher
-
-
 def test_without_a_watch_nothing_happens():
     model = Model()
     model(torch.rand(1, T, D))
@@ -59,7 +54,7 @@ def test_by_hand_goes_to_the_watch_with_the_name_of_the_module(daemon, publisher
             assert model.layers[0].queued == (step != 1, step != 1)
             it.step()
     publisher.close()
-    got = [(h["type"], h["layer"], h["epoch"], h["step"]) for _, h, _ in daemon.until_bye() if h["type"] != "event"]
+    got = [(h["type"], h["layer"], h["epoch"], h["step"]) for _, h, _ in daemon.tensors_until_bye()]
     assert got == [(kind, layer, 1, step) for step in (0, 2) for index in (0, 1)
                    for kind, layer in (("attention", index), ("qk", 7))]
     assert not caplog.records  # nothing that was told is called unseen
@@ -72,7 +67,7 @@ def test_by_hand_sends_as_many_samples_as_the_plan_says(daemon, publisher):
                                 wo_r=torch.ones(H, D, D), x_norm=torch.ones(3, T))
         assert attnd.publish_attention(weights, layer=0)
     publisher.close()
-    got = [h for _, h, _ in daemon.until_bye() if h["type"] != "event"]
+    got = [h for _, h, _ in daemon.tensors_until_bye()]
     assert [t["shape"][0] for h in got for t in h["tensors"]] == [2] * 5 and got[0]["k_len"] == [T, 2]
 
 
@@ -88,7 +83,7 @@ def test_by_hand_has_the_tokens_of_the_input_as_what_is_captured(daemon, publish
         attnd.publish_qk(torch.rand(2, H, T, D), torch.rand(2, H, T, D), layer=9)  # of no forward
     publisher.close()
     sent = [[frame for t, frame in zip(h["tensors"], frames) if t["name"] == "tokens"]
-            for _, h, frames in daemon.until_bye() if h["type"] != "event"]
+            for _, h, frames in daemon.tensors_until_bye()]
     expected = [[tokens[:1].numpy().astype("<i4").tobytes()]] * 4 if given else [[]] * 4
     assert sent == [*expected, []]
 
@@ -99,15 +94,13 @@ def test_what_an_encoder_by_hand_reads_that_is_not_wanted_is_not_the_decoders():
             q = torch.rand(*tokens.shape[:1], H, tokens.shape[1], D)
             self.queued = [attnd.publish_qk(q, q, stack=stack, layer=0) for stack in ("encoder", "decoder")]
 
-    fake = FakeDaemon(topics=(b"tensor/job/decoder/",))
-    model = TwoStacks()
+    fake, model = FakeDaemon(topics=(b"tensor/job/decoder/",)), TwoStacks()
     with attnd.Publisher("job", fake.endpoint) as publisher:
         fake.attach(publisher)
         with attnd.watch(model, job="job", publisher=publisher, tokens=True):
             model(torch.randint(50, (2, T)))
         assert model.queued == [False, True]
         assert [t["name"] for t in fake.next()[1]["tensors"]] == ["q", "k"]
-    fake.close()
 
 
 class Checkpointed(torch.nn.Module):
@@ -127,7 +120,6 @@ class Checkpointed(torch.nn.Module):
 
 @pytest.mark.skipif(not hasattr(torch, "compiler"), reason="torch 1.13 does not tell of repeated forwards")
 def test_by_hand_repeated_forwards_and_validations_do_not_count(daemon, publisher):
-    pytest.importorskip("torch.utils.checkpoint")
     model, x = Checkpointed(), torch.rand(1, H, T, D)
     with attnd.watch(model, job="job", publisher=publisher, steps="manual"):
         model(x).sum().backward()
@@ -135,7 +127,7 @@ def test_by_hand_repeated_forwards_and_validations_do_not_count(daemon, publishe
             model.eval()(x)
         model.train()(x).sum().backward()
     publisher.close()
-    assert len([h for _, h, _ in daemon.until_bye() if h["type"] != "event"]) == 2
+    assert len(daemon.tensors_until_bye()) == 2
 
 
 def test_bad_arguments_by_hand_do_not_reach_the_training(daemon, publisher, caplog):
@@ -147,6 +139,7 @@ def test_bad_arguments_by_hand_do_not_reach_the_training(daemon, publisher, capl
 
 class Lookup(torch.nn.Module):
     """Tokens through one attention, with dropout."""
+    forwards = 0
 
     def __init__(self):
         super().__init__()
@@ -154,17 +147,30 @@ class Lookup(torch.nn.Module):
         self.layer = torch.nn.TransformerEncoderLayer(D, H, 16, 0.5, batch_first=True)
 
     def forward(self, tokens):
+        self.forwards += 1
         return self.layer(self.embed(tokens))
 
 
-def losses(model, watching, daemon=None):
+@pytest.fixture
+def probing(daemon, publisher):
+    """probing(model, ...): a watch, for as long as it lasts, whose probe the daemon knows."""
+    @contextlib.contextmanager
+    def watch(model, **options):
+        with attnd.watch(model, job="job", endpoint=daemon.endpoint, publisher=publisher,
+                         **{"steps": "manual", **options}) as it:
+            daemon.attach(it._probe.publisher)
+            yield it
+        publisher.close()
+
+    return watch
+
+
+def losses(model, watching):
     torch.manual_seed(1)
     model.load_state_dict(STATE)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     result = []
-    with watching(model) as it:
-        if daemon is not None:
-            daemon.attach(it._probe.publisher)
+    with watching as it:
         for _ in range(4):
             loss = model(torch.randint(50, (2, T))).square().mean()
             optimizer.zero_grad()
@@ -184,14 +190,11 @@ def test_repeated_tokens_come_twice():
     assert (tokens != attnd.repeated_tokens(50, 5, batch=3, seed=3)).any()
 
 
-def test_a_probe_is_a_job_of_its_own_and_leaves_the_training_alone(daemon, publisher):
-    model = Lookup()
-    plain = losses(model, lambda m: attnd.watch(m, job="other", endpoint="tcp://127.0.0.1:1", wait=0, steps="manual"))
-    tokens = attnd.repeated_tokens(50, 4)
-    probed = losses(model, lambda m: attnd.watch(m, job="job", endpoint=daemon.endpoint, publisher=publisher,
-                                                 steps="manual", probe=tokens, probe_every=2, tokens=True), daemon)
-    assert probed == plain and model.training and model.layer.training
-    publisher.close()
+def test_a_probe_is_a_job_of_its_own_and_leaves_the_training_alone(daemon, probing):
+    model, tokens = Lookup(), attnd.repeated_tokens(50, 4)
+    plain = losses(model, attnd.watch(model, job="other", endpoint="tcp://127.0.0.1:1", wait=0, steps="manual"))
+    assert losses(model, probing(model, probe=tokens, probe_every=2, tokens=True)) == plain
+    assert model.training and model.layer.training
     probes = [(h, dict(zip((t["name"] for t in h["tensors"]), frames)))
               for topic, h, frames in until_byes(daemon, 2) if topic.startswith("tensor/job.probe/")]
     assert [h["step"] for h, _ in probes] == [2, 4]
@@ -213,11 +216,9 @@ def until_byes(daemon, count):
     return found
 
 
-def test_a_probe_that_fails_does_not_reach_the_training(daemon, publisher, caplog):
+def test_a_probe_that_fails_does_not_reach_the_training(probing, caplog):
     model = Lookup()
-    with attnd.watch(model, job="job", endpoint=daemon.endpoint, publisher=publisher, steps="manual",
-                     probe=torch.rand(1, T), probe_every=1) as it:
-        daemon.attach(it._probe.publisher)
+    with probing(model, probe=torch.rand(1, T), probe_every=1) as it:
         model(torch.randint(50, (1, T)))
         it.step()
         it.step()
@@ -260,15 +261,12 @@ class Said(Placed):
         return self.embed
 
 
-def probed_tokens(daemon, publisher, model, call, **options):
+def probed_tokens(daemon, probing, model, call, **options):
     """Trains three steps with probe="induction"; the tokens of the job's messages (None: none), and of its probe's."""
-    with attnd.watch(model, job="job", endpoint=daemon.endpoint, publisher=publisher, steps="manual", probe="induction",
-                     probe_every=1, **options) as it:
-        daemon.attach(it._probe.publisher)
+    with probing(model, probe="induction", probe_every=1, **options) as it:
         for _ in range(3):
             call(model)
             it.step()
-    publisher.close()
     found = {"job": [], "job.probe": []}
     for topic, h, frames in until_byes(daemon, 2):
         if h["type"] != "event":
@@ -289,16 +287,16 @@ def repeated(vocabulary, length):
     (OfDict, 9, lambda model, tokens: model({"attention_mask": torch.ones_like(tokens), "input_ids": tokens})),
     (Said, 9, lambda model, tokens: model(tokens % 40)),
 ])
-def test_the_induction_probe_fits_the_model(daemon, publisher, make, length, call):
+def test_the_induction_probe_fits_the_model(daemon, probing, make, length, call):
     tokens = torch.randint(50, (2, length))
-    training, probes = probed_tokens(daemon, publisher, make(), lambda model: call(model, tokens), tokens=False)
+    training, probes = probed_tokens(daemon, probing, make(), lambda model: call(model, tokens), tokens=False)
     assert training == [None] * 3 and len(probes) == 3
     assert all(numbers.tolist() == repeated(40 if make is Said else 50, min(length, 128)) for numbers in probes)
 
 
-def test_the_induction_probe_has_no_padding(daemon, publisher):
+def test_the_induction_probe_has_no_padding(daemon, probing):
     tokens = torch.randint(50, (1, 128))
-    _, probes = probed_tokens(daemon, publisher, Padded(), lambda model: model(tokens))
+    _, probes = probed_tokens(daemon, probing, Padded(), lambda model: model(tokens))
     assert 7 in repeated(50, 128) and probes[0].tolist() == [8 if n == 7 else n for n in repeated(50, 128)]
 
 
@@ -322,18 +320,15 @@ def test_a_trainer_gives_up_the_induction_probe_alone(daemon, caplog, options):
     session.reached(8)
     model(torch.rand(1, T, D) if not options else torch.randint(50, (1, T)))
     session.end()
-    while (message := daemon.next())[1]["type"] == "event":
-        pass
-    assert message[1]["step"] == 8
+    assert daemon.tensors_until_bye()[0][1]["step"] == 8
     assert [("probe='induction'" in record.message, "everything else is watched" in record.message)
             for record in caplog.records] == [(True, True)]
 
 
-def test_ranks_run_what_the_model_says_without_a_captured_step(daemon):
-    model = Said()
+def test_ranks_run_what_the_model_says_without_a_captured_step():
+    model, given = Said(), []
     with attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0, steps="manual", probe="induction", world=2,
                      rank=1, run=bytes(16), probe_every=1) as it:
-        given = []
         model.register_forward_pre_hook(lambda module, args: given.append(args[0].tolist()))
         it.step()
     assert given == [[repeated(40, 10)]]
@@ -354,15 +349,15 @@ class OfFloats(Lookup):
     (OfFloats, torch.rand(1, T, D), "no captured step has shown yet that the model is given tokens, 4 or more"),
     (Lookup, torch.randint(50, (1, 3)), "no captured step has shown yet that the model is given tokens, 4 or more"),
 ])
-def test_why_the_induction_probe_is_not_run_is_told_once(daemon, publisher, caplog, make, given, why):
-    training, probes = probed_tokens(daemon, publisher, make(), lambda model: [model(given) for _ in range(3)])
+def test_why_the_induction_probe_is_not_run_is_told_once(daemon, probing, caplog, make, given, why):
+    training, probes = probed_tokens(daemon, probing, make(), lambda model: [model(given) for _ in range(3)])
     assert len(training) == 9 and probes == []
     assert [why in record.message for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize("world, forwards", [(1, 0), (2, 3)])
 def test_a_probe_that_nobody_listens_to_is_run_only_as_one_of_several_ranks(world, forwards):
-    model, tokens = Counting(), torch.randint(50, (1, T))
+    model, tokens = Lookup(), torch.randint(50, (1, T))
     with attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0, steps="manual", probe=tokens, probe_every=2,
                      world=world, rank=0, run=bytes(16)) as it:
         for _ in range(6):
@@ -370,25 +365,14 @@ def test_a_probe_that_nobody_listens_to_is_run_only_as_one_of_several_ranks(worl
     assert model.forwards == forwards
 
 
-class Counting(Lookup):
-    forwards = 0
-
-    def forward(self, tokens):
-        self.forwards += 1
-        return super().forward(tokens)
-
-
-def test_a_probe_is_no_forward_of_the_training(daemon, publisher):
-    model, tokens = Counting().eval(), torch.randint(50, (1, T))
-    with attnd.watch(model, job="job", endpoint=daemon.endpoint, publisher=publisher, evaluation=True, probe=tokens,
-                     probe_every=1) as it:
-        daemon.attach(it._probe.publisher)
+def test_a_probe_is_no_forward_of_the_training(daemon, probing):
+    model, tokens = Lookup().eval(), torch.randint(50, (1, T))
+    with probing(model, steps="auto", evaluation=True, probe=tokens, probe_every=1) as it:
         with torch.no_grad():
             for _ in range(3):
                 model(tokens)
         assert (model.forwards, it.current_step) == (6, 3)
         it.probe(tokens)
         assert it.current_step == 3
-    publisher.close()
     topics = [topic for topic, h, _ in until_byes(daemon, 2) if h["type"] != "event"]
     assert [topics.count(f"tensor/{job}/encoder/0/self/") for job in ("job", "job.probe")] == [4, 3]

@@ -33,44 +33,27 @@ def padding(lengths, keys=T):
     return np.arange(keys) < np.array(lengths)[:, None]
 
 
-def same(a, b):
-    return all(x is None and y is None or np.array_equal(x, y) for x, y in zip(a, b))
+WHOLE = triangle(8, 8)
+BAND = WHOLE & (np.arange(8) > np.arange(8)[:, None] - 2)
 
 
-@pytest.mark.parametrize("shape", [(B, T, T), (B, T, 9), (B, 9, T), (B, 1, T), (B, T, 1), (1, 1, 1)])
-def test_what_hides_nothing_says_nothing(shape):
-    assert same(describe(np.ones(shape, dtype=bool)), Visibility())
-
-
-@pytest.mark.parametrize("queries,keys", [(T, T), (9, T)])
-def test_the_triangle_is_causal(queries, keys):
-    assert same(describe(triangle(queries, keys)), Visibility(causal=True))
-
-
-def test_a_triangle_that_ends_at_the_last_key_has_an_offset():
-    assert same(describe(triangle(2, T, first=T - 2)), Visibility(causal=True, q_offset=T - 2))
-
-
-def test_a_band_is_a_window():
-    band = triangle() & (np.arange(T) > np.arange(T)[:, None] - 2)
-    assert same(describe(band), Visibility(causal=True, window=2))
-
-
-def test_a_block_of_rows_stands_where_it_was():
-    whole = triangle(8, 8)
-    assert same(describe(whole[:, 2:5], 2, total=8), Visibility(causal=True, q_offset=2))
-    assert same(describe(whole[:, 5:], 5, total=8), Visibility(causal=True, q_offset=5))
-    assert same(describe(np.ones((B, 3, 8), dtype=bool), 2, total=8), Visibility(q_offset=2))
-
-
-@pytest.mark.parametrize("first", range(3))
-def test_a_sample_of_rows_stands_where_its_rows_did(first):
-    whole = triangle(8, 8)
-    assert same(describe(whole[:, first::3], first, 3, 8), Visibility(causal=True, q_offset=first))
-    cache = triangle(6, 8, first=2)
-    assert same(describe(cache[:, first::3], first, 3, 6), Visibility(causal=True, q_offset=first + 2))
-    band = whole & (np.arange(8) > np.arange(8)[:, None] - 2)
-    assert same(describe(band[:, first::3], first, 3, 8), Visibility(causal=True, window=2, q_offset=first))
+@pytest.mark.parametrize("allowed, where, seen", [
+    *((np.ones(shape, dtype=bool), (), Visibility())
+      for shape in ((B, T, T), (B, T, 9), (B, 9, T), (B, 1, T), (B, T, 1), (1, 1, 1))),
+    (triangle(T, T), (), Visibility(causal=True)), (triangle(9, T), (), Visibility(causal=True)),
+    (triangle(2, T, first=T - 2), (), Visibility(causal=True, q_offset=T - 2)),  # one that ends at the last key
+    (BAND, (), Visibility(causal=True, window=2)),
+    # a block of rows stands where it was
+    (WHOLE[:, 2:5], (2, 1, 8), Visibility(causal=True, q_offset=2)),
+    (WHOLE[:, 5:], (5, 1, 8), Visibility(causal=True, q_offset=5)),
+    (np.ones((B, 3, 8), dtype=bool), (2, 1, 8), Visibility(q_offset=2)),
+    # and a sample of rows where its rows did, also of a cache
+    *((WHOLE[:, first::3], (first, 3, 8), Visibility(causal=True, q_offset=first)) for first in range(3)),
+    *((triangle(6, 8, 2)[:, first::3], (first, 3, 6), Visibility(causal=True, q_offset=first + 2)) for first in range(3)),
+    *((BAND[:, first::3], (first, 3, 8), Visibility(causal=True, window=2, q_offset=first)) for first in range(3))])
+def test_maps_that_are_told_in_words(allowed, where, seen):
+    said = describe(allowed, *where)
+    assert all(x is None and y is None or np.array_equal(x, y) for x, y in zip(said, seen)), said
 
 
 @pytest.mark.parametrize("side", ["right", "left", "left opened"])

@@ -39,24 +39,14 @@ def called(model, target_padding=None, causal=LATER):
 def crossings(plan=b"every=1", steps=1, **masks):
     """The cross-attentions of some steps, as they arrive: (header, frames by name) in their order."""
     model, daemon = made(), FakeDaemon(topics=(b"", b"plan/5/*/" + plan, b"limits/header=5"))
-    publisher = attnd.Publisher("job", daemon.endpoint)
-    daemon.attach(publisher)
-    with attnd.watch(model, job="job", publisher=publisher, steps="manual") as watched:
-        for _ in range(steps):
-            called(model, **masks)
-            watched.step()
-    publisher.close()
-    found = []
-    for _, header, frames in daemon.until_bye():
-        if header.get("site") == "cross":
-            names = [tensor["name"] for tensor in header["tensors"]]
-            found.append((header, dict(zip(names, frames))))
-    return found
-
-
-def mask_of(header, frames):
-    shape = next(tensor["shape"] for tensor in header["tensors"] if tensor["name"] == "mask")
-    return np.frombuffer(frames["mask"], np.uint8).reshape(shape)
+    with attnd.Publisher("job", daemon.endpoint) as publisher:
+        daemon.attach(publisher)
+        with attnd.watch(model, job="job", publisher=publisher, steps="manual") as watched:
+            for _ in range(steps):
+                called(model, **masks)
+                watched.step()
+    return [(header, dict(zip((tensor["name"] for tensor in header["tensors"]), frames)))
+            for _, header, frames in daemon.tensors_until_bye() if header["site"] == "cross"]
 
 
 def test_the_queries_of_cross_attention_are_those_of_the_decoder():
@@ -81,7 +71,7 @@ def test_padding_before_the_text_is_said_by_a_mask():
     """Rows of padding may be NaN in torch 1.13, and then hide the keys as well as the queries."""
     there, keys = ~LEFT.numpy(), ~right(SOURCES, SOURCE).numpy()
     for header, frames in crossings(b"every=1;layers=*.0.*", steps=2, target_padding=LEFT):
-        seen = mask_of(header, frames) == 1
+        seen = np.frombuffer(frames["mask"], np.uint8).reshape(len(there), TARGET, SOURCE) == 1
         if "k_len" in header:
             seen = seen & (np.arange(SOURCE) < np.array(header["k_len"])[:, None, None])
         assert "q_len" not in header and (seen == there[:, :, None] & keys[:, None, :]).all()
@@ -104,7 +94,7 @@ def test_what_others_see_stays_as_it_was(given, lengths, side):
     assert (visible_by(with_queries(given, valid, SOURCE), shape) == want).all()
 
 
-def test_labels_of_the_queries_are_the_decoders_tokens(daemon):
+def test_labels_of_the_queries_are_the_decoders_tokens(daemon, publisher):
     class Translator(torch.nn.Module):
         """From tokens to tokens."""
 
@@ -115,13 +105,11 @@ def test_labels_of_the_queries_are_the_decoders_tokens(daemon):
         def forward(self, input_ids, decoder_input_ids):
             return self.core(self.words(input_ids), self.words(decoder_input_ids), tgt_mask=LATER)
 
-    publisher = attnd.Publisher("job", daemon.endpoint)
-    daemon.attach(publisher)
     source, target = torch.randint(20, (2, SOURCE)), torch.randint(20, (2, TARGET))
     with attnd.watch(Translator(), job="job", publisher=publisher, labels=lambda ids: [f"t{i}" for i in ids]) as watched:
         watched._root(source, target)
     publisher.close()
-    headers = [h for _, h, _ in daemon.until_bye() if h["type"] != "event"]
+    headers = [h for _, h, _ in daemon.tensors_until_bye()]
     crossing = [h for h in headers if h["site"] == "cross"]
     assert len(crossing) == 2 and all("q_labels" not in h for h in headers if h["site"] == "self")
     for header in crossing:
@@ -130,7 +118,7 @@ def test_labels_of_the_queries_are_the_decoders_tokens(daemon):
 
 
 @pytest.mark.parametrize("where", [(slice(None), 3), (0, slice(None)), (slice(None), slice(None))])
-def test_numbers_that_are_none_are_no_padding(daemon, where):
+def test_numbers_that_are_none_are_no_padding(daemon, publisher, where):
     """A model that has become NaN says so in its rows: they are there, and not valid."""
     class Explicit(torch.nn.Module):
         def forward(self, logits):
@@ -138,12 +126,10 @@ def test_numbers_that_are_none_are_no_padding(daemon, where):
 
     logits = torch.zeros(2, 4, TARGET, TARGET)
     logits.transpose(0, 1)[(slice(None), *where)] = float("nan")
-    publisher = attnd.Publisher("job", daemon.endpoint)
-    daemon.attach(publisher)
     with attnd.watch(torch.nn.Sequential(Explicit()), job="job", publisher=publisher) as watched:
         watched._root(logits)
     publisher.close()
-    ((_, header, frames),) = [message for message in daemon.until_bye() if message[1]["type"] != "event"]
+    (_, header, frames), = daemon.tensors_until_bye()
     assert header["causal"] and "q_len" not in header and "mask" not in [tensor["name"] for tensor in header["tensors"]]
     weights = np.frombuffer(frames[0], np.float32).reshape(2, 4, TARGET, TARGET)
     assert np.isnan(weights.swapaxes(0, 1)[(slice(None), *where)]).all()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """W_q, W_k, W_v and W_o of watched models: where they are found, when they are sent, and what is skipped and said."""
+import re
+
 import numpy as np
 import pytest
 import zmq
@@ -13,6 +15,7 @@ from test_reliable import Daemon as ReliableDaemon
 from torch import nn
 
 T, D, H = 6, 16, 4
+READ = "q_proj", "k_proj", "v_proj"
 
 
 class Attention(nn.Module):
@@ -61,16 +64,16 @@ def attn(model, layer=0):
 
 @pytest.fixture
 def watched(daemon):
-    """Watches a model that takes [B, T, D]; what is published is in its `.messages`."""
+    """Watches a model that takes [B, T, D], which is its `.model`; what is published is in its `.messages`."""
     opened = []
 
-    def watch(model, **options):
-        messages = []
-        it = attnd.watch(model, job="job", endpoint=daemon.endpoint, every=1, steps="manual", wait=0,
+    def watch(model=None, to=daemon, **options):
+        messages, model = [], model or Model(simple)
+        it = attnd.watch(model, job="job", endpoint=to.endpoint, every=1, steps="manual", wait=0,
                          on_publish=messages.append, **options)
-        daemon.attach(it.publisher)
+        to.attach(it.publisher)
         it.rearm()  # now somebody listens
-        it.messages = messages
+        it.messages, it.model = messages, model
         opened.append(it)
         return it
 
@@ -79,9 +82,14 @@ def watched(daemon):
         it.close()
 
 
-def train(it, model, steps=1):
-    for _ in range(steps):
-        model(torch.rand(1, T, D))
+def steps(it, count):
+    for _ in range(count):
+        it.step()
+
+
+def train(it, count=1):
+    for _ in range(count):
+        it.model(torch.rand(1, T, D))
         it.step()
 
 
@@ -92,41 +100,35 @@ def sent(it):
             for m in it.messages if m.kind == "weights"]
 
 
-def matrices_of(it, model):
+def trained(it, epochs=1):
+    """The same after epochs of one step."""
+    for _ in range(epochs):
+        train(it)
+        it.epoch_end()
+    return sent(it)
+
+
+def matrices_of(it):
     """{name: matrix} of the first layer, and its keys, after a step and an epoch."""
-    train(it, model)
-    it.epoch_end()
-    found = sent(it)
+    found = trained(it)
     assert [layer for layer, *_ in found] == [0, 1]
     keys = next(m.keys for m in it.messages if m.kind == "weights")
     assert keys["module"] == "blocks.0.attn"
     return found[0][3], keys
 
 
-def assert_equal(got, **want):
-    assert set(got) == set(want)
-    for name, matrix in want.items():
-        np.testing.assert_array_equal(got[name], matrix.detach().numpy())
+def assert_equal(got, *want):
+    """They are these: of queries, keys, values and the output."""
+    assert set(got) == {"wq", "wk", "wv", "wo"}
+    for name, matrix in zip(("wq", "wk", "wv", "wo"), want):
+        np.testing.assert_array_equal(got[name], matrix.detach().numpy(), err_msg=name)
+
+
+def weights_of(it, *names):
+    return [getattr(it, name).weight for name in names]
 
 
 # ------------------------------------------------------------------------------------------ where they are
-
-@pytest.mark.parametrize("names", [*(names for names in projections.SEPARATE if not names[0].endswith("weight"))])
-@pytest.mark.parametrize("out", ["out_proj", "wo", "proj"])
-def test_linears_are_found_by_their_names(watched, names, out):
-    model = Model(lambda: simple(*names, out))
-    got, _ = matrices_of(watched(model), model)
-    it = attn(model)
-    assert_equal(got, **{key: getattr(it, name).weight for key, name in zip(("wq", "wk", "wv", "wo"), (*names, out))})
-
-
-def test_fewer_heads_of_keys_are_told_by_the_shapes(watched):
-    names = {"q_proj": (D, D), "k_proj": (D // 2, D), "v_proj": (D // 2, D), "o_proj": (D, D)}
-    model = Model(lambda: Attention(names, separate("q_proj", "k_proj", "v_proj", 2), kv_heads=2))
-    got, keys = matrices_of(watched(model), model)
-    assert (keys["heads"], keys["kv_heads"], keys["head_dim"]) == (4, 2, 4)
-    assert got["wk"].shape == (D // 2, D)
-
 
 class Conv1D(nn.Module):
     """As GPT-2 has it: the weight is transposed."""
@@ -139,79 +141,83 @@ class Conv1D(nn.Module):
         return x @ self.weight
 
 
-def test_the_fused_projection_of_gpt2_is_transposed_and_split(watched):
-    def make():
-        it = Attention({}, lambda self, x: [heads(part) for part in self.c_attn(x).chunk(3, -1)])
-        it.c_attn, it.c_proj = Conv1D(3 * D, D), Conv1D(D, D)
-        return it
+def of_gpt2():
+    it = Attention({}, lambda self, x: [heads(part) for part in self.c_attn(x).chunk(3, -1)])
+    it.c_attn, it.c_proj = Conv1D(3 * D, D), Conv1D(D, D)
+    return it
 
+
+class OfTorch(nn.MultiheadAttention):
+    def __init__(self):
+        super().__init__(D, H, batch_first=True)
+
+    def forward(self, x):
+        return super().forward(x, x, x)[0]
+
+
+@pytest.mark.parametrize("names", [*(names for names in projections.SEPARATE if not names[0].endswith("weight"))])
+@pytest.mark.parametrize("out", ["out_proj", "wo", "proj"])
+def test_linears_are_found_by_their_names(watched, names, out):
+    model = Model(lambda: simple(*names, out))
+    assert_equal(matrices_of(watched(model))[0], *weights_of(attn(model), *names, out))
+
+
+@pytest.mark.parametrize("make, told, want", [
+    (of_gpt2, {}, lambda it: [*it.c_attn.weight.T.chunk(3), it.c_proj.weight.T]),  # transposed and split
+    (OfTorch, {}, lambda it: [*it.in_proj_weight.chunk(3), it.out_proj.weight]),
+    (lambda: simple(o="mixer"), {"wo": "mixer"}, lambda it: weights_of(it, "q_proj", "k_proj", "v_proj", "mixer")),
+    (lambda: Attention(dict.fromkeys(("mine", "k_proj", "v_proj", "o_proj"), (D, D)), separate("mine", "k_proj", "v_proj")),
+     {"wq": "mine"}, lambda it: weights_of(it, "mine", "k_proj", "v_proj", "o_proj"))],
+    ids=["fused of GPT-2", "fused of torch", "one is told, the others found", "one is told before the one of its row"])
+def test_they_are_found_and_split(watched, make, told, want):
     model = Model(make)
-    got, _ = matrices_of(watched(model), model)
-    wq, wk, wv = attn(model).c_attn.weight.T.chunk(3)
-    assert_equal(got, wq=wq, wk=wk, wv=wv, wo=attn(model).c_proj.weight.T)
+    assert_equal(matrices_of(watched(model, projections=told))[0], *want(attn(model)))
 
 
-def test_the_fused_projection_of_torch_is_split(watched):
-    class Core(nn.MultiheadAttention):
-        def forward(self, x):
-            return super().forward(x, x, x)[0]
-
-    model = Model(lambda: Core(D, H, batch_first=True))
-    got, _ = matrices_of(watched(model), model)
-    wq, wk, wv = attn(model).in_proj_weight.chunk(3)
-    assert_equal(got, wq=wq, wk=wk, wv=wv, wo=attn(model).out_proj.weight)
+def test_fewer_heads_of_keys_are_told_by_the_shapes(watched):
+    names = {"q_proj": (D, D), "k_proj": (D // 2, D), "v_proj": (D // 2, D), "o_proj": (D, D)}
+    model = Model(lambda: Attention(names, separate(*READ, 2), kv_heads=2))
+    got, keys = matrices_of(watched(model))
+    assert (keys["heads"], keys["kv_heads"], keys["head_dim"]) == (4, 2, 4)
+    assert got["wk"].shape == (D // 2, D)
 
 
-def by_head(self, x):
-    return self.mix(x).view(*x.shape[:2], H, 3, D // H).permute(3, 0, 2, 1, 4)
+def in_turn(x):
+    return [heads(part) for part in x.chunk(3, -1)]
 
 
-@pytest.mark.parametrize("order", ["wqkv", "wqkv_by_head"])
-def test_names_that_are_told_go_before_all(watched, order):
-    in_turn = lambda self, x: [heads(part) for part in self.mix(x).chunk(3, -1)]  # noqa: E731
-    model = Model(lambda: Attention({"mix": (3 * D, D), "back": (D, D), "q_proj": (D, D)},
-                                    in_turn if order == "wqkv" else by_head))
-    got, _ = matrices_of(watched(model, projections={order: "mix", "wo": "back"}), model)
+def by_head(x):
+    return x.view(*x.shape[:2], H, 3, D // H).permute(3, 0, 2, 1, 4)
+
+
+def assert_parts(got, it):
+    """What the matrices make of a tensor is how the attention splits it."""
     x = torch.rand(1, T, D)
-    q, k, v = attn(model).split(attn(model), x)
-    for name, part in (("wq", q), ("wk", k), ("wv", v)):
+    for name, part in zip(("wq", "wk", "wv"), it.split(it, x)):
         np.testing.assert_allclose(x.numpy() @ got[name].T, part.transpose(1, 2).flatten(2).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("order, split", [("wqkv", in_turn), ("wqkv_by_head", by_head)])
+def test_names_that_are_told_go_before_all(watched, order, split):
+    model = Model(lambda: Attention({"mix": (3 * D, D), "back": (D, D), "q_proj": (D, D)}, lambda self, x: split(self.mix(x))))
+    got, _ = matrices_of(watched(model, projections={order: "mix", "wo": "back"}))
+    assert_parts(got, attn(model))
     np.testing.assert_array_equal(got["wo"], attn(model).back.weight.detach().numpy())
-
-
-def test_names_that_are_told_leave_the_others_to_be_found(watched):
-    model = Model(lambda: simple(o="mixer"))
-    got, _ = matrices_of(watched(model, projections={"wo": "mixer"}), model)
-    it = attn(model)
-    assert_equal(got, wq=it.q_proj.weight, wk=it.k_proj.weight, wv=it.v_proj.weight, wo=it.mixer.weight)
-
-
-def test_one_that_is_told_goes_before_the_one_of_its_row(watched):
-    model = Model(lambda: Attention({name: (D, D) for name in ("mine", "k_proj", "v_proj", "o_proj")},
-                                    separate("mine", "k_proj", "v_proj")))
-    got, _ = matrices_of(watched(model, projections={"wq": "mine"}), model)
-    it = attn(model)
-    assert_equal(got, wq=it.mine.weight, wk=it.k_proj.weight, wv=it.v_proj.weight, wo=it.o_proj.weight)
 
 
 fused = getattr(nn.functional, "scaled_dot_product_attention", None)
 
 
 @pytest.mark.skipif(fused is None, reason="torch 1.13 has no fused attention")
-@pytest.mark.parametrize("split", [lambda self, x: [heads(part) for part in self.qkv(x).chunk(3, -1)],
-                                   lambda self, x: self.qkv(x).view(*x.shape[:2], H, 3, D // H).permute(3, 0, 2, 1, 4),
-                                   lambda self, x: heads(self.qkv(x)).chunk(3, -1),
-                                   lambda self, x: self.qkv(x).view(*x.shape[:2], 3, H, D // H).permute(2, 0, 3, 1, 4)])
+@pytest.mark.parametrize("split", [in_turn, by_head, lambda x: heads(x).chunk(3, -1),
+                                   lambda x: x.view(*x.shape[:2], 3, H, D // H).permute(2, 0, 3, 1, 4)])
 def test_the_order_of_a_fused_projection_is_told_by_where_queries_and_keys_lie(watched, split):
     class Fused(Attention):
         def forward(self, x):
             return fused(*self.split(self, x)).transpose(1, 2).flatten(2)
 
-    model = Model(lambda: Fused({"qkv": (3 * D, D)}, split))
-    got, _ = matrices_of(watched(model), model)
-    x = torch.rand(1, T, D)
-    for name, part in zip(("wq", "wk", "wv"), split(attn(model), x)):
-        np.testing.assert_allclose(x.numpy() @ got[name].T, part.transpose(1, 2).flatten(2).detach().numpy(), atol=1e-5)
+    model = Model(lambda: Fused({"qkv": (3 * D, D)}, lambda self, x: split(self.qkv(x))))
+    assert_parts(matrices_of(watched(model))[0], attn(model))
 
 
 def test_projections_around_a_module_that_only_attends_are_found(watched):
@@ -229,10 +235,7 @@ def test_projections_around_a_module_that_only_attends_are_found(watched):
             return self.o(self.core(*(heads(part(x)) for part in (self.q, self.k, self.v))).transpose(1, 2).flatten(2))
 
     model = Model(Around)
-    it = watched(model)
-    train(it, model)
-    it.epoch_end()
-    assert_equal(sent(it)[0][3], **{f"w{name}": getattr(attn(model), name).weight for name in "qkvo"})
+    assert_equal(trained(watched(model))[0][3], *weights_of(attn(model), *"qkvo"))
 
 
 class LoraLinear(nn.Module):
@@ -248,6 +251,7 @@ class LoraLinear(nn.Module):
     def forward(self, x):
         return self.base_layer(x) + sum(self.scaling[name] * self.lora_B[name](self.lora_A[name](x))
                                         for name in self.active_adapters)
+
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -274,7 +278,7 @@ def test_an_adapter_that_adds_nothing_adds_nothing(watched, state):
     model = Model(simple)
     for block in model.blocks:
         block["attn"].q_proj = LoraLinear(block["attn"].q_proj, **state)
-    got, _ = matrices_of(watched(model), model)
+    got, _ = matrices_of(watched(model))
     np.testing.assert_array_equal(got["wq"], attn(model).q_proj.base_layer.weight.detach().numpy())
 
 
@@ -286,81 +290,60 @@ def times(it):
 
 @pytest.mark.parametrize("every,expected", [(None, [(0, 1), (1, 3), (2, 5), (3, 7)]), (2, [(1, 3), (3, 7)]), (0, [])])
 def test_they_are_sent_at_the_end_of_every_so_manyth_epoch(watched, every, expected):
-    model = Model(simple)
-    it = watched(model, weights_every=every)
+    it = watched(weights_every=every)
     for _ in range(4):
-        train(it, model, 2)
+        train(it, 2)
         it.epoch_end()
     assert times(it) == expected
 
 
 def test_without_epochs_they_are_sent_early_and_then_a_thousand_steps_are_one(watched):
-    model = Model(simple)
-    it = watched(model)
-    train(it, model)
-    for _ in range(2 * projections.STEPS_WITHOUT_EPOCH):
-        it.step()
+    it = watched()
+    train(it)
+    steps(it, 2 * projections.STEPS_WITHOUT_EPOCH)
     assert times(it) == [(0, 99), (0, 999), (0, 1999)]
     it.epoch_end()
-    for _ in range(projections.STEPS_WITHOUT_EPOCH):
-        it.step()
+    steps(it, projections.STEPS_WITHOUT_EPOCH)
     assert times(it) == [(0, 99), (0, 999), (0, 1999), (0, 2000)]
 
 
 def test_they_are_sent_early_in_a_long_epoch_and_by_who_was_seen_late(watched):
-    model = Model(simple)
-    it = watched(model, weights_every=3)
-    for _ in range(150):
-        it.step()
-    train(it, model)
-    for _ in range(60):
-        it.step()
+    it = watched(weights_every=3)
+    steps(it, 150)
+    train(it)
+    steps(it, 60)
     assert times(it) == [(0, 199)]
 
 
 def test_they_are_those_of_the_moment(watched):
-    model = Model(simple)
-    it = watched(model)
-    train(it, model)
-    before = attn(model).q_proj.weight.detach().clone()
+    it = watched()
+    train(it)
+    before = attn(it.model).q_proj.weight.detach().clone()
     it.epoch_end()
     with torch.no_grad():
-        attn(model).q_proj.weight.zero_()
+        attn(it.model).q_proj.weight.zero_()
     np.testing.assert_array_equal(sent(it)[0][3]["wq"], before.numpy())
 
 
-def test_only_wanted_layers_are_sent_and_none_when_nothing_is_captured(daemon):
+def test_only_wanted_layers_are_sent_and_none_when_nothing_is_captured(watched):
     fake = FakeDaemon(topics=(b"tensor/job/", b"event/", b"plan/0/job/layers=encoder.1.*"))
-    messages, model = [], Model(simple)
-    with attnd.watch(model, job="job", endpoint=fake.endpoint, every=1, steps="manual", wait=0,
-                     on_publish=messages.append) as it:
-        fake.attach(it.publisher)
-        wait_until(lambda: fake.serve() or it.plan.layers != ("*",), "the plan")
-        it.rearm()
-        it.messages = messages
-        train(it, model)
-        it.epoch_end()
-        assert [layer for layer, *_ in sent(it)] == [1]
-        fake.socket.setsockopt(zmq.SUBSCRIBE, b"plan/0/job/every=0")
-        fake.socket.setsockopt(zmq.UNSUBSCRIBE, b"plan/0/job/layers=encoder.1.*")
-        wait_until(lambda: fake.serve() or it.plan.every == 0, "the plan")
-        it.epoch_end()
-        assert len(sent(it)) == 1
-    fake.close()
-
-
-def test_by_default_none_that_is_larger_than_attnd_decomposes(watched, daemon):
-    model = Model(simple)
-    it = watched(model)
-    daemon.socket.setsockopt(zmq.SUBSCRIBE, f"limits/weights_max_size={D - 1}".encode())
-    wait_until(lambda: daemon.serve() or it.publisher.weights_max_size == D - 1, "the limits")
-    train(it, model)
+    it = watched(to=fake)
+    wait_until(lambda: fake.serve() or it.plan.layers != ("*",), "the plan")
+    it.rearm()
+    assert [layer for layer, *_ in trained(it)] == [1]
+    fake.socket.setsockopt(zmq.SUBSCRIBE, b"plan/0/job/every=0")
+    fake.socket.setsockopt(zmq.UNSUBSCRIBE, b"plan/0/job/layers=encoder.1.*")
+    wait_until(lambda: fake.serve() or it.plan.every == 0, "the plan")
     it.epoch_end()
-    asked = watched(model, weights_every=1)
-    wait_until(lambda: daemon.serve() or asked.publisher.weights_max_size == D - 1, "the limits")
-    train(asked, model)
-    asked.epoch_end()
-    assert (sent(it), len(sent(asked))) == ([], 2)
+    assert len(sent(it)) == 1
+
+
+def test_by_default_none_that_is_larger_than_attnd_decomposes(watched):
+    fake = FakeDaemon(topics=(b"", f"limits/weights_max_size={D - 1}".encode()))
+    for options, count in (({}, 0), ({"weights_every": 1}, 2)):
+        it = watched(to=fake, **options)
+        wait_until(lambda: fake.serve() or it.publisher.weights_max_size == D - 1, "the limits")
+        assert len(trained(it)) == count, options
 
 
 def test_layers_wait_for_the_ends_of_steps_when_the_queue_has_no_room(daemon, monkeypatch):
@@ -372,7 +355,8 @@ def test_layers_wait_for_the_ends_of_steps_when_the_queue_has_no_room(daemon, mo
     monkeypatch.setattr(attnd.Publisher, "publish_later", lambda self, layer, epoch, step, count, copy, kind:
                         published.append((layer[1], step, count)) or later(self, layer, epoch, step, count, copy))
     with attnd.watch(model, job="job", publisher=publisher, every=1, steps="manual") as it:
-        train(it, model)
+        it.model = model
+        train(it)
         assert publisher.drain(60)
         published.clear()
         held = publisher._outbox.reserve(b"tensor/job/x/", 1)  # the queue is not empty: one layer fills half of it
@@ -388,17 +372,9 @@ def test_layers_wait_for_the_ends_of_steps_when_the_queue_has_no_room(daemon, mo
     publisher.close()
 
 
-def test_one_rank_sends_them(daemon):
-    for rank in range(2):
-        messages, model = [], Model(simple)
-        with attnd.watch(model, job="job", endpoint=daemon.endpoint, every=1, steps="manual", wait=0, rank=rank, world=2,
-                         run=b"r" * 16, on_publish=messages.append) as it:
-            daemon.attach(it.publisher)
-            it.rearm()
-            it.messages = messages
-            train(it, model)
-            it.epoch_end()
-            assert len(sent(it)) == (2 if rank == 0 else 0)
+@pytest.mark.parametrize("rank, count", [(0, 2), (1, 0)])
+def test_one_rank_sends_them(watched, rank, count):
+    assert len(trained(watched(rank=rank, world=2, run=b"r" * 16))) == count
 
 
 @pytest.mark.parametrize("is_full", [False, True])
@@ -410,12 +386,13 @@ def test_while_attnd_is_away_they_are_skipped_and_not_dropped(tmp_path, is_full)
     try:
         daemon.attach(it.publisher)
         it.rearm()
-        train(it, model)
+        it.model = model
+        train(it)
         daemon.wait(lambda: it.publisher.stats()["queued"] == 0, "all is acknowledged")
         daemon.close()
         wait_until(lambda: it.publisher._sender.is_away, "attnd is away")
         if is_full:
-            train(it, model, 20)
+            train(it, 20)
             wait_until(lambda: it.publisher.stalled, "no more finds room")
         wait_until(lambda: (now := it.publisher.stats())["queued"] == now["unacknowledged"], "the queue is worked off")
         before = it.publisher.stats()
@@ -430,136 +407,97 @@ def test_while_attnd_is_away_they_are_skipped_and_not_dropped(tmp_path, is_full)
 
 # ------------------------------------------------------------------------------------------ what is skipped
 
-def told(caplog):
-    return [record.message for record in caplog.records]
+class Int8(nn.Linear):
+    def __init__(self):
+        super().__init__(D, D, bias=False)
+        del self.weight
+        self.weight = nn.Parameter(torch.ones(D, D, dtype=torch.int8), requires_grad=False)
+
+    def forward(self, x):
+        return x @ self.weight.float().T
 
 
-def skipped(it, model, caplog):
-    """What is said, once, of a model none of whose matrices can be sent."""
-    for _ in range(2):
-        train(it, model)
-        it.epoch_end()
-    assert sent(it) == []
-    said, = told(caplog)
-    return said
+def having(make, **parts):
+    """A model whose attentions have these parts, each made for it."""
+    model = Model(make)
+    for layer in range(2):
+        for name, part in parts.items():
+            setattr(attn(model, layer), name, part())
+    return model
 
 
-def test_a_model_without_the_names_is_told_which_were_looked_at(watched, caplog):
-    model = Model(lambda: simple("a", "b", "c", "d"))
-    said = skipped(watched(model), model, caplog)
-    assert said.startswith("job job: W_q, W_k, W_v and W_o of blocks.0.attn (Attention, and 1 more layer) are not published: "
-                           "it has none of q_proj k_proj v_proj, query key value, ")
-    assert said.endswith("projections={'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': 'NAME'} tells their names within "
-                         "an attention, weights_every=0 silences this")
-
-
-def test_of_an_explicit_softmax_the_order_of_rows_is_not_guessed(watched, caplog):
-    model = Model(lambda: Attention({"qkv": (3 * D, D)}, lambda self, x: [heads(p) for p in self.qkv(x).chunk(3, -1)]))
-    assert "qkv has them in one, in an order that is not certain. projections={'wqkv': 'qkv'}" in \
-        skipped(watched(model), model, caplog)
-
-
-def test_quantised_matrices_are_skipped(watched, caplog):
-    class Int8(nn.Linear):
-        def __init__(self):
-            super().__init__(D, D, bias=False)
-            del self.weight
-            self.weight = nn.Parameter(torch.ones(D, D, dtype=torch.int8), requires_grad=False)
-
-        def forward(self, x):
-            return x @ self.weight.float().T
-
-    model = Model(simple)
-    attn(model, 0).k_proj, attn(model, 1).k_proj = Int8(), Int8()
-    assert "k_proj is quantised (Parameter, torch.int8)" in skipped(watched(model), model, caplog)
-
-
-def test_matrices_quantised_by_torch_are_skipped(watched, caplog):
-    model = torch.ao.quantization.quantize_dynamic(Model(simple), {nn.Linear}, dtype=torch.qint8)
-    assert "q_proj is quantised" in skipped(watched(model), model, caplog)
+@pytest.mark.parametrize("make, said", [
+    (lambda: having(lambda: simple("a", "b", "c", "d")),
+     "^job job: W_q, W_k, W_v and W_o of blocks.0.attn [(]Attention, and 1 more layer[)] are not published: it has none of "
+     "q_proj k_proj v_proj, query key value, .*projections={'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': 'NAME'} tells their "
+     "names within an attention, weights_every=0 silences this$"),
+    (lambda: having(lambda: Attention({"qkv": (3 * D, D)}, lambda self, x: in_turn(self.qkv(x)))),  # an explicit softmax
+     "qkv has them in one, in an order that is not certain. projections={'wqkv': 'qkv'}"),
+    (lambda: having(simple, k_proj=Int8), "k_proj is quantised [(]Parameter, torch.int8[)]"),
+    (lambda: torch.ao.quantization.quantize_dynamic(Model(simple), {nn.Linear}, dtype=torch.qint8), "q_proj is quantised"),
+    (lambda: having(lambda: Attention(dict.fromkeys(READ, (D, D)), separate(*READ)), v_proj=lambda: nn.Linear(D, 2 * D)),
+     r"wv \[32, 16\] do not fit 4 heads of 4 dimensions")],
+    ids=["other names", "uncertain order", "int8", "quantised by torch", "shapes"])
+def test_what_is_skipped_is_told_once(watched, caplog, make, said):
+    assert trained(watched(make()), 2) == []
+    text, = caplog.messages
+    assert re.search(said, text)
 
 
 def test_parametrised_matrices_are_skipped_and_not_computed(watched, caplog):
-    model = Model(simple)
-    for layer in range(2):
-        nn.utils.parametrizations.spectral_norm(attn(model, layer).q_proj)
+    model = having(simple, q_proj=lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(D, D, bias=False)))
     it = watched(model)
-    train(it, model)
+    train(it)
     before = attn(model).q_proj.parametrizations.weight[0]._u.clone()
     it.epoch_end()
     assert torch.equal(before, attn(model).q_proj.parametrizations.weight[0]._u)
-    assert "q_proj is parametrised" in skipped(it, model, caplog)
+    assert trained(it) == []
+    said, = caplog.messages
+    assert "q_proj is parametrised" in said
 
 
 def test_what_is_sharded_away_is_skipped_and_not_touched(watched, caplog):
-    model = Model(simple)
-    it = watched(model)
-    train(it, model)
+    it = watched()
+    train(it)
     for layer in range(2):
-        weight = attn(model, layer).q_proj.weight  # as FSDP leaves views of what it frees
+        weight = attn(it.model, layer).q_proj.weight  # as FSDP leaves views of what it frees
         (weight.untyped_storage() if hasattr(weight, "untyped_storage") else weight.storage()).resize_(0)
     it.epoch_end()
     it.epoch_end()
     assert sent(it) == []
-    assert [message.partition("published: ")[2] for message in told(caplog)] == [
+    assert [message.partition("published: ")[2] for message in caplog.messages] == [
         "this process has no matrix q_proj now: it is sharded (FSDP, ZeRO), or none"]
 
 
-def test_matrices_that_layers_share_are_sent_once(watched, caplog):
-    model = Model(simple)
-    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-        setattr(attn(model, 1), name, getattr(attn(model), name))
-    it = watched(model)
-    for _ in range(2):
-        train(it, model)
-        it.epoch_end()
-    assert [(layer, epoch) for layer, epoch, *_ in sent(it)] == [(0, 0), (0, 1)]
-    assert told(caplog) == ["job job: W_q, W_k, W_v and W_o of blocks.1.attn (Attention) are not published: they are those "
-                            "of blocks.0.attn, of which they are published"]
-
-
-@pytest.mark.parametrize("shared", [["q_proj"], ["q_proj", "k_proj", "v_proj"]])
-def test_layers_that_share_some_matrices_are_all_sent(watched, caplog, shared):
+@pytest.mark.parametrize("shared, layers, said", [
+    (["q_proj"], [0, 1], []), (READ, [0, 1], []),
+    ([*READ, "o_proj"], [0], ["job job: W_q, W_k, W_v and W_o of blocks.1.attn (Attention) are not published: they are those "
+                              "of blocks.0.attn, of which they are published"])])
+def test_matrices_that_layers_share_are_sent_once_unless_some_are_a_layers_own(watched, caplog, shared, layers, said):
     model = Model(simple)
     for name in shared:
         setattr(attn(model, 1), name, getattr(attn(model), name))
-    it = watched(model)
-    train(it, model)
-    it.epoch_end()
-    assert [layer for layer, *_ in sent(it)] == [0, 1] and told(caplog) == []
-    assert_equal(sent(it)[1][3], **{f"w{name}": getattr(attn(model, 1), f"{name}_proj").weight for name in "qkvo"})
-
-
-def test_shapes_that_do_not_fit_the_heads_are_skipped(watched, caplog):
-    names = {"q_proj": (D, D), "k_proj": (D, D), "v_proj": (D, D)}
-    model = Model(lambda: Attention(names, lambda self, x: separate("q_proj", "k_proj", "v_proj")(self, x)))
-    attn(model, 0).v_proj, attn(model, 1).v_proj = nn.Linear(D, 2 * D), nn.Linear(D, 2 * D)
-    assert "wv [32, 16] do not fit 4 heads of 4 dimensions" in skipped(watched(model), model, caplog)
+    found = trained(watched(model), 2)
+    assert [(epoch, layer) for layer, epoch, *_ in found] == [(epoch, layer) for epoch in (0, 1) for layer in layers]
+    assert caplog.messages == said
+    assert_equal(found[-1][3], *weights_of(attn(model, 1), *READ, "o_proj"))
 
 
 def test_an_output_that_does_not_fit_is_left_out(watched):
-    model = Model(simple)
-    attn(model).o_proj = nn.Linear(2 * D, D)
-    got, _ = matrices_of(watched(model), model)
+    got, _ = matrices_of(watched(having(simple, o_proj=lambda: nn.Linear(2 * D, D))))
     assert set(got) == {"wq", "wk", "wv"}
 
 
 def test_frozen_matrices_are_sent_all_the_same(watched):
-    model = Model(simple).requires_grad_(False)
-    it = watched(model)
-    for _ in range(2):
-        train(it, model)
-        it.epoch_end()
-    assert len(times(it)) == 2
+    assert len(trained(watched(Model(simple).requires_grad_(False)), 2)) == 4
 
 
 def test_a_broken_model_is_told_and_never_raises(watched, monkeypatch, caplog):
-    model = Model(simple)
-    it = watched(model)
-    train(it, model)
+    it = watched()
+    train(it)
     monkeypatch.setattr(projections, "_find", lambda *a: 1 / 0)
     it.epoch_end()
-    assert it.epoch == 1 and "training goes on" in told(caplog)[0]
+    assert it.epoch == 1 and "training goes on" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("given,why", [({"wx": "q_proj"}, "must map some of wq, wk, wv, wo, wqkv, wqkv_by_head"),
@@ -567,12 +505,9 @@ def test_a_broken_model_is_told_and_never_raises(watched, monkeypatch, caplog):
                                        ({"wqkv": "q_proj", "wqkv_by_head": "q_proj"}, "so one of them goes with wo alone"),
                                        ({"wq": 3}, "must map some of"), (["q_proj"], "must map some of"),
                                        ({"wq": "missing"}, "no module or parameter of the model is called 'missing'")])
-def test_bad_names_are_errors_at_once(given, why):
+def test_bad_names_and_a_bad_count_of_epochs_are_errors_at_once(given, why):
     with pytest.raises(ValueError, match=why):
         attnd.watch(Model(simple), job="job", projections=given, wait=0)
-
-
-def test_a_bad_count_of_epochs_is_an_error_at_once():
     with pytest.raises(ValueError, match="weights_every = -1"):
         attnd.watch(Model(simple), job="job", weights_every=-1, wait=0)
 

@@ -15,7 +15,7 @@ from attnd.projections import _Matrix
 from attnd.residual import Factor
 from conftest import FakeDaemon
 from test_calls import LAYER, messages, random
-from test_gradients import NEWEST, needs_sdpa, watched  # noqa: F401
+from test_gradients import NEWEST, SDPA, needs_sdpa, watched  # noqa: F401
 from test_watch import tensors_of
 
 B, T, H, D, WIDTH = 2, 6, 2, 4, 8
@@ -30,25 +30,31 @@ class Attention(torch.nn.Module):
         setattr(self, out, torch.nn.Linear(H * D, WIDTH))
         self.out = out
 
+    def split(self, x):
+        return self.qkv(x).chunk(3, -1)
+
     def forward(self, x):
-        q, k, v = (part.view(*x.shape[:2], H, D).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
-        y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-        return getattr(self, self.out)(y.transpose(1, 2).flatten(2))
+        q, k, v = (part.view(*x.shape[:2], H, D).transpose(1, 2) for part in self.split(x))
+        return getattr(self, self.out)(SDPA(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Block(torch.nn.Module):
-    def __init__(self, **options):
+    def __init__(self, attention):
         super().__init__()
-        self.norm, self.attn = torch.nn.LayerNorm(WIDTH), Attention(**options)
+        self.norm, self.attn = torch.nn.LayerNorm(WIDTH), attention
 
     def forward(self, x, scale=1.0):
         return x + self.attn(self.norm(x)) * scale
 
 
 class Model(torch.nn.Module):
-    def __init__(self, named=False, **options):
+    def __init__(self, attention=None, named=False):
         super().__init__()
-        self.blocks, self.named = torch.nn.ModuleList([Block(**options)]), named
+        self.blocks, self.named = torch.nn.ModuleList([Block(attention or Attention())]), named
+
+    @property
+    def attn(self):
+        return self.blocks[0].attn
 
     def forward(self, x):
         return self.blocks[0](x=x) if self.named else self.blocks[0](x)
@@ -58,35 +64,55 @@ def x(seed=0):
     return random(B, T, WIDTH, seed=seed)
 
 
+@pytest.fixture
+def residual(watched):  # noqa: F811
+    """residual(model, ...): a watch as of test_gradients, by default without gradients."""
+    if SDPA is None:
+        pytest.skip("torch has no scaled_dot_product_attention")
+    return lambda model=None, **options: watched(model or Model(), **{"gradients": False, "residual": True, **options})
+
+
 def one(it):
     message, = it.sent()
     return tensors_of(message)
 
 
-@needs_sdpa
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def captured(it, given=None):
+    """The tensors of one forward."""
+    it.model(x() if given is None else given)
+    return one(it)
+
+
+def assert_writes(wo_r, wo):
+    """R of each head makes of a vector one as long as W_o does."""
+    assert wo_r.shape[0] * wo_r.shape[2] == wo.shape[1]
+    for head, r in enumerate(wo_r):
+        u = np.random.default_rng(head).standard_normal(r.shape[1])
+        part = wo.detach().double().numpy()[:, head * len(u):(head + 1) * len(u)]
+        assert np.linalg.norm(r @ u) == pytest.approx(np.linalg.norm(part @ u), rel=1e-6), head
+
+
 @pytest.mark.parametrize("plan, samples, rows", [({}, B, slice(None)), ({"samples": 1}, 1, slice(None)),
                                                  ({"rows": 3}, B, slice(0, None, 2))])
-def test_what_a_head_writes_follows_from_the_message(watched, plan, samples, rows):  # noqa: F811
-    model = Model()
-    it = watched(model, gradients=False, residual=True, **plan)
-    model(x())
-    tensors, wo = one(it), model.blocks[0].attn.out_proj.weight.detach().double().numpy()
+def test_what_a_head_writes_follows_from_the_message(residual, plan, samples, rows):
+    it = residual(**plan)
+    tensors = captured(it)
     assert tensors["wo_r"].shape == (H, D, D) and tensors["x_norm"].shape == tensors["q"].shape[::2][:1] + tensors["q"].shape[2:3]
-    for head in range(H):
-        u = np.random.default_rng(head).standard_normal(D)
-        assert np.linalg.norm(tensors["wo_r"][head] @ u) == pytest.approx(np.linalg.norm(wo[:, head * D:(head + 1) * D] @ u), rel=1e-6)
+    assert_writes(tensors["wo_r"], it.model.attn.out_proj.weight)
     np.testing.assert_allclose(tensors["x_norm"], x().norm(dim=-1)[:samples, rows].numpy(), rtol=1e-6)
 
 
-@needs_sdpa
-def test_it_goes_along_with_gradients_and_is_of_the_weights_before_the_step(watched):  # noqa: F811
-    model = Model()
-    it = watched(model, residual=True, steps="manual")
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+def test_it_goes_along_with_gradients_and_is_of_the_weights_before_the_step(residual):
+    it = residual(gradients=True, steps="manual")
+    optimizer = torch.optim.SGD(it.model.parameters(), lr=1.0)
     found = []
     for step in range(2):
-        before = model.blocks[0].attn.out_proj.weight.detach().clone()
-        model(x(step)).square().sum().backward()
+        before = it.model.attn.out_proj.weight.detach().clone()
+        it.model(x(step)).square().sum().backward()
         optimizer.step()
         it.step()
         tensors = one(it)
@@ -97,37 +123,32 @@ def test_it_goes_along_with_gradients_and_is_of_the_weights_before_the_step(watc
 
 @needs_sdpa
 def test_a_probe_has_them_of_the_weights_that_it_runs_with():
-    fake, model, found = FakeDaemon(topics=(b"", NEWEST)), Model(out="mixer"), []
+    fake, model, found = FakeDaemon(topics=(b"", NEWEST)), Model(Attention("mixer")), []
     with attnd.watch(model, job="job", endpoint=fake.endpoint, residual=True, steps="manual", projections={"wo": "mixer"},
                      weights_every=0, probe=x(), probe_every=1) as it:
         fake.attach(it._probe.publisher)
         for _ in range(2):
             with torch.no_grad():
-                model.blocks[0].attn.mixer.weight *= 3
+                model.attn.mixer.weight *= 3
             it.step()
             while not (message := fake.next())[0].startswith("tensor/job.probe/"):
                 pass
             tensors = tensors_of(message)
             np.testing.assert_allclose(tensors["x_norm"], x().norm(dim=-1).numpy(), rtol=1e-6)
-            found.append((np.linalg.norm(tensors["wo_r"]), model.blocks[0].attn.mixer.weight.detach().norm().item()))
+            found.append((np.linalg.norm(tensors["wo_r"]), model.attn.mixer.weight.detach().norm().item()))
     assert found == [pytest.approx(pair[::-1], rel=1e-5) for pair in found]
-    fake.close()
 
 
-@needs_sdpa
-def test_what_is_not_found_is_left_out_and_told_once(watched, caplog):  # noqa: F811
-    model = Model(out="mixer")
-    it = watched(model, gradients=False, residual=True, steps="manual", weights_every=0)
+def test_what_is_not_found_is_left_out_and_told_once(residual, caplog):
+    it = residual(Model(Attention("mixer")), steps="manual", weights_every=0)
     for step in range(2):
-        model(x(step))
+        it.model(x(step))
         it.step()
-    assert [set(tensors_of(message)) for message in it.sent()] == 2 * [{"q", "k", "v"}]
-    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(said) == 1 and "what the heads of blocks.0.attn write is not known" in said[0]
-    assert said[0].endswith("projections={'wo': 'NAME'} tells its name; residual=False silences this")
-    it = watched(Model(out="mixer"), gradients=False, residual=True, projections={"wo": "mixer"})
-    it._root(x())
-    assert {"wo_r", "x_norm"} < set(one(it))
+    assert it.names() == 2 * [{"q", "k", "v"}]
+    said, = warnings(caplog)
+    assert "what the heads of blocks.0.attn write is not known" in said
+    assert said.endswith("projections={'wo': 'NAME'} tells its name; residual=False silences this")
+    assert {"wo_r", "x_norm"} < set(captured(residual(Model(Attention("mixer")), projections={"wo": "mixer"})))
 
 
 class Separate(Attention):
@@ -140,115 +161,84 @@ class Separate(Attention):
         for name in self.names:
             setattr(self, name, torch.nn.Linear(WIDTH, H * D))
 
-    def forward(self, x):
-        q, k, v = (getattr(self, name)(x).view(*x.shape[:2], H, D).transpose(1, 2) for name in self.names)
-        return self.out_proj(torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    def split(self, x):
+        return [getattr(self, name)(x) for name in self.names]
 
 
-def parametrised(model):
-    model.blocks[0].attn = Separate("q_proj", "k_proj", "v_proj")
-    torch.nn.utils.parametrizations.weight_norm(model.blocks[0].attn.q_proj)
+class Apart(Attention):
+    """Its queries and keys do not lie within one tensor: their order is not certain."""
+
+    def split(self, x):
+        return [part.clone() for part in super().split(x)]
 
 
-def of_uncertain_order(model):
-    class Apart(Attention):
-        """Its queries and keys do not lie within one tensor."""
-
-        def forward(self, x):
-            q, k, v = (part.reshape(*x.shape[:2], H, D).transpose(1, 2).clone() for part in self.qkv(x).chunk(3, -1))
-            return self.out_proj(torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-    model.blocks[0].attn = Apart()
+def parametrised():
+    attention = Separate("q_proj", "k_proj", "v_proj")
+    torch.nn.utils.parametrizations.weight_norm(attention.q_proj)
+    return attention
 
 
-def of_other_names(model):
-    model.blocks[0].attn = Separate("a", "b", "c")
+@pytest.mark.parametrize("made", [parametrised, Apart, lambda: Separate("a", "b", "c"), lambda: Separate("q_proj", "b", "c")],
+                         ids=["parametrised", "uncertain order", "other names", "without readers"])
+def test_the_output_is_found_whatever_the_queries_are_made_by(residual, caplog, made):
+    it = residual(Model(made()), weights_every=0)
+    made = captured(it)["wo_r"]
+    assert np.linalg.norm(made) == pytest.approx(float(it.model.attn.out_proj.weight.detach().norm()), rel=1e-5)
+    assert warnings(caplog) == []
 
 
-def without_readers(model):
-    model.blocks[0].attn = Separate("q_proj", "b", "c")
-
-
-@needs_sdpa
-@pytest.mark.parametrize("changed", [parametrised, of_uncertain_order, of_other_names, without_readers])
-def test_the_output_is_found_whatever_the_queries_are_made_by(watched, caplog, changed):  # noqa: F811
+def test_an_output_that_is_told_and_does_not_fit_is_told(residual, caplog):
     model = Model()
-    changed(model)
-    it = watched(model, gradients=False, residual=True, weights_every=0)
-    model(x())
-    tensors, wo = one(it), model.blocks[0].attn.out_proj.weight.detach()
-    assert np.linalg.norm(tensors["wo_r"]) == pytest.approx(float(wo.norm()), rel=1e-5)
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    model.attn.other = torch.nn.Linear(2 * WIDTH, WIDTH)
+    assert set(captured(residual(model, projections={"wo": "other"}))) == {"q", "k", "v"}
+    assert any("wo [8, 16] does not fit 2 heads of 4 dimensions" in text for text in caplog.messages)
 
 
-@needs_sdpa
-def test_an_output_that_is_told_and_does_not_fit_is_told(watched, caplog):  # noqa: F811
-    model = Model()
-    model.blocks[0].attn.other = torch.nn.Linear(2 * WIDTH, WIDTH)
-    it = watched(model, gradients=False, residual=True, projections={"wo": "other"})
-    model(x())
-    assert set(one(it)) == {"q", "k", "v"}
-    assert any("wo [8, 16] does not fit 2 heads of 4 dimensions" in record.getMessage() for record in caplog.records)
+@pytest.mark.parametrize("batch_first", [None, False, True])
+def test_as_many_samples_as_queries_are_not_taken_for_each_other(residual, batch_first):
+    model, square = Model(), random(T, T, WIDTH)
+    if batch_first is not None:
+        model.attn.batch_first = batch_first
+    tensors = captured(residual(model), square)
+    assert ("x_norm" in tensors, "wo_r" in tensors) == (batch_first is True, True)
+    if batch_first:
+        np.testing.assert_allclose(tensors["x_norm"], square.norm(dim=-1).numpy(), rtol=1e-6)
 
 
-@needs_sdpa
-def test_as_many_samples_as_queries_are_not_taken_for_each_other(watched):  # noqa: F811
-    square = random(T, T, WIDTH)
-    for batch_first, known in ((None, False), (False, False), (True, True)):
-        model = Model()
-        if batch_first is not None:
-            model.blocks[0].attn.batch_first = batch_first
-        it = watched(model, gradients=False, residual=True)
-        model(square)
-        tensors = one(it)
-        assert ("x_norm" in tensors, "wo_r" in tensors) == (known, True)
-    np.testing.assert_allclose(tensors["x_norm"], square.norm(dim=-1).numpy(), rtol=1e-6)
-
-
-@needs_sdpa
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_the_order_of_the_blocks_of_torch_is_known(watched, batch_first):  # noqa: F811
+def test_the_order_of_the_blocks_of_torch_is_known(residual, batch_first):
     layer = torch.nn.TransformerEncoderLayer(WIDTH, H, WIDTH, dropout=0.0, batch_first=batch_first)
-    model, square = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), random(T, T, WIDTH)
-    it = watched(model, gradients=False, residual=True)
-    model(square)
-    np.testing.assert_allclose(one(it)["x_norm"], (square if batch_first else square.transpose(0, 1)).norm(dim=-1).numpy(), rtol=1e-6)
+    square = random(T, T, WIDTH)
+    found = captured(residual(torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)), square)["x_norm"]
+    np.testing.assert_allclose(found, (square if batch_first else square.transpose(0, 1)).norm(dim=-1).numpy(), rtol=1e-6)
 
 
-@needs_sdpa
-def test_a_block_that_is_called_by_names_has_the_same_stream(watched, caplog):  # noqa: F811
-    model = Model(named=True)
-    it = watched(model, gradients=False, residual=True)
-    model(x())
-    np.testing.assert_allclose(one(it)["x_norm"], x().norm(dim=-1).numpy(), rtol=1e-6)
+def test_a_block_that_is_called_by_names_has_the_same_stream(residual, caplog):
+    found = captured(residual(Model(named=True)))["x_norm"]
+    np.testing.assert_allclose(found, x().norm(dim=-1).numpy(), rtol=1e-6)
     assert not caplog.records
 
 
-@needs_sdpa
-def test_a_stream_that_is_not_known_is_told_once(watched, caplog):  # noqa: F811
+def test_a_stream_that_is_not_known_is_told_once(residual, caplog):
     class Twofold(Block):
         def forward(self, both):
             return super().forward(both[0])
 
     model = Model()
-    model.blocks = torch.nn.ModuleList([Twofold()])
+    model.blocks = torch.nn.ModuleList([Twofold(Attention())])
     model.forward = lambda given: model.blocks[0]((given, None))
-    it = watched(model, gradients=False, residual=True)
+    it = residual(model)
     model(x())
     it.step()
     model(x())
-    assert all("x_norm" not in tensors_of(message) for message in it.sent())
-    assert [record.getMessage() for record in caplog.records] == [
+    assert all("x_norm" not in names for names in it.names())
+    assert caplog.messages == [
         "job job: residual_share of blocks.0.attn is left out: the first argument of the block around it is no tensor [B, T, "
         "width], or its order is not certain"]
 
 
-@needs_sdpa
-def test_an_older_attnd_is_sent_none(watched):  # noqa: F811
-    model = Model()
-    it = watched(model, limits=NEWEST.replace(b"=8", b"=5"), gradients=False, residual=True)
-    model(x())
-    assert set(one(it)) == {"q", "k", "v"}
+def test_an_older_attnd_is_sent_none(residual):
+    assert set(captured(residual(limits=NEWEST.replace(b"=8", b"=5")))) == {"q", "k", "v"}
 
 
 def test_a_range_of_heads_has_its_own_part():

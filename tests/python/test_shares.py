@@ -24,13 +24,22 @@ def mesh():
 
 
 @pytest.fixture
-def watched(daemon):
-    def start(model, **options):
-        publisher = attnd.Publisher("job", daemon.endpoint, rank=RANK, world=WORLD)
-        daemon.attach(publisher)
-        return attnd.watch(model, job="job", publisher=publisher, **options)
+def shares(daemon):
+    """shares(model, ...): (first head, heads of the layer) of each message of these calls. `said`: in the settings of the last
+    hello, for `python -m attnd`."""
+    def found(model, *calls, said=None, **options):
+        with attnd.Publisher("job", daemon.endpoint, rank=RANK, world=WORLD) as publisher:
+            daemon.attach(publisher)
+            with attnd.watch(model, job="job", publisher=publisher, **options):
+                for given in calls:
+                    model(given)
+        messages = daemon.until_bye()
+        hello = [header for _, header, _ in messages if header.get("event") == "hello"][-1]
+        assert hello.get("settings", {}).get("attnd.not_captured") == said
+        return [(header.get("head_offset", 0), header.get("heads_total", header["tensors"][0]["shape"][1]))
+                for header in tensor_headers(messages)]
 
-    return start
+    return found
 
 
 def spread(mesh, placement, heads=H // WORLD, length=T):
@@ -54,51 +63,30 @@ class Attention(torch.nn.Module):
 
 
 class Plain(torch.nn.Module):
-    def forward(self, q):
-        return F.scaled_dot_product_attention(q, q, q)
-
-
-def shares(daemon, it, said=None):
-    """(first head, heads of the layer) of each message. `said`: in the settings of the last hello, for `python -m attnd`."""
-    it.close()
-    it.publisher.close()
-    messages = daemon.until_bye()
-    hello = [header for _, header, _ in messages if header.get("event") == "hello"][-1]
-    assert hello.get("settings", {}).get("attnd.not_captured") == said
-    return [(header.get("head_offset", 0), header.get("heads_total", header["tensors"][0]["shape"][1]))
-            for header in tensor_headers(messages)]
-
-
-def attend(model, given):
     """DTensor may lack the operation, which is of no account: the model has made the call."""
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        model(given)
+
+    def forward(self, q):
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            return F.scaled_dot_product_attention(q, q, q)
 
 
-def test_dtensors_tell_which_heads_these_are(daemon, watched, mesh):
+def test_dtensors_tell_which_heads_these_are(shares, mesh):
     from torch.distributed.tensor import Shard
-    model = Plain()
-    it = watched(model)
-    attend(model, spread(mesh, Shard(1)))
-    assert shares(daemon, it) == [(H // WORLD, H)]
+    assert shares(Plain(), spread(mesh, Shard(1))) == [(H // WORLD, H)]
 
 
 @pytest.mark.parametrize("axis, why", [
     (2, ", spread over ranks along the sequence (context parallelism): none of them has a whole row. "
         "attnd.publish_qk takes a rank's queries with all keys"),
     (3, "; what to_local() makes of it is captured")])
-def test_rows_that_no_rank_has_are_absent_and_said_once(daemon, watched, mesh, caplog, axis, why):
+def test_rows_that_no_rank_has_are_absent_and_said_once(shares, mesh, caplog, axis, why):
     from torch.distributed.tensor import Shard
-    model = Plain()
-    it = watched(model)
-    for _ in range(2):
-        attend(model, spread(mesh, Shard(axis), heads=H))
-    why = f"its queries are a DTensor, {Shard(axis)}{why}"
-    assert shares(daemon, it, f"the model: {why}") == []
+    given, why = spread(mesh, Shard(axis), heads=H), f"its queries are a DTensor, {Shard(axis)}{why}"
+    assert shares(Plain(), given, given, said=f"the model: {why}") == []
     assert len(caplog.records) == 1 and why in caplog.text
 
 
-def test_weights_tell_which_heads_these_are(daemon, watched, mesh):
+def test_weights_tell_which_heads_these_are(shares, mesh):
     """As ColwiseParallel makes them: queries and keys are plain tensors."""
     from torch.distributed.tensor import DTensor, Shard
 
@@ -111,9 +99,7 @@ def test_weights_tell_which_heads_these_are(daemon, watched, mesh):
     model = Colwise()
     for name, parameter in list(model.q.named_parameters()):
         setattr(model.q, name, torch.nn.Parameter(DTensor.from_local(parameter.detach(), mesh, [Shard(0)], run_check=False)))
-    it = watched(model)
-    model(torch.rand(2, T, H * D))
-    assert shares(daemon, it) == [(H // WORLD, H)]
+    assert shares(model, torch.rand(2, T, H * D)) == [(H // WORLD, H)]
 
 
 class Whole(torch.nn.Module):
@@ -142,25 +128,18 @@ class Gathered(Attention):
 @pytest.mark.parametrize("make", [
     lambda: Attention(num_heads=H), lambda: Gathered(H, num_heads=H), lambda: Whole(H // WORLD, H * D, D),
     lambda: Whole(H * D, H // WORLD * D)])
-def test_heads_that_cannot_be_told_apart_are_not_merged(daemon, watched, caplog, make):
-    model = make()
-    it = watched(model)
-    for _ in range(2):
-        model(torch.rand(2, T, H * D))
-    why = "it computes 2 of its 4 heads on each rank. Say which: tensor_parallel=(index, size)"
-    assert shares(daemon, it, f"the model: {why}") == []
+def test_heads_that_cannot_be_told_apart_are_not_merged(shares, caplog, make):
+    x, why = torch.rand(2, T, H * D), "it computes 2 of its 4 heads on each rank. Say which: tensor_parallel=(index, size)"
+    assert shares(make(), x, x, said=f"the model: {why}") == []
     assert len(caplog.records) == 1 and why in caplog.text
 
 
-def test_a_given_share_is_taken(daemon, watched):
-    model = Attention(num_heads=H)
-    it = watched(model, tensor_parallel=(RANK, WORLD))
-    model(torch.rand(2, T, H * D))
-    assert shares(daemon, it) == [(H // WORLD, H)]
+def test_a_given_share_is_taken(shares):
+    assert shares(Attention(num_heads=H), torch.rand(2, T, H * D), tensor_parallel=(RANK, WORLD)) == [(H // WORLD, H)]
 
 
 @pytest.mark.parametrize("heads, stated", [(H, {"num_heads": H}), (H // WORLD, {}), (H, {"num_heads": 2 * H})])
-def test_ranks_with_all_heads_are_captured_as_ever(daemon, watched, heads, stated):
+def test_ranks_with_all_heads_are_captured_as_ever(shares, heads, stated):
     class Halves(Attention):
         """Attends by some of its heads at a time, where it has more than are asked for."""
 
@@ -169,6 +148,4 @@ def test_ranks_with_all_heads_are_captured_as_ever(daemon, watched, heads, state
             return F.scaled_dot_product_attention(q, q, q)
 
     model = Halves(stated.get("num_heads", heads), **stated)
-    it = watched(model)
-    model(torch.rand(2, T, H * D))
-    assert shares(daemon, it) == [(0, heads)]
+    assert shares(model, torch.rand(2, T, H * D)) == [(0, heads)]

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attnd.spy import Spy
+from test_calls import random
 from torch.nn import functional
 
 SDPA = getattr(functional, "scaled_dot_product_attention", None)
@@ -148,10 +149,6 @@ def test_nothing_is_seen_while_a_cuda_graph_is_captured(spied):
         model(softmax_of(x))
     graph.replay()
     assert len(watcher.seen) == 1 and not watcher.failures
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @needs_sdpa

@@ -12,12 +12,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attnd.plan import EVERYTHING, Plan
-from test_calls import messages, random, truth, visible, weights_of
-from test_kernels_of_others import alibi, attention, band, watched
+from test_calls import random
+from test_kernels_of_others import alibi, attention, band, check, watched
 
 B, T, H, HKV, D = 3, 9, 4, 2, 8
 LENGTHS, KEY_LENGTHS = [9, 5, 2], [7, 9, 4]
-SELF, CROSS = ("decoder", 0, "self"), ("decoder", 0, "cross")
 
 
 def not_for_dynamo(function):
@@ -75,41 +74,25 @@ def package(monkeypatch):
     assert DotProductAttention.forward.__code__ is code
 
 
-class Model(torch.nn.Module):
-    def __init__(self, attn):
-        super().__init__()
-        self.attn = attn
-
-    def forward(self, *args, **kwargs):
-        return self.attn(*args, **kwargs)
+def called(attn, *args, **kwargs):
+    """The watcher of a call of it as the part `attn` of a model."""
+    model = torch.nn.Module()
+    model.attn = attn
+    model.forward = lambda *args, **kwargs: model.attn(*args, **kwargs)
+    return watched(model, *args, **kwargs)
 
 
 def seen_of(attn, *args, **kwargs):
-    watcher = watched(Model(attn), *args, **kwargs)
+    watcher = called(attn, *args, **kwargs)
     (path, seen), = watcher.seen
     assert path == "attn" and not watcher.unread
     return seen
 
 
 def given(layout, queries=T, keys=T):
-    """(what the call gets, q [B, H, T, d], k)."""
-    q, k = random(B, H, queries, D), random(B, HKV, keys, D, seed=1)
-    arranged = [x.permute(2, 0, 1, 3) if layout == "sbhd" else x.transpose(1, 2) for x in (q, k, k)]
-    return arranged, q, k
-
-
-def check(seen, q, k, allowed, layer=SELF, plan=EVERYTHING, queries=None, **more):
-    """The messages say these weights, of the queries that count: bool [B, Tq]."""
-    allowed = np.broadcast_to(allowed, (len(q), 1, q.shape[2], k.shape[2]))
-    if queries is not None:
-        allowed = allowed & queries[:, None, :, None]
-    message, = messages(seen, plan, layer=layer)
-    part = slice(0, plan.samples or len(q)), slice(None), plan.row_slice(0, q.shape[2], True)
-    lengths = message[0].get("q_len", [q.shape[2]] * len(allowed))
-    counts = visible(message).any(-1) & ~padding(lengths, q.shape[2])[:, 0, 0].numpy()[part[0], part[2]]
-    assert (counts == allowed[part][:, 0].any(-1)).all()
-    expected = truth(q, k, allowed, **more)[part]
-    np.testing.assert_allclose(weights_of(message) * allowed[part].any(-1)[..., None], expected, atol=3e-6)
+    """(what the call gets, q [B, T, H, d], k)."""
+    q, k = random(B, queries, H, D), random(B, keys, HKV, D, seed=1)
+    return [x.transpose(0, 1) if layout == "sbhd" else x for x in (q, k, k)], q, k
 
 
 def cumulated(lengths):
@@ -119,10 +102,6 @@ def cumulated(lengths):
 def padding(lengths, total):
     """bool [B, 1, 1, T], true where nothing is."""
     return torch.from_numpy(np.arange(total)[None] >= np.array(lengths)[:, None])[:, None, None]
-
-
-def present(lengths, total):
-    return ~padding(lengths, total)[:, 0, 0].numpy()
 
 
 @pytest.mark.parametrize("layout", ["sbhd", "bshd"])
@@ -139,7 +118,7 @@ def test_masks_and_windows_of_whole_sequences(layout, kind, window, aligned):
 def test_a_causal_mask_begins_at_the_first_or_ends_at_the_last_key(kind, aligned):
     args, q, k = given("bshd", 4, T)
     attn = DotProductAttention("bshd", kind, attention_type="cross")
-    check(seen_of(attn, *args), q, k, band(4, T, -1, 0, aligned), CROSS)
+    check(seen_of(attn, *args), q, k, band(4, T, -1, 0, aligned))
 
 
 @pytest.mark.parametrize("kind, window", [("no_mask", None), ("padding", (-1, 0)), ("arbitrary", None)])
@@ -166,14 +145,14 @@ def test_padding_hides_keys_and_their_queries(layout, kind, says):
         {"cu_seqlens_q": cumulated(LENGTHS), "cu_seqlens_kv": cumulated(LENGTHS)}
     seen = seen_of(DotProductAttention(layout, kind), *args, **told)
     allowed = ~padding(LENGTHS, T).numpy() & band(T, T, -1, 0 if "causal" in kind else -1)
-    check(seen, q, k, allowed, queries=present(LENGTHS, T))
+    check(seen, q, k, allowed & ~padding(LENGTHS, T).transpose(2, 3).numpy())
 
 
 def test_padding_of_a_cross_attention_is_that_of_its_keys():
     args, q, k = given("bshd", 4, T)
     attn = DotProductAttention("bshd", "padding", attention_type="cross")
     seen = seen_of(attn, *args, attention_mask=(padding([4, 3, 2], 4), padding(KEY_LENGTHS, T)))
-    check(seen, q, k, ~padding(KEY_LENGTHS, T).numpy(), CROSS)
+    check(seen, q, k, ~padding(KEY_LENGTHS, T).numpy())
 
 
 def test_an_arbitrary_mask_is_true_where_nothing_may_be_attended_to():
@@ -216,8 +195,7 @@ def test_packed_sequences_are_documents(kind, window, is_cross, behind):
     attn = DotProductAttention("thd", kind, attention_type="cross" if is_cross else "self")
     seen = seen_of(attn, q, k, k, window_size=window, **told)
     aligned = "first" if kind == "padding_causal" else "last"
-    check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None],
-          packed(LENGTHS, key_lengths, starts, key_starts, *window, aligned), CROSS if is_cross else SELF)
+    check(seen, q, k, packed(LENGTHS, key_lengths, starts, key_starts, *window, aligned))
 
 
 def test_only_the_queries_may_say_where_they_are_apart():
@@ -226,8 +204,7 @@ def test_only_the_queries_may_say_where_they_are_apart():
     attn = DotProductAttention("thd", "padding", attention_type="cross")
     seen = seen_of(attn, q, k, k, cu_seqlens_q=told, cu_seqlens_kv=told, cu_seqlens_q_padded=torch.from_numpy(starts).int(),
                    cu_seqlens_kv_padded=None)
-    check(seen, q.transpose(0, 1)[None], k.transpose(0, 1)[None],
-          packed(LENGTHS, LENGTHS, starts, told.tolist(), -1, -1, "last"), CROSS)
+    check(seen, q, k, packed(LENGTHS, LENGTHS, starts, told.tolist(), -1, -1, "last"))
 
 
 def test_queries_keys_and_values_may_come_in_one_tensor_or_two():
@@ -235,7 +212,7 @@ def test_queries_keys_and_values_may_come_in_one_tensor_or_two():
     attn = DotProductAttention("bshd", "causal")
     for told in ({"qkv_layer": torch.stack([q, q, q], 2)}, {"qkv_layer": torch.stack([q, q, q], 3), "qkv_interleave_dim": -2},
                  {"query_layer": q, "kv_layer": torch.stack([q, q], 2)}):
-        check(seen_of(attn, **told), q.transpose(1, 2), q.transpose(1, 2), band(T, T, -1, 0))
+        check(seen_of(attn, **told), q, q, band(T, T, -1, 0))
 
 
 @pytest.mark.parametrize("layout", ["sbhd", "bshd"])
@@ -243,7 +220,7 @@ def test_values_and_the_output_are_laid_out_as_those_of_others(layout):
     args, _, k = given(layout)
     attn = DotProductAttention(layout, "causal", attention_dropout=0.1)
     seen = seen_of(attn, *args)
-    assert torch.equal(seen.v, k) and seen.output.dropped and not seen_of(attn.eval(), *args).output.dropped
+    assert torch.equal(seen.v, k.transpose(1, 2)) and seen.output.dropped and not seen_of(attn.eval(), *args).output.dropped
     whole = attention(*(x.transpose(0, 1) if layout == "sbhd" else x for x in args)).transpose(1, 2)
     assert torch.equal(seen.output.arrange(seen.output.tensor), whole)
 
@@ -265,7 +242,7 @@ class Group:
      "with a mask (arbitrary) and a window")])
 def test_what_is_not_understood_is_said_by_name(made, told, why):
     args = [one[0] if "qkv_format" in told else one for one in given("bshd")[0]]
-    watcher = watched(Model(DotProductAttention("bshd", "causal", **made)), *args, **told)
+    watcher = called(DotProductAttention("bshd", "causal", **made), *args, **told)
     (path, said), = watcher.unread
     assert path == "attn" and why in said and watcher.seen == []
 

@@ -6,8 +6,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from test_calls import random
-from test_gradients import NEWEST, names, watched  # noqa: F401
+from test_gradients import NEWEST, needs_sdpa, watched  # noqa: F401
 from test_judge import OF_QUERIES_FIRST, QueriesFirst
+from test_residual import assert_writes
 from test_watch import tensors_of
 
 B, H, T, D = 2, 4, 6, 3
@@ -68,14 +69,13 @@ def x(seed=0):
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_the_values_go_along_in_every_forward(watched, name):  # noqa: F811
     """In the first one the softmax is judged by the product, in later ones it is known before."""
-    model = Model(PRODUCTS[name])
-    it = watched(model, gradients=False, values=True, steps="manual")
+    it = watched(Model(PRODUCTS[name]), gradients=False, values=True, steps="manual")
     for step in range(2):
-        model(x(step))
+        it.model(x(step))
         it.step()
         found = [tensors_of(message) for message in it.sent()]
         assert [set(tensors) for tensors in found] == 2 * [{"weights", "v"}]
-        for block, tensors in zip(model.blocks, found):
+        for block, tensors in zip(it.model.blocks, found):
             want = block["attn"].v.detach()[:, :VALUES.get(name, H)]
             np.testing.assert_array_equal(tensors["v"], want.numpy())
 
@@ -96,25 +96,20 @@ def test_of_queries_before_heads_all_goes_along_in_one_order(watched, name):  # 
 
 def test_where_the_values_are_not_certain_weights_go_alone(watched):  # noqa: F811
     """As on the left of what was turned for it."""
-    model = Model(lambda a, v: (v.mT @ a.mT).mT)
-    it = watched(model, gradients=False, values=True)
-    model(x())
-    assert [names(message) for message in it.sent()] == 2 * [{"weights"}]
+    it = watched(Model(lambda a, v: (v.mT @ a.mT).mT), gradients=False, values=True)
+    it.model(x())
+    assert it.names() == 2 * [{"weights"}]
 
 
 @pytest.mark.parametrize("plan, samples", [({"samples": 1}, 1), ({"rows": 3}, B)])
 def test_what_heads_write_goes_along_with_weights(watched, plan, samples):  # noqa: F811
-    model = Model(PRODUCTS["@"])
-    it = watched(model, gradients=False, residual=True, **plan)
-    model(x())
+    it = watched(Model(PRODUCTS["@"]), gradients=False, residual=True, **plan)
+    it.model(x())
     found = [tensors_of(message) for message in it.sent()]
     assert [set(tensors) for tensors in found] == 2 * [{"weights", "v", "wo_r"}]  # this block gets no stream of its own
-    for block, tensors in zip(model.blocks, found):
-        wo = block["attn"].out_proj.weight.detach().double().numpy()
+    for block, tensors in zip(it.model.blocks, found):
         np.testing.assert_array_equal(tensors["v"], block["attn"].v.detach()[:samples].numpy())
-        for head in range(H):
-            u = np.random.default_rng(head).standard_normal(D)
-            assert np.linalg.norm(tensors["wo_r"][head] @ u) == pytest.approx(np.linalg.norm(wo[:, head * D:(head + 1) * D] @ u), rel=1e-6)
+        assert_writes(tensors["wo_r"], block["attn"].out_proj.weight)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -140,27 +135,27 @@ def test_multi_head_attention_that_computes_its_weights_has_values(watched, batc
 
 
 def test_an_older_attnd_gets_the_weights_alone(watched):  # noqa: F811
-    model = Model(PRODUCTS["@"])
-    it = watched(model, limits=OLDER, gradients=False, residual=True)
-    model(x())
-    assert [names(message) for message in it.sent()] == 2 * [{"weights"}]
+    it = watched(Model(PRODUCTS["@"]), limits=OLDER, gradients=False, residual=True)
+    it.model(x())
+    assert it.names() == 2 * [{"weights"}]
 
 
 def test_weights_that_are_written_to_are_captured_before_that(watched):  # noqa: F811
     """From the second forward on."""
-    model = Model(PRODUCTS["@"], True)
-    it = watched(model, gradients=False, values=True, steps="manual")
-    model(x())
+    it = watched(Model(PRODUCTS["@"], True), gradients=False, values=True, steps="manual")
+    it.model(x())
     it.step()
     it.sent()
-    model(x(1))
+    it.model(x(1))
     it.step()
     found = [tensors_of(message) for message in it.sent()]
     assert [set(tensors) for tensors in found] == 2 * [{"weights"}]
     assert all(np.allclose(tensors["weights"].sum(-1), 1) for tensors in found)
 
 
-def test_a_bias_that_makes_weights_of_queries_and_keys_keeps_the_values(watched):  # noqa: F811
+@needs_sdpa
+@pytest.mark.parametrize("limits, more", [(NEWEST, {"v"}), (OLDER, set())])
+def test_a_bias_that_makes_weights_of_queries_and_keys_keeps_the_values(watched, limits, more):  # noqa: F811
     class Biased(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -171,13 +166,11 @@ def test_a_bias_that_makes_weights_of_queries_and_keys_keeps_the_values(watched)
             bias = torch.arange(T, dtype=torch.float32).repeat(H, T, 1)
             return torch.nn.functional.scaled_dot_product_attention(q, k, self.v, attn_mask=bias)
 
-    if not hasattr(torch.nn.functional, "scaled_dot_product_attention"):
-        pytest.skip("torch has no scaled_dot_product_attention")
-    for limits, more in ((NEWEST, {"v"}), (OLDER, set())):
-        model = torch.nn.Sequential(Biased())
-        it = watched(model, limits=limits, gradients=False, values=True)
-        model(x())
-        message, = it.sent()
-        assert names(message) == {"weights"} | more
-        if more:
-            np.testing.assert_array_equal(tensors_of(message)["v"], model[0].v.detach().numpy())
+    model = torch.nn.Sequential(Biased())
+    it = watched(model, limits=limits, gradients=False, values=True)
+    model(x())
+    message, = it.sent()
+    tensors = tensors_of(message)
+    assert set(tensors) == {"weights"} | more
+    for name in more:
+        np.testing.assert_array_equal(tensors[name], model[0].v.detach().numpy())
