@@ -104,7 +104,8 @@ class Svg:
             if "rotate(-90" in turn:
                 continue
             size = float(re.search("([0-9.]+)px", style.get("font") or style["font-size"])[1])
-            x, y = _numbers(turn)[:2] if turn.startswith("translate(") else (float(element.get(name, math.nan)) for name in "xy")
+            at = _numbers(turn)[:2] if turn.startswith("translate(") else [element.get(name, math.nan) for name in "xy"]
+            x, y = map(float, at)
             wide = 0.5 * size * len(text)
             left = x - {"start": 0, "middle": 0.5, "end": 1}[style.get("text-anchor", "start")] * wide
             yield text, left, y - 0.75 * size, left + wide, y

@@ -101,7 +101,8 @@ PADDED = np.broadcast_to(np.arange(T) >= 6, (B, 1, T)) & (np.arange(T) >= 6)[Non
     pytest.param(dict(mask=SOME), {"decoder.0.self.mask": SOME}, [], id="mask"),
     pytest.param(dict(mask=SOME[0], causal=True), {"mask": SOME[0].astype("i8")}, ["--causal"], id="flat_mask"),
     pytest.param(dict(causal=True, window=5), {}, ["--causal", "--window", "5"], id="window"),
-    pytest.param(dict(causal=True, documents=DOCUMENTS), {"decoder.0.self.documents": DOCUMENTS}, ["--causal"], id="documents"),
+    pytest.param(dict(causal=True, documents=DOCUMENTS), {"decoder.0.self.documents": DOCUMENTS}, ["--causal"],
+                 id="documents"),
     pytest.param(dict(mask=PADDED), {"decoder.0.self.mask": PADDED[:, None]}, [], id="left_padding"),
 ])
 def test_what_rows_may_attend_to(limits, arrays, options):
