@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """A real attnd with HTTP, a real training run in it, and headless Chromium to look at the page.
 
-Screenshots are kept in the folder $ATTND_SCREENSHOTS, if that is set.
+With the folder $ATTND_SCREENSHOTS each test leaves a picture of the page as it ends there, by the test's name.
 """
+import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -31,6 +33,13 @@ JOB = "chars-encoder-decoder"
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: run by the meson test browser-long alone")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    yield
+    if "page" in item.funcargs:
+        item.funcargs["page"].screenshot(re.sub(r"[^\w.-]+", "-", f"{item.path.stem}-{item.name}"))
 
 
 def module_text(name):
@@ -65,6 +74,11 @@ class Site:
                  "--summaries", self.daemon.endpoint("publish"), "--wait", str(PATIENCE_S))
         assert train_chars.Trainer(train_chars.parse_arguments([*words, *arguments])).run()
 
+    def wait_ended(self, job, runs=1):
+        """Until the history has the ends of all runs of a job."""
+        wait_until(lambda: [run["state"] for run in self.api("runs", job=job)["runs"]] == ["ended"] * runs,
+                   f"{runs} runs of {job} in the history")
+
     def close(self):
         CLOSED.add(self.port)
         self.daemon.close()
@@ -74,13 +88,40 @@ class Site:
 @pytest.fixture(scope="session")
 def site():
     """A run of 2 + 2 layers with 4 heads over 60 steps in windows of 5, and a second run of the same job."""
-    one = Site("window.unit=step", "window.length=5", "window.every=5", "window.also=[1 epoch]",
-               "metrics.similarity=true")
-    for seed in ("1", "2"):
-        one.train("--epochs", "2", "--steps-per-epoch", "30", "--seed", seed)
-    wait_until(lambda: [run["state"] for run in one.api("runs", job=JOB)["runs"]] == ["ended", "ended"], "both runs in the history")
-    yield one
-    one.close()
+    with sites() as open_site:
+        one = open_site("window.unit=step", "window.length=5", "window.every=5", "window.also=[1 epoch]",
+                        "metrics.similarity=true")
+        for seed in ("1", "2"):
+            one.train("--epochs", "2", "--steps-per-epoch", "30", "--seed", seed)
+        one.wait_ended(JOB, runs=2)
+        yield one
+
+
+@contextlib.contextmanager
+def sites():
+    """Opens sites, as Site() does, and closes them in the end."""
+    opened = []
+
+    def open_site(*settings, **more):
+        opened.append(Site(*settings, **more))
+        return opened[-1]
+
+    yield open_site
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def module_site():
+    with sites() as open_site:
+        yield open_site
+
+
+@pytest.fixture
+def own_site(page):
+    with sites() as open_site:
+        yield open_site
+        page.driver.get("about:blank")
 
 
 CLOSED = set()  # ports of sites that were
@@ -134,6 +175,43 @@ class Page:
 
     def texts(self, selector):
         return self.js("return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
+
+    def rows(self, selector="tbody tr"):
+        """The texts of the cells of each row."""
+        return self.js("return [...document.querySelectorAll(arguments[0])].map((row) => [...row.cells].map((e) => e.textContent))",
+                       selector)
+
+    def facts(self):
+        """Those beside a series, by name."""
+        return dict(zip(self.texts(".facts dt"), self.texts(".facts dd")))
+
+    @contextlib.contextmanager
+    def with_script(self, source):
+        """Runs it in each page before the page's own."""
+        added = self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+        yield
+        self.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+    def count(self, selector):
+        return self.js("return document.querySelectorAll(arguments[0]).length", selector)
+
+    def hash(self):
+        return self.js("return location.hash")
+
+    def readout(self):
+        """What is read out of the picture that the keys are in."""
+        return self.js("return document.getElementById('readout').textContent")
+
+    def fits(self):
+        """Whether the page is no wider than the window."""
+        return self.js("return document.documentElement.scrollWidth <= innerWidth")
+
+    def click(self, selector):
+        self.js("document.querySelector(arguments[0]).click()", selector)
+
+    def slide(self, at):
+        """The slider of time to one of its places."""
+        self.js("const s = document.querySelector('.time input'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))", at)
 
     def keys(self, selector, *names):
         """Keys pressed on an element that has the focus."""

@@ -24,7 +24,11 @@ for (const one of document.querySelectorAll("a[href], button, select, input, sum
 }
 return found;
 """
-
+# Controls without a name.
+UNNAMED = """
+return [...document.querySelectorAll("select, input, button, a, svg[tabindex]")].filter((one) =>
+    !(one.getAttribute("aria-label") || one.textContent.trim() || one.labels?.length)).map((one) => one.outerHTML.slice(0, 80));
+"""
 
 # The element that has the focus: a name, whether that can be seen, whether it is in the window; null for none.
 FOCUS = """
@@ -73,17 +77,17 @@ def address(view):
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("width, height", [(1440, 900), pytest.param(390, 844, marks=pytest.mark.long)])
 def test_every_view_is_for_everyone(site, page, view, width, height):
-    """It draws without complaint, axe finds nothing, and targets can be hit, in light and dark."""
+    """It draws without complaint, axe finds nothing, controls have names, and targets can be hit, in light and dark."""
     for dark in (False, True):
         page.open(site, address(view), width=width, height=height, dark=dark).ready()
-        assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
+        assert page.fits()
         assert page.js("return document.documentElement.dataset.theme") == ("dark" if dark else "light")
         wait_until(lambda: page.text("#connection") == "connected", "the events")
         assert view == "home" or JOB in page.js("return document.title")
         assert page.js("return document.querySelector('.tabs [aria-current]').textContent") == VIEWS[view]
-        assert page.js("return document.querySelectorAll('main svg').length") > 0
+        assert page.count("main svg") > 0
         page.screenshot(f"{view.replace('?', '-')}-{width}-{'dark' if dark else 'light'}")
-        assert small_targets(page) == []
+        assert page.js(UNNAMED) == [] == small_targets(page)
         assert serious(page) == []
 
 

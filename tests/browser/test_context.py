@@ -2,7 +2,7 @@
 """What a training reports itself stands over the metrics: loss and learning rate, of one run or of several."""
 import numpy as np
 import pytest
-from conftest import Site, module_text
+from conftest import module_text
 from harness import Trainer, softmax_maps, wait_until
 
 HEADS, T, STEPS = 2, 8, 12
@@ -34,10 +34,8 @@ def falling(step):
 
 
 @pytest.fixture(scope="module")
-def place():
-    site = Site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0")
-    yield site
-    site.close()
+def place(module_site):
+    return module_site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0")
 
 
 def strips(page, chart=CHART):
@@ -72,7 +70,6 @@ def test_loss_and_learning_rate_stand_over_a_head_at_its_steps(place, page):
     page.screenshot("context-head")
     page.open(place, "#/layer?job=falling&stack=decoder&layer=0&site=self").ready()
     assert strips(page, ".figure.series svg") == ["loss", "lr"]
-    page.screenshot("context-layer")
 
 
 def test_the_time_line_has_the_loss_and_the_spread_of_the_heads_at_each_window(place, page):
@@ -86,7 +83,6 @@ def test_the_time_line_has_the_loss_and_the_spread_of_the_heads_at_each_window(p
     (grid,) = place.api("grid", job="timed")["layers"]
     middle = np.median([np.float32(head[-1]) for head in grid["values"]])
     assert abs(float(page.text("#tooltip").split()[-1]) - middle) < 1e-3
-    page.screenshot("context-overview")
 
 
 @pytest.mark.parametrize("values, since, step, said", [
@@ -106,16 +102,13 @@ def test_a_number_that_is_back_within_its_bound_is_said_to_be(page, condition, v
     assert page.js(ask, condition, value, is_before) == said
 
 
-def test_epochs_are_placed_by_their_steps_whatever_the_clock_says(place, page):
-    site = Site("window.rank_grace=0")
-    try:
-        publish(site, "epochs", falling, epochs=True, clock=10**17)
-        page.open(site, HEAD.format("epochs")).ready()
-        drawn, px = points(page), axis(page)
-        # Epochs 0, 1, 2 end with steps 3, 7, 11.
-        np.testing.assert_allclose([x for x, _ in drawn], [px((step - 3) / 4) for step in range(STEPS)], atol=0.6)
-    finally:
-        site.close()
+def test_epochs_are_placed_by_their_steps_whatever_the_clock_says(own_site, page):
+    site = own_site("window.rank_grace=0")
+    publish(site, "epochs", falling, epochs=True, clock=10**17)
+    page.open(site, HEAD.format("epochs")).ready()
+    drawn, px = points(page), axis(page)
+    # Epochs 0, 1, 2 end with steps 3, 7, 11.
+    np.testing.assert_allclose([x for x, _ in drawn], [px((step - 3) / 4) for step in range(STEPS)], atol=0.6)
 
 
 @pytest.mark.parametrize("log, titles, said", [
@@ -131,9 +124,9 @@ def test_any_log_is_drawn_as_it_is(place, page, request, log, titles, said):
     page.open(place, HEAD.format(job)).ready()
     assert strips(page) == titles
     assert page.texts(f"{CHART} .context .broken") == ([said] if said else [])
-    assert page.js(f"return document.querySelectorAll('{CHART} path.line').length") >= 2
+    assert page.count(f"{CHART} path.line") >= 2
     if request.node.callspec.id == "one":
-        assert page.js(f"return document.querySelectorAll('{CHART} .context circle.alone').length") == 1
+        assert page.count(f"{CHART} .context circle.alone") == 1
 
 
 def test_what_is_logged_while_one_looks_is_drawn(place, page):
@@ -156,22 +149,19 @@ def test_runs_are_compared_with_the_one_before_and_with_any_more(place, page):
     assert page.js("return document.querySelector(`select[aria-label='B']`).value") == f"tried/{runs[1]}"
     legend = page.texts(".figure.wide .legend span")
     assert [text[:2] for text in legend if "below" not in text and "above" not in text] == ["A:", "B:"]
-    cells = "[...document.querySelectorAll('.figure:not(.wide) tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
-    (row,) = [row for row in page.js(f"return {cells}") if row[0] == "learning_rate"]
-    assert row == ["learning_rate", "0.01", "0.1"]
-    assert not any(row[0] in ("seed", "name") for row in page.js(f"return {cells}"))
-    page.js("document.querySelector('.overlay summary').click()")
+    rows = {row[0]: row[1:] for row in page.rows(".figure:not(.wide) tbody tr")}
+    assert rows["learning_rate"] == ["0.01", "0.1"] and not {"seed", "name"} & set(rows)
+    page.click(".overlay summary")
     for run in (runs[0], runs[3]):
         page.js("[...document.querySelectorAll('.overlay label')].find((l) => l.textContent.includes(arguments[0])).click()", f"tried / {run[:8]}")
-        wait_until(lambda: run in page.js("return location.hash"), "the run in the address")
+        wait_until(lambda: run in page.hash(), "the run in the address")
         page.ready()
         page.js("document.querySelector('.overlay')?.setAttribute('open', '')")
-    wait_until(lambda: page.js(f"return document.querySelectorAll('{CHART} > path.line').length") == 4, "four lines")
-    assert page.js(f"return document.querySelectorAll('{CHART} .context path.line').length") == 4
+    wait_until(lambda: page.count(f"{CHART} > path.line") == 4, "four lines")
+    assert page.count(f"{CHART} .context path.line") == 4
     colours = page.js(f"return [...document.querySelectorAll('{CHART} > path.line')].map((p) => getComputedStyle(p).stroke)")
     assert len(set(colours)) == 4
     page.js("document.querySelector('.overlay').removeAttribute('open')")
-    page.screenshot("context-runs")
 
 
 def test_of_a_run_that_is_followed_only_what_is_new_is_asked_for(place, page):

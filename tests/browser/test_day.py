@@ -5,18 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from conftest import Site
 from harness import Trainer, softmax_maps, wait_until
 
 LAYERS, HEADS, WINDOWS = 2, 8, 720
 GROWTH_BYTES_MAX = 1 << 20
-
-
-@pytest.fixture
-def place():
-    one = Site("http.live_interval=0s", "metrics.spectrum=false")
-    yield one
-    one.close()
 
 
 def heap_bytes(page):
@@ -30,7 +22,7 @@ def heap_bytes(page):
 
 
 def elements(page):
-    return page.js("return document.querySelectorAll('*').length")
+    return page.count("*")
 
 
 def wait_for_window(page, number):
@@ -51,7 +43,8 @@ def publish(place, trainer, maps, epochs):
 
 @pytest.mark.long
 @pytest.mark.parametrize("address", ["#/overview", "#/head?stack=decoder&layer=0&site=self&head=1"])
-def test_a_tab_of_a_day_stays_small(place, page, address):
+def test_a_tab_of_a_day_stays_small(own_site, page, address):
+    place = own_site("http.live_interval=0s", "metrics.spectrum=false")
     trainer, rng = Trainer(place.daemon, "day"), np.random.default_rng(3)
     maps = [softmax_maps(rng, 1, HEADS, 8, 8) for _ in range(16)]
     publish(place, trainer, maps, range(20))
@@ -64,6 +57,5 @@ def test_a_tab_of_a_day_stays_small(place, page, address):
     place.daemon.call("flush")
     wait_for_window(page, WINDOWS - 1)
     after = heap_bytes(page), elements(page)
-    page.screenshot("day-" + address.split("?")[0].strip("#/"))
     assert after[0] - before[0] < GROWTH_BYTES_MAX, (before, after)
     assert after[1] < 2 * before[1], (before, after)

@@ -2,7 +2,6 @@
 """The page as somebody sees it who opens it for the first time: what fires, why it matters, and since when; or that nothing does."""
 import numpy as np
 import pytest
-from conftest import Site
 from harness import Trainer, softmax_maps, wait_until
 from test_access import serious
 from test_page import shown, where
@@ -33,10 +32,10 @@ def publish(site, job, module=None):
 
 
 @pytest.fixture(scope="module")
-def looked():
+def looked(module_site):
     """A collapse that has ended, a healthy run, and one with a head of NaN."""
-    site = Site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "http.live_interval=0s",
-                config="rules: {mine: {metric: confidence, each: head, above: 0.999, job: sharp}}\n")
+    site = module_site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "http.live_interval=0s",
+                       config="rules: {mine: {metric: confidence, each: head, above: 0.999, job: sharp}}\n")
     for job in RUNS:
         trainer = publish(site, job, module="<b>blocks.0</b>" if job == "well" else None)
         if job in ("well", "falls"):
@@ -46,8 +45,7 @@ def looked():
             trainer.event("bye", step=STEPS - 1)
             wait_until(lambda: any(run["job"] == "falls" and run["state"] == "ended" for run in site.api("runs")["runs"]), "its end")
         wait_until(lambda: ((site.api("verdict", job=job, or_null=1) or {}).get("step") or 0) >= STEPS - 3, "the last window of " + job)  # noqa: B023
-    yield site
-    site.close()
+    return site
 
 
 def attention(page):
@@ -63,7 +61,7 @@ def test_what_captures_cost_is_said_while_the_run_goes_on(looked, page):
 
 def test_the_worst_alert_stands_first(looked, page):
     page.open(looked, "#/overview?job=falls").ready()
-    wait_until(lambda: page.js("return document.querySelectorAll('.timeline .line.bad').length"), "its line")
+    wait_until(lambda: page.count(".timeline .line.bad"), "its line")
     verdict = looked.api("verdict", job="falls")
     worst = verdict["alerts"][0]
     assert (worst["layer"], worst["head"], worst["rule"]) == (1, None, "entropy_collapse")
@@ -76,15 +74,15 @@ def test_the_worst_alert_stands_first(looked, page):
                    "return s('.trouble .who') / s('.trouble .soft')")
     assert size > 1.3 and page.js("return document.querySelector('.trouble .who').getBoundingClientRect().bottom") < 300
     assert {"decoder.1.self", "below 0.25", f"all other heads: {(LAYERS - 1) * HEADS}"} <= set(page.texts(".timeline svg text"))
-    assert page.js("return document.querySelectorAll('.timeline .threshold').length") == 1, "the bound is on its line"
+    assert page.count(".timeline .threshold") == 1, "the bound is on its line"
     page.screenshot("first-look-falls-1440-light")
     assert serious(page) == []
-    page.js("document.querySelector('.trouble .who').click()")
-    wait_until(lambda: "#/layer" in page.js("return location.hash"), "the layer")
-    assert "layer=1" in page.js("return location.hash")
+    page.click(".trouble .who")
+    wait_until(lambda: "#/layer" in page.hash(), "the layer")
+    assert "layer=1" in page.hash()
     page.open(looked, "#/head?job=falls&stack=decoder&layer=1&site=self&head=5&metric=entropy_sans_first").ready()
     wait_until(lambda: "entropy_collapse: mean of a layer below 0.25" in page.text(".figure.wide .legend"), "the bound on the chart")
-    assert page.js("return document.querySelectorAll('.figure.wide svg .threshold').length") >= 1
+    assert page.count(".figure.wide svg .threshold") >= 1
 
 
 def test_a_run_in_which_all_is_well_says_so_and_of_when(looked, page):
@@ -93,13 +91,8 @@ def test_a_run_in_which_all_is_well_says_so_and_of_when(looked, page):
     wait_until(lambda: "No alerts" in page.text(".attention"), "that all is well")
     assert f" checks passed in the window to step {step}; " in attention(page) and page.texts(".attention .trouble") == []
     assert "head_silent (needs projection matrices of the last 8 windows (weights_every=) and metrics.spectrum, or watch(residual=True))" in attention(page)
-    assert page.js("return document.querySelectorAll('.attention b, .heat b, main b').length") == page.js(
+    assert page.count(".attention b, .heat b, main b") == page.js(
         "return document.querySelectorAll('.attention .soft b').length"), "names with markup are texts"
-    page.screenshot("first-look-well-1440-light")
-
-
-def slide(page, at):
-    page.js("const s = document.querySelector('.time input'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))", at)
 
 
 def test_attention_is_of_the_moment_that_the_slider_stands_at(looked, page):
@@ -119,22 +112,21 @@ def test_attention_is_of_the_moment_that_the_slider_stands_at(looked, page):
     assert links and all(f"at=step{last}" in link for link in links)
     page.screenshot("first-look-past-1440-light")
     assert serious(page) == []
-    slide(page, 0)
+    page.slide(0)
     wait_until(lambda: "No alerts" in page.text(".attention"), "that all was well")
     assert f"No alert fired in the window to step 1. At the newest step, {STEPS - 1}: alerts about 1 layer." in attention(page)
     assert all("at=step1" in link for link in page.js("return [...document.querySelectorAll('.tabs a')].map((a) => a.hash)"))
-    page.js("document.querySelector('.attention .body a').click()")
+    page.click(".attention .body a")
     wait_until(lambda: attention(page).startswith("Needs attention at the end of the run"), "the newest moment")
 
 
 def test_a_way_from_the_past_leads_to_the_same_moment(looked, page):
     last = ONSET + 3
     page.open(looked, f"#/overview?job=falls&at=step{last}&cell=decoder.1.self.h2").ready()
-    for leave in ("document.querySelector('.attention .who').click()", "document.querySelector('.one-head .links a').click()",
-                  "document.querySelector('.tabs a:nth-child(4)').click()"):
-        page.js(leave)
-        wait_until(lambda: "overview" not in page.js("return location.hash"), "another view")
-        assert f"at=step{last}" in page.js("return location.hash")
+    for way in (".attention .who", ".one-head .links a", ".tabs a:nth-child(4)"):
+        page.click(way)
+        wait_until(lambda: "overview" not in page.hash(), "another view")
+        assert f"at=step{last}" in page.hash()
         wait_until(lambda: page.text(".controls .time").endswith(f"step {last}"), "its slider at the same moment")
         page.js("history.back()")
         wait_until(lambda: page.text(".attention"), "the overview")
@@ -150,7 +142,7 @@ def test_every_chart_has_the_bounds_of_rules_and_the_onsets_of_alerts(looked, pa
                                    ("#/layer?job=falls&stack=decoder&layer=1&site=self&metric=entropy_sans_first", ".figure.series", ""),
                                    ("#/head?job=falls&stack=decoder&layer=1&site=self&head=5&metric=entropy_sans_first", ".figure.wide", "")):
         page.open(looked, address).ready()
-        assert page.js(f"return document.querySelectorAll('{chart} .body svg .threshold').length") >= 1 and bound in page.text(f"{chart} .legend")
+        assert page.count(f"{chart} .body svg .threshold") >= 1 and bound in page.text(f"{chart} .legend")
         events = page.texts(f"{chart} .body svg .event title")
         assert len(events) == len(steps) and all(event.startswith(before) and event.endswith(" began") for event in events), address
         assert set(", ".join(event.removeprefix(before).removesuffix(" began") for event in events).split(", ")) == rules
@@ -166,7 +158,7 @@ def test_every_chart_has_the_bounds_of_rules_and_the_onsets_of_alerts(looked, pa
     page.open(looked, "#/model?job=broken").ready()
     wait_until(lambda: page.js(marked) == [0], "the mark of the head")
     page.open(looked, "#/model?job=broken&at=step1").ready()
-    wait_until(lambda: page.js("return document.querySelectorAll('.thumb-tile canvas').length") > 0, "the maps of the beginning")
+    wait_until(lambda: page.count(".thumb-tile canvas") > 0, "the maps of the beginning")
     wait_until(lambda: page.js(marked) == [], "no mark before the onset")
     page.open(looked, "#/overview?job=falls&cell=decoder.1.self.h5&metric=entropy_sans_first").ready()
     assert page.js("return ['.threshold', '.line.bad'].map((s) => document.querySelectorAll(`.one-head svg ${s}`).length)") == [1, 1]
@@ -184,9 +176,9 @@ def test_the_page_of_a_head_says_what_fires_and_what_helps(looked, page):
     assert serious(page) == []
     page.open(looked, f"{place}&at=step{last}", width=390, dark=True).ready()
     wait_until(lambda: worst["advice"] in page.text(said), "what fired then")
-    assert page.js("return document.documentElement.scrollWidth <= innerWidth")
+    assert page.fits()
     page.screenshot("head-alert-past-390-dark")
-    slide(page, 0)
+    page.slide(0)
     wait_until(lambda: page.texts(said) == [], "the window in which nothing fired")
     assert "at=step1" in page.js("return document.querySelector('a[rel=next]').hash")
     page.open(looked, "#/head?job=broken&stack=decoder&layer=0&site=self&head=3").ready()
@@ -220,9 +212,8 @@ def test_a_head_without_numbers_is_named_by_its_rule(looked, page):
     assert f"{where(head)}.h3 {head['message']} since step {head['since']['step']}" in text and "Advice: Go back to the checkpoint" in text
     assert "metric=" not in page.js("return document.querySelector('.trouble .who').hash"), "it is no metric to choose"
     assert outlines(page) == 2, "the head, and its layer for invalid_rows"
-    assert page.js("return document.querySelectorAll('.heat .cell.missing').length") == 1 and page.texts(".heat .value.none") == ["–"]
+    assert page.count(".heat .cell.missing") == 1 and page.texts(".heat .value.none") == ["–"]
     assert not any(word in page.text("body") for word in ("undefined", "null", "[object"))
-    page.screenshot("first-look-broken-1440-light")
 
 
 def test_the_importance_of_a_head_for_which_an_alert_fires_is_marked(looked, page):
@@ -237,7 +228,6 @@ def test_the_importance_of_a_head_for_which_an_alert_fires_is_marked(looked, pag
     labels = [text for text in page.texts(".grid svg text") if "head" in text.split(" ")[:2]]
     assert len(labels) == HEADS and sum(text.startswith("■") for text in labels) == 1
     assert "■ an alert fires for this head, whatever its score" in page.texts(".grid svg text")
-    page.screenshot("importance-1440-light")
 
 
 def outlines(page):
@@ -250,7 +240,7 @@ def test_cells_are_outlined_by_alerts_and_say_their_number(looked, page, width, 
     wait_until(lambda: outlines(page) == 1, "the outline of the layer")
     assert page.texts(".legend .worse") == ["entropy_sans_first: low and high are bad"] and len(page.texts(".legend .bounds")) == 2
     page.choose("colour", "natural")
-    wait_until(lambda: page.js("return document.querySelectorAll('.legend .bound').length") == 2, "the bounds of rules on the scale")
+    wait_until(lambda: page.count(".legend .bound") == 2, "the bounds of rules on the scale")
     assert page.texts(".legend .tick text")[-1] == "1"
     page.choose("colour", "own")
     wait_until(lambda: page.texts(".legend .tick text") == [], "distances again")
@@ -263,31 +253,27 @@ def test_cells_are_outlined_by_alerts_and_say_their_number(looked, page, width, 
         drawn = [float(text) for text in page.texts(".heat .value")][HEADS:2 * HEADS]
         np.testing.assert_allclose(drawn, live["heads"]["entropy_sans_first"], rtol=0.06, atol=1e-6)
     page.screenshot(f"first-look-cells-{width}-{'dark' if dark else 'light'}")
-    slide(page, 0)
+    page.slide(0)
     assert outlines(page) == 0, "at the first window nothing fired"
 
 
-def test_many_heads_of_many_layers_stay_readable(page):
+def test_many_heads_of_many_layers_stay_readable(own_site, page):
     """100 layers of 128 heads, or one of 4,096: each cell can be seen, on a phone in several lines per layer."""
-    site = Site("window.unit=step", "window.length=1", "window.every=1", "window.rank_grace=0", "metrics.spectrum=false", "limits.heads=4096")
-    try:
-        trainer, rng = Trainer(site.daemon, "large"), np.random.default_rng(2)
-        maps = softmax_maps(rng, 1, 128, 4, 4)
-        for layer in range(100):
-            trainer.attention(maps, layer=layer, step=0)
-        Trainer(site.daemon, "wide").attention(softmax_maps(rng, 1, 4096, 2, 2), step=0)
-        site.daemon.settled(101)
-        for job, width, count in (("wide", 1440, 4096), ("large", 1440, 12800), ("large", 390, 12800)):
-            page.open(site, f"#/overview?job={job}", width=width).ready()
-            cells = page.js("const c = [...document.querySelectorAll('.heat .cell')].map((e) => e.getBoundingClientRect());"
-                            "const shown = document.querySelector('.heat .body').getBoundingClientRect();"
-                            "return [c.length, Math.min(...c.map((b) => b.width)), Math.min(...c.map((b) => b.height)),"
-                            "Math.max(...c.map((b) => b.right)) <= shown.right + 1]")
-            assert cells[0] == count and cells[1] >= 5.5 and cells[2] >= 5.5 and cells[3], (job, width, cells)
-            assert page.js("return document.documentElement.scrollWidth <= innerWidth")
-            page.screenshot(f"first-look-{job}-{width}-light")
-        page.keys(".heat svg", "ArrowRight", "ArrowDown", "End")
-        assert page.text(".columns > .stack:last-child h2") == "decoder.1.self.h0"
-    finally:
-        page.driver.get("about:blank")
-        site.close()
+    site = own_site("window.unit=step", "window.length=1", "window.every=1", "window.rank_grace=0", "metrics.spectrum=false", "limits.heads=4096")
+    trainer, rng = Trainer(site.daemon, "large"), np.random.default_rng(2)
+    maps = softmax_maps(rng, 1, 128, 4, 4)
+    for layer in range(100):
+        trainer.attention(maps, layer=layer, step=0)
+    Trainer(site.daemon, "wide").attention(softmax_maps(rng, 1, 4096, 2, 2), step=0)
+    site.daemon.settled(101)
+    for job, width, count in (("wide", 1440, 4096), ("large", 1440, 12800), ("large", 390, 12800)):
+        page.open(site, f"#/overview?job={job}", width=width).ready()
+        cells = page.js("const c = [...document.querySelectorAll('.heat .cell')].map((e) => e.getBoundingClientRect());"
+                        "const shown = document.querySelector('.heat .body').getBoundingClientRect();"
+                        "return [c.length, Math.min(...c.map((b) => b.width)), Math.min(...c.map((b) => b.height)),"
+                        "Math.max(...c.map((b) => b.right)) <= shown.right + 1]")
+        assert cells[0] == count and cells[1] >= 5.5 and cells[2] >= 5.5 and cells[3], (job, width, cells)
+        assert page.fits()
+        page.screenshot(f"first-look-{job}-{width}-light")
+    page.keys(".heat svg", "ArrowRight", "ArrowDown", "End")
+    assert page.text(".columns > .stack:last-child h2") == "decoder.1.self.h0"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The view of a fleet, of answers as a node and a hub give them."""
+import contextlib
 import json
 
 import pytest
@@ -52,15 +53,19 @@ ANSWERS = """(() => {
 @pytest.fixture
 def fleet(page, site):
     """Opens the page of an attnd that answers so."""
-    added = []
+    with contextlib.ExitStack() as scripts:
+        def opened(answer, address="#/fleet", **more):
+            scripts.enter_context(page.with_script(ANSWERS % (json.dumps(answer), json.dumps(RANKS))))
+            return page.open(site, address, **more).ready()
 
-    def opened(answer, address="#/fleet", **more):
-        added.append(page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", dict(source=ANSWERS % (json.dumps(answer), json.dumps(RANKS)))))
-        return page.open(site, address, **more).ready()
+        yield opened
 
-    yield opened
-    for script in added:
-        page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+@pytest.fixture
+def hub(site):
+    """As it answers of the run that the site has."""
+    run = site.api("runs", job=JOB)["runs"][0]["run"]
+    return dict(HUB, runs=[dict(HUB["runs"][0], run=run)])
 
 
 def test_an_attnd_alone_says_how_to_begin(site, page):
@@ -84,8 +89,7 @@ def test_a_hub_shows_first_who_is_to_be_seen_to(page, fleet, width, dark):
         "the window that ends at step 399 is without node-3 (silent), node-4 (refused), corrected",
         "2 windows that end at step 199 to 299 are without node-3 (silent)"]
     assert "40,960, 3.4 GiB" in page.text(".facts") and "3 messages: unreadable" in page.text(".facts")
-    assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
-    page.screenshot(f"fleet-hub-{width}")
+    assert page.fits()
 
 
 def test_runs_that_go_on_come_first_of_many(page, fleet):
@@ -95,10 +99,8 @@ def test_runs_that_go_on_come_first_of_many(page, fleet):
     assert "And 58 more runs." in page.text("main")
 
 
-def test_the_overview_leads_to_the_rank_that_is_odd(page, fleet, site):
-    (run,) = [run for run in site.api("runs", job=JOB)["runs"][:1]]
-    answer = dict(HUB, runs=[dict(HUB["runs"][0], run=run["run"])])
-    fleet(answer, f"#/overview?job={JOB}")
+def test_the_overview_leads_to_the_rank_that_is_odd(page, fleet, hub):
+    fleet(hub, f"#/overview?job={JOB}")
     wait_until(lambda: "odd" in page.text(".attention"), "the ranks")
     text = " ".join(page.text(".attention").split())
     assert text.startswith("Needs attention") and "warning 18 ranks are odd by entropy, step 300 to 399" in text
@@ -107,8 +109,8 @@ def test_the_overview_leads_to_the_rank_that_is_odd(page, fleet, site):
     assert "warning windows are partial the window that ends at step 399 is without node-3 (silent), node-4 (refused)" in text
     page.screenshot("fleet-overview")
     page.js("[...document.querySelectorAll('.attention a.who')].find((a) => a.textContent.includes('rank 5')).click()")
-    wait_until(lambda: "#/head" in page.js("return location.hash"), "the head")
-    assert {"layer=1", "head=2", "stack=decoder"} <= set(page.js("return location.hash").split("?")[1].split("&"))
+    wait_until(lambda: "#/head" in page.hash(), "the head")
+    assert {"layer=1", "head=2", "stack=decoder"} <= set(page.hash().split("?")[1].split("&"))
 
 
 def test_the_head_names_the_odd_rank_of_many(page, fleet):
@@ -116,21 +118,18 @@ def test_the_head_names_the_odd_rank_of_many(page, fleet):
     wait_until(lambda: page.texts(".ranks li"), "the ranks")
     assert len(page.texts(".ranks li")) == 16 and "and 8 more" in page.text(".ranks + .where")
     assert ["rank 11" in text and "odd" in text for text in page.texts(".ranks li.odd")] == [True]
-    page.screenshot("fleet-head-ranks")
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("view", ["fleet", "overview", "head"])
-def test_everyone_can_use_it(page, fleet, site, view, dark):
-    (run,) = [run["run"] for run in site.api("runs", job=JOB)["runs"][:1]]
-    fleet(dict(HUB, runs=[dict(HUB["runs"][0], run=run)]), f"#/{view}?job={JOB}", dark=dark, width=390 if dark else 1440)
+def test_everyone_can_use_it(page, fleet, hub, view, dark):
+    fleet(hub, f"#/{view}?job={JOB}", dark=dark, width=390 if dark else 1440)
     wait_until(lambda: "odd" in page.text("#view"), "the rank that is odd")
     assert small_targets(page) == [] and serious(page) == []
 
 
-def test_the_focus_and_the_place_in_the_table_outlive_answers(page, fleet, site):
-    (run,) = [run["run"] for run in site.api("runs", job=JOB)["runs"][:1]]
-    fleet(dict(HUB, runs=[dict(HUB["runs"][0], run=run)]), width=390)
+def test_the_focus_and_the_place_in_the_table_outlive_answers(page, fleet, hub):
+    fleet(hub, width=390)
     wait_until(lambda: page.texts(".list a"), "the rank")
     page.js("const box = document.querySelector('.scroll'); box.focus(); box.scrollLeft = 100")
     page.js("window.fleet.nodes.push(window.fleet.nodes[0])")
@@ -145,10 +144,10 @@ def test_the_focus_and_the_place_in_the_table_outlive_answers(page, fleet, site)
 def test_the_tab_counts_those_to_be_seen_to(page, fleet):
     fleet(HUB, f"#/overview?job={JOB}")
     wait_until(lambda: "Fleet 4" in page.texts("#tabs a"), "the tab")
-    page.js("document.querySelector('#tabs [data-view=fleet]').click()")
+    page.click("#tabs [data-view=fleet]")
     wait_until(lambda: page.texts("tr.late"), "the view")
     assert page.js("return document.title") == "Fleet · attnd"
-    page.js("document.querySelector('#tabs [data-view=overview]').click()")
+    page.click("#tabs [data-view=overview]")
     wait_until(lambda: JOB in page.js("return document.title"), "the overview")
 
 
@@ -169,4 +168,3 @@ def test_a_node_shows_its_outbox(page, fleet):
     page.js("window.fleet = arguments[0]", dict(NODE, refused="window.buckets is 8", connected=False, error=None))
     wait_until(lambda: len(page.texts("main .note.error")) == 2, "what is wrong")
     assert page.texts("main .note.error")[1] == "The hub refuses this node: window.buckets is 8"
-    page.screenshot("fleet-node-refused")

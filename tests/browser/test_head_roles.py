@@ -4,7 +4,6 @@ import sqlite3
 
 import numpy as np
 import pytest
-from conftest import Site
 from harness import Trainer, softmax_maps, wait_until
 from test_ranks_and_jobs import PARTS  # of e2e
 from test_roles import train
@@ -21,9 +20,9 @@ ROLES = {
 
 
 @pytest.fixture
-def course():
+def course(own_site):
     """The site, whose disk is later than a page first asks for what it was told of, and what goes on with the run."""
-    site = Site("window.unit=step", "window.length=1", "window.every=1", "window.timeout=1h", "history.commit=2500ms")
+    site = own_site("window.unit=step", "window.length=1", "window.every=1", "window.timeout=1h", "history.commit=2500ms")
     trainer = Trainer(site.daemon, "gpt")
 
     def go_on(first, steps):
@@ -34,13 +33,7 @@ def course():
         layers = (site.api("layers", job="gpt", or_null=1) or {"layers": []})["layers"]
         return layers and layers[0]["tracks"][0]["windows"] >= windows
 
-    yield site, go_on, lambda windows: wait_until(lambda: stored(windows), f"{windows} windows")
-    site.close()
-
-
-def facts(page):
-    """The facts beside the series, by name."""
-    return dict(zip(page.texts(".facts dt"), page.texts(".facts dd")))
+    return site, go_on, lambda windows: wait_until(lambda: stored(windows), f"{windows} windows")
 
 
 def test_the_page_of_a_head_says_since_when(course, page):
@@ -54,12 +47,11 @@ def test_the_page_of_a_head_says_since_when(course, page):
     }
     for number, want in expected.items():
         page.open(site, f"#/head?job=gpt&layer=0&head={number}").ready()
-        wait_until(lambda: "role" in facts(page), "the role")
-        said = facts(page)
+        wait_until(lambda: "role" in page.facts(), "the role")
+        said = page.facts()
         assert {name: said.get(name) for name in want} == want
     page.open(site, "#/head?job=gpt&layer=0&head=0").ready()
-    wait_until(lambda: "role" in facts(page), "the role")
-    page.screenshot("role-of-a-head-1440-light")
+    wait_until(lambda: "role" in page.facts(), "the role")
 
 
 def test_the_page_of_a_layer_says_what_emerged(course, page):
@@ -76,7 +68,6 @@ def test_the_page_of_a_layer_says_what_emerged(course, page):
     wait_until(lambda: page.texts("td.text")[:3] == ["induction since step 14", "first_token", "uniform"],
                "since when, without loading the page again")
     wait_until(lambda: page.js("return document.querySelector('.time input').max") == str(STEPS - 1), "all windows, likewise")
-    page.screenshot("roles-of-a-layer-1440-light")
 
 
 def test_changes_beyond_those_that_are_told_are_hinted_at(course, page):
@@ -84,14 +75,14 @@ def test_changes_beyond_those_that_are_told_are_hinted_at(course, page):
     go_on(0, STEPS)
     wait_for(STEPS - 1)
     page.open(site, "#/head?job=gpt&layer=0&head=3").ready()
-    wait_until(lambda: "before" in facts(page), "the earlier roles")
-    assert facts(page)["before"].startswith("…, ") and facts(page)["before"].count("until") == 7
+    wait_until(lambda: "before" in page.facts(), "the earlier roles")
+    assert page.facts()["before"].startswith("…, ") and page.facts()["before"].count("until") == 7
 
 
 @pytest.fixture
-def world():
+def world(own_site):
     """A run of 20 ranks; in head 1 of layer 1 rank 18 is another. A hub would have its ranks by node."""
-    site = Site("window.unit=step", "window.length=4", "window.every=2", "window.timeout=1h")
+    site = own_site("window.unit=step", "window.length=4", "window.every=2", "window.timeout=1h")
     rng, means = np.random.default_rng(7), np.zeros((20, 2))
     trainers = [Trainer(site.daemon, "job", rank, world=20, run=b"r" * 16) for rank in range(20)]
     for step in range(5):
@@ -104,8 +95,7 @@ def world():
     for trainer in trainers:
         trainer.event("bye")
     wait_until(lambda: site.api("ranks", job="job", last=5, or_null=1), "the windows")
-    yield site, means
-    site.close()
+    return site, means
 
 
 def ranks(page):
@@ -129,5 +119,5 @@ def test_the_odd_rank_of_a_head_is_marked_and_its_node_named(world, page):
     for width, dark in ((1440, False), (1440, True), (390, False)):
         page.open(site, "#/head?job=job&layer=1&head=1", width=width, dark=dark).ready()
         wait_until(lambda: ranks(page)[-1:] == ["rank 18 0 odd gpu-node-9"], "its node")
-        assert page.js("return document.documentElement.scrollWidth") <= width
+        assert page.fits()
         page.screenshot(f"ranks-of-a-head-{width}-{'dark' if dark else 'light'}")

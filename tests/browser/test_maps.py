@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import JOB, Site
+from conftest import JOB
 from harness import Trainer, softmax_maps, wait_until
 from test_page import shown
 from test_pictures import alone
@@ -35,7 +35,7 @@ def maps_of(daemon, job=JOB, **what):
 
 
 def thumbs_drawn(page, count):
-    wait_until(lambda: page.js("return document.querySelectorAll('.thumbs canvas').length") >= count, "the thumbnails")
+    wait_until(lambda: page.count(".thumbs canvas") >= count, "the thumbnails")
 
 
 def past(site, at):
@@ -68,11 +68,11 @@ def test_thumbnails_are_reached_by_keys_and_say_what_stands_out(site, page):
     page.open(site, f"#/model?job={JOB}").ready()
     thumbs_drawn(page, 6)
     page.keys(".thumbs", *["ArrowDown"] * 4, *["ArrowRight"] * 2)
-    said = page.js("return document.getElementById('readout').textContent")
+    said = page.readout()
     assert said.startswith("decoder.1.self.h2\nquery ") and said.count("an even spread") == 3
     page.keys(".thumbs", "Enter")
-    wait_until(lambda: "#/head" in page.js("return location.hash"), "the head")
-    assert "layer=1" in page.js("return location.hash") and "head=2" in page.js("return location.hash")
+    wait_until(lambda: "#/head" in page.hash(), "the head")
+    assert "layer=1" in page.hash() and "head=2" in page.hash()
 
 
 def test_maps_of_a_layer_share_one_scale(site, page):
@@ -101,11 +101,11 @@ def test_maps_of_a_layer_share_one_scale(site, page):
 
 def test_lines_have_the_weights_of_the_heads_that_are_chosen(site, page):
     page.open(site, f"#/head?job={JOB}&{PLACE}&head=3&lines=1,3").ready()
-    wait_until(lambda: page.js("return document.querySelectorAll('svg.head-lines line').length"), "the lines")
+    wait_until(lambda: page.count("svg.head-lines line"), "the lines")
     assert page.texts(".head-toggle[aria-pressed=true]") == ["1", "3"]
     page.keys("svg.head-lines", *["ArrowDown"] * 6)
     row = maps_of(site, **LAYER)[:, 5]
-    said = page.js("return document.getElementById('readout').textContent").splitlines()
+    said = page.readout().splitlines()
     assert said[0].startswith("query 5 ") and len(said) == 6
     ends = page.js("return [...document.querySelectorAll('svg.head-lines line')].map((l) => l.getAttribute('stroke-width'))")
     widths = sorted((float(x) for x in ends), reverse=True)
@@ -117,7 +117,7 @@ def test_lines_have_the_weights_of_the_heads_that_are_chosen(site, page):
         float(f"{100 * x:.1f}" if x < 0.1 else f"{100 * x:.0f}") for x in means if x >= 0.01)
     page.screenshot("lines-1440-light")
     page.js("document.querySelector(\".head-toggle[aria-label='lines of head 0']\").click()")
-    wait_until(lambda: "lines=0%2C1%2C3" in page.js("return location.hash"), "the head in the address")
+    wait_until(lambda: "lines=0%2C1%2C3" in page.hash(), "the head in the address")
     wait_until(lambda: len(page.texts(".head-toggle[aria-pressed=true]")) == 3, "its lines")
 
 
@@ -133,11 +133,10 @@ def test_a_head_goes_through_its_windows(site, page):
     page.keys(".picture svg", *["ArrowDown"] * 9, *["ArrowRight"] * 3)
     assert page.text("#tooltip").endswith(shown(kept["values"][2][9][3])) and page.texts(".head-toggle[aria-pressed=true]") == ["2"]
     assert "step" in page.text(".time")
-    page.js("const s = document.querySelector('.time input'); s.value = 5; s.dispatchEvent(new Event('input'))")
+    page.slide(5)
     wait_until(lambda: f"to {past(site, 5)}" in page.text(".picture header"), "the other window")
-    assert f"at=step{past(site, 5)}" in page.js("return location.hash")
-    assert page.js("return document.querySelectorAll('.figure.wide .now').length") == 1
-    page.screenshot("head-past-1440-light")
+    assert f"at=step{past(site, 5)}" in page.hash()
+    assert page.count(".figure.wide .now") == 1
 
 
 def test_layers_and_the_model_go_through_their_windows(site, page):
@@ -151,15 +150,15 @@ def test_layers_and_the_model_go_through_their_windows(site, page):
     page.screenshot("layer-past-1440-light")
     page.open(site, f"#/model?job={JOB}&at=step{at}").ready()
     assert f"step {at}" in page.text(".time") and f"step {at}" in page.text(".figure.wide header")
-    assert page.js("return document.querySelectorAll('circle.dot').length") == 24
+    assert page.count("circle.dot") == 24
     page.open(site, f"#/layer?job={JOB}&{PLACE}&at=nonsense").ready()
     assert "at=nonsense names no window of this run" in page.text("main")
 
 
 @pytest.fixture(scope="module")
-def strange():
+def strange(module_site):
     """Four layers of as many heads as attnd takes, 4,096 in all; none has tokens. Another job has one window, maps with NaN, and names with markup."""
-    one = Site("window.unit=step", "window.length=1", "window.every=1")
+    one = module_site("window.unit=step", "window.length=1", "window.every=1")
     rng = np.random.default_rng(2)
     many = Trainer(one.daemon, "many")
     for layer in range(4):
@@ -172,15 +171,14 @@ def strange():
         odd.attention(weights, step=step, module=MARKED, labels=[MARKED] * 6)
     for job in ("many", "odd"):
         wait_until(lambda: one.api("maps", job=job, size=2, head=0, or_null=1), "its maps")  # noqa: B023
-    yield one
-    one.close()
+    return one
 
 
 def test_four_thousand_heads_are_drawn_as_one_comes_to_them(strange, page):
     for view in ("model", "layer"):
         page.open(strange, f"#/{view}?job=many").ready()
         thumbs_drawn(page, 1)
-        assert page.js("return document.querySelectorAll('.thumbs canvas').length") < page.js("return document.querySelectorAll('.thumb-tile').length")
+        assert page.count(".thumbs canvas") < page.count(".thumb-tile")
         page.screenshot(f"many-{view}-1440-light")
     page.open(strange, "#/head?job=many&head=1023").ready()
     assert page.texts(".head-toggle") == ["1023"], "a list has the others"
@@ -189,23 +187,22 @@ def test_four_thousand_heads_are_drawn_as_one_comes_to_them(strange, page):
 
 
 def test_numbers_of_a_thousand_heads_are_drawn_as_one_comes_to_them(strange, page):
-    rows = "return [...document.querySelectorAll('tbody tr')].map((tr) => [...tr.cells].map((cell) => cell.textContent))"
     page.open(strange, "#/layer?job=many").ready()
-    wait_until(lambda: len(page.js(rows)) == 64, "the first rows")
+    wait_until(lambda: len(page.rows()) == 64, "the first rows")
     assert page.js("return document.querySelector('table').ariaRowCount") == str(MANY + 1)
-    assert page.js("return document.querySelectorAll('svg rect.bar').length") == 32
+    assert page.count("svg rect.bar") == 32
     assert f"the first 32 of {MANY} heads, together" in page.text("main")
     page.js("const box = document.querySelector('.scroll'); box.scrollTop = box.scrollHeight")
-    wait_until(lambda: [row[0] for row in page.js(rows)] == [str(head) for head in range(128)], "the next rows")
+    wait_until(lambda: [row[0] for row in page.rows()] == [str(head) for head in range(128)], "the next rows")
     page.js("[...document.querySelectorAll('th button')].find((one) => one.textContent === 'confidence').click()")
     (live,) = strange.api("live", job="many", stack="decoder", layer=0, site="self")
     most = np.argsort(-np.array(live["heads"]["confidence"]), kind="stable")[:64]
-    assert [int(row[0]) for row in page.js(rows)] == list(most) and page.js("return document.querySelector('.scroll').scrollTop") == 0
+    assert [int(row[0]) for row in page.rows()] == list(most) and page.js("return document.querySelector('.scroll').scrollTop") == 0
     assert page.js("return document.querySelector('[aria-sort]').textContent + document.querySelector('[aria-sort]').ariaSort") == "confidencedescending"
 
 
-def test_numbers_that_only_some_layers_have_get_columns_there(page):
-    one, rng = Site(), np.random.default_rng(5)
+def test_numbers_that_only_some_layers_have_get_columns_there(own_site, page):
+    one, rng = own_site(), np.random.default_rng(5)
     trainer = Trainer(one.daemon, JOB)
     always = ["entropy_normalized", "first_token", "previous_token", "local_mass", "confidence"]
     of_output = ["importance_gradient", "output_norm", "write_norm", "residual_share"]
@@ -216,28 +213,22 @@ def test_numbers_that_only_some_layers_have_get_columns_there(page):
     def headers():
         return page.texts("main table th")
 
-    def rows():
-        return page.js("return [...document.querySelectorAll('main tbody tr')].map((tr) => [...tr.cells].map((cell) => cell.textContent))")
-
-    try:
-        trainer.attention(softmax_maps(rng, 1, 2, 6, 6), layer=0)
-        trainer.qk(q, q, v=q, scale=0.5, causal=True, tokens=tokens, layer=1, **output)
-        wait_until(lambda: len(one.api("live", job=JOB, or_null=1) or []) == 2, "both layers")
-        page.open(one, f"#/layer?job={JOB}&stack=decoder&layer=0&site=self").ready()
-        assert headers() == ["head", "role", *always, "importance"]
-        page.open(one, f"#/layer?job={JOB}&stack=decoder&layer=1&site=self").ready()
-        assert headers() == ["head", "role", *always, "max_logit", "importance", *of_output, "induction"]
-        heads = one.api("live", job=JOB, layer=1)[0]["heads"]
-        title = page.js("return [...document.querySelectorAll('.figure')].find((one) => one.textContent.includes('Importance of')).innerText")
-        assert "by gradients" in title and "importance_gradient: what the loss makes of it" in title
-        bars = [text for text in page.texts(".grid svg text") if text.startswith("head ")]
-        assert bars == [f"head {head}" for head in np.argsort(heads["importance_gradient"])[::-1]], "the better score is shown"
-        assert [row[-5:] for row in rows()] == [[shown(heads[name][h]) for name in (*of_output, "induction")] for h in range(2)]
-        trainer.qk(q, q, v=q, scale=0.5, causal=True, step=1, layer=1, **output)  # without tokens
-        wait_until(lambda: [row[-1] for row in rows()] == ["–", "–"], "the next message")
-        assert headers()[-1] == "induction", "a column that is there stays"
-    finally:
-        one.close()
+    trainer.attention(softmax_maps(rng, 1, 2, 6, 6), layer=0)
+    trainer.qk(q, q, v=q, scale=0.5, causal=True, tokens=tokens, layer=1, **output)
+    wait_until(lambda: len(one.api("live", job=JOB, or_null=1) or []) == 2, "both layers")
+    page.open(one, f"#/layer?job={JOB}&stack=decoder&layer=0&site=self").ready()
+    assert headers() == ["head", "role", *always, "importance"]
+    page.open(one, f"#/layer?job={JOB}&stack=decoder&layer=1&site=self").ready()
+    assert headers() == ["head", "role", *always, "max_logit", "importance", *of_output, "induction"]
+    heads = one.api("live", job=JOB, layer=1)[0]["heads"]
+    title = page.js("return [...document.querySelectorAll('.figure')].find((one) => one.textContent.includes('Importance of')).innerText")
+    assert "by gradients" in title and "importance_gradient: what the loss makes of it" in title
+    bars = [text for text in page.texts(".grid svg text") if text.startswith("head ")]
+    assert bars == [f"head {head}" for head in np.argsort(heads["importance_gradient"])[::-1]], "the better score is shown"
+    assert [row[-5:] for row in page.rows()] == [[shown(heads[name][h]) for name in (*of_output, "induction")] for h in range(2)]
+    trainer.qk(q, q, v=q, scale=0.5, causal=True, step=1, layer=1, **output)  # without tokens
+    wait_until(lambda: [row[-1] for row in page.rows()] == ["–", "–"], "the next message")
+    assert headers()[-1] == "induction", "a column that is there stays"
 
 
 def test_maps_of_a_thousand_heads_come_in_as_few_cells_as_are_shown(strange, page):
@@ -254,8 +245,7 @@ def test_names_with_markup_and_maps_with_nan_are_drawn_soundly(strange, page, vi
     assert page.js("return [...document.querySelectorAll('main b, main i')].filter((e) => e.textContent === 'bold').length") == 0
     page.js("document.querySelectorAll('main .why').forEach((advice) => advice.remove())")  # which may speak of NaN
     assert "undefined" not in page.text("main") and "NaN" not in page.text("main")
-    assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
-    page.screenshot(f"strange-{view}-390-dark")
+    assert page.fits()
 
 
 def test_the_scale_of_thumbnails_covers_most_cells(site, page):
@@ -291,64 +281,57 @@ def test_matrices_of_a_layer_are_compared_and_decomposed(site, page):
     assert page.js("return [...document.querySelectorAll('.alike, .spectra')].map((e) => e.hidden)") == [True, True]
 
 
-def test_newer_matrices_replace_older_ones_and_no_number_of_attention(page):
-    one, rng = Site(), np.random.default_rng(4)
+def test_newer_matrices_replace_older_ones_and_no_number_of_attention(own_site, page):
+    one, rng = own_site(), np.random.default_rng(4)
     trainer = Trainer(one.daemon, JOB)
-    try:
-        trainer.attention(softmax_maps(rng, 1, 2, 6, 6), step=3, **LAYER)
-        given = dict(heads=2, head_dim=4, **LAYER)
-        page.open(one, f"#/layer?job={JOB}").ready()
-        assert page.js("return document.querySelector('.alike').hidden")
-        for step in (4, 5):
-            trainer.projections(wq=rng.normal(size=(8, 8)).astype(np.float32), step=step, **given)
-            wait_until(lambda: f"step {step}" in page.text(".alike .sub"), "what came")
-        assert page.texts("select[aria-label='spectrum of'] option") == ["W_q"]
-        assert "step 3" in page.texts(".figure .sub")
-        assert one.api("live", job=JOB)[0]["tier"] == "attention"
-    finally:
-        one.close()
+    trainer.attention(softmax_maps(rng, 1, 2, 6, 6), step=3, **LAYER)
+    given = dict(heads=2, head_dim=4, **LAYER)
+    page.open(one, f"#/layer?job={JOB}").ready()
+    assert page.js("return document.querySelector('.alike').hidden")
+    for step in (4, 5):
+        trainer.projections(wq=rng.normal(size=(8, 8)).astype(np.float32), step=step, **given)
+        wait_until(lambda: f"step {step}" in page.text(".alike .sub"), "what came")
+    assert page.texts("select[aria-label='spectrum of'] option") == ["W_q"]
+    assert "step 3" in page.texts(".figure .sub")
+    assert one.api("live", job=JOB)[0]["tier"] == "attention"
 
 
-def test_numbers_of_matrices_are_drawn_over_the_run(page):
+def test_numbers_of_matrices_are_drawn_over_the_run(own_site, page):
     """Of windows in which matrices came; also after a restart, when no message is in memory."""
-    one, rng = Site("window.unit=step"), np.random.default_rng(4)
+    one, rng = own_site("window.unit=step"), np.random.default_rng(4)
     trainer, norms = Trainer(one.daemon, JOB), {}
-    try:
-        for step in range(12):
-            trainer.attention(softmax_maps(rng, 1, 2, 6, 6), step=step, **LAYER)
-            if step % 3 == 1:
-                given = {name: rng.normal(size=(8, 8)) for name in ("wq", "wk")}
-                trainer.projections(**given, heads=2, head_dim=4, step=step, **LAYER)
-                norms[step] = [np.linalg.norm(given["wq"][4 * h:4 * h + 4].T @ given["wk"][4 * h:4 * h + 4], 2) for h in range(2)]
-        trainer.event("bye", step=11)
-        wait_until(lambda: [run["state"] for run in one.api("runs", job=JOB)["runs"]] == ["ended"], "the run in the history")
+    for step in range(12):
+        trainer.attention(softmax_maps(rng, 1, 2, 6, 6), step=step, **LAYER)
+        if step % 3 == 1:
+            given = {name: rng.normal(size=(8, 8)) for name in ("wq", "wk")}
+            trainer.projections(**given, heads=2, head_dim=4, step=step, **LAYER)
+            norms[step] = [np.linalg.norm(given["wq"][4 * h:4 * h + 4].T @ given["wk"][4 * h:4 * h + 4], 2) for h in range(2)]
+    trainer.event("bye", step=11)
+    one.wait_ended(JOB)
 
-        def drawn():
-            page.choose("number of it", "spectral_norm")
-            wait_until(lambda: "wq_wk.spectral_norm" in page.text("#weights h2 ~ .stack .figure h2"), "the norms")
-            page.keys("#weights .series svg[tabindex]", "End")
-            assert page.texts("select[aria-label='matrix over the run'] option:checked") == ["W_qᵀ W_k, compares"]
-            return page.text("#tooltip")
+    def drawn():
+        page.choose("number of it", "spectral_norm")
+        wait_until(lambda: "wq_wk.spectral_norm" in page.text("#weights h2 ~ .stack .figure h2"), "the norms")
+        page.keys("#weights .series svg[tabindex]", "End")
+        assert page.texts("select[aria-label='matrix over the run'] option:checked") == ["W_qᵀ W_k, compares"]
+        return page.text("#tooltip")
 
-        page.open(one, f"#/layer?job={JOB}").ready()
-        told = drawn()
-        assert all(f"head {head} {shown(norms[10][head])}" in " ".join(told.split()) for head in range(2))
-        assert "step 10" in told
-        assert page.texts("select[aria-label='matrix over the run'] option") == ["W_qᵀ W_k, compares", "W_q", "W_k"]
-        wait_until(lambda: "step 10" in page.text(".spectra .sub"), "the newest")
-        page.screenshot("weights-1440-light")
-        assert page.texts("optgroup[label='of matrices'] option")[:2] == ["wq_wk.spectral_norm", "wq_wk.condition_number"]
-        assert one.daemon.stop() == 0
-        one.daemon.start()
-        page.open(one, f"#/layer?job={JOB}").ready()
-        assert drawn() == told
-        page.choose("matrix over the run", "wk")
-        wait_until(lambda: "wk.spectral_norm" in page.text("#weights h2 ~ .stack .figure h2"), "the norms of another matrix")
-        page.open(one, f"#/model?job={JOB}&metric=wq.spectral_norm").ready()
-        assert "largest singular value of the head's W_q" in page.text("main") and "No layer has" not in page.text("main")
-        page.screenshot("weights-model-1440-light")
-    finally:
-        one.close()
+    page.open(one, f"#/layer?job={JOB}").ready()
+    told = drawn()
+    assert all(f"head {head} {shown(norms[10][head])}" in " ".join(told.split()) for head in range(2))
+    assert "step 10" in told
+    assert page.texts("select[aria-label='matrix over the run'] option") == ["W_qᵀ W_k, compares", "W_q", "W_k"]
+    wait_until(lambda: "step 10" in page.text(".spectra .sub"), "the newest")
+    page.screenshot("weights-1440-light")
+    assert page.texts("optgroup[label='of matrices'] option")[:2] == ["wq_wk.spectral_norm", "wq_wk.condition_number"]
+    assert one.daemon.stop() == 0
+    one.daemon.start()
+    page.open(one, f"#/layer?job={JOB}").ready()
+    assert drawn() == told
+    page.choose("matrix over the run", "wk")
+    wait_until(lambda: "wk.spectral_norm" in page.text("#weights h2 ~ .stack .figure h2"), "the norms of another matrix")
+    page.open(one, f"#/model?job={JOB}&metric=wq.spectral_norm").ready()
+    assert "largest singular value of the head's W_q" in page.text("main") and "No layer has" not in page.text("main")
 
 
 class Letters(torch.nn.Module):
@@ -377,26 +360,22 @@ def train_by_states(site, steps=10):
             optimizer.zero_grad()
 
 
-def test_a_training_that_sends_states_alone_has_maps_everywhere(page):
+def test_a_training_that_sends_states_alone_has_maps_everywhere(own_site, page):
     """Of the newest message and of windows; the page says that their cells were made in the training."""
-    one = Site("window.unit=step", "window.length=5", "window.every=5", "maps.size=16", "maps.every=0s")
-    try:
-        train_by_states(one)
-        wait_until(lambda: [run["state"] for run in one.api("runs", job=JOB)["runs"]] == ["ended"], "the run in the history")
-        assert {map_["tier"] for map_ in one.api("live", job=JOB)} == {"state"}
-        page.open(one, f"#/head?job={JOB}&{PLACE}&head=2").ready()
-        wait_until(lambda: "Newest map" in page.text(".picture header"), "the map of the head")
-        assert "map of step 9, sample 0, pooled to 16 × 16 by the training" in page.text(".picture header")
-        page.screenshot("head-of-states-1440-light")
-        page.open(one, f"#/layer?job={JOB}&{PLACE}").ready()
-        wait_until(lambda: any("by the training, 40 queries" in text for text in page.texts(".figure header")), "the maps of the layer")
-        page.screenshot("layer-of-states-1440-light")
-        page.open(one, f"#/model?job={JOB}").ready()
-        thumbs_drawn(page, 2)
-        page.screenshot("model-of-states-1440-light")
-        page.open(one, f"#/head?job={JOB}&{PLACE}&head=2&at=step{past(one, 0)}").ready()
-        wait_until(lambda: "kept in 16 × 16 cells, window of step 0 to 4" in page.text(".picture header"), "the map of the window")
-        page.screenshot("window-of-states-1440-light")
-        assert page.complaints() == []
-    finally:
-        one.close()
+    one = own_site("window.unit=step", "window.length=5", "window.every=5", "maps.size=16", "maps.every=0s")
+    train_by_states(one)
+    one.wait_ended(JOB)
+    assert {map_["tier"] for map_ in one.api("live", job=JOB)} == {"state"}
+    page.open(one, f"#/head?job={JOB}&{PLACE}&head=2").ready()
+    wait_until(lambda: "Newest map" in page.text(".picture header"), "the map of the head")
+    assert "map of step 9, sample 0, pooled to 16 × 16 by the training" in page.text(".picture header")
+    page.screenshot("head-of-states-1440-light")
+    page.open(one, f"#/layer?job={JOB}&{PLACE}").ready()
+    wait_until(lambda: any("by the training, 40 queries" in text for text in page.texts(".figure header")), "the maps of the layer")
+    page.screenshot("layer-of-states-1440-light")
+    page.open(one, f"#/model?job={JOB}").ready()
+    thumbs_drawn(page, 2)
+    page.screenshot("model-of-states-1440-light")
+    page.open(one, f"#/head?job={JOB}&{PLACE}&head=2&at=step{past(one, 0)}").ready()
+    wait_until(lambda: "kept in 16 × 16 cells, window of step 0 to 4" in page.text(".picture header"), "the map of the window")
+    assert page.complaints() == []

@@ -69,12 +69,11 @@ def test_the_numbers_are_those_of_the_arrays(cell):
     heads = (entropy * valid).sum(-1) / valid.sum(-1)
     means = [float(text) for text in page.texts(".average")]
     np.testing.assert_allclose(means, heads.mean(1), rtol=6e-3)
-    page.screenshot("notebook-view")
 
 
 def test_text_of_tokens_stays_text_and_nothing_is_asked_for(cell):
     page = cell(notebook.view(softmax(1, 2, 6, 6), tokens=HOSTILE, title="<img src=x onerror=document.title='taken'>"))
-    assert page.js("return document.querySelectorAll('main b, main img, main script').length") == 0
+    assert page.count("main b, main img, main script") == 0
     assert "<img" in page.text("h1") and "taken" not in page.js("return document.title").replace("='taken'", "")
     texts = page.texts(".head-lines text")
     assert any("<b>bold</b>" in text for text in texts)
@@ -110,4 +109,3 @@ def test_a_job_is_shown_as_attnd_has_it(cell, site):
     query, key, share = re.match(r"query (\d+).* → key (\d+).*: ([\d.]+) %", read[0]).groups()
     assert abs(100 * weights[int(query), int(key)] - float(share)) <= 0.5
     assert len(page.texts(".thumb-row")) == len(site.api("live", job=JOB))
-    page.screenshot("notebook-job")

@@ -2,7 +2,6 @@
 """A job that was started twice: each view shows one of the two runs, also when attnd has been started again since."""
 import numpy as np
 import pytest
-from conftest import Site
 from harness import Trainer, softmax_maps, wait_until
 from test_page import shown
 from test_pictures import alone
@@ -25,9 +24,9 @@ def padded():
 
 
 @pytest.fixture(scope="module")
-def twice():
+def twice(module_site):
     """The older run has two layers and six windows, the newer one a layer and a window. A layer's first map is its newest."""
-    site = Site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "maps.every=1h")
+    site = module_site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "maps.every=1h")
     rng, site.sent = np.random.default_rng(7), {}
     for run, layers, steps in ((OLD, (0, 1), 13), (NEW, (0,), 3)):
         trainer = Trainer(site.daemon, JOB, run=bytes.fromhex(run))
@@ -40,8 +39,7 @@ def twice():
         wait_until(lambda: windows(site, run) == list(range(1, steps - 1, 2)), "the windows")  # noqa: B023
     Trainer(site.daemon, PADDED).attention(padded(), step=0)
     wait_until(lambda: site.api("maps", job=PADDED, or_null=1), "the map of the other job")
-    yield site
-    site.close()
+    return site
 
 
 def layers_to_choose(page):
@@ -80,11 +78,11 @@ def check_the_older_run(site, page):
     assert f"Numbers of the last window last window, step {windows(site, OLD)[-1]}" in " ".join(page.text("main").split())
     assert all(f"run={OLD}" in href for href in page.js("return [...document.querySelectorAll('tbody a')].map((a) => a.href)"))
     page.open(site, f"#/model?job={JOB}&run={OLD}").ready()
-    assert page.js("return document.querySelectorAll('circle.dot').length") == 2 * HEADS
-    wait_until(lambda: page.js("return document.querySelectorAll('.thumbs canvas').length") == 2, "the maps of both layers")
+    assert page.count("circle.dot") == 2 * HEADS
+    wait_until(lambda: page.count(".thumbs canvas") == 2, "the maps of both layers")
     assert page.texts(".figure.wide .note:not([hidden])") == [], "maps of heads, of the newest message or of the last window"
     page.keys(".thumbs", "ArrowDown", "ArrowRight")
-    assert page.js("return document.getElementById('readout').textContent").startswith("decoder.0.self.h1\nquery ")
+    assert page.readout().startswith("decoder.0.self.h1\nquery ")
 
 
 def test_an_older_run_is_shown_alone(twice, page):
@@ -105,20 +103,17 @@ def test_both_runs_have_their_own_windows_and_links(twice, page):
     page.open(twice, f"#/runs?job={JOB}&a={JOB}/{OLD}&b={JOB}/{NEW}").ready()
     steps = page.js("return document.querySelector('.figure.wide path.line').getAttribute('d').split('L').length")
     assert steps == len(windows(twice, OLD)) == 6, "one line, not broken by windows of the other run"
-    assert page.js("return document.querySelectorAll('.figure.wide circle.line.second.alone').length") == 1
+    assert page.count(".figure.wide circle.line.second.alone") == 1
     links = page.js("return [...document.querySelectorAll('tbody tr:first-child a')].map((a) => a.href)")
     assert f"run={OLD}" in links[0] and f"run={NEW}" in links[1]
-    page.screenshot("two-runs-1440-light")
 
 
 def test_padding_is_grey_and_no_query_to_begin_with(twice, page):
     page.open(twice, f"#/tokens?job={PADDED}").ready()
     assert page.text(".time b") == str(KEPT - 1)
-    rows = page.js("return [...document.querySelectorAll('main table tbody tr')].map((row) => [...row.children].map((c) => c.textContent))")
-    assert all(int(query) < T - 1 and int(key) < KEPT and times.endswith("×") for query, key, _, times in rows)
+    assert all(int(query) < T - 1 and int(key) < KEPT and times.endswith("×") for query, key, _, times in page.rows())
     page.open(twice, f"#/head?job={PADDED}&head=1").ready()
     assert any(text.startswith("none") for text in page.texts(".picture svg text")), "the scale says what grey is"
-    page.screenshot("padding-1440-light")
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +139,7 @@ def test_padding_is_shown_when_it_is_asked_for(twice, told, page):
     assert picture_size(page) == f"{KEPT} by {KEPT}" and "3 queries and 3 keys of padding left out" in page.text(".picture header")
     page.js("[...document.querySelectorAll('.controls label')].find((l) => l.textContent === 'padding').click()")
     wait_until(lambda: picture_size(page) == f"{T} by {T}", "the padding")
-    assert "padding=shown" in page.js("return location.hash") and "left out" not in page.text(".picture header")
+    assert "padding=shown" in page.hash() and "left out" not in page.text(".picture header")
     page.keys(".picture svg", "ArrowDown", "ArrowDown", "ArrowRight")
     assert page.text("#tooltip") == f"query 2 “\u2068c\u2069” → key 1 “\u2068b\u2069”: {shown(told['values'][1][2][1])}"
     page.keys(".picture svg", *["ArrowRight"] * 7)
@@ -156,7 +151,7 @@ def test_padding_is_shown_when_it_is_asked_for(twice, told, page):
     assert page.texts(".strip .token")[KEPT:] == ["[pad]"] * 3 and len(page.texts(".bar[data-key]")) == KEPT
     page.js("[...document.querySelectorAll('.controls label')].find((l) => l.textContent === 'padding').click()")
     wait_until(lambda: page.texts(".strip .token") == list("abcde"), "the keys of the sample alone")
-    assert "padding" not in page.js("return location.hash")
+    assert "padding" not in page.hash()
 
 
 @pytest.mark.parametrize("view, count, part", [
@@ -224,10 +219,9 @@ def test_what_is_left_of_both_runs_after_a_restart(twice, page):
     page.screenshot("head-restarted-1440-light")
     page.open(twice, f"#/model?job={JOB}&run={OLD}").ready()
     assert "No layer has" not in page.text("main") and "not kept over a restart" in page.text(".stack > .grid:last-child")
-    assert page.js("return document.querySelectorAll('main image').length") == 1, "a mean map in the flow"
+    assert page.count("main image") == 1, "a mean map in the flow"
     wait_until(lambda: page.js("return [...document.querySelectorAll('.thumb-tile')].map((t) => t.querySelectorAll('canvas').length)") == [1, 1], "the maps of two layers")
     page.screenshot("model-restarted-1440-light")
     page.open(twice, f"#/tokens?job={JOB}&run={OLD}&layer=1&head=2", width=390, dark=True).ready()
     assert page.text(".time b") == str(T - 1) and "not kept over a restart" in page.text("main")
-    page.screenshot("tokens-restarted-390-dark")
     page.complaints()  # of the time without attnd

@@ -10,7 +10,7 @@ import xml.dom.minidom
 import attnd
 import numpy as np
 import pytest
-from conftest import JOB, Site
+from conftest import JOB
 from harness import Trainer, softmax_maps, wait_until
 
 
@@ -65,7 +65,7 @@ def test_the_header_has_one_line(site, page, width):
     tops, bottoms = page.js("const boxes = [...document.querySelectorAll('.bar > :not(h1, .grow)')].map((e) => e.getBoundingClientRect());"
                             "return [boxes.map((box) => box.top), boxes.map((box) => box.bottom)]")
     assert max(tops) < min(bottoms) and "step 60" in page.text("#where")
-    assert page.js("return document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
+    assert page.fits()
 
 
 NOTES_THE_FIRST_QUESTION = """const ask = window.fetch;
@@ -76,9 +76,8 @@ def test_the_frame_of_the_page_waits_for_nothing(site, page):
     with urllib.request.urlopen(f"http://127.0.0.1:{site.port}/") as answer:
         named = set(re.findall(r'(?:src|href)="(/[^"]*)"', answer.read().decode()))
     assert named == {"/assets/icon.svg"}, "other files compete with the first paint"
-    added = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": NOTES_THE_FIRST_QUESTION})
-    page.open(site, f"#/overview?job={JOB}").ready()
-    page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    with page.with_script(NOTES_THE_FIRST_QUESTION):
+        page.open(site, f"#/overview?job={JOB}").ready()
     assert page.js("return askedWhile") != "loading", "questions come after the frame is there"
 
 
@@ -96,20 +95,19 @@ def test_the_overview_asks_for_the_numbers_that_it_shows(site, page):
     wait_until(lambda: shown(live["heads"]["mean_distance"][3]) in page.text(".numbers table"), "its numbers")
 
 
-def test_the_numbers_of_the_chosen_head_are_asked_for(page):
-    own = Site()
+def test_the_numbers_of_the_chosen_head_are_asked_for(own_site, page):
+    own = own_site()
     Trainer(own.daemon, "goes-on").attention(softmax_maps(np.random.default_rng(5), 1, 2, 8, 8), step=0)
     wait_until(lambda: own.api("live", job="goes-on", or_null=1), "a run that goes on")
     page.open(own, "#/overview?job=goes-on&cell=decoder.0.self.h1").ready()
     wait_until(lambda: "importance" in page.text(".one-head"), "the chosen head's")
-    own.close()
 
 
 def test_the_overview_colours_each_head_by_its_number(site, page):
     page.open(site, f"#/overview?job={JOB}").ready()
     lives = site.api("summary", job=JOB)  # the run has ended: of its last window
     values = {f"{where(live)}.h{head}": value for live in lives for head, value in enumerate(live["heads"]["entropy_normalized"]["mean"])}
-    cells = page.js("return document.querySelectorAll('.heat .cell').length")
+    cells = page.count(".heat .cell")
     assert cells == len(values) == 24
     order = sorted(lives, key=lambda live: (["encoder self", "decoder self", "decoder cross"].index(f"{live['stack']} {live['site']}"), live["layer"]))
     page.choose("colour", "natural")
@@ -122,10 +120,10 @@ def test_the_overview_colours_each_head_by_its_number(site, page):
     page.keys(".heat svg", "ArrowRight", "ArrowDown", "ArrowRight")
     name = page.text(".columns > .stack:last-child h2")
     assert name == "encoder.1.self.h1" and page.text(".big") == shown(values[name])
-    assert f"{name}: {shown(values[name])}" in page.js("return document.getElementById('readout').textContent")
-    assert "cell=encoder.1.self.h1" in page.js("return location.hash")
+    assert f"{name}: {shown(values[name])}" in page.readout()
+    assert "cell=encoder.1.self.h1" in page.hash()
     page.keys(".heat svg", "Enter")
-    wait_until(lambda: "#/head" in page.js("return location.hash"), "the head")
+    wait_until(lambda: "#/head" in page.hash(), "the head")
 
 
 def test_the_slider_goes_through_the_run(site, page):
@@ -133,9 +131,9 @@ def test_the_slider_goes_through_the_run(site, page):
     grid = site.api("grid", job=JOB)
     series = next(layer for layer in grid["layers"] if where(layer) == "decoder.0.self")["values"][2]
     for at in (0, 5, len(series) - 1):
-        page.js("const s = document.querySelector('.time input'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))", at)
+        page.slide(at)
         assert page.text(".big") == shown(float(np.float32(series[at])))
-        assert f"step {grid['windows']['last'][at]}" in page.text(".time") and f"at=step{grid['windows']['last'][at]}" in page.js("return location.hash")
+        assert f"step {grid['windows']['last'][at]}" in page.text(".time") and f"at=step{grid['windows']['last'][at]}" in page.hash()
     page.open(site, f"#/overview?job={JOB}&cell=decoder.0.self.h2&at=step{grid['windows']['last'][3]}").ready()
     assert page.text(".big") == shown(float(np.float32(series[3])))
 
@@ -145,7 +143,7 @@ def test_metric_and_statistic_can_be_chosen(site, page):
     page.choose("metric", "first_token")
     wait_until(lambda: "first_token" in page.text(".heat header"), "the other metric")
     page.choose("statistic", "p90")
-    wait_until(lambda: "statistic=p90" in page.js("return location.hash"), "the statistic")
+    wait_until(lambda: "statistic=p90" in page.hash(), "the statistic")
     wait_until(lambda: "each head's own range" in page.text(".legend"), "distances, unless another colour is chosen")
     page.choose("colour", "natural")
     wait_until(lambda: page.texts(".legend .tick text")[-1:] == ["1"], "the natural range")
@@ -177,7 +175,7 @@ def test_a_head_has_its_series_its_numbers_and_its_map(site, page):
     page.keys(".picture svg", "ArrowDown", "ArrowDown")
     assert page.text("#tooltip").endswith(shown(maps["values"][0][2][0]) or "")
     page.driver.find_element("partial link text", "previous head").click()
-    wait_until(lambda: "head=2" in page.js("return location.hash"), "the other head")
+    wait_until(lambda: "head=2" in page.hash(), "the other head")
 
 
 def test_a_layer_has_all_its_heads(site, page):
@@ -200,7 +198,7 @@ def test_a_layer_has_all_its_heads(site, page):
 def test_the_model_has_flow_and_rollout(site, page):
     page.open(site, f"#/model?job={JOB}").ready()
     assert [text.split(":")[0] for text in page.texts(".figure h2") if ": " in text] == ["Encoder", "Cross", "Decoder"]
-    assert page.js("return document.querySelectorAll('circle.dot').length") == 24
+    assert page.count("circle.dot") == 24
     rollout = site.api("rollout", job=JOB, stack="decoder")
     assert f"layers 0 to {rollout['layers'][-1]}, step {rollout['step']}" in page.text(".stack > .grid:last-child header")
     page.keys(".stack > .grid:last-child svg", "ArrowDown", "ArrowDown")
@@ -214,7 +212,7 @@ def test_tokens_show_where_a_query_looks(site, page):
     lengths = np.array(page.js("return [...document.querySelectorAll('.bar[data-key]')].map((b) => b.width.baseVal.value)"))
     np.testing.assert_allclose(lengths / lengths.max(), np.maximum(row, 0.5 / lengths.max() * max(row)) / max(row), atol=0.01)
     page.keys(".time input", "ArrowRight")
-    wait_until(lambda: "query=8" in page.js("return location.hash"), "the next query")
+    wait_until(lambda: "query=8" in page.hash(), "the next query")
 
 
 def test_two_runs_are_compared(site, page):
@@ -238,58 +236,51 @@ def test_pictures_are_saved_as_they_stand(site, page):
     assert page.js("return window.named").endswith(".svg")
 
 
-def test_what_comes_shows_at_once_and_a_lost_connection_heals(page):
-    site = Site("http.live_interval=0s")
-    try:
-        page.open(site)
-        line = f'with attnd.watch(model, job="my-model", address="{site.daemon.directory}") as w:'
-        wait_until(lambda: line in page.text("main pre"), "the line that attaches a job to this attnd")
-        page.screenshot("empty-1440-light")
-        trainer, rng = Trainer(site.daemon, "fresh"), np.random.default_rng(1)
-        trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
-        wait_until(lambda: page.texts(".home .run a") == ["fresh"], "the new job")
-        page.js("document.querySelector('.home .run a').click()")
-        wait_until(lambda: page.js("return document.querySelectorAll('.heat .cell').length") == 3, "its heads")
-        page.keys(".heat svg", "ArrowRight")
-        trainer.attention(np.full((1, 3, 8, 8), 1 / 8, np.float32), step=2)
-        wait_until(lambda: page.text(".big") == "1", "the newest number")
-        site.daemon.stop()
-        wait_until(lambda: "attnd has not answered since" in page.text("#lost"), "that attnd does not answer")
-        assert page.text(".big") == "1" and page.texts("main .error") == [], "said once, over what came before"
-        page.screenshot("stopped-1440-light")
-        site.daemon.start()
-        wait_until(lambda: page.text("#connection") == "connected" and page.js("return document.getElementById('lost').hidden"), "that it is back")
-        trainer = Trainer(site.daemon, "second")
-        trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
-        wait_until(lambda: "second" in page.text("#job"), "the job of after the gap")
-        page.driver.get("about:blank")
-        page.complaints()  # of the time without a connection
-    finally:
-        site.close()
+def test_what_comes_shows_at_once_and_a_lost_connection_heals(own_site, page):
+    site = own_site("http.live_interval=0s")
+    page.open(site)
+    line = f'with attnd.watch(model, job="my-model", address="{site.daemon.directory}") as w:'
+    wait_until(lambda: line in page.text("main pre"), "the line that attaches a job to this attnd")
+    page.screenshot("empty-1440-light")
+    trainer, rng = Trainer(site.daemon, "fresh"), np.random.default_rng(1)
+    trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
+    wait_until(lambda: page.texts(".home .run a") == ["fresh"], "the new job")
+    page.click(".home .run a")
+    wait_until(lambda: page.count(".heat .cell") == 3, "its heads")
+    page.keys(".heat svg", "ArrowRight")
+    trainer.attention(np.full((1, 3, 8, 8), 1 / 8, np.float32), step=2)
+    wait_until(lambda: page.text(".big") == "1", "the newest number")
+    site.daemon.stop()
+    wait_until(lambda: "attnd has not answered since" in page.text("#lost"), "that attnd does not answer")
+    assert page.text(".big") == "1" and page.texts("main .error") == [], "said once, over what came before"
+    page.screenshot("stopped-1440-light")
+    site.daemon.start()
+    wait_until(lambda: page.text("#connection") == "connected" and page.js("return document.getElementById('lost').hidden"), "that it is back")
+    trainer = Trainer(site.daemon, "second")
+    trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
+    wait_until(lambda: "second" in page.text("#job"), "the job of after the gap")
+    page.driver.get("about:blank")
+    page.complaints()  # of the time without a connection
 
 
-def test_a_damaged_history_is_said_over_all_views(page):
+def test_a_damaged_history_is_said_over_all_views(own_site, page):
     """attnd repairs it once; when a question meets damage again, it stays."""
-    site = Site("history.commit=20ms")
+    site = own_site("history.commit=20ms")
     daemon, rng = site.daemon, np.random.default_rng(1)
-    try:
-        page.open(site)
-        for times, said in (1, "of its windows could not be read"), (2, "The history is damaged: "):
-            trainer = Trainer(daemon, f"job{times}")
-            trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
-            trainer.event("epoch_end", epoch=0)
-            daemon.settled(2 * times)
-            wait_until(lambda: daemon.stats()["stored"] and not daemon.stats()["history"]["waiting"], "the history")
-            assert said not in page.text("#history")
-            with sqlite3.connect(daemon.history_path, timeout=20) as database:
-                assert database.execute("UPDATE states SET data = x'0102'").rowcount > 0
-            with pytest.raises(RuntimeError):
-                daemon.call("history", job=f"job{times}")
-            wait_until(lambda: said in page.text("#history"), said)
-        page.screenshot("damaged-1440-light")
-        page.complaints()  # of what could not be read
-    finally:
-        site.close()
+    page.open(site)
+    for times, said in (1, "of its windows could not be read"), (2, "The history is damaged: "):
+        trainer = Trainer(daemon, f"job{times}")
+        trainer.attention(softmax_maps(rng, 1, 3, 8, 8), step=1)
+        trainer.event("epoch_end", epoch=0)
+        daemon.settled(2 * times)
+        wait_until(lambda: daemon.stats()["stored"] and not daemon.stats()["history"]["waiting"], "the history")
+        assert said not in page.text("#history")
+        with sqlite3.connect(daemon.history_path, timeout=20) as database:
+            assert database.execute("UPDATE states SET data = x'0102'").rowcount > 0
+        with pytest.raises(RuntimeError):
+            daemon.call("history", job=f"job{times}")
+        wait_until(lambda: said in page.text("#history"), said)
+    page.complaints()  # of what could not be read
 
 
 def test_strange_names_and_addresses_are_only_text(site, page):
@@ -297,4 +288,4 @@ def test_strange_names_and_addresses_are_only_text(site, page):
                     f"#/overview?job={JOB}&metric=none&at=999&cell=a.b.c", f"#/tokens?job={JOB}&query=1e9"):
         page.open(site, address)
         wait_until(lambda: len(page.text("main")) > 20 and "Loading" not in page.text("main"), address)
-    assert page.js("return document.querySelectorAll('main script').length") == 0
+    assert page.count("main script") == 0

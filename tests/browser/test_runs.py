@@ -4,8 +4,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import Site, module_text
+from conftest import module_text
 from harness import Trainer, softmax_maps, wait_until
+from test_page import shown
 
 HEADS, T = 2, 8
 SETTINGS = ("window.rank_grace=0", "http.live_interval=0s")
@@ -39,31 +40,29 @@ def end(site, trainer, step):
     wait_until(lambda: any(run["run"] == hex_digits and run["state"] == "ended" for run in runs_of(site, trainer.job)), "the end of the run in the history")
 
 
+def windows(site, job):
+    """The last steps of those in the history."""
+    return (site.api("grid", job=job, or_null=1) or {"windows": {"last": []}})["windows"]["last"]
+
+
 def cells(page):
-    return page.js("return document.querySelectorAll('.heat .cell').length")
-
-
-def address(page):
-    return page.js("return location.hash")
+    return page.count(".heat .cell")
 
 
 def row_of(place, page, job, run=""):
     """The row of a run in the list of all: texts by the names of columns. The list is shown then."""
-    if address(page) != "#/":
+    if page.hash() != "#/":
         page.open(place, "#/").ready()
     wait_until(lambda: page.texts(".home tbody tr"), "the list of runs")
     heads = page.texts(".home th")
-    rows = page.js("return [...document.querySelectorAll('.home tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))")
-    (row,) = [row for row in rows if row[1] in (job, f"{job} {run[:8]}")]
+    (row,) = [row for row in page.rows(".home tbody tr") if row[1] in (job, f"{job} {run[:8]}")]
     return dict(zip(heads, row))
 
 
 @pytest.fixture(scope="module")
-def place():
+def place(module_site):
     """Windows of a step each."""
-    site = Site("window.unit=step", "window.length=1", "window.every=1", *SETTINGS)
-    yield site
-    site.close()
+    return module_site("window.unit=step", "window.length=1", "window.every=1", *SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +129,7 @@ def test_views_heal_with_the_first_layer(place, page, view):
     page.open(place, f"#/{view}?job={trainer.job}")
     wait_until(lambda: "measured yet" in page.text("main"), "that there is nothing yet")
     publish(trainer, [0], layers=2)
-    wait_until(lambda: page.js("return document.querySelectorAll('main svg').length") > 0, "the first layer")
+    wait_until(lambda: page.count("main svg") > 0, "the first layer")
     assert "measured yet" not in page.text("main")
 
 
@@ -148,9 +147,9 @@ def test_a_job_whose_captures_are_all_dropped_is_no_job_that_captures_nothing(pl
 
 def test_the_skip_link_stays_in_the_view(place, twice, page):
     page.open(place, "#/head?job=twice&layer=1").ready()
-    before = address(page)
-    page.js("document.querySelector('.skip').focus(); document.querySelector('.skip').click()")
-    assert page.js("return document.activeElement.id") == "view" and address(page) == before
+    before = page.hash()
+    page.js("const skip = document.querySelector('.skip'); skip.focus(); skip.click()")
+    assert page.js("return document.activeElement.id") == "view" and page.hash() == before
     assert "decoder.1.self.h0" in page.texts("main h2")
 
 
@@ -236,12 +235,12 @@ def test_silence_is_measured_by_the_runs_own_pace(page, state, silent_s, interva
 def test_a_moment_stays_when_the_run_grows(place, page):
     trainer = Trainer(place.daemon, "grows")
     publish(trainer, range(121))
-    wait_until(lambda: len((place.api("grid", job="grows", or_null=1) or {"windows": {"last": []}})["windows"]["last"]) >= 120, "windows")
+    wait_until(lambda: len(windows(place, "grows")) >= 120, "windows")
     page.open(place, "#/overview?job=grows&at=step100").ready()
     assert page.text(".time").endswith("step 100")
     publish(trainer, range(121, 620))
     wait_until(lambda: page.js("return document.querySelector('.time input').max") == "400", "more windows than the picture has")
-    assert page.text(".time").split()[-1] in ("100", "101") and "at=step100" in address(page)
+    assert page.text(".time").split()[-1] in ("100", "101") and "at=step100" in page.hash()
     assert "visible" in page.js("return [...document.querySelectorAll('.timeline .rule')].map((c) => c.getAttribute('visibility'))")
 
 
@@ -250,17 +249,16 @@ def test_a_moment_that_is_none_is_said_to_be_none(place, twice, page, wrong):
     page.open(place, f"#/overview?job=twice&at={wrong}").ready()
     assert f"at={wrong} names no window of this run" in page.text("main") and "undefined" not in page.text("main")
     assert page.text(".time").endswith("live")
-    page.screenshot("wrong-moment-1440-light")
 
 
 def test_what_the_address_has_wrong_is_mended_and_said(place, twice, page):
     page.open(place, "#/constructor")
-    wait_until(lambda: address(page) == "#/home", "the list of runs")
+    wait_until(lambda: page.hash() == "#/home", "the list of runs")
     for view in ("overview", "head", "layer"):
         page.open(place, f"#/{view}?job=twice&metric=none").ready()
         assert "There is no metric named none. This is entropy_normalized." in page.text("main")
     page.open(place, "#/overview?job=twice&metric=none").ready()
-    assert "entropy_normalized" in page.text(".heat header") and page.js("return document.querySelectorAll('.heat .cell.missing').length") == 0
+    assert "entropy_normalized" in page.text(".heat header") and page.count(".heat .cell.missing") == 0
 
 
 def test_a_layer_or_a_head_that_is_none_is_said_to_be_none(place, twice, page):
@@ -273,28 +271,24 @@ def test_a_layer_or_a_head_that_is_none_is_said_to_be_none(place, twice, page):
         assert " has no " not in page.text("main"), view
     page.open(place, "#/head?job=twice&layer=77&head=9").ready()
     page.screenshot("wrong-place-1440-light")
-    page.js("document.querySelector('main .note a').click()")
-    wait_until(lambda: "layer=0" in address(page) and "head=" not in address(page), "a layer that there is")
+    page.click("main .note a")
+    wait_until(lambda: "layer=0" in page.hash() and "head=" not in page.hash(), "a layer that there is")
 
 
-def test_a_run_without_epochs_is_told_what_to_do(page):
-    site = Site(*SETTINGS)
-    try:
-        page.open(site)
-        wait_until(lambda: "w.epoch_end()" in page.text("main pre"), "how a job is attached")
-        trainer = Trainer(site.daemon, "endless")
-        publish(trainer, range(5))
-        wait_until(lambda: page.texts(".home .run a") == ["endless"], "the job")
-        page.open(site, "#/overview?job=endless").ready()
-        wait_until(lambda: "The first check comes with the first window: after 16 captures" in page.text(".attention"), "when it is judged")
-        page.screenshot("no-epochs-1440-light")
-        trainer.event("epoch_end", step=5)
-        trainer.attention(maps(), epoch=1, step=6)
-        trainer.event("epoch_end", epoch=1, step=6)
-        wait_until(lambda: page.js("return document.querySelector('.timeline svg') !== null"), "the picture when there are epochs")
-    finally:
-        page.driver.get("about:blank")
-        site.close()
+def test_a_run_without_epochs_is_told_what_to_do(own_site, page):
+    site = own_site(*SETTINGS)
+    page.open(site)
+    wait_until(lambda: "w.epoch_end()" in page.text("main pre"), "how a job is attached")
+    trainer = Trainer(site.daemon, "endless")
+    publish(trainer, range(5))
+    wait_until(lambda: page.texts(".home .run a") == ["endless"], "the job")
+    page.open(site, "#/overview?job=endless").ready()
+    wait_until(lambda: "The first check comes with the first window: after 16 captures" in page.text(".attention"), "when it is judged")
+    page.screenshot("no-epochs-1440-light")
+    trainer.event("epoch_end", step=5)
+    trainer.attention(maps(), epoch=1, step=6)
+    trainer.event("epoch_end", epoch=1, step=6)
+    wait_until(lambda: page.js("return document.querySelector('.timeline svg') !== null"), "the picture when there are epochs")
 
 
 def through_a_proxy(page, is_so):
@@ -303,36 +297,41 @@ def through_a_proxy(page, is_so):
     page.driver.execute_cdp_cmd("Network.setExtraHTTPHeaders", dict(headers={"X-Forwarded-For": "192.0.2.1"} if is_so else {}))
 
 
-def test_a_token_is_asked_for_on_the_page(page, tmp_path):
+def test_a_token_is_asked_for_on_the_page(own_site, page, tmp_path):
     (tmp_path / "token").touch(mode=0o600)
     (tmp_path / "token").write_text("0123456789abcdefXYZ\n")
-    site = Site(f"http.token_file={tmp_path / 'token'}", *SETTINGS)
-    field, use = "#token-text", "document.querySelector('#token button').click()"
+    site = own_site(f"http.token_file={tmp_path / 'token'}", *SETTINGS)
+
+    def give(token):
+        page.js("document.querySelector('#token-text').value = arguments[0]", token)
+        page.click("#token button")
+
+    def is_shown():
+        return page.texts(".home .run a") == ["guarded"] and page.text("#connection") == "connected"
+
     try:
         publish(Trainer(site.daemon, "guarded"), [0])
         page.open(site)
-        wait_until(lambda: page.texts(".home .run a") == ["guarded"] and page.text("#connection") == "connected", "the job, without a token")
+        wait_until(is_shown, "the job, without a token")
         through_a_proxy(page, True)
         page.open(site)
         wait_until(lambda: page.text("#connection") == "token needed", "that a token is needed")
         assert page.js("return document.activeElement.id") == "token-text"
         page.screenshot("token-1440-light")
-        page.js(f"document.querySelector('{field}').value = 'wrong'; {use}")
+        give("wrong")
         wait_until(lambda: "does not take this token" in page.text("#token"), "that it is the wrong one")
-        page.js(f"document.querySelector('{field}').value = '0123456789abcdefXYZ'; {use}")
-        wait_until(lambda: page.texts(".home .run a") == ["guarded"] and page.text("#connection") == "connected", "the job")
+        give("0123456789abcdefXYZ")
+        wait_until(is_shown, "the job")
         assert page.js("return document.getElementById('token').hidden")
         page.js("sessionStorage.clear()")
         page.driver.get("about:blank")
         page.open(site, "#token=0123456789abcdefXYZ")
-        wait_until(lambda: page.texts(".home .run a") == ["guarded"] and page.text("#connection") == "connected", "the job, by a link with the token")
+        wait_until(is_shown, "the job, by a link with the token")
         assert "0123456789abcdefXYZ" not in page.js("return location.href + JSON.stringify(history.state) + document.cookie")
         page.complaints()  # of what was refused
     finally:
         page.js("sessionStorage.clear()")
         through_a_proxy(page, False)
-        page.driver.get("about:blank")
-        site.close()
 
 
 def test_on_a_phone_the_chosen_head_is_below_its_cell(place, twice, page):
@@ -342,7 +341,6 @@ def test_on_a_phone_the_chosen_head_is_below_its_cell(place, twice, page):
                   "return [b('.heat').bottom, b('.one-head').top, b('.timeline').bottom, b('.heat').top, b('#where').height]")
     assert box[0] <= box[1] < box[0] + 30 and box[2] < box[3]
     assert box[4] > 10 and "epoch 0 · step" in page.text("#where")
-    page.screenshot("phone-overview-390-light")
 
 
 def test_a_run_that_has_ended_is_known_after_a_restart(place, twice, page):
@@ -352,7 +350,6 @@ def test_a_run_that_has_ended_is_known_after_a_restart(place, twice, page):
     place.daemon.start()
     page.open(place, f"#/overview?job=twice&run={first}").ready()
     assert cells(page) == 4 * HEADS
-    page.screenshot("restarted-1440-light")
     (known,) = [job for job in place.api("jobs") if job["run"] == first]
     row = row_of(place, page, "twice", first)
     assert (known["state"], row["state"], row["step"], row["lost"]) == ("ended", "ended", "2", "0")
@@ -368,7 +365,7 @@ def test_no_column_of_the_list_is_cut_and_names_can_be_told_apart(place, twice, 
         page.open(place, "#/?search=gpt-small", width=width).ready()
         wait_until(lambda: len(page.texts(".home .run a")) == 2, "the runs")
         page.screenshot(f"runs-{width}-light")
-        assert sorted(page.texts(".home .run a")) == ["…-0017", "…-0018"] and page.js("return document.documentElement.scrollWidth <= innerWidth")
+        assert sorted(page.texts(".home .run a")) == ["…-0017", "…-0018"] and page.fits()
         assert page.js("return [...document.querySelectorAll('.home .run a')].every((a) => a.scrollWidth <= a.clientWidth)"), width
 
 
@@ -395,8 +392,61 @@ def test_a_run_with_nothing_sound_in_it_is_drawn_in_all_views(place, odd, page, 
     for view in ("", "overview", "layer", "head", "model", "tokens", "runs"):
         page.open(place, f"#/{view}?job={odd[what]}", width=width, dark=dark).ready()
         page.screenshot(f"odd-{what}-{view}-{width}")
-        assert page.js("return document.documentElement.scrollWidth <= innerWidth"), view
+        assert page.fits(), view
         assert not any(word in page.text("body") for word in ("undefined", "[object", "null", "Infinity")), view
     if what == "nothing":
         page.open(place, f"#/overview?job={odd[what]}", width=width, dark=dark).ready()
         wait_until(lambda: "Loss NaN, first at step 0." in page.text(".attention"), "the loss")
+
+
+def marks(page):
+    return page.js("return (document.querySelector('.heat .outline.firing').getAttribute('d') ?? '').length")
+
+
+@pytest.fixture(scope="module")
+def fallen(module_site):
+    """Of two layers the first looks at one key only from step 6 on. The run goes on."""
+    site = module_site("window.unit=step", "window.length=2", "window.every=2", *SETTINGS)
+    trainer = Trainer(site.daemon, "falling")
+    for step in range(16):
+        for layer in (0, 1):
+            trainer.attention(one_key() if layer == 0 and step >= 6 else maps(step), layer=layer, step=step)
+    wait_until(lambda: any(alert["rule"] == "entropy_collapse" for alert in site.api("alerts")["firing"]), "the alert")
+    wait_until(lambda: len(windows(site, "falling")) >= 7, "the windows")
+    return site
+
+
+def test_a_collapse_shows_where_and_since_when(fallen, page):
+    page.open(fallen, "#/overview?job=falling").ready()
+    (alert,) = [one for one in fallen.api("alerts", job="falling")["firing"] if one["rule"] == "entropy_collapse"]
+    assert (alert["layer"], alert["head"]) == (0, None) and alert["since"]["step"] >= 6
+    text = page.text(".attention")
+    assert "entropy_collapse" in text and f"since step {alert['since']['step']}" in text and alert["message"].startswith("each query looks at one key: ")
+    assert marks(page) > 0
+    page.keys(".heat svg", "ArrowRight")
+    assert f"entropy_collapse since step {alert['since']['step']}" in page.text(".columns > .stack:last-child")
+    page.slide(0)
+    assert marks(page) == 0 and "at other times" in page.text(".alerts header"), "nothing fired at the first window"
+    page.open(fallen, "#/head?job=falling&layer=0&head=1").ready()
+    assert any("entropy_collapse" in text for text in page.texts(".figure.wide svg .over"))
+
+
+def test_what_is_left_after_a_restart_and_the_run_that_follows(fallen, page):
+    page.open(fallen, "#/overview?job=falling&cell=decoder.0.self.h1").ready()
+    first = fallen.api("runs", job="falling")["runs"][0]["run"]
+    fallen.daemon.stop()
+    wait_until(lambda: page.js("return document.getElementById('connection').dataset.state") == "lost", "that the connection is lost")
+    fallen.daemon.start()
+    wait_until(lambda: page.text("#connection") == "connected" and cells(page) == 2 * HEADS, "the numbers of the history")
+    grid = fallen.api("grid", job="falling")["layers"][0]["values"]
+    wait_until(lambda: page.text(".big") == shown(grid[1][-1]), "the number of the last window")
+    page.open(fallen, "#/head?job=falling&layer=0&head=1").ready()
+    assert "kept in 8 × 8 cells" in page.text(".picture header") and page.texts(".figure.wide svg .line")
+    page.open(fallen, "#/overview?job=falling").ready()
+    trainer = Trainer(fallen.daemon, "falling")
+    trainer.attention(np.full((1, 3, T, T), 1 / T, np.float32), layer=5, step=0)
+    wait_until(lambda: cells(page) == 3 and "newest active" in page.text("#run"), "the next run alone")
+    assert first[:8] not in page.js("return document.querySelector('#run').selectedOptions[0].textContent")
+    page.js("const s = document.getElementById('run'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))", first)
+    wait_until(lambda: cells(page) == 2 * HEADS and f"run={first}" in page.hash(), "the run before")
+    page.complaints()  # of the time without attnd

@@ -4,7 +4,7 @@ The page shows how exact they are, and what is of the rows taken; the other laye
 import numpy as np
 import pytest
 
-from conftest import Site, module_text
+from conftest import module_text
 from harness import Trainer, wait_until
 
 from attnd.layer_state import LayerState
@@ -16,8 +16,8 @@ SAMPLED, EXACT = 0, 1
 class Course:
     """What was sent: entropies of head 1 by step."""
 
-    def __init__(self):
-        self.site = Site("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "window.timeout=1h")
+    def __init__(self, open_site):
+        self.site = open_site("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "window.timeout=1h")
         self.rng = np.random.default_rng(5)
         self.trainer = Trainer(self.site.daemon, "gpt")
         self.entropy = []
@@ -44,14 +44,8 @@ class Course:
 
 
 @pytest.fixture(scope="module")
-def course():
-    one = Course()
-    yield one
-    one.site.close()
-
-
-def facts(page):
-    return dict(zip(page.texts(".facts dt"), page.texts(".facts dd")))
+def course(module_site):
+    return Course(module_site)
 
 
 def of_window(course, last):
@@ -72,15 +66,15 @@ def shown(number):
 
 def test_a_head_of_sampled_rows_has_standard_errors(course, page):
     page.open(course.site, f"#/head?job=gpt&layer={SAMPLED}&head=1&metric=entropy").ready()
-    wait_until(lambda: "±" in facts(page).get("entropy", ""), "the last window's deviation")
-    mean, error = map(float, facts(page)["entropy"].split(" ± "))
+    wait_until(lambda: "±" in page.facts().get("entropy", ""), "the last window's deviation")
+    mean, error = map(float, page.facts()["entropy"].split(" ± "))
     window = np.concatenate(course.entropy[16:32])
     assert mean == shown(course.entropy[-1].mean()) and error == float(f"{window.std(ddof=1) / np.sqrt(ROWS):.2g}")
     assert 0.02 < error < 0.03 and abs(mean - 2.3) < 4 * error
-    assert facts(page)["rows"] == "256 of about 8,192 query rows"
-    assert facts(page)["importance"] == "0.3 (last window)"
+    assert page.facts()["rows"] == "256 of about 8,192 query rows"
+    assert page.facts()["importance"] == "0.3 (last window)"
     taken = "256 of about 8,192 query rows"
-    assert cells(page, "entropy") == [facts(page)["entropy"], "entropy of a query's weights",
+    assert cells(page, "entropy") == [page.facts()["entropy"], "entropy of a query's weights",
                                       f"±: standard error, at most, by the deviation in the last window: {taken}"]
     assert cells(page, "max_abs_logit") == ["12.5", "largest logit by magnitude, of the rows taken", f"of the rows taken: {taken}"]
     assert cells(page, "mean_logit") == ["0.75", "mean logit", f"estimated: {taken}"]
@@ -88,7 +82,6 @@ def test_a_head_of_sampled_rows_has_standard_errors(course, page):
                                          "mean of the last window: the newest message, of sampled rows, has none"]
     assert "min to max of the rows taken" in page.text(".figure.wide")
     assert page.complaints() == []
-    page.screenshot("sampled-rows-head-1440-light")
 
 
 def test_a_layer_of_sampled_rows_has_standard_errors_in_its_table(course, page):
@@ -98,19 +91,18 @@ def test_a_layer_of_sampled_rows_has_standard_errors_in_its_table(course, page):
     row = dict(zip(head, page.texts("tbody tr:nth-child(2) td")))
     assert row["max_logit"].split(" ± ")[0] == str(shown(course.entropy[-1].mean() + 8)) and "±" in row["entropy_normalized"]
     assert row["importance"] == "0.3"
-    sort = "return [...document.querySelectorAll('th button')].find((e) => e.textContent === 'max_logit').click()"
     unsorted = sorted(page.texts("tbody tr"))
-    page.js(sort)
-    assert sorted(page.texts("tbody tr")) == unsorted, "sorted rows keep their errors"
-    page.js(sort)
-    assert page.texts("th[aria-sort]") == ["max_logit"] and sorted(page.texts("tbody tr")) == unsorted
+    for column in ("entropy_normalized", "max_logit", "max_logit"):
+        page.js("[...document.querySelectorAll('th button')].find((e) => e.textContent === arguments[0]).click()", column)
+        assert page.texts("th[aria-sort]") == [column]
+        assert sorted(page.texts("tbody tr")) == unsorted, "sorted rows keep their errors"
     assert page.js("return document.querySelector('tbody tr td:last-child').title").startswith("mean of the last window")
     assert any(text.endswith("step 36, 256 of about 8,192 query rows") for text in page.texts(".figure > header .sub"))
     assert "by their weights, mean of the last window" in page.texts(".figure > header .sub")
     for width, dark in ((1440, False), (390, True)):
         page.open(course.site, f"#/layer?job=gpt&layer={SAMPLED}", width=width, dark=dark).ready()
         wait_until(lambda: "±" in page.text("table"), "the table")
-        assert page.js("return document.documentElement.scrollWidth") <= width
+        assert page.fits()
         page.js("document.querySelector('table').scrollIntoView()")
         page.screenshot(f"sampled-rows-layer-{width}-{'dark' if dark else 'light'}")
 
@@ -129,31 +121,22 @@ def test_a_past_window_of_sampled_rows_has_standard_errors_in_its_table(course, 
     titles = "return [...document.querySelectorAll('tbody tr:nth-child(2) td')].map((e) => e.title).slice(3)"
     assert page.js(titles) == [f"±: standard error, at most: {PAST}", ""]
     assert any(text == f"window of step 15, {PAST}" for text in page.texts(".figure > header .sub"))
-    page.js("document.querySelector('thead th button').click()")
+    page.click("thead th button")
     assert sorted(page.texts("tbody td:nth-child(1)")) == ["0", "1", "2", "3"] and all("±" in text for text in page.texts("tbody td:nth-child(3)"))
     page.js("document.querySelector('table').scrollIntoView()")
-    page.screenshot("sampled-rows-layer-past-1440-light")
     assert page.complaints() == []
 
 
 def test_a_past_window_of_a_head_has_standard_errors_in_its_chart_and_numbers(course, page):
     page.open(course.site, f"#/head?job=gpt&layer={SAMPLED}&head=1&metric=entropy&at=step31").ready()
-    wait_until(lambda: "±" in facts(page).get("entropy", ""), "the deviations of the window")
-    assert tuple(map(float, facts(page)["entropy"].split(" ± "))) == of_window(course, 31) and facts(page)["rows"] == PAST
+    wait_until(lambda: "±" in page.facts().get("entropy", ""), "the deviations of the window")
+    assert tuple(map(float, page.facts()["entropy"].split(" ± "))) == of_window(course, 31) and page.facts()["rows"] == PAST
     assert cells(page, "max_abs_logit")[1:] == ["largest logit by magnitude, of the rows taken", f"of the rows taken: {PAST}"]
     page.keys(".figure.wide svg", "Home")
     mean, error = of_window(course, 15)
     said = page.text("#tooltip")
     assert said.startswith(f"step 15: mean {mean:g}, ") and f"mean ± {error:g} (standard error, at most)" in said
-    page.screenshot("sampled-rows-head-past-1440-light")
     assert page.complaints() == []
-
-
-def test_a_sorted_table_keeps_its_standard_errors(course, page):
-    page.open(course.site, f"#/layer?job=gpt&layer={SAMPLED}").ready()
-    wait_until(lambda: "±" in page.text("table"), "the last window's deviation")
-    page.js("document.querySelector('thead th button').click()")
-    assert all("±" in text for text in page.texts("tbody td:nth-child(3)"))
 
 
 def test_of_a_window_whose_state_is_gone_the_number_of_rows_is_told(page):

@@ -3,6 +3,8 @@
 import os
 from collections import defaultdict
 
+import pytest
+
 CASES_SANITIZED = 4
 
 
@@ -22,3 +24,8 @@ def some_of(of_test):
     if len(of_test) <= CASES_SANITIZED:
         return of_test
     return [of_test[i * (len(of_test) - 1) // (CASES_SANITIZED - 1)] for i in range(CASES_SANITIZED)]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)

@@ -97,31 +97,18 @@ class Svg:
         return areas + [_points(paths[element.get(LINK)]) + [float(element.get("x")), float(element.get("y"))]
                         for element in used if "C" not in paths[element.get(LINK)].get("d")]
 
-    def _placed(self):
-        """(text, size, anchor, x, y, is upright) of every text."""
+    def boxes(self):
+        """Of texts that are not turned: (text, left, top, right, bottom), by a generous guess at their width."""
         for element in self.root.iter(SVG + "text"):
-            style, turn = _style(element), element.get("transform", "")
+            style, turn, text = _style(element), element.get("transform", ""), element.text or ""
+            if "rotate(-90" in turn:
+                continue
             size = float(re.search("([0-9.]+)px", style.get("font") or style["font-size"])[1])
-            at = [float(element.get(name, math.nan)) for name in "xy"]
-            if turn.startswith("translate("):
-                at = _numbers(turn)[:2]
-            yield element.text or "", size, style.get("text-anchor", "start"), *at, "rotate(-90" in turn
-
-    def text_places(self):
-        """(text, x, y)"""
-        for text, _, _, x, y, _ in self._placed():
-            yield text, x, y
-
-    def boxes(self, narrow=False):
-        """Of texts that are not turned: (text, left, top, right, bottom), by a generous guess at their width; or of all
-        texts, by a narrow one."""
-        for text, size, anchor, x, y, is_upright in self._placed():
-            wide = (0.4 if narrow else 0.5) * size * len(text)
-            start = -{"start": 0, "middle": 0.5, "end": 1}[anchor] * wide
-            if not is_upright:
-                yield text, x + start, y - 0.75 * size, x + start + wide, y
-            elif narrow:
-                yield text, x - 0.38 * size, y - start - wide, x + 0.38 * size, y - start
+            at = _numbers(turn)[:2] if turn.startswith("translate(") else [element.get(name, math.nan) for name in "xy"]
+            x, y = map(float, at)
+            wide = 0.5 * size * len(text)
+            left = x - {"start": 0, "middle": 0.5, "end": 1}[style.get("text-anchor", "start")] * wide
+            yield text, left, y - 0.75 * size, left + wide, y
 
 
 def steps_of(colors, table):

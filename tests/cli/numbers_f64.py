@@ -4,8 +4,6 @@ attnctl analyze. Not the whole list, which tests/kernels has: enough to see that
 reach the engine as they should."""
 import numpy as np
 
-TOLERANCE = 1e-3
-
 
 def valid_keys(shape, causal=False, window=0, q_len=None, k_len=None, mask=None, documents=None, q_offset=0):
     """[B, Tq, Tk]: whether key j takes part in row i; rows of queries that are padding are empty."""

@@ -6,12 +6,11 @@ import re
 import shlex
 import subprocess
 import time
-import unicodedata
 
-import numpy as np
 import pytest
+from invoke import ATTNCTL, npz
+from test_show import columns, of_shape
 
-ATTNCTL = os.path.abspath(os.environ.get("ATTNCTL") or os.environ["ATTNCTL_BIN"])
 PATIENCE_S = 30
 
 
@@ -74,15 +73,8 @@ def screens(tmp_path):
 
 @pytest.fixture
 def maps(tmp_path):
-    rng = np.random.default_rng(1)
-
-    def attend(size):
-        logits = np.where(np.triu(np.ones((size, size), bool), 1), -np.inf, 2 * rng.normal(size=(1, 4, size, size)))
-        e = np.exp(logits - logits.max(-1, keepdims=True))
-        return (e / e.sum(-1, keepdims=True)).astype(np.float32)
-
-    np.savez(tmp_path / "maps.npz", **{"decoder.0.self": attend(6), "decoder.1.self": attend(90)})
-    return tmp_path / "maps.npz"
+    sizes = {"decoder.0.self": 6, "decoder.1.self": 90}
+    return tmp_path / npz(**{name: of_shape(1, 1, 4, size, size, causal=True) for name, size in sizes.items()})
 
 
 UTF8 = dict(LC_ALL="C.UTF-8", TERM="xterm-256color")
@@ -144,11 +136,6 @@ def test_colours_are_those_of_the_terminal(screens, maps):
         assert "\x1b[38;" not in screen.colored() and "\x1b[48;" not in screen.colored()
 
 
-def width_of(text):
-    return sum(0 if unicodedata.combining(c) or unicodedata.category(c) == "Cf"
-               else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
 def test_columns_hold_with_any_token(screens, maps, tmp_path):
     """Wide, marked, from right to left, with control characters: percentages stand below each other."""
     labels = ["\u65e5\u672c", "\x1b]0;title\x07", "\u05e9\u05dc\u05d5\u05dd", "e\u0301", "\u202ecat", ""]
@@ -159,7 +146,7 @@ def test_columns_hold_with_any_token(screens, maps, tmp_path):
                            "--token", 5)
         bars = [line for line in lines if " %" in line]
         assert len(bars) == 6
-        assert len({width_of(line[:line.index("%")]) for line in bars}) == 1, bars
+        assert len({columns(line[:line.index("%")]) for line in bars}) == 1, bars
         text = "\n".join(lines)
         assert "\\x1b]0;title\\x07" in text and "\\u202ecat" in text and '""' in text
     assert "\\u65e5" in text  # without UTF-8

@@ -15,17 +15,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/fuzz"))
+from invoke import ATTNCTL  # noqa: E402
+from invoke import attnctl as run  # noqa: E402
 from make_recordings import FILES  # noqa: E402
 from shells import Shell  # noqa: E402
 
-ATTNCTL = str(Path(os.environ["ATTNCTL"]).resolve())
-PAGES = Path(os.environ["ATTNCTL_PAGES"])
+PAGES = Path(os.environ["ATTNCTL_PAGES"]).resolve()
 SCRIPTS = ROOT / "clients/cli/help/completion"
 TIMEOUT_S = 60
 
 
-def run(*arguments, **options):
-    return subprocess.run([ATTNCTL, *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_S, **options)
+def need(program):
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not installed (deploy/deps test)")
 
 
 def candidates(*words):
@@ -108,8 +110,7 @@ def test_an_example_is_what_the_command_takes(name, tmp_path):
     for example in examples_of(name):
         there = f"attnctl --timeout 0.1 --endpoint ipc://{tmp_path}/nobody "
         line = example.replace("attnctl ", there, 1) if takes(name, "timeout") else example
-        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                              timeout=TIMEOUT_S)
+        done = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
         codes.append(done.returncode)
         assert "usage:" not in done.stderr and "no option" not in done.stderr, (example, done.stderr)
         if done.returncode == 3:
@@ -131,9 +132,9 @@ def test_a_reader_that_has_had_enough_is_no_failure():
     assert done.stderr == "" and done.stdout.splitlines()[1:] == ["0"]
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([ATTNCTL, "help", "jobs"], stdout=writer, stderr=subprocess.PIPE, timeout=TIMEOUT_S)
+    done = run("help", "jobs", capture_output=False, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_slips_are_understood():
@@ -147,9 +148,9 @@ def test_slips_are_understood():
         assert (done.returncode, done.stdout) == (2, "") and says in done.stderr, line
 
 
-def test_an_alias_with_an_endpoint_does_for_every_command(tmp_path):
-    (tmp_path / "run.rec").write_bytes(FILES["empty"])
-    for line in (["check", tmp_path / "run.rec"], ["analyze", tmp_path / "none.npy"], ["help", "jobs"]):
+def test_an_alias_with_an_endpoint_does_for_every_command():
+    Path("run.rec").write_bytes(FILES["empty"])
+    for line in (["check", "run.rec"], ["analyze", "none.npy"], ["help", "jobs"]):
         plain, alias = run(*line), run("--endpoint", "ipc:///nobody", "--timeout", "1", *line)
         assert (plain.returncode, plain.stderr, plain.stdout) == (alias.returncode, alias.stderr, alias.stdout)
         assert plain.returncode != 3
@@ -202,8 +203,7 @@ def test_every_command_has_a_page_that_has_its_options_and_examples():
 @pytest.mark.parametrize("tool", [["mandoc", "-Tlint"], ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z"]],
                          ids=["mandoc", "man"])
 def test_pages_are_sound(tool):
-    if not shutil.which(tool[0]):
-        pytest.skip(f"{tool[0]} is not installed (deploy/deps test)")
+    need(tool[0])
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "80"}
     for path in pages():
         done = subprocess.run([*tool, path], capture_output=True, text=True, env=environment, timeout=TIMEOUT_S)
@@ -212,8 +212,7 @@ def test_pages_are_sound(tool):
 
 
 def test_a_page_reads_as_it_should():
-    if not shutil.which("man"):
-        pytest.skip("man is not installed (deploy/deps test)")
+    need("man")
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "MANWIDTH": "80", "MAN_KEEP_FORMATTING": ""}
     page = subprocess.run(["man", "-l", PAGES / "man1/attnctl-plan.1"], capture_output=True, text=True, env=environment,
                           timeout=TIMEOUT_S).stdout
@@ -234,8 +233,7 @@ SHELLS = {
 @pytest.fixture(params=SHELLS)
 def shell(request, tmp_path):
     command, setup = SHELLS[request.param]
-    if not shutil.which(command[0]):
-        pytest.skip(f"{command[0]} is not installed (deploy/deps test)")
+    need(command[0])
     (tmp_path / "run.rec").touch()
     (tmp_path / "with blank.rec").touch()
     shell = Shell(command, setup, Path(ATTNCTL).parent, tmp_path, ATTND_ADDRESS="/nobody")
@@ -261,9 +259,8 @@ def test_a_shell_completes_what_is_typed(shell):
 
 
 def test_fish_completes_what_is_typed(tmp_path):
-    if not shutil.which("fish"):
-        pytest.skip("fish is not installed (deploy/deps test)")
-    (tmp_path / "run.rec").touch()
+    need("fish")
+    Path("run.rec").touch()
     environment = {**os.environ, "PATH": f"{Path(ATTNCTL).parent}:{os.environ['PATH']}", "HOME": str(tmp_path),
                    "ATTND_ADDRESS": "/nobody"}
     for line, expected in (("attnctl summ", "summary\tthe newest window of a job, per layer and head\n"),
@@ -275,15 +272,14 @@ def test_fish_completes_what_is_typed(tmp_path):
                            ("attnctl plan set gpt ev", "every=\n"),
                            ("attnctl summary g", "")):
         done = subprocess.run(["fish", "--no-config", "-c", f"source {SCRIPTS}/attnctl.fish; complete -C'{line}'"],
-                              cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+                              env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
         assert (done.stdout, done.stderr) == (expected, ""), line
 
 
 @pytest.mark.parametrize("command, script", [(["bash", "-n"], "attnctl.bash"), (["zsh", "-n"], "_attnctl"),
                                              (["fish", "--no-execute"], "attnctl.fish")])
 def test_scripts_are_sound(command, script):
-    if not shutil.which(command[0]):
-        pytest.skip(f"{command[0]} is not installed (deploy/deps test)")
+    need(command[0])
     done = subprocess.run([*command, SCRIPTS / script], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 

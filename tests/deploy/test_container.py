@@ -7,9 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-CONTAINER = Path(__file__).resolve().parents[2] / "deploy/container"
+from commands import ROOT, output, run
+
+CONTAINER = ROOT / "deploy/container"
 TEXT = re.sub(r"\\\n *", "", (CONTAINER / "Containerfile").read_text())
 ATTND = os.environ["ATTND_BIN"]
 ADDRESS = re.search(r"^ENV ATTND_ADDRESS=(.*)$", TEXT, re.M).group(1)
@@ -21,17 +22,14 @@ def words(instruction):
 
 
 def test_its_sockets_are_in_a_volume_and_nothing_listens_on_tcp_but_http():
-    config = ["--config", CONTAINER / "attnd.yaml"]
-    shown = subprocess.run([ATTND, *config, "--print-config"], capture_output=True, text=True,
-                           env=dict(os.environ, ATTND_ADDRESS=ADDRESS))
-    assert shown.returncode == 0, shown.stderr
+    shown = output(ATTND, "--config", CONTAINER / "attnd.yaml", "--print-config", env=dict(os.environ, ATTND_ADDRESS=ADDRESS))
     assert ADDRESS in re.search(r"^VOLUME (.*)$", TEXT, re.M).group(1).split()
-    assert re.findall(r"^ +endpoint: (tcp:.*)$", shown.stdout, re.M) == ["tcp://127.0.0.1:5580"]
+    assert re.findall(r"^ +endpoint: (tcp:.*)$", shown, re.M) == ["tcp://127.0.0.1:5580"]
     assert re.search(r"^EXPOSE (.*)$", TEXT, re.M).group(1) == "5580"
 
 
 def test_clients_in_other_containers_find_it_without_a_word():
-    sys.path.insert(0, str(CONTAINER.parents[1] / "clients/python"))
+    sys.path.insert(0, str(ROOT / "clients/python"))
     from attnd import address
     assert ADDRESS in address.places(10001, None)
 
@@ -46,12 +44,12 @@ def test_the_health_check_tells_a_running_attnd_from_none():
     with tempfile.TemporaryDirectory() as directory:
         environment = dict(os.environ, ATTND_ADDRESS=directory)
         ping = [os.environ["ATTNCTL_BIN"], *check[1:]]
-        assert subprocess.run(ping, capture_output=True, env=environment).returncode != 0
+        assert run(*ping, env=environment).returncode != 0
         attnd = subprocess.Popen([ATTND, "--set", "http.enabled=false", "--set", "history.enabled=false"],
                                  stderr=subprocess.DEVNULL, env=environment)
         try:
             deadline = time.monotonic() + 30
-            while subprocess.run(ping, capture_output=True, env=environment).returncode != 0:
+            while run(*ping, env=environment).returncode != 0:
                 assert time.monotonic() < deadline, "attnd does not answer"
         finally:
             attnd.terminate()

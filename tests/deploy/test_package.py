@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import ROOT
+from commands import output as run
 from test_hardening import missing
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("attnd", "libattn1", "libattn-dev", "python3-attnd")
 SCRIPTS = {"attnd": {"postinst", "prerm", "postrm"}, "python3-attnd": {"postinst", "prerm"}}
 BUILD_S = 900  # on two cores, when nothing is in a compiler's cache
@@ -21,12 +22,6 @@ UNPACKED = {**os.environ, "DPKG_DEB_COMPRESSOR_TYPE": "none"}  # that xz compres
 
 pytestmark = pytest.mark.skipif(not all(map(shutil.which, ("dpkg-deb", "dpkg-shlibdeps"))) or not (ROOT / ".git").exists(),
                                 reason="there is no dpkg-dev, or this is no clone")
-
-
-def run(*command, timeout=300, **options):
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout, **options)
-    assert result.returncode == 0, f"{command}: {result.stderr[-2000:]}"
-    return result.stdout
 
 
 def clone(to):

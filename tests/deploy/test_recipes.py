@@ -3,12 +3,10 @@
 import json
 import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
+from commands import ROOT, output
 
-ROOT = Path(__file__).resolve().parents[2]
 MESON = (ROOT / "meson.build").read_text()
 VERSION = re.search(r"version: '([0-9.]+)'", MESON).group(1)
 # As meson.build, conda-forge and nixpkgs call it.
@@ -57,12 +55,9 @@ def test_the_recipe_for_nix(tmp_path):
     named = " ".join(f'{nix} = "{nix}";' for _, nix in [*NAMES.values(), ("", FLEET)])
     named += ' meson = ""; ninja = ""; pkg-config = ""; python3 = ""; uthash = "uthash";'
     directories = {f"NIX_{name}_DIR": str(tmp_path / name) for name in ("STORE", "STATE", "LOG", "CONF")}
-    done = subprocess.run(
-        ["nix-instantiate", "--eval", "--strict", "--json", "--expr", WITHOUT_META.replace("NAMED", f"{{ {named} }}")],
-        cwd=ROOT / "deploy" / "nix", env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **directories},
-        capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    recipe = json.loads(done.stdout)
+    recipe = json.loads(output(
+        "nix-instantiate", "--eval", "--strict", "--json", "--expr", WITHOUT_META.replace("NAMED", f"{{ {named} }}"),
+        cwd=ROOT / "deploy" / "nix", env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **directories}))
     assert recipe["version"] == VERSION and recipe["src"] == str(ROOT)
     assert set(recipe["buildInputs"]) == {nix for _, nix in NAMES.values()} | {"uthash", FLEET}
     assert {"-Dd3=/d3.min.js", "-Dfleet=enabled"} <= set(recipe["mesonFlags"])

@@ -3,21 +3,15 @@
 import os
 import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
+from commands import ROOT, output, run
 
-ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "deploy/systemd"
 ATTND = os.environ["ATTND_BIN"]
 NAMES = ("ingest", "publish", "control", "tap", "reliable", "http")
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
-
-
-def run(*command):
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
@@ -32,7 +26,7 @@ def installed(tmp_path):
 
 
 def exposure(unit, threshold):
-    return run("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", str(unit))
+    return run("systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", unit)
 
 
 def test_exposure_is_1_5_at_most():
@@ -53,14 +47,14 @@ def test_users_keep_their_numbers():
 
 
 def test_systemd_understands_every_line(installed):
-    result = run("systemd-analyze", "verify", "--man=no", *map(str, installed.iterdir()))
+    result = run("systemd-analyze", "verify", "--man=no", *installed.iterdir())
     assert result.returncode == 0 and "attnd" not in result.stderr, result.stderr
 
 
 def test_a_line_that_is_none_is_noticed(installed):
     with open(installed / "attnd-tap.socket", "a") as unit:
         unit.write("Bananas=yes\n")
-    assert "Bananas" in run("systemd-analyze", "verify", "--man=no", str(installed / "attnd-tap.socket")).stderr
+    assert "Bananas" in run("systemd-analyze", "verify", "--man=no", installed / "attnd-tap.socket").stderr
 
 
 def settings(section):
@@ -85,8 +79,9 @@ def test_a_failed_start_is_tried_again_for_good():
 
 def test_the_budgets_fit_the_memory_that_is_promised():
     """They add up to what the README says, with the defaults."""
-    config = run(ATTND, "--print-config").stdout
-    units, often = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}, {"": 1, " three and a quarter times": 3.25, " three and three quarters times": 3.75}
+    config = output(ATTND, "--print-config")
+    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    often = {"": 1, " three and a quarter times": 3.25, " three and three quarters times": 3.75}
     readme = " ".join((UNITS / "README.md").read_text().split())
     named = re.search(r"The budgets of the config \((.*?)\) add up to ([\d.]+) GiB", readme)
     total = 0
@@ -102,7 +97,7 @@ def test_a_socket_stands_for_its_endpoint(name):
     unit = (UNITS / f"attnd-{name}.socket").read_text()
     service = re.search(r"^ExecStart=(.*)$", (UNITS / "attnd.service").read_text(), re.M).group(1)
     address = re.search(r"--address (\S+)", service).group(1)
-    config = run(ATTND, "--address", address, "--print-config").stdout
+    config = output(ATTND, "--address", address, "--print-config")
     section = re.search(rf"^{name}:\n((?:[ #].*\n|\n)*)", config, re.M).group(1)
     place = re.search(r"^ +endpoint: (?:tcp|ipc)://(\S+)", section, re.M).group(1)
     assert f"ListenStream={place}\n" in unit
@@ -118,8 +113,7 @@ def test_the_user_and_its_directories(tmp_path):
     for name in ("sysusers", "tmpfiles"):
         (tmp_path / f"usr/lib/{name}.d").mkdir(parents=True)
         shutil.copy(UNITS / f"attnd.{name}", tmp_path / f"usr/lib/{name}.d/attnd.conf")
-    result = run("systemd-sysusers", f"--root={tmp_path}")
-    assert result.returncode == 0, result.stderr
+    output("systemd-sysusers", f"--root={tmp_path}")
     assert re.search(r"^attnd:[^:]*:\d+:\d+:[^:]*:/var/lib/attnd:/usr/sbin/nologin$", (tmp_path / "etc/passwd").read_text(), re.M)
     result = run("systemd-tmpfiles", "--create", f"--root={tmp_path}")
     if os.geteuid() == 0:
@@ -133,5 +127,5 @@ def test_the_unit_finds_its_config_and_its_history(tmp_path):
     text = (UNITS / "attnd.service").read_text()
     assert "ExecStart=/usr/bin/attnd --address /run/attnd --config /etc/attnd/attnd.yaml\n" in text
     assert "RuntimeDirectory=attnd\nRuntimeDirectoryMode=0750\n" in text
-    assert run(ATTND, "--check-config", str(ROOT / "config/attnd.yaml")).returncode == 0
+    output(ATTND, "--check-config", ROOT / "config/attnd.yaml")
     assert "Environment=XDG_STATE_HOME=/var/lib\n" in text and "StateDirectory=attnd\n" in text

@@ -22,9 +22,10 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
+from commands import ROOT
+from commands import output as run
 from test_hardening import missing, readelf
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/e2e"))
 import zmtp  # noqa: E402
 from edge import claim  # noqa: E402
@@ -34,19 +35,12 @@ BUILT = sorted((ROOT / "dist").glob("attnd_bin-*.whl"))
 MEGABYTES = 25
 OLD_CPU = "Nehalem"  # SSE4.2, no AVX
 
-with_wheel = pytest.mark.skipif(not BUILT, reason="there is no wheel in dist/: deploy/wheel makes it")
-with_old_cpu = pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="there is no qemu-x86_64 (qemu-user)")
-
-
-def run(*command, **options):
-    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, **options)
-    assert result.returncode == 0, f"{command}: {result.stderr[-2000:]}"
-    return result.stdout
-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The newest, unpacked, its scripts executable as pip makes them."""
+    if not BUILT:
+        pytest.skip("there is no wheel in dist/: deploy/wheel makes it")
     to = tmp_path_factory.mktemp("wheel")
     with zipfile.ZipFile(BUILT[-1]) as archive:
         archive.extractall(to)
@@ -129,12 +123,10 @@ def test_sources_are_from_where_the_packages_are(tmp_path):
         f"https://three.example/debian-security {release}-security main"]
 
 
-@with_wheel
-def test_it_is_small_enough():
+def test_it_is_small_enough(wheel):
     assert BUILT[-1].stat().st_size <= MEGABYTES * 1000 * 1000
 
 
-@with_wheel
 def test_what_it_says_of_its_files_is_right(wheel):
     """Every file is in RECORD once, by its sum: pip removes what is there."""
     record = find(wheel, "*.dist-info/RECORD")
@@ -147,7 +139,6 @@ def test_what_it_says_of_its_files_is_right(wheel):
             assert rows[name] == (f"sha256={digest}", str(path.stat().st_size)), name
 
 
-@with_wheel
 def test_its_name_and_its_words_agree(wheel):
     name, version, python, abi, platform = BUILT[-1].stem.split("-")
     metadata = find(wheel, "*.dist-info/METADATA").read_text()
@@ -156,7 +147,6 @@ def test_its_name_and_its_words_agree(wheel):
     assert f"Tag: {python}-{abi}-{platform}\n" in find(wheel, "*.dist-info/WHEEL").read_text()
 
 
-@with_wheel
 @pytest.mark.parametrize("name", ["attnd", "attnctl"])
 def test_a_program_needs_glibc_alone(wheel, name):
     limit = tuple(map(int, re.search(r"manylinux_(\d+)_(\d+)_", BUILT[-1].name).groups()))
@@ -168,7 +158,6 @@ def test_a_program_needs_glibc_alone(wheel, name):
     assert "RPATH" not in readelf("-d", path) and "RUNPATH" not in readelf("-d", path)
 
 
-@with_wheel
 @pytest.mark.parametrize("name", ["attnd", "attnctl"])
 def test_a_program_is_hardened_and_says_its_version(wheel, name):
     path = program(wheel, name)
@@ -177,7 +166,6 @@ def test_a_program_is_hardened_and_says_its_version(wheel, name):
     assert run(path, "--version").split()[:2] == [name, version]
 
 
-@with_wheel
 def test_every_library_has_its_licence(wheel):
     licences = find(wheel, "*.dist-info/licenses")
     notice = (licences / "NOTICE").read_text()
@@ -191,7 +179,6 @@ def test_every_library_has_its_licence(wheel):
             assert (licences / "common-licenses" / common).exists(), f"{text.name}: {common}"
 
 
-@with_wheel
 def test_the_manual_and_the_shells_go_with_it(wheel):
     share = find(wheel, "*.data/data/share")
     assert (share / "man/man8/attnd.8").exists() and (share / "man/man1/attnctl-summary.1").exists()
@@ -216,7 +203,6 @@ def numbers(arrays, *command):
     return [float(found) for found in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", text)]
 
 
-@with_wheel
 def test_its_numbers_are_those_of_the_build(wheel, arrays):
     """Other copies of OpenBLAS and LAPACK may round otherwise, and do nothing else otherwise."""
     here, built = numbers(arrays, program(wheel, "attnctl")), numbers(arrays, os.environ["ATTNCTL_BIN"])
@@ -224,8 +210,7 @@ def test_its_numbers_are_those_of_the_build(wheel, arrays):
     np.testing.assert_allclose(here, built, rtol=1e-4, atol=1e-5)
 
 
-@with_wheel
-@with_old_cpu
+@pytest.mark.skipif(not shutil.which("qemu-x86_64"), reason="there is no qemu-x86_64 (qemu-user)")
 def test_a_processor_without_avx_gets_the_same_numbers(wheel, arrays):
     here = numbers(arrays, program(wheel, "attnctl"))
     there = numbers(arrays, "qemu-x86_64", "-cpu", OLD_CPU, program(wheel, "attnctl"))
@@ -242,9 +227,8 @@ def train_one_epoch(model):
 """
 
 
-@with_wheel
 @pytest.mark.skipif(not importlib.util.find_spec("ensurepip"), reason="there is no pip (python3-venv)")
-def test_the_readme_begins_with_commands_that_do_what_they_say(tmp_path):
+def test_the_readme_begins_with_commands_that_do_what_they_say(wheel, tmp_path):
     """As they stand there, but for the first, which has built the wheel; and one job, as it says."""
     pytest.importorskip("torch")
     text = (ROOT / "README.md").read_text()
@@ -299,7 +283,6 @@ def hook(tmp_path_factory):
     server.shutdown()
 
 
-@with_wheel
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("openssl"), reason="needs root, and the program openssl")
 @pytest.mark.parametrize("place", [*BUNDLES, ELSEWHERE, None])
 def test_a_webhook_trusts_the_authorities_where_a_distribution_keeps_them(wheel, hook, place, tmp_path, monkeypatch):
@@ -333,7 +316,6 @@ def test_a_webhook_trusts_the_authorities_where_a_distribution_keeps_them(wheel,
         attnd.discard()
 
 
-@with_wheel
 def test_names_as_libzmq_numbers_others_are_refused(wheel, monkeypatch):
     """Who has such a name is not heard."""
     monkeypatch.setattr("harness.ATTND", str(program(wheel, "attnd")))
