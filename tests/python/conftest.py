@@ -56,6 +56,12 @@ class FakeDaemon:
         """Waits until the publisher knows of the subscription."""
         wait_until(lambda: self.serve() or publisher.stats()["subscribed"], "the subscription arrives")
 
+    def publisher(self, **options):
+        """A publisher of the job `job` that knows of the subscription."""
+        publisher = attnd.Publisher("job", self.endpoint, **options)
+        self.attach(publisher)
+        return publisher
+
     def receive(self, timeout_s=WAIT_S):
         """(topic, header, frames) of the next message, or None."""
         if not self.socket.poll(timeout_s * 1000):
@@ -85,6 +91,12 @@ class FakeDaemon:
             found.append(self.next())
         return found
 
+    def captured(self, watch):
+        """Ends a watch: all that it has sent but events, and that was not received yet."""
+        watch.close()
+        watch.publisher.close()
+        return [message for message in self.until_bye() if message[1]["type"] != "event"]
+
     def close(self):
         if not self.context.closed:
             self.socket.close(linger=0)
@@ -98,12 +110,34 @@ def daemon():
     fake.close()
 
 
+@pytest.fixture
+def publisher(daemon):
+    with daemon.publisher() as it:
+        yield it
+
+
 @pytest.fixture(autouse=True)
 def close_fake_daemons():
     """Also those of a test that failed: a context with an open socket would keep the interpreter from ending."""
     yield
     while FakeDaemon.started:
         FakeDaemon.started.pop().close()
+
+
+@pytest.fixture
+def watched(daemon):
+    """watch() on `daemon`, which has heard its hello; closed at the end."""
+    opened = []
+
+    def start(model, **options):
+        opened.append(daemon.publisher())
+        opened.append(attnd.watch(model, job="job", publisher=opened[-1], **options))
+        assert daemon.next()[1]["event"] == "hello"
+        return opened[-1]
+
+    yield start
+    for one in reversed(opened):
+        one.close()
 
 
 def uniform(batch=2, heads=3, queries=4, keys=4, dtype=np.float32):
