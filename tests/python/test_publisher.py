@@ -124,7 +124,8 @@ def test_the_tensors_of_the_output_go_to_those_who_know_them(revision, known):
         assert publisher.takes_output == (known > 0)
         assert publisher.publish_qk(q, k, v, dout=dout, wo_r=wo_r, x_norm=x_norm, **AT)
         _, header, frames = daemon.next("qk")
-    assert described(header)[3:] == [("dout", "f64", [2, 4, 3, 6]), ("wo_r", "f32", [4, 6, 6]), ("x_norm", "f32", [2, 3])][:known]
+    assert described(header)[3:] == [
+        ("dout", "f64", [2, 4, 3, 6]), ("wo_r", "f32", [4, 6, 6]), ("x_norm", "f32", [2, 3])][:known]
     assert frames[3:] == [dout.tobytes(), wo_r.astype(np.float32).tobytes(), x_norm.tobytes()][:known]
 
 

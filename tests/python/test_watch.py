@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""watch captures what the attention layers did, and changes nothing. test_watch_steps.py has when, test_watch_told.py what it says,
-test_watch_tokens.py the tokens and their texts."""
+"""watch captures what the attention layers did, and changes nothing."""
 import copy
 import gc
 import io
@@ -191,7 +190,8 @@ def test_masks_become_flags_and_lengths(captured, x, masks, said):
 
 
 def test_cross_attention_has_key_lengths_only(captured):
-    message = captured(Model(), X[:, :4], X, X, key_padding_mask=PADDING, options={"layers": {"attn": ("decoder", 2, "cross")}})
+    layers = {"attn": ("decoder", 2, "cross")}
+    message = captured(Model(), X[:, :4], X, X, key_padding_mask=PADDING, options={"layers": layers})
     topic, header, _ = message
     assert topic == "tensor/job/decoder/2/cross/" and header["k_len"] == [5, 3, 1] and "q_len" not in header
     assert "causal" not in header and shape_of(message) == [3, H, 4, 5]
@@ -301,7 +301,8 @@ def test_only_the_wanted_layer_is_captured():
         assert stats["sent"] == 1 and identity_holds(stats)
 
 
-@pytest.mark.parametrize("layers, name", [(None, ("encoder", 0, "self")), ({"": ("encoder", 3, "self")}, ("encoder", 3, "self"))])
+@pytest.mark.parametrize("layers, name", [(None, ("encoder", 0, "self")),
+                                          ({"": ("encoder", 3, "self")}, ("encoder", 3, "self"))])
 def test_a_model_that_is_itself_an_attention(daemon, watched, layers, name):
     model = MHA(D, H, batch_first=True)
     with watched(model, layers=layers) as it:

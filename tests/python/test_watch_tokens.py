@@ -73,7 +73,8 @@ class OfBatch(Embedded):
 @pytest.mark.parametrize("model, args, kwargs, options", [
     (Captions(), (torch.rand(2, 9, D), TOKENS), {}, {"exclude": "encoder"}),
     (OfBatch(), ({"attention_mask": MASK, "input_ids": TOKENS},), {}, {}),
-    (Embedded(), (MASK,), {"input_ids": TOKENS}, {})], ids=["an encoder of something else", "in a dict", "by name after by place"])
+    (Embedded(), (MASK,), {"input_ids": TOKENS}, {})],
+    ids=["an encoder of something else", "in a dict", "by name after by place"])
 def test_tokens_are_found(daemon, watched, model, args, kwargs, options):
     with watched(model, tokens=True, samples=0, **options):
         model(*args, **kwargs)

@@ -4,7 +4,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import attnd
 from attnd import capture, notices, torch_state
 from watching import MHA, TORCH_2, D, H, Model, X, steps_of
 
