@@ -30,23 +30,32 @@ def wait_until(condition, what, timeout_s=WAIT_S):
         time.sleep(0.002)
 
 
-class FakeDaemon:
-    """A SUB socket where the daemon would be: it subscribes, and keeps what it gets."""
+class Fake:
+    """A socket where one of the daemon's would be."""
 
     started = []
 
-    def __init__(self, endpoint="tcp://127.0.0.1:*", topics=(b"",), high_water=1000, receive_buffer=None):
+    def __init__(self, kind, endpoint="tcp://127.0.0.1:*", options=()):
         self.started.append(self)
         self.context = zmq.Context()
-        self.socket = self.context.socket(zmq.SUB)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RCVHWM, high_water)
-        if receive_buffer:
-            self.socket.setsockopt(zmq.RCVBUF, receive_buffer)
-        for topic in topics:
-            self.socket.setsockopt(zmq.SUBSCRIBE, topic)
+        self.socket = self.context.socket(kind)
+        for option, value in ((zmq.LINGER, 0), *options):
+            self.socket.setsockopt(option, value)
         self.socket.bind(endpoint)
         self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+    def close(self):
+        if not self.context.closed:
+            self.socket.close(linger=0)
+            self.context.term()
+
+
+class FakeDaemon(Fake):
+    """A SUB socket where the daemon would be: it subscribes, and keeps what it gets."""
+
+    def __init__(self, endpoint="tcp://127.0.0.1:*", topics=(b"",), high_water=1000, receive_buffer=None):
+        super().__init__(zmq.SUB, endpoint, [(zmq.RCVHWM, high_water), *[(zmq.RCVBUF, receive_buffer)] * bool(receive_buffer),
+                                             *((zmq.SUBSCRIBE, topic) for topic in topics)])
 
     def serve(self):
         """Lets ZeroMQ pass subscriptions on, without receiving anything: a SUB does it only when asked."""
@@ -97,17 +106,10 @@ class FakeDaemon:
         watch.publisher.close()
         return [message for message in self.until_bye() if message[1]["type"] != "event"]
 
-    def close(self):
-        if not self.context.closed:
-            self.socket.close(linger=0)
-            self.context.term()
-
 
 @pytest.fixture
 def daemon():
-    fake = FakeDaemon()
-    yield fake
-    fake.close()
+    return FakeDaemon()
 
 
 @pytest.fixture
@@ -117,11 +119,11 @@ def publisher(daemon):
 
 
 @pytest.fixture(autouse=True)
-def close_fake_daemons():
+def close_fakes():
     """Also those of a test that failed: a context with an open socket would keep the interpreter from ending."""
     yield
-    while FakeDaemon.started:
-        FakeDaemon.started.pop().close()
+    while Fake.started:
+        Fake.started.pop().close()
 
 
 @pytest.fixture

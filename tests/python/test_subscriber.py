@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The subscriber reads what a daemon publishes, once."""
+import threading
 import time
 
 import msgpack
@@ -9,18 +10,14 @@ import zmq
 
 import attnd
 from attnd.connection.link import Link
-from conftest import ROOT, free_endpoint, wait_until
+from conftest import ROOT, Fake, free_endpoint, wait_until
 
 
-class FakePublisher:
+class FakePublisher(Fake):
     """An XPUB where the daemon's would be."""
 
     def __init__(self):
-        self.context = zmq.Context()
-        self.socket = self.context.socket(zmq.XPUB)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.bind("tcp://127.0.0.1:*")
-        self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        super().__init__(zmq.XPUB)
 
     def subscription(self):
         assert self.socket.poll(60000)
@@ -30,16 +27,10 @@ class FakePublisher:
         payload = content if isinstance(content, bytes) else msgpack.packb(content)
         self.socket.send_multipart([topic.encode(), payload])
 
-    def close(self):
-        self.socket.close(linger=0)
-        self.context.term()
-
 
 @pytest.fixture
 def source():
-    fake = FakePublisher()
-    yield fake
-    fake.close()
+    return FakePublisher()
 
 
 @pytest.fixture
@@ -133,56 +124,42 @@ def test_bad_arguments_are_value_errors(arguments):
 
 # ------------------------------------------------------------------------------------------- control
 
-class FakeControl:
-    """A ROUTER that answers one request at a time, as told."""
+class FakeControl(Fake):
+    """A ROUTER that answers requests in the background, as told: by functions of the request's id, or bytes."""
 
     def __init__(self):
-        self.context = zmq.Context()
-        self.socket = self.context.socket(zmq.ROUTER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.bind("tcp://127.0.0.1:*")
-        self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        super().__init__(zmq.ROUTER)
         self.seen = []
 
     def answer(self, *replies):
-        """Takes one request in the background and sends these replies: functions of its id, or bytes."""
-        import threading
-
-        def work():
-            assert self.socket.poll(60000)
-            peer, request = self.socket.recv_multipart()
-            request = msgpack.unpackb(request)
-            self.seen.append(request)
-            for reply in replies:
-                payload = reply if isinstance(reply, bytes) else msgpack.packb(reply(request[1]))
-                self.socket.send_multipart([peer, payload])
-        self.thread = threading.Thread(target=work)
-        self.thread.start()
+        """Takes one request and sends these replies."""
+        self._serve([replies])
 
     def answer_each(self, *replies):
-        """Takes one request after the other in the background, each with its reply: functions of its id."""
-        import threading
+        """Takes one request after the other, each with its reply."""
+        self._serve([[reply] for reply in replies])
 
+    def _serve(self, requests):
         def work():
-            for reply in replies:
+            for replies in requests:
                 assert self.socket.poll(60000)
                 peer, request = self.socket.recv_multipart()
                 self.seen.append(msgpack.unpackb(request))
-                self.socket.send_multipart([peer, msgpack.packb(reply(self.seen[-1][1]))])
+                for reply in replies:
+                    payload = reply if isinstance(reply, bytes) else msgpack.packb(reply(self.seen[-1][1]))
+                    self.socket.send_multipart([peer, payload])
+
         self.thread = threading.Thread(target=work)
         self.thread.start()
 
     def close(self):
         self.thread.join()
-        self.socket.close(linger=0)
-        self.context.term()
+        super().close()
 
 
 @pytest.fixture
 def router():
-    fake = FakeControl()
-    yield fake
-    fake.close()
+    return FakeControl()
 
 
 def test_a_call_returns_the_result_and_skips_late_answers(router):
@@ -192,11 +169,13 @@ def test_a_call_returns_the_result_and_skips_late_answers(router):
     assert router.seen == [[0, 1, "jobs", {}]]
 
 
-def test_a_refusal_has_no_control_characters(router):
-    router.answer(lambda n: [1, n, {"code": "no\x1b[2J", "message": "clear\x9b2J\a"}, None])
+@pytest.mark.parametrize("sent, told", [(("job_unknown", "no such job"), ("job_unknown", "no such job")),
+                                        (("no\x1b[2J", "clear\x9b2J\a"), ("no?[2J", "clear?2J?"))])
+def test_a_refusal_is_an_error_with_its_code_and_no_control_characters(router, sent, told):
+    router.answer(lambda n: [1, n, dict(zip(("code", "message"), sent)), None])
     with attnd.Control(router.endpoint) as control, pytest.raises(attnd.ControlError) as refused:
-        control.jobs()
-    assert str(refused.value).isprintable() and "clear?2J?" in str(refused.value) and refused.value.code == "no?[2J"
+        control.summary("x")
+    assert refused.value.code == told[0] and told[1] in str(refused.value) and str(refused.value).isprintable()
 
 
 FUNCTIONS = {"plan.get": "plan", "plan.set": "set_plan", "plan.reset": "reset_plan"}
@@ -219,13 +198,6 @@ def test_methods_and_their_parameters(router, method, arguments, params):
 def test_a_key_that_no_plan_has_is_a_type_error():
     with attnd.Control(free_endpoint()) as control, pytest.raises(TypeError, match=r"'evry' \(valid: every, layers"):
         control.set_plan("a", evry=3)
-
-
-def test_a_refusal_is_an_error_with_its_code(router):
-    router.answer(lambda n: [1, n, {"code": "job_unknown", "message": "no such job"}, None])
-    with attnd.Control(router.endpoint) as control, pytest.raises(attnd.ControlError, match="no such job") as error:
-        control.summary("x")
-    assert error.value.code == "job_unknown"
 
 
 def test_nobody_there_is_a_timeout():
@@ -261,9 +233,7 @@ def test_results_that_nobody_takes_are_kept_up_to_a_number(source):
         source.subscription()
         for number in range(5000):
             source.send(TOPIC, summary(first=number, last=number))
-        deadline = time.monotonic() + 60
-        while idle.dropped < 4900 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: idle.dropped >= 4900, "all have come")
         assert 4900 <= idle.dropped < 4960
         assert [result["window"]["first"] for result in idle] == list(range(5000 - idle.dropped))
 
