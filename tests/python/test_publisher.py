@@ -6,7 +6,6 @@ import re
 import threading
 import time
 
-import msgpack
 import numpy as np
 import pytest
 import zmq
@@ -547,14 +546,6 @@ def test_importing_the_package_imports_neither_torch_nor_zmq():
         else: raise SystemExit(1)
     """)
     assert code == 0, errors
-
-
-def test_headers_are_what_a_strict_reader_takes(daemon, publisher):
-    publisher.publish_attention(uniform(), **AT)
-    daemon.socket.poll(10000)
-    _, raw, _ = daemon.socket.recv_multipart()
-    header = msgpack.unpackb(raw, raw=False, strict_map_key=True)
-    assert isinstance(header["run"], bytes) and len(header["run"]) == 16
 
 
 def test_a_job_with_a_name_that_is_none_gets_one_and_is_told(daemon, caplog):

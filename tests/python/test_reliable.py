@@ -538,14 +538,19 @@ def test_what_was_in_doubt_counts_once_another_process_has_shown(attached, caplo
     assert "another process" in caplog.text
 
 
-def test_messages_that_attnd_has_lost_are_sent_again_by_a_new_connection(attached):
+@pytest.mark.parametrize("answer, sent_again, told", [
+    (lambda first, second, third: {"again": True, "ack": [second]}, (0, 2), None),
+    *((lambda *numbers, reason=reason: {"refused": [[number, reason] for number in numbers]}, (0, 1, 2), setting)
+      for reason, setting in (("job_limit", "limits.jobs"), ("run_limit", "limits.runs")))], ids=["lost", "job_limit", "run_limit"])
+def test_what_attnd_has_lost_or_had_no_room_for_is_sent_again_by_a_new_connection(attached, said, answer, sent_again, told):
     daemon, publisher = attached()
-    first, second, third = unanswered(daemon, publisher, 3)
+    numbers = unanswered(daemon, publisher, 3)
     daemon.acknowledges = True
-    daemon.answer(again=True, ack=[second])
+    daemon.answer(**answer(*numbers))
     daemon.wait_sent(publisher, 3)
-    assert daemon.numbers == [first, second, third, first, third]
-    assert daemon.joins == 2 and identity_holds(publisher.stats())
+    assert daemon.numbers == [*numbers, *(numbers[at] for at in sent_again)] and daemon.joins == 2
+    assert publisher.stats()["refused_by_reason"] == {} and identity_holds(publisher.stats())
+    assert told is None or len(said(told)) == 1
 
 
 @pytest.mark.parametrize("answer", [b"", b"\xc1", msgpack.packb([1]), msgpack.packb({"credit": -5}), msgpack.packb({"ack": 7}),
@@ -612,19 +617,6 @@ def test_a_mere_event_for_nobody_is_not_waited_for(attached, caplog):
     daemon.leave(publisher)
     publisher.close()
     assert publisher.stats()["skipped"] == 1 and warnings(caplog) == []
-
-
-@pytest.mark.parametrize("reason", ["job_limit", "run_limit"])
-def test_what_there_is_no_room_for_is_sent_again(attached, said, reason):
-    daemon, publisher = attached()
-    first, second, third = unanswered(daemon, publisher, 3)
-    daemon.acknowledges = True
-    daemon.answer(refused=[[number, reason] for number in (first, second, third)])
-    daemon.wait_sent(publisher, 3)
-    assert daemon.numbers == 2 * [first, second, third]
-    assert publisher.stats()["refused_by_reason"] == {} and identity_holds(publisher.stats())
-    setting = "limits.jobs" if reason == "job_limit" else "limits.runs"
-    assert len(said(setting)) == 1
 
 
 def test_a_late_refusal_puts_off_that_the_key_is_let_in_again(attached, said, monkeypatch):
