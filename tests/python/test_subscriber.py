@@ -92,14 +92,22 @@ def test_a_snapshot_of_what_is_known_is_skipped(source, subscriber):
     assert subscriber.next(0.05) is None
 
 
-def test_live_snapshots_are_judged_by_step(source):
-    with attnd.Subscriber(source.endpoint, topics=("live/",)) as subscriber:
-        source.subscription()
-        live = {"kind": "live", "run": "aa", "epoch": 0, "step": 7, "rank": 0, "time_ns": 5}
-        source.send("live/job/decoder/0/self/", {**live, "snapshot": False})
-        source.send("live/job/decoder/0/self/", {**live, "snapshot": True})
-        source.send("live/job/decoder/0/self/", {**live, "step": 8, "snapshot": True})
-        assert [subscriber.next(60)["step"] for _ in range(2)] == [7, 8]
+LIVE = {"kind": "live", "run": "aa", "epoch": 0, "step": 7, "rank": 0, "time_ns": 5}
+ALERT = {"v": 1, "kind": "alert", "run": "aa", "epoch": 3, "step": 9, "time_ns": 1, "rule": "r", "state": "firing", "head": 0}
+
+
+@pytest.mark.parametrize("prefix, first, others", [
+    ("live/", LIVE, [{**LIVE, "step": 8}]), ("alert/", ALERT, [{**ALERT, "head": 1}, {**ALERT, "head": 1, "state": "resolved"}])])
+def test_snapshots_of_other_results_are_told_apart(source, prefix, first, others):
+    """By the step, and by what an alert of one window is about."""
+    topic = f"{prefix}job/decoder/0/self/"
+    with attnd.Subscriber(source.endpoint, topics=prefix) as subscriber:
+        assert source.subscription() == b"\x01" + prefix.encode()
+        source.send(topic, {**first, "snapshot": False})
+        for known_or_new in (first, *others):
+            source.send(topic, {**known_or_new, "snapshot": True})
+        told = [subscriber.next(timeout=60) for _ in range(1 + len(others))]
+    assert [{key: one[key] for key in first} for one in told] == [first, *others]
 
 
 def test_what_is_no_result_is_counted_and_skipped(source, subscriber, caplog):
@@ -210,21 +218,6 @@ def test_something_else_is_a_connection_error(router, reply):
     router.answer(reply)
     with attnd.Control(router.endpoint) as control, pytest.raises(ConnectionError):
         control.ping()
-
-
-def test_alerts_of_one_window_are_told_apart(source):
-    def alert(snapshot=False, **more):
-        return {"v": 1, "kind": "alert", "run": "aa", "epoch": 3, "step": 9, "time_ns": 1, "rule": "r", "state": "firing",
-                **more, "snapshot": snapshot}
-
-    with attnd.Subscriber(source.endpoint, topics="alert/") as subscriber:
-        assert source.subscription() == b"\x01alert/"
-        source.send("alert/job/", alert(head=0))
-        source.send("alert/job/", alert(head=0, snapshot=True))  # known
-        source.send("alert/job/", alert(head=1, snapshot=True))
-        source.send("alert/job/", alert(head=1, state="resolved", snapshot=True))
-        told = [subscriber.next(timeout=60) for _ in range(3)]
-    assert [(one["head"], one["state"]) for one in told] == [(0, "firing"), (1, "firing"), (1, "resolved")]
 
 
 def test_results_that_nobody_takes_are_kept_up_to_a_number(source):

@@ -427,7 +427,7 @@ def test_the_windows_that_a_job_asks_for_are_in_its_hello(daemon, window, own):
 
 
 BAD = [*(({name: value}, None) for name, value in (
-    ("every", -1), ("exclude", 3), ("include", ["a", None]), ("job", ""), ("layers", {"nowhere": ("decoder", 0, "self")}),
+    ("every", -1), ("job", ""), ("layers", {"nowhere": ("decoder", 0, "self")}),
     ("stack", "middle"), ("rank", -1), ("world", 0), ("window", "auto"), ("window", 0))),
     ({"probe": torch.rand(1), "probe_every": 0}, None),
     *(({flag: value}, f"{flag} = .*: must be True(, False or None| or False)$")
