@@ -32,23 +32,32 @@ def wait_until(condition, what, timeout_s=WAIT_S):
         time.sleep(0.002)
 
 
-class FakeDaemon:
-    """A SUB socket where the daemon would be: it subscribes, and keeps what it gets."""
+class Fake:
+    """A socket where one of the daemon's would be."""
 
     started = []
 
-    def __init__(self, endpoint="tcp://127.0.0.1:*", topics=(b"",), high_water=1000, receive_buffer=None):
+    def __init__(self, kind, endpoint="tcp://127.0.0.1:*", options=()):
         self.started.append(self)
         self.context = zmq.Context()
-        self.socket = self.context.socket(zmq.SUB)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RCVHWM, high_water)
-        if receive_buffer:
-            self.socket.setsockopt(zmq.RCVBUF, receive_buffer)
-        for topic in topics:
-            self.socket.setsockopt(zmq.SUBSCRIBE, topic)
+        self.socket = self.context.socket(kind)
+        for option, value in ((zmq.LINGER, 0), *options):
+            self.socket.setsockopt(option, value)
         self.socket.bind(endpoint)
         self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+    def close(self):
+        if not self.context.closed:
+            self.socket.close(linger=0)
+            self.context.term()
+
+
+class FakeDaemon(Fake):
+    """A SUB socket where the daemon would be: it subscribes, and keeps what it gets."""
+
+    def __init__(self, endpoint="tcp://127.0.0.1:*", topics=(b"",), high_water=1000, receive_buffer=None):
+        super().__init__(zmq.SUB, endpoint, [(zmq.RCVHWM, high_water), *[(zmq.RCVBUF, receive_buffer)] * bool(receive_buffer),
+                                             *((zmq.SUBSCRIBE, topic) for topic in topics)])
 
     def serve(self):
         """Lets ZeroMQ pass subscriptions on, without receiving anything: a SUB does it only when asked."""
@@ -57,6 +66,12 @@ class FakeDaemon:
     def attach(self, publisher):
         """Waits until the publisher knows of the subscription."""
         wait_until(lambda: self.serve() or publisher.stats()["subscribed"], "the subscription arrives")
+
+    def publisher(self, **options):
+        """A publisher of the job `job` that knows of the subscription."""
+        publisher = attnd.Publisher("job", self.endpoint, **options)
+        self.attach(publisher)
+        return publisher
 
     def receive(self, timeout_s=WAIT_S):
         """(topic, header, frames) of the next message, or None."""
@@ -91,25 +106,22 @@ class FakeDaemon:
         """The messages of tensors among these."""
         return [message for message in self.until_bye() if message[1]["type"] != "event"]
 
-    def close(self):
-        if not self.context.closed:
-            self.socket.close(linger=0)
-            self.context.term()
+    def captured(self, watch):
+        """Ends a watch: all that it has sent but events, and that was not received yet."""
+        watch.close()
+        watch.publisher.close()
+        return self.tensors_until_bye()
 
 
 @pytest.fixture
 def daemon():
-    fake = FakeDaemon()
-    yield fake
-    fake.close()
+    return FakeDaemon()
 
 
 @pytest.fixture
 def publisher(daemon):
-    """Of the job "job", known to the daemon."""
-    with attnd.Publisher("job", daemon.endpoint) as publisher:
-        daemon.attach(publisher)
-        yield publisher
+    with daemon.publisher() as it:
+        yield it
 
 
 @contextlib.contextmanager
@@ -124,11 +136,27 @@ def limited(said, **options):
 
 
 @pytest.fixture(autouse=True)
-def close_fake_daemons():
+def close_fakes():
     """Also those of a test that failed: a context with an open socket would keep the interpreter from ending."""
     yield
-    while FakeDaemon.started:
-        FakeDaemon.started.pop().close()
+    while Fake.started:
+        Fake.started.pop().close()
+
+
+@pytest.fixture
+def watched(daemon):
+    """watch() on `daemon`, which has heard its hello; closed at the end."""
+    opened = []
+
+    def start(model, **options):
+        opened.append(daemon.publisher())
+        opened.append(attnd.watch(model, job="job", publisher=opened[-1], **options))
+        assert daemon.next()[1]["event"] == "hello"
+        return opened[-1]
+
+    yield start
+    for one in reversed(opened):
+        one.close()
 
 
 def uniform(batch=2, heads=3, queries=4, keys=4, dtype=np.float32):

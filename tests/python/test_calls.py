@@ -36,6 +36,9 @@ def random(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+Q, K = random(B, H, T, D), random(B, H, T, D, seed=1)
+
+
 def truth(q, k, allowed=None, bias=0.0, scale=None, softcap=0.0):
     """Weights in float64; rows without a key are 0."""
     q, k = (np.asarray(x.double()) for x in (q, k))
@@ -46,6 +49,12 @@ def truth(q, k, allowed=None, bias=0.0, scale=None, softcap=0.0):
     top = logits.max(-1, keepdims=True)
     weights = np.exp(logits - np.where(np.isfinite(top), top, 0))
     return weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300)
+
+
+def message_of(seen, *given, **options):
+    """The only one."""
+    message, = messages(seen, *given, **options)
+    return message
 
 
 def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), layer=LAYER, apart=True):
@@ -211,80 +220,71 @@ ALLOWED = {
 @pytest.mark.parametrize("name", ALLOWED)
 @pytest.mark.parametrize("additive", [False, True])
 def test_masks_of_every_form_travel_with_queries_and_keys(name, additive):
-    q, k = random(B, H, T, D), random(B, 2, T, D, seed=1)
-    mask = ALLOWED[name]
+    k, mask = random(B, 2, T, D, seed=1), ALLOWED[name]
     allowed = None if mask is None else mask.numpy()
     if additive and mask is not None:
         mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
-    message, = messages(Queries(q, k, mask))
+    message = message_of(Queries(Q, k, mask))
     assert set(message[1]) <= {"q", "k", "mask"} and message[1]["k"].shape[1] == 2
     assert ("mask" in message[1]) == (name in ("left", "holes", "one sample"))
-    check(message, truth(q, k, allowed))
+    check(message, truth(Q, k, allowed))
 
 
 @pytest.mark.parametrize("shape", [(H, 1, T), (1, H, T, T), (B, 1, T, T), (T, T), (T,)])
 def test_a_bias_travels_as_weights(shape):
-    q, k, bias = random(B, H, T, D), random(B, H, T, D, seed=1), random(*shape, seed=2)
-    message, = messages(Queries(q, k, bias, causal=True))
+    bias = random(*shape, seed=2)
+    message = message_of(Queries(Q, K, bias, causal=True))
     assert set(message[1]) == {"weights"} and message[0]["causal"]
-    check(message, truth(q, k, CAUSAL.numpy(), bias.numpy()))
+    check(message, truth(Q, K, CAUSAL.numpy(), bias.numpy()))
+
+
+def test_heads_that_may_see_different_keys_travel_as_weights():
+    mask = random(B, H, T, T, seed=2) > 0
+    message = message_of(Queries(Q, K, mask))
+    assert "weights" in message[1]
+    check(message, truth(Q, K, mask.numpy()))
 
 
 def test_importance_of_padded_samples_with_a_bias_is_the_same_in_both_tiers():
     """As in T5's encoder: rows of padding are rows of zeros."""
     there = np.arange(T) < np.array([T, 7, 4])[:, None]
-    q, k, bias = random(B, H, T, D), random(B, H, T, D, seed=1), random(1, H, T, T, seed=2)
-    seen = Queries(q, k, bias.masked_fill(~torch.from_numpy(there)[:, None, None], torch.finfo(torch.float32).min))
-    (_, tensors), = messages(seen)
+    bias = random(1, H, T, T, seed=2)
+    seen = Queries(Q, K, bias.masked_fill(~torch.from_numpy(there)[:, None, None], torch.finfo(torch.float32).min))
+    _, tensors = message_of(seen)
     state = Context(state=states.Origin(0, 0, 0, 48))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(states, "captured", lambda measured, *where: measured)
         measured = cut(seen, EVERYTHING, 0, Share(), state)[0].make(LAYER)
-    zeros = np.where(there[:, None, :, None], truth(q, k, there[:, None, None], bias.numpy()), 0)
+    zeros = np.where(there[:, None, :, None], truth(Q, K, there[:, None, None], bias.numpy()), 0)
     expected = formulas.softmax(formulas.scores(zeros))
     np.testing.assert_allclose(measured.values["importance"], expected, rtol=1e-5)
     np.testing.assert_allclose(formulas.softmax(formulas.scores(np.float64(tensors["weights"]))), expected, rtol=1e-5)
 
 
-def test_heads_that_may_see_different_keys_travel_as_weights():
-    q, k, mask = random(B, H, T, D), random(B, H, T, D, seed=1), random(B, H, T, T, seed=2) > 0
-    message, = messages(Queries(q, k, mask))
-    assert "weights" in message[1]
-    check(message, truth(q, k, mask.numpy()))
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_dtypes_are_kept(dtype):
-    q, k = random(B, H, T, D, dtype=dtype), random(B, H, T, D, seed=1, dtype=dtype)
-    (_, tensors), = messages(Queries(q, k))
+    q = Q.to(dtype)
+    _, tensors = message_of(Queries(q, K.to(dtype)))
     bits = q.view(torch.int16).numpy() if dtype == torch.bfloat16 else q.numpy()
     assert (tensors["q"] == bits).all()
 
 
 def test_scale_softcap_and_window():
-    q, k = random(B, H, T, D), random(B, H, T, D, seed=1)
-    message, = messages(Queries(q, k, None, True, 0.7, 3, 5.0))
-    check(message, truth(q, k, ALLOWED["window"].numpy(), scale=0.7, softcap=5.0))
+    check(message_of(Queries(Q, K, None, True, 0.7, 3, 5.0)), truth(Q, K, ALLOWED["window"].numpy(), scale=0.7, softcap=5.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_classic_mask_of_minus_10000_is_one_in_every_dtype(dtype):
-    q, k = random(B, H, T, D, dtype=dtype), random(B, H, T, D, seed=1, dtype=dtype)
     mask = ((1 - PADDING.float()) * -10000.0)[:, None, None, :].to(dtype)
-    (keys, tensors), = messages(Queries(q, k, mask))
+    keys, tensors = message_of(Queries(Q.to(dtype), K.to(dtype), mask))
     assert set(tensors) == {"q", "k"} and list(keys["k_len"]) == [10, 4, 1]
-
-
-def test_one_key_for_all_samples():
-    q, k = random(B, H, T, D), random(1, H, T, D, seed=1)
-    check(messages(Queries(q, k))[0], truth(q, k))
 
 
 @pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("kind", ["queries", "biased", "weights"])
 @pytest.mark.parametrize("mask", ["none", "both", "holes"])
 def test_a_plan_cuts_samples_heads_and_rows(kind, mask, apart):
-    q, k, mask = random(B, H, T, D), random(B, 2, T, D, seed=1), ALLOWED[mask]
+    q, k, mask = Q, random(B, 2, T, D, seed=1), ALLOWED[mask]
     allowed = np.ones((T, T), dtype=bool) if mask is None else mask.numpy()
     bias = random(H, T, T, seed=5) if kind == "biased" else torch.zeros(())
     whole = truth(q, k, allowed, bias.numpy())
@@ -308,35 +308,32 @@ def test_a_plan_cuts_samples_heads_and_rows(kind, mask, apart):
 
 
 def test_slices_of_heads_of_several_processes_fit_together():
-    seen = Queries(random(B, H, T, D), random(B, H, T, D, seed=1))
-    keys = [messages(seen, Plan(heads=((2, 5),)), share=Share(i, 3))[0:1] for i in range(3)]
+    keys = [messages(Queries(Q, K), Plan(heads=((2, 5),)), share=Share(i, 3))[0:1] for i in range(3)]
     assert [(k[0][0]["head_offset"], k[0][1]["q"].shape[1], k[0][0]["heads_total"]) for k in keys[:2]] == [
         (2, 2, 12), (4, 2, 12)]
     assert keys[2] == []
 
 
-def test_a_softmax_tells_what_is_visible_by_its_logits():
-    q, k = random(B, H, T, D), random(B, H, T, D, seed=1)
-    for ignored in (-float("inf"), -1e9, -1e4, torch.finfo(torch.float16).min):
-        logits = (q @ k.transpose(2, 3)).masked_fill(~CAUSAL, ignored)
-        message, = messages(Weights(logits.softmax(-1), logits))
-        assert message[0]["causal"] and "mask" not in message[1]
-        np.testing.assert_array_equal(message[1]["weights"], logits.softmax(-1).numpy())
+@pytest.mark.parametrize("ignored", [-float("inf"), -1e9, -1e4, torch.finfo(torch.float16).min])
+def test_a_softmax_tells_what_is_visible_by_its_logits(ignored):
+    logits = (Q @ K.transpose(2, 3)).masked_fill(~CAUSAL, ignored)
+    keys, tensors = message_of(Weights(logits.softmax(-1), logits))
+    assert keys["causal"] and "mask" not in tensors
+    np.testing.assert_array_equal(tensors["weights"], logits.softmax(-1).numpy())
 
 
 def test_a_learned_sink_is_no_key():
     logits = random(B, H, T, T + 1)
-    keys, tensors = messages(Weights(logits.softmax(-1), logits, sink=True))[0]
+    keys, tensors = message_of(Weights(logits.softmax(-1), logits, sink=True))
     assert keys["learned_sink"] and tensors["weights"].shape[3] == T
 
 
 def test_tokens_and_microbatches_go_along():
     tokens = torch.arange(B * T).view(B, T)
-    context = Context(2, HostCopy(tokens))
-    seen = Queries(random(B, H, T, D), random(B, H, T, D))
-    keys, tensors = messages(seen, Plan(samples=2), context=context)[0]
+    context, seen = Context(2, HostCopy(tokens)), Queries(Q, Q)
+    keys, tensors = message_of(seen, Plan(samples=2), context=context)
     assert keys["microbatch"] == 2 and (tensors["tokens"] == tokens[:2].numpy()).all()
-    assert "tokens" not in messages(seen, context=context, layer=("decoder", 0, "cross"))[0][1]
+    assert "tokens" not in message_of(seen, context=context, layer=("decoder", 0, "cross"))[1]
 
 
 @pytest.mark.parametrize("shape", [(0, H, T, D), (B, 0, T, D), (B, H, 0, D)])
@@ -356,24 +353,23 @@ def test_a_sample_of_rows_copies_only_them(kind):
 @pytest.mark.parametrize("batch", [1, B])
 @pytest.mark.parametrize("heads", [None, ((0, 1),), ((1, 2),)])
 def test_values_are_cut_as_keys_are(heads, batch):
-    q, k, v = random(B, H, T, D), random(B, 2, T, D, seed=1), random(batch, 2, T, 5, seed=2)
-    (_, tensors), = messages(Queries(q, k, v=v), Plan(samples=2, rows=4, heads=heads))
+    k, v = random(B, 2, T, D, seed=1), random(batch, 2, T, 5, seed=2)
+    _, tensors = message_of(Queries(Q, k, v=v), Plan(samples=2, rows=4, heads=heads))
     of_heads = {None: [0, 1], ((0, 1),): [0], ((1, 2),): [0, 1]}[heads]  # of 4 heads, two read the same keys
     for name, whole in (("k", k), ("v", v.expand(B, -1, -1, -1))):
         np.testing.assert_array_equal(tensors[name], whole[:2, of_heads].numpy())
 
 
 def test_keys_that_share_a_head_and_values_that_do_not_travel_one_per_head():
-    q, k, v = random(B, H, T, D), random(B, 1, T, D, seed=1), random(B, H, T, D, seed=2)
-    (_, tensors), = messages(Queries(q, k, v=v))
-    np.testing.assert_array_equal(tensors["k"], k.expand_as(q).numpy())
+    k, v = random(B, 1, T, D, seed=1), random(B, H, T, D, seed=2)
+    _, tensors = message_of(Queries(Q, k, v=v))
+    np.testing.assert_array_equal(tensors["k"], k.expand_as(Q).numpy())
     np.testing.assert_array_equal(tensors["v"], v.numpy())
 
 
 @pytest.mark.parametrize("shape", [(2, H, T, D), (B, 3, T, D), (B, H, T - 1, D), (B, H, T, 0)])
 def test_values_that_fit_no_message_are_left_out(shape):
-    (_, tensors), = messages(Queries(random(B, H, T, D), random(B, H, T, D), v=torch.zeros(shape)))
-    assert set(tensors) == {"q", "k"}
+    assert set(message_of(Queries(Q, Q, v=torch.zeros(shape)))[1]) == {"q", "k"}
 
 
 @pytest.mark.parametrize("copy", [HostCopy, HeldCopy])
@@ -425,14 +421,13 @@ def test_the_copy_is_the_trainings_own_no_longer():
 
 @pytest.mark.parametrize("queries, keys, mask", [
     ((1, H), (B, H), None), ((B, 1), (B, H), None), ((1, 1), (B, H), None), ((1, 1), (1, 1), (B, H)),
-    ((B, H), (1, 1), None), ((1, H), (1, 2), (B, 1))])
+    ((B, H), (1, 1), None), ((B, H), (1, H), None), ((1, H), (1, 2), (B, 1))])
 def test_what_torch_broadcasts_is_broadcast(queries, keys, mask):
     q, k = random(*queries, T, D), random(*keys, T, D, seed=1)
     bias = torch.zeros(()) if mask is None else random(*mask, T, T, seed=2)
     seen = Queries(q, k, None if mask is None else bias)
     assert heads_of(seen) == H
-    message, = messages(seen)
-    check(message, truth(q.expand(B, H, T, D), k, bias=bias.numpy()))
+    check(message_of(seen), truth(q.expand(B, H, T, D), k, bias=bias.numpy()))
 
 
 @pytest.mark.parametrize("queries, keys", [((B, H), (B, 3)), ((B, 2), (B, 4)), ((2, H), (B, H)), ((B, H), (B, 8))])
@@ -446,53 +441,47 @@ NUMBERS = torch.tensor([[0] * 3 + [1] * 5 + [2] * 2])
 OWN = (NUMBERS[0][:, None] == NUMBERS[0][None]).numpy()
 
 
-def test_a_window_without_causal_is_to_both_sides():
-    q, k = random(B, H, T, D), random(B, H, T, D, seed=1)
-    for plan, rows in ((EVERYTHING, slice(0, T)), (Plan(rows=4), slice(0, T, 3))):
-        message, = messages(Queries(q, k, window=3), plan)
-        assert (visible(message) == (abs(I - J) < 3)[rows]).all()
+@pytest.mark.parametrize("plan, rows", [(EVERYTHING, slice(0, T)), (Plan(rows=4), slice(0, T, 3))], ids=["all rows", "some rows"])
+def test_a_window_without_causal_is_to_both_sides(plan, rows):
+    assert (visible(message_of(Queries(Q, K, window=3), plan)) == (abs(I - J) < 3)[rows]).all()
 
 
 @pytest.mark.parametrize("window", [0, 3])
 @pytest.mark.parametrize("padding", [None, PADDING])
 def test_queries_stand_where_they_are_said_to_stand(window, padding):
-    q, k = random(B, H, 4, D), random(B, H, T, D, seed=1)
-    mask = None if padding is None else padding[:, None, None]
+    q, mask = random(B, H, 4, D), None if padding is None else padding[:, None, None]
     allowed = (CAUSAL.numpy() & (J > I - (window or T)))[-4:]
     allowed = allowed if padding is None else allowed & mask.numpy()
-    message, = messages(Queries(q, k, mask, True, window=window, offset=T - 4))
-    check(message, truth(q, k, allowed))
-    part, = messages(Queries(q, k, mask, True, window=window, offset=T - 4), Plan(rows=2), step=1)
+    seen = Queries(q, K, mask, True, window=window, offset=T - 4)
+    check(message_of(seen), truth(q, K, allowed))
+    part = message_of(seen, Plan(rows=2), step=1)
     assert (part[0]["q_offset"], part[0]["q_stride"]) == (T - 3, 2)
-    check(part, truth(q[:, :, 1::2], k, allowed[..., 1::2, :]))
+    check(part, truth(q[:, :, 1::2], K, allowed[..., 1::2, :]))
 
 
 def test_more_queries_than_keys_leave_the_first_without():
-    q, k = random(B, H, T, D), random(B, H, 4, D, seed=1)
-    message, = messages(Queries(q, k, None, True, offset=4 - T), layer=("decoder", 0, "cross"))
+    message = message_of(Queries(Q, K[:, :, :4], None, True, offset=4 - T), layer=("decoder", 0, "cross"))
     assert (visible(message) == CAUSAL.numpy()[:, -4:]).all()
 
 
 @pytest.mark.parametrize("form", [{"causal": True}, {"causal": True, "window": 2}, {}, {"window": 2}])
 def test_documents_go_along_by_their_numbers(form):
-    q, k = random(1, H, T, D), random(1, H, T, D, seed=1)
     allowed = OWN & (CAUSAL.numpy() if form.get("causal") else True) & (abs(I - J) < form.get("window", T))
-    seen = Queries(q, k, documents=(NUMBERS, NUMBERS), **form)
-    message, = messages(seen)
+    seen = Queries(Q[:1], K[:1], documents=(NUMBERS, NUMBERS), **form)
+    message = message_of(seen)
     assert ("documents" in message[1]) == (form != {"window": 2}) and ("mask" in message[1]) == (form == {"window": 2})
     assert (visible(message) == allowed).all()
-    part, = messages(seen, Plan(rows=4), step=1)
-    assert (visible(part) == allowed[2::3]).all()
+    assert (visible(message_of(seen, Plan(rows=4), step=1)) == allowed[2::3]).all()
 
 
 def test_one_document_is_none():
-    q, one = random(1, H, T, D), torch.zeros(1, T, dtype=torch.int64)
-    assert set(messages(Queries(q, q, documents=(one, one)))[0][1]) == {"q", "k"}
+    one = torch.zeros(1, T, dtype=torch.int64)
+    assert set(message_of(Queries(Q[:1], Q[:1], documents=(one, one)))[1]) == {"q", "k"}
 
 
 def test_documents_of_queries_and_keys_may_be_of_other_lengths():
-    q, k, numbers = random(1, H, 4, D), random(1, H, T, D, seed=1), torch.tensor([[0, 1, 1, 2]])
-    message, = messages(Queries(q, k, documents=(numbers, NUMBERS)), layer=("decoder", 0, "cross"))
+    q, k, numbers = Q[:1, :, :4], K[:1], torch.tensor([[0, 1, 1, 2]])
+    message = message_of(Queries(q, k, documents=(numbers, NUMBERS)), layer=("decoder", 0, "cross"))
     assert (visible(message) == (numbers[0][:, None] == NUMBERS[0][None]).numpy()).all()
     part, = cut(Queries(q, k, None, True, documents=(numbers, NUMBERS)), EVERYTHING, 0, Share(), Context())
     with pytest.raises(ValueError, match="packed in another way"):
@@ -504,7 +493,7 @@ class OfModule:
 
 
 def through_interface(q, k, mask=None, plan=EVERYTHING, **options):
-    return visible(messages(interface._queries(OfModule(), q, k, k, mask, options), plan)[0])
+    return visible(message_of(interface._queries(OfModule(), q, k, k, mask, options), plan))
 
 
 @pytest.mark.parametrize("options", [
@@ -512,23 +501,22 @@ def through_interface(q, k, mask=None, plan=EVERYTHING, **options):
      "cu_seq_lens_k": torch.tensor([0, 3, 8, 10], dtype=torch.int32)},
     {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 0, 1]])}], ids=["lengths", "positions"])
 def test_packed_sequences_of_kernels_are_documents(options):
-    q = random(1, H, T, D)
+    q = Q[:1]
     assert (through_interface(q, q, **options) == (OWN & CAUSAL.numpy())).all()
     assert (through_interface(q, q, position_ids=torch.arange(T)[None]) == CAUSAL.numpy()).all()
 
 
-def test_packed_sequences_that_are_not_understood_are_refused():
-    q, begin = random(B, H, T, D), torch.tensor([0, 3, 10])
-    for options in ({"cu_seq_lens_q": begin, "cu_seq_lens_k": begin}, {"cu_seq_lens_k": begin}):
-        with pytest.raises(NotCaptured, match="where packed sequences begin"):
-            through_interface(q, q, **options)
+@pytest.mark.parametrize("names", [("cu_seq_lens_q", "cu_seq_lens_k"), ("cu_seq_lens_k",)])
+def test_packed_sequences_that_are_not_understood_are_refused(names):
+    with pytest.raises(NotCaptured, match="where packed sequences begin"):
+        through_interface(Q, Q, **dict.fromkeys(names, torch.tensor([0, 3, 10])))
 
 
 def test_kernels_align_the_last_query_with_the_last_key():
-    assert (through_interface(random(1, H, 2, D), random(1, H, T, D)) == CAUSAL.numpy()[-2:]).all()
-    assert (through_interface(random(1, H, 1, D), random(1, H, T, D), sliding_window=3) == (J > T - 4)).all()
-    assert (through_interface(random(1, H, T, D), random(1, H, T, D), sliding_window=3, is_causal=False)
-            == (abs(I - J) < 3)).all()
+    q, k = Q[:1], K[:1]
+    assert (through_interface(q[:, :, :2], k) == CAUSAL.numpy()[-2:]).all()
+    assert (through_interface(q[:, :, :1], k, sliding_window=3) == (J > T - 4)).all()
+    assert (through_interface(q, k, sliding_window=3, is_causal=False) == (abs(I - J) < 3)).all()
 
 
 @pytest.mark.parametrize("samples", [0, 1])
@@ -537,7 +525,7 @@ def test_a_block_mask_is_that_of_each_sample(samples):
     numbers = torch.cat([NUMBERS * 0, NUMBERS])
     block_mask = flex.create_block_mask(lambda b, h, i, j: (numbers[b, i] == numbers[b, j]) & (j <= i), 2, 1, T, T,
                                         device="cpu")
-    seen = through_interface(random(2, H, T, D), random(2, H, T, D), block_mask, Plan(samples=samples))
+    seen = through_interface(Q[:2], Q[:2], block_mask, Plan(samples=samples))
     expected = np.stack([CAUSAL.numpy(), CAUSAL.numpy() & OWN])
     assert (seen == expected[:samples or 2]).all()
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The files of the reliable lane: what a process that was killed had written is there, whole, and once."""
+import contextlib
 import errno
 import json
 import os
+import pathlib
 import random
 import resource
 import signal
@@ -31,10 +33,33 @@ def contents_at(data, message):
 def contents(data):
     """The messages in a segment's bytes as lists of frames, and the flaw."""
     found, flaw = spool.messages_in(data)
-    messages = []
-    for message in found:
-        messages.append(contents_at(data, message))
-    return messages, flaw
+    return [contents_at(data, message) for message in found], flaw
+
+
+def contents_of(place):
+    """The same of the file that a message is in."""
+    return contents(pathlib.Path(place.segment.path).read_bytes())
+
+
+def headers(messages):
+    return [header.decode() for _, header, *_ in messages]
+
+
+@pytest.fixture
+def store(tmp_path):
+    it = spool.Spool(str(tmp_path))
+    yield it
+    it.close()
+
+
+@contextlib.contextmanager
+def limited(resource_number, soft):
+    before, hard = resource.getrlimit(resource_number)
+    resource.setrlimit(resource_number, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource_number, (before, hard))
 
 
 def frames_of(number):
@@ -71,20 +96,14 @@ print("written", flush=True)
                             env={"PYTHONPATH": str(PACKAGE), "PATH": os.environ["PATH"]})
 
 
-def test_the_format_is_that_of_the_golden_file():
-    said = json.loads((GOLDEN / "segment.json").read_text())
-    data = (GOLDEN / "segment.rec").read_bytes()
+def test_the_format_is_that_of_the_golden_file(tmp_path):
+    said, data = json.loads((GOLDEN / "segment.json").read_text()), (GOLDEN / "segment.rec").read_bytes()
     messages, flaw = contents(data)
     assert [[frame.hex() for frame in frames] for frames in messages] == said["messages"] and flaw == ""
-
-
-def test_a_store_writes_the_golden_file(tmp_path):
-    said = json.loads((GOLDEN / "segment.json").read_text())
     store = spool.Spool(str(tmp_path), now_ns=lambda: said["time_ns"])
     for message in said["messages"]:
         place = store.append([bytes.fromhex(frame) for frame in message])
-    with open(place.segment.path, "rb") as file:
-        assert file.read() == (GOLDEN / "segment.rec").read_bytes()
+    assert pathlib.Path(place.segment.path).read_bytes() == data
     store.close()
 
 
@@ -111,18 +130,16 @@ def test_what_a_killed_process_left_is_taken_over_once(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_living_process_has_is_its_own(tmp_path):
+def test_what_a_living_process_has_is_its_own(tmp_path, store):
     process = writer(tmp_path, 5, "sys.stdin.read()")
     assert process.stdout.readline() == "written\n"
-    store = spool.Spool(str(tmp_path))
     assert taken(store) == []
     process.kill()
     process.wait(60)
     assert taken(store) == [1, 2, 3, 4, 5]
-    store.close()
 
 
-def test_a_fork_does_not_keep_the_files_of_its_parent(tmp_path):
+def test_a_fork_does_not_keep_the_files_of_its_parent(tmp_path, store):
     """The child lives on when its parent is killed; in it the store was told."""
     process = writer(tmp_path, 3, "child = os.fork()\nif not child:\n    store.forget()\n    print('child', os.getpid(), flush=True)\n"
                                   "    signal.pause()\nsignal.pause()")
@@ -131,9 +148,7 @@ def test_a_fork_does_not_keep_the_files_of_its_parent(tmp_path):
     process.kill()
     process.wait(60)
     try:
-        store = spool.Spool(str(tmp_path))
         assert taken(store) == [1, 2, 3]
-        store.close()
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -150,30 +165,22 @@ def test_two_processes_share_what_others_left(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 20, 33, 100, 400])
-def test_a_message_that_was_not_written_whole_is_left_out(tmp_path, cut):
-    store = spool.Spool(str(tmp_path))
+def test_a_message_that_was_not_written_whole_is_left_out(store, cut):
     for number in range(100, 103):
         place = store.append(frames_of(number))
-    with open(place.segment.path, "rb") as file:
-        data = file.read()
-    messages, flaw = contents(data[:-cut])
-    assert [frames[1] for frames in messages] == [b"header 100", b"header 101"]
+    messages, flaw = contents(pathlib.Path(place.segment.path).read_bytes()[:-cut])
+    assert headers(messages) == ["header 100", "header 101"]
     assert flaw == "its last message was not written whole"
-    store.close()
 
 
-def test_damage_ends_a_segment_and_is_told(tmp_path):
-    store = spool.Spool(str(tmp_path))
+@pytest.mark.parametrize("where", [-40, 5], ids=["in the head", "in the frames"])
+def test_damage_ends_a_segment_and_is_told(store, where):
     places = [store.append(frames_of(number)) for number in range(100, 104)]
-    with open(places[0].segment.path, "rb") as file:
-        data = file.read()
-    for at in (places[2].found.at - 40, places[2].found.at + 5):  # in the head, and in the frames
-        broken = bytearray(data)
-        broken[at] ^= 1
-        messages, flaw = contents(bytes(broken))
-        assert [frames[1] for frames in messages] == [b"header 100", b"header 101"]
-        assert flaw.endswith("bytes of it are damaged")
-    store.close()
+    broken = bytearray(pathlib.Path(places[0].segment.path).read_bytes())
+    broken[places[2].found.at + where] ^= 1
+    messages, flaw = contents(bytes(broken))
+    assert headers(messages) == ["header 100", "header 101"]
+    assert flaw.endswith("bytes of it are damaged")
 
 
 def test_every_cut_and_every_bit_of_a_small_segment():
@@ -236,11 +243,10 @@ def test_any_bytes_are_messages_within_them_or_none():
     assert read > 10000
 
 
-def test_a_file_of_something_else_stays_where_it_is(tmp_path):
+def test_a_file_of_something_else_stays_where_it_is(tmp_path, store):
     path = tmp_path / "0123456789abcdef-00000001.rec"
     path.write_bytes(b"no recording at all, and longer than its header")
     (tmp_path / "notes.txt").write_text("mine")
-    store = spool.Spool(str(tmp_path))
     store.look()
     with pytest.raises(spool.Unreadable, match="no file of attnd"):
         store.next_orphan()
@@ -253,12 +259,11 @@ def test_a_file_of_something_else_stays_where_it_is(tmp_path):
 @pytest.mark.parametrize("change", [lambda path: os.chmod(path, 0o620), lambda path: os.chmod(path, 0o602),
                                     pytest.param(lambda path: os.chown(path, 65534, 65534), marks=pytest.mark.skipif(
                                         os.geteuid() != 0, reason="root gives files away"))])
-def test_a_file_of_others_stays_where_it_is(tmp_path, change):
+def test_a_file_of_others_stays_where_it_is(tmp_path, store, change):
     left = spool.Spool(str(tmp_path))
     path = left.append(frames_of(1)).segment.path
     left.close()
     change(path)
-    store = spool.Spool(str(tmp_path))
     store.look()
     with pytest.raises(spool.Unreadable, match="belongs to another user, or others can write to it"):
         store.next_orphan()
@@ -273,26 +278,19 @@ def test_a_directory_of_others_is_not_used(tmp_path):
         spool.Spool(str(tmp_path))
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path):
+def test_a_full_disk_leaves_what_was_there(store):
     """RLIMIT_FSIZE cuts a write short as a full disk does, and then fails it."""
-    store = spool.Spool(str(tmp_path))
     place = store.append(frames_of(1000))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
-    try:
+    with limited(resource.RLIMIT_FSIZE, 6000):
         with pytest.raises(OSError) as caught:
             store.append(frames_of(1001))
         assert caught.value.errno == errno.EFBIG
         assert os.path.getsize(place.segment.path) == place.segment.size
         small = store.append(frames_of(1))  # for which there is room
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     store.append(frames_of(1002))
-    with open(place.segment.path, "rb") as file:
-        messages, flaw = contents(file.read())
-    assert [frames[1] for frames in messages] == [b"header 1000", b"header 1", b"header 1002"] and flaw == ""
+    messages, flaw = contents_of(place)
+    assert headers(messages) == ["header 1000", "header 1", "header 1002"] and flaw == ""
     assert small.segment.read(small.found)[1] == b"header 1"
-    store.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -342,9 +340,9 @@ def descriptors():
 
 def orphans(directory, count):
     """`count` processes that were killed, each with a message."""
+    frames = frames_of(1)
+    data = spool.file_header(1) + spool.record_head(frames, 1) + b"".join(bytes(memoryview(frame).cast("B")) for frame in frames)
     for number in range(count):
-        frames = frames_of(1)
-        data = spool.file_header(1) + spool.record_head(frames, 1) + b"".join(bytes(memoryview(frame).cast("B")) for frame in frames)
         (directory / f"{number:016x}-00000001.rec").write_bytes(data)
 
 
@@ -353,13 +351,8 @@ def test_few_files_are_open_however_many_were_killed(tmp_path):
     before, found = descriptors(), 0
     store = spool.Spool(str(tmp_path))
     store.look()
-    while True:
-        batch = []
-        while (orphan := store.next_orphan()) is not None:
-            batch.append(orphan)
-            assert descriptors() < before + 25
-        if not batch:
-            break
+    while batch := list(iter(store.next_orphan, None)):
+        assert descriptors() < before + 25
         for orphan in batch:
             assert orphan.segment.read(orphan.messages[0])[1] == b"header 1"
             store.release(spool.Place(orphan.segment, orphan.messages[0]))
@@ -379,23 +372,16 @@ def test_few_files_of_its_own_are_open(tmp_path):
     assert descriptors() == before
 
 
-def test_too_many_open_files_cost_nothing_that_was_left(tmp_path):
+def test_too_many_open_files_cost_nothing_that_was_left(tmp_path, store):
     orphans(tmp_path, 3)
-    store = spool.Spool(str(tmp_path))
     store.look()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        with pytest.raises(OSError) as caught:
-            store.next_orphan()
-        assert spool.is_passing(caught.value)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with limited(resource.RLIMIT_NOFILE, 3), pytest.raises(OSError) as caught:
+        store.next_orphan()
+    assert spool.is_passing(caught.value)
     assert taken(store) == [1, 1, 1]
-    store.close()
 
 
-def test_what_cannot_be_read_holds_nothing_up(tmp_path):
+def test_what_cannot_be_read_holds_nothing_up(tmp_path, store):
     for number in range(50):
         (tmp_path / f"{number:016x}-00000001.rec").write_bytes(bytes(100))
     (tmp_path / "00000000000000d1-00000001.rec").mkdir()
@@ -405,7 +391,6 @@ def test_what_cannot_be_read_holds_nothing_up(tmp_path):
     (tmp_path / "0000000000000000.lock").mkdir()
     (tmp_path / "00000000000000d4.lock").symlink_to("nowhere")
     writer(tmp_path, 1).wait(60)
-    store = spool.Spool(str(tmp_path))
     store.look()
     unreadable, found = 0, []
     while True:
@@ -419,4 +404,3 @@ def test_what_cannot_be_read_holds_nothing_up(tmp_path):
         found += orphan.messages
         store.release(spool.Place(orphan.segment, orphan.messages[0]))
     assert unreadable == 52 and len(found) == 1
-    store.close()

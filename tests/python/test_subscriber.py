@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The subscriber reads what a daemon publishes, once."""
+import threading
 import time
 
 import msgpack
@@ -9,18 +10,14 @@ import zmq
 
 import attnd
 from attnd.connection.link import Link
-from conftest import ROOT, free_endpoint, wait_until
+from conftest import ROOT, Fake, free_endpoint, wait_until
 
 
-class FakePublisher:
+class FakePublisher(Fake):
     """An XPUB where the daemon's would be."""
 
     def __init__(self):
-        self.context = zmq.Context()
-        self.socket = self.context.socket(zmq.XPUB)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.bind("tcp://127.0.0.1:*")
-        self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        super().__init__(zmq.XPUB)
 
     def subscription(self):
         assert self.socket.poll(60000)
@@ -30,16 +27,10 @@ class FakePublisher:
         payload = content if isinstance(content, bytes) else msgpack.packb(content)
         self.socket.send_multipart([topic.encode(), payload])
 
-    def close(self):
-        self.socket.close(linger=0)
-        self.context.term()
-
 
 @pytest.fixture
 def source():
-    fake = FakePublisher()
-    yield fake
-    fake.close()
+    return FakePublisher()
 
 
 @pytest.fixture
@@ -101,14 +92,22 @@ def test_a_snapshot_of_what_is_known_is_skipped(source, subscriber):
     assert subscriber.next(0.05) is None
 
 
-def test_live_snapshots_are_judged_by_step(source):
-    with attnd.Subscriber(source.endpoint, topics=("live/",)) as subscriber:
-        source.subscription()
-        live = {"kind": "live", "run": "aa", "epoch": 0, "step": 7, "rank": 0, "time_ns": 5}
-        source.send("live/job/decoder/0/self/", {**live, "snapshot": False})
-        source.send("live/job/decoder/0/self/", {**live, "snapshot": True})
-        source.send("live/job/decoder/0/self/", {**live, "step": 8, "snapshot": True})
-        assert [subscriber.next(60)["step"] for _ in range(2)] == [7, 8]
+LIVE = {"kind": "live", "run": "aa", "epoch": 0, "step": 7, "rank": 0, "time_ns": 5}
+ALERT = {"v": 1, "kind": "alert", "run": "aa", "epoch": 3, "step": 9, "time_ns": 1, "rule": "r", "state": "firing", "head": 0}
+
+
+@pytest.mark.parametrize("prefix, first, others", [
+    ("live/", LIVE, [{**LIVE, "step": 8}]), ("alert/", ALERT, [{**ALERT, "head": 1}, {**ALERT, "head": 1, "state": "resolved"}])])
+def test_snapshots_of_other_results_are_told_apart(source, prefix, first, others):
+    """By the step, and by what an alert of one window is about."""
+    topic = f"{prefix}job/decoder/0/self/"
+    with attnd.Subscriber(source.endpoint, topics=prefix) as subscriber:
+        assert source.subscription() == b"\x01" + prefix.encode()
+        source.send(topic, {**first, "snapshot": False})
+        for known_or_new in (first, *others):
+            source.send(topic, {**known_or_new, "snapshot": True})
+        told = [subscriber.next(timeout=60) for _ in range(1 + len(others))]
+    assert [{key: one[key] for key in first} for one in told] == [first, *others]
 
 
 def test_what_is_no_result_is_counted_and_skipped(source, subscriber, caplog):
@@ -133,56 +132,42 @@ def test_bad_arguments_are_value_errors(arguments):
 
 # ------------------------------------------------------------------------------------------- control
 
-class FakeControl:
-    """A ROUTER that answers one request at a time, as told."""
+class FakeControl(Fake):
+    """A ROUTER that answers requests in the background, as told: by functions of the request's id, or bytes."""
 
     def __init__(self):
-        self.context = zmq.Context()
-        self.socket = self.context.socket(zmq.ROUTER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.bind("tcp://127.0.0.1:*")
-        self.endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        super().__init__(zmq.ROUTER)
         self.seen = []
 
     def answer(self, *replies):
-        """Takes one request in the background and sends these replies: functions of its id, or bytes."""
-        import threading
-
-        def work():
-            assert self.socket.poll(60000)
-            peer, request = self.socket.recv_multipart()
-            request = msgpack.unpackb(request)
-            self.seen.append(request)
-            for reply in replies:
-                payload = reply if isinstance(reply, bytes) else msgpack.packb(reply(request[1]))
-                self.socket.send_multipart([peer, payload])
-        self.thread = threading.Thread(target=work)
-        self.thread.start()
+        """Takes one request and sends these replies."""
+        self._serve([replies])
 
     def answer_each(self, *replies):
-        """Takes one request after the other in the background, each with its reply: functions of its id."""
-        import threading
+        """Takes one request after the other, each with its reply."""
+        self._serve([[reply] for reply in replies])
 
+    def _serve(self, requests):
         def work():
-            for reply in replies:
+            for replies in requests:
                 assert self.socket.poll(60000)
                 peer, request = self.socket.recv_multipart()
                 self.seen.append(msgpack.unpackb(request))
-                self.socket.send_multipart([peer, msgpack.packb(reply(self.seen[-1][1]))])
+                for reply in replies:
+                    payload = reply if isinstance(reply, bytes) else msgpack.packb(reply(self.seen[-1][1]))
+                    self.socket.send_multipart([peer, payload])
+
         self.thread = threading.Thread(target=work)
         self.thread.start()
 
     def close(self):
         self.thread.join()
-        self.socket.close(linger=0)
-        self.context.term()
+        super().close()
 
 
 @pytest.fixture
 def router():
-    fake = FakeControl()
-    yield fake
-    fake.close()
+    return FakeControl()
 
 
 def test_a_call_returns_the_result_and_skips_late_answers(router):
@@ -192,11 +177,13 @@ def test_a_call_returns_the_result_and_skips_late_answers(router):
     assert router.seen == [[0, 1, "jobs", {}]]
 
 
-def test_a_refusal_has_no_control_characters(router):
-    router.answer(lambda n: [1, n, {"code": "no\x1b[2J", "message": "clear\x9b2J\a"}, None])
+@pytest.mark.parametrize("sent, told", [(("job_unknown", "no such job"), ("job_unknown", "no such job")),
+                                        (("no\x1b[2J", "clear\x9b2J\a"), ("no?[2J", "clear?2J?"))])
+def test_a_refusal_is_an_error_with_its_code_and_no_control_characters(router, sent, told):
+    router.answer(lambda n: [1, n, dict(zip(("code", "message"), sent)), None])
     with attnd.Control(router.endpoint) as control, pytest.raises(attnd.ControlError) as refused:
-        control.jobs()
-    assert str(refused.value).isprintable() and "clear?2J?" in str(refused.value) and refused.value.code == "no?[2J"
+        control.summary("x")
+    assert refused.value.code == told[0] and told[1] in str(refused.value) and str(refused.value).isprintable()
 
 
 FUNCTIONS = {"plan.get": "plan", "plan.set": "set_plan", "plan.reset": "reset_plan"}
@@ -221,13 +208,6 @@ def test_a_key_that_no_plan_has_is_a_type_error():
         control.set_plan("a", evry=3)
 
 
-def test_a_refusal_is_an_error_with_its_code(router):
-    router.answer(lambda n: [1, n, {"code": "job_unknown", "message": "no such job"}, None])
-    with attnd.Control(router.endpoint) as control, pytest.raises(attnd.ControlError, match="no such job") as error:
-        control.summary("x")
-    assert error.value.code == "job_unknown"
-
-
 def test_nobody_there_is_a_timeout():
     with attnd.Control(free_endpoint(), timeout=0.1) as control, pytest.raises(TimeoutError, match="ping"):
         control.ping()
@@ -240,30 +220,13 @@ def test_something_else_is_a_connection_error(router, reply):
         control.ping()
 
 
-def test_alerts_of_one_window_are_told_apart(source):
-    def alert(snapshot=False, **more):
-        return {"v": 1, "kind": "alert", "run": "aa", "epoch": 3, "step": 9, "time_ns": 1, "rule": "r", "state": "firing",
-                **more, "snapshot": snapshot}
-
-    with attnd.Subscriber(source.endpoint, topics="alert/") as subscriber:
-        assert source.subscription() == b"\x01alert/"
-        source.send("alert/job/", alert(head=0))
-        source.send("alert/job/", alert(head=0, snapshot=True))  # known
-        source.send("alert/job/", alert(head=1, snapshot=True))
-        source.send("alert/job/", alert(head=1, state="resolved", snapshot=True))
-        told = [subscriber.next(timeout=60) for _ in range(3)]
-    assert [(one["head"], one["state"]) for one in told] == [(0, "firing"), (1, "firing"), (1, "resolved")]
-
-
 def test_results_that_nobody_takes_are_kept_up_to_a_number(source):
     source.socket.setsockopt(zmq.XPUB_NODROP, 1)  # none is lost on the way
     with attnd.Subscriber(source.endpoint, timeout=0.1, high_water=100) as idle:
         source.subscription()
         for number in range(5000):
             source.send(TOPIC, summary(first=number, last=number))
-        deadline = time.monotonic() + 60
-        while idle.dropped < 4900 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: idle.dropped >= 4900, "all have come")
         assert 4900 <= idle.dropped < 4960
         assert [result["window"]["first"] for result in idle] == list(range(5000 - idle.dropped))
 

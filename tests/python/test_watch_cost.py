@@ -43,16 +43,19 @@ class Training:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.x = torch.rand(2, 4, 8)
         self.publisher = attnd.Publisher("job", endpoint, queue_bytes=queue_bytes, linger=0.1)
-        self.options = options
-        self.watch = None
+        self.watch = attnd.watch(self.model, job="job", publisher=self.publisher, wait=0, **options)
 
     def __enter__(self):
-        self.watch = attnd.watch(self.model, job="job", publisher=self.publisher, wait=0, **self.options)
         return self
 
     def __exit__(self, *exc):
         self.watch.close()
         self.publisher.close()
+
+    def begins(self, daemon):
+        """The daemon is there, and step 0 is to be captured."""
+        daemon.attach(self.publisher)
+        self.watch.rearm()
 
     def step(self):
         self.model(self.x).sum().backward()
@@ -102,8 +105,7 @@ def test_without_a_subscriber_a_step_costs_a_few_calls_whatever_the_model():
 @pytest.mark.parametrize("options", [{}, {"values": True, "gradients": True}])
 def test_so_it_is_between_captured_steps(daemon, options):
     with Training(10, daemon.endpoint, every=1000, **options) as training:
-        daemon.attach(training.publisher)
-        training.watch.rearm()
+        training.begins(daemon)
         assert not nothing_is_in_the_way(training.model)  # step 0 is captured
         training.step()
         assert training.watch.stats()["published"] > 10
@@ -130,8 +132,7 @@ def test_a_captured_step_costs_in_proportion_to_the_layers(daemon):
 def test_the_sender_wakes_after_a_captured_forward_not_in_it(daemon, monkeypatch, queue_bytes, wakes):
     """Unless the queue gets full: the ten messages of 256 or 512 bytes fill more than a quarter of the smaller one."""
     with Training(10, daemon.endpoint, every=1, queue_bytes=queue_bytes) as training:
-        daemon.attach(training.publisher)
-        training.watch.rearm()
+        training.begins(daemon)
         training.step()  # names the layers
         assert training.publisher.drain(60)
         woken = []
@@ -150,8 +151,7 @@ def test_the_sender_wakes_after_a_captured_forward_not_in_it(daemon, monkeypatch
 def test_the_first_captured_forward_holds_no_more_than_the_queue(daemon, monkeypatch):
     """Maps without a name yet are copied as well: ten copies of 512 bytes, or 288 in torch 1. The queue has a little room beside them."""
     with Training(10, daemon.endpoint, queue_bytes=2300) as training:
-        daemon.attach(training.publisher)
-        training.watch.rearm()
+        training.begins(daemon)
         held, ends = [], training.watch.ends
 
         def look(unseen):
@@ -169,8 +169,7 @@ def test_the_first_captured_forward_holds_no_more_than_the_queue(daemon, monkeyp
 @pytest.mark.parametrize("count", [1, 4])
 def test_without_room_nothing_is_copied(daemon, monkeypatch, count):
     with Training(3, daemon.endpoint, every=1) as training:
-        daemon.attach(training.publisher)
-        training.watch.rearm()
+        training.begins(daemon)
         training.step()
         assert training.publisher.drain(60)
         monkeypatch.setattr(training.publisher._outbox, "_bytes_max", 100)
@@ -183,8 +182,7 @@ def test_without_room_nothing_is_copied(daemon, monkeypatch, count):
 
 def test_a_copy_that_fails_is_counted(daemon, monkeypatch):
     with Training(3, daemon.endpoint, every=1) as training:
-        daemon.attach(training.publisher)
-        training.watch.rearm()
+        training.begins(daemon)
         for copies_fail in (True, False, True):  # without a name, and with one
             with monkeypatch.context() as patch:
                 if copies_fail:
@@ -214,11 +212,10 @@ MASK = torch.zeros(3, 1, 6, 5)
     calls.Weights(torch.rand(3, 4, 6, 5), torch.rand(3, 4, 6, 5), True)])
 def test_what_is_reserved_is_what_the_copies_take(seen, plan):
     for share in (calls.Share(), calls.Share(1, 2)):
-        plan = Plan(**plan) if isinstance(plan, dict) else plan
-        parts = calls.parts(seen, plan, 1, share, calls.Context())
+        parts = calls.parts(seen, Plan(**plan), 1, share, calls.Context())
         copies = [part.copy() for part in parts]
         assert [part.nbytes for part in parts] == [copy.nbytes for copy in copies]
-        together = [part.copy() for part in calls.parts(seen, plan, 1, share, calls.Context())]
+        together = [part.copy() for part in calls.parts(seen, Plan(**plan), 1, share, calls.Context())]
         assert [copy.nbytes for copy in copies] == [copy.nbytes for copy in together]
 
 

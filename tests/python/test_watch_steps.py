@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""watch knows when a step ends, captures those that are to be captured, and counts what it spares."""
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import attnd
+from attnd import capture
+from conftest import FakeDaemon, identity_holds
+from watching import TORCH_2, D, H, Model, Recorder, X, needs_step_hooks, next_tensors, steps_of
+
+
+def sgd(*parameters):
+    return torch.optim.SGD(parameters, 1e-3)
+
+
+@pytest.mark.parametrize("train,every,captured", [(True, 1, [0, 1, 2, 3, 4, 5]), (True, 3, [0, 3]), (False, 1, [])])
+def test_only_sampled_training_steps_are_captured(daemon, watched, train, every, captured):
+    model = Model().train(train)
+    model.attn.forward = recorder = Recorder(model.attn)
+    it = watched(model, every=every)
+    with torch.set_grad_enabled(train):
+        for _ in range(6):
+            model(X, X, X, need_weights=False)
+            it.step()
+    assert steps_of(daemon.captured(it)) == captured
+    assert [asked for _, *asked in recorder.calls] == [[False, True]] * 6  # whether it is captured or not
+
+
+def test_a_stalled_daemon_spares_the_capture_and_counts(watched):
+    model = Model()
+    it = watched(model)
+    model(X, X, X)
+    it.publisher._sender.stalled = True
+    it.step()
+    published = it.stats()["published"]
+    model(X, X, X)
+    stats = it.stats()
+    assert stats["dropped"] == 1 and stats["published"] == published and identity_holds(stats)
+
+
+def test_a_stalled_daemon_costs_what_would_have_been_captured_once_a_step():
+    fake = FakeDaemon(topics=(b"tensor/job/", b"event/", b"plan/0/*/every=1;layers=encoder.1.self"))
+    model = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(D, H, 16, batch_first=True), 3)
+    with fake.publisher() as publisher, attnd.watch(model, job="job", publisher=publisher, steps="manual") as it:
+        model(torch.rand(2, 5, D))
+        assert len(it.layers) == 3
+        publisher._sender.stalled = True
+        for _ in range(3):
+            it.step()
+            it.rearm()  # as after each microbatch
+        assert it.stats()["dropped_by_topic"] == {"tensor/job/encoder/1/self/": 3}
+
+
+def test_explicit_steps_and_epochs(daemon, watched):
+    model = Model()
+    it = watched(model, steps="manual", weights_every=0)
+    for _ in range(2):  # epochs
+        for _ in range(2):  # steps
+            for _ in range(2):  # microbatches
+                model(X, X, X)
+            it.step()
+        it.epoch_end()
+    it.close()
+    it.publisher.close()
+    got = [(h["epoch"], h["step"], h.get("microbatch", 0), h.get("event", "")) for _, h, _ in daemon.until_bye()
+           if h.get("event") != "hello"]
+    assert got == [(0, 0, 0, ""), (0, 0, 1, ""), (0, 1, 0, ""), (0, 1, 1, ""), (0, 2, 0, "epoch_end"),
+                   (1, 2, 0, ""), (1, 2, 1, ""), (1, 3, 0, ""), (1, 3, 1, ""), (1, 4, 0, "epoch_end"), (1, 4, 0, "bye")]
+
+
+@needs_step_hooks
+def test_steps_are_those_of_the_optimizer_of_the_model(daemon, watched):
+    model, other = Model(), Model()
+    optimizer, of_other = sgd(*model.parameters()), sgd(*other.parameters())
+    it = watched(model, every=2)
+    for _ in range(3):
+        for _ in range(2):  # microbatches
+            model(X, X, X)[0].sum().backward()
+            of_other.step()
+        optimizer.step()
+    assert it.current_step == 3
+    assert [(h["step"], h.get("microbatch", 0)) for _, h, _ in daemon.captured(it)] == [(0, 0), (0, 1), (2, 0), (2, 1)]
+    optimizer.step()
+    assert it.current_step == 3
+
+
+def test_who_tells_of_steps_is_not_counted_twice(daemon, watched):
+    model = Model()
+    optimizer, it = sgd(*model.parameters()), watched(model)
+    for step in range(3):
+        model(X, X, X)[0].sum().backward()
+        optimizer.step()
+        it.step()
+        assert it.current_step == step + 1
+    assert steps_of(daemon.captured(it)) == [0, 1, 2]
+
+
+def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypatch, caplog):
+    monkeypatch.setattr(capture, "FORWARDS_PER_STEP", 2)
+    model = Model()
+    it = watched(model)
+    for _ in range(5):
+        model(X, X, X)
+    assert steps_of(daemon.captured(it)) == ([0, 0, 0, 1, 2] if TORCH_2 else [0, 1, 2, 3, 4])
+    assert len(caplog.messages) == TORCH_2 and all("step()" in message for message in caplog.messages)
+
+
+@needs_step_hooks
+def test_parameters_that_were_replaced_after_watch_are_known_to_the_step(watched):
+    model = Model()
+    it = watched(model)
+    model.attn.in_proj_weight = torch.nn.Parameter(model.attn.in_proj_weight.detach().clone())
+    optimizer = sgd(model.attn.in_proj_weight)  # as of a model that was sharded meanwhile
+    for step in range(3):
+        model(X, X, X)[0].sum().backward()
+        optimizer.step()
+        assert it.current_step == step + 1
+
+
+@needs_step_hooks
+def test_while_nobody_tells_of_steps_few_forwards_are_captured(daemon, watched):
+    model = Model()
+    optimizer, it = sgd(*model.parameters()), watched(model)
+    for _ in range(2):
+        for _ in range(10):
+            model(X, X, X)[0].sum().backward()
+        optimizer.step()
+    assert steps_of(daemon.captured(it)) == [0] * capture.FORWARDS_UNTOLD + [1] * 10
+
+
+def test_forwards_without_gradients_are_steps(daemon, watched):
+    model = Model()
+    it = watched(model, evaluation=True)
+    with torch.no_grad():
+        for _ in range(10):
+            model(X, X, X)
+    assert steps_of(daemon.captured(it)) == list(range(10))
+
+
+def test_a_resumed_training_goes_on_where_it_was(daemon, watched):
+    model = Model()
+    it = watched(model, first_step=100, first_epoch=3, steps="manual")
+    model(X, X, X)
+    it.step()
+    assert (next_tensors(daemon)[1]["step"], it.current_step, it.epoch) == (100, 101, 3)
+
+
+def test_a_rollout_of_a_model_that_trains_is_no_training(daemon, watched):
+    model = Model().train()
+    it = watched(model, steps="manual")
+    for _ in range(2):
+        with torch.no_grad():
+            for _ in range(24):
+                model(X, X, X)
+        model(X, X, X)[0].sum().backward()
+        it.step()
+    assert [(h["step"], h.get("microbatch", 0)) for _, h, _ in daemon.captured(it)] == [(0, 0), (1, 0)]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_activation_checkpointing_publishes_once(daemon, watched, reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    class Checkpointed(Model):
+        def forward(self, x):
+            return checkpoint(lambda y: self.attn(y, y, y, need_weights=False)[0], x, use_reentrant=reentrant)
+
+    model = Checkpointed()
+    it = watched(model)
+    model(torch.rand(3, 5, D, requires_grad=True)).sum().backward()
+    assert len(daemon.captured(it)) == 1
