@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+import contextlib
 import os
 import shutil
 import sys
@@ -7,16 +8,25 @@ import tempfile
 import numpy as np
 import pytest
 
-sys.path.insert(0, os.path.dirname(__file__))
-from harness import Attnd  # noqa: E402
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "..", "clients", "python")]
+sys.path += [os.path.join(HERE, "..", folder) for folder in ("kernels", "python", "cli")]
+from harness import ATTND, Attnd  # noqa: E402
 from person import Person  # noqa: E402
+from web import Web  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind():
+def every_attnd_stops_cleanly(state_of_its_own):
+    """Those that a test has neither stopped nor seen the end of; and nothing is left behind of any."""
     yield
-    while Attnd.all:
-        Attnd.all.pop().discard()
+    with contextlib.ExitStack() as behind:
+        for daemon in Attnd.all:
+            behind.callback(daemon.discard)
+        daemons, Attnd.all[:] = Attnd.all[:], []
+        for daemon in daemons:
+            if daemon.process and daemon.process.returncode is None:
+                daemon.close()
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +42,35 @@ def state_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def attnd():
-    """A daemon with defaults; it must stop cleanly."""
-    daemon = Attnd()
+    """A daemon with defaults."""
+    return Attnd()
+
+
+@pytest.fixture
+def web():
+    """A daemon with HTTP, whose stream has all live results."""
+    return Web("http.live_interval=0s", "http.heartbeat=200ms")
+
+
+@pytest.fixture(scope="module")
+def attnd_web():
+    """One for tests that leave no trace in it."""
+    daemon = Web("http.timeout=5s")
+    Attnd.all.remove(daemon)  # it outlives a test
     yield daemon
     daemon.close()
+    daemon.discard()
+
+
+@pytest.fixture
+def attnd_by(tmp_path, monkeypatch):
+    """Has attnd started by a shell command, in which $ATTND is the program with its arguments."""
+    def started_by(command):
+        program = tmp_path / "attnd-by"
+        program.write_text("#!/bin/sh\nexec " + command.replace("$ATTND", f'{ATTND} "$@"') + "\n")
+        program.chmod(0o755)
+        monkeypatch.setattr("harness.ATTND", str(program))
+    return started_by
 
 
 @pytest.fixture
