@@ -133,6 +133,12 @@ class Attnd:
         self.process = subprocess.Popen(arguments, stderr=self.log, preexec_fn=self.preexec_fn)
         assert self.call("ping")["version"]
 
+    def rewrite(self, config):
+        """Another text of its config file, which it is told to read."""
+        with open(os.path.join(self.directory, "attnd.yaml"), "w") as file:
+            file.write(config)
+        self.process.send_signal(signal.SIGHUP)
+
     def log_text(self):
         with open(os.path.join(self.directory, "log"), errors="replace") as log:
             return log.read()
