@@ -165,7 +165,6 @@ def test_a_user_that_a_header_names_over_tcp_is_nobody(tokens):
     for headers in (dict(X_Forwarded_User="eve@admins"), dict(X_Forwarded_User="eve@admins", X_Forwarded_For="127.0.0.1")):
         assert web.get("/api/v1/jobs", **headers)[0].status == 401
     assert web.get("/api/v1/jobs", Authorization=f"Bearer {TOKEN}", X_Forwarded_User="nobody")[0].status == 200
-    web.close()
 
 
 def test_the_file_of_the_socket_is_for_the_group_of_its_directory(place, tokens):
@@ -184,7 +183,6 @@ def test_the_file_of_the_socket_is_for_the_group_of_its_directory(place, tokens)
     place.chmod(0o700)
     web = Behind(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    web.close()
 
 
 @needs_nginx
