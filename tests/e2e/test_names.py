@@ -13,20 +13,18 @@ from pathlib import Path
 
 import pytest
 import zmq
-from harness import ATTND, PATIENCE_S, Attnd, free_ports, wait_until
+from harness import ATTNCTL, ATTND, PATIENCE_S, Attnd, free_ports, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "clients" / "python"
-sys.path.insert(0, str(PACKAGE))
-import attnd  # noqa: E402
-from attnd import plots  # noqa: E402
-from attnd.bridge import Bridge, JsonLinesSink, cli as bridge  # noqa: E402
-from attnd.connection import link  # noqa: E402
-from attnd.notebook import live_plot  # noqa: E402
-from attnd.plots.read import SourceError  # noqa: E402
-from attnd.sending.presence import TO_START  # noqa: E402
+import attnd
+from attnd import plots
+from attnd.bridge import Bridge, JsonLinesSink, cli as bridge
+from attnd.connection import link
+from attnd.notebook import live_plot
+from attnd.plots.read import SourceError
+from attnd.sending.presence import TO_START
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
 SOCKETS = ("ingest", "publish", "control", "tap")
 
@@ -51,9 +49,7 @@ class OverTcp(Attnd):
 
 @pytest.fixture
 def daemon():
-    made = OverTcp()
-    yield made
-    made.close()
+    return OverTcp()
 
 
 class Strangers:
@@ -169,7 +165,6 @@ def test_a_socket_in_place_of_its_directory_is_told(tmp_path):
     done = subprocess.run([ATTNCTL, "ping", "--timeout", "0.1", "--address", address], capture_output=True, text=True,
                           timeout=PATIENCE_S)
     assert (done.returncode, done.stderr) == (3, f"attnctl: {sentence}\n")
-    found.close()
 
 
 @pytest.mark.parametrize("runs", [True, False])
