@@ -230,14 +230,10 @@ def test_what_holds_for_a_job_and_what_a_new_plan_begins_as(attnd):
 
 @pytest.mark.parametrize("method, params, message", [
     ("plan.set", {"job": "gpt", "every": -1}, "plan.every: '-1': not a whole number (valid: 0 to 1000000000)"),
-    ("plan.set", {"job": "gpt", "every": 10**9 + 1}, "plan.every: '1000000001': out of range (valid: 0 to 1000000000)"),
     ("plan.set", {"job": "gpt", "every": 1.5}, "plan.every: neither a whole number nor a text"),
     ("plan.set", {"job": "gpt", "heads": [1, 2]}, "plan.heads: neither a whole number nor a text"),
-    ("plan.set", {"job": "gpt", "layers": "decoder.3"}, "plan.layers: 'decoder.3': names no layer"),
     ("plan.set", {"job": "gpt", "layers": "decoder.*;every=1"}, "not patterns of layers"),
-    ("plan.set", {"job": "gpt", "layers": "*" * 512}, "too long"),
     ("plan.set", {"job": "gpt", "layers": "*" * 5000}, "plan.layers: neither"),
-    ("plan.set", {"job": "gpt", "heads": "0/1"}, "not a list of heads"),
     ("plan.set", {"job": "gpt", "step": 1}, "this method has no parameter 'step'"),
     ("plan.set", {"job": "a/b", "every": 1}, "job: not a name or pattern"),
     ("plan.set", {"job": "a" * 129, "every": 1}, "job: not a name or pattern"),

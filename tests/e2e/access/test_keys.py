@@ -35,6 +35,18 @@ def train(trainer, step, **keys):
     trainer.attention(np.full((1, 2, 4, 4), 0.25, np.float32), step=step, **keys)
 
 
+def training(attnd, trainer):
+    """The trainer, of whose job attnd knows something."""
+    train(trainer, 0)
+    wait_until(lambda: attnd.call("live", job=trainer.job), f"the job {trainer.job}")
+    return trainer
+
+
+def goes_on(attnd, trainer):
+    train(trainer, 1)
+    wait_until(lambda: attnd.call("live", job=trainer.job)[0]["step"] == 1, "that the victim goes on")
+
+
 def test_a_key_has_no_more_room_by_naming_more_jobs():
     many, one = Pair(), Pair()
     attnd = Keyed((many, "publish", "many-*"), (one, "publish", "one"), settings=(
@@ -65,9 +77,7 @@ def test_a_key_has_no_more_room_by_naming_more_jobs():
 def test_who_can_do_what():
     reader, publisher, planner, scoped = Pair(), Pair(), Pair(), Pair()
     attnd = Keyed((reader, "read", "*"), (publisher, "publish", "other-*"), (planner, "plan", "*"), (scoped, "read", "mine"))
-    victim = Trainer(attnd, "mine")
-    train(victim, 0)
-    wait_until(lambda: attnd.call("live", job="mine"), "the job")
+    victim = training(attnd, Trainer(attnd, "mine"))
 
     for nobody in (attnd.person(None), attnd.person(Pair())):  # without a key, and with an unknown one
         assert nobody.refused_at() == ["ingest", "publish", "control", "tap", "reliable"]
@@ -82,8 +92,7 @@ def test_who_can_do_what():
     assert person.error("ping") is None
     assert [person.error(method) for method in ("jobs", "stats", "flush")] == 3 * ["access"]
     assert person.error("live", job="other-1") == "access"
-    train(Trainer(person, "other-1"), 0)
-    wait_until(lambda: attnd.call("live", job="other-1"), "its own job")
+    training(attnd, Trainer(person, "other-1"))
 
     person = attnd.person(planner)
     assert person.refused_at() == ["ingest", "reliable"]
@@ -96,16 +105,13 @@ def test_who_can_do_what():
     assert [person.error("live", job="other-1"), person.error("jobs"),
             person.error("compare", job="mine", job_b="other-1")] == 3 * ["access"]
 
-    train(victim, 1)
-    wait_until(lambda: attnd.call("live", job="mine")[0]["step"] == 1, "that the victim goes on")
+    goes_on(attnd, victim)
 
 
 def test_nobody_speaks_for_the_job_of_another_key():
     owner, other = Pair(), Pair()
     attnd = Keyed((owner, "publish", "mine"), (other, "publish", "other-*"))
-    victim = Trainer(attnd.person(owner), "mine")
-    train(victim, 0)
-    wait_until(lambda: attnd.call("live", job="mine"), "the job")
+    victim = training(attnd, Trainer(attnd.person(owner), "mine"))
 
     forger = Trainer(attnd.person(other), "mine", run=victim.run)
     forger.event("bye")
@@ -119,9 +125,8 @@ def test_nobody_speaks_for_the_job_of_another_key():
     assert {key["public_key"]: key["refused"] for key in attnd.call("keys")} == {
         attnd.owner.public: 0, owner.public: 0, other.public: 2}
 
-    train(victim, 1)
-    live = wait_until(lambda: [one for one in attnd.call("live", job="mine") if one["step"] == 1], "that the victim goes on")
-    assert live and attnd.call("jobs")[0]["state"] == "active"
+    goes_on(attnd, victim)
+    assert attnd.call("jobs")[0]["state"] == "active"
 
 
 def ask(socket, method):
@@ -160,9 +165,7 @@ def test_a_pattern_bounds_whatever_is_asked():
 def test_a_key_that_is_taken_away_is_worth_nothing():
     reader, publisher = Pair(), Pair()
     attnd = Keyed((reader, "read", "*"), (publisher, "publish", "*"))
-    trainer = Trainer(attnd.person(publisher), "mine")
-    train(trainer, 0)
-    wait_until(lambda: attnd.call("live", job="mine"), "the job")
+    trainer = training(attnd, Trainer(attnd.person(publisher), "mine"))
     person = attnd.person(reader)
     subscriber = Reader(person, "live/")
     assert subscriber.next()[1]["step"] == 0
@@ -270,10 +273,8 @@ class Rotating(Keyed):
 def test_the_next_key_is_good_beside_the_first_and_then_alone():
     nodes, reader = Pair(), Pair()
     attnd = Rotating((nodes, "publish", "*"), (reader, "read", "*"))
-    old, new = Trainer(attnd.person(nodes), "old"), Trainer(attnd.person(nodes, attnd.at_next()), "new")
-    train(old, 0)
-    train(new, 0)
-    wait_until(lambda: attnd.call("live", job="old") and attnd.call("live", job="new"), "both jobs")
+    old = training(attnd, Trainer(attnd.person(nodes), "old"))
+    new = training(attnd, Trainer(attnd.person(nodes, attnd.at_next()), "new"))
 
     asker = attnd.person(reader, attnd.at_next())
     assert asker.refused_at() == ["ingest", "reliable"]
