@@ -67,13 +67,23 @@ def wait_log(attnd, *texts):
                f"a line of the log with {texts}")
 
 
-def softmax_maps(rng, batch, heads, queries, keys, causal=False, dtype=np.float32):
-    """Random attention weights [B, H, Tq, Tk] whose rows sum to 1."""
-    logits = rng.normal(size=(batch, heads, queries, keys))
+def softmax_of(logits, causal=False, dtype=np.float32):
     if causal:
+        queries, keys = logits.shape[-2:]
         logits = np.where(np.arange(keys) > np.arange(queries)[:, None], -np.inf, logits)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     return (weights / weights.sum(-1, keepdims=True)).astype(dtype)
+
+
+def softmax_maps(rng, batch, heads, queries, keys, causal=False, dtype=np.float32):
+    """Random attention weights [B, H, Tq, Tk] whose rows sum to 1."""
+    return softmax_of(rng.normal(size=(batch, heads, queries, keys)), causal, dtype)
+
+
+def sharp_maps(sharpness, heads, length=16, causal=True):
+    """Weights [1, H, T, T], of each head its sharpness, or one for all: 0 looks at everything alike, 1000 at one key."""
+    logits = np.random.default_rng(3).permuted(np.tile(np.arange(length, dtype=float), (1, heads, length, 1)), axis=-1)
+    return softmax_of(np.reshape(np.broadcast_to(sharpness, heads), (1, heads, 1, 1)) * logits / length, causal)
 
 
 # numpy has no bf16: its upper halves of f32 travel as u16, which is no dtype of tensors.

@@ -10,17 +10,9 @@ import threading
 import numpy as np
 import pytest
 
-from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, attnctl, wait_log, wait_until
+from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, attnctl, sharp_maps, wait_log, wait_until
 
 HEADS, T = 2, 16
-
-
-def maps(sharpness):
-    """Causal attention [1, HEADS, T, T]: sharpness 0 looks at everything alike, 50 at one key."""
-    logits = np.random.default_rng(3).permuted(np.tile(np.arange(T, dtype=float), (1, HEADS, T, 1)), axis=-1)
-    logits = np.where(np.arange(T) > np.arange(T)[:, None], -np.inf, sharpness * logits / T)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
 
 
 def judging(*settings, config=None):
@@ -35,7 +27,7 @@ def wait_ended(attnd, state="ended"):
 
 def send_steps(trainer, sharpness, steps):
     for step in steps:
-        trainer.attention(maps(sharpness), step=step, causal=True)
+        trainer.attention(sharp_maps(sharpness, HEADS), step=step, causal=True)
 
 
 def next_alert(reader, rule):
@@ -168,7 +160,7 @@ def test_what_fired_at_the_end_counts_until_the_job_has_a_newer_run():
 def test_healthy_heads_and_uniform_beginnings_raise_nothing():
     attnd, reader, trainer = judging()
     for step in range(40):  # from uniform to a little sharp, as training does
-        trainer.attention(maps(step / 10), step=step, causal=True)
+        trainer.attention(sharp_maps(step / 10, HEADS), step=step, causal=True)
     attnd.settled(40)
     trainer.event("bye", step=39)
     wait_ended(attnd)
@@ -178,7 +170,7 @@ def test_healthy_heads_and_uniform_beginnings_raise_nothing():
 
 def test_rows_of_nan_and_wrong_sums_are_told_at_once():
     _, reader, trainer = judging()
-    weights = maps(1)
+    weights = sharp_maps(1, HEADS)
     weights[0, 0, 3] = np.nan
     weights[0, 1, 4] *= 1.5
     send_steps(trainer, 1, [0])
@@ -222,8 +214,8 @@ def test_losses_are_told():
 def test_a_rule_of_ones_own_is_for_the_heads_it_names():
     _, reader, trainer = judging(config="rules: {entropy_falls: {enabled: false}, head_saturated: {enabled: false}, sharp: "
                                  "{metric: confidence, each: head, layer: decoder.1.*, job: g*, above: 0.9, severity: info}}\n")
-    weights = maps(1)
-    weights[:, 1] = maps(500)[:, 1]
+    weights = sharp_maps(1, HEADS)
+    weights[:, 1] = sharp_maps(500, HEADS)[:, 1]
     for step in range(3):
         for layer in range(2):
             trainer.attention(weights, step=step, layer=layer, causal=True)

@@ -9,7 +9,7 @@ from harness import Attnd, wait_until
 from test_plan import THE_DEFAULT, Listener, plan, said_of_plans
 
 torch = pytest.importorskip("torch")
-import attnd as package
+import attnd as package  # noqa: E402
 
 JOB = "gpt-small"
 

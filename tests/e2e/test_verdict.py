@@ -3,13 +3,12 @@
 kill -9, and from the history when the run is no longer in memory."""
 import signal
 
-import numpy as np
 import pytest
-from harness import Trainer, attnctl, wait_until
+from harness import Trainer, attnctl, sharp_maps, wait_until
 from web import Web
 
 RULES = "rules: {mine: {metric: entropy_normalized, each: head, below: 0.3}}\n"
-HEADS, T = 4, 16
+HEADS = 4
 FLAT = 1
 WELL, COLLAPSED = [FLAT] * HEADS, [1000, 50, 400, 150]
 FIRING = [("entropy_collapse", None), ("mine", 0), ("mine", 2), ("mine", 3), ("mine", 1)]  # rule and head, worst first
@@ -20,20 +19,11 @@ def judging(*settings, config=None):
                config=config)
 
 
-def maps(sharpness):
-    """Causal attention [1, HEADS, T, T], of each head its own sharpness: 0 looks at everything alike, 1000 at one key."""
-    logits = np.random.default_rng(3).permuted(np.tile(np.arange(T, dtype=float), (1, HEADS, T, 1)), axis=-1)
-    logits = np.asarray(sharpness, float).reshape(1, HEADS, 1, 1) * logits / T
-    logits = np.where(np.arange(T) > np.arange(T)[:, None], -np.inf, logits)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
-
-
 def send(trainer, sharpness, steps):
     """Layer 1 has these heads, layer 0 is well."""
     for step in steps:
-        trainer.attention(maps(WELL), step=step, causal=True, layer=0)
-        trainer.attention(maps(sharpness), step=step, causal=True, layer=1)
+        trainer.attention(sharp_maps(WELL, HEADS), step=step, causal=True, layer=0)
+        trainer.attention(sharp_maps(sharpness, HEADS), step=step, causal=True, layer=1)
 
 
 def collapse(attnd):
