@@ -212,8 +212,9 @@ def test_losses_are_told():
 
 
 def test_a_rule_of_ones_own_is_for_the_heads_it_names():
-    _, reader, trainer = judging(config="rules: {entropy_falls: {enabled: false}, head_saturated: {enabled: false}, sharp: "
-                                 "{metric: confidence, each: head, layer: decoder.1.*, job: g*, above: 0.9, severity: info}}\n")
+    sharp = "metric: confidence, each: head, layer: decoder.1.*, job: g*, above: 0.9, severity: info"
+    _, reader, trainer = judging(
+        config=f"rules: {{entropy_falls: {{enabled: false}}, head_saturated: {{enabled: false}}, sharp: {{{sharp}}}}}\n")
     weights = sharp_maps(1, HEADS)
     weights[:, 1] = sharp_maps(500, HEADS)[:, 1]
     for step in range(3):

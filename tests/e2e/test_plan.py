@@ -312,7 +312,8 @@ def test_plans_that_change_all_the_time_disturb_nothing(attnd, rng):
 
 def test_over_the_budget_plans_arrive(rng):
     """A plan that asks for less is what one wants then."""
-    attnd, trainer = listened("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_budget=0")
+    attnd, trainer = listened("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1",
+                              "metrics.spectrum_budget=0")
     weights = softmax_maps(rng, 1, 4, 256, 256)
     sent = 40
     for step in range(sent):
@@ -333,7 +334,8 @@ def said_of_plans(attnd, *arguments):
 
 def test_attnctl_shows_sets_and_resets():
     attnd, trainer = listened()
-    assert said_of_plans(attnd, "set", "gpt-*", "every=10", "layers=decoder.*.self encoder.*", "heads=0-3,7", "tier=state") == (
+    settings = ("every=10", "layers=decoder.*.self encoder.*", "heads=0-3,7", "tier=state")
+    assert said_of_plans(attnd, "set", "gpt-*", *settings) == (
         0, "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER   FROM\n"
            "gpt-*  10     decoder.*.self encoder.*  0-3,7  1        all   state  set\n")
     trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*.self encoder.*", "0-3,7", tier="state"), THE_DEFAULT)

@@ -161,8 +161,9 @@ def test_what_export_writes_gives_the_same_figure(collapsed, tmp_path):
 @pytest.mark.skipif(SANITIZED, reason="it is PyTorch that takes the time")
 def test_a_training_loop_saves_a_figure_per_layer(tmp_path):
     pytest.importorskip("torch")
-    done = subprocess.run([sys.executable, EXAMPLE, tmp_path, "--epochs", "2", "--every", "1", "--ending", "svg"], capture_output=True,
-                          text=True, timeout=4 * PATIENCE_S, env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")})
+    command = [sys.executable, EXAMPLE, tmp_path, "--epochs", "2", "--every", "1", "--ending", "svg"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=4 * PATIENCE_S,
+                          env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")})
     assert done.returncode == 0, done
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.svg"))
     assert files == [f"epoch-00{epoch}/heads-decoder.{layer}.self.svg" for epoch in (1, 2) for layer in (0, 1)]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from harness import Attnd, Trainer, as_bf16, as_f64, attnctl, ranks_of, softmax_maps
+from harness import Attnd, Trainer, as_bf16, as_f64, attnctl, ranks_of, softmax_maps, softmax_of
 from test_maps import pooled
 from test_record import Recorder
 
@@ -37,13 +37,10 @@ def send_recorded(attnd, path, send, *options, world=1):
     assert recorder.end()[0] == 0
 
 
-def softmax_of(q, k, scale, causal):
-    """The map of queries and keys, in f64."""
+def map_of(q, k, scale):
+    """The map of queries and keys, causal, in f64."""
     logits = scale * np.einsum("bhid,bhjd->bhij", q.astype(np.float64), np.repeat(k, q.shape[1] // k.shape[1], 1))
-    if causal:
-        logits = np.where(np.triu(np.ones(logits.shape[-2:], bool), 1), -np.inf, logits)
-    e = np.exp(logits - logits.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    return softmax_of(logits, True, np.float64)
 
 
 def expect_heads(attnd, source, weights, sample=0, *arguments):
@@ -129,7 +126,7 @@ def test_a_recording_has_every_step_and_sample(attnd, rng, tmp_path, compress):
     assert got["layers"] == [f"decoder.{layer}.self" for layer in range(3)] and got["step"] == 20
     assert got["labels"] is None and numbers(attnd, path, "--layer", 0)["labels"][:6] == LABELS
     expect_heads(attnd, [path], steps[1], 0, "--layer", 0, "--step", 10)
-    expect_heads(attnd, [path], softmax_of(q + 2, k, 0.3, True), 1, "--layer", 1)
+    expect_heads(attnd, [path], map_of(q + 2, k, 0.3), 1, "--layer", 1)
     expect_heads(attnd, [path], as_f64(as_bf16(steps[0])), 0, "--layer", 2)
     assert "has no map of step 11 (the nearest: 10, 20)" in show(attnd, path, "--step", 11, code=2)
     assert "decoder.0.self of" in show(attnd, path)
@@ -143,8 +140,7 @@ def test_padding_and_masks_of_queries_and_keys_count(attnd, rng, tmp_path):
     send_recorded(attnd, path, lambda trainer: trainer.qk(q, k, mask=mask, scale=1.0, q_len=[5, 4], k_len=[5, 4]) or 1)
     logits = np.einsum("id,jd->ij", q[1, 0].astype(np.float64), k[1, 0])
     logits[:, [1, 4]] = -np.inf
-    expected = np.exp(logits - logits.max(-1, keepdims=True))
-    expected /= expected.sum(-1, keepdims=True)
+    expected = softmax_of(logits, dtype=np.float64)
     got = numbers(attnd, path, "--sample", 1, "--token", 2)
     np.testing.assert_allclose(got["token"]["weights"], expected[2, :4], atol=2e-6)
     assert got["row_sums"]["sound"] == 4 and got["row_sums"]["zero"] == 0

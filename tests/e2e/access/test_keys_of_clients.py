@@ -275,8 +275,8 @@ def test_the_page_of_another_machine_comes_with_the_way_to_it(come, monkeypatch)
 def of_a_reader(attnd, name, reader):
     """The sentence of a client at this socket whose key was taken away, and that of its return."""
     begins = f"attnd at {attnd.endpoint(name)} "
-    return (f"{begins}does not let this client in: keys.access has no line for its public key {reader.public} with a role for the "
-            f"{name} socket (read, with the pattern *)", f"{begins}lets this client in again")
+    return (f"{begins}does not let this client in: keys.access has no line for its public key {reader.public} with a role for "
+            f"the {name} socket (read, with the pattern *)", f"{begins}lets this client in again")
 
 
 @pytest.mark.parametrize("words", [("tail", "live/"), ("record", "mine")], ids=["tail", "record"])
