@@ -211,20 +211,6 @@ def test_losses_are_told():
     assert losses["state"] == "firing" and losses["value"] > 0.05 and losses["layer"] is None
 
 
-def test_a_rule_of_ones_own_is_for_the_heads_it_names():
-    sharp = "metric: confidence, each: head, layer: decoder.1.*, job: g*, above: 0.9, severity: info"
-    _, reader, trainer = judging(
-        config=f"rules: {{entropy_falls: {{enabled: false}}, head_saturated: {{enabled: false}}, sharp: {{{sharp}}}}}\n")
-    weights = sharp_maps(1, HEADS)
-    weights[:, 1] = sharp_maps(500, HEADS)[:, 1]
-    for step in range(3):
-        for layer in range(2):
-            trainer.attention(weights, step=step, layer=layer, causal=True)
-    topic, alert = reader.next()
-    assert (alert["rule"], alert["layer"], alert["head"], alert["severity"]) == ("sharp", 1, 1, "info")
-    assert reader.silent()
-
-
 def test_a_rule_of_ones_own_that_nothing_was_sent_for_is_named_once():
     attnd, _, trainer = judging(config="rules: {mine: {metric: residual_share, each: head, above: 3}, "
                                        "known: {metric: confidence, above: 0.999, clear: 0.99}, "

@@ -188,24 +188,6 @@ def test_a_new_run_takes_the_place_of_the_old_one(scraped, rng):
     assert scraped.value("attnd_attention_heads", **layer_labels(2)) is None
 
 
-def test_a_job_that_is_forgotten_is_gone(rng):
-    daemon = Scraped("limits.jobs=1")
-    trainer = train(daemon, rng, job="first")
-    trainer.event("bye")
-    wait_until(lambda: daemon.value("attnd_training_state", job="first", state="ended") == 1, "the end")
-    train(daemon, rng, job="second", steps=1)
-    shown(daemon, job="second")
-    assert not [key for key in daemon.samples() if ("job", "first") in key[1]]
-
-
-def test_layers_are_limited_and_the_page_says_so(rng):
-    daemon = Scraped("http.metrics_layers=3")
-    train(daemon, rng, steps=1, layers=5)
-    daemon.settled(5)
-    wait_until(lambda: daemon.value("attnd_layers_exposed") == 3, "three layers")
-    assert daemon.value("attnd_layers") == 5
-
-
 def test_alerts_that_fire_are_counted_by_rule(scraped):
     trainer = Trainer(scraped, "gpt")
     one_key = np.zeros((1, 2, 16, 16), np.float32)

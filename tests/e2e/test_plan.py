@@ -212,22 +212,6 @@ def test_after_a_restart_the_config_holds():
     assert EVERYTHING <= trainer.prefixes
 
 
-def test_what_holds_for_a_job_and_what_a_new_plan_begins_as(attnd):
-    assert attnd.call("plan.get", job="gpt-small") == {
-        "job": "gpt-small", "pattern": "*", "from": "default", "every": 50, "layers": "*", "heads": "*", "samples": 1,
-        "rows": 0, "tier": "auto", "cost": None}
-    attnd.call("plan.set", job="gpt-*", every=10, samples=0)
-    of_name = attnd.call("plan.set", job="gpt-small", rows=8)
-    assert (of_name["every"], of_name["samples"], of_name["rows"]) == (10, 0, 8)
-    again = attnd.call("plan.set", job="gpt-*", layers="encoder.*")
-    assert (again["every"], again["samples"], again["layers"]) == (10, 0, "encoder.*")
-    other = attnd.call("plan.set", job="gpt-?", heads="1")
-    assert (other["every"], other["samples"], other["heads"]) == (50, 1, "1")
-    assert [p["pattern"] for p in attnd.call("plan.get")] == ["gpt-?", "gpt-*", "gpt-small", "*"]
-    assert all(p["job"] is None for p in attnd.call("plan.get"))
-    assert attnd.call("plan.get", job="gpt-small")["pattern"] == "gpt-*"  # the newer one
-
-
 @pytest.mark.parametrize("method, params, message", [
     ("plan.set", {"job": "gpt", "every": -1}, "plan.every: '-1': not a whole number (valid: 0 to 1000000000)"),
     ("plan.set", {"job": "gpt", "every": 1.5}, "plan.every: neither a whole number nor a text"),
