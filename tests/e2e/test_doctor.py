@@ -88,8 +88,9 @@ class Responder:
 
 
 def test_all_is_well():
-    start()
+    start(*PAGE)
     found = doctor(well=True)
+    assert re.fullmatch(r"ok http://127.0.0.1:\d+/", found["page"][0])
     assert re.fullmatch(r"ok attnd \S+ answers at ipc://\S+/attnd/control within \d+ ms, up \d+ s", found["daemon"][0])
     assert found["program"] == [f"ok {os.path.abspath(ATTND)} is version {found['client'][0].split()[2]}"]
     assert found["history"][0].startswith(f"ok {place()}/history.db, ") and found["clock"][0].startswith("ok ")
@@ -230,11 +231,6 @@ def test_a_config_that_was_broken():
     wait_until(lambda: daemon.stats()["config_refused"], "the refusal")
     found = doctor()
     assert found["config"][0].startswith("WRONG attnd has refused its config") and "--check-config" in found["config"][0]
-
-
-def test_a_page_that_answers():
-    start(*PAGE)
-    assert re.fullmatch(r"ok http://127.0.0.1:\d+/", doctor(well=True)["page"][0])
 
 
 def test_a_page_that_refuses_its_user(tmp_path, monkeypatch):

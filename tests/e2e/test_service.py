@@ -60,20 +60,14 @@ def test_it_says_that_it_is_ready_and_that_it_stops(manager):
     attnd = Attnd()
     manager.wait("READY")
     assert manager.heard[0] == {"READY": "1"}  # and nothing before
+    harness.wait_log(attnd, "event=history_open")
+    harness.wait_log(attnd, "event=started")
     assert manager.wait("STATUS")[0] == "waiting for jobs"
     assert not manager.values("WATCHDOG")  # nobody asked for it
     attnd.close()
     manager.wait("STOPPING")
     assert manager.values("READY") == ["1"]
     assert min(int(us) for us in manager.wait("EXTEND_TIMEOUT_USEC")) > 1e6
-
-
-def test_ready_means_that_everything_is_bound(manager):
-    """Whoever connects after READY=1 is answered, and the history is open."""
-    attnd = Attnd()
-    manager.wait("READY")
-    harness.wait_log(attnd, "event=history_open")
-    harness.wait_log(attnd, "event=started")
 
 
 def test_a_start_that_fails_never_says_ready(manager):
