@@ -7,9 +7,12 @@ import tempfile
 import numpy as np
 import pytest
 
-sys.path.insert(0, os.path.dirname(__file__))
-from harness import Attnd  # noqa: E402
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "..", "clients", "python")]
+sys.path += [os.path.join(HERE, "..", folder) for folder in ("kernels", "python", "cli")]
+from harness import ATTND, Attnd  # noqa: E402
 from person import Person  # noqa: E402
+from web import Web  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +20,15 @@ def nothing_left_behind():
     yield
     while Attnd.all:
         Attnd.all.pop().discard()
+
+
+@pytest.fixture(autouse=True)
+def every_attnd_stops_cleanly(nothing_left_behind, state_of_its_own):
+    """Those that a test has neither stopped nor seen the end of."""
+    yield
+    for daemon in Attnd.all:
+        if daemon.process and daemon.process.returncode is None:
+            daemon.close()
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +44,37 @@ def state_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def attnd():
-    """A daemon with defaults; it must stop cleanly."""
+    """A daemon with defaults; it must stop cleanly, also in suites that have only this of here."""
     daemon = Attnd()
     yield daemon
     daemon.close()
+
+
+@pytest.fixture
+def web():
+    """A daemon with HTTP, whose stream has all live results."""
+    return Web("http.live_interval=0s", "http.heartbeat=200ms")
+
+
+@pytest.fixture(scope="module")
+def attnd_web():
+    """One for tests that leave no trace in it."""
+    daemon = Web("http.timeout=5s")
+    Attnd.all.remove(daemon)  # it outlives a test
+    yield daemon
+    daemon.close()
+    daemon.discard()
+
+
+@pytest.fixture
+def attnd_by(tmp_path, monkeypatch):
+    """Has attnd started by a shell command, in which $ATTND is the program with its arguments."""
+    def started_by(command):
+        program = tmp_path / "attnd-by"
+        program.write_text("#!/bin/sh\nexec " + command.replace("$ATTND", f'{ATTND} "$@"') + "\n")
+        program.chmod(0o755)
+        monkeypatch.setattr("harness.ATTND", str(program))
+    return started_by
 
 
 @pytest.fixture

@@ -16,10 +16,11 @@ import numpy as np
 import zmq
 
 ATTND = os.environ.get("ATTND_BIN", "build/daemon/attnd")
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 # Sanitizer builds are slower by an order of magnitude.
 SANITIZED = "ATTND_TEST_SANITIZED" in os.environ
 PATIENCE_S = float(os.environ.get("ATTND_TEST_PATIENCE", "30"))
-NOT_YET = ("job_unknown", "run_unknown", "no_summary")  # from control, by whichever client
+NOT_YET = ("job_unknown", "run_unknown", "no_summary", "no_history")  # from control, by whichever client
 
 
 def free_ports(count):
@@ -66,13 +67,23 @@ def wait_log(attnd, *texts):
                f"a line of the log with {texts}")
 
 
-def softmax_maps(rng, batch, heads, queries, keys, causal=False, dtype=np.float32):
-    """Random attention weights [B, H, Tq, Tk] whose rows sum to 1."""
-    logits = rng.normal(size=(batch, heads, queries, keys))
+def softmax_of(logits, causal=False, dtype=np.float32):
     if causal:
+        queries, keys = logits.shape[-2:]
         logits = np.where(np.arange(keys) > np.arange(queries)[:, None], -np.inf, logits)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     return (weights / weights.sum(-1, keepdims=True)).astype(dtype)
+
+
+def softmax_maps(rng, batch, heads, queries, keys, causal=False, dtype=np.float32):
+    """Random attention weights [B, H, Tq, Tk] whose rows sum to 1."""
+    return softmax_of(rng.normal(size=(batch, heads, queries, keys)), causal, dtype)
+
+
+def sharp_maps(sharpness, heads, length=16, causal=True):
+    """Weights [1, H, T, T], of each head its sharpness, or one for all: 0 looks at everything alike, 1000 at one key."""
+    logits = np.random.default_rng(3).permuted(np.tile(np.arange(length, dtype=float), (1, heads, length, 1)), axis=-1)
+    return softmax_of(np.reshape(np.broadcast_to(sharpness, heads), (1, heads, 1, 1)) * logits / length, causal)
 
 
 # numpy has no bf16: its upper halves of f32 travel as u16, which is no dtype of tensors.
@@ -132,16 +143,27 @@ class Attnd:
         self.process = subprocess.Popen(arguments, stderr=self.log, preexec_fn=self.preexec_fn)
         assert self.call("ping")["version"]
 
+    def rewrite(self, config):
+        """Another text of its config file, which it is told to read."""
+        with open(os.path.join(self.directory, "attnd.yaml"), "w") as file:
+            file.write(config)
+        self.process.send_signal(signal.SIGHUP)
+
     def log_text(self):
         with open(os.path.join(self.directory, "log"), errors="replace") as log:
             return log.read()
 
+    def connected(self, kind, name):
+        """A ZeroMQ socket of this kind at this endpoint."""
+        socket = self.context.socket(kind)
+        socket.linger = 0
+        socket.connect(self.endpoint(name))
+        return socket
+
     def call(self, method, timeout=None, **params):
         """One control request. Returns the result; raises RuntimeError with the error's code."""
-        socket = self.context.socket(zmq.DEALER)
-        socket.linger = 0
+        socket = self.connected(zmq.DEALER, "control")
         try:
-            socket.connect(self.endpoint("control"))
             self.request_id += 1
             socket.send(msgpack.packb([0, self.request_id, method, params]))
             timeout_ms = int(1000 * (timeout or PATIENCE_S))
@@ -186,6 +208,16 @@ class Attnd:
         if self.process.poll() is None:
             self.process.send_signal(sig)
         return self.process.wait(PATIENCE_S)
+
+    def restart(self, *trainers, sig=signal.SIGTERM):
+        """Ends it by the signal and starts it anew; the trainers have seen both, and go on."""
+        assert self.stop(sig) == (0 if sig == signal.SIGTERM else -sig)
+        for trainer in trainers:
+            trainer.wait_forgotten()
+        self.log.close()
+        self.start()
+        for trainer in trainers:
+            trainer.wait_subscribed()
 
     def discard(self):
         """Whatever state it is in: no process and no files are left."""
@@ -283,8 +315,31 @@ class Trainer:
         header = self.common(topic, "event", epoch, step, event=event, **keys)
         self.send(topic.encode(), msgpack.packb(header))
 
+    def one_epoch(self, weights, epoch, **keys):
+        """A message, which is all of this epoch, and its end; the step is the epoch's number."""
+        self.attention(weights, epoch=epoch, step=epoch, **keys)
+        self.event("epoch_end", epoch=epoch, step=epoch)
+
     def close(self):
         self.socket.close(linger=0)
+
+
+def ranks_of(attnd, world, job="job"):
+    """A trainer for each rank of one run."""
+    return [Trainer(attnd, job, rank, world, job.encode().ljust(16)) for rank in range(world)]
+
+
+def observed(*settings, topic="summary/", config=None):
+    """An attnd with these settings, a reader of this topic, and a trainer of the job "job"."""
+    attnd = Attnd(*settings, config=config)
+    return attnd, Reader(attnd, topic), Trainer(attnd, "job")
+
+
+def attnctl(attnd, *words, **environment):
+    """What attnctl has said to these words about this attnd, or about none."""
+    address = attnd.directory if attnd else "/nobody"
+    return subprocess.run([ATTNCTL, *map(str, words)], env={**os.environ, "ATTND_ADDRESS": address, **environment},
+                          capture_output=True, encoding="utf-8", timeout=4 * PATIENCE_S)
 
 
 def elsewhere(attnd, work):
@@ -307,10 +362,8 @@ class Reader:
     def __init__(self, attnd, *topics):
         self.attnd, self.topics, self.taken = attnd, topics, 0
         self.before = self.counted()
-        self.socket = attnd.context.socket(zmq.SUB)
-        self.socket.linger = 0
         before = attnd.stats()["subscriptions"]
-        self.socket.connect(attnd.endpoint("publish"))
+        self.socket = attnd.connected(zmq.SUB, "publish")
         for topic in topics:
             self.socket.subscribe(topic.encode())
         wait_until(lambda: attnd.stats()["subscriptions"] >= before + len(topics), "the subscription")

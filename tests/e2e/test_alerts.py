@@ -10,24 +10,24 @@ import threading
 import numpy as np
 import pytest
 
-from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, wait_log, wait_until
+from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, attnctl, sharp_maps, wait_log, wait_until
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
-STEPS = ("window.unit=step", "window.rank_grace=0")
 HEADS, T = 2, 16
 
 
-def maps(sharpness):
-    """Causal attention [1, HEADS, T, T]: sharpness 0 looks at everything alike, 50 at one key."""
-    logits = np.random.default_rng(3).permuted(np.tile(np.arange(T, dtype=float), (1, HEADS, T, 1)), axis=-1)
-    logits = np.where(np.arange(T) > np.arange(T)[:, None], -np.inf, sharpness * logits / T)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+def judging(*settings, config=None):
+    """An attnd whose windows are steps, a reader of alerts, and a trainer."""
+    attnd = Attnd("window.unit=step", "window.rank_grace=0", *settings, config=config)
+    return attnd, Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+
+
+def wait_ended(attnd, state="ended"):
+    wait_until(lambda: attnd.call("jobs")[0]["state"] == state, f"that the run is {state}")
 
 
 def send_steps(trainer, sharpness, steps):
     for step in steps:
-        trainer.attention(maps(sharpness), step=step, causal=True)
+        trainer.attention(sharp_maps(sharpness, HEADS), step=step, causal=True)
 
 
 def next_alert(reader, rule):
@@ -44,9 +44,18 @@ def kept(attnd):
     return attnd.call("alerts", job="gpt")["alerts"] or []
 
 
+def kept_states(attnd):
+    return [one["state"] for one in kept(attnd)]
+
+
+def told(attnd, **where):
+    """What fires or fired at the end: the keys that may not change."""
+    return [{key: one[key] for key in ("run", "rule", "state", "step", "since", "value", "bound", "message", "layer")}
+            for one in attnd.call("alerts", **where)["firing"]]
+
+
 def test_a_collapse_fires_and_is_resolved():
-    attnd = Attnd(*STEPS)
-    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    attnd, reader, trainer = judging()
     send_steps(trainer, 1, range(5))
     send_steps(trainer, 500, range(5, 10))
     falls = next_alert(reader, "entropy_falls")
@@ -65,22 +74,10 @@ def test_a_collapse_fires_and_is_resolved():
     assert "entropy_collapse" not in [one["rule"] for one in attnd.call("alerts", job="gpt")["firing"]]
     wait_log(attnd, " event=alert job=gpt rule=entropy_collapse state=firing severity=critical ")
     assert attnd.stats()["alerts"] >= 4
-    attnd.close()
-
-
-def told(attnd, **where):
-    """What fires or fired at the end: the keys that may not change."""
-    return [{key: one[key] for key in ("run", "rule", "state", "step", "since", "value", "bound", "message", "layer")}
-            for one in attnd.call("alerts", **where)["firing"]]
-
-
-def kept_states(attnd):
-    return [one["state"] for one in kept(attnd)]
 
 
 def test_what_fires_when_the_run_ends_stays_so_after_a_restart_and_a_kill():
-    attnd = Attnd(*STEPS, "history.commit=20ms")
-    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    attnd, reader, trainer = judging("history.commit=20ms")
     send_steps(trainer, 500, range(4))
     fired = next_alert(reader, "entropy_collapse")
     assert fired["state"] == "firing"
@@ -89,7 +86,7 @@ def test_what_fires_when_the_run_ends_stays_so_after_a_restart_and_a_kill():
     assert ended["state"] == "firing_at_end"
     assert (ended["since"], ended["bound"]) == (fired["since"], fired["bound"]) == ({"epoch": 0, "step": 0}, 0.25)
     assert 0 <= ended["value"] < 0.25 and ended["message"].endswith(", below 0.25 for 4 windows, when the run ended")
-    wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end")
+    wait_ended(attnd)
     firing, jobs, summary = told(attnd), attnd.call("jobs"), attnd.call("summary", job="gpt")
     assert [one["state"] for one in firing] == ["firing_at_end"] and firing[0]["run"] == trainer.run.hex()
     assert jobs[0]["step"] == 7 and summary[0]["step"] == 3
@@ -98,8 +95,7 @@ def test_what_fires_when_the_run_ends_stays_so_after_a_restart_and_a_kill():
         attnd.call("alerts", state="over")
     assert [one["step"] for one in attnd.call("alerts", state="firing_at_end")["alerts"]] == [7]
     for sig in (signal.SIGTERM, signal.SIGKILL):
-        attnd.stop(sig)
-        attnd.start()
+        attnd.restart(sig=sig)
         assert told(attnd) == told(attnd, job="gpt", run=trainer.run.hex()) == firing
         assert attnd.call("jobs") == jobs
         assert attnd.call("summary", job="gpt") == summary
@@ -109,16 +105,14 @@ def test_what_fires_when_the_run_ends_stays_so_after_a_restart_and_a_kill():
         assert monitored["state"] == "ended" and monitored["heard_ns"] < jobs[0]["time_ns"] + 60e9
         assert monitored["firing"] == [{"rule": "entropy_collapse", "severity": "critical", "state": "firing_at_end",
                                         "count": 1}]
-    attnd.close()
 
 
 def test_what_fires_when_a_run_goes_idle_is_told_anew_when_it_goes_on():
-    attnd = Attnd(*STEPS, "limits.idle=4s")
-    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    attnd, reader, trainer = judging("limits.idle=4s")
     send_steps(trainer, 500, range(4))
     states = [next_alert(reader, "entropy_collapse")["state"] for _ in range(2)]
     assert states == ["firing", "firing_at_end"]
-    wait_until(lambda: attnd.call("jobs")[0]["state"] == "idle", "the end of patience")
+    wait_ended(attnd, "idle")
     assert [one["state"] for one in told(attnd)] == ["firing_at_end"]
     send_steps(trainer, 500, range(4, 6))
     again = next_alert(reader, "entropy_collapse")
@@ -127,62 +121,56 @@ def test_what_fires_when_a_run_goes_idle_is_told_anew_when_it_goes_on():
     while again["state"] != "resolved":  # this machine may be so slow that the run is idle once more
         again = next_alert(reader, "entropy_collapse")
     assert told(attnd) == []
-    attnd.close()
 
 
 def test_what_fired_at_the_end_counts_until_the_job_has_a_newer_run():
-    attnd = Attnd(*STEPS, "history.commit=20ms")
-    first = Trainer(attnd, "gpt")
+    attnd, _, first = judging("history.commit=20ms")
     send_steps(first, 500, range(4))
     first.event("bye", step=3)
     wait_until(lambda: [one["state"] for one in told(attnd)] == ["firing_at_end"], "the end")
 
-    def attnctl(*arguments):
-        done = subprocess.run([ATTNCTL, "--address", attnd.directory, "alerts", *arguments], capture_output=True, text=True)
+    def alerts(*arguments):
+        done = attnctl(attnd, "alerts", *arguments)
         return done.returncode, done.stdout
-    code, text = attnctl()
+    code, text = alerts()
     assert code == 1 and "firing at end" in text
     second = Trainer(attnd, "gpt")
     send_steps(second, 1, range(2))
     wait_until(lambda: attnd.call("alerts")["older"] == 1, "the newer run")
     assert told(attnd)[0]["run"] == first.run.hex()
     for arguments in ((), ("gpt",)):
-        code, text = attnctl(*arguments)
+        code, text = alerts(*arguments)
         assert code == 0 and text.startswith("nothing is firing; attnctl alerts --all shows earlier ones\n")
         assert text.endswith("\n1 fired at the end of runs that a newer run of their job followed\n")
         assert (" checks passed; " in text) == bool(arguments)
     wait_until(lambda: "firing_at_end" in kept_states(attnd), "the history")
-    assert "firing at end" in attnctl("--all")[1]
-    assert attnctl("gpt", "--run", first.run.hex()[:8])[0] == 1, "who asks for it is told"
+    assert "firing at end" in alerts("--all")[1]
+    assert alerts("gpt", "--run", first.run.hex()[:8])[0] == 1, "who asks for it is told"
     send_steps(second, 500, range(2, 6))
     both = [(one.run.hex(), "entropy_collapse") for one in (second, first)]
     wait_until(lambda: [(one["run"], one["rule"]) for one in told(attnd)] == both, "the newer run's own")
-    code, text = attnctl()
+    code, text = alerts()
     assert code == 1 and second.run.hex()[:8] in text and first.run.hex()[:8] not in text
     third = Trainer(attnd, "gpt")
     send_steps(third, 1, range(2))
     wait_until(lambda: len(attnd.call("jobs")) == 3, "a run beside it")
-    assert attnd.call("alerts")["older"] == 1 and attnctl()[0] == 1, "the second still runs"
-    attnd.close()
+    assert attnd.call("alerts")["older"] == 1 and alerts()[0] == 1, "the second still runs"
 
 
 def test_healthy_heads_and_uniform_beginnings_raise_nothing():
-    attnd = Attnd(*STEPS)
-    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    attnd, reader, trainer = judging()
     for step in range(40):  # from uniform to a little sharp, as training does
-        trainer.attention(maps(step / 10), step=step, causal=True)
+        trainer.attention(sharp_maps(step / 10, HEADS), step=step, causal=True)
     attnd.settled(40)
     trainer.event("bye", step=39)
-    wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end")
+    wait_ended(attnd)
     assert reader.silent()
     assert attnd.stats()["alerts"] == 0
-    attnd.close()
 
 
 def test_rows_of_nan_and_wrong_sums_are_told_at_once():
-    attnd = Attnd(*STEPS)
-    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
-    weights = maps(1)
+    _, reader, trainer = judging()
+    weights = sharp_maps(1, HEADS)
     weights[0, 0, 3] = np.nan
     weights[0, 1, 4] *= 1.5
     send_steps(trainer, 1, [0])
@@ -194,12 +182,10 @@ def test_rows_of_nan_and_wrong_sums_are_told_at_once():
     sums = next_alert(reader, "row_sums")
     assert sums["state"] == "firing" and sums["value"] == pytest.approx(0.5, abs=1e-6)
     assert next_alert(reader, "invalid_rows")["state"] == "resolved"
-    attnd.close()
 
 
 def test_silence_and_its_end_are_told():
-    attnd = Attnd(*STEPS, config="rules: {silence: {above: 0.3, clear: 0.2}}\n")
-    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    attnd, reader, trainer = judging(config="rules: {silence: {above: 0.3, clear: 0.2}}\n")
     send_steps(trainer, 1, [0])
     fired = next_alert(reader, "silence")
     assert fired["state"] == "firing" and fired["value"] > 0.3
@@ -214,45 +200,21 @@ def test_silence_and_its_end_are_told():
     resolved.step = 1
     wait_until(resolved, "the end of the silence")
     assert next_alert(reader, "silence")["message"] == "the run has been heard of again"
-    attnd.close()
 
 
 def test_losses_are_told():
-    attnd = Attnd(*STEPS)
-    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    attnd, reader, trainer = judging()
     send_steps(trainer, 1, range(3))
     trainer.sequence["tensor/gpt/decoder/0/self/"] += 3  # as if three had been lost
     send_steps(trainer, 1, range(3, 6))
     losses = next_alert(reader, "losses")
     assert losses["state"] == "firing" and losses["value"] > 0.05 and losses["layer"] is None
-    attnd.close()
-
-
-def test_a_rule_of_ones_own_is_for_the_heads_it_names():
-    config = """
-rules:
-  sharp: {metric: confidence, each: head, layer: 'decoder.1.*', job: 'g*', above: 0.9, severity: info}
-  entropy_falls: {enabled: false}
-  head_saturated: {enabled: false}
-"""
-    attnd = Attnd(*STEPS, config=config)
-    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
-    weights = maps(1)
-    weights[:, 1] = maps(500)[:, 1]
-    for step in range(3):
-        for layer in range(2):
-            trainer.attention(weights, step=step, layer=layer, causal=True)
-    topic, alert = reader.next()
-    assert (alert["rule"], alert["layer"], alert["head"], alert["severity"]) == ("sharp", 1, 1, "info")
-    assert reader.silent()
-    attnd.close()
 
 
 def test_a_rule_of_ones_own_that_nothing_was_sent_for_is_named_once():
-    attnd = Attnd(*STEPS, config="rules: {mine: {metric: residual_share, each: head, above: 3}, "
-                                 "known: {metric: confidence, above: 0.999, clear: 0.99}, "
-                                 "nowhere: {metric: confidence, layer: decoder.7.*, above: 0.999, clear: 0.99}}\n")
-    trainer = Trainer(attnd, "gpt")
+    attnd, _, trainer = judging(config="rules: {mine: {metric: residual_share, each: head, above: 3}, "
+                                       "known: {metric: confidence, above: 0.999, clear: 0.99}, "
+                                       "nowhere: {metric: confidence, layer: decoder.7.*, above: 0.999, clear: 0.99}}\n")
     send_steps(trainer, 1, range(12))
     attnd.settled(12)
     assert "rule_not_measured" not in attnd.log_text(), "it may come yet"
@@ -260,86 +222,63 @@ def test_a_rule_of_ones_own_that_nothing_was_sent_for_is_named_once():
     wait_log(attnd, " event=rule_not_measured job=gpt rule=mine metric=residual_share ")
     wait_log(attnd, " rule=nowhere metric=confidence layer=decoder.7.* ")
     trainer.event("bye", step=23)
-    wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end")
+    wait_ended(attnd)
     assert attnd.log_text().count("event=rule_not_measured") == 2 and 'reason="needs watch(residual=True)"' in attnd.log_text()
-    attnd.close()
 
 
 def test_a_flood_is_held_back_and_told_later():
-    attnd = Attnd(*STEPS, "alerts.per_window=1",
-                  config="rules: {mine: {metric: confidence, each: head, above: 0}, entropy_collapse: {enabled: false}}\n")
-    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    attnd, reader, trainer = judging("alerts.per_window=1", config="rules: {mine: {metric: confidence, each: head, above: 0}, "
+                                     "entropy_collapse: {enabled: false}}\n")
     send_steps(trainer, 1, range(4))
     first, second = next_alert(reader, "mine"), next_alert(reader, "mine")
     assert [(one["head"], one["step"], one["since"]["step"]) for one in (first, second)] == [(0, 0, 0), (1, 1, 0)]
     assert attnd.stats()["alerts_dropped"] == 1
-    attnd.close()
 
 
 def test_a_restart_tells_nothing_twice():
-    attnd = Attnd(*STEPS, "history.checkpoint=100ms")
-    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    attnd, reader, trainer = judging("history.checkpoint=100ms")
     send_steps(trainer, 500, range(4))
     assert next_alert(reader, "entropy_collapse")["state"] == "firing"
     wait_until(lambda: kept(attnd), "the history")
-    attnd.stop(signal.SIGKILL)
-    attnd.start()
+    attnd.restart(trainer, sig=signal.SIGKILL)
     reader = Reader(attnd, "alert/gpt/")
     assert [one["rule"] for one in attnd.call("alerts", job="gpt")["firing"]] == ["entropy_collapse"]
-    sequence, trainer = trainer.sequence, Trainer(attnd, "gpt", run=trainer.run)
-    trainer.sequence = sequence
     send_steps(trainer, 500, range(4, 6))
     send_steps(trainer, 1, range(6, 8))
     told = next_alert(reader, "entropy_collapse")
     while told["snapshot"]:
         told = next_alert(reader, "entropy_collapse")
     assert (told["state"], told["since"]["step"]) == ("resolved", 0)
-    attnd.close()
 
 
-@pytest.mark.parametrize("text, message", [
-    ("rules:\n  mine:\n    metric: entropi\n    above: 1\n",
-     "{}:3: rules.mine.metric: 'entropi': no such metric (valid: the metrics of PROTOCOL.md and those of "
-     "config/README.md; close: entropy)"),
-    ("rules:\n  entropy_collapse:\n    below: -1\n",
-     "{}:3: rules.entropy_collapse.below: '-1': the metric is never on one side of it (valid: above 0, at most 1)"),
-    ("rules:\n  mine:\n    metric: entropy\n",
-     "{}:2: rules.mine: has no condition (valid: one of below, above, falls_by, rises_by, grows_by)"),
-    ("alerts:\n  command: mail me\n",
-     "{}: alerts.command: 'mail ...': not an absolute path (valid: /path/to/program, and its arguments between "
-     "blanks)"),
-    ("alerts:\n  webhook: ftp://example.org/\n",
-     "{}: alerts.webhook: 'ftp://example.org/': not such a URL (valid: http://... or https://...)"),
-])
-def test_bad_rules_are_refused_at_the_start(tmp_path, text, message):
+def refused(status, *arguments):
+    ended = subprocess.run([ATTND, *arguments], capture_output=True, text=True, timeout=2 * PATIENCE_S)
+    assert ended.returncode == status
+    return ended.stderr
+
+
+def test_bad_rules_are_refused_at_the_start(tmp_path):
+    """The messages are those of tests/unit/config."""
     path = tmp_path / "attnd.yaml"
-    path.write_text(text)
-    result = subprocess.run([ATTND, "--config", path], capture_output=True, text=True, timeout=2 * PATIENCE_S)
-    assert result.returncode == 2
-    assert message.format(path) in result.stderr
+    path.write_text("rules:\n  mine:\n    metric: entropi\n    above: 1\n")
+    assert f"{path}:3: rules.mine.metric: 'entropi': no such metric (valid: the metrics of PROTOCOL.md and those of " \
+        "config/README.md; close: entropy)" in refused(2, "--config", path)
 
 
 def test_a_command_that_is_not_there_is_refused_at_the_start(tmp_path):
-    result = subprocess.run([ATTND, "--set", "alerts.command=/nowhere/notify", "--set", "http.enabled=false",
-                             *(f"--set={name}.endpoint=ipc://{tmp_path}/{name}"
-                               for name in ("ingest", "publish", "control", "tap"))],
-                            capture_output=True, text=True, timeout=2 * PATIENCE_S)
-    assert result.returncode == 1
-    assert "alerts.command: '/nowhere/notify': cannot be run: No such file or directory" in result.stderr
+    assert "alerts.command: '/nowhere/notify': cannot be run: No such file or directory" in refused(
+        1, "--address", tmp_path, "--set=alerts.command=/nowhere/notify", "--set=http.enabled=false")
 
 
 def test_config_and_the_log_do_not_tell_secrets():
     config = "alerts: {command: /bin/true --token secret, webhook: 'http://me:secret@127.0.0.1:1/secret?key=secret', retries: 0}\n"
-    attnd = Attnd(*STEPS, "log.level=debug", config=config)
+    attnd, _, trainer = judging("log.level=debug", config=config)
     told = attnd.call("config")
     assert (told["alerts.command"], told["alerts.webhook"]) == ("true ...", "http://127.0.0.1:1/...")
-    trainer = Trainer(attnd, "gpt")
     send_steps(trainer, 500, range(4))
     send_steps(trainer, 1, range(4, 7))
     wait_until(lambda: attnd.stats()["notify_failed"] >= 1, "a webhook that fails")
-    with open(os.path.join(attnd.directory, "attnd.yaml"), "w") as file:
-        file.write(config.replace("http:", "gopher:"))
-    attnd.process.send_signal(signal.SIGHUP)
+    attnd.rewrite(config.replace("http:", "gopher:"))
     wait_until(lambda: "event=config_refused" in attnd.log_text(), "the refusal")
     attnd.close()
     assert "secret" not in attnd.log_text() and "event=notify_failed" in attnd.log_text()
@@ -363,8 +302,7 @@ def test_a_command_and_a_webhook_get_each_event(tmp_path):
     script.write_text(f"#!/bin/sh\ncat >> {lines}\n")
     script.chmod(0o755)
     os.environ["no_proxy"] = "127.0.0.1"
-    attnd = Attnd(*STEPS, f"alerts.command={script}", f"alerts.webhook=http://127.0.0.1:{server.server_port}/hook")
-    trainer = Trainer(attnd, "gpt")
+    attnd, _, trainer = judging(f"alerts.command={script}", f"alerts.webhook=http://127.0.0.1:{server.server_port}/hook")
     send_steps(trainer, 500, range(4))
     send_steps(trainer, 1, range(4, 7))
     wait_until(lambda: attnd.stats()["notified"] >= 4, "the notifications")

@@ -6,7 +6,7 @@ import random
 import msgpack
 import numpy as np
 import pytest
-from harness import SANITIZED, Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
+from harness import SANITIZED, Attnd, Reader, Trainer, observed, softmax_maps, wait_log, wait_until
 
 # Sanitizer builds set a smaller number: they are many times slower.
 RANDOM_MESSAGES = int(os.environ.get("ATTND_TEST_MESSAGES", "40000"))
@@ -87,7 +87,6 @@ def test_more_pairs_of_queries_and_keys_than_allowed_are_refused(rng):
         q = rng.normal(size=(1, 2, length, 4)).astype(np.float32)
         trainer.qk(q, q, scale=0.5)
     assert attnd.settled(2)["dropped"] == {"entries_limit": 1}
-    attnd.close()
 
 
 def test_what_computing_a_message_takes_counts_against_the_budget(rng):
@@ -96,48 +95,41 @@ def test_what_computing_a_message_takes_counts_against_the_budget(rng):
     trainer = Trainer(attnd, "job")
     trainer.attention(np.full((1, 1, 2, 1 << 20), 2.0**-20, np.float16))
     assert attnd.settled(1)["dropped"] == {"too_large": 1}
-    attnd.close()
 
 
-def test_frames_missing_and_extra(attnd, rng):
-    trainer = Trainer(attnd, "job")
+def send_frames(trainer, rng):
     frames = good_frames(trainer, rng)
-    trainer.send(frames[0])
-    trainer.send(*frames[:2])
-    trainer.send(*frames, b"more")
-    trainer.send(*frames, *[b"more"] * 20)
-    assert attnd.settled(4)["dropped"] == {"frames_missing": 2, "frames_extra": 2}
+    for sent in (frames[:1], frames[:2], [*frames, b"more"], [*frames, *[b"more"] * 20]):
+        trainer.send(*sent)
 
 
-def test_a_topic_of_no_known_form(attnd, rng):
-    trainer = Trainer(attnd, "job")
-    frames = good_frames(trainer, rng)
-    trainer.send(b"tensor/job/middle/0/self/", *frames[1:])
-    assert sum(attnd.settled(1)["dropped"].values()) == 1
-
-
-def test_duplicate_and_reordered_messages(attnd, rng):
-    trainer = Trainer(attnd, "job")
+def send_seqs(trainer, rng):
     for seq in (0, 1, 1, 0, 2):
         trainer.attention(softmax_maps(rng, 1, 2, 4, 4), seq=seq)
-    stats = attnd.settled(5)
-    assert stats["dropped"] == {"seq_duplicate": 1, "seq_order": 1} and stats["lost"] == 0
 
 
-def test_a_layer_cannot_change_its_heads(attnd, rng):
-    trainer = Trainer(attnd, "job")
+def send_heads(trainer, rng):
     for heads in (2, 3, 2):
         trainer.attention(softmax_maps(rng, 1, heads, 4, 4))
-    stats = attnd.settled(3)
-    assert stats["dropped"] == {"heads_changed": 1} and stats["lost"] == 0
 
 
-def test_messages_after_bye(attnd, rng):
-    trainer = Trainer(attnd, "job")
+def send_after_bye(trainer, rng):
     trainer.attention(softmax_maps(rng, 1, 2, 4, 4))
     trainer.event("bye")
     trainer.attention(softmax_maps(rng, 1, 2, 4, 4), seq=0)
-    assert attnd.settled(3)["dropped"] == {"ended": 1}
+
+
+@pytest.mark.parametrize("send, count, dropped", [
+    (send_frames, 4, {"frames_missing": 2, "frames_extra": 2}),
+    (lambda trainer, rng: trainer.send(b"tensor/job/middle/0/self/", *good_frames(trainer, rng)[1:]), 1, {"topic": 1}),
+    (send_seqs, 5, {"seq_duplicate": 1, "seq_order": 1}),
+    (send_heads, 3, {"heads_changed": 1}),
+    (send_after_bye, 3, {"ended": 1}),
+], ids=["frames", "topic", "seqs", "heads", "after bye"])
+def test_what_is_out_of_place_is_dropped_and_no_loss(attnd, rng, send, count, dropped):
+    send(Trainer(attnd, "job"), rng)
+    stats = attnd.settled(count)
+    assert stats["dropped"] == dropped and stats["lost"] == 0
 
 
 def test_limits_refuse_and_count(rng):
@@ -155,7 +147,6 @@ def test_limits_refuse_and_count(rng):
     wait_until(lambda: attnd.stats()["received"] == 8, "all messages")
     assert attnd.settled(8)["dropped"] == {"stream_limit": 1, "heads_limit": 1, "rank_limit": 1,
                                            "job_limit": 1}
-    attnd.close()
 
 
 def mutate(randomly, frames):
@@ -213,7 +204,6 @@ def test_random_and_mutated_messages_cost_a_counter_and_nothing_else(rng):
     healthy.attention(softmax_maps(rng, 1, 1, 4, 4))
     healthy.event("epoch_end", epoch=0)
     assert reader.next()[1]["messages"] == 1
-    attnd.close()
 
 
 def test_many_heads_cannot_use_up_the_memory(rng):
@@ -228,7 +218,6 @@ def test_many_heads_cannot_use_up_the_memory(rng):
     assert [reader.next()[1]["layer"] for _ in range(16 - refused)] == list(range(16 - refused))
     trainer.attention(softmax_maps(rng, 1, 50, 4, 4), layer=15, epoch=1)
     assert attnd.settled(18)["dropped"] == {"state_limit": refused}, "closed windows gave their states back"
-    attnd.close()
 
 
 def test_layers_that_are_only_named_cannot_use_up_the_memory():
@@ -238,7 +227,6 @@ def test_layers_that_are_only_named_cannot_use_up_the_memory():
         Trainer(attnd, "job").event("hello", layers=layers)
     assert attnd.settled(12)["dropped"]["state_limit"] > 0
     assert sum(len(job["layers"]) for job in attnd.call("jobs")) < (4 << 20) / 1000
-    attnd.close()
 
 
 def test_runs_of_one_job_leave_memory_to_the_windows_of_another(rng):
@@ -252,13 +240,11 @@ def test_runs_of_one_job_leave_memory_to_the_windows_of_another(rng):
     assert attnd.settled(129)["dropped"]["state_limit"] > 0
     [job] = [job for job in attnd.call("jobs") if job["job"] == "other"]
     assert job["processed"] == 1 and not job["dropped"]
-    attnd.close()
 
 
 def test_windows_go_on_when_the_memory_for_states_is_used_up(rng):
-    attnd = Attnd("limits.state_memory=1MiB", "metrics.spectrum_budget=0", "window.unit=step", "window.length=4", "window.every=4")
-    reader = Reader(attnd, "summary/")
-    trainer = Trainer(attnd, "job")
+    attnd, reader, trainer = observed("limits.state_memory=1MiB", "metrics.spectrum_budget=0",
+                                      "window.unit=step", "window.length=4", "window.every=4")
     trainer.attention(softmax_maps(rng, 2, 64, 32, 32), step=0)
     attnd.settled(1)  # its histograms alone are more than a run may use
     for step in range(1, 16):  # one after the other: a window closes once what it has is processed
@@ -266,4 +252,3 @@ def test_windows_go_on_when_the_memory_for_states_is_used_up(rng):
         stats = attnd.settled(step + 1)
     assert stats["dropped"]["state_limit"] > 0
     assert [reader.next()[1]["window"]["last"] for _ in range(3)][-1] > 7, "later windows have data again"
-    attnd.close()

@@ -10,16 +10,12 @@ import sys
 
 import numpy as np
 import pytest
-from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+from harness import ATTNCTL, Attnd, Reader, Trainer, softmax_maps, wait_until
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / "clients" / "python"
-sys.path.insert(0, str(PACKAGE))
+from attnd.bridge import Bridge, JsonLinesSink, Selection, Sink
+from attnd.bridge.items import Ledger, Note, Picture, Scalars
 
-from attnd.bridge import Bridge, JsonLinesSink, Selection, Sink  # noqa: E402
-from attnd.bridge.items import Ledger, Note, Picture, Scalars  # noqa: E402
-
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "clients" / "python"
 RULES = "rules:\n  flat:\n    metric: entropy_normalized\n    above: 0.01\n"
 LAYERS, HEADS = 2, 3
 
@@ -71,10 +67,9 @@ class Kept(Sink):
 
     def __init__(self):
         self.items = []
-        self.ledgers = {}
 
     def recall(self, run):
-        return self.ledgers.setdefault(run, Ledger())
+        return Ledger()
 
     def begin(self, run):
         pass
@@ -93,12 +88,19 @@ def bridge(attnd, *sinks, **options):
     return Bridge(sinks, attnd.endpoint("publish"), control=attnd.endpoint("control"), **options)
 
 
-def start_again(attnd, trainer):
-    """The daemon; the trainer hears of it."""
-    attnd.stop()
-    trainer.wait_forgotten()
-    attnd.start()
-    trainer.wait_subscribed()
+def forwarded(attnd, train, *sinks, **options):
+    """The bridge of a run that has trained and ended, all of which it has had."""
+    before = attnd.stats()["subscriptions"]
+    with bridge(attnd, *sinks, **options) as running:
+        wait_until(lambda: attnd.stats()["subscriptions"] >= before + 3 + options.get("live", False), "the bridge")
+        train()
+        assert running.wait(60)
+    return running
+
+
+def epochs_to_the_end(trainer, rng, count):
+    epochs(trainer, rng, 0, count)
+    trainer.event("bye", epoch=count - 1)
 
 
 def test_every_window_once_whatever_is_started_again(tmp_path, rng):
@@ -113,13 +115,12 @@ def test_every_window_once_whatever_is_started_again(tmp_path, rng):
     epochs(trainer, rng, 3, 1)
     second = attnctl(attnd, "jsonl", str(path), "--until-end")
     wait_until(lambda: points(path, 1) == steps_of(4), "the fourth, which nobody saw")
-    start_again(attnd, trainer)
+    attnd.restart(trainer)
     wait_until(lambda: attnd.stats()["subscriptions"] >= 3, "the bridge is back")  # what comes before that it misses
     epochs(trainer, rng, 4, 2)
     trainer.event("bye", epoch=5)
     _, said = second.communicate(timeout=60)
     assert (second.returncode, points(path, 0), points(path, 1)) == (0, steps_of(6), steps_of(6)), said
-    attnd.close()
 
 
 def test_a_run_that_ends_as_the_bridge_begins_is_not_waited_for(rng):
@@ -128,17 +129,16 @@ def test_a_run_that_ends_as_the_bridge_begins_is_not_waited_for(rng):
     trainer = Trainer(attnd, "gpt")
     epochs(trainer, rng, 0, 1)
     wait_until(lambda: attnd.call("jobs"), "the job")
-    bridge = Bridge(kept, attnd.endpoint("publish"), control=attnd.endpoint("control"))
-    asked = bridge._ask_alive
+    running = bridge(attnd, kept)
+    asked = running._ask_alive
 
     def ask_and_end():
         asked()
         trainer.event("bye", epoch=0)
         wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end")
-    bridge._ask_alive = ask_and_end
-    bridge.run(until_end=True)
-    bridge.close()
-    attnd.close()
+    running._ask_alive = ask_and_end
+    running.run(until_end=True)
+    running.close()
 
 
 def test_jobs_are_named_by_patterns(tmp_path, rng):
@@ -148,15 +148,12 @@ def test_jobs_are_named_by_patterns(tmp_path, rng):
     with bridge(attnd, kept, jobs=["run-?", "gp[st]"]):
         wait_until(lambda: attnd.stats()["subscriptions"] >= 6 + 3, "the subscriptions")
         for job in ("other-run-1", "gpt-2", "run-22", "run-1", "gpt"):
-            trainer = Trainer(attnd, job)
-            epochs(trainer, rng, 0, 1)
-            trainer.event("bye", epoch=0)
+            epochs_to_the_end(Trainer(attnd, job), rng, 1)
         _, said = process.communicate(timeout=60)
         wait_until(lambda: {item.run.job for item in kept.items} >= {"run-1", "gpt"}, "the items")
     assert process.returncode == 0, said
     assert {"run-22"} <= {line["job"] for line in lines(path)} <= {"run-1", "run-22", "gpt"}
     assert {item.run.job for item in kept.items} == {"run-1", "gpt"}
-    attnd.close()
 
 
 @pytest.mark.parametrize("job", ["", "run 1", "run-[1", "run/*"])
@@ -170,24 +167,19 @@ def test_the_tally_as_json(tmp_path, rng):
     trainer = Trainer(attnd, "gpt")
     to_file = attnctl(attnd, "jsonl", str(tmp_path / "out.jsonl"), "--json", "--until-end")
     to_stdout = attnctl(attnd, "jsonl", "--json", "--until-end")
-    epochs(trainer, rng, 0, 2)
-    trainer.event("bye", epoch=1)
+    epochs_to_the_end(trainer, rng, 2)
     in_file, out = to_file.communicate(timeout=60)[0], to_stdout.communicate(timeout=60)
     expected = {"sink": "jsonl", "written": len(lines(tmp_path / "out.jsonl")), "skipped": 0, "lost": 0}
     assert json.loads(in_file) == expected and expected["written"] > 0
     assert json.loads(out[1]) == expected and len(out[0].splitlines()) == expected["written"]
-    attnd.close()
 
 
 def test_numbers_are_those_of_the_summaries(rng):
     attnd, kept = Attnd(), Kept()
     reader = Reader(attnd, "summary/gpt/")
     trainer = Trainer(attnd, "gpt")
-    with bridge(attnd, kept, selection=Selection(metrics="*", statistics="*", images=())) as running:
-        wait_until(lambda: attnd.stats()["subscriptions"] >= 4, "the bridge")
-        epochs(trainer, rng, 0, 7)
-        trainer.event("bye", epoch=6)
-        assert running.wait(60)
+    everything = Selection(metrics="*", statistics="*", images=())
+    forwarded(attnd, lambda: epochs_to_the_end(trainer, rng, 7), kept, selection=everything)
     summaries = [reader.next()[1] for _ in range(7 * LAYERS)]
     scalars = {(item.where, item.step): item for item in kept.of(Scalars)}
     assert len(scalars) == len(summaries)
@@ -203,15 +195,13 @@ def test_numbers_are_those_of_the_summaries(rng):
     for head in range(HEADS):
         assert found.values[f"{prefix}entropy.drift.shift/head_{head}"] == drift["shift"][head]
         assert found.values[f"{prefix}entropy.drift.js/head_{head}"] == drift["js"][head]
-    attnd.close()
 
 
 def test_the_past_is_told_to_a_bridge_that_comes_late(rng):
     attnd, kept = Attnd(config=RULES), Kept()
     reader = Reader(attnd, "job/")
     trainer = Trainer(attnd, "gpt")
-    epochs(trainer, rng, 0, 4)
-    trainer.event("bye", epoch=3)
+    epochs_to_the_end(trainer, rng, 4)
     wait_until(lambda: reader.next()[1]["state"] == "ended", "the end")
     wait_until(lambda: whole_history(attnd, 4), "the history")
     with bridge(attnd, kept):
@@ -220,15 +210,11 @@ def test_the_past_is_told_to_a_bridge_that_comes_late(rng):
     assert [item.step for item in kept.of(Scalars)] == [step for step in steps_of(4) for _ in range(LAYERS)]
     assert {item.step for item in kept.of(Picture)} == set(steps_of(4))
     assert kept.of(Note)[0].text.startswith("warning, firing: entropy_normalized")
-    attnd.close()
 
 
 def whole_history(attnd, count):
     """The alerts, once the history has that number of windows of both layers."""
-    try:
-        layers = attnd.call("windows", job="gpt")["layers"]
-    except RuntimeError:
-        return None
+    layers = attnd.call("windows", job="gpt")["layers"]
     done = len(layers) == LAYERS and all(layer["tracks"][0]["last"] == count - 1 for layer in layers)
     return attnd.call("alerts", job="gpt")["alerts"] if done else None
 
@@ -237,33 +223,28 @@ def whole_history(attnd, count):
 def test_windows_of_one_kind_make_a_series(rng, window, expected):
     attnd, kept = Attnd("window.also=[2 epochs every 1]"), Kept()
     trainer = Trainer(attnd, "gpt")
-    with bridge(attnd, kept, window=window, live=True) as running:
-        wait_until(lambda: attnd.stats()["subscriptions"] >= 4, "the bridge")
-        epochs(trainer, rng, 0, 3)
-        trainer.event("bye", epoch=2)
-        assert running.wait(60)
+    forwarded(attnd, lambda: epochs_to_the_end(trainer, rng, 3), kept, window=window, live=True)
     windows = {item.where for item in kept.of(Scalars) if "window" in item.about}
     assert windows == {f"decoder.{layer}.self {expected}" for layer in range(LAYERS)}
     live = [item for item in kept.of(Scalars) if item.where == "decoder.0.self live 0"]
     assert [item.step for item in live] == steps_of(3) and "attn/decoder.0.self/entropy.live/head_0" in live[0].values
-    attnd.close()
 
 
 def test_each_run_is_forwarded_in_the_windows_that_it_is_judged_by(rng):
     attnd, kept = Attnd("window.unit=auto", "window.rank_grace=0", "plan.every=1"), Kept()
     trainers = {"own": Trainer(attnd, "own"), "silent": Trainer(attnd, "silent")}
-    with bridge(attnd, kept) as running:
-        wait_until(lambda: attnd.stats()["subscriptions"] >= 3, "the bridge")
+
+    def train():
         trainers["own"].event("hello", own_window={"unit": "step", "length": 5})
         for step in range(32):
             for trainer in trainers.values():
                 trainer.attention(softmax_maps(rng, 1, 1, 4, 4), step=step)
         for trainer in trainers.values():
             trainer.event("bye", step=31)
-        assert running.wait(60)
+
+    forwarded(attnd, train, kept)
     got = {(item.run.job, item.where) for item in kept.of(Scalars)}
     assert got == {("own", "decoder.0.self 5 steps"), ("silent", "decoder.0.self 16 steps")}
-    attnd.close()
 
 
 def test_a_sink_that_fails_stops_no_other(rng):
@@ -275,15 +256,9 @@ def test_a_sink_that_fails_stops_no_other(rng):
 
     attnd, kept = Attnd(), Kept()
     trainer = Trainer(attnd, "gpt")
-    with bridge(attnd, Failing(), kept) as running:
-        wait_until(lambda: attnd.stats()["subscriptions"] >= 3, "the bridge")
-        epochs(trainer, rng, 0, 3)
-        trainer.event("bye", epoch=2)
-        assert running.wait(60)
-    stats = running.stats()
+    stats = forwarded(attnd, lambda: epochs_to_the_end(trainer, rng, 3), Failing(), kept).stats()
     assert len(kept.of(Scalars)) == 3 * LAYERS and stats["kept"]["failed"] == 0
     assert stats["failing"]["failed"] >= 3 * LAYERS and stats["failing"]["written"] == 0
-    attnd.close()
 
 
 def test_ctrl_c_ends_cleanly_and_flushes(rng):
@@ -302,7 +277,6 @@ def test_ctrl_c_ends_cleanly_and_flushes(rng):
         "entropy/heads_max")}
     assert np.isclose(values["values"]["attn/decoder.1.self/entropy/heads_mean"], np.mean(
         [values["values"][f"attn/decoder.1.self/entropy/head_{head}"] for head in range(HEADS)]))
-    attnd.close()
 
 
 @pytest.mark.parametrize("how", ["endpoint", "address", "found"])
@@ -316,18 +290,18 @@ def test_a_reader_of_stdout_that_leaves_ends_it(how, rng):
     epochs(trainer, rng, 0, 1)
     assert process.wait(60) == 0
     process.stderr.close()
-    attnd.close()
 
 
-def test_what_cannot_be_started_says_why(tmp_path):
-    code, said = refused("jsonl", "--endpoint", f"ipc://{tmp_path}/nobody")
-    assert code == 3 and "cannot reach attnd at" in said
-    code, said = refused("jsonl", "--address", "localhost:5570")
-    assert code == 2 and "write tcp://localhost:5570" in said
-    code, said = refused("jsonl", "--address", str(tmp_path), "--endpoint", f"ipc://{tmp_path}/nobody")
-    assert code == 2 and "give one of them" in said
-    code, said = refused("jsonl", "--window", "sometimes", "--summaries", f"ipc://{tmp_path}/nobody")
-    assert code == 2 and "window 'sometimes': must be such as" in said
+@pytest.mark.parametrize("words, code, sentence", [
+    ("--endpoint ipc://{}/nobody", 3, "cannot reach attnd at"), ("--address localhost:5570", 2, "write tcp://localhost:5570"),
+    ("--address {} --endpoint ipc://{}/nobody", 2, "give one of them"),
+    ("--window sometimes --summaries ipc://{}/nobody", 2, "window 'sometimes': must be such as")])
+def test_what_cannot_be_started_says_why(tmp_path, words, code, sentence):
+    got, said = refused("jsonl", *words.replace("{}", str(tmp_path)).split())
+    assert got == code and sentence in said
+
+
+def test_a_package_that_is_missing_is_named(tmp_path):
     (tmp_path / "wandb.py").write_text("raise ImportError('not here')\n")
     code, said = refused("wandb", "--summaries", f"ipc://{tmp_path}/nobody", PYTHONPATH=f"{tmp_path}:{PACKAGE}")
     assert code == 2 and said == "attnd.bridge: the wandb bridge needs wandb: pip install 'wandb>=0.20'\n"

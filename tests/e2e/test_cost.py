@@ -2,16 +2,13 @@
 """The cost of capturing: told by trainers, bounded by making the default plan rarer, and shown."""
 import logging
 import os
-import sys
 import time
 
 import pytest
 from harness import Attnd, wait_until
-from test_plan import THE_DEFAULT, Listener, attnctl, plan, rewrite
+from test_plan import THE_DEFAULT, Listener, plan, said_of_plans
 
 torch = pytest.importorskip("torch")
-ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
-sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
 import attnd as package  # noqa: E402
 
 JOB = "gpt-small"
@@ -19,9 +16,7 @@ JOB = "gpt-small"
 
 @pytest.fixture
 def daemon():
-    daemon = Attnd("plan.cost_max=0.01")
-    yield daemon
-    daemon.close()
+    return Attnd("plan.cost_max=0.01")
 
 
 def tell(trainer, capture_seconds, step_seconds=0.5, **keys):
@@ -42,7 +37,7 @@ def test_the_rank_that_pays_most_decides_for_all_until_the_run_ends(daemon):
         "part": 0.01, "max": 0.01, "every": 200, "instead_of": 50, "step_seconds": 0.5, "capture_seconds": 1.0,
         "message": "capture: 1.0 % of step time: every 200 instead of 50, so that it costs at most 1 %"}
     assert daemon.call("plan.get")[0]["cost"] == found["cost"]
-    assert attnctl(daemon, "plan", "get", JOB) == (
+    assert said_of_plans(daemon, "get", JOB) == (
         0, "JOBS       EVERY  LAYERS  HEADS  SAMPLES  ROWS  TIER  FROM\n"
            "gpt-small  200    *       *      1        all   auto  cost\n"
            "capture: 1.0 % of step time: every 200 instead of 50, so that it costs at most 1 %\n")
@@ -91,11 +86,10 @@ def test_a_new_config_counts():
     trainer = Listener(daemon, JOB)
     tell(trainer, 1.5)
     trainer.wait_plans(plan(999998, JOB, 8), plan(999999, "*", 2))
-    rewrite(daemon, "plan: {cost_max: 0.25, every: 3}\n")
+    daemon.rewrite("plan: {cost_max: 0.25, every: 3}\n")
     trainer.wait_plans(plan(999998, JOB, 12), plan(999999, "*", 3))
-    rewrite(daemon, "plan: {cost_max: 0.25, every: 3}\njobs: {'gpt-*': {plan.cost_max: 0}}\n")
+    daemon.rewrite("plan: {cost_max: 0.25, every: 3}\njobs: {'gpt-*': {plan.cost_max: 0}}\n")
     trainer.wait_plans(plan(999999, "*", 3))
-    daemon.close()
 
 
 SLOW = 40  # steps of both ranks, of this machine now: so long a capture of the slow one takes, pauses of the test apart
@@ -192,10 +186,8 @@ def test_one_slow_rank_makes_captures_rarer_for_both_and_slices_match(start, cap
 
     train(ranks, follow, "the plan that attnd tells")
     wait_until(entropies, "the heads of both")
-    daemon.stop()
-    daemon.start()
+    daemon.restart()
     train(ranks, follow, "what captures cost, told again to the new attnd")
-    daemon.close()
 
 
 def test_a_job_that_asks_for_every_step_keeps_it(start):
@@ -206,4 +198,3 @@ def test_a_job_that_asks_for_every_step_keeps_it(start):
     assert (cost["every"], cost["instead_of"]) == (1, None)
     assert cost["message"].endswith(" of step time, more than 0.01 % (plan.cost_max): every 1 was asked for")
     assert rarer(ranks) == 1 and [entry["from"] for entry in daemon.call("plan.get")] == ["default"]
-    daemon.close()

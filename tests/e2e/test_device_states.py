@@ -6,15 +6,12 @@ values agree in f32, else to the tolerances of the kernels.
 They agree where both sides compute in f64. attnd then counts what a state has in f32, which is another bucket where a
 number is at a bound: all weights together are 1 + 2^-53, so local_mass is that of one key here."""
 import os
-import sys
 
 import numpy as np
 import pytest
 from harness import Attnd, Trainer, wait_until
 
 torch = pytest.importorskip("torch")
-ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
-sys.path[:0] = [os.path.join(ROOT, "clients", "python"), os.path.join(ROOT, "tests", "python")]
 import attnd  # noqa: E402
 from device_grid import MASKS, NO_TOKENS, make, truth  # noqa: E402
 from test_tiers import differences  # noqa: E402
@@ -156,7 +153,6 @@ def test_rows_computed_in_f64_are_counted_into_the_same_buckets():
             for statistic in ("mean", "std", "min", "max", "last"):
                 a, b = (np.array(one["heads"][name][statistic], dtype=float) for one in (raw, state))
                 assert np.allclose(a, b, rtol=1e-6, atol=1e-6, equal_nan=True), (mask, name, statistic, a, b)
-    daemon.close()
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
@@ -166,7 +162,6 @@ def test_rows_computed_in_f32_agree_as_far_as_the_kernels_promise(dtype):
         same_layer(raw, state, mask)
         assert "importance" in state["heads"]
         same_numbers(raw, state, mask)
-    daemon.close()
 
 
 def test_ranks_that_have_slices_of_the_heads_make_one_layer():
@@ -175,4 +170,3 @@ def test_ranks_that_have_slices_of_the_heads_make_one_layer():
         same_layer(raw, state, mask)
         same_numbers(raw, state, mask)
         assert "importance" not in state["heads"], "a softmax over all heads"
-    daemon.close()

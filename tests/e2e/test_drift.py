@@ -2,15 +2,10 @@
 """What summaries say of drift, against numpy; and after a restart."""
 import numpy as np
 import pytest
-from harness import Attnd, Reader, Trainer, softmax_maps
+from harness import Reader, observed, softmax_maps
 
 HEADS = 3
 UNIFORM = {"entropy_normalized", "entropy_sans_first"}  # compared with uniform attention before there is a baseline
-
-
-def send_epoch(trainer, epoch, weights):
-    trainer.attention(weights, epoch=epoch, step=epoch)
-    trainer.event("epoch_end", epoch=epoch)
 
 
 def entropies(weights):
@@ -31,13 +26,12 @@ def expected(windows, epoch, learned):
 
 
 def test_windows_are_compared_with_the_first_ones(rng):
-    attnd = Attnd("drift.windows=3")
-    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed("drift.windows=3")
     windows = [softmax_maps(rng, 2, HEADS, 16, 16) for _ in range(5)] + [softmax_maps(rng, 2, HEADS, 16, 16) ** 4] * 4
     windows = [w / w.sum(-1, keepdims=True) for w in windows]
     windows[2] = windows[0]  # so that no metric rises or falls over the baseline
     for epoch, weights in enumerate(windows):
-        send_epoch(trainer, epoch, weights)
+        trainer.one_epoch(weights, epoch)
         summary = reader.next()[1]
         drift = summary["drift"]
         if epoch < 3:
@@ -55,56 +49,45 @@ def test_windows_are_compared_with_the_first_ones(rng):
         assert (js >= 0).all() and (js <= np.log(2) + 1e-12).all()
         assert (js > 0.4).all() == (epoch >= 5)
     assert set(drift["entropy"]["change"]) <= {3.0, 4.0, 5.0}  # noise may have begun what 5 went on with
-    attnd.close()
 
 
 def test_rolling_windows_learn_those_that_share_nothing(rng):
-    attnd = Attnd("drift.windows=2", "window.length=2")
-    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed("drift.windows=2", "window.length=2")
     parts = [softmax_maps(rng, 1, 1, 8, 8) for _ in range(6)]
     means = [entropies(part).mean() for part in parts]
     for epoch, weights in enumerate(parts):
-        send_epoch(trainer, epoch, weights)
+        trainer.one_epoch(weights, epoch)
         summary = reader.next()[1]
         assert ("entropy" in summary["drift"]) == (epoch >= 4)  # epochs 0 and 1, 2 and 3 are the baseline
         if epoch >= 4:
             delta = np.mean(means[epoch - 1:epoch + 1]) - np.mean(means[:4])
             np.testing.assert_allclose(summary["drift"]["entropy"]["delta"], [delta], atol=1e-4)
-    attnd.close()
 
 
 def test_the_baseline_outlives_a_restart(rng):
-    attnd = Attnd("drift.windows=2")
-    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed("drift.windows=2")
     windows = [softmax_maps(rng, 1, HEADS, 8, 8) for _ in range(4)]
     windows[1] = windows[0]
     for epoch in range(3):
-        send_epoch(trainer, epoch, windows[epoch])
+        trainer.one_epoch(windows[epoch], epoch)
         reader.next()
-    trainer.close()
-    assert attnd.stop() == 0
-    attnd.start()
-    reader, again = Reader(attnd, "summary/"), Trainer(attnd, "job", run=trainer.run)
-    again.sequence = trainer.sequence
-    send_epoch(again, 3, windows[3])
+    attnd.restart(trainer)
+    reader = Reader(attnd, "summary/")
+    trainer.one_epoch(windows[3], 3)
     summary = reader.next()[1]
     while summary["window"]["last"] < 3:  # what was published before, as a snapshot
         summary = reader.next()[1]
     for name, delta, _ in expected(windows, 3, 2):
         np.testing.assert_allclose(summary["drift"][name]["delta"], delta, atol=1e-4)
-    attnd.close()
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_restart_says_the_same_of_the_newest_window(epochs, rng):
     """Of one that was only compared with uniform attention, of the one that completes the baseline, and of the next."""
-    attnd = Attnd("drift.windows=2")
-    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed("drift.windows=2")
     for epoch in range(epochs):
-        send_epoch(trainer, epoch, softmax_maps(rng, 1, HEADS, 8, 8))
+        trainer.one_epoch(softmax_maps(rng, 1, HEADS, 8, 8), epoch)
         said = reader.next()[1]["drift"]
     assert set(said) >= ({"entropy"} if epochs > 2 else {"entropy_normalized"})
-    assert attnd.stop() == 0
-    attnd.start()
+    attnd.restart(trainer)
     assert [summary["drift"] for summary in attnd.call("summary", job="job")] == [said]
-    attnd.close()

@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: MIT
 """probe="induction": what attnd says of the probe is what numpy says of the model's weights on it."""
-import os
-import sys
-
 import numpy as np
 import pytest
 from harness import Attnd, Reader, wait_until
 
-ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
-sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
-
 torch = pytest.importorskip("torch")
-
 import attnd  # noqa: E402
 
 WORDS, LAYERS, HEADS, WIDTH, LENGTH = 40, 2, 2, 16, 23
@@ -72,4 +65,3 @@ def test_the_score_of_the_induction_probe_is_that_of_the_weights():
     for (step, layer), summary in found.items():
         for metric, score in zip(("induction", "duplicate_token"), expected[step][layer]):
             np.testing.assert_allclose(summary["heads"][metric]["mean"], score, rtol=0, atol=1e-5)
-    daemon.close()

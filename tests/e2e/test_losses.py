@@ -2,15 +2,12 @@
 """Nothing is lost in silence, what is lost is counted once, and a forged message ends nothing."""
 import os
 import subprocess
-import sys
 
 import numpy as np
-from harness import Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
+from harness import Attnd, Reader, Trainer, attnctl, observed, softmax_maps, wait_log, wait_until
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "clients", "python"))
-import attnd as package  # noqa: E402
+import attnd as package
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 PUBLISH = os.environ.get("ATTN_PUBLISH_ARRAYS", "build/tests/e2e/publish_arrays")
 FAR = 2**61
 
@@ -23,15 +20,22 @@ def job(attnd, name="job"):
     return wait_until(lambda: [job for job in attnd.call("jobs") if job["job"] == name], "the job")[0]
 
 
-def summary_of(attnd, *words):
-    done = subprocess.run([ATTNCTL, "--endpoint", attnd.endpoint("control"), "summary", *words], timeout=60,
-                          capture_output=True, text=True)
+def summary_of(attnd, name):
+    done = attnctl(attnd, "summary", name)
     return done.returncode, done.stderr
 
 
-def test_a_forged_bye_does_not_end_a_run_that_goes_on(attnd, rng):
-    reader = Reader(attnd, "summary/")
-    trainer = Trainer(attnd, "job")
+def hellos(attnd, first, *names):
+    """Trainers that say hello and go, one after the other; `first` messages have come with the first of them."""
+    for sent, name in enumerate(names, first):
+        forger = Trainer(attnd, name)
+        forger.event("hello")
+        forger.close()
+        wait_until(lambda sent=sent: attnd.stats()["received"] == sent, "the hello")
+
+
+def test_a_forged_bye_does_not_end_a_run_that_goes_on(rng):
+    attnd, reader, trainer = observed()
     trainer.attention(maps(rng))
     attnd.settled(1)
     forger = Trainer(attnd, "job", run=trainer.run)
@@ -47,9 +51,8 @@ def test_a_forged_bye_does_not_end_a_run_that_goes_on(attnd, rng):
     assert [reader.next()[1]["window"]["last"] for _ in range(2)] == [1, 2]
 
 
-def test_a_jump_to_a_number_without_end_is_no_loss(attnd, rng):
-    reader = Reader(attnd, "summary/")
-    trainer = Trainer(attnd, "job")
+def test_a_jump_to_a_number_without_end_is_no_loss(rng):
+    attnd, reader, trainer = observed()
     trainer.attention(maps(rng))
     attnd.settled(1)
     forger = Trainer(attnd, "job", run=trainer.run)
@@ -72,30 +75,19 @@ def test_empty_hellos_do_not_fill_the_job_table(rng):
     for trainer in real:
         trainer.attention(maps(rng))
     attnd.settled(2)
-    for i in range(64):
-        forger = Trainer(attnd, f"forged{i}")
-        forger.event("hello")
-        forger.close()
-        wait_until(lambda sent=3 + i: attnd.stats()["received"] == sent, "the hello")
+    hellos(attnd, 3, *(f"forged{i}" for i in range(64)))
     late = Trainer(attnd, "late")
     late.attention(maps(rng))
-    for i in range(16):  # the same with the runs of one job
-        forger = Trainer(attnd, "late", run=os.urandom(16))
-        forger.event("hello")
-        forger.close()
-        wait_until(lambda sent=68 + i: attnd.stats()["received"] == sent, "the hello")
+    hellos(attnd, 68, *["late"] * 16)  # the same with the runs of one job
     for trainer in (*real, late):
         trainer.attention(maps(rng))
     stats = attnd.settled(86)
     assert stats["dropped"] == {} and stats["lost"] == 0 and stats["jobs"] == 4
     assert {"real1", "real2", "late"} <= {job["job"] for job in attnd.call("jobs")}
-    attnd.close()
 
 
 def test_captures_that_are_all_dropped_at_the_source_show_everywhere():
-    attnd = Attnd("window.unit=step")
-    reader = Reader(attnd, "alert/")
-    trainer = Trainer(attnd, "job")
+    attnd, reader, trainer = observed("window.unit=step", topic="alert/")
     trainer.event("hello", dropped_total=1)  # nothing may be wrong yet: a window may still come
     assert attnd.settled(1)["alerts"] == 0
     trainer.event("hello", step=50, dropped_total=1)
@@ -106,12 +98,10 @@ def test_captures_that_are_all_dropped_at_the_source_show_everywhere():
     attnd.settled(4)
     assert job(attnd)["dropped"] == {"source": 48}
     assert attnd.stats()["source_dropped"] == 48
-    attnd.close()
 
 
-def test_a_total_and_the_counts_of_topics_add_up_to_one_truth(attnd, rng):
-    reader = Reader(attnd, "summary/")
-    trainer = Trainer(attnd, "job")
+def test_a_total_and_the_counts_of_topics_add_up_to_one_truth(rng):
+    attnd, reader, trainer = observed()
     trainer.event("hello")
     trainer.attention(maps(rng), dropped=2)
     trainer.event("hello", dropped_total=7)  # two are of layer 0, and told
@@ -131,12 +121,9 @@ def test_totals_survive_a_restart(attnd, rng):
     trainer.attention(maps(rng), dropped=1)
     trainer.event("hello", dropped_total=5)
     attnd.settled(3)
-    attnd.stop()
-    attnd.start()
-    again = Trainer(attnd, "job", run=trainer.run)
-    again.sequence = trainer.sequence
-    again.attention(maps(rng), dropped=4)
-    again.event("hello", dropped_total=6)
+    attnd.restart(trainer)
+    trainer.attention(maps(rng), dropped=4)
+    trainer.event("hello", dropped_total=6)
     attnd.settled(2)
     assert job(attnd)["dropped"] == {"source": 6}
     assert attnd.stats()["source_dropped"] == 1, "of this start"
@@ -144,9 +131,7 @@ def test_totals_survive_a_restart(attnd, rng):
 
 def test_a_message_larger_than_the_limit_is_counted_and_is_no_gap(rng):
     """As a trainer sends it that was not told the limit: eight heads, so long that one frame exceeds it."""
-    attnd = Attnd("ingest.max_message=256KiB")
-    reader = Reader(attnd, "summary/")
-    trainer = Trainer(attnd, "job")
+    attnd, reader, trainer = observed("ingest.max_message=256KiB")
     trainer.attention(softmax_maps(rng, 1, 8, 4, 4))
     for _ in range(3):
         trainer.attention(np.full((1, 8, 100, 100), 0.01, np.float32))
@@ -156,7 +141,6 @@ def test_a_message_larger_than_the_limit_is_counted_and_is_no_gap(rng):
     assert stats["dropped"] == {"too_large": 3} and stats["lost"] == 0
     assert reader.next()[1]["dropped"] == {"too_large": 3}
     wait_log(attnd, "reason=too_large")
-    attnd.close()
 
 
 def test_a_client_refuses_what_is_too_large_and_everybody_hears_of_it(caplog):
@@ -175,7 +159,6 @@ def test_a_client_refuses_what_is_too_large_and_everybody_hears_of_it(caplog):
     assert job(attnd)["dropped"] == {"source": 5} and attnd.stats()["source_dropped"] == 5
     alert = reader.next()[1]
     assert (alert["rule"], alert["state"]) == ("losses", "firing")
-    attnd.close()
 
 
 def test_captures_that_all_find_the_queue_full_show_too(attnd, caplog):
@@ -198,7 +181,6 @@ def test_a_client_in_c_refuses_what_is_too_large(tmp_path):
     assert done.returncode != 0 and "larger than the daemon takes" in done.stderr
     wait_until(lambda: job(attnd, "c")["state"] == "ended", "the end")
     assert job(attnd, "c")["dropped"] == {"source": 1}
-    attnd.close()
 
 
 def test_the_summary_of_a_job_that_captured_nothing_says_why(rng):
@@ -227,13 +209,11 @@ def test_the_summary_of_a_job_that_captured_nothing_says_why(rng):
         "bare": (1, f"{begins}it sent no attention\n"),
         "refused": (1, f"{begins}attnd refused what came: 1 key_type\n"),
     }
-    attnd.close()
 
 
-def test_what_comes_late_after_a_reconnect_is_counted_once(attnd, rng):
+def test_what_comes_late_after_a_reconnect_is_counted_once(rng):
     """The old connection is read out when messages of the new one are there already."""
-    reader = Reader(attnd, "summary/")
-    old = Trainer(attnd, "job")
+    attnd, reader, old = observed()
     new = Trainer(attnd, "job", run=old.run)
     for sent, (trainer, seq) in enumerate([(old, 0), (new, 3), (old, 1), (new, 4), (old, 2), (new, 5), (new, 7)], 1):
         trainer.attention(maps(rng), seq=seq, step=seq)

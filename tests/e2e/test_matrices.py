@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The numbers of the projection matrices over a run: in summaries, in the history, judged by rules, after a restart;
 against numpy."""
-import os
-import subprocess
-
 import numpy as np
 import pytest
-from harness import Attnd, Reader, Trainer, softmax_maps, wait_until
+from harness import Reader, attnctl, observed, softmax_maps, wait_until
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 HEADS, KV_HEADS, HEAD_DIM, MODEL = 4, 2, 4, 24
 SHAPES = {"wq": (HEADS * HEAD_DIM, MODEL), "wk": (KV_HEADS * HEAD_DIM, MODEL), "wv": (KV_HEADS * HEAD_DIM, MODEL),
           "wo": (MODEL, HEADS * HEAD_DIM)}
+SIZES = dict(heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM)
 SHARED = HEADS // KV_HEADS
 NUMBERS = {
     "spectral_norm": lambda s: s[0],
@@ -63,25 +60,20 @@ def send_epoch(trainer, epoch, **given):
     """Attention, the matrices, and the end."""
     trainer.attention(softmax_maps(np.random.default_rng(3), 1, HEADS, 8, 8), epoch=epoch, step=10 * epoch)
     if given:
-        trainer.projections(**given, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, epoch=epoch, step=10 * epoch + 9)
+        trainer.projections(**given, **SIZES, epoch=epoch, step=10 * epoch + 9)
     trainer.event("epoch_end", epoch=epoch, step=10 * epoch + 9)
 
 
-def kept(attnd, metric, epochs, **where):
+def kept(attnd, metric, epochs):
     """The mean of a metric, [HEADS][epochs], nil where there is none, when the history has that number."""
     def ask():
-        try:
-            answer = attnd.call("history", job="job", metric=metric, **where)
-        except RuntimeError as error:
-            assert str(error) in ("no_history", "job_unknown")
-            return None
+        answer = attnd.call("history", job="job", metric=metric)
         return answer if len(answer["windows"]["last"]) == epochs else None
     return wait_until(ask, f"{epochs} windows of {metric}")["values"]["mean"]
 
 
 def test_several_epochs_of_changing_matrices_against_numpy(rng):
-    attnd = Attnd()
-    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed()
     epochs = [matrices(rng) for _ in range(4)]
     for epoch, given in enumerate(epochs):
         send_epoch(trainer, epoch, **given)
@@ -97,16 +89,14 @@ def test_several_epochs_of_changing_matrices_against_numpy(rng):
     np.testing.assert_allclose(np.frombuffer(grid["values"], np.float32).reshape(HEADS, 4),
                                np.transpose([expected(given)["wv_wo.stable_rank"] for given in epochs]), rtol=1e-6)
     assert of_matrices(attnd.call("windows", job="job")["layers"][0]["metrics"]) == set(expected(epochs[0]))
-    attnd.close()
 
 
 def test_a_window_has_the_newest_matrices(rng):
     """Also one that is put together of others."""
-    attnd = Attnd("window.also=[2 epochs]")
-    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed("window.also=[2 epochs]")
     steps = [matrices(rng) for _ in range(6)]
     for step, given in enumerate(steps):
-        trainer.projections(**given, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, epoch=step // 3, step=step)
+        trainer.projections(**given, **SIZES, epoch=step // 3, step=step)
         if step % 3 == 2:
             trainer.event("epoch_end", epoch=step // 3, step=step)
     windows = sorted((reader.next()[1] for _ in range(3)), key=lambda summary: summary["window"]["last"])
@@ -115,12 +105,10 @@ def test_a_window_has_the_newest_matrices(rng):
         for statistic in ("mean", "min", "max", "last"):
             np.testing.assert_allclose(numbers[statistic], expected(given)["wq_wk.spectral_norm"], rtol=1e-9)
         assert (summary["messages"], numbers["count"]) == (3 * summary["window"]["length"], [1] * HEADS)
-    attnd.close()
 
 
 def test_what_is_missing_is_absent_and_not_zero(rng):
-    attnd = Attnd()
-    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed()
     given = matrices(rng)
     only, spoilt = {"wq": given["wq"]}, dict(given, wk=given["wk"].copy())
     spoilt["wk"][1, 1] = np.nan
@@ -136,36 +124,30 @@ def test_what_is_missing_is_absent_and_not_zero(rng):
         numbers = kept(attnd, name, 4)
         assert [[number is not None for number in head] for head in numbers] == [[e in there for e in range(4)]] * HEADS
         np.testing.assert_allclose([head[3] for head in numbers], expected(given)[name], rtol=1e-9)
-    attnd.close()
 
 
 def test_a_slice_of_the_heads_has_no_place_among_them(rng):
     """A rank of two that has half of them: its matrices are shown, and are not taken for those of the first heads."""
-    attnd = Attnd()
-    reader, trainer = Reader(attnd, "live/", "summary/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed()
+    live = Reader(attnd, "live/")
     trainer.projections(wq=matrices(rng)["wq"], heads=HEADS, head_dim=HEAD_DIM, heads_total=2 * HEADS)
     trainer.event("epoch_end")
-    for _ in range(2):
-        result = reader.next()[1]
+    for one in (live, reader):
+        result = one.next()[1]
         assert set(result["weights"]) == {"wq"} and of_matrices(result["heads"]) == set()
-    attnd.close()
 
 
 def test_a_restart_goes_on_in_the_window_and_with_the_baseline(rng):
-    attnd = Attnd("drift.windows=2", "history.checkpoint=100ms")
-    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed("drift.windows=2", "history.checkpoint=100ms")
     given = matrices(rng)
     for epoch in range(2):
         send_epoch(trainer, epoch, **given)
         reader.next()
-    trainer.projections(**given, heads=HEADS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, epoch=2, step=20)
+    trainer.projections(**given, **SIZES, epoch=2, step=20)
     wait_until(lambda: attnd.call("jobs")[0]["processed"] == 7, "the matrices")
-    trainer.close()
-    assert attnd.stop() == 0
-    attnd.start()
-    reader, again = Reader(attnd, "summary/"), Trainer(attnd, "job", run=trainer.run)
-    again.sequence = trainer.sequence
-    send_epoch(again, 2, **dict(given, wq=3 * given["wq"]))
+    attnd.restart(trainer)
+    reader = Reader(attnd, "summary/")
+    send_epoch(trainer, 2, **dict(given, wq=3 * given["wq"]))
     summary = reader.next()[1]
     while summary["window"]["last"] < 2 or summary["window"]["partial"]:  # what was published before, as a snapshot
         summary = reader.next()[1]
@@ -176,23 +158,14 @@ def test_a_restart_goes_on_in_the_window_and_with_the_baseline(rng):
                                rtol=1e-9)
     wait_until(lambda: np.allclose(kept(attnd, "wq.spectral_norm", 3), np.outer(want, [1, 1, 3]), rtol=1e-9),
                "the whole window in the history")
-    attnd.close()
 
 
-RULE = """
-rules:
-  rank_of_qk_halves:
-    metric: wq_wk.stable_rank
-    statistic: shift
-    each: head
-    below: -10
-"""
+RULE = "rules: {rank_of_qk_halves: {metric: wq_wk.stable_rank, statistic: shift, each: head, below: -10}}\n"
 
 
 def test_a_rule_judges_what_became_of_the_baseline_and_attnctl_shows_it(rng):
     """The stable rank of one head's W_q^T W_k falls below half of what it was: 10 times 5 % of the baseline."""
-    attnd = Attnd("drift.windows=3", config=RULE)
-    reader, trainer = Reader(attnd, "alert/job/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed("drift.windows=3", topic="alert/job/", config=RULE)
     given = matrices(rng)
     first = expected(given)["wq_wk.stable_rank"]
     u, s, vt = np.linalg.svd(slice_of(given, "wq", 2), full_matrices=False)
@@ -205,8 +178,6 @@ def test_a_rule_judges_what_became_of_the_baseline_and_attnctl_shows_it(rng):
     alert = reader.next()[1]
     assert (alert["rule"], alert["state"], alert["head"], alert["epoch"]) == ("rank_of_qk_halves", "firing", 2, 4)
     assert alert["value"] == pytest.approx((now[2] - first[2]) / max(0.05 * first[2], 0.1))
-    told = subprocess.run([ATTNCTL, "--address", attnd.directory, "summary", "job", "--metric", "wq_wk.stable_rank"],
-                          capture_output=True, text=True)
+    told = attnctl(attnd, "summary", "job", "--metric", "wq_wk.stable_rank")
     assert (told.returncode, told.stderr) == (0, "")
     assert "decoder.0.self " + " ".join(f"{value:.4f}" for value in now) in " ".join(told.stdout.split())
-    attnd.close()

@@ -1,36 +1,25 @@
 # SPDX-License-Identifier: MIT
 """/metrics: both formats are valid by others' judgement, and what they say is what attnd says elsewhere."""
-import http.client
 import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 
 import numpy as np
 import pytest
 from harness import PATIENCE_S, Attnd, Trainer, softmax_maps, wait_until
+from web import Web
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75," \
               "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"  # what Prometheus sends
 
 
-class Scraped(Attnd):
-    def __init__(self, *settings, **keys):
-        self.trainers = []
-        super().__init__("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", *settings, **keys)
-        self.port = int(self.call("config")["http.endpoint"].rsplit(":", 1)[1])
-
-    def scrape(self, accept=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-        try:
-            connection.request("GET", "/metrics", headers={"Accept": accept} if accept else {})
-            response = connection.getresponse()
-            assert response.status == 200
-            return response.headers["Content-Type"], response.read().decode()
-        finally:
-            connection.close()
+class Scraped(Web):
+    def scrape(self, **headers):
+        response, body = self.get("/metrics", **headers)
+        assert response.status == 200
+        return response.headers["Content-Type"], body.decode()
 
     def samples(self):
         """Of text 0.0.4: (name, labels) to value."""
@@ -46,13 +35,6 @@ class Scraped(Attnd):
 
     def value(self, name, **labels):
         return self.samples().get((name, tuple(sorted(labels.items()))))
-
-
-@pytest.fixture
-def scraped():
-    daemon = Scraped("window.unit=step", "window.rank_grace=0")
-    yield daemon
-    daemon.close()
 
 
 def layer_labels(layer, job="gpt"):
@@ -74,23 +56,38 @@ def shown(daemon, layer=0, job="gpt", count=1):
                       f"{count} messages of layer {layer} on the page")
 
 
+@pytest.fixture
+def scraped():
+    return Scraped("window.unit=step", "window.rank_grace=0")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """One that has shown a run of two layers and six steps, for tests that change nothing."""
+    daemon = Scraped("window.unit=step", "window.rank_grace=0")
+    Attnd.all.remove(daemon)  # it outlives a test
+    train(daemon, np.random.default_rng(20260))
+    daemon.settled(12)
+    for layer in range(2):
+        shown(daemon, layer, count=6)
+    yield daemon
+    daemon.close()
+    daemon.discard()
+
+
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")
-def test_promtool_has_nothing_to_say(scraped, rng):
-    train(scraped, rng)
-    shown(scraped, layer=1, count=6)
-    check = subprocess.run(["promtool", "check", "metrics"], input=scraped.scrape()[1].encode(), capture_output=True)
+def test_promtool_has_nothing_to_say(trained):
+    check = subprocess.run(["promtool", "check", "metrics"], input=trained.scrape()[1].encode(), capture_output=True)
     assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")
 
 
-def test_openmetrics_is_strict_and_says_the_same(scraped, rng):
+def test_openmetrics_is_strict_and_says_the_same(trained):
     parser = pytest.importorskip("prometheus_client.openmetrics.parser", reason="Debian: python3-prometheus-client")
-    train(scraped, rng)
-    shown(scraped, layer=1, count=6)
-    kind, text = scraped.scrape(OPENMETRICS)
+    kind, text = trained.scrape(Accept=OPENMETRICS)
     assert kind == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     parsed = {(sample.name, tuple(sorted(sample.labels.items()))): sample.value
               for family in parser.text_string_to_metric_families(text) for sample in family.samples}
-    plain = scraped.samples()
+    plain = trained.samples()
     assert {key[0] for key in parsed} == {key[0] for key in plain}
     attention = [key for key in plain if key[0].startswith("attnd_attention")]
     assert len(attention) > 40 and all(parsed[key] == plain[key] for key in attention)
@@ -100,18 +97,15 @@ def test_openmetrics_is_strict_and_says_the_same(scraped, rng):
     (None, False), ("*/*", False), ("text/plain", False), (OPENMETRICS, True), ("application/openmetrics-text", True),
     ("application/openmetrics-text;q=0", False), ("application/openmetrics-text; q=0.3, text/plain; q=0.5", False),
     ("application/openmetrics-text;q=x,", False), (",;q=,;;,", False), ("a" * 2000, False)])
-def test_the_format_is_what_is_accepted(scraped, accept, openmetrics):
-    kind, text = scraped.scrape(accept)
+def test_the_format_is_what_is_accepted(trained, accept, openmetrics):
+    kind, text = trained.scrape(**{"Accept": accept} if accept else {})
     assert ("openmetrics" in kind) == openmetrics == text.endswith("# EOF\n")
 
 
-def test_layers_say_what_live_says(scraped, rng):
-    train(scraped, rng)
-    scraped.settled(12)
+def test_layers_say_what_live_says(trained):
     for layer in range(2):
-        shown(scraped, layer, count=6)
-        (live,) = scraped.call("live", job="gpt", layer=layer)
-        samples, labels = scraped.samples(), tuple(sorted(layer_labels(layer).items()))
+        (live,) = trained.call("live", job="gpt", layer=layer)
+        samples, labels = trained.samples(), tuple(sorted(layer_labels(layer).items()))
         for metric, name in (("entropy_normalized", "entropy{}_ratio"), ("first_token", "first_token{}_ratio"),
                              ("confidence", "confidence{}_ratio"), ("effective_keys", "effective_keys{}"),
                              ("mean_distance", "distance{}_tokens"), ("local_mass", "local{}_ratio")):
@@ -141,7 +135,6 @@ def test_drift_is_that_of_the_summary(rng):
     for head in range(4):
         said = daemon.value("attnd_detail_drift_shift", head=str(head), **layer_labels(0))
         assert math.isclose(said, np.nanmax(abs(shift[:, head])), rel_tol=1e-8)
-    daemon.close()
 
 
 def test_counters_are_those_of_stats(scraped, rng):
@@ -195,26 +188,6 @@ def test_a_new_run_takes_the_place_of_the_old_one(scraped, rng):
     assert scraped.value("attnd_attention_heads", **layer_labels(2)) is None
 
 
-def test_a_job_that_is_forgotten_is_gone(rng):
-    daemon = Scraped("limits.jobs=1")
-    trainer = train(daemon, rng, job="first")
-    trainer.event("bye")
-    wait_until(lambda: daemon.value("attnd_training_state", job="first", state="ended") == 1, "the end")
-    train(daemon, rng, job="second", steps=1)
-    shown(daemon, job="second")
-    assert not [key for key in daemon.samples() if ("job", "first") in key[1]]
-    daemon.close()
-
-
-def test_layers_are_limited_and_the_page_says_so(rng):
-    daemon = Scraped("http.metrics_layers=3")
-    train(daemon, rng, steps=1, layers=5)
-    daemon.settled(5)
-    wait_until(lambda: daemon.value("attnd_layers_exposed") == 3, "three layers")
-    assert daemon.value("attnd_layers") == 5
-    daemon.close()
-
-
 def test_alerts_that_fire_are_counted_by_rule(scraped):
     trainer = Trainer(scraped, "gpt")
     one_key = np.zeros((1, 2, 16, 16), np.float32)
@@ -252,30 +225,22 @@ def test_a_config_that_is_refused_shows():
     daemon = Scraped(config="plan: {every: 5}\n")
     assert daemon.value("attnd_config_last_reload_successful") == 1
     first = daemon.value("attnd_config_last_reload_success_timestamp_seconds")
-    path = os.path.join(daemon.directory, "attnd.yaml")
-    with open(path, "w") as file:
-        file.write("plan: {evry: 6}\n")
-    daemon.process.send_signal(signal.SIGHUP)
+    daemon.rewrite("plan: {evry: 6}\n")
     wait_until(lambda: daemon.value("attnd_config_last_reload_successful") == 0, "the refusal")
     assert daemon.value("attnd_config_last_reload_success_timestamp_seconds") == first
-    with open(path, "w") as file:
-        file.write("plan: {every: 6}\n")
-    daemon.process.send_signal(signal.SIGHUP)
+    daemon.rewrite("plan: {every: 6}\n")
     wait_until(lambda: daemon.value("attnd_config_last_reload_successful") == 1, "the better one")
     assert daemon.value("attnd_config_last_reload_success_timestamp_seconds") > first
-    daemon.close()
 
 
-def test_monitor_answers_what_jobs_answers(scraped, rng):
-    train(scraped, rng)
-    scraped.settled(12)
-    (job,) = scraped.call("monitor")["jobs"]
-    (known,) = scraped.call("jobs")
+def test_monitor_answers_what_jobs_answers(trained):
+    (job,) = trained.call("monitor")["jobs"]
+    (known,) = trained.call("jobs")
     assert all(job[key] == known[key] for key in ("job", "run", "state", "epoch", "step", "world", "ranks", "received",
                                                    "processed", "lost", "dropped"))
     assert (job["runs"], job["layers"], job["firing"]) == (1, 2, [])
     with pytest.raises(RuntimeError, match="argument"):
-        scraped.call("monitor", layer=0)
+        trained.call("monitor", layer=0)
 
 
 def test_monitor_answers_about_the_run_that_is_asked_for(scraped, rng):

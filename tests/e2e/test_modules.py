@@ -2,21 +2,15 @@
 """The paths of modules on their way: from `attnd.watch` to summaries, `attnctl --json`, the API, /metrics, alerts and
 the past, over a restart. The model has two towers as CLIP has them, which their numbers alone do not tell apart."""
 import json
-import os
-import pathlib
-import subprocess
-import sys
-import urllib.request
 
 import pytest
+from harness import PATIENCE_S, Trainer, attnctl, softmax_maps, wait_until
+from web import Web
 
 torch = pytest.importorskip("torch")
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "clients" / "python"))
 
 import attnd as client  # noqa: E402
-from harness import PATIENCE_S, Attnd, Trainer, softmax_maps, wait_until  # noqa: E402
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 JOB = "clip"
 PATHS = [f"{tower}.encoder.layers.{layer}.self_attn" for tower in ("text_model", "vision_model") for layer in range(2)]
 
@@ -69,13 +63,14 @@ def of(layers):
     return {layer["layer"]: layer.get("module") for layer in layers}
 
 
-def attnctl(attnd, *arguments):
-    return subprocess.run([ATTNCTL, "--endpoint", attnd.endpoint("control"), *arguments], capture_output=True, text=True,
-                          timeout=PATIENCE_S, check=True).stdout
+def said(attnd, *arguments):
+    done = attnctl(attnd, *arguments)
+    assert done.returncode == 0, done
+    return done.stdout
 
 
 def json_of(attnd, *arguments):
-    return json.loads(attnctl(attnd, *arguments, "--json"))
+    return json.loads(said(attnd, *arguments, "--json"))
 
 
 def assert_the_past_says_it(attnd):
@@ -87,8 +82,7 @@ def assert_the_past_says_it(attnd):
 
 
 def test_all_views_name_the_modules_of_two_towers():
-    attnd = Attnd("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", "window.unit=epoch", "maps.every=0ms")
-    http = attnd.call("config")["http.endpoint"].replace("tcp:", "http:")
+    attnd = Web("window.unit=epoch", "maps.every=0ms")
     expected = dict(enumerate(PATHS))
     train(attnd, 3)
     wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end of the run")
@@ -97,47 +91,38 @@ def test_all_views_name_the_modules_of_two_towers():
         assert of(attnd.call(method, job=JOB)) == expected
     assert attnd.call("maps", job=JOB, layer=2)["module"] == PATHS[2]
     assert of(json_of(attnd, "summary", JOB)) == expected
-    table = [line.split() for line in attnctl(attnd, "summary", JOB, "--metric", "sink_rate").splitlines()[-4:]]
+    table = [line.split() for line in said(attnd, "summary", JOB, "--metric", "sink_rate").splitlines()[-4:]]
     assert [(row[0], row[-1]) for row in table] == [(f"encoder.{n}.self", path) for n, path in expected.items()]
-    assert f"  module {PATHS[3]}\n" in attnctl(attnd, "show", JOB, "--layer", "3")
+    assert f"  module {PATHS[3]}\n" in said(attnd, "show", JOB, "--layer", "3")
     assert json_of(attnd, "show", JOB, "--layer", "2")["module"] == PATHS[2]
     assert of(next(job for job in json_of(attnd, "jobs") if job["job"] == JOB)["layers"]) == expected
-    for path in (f"summary?job={JOB}", f"live?job={JOB}"):
-        with urllib.request.urlopen(f"{http}/api/v1/{path}", timeout=PATIENCE_S) as answer:
-            assert of(json.load(answer)) == expected
+    for kind in ("summary", "live"):
+        assert of(attnd.json(f"/api/v1/{kind}?job={JOB}")) == expected
     wait_until(lambda: attnd.stats()["history"]["waiting"] == 0, "the windows on the disk")
     assert_the_past_says_it(attnd)
-    assert attnd.stop() == 0
-    attnd.start()
+    attnd.restart()
     assert_the_past_says_it(attnd)
-    attnd.close()
 
 
 def test_a_run_that_goes_on_after_a_restart_knows_its_modules(rng):
     """A trainer that says them no more: what was kept says them."""
-    attnd = Attnd("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", "window.unit=step", "window.length=1",
-                  "window.every=1", config="rules:\n  high:\n    metric: entropy\n    above: 0.01\n")
+    attnd = Web("window.unit=step", "window.length=1", "window.every=1",
+                config="rules:\n  high:\n    metric: entropy\n    above: 0.01\n")
     trainer = Trainer(attnd, JOB)
     for step in range(2):
         trainer.attention(softmax_maps(rng, 1, 2, 6, 6), step=step, layer=1, module=PATHS[1])
     wait_until(lambda: attnd.call("jobs"), "the job")
     wait_until(lambda: attnd.call("alerts", job=JOB)["firing"], "the alert")
     assert {alert["module"] for alert in attnd.call("alerts", job=JOB)["firing"]} == {PATHS[1]}
-    port = attnd.call("config")["http.endpoint"].rpartition(":")[2]
-    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S).read().decode()
+    page = attnd.get("/metrics")[1].decode()
     assert f'attnd_layer_info{{job="{JOB}",stack="decoder",layer="1",site="self",module="{PATHS[1]}"}} 1' in page
-    trainer.close()
-    assert attnd.stop() == 0
-    attnd.start()
+    attnd.restart(trainer)
     assert of(attnd.call("jobs")[0]["layers"]) == {1: PATHS[1]}
-    again = Trainer(attnd, JOB, run=trainer.run)
-    again.sequence = trainer.sequence
     for step in range(2, 5):
-        again.attention(softmax_maps(rng, 1, 2, 6, 6), step=step, layer=1)
+        trainer.attention(softmax_maps(rng, 1, 2, 6, 6), step=step, layer=1)
     attnd.settled(3)
     assert of(attnd.call("summary", job=JOB)) == {1: PATHS[1]}
     assert {alert["module"] for alert in attnd.call("alerts", job=JOB)["alerts"]} == {PATHS[1]}
-    attnd.close()
 
 
 @pytest.mark.parametrize("module", ["", "a\x1b[2J", "m" * 257, "a\x85b"])

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import pathlib
 import re
-import sys
 import tempfile
 import threading
 
@@ -22,7 +21,6 @@ from harness import PATIENCE_S, Attnd, free_ports, wait_until
 
 torch = pytest.importorskip("torch")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "clients" / "python"))
 import torch.distributed as dist  # noqa: E402
 
 import attnd as client  # noqa: E402
@@ -50,9 +48,7 @@ class Model(torch.nn.Module):
 @pytest.fixture
 def judging():
     """An attnd whose windows are steps, and which finds sharp attention critical."""
-    daemon = Attnd("window.unit=step", "window.rank_grace=0", config=RULES)
-    yield daemon
-    daemon.close()
+    return Attnd("window.unit=step", "window.rank_grace=0", config=RULES)
 
 
 class Training:

@@ -5,22 +5,16 @@ import fnmatch
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 
-import msgpack
 import pytest
 import zmq
-from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
+from harness import PATIENCE_S, Attnd, Reader, Trainer, attnctl, softmax_maps, wait_log, wait_until
 
-ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
-sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
-from attnd import Control, ControlError  # noqa: E402
-from attnd.plan import choose  # noqa: E402
+from attnd import Control, ControlError
+from attnd.plan import choose
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 DEFAULT = b"plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0;tier=auto"
 EVERYTHING = {b"tensor/", b"event/"}
 
@@ -69,23 +63,21 @@ def plan(order, pattern, every=50, layers="*", heads="*", samples=1, rows=0, tie
 THE_DEFAULT = plan(999999, "*")
 
 
+def listened(*settings, config=None):
+    attnd = Attnd(*settings, config=config)
+    return attnd, Listener(attnd, "gpt-small")
+
+
 def refused(attnd, method, **params):
-    """(code, message) of a refusal."""
-    socket = attnd.context.socket(zmq.DEALER)
-    socket.linger = 0
-    try:
-        socket.connect(attnd.endpoint("control"))
-        socket.send(msgpack.packb([0, 1, method, params]))
-        assert socket.poll(int(1000 * PATIENCE_S))
-        _, _, error, result = msgpack.unpackb(socket.recv())
-    finally:
-        socket.close()
-    assert error is not None, result
-    return error["code"], error["message"]
+    """What is said of a request that is refused as having a wrong argument."""
+    with Control(attnd.endpoint("control")) as control, pytest.raises(ControlError) as error:
+        control.call(method, params)
+    assert error.value.code == "argument"
+    return str(error.value)
 
 
-def test_the_default_plan_is_there_before_what_is_asked_for(attnd):
-    trainer = Listener(attnd, "gpt-small")
+def test_the_default_plan_is_there_before_what_is_asked_for():
+    attnd, trainer = listened()
     limits = next(prefix for prefix in trainer.prefixes if prefix.startswith(b"limits/"))
     assert trainer.prefixes == {DEFAULT, limits} | EVERYTHING
     said = [prefix for added, prefix in trainer.notices]
@@ -94,15 +86,13 @@ def test_the_default_plan_is_there_before_what_is_asked_for(attnd):
 
 
 def test_the_settings_of_the_default():
-    attnd = Attnd("plan.every=7", "plan.layers=decoder.*.self encoder.0.cross", "plan.heads=0-3,7", "plan.samples=0",
-                  "plan.rows=64", "plan.tier=state")
-    trainer = Listener(attnd, "gpt-small")
+    _, trainer = listened("plan.every=7", "plan.layers=decoder.*.self encoder.0.cross", "plan.heads=0-3,7", "plan.samples=0",
+                          "plan.rows=64", "plan.tier=state")
     trainer.wait_plans(plan(999999, "*", 7, "decoder.*.self encoder.0.cross", "0-3,7", 0, 64, "state"))
-    attnd.close()
 
 
-def test_a_plan_changes_while_the_job_is_connected(attnd):
-    trainer = Listener(attnd, "gpt-small")
+def test_a_plan_changes_while_the_job_is_connected():
+    attnd, trainer = listened()
     answer = attnd.call("plan.set", job="gpt-*", every=10, layers="decoder.*")
     assert answer == dict(job="gpt-*", pattern="gpt-*", **{"from": "set"}, every=10, layers="decoder.*", heads="*",
                           samples=1, rows=0, tier="auto", cost=None)
@@ -116,8 +106,8 @@ def test_a_plan_changes_while_the_job_is_connected(attnd):
     trainer.wait_plans(THE_DEFAULT)
 
 
-def test_the_new_plan_comes_before_the_old_one_goes(attnd):
-    trainer = Listener(attnd, "gpt-small")
+def test_the_new_plan_comes_before_the_old_one_goes():
+    attnd, trainer = listened()
     attnd.call("plan.set", job="gpt-small", every=10)
     trainer.wait_plans(plan(0, "gpt-small", 10), THE_DEFAULT)
     trainer.notices.clear()
@@ -127,9 +117,9 @@ def test_the_new_plan_comes_before_the_old_one_goes(attnd):
     assert trainer.notices == [(True, text % 20), (False, text % 10)]
 
 
-def test_whatever_is_changed_some_plan_holds_at_any_moment(attnd, rng):
+def test_whatever_is_changed_some_plan_holds_at_any_moment(rng):
     """Of every state that a trainer sees on the way, the plan is one that was in force before or after."""
-    trainer = Listener(attnd, "gpt-small")
+    attnd, trainer = listened()
     allowed = {50}
     for _ in range(60):
         pattern = str(rng.choice(["gpt-*", "gpt-small", "*", "gpt-[a-z]*"]))
@@ -153,12 +143,11 @@ def test_whatever_is_changed_some_plan_holds_at_any_moment(attnd, rng):
 
 
 def test_patterns_of_the_config_are_in_its_order():
-    attnd = Attnd(config="plan: {samples: 2}\n"
-                         "jobs:\n"
-                         "  'gpt-*': {plan.every: 10, spectrum: false}\n"
-                         "  'bert': {spectrum: false}\n"
-                         "  '*': {plan.layers: 'decoder.*', plan.heads: '0-3,7'}\n")
-    trainer = Listener(attnd, "gpt-small")
+    attnd, trainer = listened(config="plan: {samples: 2}\n"
+                              "jobs:\n"
+                              "  'gpt-*': {plan.every: 10, spectrum: false}\n"
+                              "  'bert': {spectrum: false}\n"
+                              "  '*': {plan.layers: 'decoder.*', plan.heads: '0-3,7'}\n")
     trainer.wait_plans(plan(64, "gpt-*", 10, samples=2), plan(65, "*", layers="decoder.*", heads="0-3,7", samples=2),
                        plan(999999, "*", samples=2))
     assert [(p["pattern"], p["from"]) for p in attnd.call("plan.get")] == [
@@ -166,37 +155,27 @@ def test_patterns_of_the_config_are_in_its_order():
     assert attnd.call("plan.get", job="gpt-small")["from"] == "config"
     assert attnd.call("plan.get", job="bert")["layers"] == "decoder.*"
     assert attnd.call("config")["jobs.gpt-*.plan.every"] == "10"
-    attnd.close()
-
-
-def rewrite(attnd, text):
-    with open(os.path.join(attnd.directory, "attnd.yaml"), "w") as file:
-        file.write(text)
-    attnd.process.send_signal(signal.SIGHUP)
 
 
 def test_a_hangup_reads_the_file_again():
-    attnd = Attnd(config="plan: {every: 10}\n")
-    trainer = Listener(attnd, "gpt-small")
+    attnd, trainer = listened(config="plan: {every: 10}\n")
     attnd.call("plan.set", job="bert", every=3)
     trainer.wait_plans(plan(0, "bert", 3), plan(999999, "*", 10))
-    rewrite(attnd, "plan: {every: 20}\njobs: {'gpt-*': {plan.rows: 8}}\nlog: {level: debug}\nmetrics: {top_pairs: 3}\n")
+    attnd.rewrite("plan: {every: 20}\njobs: {'gpt-*': {plan.rows: 8}}\nlog: {level: debug}\nmetrics: {top_pairs: 3}\n")
     trainer.wait_plans(plan(0, "bert", 3), plan(64, "gpt-*", 20, rows=8), plan(999999, "*", 20))
     wait_log(attnd, "event=config_read plans=3")
     assert re.findall("event=config_needs_restart key=(.*)", attnd.log_text()) == ["metrics.top_pairs", "log.level"]
     config = attnd.call("config")
     assert config["plan.every"] == "20" and config["jobs.gpt-*.plan.rows"] == "8"
     assert config["metrics.top_pairs"] == "10" and config["log.level"] == "info"  # in force
-    attnd.close()
 
 
 def test_a_file_with_a_mistake_changes_nothing():
-    attnd = Attnd(config="plan: {every: 10}\n")
-    trainer = Listener(attnd, "gpt-small")
-    rewrite(attnd, "plan:\n  every: 20\n  heads: 3-1\n")
+    attnd, trainer = listened(config="plan: {every: 10}\n")
+    attnd.rewrite("plan:\n  every: 20\n  heads: 3-1\n")
     wait_log(attnd, "event=config_refused", "attnd.yaml:3: plan.heads: '3-1': not a list of heads")
     wait_until(lambda: attnd.stats()["config_refused"], "the refusal is told")
-    rewrite(attnd, "window: {length: 100, every: 1}\nplan: {every: 20}\n")
+    attnd.rewrite("window: {length: 100, every: 1}\nplan: {every: 20}\n")
     wait_log(attnd, "event=config_refused", "window.every")
     os.unlink(os.path.join(attnd.directory, "attnd.yaml"))
     attnd.process.send_signal(signal.SIGHUP)
@@ -207,17 +186,14 @@ def test_a_file_with_a_mistake_changes_nothing():
     assert attnd.call("plan.get", job="gpt-small")["every"] == 10
     assert trainer.plans() == [plan(999999, "*", 10)]
     os.unlink(os.path.join(attnd.directory, "attnd.yaml"))
-    rewrite(attnd, "plan: {every: 30}\n")
+    attnd.rewrite("plan: {every: 30}\n")
     trainer.wait_plans(plan(999999, "*", 30))
-    attnd.close()
 
 
 def test_command_line_settings_still_win_after_a_hangup():
-    attnd = Attnd("plan.samples=4", config="plan: {every: 10, samples: 2}\n")
-    trainer = Listener(attnd, "gpt-small")
-    rewrite(attnd, "plan: {every: 20, samples: 3}\n")
+    attnd, trainer = listened("plan.samples=4", config="plan: {every: 10, samples: 2}\n")
+    attnd.rewrite("plan: {every: 20, samples: 3}\n")
     trainer.wait_plans(plan(999999, "*", 20, samples=4))
-    attnd.close()
 
 
 def test_without_a_file_a_hangup_is_a_clean_stop(attnd):
@@ -226,45 +202,22 @@ def test_without_a_file_a_hangup_is_a_clean_stop(attnd):
 
 
 def test_after_a_restart_the_config_holds():
-    attnd = Attnd("plan.every=10")
-    trainer = Listener(attnd, "gpt-small")
+    attnd, trainer = listened("plan.every=10")
     attnd.call("plan.set", job="gpt-small", every=3)
     trainer.wait_plans(plan(0, "gpt-small", 3), plan(999999, "*", 10))
     assert attnd.stop() == 0
     wait_until(lambda: trainer.plans() == [], "no plan while there is no daemon")
-    attnd.log.close()
     attnd.start()
     trainer.wait_plans(plan(999999, "*", 10))
     assert EVERYTHING <= trainer.prefixes
-    attnd.close()
-
-
-def test_what_holds_for_a_job_and_what_a_new_plan_begins_as(attnd):
-    assert attnd.call("plan.get", job="gpt-small") == {
-        "job": "gpt-small", "pattern": "*", "from": "default", "every": 50, "layers": "*", "heads": "*", "samples": 1,
-        "rows": 0, "tier": "auto", "cost": None}
-    attnd.call("plan.set", job="gpt-*", every=10, samples=0)
-    of_name = attnd.call("plan.set", job="gpt-small", rows=8)
-    assert (of_name["every"], of_name["samples"], of_name["rows"]) == (10, 0, 8)
-    again = attnd.call("plan.set", job="gpt-*", layers="encoder.*")
-    assert (again["every"], again["samples"], again["layers"]) == (10, 0, "encoder.*")
-    other = attnd.call("plan.set", job="gpt-?", heads="1")
-    assert (other["every"], other["samples"], other["heads"]) == (50, 1, "1")
-    assert [p["pattern"] for p in attnd.call("plan.get")] == ["gpt-?", "gpt-*", "gpt-small", "*"]
-    assert all(p["job"] is None for p in attnd.call("plan.get"))
-    assert attnd.call("plan.get", job="gpt-small")["pattern"] == "gpt-*"  # the newer one
 
 
 @pytest.mark.parametrize("method, params, message", [
     ("plan.set", {"job": "gpt", "every": -1}, "plan.every: '-1': not a whole number (valid: 0 to 1000000000)"),
-    ("plan.set", {"job": "gpt", "every": 10**9 + 1}, "plan.every: '1000000001': out of range (valid: 0 to 1000000000)"),
     ("plan.set", {"job": "gpt", "every": 1.5}, "plan.every: neither a whole number nor a text"),
     ("plan.set", {"job": "gpt", "heads": [1, 2]}, "plan.heads: neither a whole number nor a text"),
-    ("plan.set", {"job": "gpt", "layers": "decoder.3"}, "plan.layers: 'decoder.3': names no layer"),
     ("plan.set", {"job": "gpt", "layers": "decoder.*;every=1"}, "not patterns of layers"),
-    ("plan.set", {"job": "gpt", "layers": "*" * 512}, "too long"),
     ("plan.set", {"job": "gpt", "layers": "*" * 5000}, "plan.layers: neither"),
-    ("plan.set", {"job": "gpt", "heads": "0/1"}, "not a list of heads"),
     ("plan.set", {"job": "gpt", "step": 1}, "this method has no parameter 'step'"),
     ("plan.set", {"job": "a/b", "every": 1}, "job: not a name or pattern"),
     ("plan.set", {"job": "a" * 129, "every": 1}, "job: not a name or pattern"),
@@ -276,8 +229,7 @@ def test_what_holds_for_a_job_and_what_a_new_plan_begins_as(attnd):
     ("plan.reset", {}, "job: not a name or pattern"),
 ])
 def test_bad_requests_say_what_is_wrong_and_change_nothing(attnd, method, params, message):
-    code, said = refused(attnd, method, **params)
-    assert code == "argument" and message in said
+    assert message in refused(attnd, method, **params)
     assert [p["from"] for p in attnd.call("plan.get")] == ["default"]
 
 
@@ -285,8 +237,7 @@ def test_one_more_than_64_is_refused(attnd):
     trainer = Listener(attnd, "job7")
     for i in range(64):
         attnd.call("plan.set", job=f"job{i}", every=i)
-    code, message = refused(attnd, "plan.set", job="more", every=1)
-    assert code == "argument" and "64 plans" in message
+    assert "64 plans" in refused(attnd, "plan.set", job="more", every=1)
     attnd.call("plan.set", job="job7", every=700)
     wait_until(lambda: len(trainer.plans()) == 65 and trainer.in_force() == (700, "*"), "all plans")
 
@@ -345,8 +296,8 @@ def test_plans_that_change_all_the_time_disturb_nothing(attnd, rng):
 
 def test_over_the_budget_plans_arrive(rng):
     """A plan that asks for less is what one wants then."""
-    attnd = Attnd("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_budget=0")
-    trainer = Listener(attnd, "gpt-small")
+    attnd, trainer = listened("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1",
+                              "metrics.spectrum_budget=0")
     weights = softmax_maps(rng, 1, 4, 256, 256)
     sent = 40
     for step in range(sent):
@@ -355,41 +306,39 @@ def test_over_the_budget_plans_arrive(rng):
     attnd.call("plan.set", job="gpt-small", every=0)
     trainer.wait_plans(plan(0, "gpt-small", 0), THE_DEFAULT)
     attnd.settled(sent)
-    attnd.close()
 
 
 # ---------------------------------------------------------------------------------------------- clients
 
-def attnctl(attnd, *arguments):
-    result = subprocess.run([ATTNCTL, *arguments, "--endpoint", attnd.endpoint("control")], capture_output=True,
-                            text=True, timeout=60)
-    return result.returncode, result.stdout or result.stderr
+def said_of_plans(attnd, *arguments):
+    """The exit status of attnctl plan, and what it says."""
+    done = attnctl(attnd, "plan", *arguments)
+    return done.returncode, done.stdout or done.stderr
 
 
-def test_attnctl_shows_sets_and_resets(attnd):
-    trainer = Listener(attnd, "gpt-small")
-    assert attnctl(attnd, "plan", "set", "gpt-*", "every=10", "layers=decoder.*.self encoder.*", "heads=0-3,7",
-                   "tier=state") == (
+def test_attnctl_shows_sets_and_resets():
+    attnd, trainer = listened()
+    settings = ("every=10", "layers=decoder.*.self encoder.*", "heads=0-3,7", "tier=state")
+    assert said_of_plans(attnd, "set", "gpt-*", *settings) == (
         0, "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER   FROM\n"
            "gpt-*  10     decoder.*.self encoder.*  0-3,7  1        all   state  set\n")
     trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*.self encoder.*", "0-3,7", tier="state"), THE_DEFAULT)
-    assert attnctl(attnd, "plan", "set", "gpt-small", "every=0", "samples=0")[0] == 0
-    assert attnctl(attnd, "plan", "get") == (
+    assert said_of_plans(attnd, "set", "gpt-small", "every=0", "samples=0")[0] == 0
+    assert said_of_plans(attnd, "get") == (
         0, "JOBS       EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER   FROM\n"
            "gpt-small  never  decoder.*.self encoder.*  0-3,7  all      all   state  set\n"
            "gpt-*      10     decoder.*.self encoder.*  0-3,7  1        all   state  set\n"
            "*          50     *                         *      1        all   auto   default\n")
-    assert attnctl(attnd, "plan", "reset", "gpt-small")[0] == 0
-    assert attnctl(attnd, "plan", "get", "gpt-small")[1].endswith("\ngpt-*  10     decoder.*.self encoder.*  0-3,7  1"
-                                                                 "        all   state  set\n")
-    assert attnctl(attnd, "plan", "reset", "gpt-small") == (
-        2, "attnctl: no plan was set for 'gpt-small'\n")
-    assert attnctl(attnd, "plan", "set", "gpt-small", "every=x") == (
+    assert said_of_plans(attnd, "reset", "gpt-small")[0] == 0
+    assert said_of_plans(attnd, "get", "gpt-small")[1].endswith(
+        "\ngpt-*  10     decoder.*.self encoder.*  0-3,7  1        all   state  set\n")
+    assert said_of_plans(attnd, "reset", "gpt-small") == (2, "attnctl: no plan was set for 'gpt-small'\n")
+    assert said_of_plans(attnd, "set", "gpt-small", "every=x") == (
         2, "attnctl: plan.every: 'x': not a whole number (valid: 0 to 1000000000)\n")
 
 
-def test_python_shows_sets_and_resets(attnd):
-    trainer = Listener(attnd, "gpt-small")
+def test_python_shows_sets_and_resets():
+    attnd, trainer = listened()
     with Control(attnd.endpoint("control")) as control:
         assert control.plan("gpt-small")["from"] == "default"
         assert control.set_plan("gpt-*", every=10, layers="decoder.*", heads=3)["heads"] == "3"

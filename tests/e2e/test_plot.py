@@ -8,27 +8,23 @@ import sys
 import numpy as np
 import pytest
 
+import harness
+from figures import Svg, bar_table, steps_of
+from harness import ATTNCTL, PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_until
+from test_maps import pooled
+from test_record import Recorder
+from warm import Warm
+
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests" / "cli"))
-
-from figures import Svg, bar_table, steps_of  # noqa: E402
-from harness import PATIENCE_S, SANITIZED, Attnd, Trainer, softmax_maps, wait_until  # noqa: E402
-from test_maps import pooled  # noqa: E402
-from test_record import Recorder  # noqa: E402
-from warm import Warm  # noqa: E402
-
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 WARM = Warm(ATTNCTL)
 EXAMPLE = ROOT / "clients" / "python" / "examples" / "save_figures.py"
 
 
 def attnctl(attnd, *arguments, code=0):
-    address = {"ATTND_ADDRESS": attnd.directory}
     if arguments[0] == "plot":
-        done = WARM.plot(*arguments[1:], **address)
+        done = WARM.plot(*arguments[1:], ATTND_ADDRESS=attnd.directory)
     else:
-        done = subprocess.run([ATTNCTL, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **address},
-                              timeout=4 * PATIENCE_S)
+        done = harness.attnctl(attnd, *arguments)
     assert done.returncode == code, done
     return done.stderr if code else done.stdout
 
@@ -57,7 +53,6 @@ def test_a_jobs_newest_maps(rng, tmp_path):
     said = attnctl(attnd, "plot", "heatmap", "gpt", "--head", 3, "-o", "x.svg", code=2)
     assert "has no head 3 (valid: 0 to 2)" in said
     assert "no such job: 'gpd'" in attnctl(attnd, "plot", "heatmap", "gpd", "-o", "x.svg", code=1)
-    attnd.close()
 
 
 def test_maps_that_attnd_has_pooled_say_so(rng, tmp_path):
@@ -72,7 +67,6 @@ def test_maps_that_attnd_has_pooled_say_so(rng, tmp_path):
     said = attnctl(attnd, "plot", "similarity", "gpt", "-o", tmp_path / "b.svg", code=1)
     assert "similarity needs whole maps" in said and "raise maps.size to 200" in said
     assert not (tmp_path / "b.svg").exists()
-    attnd.close()
 
 
 def test_a_recording(rng, tmp_path):
@@ -103,7 +97,6 @@ def test_the_queries_of_cross_attention_are_the_tokens_of_their_stack(rng, tmp_p
     for source in (tmp_path / "run.rec", "gpt"):
         svg = plot(attnd, tmp_path / "a.svg", "heatmap", source, "--layer", "cross")
         assert {"an", "old", "grey", "hat", "ein", "alter", "Hut"} <= set(svg.texts)
-    attnd.close()
 
 
 def sharpen(rng, step):
@@ -168,8 +161,9 @@ def test_what_export_writes_gives_the_same_figure(collapsed, tmp_path):
 @pytest.mark.skipif(SANITIZED, reason="it is PyTorch that takes the time")
 def test_a_training_loop_saves_a_figure_per_layer(tmp_path):
     pytest.importorskip("torch")
-    done = subprocess.run([sys.executable, EXAMPLE, tmp_path, "--epochs", "2", "--every", "1", "--ending", "svg"], capture_output=True, text=True,
-                          timeout=4 * PATIENCE_S, env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")})
+    command = [sys.executable, EXAMPLE, tmp_path, "--epochs", "2", "--every", "1", "--ending", "svg"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=4 * PATIENCE_S,
+                          env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")})
     assert done.returncode == 0, done
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.svg"))
     assert files == [f"epoch-00{epoch}/heads-decoder.{layer}.self.svg" for epoch in (1, 2) for layer in (0, 1)]

@@ -3,13 +3,11 @@
 import functools
 import os
 import re
-import sys
 
 import pytest
 from harness import Reader
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
-sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
 torch = pytest.importorskip("torch")
 
 

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The role of a head, the evidence for it, and since when: of heads that change what they do at known steps."""
 import json
-import os
 import sqlite3
-import subprocess
 
 import numpy as np
 import pytest
-from harness import ATTND, Attnd, Trainer, wait_until
+from harness import Attnd, Trainer, attnctl, wait_until
 
 LENGTH, PERIOD = 16, 8
 TOKENS = np.tile(np.arange(PERIOD, dtype=np.int32), LENGTH // PERIOD)[None]
@@ -45,11 +43,7 @@ def ended(attnd, trainer, windows, **where):
 
 def kept(attnd, windows, **where):
     def all_there():
-        try:
-            layers = attnd.call("windows", job="gpt")["layers"]
-        except RuntimeError as error:
-            assert str(error) in ("no_history", "job_unknown")
-            return False
+        layers = attnd.call("windows", job="gpt")["layers"]
         return layers and all(track["windows"] >= windows for layer in layers for track in layer["tracks"])
     wait_until(all_there, f"{windows} windows")
     return attnd.call("roles", job="gpt", **where)["heads"]
@@ -63,9 +57,7 @@ def spans(found):
 
 @pytest.fixture
 def attnd():
-    daemon = Attnd("window.unit=step", "window.length=1", "window.every=1", "window.timeout=1h")
-    yield daemon
-    daemon.close()
+    return Attnd("window.unit=step", "window.length=1", "window.every=1", "window.timeout=1h")
 
 
 def test_a_role_has_evidence_and_emerges_at_a_step(attnd):
@@ -128,16 +120,12 @@ def test_old_windows_and_new_ones_are_one_history_and_outlive_a_restart(attnd):
         return ["diagonal" if step < 40 else "previous_token" if step < 139 else "first_token", "mixed"]
     trainer = train(attnd, map(roles, range(70)))
     assert spans(kept(attnd, 69)[0])[0] == ("diagonal", 0, 39, 40, 0)
-    assert attnd.stop() == 0
-    trainer.wait_forgotten()
-    attnd.start()
-    trainer.wait_subscribed()
+    attnd.restart(trainer)
     train(attnd, map(roles, range(70, 150)), trainer=trainer, first=70)
     found = ended(attnd, trainer, 150)
     assert spans(found[0]) == [("diagonal", 0, 39, 40, 0), ("previous_token", 40, 138, 99, 0), ("first_token", 139, 149, 11, 0)]
     assert spans(found[1]) == [("mixed", 0, 149, 150, 0)]
-    assert attnd.stop() == 0
-    attnd.start()
+    attnd.restart()
     assert attnd.call("roles", job="gpt")["heads"] == found
     assert attnd.call("roles", job="gpt", head=0, layer=0)["heads"] == found[:1]
     assert attnd.stop() == 0
@@ -172,7 +160,6 @@ def test_a_window_has_the_role_of_its_means():
     assert found[0]["emerged"] == {"window": 2, "epoch": 2, "step": 11}
     answer = attnd.call("roles", job="gpt")
     assert (answer["unit"], answer["length"], answer["every"], answer["more"]) == ("epoch", 1, 1, False)
-    attnd.close()
 
 
 def test_one_token_attends_to_itself(attnd):
@@ -199,18 +186,15 @@ def test_without_numbers_of_rows_there_is_no_role():
     trainer = train(attnd, [["mixed"]] * 3)
     with pytest.raises(RuntimeError, match="no_history"):
         ended(attnd, trainer, 3)
-    attnd.close()
 
 
 def test_attnctl_prints_a_line_per_head(attnd):
     steps = [("mixed" if step < 5 else ("induction", 0.83), "mixed" if step == 3 else "first_token") for step in range(8)]
     ended(attnd, train(attnd, steps), 8)
-    attnctl = os.environ.get("ATTNCTL_BIN", os.path.join(os.path.dirname(ATTND), "..", "clients", "cli", "attnctl"))
-    shown = subprocess.run([attnctl, "roles", "gpt", "--address", attnd.directory], capture_output=True, text=True, check=True)
-    assert shown.stdout.splitlines() == [
+    shown = attnctl(attnd, "roles", "gpt")
+    assert (shown.returncode, shown.stdout.splitlines()) == (0, [
         "HEAD               ROLE         EVIDENCE  SINCE             WINDOWS  BEFORE  CHANGES",
         "decoder.0.self.h0  induction    0.8441    step 5            3/3      mixed   1",
-        "decoder.0.self.h1  first_token  0.8317    step 0 or before  7/8      -       0"]
-    one = subprocess.run([attnctl, "roles", "gpt", "--head", "0", "--json", "--address", attnd.directory], capture_output=True,
-                         text=True, check=True)
-    assert json.loads(one.stdout)["heads"] == attnd.call("roles", job="gpt", head=0)["heads"]
+        "decoder.0.self.h1  first_token  0.8317    step 0 or before  7/8      -       0"])
+    one = attnctl(attnd, "roles", "gpt", "--head", "0", "--json")
+    assert one.returncode == 0 and json.loads(one.stdout)["heads"] == attnd.call("roles", job="gpt", head=0)["heads"]

@@ -1,32 +1,24 @@
 # SPDX-License-Identifier: MIT
 """attnctl show of a job that attnd knows and of its recording, against what the trainer sent."""
 import json
-import os
-import signal
-import subprocess
 
 import numpy as np
 import pytest
 
-from harness import PATIENCE_S, Attnd, Trainer, as_bf16, as_f64, softmax_maps, wait_until
+from harness import Attnd, Trainer, as_bf16, as_f64, attnctl, ranks_of, softmax_maps, softmax_of
 from test_maps import pooled
-from test_record import Recorder, count_records
+from test_record import Recorder
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 LABELS = ["the", "cat", "sat", "\u65e5\u672c", "\x1b[31m", "on"]
 
 
 @pytest.fixture
 def attnd():
-    daemon = Attnd("maps.every=0s")
-    yield daemon
-    daemon.close()
+    return Attnd("maps.every=0s")
 
 
 def show(attnd, *arguments, code=0):
-    environment = dict(os.environ, ATTND_ADDRESS=attnd.directory, LC_ALL="C.UTF-8")
-    done = subprocess.run([ATTNCTL, "show", *map(str, arguments)], capture_output=True, text=True, env=environment,
-                          encoding="utf-8", timeout=4 * PATIENCE_S)
+    done = attnctl(attnd, "show", *arguments, LC_ALL="C.UTF-8")
     assert done.returncode == code, done
     return done.stderr if code else done.stdout
 
@@ -35,13 +27,20 @@ def numbers(attnd, *arguments):
     return json.loads(show(attnd, *arguments, "--json"))
 
 
-def softmax_of(q, k, scale, causal):
-    """The map of queries and keys, in f64."""
+def send_recorded(attnd, path, send, *options, world=1):
+    """What `send` sends by the trainers of the ranks is recorded, and is the whole run."""
+    recorder = Recorder(attnd, "gpt", path, "--until-end", *options)
+    trainers = ranks_of(attnd, world, "gpt")
+    attnd.settled(send(*trainers))
+    for trainer in trainers:
+        trainer.event("bye")
+    assert recorder.end()[0] == 0
+
+
+def map_of(q, k, scale):
+    """The map of queries and keys, causal, in f64."""
     logits = scale * np.einsum("bhid,bhjd->bhij", q.astype(np.float64), np.repeat(k, q.shape[1] // k.shape[1], 1))
-    if causal:
-        logits = np.where(np.triu(np.ones(logits.shape[-2:], bool), 1), -np.inf, logits)
-    e = np.exp(logits - logits.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    return softmax_of(logits, True, np.float64)
 
 
 def expect_heads(attnd, source, weights, sample=0, *arguments):
@@ -107,28 +106,27 @@ def test_maps_that_attnd_does_not_keep_are_explained(rng):
     trainer.attention(softmax_maps(rng, 1, 2, 4, 4))
     daemon.settled(1)
     assert "there is no map: maps.enabled is false" in show(daemon, "gpt", code=1)
-    daemon.close()
 
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_a_recording_has_every_step_and_sample(attnd, rng, tmp_path, compress):
     path = tmp_path / "run.rec"
-    recorder = Recorder(attnd, "gpt", path, *(["--compress"] if compress else []))
-    trainer = Trainer(attnd, "gpt")
     steps = [softmax_maps(rng, 2, 2, 9, 9, causal=True) for _ in range(3)]
     q, k = rng.normal(size=(2, 4, 9, 8)).astype(np.float32), rng.normal(size=(2, 2, 9, 8)).astype(np.float32)
-    for step, weights in enumerate(steps):
-        trainer.attention(weights, step=10 * step, causal=True, labels=LABELS)
-        trainer.qk(q + step, k, step=10 * step, layer=1, scale=0.3, causal=True)
-    trainer.attention(as_bf16(steps[0]), step=20, layer=2)
-    attnd.settled(7)
-    wait_until(lambda: count_records(path) >= 7, "the recording")
-    assert recorder.end(signal.SIGINT)[0] == 0
+
+    def send(trainer):
+        for step, weights in enumerate(steps):
+            trainer.attention(weights, step=10 * step, causal=True, labels=LABELS)
+            trainer.qk(q + step, k, step=10 * step, layer=1, scale=0.3, causal=True)
+        trainer.attention(as_bf16(steps[0]), step=20, layer=2)
+        return 7
+
+    send_recorded(attnd, path, send, *(["--compress"] if compress else []))
     got = expect_heads(attnd, [path], steps[2], 1, "--layer", 0)
     assert got["layers"] == [f"decoder.{layer}.self" for layer in range(3)] and got["step"] == 20
     assert got["labels"] is None and numbers(attnd, path, "--layer", 0)["labels"][:6] == LABELS
     expect_heads(attnd, [path], steps[1], 0, "--layer", 0, "--step", 10)
-    expect_heads(attnd, [path], softmax_of(q + 2, k, 0.3, True), 1, "--layer", 1)
+    expect_heads(attnd, [path], map_of(q + 2, k, 0.3), 1, "--layer", 1)
     expect_heads(attnd, [path], as_f64(as_bf16(steps[0])), 0, "--layer", 2)
     assert "has no map of step 11 (the nearest: 10, 20)" in show(attnd, path, "--step", 11, code=2)
     assert "decoder.0.self of" in show(attnd, path)
@@ -136,19 +134,13 @@ def test_a_recording_has_every_step_and_sample(attnd, rng, tmp_path, compress):
 
 def test_padding_and_masks_of_queries_and_keys_count(attnd, rng, tmp_path):
     path = tmp_path / "run.rec"
-    recorder = Recorder(attnd, "gpt", path)
-    trainer = Trainer(attnd, "gpt")
     q, k = rng.normal(size=(2, 1, 5, 4)).astype(np.float32), rng.normal(size=(2, 1, 5, 4)).astype(np.float32)
     mask = np.ones((2, 5, 5), np.uint8)
     mask[1, :, 1] = 0
-    trainer.qk(q, k, mask=mask, scale=1.0, q_len=[5, 4], k_len=[5, 4])
-    attnd.settled(1)
-    wait_until(lambda: count_records(path) >= 1, "the recording")
-    assert recorder.end(signal.SIGINT)[0] == 0
+    send_recorded(attnd, path, lambda trainer: trainer.qk(q, k, mask=mask, scale=1.0, q_len=[5, 4], k_len=[5, 4]) or 1)
     logits = np.einsum("id,jd->ij", q[1, 0].astype(np.float64), k[1, 0])
     logits[:, [1, 4]] = -np.inf
-    expected = np.exp(logits - logits.max(-1, keepdims=True))
-    expected /= expected.sum(-1, keepdims=True)
+    expected = softmax_of(logits, dtype=np.float64)
     got = numbers(attnd, path, "--sample", 1, "--token", 2)
     np.testing.assert_allclose(got["token"]["weights"], expected[2, :4], atol=2e-6)
     assert got["row_sums"]["sound"] == 4 and got["row_sums"]["zero"] == 0
@@ -161,15 +153,14 @@ def test_padding_and_masks_of_queries_and_keys_count(attnd, rng, tmp_path):
 
 def test_heads_in_slices_over_ranks_are_one_layer(attnd, rng, tmp_path):
     path = tmp_path / "run.rec"
-    recorder = Recorder(attnd, "gpt", path)
     weights = softmax_maps(rng, 1, 4, 6, 6)
-    run = os.urandom(16)
-    for rank in range(2):
-        trainer = Trainer(attnd, "gpt", rank=rank, world=2, run=run)
-        trainer.attention(np.ascontiguousarray(weights[:, 2 * rank:2 * rank + 2]), head_offset=2 * rank, heads_total=4)
-    attnd.settled(2)
-    wait_until(lambda: count_records(path) >= 2, "the recording")
-    assert recorder.end(signal.SIGINT)[0] == 0
+
+    def send(*ranks):
+        for first, trainer in zip((0, 2), ranks):
+            trainer.attention(np.ascontiguousarray(weights[:, first:first + 2]), head_offset=first, heads_total=4)
+        return 2
+
+    send_recorded(attnd, path, send, world=2)
     for source in ("gpt", path):
         got = expect_heads(attnd, [source], weights)
         assert got["shape"]["heads"] == 4 and got["row_sums"]["rows"] == 24

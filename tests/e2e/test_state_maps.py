@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Pooled maps that come with a state are kept and shown as those that attnd makes itself of the same weights, to the
 rounding of half precision; and what pooled maps do not tell is said."""
-import os
-import sys
-
 import numpy as np
 import pytest
 from harness import Attnd, Trainer, softmax_maps, wait_until
 from test_maps import ask, pooled, refused
 from test_show import numbers, show
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
-from attnd.head_maps import HeadMaps  # noqa: E402
-from attnd.layer_state import LayerState  # noqa: E402
-from attnd.publisher import Publisher  # noqa: E402
+from attnd.head_maps import HeadMaps
+from attnd.layer_state import LayerState
+from attnd.publisher import Publisher
 
 HEADS, SIDE = 3, 16
 SETTINGS = ("maps.every=0s", f"maps.size={SIDE}", "window.unit=step", "window.length=2", "window.every=2", "history.commit=100ms",
@@ -23,9 +19,7 @@ HALF = dict(rtol=2**-10, atol=2**-24)  # of a number in half precision
 
 @pytest.fixture
 def attnd():
-    daemon = Attnd(*SETTINGS)
-    yield daemon
-    daemon.close()
+    return Attnd(*SETTINGS)
 
 
 def state_of(weights, step, importance=True):
@@ -171,7 +165,6 @@ def test_maps_come_no_more_often_than_they_are_wanted(rng):
             assert publisher.publish_state(state_of(weights, step), stack="decoder", layer=0, maps=maps)
             assert attnd.settled(1 + step)["dropped"] == {}  # of a layer that is not known any may be taken
         assert ask(attnd)[0]["step"] <= 1  # it had not been asked for the first
-    attnd.close()
 
 
 def test_maps_that_do_not_fit_are_refused_and_counted(attnd, rng):

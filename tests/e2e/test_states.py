@@ -2,8 +2,6 @@
 """Messages of type `state` through a real attnd: what a training computes itself is what attnd computes of the same maps,
 counts and histograms bit for bit; what was not computed is absent; and what is no state is refused and counted.
 """
-import os
-import sys
 from types import SimpleNamespace
 
 import msgpack
@@ -11,12 +9,10 @@ import numpy as np
 import pytest
 from harness import Attnd, Trainer, softmax_maps, wait_until
 
-ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
-sys.path[:0] = [os.path.join(ROOT, "clients", "python"), os.path.join(ROOT, "tests", "kernels")]
-import formulas  # noqa: E402
+import formulas
 
-from attnd import Publisher  # noqa: E402
-from attnd.layer_state import LayerState, pack_state  # noqa: E402
+from attnd import Publisher
+from attnd.layer_state import LayerState, pack_state
 
 BATCH, HEADS, T, STEPS, MICROBATCHES, WINDOW = 2, 4, 12, 8, 2, 4
 SETTINGS = ("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "workers.isa=scalar",

@@ -1,40 +1,29 @@
 # SPDX-License-Identifier: MIT
 """A collapse made of maps: control and HTTP give the same verdict on it, worst first, before and after restarts, after
 kill -9, and from the history when the run is no longer in memory."""
-import http.client
-import json
-import os
 import signal
-import subprocess
 
-import numpy as np
 import pytest
-from harness import PATIENCE_S, Attnd, Trainer, wait_until
+from harness import Trainer, attnctl, sharp_maps, wait_until
+from web import Web
 
-SETTINGS = ("window.unit=step", "window.rank_grace=0", "http.enabled=true", "http.endpoint=tcp://127.0.0.1:*",
-            "history.commit=50ms", "history.checkpoint=100ms")
 RULES = "rules: {mine: {metric: entropy_normalized, each: head, below: 0.3}}\n"
-HEADS, T = 4, 16
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
+HEADS = 4
 FLAT = 1
 WELL, COLLAPSED = [FLAT] * HEADS, [1000, 50, 400, 150]
 FIRING = [("entropy_collapse", None), ("mine", 0), ("mine", 2), ("mine", 3), ("mine", 1)]  # rule and head, worst first
 
 
-def maps(sharpness):
-    """Causal attention [1, HEADS, T, T], of each head its own sharpness: 0 looks at everything alike, 1000 at one key."""
-    logits = np.random.default_rng(3).permuted(np.tile(np.arange(T, dtype=float), (1, HEADS, T, 1)), axis=-1)
-    logits = np.asarray(sharpness, float).reshape(1, HEADS, 1, 1) * logits / T
-    logits = np.where(np.arange(T) > np.arange(T)[:, None], -np.inf, logits)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+def judging(*settings, config=None):
+    return Web("window.unit=step", "window.rank_grace=0", "history.commit=50ms", "history.checkpoint=100ms", *settings,
+               config=config)
 
 
 def send(trainer, sharpness, steps):
     """Layer 1 has these heads, layer 0 is well."""
     for step in steps:
-        trainer.attention(maps(WELL), step=step, causal=True, layer=0)
-        trainer.attention(maps(sharpness), step=step, causal=True, layer=1)
+        trainer.attention(sharp_maps(WELL, HEADS), step=step, causal=True, layer=0)
+        trainer.attention(sharp_maps(sharpness, HEADS), step=step, causal=True, layer=1)
 
 
 def collapse(attnd):
@@ -57,18 +46,11 @@ def by_control(attnd, **params):
 
 
 def by_http(attnd, query=""):
-    port = int(attnd.call("config")["http.endpoint"].rsplit(":", 1)[1])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
-    connection.request("GET", "/api/v1/verdict?job=gpt" + query)
-    response = connection.getresponse()
-    body = json.loads(response.read())
-    connection.close()
-    assert response.status == 200, body
-    return body
+    return attnd.json("/api/v1/verdict?job=gpt" + query)
 
 
 def by_attnctl(attnd, command):
-    return subprocess.run([ATTNCTL, "--address", attnd.directory, command, "gpt"], capture_output=True, text=True).stdout
+    return attnctl(attnd, command, "gpt").stdout
 
 
 def judged(attnd, step):
@@ -84,15 +66,8 @@ def firing(answer):
     return [(alert["rule"], alert["head"]) for alert in answer["alerts"] if alert["severity"] != "info"]
 
 
-def restart(attnd, trainer, sig):
-    attnd.stop(sig)
-    trainer.wait_forgotten()
-    attnd.start()
-    trainer.wait_subscribed()
-
-
 def test_it_is_the_same_everywhere_and_the_worst_comes_first():
-    attnd = Attnd(*SETTINGS, config=RULES)
+    attnd = judging(config=RULES)
     trainer = collapse(attnd)
     answer = judged(attnd, 7)
     assert (answer["state"], answer["epoch"], answer["step"], answer["more"]) == ("active", 0, 7, False)
@@ -110,12 +85,10 @@ def test_it_is_the_same_everywhere_and_the_worst_comes_first():
     few = by_control(attnd, limit=2)
     assert (few["alerts"], few["more"]) == (answer["alerts"][:2], True) and by_http(attnd, "&limit=2") == few
     assert by_control(attnd, limit=len(answer["alerts"])) == answer, "a limit that all fit in leaves none out"
-    del trainer
-    attnd.close()
 
 
 def test_a_run_in_which_nothing_fires_says_how_much_was_checked():
-    attnd = Attnd(*SETTINGS)
+    attnd = judging()
     trainer = Trainer(attnd, "gpt")
     trainer.event("hello")
     wait_until(lambda: attnd.call("jobs"), "the run")
@@ -131,35 +104,32 @@ def test_a_run_in_which_nothing_fires_says_how_much_was_checked():
     assert said[0] == f"{passed} checks passed; {len(missing)} not measured:"
     assert "  rank_odd: needs two windows, and three ranks or more" in said
     assert [line.split(":")[0].strip() for line in said[1:] if line[2] != " "] == missing
-    attnd.close()
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_answers_the_same(sig):
-    attnd = Attnd(*SETTINGS, config=RULES)
+    attnd = judging(config=RULES)
     trainer = collapse(attnd)
     before = judged(attnd, 7)
-    restart(attnd, trainer, sig)
+    attnd.restart(trainer, sig=sig)
     assert by_control(attnd) == by_http(attnd) == before
     send(trainer, COLLAPSED, range(9, 12))  # and goes on from there
     after = judged(attnd, 10)
     assert firing(after) == FIRING and {alert["since"]["step"] for alert in after["alerts"]} == {5}
-    attnd.close()
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_has_ended_keeps_its_verdict(sig):
-    attnd = Attnd(*SETTINGS, config=RULES)
+    attnd = judging(config=RULES)
     trainer = ended(attnd)
     before = judged(attnd, 8)
     assert firing(before) == FIRING and {alert["state"] for alert in before["alerts"]} == {"firing_at_end"}
-    restart(attnd, trainer, sig)
+    attnd.restart(trainer, sig=sig)
     assert by_control(attnd) == by_http(attnd) == before and (before["state"], before["step"]) == ("ended", 8)
-    attnd.close()
 
 
 def test_the_history_says_the_same_of_a_run_that_is_no_longer_in_memory():
-    attnd = Attnd(*SETTINGS, "limits.runs=1", config=RULES)
+    attnd = judging("limits.runs=1", config=RULES)
     trainer = ended(attnd)
     before = judged(attnd, 8)
     other = Trainer(attnd, "gpt")
@@ -170,15 +140,12 @@ def test_the_history_says_the_same_of_a_run_that_is_no_longer_in_memory():
     assert by_http(attnd, "&run=" + before["run"][:8]) == after
     assert by_control(attnd, run=before["run"], limit=1)["more"]
     assert by_control(attnd)["alerts"] == []
-    del trainer
-    attnd.close()
 
 
 def test_bad_questions_are_refused():
-    attnd = Attnd(*SETTINGS)
+    attnd = judging()
     for params in ({"limit": 0}, {"limit": -1}, {"head": 1}):
         with pytest.raises(RuntimeError, match="argument"):
             by_control(attnd, **params)
     with pytest.raises(RuntimeError, match="job_unknown"):
         by_control(attnd)
-    attnd.close()

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import ATTND, Attnd
+from harness import ATTNCTL, ATTND, Attnd
 
 ROOT = Path(__file__).resolve().parents[2]
 HISTORIES = ROOT / "tests" / "golden" / "histories"
 sys.path.insert(0, str(HISTORIES))
 import make_history  # noqa: E402
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 REMOVED = ("trouble",)  # metrics that are kept and no longer shown: PROTOCOL.md, Decoding
 BUILD = Path(ATTND).resolve().parents[1]
 VERSION = re.search(r"version: '([0-9.]+)'", (ROOT / "meson.build").read_text()).group(1)
@@ -84,4 +83,3 @@ def test_a_request_that_attnd_is_too_old_for_says_what_to_update():
     assert said(sys.executable, "-c", ask.format(VERSION, attnd.directory)) == "the method is unknown: dance (method_unknown)"
     assert said(sys.executable, "-c", ask.format("99.0.0", attnd.directory)) == (
         f"the method is unknown: dance; attnd {VERSION} is too old for what was asked, update attnd (method_unknown)")
-    attnd.close()

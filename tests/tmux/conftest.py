@@ -10,10 +10,9 @@ import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
 
-from harness import Attnd, wait_until  # noqa: E402
+from harness import ATTNCTL, Attnd, wait_until  # noqa: E402
 
 INTERVAL_S = 0.2  # between two looks of top
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 
 
 class Terminal:
@@ -88,11 +87,18 @@ def nothing_left_behind():
         Attnd.all.pop().discard()
 
 
-@pytest.fixture
-def command():
+def command(attnd, *arguments):
     """The line that starts top on an attnd."""
-    def make(attnd, *arguments):
-        return " ".join([os.path.abspath(ATTNCTL), "top", *arguments, "--endpoint", attnd.endpoint("control"),
-                         "--interval", str(INTERVAL_S)])
+    return " ".join([os.path.abspath(ATTNCTL), "top", *arguments, "--endpoint", attnd.endpoint("control"),
+                     "--interval", str(INTERVAL_S)])
+
+
+@pytest.fixture
+def open_top(open_terminal):
+    """A terminal in which top is started on an attnd."""
+    def make(attnd, *arguments, size=(), **environment):
+        terminal = open_terminal(*size, **environment)
+        terminal.run(command(attnd, *arguments))
+        return terminal
 
     return make

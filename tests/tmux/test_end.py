@@ -5,15 +5,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import urllib.request
 
 import numpy as np
 import pytest
 
-from conftest import ATTNCTL
-from harness import Attnd, Trainer, wait_until
+from harness import ATTNCTL, Trainer, attnctl, wait_until
+from web import Web
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
 
@@ -27,12 +25,6 @@ def one_key():
     return weights
 
 
-def attnctl(attnd, *arguments):
-    done = subprocess.run([ATTNCTL, *arguments, "--endpoint", attnd.endpoint("control")], capture_output=True, text=True,
-                          check=False)
-    return done.returncode, done.stdout
-
-
 def facts(alert):
     return {key: alert[key] for key in ("run", "rule", "state", "layer", "head", "since", "value", "bound", "message")}
 
@@ -40,18 +32,15 @@ def facts(alert):
 class Readers:
     """What each of them says of the run."""
 
-    def __init__(self, attnd, run, open_terminal, command):
-        self.attnd, self.run, self.open_terminal, self.command = attnd, run, open_terminal, command
+    def __init__(self, attnd, run, open_top):
+        self.attnd, self.run, self.open_top = attnd, run, open_top
 
     def page(self, path):
-        port = self.attnd.call("config")["http.endpoint"].rsplit(":", 1)[1]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}", timeout=60) as answer:
-            return json.load(answer)
+        return self.attnd.json(f"/api/v1/{path}")
 
     def top(self):
         """The header and what needs attention."""
-        terminal = self.open_terminal(120, 24)
-        terminal.run(self.command(self.attnd, "gpt"))
+        terminal = self.open_top(self.attnd, "gpt", size=(120, 24))
         state = terminal.wait_for(r"^ gpt  (\w+)  .*  run ([0-9a-f]{8}) ").groups()[::-1]
         worst = terminal.wait_for(r"^ !! (\S+)  (entropy_collapse) since step (\d+)").groups()
         terminal.wait_for(r"saturated_entropy of decoder\.0\.self is 0, below 0\.25[^\0]*when the run\s+ended")
@@ -67,10 +56,11 @@ class Readers:
 
     def all(self):
         text, plain = attnctl(self.attnd, "alerts"), attnctl(self.attnd, "alerts", "gpt", "--json")
-        told = json.loads(plain[1])
+        told = json.loads(plain.stdout)
         answer = self.page("alerts?job=gpt")
         return {
-            "states": (text[0], plain[0], re.findall(r"gpt +([0-9a-f]{8}) +(\S+) +\S+ +(firing at end)", text[1])),
+            "states": (text.returncode, plain.returncode,
+                       re.findall(r"gpt +([0-9a-f]{8}) +(\S+) +\S+ +(firing at end)", text.stdout)),
             "json": [facts(one) for one in told["firing"]],
             "page": [facts(one) for one in answer["firing"]],
             "past": ([facts(one) for one in told["alerts"]], [facts(one) for one in answer["alerts"]]),
@@ -83,17 +73,16 @@ class Readers:
         }
 
 
-def test_a_run_that_ended_in_collapse_is_so_for_all_readers_and_after_restarts(open_terminal, command, monkeypatch):
+def test_a_run_that_ended_in_collapse_is_so_for_all_readers_and_after_restarts(open_top, monkeypatch):
     monkeypatch.setenv("ATTND_ATTNCTL", os.path.abspath(ATTNCTL))
-    attnd = Attnd("window.unit=step", "window.rank_grace=0", "history.commit=20ms", "http.enabled=true",
-                  "http.endpoint=tcp://127.0.0.1:*")
+    attnd = Web("window.unit=step", "window.rank_grace=0", "history.commit=20ms")
     trainer = Trainer(attnd, "gpt")
     for step in range(BYE + 1):
         trainer.attention(one_key(), step=step)
     trainer.event("bye", step=BYE)
     attnd.settled(BYE + 2)
     run = trainer.run.hex()
-    readers = Readers(attnd, run, open_terminal, command)
+    readers = Readers(attnd, run, open_top)
     wait_until(lambda: len(attnd.call("alerts", job="gpt")["alerts"] or ()) == 2, "the end in the history")
     before = readers.all()
     (alert,) = before["page"]
@@ -106,7 +95,5 @@ def test_a_run_that_ended_in_collapse_is_so_for_all_readers_and_after_restarts(o
     assert [one["state"] for one in before["jobs"]] == [one["state"] for one in before["runs"]["runs"]] == ["ended"]
     assert before["summary"][0]["step"] == before["jobs"][0]["step"] == BYE
     for sig in (signal.SIGTERM, signal.SIGKILL):
-        attnd.stop(sig)
-        attnd.start()
+        attnd.restart(sig=sig)
         assert readers.all() == before
-    attnd.close()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """attnctl top as a user sees it: what is on the screen, what keys do, and that the terminal is as before afterwards."""
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -9,33 +10,39 @@ import time
 import numpy as np
 import pytest
 
-from conftest import INTERVAL_S
-from harness import Attnd, Trainer, wait_until
+from conftest import INTERVAL_S, command
+from harness import Attnd, Trainer, sharp_maps, wait_until
 
 pytestmark = pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux: apt install tmux")
 STEPS = ("window.unit=step", "window.rank_grace=0", "drift.windows=2")
-HEADS, T = 4, 16
-
-
-def maps(sharpness):
-    """Causal attention [1, HEADS, T, T], one sharpness per head: 0 looks at everything alike, 50 at one key."""
-    logits = np.random.default_rng(3).permuted(np.tile(np.arange(T, dtype=float), (1, HEADS, T, 1)), axis=-1)
-    logits = logits * np.reshape(np.broadcast_to(sharpness, HEADS), (1, HEADS, 1, 1)) / T
-    logits = np.where(np.arange(T) > np.arange(T)[:, None], -np.inf, logits)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+HEADS = 4
 
 
 def send_steps(trainer, sharpness, steps, layers=2):
     for step in steps:
         for layer in range(layers):
             noise = 1 + 0.01 * np.sin(7.0 * step + layer + np.arange(HEADS))
-            trainer.attention(maps(np.asarray(sharpness[layer]) * noise), step=step, layer=layer, causal=True)
+            trainer.attention(sharp_maps(np.asarray(sharpness[layer]) * noise, HEADS), step=step, layer=layer, causal=True)
 
 
-def collapsed(attnd, job="gpt-small"):
-    """A run in which head 3 of layer 1 became uniform and layer 0 collapsed."""
-    trainer = Trainer(attnd, job)
+def send_well(trainer, *steps):
+    """One layer, in which all is well."""
+    send_steps(trainer, ([3, 4, 5, 6],), range(*steps), layers=1)
+
+
+@pytest.fixture
+def attnd():
+    return Attnd(*STEPS)
+
+
+@pytest.fixture
+def trainer(attnd):
+    return Trainer(attnd, "gpt-small")
+
+
+@pytest.fixture
+def collapsed(attnd, trainer):
+    """The trainer of a run in which head 3 of layer 1 became uniform and layer 0 collapsed."""
     send_steps(trainer, ([3, 4, 5, 6], [3, 4, 5, 6]), range(6))
     send_steps(trainer, ([60, 70, 80, 90], [3, 4, 5, 0]), range(6, 16))
     attnd.settled(32)
@@ -53,15 +60,13 @@ def asked_by_top(attnd):
     return attnd.stats()["requests"] - attnd.request_id
 
 
-def test_runs_in_trouble_come_first_and_one_is_opened(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    collapsed(attnd)
+def test_runs_in_trouble_come_first_and_one_is_opened(attnd, collapsed, open_top):
     healthy = Trainer(attnd, "a-healthy-one")
-    send_steps(healthy, ([3, 4, 5, 6],), range(8), layers=1)
+    send_well(healthy, 8)
     for step in range(8):
         healthy.event("log", values={"loss": 4 - step / 4}, step=step)
     attnd.settled(48)
-    terminal.run(command(attnd))
+    terminal = open_top(attnd)
     terminal.wait_for(r"^ attnd top  2 runs, 1 in trouble")
     terminal.wait_for(r"lost 0  dropped 0")
     terminal.wait_for(r"^!!>gpt-small +15 .* each query looks at one key: d")
@@ -80,10 +85,8 @@ def test_runs_in_trouble_come_first_and_one_is_opened(open_terminal, command):
     terminal.wait_for(r"^!!>gpt-small +15 ")
 
 
-def test_the_heads_of_a_layer_are_opened_and_left(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    collapsed(attnd)
-    terminal.run(command(attnd, "gpt-small"))
+def test_the_heads_of_a_layer_are_opened_and_left(attnd, collapsed, open_top):
+    terminal = open_top(attnd, "gpt-small")
     terminal.wait_for("LAYERS, mean of the heads: 2")
     terminal.type("Down", "Enter")
     terminal.wait_for("HEADS: 4")
@@ -92,13 +95,11 @@ def test_the_heads_of_a_layer_are_opened_and_left(open_terminal, command):
     terminal.wait_for("LAYERS, mean of the heads: 2")
 
 
-def test_the_run_of_the_command_line_is_shown(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    first = collapsed(attnd).run.hex()
-    trainer = Trainer(attnd, "gpt-small")
-    send_steps(trainer, ([3, 4, 5, 6], [3, 4, 5, 6]), range(4))
+def test_the_run_of_the_command_line_is_shown(attnd, collapsed, open_top):
+    first = collapsed.run.hex()
+    send_steps(Trainer(attnd, "gpt-small"), ([3, 4, 5, 6], [3, 4, 5, 6]), range(4))
     attnd.settled(40)
-    terminal.run(command(attnd, "gpt-small", "--run", first[:12]))
+    terminal = open_top(attnd, "gpt-small", "--run", first[:12])
     terminal.wait_for(rf"^ gpt-small  active  epoch 0 step 15  run {first[:8]}")
     terminal.wait_for(r"^ !! decoder\.0\.self  entropy_collapse since step 6 ")
     terminal.type("q")
@@ -107,10 +108,8 @@ def test_the_run_of_the_command_line_is_shown(open_terminal, command):
     terminal.wait_for("no such run of this job in memory")
 
 
-def test_another_metric_is_chosen_by_its_beginning(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    collapsed(attnd)
-    terminal.run(command(attnd, "gpt-small", "--metric", "confidence"))
+def test_another_metric_is_chosen_by_its_beginning(attnd, collapsed, open_top):
+    terminal = open_top(attnd, "gpt-small", "--metric", "confidence")
     terminal.wait_for(r"; confidence from ")
     terminal.type("m")
     terminal.type("-l", "effective_k")
@@ -120,11 +119,10 @@ def test_another_metric_is_chosen_by_its_beginning(open_terminal, command):
     terminal.wait_for(r"^   decoder\.1\.self\.h3 +\d+\.?\d* ")
 
 
-def test_a_filter_shows_the_runs_that_have_it_in_their_name(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
+def test_a_filter_shows_the_runs_that_have_it_in_their_name(attnd, open_top):
     for job in ("gpt-small", "gpt-large", "bert"):
-        send_steps(Trainer(attnd, job), ([3, 4, 5, 6],), range(3), layers=1)
-    terminal.run(command(attnd))
+        send_well(Trainer(attnd, job), 3)
+    terminal = open_top(attnd)
     terminal.wait_for("3 runs, 0 in trouble")
     terminal.type("/")
     terminal.wait_for("/_   Enter keep   Esc clear")
@@ -136,62 +134,54 @@ def test_a_filter_shows_the_runs_that_have_it_in_their_name(open_terminal, comma
     terminal.wait_for("bert")
 
 
-def test_all_alerts_of_a_run_are_a_tab_away_also_when_it_has_ended(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal(120, 30)
-    trainer = collapsed(attnd)
-    terminal.run(command(attnd, "gpt-small"))
+def test_all_alerts_of_a_run_are_a_tab_away_also_when_it_has_ended(attnd, collapsed, open_top):
+    terminal = open_top(attnd, "gpt-small", size=(120, 30))
     terminal.wait_for(r"more \(Tab\)")
     terminal.type("Tab")
     terminal.wait_for(r"^!!>decoder\.0\.self +step 6 +entropy_collapse: each query looks at one key")
     terminal.wait_for(r"^!  decoder\.1\.self\.h3 +step 6 +head_uniform: all keys get the same weight again")
-    trainer.event("bye", step=15)
+    collapsed.event("bye", step=15)
     terminal.wait_for(r"^ gpt-small  ended .* run [0-9a-f]{8}")
     terminal.wait_for(r"below 0\.25 for \d+ windows, when the run ended")
 
 
-def test_a_run_in_which_nothing_fires_says_so(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    trainer = Trainer(attnd, "gpt-small")
-    terminal.run(command(attnd, "gpt-small"))
-    send_steps(trainer, ([3, 4, 5, 6],), range(1), layers=1)
+def test_a_run_in_which_nothing_fires_says_so(attnd, trainer, open_top):
+    terminal = open_top(attnd, "gpt-small")
+    send_well(trainer, 1)
     terminal.wait_for("Not monitoring yet: the first check comes with the first window")
-    send_steps(trainer, ([3, 4, 5, 6],), range(1, 8), layers=1)
+    send_well(trainer, 1, 8)
     terminal.wait_for(r"^ No alerts at step [67]: \d+ checks passed, \d+ not measured$")
 
 
-def test_it_says_how_to_attach_and_goes_on_when_a_job_comes(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    terminal.run(command(attnd))
+def test_it_says_how_to_attach_and_goes_on_when_a_job_comes(attnd, open_top):
+    terminal = open_top(attnd)
     terminal.wait_for("No job yet. Attach one to a training loop:")
     terminal.wait_for(r'with attnd\.watch\(model, job="gpt-small"\):')
-    send_steps(Trainer(attnd, "gpt-small"), ([3, 4, 5, 6],), range(3), layers=1)
+    send_well(Trainer(attnd, "gpt-small"), 3)
     terminal.wait_for(r"^  >gpt-small +2 ")
 
 
-def test_a_job_that_is_asked_for_is_waited_for(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    send_steps(Trainer(attnd, "other"), ([3, 4, 5, 6],), range(3), layers=1)
-    terminal.run(command(attnd, "mine"))
+def test_a_job_that_is_asked_for_is_waited_for(attnd, open_top):
+    send_well(Trainer(attnd, "other"), 3)
+    terminal = open_top(attnd, "mine")
     terminal.wait_for("attnd knows no job 'mine' yet")
     trainer = Trainer(attnd, "mine")
     trainer.event("hello", layers=[])
     terminal.wait_for("mine has sent nothing that was measured yet")
-    send_steps(trainer, ([3, 4, 5, 6],), range(3), layers=1)
+    send_well(trainer, 3)
     terminal.wait_for(r"decoder\.0\.self +0\.\d+")
 
 
-def test_numbers_move_unless_paused(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    trainer = Trainer(attnd, "gpt-small")
-    send_steps(trainer, ([3, 4, 5, 6],), range(3), layers=1)
-    terminal.run(command(attnd))
+def test_numbers_move_unless_paused(attnd, trainer, open_top):
+    send_well(trainer, 3)
+    terminal = open_top(attnd)
     terminal.wait_for("gpt-small +2 ")
-    send_steps(trainer, ([3, 4, 5, 6],), range(3, 8), layers=1)
+    send_well(trainer, 3, 8)
     terminal.wait_for("gpt-small +7 ")
     terminal.type("p")
     terminal.wait_for("PAUSED: p goes on")
     before, looks_again = asked_by_top(attnd), time.monotonic() + 10 * INTERVAL_S
-    send_steps(trainer, ([3, 4, 5, 6],), range(8, 10), layers=1)
+    send_well(trainer, 8, 10)
     attnd.settled(10)
     wait_until(lambda: time.monotonic() > looks_again, "ten intervals")
     assert re.search("gpt-small +7 ", terminal.text())
@@ -200,12 +190,11 @@ def test_numbers_move_unless_paused(open_terminal, command):
     terminal.wait_for("gpt-small +9 ")
 
 
-def test_it_follows_the_size_of_the_terminal(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
+def test_it_follows_the_size_of_the_terminal(attnd, open_top):
     trainers = [Trainer(attnd, f"job-{i:02}") for i in range(22)]
     for trainer in trainers:
         trainer.event("hello", layers=[])
-    terminal.run(command(attnd))
+    terminal = open_top(attnd)
     terminal.wait_for(r"1-20 of 22$")
     assert len(re.findall(r"job-\d\d", terminal.text())) == 20
     terminal.resize(140, 40)
@@ -219,10 +208,8 @@ def test_it_follows_the_size_of_the_terminal(open_terminal, command):
 
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP])
-def test_an_attnd_that_goes_away_is_noticed_and_found_again(open_terminal, command, sig):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    trainer = collapsed(attnd)
-    terminal.run(command(attnd, "--timeout", "5"))
+def test_an_attnd_that_goes_away_is_noticed_and_found_again(attnd, collapsed, open_top, sig):
+    terminal = open_top(attnd, "--timeout", "5")
     terminal.wait_for("gpt-small")
     terminal.type("Enter")
     terminal.wait_for("LAYERS, mean of the heads: 2")
@@ -233,11 +220,11 @@ def test_an_attnd_that_goes_away_is_noticed_and_found_again(open_terminal, comma
         attnd.process.send_signal(signal.SIGCONT)
     else:
         attnd.process.wait()
-        trainer.wait_forgotten()
+        collapsed.wait_forgotten()
         attnd.start()
-        trainer.wait_subscribed()
+        collapsed.wait_subscribed()
     terminal.wait_for(r"lost \d+  dropped")
-    send_steps(trainer, ([3, 4, 5, 6],) * 2, range(16, 18))
+    send_steps(collapsed, ([3, 4, 5, 6],) * 2, range(16, 18))
     terminal.wait_for("step 17 ")
     terminal.type("q")
     terminal.wait_for(r"^[#$] ?$")
@@ -245,9 +232,8 @@ def test_an_attnd_that_goes_away_is_noticed_and_found_again(open_terminal, comma
 
 @pytest.mark.parametrize("end", ["q", "C-c", signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGSEGV, signal.SIGABRT,
                                  signal.SIGUSR1])
-def test_the_terminal_is_as_before_however_top_ends(open_terminal, command, end):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    collapsed(attnd)
+def test_the_terminal_is_as_before_however_top_ends(attnd, collapsed, open_terminal, end):
+    terminal = open_terminal()
     terminal.run(f"ulimit -c 0; cd {attnd.directory}; stty -a > before; {command(attnd)}; echo \"ended with $?\"; stty -a > after")
     terminal.wait_for(r"^!!>gpt-small")
     assert terminal.is_alternate() and not terminal.shows_cursor()
@@ -261,16 +247,13 @@ def test_the_terminal_is_as_before_however_top_ends(open_terminal, command, end)
     wait_until(lambda: not terminal.is_alternate(), "the screen of before")
     assert terminal.shows_cursor()
     assert "in trouble" not in terminal.text()
-    wait_until(lambda: os.path.exists(os.path.join(attnd.directory, "after")), "stty")
-    wait_until(lambda: os.path.getsize(os.path.join(attnd.directory, "after")), "its output")
-    with open(os.path.join(attnd.directory, "before")) as before, open(os.path.join(attnd.directory, "after")) as after:
-        assert before.read() == after.read()
+    after = pathlib.Path(attnd.directory, "after")
+    wait_until(lambda: after.exists() and after.read_text(), "what stty says")
+    assert pathlib.Path(attnd.directory, "before").read_text() == after.read_text()
 
 
-def test_it_can_be_stopped_and_continued(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    collapsed(attnd)
-    terminal.run(command(attnd))
+def test_it_can_be_stopped_and_continued(attnd, collapsed, open_top):
+    terminal = open_top(attnd)
     terminal.wait_for(r"^!!>gpt-small")
     terminal.type("C-z")
     terminal.wait_for(r"Stopped")
@@ -282,10 +265,8 @@ def test_it_can_be_stopped_and_continued(open_terminal, command):
     terminal.wait_for(r"^[#$] ?$")
 
 
-def test_without_utf8_everything_is_ascii(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal(LC_ALL="C")
-    collapsed(attnd)
-    terminal.run(command(attnd, "gpt-small"))
+def test_without_utf8_everything_is_ascii(attnd, collapsed, open_top):
+    terminal = open_top(attnd, "gpt-small", LC_ALL="C")
     terminal.wait_for(r"decoder\.0\.self +0\.\d+ +[.:=+*%@-]{30,}$")
     assert terminal.text().isascii()
     terminal.type("?")
@@ -293,31 +274,23 @@ def test_without_utf8_everything_is_ascii(open_terminal, command):
     assert terminal.text().isascii()
 
 
-def test_a_locale_that_is_not_installed_still_says_utf8(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal(LC_ALL="xx_XX.UTF-8")
-    collapsed(attnd)
-    terminal.run(command(attnd, "gpt-small"))
+def test_a_locale_that_is_not_installed_still_says_utf8(attnd, collapsed, open_top):
+    terminal = open_top(attnd, "gpt-small", LC_ALL="xx_XX.UTF-8")
     terminal.wait_for(r"decoder\.0\.self +0\.\d+ +[▁▂▃▄▅▆▇█]{30,}$")
 
 
-def test_no_color_is_respected(open_terminal, command):
-    attnd, plain, colored = Attnd(*STEPS), open_terminal(NO_COLOR="1"), open_terminal()
-    collapsed(attnd)
-    shown = {}
-    for name, terminal in (("plain", plain), ("colored", colored)):
-        terminal.run(command(attnd))
-        terminal.wait_for(r"^!!>gpt-small")
-        shown[name] = terminal.text("-e")
-    color = r"\x1b\[[0-9;]*\b(3[0-7]|4[0-7]|38|48)[;m]"
-    assert re.search(color, shown["colored"])
-    assert not re.search(color, shown["plain"])
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {}], ids=["plain", "colored"])
+def test_no_color_is_respected(attnd, collapsed, open_top, environment):
+    terminal = open_top(attnd, **environment)
+    terminal.wait_for(r"^!!>gpt-small")
+    assert bool(re.search(r"\x1b\[[0-9;]*\b(3[0-7]|4[0-7]|38|48)[;m]", terminal.text("-e"))) == (not environment)
 
 
 @pytest.mark.parametrize("term, reason", [
     ("no-such-terminal", "no terminal of that kind is known on this machine"),
     ("dumb", "such a terminal cannot place its cursor")])
-def test_a_terminal_that_cannot_do_it_is_refused(open_terminal, command, term, reason):
-    attnd, terminal = Attnd(*STEPS), open_terminal(120, 24)
+def test_a_terminal_that_cannot_do_it_is_refused(attnd, open_terminal, term, reason):
+    terminal = open_terminal(120, 24)
     terminal.run(f"TERM={term} {command(attnd)}; echo \"ended with $?\"")
     terminal.wait_for("ended with 2")
     assert f"attnctl: TERM is '{term}': {reason}. Try TERM=xterm-256color" in terminal.text().replace("\n", "")
@@ -329,11 +302,9 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_it_waits_and_does_not_spin(open_terminal, command):
+def test_it_waits_and_does_not_spin(attnd, collapsed, open_top):
     """Looking five times a second, at an attnd that is there and at one that is gone."""
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    collapsed(attnd)
-    terminal.run(command(attnd, "--timeout", "5"))
+    terminal = open_top(attnd, "--timeout", "5")
     terminal.wait_for(r"^!!>gpt-small")
     pid = top_pid(terminal)
     before, began, looks = cpu_seconds(pid), time.monotonic(), asked_by_top(attnd)
@@ -343,19 +314,16 @@ def test_it_waits_and_does_not_spin(open_terminal, command):
     assert cpu_seconds(pid) - before < 0.2 * (time.monotonic() - began)
 
 
-def test_it_ends_with_its_terminal(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    collapsed(attnd)
-    terminal.run(command(attnd))
+def test_it_ends_with_its_terminal(attnd, collapsed, open_top):
+    terminal = open_top(attnd)
     terminal.wait_for(r"^!!>gpt-small")
     pid = top_pid(terminal)
     terminal.close()
     wait_until(lambda: not os.path.exists(f"/proc/{pid}") or "zombie" in open(f"/proc/{pid}/status").read(), "its end")
 
 
-def test_a_rare_look_still_notices_that_attnd_is_gone(open_terminal, command):
-    attnd, terminal = Attnd(*STEPS), open_terminal()
-    collapsed(attnd)
+def test_a_rare_look_still_notices_that_attnd_is_gone(attnd, collapsed, open_terminal):
+    terminal = open_terminal()
     terminal.run(command(attnd, "--timeout", "5").replace(f"--interval {INTERVAL_S}", "--interval 6"))
     terminal.wait_for(r"^!!>gpt-small")
     attnd.process.kill()

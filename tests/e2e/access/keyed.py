@@ -24,7 +24,7 @@ class Keyed(Attnd):
     host, ports = "127.0.0.1", len(SOCKETS)
 
     def __init__(self, *lines, settings=(), config=None):
-        self.server, self.owner = Pair(), Pair()
+        self.server, self.owner, self.people = Pair(), Pair(), []
         self.port = free_ports(self.ports)
         self.files = [f"/tmp/attnd-keys-{os.getpid()}-{self.port}.{end}" for end in ("key", "access")]
         write_secret(self.files[0], self.server)
@@ -42,6 +42,16 @@ class Keyed(Attnd):
         with open(self.files[1], "w") as file:
             file.write("".join(f"{pair.public}  {role}  {pattern}  # test\n" for pair, role, pattern in lines))
 
+    def admit(self, *lines):
+        """Writes the list, which is then in force."""
+        self.write(*lines)
+        self.reload()
+
+    def person(self, pair, place=None):
+        """Somebody with this key, or None, at an address of it; gone with this attnd."""
+        self.people.append(Somebody(place or self, pair))
+        return self.people[-1]
+
     def reload(self):
         before = self.log_text().count("keys_read")
         self.process.send_signal(signal.SIGHUP)
@@ -52,6 +62,8 @@ class Keyed(Attnd):
         super().start()
 
     def discard(self):
+        for person in self.people:
+            person.context.destroy(linger=0)
         super().discard()
         for path in self.files:
             os.unlink(path)

@@ -1,53 +1,58 @@
 # SPDX-License-Identifier: MIT
 """Keys: who can do what over TCP, at wire level, and that attnd and the trainers live."""
+import contextlib
 import fcntl
 import itertools
 import os
-import shutil
 import re
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from types import SimpleNamespace
 
 import msgpack
 import numpy as np
-import pytest
 import zmq
-from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, wait_log, wait_until
-from keyed import SOCKETS, Keyed, Pair, Somebody, give_key, write_secret
+from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, attnctl, wait_log, wait_until
+from keyed import SOCKETS, Keyed, Pair, give_key, write_secret
 from test_service import BECOME
 
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 PROTOCOL = os.path.join(os.path.dirname(__file__), "..", "..", "..", "proto", "PROTOCOL.md")
 
 
-@pytest.fixture
-def people():
-    """Closes whoever a test makes."""
-    made = []
-
-    def make(attnd, pair):
-        made.append(Somebody(attnd, pair))
-        return made[-1]
-    yield make
-    for person in made:
-        person.context.destroy(linger=0)
+@contextlib.contextmanager
+def cut_off(reader):
+    """The reader has a connection before, and none after."""
+    ended = reader.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    yield
+    assert ended.poll(int(1000 * PATIENCE_S)), "the connection of the reader goes on"
+    reader.socket.disable_monitor()
 
 
 def train(trainer, step, **keys):
     trainer.attention(np.full((1, 2, 4, 4), 0.25, np.float32), step=step, **keys)
 
 
-def test_a_key_has_no_more_room_by_naming_more_jobs(people):
+def training(attnd, trainer):
+    """The trainer, of whose job attnd knows something."""
+    train(trainer, 0)
+    wait_until(lambda: attnd.call("live", job=trainer.job), f"the job {trainer.job}")
+    return trainer
+
+
+def goes_on(attnd, trainer):
+    train(trainer, 1)
+    wait_until(lambda: attnd.call("live", job=trainer.job)[0]["step"] == 1, "that the victim goes on")
+
+
+def test_a_key_has_no_more_room_by_naming_more_jobs():
     many, one = Pair(), Pair()
     attnd = Keyed((many, "publish", "many-*"), (one, "publish", "one"), settings=(
         "ingest.budget=16MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_max_size=4096",
         "metrics.spectrum_budget=0", "metrics.spectrum_effort=eigenvalues"))
-    person, victim = people(attnd, many), Trainer(people(attnd, one), "one")
+    person, victim = attnd.person(many), Trainer(attnd.person(one), "one")
     trainers = [Trainer(person, f"many-{i}") for i in range(16)]
     weights = np.full((1, 4, 128, 128), 1 / 128, np.float32)
     heavy, rounds = np.random.default_rng(1).dirichlet(np.ones(900), (1, 1, 900)).astype(np.float32), iter(range(100))
@@ -67,56 +72,48 @@ def test_a_key_has_no_more_room_by_naming_more_jobs(people):
     wait_until(pressed, "more than there is room for")
     dropped = {job["job"]: job["dropped"] for job in attnd.call("jobs")}
     assert dropped.pop("one") == {}
-    attnd.close()
 
 
-def test_who_can_do_what(people):
+def test_who_can_do_what():
     reader, publisher, planner, scoped = Pair(), Pair(), Pair(), Pair()
     attnd = Keyed((reader, "read", "*"), (publisher, "publish", "other-*"), (planner, "plan", "*"), (scoped, "read", "mine"))
-    victim = Trainer(attnd, "mine")
-    train(victim, 0)
-    wait_until(lambda: attnd.call("live", job="mine"), "the job")
+    victim = training(attnd, Trainer(attnd, "mine"))
 
-    for nobody in (people(attnd, None), people(attnd, Pair())):  # without a key, and with an unknown one
+    for nobody in (attnd.person(None), attnd.person(Pair())):  # without a key, and with an unknown one
         assert nobody.refused_at() == ["ingest", "publish", "control", "tap", "reliable"]
 
-    person = people(attnd, reader)
+    person = attnd.person(reader)
     assert person.refused_at() == ["ingest", "reliable"]
     assert person.call("live", job="mine") and person.error("stats") is None
     assert [person.error(method, job="mine") for method in ("plan.set", "plan.reset", "flush", "baseline")] == 4 * ["access"]
 
-    person = people(attnd, publisher)
+    person = attnd.person(publisher)
     assert person.refused_at() == ["publish", "tap"]
     assert person.error("ping") is None
     assert [person.error(method) for method in ("jobs", "stats", "flush")] == 3 * ["access"]
     assert person.error("live", job="other-1") == "access"
-    train(Trainer(person, "other-1"), 0)
-    wait_until(lambda: attnd.call("live", job="other-1"), "its own job")
+    training(attnd, Trainer(person, "other-1"))
 
-    person = people(attnd, planner)
+    person = attnd.person(planner)
     assert person.refused_at() == ["ingest", "reliable"]
     assert person.call("plan.set", job="mine", every=7)["every"] == 7
     assert person.error("flush") == "access"
 
-    person = people(attnd, scoped)  # subscribers get all jobs
+    person = attnd.person(scoped)  # subscribers get all jobs
     assert person.refused_at() == ["ingest", "publish", "tap", "reliable"]
     assert person.call("live", job="mine")
-    assert [person.error("live", job="other-1"), person.error("jobs"), person.error("compare", job="mine", job_b="other-1")] == 3 * ["access"]
+    assert [person.error("live", job="other-1"), person.error("jobs"),
+            person.error("compare", job="mine", job_b="other-1")] == 3 * ["access"]
 
-    train(victim, 1)
-    wait_until(lambda: attnd.call("live", job="mine")[0]["step"] == 1, "that the victim goes on")
-    victim.close()
-    attnd.close()
+    goes_on(attnd, victim)
 
 
-def test_nobody_speaks_for_the_job_of_another_key(people):
+def test_nobody_speaks_for_the_job_of_another_key():
     owner, other = Pair(), Pair()
     attnd = Keyed((owner, "publish", "mine"), (other, "publish", "other-*"))
-    victim = Trainer(people(attnd, owner), "mine")
-    train(victim, 0)
-    wait_until(lambda: attnd.call("live", job="mine"), "the job")
+    victim = training(attnd, Trainer(attnd.person(owner), "mine"))
 
-    forger = Trainer(people(attnd, other), "mine", run=victim.run)
+    forger = Trainer(attnd.person(other), "mine", run=victim.run)
     forger.event("bye")
     train(forger, 5, seq=2**62)
     forger.send(b"event/mine/", b"nonsense")
@@ -128,12 +125,8 @@ def test_nobody_speaks_for_the_job_of_another_key(people):
     assert {key["public_key"]: key["refused"] for key in attnd.call("keys")} == {
         attnd.owner.public: 0, owner.public: 0, other.public: 2}
 
-    train(victim, 1)
-    live = wait_until(lambda: [one for one in attnd.call("live", job="mine") if one["step"] == 1], "that the victim goes on")
-    assert live and attnd.call("jobs")[0]["state"] == "active"
-    forger.close()
-    victim.close()
-    attnd.close()
+    goes_on(attnd, victim)
+    assert attnd.call("jobs")[0]["state"] == "active"
 
 
 def ask(socket, method):
@@ -144,7 +137,7 @@ def ask(socket, method):
     return error or result
 
 
-def test_a_pattern_bounds_whatever_is_asked(people):
+def test_a_pattern_bounds_whatever_is_asked():
     """Each method of the protocol: about a job that the pattern has, about another, and about both at once."""
     with open(PROTOCOL, encoding="utf-8") as page:
         tables = page.read().split("\n| method | params | result |\n")[1:]
@@ -159,7 +152,7 @@ def test_a_pattern_bounds_whatever_is_asked(people):
         trainer.event("epoch_end")
         wait_until(lambda: attnd.call("runs", job=trainer.job), "the run in the history")
     for pair, refused in ((reader, of_all | steers | {"flush", "baseline"}), (planner, of_all | {"flush", "baseline"})):
-        person = people(attnd, pair)
+        person = attnd.person(pair)
         for method in sorted(methods):
             assert person.ask(method)[0] == person.ask(method, ("job", "stranger"))[0] == "access", method
             if method not in refused:
@@ -167,18 +160,13 @@ def test_a_pattern_bounds_whatever_is_asked(people):
             code, answer = person.ask(method, ("job", "mine"))
             assert (code == "access") == (method in refused) and b"stranger" not in answer, method
         assert person.ask("compare", ("job", "mine"), ("job_b", "stranger"))[0] == "access"
-    for trainer in trainers:
-        trainer.close()
-    attnd.close()
 
 
-def test_a_key_that_is_taken_away_is_worth_nothing(people):
+def test_a_key_that_is_taken_away_is_worth_nothing():
     reader, publisher = Pair(), Pair()
     attnd = Keyed((reader, "read", "*"), (publisher, "publish", "*"))
-    trainer = Trainer(people(attnd, publisher), "mine")
-    train(trainer, 0)
-    wait_until(lambda: attnd.call("live", job="mine"), "the job")
-    person = people(attnd, reader)
+    trainer = training(attnd, Trainer(attnd.person(publisher), "mine"))
+    person = attnd.person(reader)
     subscriber = Reader(person, "live/")
     assert subscriber.next()[1]["step"] == 0
 
@@ -186,10 +174,8 @@ def test_a_key_that_is_taken_away_is_worth_nothing(people):
     asker.connect(person.endpoint("control"))
     assert ask(asker, "ping")["version"]
 
-    ended = subscriber.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-    attnd.write()
-    attnd.reload()
-    assert ended.poll(int(1000 * PATIENCE_S)), "the connection of the reader goes on"
+    with cut_off(subscriber):
+        attnd.admit()
     assert person.refused_at() == list(SOCKETS)
     assert ask(asker, "ping")["code"] == "access"  # on the connection that it had
     before = attnd.stats()["received"]
@@ -199,35 +185,26 @@ def test_a_key_that_is_taken_away_is_worth_nothing(people):
 
     mine = Reader(attnd, "live/")  # who still may can come back
     assert mine.next()[1]["step"] == 0
-    attnd.write((publisher, "publish", "*"))
-    attnd.reload()
+    attnd.admit((publisher, "publish", "*"))
     train(trainer, 2)
     assert wait_until(lambda: [one for one in [mine.next()[1]] if one["step"] == 2], "a result")
-    subscriber.socket.disable_monitor()
-    for one in (subscriber, mine, trainer):
-        one.close()
-    attnd.close()
 
 
-def test_a_unix_socket_beside_tcp_needs_no_key(people):
+def test_a_unix_socket_beside_tcp_needs_no_key():
     attnd = Keyed()
     attnd.close()
-    directory = tempfile.mkdtemp(prefix="attnd-")
     attnd.settings = [setting for setting in attnd.settings if not setting.startswith("control.")]
-    attnd.settings.append(f"control.endpoint=ipc://{directory}/control")
     attnd.context, tcp = zmq.Context(), attnd.endpoint
-    attnd.endpoint = lambda name: f"ipc://{directory}/control" if name == "control" else tcp(name)
+    attnd.endpoint = lambda name: f"ipc://{attnd.directory}/control" if name == "control" else tcp(name)
     Attnd.start(attnd)  # whose own questions come without a key now
-    assert people(attnd, None).error("flush") is None
-    assert people(attnd, None).refused_at() == ["ingest", "publish", "tap", "reliable"]
-    attnd.close()
-    shutil.rmtree(directory)
+    assert attnd.person(None).error("flush") is None
+    assert attnd.person(None).refused_at() == ["ingest", "publish", "tap", "reliable"]
 
 
-def test_what_a_key_was_refused_is_not_forgotten_with_its_line(people):
+def test_what_a_key_was_refused_is_not_forgotten_with_its_line():
     publisher, other = Pair(), Pair()
     attnd = Keyed((publisher, "publish", "other-*"), (other, "publish", "*"))
-    trainer = Trainer(people(attnd, publisher), "mine")
+    trainer = Trainer(attnd.person(publisher), "mine")
 
     def refused(messages):
         trainer.event("hello")
@@ -235,38 +212,29 @@ def test_what_a_key_was_refused_is_not_forgotten_with_its_line(people):
         return {key["public_key"]: key["refused"] for key in attnd.call("keys")}
 
     assert refused(1) == {attnd.owner.public: 0, publisher.public: 1, other.public: 0}
-    attnd.write((other, "publish", "*"), (publisher, "publish", "other-*"))
-    attnd.reload()
+    attnd.admit((other, "publish", "*"), (publisher, "publish", "other-*"))
     assert refused(2) == {attnd.owner.public: 0, other.public: 0, publisher.public: 2}
-    attnd.write((other, "publish", "*"))
-    attnd.reload()
+    attnd.admit((other, "publish", "*"))
     assert refused(3) == {attnd.owner.public: 0, other.public: 0}
-    attnd.write((publisher, "publish", "other-*"))
-    attnd.reload()
+    attnd.admit((publisher, "publish", "other-*"))
     assert refused(4) == {attnd.owner.public: 0, publisher.public: 4}
-    trainer.close()
-    attnd.close()
 
 
-def test_a_message_that_was_refused_counts_once_when_the_key_is_let_in_again(people):
+def test_a_message_that_was_refused_counts_once_when_the_key_is_let_in_again():
     publisher = Pair()
     attnd = Keyed((publisher, "publish", "mine"))
-    trainer = Trainer(people(attnd, publisher), "mine")
+    trainer = Trainer(attnd.person(publisher), "mine")
     trainer.event("hello")
     attnd.settled(1)
-    attnd.write((publisher, "publish", "other"))
-    attnd.reload()
+    attnd.admit((publisher, "publish", "other"))
     for step in range(5):
         trainer.event("log", step=step, values={"loss": 1})
     attnd.settled(6)
-    attnd.write((publisher, "publish", "mine"))
-    attnd.reload()
+    attnd.admit((publisher, "publish", "mine"))
     trainer.event("log", step=5, values={"loss": 1})
     attnd.settled(7)
     job, = attnd.call("jobs")
     assert (job["received"], job["lost"], job["dropped"]) == (2, 5, {})
-    trainer.close()
-    attnd.close()
 
 
 class Rotating(Keyed):
@@ -285,11 +253,11 @@ class Rotating(Keyed):
             self.add_next()
         super().start()
 
-    def at_next(self, server):
-        """Its second address, for people who take that for its key."""
+    def at_next(self, server=None):
+        """Its second address, for people who take that for its key, or the right one."""
         place = [f"tcp://127.0.0.1:{self.next_port + i}" for i in range(len(SOCKETS))]
-        return SimpleNamespace(server=server, endpoint=lambda name: place[list(SOCKETS).index(name)], directory=self.directory,
-                               process=self.process)
+        return SimpleNamespace(server=server or self.next, endpoint=lambda name: place[list(SOCKETS).index(name)],
+                               directory=self.directory, process=self.process)
 
     def rotate(self):
         """The next key is the one, and its address the only one."""
@@ -302,18 +270,16 @@ class Rotating(Keyed):
         self.start()
 
 
-def test_the_next_key_is_good_beside_the_first_and_then_alone(people):
+def test_the_next_key_is_good_beside_the_first_and_then_alone():
     nodes, reader = Pair(), Pair()
     attnd = Rotating((nodes, "publish", "*"), (reader, "read", "*"))
-    old, new = Trainer(people(attnd, nodes), "old"), Trainer(people(attnd.at_next(attnd.next), nodes), "new")
-    train(old, 0)
-    train(new, 0)
-    wait_until(lambda: attnd.call("live", job="old") and attnd.call("live", job="new"), "both jobs")
+    old = training(attnd, Trainer(attnd.person(nodes), "old"))
+    new = training(attnd, Trainer(attnd.person(nodes, attnd.at_next()), "new"))
 
-    asker = people(attnd.at_next(attnd.next), reader)
+    asker = attnd.person(reader, attnd.at_next())
     assert asker.refused_at() == ["ingest", "reliable"]
-    assert people(attnd.at_next(attnd.next), Pair()).refused_at() == list(SOCKETS)
-    assert people(attnd.at_next(attnd.before), nodes).refused_at() == list(SOCKETS)  # each address has one key
+    assert attnd.person(Pair(), attnd.at_next()).refused_at() == list(SOCKETS)
+    assert attnd.person(nodes, attnd.at_next(attnd.before)).refused_at() == list(SOCKETS)  # each address has one key
     subscriber = Reader(asker, "live/new/")
     assert subscriber.next()[1]["step"] == 0
 
@@ -326,24 +292,18 @@ def test_the_next_key_is_good_beside_the_first_and_then_alone(people):
                "who is at which address")
     old.close()
     wait_until(lambda: connected_at()[nodes.public] == ["next"], "that nobody is at the first one but the owner")
-    ended = subscriber.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-    attnd.write((nodes, "publish", "*"))
-    attnd.reload()
-    assert ended.poll(int(1000 * PATIENCE_S)), "the connection of the reader goes on"
+    with cut_off(subscriber):
+        attnd.admit((nodes, "publish", "*"))
     assert asker.refused_at() == list(SOCKETS)
-    assert people(attnd.at_next(attnd.next), attnd.owner).refused_at() == []  # bound again at both addresses
-    assert people(attnd, attnd.owner).refused_at() == []
+    assert attnd.person(attnd.owner, attnd.at_next()).refused_at() == []  # bound again at both addresses
+    assert attnd.person(attnd.owner).refused_at() == []
 
     attnd.rotate()
     steps = itertools.count(1)  # the first ones may come before it has connected again
     wait_until(lambda: train(new, next(steps)) or attnd.call("live", job="new")[0]["step"] > 0, "that the trainer of the next key goes on")
-    subscriber.socket.disable_monitor()
-    for one in (subscriber, new):
-        one.close()
-    attnd.close()
 
 
-def test_clients_of_one_key_are_connected_as_long_as_one_of_them_is(people):
+def test_clients_of_one_key_are_connected_as_long_as_one_of_them_is():
     nodes, reader = Pair(), Pair()
     attnd = Rotating((nodes, "publish", "*"), (reader, "read", "*"))
 
@@ -358,7 +318,7 @@ def test_clients_of_one_key_are_connected_as_long_as_one_of_them_is(people):
         rows = [line.split()[1:4] for line in open("/proc/net/tcp")][1:]
         return {there for here, there, state in rows if here.endswith(f":{attnd.port + 1:04X}") and state in ("01", "08")}
 
-    at_first, at_next = people(attnd, reader), people(attnd.at_next(attnd.next), reader)
+    at_first, at_next = attnd.person(reader), attnd.person(reader, attnd.at_next())
     quiet = Reader(at_first, "live/")
     wait_connected(reader, "first")
     before = ends()
@@ -375,19 +335,17 @@ def test_clients_of_one_key_are_connected_as_long_as_one_of_them_is(people):
     other.close()
     wait_connected(reader)
 
-    trainer, second = Trainer(people(attnd, nodes), "one"), Trainer(people(attnd.at_next(attnd.next), nodes), "two")
+    trainer, second = Trainer(attnd.person(nodes), "one"), Trainer(attnd.person(nodes, attnd.at_next()), "two")
     train(trainer, 0)
     wait_connected(nodes, "first")
     train(second, 0)
     wait_connected(nodes, "first", "next")
     second.close()
     wait_connected(nodes, "first")
-    attnd.write((reader, "read", "*"), (nodes, "publish", "*"))  # the lines are others, the connections are not
-    attnd.reload()
+    attnd.admit((reader, "read", "*"), (nodes, "publish", "*"))  # the lines are others, the connections are not
     assert connected_at(nodes) == ["first"]
     trainer.close()
     wait_connected(nodes)
-    attnd.close()
 
 
 class Handed(Rotating):
@@ -408,28 +366,20 @@ class Handed(Rotating):
         assert self.call("ping")["version"]
 
 
-def test_sockets_of_a_service_manager_ask_for_keys_again_and_again(people):
+def test_sockets_of_a_service_manager_ask_for_keys_again_and_again():
     reader = Pair()
     attnd = Handed((reader, "read", "*"))
-    person = people(attnd, reader)
+    person = attnd.person(reader)
     subscriber = Reader(person, "live/")
-    assert people(attnd, Pair()).refused_at() == list(SOCKETS)
+    assert attnd.person(Pair()).refused_at() == list(SOCKETS)
     for _ in range(2):
-        ended = subscriber.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        attnd.write()
-        attnd.reload()
-        assert ended.poll(int(1000 * PATIENCE_S)), "the connection of the reader goes on"
+        with cut_off(subscriber):
+            attnd.admit()
         assert person.refused_at() == list(SOCKETS)
-        subscriber.socket.disable_monitor()
         subscriber.close()
-        attnd.write((reader, "read", "*"))
-        attnd.reload()
+        attnd.admit((reader, "read", "*"))
         subscriber = Reader(person, "live/")
-        assert people(attnd.at_next(attnd.next), reader).refused_at() == ["ingest", "reliable"]  # which attnd has opened
-    subscriber.close()
-    attnd.close()
-    for one in attnd.held:
-        one.close()
+        assert attnd.person(reader, attnd.at_next()).refused_at() == ["ingest", "reliable"]  # which attnd has opened
 
 
 def refused_connections(attnd):
@@ -438,16 +388,15 @@ def refused_connections(attnd):
     return [re.search(r'public_key="?(\S*?)"? count=(\d+)', line).groups() for line in lines]
 
 
-def test_refused_connections_are_counted_and_named_for_each_key(people):
+def test_refused_connections_are_counted_and_named_for_each_key():
     old, newbie = Pair(), Pair()
     attnd = Keyed()
-    stranger = people(attnd, old)
+    stranger = attnd.person(old)
     for _ in range(5):
         assert stranger.is_refused("control")
-    assert people(attnd, newbie).is_refused("control")
+    assert attnd.person(newbie).is_refused("control")
     assert refused_connections(attnd) == [(old.public, "1"), (old.public, "2"), (old.public, "4"), (newbie.public, "1")]
     assert attnd.stats()["keys_refused"] == 6
-    attnd.close()
 
 
 def test_a_list_with_a_mistake_changes_nothing():
@@ -457,7 +406,6 @@ def test_a_list_with_a_mistake_changes_nothing():
     attnd.process.send_signal(signal.SIGHUP)
     wait_log(attnd, "event=access_refused", f"{attnd.files[1]}:2: public-key: 'nonsense': not a key", 'in_force="the list as it was"')
     assert attnd.call("ping")["version"]
-    attnd.close()
 
 
 def test_keys_that_nobody_is_asked_for_are_told():
@@ -468,18 +416,16 @@ def test_keys_that_nobody_is_asked_for_are_told():
     attnd.context, attnd.endpoint = zmq.Context(), lambda name: f"ipc://{attnd.directory}/{name}"
     Attnd.start(attnd)
     assert re.search(r"level=warning .*event=keys_unused detail=.*none of its sockets is on TCP", attnd.log_text())
-    refused = subprocess.run([ATTNCTL, "key", "list", "--endpoint", attnd.endpoint("control")], capture_output=True, text=True)
+    refused = attnctl(attnd, "key", "list")
     assert refused.returncode == 2 and "this attnd asks for no keys: none of its sockets is on TCP" in refused.stderr
-    attnd.close()
 
 
-def test_an_emptied_list_locks_everybody_out_and_is_warned_of(people):
+def test_an_emptied_list_locks_everybody_out_and_is_warned_of():
     attnd = Keyed()
     open(attnd.files[1], "w").close()
     attnd.reload()
     wait_log(attnd, "access_empty", f"file={attnd.files[1]}")
-    assert people(attnd, attnd.owner).is_refused("ingest")
-    attnd.close()
+    assert attnd.person(attnd.owner).is_refused("ingest")
 
 
 def test_a_list_that_is_empty_at_the_start_is_warned_of(tmp_path):

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
 """The clients and their keys: from a file or the environment, and a sentence when they are wrong."""
-import contextlib
 import ctypes
 import json
 import logging
@@ -13,20 +12,18 @@ import sys
 import numpy as np
 import pytest
 import zmq
-from harness import PATIENCE_S, Attnd, free_ports, wait_until
-from keyed import Keyed, Pair, give_key
+from harness import ATTNCTL, PATIENCE_S, Attnd, Reader, free_ports, wait_until
+from keyed import Keyed, Pair
 from test_keys import Rotating
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "clients" / "python"))
 
-import attnd as client  # noqa: E402
-from attnd.control import KeysError  # noqa: E402
+import attnd as client
+from attnd.control import KeysError
 
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
 LIBATTN = ctypes.CDLL(os.path.join(os.path.dirname(os.path.abspath(TRAIN)), "libattn.so"))
 LIBATTN.E_ARGUMENT, LIBATTN.E_TRANSPORT = -2, -5
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 
 
 @pytest.fixture
@@ -41,11 +38,15 @@ def key_file(tmp_path):
     return write
 
 
-def come(monkeypatch, attnd, key=None, server=None):
-    """The environment of a client."""
-    monkeypatch.setenv("ATTND_ADDRESS", attnd.endpoint("ingest"))
-    for name, value in (("ATTND_KEY", key), ("ATTND_SERVER_KEY", server)):
-        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+@pytest.fixture
+def come(monkeypatch):
+    """Makes the environment that of a client with this key, of a pair or as ATTND_KEY has it; by default it knows attnd's."""
+    def with_keys(attnd, key, server=""):
+        key, server = getattr(key, "secret", key), attnd.server.public if server == "" else server
+        monkeypatch.setenv("ATTND_ADDRESS", attnd.endpoint("ingest"))
+        for name, value in (("ATTND_KEY", key), ("ATTND_SERVER_KEY", server)):
+            monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    return with_keys
 
 
 def attnctl(*words):
@@ -101,10 +102,10 @@ def wrong_keys(attnd, key_file):
     ]
 
 
-def test_a_wrong_key_is_said(monkeypatch, key_file):
+def test_a_wrong_key_is_said(come, key_file):
     attnd = Keyed()
     for environment, sentence in wrong_keys(attnd, key_file):
-        come(monkeypatch, attnd, *environment)
+        come(attnd, *environment)
         ended = attnctl("ping")
         assert (ended.returncode, ended.stderr) == (3, f"attnctl: {sentence}\n")
         with pytest.raises((ConnectionError, ValueError)) as error:
@@ -115,17 +116,16 @@ def test_a_wrong_key_is_said(monkeypatch, key_file):
                     assert str(first) == sentence
                 control.ping()  # once more, when it was turned away already
         assert str(error.value) == sentence
-    come(monkeypatch, attnd, key_file(attnd.owner, 0o644), attnd.server.public)
+    come(attnd, key_file(attnd.owner, 0o644))
     assert "others can read it, so it is no secret" in attnctl("ping").stderr
     with pytest.raises(ValueError, match="others can read it, so it is no secret"):
         client.Control()
-    attnd.close()
 
 
-def test_a_key_that_could_not_be_tried_at_first_is_tried_again(monkeypatch):
+def test_a_key_that_could_not_be_tried_at_first_is_tried_again(come, monkeypatch):
     """attnd stood still just then; a call that ends without an answer says that it is the key."""
     attnd, stranger = Keyed(), Pair()
-    come(monkeypatch, attnd, stranger.secret, attnd.server.public)
+    come(attnd, stranger)
     looks = []
 
     def says_so():
@@ -136,7 +136,6 @@ def test_a_key_that_could_not_be_tried_at_first_is_tried_again(monkeypatch):
             control.ping()
         return error.type is KeysError and f"no line for its public key {stranger.public}" in str(error.value)
     wait_until(says_so, "what is wrong")
-    attnd.close()
 
 
 class Open(Attnd):
@@ -147,10 +146,10 @@ class Open(Attnd):
 
 
 @pytest.mark.parametrize("role", ["publish", "read", None])
-def test_python_m_attnd_says_what_is_wrong_with_a_key(monkeypatch, key_file, role):
+def test_python_m_attnd_says_what_is_wrong_with_a_key(come, monkeypatch, key_file, role):
     pair = Pair()
     attnd = Keyed(*([(pair, role, "*")] if role else []))
-    come(monkeypatch, attnd, key_file(pair), attnd.server.public)
+    come(attnd, key_file(pair))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "clients" / "python"))
     said = subprocess.run([sys.executable, "-m", "attnd"], capture_output=True, text=True, timeout=PATIENCE_S, check=False).stdout
     daemon, history = (re.search(rf"^{what} +(\S+) +(.*)$", said, re.MULTILINE) for what in ("daemon", "history"))
@@ -160,7 +159,6 @@ def test_python_m_attnd_says_what_is_wrong_with_a_key(monkeypatch, key_file, rol
     else:
         assert daemon[1] == "ok" and "answers at" in daemon[2]
         assert history[1] == ("-" if role == "publish" else "ok")
-    attnd.close()
 
 
 def test_keys_where_nobody_asks_for_them_are_said(monkeypatch):
@@ -172,7 +170,6 @@ def test_keys_where_nobody_asks_for_them_are_said(monkeypatch):
     assert attnctl("--endpoint", control, "ping").stderr == f"attnctl: {sentence}\n"
     with pytest.raises(ConnectionError, match=sentence), client.Control(control) as asker:
         asker.ping()
-    attnd.close()
 
 
 def test_attnctl_makes_keys(tmp_path):
@@ -190,13 +187,13 @@ def test_attnctl_makes_keys(tmp_path):
     assert attnctl("key", "burn", path).stderr == "attnctl: key 'burn': no such thing to do (valid: new FILE, show FILE, list)\n"
 
 
-def test_attnctl_lists_the_keys_of_attnd(monkeypatch):
+def test_attnctl_lists_the_keys_of_attnd(come):
     """For its own user over a Unix socket, or an admin's key; and who of them is there."""
     ann, bob, trainer = Pair(), Pair(), Pair()
     attnd = Keyed((ann, "plan", "a*"), (bob, "read", "*"), (trainer, "publish", "job"))
 
     def listed():
-        come(monkeypatch, attnd, attnd.owner.secret, attnd.server.public)
+        come(attnd, attnd.owner)
         keys = json.loads(attnctl("key", "list", "--json").stdout)
         return {key["public_key"]: (key["role"], key["jobs"], key["connected"]) for key in keys}
 
@@ -205,64 +202,57 @@ def test_attnctl_lists_the_keys_of_attnd(monkeypatch):
 
     assert listed() == {attnd.owner.public: ("admin", "*", True), ann.public: ("plan", "a*", False),
                         bob.public: ("read", "*", False), trainer.public: ("publish", "job", False)}
-    context = give_key(zmq.Context(), attnd.server, bob)
-    reader = context.socket(zmq.SUB)
-    reader.linger = 0
-    reader.connect(attnd.endpoint("publish"))
-    reader.subscribe(b"job/")
+    reader = Reader(attnd.person(bob), "job/")
     wait_until(lambda: is_there(bob), "bob, who has subscribed")
     reader.close()
     wait_until(lambda: not is_there(bob), "that he has gone")
     table = attnctl("key", "list").stdout
     assert re.match(r"NAME +PUBLIC KEY +ROLE +JOBS +CONNECTED +REFUSED\ntest ", table) and re.search("  first +0\n", table)
-    come(monkeypatch, attnd, bob.secret, attnd.server.public)
+    come(attnd, bob)
     assert attnctl("key", "list").returncode == 1
-    attnd.write((bob, "read", "*"))
-    attnd.reload()
+    attnd.admit((bob, "read", "*"))
     assert set(listed()) == {attnd.owner.public, bob.public}
     attnd.close()
-    come(monkeypatch, attnd)
+    come(attnd, None, None)
     plain = Attnd()
     refused = attnctl("key", "list", "--endpoint", plain.endpoint("control"))
     assert refused.returncode == 2 and "this attnd asks for no keys" in refused.stderr
-    plain.close()
 
 
 def publish(publisher):
     publisher.publish_attention(np.full((1, 2, 4, 4), 0.25, np.float32), stack="decoder", layer=0)
 
 
-def test_every_client_comes_with_its_keys(monkeypatch, key_file, tmp_path):
+def test_every_client_comes_with_its_keys(come, key_file, tmp_path):
     trainer, reader = Pair(), Pair()
     attnd = Keyed((trainer, "publish", "mine"), (reader, "read", "*"))
-    come(monkeypatch, attnd, reader.secret, attnd.server.public)
+    come(attnd, reader)
     recording = tmp_path / "some.rec"
-    recorder = subprocess.Popen([ATTNCTL, "record", "mine", recording, "--count", "1", "--timeout", str(PATIENCE_S)], stderr=subprocess.PIPE)
-    come(monkeypatch, attnd, key_file(trainer), attnd.server.public)
+    recorder = subprocess.Popen([ATTNCTL, "record", "mine", recording, "--count", "1", "--timeout", str(PATIENCE_S)],
+                                stderr=subprocess.PIPE)
+    come(attnd, key_file(trainer))
     with client.Publisher("mine") as publisher:
         wait_until(lambda: publish(publisher) or attnd.call("live", job="mine"), "the messages of the Python client")
         wait_until(lambda: publish(publisher) or recorder.poll() is not None, "that one is recorded")
     assert recorder.returncode == 0, recorder.stderr.read()
-    come(monkeypatch, attnd, reader.secret, attnd.server.public)
+    come(attnd, reader)
     assert "mine" in attnctl("jobs").stdout
     with client.Subscriber(topics="live/") as subscriber:
         assert subscriber.next(PATIENCE_S)["job"] == "mine"
-    come(monkeypatch, attnd, attnd.owner.secret, attnd.server.public)
+    come(attnd, attnd.owner)
     assert ": 1 message sent" in attnctl("replay", recording).stdout
-    attnd.close()
 
 
-def test_a_reader_of_some_jobs_is_told_that_all_need_the_pattern_for_all(monkeypatch):
+def test_a_reader_of_some_jobs_is_told_that_all_need_the_pattern_for_all(come):
     reader = Pair()
     attnd = Keyed((reader, "read", "mine*"))
-    come(monkeypatch, attnd, reader.secret, attnd.server.public)
+    come(attnd, reader)
     for method, words in {"jobs": ("show", "mine"), "stats": ("stats",), "config": ("page",)}.items():
         assert f"the key of this client may not do that: {method} is about all jobs and needs the role read with the pattern * in " \
                "keys.access (access)" in attnctl(*words).stderr
     assert "the key of this client may not do that: summary needs the role read in keys.access, for the job that is named (access)\n" \
         in attnctl("summary", "other").stderr
     assert attnctl("tail", "summary/mine/").stderr.endswith(" with a role for the publish socket (read, with the pattern *)\n")
-    attnd.close()
 
 
 class WithPage(Keyed):
@@ -271,28 +261,35 @@ class WithPage(Keyed):
         super().start()
 
 
-def test_the_page_of_another_machine_comes_with_the_way_to_it(monkeypatch):
+def test_the_page_of_another_machine_comes_with_the_way_to_it(come, monkeypatch):
     attnd = WithPage()
-    come(monkeypatch, attnd, attnd.owner.secret, attnd.server.public)
+    come(attnd, attnd.owner)
     url = attnctl("page")
     assert re.fullmatch(r"http://127.0.0.1:\d+/\n", url.stdout) and url.stderr == ""
-    monkeypatch.setenv("ATTND_ADDRESS", attnd.endpoint("ingest").replace("127.0.0.1", "0.0.0.0"))  # any name that is not this machine's
+    elsewhere = attnd.endpoint("ingest").replace("127.0.0.1", "0.0.0.0")  # any name that is not this machine's
+    monkeypatch.setenv("ATTND_ADDRESS", elsewhere)
     port = re.search(r":(\d+)/", url.stdout)[1]
     assert attnctl("page").stderr == f"on attnd's machine; elsewhere, first: ssh -L {port}:127.0.0.1:{port} 0.0.0.0\n"
-    attnd.close()
+
+
+def of_a_reader(attnd, name, reader):
+    """The sentence of a client at this socket whose key was taken away, and that of its return."""
+    begins = f"attnd at {attnd.endpoint(name)} "
+    return (f"{begins}does not let this client in: keys.access has no line for its public key {reader.public} with a role for "
+            f"the {name} socket (read, with the pattern *)", f"{begins}lets this client in again")
 
 
 @pytest.mark.parametrize("words", [("tail", "live/"), ("record", "mine")], ids=["tail", "record"])
-def test_a_reader_that_runs_says_that_its_key_was_taken_away_and_returns(monkeypatch, tmp_path, words):
+def test_a_reader_that_runs_says_that_its_key_was_taken_away_and_returns(come, tmp_path, words):
     reader, trainer = Pair(), Pair()
     attnd = Keyed((reader, "read", "*"), (trainer, "publish", "mine"))
-    come(monkeypatch, attnd, reader.secret, attnd.server.public)
+    come(attnd, reader)
     recording, said, printed = (tmp_path / name for name in ("some.rec", "said", "printed"))
     words = (*words, recording) if words[0] == "record" else words
     with said.open("w") as err, printed.open("w") as out:
         process = subprocess.Popen([ATTNCTL, *words, "--timeout", str(PATIENCE_S)], stdout=out, stderr=err)
-    endpoint = attnd.endpoint("tap" if words[0] == "record" else "publish")
-    come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+    refused, again = of_a_reader(attnd, "tap" if words[0] == "record" else "publish", reader)
+    come(attnd, trainer)
     taken = recording if words[0] == "record" else printed
 
     def size():
@@ -301,46 +298,35 @@ def test_a_reader_that_runs_says_that_its_key_was_taken_away_and_returns(monkeyp
     with client.Publisher("mine") as publisher:
         wait_until(lambda: publish(publisher) or size() > 1000, "what it reads")
         for _ in range(2):
-            attnd.write((trainer, "publish", "mine"))
-            attnd.reload()
-            wait_until(lambda: said.read_text().endswith(
-                f"attnctl: attnd at {endpoint} does not let this client in: keys.access has no line for its public key {reader.public} "
-                f"with a role for the {'tap' if words[0] == 'record' else 'publish'} socket (read, with the pattern *)\n"), "the sentence")
-            attnd.write((reader, "read", "*"), (trainer, "publish", "mine"))
-            attnd.reload()
-            wait_until(lambda: said.read_text().endswith(f"attnctl: attnd at {endpoint} lets this client in again\n"), "the other one")
+            attnd.admit((trainer, "publish", "mine"))
+            wait_until(lambda: said.read_text().endswith(f"attnctl: {refused}\n"), "the sentence")
+            attnd.admit((reader, "read", "*"), (trainer, "publish", "mine"))
+            wait_until(lambda: said.read_text().endswith(f"attnctl: {again}\n"), "the other one")
             before = size()
             wait_until(lambda: publish(publisher) or size() > before + 1000, "what it reads then")
     process.terminate()
     process.wait(PATIENCE_S)
     assert said.read_text().count("does not let this client in") == 2 and said.read_text().count("in again") == 2
-    attnd.close()
 
 
-def test_a_subscriber_that_runs_says_that_its_key_was_taken_away_and_returns(monkeypatch, caplog):
+def test_a_subscriber_that_runs_says_that_its_key_was_taken_away_and_returns(come, caplog):
     reader, trainer = Pair(), Pair()
     attnd = Keyed((reader, "read", "*"), (trainer, "publish", "mine"))
-    come(monkeypatch, attnd, reader.secret, attnd.server.public)
-    endpoint = attnd.endpoint("publish")
+    come(attnd, reader)
+    refused, again = of_a_reader(attnd, "publish", reader)
     with client.Subscriber(topics="live/") as subscriber:
-        come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+        come(attnd, trainer)
         with client.Publisher("mine") as publisher:
             wait_until(lambda: publish(publisher) or subscriber.next(0), "what it reads")
             for times in (1, 2):
-                attnd.write((trainer, "publish", "mine"))
-                attnd.reload()
-                refused = f"attnd at {endpoint} does not let this client in: keys.access has no line for its public key {reader.public} " \
-                          "with a role for the publish socket (read, with the pattern *)"
+                attnd.admit((trainer, "publish", "mine"))
                 wait_until(lambda: caplog.messages.count(refused) == times, "the sentence")
                 while subscriber.next(0):
                     pass
-                attnd.write((reader, "read", "*"), (trainer, "publish", "mine"))
-                attnd.reload()
-                again = f"attnd at {endpoint} lets this client in again"
+                attnd.admit((reader, "read", "*"), (trainer, "publish", "mine"))
                 wait_until(lambda: caplog.messages.count(again) == times, "the other one")
                 wait_until(lambda: publish(publisher) or subscriber.next(0), "what it reads then")
     assert [message for message in caplog.messages if "client in" in message] == [refused, again] * 2
-    attnd.close()
 
 
 def check_address():
@@ -349,39 +335,29 @@ def check_address():
     return LIBATTN.attn_check_address(None, sentence, len(sentence)), sentence.value.decode()
 
 
-def test_libattn_says_whether_its_key_is_let_in(monkeypatch, key_file):
+def test_libattn_says_whether_its_key_is_let_in(come, key_file):
     trainer, reader, scoped = Pair(), Pair(), Pair()
     attnd = Keyed((trainer, "publish", "mine"), (reader, "read", "*"), (scoped, "read", "mine"))
     ingest = attnd.endpoint("ingest")
     for (key, server), sentence in wrong_keys(attnd, key_file):
-        come(monkeypatch, attnd, key, server)
+        come(attnd, key, server)
         want = sentence.replace(attnd.endpoint("control"), ingest).replace("the control socket", "the ingest socket (publish)")
         code = LIBATTN.E_TRANSPORT if ingest in want else LIBATTN.E_ARGUMENT
         wait_until(lambda: check_address() == (code, want), want)  # noqa: B023
-    come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+    come(attnd, trainer)
     wait_until(lambda: check_address() == (0, ""), "nothing that is wrong")
     for pair in (reader, scoped):  # is let in, but not to publish
-        come(monkeypatch, attnd, pair.secret, attnd.server.public)
+        come(attnd, pair)
         want = f"this client publish: by keys.access its public key {pair.public} has no role publish. Remedy"
         wait_until(lambda: want in (said := check_address())[1] and said[0] == 0, want)  # noqa: B023
-    attnd.close()
-
-
-def test_a_trainer_in_c_says_that_its_key_is_wrong_and_goes_on(monkeypatch):
-    attnd, stranger = Keyed(), Pair()
-    come(monkeypatch, attnd, stranger.secret, attnd.server.public)
-    ended = training_in_c()
-    assert ended.returncode == 0 and '"epoch": 0' in ended.stdout
-    assert f"does not let this client in: keys.access has no line for its public key {stranger.public}" in ended.stderr
-    attnd.close()
 
 
 @pytest.mark.parametrize("wrong", ["own", "server"])
-def test_watch_says_that_a_key_is_wrong_and_nothing_else(monkeypatch, caplog, wrong):
+def test_watch_says_that_a_key_is_wrong_and_nothing_else(come, caplog, wrong):
     torch = pytest.importorskip("torch")
     attnd, stranger = Keyed(), Pair()
     own, server = (stranger, attnd.server) if wrong == "own" else (attnd.owner, stranger)
-    come(monkeypatch, attnd, own.secret, server.public)
+    come(attnd, own, server.public)
     why = {"own": f"does not let this client in: keys.access has no line for its public key {own.public} with a role for the ingest "
                   "socket (publish)", "server": "has another key than ATTND_SERVER_KEY. Remedy: the public half of the key that attnd has now "
                                                "(attnctl key show FILE, of its keys.server)"}[wrong]
@@ -390,36 +366,36 @@ def test_watch_says_that_a_key_is_wrong_and_nothing_else(monkeypatch, caplog, wr
         with client.watch(torch.nn.TransformerEncoderLayer(8, 2, 16), "mine", wait=PATIENCE_S):
             assert caplog.messages
     assert told(caplog, watches) == [f"job mine: attnd at {attnd.endpoint('ingest')} {why}; training goes on, and nothing of it is captured"]
-    attnd.close()
 
 
-def test_a_trainer_is_told_and_goes_on(monkeypatch, caplog):
+def test_a_trainer_whose_key_is_wrong_is_told_and_goes_on(come, caplog):
     attnd, stranger = Keyed(), Pair()
-    come(monkeypatch, attnd, stranger.secret, attnd.server.public)
+    come(attnd, stranger)
+    sentence = f"does not let this client in: keys.access has no line for its public key {stranger.public}"
     with caplog.at_level(logging.WARNING, logger="attnd"):
-        assert "does not let this client in" in told(caplog, tries_to_publish)[0]
+        assert sentence in told(caplog, tries_to_publish)[0]
+    ended = training_in_c()
+    assert ended.returncode == 0 and '"epoch": 0' in ended.stdout and sentence in ended.stderr
     assert attnd.call("jobs") == []
-    attnd.close()
 
 
 @pytest.mark.parametrize("role", ["read", "plan"])
-def test_a_trainer_whose_key_may_not_publish_is_told_so(monkeypatch, caplog, role):
+def test_a_trainer_whose_key_may_not_publish_is_told_so(come, caplog, role):
     reader = Pair()
     attnd = Keyed((reader, role, "*"))
-    come(monkeypatch, attnd, reader.secret, attnd.server.public)
+    come(attnd, reader)
     sentence = (f"attnd at {attnd.endpoint('ingest')} does not let this client publish: by keys.access its public key {reader.public} "
                 "has no role publish. Remedy: a line with that role for it, and SIGHUP for attnd")
     assert told(caplog, tries_to_publish) == [f"job mine: {sentence}; training goes on, and nothing of it is captured"]
     ended = training_in_c()
     assert ended.returncode == 0 and sentence in ended.stderr
-    attnd.close()
 
 
 @pytest.mark.parametrize("reliable", [None, False], ids=["both lanes", "default lane"])
-def test_a_trainer_whose_key_is_of_another_job_is_told_what_mends_it(monkeypatch, caplog, reliable):
+def test_a_trainer_whose_key_is_of_another_job_is_told_what_mends_it(come, caplog, reliable):
     trainer = Pair()
     attnd = Keyed((trainer, "publish", "other"))
-    come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+    come(attnd, trainer)
     line = f"{trainer.public}  publish  mine"
     sentence = (f"job mine: attnd at {attnd.endpoint('ingest')} refuses the messages of job mine: its access list (keys.access) does "
                 f"not let the key {trainer.public} publish this job. Remedy: the line '{line}' in that list, and SIGHUP for attnd; "
@@ -429,62 +405,56 @@ def test_a_trainer_whose_key_is_of_another_job_is_told_what_mends_it(monkeypatch
         wait_until(lambda: publish(publisher) or "reason=key" in attnd.log_text(), "the log")
         assert re.search(f'reason=key .*from=test public_key="?{re.escape(trainer.public)}"? .*count=1\n', attnd.log_text())
         assert [key["refused"] > 0 for key in attnd.call("keys")] == [False, True]
-        attnd.write((trainer, "publish", "mine"))
-        attnd.reload()
+        attnd.admit((trainer, "publish", "mine"))
         wait_until(lambda: publish(publisher) or attnd.call("live", job="mine"), "the messages of a key that may")
         assert caplog.messages.count(sentence) == 1
         again = f"job mine: attnd at {attnd.endpoint('ingest')} takes the messages of job mine again: what follows is captured"
         wait_until(lambda: publish(publisher) or again in caplog.messages, "that they are taken again")
-        attnd.write((trainer, "publish", "other"))
-        attnd.reload()
+        attnd.admit((trainer, "publish", "other"))
         wait_until(lambda: publish(publisher) or caplog.messages.count(sentence) == 2, "the warning, once more")
     assert caplog.messages.count(again) == 1
-    attnd.close()
 
 
-def test_what_was_mended_is_told_nobody(monkeypatch, caplog):
+def test_what_was_mended_is_told_nobody(come, caplog):
     """A trainer that comes after the list was read again, and one of another key or job."""
     trainer, other = Pair(), Pair()
     attnd = Keyed((trainer, "publish", "other"), (other, "publish", "*"))
-    come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+    come(attnd, trainer)
     with client.Publisher("mine", reliable=False) as publisher:
         wait_until(lambda: publish(publisher) or caplog.messages, "the warning")
         caplog.clear()
         with client.Publisher("other", reliable=False) as entitled:
             wait_until(lambda: publish(entitled) or attnd.call("live", job="other"), "its own job")
-        come(monkeypatch, attnd, other.secret, attnd.server.public)
+        come(attnd, other)
         with client.Publisher("mine", reliable=False) as entitled:
             wait_until(lambda: publish(entitled) or attnd.call("live", job="mine"), "the job of another key")
         assert not caplog.messages
         publisher.close()
-        attnd.write((trainer, "publish", "*"))
-        attnd.reload()
-        come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+        attnd.admit((trainer, "publish", "*"))
+        come(attnd, trainer)
         before = attnd.call("live", job="mine")[0]["run"]
         with client.Publisher("mine", reliable=False) as publisher:
             wait_until(lambda: publish(publisher) or attnd.call("live", job="mine")[0]["run"] != before, "the key that may now")
     assert not caplog.messages
-    attnd.close()
 
 
-def test_nothing_is_lost_at_the_second_address_either(monkeypatch):
+def test_nothing_is_lost_at_the_second_address_either(come):
     trainer = Pair()
     attnd = Rotating((trainer, "publish", "*"))
-    for place, server in ((attnd, attnd.server), (attnd.at_next(attnd.next), attnd.next)):
-        come(monkeypatch, place, trainer.secret, server.public)
+    for place in (attnd, attnd.at_next()):
+        come(place, trainer)
         before = attnd.stats()["reliable_acknowledged"]
         with client.Publisher("mine", reliable=True) as publisher:
             wait_until(lambda: publish(publisher) or attnd.stats()["reliable_acknowledged"] > before, "the lane")
         before = attnd.stats()["processed"]
         assert subprocess.run([TRAIN, "3000", "1"], capture_output=True, timeout=2 * PATIENCE_S).returncode == 0
         wait_until(lambda: attnd.stats()["processed"] > before, "messages of libattn")
-    attnd.close()
 
 
-def test_a_trainer_in_c_whose_key_is_of_another_job_is_told(monkeypatch, tmp_path):
+def test_a_trainer_in_c_whose_key_is_of_another_job_is_told(come, tmp_path):
     trainer = Pair()
     attnd = Keyed((trainer, "publish", "other"))
-    come(monkeypatch, attnd, trainer.secret, attnd.server.public)
+    come(attnd, trainer)
     sentence = f"train: job example-c: attnd at {attnd.endpoint('ingest')} refuses the messages of job example-c: its access list"
 
     def said():
@@ -498,10 +468,8 @@ def test_a_trainer_in_c_whose_key_is_of_another_job_is_told(monkeypatch, tmp_pat
             return text in said.read()
 
         wait_until(lambda: has_said(sentence), "the sentence")
-        attnd.write((trainer, "publish", "*"))
-        attnd.reload()
+        attnd.admit((trainer, "publish", "*"))
         wait_until(lambda: has_said(f"train: job example-c: attnd at {attnd.endpoint('ingest')} takes the messages of job example-c "
                                     "again: what follows is captured\n"), "that the key is let in")
         training.kill()
         training.wait()
-    attnd.close()

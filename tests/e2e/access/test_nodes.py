@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from harness import ATTND, PATIENCE_S, Attnd, Trainer, wait_until
+from harness import ATTND, PATIENCE_S, Trainer, wait_until
 from keyed import SOCKETS, Keyed, Pair, Somebody
 from web import Stream, Web, write_tokens
 
@@ -110,7 +110,7 @@ def test_who_can_do_what_from_another_machine(nodes):
     with here:
         attnd = There((victim_key, "publish", "mine"), (reader, "read", "*"), (other, "publish", "other"))
     with there:
-        victim = Trainer(Somebody(attnd, victim_key), "mine")
+        victim = Trainer(attnd.person(victim_key), "mine")
     train(victim, 0)
     wait_until(lambda: attnd.call("live", job="mine"), "the job")
     rows = {"no key, or an unknown one": [None, Pair()], "a `read` key (pattern `*`)": [reader], "the `publish` key of another job": [other]}
@@ -119,8 +119,6 @@ def test_who_can_do_what_from_another_machine(nodes):
             assert f"\n| {name} | {abilities(attnd, there, pair)} |\n" in README
     train(victim, 1)
     wait_until(lambda: attnd.call("live", job="mine")[0]["step"] == 1, "that the victim goes on")
-    victim.close()
-    attnd.close()
 
 
 class WebThere(Web):
@@ -182,8 +180,6 @@ def test_who_sees_what_over_http_from_another_machine(nodes, tmp_path):
         for name, visitors in rows.items():
             for headers in visitors:
                 assert f"\n| {name} | {sights(web, trainers, witness, headers)} |\n" in README
-    witness.close()
-    web.close()
 
 
 # Beside the README, which says what is typed: attnd in the background, with a history of its own where none is named, and a copy

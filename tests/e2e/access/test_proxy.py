@@ -138,10 +138,8 @@ def jobs(answer):
 
 
 def ask(web, **headers):
-    connection = web.connect()
-    connection.request("GET", "/api/v1/jobs", headers={name.replace("_", "-"): value for name, value in headers.items()})
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+    answer, body = web.get("/api/v1/jobs", **headers)
+    return answer.status, body
 
 
 def test_a_socket_for_a_proxy_knows_no_users_but_those_it_is_told(place, tokens):
@@ -165,7 +163,6 @@ def test_a_user_that_a_header_names_over_tcp_is_nobody(tokens):
     for headers in (dict(X_Forwarded_User="eve@admins"), dict(X_Forwarded_User="eve@admins", X_Forwarded_For="127.0.0.1")):
         assert web.get("/api/v1/jobs", **headers)[0].status == 401
     assert web.get("/api/v1/jobs", Authorization=f"Bearer {TOKEN}", X_Forwarded_User="nobody")[0].status == 200
-    web.close()
 
 
 def test_the_file_of_the_socket_is_for_the_group_of_its_directory(place, tokens):
@@ -184,48 +181,51 @@ def test_the_file_of_the_socket_is_for_the_group_of_its_directory(place, tokens)
     place.chmod(0o700)
     web = Behind(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    web.close()
+
+
+@pytest.fixture
+def proxied(tmp_path, place, tokens):
+    """An attnd with these settings, and nginx in front of it."""
+    proxies = []
+
+    def make(*settings):
+        web = Behind(place / "http", f"http.token_file={tokens}", f"http.hosts={NAME}", *settings)
+        proxies.append(Proxy(tmp_path, place / "http"))
+        return web, proxies[0]
+    yield make
+    for proxy in proxies:
+        proxy.close()
 
 
 @needs_nginx
-def test_nginx_speaks_tls_asks_for_a_login_and_tells_attnd(tmp_path, place, tokens):
-    web = Behind(place / "http", f"http.token_file={tokens}", f"http.hosts={NAME}")
+def test_nginx_speaks_tls_asks_for_a_login_and_tells_attnd(proxied):
+    web, proxy = proxied()
     for job in ("a-open", "b-secret"):
         train(web, np.random.default_rng(1), job=job)
     wait_until(lambda: len(web.call("jobs")) == 2, "both jobs")
-    proxy = Proxy(tmp_path, place / "http")
-    try:
-        assert proxy.get("/api/v1/jobs")[0] == 403, "the login's page"
-        assert jobs(proxy.get("/api/v1/jobs", "ann@example.org")) == {"a-open"}
-        assert jobs(proxy.get("/api/v1/jobs", "eve@admins")) == {"a-open", "b-secret"}
-        assert proxy.get("/api/v1/jobs", "bob@example.org")[0] == 401 == proxy.get("/api/v1/jobs", "nameless")[0]
-        for headers in (dict(X_Forwarded_User="eve@admins"), dict(x_forwarded_user="eve@admins")):
-            assert jobs(proxy.get("/api/v1/jobs", "ann@example.org", **headers)) == {"a-open"}, "his own header counts for nothing"
-            assert proxy.get("/api/v1/jobs", "nameless", **headers)[0] == 401
-            assert proxy.get("/metrics", **headers)[0] == 401
-        assert proxy.get("/metrics", Authorization=f"Bearer {TOKEN}")[0] == 200
-        assert b"<!doctype html>" in proxy.get("/", "ann@example.org")[1].lower()
-        assert jobs(proxy.get("/api/v1/jobs", "ann@example.org", Origin=f"https://{NAME}")) == {"a-open"}
-        assert proxy.get("/api/v1/jobs", "ann@example.org", Origin="https://evil.example")[0] == 403
-    finally:
-        proxy.close()
-        web.close()
+    assert proxy.get("/api/v1/jobs")[0] == 403, "the login's page"
+    assert jobs(proxy.get("/api/v1/jobs", "ann@example.org")) == {"a-open"}
+    assert jobs(proxy.get("/api/v1/jobs", "eve@admins")) == {"a-open", "b-secret"}
+    assert proxy.get("/api/v1/jobs", "bob@example.org")[0] == 401 == proxy.get("/api/v1/jobs", "nameless")[0]
+    for headers in (dict(X_Forwarded_User="eve@admins"), dict(x_forwarded_user="eve@admins")):
+        assert jobs(proxy.get("/api/v1/jobs", "ann@example.org", **headers)) == {"a-open"}, "his own header counts for nothing"
+        assert proxy.get("/api/v1/jobs", "nameless", **headers)[0] == 401
+        assert proxy.get("/metrics", **headers)[0] == 401
+    assert proxy.get("/metrics", Authorization=f"Bearer {TOKEN}")[0] == 200
+    assert b"<!doctype html>" in proxy.get("/", "ann@example.org")[1].lower()
+    assert jobs(proxy.get("/api/v1/jobs", "ann@example.org", Origin=f"https://{NAME}")) == {"a-open"}
+    assert proxy.get("/api/v1/jobs", "ann@example.org", Origin="https://evil.example")[0] == 403
 
 
 @needs_nginx
-def test_an_event_comes_through_nginx_at_once(tmp_path, place, tokens):
+def test_an_event_comes_through_nginx_at_once(proxied):
     """While the stream is open, though an event is far smaller than a buffer."""
-    web = Behind(place / "http", f"http.token_file={tokens}", f"http.hosts={NAME}", "http.live_interval=0s", "http.heartbeat=1h")
-    proxy = Proxy(tmp_path, place / "http")
-    try:
-        stream = Stream(proxy, Host=NAME, Cookie="login=ann@example.org")
-        assert stream.next()[1] == "hello"
-        for step in range(3):
-            for job in ("b-secret", "a-open"):
-                train(web, np.random.default_rng(1), job=job, steps=1, layers=1, first=step)
-            assert stream.until("live")[2]["job"] == "a-open"
-        stream.close()
-        assert TOKEN not in log_of(proxy.accesses)
-    finally:
-        proxy.close()
-        web.close()
+    web, proxy = proxied("http.live_interval=0s", "http.heartbeat=1h")
+    stream = Stream(proxy, Host=NAME, Cookie="login=ann@example.org")
+    assert stream.next()[1] == "hello"
+    for step in range(3):
+        for job in ("b-secret", "a-open"):
+            train(web, np.random.default_rng(1), job=job, steps=1, layers=1, first=step)
+        assert stream.until("live")[2]["job"] == "a-open"
+    stream.close()
+    assert TOKEN not in log_of(proxy.accesses)
