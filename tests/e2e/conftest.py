@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+import contextlib
 import os
 import shutil
 import sys
@@ -13,10 +14,16 @@ from person import Person  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind():
+def every_attnd_stops_cleanly():
+    """Those that a test has neither stopped nor seen the end of; and nothing is left behind of any."""
     yield
-    while Attnd.all:
-        Attnd.all.pop().discard()
+    with contextlib.ExitStack() as behind:
+        for daemon in Attnd.all:
+            behind.callback(daemon.discard)
+        daemons, Attnd.all[:] = Attnd.all[:], []
+        for daemon in daemons:
+            if daemon.process and daemon.process.returncode is None:
+                daemon.close()
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +39,8 @@ def state_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def attnd():
-    """A daemon with defaults; it must stop cleanly."""
-    daemon = Attnd()
-    yield daemon
-    daemon.close()
+    """A daemon with defaults."""
+    return Attnd()
 
 
 @pytest.fixture

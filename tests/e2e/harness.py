@@ -16,10 +16,11 @@ import numpy as np
 import zmq
 
 ATTND = os.environ.get("ATTND_BIN", "build/daemon/attnd")
+ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 # Sanitizer builds are slower by an order of magnitude.
 SANITIZED = "ATTND_TEST_SANITIZED" in os.environ
 PATIENCE_S = float(os.environ.get("ATTND_TEST_PATIENCE", "30"))
-NOT_YET = ("job_unknown", "run_unknown", "no_summary")  # from control, by whichever client
+NOT_YET = ("job_unknown", "run_unknown", "no_summary", "no_history")  # from control, by whichever client
 
 
 def free_ports(count):
@@ -283,8 +284,31 @@ class Trainer:
         header = self.common(topic, "event", epoch, step, event=event, **keys)
         self.send(topic.encode(), msgpack.packb(header))
 
+    def one_epoch(self, weights, epoch, **keys):
+        """A message, which is all of this epoch, and its end; the step is the epoch's number."""
+        self.attention(weights, epoch=epoch, step=epoch, **keys)
+        self.event("epoch_end", epoch=epoch, step=epoch)
+
     def close(self):
         self.socket.close(linger=0)
+
+
+def ranks_of(attnd, world, job="job"):
+    """A trainer for each rank of one run."""
+    return [Trainer(attnd, job, rank, world, job.encode().ljust(16)) for rank in range(world)]
+
+
+def observed(*settings, topic="summary/", config=None):
+    """An attnd with these settings, a reader of this topic, and a trainer of the job "job"."""
+    attnd = Attnd(*settings, config=config)
+    return attnd, Reader(attnd, topic), Trainer(attnd, "job")
+
+
+def attnctl(attnd, *words, **environment):
+    """What attnctl has said to these words about this attnd, or about none."""
+    address = attnd.directory if attnd else "/nobody"
+    return subprocess.run([ATTNCTL, *map(str, words)], env={**os.environ, "ATTND_ADDRESS": address, **environment},
+                          capture_output=True, encoding="utf-8", timeout=4 * PATIENCE_S)
 
 
 def elsewhere(attnd, work):
