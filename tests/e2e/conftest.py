@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
-from harness import Attnd  # noqa: E402
+from harness import ATTND, Attnd  # noqa: E402
 from person import Person  # noqa: E402
+from web import Web  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,33 @@ def state_of_its_own(tmp_path, monkeypatch):
 def attnd():
     """A daemon with defaults."""
     return Attnd()
+
+
+@pytest.fixture
+def web():
+    """A daemon with HTTP, whose stream has all live results."""
+    return Web("http.live_interval=0s", "http.heartbeat=200ms")
+
+
+@pytest.fixture(scope="module")
+def attnd_web():
+    """One for tests that leave no trace in it."""
+    daemon = Web("http.timeout=5s")
+    Attnd.all.remove(daemon)  # it outlives a test
+    yield daemon
+    daemon.close()
+    daemon.discard()
+
+
+@pytest.fixture
+def attnd_by(tmp_path, monkeypatch):
+    """Has attnd started by a shell command, in which $ATTND is the program with its arguments."""
+    def started_by(command):
+        program = tmp_path / "attnd-by"
+        program.write_text("#!/bin/sh\nexec " + command.replace("$ATTND", f'{ATTND} "$@"') + "\n")
+        program.chmod(0o755)
+        monkeypatch.setattr("harness.ATTND", str(program))
+    return started_by
 
 
 @pytest.fixture

@@ -136,7 +136,6 @@ def test_importance_and_weights_across_heads(rng):
     importance = np.array(daemon.call("live", job="job")[0]["heads"]["importance"])
     for kind, by in (("importance", importance), ("weighted", np.array([1, 0.5, 0]))):
         np.testing.assert_allclose(ask(daemon, kind=kind)[1][0], np.einsum("h,hij->ij", by, weights[0]), rtol=1e-5, atol=1e-8)
-    daemon.close()
 
 
 def test_the_sample_the_size_and_one_head_can_be_chosen(rng):
@@ -147,7 +146,6 @@ def test_the_sample_the_size_and_one_head_can_be_chosen(rng):
     assert answer["heads"] == [1] and answer["sample"] == 1 and values.shape == (1, 8, 8)
     np.testing.assert_allclose(values[0], pooled(weights[1, 1], 8), rtol=1e-6)
     assert answer["labels"] is None, "they are of the first sample"
-    daemon.close()
 
 
 def test_packed_is_the_same_in_f32(attnd, rng):
@@ -205,7 +203,6 @@ def test_at_most_so_often(rng):
         trainer.attention(softmax_maps(rng, 1, 1, 4, 4), step=step)
         daemon.settled(step + 1)
     assert ask(daemon)[0]["step"] <= 1, "a layer that is not known yet may be asked twice"
-    daemon.close()
 
 
 def test_the_stalest_make_room(rng):
@@ -221,7 +218,6 @@ def test_the_stalest_make_room(rng):
         except RuntimeError as error:
             assert str(error) == "no_map"
     assert there == [2, 3]
-    daemon.close()
 
 
 def refused(attnd, code, sentence, method="maps", **params):
@@ -270,7 +266,6 @@ def test_why_queries_and_keys_have_none(rng, settings, sentence):
     trainer.qk(q, q, scale=0.5)
     daemon.settled(1)
     refused(daemon, "no_map", sentence, job="job")
-    daemon.close()
 
 
 def test_only_what_comes_in_one_step_is_one_layer(attnd, rng):
@@ -319,7 +314,6 @@ def test_the_largest_of_pooled_slices_is_not_made_up(rng):
     daemon.settled(2)
     np.testing.assert_allclose(ask(daemon, kind="mean")[1][0], pooled(weights[0].mean(0), 8), rtol=1e-5)
     refused(daemon, "no_map", "in slices", job="job", kind="max")
-    daemon.close()
 
 
 def test_an_answer_that_no_client_takes_is_refused(rng):
@@ -328,7 +322,6 @@ def test_an_answer_that_no_client_takes_is_refused(rng):
     refused(daemon, "argument", "one head or another kind, or packed", job="job")
     assert ask(daemon, head=8)[1].shape == (1, 512, 512)
     assert len(daemon.call("maps", job="job", packed=True)["values"]) == 4 * 9 * 512 * 512
-    daemon.close()
 
 
 def test_weights_of_heads_are_the_jobs_own(rng):
@@ -336,7 +329,6 @@ def test_weights_of_heads_are_the_jobs_own(rng):
     weights = softmax_maps(rng, 1, 2, 5, 5)
     send(daemon, weights)
     np.testing.assert_allclose(ask(daemon, kind="weighted")[1][0], 2 * weights[0, 0] + 0.25 * weights[0, 1], rtol=1e-6)
-    daemon.close()
 
 
 def rollout(maps):
@@ -368,7 +360,6 @@ def test_rollout_is_the_product_over_layers(rng, length, size, exact):
     np.testing.assert_allclose(answer["values"], rollout(np.array(means)), rtol=1e-5, atol=1e-7)
     packed = np.frombuffer(daemon.call("rollout", job="job", packed=True)["values"], "<f4")
     np.testing.assert_array_equal(packed.reshape(np.shape(answer["values"])), np.float32(answer["values"]))
-    daemon.close()
 
 
 def test_a_rollout_with_a_layer_missing_or_of_other_steps_is_not_exact(attnd, rng):
@@ -414,7 +405,6 @@ def test_maps_go_with_their_run(rng):
         trainer.event("bye")
         wait_until(lambda: daemon.stats()["received"] >= 2 * (number + 1), "both messages")
     wait_until(lambda: daemon.stats()["jobs"] <= 2, "the others are gone")
-    daemon.close()
 
 
 def test_a_stop_with_answers_on_their_way(rng):

@@ -71,7 +71,6 @@ def test_the_instruction_set_can_be_forced():
     assert result.returncode == 2 and "workers.isa: 'sse9'" in result.stderr and "avx512" in result.stderr
     attnd = Attnd("workers.isa=portable")
     wait_log(attnd, "isa=portable")
-    attnd.close()
 
 
 def test_usage_errors_exit_2():
@@ -96,21 +95,17 @@ def test_a_second_sigterm_ends_at_once(rng):
     attnd.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "event=stopping" in attnd.log_text(), "the first signal")
     assert attnd.stop() == 1  # of its own accord it would end with 0
-    attnd.context.destroy(linger=0)
 
 
 def test_a_stop_does_not_wait_longer_than_its_timeout(rng):
     attnd = attnd_at_work(rng, "shutdown.timeout=200ms")
     assert attnd.stop() == 0
     assert "stop_timed_out" in attnd.log_text()
-    attnd.context.destroy(linger=0)
 
 
 def test_over_the_budget_messages_are_dropped_counted_and_not_lost_as_well(rng):
     """Events still come through, the job and its summary say what was dropped, and the next epoch is as ever."""
-    attnd = Attnd("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_budget=0")
-    reader = Reader(attnd, "summary/job/")
-    trainer = Trainer(attnd, "job")
+    attnd, reader, trainer = observed("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_budget=0", topic="summary/job/")
     weights = softmax_maps(rng, 1, 4, 256, 256)
     for step in range(40):
         trainer.attention(weights, step=step)
@@ -128,7 +123,6 @@ def test_over_the_budget_messages_are_dropped_counted_and_not_lost_as_well(rng):
     assert sum(summary["messages"] for summary in summaries) == 41 - dropped
     assert sum(summary["dropped"].get("over_budget", 0) for summary in summaries) == dropped
     assert [summary["lost"] for summary in summaries] == [0, 0]
-    attnd.close()
 
 
 @pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
@@ -152,7 +146,6 @@ def test_what_waits_behind_a_heavy_message_is_bounded(rng):
     stats = attnd.settled(sent)
     assert stats["dropped"]["over_budget"] > 8000
     assert attnd.rss_kb() < 256 * 1024
-    attnd.close()
 
 
 @pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
@@ -176,7 +169,6 @@ def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rn
     assert stats["dropped"] == {"over_budget": 20} and stats["events"] == 1
     trainer.attention(small, step=20)
     assert attnd.settled(24)["lost"] == 0
-    attnd.close()
 
 
 def memory_group(limit):
@@ -222,7 +214,6 @@ def test_an_oversized_message_is_refused(rng):
     frames = trainer.attention_frames(softmax_maps(rng, 1, 1, 120, 120, dtype="f4"))
     trainer.send(*frames, frames[2])  # each frame fits, the whole does not
     assert attnd.settled(2)["dropped"] == {"too_large": 1}
-    attnd.close()
 
 
 def test_an_oversized_message_of_too_many_heads_announces_no_layer(rng):
@@ -234,7 +225,6 @@ def test_an_oversized_message_of_too_many_heads_announces_no_layer(rng):
     assert attnd.settled(2)["dropped"] == {"heads_limit": 1}
     job, = attnd.call("jobs")
     assert job["layers"] == []
-    attnd.close()
 
 
 def test_the_queue_of_the_pool_may_be_full_without_loss(rng):
@@ -244,7 +234,6 @@ def test_the_queue_of_the_pool_may_be_full_without_loss(rng):
         trainer.attention(softmax_maps(rng, 1, 32, 32, 32), step=step)
     stats = attnd.settled(30)
     assert stats["processed"] == 30 and stats["pool"]["queued_max"] <= 64
-    attnd.close()
 
 
 def test_control_errors_have_codes(attnd):
@@ -373,7 +362,6 @@ def test_the_budget_holds_for_small_messages_of_many_heads(rng):
         trainer.attention(weights, step=step)
     attnd.settled(1000)
     assert attnd.rss_kb() < 200 * 1024
-    attnd.close()
 
 
 def test_repeated_subscriptions_are_answered_together(attnd, rng):
@@ -408,7 +396,6 @@ def test_who_asks_many_things_at_once_is_answered_all():
             got.add(msgpack.unpackb(asking.recv())[1])
         assert got == set(ids)
     asking.close()
-    attnd.close()
 
 
 def test_a_long_list_of_jobs_is_made_between_other_answers():
@@ -464,4 +451,3 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
         pass
     assert error["code"] == "again"
     asker.close(linger=0)
-    attnd.close()

@@ -134,7 +134,6 @@ def test_killed_at_random_moments_under_load(rng):
     check_windows(attnd, training)
     attnd.start()
     assert [job["state"] for job in attnd.call("jobs")] == ["ended"], "it comes back as it was"
-    attnd.close()
 
 
 def test_what_is_counted_and_what_is_lost_is_what_was_sent(rng):
@@ -240,7 +239,6 @@ def test_a_restored_window_is_summed_over_the_kill():
     trainer.event("epoch_end", epoch=0)
     summary = reader.next()[1]
     assert (summary["messages"], summary["lost"], summary["window"]["partial"]) == (3, 0, False)
-    attnd.close()
 
 
 def messages_kept(attnd):
@@ -259,7 +257,6 @@ def test_a_window_that_is_no_longer_configured_is_dropped_aloud():
     attnd.start()
     wait_log(attnd, "event=windows_dropped", "window=epoch-10-10")
     assert attnd.call("jobs")[0]["state"] == "active"
-    attnd.close()
 
 
 @pytest.mark.parametrize("after", [("window.length=5", "window.every=5"), ("window.also=[20 steps, 30 steps]",)])
@@ -280,7 +277,6 @@ def test_windows_may_change_while_attnd_is_away(after):
             trainer.attention(WEIGHTS, step=step)
     stats = attnd.settled(96)
     assert stats["processed"] == 96 and stats["lost"] == 0 and stats["dropped"] == {}
-    attnd.close()
 
 
 def test_what_was_captured_in_other_windows_is_not_said_to_be_nothing():
@@ -302,7 +298,6 @@ def test_what_was_captured_in_other_windows_is_not_said_to_be_nothing():
     attnd.start()
     history = attnd.call("history", job="job")
     assert history["unit"] == "step" and len(history["windows"]["last"]) == 3
-    attnd.close()
 
 
 def test_clients_find_the_sockets_while_a_history_is_being_opened(tmp_path):
@@ -415,4 +410,3 @@ def test_without_history_nothing_comes_back():
     assert not os.path.exists(attnd.history_path)
     attnd.start()
     assert attnd.call("jobs") == []
-    attnd.close()

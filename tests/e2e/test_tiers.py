@@ -149,7 +149,6 @@ def test_every_number_of_attention_is_right(rng, name, dtype):
     assert summary["tier"] == "attention" and summary["rows"] > 0
     assert wrong(summary, measured) == []
     attnd.settled(3)
-    attnd.close()
 
 
 @pytest.mark.parametrize("reason", ["dropout", "learned_sink", "unsound"])
@@ -170,18 +169,15 @@ def test_rows_that_do_not_sum_to_one(rng, reason):
     summary = of_window(reader, trainer)
     assert wrong(summary, [reference.measure(attention_of(weights, m, **flags), EVERYTHING)]) == []
     assert (summary["invalid_rows"] > 0) == (reason == "unsound")
-    attnd.close()
 
 
 def test_long_rows_and_many_heads(rng):
     """Past the sizes of tiles and vectors, and cut into several blocks."""
-    attnd = Attnd("metrics.spectrum_budget=0", "workers.block_entries=20000", "metrics.spectrum_max_size=1024")
-    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    _, reader, trainer = observed("metrics.spectrum_budget=0", "workers.block_entries=20000", "metrics.spectrum_max_size=1024")
     weights = softmax(rng.normal(0, 2, (1, 5, 131, 259)), np.ones((1, 131, 259), bool)).astype(np.float32)
     trainer.attention(weights, site="cross")
     summary = of_window(reader, trainer)
     assert wrong(summary, [reference.measure(attention_of(weights, Masks(site="cross")))]) == []
-    attnd.close()
 
 
 def test_patterns_of_heads_that_do_one_thing(attnd):
@@ -213,7 +209,6 @@ def test_slices_of_the_heads_have_row_metrics_and_nothing_across_heads(rng):
     assert summary["rows"] == want["rows"] and "importance" not in summary["heads"]
     assert differences(summary, want) == []
     assert not {"aggregate", "top_pairs", "head_top_pairs", "similarity"} & set(summary)
-    attnd.close()
 
 
 # ------------------------------------------------------------------------------------- blocks of rows
@@ -251,8 +246,7 @@ def means_of_rows(case, rows, query_ends):
 def test_some_rows_give_what_these_rows_of_the_whole_map_give(rng, isa):
     """Every row metric of every block or sample against float64 numpy on the whole map: previous_token, diagonal,
     distances, causal bound, window, documents and tokens count from where the rows stand."""
-    attnd = Attnd(f"workers.isa={isa}", "metrics.spectrum=false")
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    _, reader, trainer = observed(f"workers.isa={isa}", "metrics.spectrum=false", topic="live/")
     relative, absolute = (1e-11, 1e-11) if isa == "scalar" else (1e-5, 1e-4)
     for layer, (name, m) in enumerate(MASKS.items()):
         weights = softmax(random_logits(rng), visible(m)).astype(np.float32)
@@ -275,7 +269,6 @@ def test_some_rows_give_what_these_rows_of_the_whole_map_give(rng, isa):
                     assert np.isnan(numbers_wanted).all(), metric
         of_self = {"diagonal", "previous_token", "duplicate_token"} if m.site == "self" else set()
         assert {"entropy", "mean_distance", "first_token", "local_mass"} | of_self <= seen_metrics
-    attnd.close()
 
 
 # -------------------------------------------------------------------------------------------- tier qk
@@ -366,7 +359,6 @@ def test_queries_and_keys_give_what_their_attention_gives(rng, softcap):
         assert of_qk["sink_rate"] == pytest.approx(of_map["sink_rate"])
         assert not {"aggregate", "top_pairs"} & set(of_qk) and "importance" not in of_qk["heads"]
     attnd.settled(5 * len(QK_MASKS))
-    attnd.close()
 
 
 @pytest.mark.parametrize("name", ["causal", "causal-lengths", "offset", "documents"])
@@ -493,28 +485,23 @@ def test_every_number_of_queries_and_keys_is_right(rng, name, dtype, softcap):
     summary = of_window(reader, trainer)
     assert summary["tier"] == "qk" and {"aggregate", "top_pairs", "head_top_pairs", "similarity"} <= set(summary)
     assert wrong(summary, measured) == []
-    attnd.close()
 
 
 @pytest.mark.parametrize("budget, maps", [("32MiB", False), ("512MiB", True)])
 def test_a_batch_whose_maps_take_too_much_memory_is_measured_without_them(rng, budget, maps):
-    attnd = Attnd(f"ingest.budget={budget}", "ingest.max_message=16MiB")
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed(f"ingest.budget={budget}", "ingest.max_message=16MiB", topic="live/")
     q = rng.normal(size=(16, 8, 128, 8)).astype(np.float32)  # maps of 8 MiB
     trainer.qk(q, q, scale=0.3)
     live = reader.next()[1]
     assert ("aggregate" in live) == maps and live["rows"] == 16 * 8 * 128
     attnd.settled(1)
-    attnd.close()
 
 
 def test_one_sample_larger_than_the_bound_has_no_maps(rng):
-    attnd = Attnd(f"metrics.qk_maps_max_size={LENGTH - 1}")
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    _, reader, trainer = observed(f"metrics.qk_maps_max_size={LENGTH - 1}", topic="live/")
     send_qk(trainer, vectors(rng), MASKS["none"])
     live = reader.next()[1]
     assert "aggregate" not in live and live["heads"]["entropy"][0] > 0
-    attnd.close()
 
 
 # --------------------------------------------------------------------------------------- tier weights
@@ -721,7 +708,6 @@ def test_a_group_can_be_switched(rng):
     attnd = Attnd(config="jobs:\n" + "".join(f"  {group}: {{{group}: {str(group not in default).lower()}}}\n" for group in GROUP_KEYS))
     for group in GROUP_KEYS:
         assert [groups_in(result) for result in one_message(attnd, group, rng)] == [default ^ {group}] * 2
-    attnd.close()
 
 
 def test_jobs_have_groups_of_their_own(rng):
@@ -739,16 +725,13 @@ jobs:
     assert all(len(r["top_pairs"]) == 3 and [len(p) for p in r["head_top_pairs"]] == [3] * HEADS for r in curious)
     again = one_message(attnd, "plain-too", rng)
     assert [groups_in(result) for result in again] == [{"core", "importance", "spectrum"}] * 2
-    attnd.close()
 
 
 def test_the_local_window_is_that_of_the_config(rng):
-    attnd = Attnd("metrics.local_window=2")
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    _, reader, trainer = observed("metrics.local_window=2", topic="live/")
     trainer.attention(np.full((1, 1, 9, 9), 1 / 9))
     keys = [3, 4, 5, 5, 5, 5, 5, 4, 3]
     assert reader.next()[1]["heads"]["local_mass"] == pytest.approx([np.mean(keys) / 9])
-    attnd.close()
 
 
 # -------------------------------------------------------------------------------- the spectrum's budget
@@ -763,8 +746,7 @@ def big_maps(rng):
 def test_under_a_budget_heads_take_turns_and_rows_are_never_late(rng):
     """A budget that one head uses up: every message has all row metrics, and within some messages every head had
     its turn."""
-    attnd = Attnd("metrics.spectrum_budget=1ms", "workers.threads=1")
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    _, reader, trainer = observed("metrics.spectrum_budget=1ms", "workers.threads=1", topic="live/")
     covered, partly = np.zeros(MANY, int), 0
     for step in range(8 * MANY):
         trainer.attention(big_maps(rng), step=step)
@@ -778,7 +760,6 @@ def test_under_a_budget_heads_take_turns_and_rows_are_never_late(rng):
             break
     assert (covered > 1).all() and partly > 0, covered
     assert max(covered) <= 2 * min(covered) + 1, "turns are fair"
-    attnd.close()
 
 
 def test_turns_go_on_across_other_tiers_and_slices(rng):
@@ -801,7 +782,6 @@ def test_turns_go_on_across_other_tiers_and_slices(rng):
         if whole.all() and sliced.all():
             break
     assert whole.all() and sliced.all(), (whole, sliced)
-    attnd.close()
 
 
 def test_the_last_spectrum_of_a_head_stays_until_its_next_turn(rng):
@@ -813,27 +793,23 @@ def test_the_last_spectrum_of_a_head_stays_until_its_next_turn(rng):
     norm = of_window(summaries, trainer)["spectrum"]["spectral_norm"]
     assert [x is not None for x in norm["last"]] == [count > 0 for count in norm["count"]]
     assert sum(count > 0 for count in norm["count"]) > 1
-    attnd.close()
 
 
 def test_without_a_budget_every_head_has_everything_every_time(rng):
-    attnd = Attnd("metrics.spectrum_budget=0", "metrics.spectrum_effort=eigenvalues", "workers.threads=2")
-    reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
+    _, reader, trainer = observed("metrics.spectrum_budget=0", "metrics.spectrum_effort=eigenvalues", "workers.threads=2")
     for step in range(4):
         trainer.attention(big_maps(rng), step=step)
     spectrum = of_window(reader, trainer)["spectrum"]
     for name in ("spectral_norm", "effective_rank_entropy", "eigenvalue_2", "rank"):
         assert spectrum[name]["count"] == [4] * MANY
     assert spectrum["singular_values"]["count"] == [[4] * 16] * MANY
-    attnd.close()
 
 
 @pytest.mark.parametrize("effort, missing", [("norm", {"singular_values", "rank", "eigenvalue_2"}),
                                              ("leading", {"rank", "eigenvalue_2"}), ("full", {"eigenvalue_2"}),
                                              ("eigenvalues", set())])
 def test_the_effort_says_which_numbers_there_are(rng, effort, missing):
-    attnd = Attnd("metrics.spectrum_budget=0", f"metrics.spectrum_effort={effort}")
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    _, reader, trainer = observed("metrics.spectrum_budget=0", f"metrics.spectrum_effort={effort}", topic="live/")
     weights = big_maps(rng)
     trainer.attention(weights)
     spectrum = reader.next()[1]["spectrum"]
@@ -845,7 +821,6 @@ def test_the_effort_says_which_numbers_there_are(rng, effort, missing):
     assert empty == missing
     if effort != "norm":
         np.testing.assert_allclose(spectrum["singular_values"], s[:, :16], rtol=1e-3)
-    attnd.close()
 
 
 # -------------------------------------------------------------------------------------------- hostile
@@ -908,8 +883,7 @@ def test_messages_in_which_no_row_counts(attnd, rng, kind):
 
 @pytest.mark.parametrize("heads, length", [(1, 1), (1, 5), (4, 1)])
 def test_the_smallest_messages(heads, length):
-    attnd = Attnd("metrics.spectrum_budget=0")
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    attnd, reader, trainer = observed("metrics.spectrum_budget=0", topic="live/")
     weights = np.full((1, heads, length, length), 1 / length, np.float32)
     trainer.attention(weights, layer=0)
     ones = np.ones((1, heads, length, 1), np.float32)
@@ -924,30 +898,25 @@ def test_the_smallest_messages(heads, length):
     assert of_map["spectrum"]["spectral_norm"] == pytest.approx([1] * heads)
     assert of_qk["heads"]["max_logit"] == [1] * heads
     attnd.settled(2)
-    attnd.close()
 
 
 def test_projections_keep_nobody_waiting(rng):
     """Their spectra take long; rows that come later are measured meanwhile."""
-    attnd = Attnd("workers.threads=2")
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    _, reader, trainer = observed("workers.threads=2", topic="live/")
     wq = rng.normal(size=(320, 320)).astype(np.float32)
     for layer in range(3):
         trainer.projections(wq=wq, wk=wq, wv=wq, heads=8, head_dim=40, layer=layer)
     trainer.attention(np.full((1, 2, 16, 16), 1 / 16, np.float32), layer=9)
     layers = [reader.next()[1]["layer"] for _ in range(4)]
     assert layers.index(9) <= 1, "at most the first one may have been done already"
-    attnd.close()
 
 
 def test_projections_without_spectra(rng):
-    attnd = Attnd("metrics.spectrum=false")
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
+    _, reader, trainer = observed("metrics.spectrum=false", topic="live/")
     trainer.projections(wq=rng.normal(size=(8, 8)), heads=2, head_dim=4)
     wq = reader.next()[1]["weights"]["wq"]
     assert wq["head_correlation"][0][0] == pytest.approx(1)
     assert wq["whole"]["spectral_norm"] is None and wq["heads"]["spectral_norm"] == [None, None]
-    attnd.close()
 
 
 def test_logits_at_the_edge_of_f16(attnd):
@@ -994,7 +963,6 @@ def test_counters_hold_over_all_tiers(rng):
     trainer.qk(*vectors(rng)[:3], layer=4)  # no scale
     stats = attnd.settled(62)
     assert stats["processed"] == 60 and stats["dropped"] == {"heads_limit": 1, "key_missing": 1}
-    attnd.close()
 
 
 # ------------------------------------------------------------------------------------- instruction sets
@@ -1027,7 +995,6 @@ def test_every_instruction_set_gives_the_same_numbers(rng, tmp_path, isa):
     trainer.event("epoch_end")
     summaries = next_by_layer(reader, len(expected))
     assert [wrong(summary, [measured]) for summary, measured in zip(summaries, expected)] == [[]] * len(expected)
-    attnd.close()
 
 
 def test_an_instruction_set_that_is_none_is_refused(tmp_path):
