@@ -137,12 +137,17 @@ class Attnd:
         with open(os.path.join(self.directory, "log"), errors="replace") as log:
             return log.read()
 
+    def connected(self, kind, name):
+        """A ZeroMQ socket of this kind at this endpoint."""
+        socket = self.context.socket(kind)
+        socket.linger = 0
+        socket.connect(self.endpoint(name))
+        return socket
+
     def call(self, method, timeout=None, **params):
         """One control request. Returns the result; raises RuntimeError with the error's code."""
-        socket = self.context.socket(zmq.DEALER)
-        socket.linger = 0
+        socket = self.connected(zmq.DEALER, "control")
         try:
-            socket.connect(self.endpoint("control"))
             self.request_id += 1
             socket.send(msgpack.packb([0, self.request_id, method, params]))
             timeout_ms = int(1000 * (timeout or PATIENCE_S))
@@ -331,10 +336,8 @@ class Reader:
     def __init__(self, attnd, *topics):
         self.attnd, self.topics, self.taken = attnd, topics, 0
         self.before = self.counted()
-        self.socket = attnd.context.socket(zmq.SUB)
-        self.socket.linger = 0
         before = attnd.stats()["subscriptions"]
-        self.socket.connect(attnd.endpoint("publish"))
+        self.socket = attnd.connected(zmq.SUB, "publish")
         for topic in topics:
             self.socket.subscribe(topic.encode())
         wait_until(lambda: attnd.stats()["subscriptions"] >= before + len(topics), "the subscription")

@@ -11,9 +11,11 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, elsewhere, softmax_maps, wait_log, wait_until
+from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Trainer, elsewhere, observed, softmax_maps, wait_log, wait_until
 
-KEPT_BACK = "a sanitizer keeps freed memory back on purpose"
+memory_is_known = pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory back on purpose")
+EIGENVALUES = ("workers.threads=1", "metrics.spectrum_budget=0", "metrics.spectrum_effort=eigenvalues")
+HEAVY = (*EIGENVALUES, "metrics.spectrum_max_size=4096")  # a map of 1200 queries and keys takes seconds
 
 
 def run_attnd(*arguments):
@@ -81,8 +83,7 @@ def test_usage_errors_exit_2():
 
 def attnd_at_work(rng, *settings):
     """It has eigenvalues to compute for ten seconds and more."""
-    attnd = Attnd("workers.threads=1", "metrics.spectrum_max_size=4096", "metrics.spectrum_budget=0",
-                  "metrics.spectrum_effort=eigenvalues", *settings)
+    attnd = Attnd(*HEAVY, *settings)
     trainer, weights = Trainer(attnd, "job"), softmax_maps(rng, 1, 1, 1200, 1200)
     for step in range(12):
         trainer.attention(weights, step=step)
@@ -125,14 +126,12 @@ def test_over_the_budget_messages_are_dropped_counted_and_not_lost_as_well(rng):
     assert [summary["lost"] for summary in summaries] == [0, 0]
 
 
-@pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
+@memory_is_known
 def test_what_waits_behind_a_heavy_message_is_bounded(rng):
     """The numbers of dropped messages wait for their turn, as far as the reserve goes."""
-    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=16MiB", "workers.threads=1",
-                  "metrics.spectrum_max_size=4096", "metrics.spectrum_budget=0",
-                  "metrics.spectrum_effort=eigenvalues")
+    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=16MiB", *HEAVY)
     trainer = Trainer(attnd, "job")
-    trainer.attention(softmax_maps(rng, 1, 1, 1200, 1200), layer=1)  # whose eigenvalues take seconds
+    trainer.attention(softmax_maps(rng, 1, 1, 1200, 1200), layer=1)
     weights = softmax_maps(rng, 1, 1, 4, 4)
     sent, full = 1, 84 << 20  # what one job may have of the budget and of the reserve: 8/9 of 64 and of 32 MiB
     while attnd.stats()["in_flight_bytes"] < full:
@@ -148,13 +147,11 @@ def test_what_waits_behind_a_heavy_message_is_bounded(rng):
     assert attnd.rss_kb() < 256 * 1024
 
 
-@pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
+@memory_is_known
 def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rng):
     """A large message of another job is admitted while the budget is not used up. Beyond it events count, and numbers
     are known."""
-    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", "workers.threads=1",
-                  "metrics.spectrum_max_size=1500", "metrics.spectrum_budget=0",
-                  "metrics.spectrum_effort=eigenvalues")
+    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", *EIGENVALUES, "metrics.spectrum_max_size=1500")
     trainer = Trainer(attnd, "job")
     first, second = softmax_maps(rng, 1, 1, 1500, 1500), np.full((1, 1, 3000, 4700), 1 / 4700, "f4")
     trainer.attention(first, layer=1)  # 45 MiB with its scratch, for a second
@@ -244,24 +241,18 @@ def test_control_errors_have_codes(attnd):
 
 
 def test_a_req_socket_is_served_too(attnd):
-    req = attnd.context.socket(zmq.REQ)
-    req.linger = 0
-    req.connect(attnd.endpoint("control"))
+    req = attnd.connected(zmq.REQ, "control")
     req.send(msgpack.packb([0, 9, "ping", {}]))
     assert req.poll(60000)
     assert msgpack.unpackb(req.recv())[:3] == [1, 9, None]
-    req.close()
 
 
 def test_garbage_requests_are_answered_with_an_error(attnd):
-    dealer = attnd.context.socket(zmq.DEALER)
-    dealer.linger = 0
-    dealer.connect(attnd.endpoint("control"))
+    dealer = attnd.connected(zmq.DEALER, "control")
     for garbage in (b"", b"\xc1", b"\x91" * 100, msgpack.packb([5]), msgpack.packb([0, 1, 2, 3])):
         dealer.send(garbage)
         assert dealer.poll(60000)
         assert msgpack.unpackb(dealer.recv())[2]["code"] == "request"
-    dealer.close()
     assert attnd.call("ping")
 
 
@@ -312,12 +303,9 @@ def terminated(process):
 
 
 def test_a_free_port_is_told_where_one_asks(tmp_path):
-    with subprocess.Popen([ATTND, *tcp_settings("ingest", "tcp://127.0.0.1:*"), "--set",
-                           "publish.endpoint=ipc://" + str(tmp_path / "publish"), "--set",
-                           "control.endpoint=ipc://" + str(tmp_path / "control"), "--set",
-                           "tap.endpoint=ipc://" + str(tmp_path / "tap"), "--set",
-                           "http.endpoint=tcp://127.0.0.1:*"], stderr=subprocess.PIPE,
-                          text=True) as process:
+    settings = [*ipc_settings(tmp_path), *tcp_settings("ingest", "tcp://127.0.0.1:*"), "--set", "http.enabled=true", "--set",
+                "http.endpoint=tcp://127.0.0.1:*"]
+    with subprocess.Popen([ATTND, *settings], stderr=subprocess.PIPE, text=True) as process:
         started = next(line for line in process.stderr if "event=started" in line)
         wait_until(lambda: terminated(process), "attnd ends")
     assert "ingest=tcp://127.0.0.1:" in started and "http=tcp://127.0.0.1:" in started and "*" not in started
@@ -334,7 +322,7 @@ def test_a_stop_under_load_that_times_out_is_clean(rng, timeout):
     assert attnd.stop() == 0, attnd.log_text()
 
 
-@pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
+@memory_is_known
 def test_unread_answers_do_not_pile_up(attnd, rng):
     trainer = Trainer(attnd, "job")
     for layer in range(64):
@@ -343,17 +331,15 @@ def test_unread_answers_do_not_pile_up(attnd, rng):
     attnd.settled(65)
     before = attnd.rss_kb()
     dealer = attnd.context.socket(zmq.DEALER)
-    dealer.linger = 0
     dealer.rcvhwm = 1
     dealer.connect(attnd.endpoint("control"))
     for number in range(60):
         dealer.send(msgpack.packb([0, number, "summary", {"job": "job"}]))
     wait_until(lambda: attnd.stats()["requests"] >= 60, "the answers")
     assert attnd.rss_kb() < before + 200 * 1024
-    dealer.close()
 
 
-@pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
+@memory_is_known
 def test_the_budget_holds_for_small_messages_of_many_heads(rng):
     attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", "metrics.spectrum=false")
     trainer = Trainer(attnd, "job")
@@ -369,23 +355,18 @@ def test_repeated_subscriptions_are_answered_together(attnd, rng):
     for layer in range(20):
         trainer.attention(softmax_maps(rng, 1, 2, 4, 4), layer=layer)
     attnd.settled(20)
-    reader = attnd.context.socket(zmq.XSUB)
-    reader.linger = 0
-    reader.connect(attnd.endpoint("publish"))
+    reader = attnd.connected(zmq.XSUB, "publish")
     for _ in range(500):
         reader.send(b"\x00live/")
         reader.send(b"\x01live/")
     wait_until(lambda: attnd.stats()["subscriptions"] >= 1, "the subscriptions")
     time.sleep(0.5)  # two rounds of snapshots
     assert attnd.stats()["snapshots"] <= 20 * 50
-    reader.close()
 
 
 def test_who_asks_many_things_at_once_is_answered_all():
     attnd = Attnd("workers.threads=1")
-    asking = attnd.context.socket(zmq.DEALER)
-    asking.linger = 0
-    asking.connect(attnd.endpoint("control"))
+    asking = attnd.connected(zmq.DEALER, "control")
     for turn in range(50):
         ids = range(9 * turn, 9 * turn + 9)
         for number in ids:
@@ -395,7 +376,6 @@ def test_who_asks_many_things_at_once_is_answered_all():
             assert asking.poll(1000 * PATIENCE_S), f"no answer to {set(ids) - got}"
             got.add(msgpack.unpackb(asking.recv())[1])
         assert got == set(ids)
-    asking.close()
 
 
 def test_a_long_list_of_jobs_is_made_between_other_answers():
@@ -405,8 +385,7 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
     for run in runs:
         Trainer(attnd, "job", run=run).event("hello", layers=layers)
     attnd.settled(40)
-    asker = attnd.context.socket(zmq.DEALER)
-    asker.connect(attnd.endpoint("control"))
+    asker = attnd.connected(zmq.DEALER, "control")
 
     def answer():
         assert asker.poll(int(1000 * PATIENCE_S))
@@ -422,9 +401,8 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
             assert {bytes.fromhex(job["run"]) for job in jobs} == runs
             assert all([layer["layer"] for layer in job["layers"]] == list(range(1000)) for job in jobs)
 
-    many, poller = {attnd.context.socket(zmq.DEALER): number for number in range(100)}, zmq.Poller()
+    many, poller = {attnd.connected(zmq.DEALER, "control"): number for number in range(100)}, zmq.Poller()
     for one in many:
-        one.connect(attnd.endpoint("control"))
         poller.register(one, zmq.POLLIN)
 
     def ask():
@@ -440,7 +418,7 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
             _, answered, error, jobs = msgpack.unpackb(one.recv())
             assert (answered, error, len(jobs)) == (many.pop(one), None, 40)
             poller.unregister(one)
-            one.close(linger=0)
+            one.close()
         return not many
     ask()  # they share lists
     wait_until(all_answered, "all lists", 4 * PATIENCE_S)
@@ -450,4 +428,3 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
     while not (error := answer()[1]):
         pass
     assert error["code"] == "again"
-    asker.close(linger=0)
