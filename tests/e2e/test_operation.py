@@ -106,7 +106,8 @@ def test_a_stop_does_not_wait_longer_than_its_timeout(rng):
 
 def test_over_the_budget_messages_are_dropped_counted_and_not_lost_as_well(rng):
     """Events still come through, the job and its summary say what was dropped, and the next epoch is as ever."""
-    attnd, reader, trainer = observed("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_budget=0", topic="summary/job/")
+    attnd, reader, trainer = observed("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1",
+                                      "metrics.spectrum_budget=0")
     weights = softmax_maps(rng, 1, 4, 256, 256)
     for step in range(40):
         trainer.attention(weights, step=step)

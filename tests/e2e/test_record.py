@@ -104,7 +104,6 @@ class Tap:
 
     def __init__(self, attnd, job):
         self.socket = attnd.context.socket(zmq.SUB)
-        self.socket.linger = 0
         self.socket.rcvhwm = 0
         self.socket.connect(attnd.endpoint("tap"))
         self.socket.subscribe(f"tap/{job}/".encode())

@@ -12,8 +12,7 @@ MAP = np.full((1, 1, 4, 4), 0.25, np.float32)
 
 def epochs(trainer, count):
     for epoch in range(count):
-        trainer.attention(MAP, epoch=epoch, step=epoch)
-        trainer.event("epoch_end", epoch=epoch)
+        trainer.one_epoch(MAP, epoch)
 
 
 def captures(trainer, count, every, first=0):
@@ -208,8 +207,8 @@ def test_two_runs_of_one_name_at_once_do_not_mix(attnd):
                 trainer.attention(MAP, epoch=epoch, step=step)
         for trainer in runs:
             trainer.event("epoch_end", epoch=epoch)
-    assert len(attnd.call("jobs")) == 2
     got = windows(reader, 4)
+    assert len(attnd.call("jobs")) == 2
     assert sorted((w["run"], w["window"]["last"], w["messages"]) for w in got) == [
         (b"a".hex() * 16, 0, 1), (b"a".hex() * 16, 1, 1), (b"b".hex() * 16, 0, 2), (b"b".hex() * 16, 1, 2)]
 
