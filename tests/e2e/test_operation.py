@@ -324,23 +324,6 @@ def test_a_stop_under_load_that_times_out_is_clean(rng, timeout):
 
 
 @memory_is_known
-def test_unread_answers_do_not_pile_up(attnd, rng):
-    trainer = Trainer(attnd, "job")
-    for layer in range(64):
-        trainer.attention(softmax_maps(rng, 1, 64, 2, 2), layer=layer)
-    trainer.event("epoch_end", epoch=0)
-    attnd.settled(65)
-    before = attnd.rss_kb()
-    dealer = attnd.context.socket(zmq.DEALER)
-    dealer.rcvhwm = 1
-    dealer.connect(attnd.endpoint("control"))
-    for number in range(60):
-        dealer.send(msgpack.packb([0, number, "summary", {"job": "job"}]))
-    wait_until(lambda: attnd.stats()["requests"] >= 60, "the answers")
-    assert attnd.rss_kb() < before + 200 * 1024
-
-
-@memory_is_known
 def test_the_budget_holds_for_small_messages_of_many_heads(rng):
     attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", "metrics.spectrum=false")
     trainer = Trainer(attnd, "job")

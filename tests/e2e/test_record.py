@@ -363,14 +363,6 @@ def test_recording_ends_as_it_is_told_to(tmp_path, attnd, rng):
         assert Recorder(attnd, "gpt", tmp_path / f"{sig}.rec").end(sig)[0] == 0
 
 
-def test_one_rank_of_many_ends_the_recording_by_its_bye(tmp_path, attnd):
-    trainer = Trainer(attnd, "gpt", rank=2, world=4)
-    recorder = Recorder(attnd, "gpt", tmp_path / "run.rec", "--until-end")
-    for event in ("hello", "bye"):
-        trainer.event(event)
-    assert recorder.end()[0] == 0
-
-
 def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, attnd):
     path = tmp_path / "run.rec"
     path.write_text("precious")

@@ -21,22 +21,12 @@ ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 TRAIN = """
 import time, torch, attnd, attnd.start
 attnd.start.IDLE = "5s"
-class Model(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
-    def forward(self, x):
-        return self.attention(x, x, x)[0]
-model = Model()
-optimizer = torch.optim.SGD(model.parameters(), 0.1)
-with attnd.watch(model, "auto", start="auto", every=1, wait=60) as w:
+model = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+with attnd.watch(model, "auto", start="auto", every=1, steps="manual", wait=60) as w:
     until = time.monotonic() + 90
-    while True:
-        model(torch.randn(2, 4, 8)).sum().backward()
-        optimizer.step()
+    while not w.stats()["sent_bytes"] and time.monotonic() < until:
+        model(*[torch.randn(2, 4, 8)] * 3)
         w.step()
-        if w.stats()["sent_bytes"] or time.monotonic() > until:
-            break
 print("trained")
 input()
 """

@@ -267,17 +267,6 @@ def test_turns_go_on_across_other_tiers_and_slices(rng):
     assert whole.all() and sliced.all(), (whole, sliced)
 
 
-def test_the_last_spectrum_of_a_head_stays_until_its_next_turn(rng):
-    attnd = Attnd("metrics.spectrum_budget=1ms", "workers.threads=1")
-    live, summaries, trainer = Reader(attnd, "live/"), Reader(attnd, "summary/"), Trainer(attnd, "job")
-    for step in range(2 * MANY):
-        trainer.attention(big_maps(rng), step=step)
-        live.next()
-    norm = of_window(summaries, trainer)["spectrum"]["spectral_norm"]
-    assert [x is not None for x in norm["last"]] == [count > 0 for count in norm["count"]]
-    assert sum(count > 0 for count in norm["count"]) > 1
-
-
 def test_without_a_budget_every_head_has_everything_every_time(rng):
     _, reader, trainer = observed("metrics.spectrum_budget=0", "metrics.spectrum_effort=eigenvalues", "workers.threads=2")
     for step in range(4):

@@ -89,33 +89,6 @@ def test_what_the_output_is_judged_by(attnd, rng, name):
     attnd.settled(3 - bool(m.offset))
 
 
-def test_a_sample_or_a_slice_has_no_gradient_score(attnd, rng):
-    x = vectors(rng)
-    dout, factors = np.ones(x.q.shape[:3] + x.v.shape[3:]), np.ones((4, 2, x.v.shape[3]), np.float32)
-    trainer = Trainer(attnd, "job")
-    for layer, more in enumerate((dict(q_stride=2), dict(head_offset=0, heads_total=8), {})):
-        send_qk(trainer, x, MASKS["none"], layer=layer, dout=dout, wo_r=factors, **more)
-    attnd.settled(3)
-    answers = [answer["heads"] for answer in attnd.call("live", job="job")]
-    assert ["importance_gradient" in heads for heads in answers] == [False, False, True]
-    assert all(None not in heads["write_norm"][:4] and "residual_share" not in heads for heads in answers)
-
-
-def test_the_largest_logit_of_every_row_is_pooled(attnd, rng):
-    m, reader, trainer = MASKS["causal"], Reader(attnd, "summary/"), Trainer(attnd, "job")
-    rows = []
-    for step in range(3):
-        x = vectors(rng)
-        send_qk(trainer, x, m, step=step)
-        rows.append(np.where(visible(m)[:, None], logits_of(x), -np.inf).max(-1).transpose(1, 0, 2).reshape(4, -1))
-    stats = of_window(reader, trainer)["heads"]["max_logit"]
-    rows = np.concatenate(rows, 1)
-    assert stats["count"] == [rows.shape[1]] * 4
-    wanted = {"mean": rows.mean(1), "std": rows.std(1, ddof=1), "max": rows.max(1), "min": rows.min(1)}
-    for stat, want in wanted.items():
-        np.testing.assert_allclose(stats[stat], want, rtol=1e-5, atol=1e-5)
-
-
 def test_without_values_there_is_no_output(attnd, rng):
     x = vectors(rng)._replace(v=None)
     reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
@@ -163,13 +136,6 @@ def test_a_batch_whose_maps_take_too_much_memory_is_measured_without_them(rng, b
     live = reader.next()[1]
     assert ("aggregate" in live) == maps and live["rows"] == 16 * 8 * 128
     attnd.settled(1)
-
-
-def test_one_sample_larger_than_the_bound_has_no_maps(rng):
-    _, reader, trainer = observed(f"metrics.qk_maps_max_size={LENGTH - 1}", topic="live/")
-    send_qk(trainer, vectors(rng), MASKS["none"])
-    live = reader.next()[1]
-    assert "aggregate" not in live and live["heads"]["entropy"][0] > 0
 
 
 # --------------------------------------------------------------------------------------- tier weights
@@ -262,12 +228,6 @@ def test_matrices_in_parts_are_those_of_the_whole(attnd, rng, dtype):
     assert (stats["processed"], stats["dropped"]) == (4, {})
 
 
-def test_some_matrices_only(attnd, rng):
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
-    trainer.projections(wq=projections(rng)["wq"], heads=4, kv_heads=2, head_dim=HEAD_DIM)
-    assert set(reader.next()[1]["weights"]) == {"wq"}
-
-
 def test_projections_and_attention_of_one_layer_share_a_window(attnd, rng):
     reader, trainer = Reader(attnd, "summary/"), Trainer(attnd, "job")
     trainer.attention(softmax(rng.normal(size=(2, 4, 6, 6)), np.ones((2, 6, 6), bool)))
@@ -304,18 +264,6 @@ def test_the_newest_of_attention_and_of_projections_both_stay(attnd, rng):
         newest(tier="qk")
 
 
-def test_a_matrix_with_a_nan_has_no_numbers_and_the_others_have(attnd, rng):
-    matrices = projections(rng)
-    matrices["wk"][1, 1] = np.nan
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
-    trainer.projections(**matrices, heads=4, kv_heads=2, head_dim=HEAD_DIM)
-    weights = reader.next()[1]["weights"]
-    assert weights["wk"]["whole"]["spectral_norm"] is None and weights["wk"]["whole"]["singular_values"] == []
-    assert weights["wq_wk"]["heads"]["spectral_norm"] == [None] * 4
-    assert_spectrum(weights["wq"]["whole"], as_f64(matrices["wq"]), 8)
-    assert_plain(weights)
-
-
 def test_queries_and_keys_that_are_not_finite(attnd, rng):
     reader, trainer = Reader(attnd, "live/", "summary/"), Trainer(attnd, "job")
     fills = [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45, 0.0]
@@ -330,19 +278,6 @@ def test_queries_and_keys_that_are_not_finite(attnd, rng):
         assert_plain(result)
         assert result["rows"] + result["invalid_rows"] == 2 * 4 * LENGTH * result.get("messages", 1)
     attnd.settled(len(fills) * 3 + 1)
-
-
-def test_a_nan_costs_the_rows_that_see_it_and_no_others(attnd, rng):
-    x = vectors(rng)
-    x.k[0, 1, 8, 2] = np.nan  # read by heads 2 and 3 of sample 0, queries 8 to 11
-    reader, trainer = Reader(attnd, "live/"), Trainer(attnd, "job")
-    send_qk(trainer, x, MASKS["causal"])
-    _, live = reader.next()
-    assert live["invalid_rows"] == 2 * 4 and live["rows"] == 2 * 4 * LENGTH - 8
-    finite = x._replace(k=np.nan_to_num(x.k))
-    rows = softmax(logits_of(finite), visible(MASKS["causal"]))
-    kept = np.concatenate([rows[0, 3, :8, 0], rows[1, 3, :, 0]])[[i for i in range(20) if i not in (0, 8)]]
-    assert live["heads"]["first_token"][3] == pytest.approx(kept.mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["attention", "qk"])

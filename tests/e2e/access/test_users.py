@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 import pytest
-from harness import ATTND, PATIENCE_S
+from harness import PATIENCE_S
 from web import Web, write_tokens
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -150,11 +150,3 @@ def test_a_stranger_that_hangs_up_is_never_let_in(attnd_web):
     after = attnd_web.stats()
     assert after["http_refused"] - before["http_refused"] >= 500
     assert after["http_refused"] - before["http_refused"] == after["http_requests"] - before["http_requests"]
-
-
-@as_root
-def test_users_that_do_not_exist_stop_the_start(tmp_path):
-    result = subprocess.run([ATTND, "--address", tmp_path, "--set", "http.users=root nobody-of-this-name"], capture_output=True,
-                            text=True, timeout=2 * PATIENCE_S)
-    assert result.returncode == 1
-    assert "http.users: 'nobody-of-this-name': there is no such user on this machine" in result.stderr
