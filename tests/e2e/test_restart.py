@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import resource
 import socket
 import sqlite3
 import subprocess
@@ -299,6 +300,41 @@ def test_clients_find_the_sockets_while_a_history_is_being_opened(tmp_path):
         attnd.wait()
 
 
+def rolling(*settings):
+    """An attnd that keeps windows of 8 steps every 2, a trainer, and a function that sends some further steps."""
+    attnd = Attnd("window.unit=step", "window.length=8", "window.every=2", "history.checkpoint=100ms", "history.commit=20ms",
+                  *settings)
+    trainer, steps = Trainer(attnd, "job"), itertools.count()
+
+    def send(count):
+        before = attnd.stats()["received"]
+        for _ in range(count):
+            trainer.attention(WEIGHTS, step=next(steps))
+        attnd.settled(before + count)
+    return attnd, trainer, send
+
+
+def test_what_a_full_disk_swallowed_is_saved_again():
+    attnd, trainer, send = rolling()
+    send(4)
+    wait_until(lambda: messages_kept(attnd) == 4, "a checkpoint")
+    resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    send(5)
+    wait_until(lambda: attnd.stats()["store_dropped"] > 0, "a write that failed")
+    resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    send(2)
+    wait_until(lambda: messages_kept(attnd) == 11, "a checkpoint with all")
+    send(1)
+    wait_until(lambda: messages_kept(attnd) == 12, "one more round")
+    kill(attnd)
+    start_again(attnd, trainer)
+    send(7)
+    trainer.event("bye", step=19)
+    stop_after_the_run(attnd)
+    full = [row for row in windows(attnd) if row[3] >= 9]
+    assert full and all(row[4] + row[5] == 8 and row[5] == 0 for row in full if row[3] <= 17), full
+
+
 @pytest.mark.parametrize("how", ["removed", "replaced", "with its directory"])
 def test_a_database_that_is_gone_is_written_again(tmp_path, how):
     """Windows and checkpoints from then on, and what runs have open: a kill after that costs nothing."""
@@ -308,15 +344,7 @@ def test_a_database_that_is_gone_is_written_again(tmp_path, how):
         Trainer(older, "older").event("bye")
         older.settled(1)
         older.close()
-    attnd = Attnd("window.unit=step", "window.length=8", "window.every=2", "history.checkpoint=100ms", "history.commit=20ms",
-                  f"history.path={path}")
-    trainer, steps = Trainer(attnd, "job"), itertools.count()
-
-    def send(count):
-        before = attnd.stats()["received"]
-        for _ in range(count):
-            trainer.attention(WEIGHTS, step=next(steps))
-        attnd.settled(before + count)
+    attnd, trainer, send = rolling(f"history.path={path}")
 
     def kept():
         """The parts of windows that are saved, by what units they begin with."""

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from harness import SANITIZED, Attnd, Reader, Trainer, as_f64, observed, wait_until
+from harness import SANITIZED, Attnd, Reader, Trainer, as_f64, observed, ranks_of, wait_until
 from tiers import (ALL_ON, EVERYTHING, LENGTH, MASKS, QK_MASKS, ROUND, Masks, assert_plain, differences, header_of,
                    logits_of, next_by_layer, numbers, of_head, of_window, send_qk, softmax, tensors_of, vectors, vectors_of,
                    visible, wrong)
@@ -210,10 +210,10 @@ def test_projection_matrices_against_numpy(attnd, rng, dtype):
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_matrices_in_parts_are_those_of_the_whole(attnd, rng, dtype):
     """Three ranks: rows of all but W_o, of which they have columns; of W_k the last has none."""
-    matrices, run = projections(rng, dtype), rng.bytes(16)
+    matrices = projections(rng, dtype)
     sizes = {name: list(matrix.shape) for name, matrix in matrices.items()}
     given = dict(heads=4, kv_heads=2, head_dim=HEAD_DIM)
-    reader, ranks = Reader(attnd, "live/"), [Trainer(attnd, "job", rank, 3, run) for rank in range(3)]
+    reader, ranks = Reader(attnd, "live/"), ranks_of(attnd, 3)
     for (first, last), (kv_first, kv_last), rank in zip([(0, 3), (3, 6), (6, 8)], [(0, 2), (2, 4), (4, 4)], ranks):
         parts = {name: matrix[kv_first:kv_last] for name, matrix in matrices.items() if name in ("wk", "wv")}
         parts = {name: part for name, part in parts.items() if len(part)}
