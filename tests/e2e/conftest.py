@@ -2,6 +2,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -24,6 +25,7 @@ def every_attnd_stops_cleanly():
         daemons, Attnd.all[:] = Attnd.all[:], []
         for daemon in daemons:
             if daemon.process and daemon.process.returncode is None:
+                daemon.process.send_signal(signal.SIGCONT)  # a test may have stopped it
                 daemon.close()
 
 
