@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: MIT
-import contextlib
 import os
 import shutil
 import signal
@@ -16,17 +15,20 @@ from web import Web  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def every_attnd_stops_cleanly():
-    """Those that a test has neither stopped nor seen the end of; and nothing is left behind of any."""
+def nothing_left_behind():
     yield
-    with contextlib.ExitStack() as behind:
-        for daemon in Attnd.all:
-            behind.callback(daemon.discard)
-        daemons, Attnd.all[:] = Attnd.all[:], []
-        for daemon in daemons:
-            if daemon.process and daemon.process.returncode is None:
-                daemon.process.send_signal(signal.SIGCONT)  # a test may have stopped it
-                daemon.close()
+    while Attnd.all:
+        Attnd.all.pop().discard()
+
+
+@pytest.fixture(autouse=True)
+def every_attnd_stops_cleanly(nothing_left_behind):
+    """Those that a test has neither stopped nor seen the end of."""
+    yield
+    for daemon in Attnd.all:
+        if daemon.process and daemon.process.returncode is None:
+            daemon.process.send_signal(signal.SIGCONT)  # a test may have stopped it
+            daemon.close()
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +44,10 @@ def state_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def attnd():
-    """A daemon with defaults."""
-    return Attnd()
+    """A daemon with defaults; it must stop cleanly."""
+    daemon = Attnd()
+    yield daemon
+    daemon.close()
 
 
 @pytest.fixture

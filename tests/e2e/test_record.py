@@ -54,6 +54,10 @@ def read_recording(path):
     return messages
 
 
+def count_records(path):
+    return len(read_recording(path))
+
+
 def common_keys(kind, seq, epoch, step, **keys):
     return dict(v=1, type=kind, job="gpt", run=bytes(range(16)), rank=0, world=1, seq=seq, dropped=0, time_ns=5,
                 epoch=epoch, step=step, **keys)
@@ -223,11 +227,15 @@ def collect_results(reader):
             results.append((topic, body))
 
 
+def results_of(attnd):
+    return Reader(attnd, "summary/", "alert/", "job/")
+
+
 def record_run(path, rng, slowly):
     """A recording of a run with byes, its number of messages, what was published of it, and the verdict; beside it one
     that is compressed."""
     attnd = Attnd(*STEADY, config=SHARP)
-    reader = Reader(attnd, "summary/", "alert/", "job/")
+    reader = results_of(attnd)
     recorder = Recorder(attnd, "gpt", path, "--until-end")
     packed = Recorder(attnd, "gpt", f"{path}.packed", "--until-end", "--compress")
     messages = publish_run(attnd, rng, slowly)
@@ -265,7 +273,7 @@ def test_the_file_is_as_its_picture_says_and_holds_what_was_sent(tmp_path, attnd
 def test_replaying_gives_the_same_summaries_and_verdict_byte_for_byte(recorded, tmp_path, rng, slowly, packed):
     path, messages, results, verdict = recorded if slowly else record_run(tmp_path / "run.rec", rng, slowly=False)
     fresh = Attnd(*STEADY, config=SHARP)
-    reader = Reader(fresh, "summary/", "alert/", "job/")
+    reader = results_of(fresh)
     result = attnctl(fresh, "replay", f"{path}{packed}")
     assert (result.returncode, result.stderr) == (0, "")
     assert re.fullmatch(rf"{re.escape(str(path))}{packed}: {messages} messages sent, .*; attnd processed {messages}, dropped 0\n",
@@ -389,7 +397,7 @@ def test_a_recorder_that_is_too_slow_says_what_it_lost(tmp_path, rng, goes_on):
         assert sent < 1000
     recorder.process.send_signal(signal.SIGCONT)
     if goes_on:
-        wait_until(lambda: len(read_recording(tmp_path / "run.rec")) == attnd.stats()["tapped"], "the recorder to go on")
+        wait_until(lambda: count_records(tmp_path / "run.rec") == attnd.stats()["tapped"], "the recorder to go on")
         trainer.event("epoch_end")
         sent += 1
         attnd.settled(sent)
@@ -397,7 +405,7 @@ def test_a_recorder_that_is_too_slow_says_what_it_lost(tmp_path, rng, goes_on):
     code, out, _ = recorder.end(signal.SIGINT)
     summary = json.loads(out)
     assert (code, summary["lost"], summary["breaks"]) == (1, stats["tap_dropped"], 0)
-    assert summary["messages"] == stats["tapped"] == len(read_recording(tmp_path / "run.rec"))
+    assert summary["messages"] == stats["tapped"] == count_records(tmp_path / "run.rec")
     assert stats["tapped"] + stats["tap_dropped"] == sent
 
 
