@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -28,6 +29,7 @@ def every_attnd_stops_cleanly(nothing_left_behind, state_of_its_own):
     yield
     for daemon in Attnd.all:
         if daemon.process and daemon.process.returncode is None:
+            daemon.process.send_signal(signal.SIGCONT)  # a test may have stopped it
             daemon.close()
 
 

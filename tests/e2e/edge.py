@@ -283,7 +283,7 @@ def pieces(data, randomly):
 
 
 class Witness:
-    """A trainer whose messages come through beside all that."""
+    """A trainer whose messages come through, whatever happens beside it."""
 
     def __init__(self, attnd):
         self.attnd, self.step = attnd, 0
@@ -296,7 +296,7 @@ class Witness:
 
     def check(self):
         attnd = self.attnd
-        assert attnd.process.poll() is None, f"attnd has ended with {attnd.process.returncode}"
+        assert attnd.process.poll() is None, f"attnd has ended with {attnd.process.returncode}:\n{attnd.log_text()}"
 
         def come():
             job = [job for job in attnd.call("jobs") if job["job"] == "healthy"][0]

@@ -2,26 +2,24 @@
 """What was published can be asked for later: by the wire, by attnctl, and after a restart."""
 import csv
 import io
+import itertools
 import json
 import os
 import re
 import resource
 import sqlite3
-import subprocess
 
+import harness
 import numpy as np
 import pytest
 from harness import Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", os.path.join(os.path.dirname(os.environ.get("ATTND_BIN", "build/daemon/attnd")),
-                                                     "..", "clients", "cli", "attnctl"))
 EPOCHS = 5
 
 
-def attnctl(attnd, *arguments, env={}):
-    result = subprocess.run([ATTNCTL, *arguments, "--endpoint", attnd.endpoint("control")], capture_output=True,
-                            encoding="utf-8", timeout=60, env={**os.environ, **env})
-    return result.returncode, result.stdout, result.stderr
+def attnctl(attnd, *words):
+    done = harness.attnctl(attnd, *words, LC_ALL="C.UTF-8")
+    return done.returncode, done.stdout, done.stderr
 
 
 def train(attnd, job="gpt", sharp=1.0, run=None, epochs=EPOCHS, heads=4):
@@ -43,14 +41,10 @@ def train(attnd, job="gpt", sharp=1.0, run=None, epochs=EPOCHS, heads=4):
 
 
 def kept(attnd, job, windows, **where):
-    """Waits until the history has that number of windows of the layer, and returns its answer."""
+    """The answer of the history once it has that number of windows of the layer."""
     def ask():
-        try:
-            answer = attnd.call("history", job=job, **where)
-        except RuntimeError as error:
-            assert str(error) in ("no_history", "job_unknown", "run_unknown")
-            return None
-        return answer if len(answer["windows"]["last"]) >= windows else None
+        answer = attnd.call("history", job=job, **where)
+        return len(answer["windows"]["last"]) >= windows and answer
     return wait_until(ask, f"{windows} windows of {job}")
 
 
@@ -79,36 +73,26 @@ def test_the_history_is_what_was_published(attnd, summaries):
                 assert [values[epoch] for values in answer["values"][statistic]] == heads
 
 
-def test_it_is_still_there_after_a_restart(attnd, summaries):
-    before = kept(attnd, "gpt", EPOCHS, layer=1)
-    assert attnd.stop() == 0
-    attnd.start()
-    assert attnd.call("history", job="gpt", layer=1) == before
-    runs = attnd.call("runs", job="gpt")["runs"]
-    assert [run["state"] for run in runs] == ["ended"]
-
-
-def test_stats_say_where_it_is(attnd, summaries):
-    kept(attnd, "gpt", EPOCHS)
     history = attnd.stats()["history"]
     assert history["path"].endswith("/history.db") and history["reason"] is None and history["size"] > 4096
+    assert attnd.stop() == 0
+    attnd.start()
+    assert attnd.call("history", job="gpt", layer=1, metric="variance") == answer, "after a restart"
+    assert [run["state"] for run in attnd.call("runs", job="gpt")["runs"]] == ["ended"]
 
 
 def test_a_limit_of_file_sizes_is_a_full_disk_and_no_end():
     limit = 512 << 10
     attnd = Attnd("window.unit=step", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-    trainer, weights = Trainer(attnd, "gpt"), np.full((1, 8, 16, 16), 1 / 16, np.float32)
+    trainer, weights, steps = Trainer(attnd, "gpt"), np.full((1, 8, 16, 16), 1 / 16, np.float32), itertools.count()
 
     def told():
-        for step in range(told.step, told.step + 20):
-            trainer.attention(weights, step=step)
-        told.step += 20
+        for _ in range(20):
+            trainer.attention(weights, step=next(steps))
         return attnd.stats()["history"]["reason"]
 
-    told.step = 0
     assert wait_until(told, "the limit")
     assert attnd.process.poll() is None
-    attnd.close()
 
 
 def test_a_grid_has_the_numbers_of_the_histories(attnd):
@@ -145,8 +129,7 @@ def test_layers_of_a_grid_may_have_different_windows(attnd):
     """Of two layers that send in turns each has its windows, and the other nothing there."""
     rng, trainer = np.random.default_rng(3), Trainer(attnd, "gpt")
     for epoch in range(6):
-        trainer.attention(softmax_maps(rng, 1, 2, 8, 8), epoch=epoch, step=epoch, layer=epoch % 2)
-        trainer.event("epoch_end", epoch=epoch, step=epoch)
+        trainer.one_epoch(softmax_maps(rng, 1, 2, 8, 8), epoch, layer=epoch % 2)
     trainer.event("bye", epoch=5)
     kept(attnd, "gpt", 3, layer=0)
     kept(attnd, "gpt", 3, layer=1)
@@ -206,10 +189,9 @@ def test_windows_keep_a_small_map_of_each_head(attnd, rng, heads, side):
     trainer, sent = Trainer(attnd, "gpt"), []
     for epoch in range(3):
         sent.append(softmax_maps(rng, 2, heads, 40, 36))
-        trainer.attention(sent[-1], epoch=epoch, step=epoch)
-        trainer.event("epoch_end", epoch=epoch, step=epoch)
+        trainer.one_epoch(sent[-1], epoch)
     kept(attnd, "gpt", 2)
-    answer = wait_until(lambda: asked(attnd, job="gpt", kind="heads", last=1), "the maps of the second window")
+    answer = wait_until(lambda: attnd.call("map", job="gpt", kind="heads", last=1), "the maps of the second window")
     assert (answer["queries"], answer["keys"], answer["rows"], answer["columns"]) == (40, 36, side, side)
     assert answer["heads"] == list(range(heads)) and (answer["first"], answer["last"]) == (1, 1)
     values = np.array(answer["values"])
@@ -220,21 +202,13 @@ def test_windows_keep_a_small_map_of_each_head(attnd, rng, heads, side):
     assert "heads" not in attnd.call("map", job="gpt", kind="mean", last=1)
 
 
-def asked(attnd, **params):
-    """The map; None while it is not there."""
-    try:
-        return attnd.call("map", **params)
-    except RuntimeError as error:
-        assert str(error) == "no_history"
-        return None
-
-
 def test_maps_of_heads_are_not_kept_where_nobody_wants_them():
     daemon = Attnd("history.head_maps=0")
     train(daemon, heads=2)
     kept(daemon, "gpt", EPOCHS)
-    assert asked(daemon, job="gpt", kind="heads") is None and asked(daemon, job="gpt", kind="mean")
-    daemon.close()
+    with pytest.raises(RuntimeError, match="no_history"):
+        daemon.call("map", job="gpt", kind="heads")
+    assert daemon.call("map", job="gpt", kind="mean")
 
 
 def test_a_run_is_no_different_from_itself_and_differs_where_it_was_changed(attnd):
@@ -281,36 +255,27 @@ def test_attnctl_shows_a_head_window_by_window(attnd, summaries):
     assert (code, out, err) == (1, "", "attnctl: no such job: 'nobody' (see attnctl jobs)\n")
 
 
-def test_means_of_sampled_rows_have_a_standard_error_in_the_past(rng):
+def test_means_of_sampled_rows_have_a_standard_error_in_the_past(attnd, rng):
     """Every fourth query of 16; of the other job all."""
-    attnd = Attnd()
     for job, stride in (("sampled", 4), ("whole", 1)):
         trainer = Trainer(attnd, job)
         for epoch in range(3):
             weights = softmax_maps(rng, 2, 2, 16, 16)
-            trainer.attention(np.ascontiguousarray(weights[:, :, ::stride]), epoch=epoch, step=epoch, q_stride=stride)
-            trainer.event("epoch_end", epoch=epoch, step=epoch)
+            trainer.one_epoch(np.ascontiguousarray(weights[:, :, ::stride]), epoch, q_stride=stride)
         trainer.event("bye", epoch=2)
-    asked = "history", "sampled", "--metric", "entropy"
     for _ in range(2):
         found, whole = kept(attnd, "sampled", 3, metric="entropy"), kept(attnd, "whole", 3, metric="entropy")
         assert (found["rows"], found["rows_of"], whole["rows"]) == (2 * 2 * 4, 2 * 2 * 16, 2 * 2 * 16) and "rows_of" not in whole
         values = found["values"]
-        cells = [f"{values['mean'][h][w]:.4f} ± {values['std'][h][w] / np.sqrt(values['count'][h][w]):.2g}"
-                 for w in range(3) for h in range(2)]
         assert set(values["count"][0]) == {2 * 4}
-        said = "of the rows taken: 16 of about 64 in the newest window, over all heads; ±: standard error, at most\n\nEPOCH"
-        code, out, err = attnctl(attnd, *asked, env={"LC_ALL": "C.UTF-8"})
-        assert (code, err) == (0, "") and said in out and re.findall(r"\S+ ± \S+", out.split("EPOCH")[1]) == cells
-        code, out, err = attnctl(attnd, *asked, "--head", "1", env={"LC_ALL": "C.UTF-8"})
-        assert (code, err) == (0, "") and said in out and re.findall(r"\S+ ± \S+", out.split("EPOCH")[1]) == cells[1::2]
-        code, out, err = attnctl(attnd, *asked, "--json")
-        assert (code, err) == (0, "") and json.loads(out) == found
-        code, out, err = attnctl(attnd, "history", "whole", "--metric", "entropy", env={"LC_ALL": "C.UTF-8"})
+        cells = [f"{values['mean'][h][w]:.4f} ± {values['std'][h][w] / np.sqrt(8):.2g}" for w in range(3) for h in range(2)]
+        code, out, err = attnctl(attnd, "history", "sampled", "--metric", "entropy")
+        assert (code, err) == (0, "") and re.findall(r"\S+ ± \S+", out.split("EPOCH")[1]) == cells
+        assert "of the rows taken: 16 of about 64 in the newest window, over all heads; ±: standard error, at most\n\nEPOCH" in out
+        code, out, err = attnctl(attnd, "history", "whole", "--metric", "entropy")
         assert (code, err) == (0, "") and "±" not in out and "rows" not in out
         assert attnd.stop() == 0
         attnd.start()
-    attnd.close()
 
 
 def test_a_job_without_a_window_has_no_history_yet(attnd):
@@ -324,19 +289,12 @@ def test_a_job_without_a_window_has_no_history_yet(attnd):
 
 
 def test_alerts_name_what_is_firing_now_and_what_came_before():
-    config = """
-rules:
-  sharp: {metric: entropy_normalized, each: head, below: 0.9, for: 1, severity: critical}
-"""
-    attnd = Attnd(config=config)
-    rng = np.random.default_rng(3)
-    trainer = Trainer(attnd, "gpt")
+    attnd = Attnd(config="rules: {sharp: {metric: entropy_normalized, each: head, below: 0.9, for: 1, severity: critical}}\n")
+    rng, trainer = np.random.default_rng(3), Trainer(attnd, "gpt")
     weights = softmax_maps(rng, 2, 4, 16, 16).astype(np.float64) ** 12
     weights = (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
     for epoch in range(2):
-        trainer.attention(weights, epoch=epoch, step=epoch)
-        trainer.event("epoch_end", epoch=epoch, step=epoch)
-    wait_until(lambda: attnd.call("jobs"), "the job")
+        trainer.one_epoch(weights, epoch)
     firing = wait_until(lambda: attnd.call("alerts", job="gpt", rule="sharp")["firing"], "alerts")
     assert sorted(alert["head"] for alert in firing) == [0, 1, 2, 3]
     past = wait_until(lambda: attnd.call("alerts", rule="sharp", state="firing")["alerts"], "alerts in the history")
@@ -352,82 +310,67 @@ rules:
     wait_until(lambda: len(attnd.call("alerts", rule="sharp", state="firing_at_end")["alerts"]) == 4, "the end in the history")
     code, out, _ = attnctl(attnd, "alerts", "gpt", "--all")
     assert code == 1 and len(re.findall(r" sharp .* firing at end ", out)) == len(re.findall(" sharp ", out)) == 4, "each once"
-    attnd.close()
 
 
 def summary_of(reader, run, last):
     """The final summary of an epoch."""
-    while True:
-        _, summary = reader.next()
-        if (summary["run"], summary["window"]["last"]) == (run, last):
-            return summary
-
-
-def drift_of(*what):
-    """The change of the mean, per head."""
-    return np.array(summary_of(*what)["drift"]["entropy"]["delta"])
+    return next(summary for _, summary in iter(reader.next, None) if (summary["run"], summary["window"]["last"]) == (run, last))
 
 
 def means(attnd, run, windows):
-    """Of the heads' entropies over some windows: [heads]."""
-    answer = kept(attnd, "gpt", EPOCHS, run=run, layer=0, metric="entropy", statistics=["mean"])
-    return np.array(answer["values"]["mean"])[:, windows]
+    """Of the heads' entropies, of the first windows: [heads, windows]."""
+    answer = kept(attnd, "gpt", windows, run=run, layer=0, metric="entropy", statistics=["mean"])
+    return np.array(answer["values"]["mean"])[:, :windows]
 
 
 def test_a_run_can_be_compared_with_another_one_or_with_a_window_of_its_own():
-    attnd = Attnd("drift.windows=2")
-    rng = np.random.default_rng(3)
+    attnd, rng = Attnd("drift.windows=2"), np.random.default_rng(3)
     old = train(attnd, run=b"o" * 16)
     trainer = Trainer(attnd, "gpt", run=b"n" * 16)
     new = trainer.run.hex()
     reader = Reader(attnd, "summary/gpt/decoder/0/self/")
 
-    def epoch(number):
-        trainer.attention(softmax_maps(rng, 2, 4, 16, 16), epoch=number, step=number)
-        trainer.event("epoch_end", epoch=number, step=number)
-    for number in range(5):
-        epoch(number)
-    own = means(attnd, new, list(range(5)))
-    assert np.allclose(drift_of(reader, new, 4), own[:, 4] - own[:, :2].mean(-1))
-    answer = attnd.call("baseline", job="gpt", run="6e", to=old)
-    assert answer == {"run": new, "pinned": 1, "missing": 0}
-    epoch(5)
-    now = kept(attnd, "gpt", 6, run="6e", layer=0, metric="entropy")["values"]["mean"]
-    before = means(attnd, old, [0, 1]).mean(-1)
-    assert np.allclose(drift_of(reader, new, 5), np.array(now)[:, 5] - before)
+    def drifts_from(number, baseline):
+        """By the change of the mean of the heads' entropies in this epoch, which is sent."""
+        trainer.one_epoch(softmax_maps(rng, 2, 4, 16, 16), number)
+        now = kept(attnd, "gpt", number + 1, run=new, layer=0, metric="entropy")["values"]["mean"]
+        delta = summary_of(reader, new, number)["drift"]["entropy"]["delta"]
+        return np.allclose(delta, np.array(now)[:, number] - baseline)
+
+    for number in range(4):
+        trainer.one_epoch(softmax_maps(rng, 2, 4, 16, 16), number)
+    own = means(attnd, new, 4)
+    assert drifts_from(4, own[:, :2].mean(-1))
+    assert attnd.call("baseline", job="gpt", run="6e", to=old) == {"run": new, "pinned": 1, "missing": 0}
+    assert drifts_from(5, means(attnd, old, 2).mean(-1))
     assert attnd.call("baseline", job="gpt", to={"last": 3})["pinned"] == 1
-    epoch(6)
-    now = kept(attnd, "gpt", 7, run="6e", layer=0, metric="entropy")["values"]["mean"]
-    assert np.allclose(drift_of(reader, new, 6), np.array(now)[:, 6] - own[:, 3])
+    assert drifts_from(6, own[:, 3])
     with pytest.raises(RuntimeError, match="no_history"):
         attnd.call("baseline", job="gpt", to={"last": 77})
     for wrong in ("now", {"first": 1}, 3):
         with pytest.raises(RuntimeError, match="argument"):
             attnd.call("baseline", job="gpt", to=wrong)
-    attnd.close()
 
 
 def test_the_config_can_name_the_run_to_compare_with():
     old = (b"o" * 16).hex()
     attnd = Attnd("drift.windows=2", f"drift.baseline={old}")
     train(attnd, run=b"o" * 16)
-    before = means(attnd, old, [0, 1]).mean(-1)
+    before = means(attnd, old, 2).mean(-1)
     reader = Reader(attnd, "summary/gpt/decoder/0/self/")
     trainer, weights = Trainer(attnd, "gpt", run=b"n" * 16), softmax_maps(np.random.default_rng(5), 2, 4, 16, 16)
-    epochs = iter(range(1000))
+    epochs = itertools.count()
 
     def is_compared():
         """Its own first windows are all alike; the other run's are not."""
         number = next(epochs)
-        trainer.attention(weights, epoch=number, step=number)
-        trainer.event("epoch_end", epoch=number, step=number)
+        trainer.one_epoch(weights, number)
         summary = summary_of(reader, trainer.run.hex(), number)
         if "entropy" not in summary.get("drift", {}):
             return False
         delta = np.array(summary["drift"]["entropy"]["delta"])
         return np.allclose(delta, np.array(summary["heads"]["entropy"]["mean"]) - before) and np.abs(delta).max() > 1e-6
     wait_until(is_compared, "the baseline")
-    attnd.close()
 
 
 def test_without_a_history_what_is_asked_of_it_says_so():
@@ -441,7 +384,6 @@ def test_without_a_history_what_is_asked_of_it_says_so():
     assert attnd.stats()["history"]["path"] is None
     code, out, err = attnctl(attnd, "history", "gpt")
     assert code == 1 and "history.enabled" in err
-    attnd.close()
 
 
 def test_a_run_that_comes_back_with_fewer_heads_can_be_compared():
@@ -455,7 +397,6 @@ def test_a_run_that_comes_back_with_fewer_heads_can_be_compared():
     wait_until(lambda: len(attnd.call("runs")["runs"]) == 2, "both runs")
     answer = attnd.call("compare", job="gpt", job_b="other")
     assert {head["head"] for head in answer["heads"]} == {0, 1}
-    attnd.close()
 
 
 def test_what_a_damaged_database_says_breaks_nothing():
@@ -472,7 +413,6 @@ def test_what_a_damaged_database_says_breaks_nothing():
         except RuntimeError:
             pass  # refused
     assert attnd.call("ping")
-    attnd.close()
 
 
 PAGE = 8192
@@ -539,7 +479,6 @@ def test_a_repair_that_cannot_be_made_is_told_and_made_at_the_next_start():
     for layer in range(2):  # their states are still there, and make a chunk anew
         assert len(kept(attnd, "gpt", 100, stack="decoder", layer=layer)["windows"]["last"]) == 100
     assert "damaged" not in attnctl(attnd, "jobs")[1]
-    attnd.close()
 
 
 @pytest.mark.parametrize("seed, without_first_page", [(0, False), (1, False), (2, True)])
@@ -577,4 +516,3 @@ def test_a_damaged_history_is_repaired_and_what_is_lost_is_counted(seed, without
     attnd.start()
     assert ask_everything(attnd)[1] == 0
     assert attnd.log_text().count("event=history_repaired") == 1 and attnd.stats()["store_replaced"] == 0
-    attnd.close()

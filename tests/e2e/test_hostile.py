@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 import zmq
 import zmtp
-from harness import PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, free_ports, softmax_maps, wait_log, wait_until
+from edge import Witness
+from harness import ATTNCTL, PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, free_ports, softmax_maps, wait_log, wait_until
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
 PUBLISH = os.environ.get("ATTN_PUBLISH_ARRAYS", "build/tests/e2e/publish_arrays")
 CLIENT = os.path.join(os.path.dirname(__file__), "..", "..", "clients", "python")
@@ -54,33 +54,6 @@ class TcpAttnd(Attnd):
         return f"tcp://127.0.0.1:{self.first + list(PEERS).index(name)}"
 
 
-class Healthy:
-    """A trainer whose messages come through, whatever happens beside it."""
-
-    def __init__(self, attnd, rng):
-        self.attnd, self.step = attnd, 0
-        self.trainer = Trainer(attnd, "healthy")
-        self.weights = softmax_maps(rng, 1, 2, 8, 8)
-
-    def go_on(self):
-        self.step += 1
-        self.trainer.attention(self.weights, step=self.step)
-
-    def is_whole(self):
-        def done():
-            jobs = [job for job in self.attnd.call("jobs") if job["job"] == "healthy"]
-            return jobs and jobs[0]["processed"] == self.step and jobs[0]
-
-        job = wait_until(done, "the healthy job's messages")
-        return job["lost"] == 0 and not job["dropped"]
-
-
-def assert_alive(attnd, healthy=None):
-    assert attnd.process.poll() is None, attnd.log_text()
-    assert attnd.call("ping")["version"]
-    assert healthy is None or healthy.is_whole()
-
-
 def attacks(name):
     """Said before the connection closes: more than fits a queue that has a limit, then pings, wherever the
     reading goes on."""
@@ -92,29 +65,36 @@ def attacks(name):
     yield 1300 * message + zmtp.PING
 
 
+on_both = pytest.mark.parametrize("kind", [Attnd, TcpAttnd], ids=["ipc", "tcp"])
+memory_comes_back = pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory back")
+
+
 @pytest.fixture(params=[Attnd, TcpAttnd], ids=["ipc", "tcp"])
 def attacked(request):
-    daemon = request.param("log.level=error")
-    yield daemon
-    daemon.close()
+    return request.param("log.level=error")
+
+
+def intruder(attnd, name):
+    """A peer of this socket that has introduced itself."""
+    return zmtp.introduce(zmtp.connect(attnd.endpoint(name)), PEERS[name][0])
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_connections_that_break_behind_a_full_queue_and_a_ping(attacked, rng, name):
-    healthy = Healthy(attacked, rng)
+def test_connections_that_break_behind_a_full_queue_and_a_ping(attacked, name):
+    healthy = Witness(attacked)
     said = list(attacks(name))
     for number in range(CONNECTIONS):
         data = said[number % len(said)]
-        peer = zmtp.introduce(zmtp.connect(attacked.endpoint(name)), PEERS[name][0])
+        peer = intruder(attacked, name)
         zmtp.say(peer, data, reset=number % 3 == 0)
         healthy.go_on()
-    assert_alive(attacked, healthy)
+    healthy.check()
 
 
-def test_a_browser_passes_for_no_peer_where_everybody_is_let_in(rng):
+def test_a_browser_passes_for_no_peer_where_everybody_is_let_in():
     """As a page's request does for ZMTP 1.0: a length, flags, and so on."""
     attnd = TcpAttnd()
-    healthy = Healthy(attnd, rng)
+    healthy = Witness(attnd)
     for name in PEERS:
         for opening in (b"\x01\0", b"GET / HTTP/1.1\r\n", zmtp.greeting(version=(0, 0)), zmtp.greeting(version=(1, 0))):
             peer = zmtp.connect(attnd.endpoint(name), timeout=4)  # less than a handshake may take
@@ -124,15 +104,15 @@ def test_a_browser_passes_for_no_peer_where_everybody_is_let_in(rng):
                     pass  # attnd's own greeting; then the end: the time does not run out
             peer.close()
     healthy.go_on()
-    assert_alive(attnd, healthy)
+    healthy.check()
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_bytes_that_are_no_zmtp(attacked, rng, name):
+def test_bytes_that_are_no_zmtp(attacked, name):
     kind, message = PEERS[name]
     randomly = random.Random(1)
     whole = zmtp.opening(kind) + 3 * message + zmtp.PING
-    healthy = Healthy(attacked, rng)
+    healthy = Witness(attacked)
     said = [
         b"", b"\0", b"\xff", zmtp.greeting()[:40], zmtp.greeting(mechanism=b"PLAIN"), zmtp.greeting(version=(9, 9)),
         b"POST /x HTTP/1.1\r\nHost: localhost\r\n\r\n" + message, b"\x01\0" + 20 * message,  # ZMTP/1.0
@@ -146,39 +126,39 @@ def test_bytes_that_are_no_zmtp(attacked, rng, name):
     for data in said:
         zmtp.say(zmtp.connect(attacked.endpoint(name)), data)
         healthy.go_on()
-    assert_alive(attacked, healthy)
+    healthy.check()
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_what_is_never_finished_is_freed_with_its_connection(attnd, rng, name):
+def test_what_is_never_finished_is_freed_with_its_connection(attnd, name):
     """ZeroMQ bounds neither parts of a message, nor empty frames, nor subscriptions: only the own user gets so far."""
     parts = 200 * zmtp.frame(bytes(1 << 16), zmtp.MORE)
     empty = 100_000 * zmtp.frame(b"", zmtp.MORE)
     distinct = b"".join(zmtp.subscription(b"job/%x/" % number) for number in range(50_000))
-    healthy = Healthy(attnd, rng)
+    healthy = Witness(attnd)
     before = attnd.rss_kb()
     for data, times in ((parts, 10), (empty, 2), (distinct, 2)):
         for _ in range(times):
-            zmtp.say(zmtp.introduce(zmtp.connect(attnd.endpoint(name)), PEERS[name][0]), data)
+            zmtp.say(intruder(attnd, name), data)
             healthy.go_on()
-    assert_alive(attnd, healthy)
+    healthy.check()
     if not SANITIZED:  # a sanitizer keeps freed memory back on purpose
         wait_until(lambda: attnd.rss_kb() < before + 128 * 1024, "the memory to come back")
 
 
-@pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory back")
-@pytest.mark.parametrize("kind", [Attnd, TcpAttnd], ids=["ipc", "tcp"])
+@memory_comes_back
+@on_both
 @pytest.mark.parametrize("name", PEERS)
-def test_what_is_never_finished_takes_no_more_than_the_budget(kind, name, rng):
+def test_what_is_never_finished_takes_no_more_than_the_budget(kind, name):
     """Twelve peers go on with one message each, for three seconds; a frame without bytes takes 64 in ZeroMQ."""
     attnd = kind("ingest.budget=32MiB", "ingest.max_message=16MiB")
-    healthy = Healthy(attnd, rng)
+    healthy = Witness(attnd)
     said = [count * zmtp.frame(bytes(size), zmtp.MORE) for size, count in ((0, 100_000), (1000, 1000), (1 << 16, 16))]
     peers, before, peak, end = [None] * 12, attnd.rss_kb(), 0, time.monotonic() + 3
     while time.monotonic() < end:
         for place, peer in enumerate(peers):
             if peer is None:
-                peer = peers[place] = zmtp.introduce(zmtp.connect(attnd.endpoint(name)), PEERS[name][0])
+                peer = peers[place] = intruder(attnd, name)
                 peer.settimeout(0.001)
             try:
                 peer.sendall(said[place % 3])
@@ -189,17 +169,14 @@ def test_what_is_never_finished_takes_no_more_than_the_budget(kind, name, rng):
                 peers[place] = None
         healthy.go_on()
         peak = max(peak, attnd.rss_kb())
-    assert_alive(attnd, healthy)
+    healthy.check()
     assert peak < before + 256 * 1024
     assert attnd.stats()["unfinished_cut"] > 0
     wait_log(attnd, "event=unfinished_cut")
-    for peer in filter(None, peers):
-        peer.close()
-    attnd.close()
 
 
-@pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory back")
-@pytest.mark.parametrize("kind", [Attnd, TcpAttnd])
+@memory_comes_back
+@on_both
 def test_subscribers_that_never_read_are_cut_off_and_others_miss_nothing(kind, rng):
     """Windows of 512 heads, 0.9 MB each, 20 a second: more than half of the budget in the half second before the cut would not
     fit. Those that never read come one after the other."""
@@ -214,26 +191,21 @@ def test_subscribers_that_never_read_are_cut_off_and_others_miss_nothing(kind, r
             trainer.attention(weights, step=step)
             if step > 1:  # the one before is complete
                 assert reader.next()[1]["window"] is not None
-    try:
-        for count in range(1, 4):
-            silent.append(zmtp.introduce(zmtp.connect(attnd.endpoint("publish")), b"SUB"))
-            silent[-1].sendall(zmtp.subscription(b"summary/"))
-            show(32)
-            wait_until(lambda: attnd.stats()["subscribers_cut"] == count, "it to be cut off")
+    for count in range(1, 4):
+        silent.append(intruder(attnd, "publish"))
+        silent[-1].sendall(zmtp.subscription(b"summary/"))
         show(32)
-        stats = attnd.stats()
-        assert stats["publish_failed"] == 0 and stats["subscribers_cut"] == 3
-        reader.everything()  # waits for each that attnd counts
-        assert attnd.rss_kb() < before + 64 * 1024
-        wait_log(attnd, "event=subscribers_cut")
-    finally:
-        for peer in silent:
-            peer.close()
-    attnd.close()
+        wait_until(lambda: attnd.stats()["subscribers_cut"] == count, "it to be cut off")
+    show(32)
+    stats = attnd.stats()
+    assert stats["publish_failed"] == 0 and stats["subscribers_cut"] == 3
+    reader.everything()  # waits for each that attnd counts
+    assert attnd.rss_kb() < before + 64 * 1024
+    wait_log(attnd, "event=subscribers_cut")
 
 
-@pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory back")
-@pytest.mark.parametrize("kind", [Attnd, TcpAttnd])
+@memory_comes_back
+@on_both
 def test_clients_that_never_read_their_answers_are_cut_off_and_others_have_theirs(kind, rng):
     """Maps of 128 heads, 8 MiB an answer: what they ask for are 800 MB."""
     attnd = kind("publish.budget=64MiB", "metrics.spectrum=false", "history.enabled=false", "maps.size=128")
@@ -243,26 +215,20 @@ def test_clients_that_never_read_their_answers_are_cut_off_and_others_have_their
     assert len(answer["values"]) >= 8 << 20
     before, peak = attnd.rss_kb(), 0
     ask = zmtp.frame(msgpack.packb([0, 1, "maps", {"job": "gpt", "packed": True}]))
-    silent = [zmtp.introduce(zmtp.connect(attnd.endpoint("control")), b"DEALER") for _ in range(10)]
-    try:
-        for peer in silent:
-            peer.sendall(10 * ask)
-            peak = max(peak, attnd.rss_kb())
-            assert attnd.stats()["jobs"] == 1
-        wait_until(lambda: attnd.stats()["subscribers_cut"] > 0, "them to be cut off")
-        wait_until(lambda: attnd.call("maps", job="gpt", packed=True) == answer, "room for the answer")
-        assert max(peak, attnd.rss_kb()) < before + 400 * 1024
-    finally:
-        for peer in silent:
-            peer.close()
-    attnd.close()
+    silent = [intruder(attnd, "control") for _ in range(10)]
+    for peer in silent:
+        peer.sendall(10 * ask)
+        peak = max(peak, attnd.rss_kb())
+        assert attnd.stats()["jobs"] == 1
+    wait_until(lambda: attnd.stats()["subscribers_cut"] > 0, "them to be cut off")
+    wait_until(lambda: attnd.call("maps", job="gpt", packed=True) == answer, "room for the answer")
+    assert max(peak, attnd.rss_kb()) < before + 400 * 1024
 
 
 def test_a_recorder_that_never_reads_is_cut_off_and_others_go_on(rng):
     attnd = Attnd("publish.budget=4MiB", "metrics.spectrum=false", "history.enabled=false")
-    silent, recorder = zmtp.introduce(zmtp.connect(attnd.endpoint("tap")), b"SUB"), attnd.context.socket(zmq.SUB)
+    silent, recorder = intruder(attnd, "tap"), attnd.connected(zmq.SUB, "tap")
     silent.sendall(zmtp.subscription(b"tap/gpt/"))
-    recorder.connect(attnd.endpoint("tap"))
     recorder.subscribe(b"tap/gpt/")
     assert recorder.poll(1000 * PATIENCE_S)  # the greeting
     trainer, weights, sent = Trainer(attnd, "gpt"), softmax_maps(rng, 1, 4, 128, 128), 0
@@ -283,13 +249,10 @@ def test_a_recorder_that_never_reads_is_cut_off_and_others_go_on(rng):
     lost = attnd.stats()["tap_dropped"]
     assert all(goes_by() for _ in range(20)) and attnd.stats()["tap_dropped"] == lost
     wait_log(attnd, "event=recorders_cut")
-    silent.close()
-    attnd.close()
 
 
 def test_only_a_recorder_ends_its_subscription(attnd, rng):
-    recorder, stranger = attnd.context.socket(zmq.SUB), zmtp.introduce(zmtp.connect(attnd.endpoint("tap")), b"SUB")
-    recorder.connect(attnd.endpoint("tap"))
+    recorder, stranger = attnd.connected(zmq.SUB, "tap"), intruder(attnd, "tap")
     recorder.subscribe(b"tap/job/")
     assert recorder.poll(1000 * PATIENCE_S)  # the greeting
     end = zmtp.frame(b"\0tap/job/")
@@ -301,7 +264,7 @@ def test_only_a_recorder_ends_its_subscription(attnd, rng):
     trainer.attention(weights)
     assert attnd.settled(1)["tapped"] == 1
     stranger.close()
-    recorder.close(linger=0)
+    recorder.close()
 
     def goes_by():
         before = attnd.stats()
@@ -323,14 +286,14 @@ for path in sys.argv[1:]:
     said = subprocess.run(["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", sys.executable, "-c", knock,
                            *(attnd.endpoint(name).removeprefix("ipc://") for name in PEERS)], capture_output=True, text=True, cwd="/")
     assert (said.stdout, said.stderr) == ("refused\n" * len(PEERS), "")
-    assert_alive(attnd)
+    assert attnd.call("ping")["version"]
 
 
-def test_idle_connections_leave_control_and_http_reachable(rng):
+def test_idle_connections_leave_control_and_http_reachable():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     attnd = Attnd("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
-    healthy = Healthy(attnd, rng)
+    healthy = Witness(attnd)
     page = attnd.call("config")["http.endpoint"]
     idle = []
     try:
@@ -341,7 +304,7 @@ def test_idle_connections_leave_control_and_http_reachable(rng):
                 if name != "http" and number % 2:
                     idle[-1].sendall(zmtp.opening(PEERS[name][0]))
         healthy.go_on()
-        assert_alive(attnd, healthy)
+        healthy.check()
         connection = http.client.HTTPConnection("127.0.0.1", int(page.rsplit(":", 1)[1]), timeout=PATIENCE_S)
         connection.request("GET", "/healthz")
         assert connection.getresponse().status == 200
@@ -350,8 +313,7 @@ def test_idle_connections_leave_control_and_http_reachable(rng):
         for peer in idle:
             peer.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert_alive(attnd, healthy)
-    attnd.close()
+    healthy.check()
 
 
 def cpu_s(attnd):
@@ -375,11 +337,11 @@ def test_dear_patterns_are_matched_with_each_job_once(rng):
     assert cpu_s(attnd) - before < 2
 
 
-@pytest.mark.parametrize("kind", [Attnd, TcpAttnd], ids=["ipc", "tcp"])
-def test_connections_beyond_the_descriptors_are_refused_said_and_cost_nothing(rng, kind):
+@on_both
+def test_connections_beyond_the_descriptors_are_refused_said_and_cost_nothing(kind):
     attnd = kind(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)))
-    healthy, peers = Healthy(attnd, rng), []
-    control = zmtp.introduce(zmtp.connect(attnd.endpoint("control")), b"DEALER")
+    healthy, peers = Witness(attnd), []
+    control = intruder(attnd, "control")
     try:
         for name in PEERS:
             peers += [zmtp.connect(attnd.endpoint(name)) for _ in range(100)]
@@ -395,8 +357,7 @@ def test_connections_beyond_the_descriptors_are_refused_said_and_cost_nothing(rn
     finally:
         for peer in [control, *peers]:
             peer.close()
-    assert_alive(attnd, healthy)
-    attnd.close()
+    healthy.check()
 
 
 # ------------------------------------------------------------------------------------------------------- trainers

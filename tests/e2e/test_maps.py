@@ -7,7 +7,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from harness import Attnd, Trainer, as_bf16, as_f64, softmax_maps, wait_until
+from harness import Attnd, Trainer, ranks_of, softmax_maps, wait_until
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
 import attnd as package  # noqa: E402
@@ -17,25 +17,20 @@ EVERY = "maps.every=0s"
 
 @pytest.fixture
 def attnd():
-    daemon = Attnd(EVERY)
-    yield daemon
-    daemon.close()
+    return Attnd(EVERY)
 
 
 def pooled(map_, size=128):
     """Means of the finite entries of the cells, NaN without any: each entry looked at."""
     def bounds(length):
         n = min(length, size)
-        return [(r * length // n, (r + 1) * length // n) for r in range(n)]
-    out = []
-    for top, bottom in bounds(map_.shape[0]):
-        row = []
-        for left, right in bounds(map_.shape[1]):
-            entries = map_[top:bottom, left:right].astype(np.float64).ravel()
-            finite = entries[np.isfinite(entries)]
-            row.append(finite.mean() if len(finite) else np.nan)
-        out.append(row)
-    return np.array(out)
+        return [slice(r * length // n, (r + 1) * length // n) for r in range(n)]
+
+    def mean(entries):
+        finite = entries[np.isfinite(entries)].astype(np.float64)
+        return finite.mean() if len(finite) else np.nan
+
+    return np.array([[mean(map_[rows, columns]) for columns in bounds(map_.shape[1])] for rows in bounds(map_.shape[0])])
 
 
 def ask(attnd, **params):
@@ -43,6 +38,9 @@ def ask(attnd, **params):
     values = answer.pop("values")
     return answer, np.array([[[np.nan if x is None else x for x in row] for row in map_]
                              for map_ in (values if answer["kind"] == "heads" else [values])])
+
+
+ACROSS_HEADS = {"mean": lambda maps: maps.mean(0), "sum": lambda maps: maps.sum(0), "max": lambda maps: maps.max(0)}
 
 
 def send(attnd, weights, **keys):
@@ -63,8 +61,8 @@ def test_heads_are_what_was_sent_in_cells(attnd, rng, shape):
     assert values.shape == (shape[1], min(shape[2], 128), min(shape[3], 128))
     for head in range(shape[1]):
         np.testing.assert_allclose(values[head], pooled(weights[0, head]), rtol=1e-6, atol=1e-9)
-    for kind, expected in (("mean", weights[0].mean(0)), ("sum", weights[0].sum(0)), ("max", weights[0].max(0))):
-        np.testing.assert_allclose(ask(attnd, kind=kind)[1][0], pooled(expected), rtol=1e-5, atol=1e-8)
+    for kind, across in ACROSS_HEADS.items():
+        np.testing.assert_allclose(ask(attnd, kind=kind)[1][0], pooled(across(weights[0])), rtol=1e-5, atol=1e-8)
 
 
 def test_padding_is_not_shown(attnd, rng):
@@ -105,30 +103,6 @@ def test_padding_before_a_text_is_not_shown(attnd, rng):
     np.testing.assert_allclose(attnd.call("rollout", job="job")["values"], rollout(weights.mean(1)[:, 2:, 2:]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["f2", "f8", "bf16"])
-def test_every_dtype(attnd, rng, dtype):
-    weights = softmax_maps(rng, 1, 2, 9, 140, dtype=np.float64)
-    sent = as_bf16(weights) if dtype == "bf16" else weights.astype(dtype)
-    send(attnd, sent)
-    values = ask(attnd)[1]
-    for head in range(2):
-        np.testing.assert_allclose(values[head], pooled(as_f64(sent)[0, head]), rtol=1e-6, atol=1e-9)
-
-
-def test_what_is_not_finite_is_left_out(attnd, rng):
-    weights = softmax_maps(rng, 1, 2, 4, 200)
-    weights[0, 0, 1] = np.nan
-    weights[0, 0, 2, 3] = np.inf
-    weights[0, 1, 3] = -np.inf
-    send(attnd, weights)
-    values = ask(attnd)[1]
-    for head in range(2):
-        np.testing.assert_allclose(values[head], pooled(weights[0, head]), rtol=1e-6, atol=1e-9)
-    assert np.isnan(values[0, 1]).all()
-    largest = np.fmax(weights[0, 0], weights[0, 1])
-    np.testing.assert_allclose(ask(attnd, kind="max")[1][0], pooled(largest), rtol=1e-6, atol=1e-9)
-
-
 def test_importance_and_weights_across_heads(rng):
     daemon = Attnd(EVERY, "metrics.head_weights=[1,0.5,0]")
     weights = softmax_maps(rng, 1, 3, 12, 12)
@@ -136,7 +110,6 @@ def test_importance_and_weights_across_heads(rng):
     importance = np.array(daemon.call("live", job="job")[0]["heads"]["importance"])
     for kind, by in (("importance", importance), ("weighted", np.array([1, 0.5, 0]))):
         np.testing.assert_allclose(ask(daemon, kind=kind)[1][0], np.einsum("h,hij->ij", by, weights[0]), rtol=1e-5, atol=1e-8)
-    daemon.close()
 
 
 def test_the_sample_the_size_and_one_head_can_be_chosen(rng):
@@ -147,14 +120,6 @@ def test_the_sample_the_size_and_one_head_can_be_chosen(rng):
     assert answer["heads"] == [1] and answer["sample"] == 1 and values.shape == (1, 8, 8)
     np.testing.assert_allclose(values[0], pooled(weights[1, 1], 8), rtol=1e-6)
     assert answer["labels"] is None, "they are of the first sample"
-    daemon.close()
-
-
-def test_packed_is_the_same_in_f32(attnd, rng):
-    send(attnd, softmax_maps(rng, 1, 2, 6, 7))
-    values = ask(attnd)[1]
-    packed = np.frombuffer(attnd.call("maps", job="job", packed=True)["values"], "<f4").reshape(2, 6, 7)
-    np.testing.assert_array_equal(packed, values.astype("f4"))
 
 
 def test_the_python_client_gives_arrays(attnd, rng):
@@ -171,12 +136,11 @@ def test_the_python_client_gives_arrays(attnd, rng):
 
 def test_queries_and_keys_give_the_maps_that_they_stand_for(attnd, rng):
     q, k = rng.normal(size=(1, 4, 10, 8)).astype("f4"), rng.normal(size=(1, 2, 10, 8)).astype("f4")
-    trainer = Trainer(attnd, "job")
-    trainer.send(*trainer.tensor_frames("qk", dict(q=q, k=k), scale=8**-0.5, causal=True))
+    Trainer(attnd, "job").qk(q, k, scale=8**-0.5, causal=True)
     attnd.settled(1)
     answer, values = ask(attnd)
     logits = np.einsum("hid,hjd->hij", q[0].astype("f8"), k[0].repeat(2, 0).astype("f8")) * 8**-0.5
-    logits[:, np.triu_indices(10, 1)[0], np.triu_indices(10, 1)[1]] = -np.inf
+    logits[:, np.triu(np.ones((10, 10), bool), 1)] = -np.inf
     expected = np.exp(logits - logits.max(-1, keepdims=True))
     expected /= expected.sum(-1, keepdims=True)
     assert answer["tier"] == "qk" and answer["causal"] is True
@@ -196,32 +160,6 @@ def test_labels_come_with_the_maps(attnd, rng):
     assert attnd.call("maps", job="other", layer=1)["labels"] is None
     assert attnd.call("maps", job="other", layer=2)["labels"] == ["a", "b", "c"]
     assert attnd.call("rollout", job="job")["labels"] == ask(attnd)[0]["labels"]
-
-
-def test_at_most_so_often(rng):
-    daemon = Attnd("maps.every=1h")
-    trainer = Trainer(daemon, "job")
-    for step in range(3):
-        trainer.attention(softmax_maps(rng, 1, 1, 4, 4), step=step)
-        daemon.settled(step + 1)
-    assert ask(daemon)[0]["step"] <= 1, "a layer that is not known yet may be asked twice"
-    daemon.close()
-
-
-def test_the_stalest_make_room(rng):
-    daemon = Attnd(EVERY, "maps.memory=1MiB")
-    trainer = Trainer(daemon, "job")
-    for layer in range(4):
-        trainer.attention(softmax_maps(rng, 1, 5, 128, 128), layer=layer)  # 7 maps of 64 KiB
-    daemon.settled(4)
-    there = []
-    for layer in range(4):
-        try:
-            there.append(ask(daemon, layer=layer)[0]["layer"])
-        except RuntimeError as error:
-            assert str(error) == "no_map"
-    assert there == [2, 3]
-    daemon.close()
 
 
 def refused(attnd, code, sentence, method="maps", **params):
@@ -270,12 +208,11 @@ def test_why_queries_and_keys_have_none(rng, settings, sentence):
     trainer.qk(q, q, scale=0.5)
     daemon.settled(1)
     refused(daemon, "no_map", sentence, job="job")
-    daemon.close()
 
 
 def test_only_what_comes_in_one_step_is_one_layer(attnd, rng):
     """Heads split over two ranks: those that are there, and all of one step across heads."""
-    trainers = [Trainer(attnd, "job", rank=rank, world=2, run=b"r" * 16) for rank in range(2)]
+    trainers = ranks_of(attnd, 2)
     weights = softmax_maps(rng, 1, 5, 6, 6)
 
     def part(rank, step):
@@ -296,8 +233,8 @@ def test_only_what_comes_in_one_step_is_one_layer(attnd, rng):
     part(0, 0)
     attnd.settled(2)
     np.testing.assert_allclose(ask(attnd)[1], weights[0], rtol=1e-6)
-    for kind, expected in (("mean", weights[0].mean(0)), ("sum", weights[0].sum(0)), ("max", weights[0].max(0))):
-        np.testing.assert_allclose(ask(attnd, kind=kind)[1][0], expected, rtol=1e-5)
+    for kind, across in ACROSS_HEADS.items():
+        np.testing.assert_allclose(ask(attnd, kind=kind)[1][0], across(weights[0]), rtol=1e-5)
     refused(attnd, "no_map", "no importance", job="job", kind="importance")
     np.testing.assert_allclose(attnd.call("rollout", job="job")["values"], rollout(weights[:, :5].mean(1)), rtol=1e-5)
     part(0, 1)
@@ -319,7 +256,6 @@ def test_the_largest_of_pooled_slices_is_not_made_up(rng):
     daemon.settled(2)
     np.testing.assert_allclose(ask(daemon, kind="mean")[1][0], pooled(weights[0].mean(0), 8), rtol=1e-5)
     refused(daemon, "no_map", "in slices", job="job", kind="max")
-    daemon.close()
 
 
 def test_an_answer_that_no_client_takes_is_refused(rng):
@@ -328,7 +264,6 @@ def test_an_answer_that_no_client_takes_is_refused(rng):
     refused(daemon, "argument", "one head or another kind, or packed", job="job")
     assert ask(daemon, head=8)[1].shape == (1, 512, 512)
     assert len(daemon.call("maps", job="job", packed=True)["values"]) == 4 * 9 * 512 * 512
-    daemon.close()
 
 
 def test_weights_of_heads_are_the_jobs_own(rng):
@@ -336,7 +271,6 @@ def test_weights_of_heads_are_the_jobs_own(rng):
     weights = softmax_maps(rng, 1, 2, 5, 5)
     send(daemon, weights)
     np.testing.assert_allclose(ask(daemon, kind="weighted")[1][0], 2 * weights[0, 0] + 0.25 * weights[0, 1], rtol=1e-6)
-    daemon.close()
 
 
 def rollout(maps):
@@ -368,7 +302,6 @@ def test_rollout_is_the_product_over_layers(rng, length, size, exact):
     np.testing.assert_allclose(answer["values"], rollout(np.array(means)), rtol=1e-5, atol=1e-7)
     packed = np.frombuffer(daemon.call("rollout", job="job", packed=True)["values"], "<f4")
     np.testing.assert_array_equal(packed.reshape(np.shape(answer["values"])), np.float32(answer["values"]))
-    daemon.close()
 
 
 def test_a_rollout_with_a_layer_missing_or_of_other_steps_is_not_exact(attnd, rng):
@@ -386,15 +319,6 @@ def test_a_rollout_with_a_layer_missing_or_of_other_steps_is_not_exact(attnd, rn
     assert answer["layers"] == [0, 1, 2] and answer["exact"] is False
 
 
-def test_rows_that_are_nowhere_stay_where_they_are(attnd, rng):
-    weights = softmax_maps(rng, 1, 2, 5, 5)
-    weights[0, 1, 3] = np.nan
-    send(attnd, weights)
-    values = np.array(attnd.call("rollout", job="job")["values"])[0]
-    np.testing.assert_array_equal(values[3], np.eye(5)[3])
-    np.testing.assert_allclose(values[[0, 1, 2, 4]], rollout(weights.mean(1))[0][[0, 1, 2, 4]], rtol=1e-5)
-
-
 def test_rollout_needs_square_maps_of_all_layers(attnd, rng):
     trainer = Trainer(attnd, "job")
     trainer.attention(softmax_maps(rng, 1, 2, 4, 4), layer=0)
@@ -405,40 +329,23 @@ def test_rollout_needs_square_maps_of_all_layers(attnd, rng):
             attnd.call("rollout", **params)
 
 
-def test_maps_go_with_their_run(rng):
-    """Nothing is left of jobs that made room for others."""
-    daemon = Attnd(EVERY, "limits.jobs=2", "limits.idle=1s")
-    for number in range(5):
-        trainer = Trainer(daemon, f"job{number}")
-        trainer.attention(softmax_maps(rng, 1, 2, 64, 64))
-        trainer.event("bye")
-        wait_until(lambda: daemon.stats()["received"] >= 2 * (number + 1), "both messages")
-    wait_until(lambda: daemon.stats()["jobs"] <= 2, "the others are gone")
-    daemon.close()
-
-
-def test_a_stop_with_answers_on_their_way(rng):
+def test_a_stop_with_answers_on_their_way(attnd, rng):
     """Answers that libuv's pool still works on when attnd ends: they come or do not, and it ends as ever."""
-    daemon = Attnd(EVERY)
-    trainer = Trainer(daemon, "job")
+    trainer, asking = Trainer(attnd, "job"), attnd.connected(zmq.DEALER, "control")
     for layer in range(6):
         trainer.attention(softmax_maps(rng, 1, 8, 128, 128), layer=layer)
-    daemon.settled(6)
-    socket = daemon.context.socket(zmq.DEALER)
-    socket.linger = 0
-    socket.connect(daemon.endpoint("control"))
+    attnd.settled(6)
     for number in range(20):
-        socket.send(msgpack.packb([0, number, ("maps", "rollout")[number % 2], dict(job="job")]))
-    assert socket.poll(60000), "an answer"
-    daemon.close()
-    socket.close()
+        asking.send(msgpack.packb([0, number, ("maps", "rollout")[number % 2], dict(job="job")]))
+    assert asking.poll(60000), "an answer"
+    assert attnd.stop() == 0
 
 
 def test_answers_on_their_way_take_no_more_than_the_maps(rng):
     """What is asked beyond that is refused, and answered again later."""
     daemon = Attnd(EVERY, "maps.memory=6MiB", "maps.size=512")
     send(daemon, softmax_maps(rng, 1, 3, 512, 512))
-    sockets = [daemon.context.socket(zmq.DEALER) for _ in range(12)]
+    sockets = [daemon.connected(zmq.DEALER, "control") for _ in range(12)]
 
     def all_ask(method, **params):
         for socket in sockets:
@@ -448,9 +355,6 @@ def test_answers_on_their_way_take_no_more_than_the_maps(rng):
             error = msgpack.unpackb(socket.recv())[2]
             yield error and error["code"]
 
-    for socket in sockets:
-        socket.connect(daemon.endpoint("control"))
     assert list(all_ask("ping")) == [None] * 12
     assert set(all_ask("maps", job="job")) == {None, "again"}
     assert ask(daemon)[1].shape == (3, 512, 512)
-    daemon.close()

@@ -11,9 +11,11 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Reader, Trainer, elsewhere, softmax_maps, wait_log, wait_until
+from harness import ATTND, PATIENCE_S, SANITIZED, Attnd, Trainer, elsewhere, observed, softmax_maps, wait_log, wait_until
 
-KEPT_BACK = "a sanitizer keeps freed memory back on purpose"
+memory_is_known = pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps freed memory back on purpose")
+EIGENVALUES = ("workers.threads=1", "metrics.spectrum_budget=0", "metrics.spectrum_effort=eigenvalues")
+HEAVY = (*EIGENVALUES, "metrics.spectrum_max_size=4096")  # a map of 1200 queries and keys takes seconds
 
 
 def run_attnd(*arguments):
@@ -71,7 +73,6 @@ def test_the_instruction_set_can_be_forced():
     assert result.returncode == 2 and "workers.isa: 'sse9'" in result.stderr and "avx512" in result.stderr
     attnd = Attnd("workers.isa=portable")
     wait_log(attnd, "isa=portable")
-    attnd.close()
 
 
 def test_usage_errors_exit_2():
@@ -82,8 +83,7 @@ def test_usage_errors_exit_2():
 
 def attnd_at_work(rng, *settings):
     """It has eigenvalues to compute for ten seconds and more."""
-    attnd = Attnd("workers.threads=1", "metrics.spectrum_max_size=4096", "metrics.spectrum_budget=0",
-                  "metrics.spectrum_effort=eigenvalues", *settings)
+    attnd = Attnd(*HEAVY, *settings)
     trainer, weights = Trainer(attnd, "job"), softmax_maps(rng, 1, 1, 1200, 1200)
     for step in range(12):
         trainer.attention(weights, step=step)
@@ -96,21 +96,18 @@ def test_a_second_sigterm_ends_at_once(rng):
     attnd.process.send_signal(signal.SIGTERM)
     wait_until(lambda: "event=stopping" in attnd.log_text(), "the first signal")
     assert attnd.stop() == 1  # of its own accord it would end with 0
-    attnd.context.destroy(linger=0)
 
 
 def test_a_stop_does_not_wait_longer_than_its_timeout(rng):
     attnd = attnd_at_work(rng, "shutdown.timeout=200ms")
     assert attnd.stop() == 0
     assert "stop_timed_out" in attnd.log_text()
-    attnd.context.destroy(linger=0)
 
 
 def test_over_the_budget_messages_are_dropped_counted_and_not_lost_as_well(rng):
     """Events still come through, the job and its summary say what was dropped, and the next epoch is as ever."""
-    attnd = Attnd("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1", "metrics.spectrum_budget=0")
-    reader = Reader(attnd, "summary/job/")
-    trainer = Trainer(attnd, "job")
+    attnd, reader, trainer = observed("ingest.budget=8MiB", "ingest.max_message=4MiB", "workers.threads=1",
+                                      "metrics.spectrum_budget=0")
     weights = softmax_maps(rng, 1, 4, 256, 256)
     for step in range(40):
         trainer.attention(weights, step=step)
@@ -128,17 +125,14 @@ def test_over_the_budget_messages_are_dropped_counted_and_not_lost_as_well(rng):
     assert sum(summary["messages"] for summary in summaries) == 41 - dropped
     assert sum(summary["dropped"].get("over_budget", 0) for summary in summaries) == dropped
     assert [summary["lost"] for summary in summaries] == [0, 0]
-    attnd.close()
 
 
-@pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
+@memory_is_known
 def test_what_waits_behind_a_heavy_message_is_bounded(rng):
     """The numbers of dropped messages wait for their turn, as far as the reserve goes."""
-    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=16MiB", "workers.threads=1",
-                  "metrics.spectrum_max_size=4096", "metrics.spectrum_budget=0",
-                  "metrics.spectrum_effort=eigenvalues")
+    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=16MiB", *HEAVY)
     trainer = Trainer(attnd, "job")
-    trainer.attention(softmax_maps(rng, 1, 1, 1200, 1200), layer=1)  # whose eigenvalues take seconds
+    trainer.attention(softmax_maps(rng, 1, 1, 1200, 1200), layer=1)
     weights = softmax_maps(rng, 1, 1, 4, 4)
     sent, full = 1, 84 << 20  # what one job may have of the budget and of the reserve: 8/9 of 64 and of 32 MiB
     while attnd.stats()["in_flight_bytes"] < full:
@@ -152,16 +146,13 @@ def test_what_waits_behind_a_heavy_message_is_bounded(rng):
     stats = attnd.settled(sent)
     assert stats["dropped"]["over_budget"] > 8000
     assert attnd.rss_kb() < 256 * 1024
-    attnd.close()
 
 
-@pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
+@memory_is_known
 def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rng):
     """A large message of another job is admitted while the budget is not used up. Beyond it events count, and numbers
     are known."""
-    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", "workers.threads=1",
-                  "metrics.spectrum_max_size=1500", "metrics.spectrum_budget=0",
-                  "metrics.spectrum_effort=eigenvalues")
+    attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", *EIGENVALUES, "metrics.spectrum_max_size=1500")
     trainer = Trainer(attnd, "job")
     first, second = softmax_maps(rng, 1, 1, 1500, 1500), np.full((1, 1, 3000, 4700), 1 / 4700, "f4")
     trainer.attention(first, layer=1)  # 45 MiB with its scratch, for a second
@@ -176,7 +167,6 @@ def test_the_reserve_is_there_however_far_the_last_message_exceeds_the_budget(rn
     assert stats["dropped"] == {"over_budget": 20} and stats["events"] == 1
     trainer.attention(small, step=20)
     assert attnd.settled(24)["lost"] == 0
-    attnd.close()
 
 
 def memory_group(limit):
@@ -230,7 +220,6 @@ def test_an_oversized_message_is_refused(rng):
     frames = trainer.attention_frames(softmax_maps(rng, 1, 1, 120, 120, dtype="f4"))
     trainer.send(*frames, frames[2])  # each frame fits, the whole does not
     assert attnd.settled(2)["dropped"] == {"too_large": 1}
-    attnd.close()
 
 
 def test_an_oversized_message_of_too_many_heads_announces_no_layer(rng):
@@ -242,7 +231,6 @@ def test_an_oversized_message_of_too_many_heads_announces_no_layer(rng):
     assert attnd.settled(2)["dropped"] == {"heads_limit": 1}
     job, = attnd.call("jobs")
     assert job["layers"] == []
-    attnd.close()
 
 
 def test_the_queue_of_the_pool_may_be_full_without_loss(rng):
@@ -252,7 +240,6 @@ def test_the_queue_of_the_pool_may_be_full_without_loss(rng):
         trainer.attention(softmax_maps(rng, 1, 32, 32, 32), step=step)
     stats = attnd.settled(30)
     assert stats["processed"] == 30 and stats["pool"]["queued_max"] <= 64
-    attnd.close()
 
 
 def test_control_errors_have_codes(attnd):
@@ -263,24 +250,18 @@ def test_control_errors_have_codes(attnd):
 
 
 def test_a_req_socket_is_served_too(attnd):
-    req = attnd.context.socket(zmq.REQ)
-    req.linger = 0
-    req.connect(attnd.endpoint("control"))
+    req = attnd.connected(zmq.REQ, "control")
     req.send(msgpack.packb([0, 9, "ping", {}]))
     assert req.poll(60000)
     assert msgpack.unpackb(req.recv())[:3] == [1, 9, None]
-    req.close()
 
 
 def test_garbage_requests_are_answered_with_an_error(attnd):
-    dealer = attnd.context.socket(zmq.DEALER)
-    dealer.linger = 0
-    dealer.connect(attnd.endpoint("control"))
+    dealer = attnd.connected(zmq.DEALER, "control")
     for garbage in (b"", b"\xc1", b"\x91" * 100, msgpack.packb([5]), msgpack.packb([0, 1, 2, 3])):
         dealer.send(garbage)
         assert dealer.poll(60000)
         assert msgpack.unpackb(dealer.recv())[2]["code"] == "request"
-    dealer.close()
     assert attnd.call("ping")
 
 
@@ -331,12 +312,9 @@ def terminated(process):
 
 
 def test_a_free_port_is_told_where_one_asks(tmp_path):
-    with subprocess.Popen([ATTND, *tcp_settings("ingest", "tcp://127.0.0.1:*"), "--set",
-                           "publish.endpoint=ipc://" + str(tmp_path / "publish"), "--set",
-                           "control.endpoint=ipc://" + str(tmp_path / "control"), "--set",
-                           "tap.endpoint=ipc://" + str(tmp_path / "tap"), "--set",
-                           "http.endpoint=tcp://127.0.0.1:*"], stderr=subprocess.PIPE,
-                          text=True) as process:
+    settings = [*ipc_settings(tmp_path), *tcp_settings("ingest", "tcp://127.0.0.1:*"), "--set", "http.enabled=true", "--set",
+                "http.endpoint=tcp://127.0.0.1:*"]
+    with subprocess.Popen([ATTND, *settings], stderr=subprocess.PIPE, text=True) as process:
         started = next(line for line in process.stderr if "event=started" in line)
         wait_until(lambda: terminated(process), "attnd ends")
     assert "ingest=tcp://127.0.0.1:" in started and "http=tcp://127.0.0.1:" in started and "*" not in started
@@ -353,26 +331,7 @@ def test_a_stop_under_load_that_times_out_is_clean(rng, timeout):
     assert attnd.stop() == 0, attnd.log_text()
 
 
-@pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
-def test_unread_answers_do_not_pile_up(attnd, rng):
-    trainer = Trainer(attnd, "job")
-    for layer in range(64):
-        trainer.attention(softmax_maps(rng, 1, 64, 2, 2), layer=layer)
-    trainer.event("epoch_end", epoch=0)
-    attnd.settled(65)
-    before = attnd.rss_kb()
-    dealer = attnd.context.socket(zmq.DEALER)
-    dealer.linger = 0
-    dealer.rcvhwm = 1
-    dealer.connect(attnd.endpoint("control"))
-    for number in range(60):
-        dealer.send(msgpack.packb([0, number, "summary", {"job": "job"}]))
-    wait_until(lambda: attnd.stats()["requests"] >= 60, "the answers")
-    assert attnd.rss_kb() < before + 200 * 1024
-    dealer.close()
-
-
-@pytest.mark.skipif(SANITIZED, reason=KEPT_BACK)
+@memory_is_known
 def test_the_budget_holds_for_small_messages_of_many_heads(rng):
     attnd = Attnd("ingest.budget=64MiB", "ingest.max_message=64MiB", "metrics.spectrum=false")
     trainer = Trainer(attnd, "job")
@@ -381,7 +340,6 @@ def test_the_budget_holds_for_small_messages_of_many_heads(rng):
         trainer.attention(weights, step=step)
     attnd.settled(1000)
     assert attnd.rss_kb() < 200 * 1024
-    attnd.close()
 
 
 def test_repeated_subscriptions_are_answered_together(attnd, rng):
@@ -389,23 +347,18 @@ def test_repeated_subscriptions_are_answered_together(attnd, rng):
     for layer in range(20):
         trainer.attention(softmax_maps(rng, 1, 2, 4, 4), layer=layer)
     attnd.settled(20)
-    reader = attnd.context.socket(zmq.XSUB)
-    reader.linger = 0
-    reader.connect(attnd.endpoint("publish"))
+    reader = attnd.connected(zmq.XSUB, "publish")
     for _ in range(500):
         reader.send(b"\x00live/")
         reader.send(b"\x01live/")
     wait_until(lambda: attnd.stats()["subscriptions"] >= 1, "the subscriptions")
     time.sleep(0.5)  # two rounds of snapshots
     assert attnd.stats()["snapshots"] <= 20 * 50
-    reader.close()
 
 
 def test_who_asks_many_things_at_once_is_answered_all():
     attnd = Attnd("workers.threads=1")
-    asking = attnd.context.socket(zmq.DEALER)
-    asking.linger = 0
-    asking.connect(attnd.endpoint("control"))
+    asking = attnd.connected(zmq.DEALER, "control")
     for turn in range(50):
         ids = range(9 * turn, 9 * turn + 9)
         for number in ids:
@@ -415,8 +368,6 @@ def test_who_asks_many_things_at_once_is_answered_all():
             assert asking.poll(1000 * PATIENCE_S), f"no answer to {set(ids) - got}"
             got.add(msgpack.unpackb(asking.recv())[1])
         assert got == set(ids)
-    asking.close()
-    attnd.close()
 
 
 def test_a_long_list_of_jobs_is_made_between_other_answers():
@@ -426,8 +377,7 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
     for run in runs:
         Trainer(attnd, "job", run=run).event("hello", layers=layers)
     attnd.settled(40)
-    asker = attnd.context.socket(zmq.DEALER)
-    asker.connect(attnd.endpoint("control"))
+    asker = attnd.connected(zmq.DEALER, "control")
 
     def answer():
         assert asker.poll(int(1000 * PATIENCE_S))
@@ -443,9 +393,8 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
             assert {bytes.fromhex(job["run"]) for job in jobs} == runs
             assert all([layer["layer"] for layer in job["layers"]] == list(range(1000)) for job in jobs)
 
-    many, poller = {attnd.context.socket(zmq.DEALER): number for number in range(100)}, zmq.Poller()
+    many, poller = {attnd.connected(zmq.DEALER, "control"): number for number in range(100)}, zmq.Poller()
     for one in many:
-        one.connect(attnd.endpoint("control"))
         poller.register(one, zmq.POLLIN)
 
     def ask():
@@ -461,7 +410,7 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
             _, answered, error, jobs = msgpack.unpackb(one.recv())
             assert (answered, error, len(jobs)) == (many.pop(one), None, 40)
             poller.unregister(one)
-            one.close(linger=0)
+            one.close()
         return not many
     ask()  # they share lists
     wait_until(all_answered, "all lists", 4 * PATIENCE_S)
@@ -471,5 +420,3 @@ def test_a_long_list_of_jobs_is_made_between_other_answers():
     while not (error := answer()[1]):
         pass
     assert error["code"] == "again"
-    asker.close(linger=0)
-    attnd.close()

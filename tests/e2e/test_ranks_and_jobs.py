@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: MIT
 """Several jobs, runs and ranks at once."""
+import itertools
+import multiprocessing
 import os
 import re
-import signal
 import sqlite3
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from harness import SANITIZED, Attnd, Reader, Trainer, elsewhere, softmax_maps, wait_until
+import zmq
+from harness import SANITIZED, Attnd, Reader, Trainer, attnctl, elsewhere, observed, ranks_of, softmax_maps, wait_until
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
 from attnd.layer_state import LayerState  # noqa: E402
-
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 
 ROW_METRICS = ["entropy", "entropy_normalized", "confidence", "diagonal", "mean_distance", "first_token"]
 
@@ -44,7 +43,7 @@ def test_three_jobs_at_once_do_not_mix(attnd, rng):
 def test_two_ranks_equal_one_rank_with_both_batches(attnd, rng):
     reader = Reader(attnd, "summary/")
     batches = [[softmax_maps(rng, 2, 3, 12, 12, causal=True) for _ in range(5)] for _ in range(2)]
-    ranks = [Trainer(attnd, "two", rank, world=2, run=b"r" * 16) for rank in range(2)]
+    ranks = ranks_of(attnd, 2, "two")
     single = Trainer(attnd, "one")
     for step in range(5):
         for rank in range(2):
@@ -85,13 +84,7 @@ def by_rank(attnd, trainers, windows=1, **where):
     """The answer of `ranks` when all have ended, and the history has that number of windows of the layer."""
     for trainer in trainers:
         trainer.event("bye")
-    def written():
-        try:
-            tracks = attnd.call("windows", job=trainers[0].job)["layers"][0]["tracks"]
-        except (RuntimeError, IndexError):
-            return False
-        return tracks and tracks[0]["windows"] >= windows
-    wait_until(written, "the windows")
+    wait_until(lambda: attnd.call("windows", job=trainers[0].job)["layers"][0]["tracks"][0]["windows"] >= windows, "the windows")
     return attnd.call("ranks", job=trainers[0].job, **where)
 
 
@@ -108,7 +101,7 @@ def assert_by_rank(answer, means, odd, rows=None):
 
 
 def test_by_rank_each_head_has_its_mean_entropy_and_the_odd_one_shows(attnd, rng):
-    trainers = [Trainer(attnd, "job", rank, world=5, run=b"r" * 16) for rank in range(5)]
+    trainers = ranks_of(attnd, 5)
     sent = [[softmax_maps(rng, 2, 4, 24, 24, causal=True) for _ in range(4)] for _ in trainers]
     for step in range(4):
         sent[3][step][:, 1] = np.eye(24, dtype=np.float32)  # one head of one rank has collapsed
@@ -118,7 +111,7 @@ def test_by_rank_each_head_has_its_mean_entropy_and_the_odd_one_shows(attnd, rng
     means = [np.mean([entropies(weights).mean((0, 2)) for weights in steps], axis=0) for steps in sent]
     assert_by_rank(answer, means, [3], rows=4 * 4 * 48)
     assert {one["node"] for one in answer["ranks"]} == {None}
-    shown = subprocess.run([ATTNCTL, "ranks", "job", "--head", "1", "--address", attnd.directory], capture_output=True, text=True)
+    shown = attnctl(attnd, "ranks", "job", "--head", 1)
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert shown.returncode == 1 and lines[0][:2] == ["job,", "decoder.0.self,"]
     assert lines[6][:4] == ["!", "3", "-", "0.0000"] and lines[6][5:8] == ["h1:", "0.0000,", "others"]
@@ -130,7 +123,7 @@ def test_a_rank_that_attends_otherwise_fires_and_equal_ones_do_not(rng):
     """Four ranks of a job of its own data each; from step 12 on those of rank 2 are sharper in one of two jobs."""
     attnd = Attnd("window.unit=step", "window.length=4", "window.every=4", "window.rank_grace=60s", "metrics.spectrum=false")
     for job, sick in (("well", 1), ("odd", 2)):
-        ranks = [Trainer(attnd, job, rank, world=4, run=job.encode().ljust(16)) for rank in range(4)]
+        ranks = ranks_of(attnd, 4, job)
         for step in range(40):
             for rank, trainer in enumerate(ranks):
                 maps = softmax_maps(rng, 2, 3, 12, 12)
@@ -145,12 +138,11 @@ def test_a_rank_that_attends_otherwise_fires_and_equal_ones_do_not(rng):
     alert, = odd["alerts"]
     assert (alert["rule"], alert["layer"], alert["head"], alert["since"]["step"]) == ("rank_odd", 0, None, 15)
     assert "(rank 2) is " in alert["message"] and alert["value"] > 5
-    attnd.close()
 
 
 def test_the_ranks_of_a_window_are_those_of_its_parts(rng):
     attnd = Attnd("window.unit=step", "window.length=4", "window.every=2")
-    trainers = [Trainer(attnd, "job", rank, world=3, run=b"r" * 16) for rank in range(3)]
+    trainers = ranks_of(attnd, 3)
     sent = [[softmax_maps(rng, 1, 2, 16, 16) for _ in range(8)] for _ in trainers]
     for step in range(8):
         for trainer, weights in zip(trainers, sent):
@@ -158,13 +150,12 @@ def test_the_ranks_of_a_window_are_those_of_its_parts(rng):
     answer = by_rank(attnd, trainers, windows=3, last=5)
     assert (answer["first"], answer["last"], answer["partial"]) == (2, 5, False)
     assert_by_rank(answer, [np.mean([entropies(one).mean((0, 2)) for one in steps[2:6]], axis=0) for steps in sent], [])
-    attnd.close()
 
 
 def test_equal_ranks_are_never_odd_and_two_cannot_be_told(attnd, rng):
     same = softmax_maps(rng, 1, 3, 8, 8)
     for job, world in (("same", 4), ("two", 2), ("one", 1)):
-        trainers = [Trainer(attnd, job, rank, world=world, run=job.encode().ljust(16)) for rank in range(world)]
+        trainers = ranks_of(attnd, world, job)
         for trainer in trainers:
             trainer.attention(same if job == "same" else softmax_maps(rng, 1, 3, 8, 8))
         answer = by_rank(attnd, trainers)
@@ -173,7 +164,7 @@ def test_equal_ranks_are_never_odd_and_two_cannot_be_told(attnd, rng):
 
 
 def test_ranks_of_slices_have_their_heads_alone(attnd, rng):
-    trainers = [Trainer(attnd, "job", rank, world=4, run=b"r" * 16) for rank in range(4)]
+    trainers = ranks_of(attnd, 4)
     means = np.full((4, 4), np.nan)
     for rank, trainer in enumerate(trainers):
         weights, first = softmax_maps(rng, 1, 2, 8, 8), 2 * (rank == 3)
@@ -231,48 +222,6 @@ def test_on_a_hub_ranks_are_named_by_node(rng):
         file.write(b"no database" * 1000)
     answer = attnd.call("ranks", job="job", layer=5, last=3)
     assert [(one["rank"], one["node"]) for one in answer["ranks"]] == [(0, None)]
-    attnd.close()
-
-
-def test_a_window_waits_for_the_slower_rank(attnd, rng):
-    reader = Reader(attnd, "summary/")
-    ranks = [Trainer(attnd, "job", rank, world=2, run=b"r" * 16) for rank in range(2)]
-    for trainer in ranks:
-        trainer.event("hello")
-    weights = softmax_maps(rng, 1, 1, 4, 4)
-    ranks[0].attention(weights, epoch=0)
-    ranks[0].event("epoch_end", epoch=0)
-    ranks[0].attention(weights, epoch=1)
-    attnd.settled(5)
-    assert reader.silent()
-    ranks[1].attention(weights, epoch=0)
-    ranks[1].event("epoch_end", epoch=0)
-    _, summary = reader.next()
-    assert summary["ranks"] == 2 and summary["messages"] == 2 and not summary["window"]["partial"]
-
-
-def test_moving_on_closes_an_epoch_without_epoch_end(attnd, rng):
-    reader = Reader(attnd, "summary/")
-    trainer = Trainer(attnd, "job")
-    trainer.attention(softmax_maps(rng, 1, 1, 4, 4), epoch=0)
-    trainer.attention(softmax_maps(rng, 1, 1, 4, 4), epoch=1)
-    _, summary = reader.next()
-    assert summary["window"]["last"] == 0 and not summary["window"]["partial"]
-
-
-def test_two_runs_of_one_job_are_kept_apart(attnd, rng):
-    reader = Reader(attnd, "summary/")
-    runs = [Trainer(attnd, "job"), Trainer(attnd, "job")]
-    for n, trainer in enumerate(runs):
-        for _ in range(n + 1):
-            trainer.attention(softmax_maps(rng, 1, 1, 4, 4))
-        trainer.event("epoch_end", epoch=0)
-    messages = {}
-    for _ in range(2):
-        _, summary = reader.next()
-        messages[summary["run"]] = summary["messages"]
-    assert messages == {runs[0].run.hex(): 1, runs[1].run.hex(): 2}
-    assert len(attnd.call("jobs")) == 2
 
 
 def test_a_run_that_ends_again_and_again_does_not_fill_the_log(attnd):
@@ -316,48 +265,23 @@ def test_a_job_that_makes_room_takes_no_value_of_a_job_whose_name_begins_alike(r
     Trainer(attnd, "third").attention(softmax_maps(rng, 1, 2, 4, 4))
     wait_until(lambda: {job["job"] for job in attnd.call("jobs")} == {"gpt-2", "third"}, "the third job in the place of the first")
     assert attnd.call("summary", job="gpt-2")[0]["run"] == stays.run.hex()
-    attnd.close()
 
 
-def test_tensor_parallel_slices_fill_one_model(attnd, rng):
-    reader = Reader(attnd, "summary/")
-    weights = softmax_maps(rng, 1, 4, 6, 6)
-    ranks = [Trainer(attnd, "job", rank, world=2, run=b"r" * 16) for rank in range(2)]
-    for rank, trainer in enumerate(ranks):
-        trainer.attention(np.ascontiguousarray(weights[:, 2 * rank:2 * rank + 2]),
-                          head_offset=2 * rank, heads_total=4)
-    for trainer in ranks:
-        trainer.event("epoch_end", epoch=0)
-    _, summary = reader.next()
-    rows = -(weights.astype(np.float64) * np.log(weights)).sum(-1)[0]
-    np.testing.assert_allclose(summary["heads"]["entropy"]["mean"], rows.mean(-1), rtol=1e-5)
-
-
-KILLED_TRAINER = """
-import sys
-sys.path.insert(0, {here!r})
-from harness import Trainer, softmax_maps
-import numpy as np, zmq
-class Peer:
-    context = zmq.Context()
-    def endpoint(self, name): return "ipc://{directory}/" + name
-trainer = Trainer(Peer(), "killed")
-rng = np.random.default_rng(1)
-step = 0
-while True:
-    trainer.attention(softmax_maps(rng, 1, 2, 16, 16), step=step)
-    step += 1
-"""
+def train_without_end(attnd):
+    attnd.context = zmq.Context()
+    trainer, weights = Trainer(attnd, "killed"), softmax_maps(np.random.default_rng(1), 1, 2, 16, 16)
+    for step in itertools.count():
+        trainer.attention(weights, step=step)
 
 
 def test_a_killed_trainer_leaves_a_partial_window_and_a_healthy_daemon(rng):
     attnd = Attnd("limits.idle=4s", "window.timeout=1s")
     reader = Reader(attnd, "summary/")
-    here = os.path.dirname(__file__)
-    code = KILLED_TRAINER.format(here=here, directory=attnd.directory)
-    with subprocess.Popen([sys.executable, "-c", code]) as trainer:
-        wait_until(lambda: attnd.stats()["received"] >= 20, "20 messages")
-        trainer.send_signal(signal.SIGKILL)
+    trainer = multiprocessing.get_context("fork").Process(target=train_without_end, args=(attnd,))
+    trainer.start()
+    wait_until(lambda: attnd.stats()["received"] >= 20, "20 messages")
+    trainer.kill()
+    trainer.join()
     messages = 0
     while messages < 20:  # it was shown before where the trainer stood still
         topic, summary = reader.next()
@@ -370,76 +294,10 @@ def test_a_killed_trainer_leaves_a_partial_window_and_a_healthy_daemon(rng):
     while topic != "summary/other/decoder/0/self/" or summary["window"]["partial"]:
         topic, summary = reader.next()
     attnd.settled(22)
-    attnd.close()
 
 
-def test_a_daemon_restart_goes_on_with_running_trainers(rng):
-    attnd = Attnd()
-    trainer = Trainer(attnd, "job")
-    for step in range(5):
-        trainer.attention(softmax_maps(rng, 1, 1, 8, 8), step=step)
-    attnd.settled(5)
-    assert attnd.stop(signal.SIGKILL) != 0
-    attnd.start()
-    reader = Reader(attnd, "summary/")
-
-    def reconnected():
-        # Until ZeroMQ has reconnected, what is sent goes nowhere.
-        trainer.attention(softmax_maps(rng, 1, 1, 8, 8), step=5)
-        return attnd.stats()["received"]
-
-    before = wait_until(reconnected, "the reconnection")
-    for step in range(6, 9):
-        trainer.attention(softmax_maps(rng, 1, 1, 8, 8), step=step)
-    trainer.event("epoch_end", epoch=0)
-    _, summary = reader.next()
-    assert summary["messages"] >= before + 3 and summary["lost"] == 0
-    attnd.settled(summary["messages"] + 1)
-    attnd.close()
-
-
-def test_a_late_subscriber_gets_the_last_value(attnd, rng):
-    trainer = Trainer(attnd, "job")
-    for epoch in range(3):
-        trainer.attention(softmax_maps(rng, 1, 1, 8, 8), epoch=epoch)
-        trainer.event("epoch_end", epoch=epoch)
-    attnd.settled(6)
-    late = Reader(attnd, "summary/job/")
-    _, summary = late.next()
-    assert summary["snapshot"] is True and summary["window"]["last"] == 2
-    assert late.silent()
-    job = Reader(attnd, "job/")
-    _, state = job.next()
-    assert state["layers"] == [dict(stack="decoder", layer=0, site="self", heads=1)]
-
-
-def test_a_slice_of_the_heads_has_no_numbers_across_heads(attnd, rng):
-    reader = Reader(attnd, "live/")
-    trainer = Trainer(attnd, "job")
-    trainer.attention(softmax_maps(rng, 1, 2, 6, 6), head_offset=1, heads_total=4)
-    _, live = reader.next()
-    assert live["heads"]["entropy"][0] is None and live["heads"]["entropy"][3] is None
-    assert None not in live["heads"]["entropy"][1:3]
-    assert "importance" not in live["heads"] and not live.get("aggregate") and not live.get("top_pairs")
-
-
-def test_the_survivors_of_a_dead_rank_go_on(rng):
-    attnd = Attnd("window.unit=step", "window.timeout=10min")
-    reader = Reader(attnd, "summary/")
-    ranks = [Trainer(attnd, "job", rank, world=2, run=b"r" * 16) for rank in range(2)]
-    weights = softmax_maps(rng, 1, 1, 4, 4)
-    for trainer in ranks:
-        trainer.attention(weights, step=0)
-    for step in range(1, 100):
-        ranks[0].attention(weights, step=step)
-    assert attnd.settled(101)["dropped"] == {}
-    assert reader.next()[1]["window"]["partial"]
-    attnd.close()
-
-
-def test_losses_of_a_layer_show_with_its_next_message(attnd, rng):
-    reader = Reader(attnd, "summary/")
-    trainer = Trainer(attnd, "job")
+def test_losses_of_a_layer_show_with_its_next_message(rng):
+    _, reader, trainer = observed()
     weights = softmax_maps(rng, 1, 1, 4, 4)
     trainer.attention(weights, layer=1, epoch=0)
     trainer.attention(weights, layer=0, epoch=0)
@@ -456,9 +314,8 @@ def test_losses_of_a_layer_show_with_its_next_message(attnd, rng):
     assert (summary["layer"], summary["lost"], summary["dropped"]) == (1, 3, {"late": 1})
 
 
-def test_a_window_that_attnd_joined_late_is_partial(attnd, rng):
-    reader = Reader(attnd, "summary/")
-    trainer = Trainer(attnd, "job")
+def test_a_window_that_attnd_joined_late_is_partial(rng):
+    _, reader, trainer = observed()
     trainer.attention(softmax_maps(rng, 1, 1, 4, 4), epoch=7, seq=70)
     trainer.event("epoch_end", epoch=7)
     trainer.attention(softmax_maps(rng, 1, 1, 4, 4), epoch=8, seq=71)
@@ -506,7 +363,6 @@ def test_large_messages_of_one_job_do_not_delay_another(rng):
         turn += 1
         assert turn < 5, "a large message came before a small one each time"
     attnd.settled(7 * turn + 8)
-    attnd.close()
 
 
 def test_a_job_that_fills_the_budget_leaves_room_for_another(rng):
@@ -542,7 +398,6 @@ def test_a_process_has_no_more_room_by_naming_more_jobs(rng):
     stats = attnd.settled(134)
     dropped = {job["job"]: job["dropped"] for job in attnd.call("jobs")}
     assert dropped.pop("one") == {} and stats["dropped"]["over_budget"] > 32
-    attnd.close()
 
 
 def test_messages_of_a_job_stay_in_their_order_whoever_pays_for_them(rng):
@@ -559,4 +414,3 @@ def test_messages_of_a_job_stay_in_their_order_whoever_pays_for_them(rng):
         del other
         stats = attnd.settled(27 * (life + 1))
     assert (stats["dropped"], stats["lost"]) == ({}, 0)
-    attnd.close()

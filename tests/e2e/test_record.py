@@ -2,7 +2,6 @@
 """What was recorded is what came, and replaying it gives the same summaries and alerts, byte for byte."""
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
@@ -18,23 +17,16 @@ import numpy as np
 import pytest
 import zmq
 
-TESTS = pathlib.Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[1]
 RECORDINGS = TESTS / "golden" / "recordings"
 sys.path[:0] = [str(TESTS / "fuzz"), str(RECORDINGS)]
 import make_recording as golden  # noqa: E402
 from make_recordings import header, record  # noqa: E402
-from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_until
+from harness import ATTNCTL, ATTND, PATIENCE_S, Attnd, Reader, Trainer, attnctl, ranks_of, softmax_maps, wait_until
 
-ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 # Nothing that depends on how busy the machine is.
 STEADY = ("metrics.spectrum_budget=0", "history.enabled=false")
 SHARP = "rules: {sharp: {metric: entropy_normalized, each: head, below: 0.9}}\n"  # some heads of random maps are
-
-
-def attnctl(*arguments, attnd=None):
-    environment = dict(os.environ, ATTND_ADDRESS=attnd.directory if attnd else "/nobody")
-    return subprocess.run([ATTNCTL, *map(str, arguments)], capture_output=True, text=True, env=environment,
-                          timeout=4 * PATIENCE_S)
 
 
 def write_recording(path, messages):
@@ -116,7 +108,6 @@ class Tap:
 
     def __init__(self, attnd, job):
         self.socket = attnd.context.socket(zmq.SUB)
-        self.socket.linger = 0
         self.socket.rcvhwm = 0
         self.socket.connect(attnd.endpoint("tap"))
         self.socket.subscribe(f"tap/{job}/".encode())
@@ -131,7 +122,6 @@ class Tap:
 
     def silent(self):
         return not self.socket.poll(100)
-
 
 
 def test_nobody_else_reads_what_is_written(tmp_path, rng):
@@ -150,7 +140,6 @@ def test_nobody_else_reads_what_is_written(tmp_path, rng):
             path.name for path in written}
         assert [path for path in written if path.name != "log" and path.stat().st_mode & 0o077] == []
         recorder.end(signal.SIGINT)
-        attnd.close()
     finally:
         os.umask(umask)
 
@@ -160,8 +149,8 @@ def test_token_numbers_are_in_recordings_and_in_nothing_that_attnd_says(tmp_path
     numbers = [0x5EA1C0DE + i for i in range(5)]
     looks = [form for n in numbers for form in (struct.pack("<i", n), struct.pack(">i", n), struct.pack("<d", n),
                                                 struct.pack(">d", n), str(n).encode())]
-    rule = "rules:\n  copies:\n    metric: induction\n    each: head\n    above: 0.0\n    for: 1\n    severity: warning\n"
-    attnd = Attnd("history.commit=10ms", "window.unit=step", "window.length=1", config=rule)
+    attnd = Attnd("history.commit=10ms", "window.unit=step", "window.length=1",
+                  config="rules: {copies: {metric: induction, each: head, above: 0.0, for: 1, severity: warning}}\n")
     everything = Reader(attnd, "summary/", "alert/", "live/")
     recorder = Recorder(attnd, "gpt", tmp_path / "gpt.rec", "--until-end")
     trainer = Trainer(attnd, "gpt")
@@ -183,29 +172,26 @@ def test_token_numbers_are_in_recordings_and_in_nothing_that_attnd_says(tmp_path
     asked = [attnd.call(method, **place) for method in ("summary", "live", "map", "maps", "windows")]
     asked += [attnd.call(method, **place, metric="induction") for method in ("history", "grid")]
     asked += [attnd.call(method, job="gpt") for method in ("runs", "alerts", "verdict", "rollout")] + [attnd.call("jobs")]
-    exports = [attnctl("export", "gpt", form, attnd=attnd) for form in ("--csv", "--json")]
+    exports = [attnctl(attnd, "export", "gpt", form) for form in ("--csv", "--json")]
     assert all(export.returncode == 0 and "induction" in export.stdout for export in exports)
     files = [path for path in Path(attnd.directory).rglob("*") if path.is_file()]
     assert {"history.db", "history.db-wal", "log"} <= {path.name for path in files}
     for text in (b"".join(body for _, body in said), msgpack.packb(asked, default=repr),
                  "".join(export.stdout for export in exports).encode(), *(path.read_bytes() for path in files)):
         assert not [look for look in looks if look in text]
-    attnd.close()
 
 
-def publish_run(attnd, rng, job="gpt", ranks=2, epochs=3, slowly=False):
-    """Random messages of several ranks, layers and tiers, which begin and end as a run does; `slowly` waits for attnd
+def publish_run(attnd, rng, slowly, epochs=3):
+    """Random messages of two ranks, several layers and tiers, which begin and end as a run does; `slowly` waits for attnd
     after each step, without which parts of matrices of two ranks might overtake each other. Returns how many."""
-    run = rng.bytes(16)
-    trainers = [Trainer(attnd, job, rank, ranks, run) for rank in range(ranks)]
-    sent = 0
+    trainers, sent = ranks_of(attnd, 2, "gpt"), 0
     for trainer in trainers:
         trainer.event("hello", client="test")
         sent += 1
     for epoch in range(epochs):
         for step in range(3 * epoch, 3 * epoch + 3):
             shared = rng.normal(size=(8, 12)).astype(np.float32)
-            for rows, trainer in zip(np.array_split(np.arange(8), len(trainers)), trainers):
+            for first_row, trainer in zip((0, 4), trainers):
                 place = dict(epoch=epoch, step=step)
                 trainer.attention(softmax_maps(rng, 2, 3, 7, 7, causal=True), causal=True, layer=0, **place)
                 trainer.attention(softmax_maps(rng, 1, 2, 5, 9), layer=0, site="cross", **place)
@@ -213,7 +199,8 @@ def publish_run(attnd, rng, job="gpt", ranks=2, epochs=3, slowly=False):
                 trainer.qk(q, k[:, :2], scale=0.35, causal=True, layer=1, **place)
                 trainer.projections(wq=rng.normal(size=(8, 12)).astype(np.float32), heads=2, head_dim=4, layer=2, **place)
                 of_parts = trainer if slowly else trainers[0]
-                of_parts.projections(wq=shared[rows], heads=2, head_dim=4, layer=3, parts={"wq": [8, 12, int(rows[0]), 0]}, **place)
+                of_parts.projections(wq=shared[first_row:first_row + 4], heads=2, head_dim=4, layer=3,
+                                     parts={"wq": [8, 12, first_row, 0]}, **place)
                 sent += 5
             if slowly:
                 attnd.settled(sent)
@@ -245,14 +232,17 @@ def results_of(attnd):
 
 
 def record_run(path, rng, slowly):
-    """A recording of a run with byes, its number of messages, what was published of it, and the verdict."""
+    """A recording of a run with byes, its number of messages, what was published of it, and the verdict; beside it one
+    that is compressed."""
     attnd = Attnd(*STEADY, config=SHARP)
     reader = results_of(attnd)
     recorder = Recorder(attnd, "gpt", path, "--until-end")
-    messages = publish_run(attnd, rng, slowly=slowly)
+    packed = Recorder(attnd, "gpt", f"{path}.packed", "--until-end", "--compress")
+    messages = publish_run(attnd, rng, slowly)
     code, out, err = recorder.end()
     assert (code, err) == (0, "")
     assert re.fullmatch(rf"{re.escape(str(path))}: {messages} messages of gpt, .* in .*, 0 lost\n", out)
+    assert packed.end()[0] == 0 and os.path.getsize(f"{path}.packed") < os.path.getsize(path)
     results, verdict = collect_results(reader), attnd.call("verdict", job="gpt")
     assert {topic.split(b"/")[0] for topic, _ in results} == {b"summary", b"alert"} and verdict["alerts"]
     attnd.close()
@@ -279,29 +269,27 @@ def test_the_file_is_as_its_picture_says_and_holds_what_was_sent(tmp_path, attnd
         assert times == sorted(times) and abs(times[-1] - time.time()) < 60
 
 
-@pytest.mark.parametrize("slowly", [False, True])
-def test_replaying_gives_the_same_summaries_and_verdict_byte_for_byte(recorded, tmp_path, rng, slowly):
+@pytest.mark.parametrize("slowly, packed", [(False, ""), (True, ""), (True, ".packed")])
+def test_replaying_gives_the_same_summaries_and_verdict_byte_for_byte(recorded, tmp_path, rng, slowly, packed):
     path, messages, results, verdict = recorded if slowly else record_run(tmp_path / "run.rec", rng, slowly=False)
     fresh = Attnd(*STEADY, config=SHARP)
     reader = results_of(fresh)
-    result = attnctl("replay", path, attnd=fresh)
+    result = attnctl(fresh, "replay", f"{path}{packed}")
     assert (result.returncode, result.stderr) == (0, "")
-    assert re.fullmatch(rf"{re.escape(str(path))}: {messages} messages sent, .*; attnd processed {messages}, dropped 0\n",
+    assert re.fullmatch(rf"{re.escape(str(path))}{packed}: {messages} messages sent, .*; attnd processed {messages}, dropped 0\n",
                         result.stdout)
     assert collect_results(reader) == results
     assert msgpack.packb(fresh.call("verdict", job="gpt")) == msgpack.packb(verdict)
-    fresh.close()
 
 
 def test_a_run_that_is_known_already_is_refused_and_said_to_be(recorded):
     path, messages, *_ = recorded
     fresh = Attnd(*STEADY)
-    assert attnctl("replay", path, attnd=fresh).returncode == 0
-    again = attnctl("replay", path, attnd=fresh)
+    assert attnctl(fresh, "replay", path).returncode == 0
+    again = attnctl(fresh, "replay", path)
     assert again.returncode == 1
     assert f"attnd processed 0, dropped {messages}: " in again.stdout
     assert again.stdout.endswith("attnd had these runs already: restart it, or replay to another one\n")
-    fresh.close()
 
 
 @pytest.mark.parametrize("path", sorted(RECORDINGS.glob("*.rec")), ids=lambda path: path.stem)
@@ -311,13 +299,12 @@ def test_a_recording_of_an_earlier_version_says_what_it_always_said(path):
     assert {header["type"] for header in headers} - {"state"} == {"attention", "qk", "weights", "event"}
     assert {header.get("event") for header in headers} - {"log"} == {None, "hello", "epoch_end", "bye"}
     fresh = Attnd(*golden.SETTINGS)
-    assert attnctl("replay", path, attnd=fresh).returncode == 0
+    assert attnctl(fresh, "replay", path).returncode == 0
     said, expected = golden.said(fresh, len(headers)), json.loads(path.with_suffix(".json").read_text())
     for layer, known in zip(said["layers"], expected["layers"]):
         assert layer.pop("entropy") == pytest.approx(known.pop("entropy"), abs=1e-5)
     assert said == expected
-    fresh.close()
-    result = attnctl("check", path, "--json")
+    result = attnctl(None, "check", path, "--json")
     assert result.returncode in (0, 1) and json.loads(result.stdout)["messages"] == len(headers)
 
 
@@ -336,24 +323,6 @@ def test_the_tap_passes_on_every_frame_as_it_came(attnd, rng):
     assert attnd.settled(5)["tapped"] == 5
 
 
-def test_a_compressed_recording_is_smaller_and_replays_the_same(tmp_path, rng):
-    attnd = Attnd(*STEADY)
-    reader = results_of(attnd)
-    plain = Recorder(attnd, "gpt", tmp_path / "plain.rec", "--until-end")
-    packed = Recorder(attnd, "gpt", tmp_path / "packed.rec", "--until-end", "--compress")
-    messages = publish_run(attnd, rng)
-    assert plain.end()[0] == packed.end()[0] == 0
-    results = collect_results(reader)
-    attnd.close()
-    assert os.path.getsize(tmp_path / "packed.rec") < os.path.getsize(tmp_path / "plain.rec")
-    fresh = Attnd(*STEADY)
-    reader = results_of(fresh)
-    result = json.loads(attnctl("replay", tmp_path / "packed.rec", "--json", attnd=fresh).stdout)
-    assert (result["sent"], result["processed"], result["not_asked_for"], result["dropped"]) == (messages, messages, 0, {})
-    assert collect_results(reader) == results
-    fresh.close()
-
-
 def test_a_killed_recorder_leaves_whole_messages(tmp_path, attnd, rng):
     path = tmp_path / "run.rec"
     trainer = Trainer(attnd, "gpt")
@@ -365,12 +334,11 @@ def test_a_killed_recorder_leaves_whole_messages(tmp_path, attnd, rng):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1000])
     fresh = Attnd(*STEADY)
-    result = attnctl("replay", path, attnd=fresh)
+    result = attnctl(fresh, "replay", path)
     assert result.returncode == 0
     assert re.fullmatch(rf"attnctl: {re.escape(str(path))}: message 20, at byte \d+: "
                         "the recording ends in the middle of a record\n", result.stderr)
     assert "19 messages sent" in result.stdout and "processed 19, dropped 0" in result.stdout
-    fresh.close()
 
 
 def test_a_damaged_recording_is_replayed_up_to_there(recorded, tmp_path):
@@ -379,12 +347,11 @@ def test_a_damaged_recording_is_replayed_up_to_there(recorded, tmp_path):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     fresh = Attnd(*STEADY)
-    result = attnctl("replay", path, "--json", attnd=fresh)
+    result = attnctl(fresh, "replay", path, "--json")
     assert result.returncode == 2
     assert "a record of the recording is damaged" in result.stderr
     assert 0 < json.loads(result.stdout)["processed"] < messages
     assert fresh.stats()["received"] == json.loads(result.stdout)["sent"]
-    fresh.close()
 
 
 def test_recording_ends_as_it_is_told_to(tmp_path, attnd, rng):
@@ -404,22 +371,14 @@ def test_recording_ends_as_it_is_told_to(tmp_path, attnd, rng):
         assert Recorder(attnd, "gpt", tmp_path / f"{sig}.rec").end(sig)[0] == 0
 
 
-def test_one_rank_of_many_ends_the_recording_by_its_bye(tmp_path, attnd):
-    trainer = Trainer(attnd, "gpt", rank=2, world=4)
-    recorder = Recorder(attnd, "gpt", tmp_path / "run.rec", "--until-end")
-    for event in ("hello", "bye"):
-        trainer.event(event)
-    assert recorder.end()[0] == 0
-
-
 def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, attnd):
     path = tmp_path / "run.rec"
     path.write_text("precious")
-    result = attnctl("record", "gpt", path, "--seconds", 0.1, attnd=attnd)
+    result = attnctl(attnd, "record", "gpt", path, "--seconds", 0.1)
     assert result.returncode == 2
     assert result.stderr == f"attnctl: {path}: File exists; choose another name, or replace it with --force\n"
     assert path.read_text() == "precious"
-    assert attnctl("record", "gpt", path, "--seconds", 0.1, "--force", attnd=attnd).returncode == 0
+    assert attnctl(attnd, "record", "gpt", path, "--seconds", 0.1, "--force").returncode == 0
     assert path.stat().st_size == 32
 
 
@@ -448,7 +407,6 @@ def test_a_recorder_that_is_too_slow_says_what_it_lost(tmp_path, rng, goes_on):
     assert (code, summary["lost"], summary["breaks"]) == (1, stats["tap_dropped"], 0)
     assert summary["messages"] == stats["tapped"] == count_records(tmp_path / "run.rec")
     assert stats["tapped"] + stats["tap_dropped"] == sent
-    attnd.close()
 
 
 def test_what_is_on_its_way_is_recorded_before_the_end(tmp_path, attnd, rng):
@@ -484,8 +442,6 @@ def test_a_restart_of_attnd_is_noticed_by_the_recorder(tmp_path, rng):
     wait_until(heard_again, "the recorder to be there again")
     code, out, _ = recorder.end(signal.SIGINT)
     assert code == 1 and json.loads(out)["breaks"] == 1
-    trainer.close()
-    attnd.close()
 
 
 def test_the_rhythm_is_that_of_the_recording(tmp_path):
@@ -497,30 +453,20 @@ def test_the_rhythm_is_that_of_the_recording(tmp_path):
         fresh = Attnd(*STEADY)
         tap = Tap(fresh, "gpt")
         began = time.monotonic()
-        assert attnctl("replay", path, *arguments, attnd=fresh).returncode == 0
+        assert attnctl(fresh, "replay", path, *arguments).returncode == 0
         assert at_least <= time.monotonic() - began < at_least + PATIENCE_S
         assert [msgpack.unpackb(tap.next()[3])["seq"] for _ in messages] == [0, 1, 2]
-        fresh.close()
 
 
 def test_replay_needs_somebody_who_asks(tmp_path, recorded):
     path = recorded[0]
-    result = attnctl("replay", path, "--endpoint", "ipc:///nobody", "--timeout", 0.2)
+    result = attnctl(None, "replay", path, "--endpoint", "ipc:///nobody", "--timeout", 0.2)
     assert result.returncode == 3 and "cannot reach attnd" in result.stderr
     fresh = Attnd(*STEADY)
-    result = attnctl("replay", path, "--ingest", f"ipc://{tmp_path}/nobody", "--timeout", 0.2, attnd=fresh)
+    result = attnctl(fresh, "replay", path, "--ingest", f"ipc://{tmp_path}/nobody", "--timeout", 0.2)
     assert result.returncode == 3
     assert result.stderr == (f"attnctl: attnd does not subscribe at ipc://{tmp_path}/nobody, its ingest.endpoint, "
                              "within 0.2 s\n")
-    fresh.close()
-
-
-def test_what_nobody_listens_to_is_not_tapped(attnd, rng):
-    trainer = Trainer(attnd, "gpt")
-    other = Tap(attnd, "other")
-    trainer.attention(softmax_maps(rng, 1, 2, 8, 8))
-    assert attnd.settled(1)["tapped"] == 0
-    other.socket.close()
 
 
 # check
@@ -533,7 +479,7 @@ def check(tmp_path, messages, *options, rules=EPOCHS):
     path = tmp_path / "run.rec"
     write_recording(path, messages)
     (tmp_path / "rules.yaml").write_text(rules)
-    return attnctl("check", path, "--rules", tmp_path / "rules.yaml", *options)
+    return attnctl(None, "check", path, "--rules", tmp_path / "rules.yaml", *options)
 
 
 def test_a_healthy_recording_passes_the_check(tmp_path, rng):
@@ -549,18 +495,17 @@ def test_a_collapse_fails_the_check(tmp_path, rng, ends):
     assert (result.returncode, result.stderr) == (1, "")
     assert "critical entropy_collapse since epoch 4 step 4: " in result.stdout
     assert result.stdout.endswith(f" in 6 windows of {13 if ends else 11} messages\n")
-    alerts = json.loads(attnctl("check", tmp_path / "run.rec", "--rules", tmp_path / "rules.yaml", "--json").stdout)
+    alerts = json.loads(attnctl(None, "check", tmp_path / "run.rec", "--rules", tmp_path / "rules.yaml", "--json").stdout)
     assert "entropy_collapse" in [alert["rule"] for alert in alerts["alerts"]]
     assert all(alert["state"] == "firing" for alert in alerts["alerts"])
     assert (alerts["windows"], alerts["dropped"]) == (6, {})
 
 
 def test_the_rules_of_a_file_decide(tmp_path, rng):
-    rules = EPOCHS + "rules:\n  %s: {metric: entropy_normalized, above: %s}\n"
-    collapsing = training(rng, collapses_at=3)
+    mine = EPOCHS + "rules:\n  mine: {metric: entropy_normalized, above: 0.5}\n"
     off = EPOCHS + "rules:\n  entropy_collapse: {enabled: false}\n  entropy_falls: {enabled: false}\n"
-    assert check(tmp_path, collapsing, rules=off).returncode == 0
-    result = check(tmp_path, training(rng), rules=rules % ("mine", 0.5))
+    assert check(tmp_path, training(rng, collapses_at=3), rules=off).returncode == 0
+    result = check(tmp_path, training(rng), rules=mine)
     assert result.returncode == 1 and result.stdout.startswith("warning  mine since epoch 0 step 0: ")
     assert check(tmp_path, training(rng), rules="window: {unit: epoch, length: 6, every: 6}\n").stdout.endswith(
         " in 1 window of 13 messages\n")
@@ -579,12 +524,11 @@ def test_a_recording_larger_than_the_budget_is_replayed_and_checked_without_loss
     messages = larger_than_the_budget(rng)
     write_recording(path, messages)
     fresh = Attnd(*STEADY, "ingest.budget=3MiB", "ingest.max_message=2MiB", "workers.threads=1")
-    result = attnctl("replay", path, "--json", attnd=fresh)
+    result = attnctl(fresh, "replay", path, "--json")
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["processed"] == len(messages) and json.loads(result.stdout)["dropped"] == {}
     assert fresh.stats()["lost"] == 0
-    fresh.close()
-    result = attnctl("check", path, "--json", "--rules", rules)
+    result = attnctl(None, "check", path, "--json", "--rules", rules)
     assert result.stderr == "" and json.loads(result.stdout)["dropped"] == {}
     assert json.loads(result.stdout)["messages"] == len(messages)
 
@@ -606,38 +550,39 @@ def test_a_check_that_cannot_judge_says_so(tmp_path, rng):
     result = check(tmp_path, training(rng), rules="rules:\n  mine: {metric: entropie, above: 1}\n")
     assert result.returncode == 2 and result.stderr.startswith(f"attnctl: {tmp_path}/rules.yaml:2: ")
     assert "entropie" in result.stderr
-    result = attnctl("check", tmp_path / "run.rec", "--rules", tmp_path / "none.yaml")
+    result = attnctl(None, "check", tmp_path / "run.rec", "--rules", tmp_path / "none.yaml")
     assert result.returncode == 2 and "none.yaml" in result.stderr
     path = tmp_path / "run.rec"
     path.write_bytes(path.read_bytes()[:-5] + b"xxxxx")
-    result = attnctl("check", path)
+    result = attnctl(None, "check", path)
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.endswith("a record of the recording is damaged\n")
 
 
 def test_a_check_leaves_nothing_behind(tmp_path, rng):
-    environment = dict(os.environ, TMPDIR=str(tmp_path / "tmp"), HOME=str(tmp_path), XDG_STATE_HOME=str(tmp_path))
     (tmp_path / "tmp").mkdir()
     write_recording(tmp_path / "run.rec", training(rng))
-    subprocess.run([ATTNCTL, "check", tmp_path / "run.rec"], check=True, capture_output=True, env=environment,
-                   timeout=PATIENCE_S)
+    assert attnctl(None, "check", tmp_path / "run.rec", TMPDIR=str(tmp_path / "tmp"), HOME=str(tmp_path),
+                   XDG_STATE_HOME=str(tmp_path)).returncode == 0
     assert sorted(os.listdir(tmp_path)) == ["run.rec", "tmp"] and os.listdir(tmp_path / "tmp") == []
 
 
 def test_attnd_judges_what_attnctl_checks(tmp_path, rng):
     checked = check(tmp_path, training(rng, collapses_at=4), "--json", rules="window: {unit: epoch, length: 2, every: 2}\n")
-    judged = subprocess.run([ATTND, "--judge", tmp_path / "run.rec", "--json", "--set", "window.unit=epoch", "--set",
-                             "window.length=2", "--set", "window.every=2"], capture_output=True, text=True, timeout=PATIENCE_S)
+
+    def judge(*words):
+        return subprocess.run([ATTND, "--judge", *words], capture_output=True, text=True, timeout=PATIENCE_S)
+
+    judged = judge(tmp_path / "run.rec", "--json", "--set=window.unit=epoch", "--set=window.length=2", "--set=window.every=2")
     said, expected = json.loads(judged.stdout), json.loads(checked.stdout)
     assert (judged.returncode, judged.stderr) == (1, "") and said["windows"] == 3
     for alert in said.pop("alerts"):
         known = expected["alerts"].pop(0)
         assert {**alert, "time_ns": 0} == {**known, "time_ns": 0}
     assert said.items() < expected.items() and expected["alerts"] == []
-    judged = subprocess.run([ATTND, "--judge", tmp_path / "none.rec"], capture_output=True, text=True, timeout=PATIENCE_S)
+    judged = judge(tmp_path / "none.rec")
     assert (judged.returncode, judged.stderr) == (2, f"attnd: {tmp_path}/none.rec: No such file or directory\n")
-    judged = subprocess.run([ATTND, "--judge", "\33[31mnone.rec"], capture_output=True, text=True, timeout=PATIENCE_S)
-    assert judged.stderr == "attnd: ?[31mnone.rec: No such file or directory\n"
+    assert judge("\33[31mnone.rec").stderr == "attnd: ?[31mnone.rec: No such file or directory\n"
 
 
 def test_a_check_looks_for_attnd_beside_attnctl_and_in_the_path(tmp_path, rng):
@@ -688,14 +633,13 @@ def test_errors_name_the_file_and_the_reason(tmp_path):
             path.unlink(missing_ok=True)
             if content is not None:
                 path.write_bytes(content)
-            result = attnctl(command, path, attnd=attnd)
+            result = attnctl(attnd, command, path)
             assert (result.returncode, result.stderr) == (2, f"attnctl: {path}: {reason}\n")
-        result = attnctl(command, tmp_path, attnd=attnd)
+        result = attnctl(attnd, command, tmp_path)
         assert (result.returncode, result.stderr) == (2, f"attnctl: {tmp_path}: not a regular file\n")
-    result = attnctl("record", "a job", tmp_path / "run.rec", attnd=attnd)
+    result = attnctl(attnd, "record", "a job", tmp_path / "run.rec")
     assert (result.returncode, result.stderr) == (
         2, "attnctl: 'a job' is no name of a job (valid: 1 to 128 of A-Z a-z 0-9 . _ -)\n")
-    result = attnctl("record", "gpt", "/dev/full", "--force", attnd=attnd)
+    result = attnctl(attnd, "record", "gpt", "/dev/full", "--force")
     assert (result.returncode, result.stderr) == (
         2, "attnctl: /dev/full: No space left on device; what was written before can be used\n")
-    attnd.close()

@@ -10,31 +10,23 @@ import subprocess
 import sys
 import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 from harness import ATTND, PATIENCE_S, Attnd, Trainer, wait_until
+from web import Web, write_tokens
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 
 TRAIN = """
 import time, torch, attnd, attnd.start
 attnd.start.IDLE = "5s"
-class Model(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
-    def forward(self, x):
-        return self.attention(x, x, x)[0]
-model = Model()
-optimizer = torch.optim.SGD(model.parameters(), 0.1)
-with attnd.watch(model, "auto", start="auto", every=1, wait=60) as w:
+model = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+with attnd.watch(model, "auto", start="auto", every=1, steps="manual", wait=60) as w:
     until = time.monotonic() + 90
-    while True:
-        model(torch.randn(2, 4, 8)).sum().backward()
-        optimizer.step()
+    while not w.stats()["sent_bytes"] and time.monotonic() < until:
+        model(*[torch.randn(2, 4, 8)] * 3)
         w.step()
-        if w.stats()["sent_bytes"] or time.monotonic() > until:
-            break
 print("trained")
 input()
 """
@@ -169,8 +161,7 @@ class Host:
         return self.python(script, str(number), self.place, **more)
 
     def logged(self):
-        names = [name for name in os.listdir(self.state) if name.endswith(".log")] if os.path.isdir(self.state) else []
-        return "".join(open(f"{self.state}/{name}", errors="replace").read() for name in names)
+        return "".join(path.read_text(errors="replace") for path in Path(self.state).glob("*.log"))
 
     def pids(self):
         """Of all daemons that were started, dead or alive."""
@@ -203,9 +194,9 @@ def alive(pid):
 def descriptors(pid):
     """Its pipes and sockets, which two processes have in common when one has inherited them."""
     links = set()
-    for name in os.listdir(f"/proc/{pid}/fd"):
+    for path in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            links.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+            links.add(os.readlink(path))
     return {link for link in links if link.startswith(("pipe:", "socket:"))}
 
 
@@ -323,15 +314,13 @@ def test_tcp_and_one_socket_are_not_started(host):
 
 
 def executable(path, text, mode=0o755):
-    with open(path, "wb") as file:
-        file.write(text if isinstance(text, bytes) else text.encode())
-    os.chmod(path, mode)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.chmod(mode)
     return str(path)
 
 
 def of_another_processor(path):
-    with open(ATTND, "rb") as file:
-        start = bytearray(file.read(4096))
+    start = bytearray(Path(ATTND).read_bytes()[:4096])
     start[18:20] = (4660).to_bytes(2, "little")
     return executable(path, bytes(start))
 
@@ -375,16 +364,19 @@ def test_another_version_is_started_and_told(host, tmp_path):
     assert out == "there" and "attnd is version 99.0.0 and this client is version" in said
 
 
+def warning_of_no_history(out, said):
+    """The one warning, of an attnd that was started; it is ended here, as its log is not where others have theirs."""
+    os.kill(int(re.search(r"process (\d+), log (\S+)\)", said)[1]), signal.SIGKILL)
+    warning, = [line for line in said.splitlines() if line.startswith("job auto: ")]
+    assert out == "there" and "attnd keeps no history: " in warning
+    return warning
+
+
 def test_a_home_that_cannot_be_written_costs_the_history_and_one_warning(host, tmp_path):
     (tmp_path / "file").write_text("no directory")
     out, said = finish(host.rank(XDG_STATE_HOME=f"{tmp_path}/file"))
-    pid = int(re.search(r"process (\d+), log (\S+)\)", said)[1])
-    try:
-        assert out == "there" and f"log {host.place}/attnd-" in said
-        warning, = [line for line in said.splitlines() if line.startswith("job auto: ")]
-        assert "attnd keeps no history: " in warning and f"{tmp_path}/file" in warning and "set XDG_STATE_HOME" in warning
-    finally:
-        os.kill(pid, signal.SIGKILL)
+    warning = warning_of_no_history(out, said)
+    assert f"log {host.place}/attnd-" in said and f"{tmp_path}/file" in warning and "set XDG_STATE_HOME" in warning
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a disk")
@@ -397,11 +389,7 @@ subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", {host.environm
 subprocess.run(["dd", "if=/dev/zero", "of={host.environment["XDG_STATE_HOME"]}/filler"], stderr=subprocess.DEVNULL)
 {RANK}"""
     out, said = finish(host.rank(script=wrapped, before=("unshare", "--mount")))
-    pid = int(re.search(r"process (\d+), log (\S+)\)", said)[1])
-    os.kill(pid, signal.SIGKILL)
-    assert out == "there"
-    warning, = [line for line in said.splitlines() if line.startswith("job auto: ")]
-    assert "attnd keeps no history: " in warning and "disk is full. Mend that, or set XDG_STATE_HOME" in warning
+    assert "disk is full. Mend that, or set XDG_STATE_HOME" in warning_of_no_history(out, said)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have ports of its own")
@@ -431,10 +419,9 @@ def test_a_page_that_refuses_its_user_is_told_with_the_reason(host, tmp_path, mo
     pid, = host.pids()
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not alive(pid), "its end")
-    (tmp_path / "token").touch(mode=0o600)
-    (tmp_path / "token").write_text("0123456789abcdef\n")
+    write_tokens(tmp_path / "token", "0123456789abcdef")
     monkeypatch.setattr("harness.ATTND", program)
-    Attnd("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*", f"http.token_file={tmp_path}/token", directory=host.place)
+    Web(f"http.token_file={tmp_path}/token", directory=host.place)
     out, said = finish(host.rank(script=script))
     assert re.fullmatch(r"attnd: the page is \S+ on \S+; it asks for a token of http.token_file\n", said)
 

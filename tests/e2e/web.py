@@ -2,6 +2,8 @@
 """web: an attnd with HTTP, and clients of its API and its event stream."""
 import http.client
 import json
+import re
+import socket
 
 from harness import PATIENCE_S, Attnd, Trainer, softmax_maps
 
@@ -36,6 +38,25 @@ class Web(Attnd):
         assert response.status == status, body
         assert response.headers["Content-Type"] == "application/json"
         return json.loads(body)
+
+
+    def metric(self, name):
+        text = self.get("/metrics")[1].decode()
+        return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.M).group(1))
+
+    def by_hand(self, sent=b"", receives=None):
+        """A socket on which these bytes have been sent; `receives` bounds what its kernel takes of the answers."""
+        client = socket.socket()
+        client.settimeout(PATIENCE_S)
+        if receives:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+        client.connect(("127.0.0.1", self.port))
+        client.sendall(sent)
+        return client
+
+
+def request(path):
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 class Stream:

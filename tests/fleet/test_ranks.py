@@ -6,8 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 from fleet import WINDOW, Hub, LayerState, Node, Training, publish, whole
-from harness import PATIENCE_S, Attnd, wait_until
-from test_ranks_and_jobs import ATTNCTL
+from harness import ATTNCTL, PATIENCE_S, Attnd, wait_until
 
 ODD = 4  # of six ranks, on the second of three nodes
 

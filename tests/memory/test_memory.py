@@ -164,7 +164,7 @@ def test_numbers_are_those_of_frames_bit_by_bit(run, tmp_path, rng):
     assert all(len(frame) != 40 for _, frames in recorded for frame in frames)
     fresh = Attnd(*STEADY)
     reader = results_of(fresh)
-    assert attnctl("replay", tmp_path / "run.rec", attnd=fresh).returncode == 0
+    assert attnctl(fresh, "replay", tmp_path / "run.rec").returncode == 0
     assert collect_results(reader) == results != []
     assert fresh.stats()["shared"] == 0
     fresh.close()
