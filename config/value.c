@@ -18,7 +18,6 @@
 #include "config/value.h"
 
 #include "config/capture.h"
-#include "config/servers.h"
 #include "config/config.h"
 
 #include <assert.h>

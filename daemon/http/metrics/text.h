@@ -4,7 +4,7 @@
 #ifndef DAEMON_HTTP_METRICS_TEXT_H
 #define DAEMON_HTTP_METRICS_TEXT_H
 
-#include "daemon/base/latency.h"
+#include "daemon/base/stats.h"
 
 #include <stdbool.h>
 #include <stddef.h>
