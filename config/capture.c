@@ -6,7 +6,6 @@
 #include "config/config.h"
 #include "proto/header.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 

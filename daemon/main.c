@@ -5,7 +5,6 @@
 #include "daemon/judge.h"
 #include "daemon/restart.h"
 #include "daemon/base/log.h"
-#include "config/config.h"
 
 #include <errno.h>
 #include <getopt.h>

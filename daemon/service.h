@@ -12,7 +12,6 @@
 #include "daemon/base/pulse.h"
 #include "daemon/base/stats.h"
 
-#include <stdbool.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <uv.h>

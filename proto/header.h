@@ -12,11 +12,6 @@
 #include "proto/metric.h"
 #include "proto/named.h"
 #include "proto/tensor.h"
-#include "proto/mpk.h"
-
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
 /* own_window: the windows that a job asks for in its `hello`: they follow one another. Pure; any
  * thread. */

@@ -5,7 +5,6 @@
 #include "proto/header_internal.h"
 
 #include "proto/err.h"
-#include "proto/mpk.h"
 
 static void header_encode_put_flag(struct mpk_writer *writer, const char *key, bool flag)
 {

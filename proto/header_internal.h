@@ -6,7 +6,6 @@
 #define PROTO_HEADER_INTERNAL_H
 
 #include "proto/header.h"
-#include "proto/mpk.h"
 
 /* Reads the list under `tensors` of a message of header->type, and from the shapes B, H, Tq, Tk and
  * the like. Returns 0 or an error of err.def. */

@@ -11,13 +11,11 @@
 #include "daemon/base/keys.h"
 #include "daemon/base/log.h"
 #include "daemon/http/page_url.h"
-#include "config/config.h"
 #include "daemon/base/endpoint.h"
 
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

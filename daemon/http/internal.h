@@ -5,16 +5,12 @@
 #define DAEMON_HTTP_INTERNAL_H
 
 #include "daemon/http/events.h"
-#include "daemon/base/feed.h"
 #include "daemon/http/http.h"
 #include "daemon/http/metrics/metrics.h"
 #include "daemon/http/route.h"
 #include "daemon/http/whose.h"
-#include "proto/mpk.h"
 
-#include <microhttpd.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 
 /* peer: the connections of the server, and how long each has been without a complete request. A
  * client that sends its request byte by byte is never idle to the server; here it is. */

@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zmq.h>
 
 /* Entries of one answer. */
 #define ANSWER_MAX 4096

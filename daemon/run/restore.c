@@ -9,7 +9,6 @@
 #include "daemon/base/log.h"
 #include "daemon/run/checkpoint.h"
 #include "daemon/state/stored.h"
-#include "daemon/run/run.h"
 #include "daemon/run/stream.h"
 
 #include <inttypes.h>

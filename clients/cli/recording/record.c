@@ -5,7 +5,6 @@
  * says how many; a number that fits neither means that the connection broke in between. An end that
  * comes at some time, like Ctrl-C, first takes what is on its way. The file is made when attnd has
  * said that it hears us, so that a failure leaves none. */
-#include "clients/cli/base/cli.h"
 #include "clients/c/src/drain.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/system.h"

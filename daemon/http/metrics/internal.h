@@ -8,7 +8,6 @@
 #include "daemon/base/hash.h"
 #include "proto/header.h"
 #include "proto/metric.h"
-#include "proto/mpk.h"
 
 struct metrics {
     const struct config *config;

@@ -3,7 +3,6 @@
 
 #include "config/access.h"
 #include "proto/result.h"
-#include "daemon/http/metrics/text.h"
 
 #include <math.h>
 #include <stdio.h>

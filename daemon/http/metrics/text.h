@@ -8,7 +8,6 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 
 /* Longest number, without a NUL. */
 #define METRICS_NUMBER_MAX 32
