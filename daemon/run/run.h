@@ -9,7 +9,7 @@
 #include "proto/err.h"
 #include "daemon/ingest/message.h"
 #include "proto/result.h"
-#include "daemon/ingest/drop_totals.h"
+#include "daemon/ingest/sequence.h"
 #include "daemon/ingest/work.h"
 #include "daemon/base/stats.h"
 #include "daemon/run/cost.h"
