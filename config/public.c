@@ -3,7 +3,6 @@
  * itself, and so can be any argument of a command. */
 #include "config/config.h"
 
-#include <stdio.h>
 #include <string.h>
 
 static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* rules: the tables of rules.def, and rules as text. Reading them from a file: rule_read.c; whether
- * what is read makes sense: rule_check.c. */
+/* rules: the tables of rules.def, and rules as text. Reading and checking them from a
+ * file: rule_read.c. */
 #include "config/rules_internal.h"
 
 #include "proto/result.h"

@@ -18,9 +18,6 @@
 
 #include "proto/metric.h"
 
-#include <stdbool.h>
-#include <stdint.h>
-
 struct config;
 
 #define RULE_NAME_MAX    63

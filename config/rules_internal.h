@@ -93,7 +93,4 @@ int rules_put(struct rule_draft *draft, enum rule_key key, const char *text, str
               char *reterr);
 int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr);
 
-/* Whether what the keys say fits together. Returns 0, or -1 with a message. */
-int rule_check(const struct rule_draft *draft, char *reterr);
-
 #endif

@@ -18,13 +18,11 @@
 #include "config/value.h"
 
 #include "config/capture.h"
-#include "config/servers.h"
 #include "config/config.h"
 
 #include <assert.h>
 #include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>

@@ -146,7 +146,8 @@ static void daemon_reload_keys(struct daemon *daemon)
                   LOG_STR("in_force", "the list as it was"));
         return;
     }
-    reload_log_keys(keys_count(daemon->keys), revoked);
+    log_event(LOG_INFO, "keys_read", LOG_NUM("keys", keys_count(daemon->keys)),
+              LOG_STR("connections", revoked ? "ended" : "kept"));
     ingest_follow_keys(daemon->ingest);
     if (revoked) {
         publisher_renew(daemon->publisher);
@@ -175,7 +176,7 @@ static void on_hangup(uv_signal_t *signal, int number)
     if (count < 0) {
         log_event(LOG_ERROR, "tokens_refused", LOG_STR("detail", error));
     } else if (*daemon->config.http_token_file.text) {
-        reload_log_tokens((uint64_t)count);
+        log_event(LOG_INFO, "tokens_read", LOG_NUM("lines", (uint64_t)count));
     }
     if (reload_possible(&daemon->reload)) {
         bool taken = reload_read(&daemon->reload, daemon->plans);

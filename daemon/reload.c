@@ -58,14 +58,3 @@ bool reload_read(struct reload *reload, struct plans *plans)
     free(next);
     return changed;
 }
-
-void reload_log_keys(uint64_t keys, bool revoked)
-{
-    log_event(LOG_INFO, "keys_read", LOG_NUM("keys", keys),
-              LOG_STR("connections", revoked ? "ended" : "kept"));
-}
-
-void reload_log_tokens(uint64_t lines)
-{
-    log_event(LOG_INFO, "tokens_read", LOG_NUM("lines", lines));
-}

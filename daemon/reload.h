@@ -29,8 +29,4 @@ bool reload_possible(const struct reload *reload);
 bool reload_read(struct reload *reload, struct plans *plans);
 void reload_clear(struct reload *reload);
 
-/* Log that an access list was read again. */
-void reload_log_keys(uint64_t keys, bool revoked);
-void reload_log_tokens(uint64_t lines);
-
 #endif

@@ -5,9 +5,6 @@
 #ifndef PROTO_FLEET_H
 #define PROTO_FLEET_H
 
-#include "proto/header.h"
-#include "proto/mpk.h"
-#include "proto/named.h"
 #include "proto/result.h"
 
 #define FLEET_VERSION 1

@@ -10,9 +10,60 @@
 
 #include "proto/err.h"
 #include "proto/header_internal.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Messages of one lane overtake tensors of the other one. Their headers say which: a flat list of
+ * [stack, layer, site, seq], so that many topics fit. */
+
+enum { AFTER_STACK, AFTER_LAYER, AFTER_SITE, AFTER_SEQ, AFTER_NUMBERS };
+
+static int header_read_position(const msgpack_object *numbers, struct topic_position *ret_position)
+{
+    static const uint64_t most[AFTER_NUMBERS] = {STACK_DECODER, LAYER_MAX, SITE_CROSS, COUNT_MAX};
+    for (int i = 0; i < AFTER_NUMBERS; i++) {
+        if (numbers[i].type != MSGPACK_OBJECT_POSITIVE_INTEGER) {
+            return ERR_KEY_TYPE;
+        }
+        if (numbers[i].via.u64 > most[i]) {
+            return ERR_KEY_RANGE;
+        }
+    }
+    ret_position->layer.stack = (enum stack)numbers[AFTER_STACK].via.u64;
+    ret_position->layer.layer = (uint32_t)numbers[AFTER_LAYER].via.u64;
+    ret_position->layer.site = (enum site)numbers[AFTER_SITE].via.u64;
+    ret_position->seq = numbers[AFTER_SEQ].via.u64;
+    return 0;
+}
+
+/* Reads the list under `after`: four whole numbers a topic. Returns 0 or an error of
+ * err.def. */
+static int header_read_after(const msgpack_object *value, struct header *header)
+{
+    if (value->type != MSGPACK_OBJECT_ARRAY) {
+        return ERR_KEY_TYPE;
+    }
+    uint32_t numbers = value->via.array.size, count = numbers / AFTER_NUMBERS;
+    int rc = 0;
+    if (numbers % AFTER_NUMBERS != 0 || count > AFTER_MAX) {
+        return ERR_KEY_RANGE;
+    }
+    if (count == 0) {
+        return 0;
+    }
+    header->after = calloc(count, sizeof *header->after);
+    if (!header->after) {
+        return ERR_MEMORY;
+    }
+    for (uint32_t i = 0; i < count && !rc; i++) {
+        rc = header_read_position(value->via.array.ptr + (size_t)i * AFTER_NUMBERS,
+                                  &header->after[i]);
+    }
+    header->after_count = count;
+    return rc;
+}
 
 static const char *const types[] = {
     [MESSAGE_ATTENTION] = "attention", [MESSAGE_QK] = "qk",       [MESSAGE_WEIGHTS] = "weights",
@@ -545,4 +596,49 @@ uint32_t header_frame_of(const struct header *header, enum tensor_role role)
 {
     const struct tensor *tensor = header_find_tensor(header, role);
     return tensor ? 2 + (uint32_t)(tensor - header->tensors) : 0;
+}
+
+const char *window_unit_name(enum window_unit unit)
+{
+    static const char *const names[] = {
+        [WINDOW_EPOCH] = "epoch", [WINDOW_STEP] = "step", [WINDOW_SECOND] = "second"};
+    return names[unit];
+}
+
+int own_window_read(const msgpack_object *value, struct own_window *ret_window)
+{
+    static const char *const names[] = {"unit", "length"};
+    const msgpack_object *found[2];
+    const char *duplicate;
+    uint64_t length;
+    unsigned unit = 0;
+    int rc = mpk_collect(value, names, 2, found, &duplicate);
+    if (rc) {
+        return rc;
+    }
+    if (!found[0] || !found[1]) {
+        return ERR_KEY_MISSING;
+    }
+    if (found[0]->type != MSGPACK_OBJECT_STR) {
+        return ERR_KEY_TYPE;
+    }
+    while (unit < WINDOW_UNIT_COUNT &&
+           !mpk_is_str(found[0], window_unit_name((enum window_unit)unit))) {
+        unit++;
+    }
+    if ((rc = mpk_get_u64(found[1], OWN_WINDOW_MAX, &length)) != 0) {
+        return rc;
+    }
+    if (unit == WINDOW_UNIT_COUNT || length == 0) {
+        return ERR_KEY_RANGE;
+    }
+    *ret_window = (struct own_window){.unit = (enum window_unit)unit, .length = length};
+    return 0;
+}
+
+void own_window_put(const struct own_window *window, struct mpk_writer *writer)
+{
+    mpk_put_map(writer, 2);
+    mpk_pair_str(writer, "unit", window_unit_name(window->unit));
+    mpk_pair_u64(writer, "length", window->length);
 }

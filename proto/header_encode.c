@@ -5,14 +5,19 @@
 #include "proto/header_internal.h"
 
 #include "proto/err.h"
-#include "proto/mpk.h"
-#include "proto/result_internal.h"
 
 static void header_encode_put_flag(struct mpk_writer *writer, const char *key, bool flag)
 {
     if (flag) {
         mpk_pair_bool(writer, key, true);
     }
+}
+
+void header_put_layer(struct mpk_writer *writer, struct layer_id id)
+{
+    mpk_pair_str(writer, "stack", stack_name(id.stack));
+    mpk_pair_u64(writer, "layer", id.layer);
+    mpk_pair_str(writer, "site", site_name(id.site));
 }
 
 /* Left out while it is 0. */
@@ -92,7 +97,7 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
 {
     struct mpk_open map = mpk_open(writer, NULL);
     put_common(writer, header);
-    part_layer_id(writer, header->layer);
+    header_put_layer(writer, header->layer);
     mpk_pair_array(writer, "tensors", header->tensor_count);
     for (uint32_t i = 0; i < header->tensor_count; i++) {
         put_tensor(writer, &header->tensors[i]);
@@ -143,7 +148,7 @@ static void header_encode_put_layers(struct mpk_writer *writer, const struct hea
     for (uint32_t i = 0; i < header->layer_count; i++) {
         const struct layer_info *layer = &header->layers[i];
         struct mpk_open map = mpk_open(writer, NULL);
-        part_layer_id(writer, layer->id);
+        header_put_layer(writer, layer->id);
         mpk_pair_u64(writer, "heads", layer->heads);
         if (layer->module) {
             mpk_pair_str(writer, "module", layer->module);

@@ -6,7 +6,6 @@
 #define PROTO_HEADER_INTERNAL_H
 
 #include "proto/header.h"
-#include "proto/mpk.h"
 
 /* Reads the list under `tensors` of a message of header->type, and from the shapes B, H, Tq, Tk and
  * the like. Returns 0 or an error of err.def. */
@@ -20,9 +19,8 @@ int header_read_parts(const msgpack_object *value, struct header *header);
  * against positions. Returns 0 or an error, with the key at fault. */
 int header_check_tensors(const struct header *header, const char **reterr_key);
 
-/* Reads the list under `after`: four whole numbers a topic. Returns 0 or an error of
- * err.def. */
-int header_read_after(const msgpack_object *value, struct header *header);
+/* Appends the three keys that name a layer. */
+void header_put_layer(struct mpk_writer *writer, struct layer_id id);
 
 /* NULL when the message has none of that role. */
 const struct tensor *header_find_tensor(const struct header *header, enum tensor_role role);

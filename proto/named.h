@@ -6,10 +6,6 @@
 
 #include "proto/mpk.h"
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 #define NAMED_NAME_MAX     64  /* bytes of a name */
 #define NAMED_TEXT_MAX     256 /* bytes of a text */
 #define LOG_VALUES_MAX     32

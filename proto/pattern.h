@@ -5,8 +5,6 @@
 
 #include "proto/metric.h"
 
-#include <stdbool.h>
-
 /* One of the conditions of a pattern: `metric` is at least, or at most, `bound`. */
 struct pattern_condition {
     enum metric metric;

@@ -10,8 +10,6 @@
 #define PROTO_RESULT_H
 
 #include "proto/header.h"
-#include "proto/metric.h"
-#include "proto/mpk.h"
 
 /* The statistics of one number over a window. */
 struct result_stat {

@@ -3,8 +3,6 @@
  * `python3 -m attnd.bridge X` in a place of this process. */
 #include "clients/cli/base/cli.h"
 
-#include <stdint.h>
-
 /* The options of attnd.bridge, without those that attnctl knows anyway; tests/cli compares. */
 static const struct option_text options[] = {
     {"selection", NULL, NULL, NULL},

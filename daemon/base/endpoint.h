@@ -7,8 +7,6 @@
 #include "daemon/base/keys.h"
 
 #include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <sys/types.h>
 
 /* A context for endpoint_bind, or NULL with zmq_errno(). Receiving and sending have an I/O thread

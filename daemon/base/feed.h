@@ -6,9 +6,6 @@
 #include "proto/header.h"
 
 #include <pthread.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
 /* A published map. Owned by whoever took it; freed with free(). */
 struct published {

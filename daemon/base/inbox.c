@@ -7,7 +7,6 @@
 #include "daemon/base/clock.h"
 
 #include <stdatomic.h>
-#include <stdbool.h>
 
 #define TURN_NS UINT64_C(1000000)
 /* Control, timers and signals wait for no longer than this and a note. */

@@ -10,7 +10,6 @@
 #include <dirent.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>

@@ -12,7 +12,6 @@
 
 #include "daemon/base/stats.h"
 
-#include <stdint.h>
 #include <zmq.h>
 
 /* Descriptors from here on would not be counted: attnd has none. */

@@ -5,7 +5,6 @@
 #include "daemon/base/endpoint.h"
 #include "daemon/base/log.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -7,15 +7,10 @@
 #ifndef DAEMON_BASE_UNREAD_H
 #define DAEMON_BASE_UNREAD_H
 
-#include "config/config.h"
 #include "daemon/base/keys.h"
 #include "daemon/base/stalled.h"
-#include "daemon/base/stats.h"
 
-#include <stddef.h>
-#include <stdint.h>
 #include <uv.h>
-#include <zmq.h>
 
 /* Each has a budget of its own, counted in the process: bodies outlive whoever sent them. */
 enum unread_kind { UNREAD_RESULTS, UNREAD_ANSWERS, UNREAD_KINDS };

@@ -11,7 +11,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <zmq.h>
 
 #define REQUEST_BYTES_MAX 65536
 #define METHOD_NAME_MAX   32

@@ -8,7 +8,6 @@
 
 #include "daemon/base/unread.h"
 
-#include <stdbool.h>
 #include <zmq.h>
 
 /* Returned by a method instead of 0 or an error when it has deferred the answer. */
@@ -95,6 +94,7 @@ int request_find_run(struct control_request *request, const char *job, const cha
 #define OWN(function)
 #define METHOD(name, function, when, role, of_all, takes) when(function)
 #include "proto/method.def"
+
 /* Any method of the past. */
 int method_history(struct control_request *request);
 

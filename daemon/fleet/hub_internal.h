@@ -21,8 +21,6 @@
 #include "daemon/fleet/seen.h"
 #include "daemon/state/merged.h"
 #include "daemon/state/rank_entropy.h"
-#include "config/config.h"
-#include "proto/fleet.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

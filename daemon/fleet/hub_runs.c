@@ -7,7 +7,6 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/grow.h"
 #include "daemon/fleet/hub_internal.h"
-#include "daemon/fleet/link.h"
 #include "proto/err.h"
 
 #include <stdlib.h>

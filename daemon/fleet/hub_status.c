@@ -2,7 +2,6 @@
 /* The result of the method `fleet`: proto/PROTOCOL.md, section 4. */
 #include "daemon/base/clock.h"
 #include "daemon/fleet/hub_internal.h"
-#include "daemon/fleet/link.h"
 #include "proto/err.h"
 
 #include <math.h>

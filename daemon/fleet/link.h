@@ -10,8 +10,6 @@
 #include "config/config.h"
 
 #include <nats/nats.h>
-#include <stdbool.h>
-#include <stddef.h>
 
 #define LINK_STREAM        "attnd-parts"
 #define LINK_PART_SUBJECTS "attnd.part.>"

@@ -23,7 +23,6 @@
 #include "daemon/base/log.h"
 
 #include <inttypes.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -10,7 +10,6 @@
 #include "config/config.h"
 #include "proto/mpk.h"
 
-#include <stdbool.h>
 #include <uv.h>
 
 #define HISTORY_WAITING_MAX  64

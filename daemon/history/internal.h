@@ -8,11 +8,9 @@
 #include "proto/err.h"
 #include "daemon/history/params.h"
 #include "daemon/store/sql.h"
-#include "proto/mpk.h"
 
 #include <sqlite3.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 
 #define HISTORY_DETAIL_MAX 512
 

@@ -10,10 +10,6 @@
 #include "proto/mpk.h"
 #include "proto/result.h"
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 /* Rows of an answer: what is given when nothing is asked for, and the most there can be. */
 #define HISTORY_LIMIT     1000
 #define HISTORY_LIMIT_MAX 200000

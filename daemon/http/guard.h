@@ -10,8 +10,6 @@
 
 #include "config/access.h"
 
-#include <stdbool.h>
-
 /* `host` is a Host header, with or without port; `names` are separated by blanks. NULL is refused.
  */
 bool guard_host(const char *host, const char *names);

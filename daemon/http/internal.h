@@ -5,14 +5,11 @@
 #define DAEMON_HTTP_INTERNAL_H
 
 #include "daemon/http/events.h"
-#include "daemon/base/feed.h"
 #include "daemon/http/http.h"
 #include "daemon/http/metrics/metrics.h"
-#include "daemon/http/question.h"
 #include "daemon/http/route.h"
 #include "daemon/http/whose.h"
 
-#include <microhttpd.h>
 #include <stdatomic.h>
 
 /* peer: the connections of the server, and how long each has been without a complete request. A
@@ -137,5 +134,35 @@ int server_start(struct http *http);
 void server_stop(struct http *http);
 /* Lets the server go on with what has been resumed. Not from inside its callbacks. */
 void server_run(struct http *http);
+
+/* question: one request to a method of control, made on the HTTP thread, answered on the loop
+ * thread, read on the HTTP thread again. Belongs to one of them at a time. */
+
+#define QUESTION_DETAIL_MAX 512
+
+struct question {
+    struct question *next, *previous; /* of a list: the urgent ones, then the oldest */
+    struct http *http;
+    void (*answered)(struct question *question); /* HTTP thread; NULL: nobody waits any more */
+    void *data;
+    const char *method; /* static */
+    bool urgent;        /* goes before the others */
+    bool is_back;       /* answered; waits for the HTTP thread's turn only */
+    uint64_t asked_ns;  /* when it went to the loop thread; 0 = not yet */
+    struct mpk_writer params;
+    int code; /* 0, or an error of err.h */
+    char detail[QUESTION_DETAIL_MAX];
+    void *result; /* `size` bytes of MessagePack; owned */
+    size_t size;
+};
+
+/* NULL when out of memory. The caller writes `params`, one value. */
+struct question *question_new(struct http *http, const char *method);
+/* Accepts NULL. */
+void question_free(struct question **question);
+
+void question_put(struct question **list, struct question *question);
+/* The first; NULL when there is none. */
+struct question *question_take(struct question **list);
 
 #endif

@@ -10,10 +10,6 @@
 #include "daemon/http/guard.h"
 #include "proto/header.h"
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 enum event_kind { EVENT_LIVE, EVENT_SUMMARY, EVENT_ALERT, EVENT_JOB, EVENT_LOGGED, EVENT_KINDS };
 extern const char *const event_kind_name[EVENT_KINDS];
 /* -1: it is none. */

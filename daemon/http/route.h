@@ -8,9 +8,6 @@
 #include "proto/metric.h"
 #include "proto/mpk.h"
 
-#include <stdbool.h>
-#include <stddef.h>
-
 struct request;
 
 enum argument_type { ARGUMENT_TEXT, ARGUMENT_NUMBER, ARGUMENT_FLAG, ARGUMENT_LIST };

@@ -7,7 +7,6 @@
 #include "daemon/ingest/memory.h"
 #include "proto/err.h"
 #include "daemon/base/log.h"
-#include "daemon/ingest/lane.h"
 #include "daemon/ingest/refused.h"
 #include "daemon/ingest/share.h"
 

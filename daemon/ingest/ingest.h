@@ -13,14 +13,9 @@
 #ifndef DAEMON_INGEST_INGEST_H
 #define DAEMON_INGEST_INGEST_H
 
-#include "daemon/base/keys.h"
-#include "config/config.h"
-#include "daemon/base/inbox.h"
 #include "daemon/ingest/lane.h"
-#include "daemon/ingest/message.h"
 #include "daemon/ingest/plan.h"
 #include "daemon/base/pulse.h"
-#include "daemon/base/stats.h"
 #include "daemon/ingest/work.h"
 
 struct ingest;

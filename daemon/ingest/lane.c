@@ -10,15 +10,12 @@
 #include "daemon/base/log.h"
 #include "daemon/base/unfinished.h"
 #include "daemon/ingest/lane_internal.h"
-#include "daemon/ingest/message.h"
 #include "daemon/ingest/refused.h"
 #include "proto/err.h"
-#include "proto/mpk.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zmq.h>
 
 #define ID_BYTES 8
 /* The part of what is left that a join gets; how often it is looked who has gone. */

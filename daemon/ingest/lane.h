@@ -12,9 +12,6 @@
 #include "daemon/base/promise.h"
 #include "daemon/base/stats.h"
 
-#include <stdbool.h>
-#include <stdint.h>
-
 struct lane;
 struct message;
 

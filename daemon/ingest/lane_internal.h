@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* lane_internal: the lane and its peers (lane_peer.c), for receiving (lane.c) and answering
+/* lane_internal: the lane and its peers, for receiving (lane.c) and answering
  * (lane_answer.c). Others see lane.h. */
 #ifndef DAEMON_INGEST_LANE_INTERNAL_H
 #define DAEMON_INGEST_LANE_INTERNAL_H

@@ -17,7 +17,6 @@
 #include "daemon/base/promise.h"
 #include "daemon/ingest/sequence.h"
 #include "workers/linear/weights.h"
-#include <stdint.h>
 #include <zmq.h>
 
 #define MESSAGE_FRAMES_MAX (2 + TENSORS_MAX)

@@ -10,7 +10,6 @@
 #define DAEMON_INGEST_SHARE_H
 
 #include "daemon/base/hash.h"
-#include "daemon/base/inbox.h"
 #include "daemon/ingest/message.h"
 
 struct ingest_share {

@@ -11,7 +11,6 @@
 #ifndef DAEMON_INGEST_TAP_H
 #define DAEMON_INGEST_TAP_H
 
-#include "config/config.h"
 #include "daemon/base/keys.h"
 #include "daemon/ingest/message.h"
 #include "daemon/base/stats.h"

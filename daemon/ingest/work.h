@@ -6,8 +6,6 @@
 #ifndef DAEMON_INGEST_WORK_H
 #define DAEMON_INGEST_WORK_H
 
-#include "config/config.h"
-#include "daemon/base/inbox.h"
 #include "workers/measure.h"
 #include "daemon/ingest/message.h"
 #include "workers/base/pool.h"

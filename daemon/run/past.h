@@ -35,4 +35,11 @@ int past_look(struct pasts *pasts, const struct header *header, const struct con
 /* The run that was asked for goes on, or begins: it is the caller's. NULL when there is none. */
 struct run *past_take(struct pasts *pasts, const struct header *header);
 
+/* recall: the newest summaries of a run that came back (restore.h), made again from the newest
+ * windows of the history: once, at the start. */
+
+/* Gives the summary of each layer and track to the sink's `recall`, which is not NULL. Layers that
+ * have no window in the history are left out. Returns false when there is no room for more. */
+bool recall_run(struct run *run);
+
 #endif

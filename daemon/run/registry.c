@@ -8,7 +8,6 @@
 #include "daemon/run/hold.h"
 #include "daemon/run/past.h"
 #include "daemon/run/queue.h"
-#include "daemon/run/recall.h"
 #include "daemon/run/restore.h"
 #include "proto/key.h"
 

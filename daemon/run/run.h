@@ -6,21 +6,16 @@
 #define DAEMON_RUN_RUN_H
 
 #include "daemon/alerts/alerts.h"
-#include "config/config.h"
 #include "proto/err.h"
-#include "proto/header.h"
 #include "daemon/ingest/message.h"
 #include "proto/result.h"
-#include "daemon/ingest/drop_totals.h"
+#include "daemon/ingest/sequence.h"
 #include "daemon/ingest/work.h"
 #include "daemon/base/stats.h"
 #include "daemon/run/cost.h"
 #include "daemon/run/sink.h"
 #include "daemon/run/track.h"
 #include "daemon/store/store.h"
-
-#include <stdbool.h>
-#include <stdint.h>
 
 /* One run may use this part of limits.state_memory, so that it cannot take it all. */
 #define RUN_SHARE 4

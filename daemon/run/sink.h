@@ -5,9 +5,6 @@
 
 #include "proto/mpk.h"
 
-#include <stdbool.h>
-#include <stdint.h>
-
 struct map_shelf;
 struct merged;
 struct promises;

@@ -13,9 +13,6 @@
 #include "daemon/ingest/sequence.h"
 #include "daemon/state/tally.h"
 
-#include <stdbool.h>
-#include <stdint.h>
-
 struct message;
 
 /* The messages that were taken in: received = processed + the tally's drops. */

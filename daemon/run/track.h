@@ -4,7 +4,6 @@
 #ifndef DAEMON_RUN_TRACK_H
 #define DAEMON_RUN_TRACK_H
 
-#include "config/config.h"
 #include "daemon/state/layer_state.h"
 #include "daemon/state/state_table.h"
 #include "daemon/run/stream.h"

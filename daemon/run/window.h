@@ -31,9 +31,6 @@
 #include "config/config.h"
 #include "proto/result.h"
 
-#include <stdbool.h>
-#include <stdint.h>
-
 /* Parts that some rank has not finished, at once. With one more the oldest is cut: the others are
  * so far ahead that they share nothing with whoever holds it up. Unless ranks keep what they could
  * not send: then it is still to come, and there are more while there is memory for them. */

@@ -12,7 +12,6 @@
 #include "daemon/state/drift_internal.h"
 #include "proto/err.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 #define FLOOR_RELATIVE 0x1p-20

@@ -54,7 +54,6 @@
 
 #include "daemon/state/layer_state.h"
 #include "proto/mpk.h"
-#include "proto/result.h"
 
 struct drift_rule {
     uint32_t windows;            /* that make a baseline, >= 1 */

@@ -14,7 +14,6 @@
 #include "daemon/state/drift_internal.h"
 #include "proto/err.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -16,19 +16,10 @@
 #define DAEMON_STATE_LAYER_STATE_H
 
 #include "daemon/state/detail.h"
-#include "workers/stats/dist.h"
-#include "proto/err.h"
-#include "proto/header.h"
-#include "daemon/ingest/message.h"
-#include "proto/result.h"
 #include "daemon/state/position.h"
 #include "daemon/state/rank_entropy.h"
 #include "daemon/state/stat_set.h"
 #include "daemon/state/tally.h"
-#include "workers/measure.h"
-
-#include <stdbool.h>
-#include <stdint.h>
 
 struct head_state {
     struct stat_set stats;  /* metrics, and vectors from STAT_HISTS on */

@@ -6,7 +6,6 @@
 
 #include "daemon/base/inbox.h"
 #include "daemon/state/layer_state.h"
-#include "daemon/state/tally.h"
 
 struct merged_layer {
     struct layer_id id;

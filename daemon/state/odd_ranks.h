@@ -6,8 +6,6 @@
 
 #include "daemon/state/rank_entropy.h"
 
-#include <stdbool.h>
-
 struct odd_rank {
     const struct rank_means *means; /* borrowed */
     uint32_t node;                  /* whose it is; for the caller */

@@ -13,8 +13,6 @@
 #include "workers/stats/dist.h"
 
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
 /* A zeroed struct is empty. */
 struct packed_hists {

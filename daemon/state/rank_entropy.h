@@ -8,8 +8,6 @@
 
 #include "proto/mpk.h"
 
-#include <stdint.h>
-
 #define RANK_ENTROPY_MAX 64
 
 /* The heads from the first to the last with rows; a rank without rows is not there. */

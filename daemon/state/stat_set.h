@@ -12,8 +12,6 @@
 #include "workers/stats/dist.h"
 
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
 #define STAT_HISTS 64
 #define STAT_SLOTS 128

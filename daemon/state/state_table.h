@@ -6,8 +6,6 @@
 
 #include "daemon/state/layer_state.h"
 
-#include <stdint.h>
-
 /* Bytes of layer states: of one run, whose parent is that of all runs. Headers with many heads and
  * values that fill histograms use it up, and nothing else. */
 struct state_budget {

@@ -7,8 +7,6 @@
 #include "proto/result.h"
 #include "daemon/ingest/sequence.h"
 
-#include <stdint.h>
-
 /* A zeroed struct is empty. */
 struct tally {
     uint64_t lost;               /* sent, and not arrived */

@@ -6,9 +6,6 @@
 
 #include "daemon/store/sql.h"
 
-#include <stdbool.h>
-#include <stdint.h>
-
 /* One layer's windows of one track. */
 struct store_place {
     int64_t layer_id, track_id;

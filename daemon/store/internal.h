@@ -4,7 +4,6 @@
 #define DAEMON_STORE_INTERNAL_H
 
 #include "daemon/store/chunk.h"
-#include "daemon/store/sql.h"
 #include "daemon/store/store.h"
 #include "proto/fleet.h"
 
@@ -71,10 +70,6 @@ struct store_writer {
     void *data;
     struct outbox_totals *out; /* what is written is added */
 };
-
-/* Writes a point among those of its name. Returns an SQLite code. */
-int points_write(const struct store_writer *writer, int64_t run_id,
-                 const struct store_point *point);
 
 /* Returns an SQLite code. */
 int write_batch(const struct store_writer *writer, const struct store_batch *batch);

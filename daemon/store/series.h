@@ -16,10 +16,6 @@
 
 #include "proto/result.h"
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 /* Windows of one chunk, at most. */
 #define SERIES_WINDOWS_MAX 64
 

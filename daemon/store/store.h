@@ -22,10 +22,6 @@
 #include "proto/result.h"
 #include "daemon/base/stats.h"
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 struct store;
 
 /* Opens, repairs, migrates and starts the thread. Always gives a store; without history it takes

@@ -9,7 +9,6 @@
 #include "daemon/store/retention.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 
 /* Queued bytes that are worth a commit before its time; bytes of one transaction, about. */
 #define COMMIT_BYTES (UINT64_C(16) << 20)

@@ -2,7 +2,6 @@
 /* across: the passes in f32 lanes, and what is left to do once their blocks are merged. Entries and
  * rows out of the ordinary, which f32 cannot handle, go through the reference. */
 #include "workers/across/across.h"
-#include "workers/across/kernel.h"
 #include "workers/across/ref.h"
 #include "workers/across/row.h"
 #include "proto/err.h"

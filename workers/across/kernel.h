@@ -11,10 +11,6 @@
 #include "workers/base/isa.h"
 #include "proto/tensor.h"
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 /* Entries per call: a lane of four adds at most 512 of them. */
 #define ACROSS_CHUNK 2048
 

@@ -11,7 +11,6 @@
 #include "workers/across/outputs.h"
 
 #include "proto/err.h"
-#include "workers/across/kernel.h"
 #include "workers/across/outputs_ref.h"
 #include "workers/across/row.h"
 

@@ -4,7 +4,6 @@
 #include "workers/across/outputs_ref.h"
 
 #include "proto/err.h"
-#include <stdint.h>
 
 uint64_t outputs_ref_bytes(const struct attention *a)
 {

@@ -18,7 +18,6 @@
 #include "workers/base/attention.h"
 
 #include <math.h>
-#include <string.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are read without swapping bytes");
 

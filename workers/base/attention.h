@@ -8,7 +8,6 @@
 
 #include "proto/tensor.h"
 #include <stdbool.h>
-#include <stdint.h>
 #include <string.h>
 
 /* Queries and keys instead of weights (tier `qk`):

@@ -15,7 +15,6 @@
 
 #include "workers/base/scratch.h"
 #include <stdbool.h>
-#include <stdint.h>
 
 /* So often a job that waits in the background is preferred. */
 #define POOL_BACKGROUND_TURN 64

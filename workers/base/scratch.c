@@ -5,7 +5,6 @@
  * buffer is given back before the larger one is asked for, since nothing in it is worth keeping. */
 #include "workers/base/scratch.h"
 
-#include <stdint.h>
 #include <stdlib.h>
 
 #define SCRATCH_ALIGN 64

@@ -10,7 +10,6 @@
 #include "workers/linear/spectrum.h"
 
 #include <stdatomic.h>
-#include <stdbool.h>
 
 /* spectrum_compute, or qk_spectrum_at. */
 typedef int (*spectra_compute)(const struct attention *a, uint32_t sample, uint32_t head,

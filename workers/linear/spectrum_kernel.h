@@ -6,7 +6,6 @@
 
 #include "workers/base/isa.h"
 
-#include <stddef.h>
 #include <stdint.h>
 
 /* Vectors start at multiples of this many floats and are padded with zeros to one. */

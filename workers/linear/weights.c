@@ -27,7 +27,6 @@
 #include <cblas.h>
 #include <lapacke.h>
 #include <math.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -13,7 +13,6 @@
 #ifndef WORKERS_LINEAR_WEIGHTS_H
 #define WORKERS_LINEAR_WEIGHTS_H
 
-#include "workers/base/scratch.h"
 #include "workers/linear/spectrum.h"
 
 struct projection_matrix {

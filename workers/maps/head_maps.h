@@ -18,8 +18,6 @@
 #include "workers/base/isa.h"
 #include "workers/base/scratch.h"
 
-#include <stddef.h>
-
 struct head_maps {
     uint32_t heads;
     uint32_t queries, keys;           /* that it is of */

@@ -14,7 +14,6 @@
 
 #include "workers/qk/kernel.h"
 #include "workers/qk/qk.h"
-#include "workers/rows/block.h"
 #include "workers/rows/row_batch.h"
 
 /* ref.c */

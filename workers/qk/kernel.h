@@ -13,9 +13,6 @@
 
 #include "workers/base/attention.h"
 #include "workers/base/isa.h"
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
 #define QK_LANES 16 /* the widest vector */
 #define QK_TOP   8  /* the keys that are not tail */

@@ -20,7 +20,6 @@
 #include <cblas.h>
 #include <float.h>
 #include <math.h>
-#include <stddef.h>
 #include <string.h>
 
 #define LENGTH_MAX 0x1p40

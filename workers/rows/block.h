@@ -9,7 +9,6 @@
 #ifndef WORKERS_ROWS_BLOCK_H
 #define WORKERS_ROWS_BLOCK_H
 
-#include "workers/base/attention.h"
 #include "workers/stats/dist.h"
 #include "workers/base/isa.h"
 #include "workers/rows/map_pool.h"

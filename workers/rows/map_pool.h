@@ -12,9 +12,6 @@
 
 #include "workers/base/attention.h"
 
-#include <stddef.h>
-#include <stdint.h>
-
 #define MAP_POOL_MAX 128
 
 /* A finished map. Immutable. */

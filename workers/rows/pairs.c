@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "workers/rows/pairs.h"
 
-#include <stdbool.h>
-
 static bool comes_before(const struct pair *a, const struct pair *b)
 {
     if (a->weight > b->weight || a->weight < b->weight) {

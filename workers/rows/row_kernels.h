@@ -10,10 +10,6 @@
 #include "proto/metric.h"
 #include "proto/tensor.h"
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 struct row_batch;
 
 /* Single weights that a pass picks out of a row. */

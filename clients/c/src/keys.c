@@ -3,7 +3,6 @@
 
 #include "clients/c/src/socket.h"
 
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <zmq.h>

@@ -16,7 +16,6 @@
 #include "proto/key.h"
 #include "clients/c/src/socket.h"
 
-#include <stdbool.h>
 #include <zmq.h>
 
 #define LINK_LOOK_EVERY_MS 1000

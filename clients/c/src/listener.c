@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/c/src/listener.h"
 
-#include "clients/c/src/keys.h"
 #include "clients/c/src/socket.h"
 
 #include <errno.h>

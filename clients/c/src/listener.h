@@ -13,8 +13,6 @@
 
 #include "clients/c/src/keys.h"
 
-#include <stdbool.h>
-
 #define LISTENER_TEXT_MAX 128
 
 /* Whether anybody listens at a tcp:// or ipc:// endpoint. The text is the type of a ZeroMQ socket

@@ -9,7 +9,6 @@
 #include "proto/mpk.h"
 
 #include <errno.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -10,18 +10,29 @@
 #ifndef CLIENTS_C_SRC_PUBLISHER_H
 #define CLIENTS_C_SRC_PUBLISHER_H
 
-#include "clients/c/include/attn/attn.h"
 #include "clients/c/src/bounds.h"
 #include "clients/c/src/link.h"
 #include "clients/c/src/message.h"
 #include "clients/c/src/plan.h"
-#include "clients/c/src/prefixes.h"
-#include "clients/c/src/socket.h"
-#include "clients/c/src/topics.h"
-#include "clients/c/src/warner.h"
+#include "proto/header.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
+/* warner: tells the trainer's people what they should know, each thing once, by the function that
+ * the options of a publisher name. The same sentences as those of the Python client.
+ *
+ * The sending thread, without any lock. */
+
+enum warning {
+    WARNING_KEY, /* it may not publish the job */
+    WARNING_STALLED,
+    WARNING_GONE,
+};
+
+struct warner {
+    void (*say)(void *context, const char *sentence); /* NULL: nobody listens */
+    void *context;
+    char job[JOB_NAME_MAX + 1];
+    unsigned said; /* a bit for each warning */
+};
 
 struct attn_publisher {
     /* Fixed while there are several threads. */
@@ -94,21 +105,6 @@ void sender_close(attn_publisher *publisher, uint32_t linger_ms);
 
 /* The thread: until `closing` and the queue is empty, or its deadline. */
 void *sender_run(void *publisher);
-
-/* ---- notices.c: the sending thread's ---- */
-
-/* Whether anybody wants messages with this topic. */
-bool sender_wants(const attn_publisher *publisher, const struct header *header);
-/* Takes in the notices that have come. Returns false when one is missed: there was no memory. */
-bool sender_take_notices(attn_publisher *publisher);
-/* Has the publisher follow the subscriptions, which have changed. */
-void sender_follow(attn_publisher *publisher);
-/* Warns that attnd has gone, when that is due. */
-void sender_tell_gone(attn_publisher *publisher);
-/* When that will be; 0: never, as it is there, or it is told. */
-uint64_t sender_gone_ms(const attn_publisher *publisher);
-/* Tells that messages are taken again that were refused for their key, once that is clear. */
-void sender_look_whether_admitted(attn_publisher *publisher);
 
 /* ---- publisher.c ---- */
 

@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* The reader's side: a SUB socket. */
-#include "clients/c/include/attn/attn.h"
 
 #include "clients/c/src/drain.h"
-#include "proto/mpk.h"
 #include "clients/c/src/result.h"
 #include "clients/c/src/socket.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zmq.h>
 
 /* Results that wait for attn_subscriber_next. */
 #define RESULTS_MAX       1000

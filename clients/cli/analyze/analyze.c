@@ -6,7 +6,6 @@
 
 #include "proto/err.h"
 #include "clients/cli/analyze/input.h"
-#include "clients/cli/analyze/options.h"
 #include "clients/cli/base/out.h"
 #include "clients/cli/base/system.h"
 #include "workers/base/pool.h"
@@ -15,7 +14,6 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -5,7 +5,6 @@
 #include "clients/cli/analyze/input.h"
 
 #include "proto/err.h"
-#include "clients/cli/arrays/array.h"
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/system.h"
 

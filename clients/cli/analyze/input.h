@@ -5,10 +5,7 @@
 #define CLIENTS_CLI_ANALYZE_INPUT_H
 
 #include "clients/cli/arrays/array.h"
-#include "clients/cli/arrays/name.h"
 #include "clients/cli/analyze/options.h"
-
-#include "workers/measure.h"
 
 /* layers: the arrays of all files, sorted into the layers they belong to. One thread. */
 

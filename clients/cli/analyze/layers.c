@@ -3,7 +3,6 @@
  * and so do two with the same name. Values shared by all layers are filled in at the end. */
 #include "clients/cli/analyze/input.h"
 
-#include "clients/cli/arrays/array.h"
 #include "clients/cli/base/system.h"
 
 #include <stdio.h>

@@ -15,8 +15,6 @@
 #include "proto/tensor.h"
 
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
 #define ARRAY_ERROR_MAX 1024
 #define ARRAY_RANK_MAX  8

@@ -5,8 +5,6 @@
 
 #include "clients/cli/base/option.h"
 
-#include <stdint.h>
-
 /* Bits for the options that were given, and for those that a command takes. */
 enum args_option {
     ARGS_ENDPOINT = 1 << 0,

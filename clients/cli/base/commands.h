@@ -8,7 +8,6 @@
 #ifndef CLIENTS_CLI_BASE_COMMANDS_H
 #define CLIENTS_CLI_BASE_COMMANDS_H
 
-#include "clients/cli/base/cli.h"
 #include "clients/cli/base/unknown.h"
 #include "clients/cli/base/option.h"
 

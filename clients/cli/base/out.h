@@ -7,8 +7,6 @@
 
 #include "proto/mpk.h"
 
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 
 #define OUT_CELL_MAX 160

@@ -6,8 +6,6 @@
 
 #include "proto/mpk.h"
 
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 
 struct series {

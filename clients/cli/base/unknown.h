@@ -6,8 +6,6 @@
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 
-#include <stdbool.h>
-
 /* The word, of several, that a mistyped one probably means. */
 
 #define NEAREST_FAR 64

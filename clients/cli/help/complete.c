@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/help/help.h"
 
-#include "clients/cli/base/commands.h"
-
 #include "proto/metric.h"
 
 #include <string.h>

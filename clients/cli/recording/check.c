@@ -4,7 +4,6 @@
 #include "clients/cli/base/cli.h"
 
 #include <errno.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>

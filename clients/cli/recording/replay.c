@@ -8,7 +8,6 @@
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/system.h"
 #include "clients/cli/base/out.h"
-#include "clients/cli/base/cli.h"
 #include "proto/header.h"
 #include "proto/playback.h"
 

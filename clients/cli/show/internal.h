@@ -7,8 +7,6 @@
 #include "clients/cli/base/option.h"
 #include "clients/cli/source/source.h"
 
-#include <stdbool.h>
-#include <stddef.h>
 #include <stdio.h>
 
 /* token: the text of a token, which may be anything, made fit for a line of a terminal: control and
@@ -198,8 +196,6 @@ int view_json(const struct view *view, struct cli *cli);
 
 /* "12", of a pooled cell "12-15". */
 #define SPOT_MAX 24
-void view_query_spot(const struct view *view, uint32_t row, char ret_text[SPOT_MAX]);
-void view_key_spot(const struct view *view, uint32_t column, char ret_text[SPOT_MAX]);
 /* The token's text, NULL when there is none or the cell is pooled. */
 const char *view_query_label(const struct view *view, uint32_t row);
 const char *view_key_label(const struct view *view, uint32_t column);
@@ -211,6 +207,5 @@ void view_put_label(const struct view *view, const char *label, int width);
 void view_head_text(const struct view *view, char ret_text[48]);
 /* "query 5 'mat'". */
 #define QUERY_TEXT_MAX (SPOT_MAX + TOKEN_FIT_BYTES + 16)
-void view_query_text(const struct view *view, char ret_text[QUERY_TEXT_MAX]);
 
 #endif

@@ -6,8 +6,6 @@
 #include "proto/utf8.h"
 
 #include <locale.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 #include <wchar.h>
 

@@ -11,10 +11,6 @@
 #include "proto/utf8.h"
 #include "proto/header.h"
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
 /* screen: a rectangle of characters with styles, in memory. Drawing outside of it is cut off. Text
  * may come from anywhere: what could move a terminal's cursor, or is not one column wide, is
  * replaced by '?'. Pure; one thread. */

@@ -4,7 +4,6 @@
 #include "daemon/http/metrics/internal.h"
 
 #include <math.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

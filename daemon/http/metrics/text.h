@@ -4,11 +4,10 @@
 #ifndef DAEMON_HTTP_METRICS_TEXT_H
 #define DAEMON_HTTP_METRICS_TEXT_H
 
-#include "daemon/base/latency.h"
+#include "daemon/base/stats.h"
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 
 /* Longest number, without a NUL. */
 #define METRICS_NUMBER_MAX 32

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/unit/unit.h"
 
-#include "daemon/base/latency.h"
+#include "daemon/base/stats.h"
 
 #include <pthread.h>
 

@@ -2,7 +2,6 @@
 #include "tests/unit/unit.h"
 
 #include "daemon/ingest/sequence.h"
-#include "daemon/ingest/drop_totals.h"
 
 static struct drop_totals totals;
 
