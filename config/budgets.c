@@ -3,21 +3,31 @@
  * that trainers lend (ingest.memory) is theirs, and not among them. */
 #include "config/jobs.h"
 
+#define RECORDS_SHARE 4
+#define RECORDS_MIN   (UINT64_C(1) << 20)
+
 /* How often each may be used: ingest.budget once more by what waits on the reliable lane, once by
  * messages that peers have not finished, and a part by records on their way to the disk;
- * publish.budget once each by results, answers of control and answers of HTTP that nobody has read,
- * a share each by recorders and last values, and one by each of four places of HTTP's events. */
+ * maps.memory once more by answers; publish.budget once each by results, answers of control and
+ * answers of HTTP that nobody has read, a share each by recorders and last values, and one by each
+ * of four places of HTTP's events. */
 static const struct {
     int key;
     double times;
 } budgets[] = {
-    {KEY_ingest_budget, 3 + 1.0 / CONFIG_RECORDS_SHARE},
+    {KEY_ingest_budget, 3 + 1.0 / RECORDS_SHARE},
     {KEY_publish_budget, 3 + 2.0 / CONFIG_PUBLISH_SHARE + 4.0 / CONFIG_EVENTS_SHARE},
-    {KEY_maps_memory, 1},
+    {KEY_maps_memory, 2},
     {KEY_limits_state_memory, 1},
 };
 
 enum { BUDGETS = sizeof budgets / sizeof budgets[0] };
+
+uint64_t config_records_bytes(const struct config *config)
+{
+    uint64_t share = config->ingest_budget / RECORDS_SHARE;
+    return share < RECORDS_MIN ? RECORDS_MIN : share;
+}
 
 static uint64_t *budget_of(struct config *config, int i)
 {

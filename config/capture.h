@@ -11,15 +11,4 @@ const char *capture_layers_reason(const char *text);
  * wrong with it. */
 const char *capture_heads_reason(const char *text);
 
-/* servers: how the servers of a fleet, and their domains, are written. Private to config/. Pure;
- * any thread. */
-
-/* `nats://host:4222,tls://user:password@[::1]`: between commas, the port may be left out. NULL when
- * the text is that or empty, else what is wrong with it. */
-const char *servers_reason(const char *text);
-
-/* `rack-0 rack-1`: names between blanks. NULL when the text is that or empty, else what is wrong
- * with it. */
-const char *servers_domains_reason(const char *text);
-
 #endif

@@ -74,13 +74,11 @@ typedef struct {
 /* With those of window.unit. */
 #define CONFIG_WINDOW_RULES_MAX (2 + CONFIG_WINDOWS_MAX)
 #define CONFIG_WINDOW_UNITS_MAX 1000000
-/* Parts of budgets: of publish.budget, beside it, one for recorders and one for last values; of it
- * one for each place where events of HTTP wait; of ingest.memory one for a process; of
- * ingest.budget, beside it, one for records on their way to the disk. */
+/* Parts of budgets: of publish.budget, beside it, one each for recorders and for last values, and
+ * a smaller one for each place where events of HTTP wait; of ingest.memory one for a process. */
 #define CONFIG_PUBLISH_SHARE 4
 #define CONFIG_EVENTS_SHARE  16
 #define CONFIG_MEMORY_SHARE  4
-#define CONFIG_RECORDS_SHARE 4
 /* Captures in a window of window.unit `auto`. */
 #define CONFIG_WINDOW_CAPTURES 16
 
@@ -248,6 +246,10 @@ int config_move(struct config *config, const char *directory, char *reterr);
 /* Checks what no single key can tell (for instance that window.length and window.every need at most
  * 64 parts), for every job. Returns 0 or -1 with a message. */
 int config_check(const struct config *config, char *reterr);
+
+/* Bytes of records that may wait for the disk, beside ingest.budget: a quarter of it, and what a
+ * round of checkpoints needs at least. */
+uint64_t config_records_bytes(const struct config *config);
 
 /* Lowers the budgets of attnd's own memory, all by the same factor but none below its minimum,
  * until they are `most` bytes together; and ingest.max_message with them. Returns what they were.

@@ -18,6 +18,7 @@
 #include "config/value.h"
 
 #include "config/capture.h"
+#include "config/servers.h"
 #include "config/config.h"
 
 #include <assert.h>

@@ -205,7 +205,7 @@ static int daemon_fit_memory(struct daemon *daemon, char *reterr)
 {
     (void)reterr;
     uint64_t group = cgroup_memory_limit("") / 4 * 3, asked = daemon->config.limits_memory;
-    uint64_t most = asked > 0 && asked < group ? asked : group;
+    uint64_t most = asked < group ? asked : group;
     uint64_t budgets = config_fit_memory(&daemon->config, most);
     if (budgets > most) {
         log_event(LOG_INFO, "budgets_lowered", LOG_NUM("from", budgets), LOG_NUM("to", most),

@@ -35,7 +35,7 @@ static bool rounds_are_kept(const struct daemon *daemon)
  * on. No message comes between the steps and their submit. */
 static void rounds_go_on(struct daemon *daemon, uint64_t deadline_ns)
 {
-    uint64_t batch_bytes = daemon->config.ingest_budget / CONFIG_RECORDS_SHARE / SAVER_BATCHES;
+    uint64_t batch_bytes = config_records_bytes(&daemon->config) / SAVER_BATCHES;
     uint64_t began_ns = clock_thread_ns();
     while (daemon->round.goes_on && clock_monotonic_ns() < deadline_ns &&
            store_has_room(daemon->store, batch_bytes)) {

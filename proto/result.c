@@ -13,7 +13,8 @@ static void result_part_put_reals(struct mpk_writer *writer, const double *list,
     }
 }
 
-static void part_list(struct mpk_writer *writer, const char *key, const double *list, uint32_t length)
+static void part_list(struct mpk_writer *writer, const char *key, const double *list,
+                      uint32_t length)
 {
     mpk_put_str(writer, key);
     result_part_put_reals(writer, list, length);

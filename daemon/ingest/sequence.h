@@ -56,7 +56,7 @@ struct losses {
     uint64_t lost;    /* sent, did not arrive */
     uint64_t found;   /* 1: this message was counted as lost before */
     uint64_t source;  /* dropped by the publisher since its last message */
-    uint64_t known;   /* of these: an event has told of them before (drop_totals.h) */
+    uint64_t known;   /* of these: an event has told of them before (drop_totals, below) */
     bool joined_late; /* the first message seen is not the first that was sent */
 };
 

@@ -2,7 +2,8 @@
 /* past: runs that attnd does not know any more, as the history has them. Something came of them:
  * begun anew, a run would overwrite what is known of it, and count again what comes again.
  *
- * A few are remembered: what comes of them while the limits leave no room for them asks once. */
+ * A few are remembered: what comes of them while the limits leave no room for them asks once. And
+ * the newest summaries of runs that came back at the start. */
 #ifndef DAEMON_RUN_PAST_H
 #define DAEMON_RUN_PAST_H
 
@@ -35,11 +36,10 @@ int past_look(struct pasts *pasts, const struct header *header, const struct con
 /* The run that was asked for goes on, or begins: it is the caller's. NULL when there is none. */
 struct run *past_take(struct pasts *pasts, const struct header *header);
 
-/* recall: the newest summaries of a run that came back (restore.h), made again from the newest
- * windows of the history: once, at the start. */
-
-/* Gives the summary of each layer and track to the sink's `recall`, which is not NULL. Layers that
- * have no window in the history are left out. Returns false when there is no room for more. */
+/* Gives the newest summary of each layer and track of a run that came back (restore.h), made again
+ * from the newest windows of the history, to the sink's `recall`, which is not NULL: once, at the
+ * start. Layers that have no window in the history are left out. Returns false when there is no
+ * room for more. */
 bool recall_run(struct run *run);
 
 #endif

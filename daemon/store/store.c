@@ -541,7 +541,7 @@ int store_new(const struct config *config, struct stats *stats, struct store **r
         return ERR_MEMORY;
     }
     store->commit_ns = config->history_commit;
-    store->queue_bytes = config->ingest_budget / CONFIG_RECORDS_SHARE;
+    store->queue_bytes = config_records_bytes(config);
     store->keep_states = config->history_states;
     store->rule = (struct retention_rule){.age_s = config->history_max_age / 1000000000,
                                           .bytes = config->history_max_size};

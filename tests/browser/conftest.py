@@ -106,9 +106,11 @@ def sites():
         opened.append(Site(*settings, **more))
         return opened[-1]
 
-    yield open_site
-    for one in opened:
-        one.close()
+    try:
+        yield open_site
+    finally:
+        for one in opened:
+            one.close()
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +152,7 @@ class Page:
 
     def open(self, site, address="", width=1440, height=900, dark=False):
         wait_until(site.is_stored, "the history, which a page asks when it is opened, and then when more comes")
+        self.width = width
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                                     dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 500))
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(
@@ -203,8 +206,8 @@ class Page:
         return self.js("return document.getElementById('readout').textContent")
 
     def fits(self):
-        """Whether the page is no wider than the window."""
-        return self.js("return document.documentElement.scrollWidth <= innerWidth")
+        """Whether the page is no wider than the window was opened."""
+        return self.js("return document.documentElement.scrollWidth") <= self.width
 
     def click(self, selector):
         self.js("document.querySelector(arguments[0]).click()", selector)

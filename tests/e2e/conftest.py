@@ -15,6 +15,8 @@ from harness import ATTND, Attnd  # noqa: E402
 from person import Person  # noqa: E402
 from web import Web  # noqa: E402
 
+CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
@@ -31,6 +33,7 @@ def every_attnd_stops_cleanly(nothing_left_behind, state_of_its_own):
         if daemon.process and daemon.process.returncode is None:
             daemon.process.send_signal(signal.SIGCONT)  # a test may have stopped it
             daemon.close()
+        assert not daemon.process or -daemon.process.returncode not in CRASHES, daemon.log_text()
 
 
 @pytest.fixture(autouse=True)

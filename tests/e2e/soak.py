@@ -33,7 +33,7 @@ REPORT_S, ROTATE_S = 15, 20
 NORMAL_RATE, CROWDS, JOBS = 250, 2, 4  # messages a second; trainers' processes, and jobs of each
 # So low that all of them are reached in the first quarter.
 LIMITS = ("limits.jobs=8", "limits.runs=4", "limits.idle=5s", "limits.state_memory=64MiB", "window.timeout=2s",
-          "window.rank_grace=1s", "window.length=3", "maps.memory=16MiB", "publish.send_queue=50", "publish.budget=16MiB",
+          "window.rank_grace=1s", "window.length=3", "maps.memory=16MiB", "publish.send_queue=50",
           "ingest.max_message=1MiB", "ingest.budget=32MiB", "history.max_size=64MiB", "http.enabled=true",
           "http.endpoint=tcp://127.0.0.1:*", "publish.budget=16MiB")
 

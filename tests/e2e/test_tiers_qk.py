@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from harness import SANITIZED, Attnd, Reader, Trainer, as_f64, observed, ranks_of, wait_until
 from tiers import (ALL_ON, EVERYTHING, LENGTH, MASKS, QK_MASKS, ROUND, Masks, assert_plain, differences, header_of,
-                   logits_of, next_by_layer, numbers, of_head, of_window, send_qk, softmax, tensors_of, vectors, vectors_of,
+                   logits_of, next_by_layer, of_head, of_window, send_qk, softmax, tensors_of, vectors, vectors_of,
                    visible, wrong)
 
 import reference

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the tests share: a stand-in for the daemon, and bounded waits on conditions."""
 import contextlib
+import logging
 import pathlib
 import subprocess
 import sys
@@ -181,6 +182,10 @@ def run_python(source, timeout_s=WAIT_S, fake=None):
         finally:
             process.kill()
         return time.monotonic() - begin, process.wait(), process.stderr.read()
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def identity_holds(stats):

@@ -452,7 +452,6 @@ def test_a_sink_that_is_gone_is_quiet(caplog):
     wait_until(lambda: worker.gone, "the sink to go")
     closed(worker, scalars(2))
     assert caplog.records == []
-    assert caplog.records == []
 
 
 # ------------------------------------------------------------------------------------------- the bridge

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import attnd
 from attnd import devices, hooks
 from conftest import FakeDaemon
-from test_watch import tensors_of
+from watching import tensors_of
 from torch.utils.checkpoint import checkpoint
 
 B, T, H, D = 3, 6, 2, 8

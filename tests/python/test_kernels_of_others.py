@@ -3,7 +3,6 @@
 
 The stand-ins have the signatures of the real functions (flash_attn 2.8, its version 3, xFormers 0.0.30, by their
 documentation) and compute in plain torch. What a call means is written here a second time, query by query, from that
-documentation) and compute in plain torch. What a call means is written here a second time, query by query, from that
 documentation, and the weights of every message are compared with float64."""
 import contextlib
 import inspect

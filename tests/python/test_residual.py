@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
 """residual=True: R of each head's slice of W_o and the norms of the stream go along with values, where they are known."""
-import logging
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ from attnd.forms.seen import Queries, Share
 from attnd.plan import Plan
 from attnd.projections import _Matrix
 from attnd.residual import Factor
-from conftest import FakeDaemon
+from conftest import FakeDaemon, warnings
 from test_calls import LAYER, messages, random
 from test_gradients import NEWEST, SDPA, needs_sdpa, watched  # noqa: F401
-from test_watch import tensors_of
+from watching import tensors_of
 
 B, T, H, D, WIDTH = 2, 6, 2, 4, 8
 
@@ -75,10 +74,6 @@ def residual(watched):  # noqa: F811
 def one(it):
     message, = it.sent()
     return tensors_of(message)
-
-
-def warnings(caplog):
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def captured(it, given=None):

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.4")
 pytest.importorskip("torch.testing._internal.distributed.fake_pg", reason="no process group without ranks in this torch")
 import attnd  # noqa: E402
-from test_watch import tensor_headers  # noqa: E402
+from watching import tensor_headers  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 RANK, WORLD, H, T, D = 1, 2, 4, 6, 8

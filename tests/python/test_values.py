@@ -9,7 +9,7 @@ from test_calls import random
 from test_gradients import NEWEST, needs_sdpa, watched  # noqa: F401
 from test_judge import OF_QUERIES_FIRST, QueriesFirst
 from test_residual import assert_writes
-from test_watch import tensors_of
+from watching import tensors_of
 
 B, H, T, D = 2, 4, 6, 3
 OLDER = b"limits/accepts=attention,qk,weights,event;header=7"

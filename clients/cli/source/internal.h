@@ -57,6 +57,7 @@ struct source_ops {
     void (*free)(void *own);
 };
 
+/* Each fills kind, layers, run, ops and own. On failure what is there is freed by source_free. */
 int source_open_recording(const struct source_request *request, struct source *source,
                           char *reterr);
 int source_open_daemon(const struct source_request *request, struct source *source, char *reterr);

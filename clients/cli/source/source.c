@@ -99,7 +99,6 @@ static int files_set_options(const struct source_request *request, struct option
     return CLI_OK;
 }
 
-/* Each fills kind, layers, run, ops and own. On failure what is there is freed by source_free. */
 static int source_open_files(const struct source_request *request, struct source *source,
                              char *reterr)
 {

@@ -124,7 +124,7 @@ void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
                       metrics->config->workers_queue);
     metrics_one_count(text, "attnd_history_waiting_limit_bytes", FAMILY_GAUGE,
                       "Waiting bytes beyond which records are dropped: a quarter of ingest.budget.",
-                      metrics->config->ingest_budget / CONFIG_RECORDS_SHARE);
+                      config_records_bytes(metrics->config));
     metrics_one_count(text, "attnd_history_up", FAMILY_GAUGE,
                       "Whether there is a history that is written to.", history_is_up(stats));
     metrics_one_count(text, "attnd_http_event_clients", FAMILY_GAUGE,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/unit/daemon/manager.h"
 
-#include "daemon/service.h"
+#include "daemon/service_notify.h"
 
 #include <errno.h>
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import datetime
 import functools
 import logging
 import math
@@ -324,8 +325,8 @@ def _costs(device: torch.device, options: argparse.Namespace) -> Findings:
             thread = time.perf_counter() - begin
         peak = torch.cuda.max_memory_allocated(device) - before
         wait()
-        slowed = _slowed(functools.partial(one.launch, some, 0), device)
         held = torch.cuda.memory_allocated(device) - before
+        slowed = _slowed(functools.partial(one.launch, some, 0), device)  # cuBLAS keeps some memory for its stream
         torch.cuda.set_sync_debug_mode("error")
         try:
             one.launch(some, 0)
@@ -539,8 +540,12 @@ def _sharded(device: torch.device) -> Finding:
         return Finding(SHARDED, NOTE, "it takes two cards")
     with tempfile.TemporaryDirectory() as directory, \
             concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        found = [pool.submit(_rank, rank, device.type, f"{directory}/meet") for rank in range(2)]
-        return max((one.result() for one in found), key=lambda finding: finding.state == WRONG)
+        ranks = [pool.submit(_rank, rank, device.type, f"{directory}/meet") for rank in range(2)]
+        first = concurrent.futures.wait(ranks, return_when=concurrent.futures.FIRST_EXCEPTION).done  # others may wait for it
+        try:
+            return max((one.result() for one in (*first, *ranks)), key=lambda finding: finding.state == WRONG)
+        except concurrent.futures.BrokenExecutor as error:
+            raise RuntimeError("a rank has ended") from error
 
 
 def _rank(rank: int, kind: str, meet: str) -> Finding:
@@ -548,7 +553,8 @@ def _rank(rank: int, kind: str, meet: str) -> Finding:
     if kind == "cuda":
         torch.cuda.set_device(device)
     torch.set_num_threads(1)
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo", init_method=f"file://{meet}", rank=rank, world_size=2,
+                            timeout=datetime.timedelta(seconds=COMPILES_S + 60))
     try:
         with _as_accelerator(device):
             return _compared(device, SHARDED)

@@ -132,11 +132,13 @@ class ScoreMod:
         queries, precision = q.shape[2], precision_of(q)
         count = max(1, ELEMENTS // (q.shape[1] * k.shape[2]))
         for sample in range(len(q)):
+            keys = k[sample].detach()
+            keys = keys if queries <= count else keys.to(precision)  # once for all chunks
             for first in range(0, queries, count):
                 rows = slice(first, min(first + count, queries))
                 here = Where(at.samples[sample], at.heads, at.queries[rows], at.keys)
                 with _evaluating(q.device):
-                    scores = _products(q[sample, :, rows].detach(), k[sample].detach(), precision).mul_(scale)
+                    scores = _products(q[sample, :, rows].detach(), keys, precision).mul_(scale)
                     changed = _mapped(self.score_mod, here, scores)[0].to(precision)
                     if self.mask_mod is not None:
                         allowed = _mapped(self.mask_mod, _needed(self.mask_mod, here))[0].bool()
@@ -187,7 +189,7 @@ def precision_of(q: torch.Tensor) -> torch.dtype:
 
 
 def _products(q: torch.Tensor, k: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
-    """[H, rows, Tk] of queries [H, rows, d] and keys [Hk, Tk, d], which are copied to the precision a few heads at a time."""
+    """[H, rows, Tk] of queries [H, rows, d] and keys [Hk, Tk, d], which are copied to the precision a few heads at once."""
     grouped = q.to(precision).reshape(len(k), -1, q.shape[2])
     found = torch.empty((*grouped.shape[:2], k.shape[1]), dtype=precision, device=q.device)
     heads = len(k) if k.dtype == precision else max(1, ELEMENTS // (2 * k[0].numel()))

@@ -329,7 +329,7 @@ static struct store_batch *kept_batch(const void *value, size_t size)
 STORE_TEST(a_full_queue_drops_checkpoints_first)
 {
     static const char large[400000];
-    fixture->config.ingest_budget = CONFIG_RECORDS_SHARE << 20;
+    fixture->config.ingest_budget = 1 << 20;
     open_slow(fixture);
     log_capture();
     submit(fixture, kept_batch(large, sizeof large));
@@ -354,7 +354,7 @@ STORE_TEST(a_full_queue_drops_checkpoints_first)
 STORE_TEST(a_batch_larger_than_the_queue_is_taken_alone)
 {
     static const char large[1200000];
-    fixture->config.ingest_budget = CONFIG_RECORDS_SHARE << 20;
+    fixture->config.ingest_budget = 1 << 20;
     open_slow(fixture);
     submit_window(fixture, 1, large, sizeof large);
     struct store_batch *batch = kept_batch("x", 1);
@@ -366,7 +366,7 @@ STORE_TEST(a_batch_larger_than_the_queue_is_taken_alone)
 STORE_TEST(room_comes_back_after_a_commit)
 {
     static const char large[400000];
-    fixture->config.ingest_budget = CONFIG_RECORDS_SHARE << 20;
+    fixture->config.ingest_budget = 1 << 20;
     fixture_open(fixture);
     for (uint64_t i = 1; i <= 20; i++) {
         submit(fixture, kept_batch(large, sizeof large));
