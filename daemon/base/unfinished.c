@@ -18,6 +18,7 @@
 
 #define SMALL_PIECE  8192 /* libzmq's buffer */
 #define SMALL_WEIGHT 32
+#define LEAST        (UINT64_C(4) << 20) /* a message of 16 such pieces passes */
 #define PATIENCE_NS  UINT64_C(500000000)
 #define PAUSE_MS     1
 
@@ -40,7 +41,7 @@ __attribute__((visibility("default"))) ssize_t recv_or_wait(int fd, void *data, 
 void unfinished_limit(uint64_t bytes, struct stats *stats)
 {
     atomic_store(&counted, stats);
-    atomic_store(&most, bytes);
+    atomic_store(&most, bytes < LEAST ? LEAST : bytes);
 }
 
 static struct unfinished_peer *peer_of(int fd)

@@ -33,9 +33,10 @@ def test_all_is_well_in_the_interpreter():
     assert found.stdout.count(" by triton") == 3 and found.stdout.count("the same bits") == 5
 
 
-def test_a_device_that_is_not_there_is_said():
-    found = run("--device", "cuda:99")
-    assert found.returncode == 2 and "--device cuda:99: " in found.stderr
+@pytest.mark.parametrize("wrong", ["--device cuda:99", "--tokens -5", "--width 0", "--key-heads 5"])
+def test_a_wrong_argument_is_said(wrong):
+    found = run(*wrong.split())
+    assert found.returncode == 2 and f"error: {wrong}: " in found.stderr
 
 
 def exact():

@@ -497,6 +497,16 @@ def test_a_message_may_be_larger_than_the_credit(start, rng):
     assert attnd.stats()["processed"] == 3 and lane.credit == 256 << 10
 
 
+def test_a_message_of_many_frames_passes_the_least_budget(start, rng):
+    """Each byte that is read in a small piece counts for 32 until the message is whole."""
+    attnd = start(*SMALL, "ingest.budget=1MiB", "ingest.max_message=1MiB")
+    lane = Lane(attnd, "job")
+    for step in range(20):
+        lane.projections(*rng.standard_normal((4, 64, 64), dtype="f4"), step=step)
+    lane.settled()
+    assert attnd.settled(20)["unfinished_cut"] == 0
+
+
 def test_credit_holds_for_those_who_ignore_it(start, rng):
     attnd = start(*SMALL, "ingest.budget=1MiB", "ingest.max_message=1MiB", "workers.threads=1")
     lane, honest = Lane(attnd, "greedy"), Lane(attnd, "honest")

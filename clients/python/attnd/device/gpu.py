@@ -57,6 +57,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                                 ("key-heads", 8, "its heads of keys"), ("width", 128, "of a head")):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text}; default: %(default)s")
     options = parser.parse_args(arguments)
+    for name, most in (("tokens", 1 << 20), ("heads", 1 << 10), ("key_heads", options.heads), ("width", 256)):
+        if not 1 <= getattr(options, name) <= most:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: must be from 1 to {most}")
+    if options.heads % options.key_heads:
+        parser.error(f"--key-heads {options.key_heads}: must divide --heads {options.heads}")
     try:
         device = torch.empty(1, device=options.device).device
     except (RuntimeError, AssertionError) as error:
