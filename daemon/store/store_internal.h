@@ -67,9 +67,7 @@ struct store {
 /* Lock held: batches in the queue are worth a commit before its time. */
 static inline bool store_is_enough(const struct store *store)
 {
-    uint64_t quarter = store->queue_bytes / 4;
-    return store->queued_bytes >= (quarter < COMMIT_BYTES ? quarter : COMMIT_BYTES) ||
-           store->promised_bytes >= PROMISES_WORTH;
+    return store->queued_bytes >= COMMIT_BYTES || store->promised_bytes >= PROMISES_WORTH;
 }
 
 static inline bool store_is_off(const struct store *store)
