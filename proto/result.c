@@ -20,6 +20,17 @@ static void part_list(struct mpk_writer *writer, const char *key, const double *
     result_part_put_reals(writer, list, length);
 }
 
+/* A list of the same number of each of `count` structs of `size` bytes; `first` is that of the
+ * first. */
+static void part_column(struct mpk_writer *writer, const char *key, const void *first, size_t size,
+                        uint32_t count)
+{
+    mpk_pair_array(writer, key, count);
+    for (uint32_t i = 0; i < count; i++) {
+        mpk_put_f64(writer, *(const double *)(const void *)((const char *)first + i * size));
+    }
+}
+
 static void part_matrix(struct mpk_writer *writer, const char *key, const double *matrix,
                         uint32_t rows, uint32_t columns)
 {
@@ -208,10 +219,8 @@ static void result_weights_put_heads(struct mpk_writer *writer, const struct spe
 {
     mpk_pair_map(writer, "heads", FIELDS + 1);
     for (unsigned f = 0; f < FIELDS; f++) {
-        mpk_pair_array(writer, fields[f].name, heads);
-        for (uint32_t h = 0; h < heads; h++) {
-            mpk_put_f64(writer, field_of(&head[h], f));
-        }
+        part_column(writer, fields[f].name, (const char *)head + fields[f].offset, sizeof *head,
+                    heads);
     }
     mpk_pair_array(writer, "singular_values", heads);
     for (uint32_t h = 0; h < heads; h++) {
@@ -437,10 +446,8 @@ static void put_head_stats(struct mpk_writer *writer, const struct result_stat *
 {
     mpk_put_map(writer, STAT_FIELDS + 1);
     for (unsigned f = 0; f < STAT_FIELDS; f++) {
-        mpk_pair_array(writer, stat_fields[f].name, heads);
-        for (uint32_t h = 0; h < heads; h++) {
-            mpk_put_f64(writer, stat_field(&stats[h], f));
-        }
+        part_column(writer, stat_fields[f].name, (const char *)stats + stat_fields[f].offset,
+                    sizeof *stats, heads);
     }
     mpk_pair_array(writer, "count", heads);
     for (uint32_t h = 0; h < heads; h++) {
@@ -529,11 +536,8 @@ static void result_summary_put_metric_drift(struct mpk_writer *writer,
         if (drift_fields[f].of_rows && !is_row) {
             continue;
         }
-        mpk_pair_array(writer, drift_fields[f].name, heads);
-        for (uint32_t h = 0; h < heads; h++) {
-            const char *head = (const char *)&drift[h];
-            mpk_put_f64(writer, *(const double *)(const void *)(head + drift_fields[f].offset));
-        }
+        part_column(writer, drift_fields[f].name, (const char *)drift + drift_fields[f].offset,
+                    sizeof *drift, heads);
     }
 }
 

@@ -16,8 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Sequences and counts of runs and layers, as checkpoint.c packed them. They are
- * in the map that is read. */
+/* Sequences and counts of runs and layers, as checkpoint.c packed them, in the map that is read. */
 
 /* Copies a list whose length nobody else says. Returns how many; 0: there are none, and *ret_list
  * is unchanged. */
@@ -44,8 +43,7 @@ static void restore_sequences(struct stored *in, const char *key, struct sequenc
     }
 }
 
-/* The run has used the reliable lane if they are there. Takes over what is newer. Not every run
- * has used the reliable lane. */
+/* Takes over the newer numbers. A run has them if it has used the reliable lane. */
 static void restore_reliable(struct run *run, struct stored *in, struct sequences *into)
 {
     struct sequences saved = {0};

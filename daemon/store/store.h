@@ -161,7 +161,7 @@ void batch_hold(struct store_batch *batch, bool last);
 struct promises *batch_promises(struct store_batch *batch);
 void batch_free(struct store_batch **batch);
 
-/* Takes the batch. When a quarter of ingest.budget waits it is dropped, and its records are
+/* Takes the batch. When config_records_bytes wait it is dropped, and its records are
  * counted; a batch without windows and alerts (a checkpoint) gives way earlier, at half of it. One
  * that is larger than that is taken when nothing else waits. Returns whether it was taken; *batch
  * is NULL afterwards, unless it was not and has promises. */
@@ -176,7 +176,7 @@ void store_set_settle(struct store *store, void (*settle)(void *data, struct pro
 /* `wait` is called with why nothing can be written, by the thread, as often as that is tried in
  * vain: about once a second. Before the first batch. */
 void store_set_wait(struct store *store, void (*wait)(void *data, const char *why), void *data);
-/* Any thread: whether a quarter of ingest.budget waits, so that nothing should be promised. */
+/* Any thread: whether config_records_bytes wait, so that nothing should be promised. */
 bool store_is_full(struct store *store);
 /* Any thread: whether batches are being written, or are to be at once: with promises worth
  * PROMISES_WORTH bytes they wait for no others. */

@@ -18,7 +18,7 @@ LEFT = {"reliable": True, "type": "event"}
 
 
 def left_by(spool_directory, job, count):
-    """The places of so many messages of a process of this job that has ended."""
+    """The places of `count` messages that a process of this job left when it ended."""
     store = spool.Spool(str(spool_directory))
     places = [store.append([f"event/{job}/".encode(), msgpack.packb(LEFT)]) for _ in range(count)]
     store.close()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A soak of the reliable lane: kills of either side under load, and a network that is slow, loses and is cut; full disks are in
-test_clients.py, bounds in tests/python/test_reliable.py. What the trainers logged is compared with the history, message by message.
+"""A soak of the reliable lane: kills of either side under load, and a network that is slow, loses and is cut; full
+disks are in test_clients.py, bounds in tests/python/test_reliable.py. The logs of the trainers are compared with the
+history, message by message.
 
     ATTND_BIN=... python3 tests/reliable/lane_soak.py [KILLS [PART...]]
 

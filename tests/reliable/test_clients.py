@@ -28,7 +28,7 @@ def spooled(folder):
 
 
 def kill_with_all_kept(attnd, *keepers, more=50):
-    """Kills attnd, and then the trainers, when each has kept so many more."""
+    """Kills attnd, and then the trainers, when each has kept `more` messages more."""
     attnd.stop(signal.SIGKILL)
     for keeper in keepers:
         keeper.wait_for(keeper.said()[1] + more)

@@ -101,7 +101,7 @@ def _findings(device: torch.device, options: argparse.Namespace) -> Findings:
 
 
 def _driver() -> str:
-    """The version of Nvidia's, which Linux tells."""
+    """The version of Nvidia's driver, by Linux."""
     with contextlib.suppress(OSError):
         found = re.search(r"\d+\.\d[\d.]*", pathlib.Path("/proc/driver/nvidia/version").read_text())
         return found.group() if found else "unknown"
