@@ -331,8 +331,9 @@ class Sender:
         by_lane = may_keep and self._uses_lane(message.topic, message.kind) and not (
             self._reliable.is_probe and message.kind not in ("state", "event") and not self._lane.has_room(message.nbytes))
         # The first message of a run says by what it is cut into windows, whichever lane it is on: that hello goes by both.
+        # Not so a later one to the same attnd while all else is reliable: lost with a connection, it would count as a loss.
         if by_lane and not message.keys.keys().isdisjoint(("own_window", "own_every")) \
-                and not self._send(message, False, may_keep=False):
+                and (not queued or self._seq.keys() != {message.topic}) and not self._send(message, False, may_keep=False):
             return False
         seqs, drops = (self._lane_seq, self.outbox.lane_drops) if by_lane else (self._seq, self.outbox.drops)
         with self.outbox.changed:
