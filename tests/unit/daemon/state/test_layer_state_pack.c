@@ -47,9 +47,16 @@ TEST(each_head_has_its_share_of_the_invalid_rows)
     test_layer_state_pack(later, &packed);
     layer_state_free(&later);
     later = test_layer_state_unpack(&packed);
+    OWNED(layer_state_free) struct layer_state *at_once = layer_state_new(6, BUCKETS);
+    const struct layer_state *both[] = {state, later};
+    assert_int_equal(layer_state_merge_all(at_once, both, 2), 0);
     assert_int_equal(layer_state_merge(state, later), 0);
-    assert_int_equal(state->head[4].invalid_rows, 2 * 2 * 8);
-    assert_invalid_shares(state, of_one); /* of twice as many */
+    for (int i = 0; i < 2; i++) { /* of twice as many */
+        const struct layer_state *merged = i == 0 ? state : at_once;
+        assert_int_equal(merged->invalid_rows, 2 * 2 * (4 + 8));
+        assert_int_equal(merged->head[4].invalid_rows, 2 * 2 * 8);
+        assert_invalid_shares(merged, of_one);
+    }
 }
 
 TEST(unpacked_is_what_was_packed)
