@@ -14,11 +14,8 @@ struct keeper {
     uv_timer_t timer;
     int fd;            /* the directory, locked; -1 = none */
     uint64_t failures; /* to have it again */
-    struct {
-        keeper_look *look;
-        void *owner;
-    } files[KEEPER_FILES_MAX];
-    int file_count;
+    void (*look)(void *data);
+    void *data;
 };
 
 /* The last place of this user's that clients look at. */
@@ -79,11 +76,8 @@ static bool keeper_has_directory(struct keeper *keeper)
 static void keeper_on_timer(uv_timer_t *timer)
 {
     struct keeper *keeper = timer->data;
-    if (!keeper_has_directory(keeper)) {
-        return;
-    }
-    for (int i = 0; i < keeper->file_count; i++) {
-        keeper->files[i].look(keeper->files[i].owner);
+    if (keeper_has_directory(keeper)) {
+        keeper->look(keeper->data);
     }
 }
 
@@ -107,14 +101,10 @@ int keeper_new(uv_loop_t *loop, struct config *config, struct keeper **ret_keepe
     return 0;
 }
 
-void keeper_add(struct keeper *keeper, keeper_look *look, void *owner)
+void keeper_start(struct keeper *keeper, void (*look)(void *data), void *data)
 {
-    keeper->files[keeper->file_count].look = look;
-    keeper->files[keeper->file_count++].owner = owner;
-}
-
-void keeper_start(struct keeper *keeper)
-{
+    keeper->look = look;
+    keeper->data = data;
     uv_timer_start(&keeper->timer, keeper_on_timer, KEEPER_MS, KEEPER_MS);
 }
 
