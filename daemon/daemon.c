@@ -386,9 +386,7 @@ static int open_history(struct daemon *daemon, char *reterr)
     }
     if (daemon->config.history_enabled) {
         daemon->sink.store = daemon->store;
-        if (registry_restore(daemon->registry, clock_monotonic_ns()) != 0) {
-            return daemon_fail(reterr, "bring back the runs that go on", err_text(ERR_MEMORY));
-        }
+        registry_restore(daemon->registry, clock_monotonic_ns());
     }
     return history_new(&daemon->loop, &daemon->config, daemon->store, &daemon->history, reterr);
 }

@@ -93,7 +93,7 @@ int events_take(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
     uint64_t dropped = 0;
-    int code = run_next_in_sequence(run, NULL, message);
+    int code = run_next_in_sequence(run, message);
     bool told = header->event != EVENT_LOG || header->dropped_total > 0 || header->seq == 0;
     if (!code && told &&
         !message->losses.found) { /* a late one tells an older total than is known */
@@ -158,9 +158,7 @@ int events_heed_bye(struct run *run, const struct message *message)
     if (!rank->bye && !rank->bye_ns) {
         return 0;
     }
-    struct stream *stream =
-        header->type == MESSAGE_EVENT ? NULL : stream_find(run->streams, header->layer);
-    const struct sequences *found = run_sequences(run, stream, header);
+    const struct sequences *found = run_sequences(run, header);
     const struct sequences *sequences = found ? found : &none;
     if (rank->bye && sequences_passed(sequences, message->rank_index, header->seq)) {
         return ERR_ENDED;

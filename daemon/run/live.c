@@ -112,13 +112,7 @@ void live_publish_state(struct run *run, const struct message *message,
     double *values = malloc(count * sizeof *values + heads * sizeof(enum pattern));
     struct live_result live = {
         .common = {header->job, header->run, header->epoch, header->step, header->time_ns},
-        .layer = {.id = header->layer,
-                  .causal = state->causal,
-                  .rows = state->rows,
-                  .rows_of = state->rows_of,
-                  .invalid_rows = state->invalid_rows,
-                  .row_sum_error = state->row_sum_error,
-                  .tier = header->type},
+        .layer = layer_state_describe(state, header->layer),
         .rank = header->rank,
         .numbers = {.heads = state->heads, .local_window = state->local_window}};
     struct result_stat sink_rate;
@@ -128,22 +122,15 @@ void live_publish_state(struct run *run, const struct message *message,
     }
     enum pattern *patterns = (enum pattern *)(void *)(values + count);
     /* [METRIC_COUNT][heads] newest numbers, and the patterns after them. */
-    struct stat_reader reader;
-    struct stat_record record;
-    uint32_t slot;
-    for (size_t i = 0; i < (size_t)METRIC_COUNT * state->heads; i++) {
-        values[i] = NAN;
-    }
-    for (uint32_t h = 0; h < state->heads; h++) {
+    for (uint32_t h = 0; h < heads; h++) {
+        double newest[METRIC_COUNT];
+        layer_state_newest(state, h, newest);
         patterns[h] = (enum pattern)state->head[h].pattern;
-        stat_reader_init(&reader, &state->head[h].stats);
-        while (stat_read(&reader, &slot, &record)) {
-            if (slot < METRIC_MATRIX_FIRST) {
-                values[(size_t)slot * state->heads + h] = record.last;
-            }
+        for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+            values[m * heads + h] = newest[m];
         }
     }
-    memcpy(live.layer.shape, state->shape, sizeof state->shape);
+    live.layer.tier = header->type;
     live.numbers.sink_rate = sink_rate.last;
     live.numbers.pattern = patterns;
     for (uint32_t m = 0; m < METRIC_COUNT; m++) {

@@ -62,13 +62,15 @@ int past_look(struct pasts *pasts, const struct header *header, const struct con
     }
     past = &pasts->of[pasts->next];
     past_clear(past);
-    struct restore *restore = restore_new(config, sink, budget, past_adopt, past, now_ns);
-    if (!restore) {
-        return ERR_MEMORY;
-    }
-    restore_forgotten(restore);
-    int code = store_each_kept_of(sink->store, &record, restore_value, restore);
-    if (!code && restore_is_short(restore)) {
+    struct restore restore = {.config = config,
+                              .sink = sink,
+                              .budget = budget,
+                              .adopt = past_adopt,
+                              .data = past,
+                              .now_ns = now_ns,
+                              .of_forgotten = true};
+    int code = store_each_kept_of(sink->store, &record, restore_value, &restore);
+    if (!code && restore.is_short) {
         code = ERR_MEMORY;
     }
     restore_finish(&restore);

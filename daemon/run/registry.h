@@ -36,9 +36,8 @@ int registry_merge(struct registry *registry, const struct merged *merged, uint6
 /* A message that ingest refused: counted to the newest run of the job, if it is known. */
 void registry_refused(struct registry *registry, const char *job, int code);
 
-/* Brings the runs back that the sink's store has kept: at the start, before any message. Returns 0
- * or ERR_MEMORY: then none is back. */
-int registry_restore(struct registry *registry, uint64_t now_ns);
+/* Brings the runs back that the sink's store has kept: at the start, before any message. */
+void registry_restore(struct registry *registry, uint64_t now_ns);
 
 /* A round saves what has changed in all runs (checkpoint.h), in steps of one layer; after some
  * steps comes a submit, before any message. Steps return whether there is more to do. A run with a

@@ -238,6 +238,21 @@ static void attach_stats(const struct layer_state *state, const struct summary_s
     result->dropped_count = stats->dropped_count;
 }
 
+struct result_layer layer_state_describe(const struct layer_state *state, struct layer_id id)
+{
+    struct result_layer layer = {
+        .id = id,
+        .causal = state->causal,
+        .rows = state->rows,
+        .rows_of = state->rows_of,
+        .invalid_rows = state->invalid_rows,
+        .row_sum_error = state->row_sum_error,
+        .tier = state->tier,
+    };
+    memcpy(layer.shape, state->shape, sizeof state->shape);
+    return layer;
+}
+
 int summary_view_init(struct summary_view *view, const struct layer_state *state,
                       struct layer_id id, const char *job, const uint8_t *run,
                       const struct result_window *window)
@@ -254,16 +269,7 @@ int summary_view_init(struct summary_view *view, const struct layer_state *state
         summary_view_clear(view);
         return code;
     }
-    view->result.layer = (struct result_layer){
-        .id = id,
-        .causal = state->causal,
-        .rows = state->rows,
-        .rows_of = state->rows_of,
-        .invalid_rows = state->invalid_rows,
-        .row_sum_error = state->row_sum_error,
-        .tier = state->tier,
-    };
-    memcpy(view->result.layer.shape, state->shape, sizeof state->shape);
+    view->result.layer = layer_state_describe(state, id);
     view->result.ranks = layer_state_ranks(state);
     view->result.messages = state->messages;
     view->result.lost = state->tally.lost;
