@@ -52,7 +52,6 @@ struct layer_state {
     bool has_aggregate[AGGREGATE_COUNT], has_vector[VECTOR_COUNT];
     struct head_state *head; /* [heads]; owned */
     struct stat_set across;  /* the across-head maps, and the sink rate */
-    uint64_t stats_bytes;    /* memory of all sets */
     struct detail *detail;   /* of the newest message that had any; shared, NULL = none */
     struct detail *map;      /* of the newest message that was asked for one (message.wants_map):
                                 map->map; shared, NULL = none. Not packed. */
