@@ -537,13 +537,6 @@ static int layer_state_unpack_fill(struct layer_state *state, const msgpack_obje
     return code;
 }
 
-/* The documents that are read, and how much of them. */
-struct reading {
-    struct mpk_limits limits;
-    uint32_t oldest;   /* version */
-    const int *metric; /* the only one whose histograms will be read; NULL: all */
-};
-
 static int new_state(const msgpack_object *map, uint32_t oldest, uint32_t *ret_version,
                      struct layer_state **ret_state)
 {
@@ -558,19 +551,23 @@ static int new_state(const msgpack_object *map, uint32_t oldest, uint32_t *ret_v
     return *ret_state ? 0 : ERR_MEMORY;
 }
 
-static int unpack_some(const void *data, size_t size, const struct reading *reading,
-                       struct layer_state **ret_state)
+/* Documents from version `oldest` on, of at most so many elements. `metric`: the only one whose
+ * histograms will be read; NULL: all. */
+static int unpack_some(const void *data, size_t size, uint32_t elements, uint32_t oldest,
+                       const int *metric, struct layer_state **ret_state)
 {
+    struct mpk_limits limits = stored_limits;
     struct mpk_doc doc;
     struct layer_state *state = NULL;
-    int code = mpk_parse(data, size, &reading->limits, &doc);
+    limits.elements = elements;
+    int code = mpk_parse(data, size, &limits, &doc);
     if (code) {
         return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
     }
     uint32_t version = 0;
-    code = new_state(doc.root, reading->oldest, &version, &state);
+    code = new_state(doc.root, oldest, &version, &state);
     if (!code) {
-        code = layer_state_unpack_fill(state, doc.root, version, reading->metric);
+        code = layer_state_unpack_fill(state, doc.root, version, metric);
     }
     mpk_doc_clear(&doc);
     if (code) {
@@ -583,22 +580,18 @@ static int unpack_some(const void *data, size_t size, const struct reading *read
 
 int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state)
 {
-    const struct reading reading = {stored_limits, 1, NULL};
-    return unpack_some(data, size, &reading, ret_state);
+    return unpack_some(data, size, stored_limits.elements, 1, NULL, ret_state);
 }
 
 int layer_state_unpack_sent(const void *data, size_t size, uint32_t heads,
                             struct layer_state **ret_state)
 {
-    struct reading reading = {stored_limits, 2, NULL};
-    reading.limits.elements =
-        SENT_ELEMENTS + SENT_HEAD_ELEMENTS * (heads < HEADS_MAX ? heads : HEADS_MAX);
-    return unpack_some(data, size, &reading, ret_state);
+    uint32_t most = SENT_ELEMENTS + SENT_HEAD_ELEMENTS * (heads < HEADS_MAX ? heads : HEADS_MAX);
+    return unpack_some(data, size, most, 2, NULL, ret_state);
 }
 
 int layer_state_unpack_metric(const void *data, size_t size, int metric,
                               struct layer_state **ret_state)
 {
-    const struct reading reading = {stored_limits, 1, &metric};
-    return unpack_some(data, size, &reading, ret_state);
+    return unpack_some(data, size, stored_limits.elements, 1, &metric, ret_state);
 }
