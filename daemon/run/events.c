@@ -52,8 +52,6 @@ static int events_log(struct run *run, const struct header *header)
         .values = &header->values,
     };
     struct store_batch *batch = checkpoint_begin(run);
-    struct mpk_writer writer;
-    char topic[TOPIC_MAX];
     int code = batch || !run->sink->store ? 0 : ERR_MEMORY;
     for (uint32_t i = 0; batch && i < header->values.count && !code; i++) {
         const struct named_value *value = &header->values.list[i];
@@ -72,11 +70,7 @@ static int events_log(struct run *run, const struct header *header)
     if (batch) {
         code = events_submit(run, &batch, code);
     }
-    mpk_writer_init(&writer);
-    log_encode(&log, &writer);
-    topic_job("log", run->job, topic);
-    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
-    mpk_writer_clear(&writer);
+    run_publish_log(run, &log);
     return code;
 }
 

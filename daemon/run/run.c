@@ -291,14 +291,27 @@ void run_encode(const struct run *run, struct mpk_writer *writer)
     free(layers);
 }
 
-void run_publish_job(struct run *run)
+void run_put(struct run *run, const char *word, struct mpk_writer *writer, enum result_kind kind)
 {
     char topic[TOPIC_MAX];
+    topic_job(word, run->job, topic);
+    run->sink->put(run->sink->data, run, topic, 0, writer, kind);
+    mpk_writer_clear(writer);
+}
+
+void run_publish_log(struct run *run, const struct log_result *log)
+{
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    log_encode(log, &writer);
+    run_put(run, "log", &writer, RESULT_OTHER);
+}
+
+void run_publish_job(struct run *run)
+{
     struct mpk_writer writer;
     run->dirty = false;
     mpk_writer_init(&writer);
     run_encode(run, &writer);
-    topic_job("job", run->job, topic);
-    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
-    mpk_writer_clear(&writer);
+    run_put(run, "job", &writer, RESULT_OTHER);
 }

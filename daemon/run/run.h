@@ -182,5 +182,8 @@ struct result_common run_common(const struct run *run);
 /* Appends the job map. */
 void run_encode(const struct run *run, struct mpk_writer *writer);
 void run_publish_job(struct run *run);
+void run_publish_log(struct run *run, const struct log_result *log);
+/* Publishes what is encoded on WORD/JOB/, and clears the writer. */
+void run_put(struct run *run, const char *word, struct mpk_writer *writer, enum result_kind kind);
 
 #endif

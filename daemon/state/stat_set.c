@@ -329,23 +329,19 @@ struct stat_sums {
     struct moments moments[STAT_SLOTS];
     double last[STAT_SLOTS];
     struct hist_sum *hist[STAT_HISTS]; /* owned; NULL until there is one */
-    uint8_t *bytes;                    /* room for any set */
+    uint8_t bytes[];                   /* room for any set */
 };
 
 struct stat_sums *stat_sums_new(uint32_t buckets, const uint8_t leader[STAT_SLOTS])
 {
-    struct stat_sums *sums = calloc(1, sizeof *sums);
+    struct stat_sums *sums = calloc(1, sizeof *sums + stat_set_size_max(buckets));
     if (!sums) {
         return NULL;
     }
     sums->buckets = buckets;
     sums->leader = leader;
-    sums->bytes = malloc(stat_set_size_max(buckets));
     for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
         sums->last[slot] = NAN;
-    }
-    if (!sums->bytes) {
-        stat_sums_free(&sums);
     }
     return sums;
 }
@@ -359,7 +355,6 @@ void stat_sums_free(struct stat_sums **sums_p)
     for (uint32_t slot = 0; slot < STAT_HISTS; slot++) {
         free(sums->hist[slot]);
     }
-    free(sums->bytes);
     free(sums);
     *sums_p = NULL;
 }
