@@ -21,16 +21,6 @@ static double *spread_one(const struct header *header, const double **numbers, s
     return to + total;
 }
 
-static enum pattern *spread_patterns(const struct header *header, const enum pattern *from,
-                                     enum pattern *to)
-{
-    for (uint32_t h = 0; h < header->heads_total; h++) {
-        to[h] = PATTERN_NONE;
-    }
-    memcpy(to + header->head_offset, from, header->heads * sizeof *to);
-    return to;
-}
-
 /* Points the arrays of a slice of the heads into a new buffer, which is returned; NULL when out of
  * memory. A slice has no numbers across heads. */
 static double *live_spread(const struct header *header, struct layer_numbers *numbers)
@@ -53,8 +43,12 @@ static double *live_spread(const struct header *header, struct layer_numbers *nu
         }
     }
     if (numbers->pattern) {
-        numbers->pattern =
-            spread_patterns(header, numbers->pattern, (enum pattern *)(void *)(buffer + count));
+        enum pattern *patterns = (enum pattern *)(void *)(buffer + count);
+        for (size_t h = 0; h < total; h++) {
+            patterns[h] = PATTERN_NONE;
+        }
+        memcpy(patterns + header->head_offset, numbers->pattern, header->heads * sizeof *patterns);
+        numbers->pattern = patterns;
     }
     numbers->heads = header->heads_total;
     return buffer;

@@ -103,17 +103,12 @@ struct run *past_take(struct pasts *pasts, const struct header *header)
  * read for this alone. `live` values and the maps of single heads are of one message and stay lost
  * until the next one: nothing keeps them, and the history has the windows they went into. */
 
-static struct store_run recall_store_run(const struct run *run)
-{
-    return (struct store_run){.job = run->job, .run = run->id};
-}
-
 /* The layer's baseline, which has learned from the newest window, or from none that was kept; NULL:
  * it cannot be read. Owned. */
 static struct drift *recall_drift(const struct run *run, const struct track *track,
                                   const struct stream *stream, uint32_t heads)
 {
-    struct store_run record = recall_store_run(run);
+    const struct store_run record = {.job = run->job, .run = run->id};
     struct drift_rule rule = run_drift_rule(run->config);
     struct store_bytes value;
     struct drift *drift = NULL;
@@ -130,7 +125,7 @@ static struct drift *recall_drift(const struct run *run, const struct track *tra
 static bool recall_layer(struct run *run, const struct track *track, const struct stream *stream)
 {
     const struct window_rule *rule = &track->window.rule;
-    struct store_run record = recall_store_run(run);
+    const struct store_run record = {.job = run->job, .run = run->id};
     struct result_window window = {
         .unit = rule->unit, .length = rule->length, .every = rule->every};
     struct store_bytes packed;
