@@ -35,8 +35,7 @@ struct judge {
     bool detached; /* the message that was given last is of those that others overtake */
 };
 
-/* Alerts ----------------------------------------------------------------------------------------
- */
+/* Alerts */
 
 /* Prints control characters as '?'. */
 static void judge_put_text(const char *text, size_t size, FILE *to)
@@ -101,8 +100,7 @@ static void judge_put_result(void *data, const struct run *run, const char *topi
     mpk_doc_clear(&doc);
 }
 
-/* The recording ---------------------------------------------------------------------------------
- */
+/* The recording */
 
 static bool judge_is_busy(struct judge *judge)
 {
@@ -188,8 +186,7 @@ static void judge_play(struct judge *judge)
     }
 }
 
-/* The verdict -----------------------------------------------------------------------------------
- */
+/* The verdict */
 
 static void judge_print_count(const char *before, uint64_t count, const char *what)
 {

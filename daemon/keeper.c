@@ -18,17 +18,11 @@ struct keeper {
     void *data;
 };
 
-/* The last place of this user's that clients look at. */
-static void keeper_last_place(char ret_directory[ADDRESS_MAX])
-{
-    address_default(geteuid(), NULL, ret_directory);
-}
-
 static bool keeper_chose(const char *directory)
 {
     char first[ADDRESS_MAX], last[ADDRESS_MAX];
     address_default(geteuid(), getenv("XDG_RUNTIME_DIR"), first);
-    keeper_last_place(last);
+    address_default(geteuid(), NULL, last); /* where clients look last */
     return strcmp(directory, first) == 0 || strcmp(directory, last) == 0;
 }
 
@@ -39,7 +33,7 @@ static int keeper_take(struct config *config, char *reterr)
     char last[ADDRESS_MAX], error[CONFIG_ERROR_MAX];
     bool chosen = keeper_chose(config->directory);
     int fd = directory_take(config->directory, chosen, reterr);
-    keeper_last_place(last);
+    address_default(geteuid(), NULL, last);
     if (fd != -ENOENT || !chosen || strcmp(config->directory, last) == 0) {
         return fd;
     }

@@ -548,7 +548,7 @@ void closing_settle(struct run *run, uint64_t now_ns)
     if (run_closes(run)) { /* the rest comes behind it */
         run->closing.now_ns = now_ns > run->closing.now_ns ? now_ns : run->closing.now_ns;
     } else if (now_ns && run->state != JOB_ENDED && has_ended(run)) {
-        assembly_give_up_all(run);
+        assembly_give_up(run, UINT64_MAX);
         end_run(run, now_ns);
     }
 }

@@ -24,14 +24,12 @@ void past_forget_all(struct pasts *pasts)
 /* NULL: the history was not asked for it. */
 static struct past_run *past_find(struct pasts *pasts, const struct header *header)
 {
-    struct past_run *found = NULL;
-    for (uint32_t i = 0; i < PASTS_MAX && !found; i++) {
-        struct past_run *past = &pasts->of[i];
-        bool same =
-            strcmp(past->job, header->job) == 0 && memcmp(past->id, header->run, RUN_BYTES) == 0;
-        found = same ? past : NULL;
+    for (struct past_run *past = pasts->of; past < pasts->of + PASTS_MAX; past++) {
+        if (strcmp(past->job, header->job) == 0 && memcmp(past->id, header->run, RUN_BYTES) == 0) {
+            return past;
+        }
     }
-    return found;
+    return NULL;
 }
 
 /* One that never used the reliable lane begins anew: it is on its way out of the history, or the
