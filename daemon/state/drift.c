@@ -461,18 +461,12 @@ int drift_pin(struct drift *drift, const struct layer_state *const *states, uint
                 drift_cell_complete(&given->cell[m][h]);
             }
         }
-        /* Moves the baseline and the detection. */
-        for (int m = 0; m < METRIC_COUNT; m++) {
-            struct drift_cell *cell = drift->cell[m];
-            drift->cell[m] = given->cell[m];
-            given->cell[m] = cell;
-        }
-        for (int m = 0; m < METRIC_ROW_COUNT; m++) {
-            struct packed_hists hists = drift->hists[m];
-            drift->hists[m] = given->hists[m];
-            given->hists[m] = hists;
-        }
-        drift->windows = given->windows;
+        /* The baseline and the detection move over; what was here goes with `given`. */
+        struct drift before = *drift;
+        *drift = *given;
+        *given = before;
+        drift->begun = before.begun;
+        drift->last = before.last;
         drift->pinned = true;
         drift_result_clear(drift);
     }

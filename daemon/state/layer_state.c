@@ -439,11 +439,11 @@ int layer_state_merge_all(struct layer_state *into, const struct layer_state *co
     return code;
 }
 
-static int merge_one_heads(struct layer_state *into, const struct layer_state *from,
-                           struct stat_writer *writer)
+int layer_state_merge(struct layer_state *into, const struct layer_state *from)
 {
     uint8_t leader[STAT_SLOTS];
-    int code = 0;
+    struct stat_writer *writer = stat_writer_new(into->buckets);
+    int code = writer ? layer_state_ranks_merge(into, &from, 1) : ERR_MEMORY;
     find_leaders(leader);
     for (uint32_t h = 0; h < into->heads && h < from->heads && !code; h++) {
         struct head_state *head = &into->head[h];
@@ -456,18 +456,7 @@ static int merge_one_heads(struct layer_state *into, const struct layer_state *f
             head->pattern = part->pattern;
         }
     }
-    return code;
-}
-
-int layer_state_merge(struct layer_state *into, const struct layer_state *from)
-{
-    uint8_t leader[STAT_SLOTS];
-    struct stat_writer *writer = stat_writer_new(into->buckets);
-    int code = writer ? layer_state_ranks_merge(into, &from, 1) : ERR_MEMORY;
     memset(leader, STAT_SLOTS, sizeof leader); /* what goes across heads is of all that have any */
-    if (!code) {
-        code = merge_one_heads(into, from, writer);
-    }
     if (!code) {
         bool newer = position_reaches(&from->newest, &into->newest);
         code = stat_set_merge(&into->across, &from->across, newer, leader, writer);
