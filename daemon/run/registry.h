@@ -24,8 +24,7 @@ struct registry *registry_new(const struct config *config, const struct result_s
 void registry_free(struct registry **registry);
 
 /* Finds or makes the run of a message, and queues it there: sets *ret_compute as queue_put does; or
- * it is `kept_back` (hold.h). Returns 0, or why there is no such run: the message is then not
- * queued. */
+ * it is held (hold.h). Returns 0, or why there is no such run: the message is then not queued. */
 int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns,
                     bool *ret_compute);
 /* Finds or makes the run of news of a fleet, and says there what is known of it: its ranks, where
