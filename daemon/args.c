@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/args.h"
 
-#include "daemon/judge.h"
-
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -133,13 +131,6 @@ static int daemon_args_parse(int argc, char **argv, struct args_line *args, char
     return 0;
 }
 
-static int args_set_isa(struct config *config, const char *name, char *reterr)
-{
-    char assignment[64];
-    snprintf(assignment, sizeof assignment, "workers.isa=%s", name);
-    return config_set(config, assignment, reterr);
-}
-
 static int choose_address(const struct args_line *args, const char *path, struct config *config,
                           char *reterr)
 {
@@ -155,36 +146,54 @@ static int choose_address(const struct args_line *args, const char *path, struct
     return config_use_address(config, place, "$XDG_RUNTIME_DIR", path, reterr);
 }
 
+static int args_set(struct config *config, const char *const *assignments, size_t count,
+                    char *reterr)
+{
+    int rc = 0;
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        rc = config_set(config, assignments[i], reterr);
+    }
+    return rc;
+}
+
+/* A judge decides itself what would make the verdict depend on the machine or reach beyond it.
+ * Spectra have no budget unless the file gives them one, so that the same recording gets the same
+ * verdict everywhere. */
+static const char *const judge_settings[] = {
+    "history.enabled=false", "http.enabled=false", "alerts.enabled=true",
+    "alerts.command=",       "alerts.webhook=",    "alerts.per_window=100000",
+    "plan.cost_max=0",       "limits.idle=7d",     "log.level=error",
+};
+
 static int apply_settings(const struct args_line *args, struct config *config, char *reterr)
 {
     const char *path = args->check_path ? args->check_path : args->config_path;
-    if (args->judge_path && judge_prepare(config, reterr) != 0) {
+    char isa[64], error[CONFIG_ERROR_MAX];
+    snprintf(isa, sizeof isa, "workers.isa=%s", args->isa ? args->isa : "");
+    if ((args->judge_path && config_set(config, "metrics.spectrum_budget=0s", reterr) != 0) ||
+        (path && config_load(config, path, reterr) != 0) ||
+        args_set(config, args->set, (size_t)args->set_count, reterr) != 0 ||
+        (args->isa && config_set(config, isa, reterr) != 0)) {
         return -1;
     }
-    if (path && config_load(config, path, reterr) != 0) {
-        return -1;
+    int rc = args->judge_path ? args_set(config, judge_settings,
+                                         sizeof judge_settings / sizeof judge_settings[0], reterr)
+                              : choose_address(args, path, config, reterr);
+    if (rc != 0) {
+        return rc;
     }
-    for (int i = 0; i < args->set_count; i++) {
-        if (config_set(config, args->set[i], reterr) != 0) {
-            return -1;
-        }
+    rc = config_check(config, error);
+    if (rc == 0 && args->judge_path && config->window_unit == CONFIG_UNIT_SECOND) {
+        snprintf(error, sizeof error,
+                 "window.unit: 'second': a recording is judged faster than it was recorded "
+                 "(valid: auto, epoch, step)");
+        rc = -1;
     }
-    if (args->isa && args_set_isa(config, args->isa, reterr) != 0) {
-        return -1;
+    if (rc != 0) { /* a mistake between keys has no line, but the file it comes from has a name */
+        snprintf(reterr, CONFIG_ERROR_MAX, "%.200s%s%.800s", path ? path : "", path ? ": " : "",
+                 error);
     }
-    if (args->judge_path) {
-        return judge_settle(config, path, reterr);
-    }
-    if (choose_address(args, path, config, reterr) != 0) {
-        return -1;
-    }
-    /* A mistake between keys has no line, but the file it comes from has a name. */
-    char error[CONFIG_ERROR_MAX];
-    if (config_check(config, error) == 0) {
-        return 0;
-    }
-    snprintf(reterr, CONFIG_ERROR_MAX, "%.200s%s%.800s", path ? path : "", path ? ": " : "", error);
-    return -1;
+    return rc;
 }
 
 /* On failure nothing is left to clear. */

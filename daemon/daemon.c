@@ -89,9 +89,9 @@ static void daemon_close_handles(struct daemon *daemon)
     tap_close(&daemon->tap);
     keeper_close(daemon->keeper);
     idle_close(&daemon->idle);
-    close_handle(&daemon->sigterm);
-    close_handle(&daemon->sigint);
-    close_handle(&daemon->sighup);
+    for (int i = 0; i < DAEMON_SIGNALS; i++) {
+        close_handle(&daemon->signals[i]);
+    }
     close_handle(&daemon->turns);
     close_handle(&daemon->tick);
     close_handle(&daemon->saver);
@@ -164,7 +164,7 @@ static void on_hangup(uv_signal_t *signal, int number)
         return;
     }
     bool has_tokens = daemon->http && *daemon->config.http_token_file.text;
-    if (!reload_possible(&daemon->reload) && !daemon->keys && !has_tokens) {
+    if (!daemon->reload.argc && !daemon->keys && !has_tokens) {
         begin_stop(daemon, "signal", "SIGHUP");
         return;
     }
@@ -178,7 +178,7 @@ static void on_hangup(uv_signal_t *signal, int number)
     } else if (*daemon->config.http_token_file.text) {
         log_event(LOG_INFO, "tokens_read", LOG_NUM("lines", (uint64_t)count));
     }
-    if (reload_possible(&daemon->reload)) {
+    if (daemon->reload.argc) {
         bool taken = reload_read(&daemon->reload, daemon->plans);
         atomic_store(&daemon->stats.config_refused, !taken);
         if (taken) {
@@ -233,13 +233,9 @@ static int daemon_open_loop(struct daemon *daemon, char *reterr)
     uv_timer_init(&daemon->loop, &daemon->saver);
     uv_timer_init(&daemon->loop, &daemon->deadline);
     daemon->tick.data = daemon->saver.data = daemon->deadline.data = daemon;
-    daemon->sigterm.data = daemon->sigint.data = daemon->sighup.data = daemon;
-    rc = uv_signal_init(&daemon->loop, &daemon->sigterm); /* makes what the others share */
-    if (rc == 0) {
-        rc = uv_signal_init(&daemon->loop, &daemon->sigint);
-    }
-    if (rc == 0) {
-        rc = uv_signal_init(&daemon->loop, &daemon->sighup);
+    for (int i = 0; i < DAEMON_SIGNALS && rc == 0; i++) {
+        rc = uv_signal_init(&daemon->loop, &daemon->signals[i]);
+        daemon->signals[i].data = daemon;
     }
     return rc == 0 ? 0 : daemon_fail(reterr, "handle signals", uv_strerror(rc));
 }
@@ -390,9 +386,7 @@ static int open_history(struct daemon *daemon, char *reterr)
     }
     if (daemon->config.history_enabled) {
         daemon->sink.store = daemon->store;
-        if (registry_restore(daemon->registry, clock_monotonic_ns()) != 0) {
-            return daemon_fail(reterr, "bring back the runs that go on", err_text(ERR_MEMORY));
-        }
+        registry_restore(daemon->registry, clock_monotonic_ns());
     }
     return history_new(&daemon->loop, &daemon->config, daemon->store, &daemon->history, reterr);
 }
@@ -450,24 +444,23 @@ static int start_idle(struct daemon *daemon, char *reterr)
     return limit_ns && !daemon->idle ? daemon_fail(reterr, "start", err_text(ERR_MEMORY)) : 0;
 }
 
-static void keep_ingest(void *data)
+static void daemon_keep_files(void *data)
 {
     struct daemon *daemon = data;
     ingest_keep(daemon->ingest, daemon->config.ingest_endpoint.text,
                 daemon->config.reliable_endpoint.text);
+    publisher_keep(daemon->publisher);
+    control_keep(daemon->control);
+    tap_keep(daemon->tap);
+    if (daemon->http) {
+        http_keep_page(daemon->http);
+    }
 }
 
 static int start_keeper(struct daemon *daemon, char *reterr)
 {
     (void)reterr;
-    keeper_add(daemon->keeper, keep_ingest, daemon);
-    keeper_add(daemon->keeper, publisher_keep, daemon->publisher);
-    keeper_add(daemon->keeper, control_keep, daemon->control);
-    keeper_add(daemon->keeper, tap_keep, daemon->tap);
-    if (daemon->http) {
-        keeper_add(daemon->keeper, http_keep_page, daemon->http);
-    }
-    keeper_start(daemon->keeper);
+    keeper_start(daemon->keeper, daemon_keep_files, daemon);
     return 0;
 }
 
@@ -492,12 +485,11 @@ static int start_signals(struct daemon *daemon, char *reterr)
 {
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a limit of file sizes is a full disk, and no end */
-    int rc = uv_signal_start(&daemon->sigterm, on_signal, SIGTERM);
-    if (rc == 0) {
-        rc = uv_signal_start(&daemon->sigint, on_signal, SIGINT);
-    }
-    if (rc == 0) {
-        rc = uv_signal_start(&daemon->sighup, on_hangup, SIGHUP);
+    static const int numbers[DAEMON_SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
+    int rc = 0;
+    for (int i = 0; i < DAEMON_SIGNALS && rc == 0; i++) {
+        rc = uv_signal_start(&daemon->signals[i], numbers[i] == SIGHUP ? on_hangup : on_signal,
+                             numbers[i]);
     }
     return rc == 0 ? 0 : daemon_fail(reterr, "handle signals", uv_strerror(rc));
 }
@@ -521,7 +513,7 @@ static daemon_opener *const openers_apart[] = {
     daemon_open_loop, open_workers, open_registry, start_signals, open_ingest, NULL,
 };
 
-static int daemon_open(const struct config *config, const struct config_reader *reader,
+static int daemon_open(const struct config *config, int argc, char **argv,
                        daemon_opener *const *opener, struct daemon **ret_daemon, char *reterr)
 {
     struct daemon *daemon = calloc(1, sizeof *daemon);
@@ -530,7 +522,8 @@ static int daemon_open(const struct config *config, const struct config_reader *
         return -1;
     }
     daemon->config = *config;
-    daemon->reload = (struct reload){.reader = reader, .given = *config, .plans = *config};
+    daemon->reload =
+        (struct reload){.argc = argc, .argv = argv, .given = *config, .plans = *config};
     daemon->started_ns = clock_monotonic_ns();
     atomic_store(&daemon->stats.config_read_ns, clock_wall_ns());
     daemon_raise_descriptor_limit();
@@ -545,15 +538,15 @@ static int daemon_open(const struct config *config, const struct config_reader *
     return 0;
 }
 
-int daemon_new(const struct config *config, const struct config_reader *reader,
-               struct daemon **ret_daemon, char *reterr)
+int daemon_new(const struct config *config, int argc, char **argv, struct daemon **ret_daemon,
+               char *reterr)
 {
-    return daemon_open(config, reader, openers, ret_daemon, reterr);
+    return daemon_open(config, argc, argv, openers, ret_daemon, reterr);
 }
 
 int daemon_new_apart(const struct config *config, struct daemon **ret_daemon, char *reterr)
 {
-    return daemon_open(config, NULL, openers_apart, ret_daemon, reterr);
+    return daemon_open(config, 0, NULL, openers_apart, ret_daemon, reterr);
 }
 
 /* Run and stop */

@@ -3,15 +3,15 @@
 #ifndef DAEMON_DAEMON_H
 #define DAEMON_DAEMON_H
 
-#include "daemon/reload.h"
+#include "config/config.h"
 
 struct daemon;
 
-/* Binds everything and starts the threads. `config` is copied; `reader` outlives the daemon, and is
- * NULL when there is no file. Returns 0, or -1 with a sentence in reterr (CONFIG_ERROR_MAX bytes).
- */
-int daemon_new(const struct config *config, const struct config_reader *reader,
-               struct daemon **ret_daemon, char *reterr);
+/* Binds everything and starts the threads. `config` is copied; `argv` is the command line, to be
+ * read again, and outlives the daemon; `argc` is 0 when it names no file. Returns 0, or -1 with a
+ * sentence in reterr (CONFIG_ERROR_MAX bytes). */
+int daemon_new(const struct config *config, int argc, char **argv, struct daemon **ret_daemon,
+               char *reterr);
 
 /* Serves until SIGTERM or SIGINT (or SIGHUP, when there is no file to be read again), or until
  * nobody has used it for shutdown.idle, then finishes

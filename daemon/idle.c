@@ -14,9 +14,8 @@
 #include <sys/un.h>
 
 /* Looks IDLE_LOOKS times per limit, at least every IDLE_LOOK_MS. */
-#define IDLE_LOOKS     8
-#define IDLE_LOOK_MS   10000
-#define IDLE_PORTS_MAX 16
+#define IDLE_LOOKS   8
+#define IDLE_LOOK_MS 10000
 
 struct idle {
     uv_timer_t timer;
@@ -41,65 +40,41 @@ static in_port_t idle_port(const struct sockaddr_storage *address)
     }
 }
 
-struct idle_sockets {
-    in_port_t listening[IDLE_PORTS_MAX], connected[IDLE_PORTS_MAX];
-    int listening_count, connected_count;
-    bool has_unix; /* a connection that was accepted: others have no name */
-    bool too_many;
-};
+/* How a port is in use. */
+enum { IDLE_LISTENS = 1, IDLE_CONNECTED = 2 };
 
-static void idle_put_port(struct idle_sockets *sockets, in_port_t *ports, int *count,
-                          in_port_t port)
-{
-    for (int i = 0; i < *count; i++) {
-        if (ports[i] == port) {
-            return;
-        }
-    }
-    if (*count == IDLE_PORTS_MAX) {
-        sockets->too_many = true;
-        return;
-    }
-    ports[(*count)++] = port;
-}
-
-static void idle_see(struct idle_sockets *sockets, int fd)
+/* Marks the port of a TCP socket. Returns whether it is a connection that a Unix socket has
+ * accepted: others have no name. */
+static bool idle_see(uint8_t ports[UINT16_MAX + 1], int fd)
 {
     struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
     socklen_t size = sizeof address, option_size = sizeof(int);
     int listens = 0;
     if (getsockname(fd, (struct sockaddr *)&address, &size) != 0 ||
         getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &option_size) != 0) {
-        return; /* no socket */
+        return false; /* no socket */
     }
-    if (address.ss_family == AF_UNIX) {
-        bool is_named = size > offsetof(struct sockaddr_un, sun_path);
-        sockets->has_unix = sockets->has_unix || (is_named && !listens);
-    } else if (listens) {
-        idle_put_port(sockets, sockets->listening, &sockets->listening_count, idle_port(&address));
-    } else if (idle_port(&address)) {
-        idle_put_port(sockets, sockets->connected, &sockets->connected_count, idle_port(&address));
-    }
+    ports[idle_port(&address)] |= listens ? IDLE_LISTENS : IDLE_CONNECTED;
+    return address.ss_family == AF_UNIX && !listens &&
+           size > offsetof(struct sockaddr_un, sun_path);
 }
 
 bool idle_has_peers(void)
 {
-    struct idle_sockets sockets = {.has_unix = false};
+    uint8_t ports[UINT16_MAX + 1] = {0};
+    bool found = false;
     DIR *descriptors = opendir("/proc/self/fd");
     if (!descriptors) {
         return true;
     }
     for (struct dirent *entry = readdir(descriptors); entry; entry = readdir(descriptors)) {
         if (entry->d_name[0] != '.') {
-            idle_see(&sockets, atoi(entry->d_name));
+            found = idle_see(ports, atoi(entry->d_name)) || found;
         }
     }
     closedir(descriptors);
-    bool found = sockets.has_unix || sockets.too_many;
-    for (int i = 0; i < sockets.connected_count; i++) {
-        for (int j = 0; j < sockets.listening_count; j++) {
-            found = found || sockets.connected[i] == sockets.listening[j];
-        }
+    for (int i = 1; i <= UINT16_MAX; i++) {
+        found = found || ports[i] == (IDLE_LISTENS | IDLE_CONNECTED);
     }
     return found;
 }

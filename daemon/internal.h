@@ -15,16 +15,19 @@
 #include "daemon/ingest/tap.h"
 #include "daemon/keeper.h"
 #include "daemon/publish/publisher.h"
+#include "daemon/reload.h"
 #include "daemon/run/registry.h"
 #include "daemon/service.h"
 #include "daemon/state/maps.h"
 #include "daemon/store/store.h"
 
+#define DAEMON_SIGNALS 3 /* SIGTERM, SIGINT, SIGHUP */
+
 struct daemon {
     struct config config;
     struct machine machine;
     uv_loop_t loop;
-    uv_signal_t sigterm, sigint, sighup;
+    uv_signal_t signals[DAEMON_SIGNALS];
     uv_idle_t turns;     /* runs while runs are ready */
     uv_timer_t tick;     /* runs while a job is active */
     uv_timer_t saver;    /* runs while there may be something to save */

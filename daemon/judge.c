@@ -2,11 +2,7 @@
 /* The recording goes through a daemon apart (internal.h), as fast as it computes, on one thread
  * with the loop. Its alerts are kept as they will be printed. Runs that do not end in the recording
  * are ended after it, so that their last window is judged too. How long nothing came says nothing
- * at this speed: alerts about silence are left out.
- *
- * A judge decides itself what would make the verdict depend on the machine or reach beyond it.
- * Spectra have no budget unless the file gives them one, so that the same recording gets the same
- * verdict everywhere. */
+ * at this speed: alerts about silence are left out. */
 #include "daemon/judge.h"
 
 #include "daemon/base/clock.h"
@@ -39,43 +35,7 @@ struct judge {
     bool detached; /* the message that was given last is of those that others overtake */
 };
 
-/* Settings --------------------------------------------------------------------------------------
- */
-
-int judge_prepare(struct config *config, char *reterr)
-{
-    return config_set(config, "metrics.spectrum_budget=0s", reterr);
-}
-
-int judge_settle(struct config *config, const char *path, char *reterr)
-{
-    static const char *const fixed[] = {
-        "history.enabled=false", "http.enabled=false", "alerts.enabled=true",
-        "alerts.command=",       "alerts.webhook=",    "alerts.per_window=100000",
-        "plan.cost_max=0",       "limits.idle=7d",     "log.level=error",
-    };
-    char error[CONFIG_ERROR_MAX];
-    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) {
-        if (config_set(config, fixed[i], reterr) != 0) {
-            return -1;
-        }
-    }
-    int rc = config_check(config, error);
-    if (rc == 0 && config->window_unit == CONFIG_UNIT_SECOND) {
-        snprintf(error, sizeof error,
-                 "window.unit: 'second': a recording is judged faster than it was recorded "
-                 "(valid: auto, epoch, step)");
-        rc = -1;
-    }
-    if (rc != 0) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "%.200s%s%.800s", path ? path : "", path ? ": " : "",
-                 error);
-    }
-    return rc;
-}
-
-/* Alerts ----------------------------------------------------------------------------------------
- */
+/* Alerts */
 
 /* Prints control characters as '?'. */
 static void judge_put_text(const char *text, size_t size, FILE *to)
@@ -140,8 +100,7 @@ static void judge_put_result(void *data, const struct run *run, const char *topi
     mpk_doc_clear(&doc);
 }
 
-/* The recording ---------------------------------------------------------------------------------
- */
+/* The recording */
 
 static bool judge_is_busy(struct judge *judge)
 {
@@ -227,8 +186,7 @@ static void judge_play(struct judge *judge)
     }
 }
 
-/* The verdict -----------------------------------------------------------------------------------
- */
+/* The verdict */
 
 static void judge_print_count(const char *before, uint64_t count, const char *what)
 {

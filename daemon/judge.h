@@ -6,12 +6,6 @@
 
 #include "config/config.h"
 
-/* Before the file and --set: what they may change. Returns 0, or -1 with a sentence
- * (CONFIG_ERROR_MAX bytes). */
-int judge_prepare(struct config *config, char *reterr);
-/* After them: what they may not change, and the cross-checks. `path` is the file's, or NULL. */
-int judge_settle(struct config *config, const char *path, char *reterr);
-
 /* Prints the verdict on stdout, as JSON or for people, or what went wrong on stderr. Returns the
  * exit status: 0, 1 when a rule fired or no verdict was reached, 2 when the recording cannot be
  * judged. Ends the process itself when it cannot wait for its threads. */

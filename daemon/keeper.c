@@ -14,24 +14,15 @@ struct keeper {
     uv_timer_t timer;
     int fd;            /* the directory, locked; -1 = none */
     uint64_t failures; /* to have it again */
-    struct {
-        keeper_look *look;
-        void *owner;
-    } files[KEEPER_FILES_MAX];
-    int file_count;
+    void (*look)(void *data);
+    void *data;
 };
-
-/* The last place of this user's that clients look at. */
-static void keeper_last_place(char ret_directory[ADDRESS_MAX])
-{
-    address_default(geteuid(), NULL, ret_directory);
-}
 
 static bool keeper_chose(const char *directory)
 {
     char first[ADDRESS_MAX], last[ADDRESS_MAX];
     address_default(geteuid(), getenv("XDG_RUNTIME_DIR"), first);
-    keeper_last_place(last);
+    address_default(geteuid(), NULL, last); /* where clients look last */
     return strcmp(directory, first) == 0 || strcmp(directory, last) == 0;
 }
 
@@ -42,7 +33,7 @@ static int keeper_take(struct config *config, char *reterr)
     char last[ADDRESS_MAX], error[CONFIG_ERROR_MAX];
     bool chosen = keeper_chose(config->directory);
     int fd = directory_take(config->directory, chosen, reterr);
-    keeper_last_place(last);
+    address_default(geteuid(), NULL, last);
     if (fd != -ENOENT || !chosen || strcmp(config->directory, last) == 0) {
         return fd;
     }
@@ -79,11 +70,8 @@ static bool keeper_has_directory(struct keeper *keeper)
 static void keeper_on_timer(uv_timer_t *timer)
 {
     struct keeper *keeper = timer->data;
-    if (!keeper_has_directory(keeper)) {
-        return;
-    }
-    for (int i = 0; i < keeper->file_count; i++) {
-        keeper->files[i].look(keeper->files[i].owner);
+    if (keeper_has_directory(keeper)) {
+        keeper->look(keeper->data);
     }
 }
 
@@ -107,14 +95,10 @@ int keeper_new(uv_loop_t *loop, struct config *config, struct keeper **ret_keepe
     return 0;
 }
 
-void keeper_add(struct keeper *keeper, keeper_look *look, void *owner)
+void keeper_start(struct keeper *keeper, void (*look)(void *data), void *data)
 {
-    keeper->files[keeper->file_count].look = look;
-    keeper->files[keeper->file_count++].owner = owner;
-}
-
-void keeper_start(struct keeper *keeper)
-{
+    keeper->look = look;
+    keeper->data = data;
     uv_timer_start(&keeper->timer, keeper_on_timer, KEEPER_MS, KEEPER_MS);
 }
 

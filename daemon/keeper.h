@@ -20,15 +20,9 @@ struct keeper;
  * reterr (CONFIG_ERROR_MAX bytes). */
 int keeper_new(uv_loop_t *loop, struct config *config, struct keeper **ret_keeper, char *reterr);
 
-/* Asked now and then, once the directory is there: looks for its own file by what *config says now,
- * and makes it again if it has gone. At most KEEPER_FILES_MAX. */
-typedef void keeper_look(void *owner);
-#define KEEPER_FILES_MAX 8
-void keeper_add(struct keeper *keeper, keeper_look *look, void *owner);
-
-/* From now on it looks. */
-void keeper_start(struct keeper *keeper);
-
+/* From now on it looks: `look` is called now and then, once the directory is there, looks for the
+ * files by what *config says now, and makes those again that have gone. */
+void keeper_start(struct keeper *keeper, void (*look)(void *data), void *data);
 /* Looks no more; the loop runs its close callback. Accepts NULL. */
 void keeper_close(struct keeper *keeper);
 /* Lets go of the directory: another attnd may have it. After the loop has ended and the sockets are

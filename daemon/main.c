@@ -20,21 +20,8 @@ static int complain(const char *message, int status)
     return status;
 }
 
-struct command_line {
-    int argc;
-    char **argv;
-};
-
-static int read_again(void *data, struct config *ret_config, char *reterr)
-{
-    struct command_line *line = data;
-    return args_read_again(line->argc, line->argv, ret_config, reterr);
-}
-
 int main(int argc, char **argv)
 {
-    struct command_line line = {argc, argv};
-    struct config_reader reader = {read_again, &line};
     struct config config;
     struct daemon *daemon = NULL;
     struct args_result result;
@@ -55,7 +42,7 @@ int main(int argc, char **argv)
         return status;
     }
     restart_on_abort(argv);
-    if (daemon_new(&config, result.has_file ? &reader : NULL, &daemon, error) != 0) {
+    if (daemon_new(&config, result.has_file ? argc : 0, argv, &daemon, error) != 0) {
         config_clear(&config);
         return complain(error, EXIT_FAILURE);
     }

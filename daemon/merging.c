@@ -32,19 +32,12 @@ struct merging_log {
 
 static void merging_publish_log(struct run *run, struct merging_log *log)
 {
-    char topic[TOPIC_MAX];
-    struct mpk_writer writer;
-    if (log->values.count == 0) {
-        return;
+    if (log->values.count > 0) {
+        log->values.list = log->value;
+        log->result.values = &log->values;
+        run_publish_log(run, &log->result);
+        log->values.count = 0;
     }
-    log->values.list = log->value;
-    log->result.values = &log->values;
-    mpk_writer_init(&writer);
-    log_encode(&log->result, &writer);
-    topic_job("log", run->job, topic);
-    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
-    mpk_writer_clear(&writer);
-    log->values.count = 0;
 }
 
 /* The hub has checked them. */

@@ -321,7 +321,7 @@ void messages_finish(struct daemon *daemon, uint64_t deadline_ns)
     for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
         /* Nothing more is computed: what waits for it, or for its place, is left. */
         struct message *message;
-        while ((message = hold_take_any(run))) {
+        while ((message = hold_take(run, UINT64_MAX))) {
             bool is_state = message->header.type == MESSAGE_STATE;
             tap_message(daemon->tap, message);
             if (is_state || message->header.type == MESSAGE_EVENT) {
@@ -338,7 +338,7 @@ void messages_finish(struct daemon *daemon, uint64_t deadline_ns)
     }
     messages_take_turns(daemon, deadline_ns);
     for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
-        assembly_give_up_all(run);
+        assembly_give_up(run, UINT64_MAX);
         messages_account_lost(daemon, run);
         closing_show(run);
     }

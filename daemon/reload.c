@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/reload.h"
 
+#include "daemon/args.h"
 #include "daemon/base/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-
-bool reload_possible(const struct reload *reload)
-{
-    return reload->reader != NULL;
-}
 
 void reload_clear(struct reload *reload)
 {
@@ -50,7 +46,7 @@ bool reload_read(struct reload *reload, struct plans *plans)
     bool changed = false;
     if (!next) {
         log_event(LOG_ERROR, "config_refused", LOG_STR("detail", "out of memory"));
-    } else if (reload->reader->read(reload->reader->data, next, error) != 0) {
+    } else if (args_read_again(reload->argc, reload->argv, next, error) != 0) {
         log_event(LOG_ERROR, "config_refused", LOG_STR("detail", error));
     } else {
         changed = reload_put_in_force(reload, next, plans);

@@ -160,18 +160,6 @@ static uint64_t read_watchdog_ms(void)
     return ms > 0 && ms < WATCHDOG_SHARE ? WATCHDOG_SHARE : ms;
 }
 
-static int open_handles(struct service *service, uv_loop_t *loop)
-{
-    if (uv_async_init(loop, &service->asked, service_on_asked) != 0) {
-        return ERR_MEMORY;
-    }
-    uv_timer_init(loop, &service->tick);
-    service->tick.data = service->asked.data = service;
-    uv_unref((uv_handle_t *)&service->tick); /* neither keeps a stopping loop */
-    uv_unref((uv_handle_t *)&service->asked);
-    return 0;
-}
-
 static struct service *new_service(uv_loop_t *loop, struct stats *stats,
                                    const struct service_notify *notify)
 {
@@ -182,10 +170,14 @@ static struct service *new_service(uv_loop_t *loop, struct stats *stats,
     service->notify = *notify;
     service->stats = stats;
     service->watchdog_ms = read_watchdog_ms();
-    if (open_handles(service, loop) != 0) {
+    if (uv_async_init(loop, &service->asked, service_on_asked) != 0) {
         free(service);
         return NULL;
     }
+    uv_timer_init(loop, &service->tick);
+    service->tick.data = service->asked.data = service;
+    uv_unref((uv_handle_t *)&service->tick); /* neither keeps a stopping loop */
+    uv_unref((uv_handle_t *)&service->asked);
     service_watch(service,
                   &(struct pulse_subject){"loop", &service->loop_pulse, ask_loop, service});
     return service;

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* An alert as a sentence with its numbers ------------------------------------------------------ */
+/* An alert as a sentence with its numbers */
 
 /* "decoder.3.self head 5", "decoder.3.self (mean of its heads, head 2 has the lowest)", "the run".
  */

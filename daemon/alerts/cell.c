@@ -19,17 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-uint32_t alert_layer_pack(struct layer_id id)
-{
-    return id.layer << 2 | (uint32_t)id.stack << 1 | (uint32_t)id.site;
-}
-
-struct layer_id alert_layer_unpack(uint32_t key)
-{
-    return (struct layer_id){
-        .stack = (enum stack)(key >> 1 & 1), .layer = key >> 2, .site = (enum site)(key & 1)};
-}
-
 size_t alert_layer_size(const struct alerts *alerts)
 {
     return sizeof(struct alert_layer) + alerts->rule_count * sizeof(struct alert_cells);
@@ -37,7 +26,7 @@ size_t alert_layer_size(const struct alerts *alerts)
 
 struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id)
 {
-    uint32_t key = alert_layer_pack(id);
+    uint32_t key = header_layer_key(id);
     struct alert_layer *layer = NULL;
     HASH_FIND(hh, alerts->layers, &key, sizeof key, layer);
     if (layer) {

@@ -6,6 +6,7 @@
 
 #include "daemon/alerts/alerts.h"
 #include "daemon/base/hash.h"
+#include "proto/header.h"
 #include "config/rules.h"
 
 /* The state of a rule for one head, layer or run. */
@@ -112,8 +113,6 @@ struct alerts {
 size_t alert_layer_size(const struct alerts *alerts);
 /* The layer, made on first use; NULL when out of memory. */
 struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id);
-uint32_t alert_layer_pack(struct layer_id id);
-struct layer_id alert_layer_unpack(uint32_t key);
 /* Makes cells for `count` heads; cells of another number are forgotten. Returns 0 or ERR_MEMORY. */
 int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t count);
 void alerts_forget(struct alerts *alerts);

@@ -103,35 +103,24 @@ static int spawn(const struct notify_command *command, int input, pid_t *ret_pid
         posix_spawn_file_actions_destroy(&files);
         return error;
     }
-    /* Standard input from the pipe, standard output nowhere, nothing else but standard error. */
+    /* Standard input from the pipe, standard output nowhere, nothing else but standard error; a
+     * group of its own, and signals as if attnd had never touched them. */
+    const short flags = POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF;
+    sigset_t none, all;
+    sigemptyset(&none);
+    sigfillset(&all);
     error = posix_spawn_file_actions_adddup2(&files, input, STDIN_FILENO);
-    if (!error) {
-        error = posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-    }
-    if (!error) {
-        error = posix_spawn_file_actions_addclosefrom_np(&files, STDERR_FILENO + 1);
-    }
-    if (!error) {
-        /* A group of its own, and signals as if attnd had never touched them. */
-        sigset_t none, all;
-        sigemptyset(&none);
-        sigfillset(&all);
-        error = posix_spawnattr_setflags(
-            &attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-        if (!error) {
-            error = posix_spawnattr_setpgroup(&attributes, 0);
-        }
-        if (!error) {
-            error = posix_spawnattr_setsigmask(&attributes, &none);
-        }
-        if (!error) {
-            error = posix_spawnattr_setsigdefault(&attributes, &all);
-        }
-    }
-    if (!error) {
-        error =
-            posix_spawn(ret_pid, command->words[0], &files, &attributes, command->words, environ);
-    }
+    error = error
+                ? error
+                : posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    error = error ? error : posix_spawn_file_actions_addclosefrom_np(&files, STDERR_FILENO + 1);
+    error = error ? error : posix_spawnattr_setflags(&attributes, flags);
+    error = error ? error : posix_spawnattr_setpgroup(&attributes, 0);
+    error = error ? error : posix_spawnattr_setsigmask(&attributes, &none);
+    error = error ? error : posix_spawnattr_setsigdefault(&attributes, &all);
+    error = error ? error
+                  : posix_spawn(ret_pid, command->words[0], &files, &attributes, command->words,
+                                environ);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&files);
     return error;

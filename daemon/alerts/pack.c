@@ -180,7 +180,7 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
     mpk_close_array(writer, &layers);
     mpk_pair_u64(writer, "causal", alerts->causal);
     mpk_pair_array(writer, "origin", 6);
-    mpk_put_u64(writer, alert_layer_pack(origin->layer));
+    mpk_put_u64(writer, header_layer_key(origin->layer));
     mpk_put_u64(writer, (uint64_t)(origin->head + 1));
     mpk_put_f64(writer, origin->share);
     mpk_put_u64(writer, origin->everywhere);
@@ -304,7 +304,7 @@ static int get_place(struct alerts *alerts, uint32_t index, const msgpack_object
     }
     struct alert_layer *layer = alerts->whole;
     if (packed.place) {
-        layer = alert_layer_get(alerts, alert_layer_unpack((uint32_t)(packed.place - 1)));
+        layer = alert_layer_get(alerts, header_layer_of((uint32_t)(packed.place - 1)));
     }
     if (!layer || alert_cells_get(&layer->cells[index], rule, (uint32_t)packed.count) != 0) {
         return ERR_MEMORY;
@@ -349,7 +349,7 @@ static int get_focus(struct alerts *alerts, const msgpack_object *object)
     }
     const uint8_t *bytes = (const uint8_t *)item[1].via.bin.ptr;
     uint32_t heads = item[1].via.bin.size / PAST_BYTES;
-    struct alert_layer *layer = alert_layer_get(alerts, alert_layer_unpack((uint32_t)key));
+    struct alert_layer *layer = alert_layer_get(alerts, header_layer_of((uint32_t)key));
     if (!layer || alert_numbers_reserve(layer, heads) != 0) {
         return ERR_MEMORY;
     }
@@ -417,7 +417,7 @@ static int get_all(struct alerts *alerts, const msgpack_object *map)
         return ERR_STORE_FORMAT;
     }
     alerts->causal = causal;
-    to->layer = alert_layer_unpack((uint32_t)key);
+    to->layer = header_layer_of((uint32_t)key);
     to->head = (int32_t)head - 1;
     to->everywhere = everywhere;
     const msgpack_object_array *layers = &focus->ptr[1].via.array;

@@ -34,29 +34,12 @@ bool alert_has(const struct summary_result *summary, const struct rule *rule)
 
 static double of_stat(const struct result_stat *stat, enum rule_statistic statistic)
 {
-    if (stat->count == 0) {
-        return NAN;
-    }
-    switch (statistic) {
-    case RULE_STD:
-        return stat->std;
-    case RULE_MIN:
-        return stat->min;
-    case RULE_MAX:
-        return stat->max;
-    case RULE_P10:
-        return stat->p10;
-    case RULE_P50:
-        return stat->p50;
-    case RULE_P90:
-        return stat->p90;
-    case RULE_P99:
-        return stat->p99;
-    case RULE_LAST:
-        return stat->last;
-    default:
-        return stat->mean;
-    }
+    const double numbers[] = {
+        [RULE_MEAN] = stat->mean, [RULE_STD] = stat->std, [RULE_MIN] = stat->min,
+        [RULE_MAX] = stat->max,   [RULE_P10] = stat->p10, [RULE_P50] = stat->p50,
+        [RULE_P90] = stat->p90,   [RULE_P99] = stat->p99, [RULE_LAST] = stat->last,
+    };
+    return stat->count > 0 ? numbers[statistic] : NAN;
 }
 
 double alert_head_value(const struct alert_layer *layer, const struct summary_result *summary,

@@ -378,9 +378,8 @@ static bool is_topic_of(const char *topic, const char *job)
     return second && strncmp(second + 1, job, length) == 0 && second[1 + length] == '/';
 }
 
-void publisher_keep(void *data)
+void publisher_keep(struct publisher *publisher)
 {
-    struct publisher *publisher = data;
     if (!publisher->zsock.socket) {
         publisher_renew(publisher);
         return;

@@ -58,8 +58,8 @@ bool publisher_has(const struct publisher *publisher, const uint8_t *run, const 
 
 /* Ends the connections of all subscribers that came with keys; those who still may come back. */
 void publisher_renew(struct publisher *publisher);
-/* Binds again when clients no longer find the socket. `data` is the publisher. */
-void publisher_keep(void *data);
+/* Binds again when clients no longer find the socket. */
+void publisher_keep(struct publisher *publisher);
 
 /* Stops; the memory is freed once the loop has run the close callbacks. Accepts NULL. */
 void publisher_close(struct publisher **publisher);

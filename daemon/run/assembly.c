@@ -31,20 +31,13 @@ static void assembly_lose(struct run *run, struct stream *stream)
     *assembly = (struct assembly){.first = NULL};
 }
 
-void assembly_give_up_late(struct run *run, uint64_t now_ns)
+void assembly_give_up(struct run *run, uint64_t now_ns)
 {
     for (struct stream *stream = run->streams; stream && run->waiting; stream = stream->hh.next) {
         if (stream->assembly.first &&
             clock_since_ns(stream->assembly.first->received_ns, now_ns) >= ASSEMBLY_PATIENCE_NS) {
             assembly_lose(run, stream);
         }
-    }
-}
-
-void assembly_give_up_all(struct run *run)
-{
-    for (struct stream *stream = run->streams; stream && run->waiting; stream = stream->hh.next) {
-        assembly_lose(run, stream);
     }
 }
 

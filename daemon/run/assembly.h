@@ -19,11 +19,9 @@
  * does not go with the others, ERR_RANK_LIMIT when too many wait, or ERR_MEMORY. */
 int assembly_put(struct run *run, struct stream *stream, struct message *message);
 
-/* Gives up the parts that have waited too long at `now_ns`, or all of them, of all layers: they are
- * counted, and assembly_take_lost returns them. */
-void assembly_give_up_late(struct run *run, uint64_t now_ns);
-void assembly_give_up_all(struct run *run);
-
+/* Gives up the parts of all layers that have waited too long at `now_ns`, UINT64_MAX: all of them:
+ * they are counted, and assembly_take_lost returns them. */
+void assembly_give_up(struct run *run, uint64_t now_ns);
 /* One that was given up: the caller's, to be accounted for by its `code`. NULL when there is
  * none. */
 struct message *assembly_take_lost(struct run *run);

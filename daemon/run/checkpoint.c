@@ -70,21 +70,16 @@ static void checkpoint_leave_unanswered(struct run *run)
     checkpoint_answer(run, on ? ERR_AGAIN : 0);
 }
 
-static void mark_parts_unsaved(struct window_part *list, uint32_t streams)
-{
-    for (struct window_part *part = list; part; part = part->next) {
-        for (uint32_t i = 0; part->data && i < streams; i++) {
-            state_table_set_saved(part->data, i, false);
-        }
-    }
-}
-
 static void mark_all_unsaved(struct run *run)
 {
     run->unsaved = run->alerts_unsaved = true;
     for (uint32_t t = 0; t < run->track_count; t++) {
-        mark_parts_unsaved(run->tracks[t].window.open, HASH_COUNT(run->streams));
-        mark_parts_unsaved(run->tracks[t].window.closed, HASH_COUNT(run->streams));
+        const struct window *window = &run->tracks[t].window;
+        for (const struct window_part *part = NULL; (part = window_part_after(window, part));) {
+            for (uint32_t i = 0; part->data && i < HASH_COUNT(run->streams); i++) {
+                state_table_set_saved(part->data, i, false);
+            }
+        }
         for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
             stream->tracks[t].unsaved = stream->tracks[t].drift_unsaved = true;
         }
@@ -126,12 +121,18 @@ struct saving {
     uint64_t bytes;
 };
 
-static int checkpoint_keep(struct saving *saving, const char *key, const struct mpk_writer *writer)
+/* `code` is how packing went. Clears the writer. */
+static int checkpoint_keep(struct saving *saving, const char *key, struct mpk_writer *writer,
+                           int code)
 {
-    saving->bytes += writer->buffer.size;
-    return mpk_writer_ok(writer)
-               ? batch_keep(saving->batch, key, writer->buffer.data, writer->buffer.size)
-               : ERR_MEMORY;
+    if (!code) {
+        saving->bytes += writer->buffer.size;
+        code = mpk_writer_ok(writer)
+                   ? batch_keep(saving->batch, key, writer->buffer.data, writer->buffer.size)
+                   : ERR_MEMORY;
+    }
+    mpk_writer_clear(writer);
+    return code;
 }
 
 /* Packs those of the reliable lane when it was used. */
@@ -177,16 +178,15 @@ static int save_row(struct saving *saving, const struct track *track, const stru
     stored_put(&writer, "turns", stream->spectrum_next, stream->heads,
                sizeof *stream->spectrum_next);
     snprintf(key, sizeof key, "layer/%s/%" PRIu32, track->name, stream->key);
-    int code = checkpoint_keep(saving, key, &writer);
-    mpk_writer_clear(&writer);
-    return code;
+    return checkpoint_keep(saving, key, &writer, 0);
 }
 
 static int save_states(struct saving *saving, const struct track *track,
-                       const struct window_part *list, const struct stream *stream)
+                       const struct stream *stream)
 {
+    const struct window_part *part = NULL;
     int code = 0;
-    for (const struct window_part *part = list; part && !code; part = part->next) {
+    while (!code && (part = window_part_after(&track->window, part))) {
         char key[CHECKPOINT_KEY_MAX];
         struct mpk_writer writer;
         if (!part->data || !state_table_unsaved(part->data, stream->index) ||
@@ -197,10 +197,7 @@ static int save_states(struct saving *saving, const struct track *track,
         snprintf(key, sizeof key, "part/%s/%" PRIu64 "/%" PRIu32, track->name, part->index,
                  stream->key);
         code = layer_state_pack(state_table_find(part->data, stream->index), &writer);
-        if (!code) {
-            code = checkpoint_keep(saving, key, &writer);
-        }
-        mpk_writer_clear(&writer);
+        code = checkpoint_keep(saving, key, &writer, code);
         state_table_set_saved(part->data, stream->index, true);
     }
     return code;
@@ -222,11 +219,7 @@ static int save_layer(struct saving *saving, const struct track *track, struct s
         struct mpk_writer writer;
         mpk_writer_init(&writer);
         checkpoint_drift_key(track, stream, key);
-        code = drift_pack(layer->drift, &writer);
-        if (!code) {
-            code = checkpoint_keep(saving, key, &writer);
-        }
-        mpk_writer_clear(&writer);
+        code = checkpoint_keep(saving, key, &writer, drift_pack(layer->drift, &writer));
         layer->drift_unsaved = false;
     }
     if (!layer->unsaved || code) {
@@ -234,10 +227,7 @@ static int save_layer(struct saving *saving, const struct track *track, struct s
     }
     layer->unsaved = false;
     code = save_row(saving, track, stream);
-    if (!code) {
-        code = save_states(saving, track, track->window.open, stream);
-    }
-    return code ? code : save_states(saving, track, track->window.closed, stream);
+    return code ? code : save_states(saving, track, stream);
 }
 
 /* A layer in all tracks, and what was promised of it: an answer says that its message is in all of
@@ -291,13 +281,8 @@ static int save_alerts(struct saving *saving)
         return 0;
     }
     mpk_writer_init(&writer);
-    int code = alerts_pack(run->alerts, &writer);
-    if (!code) {
-        code = checkpoint_keep(saving, "alerts", &writer);
-    }
-    mpk_writer_clear(&writer);
     run->alerts_unsaved = false;
-    return code;
+    return checkpoint_keep(saving, "alerts", &writer, alerts_pack(run->alerts, &writer));
 }
 
 static int save_about(struct saving *saving, uint64_t now_ns)
@@ -335,8 +320,7 @@ static int save_about(struct saving *saving, uint64_t now_ns)
     for (uint32_t t = 0; t < run->track_count; t++) {
         checkpoint_put_track(&writer, &run->tracks[t]);
     }
-    int code = checkpoint_keep(saving, "about", &writer);
-    mpk_writer_clear(&writer);
+    int code = checkpoint_keep(saving, "about", &writer, 0);
     /* Each time: another batch may not get through. */
     if (!code && saving->run->came_back) {
         code = batch_forget(saving->batch, CHECKPOINT_FORGOTTEN);

@@ -156,7 +156,6 @@ static bool closing_is_passed(const struct closing *closing)
 static bool closing_put_layer(struct closing *closing, struct stream *stream)
 {
     struct run *run = closing->run;
-    struct part_list list;
     struct drift **drift = &stream->tracks[closing->track->index].drift;
     struct layer_state *merged = NULL;
     const struct layer_state *state = NULL;
@@ -168,8 +167,7 @@ static bool closing_put_layer(struct closing *closing, struct stream *stream)
     if (closing->merged) {
         state = closing_find_merged(closing->merged, stream->id);
     } else {
-        track_parts(closing->track, closing->part, &list);
-        code = track_merge(closing->track, &list, stream, &state, &merged);
+        code = track_merge(closing->track, closing->part, stream, &state, &merged);
     }
     if (!code && !state) {
         return false;
@@ -456,10 +454,9 @@ int closing_go_idle(struct run *run)
 void closing_show_quiet(struct run *run, uint64_t now_ns)
 {
     for (uint32_t t = 0; t < run->track_count; t++) {
-        struct window *window = &run->tracks[t].window;
-        struct window_part *quiet;
-        while (!run_closes(run) && (quiet = window_quiet(window, now_ns))) {
-            begin_show(run, &run->tracks[t], window_boundary(window, quiet));
+        const struct window_part *quiet;
+        while (!run_closes(run) && (quiet = window_quiet(&run->tracks[t].window, now_ns))) {
+            begin_show(run, &run->tracks[t], quiet);
             closing_work(run);
         }
     }
@@ -551,7 +548,7 @@ void closing_settle(struct run *run, uint64_t now_ns)
     if (run_closes(run)) { /* the rest comes behind it */
         run->closing.now_ns = now_ns > run->closing.now_ns ? now_ns : run->closing.now_ns;
     } else if (now_ns && run->state != JOB_ENDED && has_ended(run)) {
-        assembly_give_up_all(run);
+        assembly_give_up(run, UINT64_MAX);
         end_run(run, now_ns);
     }
 }

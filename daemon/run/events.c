@@ -52,8 +52,6 @@ static int events_log(struct run *run, const struct header *header)
         .values = &header->values,
     };
     struct store_batch *batch = checkpoint_begin(run);
-    struct mpk_writer writer;
-    char topic[TOPIC_MAX];
     int code = batch || !run->sink->store ? 0 : ERR_MEMORY;
     for (uint32_t i = 0; batch && i < header->values.count && !code; i++) {
         const struct named_value *value = &header->values.list[i];
@@ -72,11 +70,7 @@ static int events_log(struct run *run, const struct header *header)
     if (batch) {
         code = events_submit(run, &batch, code);
     }
-    mpk_writer_init(&writer);
-    log_encode(&log, &writer);
-    topic_job("log", run->job, topic);
-    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
-    mpk_writer_clear(&writer);
+    run_publish_log(run, &log);
     return code;
 }
 
@@ -93,7 +87,7 @@ int events_take(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
     uint64_t dropped = 0;
-    int code = run_next_in_sequence(run, NULL, message);
+    int code = run_next_in_sequence(run, message);
     bool told = header->event != EVENT_LOG || header->dropped_total > 0 || header->seq == 0;
     if (!code && told &&
         !message->losses.found) { /* a late one tells an older total than is known */
@@ -158,9 +152,7 @@ int events_heed_bye(struct run *run, const struct message *message)
     if (!rank->bye && !rank->bye_ns) {
         return 0;
     }
-    struct stream *stream =
-        header->type == MESSAGE_EVENT ? NULL : stream_find(run->streams, header->layer);
-    const struct sequences *found = run_sequences(run, stream, header);
+    const struct sequences *found = run_sequences(run, header);
     const struct sequences *sequences = found ? found : &none;
     if (rank->bye && sequences_passed(sequences, message->rank_index, header->seq)) {
         return ERR_ENDED;

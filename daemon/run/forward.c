@@ -54,12 +54,18 @@ static int forward_put(const struct fleet_body *body, struct store_batch *batch)
     return code;
 }
 
-/* The run so far. `dropped` is TALLY_REASONS_MAX long, `ranks` as long as the window's. */
-static void forward_set_progress(struct fleet_body *body, const struct run *run,
-                                 struct reason_count *dropped, uint32_t *ranks)
+/* Adds the run so far to the body, and puts it into the batch. Returns 0 or ERR_MEMORY. */
+static int forward_put_progress(const struct run *run, struct fleet_body *body,
+                                struct store_batch *batch)
 {
     const struct window *window = &run->tracks[0].window;
+    struct reason_count dropped[TALLY_REASONS_MAX];
     struct counts counts = run_counts(run);
+    uint32_t *ranks = calloc(window->rank_count + 1, sizeof *ranks);
+    if (!ranks) {
+        return ERR_MEMORY;
+    }
+    body->state_of_run = run->state;
     body->world = window->world;
     body->epoch = run->epoch;
     body->step = run->step;
@@ -74,11 +80,9 @@ static void forward_set_progress(struct fleet_body *body, const struct run *run,
     for (uint32_t i = 0; i < window->rank_count; i++) {
         ranks[i] = window->ranks[i].rank;
     }
-}
-
-static uint32_t *forward_ranks_new(const struct run *run)
-{
-    return calloc(run->tracks[0].window.rank_count + 1, sizeof(uint32_t));
+    int code = forward_put(body, batch);
+    free(ranks);
+    return code;
 }
 
 /* Parts */
@@ -129,30 +133,22 @@ int forward_layer(struct run *run, struct track *track, const struct window_part
 int forward_closed(struct run *run, struct track *track, const struct window_part *part,
                    struct store_batch *batch)
 {
-    struct reason_count dropped[TALLY_REASONS_MAX];
-    int code = ERR_MEMORY;
     if (!forward_has(run, track) || !batch) {
         return 0;
     }
-    uint32_t *ranks = forward_ranks_new(run);
     struct fleet_body body = forward_body(run, FLEET_CLOSED);
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         body.layers += stream->tracks[track->index].forwarded;
     }
-    if (ranks) {
-        forward_set_part(&body, track, part);
-        forward_set_progress(&body, run, dropped, ranks);
-        body.next_before = track->next_before;
-        uint64_t from = track->window.complete_from;
-        if (track->knows_losses && checkpoint_losses(run->sink) != track->losses) {
-            track->unseen_before = part->index;
-        }
-        body.complete_from = from > track->unseen_before ? from : track->unseen_before;
-        body.cut = part->cut;
-        code = forward_put(&body, batch);
+    forward_set_part(&body, track, part);
+    body.next_before = track->next_before;
+    uint64_t from = track->window.complete_from;
+    if (track->knows_losses && checkpoint_losses(run->sink) != track->losses) {
+        track->unseen_before = part->index;
     }
-    free(ranks);
-    return code;
+    body.complete_from = from > track->unseen_before ? from : track->unseen_before;
+    body.cut = part->cut;
+    return forward_put_progress(run, &body, batch);
 }
 
 void forward_done(const struct run *run, struct track *track)
@@ -164,31 +160,13 @@ void forward_done(const struct run *run, struct track *track)
 
 /* Runs */
 
-/* Takes the points over; NULL: out of memory. */
-static int forward_put_run(const struct run *run, struct fleet_body *body,
-                           struct fleet_point *points, struct store_batch *batch)
-{
-    struct reason_count dropped[TALLY_REASONS_MAX];
-    uint32_t *ranks = forward_ranks_new(run);
-    int code = ranks ? 0 : ERR_MEMORY;
-    if (!code) {
-        forward_set_progress(body, run, dropped, ranks);
-        body->state_of_run = run->state;
-        body->points = points;
-        code = forward_put(body, batch);
-    }
-    free(ranks);
-    free(points);
-    return code;
-}
-
 int forward_settings(const struct run *run, const void *settings, size_t size,
                      struct store_batch *batch)
 {
     struct fleet_body body = forward_body(run, FLEET_RUN);
     body.settings = settings;
     body.settings_size = size;
-    return forward_is_on(run) ? forward_put_run(run, &body, NULL, batch) : 0;
+    return forward_is_on(run) ? forward_put_progress(run, &body, batch) : 0;
 }
 
 int forward_log(const struct run *run, const struct header *header, struct store_batch *batch)
@@ -197,7 +175,6 @@ int forward_log(const struct run *run, const struct header *header, struct store
     if (!forward_is_on(run)) {
         return 0;
     }
-    /* NULL when out of memory. */
     const struct named_values *values = &header->values;
     struct fleet_point *points = calloc(values->count + 1, sizeof *points);
     for (uint32_t i = 0; points && i < values->count; i++) {
@@ -211,14 +188,17 @@ int forward_log(const struct run *run, const struct header *header, struct store
             .value = value->kind == NAMED_NUMBER ? value->number : NAN,
         };
     }
-    body.point_count = header->values.count;
-    return points ? forward_put_run(run, &body, points, batch) : ERR_MEMORY;
+    body.points = points;
+    body.point_count = values->count;
+    int code = points ? forward_put_progress(run, &body, batch) : ERR_MEMORY;
+    free(points);
+    return code;
 }
 
 int forward_state(const struct run *run, struct store_batch *batch)
 {
     struct fleet_body body = forward_body(run, FLEET_RUN);
-    return forward_is_on(run) && batch ? forward_put_run(run, &body, NULL, batch) : 0;
+    return forward_is_on(run) && batch ? forward_put_progress(run, &body, batch) : 0;
 }
 
 void forward_new_state(const struct run *run)

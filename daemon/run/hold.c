@@ -114,8 +114,3 @@ struct message *hold_take(struct run *run, uint64_t now_ns)
     }
     return NULL;
 }
-
-struct message *hold_take_any(struct run *run)
-{
-    return run->holds ? hold_take_first(run, &run->holds) : NULL;
-}

@@ -10,8 +10,8 @@
 /* Takes the message over, if it has to wait. Returns 1 when it does, 0 when not, or ERR_MEMORY: it
  * may not overtake the others. */
 int hold_put(struct run *run, struct message *message, uint64_t now_ns);
-/* The next message that need not wait any more, or NULL. */
+/* The next message that need not wait any more at `now_ns`, UINT64_MAX: whatever it waits for;
+ * NULL: there is none. */
 struct message *hold_take(struct run *run, uint64_t now_ns);
-/* The next one, whatever it waits for. */
-struct message *hold_take_any(struct run *run);
+
 #endif

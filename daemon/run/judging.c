@@ -17,13 +17,10 @@ static void judging_on_event(void *data, const struct alert_result *found)
     struct run *run = closing->run;
     const struct alert_result with_module = run_with_module(run, found), *event = &with_module;
     bool calm = event->state != ALERT_FIRING || event->severity == ALERT_INFO;
-    char topic[TOPIC_MAX];
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     alert_encode(event, &writer);
-    topic_job("alert", run->job, topic);
-    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_ALERT);
-    mpk_writer_clear(&writer);
+    run_put(run, "alert", &writer, RESULT_ALERT);
     if (closing->batch && batch_alert(closing->batch, event) != 0) {
         log_event(LOG_ERROR, "alert_not_kept", LOG_STR("rule", event->rule));
     }

@@ -21,16 +21,6 @@ static double *spread_one(const struct header *header, const double **numbers, s
     return to + total;
 }
 
-static enum pattern *spread_patterns(const struct header *header, const enum pattern *from,
-                                     enum pattern *to)
-{
-    for (uint32_t h = 0; h < header->heads_total; h++) {
-        to[h] = PATTERN_NONE;
-    }
-    memcpy(to + header->head_offset, from, header->heads * sizeof *to);
-    return to;
-}
-
 /* Points the arrays of a slice of the heads into a new buffer, which is returned; NULL when out of
  * memory. A slice has no numbers across heads. */
 static double *live_spread(const struct header *header, struct layer_numbers *numbers)
@@ -53,8 +43,12 @@ static double *live_spread(const struct header *header, struct layer_numbers *nu
         }
     }
     if (numbers->pattern) {
-        numbers->pattern =
-            spread_patterns(header, numbers->pattern, (enum pattern *)(void *)(buffer + count));
+        enum pattern *patterns = (enum pattern *)(void *)(buffer + count);
+        for (size_t h = 0; h < total; h++) {
+            patterns[h] = PATTERN_NONE;
+        }
+        memcpy(patterns + header->head_offset, numbers->pattern, header->heads * sizeof *patterns);
+        numbers->pattern = patterns;
     }
     numbers->heads = header->heads_total;
     return buffer;
@@ -112,13 +106,7 @@ void live_publish_state(struct run *run, const struct message *message,
     double *values = malloc(count * sizeof *values + heads * sizeof(enum pattern));
     struct live_result live = {
         .common = {header->job, header->run, header->epoch, header->step, header->time_ns},
-        .layer = {.id = header->layer,
-                  .causal = state->causal,
-                  .rows = state->rows,
-                  .rows_of = state->rows_of,
-                  .invalid_rows = state->invalid_rows,
-                  .row_sum_error = state->row_sum_error,
-                  .tier = header->type},
+        .layer = layer_state_describe(state, header->layer),
         .rank = header->rank,
         .numbers = {.heads = state->heads, .local_window = state->local_window}};
     struct result_stat sink_rate;
@@ -128,22 +116,15 @@ void live_publish_state(struct run *run, const struct message *message,
     }
     enum pattern *patterns = (enum pattern *)(void *)(values + count);
     /* [METRIC_COUNT][heads] newest numbers, and the patterns after them. */
-    struct stat_reader reader;
-    struct stat_record record;
-    uint32_t slot;
-    for (size_t i = 0; i < (size_t)METRIC_COUNT * state->heads; i++) {
-        values[i] = NAN;
-    }
-    for (uint32_t h = 0; h < state->heads; h++) {
+    for (uint32_t h = 0; h < heads; h++) {
+        double newest[METRIC_COUNT];
+        layer_state_newest(state, h, newest);
         patterns[h] = (enum pattern)state->head[h].pattern;
-        stat_reader_init(&reader, &state->head[h].stats);
-        while (stat_read(&reader, &slot, &record)) {
-            if (slot < METRIC_MATRIX_FIRST) {
-                values[(size_t)slot * state->heads + h] = record.last;
-            }
+        for (uint32_t m = 0; m < METRIC_COUNT; m++) {
+            values[m * heads + h] = newest[m];
         }
     }
-    memcpy(live.layer.shape, state->shape, sizeof state->shape);
+    live.layer.tier = header->type;
     live.numbers.sink_rate = sink_rate.last;
     live.numbers.pattern = patterns;
     for (uint32_t m = 0; m < METRIC_COUNT; m++) {

@@ -24,14 +24,12 @@ void past_forget_all(struct pasts *pasts)
 /* NULL: the history was not asked for it. */
 static struct past_run *past_find(struct pasts *pasts, const struct header *header)
 {
-    struct past_run *found = NULL;
-    for (uint32_t i = 0; i < PASTS_MAX && !found; i++) {
-        struct past_run *past = &pasts->of[i];
-        bool same =
-            strcmp(past->job, header->job) == 0 && memcmp(past->id, header->run, RUN_BYTES) == 0;
-        found = same ? past : NULL;
+    for (struct past_run *past = pasts->of; past < pasts->of + PASTS_MAX; past++) {
+        if (strcmp(past->job, header->job) == 0 && memcmp(past->id, header->run, RUN_BYTES) == 0) {
+            return past;
+        }
     }
-    return found;
+    return NULL;
 }
 
 /* One that never used the reliable lane begins anew: it is on its way out of the history, or the
@@ -62,13 +60,15 @@ int past_look(struct pasts *pasts, const struct header *header, const struct con
     }
     past = &pasts->of[pasts->next];
     past_clear(past);
-    struct restore *restore = restore_new(config, sink, budget, past_adopt, past, now_ns);
-    if (!restore) {
-        return ERR_MEMORY;
-    }
-    restore_forgotten(restore);
-    int code = store_each_kept_of(sink->store, &record, restore_value, restore);
-    if (!code && restore_is_short(restore)) {
+    struct restore restore = {.config = config,
+                              .sink = sink,
+                              .budget = budget,
+                              .adopt = past_adopt,
+                              .data = past,
+                              .now_ns = now_ns,
+                              .of_forgotten = true};
+    int code = store_each_kept_of(sink->store, &record, restore_value, &restore);
+    if (!code && restore.is_short) {
         code = ERR_MEMORY;
     }
     restore_finish(&restore);
@@ -101,17 +101,12 @@ struct run *past_take(struct pasts *pasts, const struct header *header)
  * read for this alone. `live` values and the maps of single heads are of one message and stay lost
  * until the next one: nothing keeps them, and the history has the windows they went into. */
 
-static struct store_run recall_store_run(const struct run *run)
-{
-    return (struct store_run){.job = run->job, .run = run->id};
-}
-
 /* The layer's baseline, which has learned from the newest window, or from none that was kept; NULL:
  * it cannot be read. Owned. */
 static struct drift *recall_drift(const struct run *run, const struct track *track,
                                   const struct stream *stream, uint32_t heads)
 {
-    struct store_run record = recall_store_run(run);
+    const struct store_run record = {.job = run->job, .run = run->id};
     struct drift_rule rule = run_drift_rule(run->config);
     struct store_bytes value;
     struct drift *drift = NULL;
@@ -128,7 +123,7 @@ static struct drift *recall_drift(const struct run *run, const struct track *tra
 static bool recall_layer(struct run *run, const struct track *track, const struct stream *stream)
 {
     const struct window_rule *rule = &track->window.rule;
-    struct store_run record = recall_store_run(run);
+    const struct store_run record = {.job = run->job, .run = run->id};
     struct result_window window = {
         .unit = rule->unit, .length = rule->length, .every = rule->every};
     struct store_bytes packed;

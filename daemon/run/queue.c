@@ -36,6 +36,14 @@ static uint64_t queue_unit_of(const struct track *track, const struct message *m
 
 /* Arrival */
 
+/* Whether its number has been taken, as far as its rank and layer are known. */
+static bool queue_has_passed(struct run *run, const struct header *header)
+{
+    const struct sequences *sequences = run_sequences(run, header);
+    uint32_t rank = window_find_rank(&run->tracks[0].window, header->rank);
+    return sequences && rank != UINT32_MAX && sequences_passed(sequences, rank, header->seq);
+}
+
 /* Whether taking it will refuse it, as far as that can be told already; 0, or the reason. Only
  * memory may be there again by then. */
 static int queue_foresee(struct run *run, const struct message *message)
@@ -43,7 +51,6 @@ static int queue_foresee(struct run *run, const struct message *message)
     const struct header *header = &message->header;
     const struct window *window = &run->tracks[0].window;
     struct stream *stream = stream_find(run->streams, header->layer);
-    const struct sequences *sequences = run_sequences(run, stream, header);
     uint32_t rank = window_find_rank(window, header->rank);
     bool late = true; /* for all windows */
     if (rank == UINT32_MAX && window->rank_count >= run->config->limits_ranks) {
@@ -52,7 +59,7 @@ static int queue_foresee(struct run *run, const struct message *message)
     if (!stream && HASH_COUNT(run->streams) >= run->config->limits_layers) {
         return ERR_STREAM_LIMIT;
     }
-    if (sequences && rank != UINT32_MAX && sequences_passed(sequences, rank, header->seq)) {
+    if (queue_has_passed(run, header)) {
         return ERR_SEQ_ORDER;
     }
     if (stream && stream->measured && stream->heads != header->heads_total) {
@@ -254,7 +261,7 @@ static int queue_place(struct run *run, struct stream *stream, struct message *m
 {
     const struct header *header = &message->header;
     struct losses *losses = &message->losses;
-    int code = run_next_in_sequence(run, stream, message);
+    int code = run_next_in_sequence(run, message);
     if (!code && losses->source > 0) {
         code = drop_totals_topic(&run->drop_totals, message->rank_index, losses->source,
                                  &losses->known);
@@ -402,9 +409,9 @@ static uint64_t queue_heard_ns(const struct window *window, const struct message
                                                                     : message->received_ns;
 }
 
-/* One that belongs to no layer, or never came so far, is counted to the run. */
-static int queue_refuse(struct run *run, int code)
+int queue_refuse(struct run *run, int code)
 {
+    run->unsaved = true;
     run->counts.received++;
     tally_drop(&run->counts.tally, code);
     return code;
@@ -442,12 +449,7 @@ static void queue_promise_all(struct run *run, struct message *message)
 
 bool queue_is_repeated(struct run *run, const struct header *header)
 {
-    struct stream *stream =
-        header->type == MESSAGE_EVENT ? NULL : stream_find(run->streams, header->layer);
-    const struct sequences *sequences = run_sequences(run, stream, header);
-    uint32_t rank = window_find_rank(&run->tracks[0].window, header->rank);
-    return header->reliable && sequences && rank != UINT32_MAX &&
-           sequences_passed(sequences, rank, header->seq);
+    return header->reliable && queue_has_passed(run, header);
 }
 
 static int queue_take_message(struct run *run, struct message *message)
@@ -639,12 +641,6 @@ void queue_skip_unfinished(struct run *run)
         run->queued--;
     }
     run->queue_last = link;
-}
-
-void queue_refused(struct run *run, int code)
-{
-    run->unsaved = true;
-    queue_refuse(run, code);
 }
 
 bool queue_flush(struct run *run)

@@ -30,8 +30,9 @@ void queue_join(struct run *run, struct message *message, uint64_t now_ns);
 /* Lets go of the messages that are not computed yet, which stay with whoever computes them: at a
  * stop that cannot wait. They are then gaps in the sequences of later ones. */
 void queue_skip_unfinished(struct run *run);
-/* A message of this run was refused before it came here. */
-void queue_refused(struct run *run, int code);
+/* Counts a message to the run that belongs to no layer, or was refused before it came so far.
+ * Returns the code. */
+int queue_refuse(struct run *run, int code);
 /* Whether it is a message of the reliable lane that the run has taken before: it changes nothing at
  * all. */
 bool queue_is_repeated(struct run *run, const struct header *header);

@@ -412,17 +412,12 @@ int registry_arrive(struct registry *registry, struct message *message, uint64_t
 {
     struct run *run;
     int code = find_or_add(registry, message, now_ns, &run);
-    if (!code && run->merged) {
-        queue_refused(run, ERR_HUB);
-        code = ERR_HUB;
-    }
-    if (code) {
-        return code;
+    if (code || run->merged) {
+        return code ? code : queue_refuse(run, ERR_HUB);
     }
     int held = hold_put(run, message, now_ns);
     if (held < 0) {
-        queue_refused(run, held);
-        return held;
+        return queue_refuse(run, held);
     }
     *ret_compute = !held && queue_put(run, message, now_ns);
     return 0;
@@ -494,10 +489,9 @@ int registry_merge(struct registry *registry, const struct merged *merged, uint6
 void registry_refused(struct registry *registry, const char *name, int code)
 {
     struct job *job = registry_find_job(registry, name);
-    if (!job) {
-        return;
+    if (job) {
+        queue_refuse(job->runs, code);
     }
-    queue_refused(job->runs, code);
 }
 
 /* All runs */
@@ -548,14 +542,15 @@ static bool adopt_run(void *data, struct run *run)
     return true;
 }
 
-int registry_restore(struct registry *registry, uint64_t now_ns)
+void registry_restore(struct registry *registry, uint64_t now_ns)
 {
-    struct restore *restore = restore_new(registry->config, registry->sink, &registry->budget,
-                                          adopt_run, registry, now_ns);
-    if (!restore) {
-        return ERR_MEMORY;
-    }
-    store_each_kept(registry->sink->store, restore_value, restore);
+    struct restore restore = {.config = registry->config,
+                              .sink = registry->sink,
+                              .budget = &registry->budget,
+                              .adopt = adopt_run,
+                              .data = registry,
+                              .now_ns = now_ns};
+    store_each_kept(registry->sink->store, restore_value, &restore);
     restore_finish(&restore);
     /* The newest run of each job first, then those before them, while there is room. */
     bool room = registry->sink->recall != NULL, any = true;
@@ -570,7 +565,6 @@ int registry_restore(struct registry *registry, uint64_t now_ns)
             room = !run || recall_run(run);
         }
     }
-    return 0;
 }
 
 bool registry_knows(const struct registry *registry, const char *job)

@@ -24,8 +24,7 @@ struct registry *registry_new(const struct config *config, const struct result_s
 void registry_free(struct registry **registry);
 
 /* Finds or makes the run of a message, and queues it there: sets *ret_compute as queue_put does; or
- * it is `kept_back` (hold.h). Returns 0, or why there is no such run: the message is then not
- * queued. */
+ * it is held (hold.h). Returns 0, or why there is no such run: the message is then not queued. */
 int registry_arrive(struct registry *registry, struct message *message, uint64_t now_ns,
                     bool *ret_compute);
 /* Finds or makes the run of news of a fleet, and says there what is known of it: its ranks, where
@@ -36,9 +35,8 @@ int registry_merge(struct registry *registry, const struct merged *merged, uint6
 /* A message that ingest refused: counted to the newest run of the job, if it is known. */
 void registry_refused(struct registry *registry, const char *job, int code);
 
-/* Brings the runs back that the sink's store has kept: at the start, before any message. Returns 0
- * or ERR_MEMORY: then none is back. */
-int registry_restore(struct registry *registry, uint64_t now_ns);
+/* Brings the runs back that the sink's store has kept: at the start, before any message. */
+void registry_restore(struct registry *registry, uint64_t now_ns);
 
 /* A round saves what has changed in all runs (checkpoint.h), in steps of one layer; after some
  * steps comes a submit, before any message. Steps return whether there is more to do. A run with a

@@ -86,40 +86,6 @@ static void restore_drop_totals(struct stored *in, struct run *run)
     totals->count = count > 0 ? count : totals->count;
 }
 
-struct restore {
-    const struct config *config;
-    const struct result_sink *sink;
-    struct state_budget *budget;
-    bool (*adopt)(void *data, struct run *run);
-    void *data;
-    uint64_t now_ns;
-    struct run *run; /* whose values are coming; NULL: it is left out */
-    char job[JOB_NAME_MAX + 1];
-    uint8_t id[RUN_BYTES];
-    bool has_track[TRACKS_MAX];         /* of the config: it was there when this was saved */
-    char unknown_track[TRACK_NAME_MAX]; /* said last */
-    bool of_forgotten;                  /* one that attnd has forgotten comes back, too */
-    bool is_short;                      /* of memory, for some value */
-    uint32_t runs;
-};
-
-struct restore *restore_new(const struct config *config, const struct result_sink *sink,
-                            struct state_budget *budget, bool (*adopt)(void *data, struct run *run),
-                            void *data, uint64_t now_ns)
-{
-    struct restore *restore = calloc(1, sizeof *restore);
-    if (!restore) {
-        return NULL;
-    }
-    restore->config = config;
-    restore->sink = sink;
-    restore->budget = budget;
-    restore->adopt = adopt;
-    restore->data = data;
-    restore->now_ns = now_ns;
-    return restore;
-}
-
 static bool is_array(const msgpack_object *value)
 {
     return value && value->type == MSGPACK_OBJECT_ARRAY;
@@ -503,7 +469,7 @@ static void say_unreadable(struct restore *restore, const char *key, int code)
               LOG_STR("key", key), LOG_STR("reason", err_text(code)));
 }
 
-static void settle_run(struct restore *restore)
+void restore_finish(struct restore *restore)
 {
     struct run *run = restore->run;
     if (!run) {
@@ -559,7 +525,7 @@ static void settle_run(struct restore *restore)
 static void begin_run(struct restore *restore, const char *job, const uint8_t *id, const char *key,
                       const void *value, size_t size)
 {
-    settle_run(restore);
+    restore_finish(restore);
     snprintf(restore->job, sizeof restore->job, "%s", job);
     memcpy(restore->id, id, RUN_BYTES);
     memset(restore->has_track, 0, sizeof restore->has_track);
@@ -588,24 +554,4 @@ void restore_value(void *data, const char *job, const uint8_t *id, const char *k
     if (code) {
         say_unreadable(restore, key, code);
     }
-}
-
-void restore_forgotten(struct restore *restore)
-{
-    restore->of_forgotten = true;
-}
-
-bool restore_is_short(const struct restore *restore)
-{
-    return restore->is_short;
-}
-
-uint32_t restore_finish(struct restore **restore_p)
-{
-    struct restore *restore = *restore_p;
-    settle_run(restore);
-    uint32_t runs = restore->runs;
-    free(restore);
-    *restore_p = NULL;
-    return runs;
 }

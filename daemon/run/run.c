@@ -151,9 +151,9 @@ bool run_fits_rank(const struct run *run)
     return state_budget_fits(&run->budget, run_rank_bytes(run));
 }
 
-int run_next_in_sequence(struct run *run, struct stream *stream, struct message *message)
+int run_next_in_sequence(struct run *run, struct message *message)
 {
-    struct sequences *sequences = run_sequences(run, stream, &message->header);
+    struct sequences *sequences = run_sequences(run, &message->header);
     uint32_t before = sequences->count;
     uint32_t more = sequences_count_with(sequences, message->rank_index) - before;
     if (more > 0 && !state_budget_fits(&run->budget, more * SEQUENCE_BYTES)) {
@@ -202,11 +202,12 @@ int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now
     return run_put_stream(run, id, heads, now_ns, ret_stream);
 }
 
-struct sequences *run_sequences(struct run *run, struct stream *stream, const struct header *header)
+struct sequences *run_sequences(struct run *run, const struct header *header)
 {
     if (header->type == MESSAGE_EVENT) {
         return header->reliable ? &run->reliable_events : &run->events;
     }
+    struct stream *stream = stream_find(run->streams, header->layer);
     return !stream ? NULL : header->reliable ? &stream->reliable : &stream->sequences;
 }
 
@@ -290,14 +291,27 @@ void run_encode(const struct run *run, struct mpk_writer *writer)
     free(layers);
 }
 
-void run_publish_job(struct run *run)
+void run_put(struct run *run, const char *word, struct mpk_writer *writer, enum result_kind kind)
 {
     char topic[TOPIC_MAX];
+    topic_job(word, run->job, topic);
+    run->sink->put(run->sink->data, run, topic, 0, writer, kind);
+    mpk_writer_clear(writer);
+}
+
+void run_publish_log(struct run *run, const struct log_result *log)
+{
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    log_encode(log, &writer);
+    run_put(run, "log", &writer, RESULT_OTHER);
+}
+
+void run_publish_job(struct run *run)
+{
     struct mpk_writer writer;
     run->dirty = false;
     mpk_writer_init(&writer);
     run_encode(run, &writer);
-    topic_job("job", run->job, topic);
-    run->sink->put(run->sink->data, run, topic, 0, &writer, RESULT_OTHER);
-    mpk_writer_clear(&writer);
+    run_put(run, "job", &writer, RESULT_OTHER);
 }

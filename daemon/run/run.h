@@ -155,13 +155,11 @@ void run_charge_kept(struct run *run);
 /* Whether the budget has room for one more rank. */
 bool run_fits_rank(const struct run *run);
 /* sequences_next, for a message whose rank is known. Returns as that, or ERR_STATE_LIMIT. */
-int run_next_in_sequence(struct run *run, struct stream *stream, struct message *message);
+int run_next_in_sequence(struct run *run, struct message *message);
 /* After sequences were taken over from elsewhere: counts them. */
 void run_count_sequences(struct run *run);
-/* The sequences that a message's number is in; `stream`: its layer, NULL when there is none yet.
- * NULL when there are none. */
-struct sequences *run_sequences(struct run *run, struct stream *stream,
-                                const struct header *header);
+/* The sequences that a message's number is in; NULL: its layer is not known yet. */
+struct sequences *run_sequences(struct run *run, const struct header *header);
 struct drift_rule run_drift_rule(const struct config *config);
 /* A layer's drift has grown: charges the budget of windows. */
 void run_charge_drift(struct run *run, struct layer_track *layer);
@@ -184,5 +182,8 @@ struct result_common run_common(const struct run *run);
 /* Appends the job map. */
 void run_encode(const struct run *run, struct mpk_writer *writer);
 void run_publish_job(struct run *run);
+void run_publish_log(struct run *run, const struct log_result *log);
+/* Publishes what is encoded on WORD/JOB/, and clears the writer. */
+void run_put(struct run *run, const char *word, struct mpk_writer *writer, enum result_kind kind);
 
 #endif

@@ -42,7 +42,7 @@ void tick_run(struct run *run, uint64_t now_ns)
     for (uint32_t t = 0; t < run->track_count; t++) {
         window_settle_byes(&run->tracks[t].window, time_ns);
     }
-    assembly_give_up_late(run, now_ns);
+    assembly_give_up(run, now_ns);
     /* It went off, for good: nobody waits for it. */
     const char *reason;
     if (run->reliable && run->sink->store && !store_path(run->sink->store, &reason)) {

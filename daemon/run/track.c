@@ -62,21 +62,6 @@ int track_state(struct track *track, struct window_part *part, const struct stre
     return state_table_get(part->data, stream->index, stream->heads, ret_state);
 }
 
-static void track_collect(void *data, struct window_part *part)
-{
-    struct part_list *list = data;
-    if (part->data && list->count < CONFIG_WINDOW_PARTS_MAX) {
-        list->parts[list->count++] = part;
-    }
-}
-
-void track_parts(const struct track *track, const struct window_part *last,
-                 struct part_list *ret_list)
-{
-    ret_list->count = 0;
-    window_each(&track->window, last, track_collect, ret_list);
-}
-
 /* Without a message it says nothing, though a refused one may have made it. */
 const struct layer_state *track_part_state(const struct window_part *part,
                                            const struct stream *stream)
@@ -86,14 +71,15 @@ const struct layer_state *track_part_state(const struct window_part *part,
     return state && state->messages ? state : NULL;
 }
 
-int track_merge(const struct track *track, const struct part_list *list,
+int track_merge(const struct track *track, const struct window_part *last,
                 const struct stream *stream, const struct layer_state **ret_state,
                 struct layer_state **ret_merged)
 {
     const struct layer_state *states[CONFIG_WINDOW_PARTS_MAX];
+    const struct window_part *part = NULL;
     uint32_t count = 0;
-    for (uint32_t i = 0; i < list->count; i++) {
-        states[count] = track_part_state(list->parts[i], stream);
+    while (count < CONFIG_WINDOW_PARTS_MAX && (part = window_part_of(&track->window, last, part))) {
+        states[count] = track_part_state(part, stream);
         count += states[count] != NULL;
     }
     *ret_state = count > 0 ? states[0] : NULL;

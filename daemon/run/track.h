@@ -44,18 +44,10 @@ const struct layer_state *track_part_state(const struct window_part *part,
 /* A part that window_forget gave. */
 void track_free_part(struct window_part *part);
 
-/* The parts of one window. */
-struct part_list {
-    struct window_part *parts[CONFIG_WINDOW_PARTS_MAX];
-    uint32_t count;
-};
-/* The parts with data, of the window that ends with `last`. */
-void track_parts(const struct track *track, const struct window_part *last,
-                 struct part_list *ret_list);
-/* The state of a layer over them: borrowed from the one part that has it all, else merged into
- * *ret_merged, which the caller frees. *ret_state is NULL when the layer has no messages there.
- * Returns 0 or ERR_MEMORY. */
-int track_merge(const struct track *track, const struct part_list *list,
+/* The state of a layer over the parts of the window that ends with `last`: borrowed from the one
+ * part that has it all, else merged into *ret_merged, which the caller frees. *ret_state is NULL
+ * when the layer has no messages there. Returns 0 or ERR_MEMORY. */
+int track_merge(const struct track *track, const struct window_part *last,
                 const struct stream *stream, const struct layer_state **ret_state,
                 struct layer_state **ret_merged);
 

@@ -107,69 +107,59 @@ static bool rank_completed(const struct window *window, const struct window_rank
     return (rank->seen && (rank->position > last || stepped)) || rank->finished > last;
 }
 
-static uint32_t count_completed(const struct window *window, const struct window_part *part)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < window->rank_count; i++) {
-        count += rank_completed(window, &window->ranks[i], part);
-    }
-    return count;
-}
+/* How many ranks have completed a part; have finished it; and have not, but were heard of within
+ * the timeout. */
+struct part_ranks {
+    uint32_t completed, finished, awaited;
+};
 
-static uint32_t count_finished(const struct window *window, const struct window_part *part)
+static struct part_ranks count_ranks(const struct window *window, const struct window_part *part,
+                                     uint64_t now_ns)
 {
-    uint32_t count = 0;
+    struct part_ranks count = {0};
     for (uint32_t i = 0; i < window->rank_count; i++) {
-        count += window->ranks[i].bye || rank_completed(window, &window->ranks[i], part);
+        const struct window_rank *rank = &window->ranks[i];
+        bool completed = rank_completed(window, rank, part), finished = completed || rank->bye;
+        count.completed += completed;
+        count.finished += finished;
+        count.awaited +=
+            !finished && clock_since_ns(rank->last_ns, now_ns) < window->rule.timeout_ns;
     }
     return count;
 }
 
 /* Open parts that some rank has not finished. */
-static uint32_t count_unfinished(const struct window *window)
+static uint32_t count_unfinished(const struct window *window, uint64_t now_ns)
 {
     uint32_t count = 0;
     for (const struct window_part *part = window->open; part; part = part->next) {
-        count += count_finished(window, part) < window->rank_count;
+        count += count_ranks(window, part, now_ns).finished < window->rank_count;
     }
     return count;
 }
 
-/* Inserted before *link; NULL when out of memory. */
-static struct window_part *new_part(struct window_part **link, uint64_t index, uint64_t now_ns)
+/* The link of the first part of a list from this index on. */
+static struct window_part **find_link(struct window_part **link, uint64_t index)
 {
-    struct window_part *part = calloc(1, sizeof *part);
-    if (!part) {
-        return NULL;
-    }
-    part->index = index;
-    part->last_ns = now_ns;
-    part->next = *link;
-    *link = part;
-    return part;
-}
-
-/* Finds or inserts the open part of this index; NULL when out of memory. */
-static struct window_part *open_part(struct window *window, uint64_t index, uint64_t now_ns)
-{
-    struct window_part **link = &window->open;
     while (*link && (*link)->index < index) {
         link = &(*link)->next;
     }
+    return link;
+}
+
+/* Finds or inserts the part of this index; NULL when out of memory. */
+static struct window_part *put_part(struct window_part **list, uint64_t index, uint64_t now_ns)
+{
+    struct window_part **link = find_link(list, index);
     if (*link && (*link)->index == index) {
         return *link;
     }
-    return new_part(link, index, now_ns);
-}
-
-static bool is_open(const struct window *window, uint64_t index)
-{
-    for (const struct window_part *part = window->open; part; part = part->next) {
-        if (part->index == index) {
-            return true;
-        }
+    struct window_part *part = calloc(1, sizeof *part);
+    if (part) {
+        *part = (struct window_part){.index = index, .last_ns = now_ns, .next = *link};
+        *link = part;
     }
-    return false;
+    return part;
 }
 
 bool window_is_late(const struct window *window, uint64_t unit)
@@ -187,7 +177,9 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, boo
     if (index < window->next_index) {
         return ERR_LATE;
     }
-    if (!is_open(window, index) && count_unfinished(window) >= window->open_max) {
+    const struct window_part *there = *find_link(&window->open, index);
+    bool is_open = there && there->index == index;
+    if (!is_open && count_unfinished(window, now_ns) >= window->open_max) {
         struct window_part *part = window->open;
         while (part->overdue && part->next) {
             part = part->next;
@@ -199,8 +191,8 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, boo
     if (first || (!window->settled && index < window->complete_from)) {
         window->complete_from = index;
     }
-    struct window_part *part = open_part(window, index, now_ns);
-    if (!part || !open_part(window, boundary_index(window, index), now_ns)) {
+    struct window_part *part = put_part(&window->open, index, now_ns);
+    if (!part || !put_part(&window->open, boundary_index(window, index), now_ns)) {
         return ERR_MEMORY;
     }
     if (!overtakes) {
@@ -281,19 +273,6 @@ static bool clock_passed(const struct window *window, const struct window_part *
 
 enum window_verdict { KEEP_OPEN, CLOSE, CLOSE_CUT };
 
-/* Ranks that have not finished the part, but were heard of within the timeout. */
-static uint32_t count_awaited(const struct window *window, const struct window_part *part,
-                              uint64_t now_ns)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < window->rank_count; i++) {
-        const struct window_rank *rank = &window->ranks[i];
-        bool finished = rank->bye || rank_completed(window, rank, part);
-        count += !finished && clock_since_ns(rank->last_ns, now_ns) < window->rule.timeout_ns;
-    }
-    return count;
-}
-
 /* More than anybody should wait for. */
 static bool has_many_open(const struct window *window)
 {
@@ -316,16 +295,13 @@ static enum window_verdict window_judge(const struct window *window, const struc
     if (window->rule.unit == WINDOW_SECOND) {
         return window_all_bye(window) ? CLOSE_CUT : KEEP_OPEN;
     }
-    uint32_t finished = count_finished(window, part);
-    if (finished == window->rank_count && !waits_for_unknown_ranks(window, now_ns)) {
-        return count_completed(window, part) == window->rank_count ? CLOSE : CLOSE_CUT;
+    struct part_ranks ranks = count_ranks(window, part, now_ns);
+    bool all = ranks.finished == window->rank_count;
+    if (all && !waits_for_unknown_ranks(window, now_ns)) {
+        return ranks.completed == window->rank_count ? CLOSE : CLOSE_CUT;
     }
-    if (part->overdue) {
-        return CLOSE_CUT;
-    }
-    return finished > 0 && finished < window->rank_count && count_awaited(window, part, now_ns) == 0
-               ? CLOSE_CUT
-               : KEEP_OPEN;
+    bool given_up = !all && ranks.finished > 0 && ranks.awaited == 0;
+    return part->overdue || given_up ? CLOSE_CUT : KEEP_OPEN;
 }
 
 struct window_part *window_close_next(struct window *window, uint64_t now_ns)
@@ -385,59 +361,39 @@ struct window_part *window_forget(struct window *window)
     return oldest;
 }
 
-/* All parts of one window are shown together. */
-static void note_shown(struct window *window, uint64_t boundary)
-{
-    for (struct window_part *part = window->open; part; part = part->next) {
-        if (boundary_index(window, part->index) == boundary) {
-            part->shown = part->arrivals;
-        }
-    }
-}
-
 struct window_part *window_quiet(struct window *window, uint64_t now_ns)
 {
+    const struct window_part *quiet = window->open;
+    while (quiet && (clock_since_ns(quiet->last_ns, now_ns) < window->rule.timeout_ns ||
+                     quiet->arrivals <= quiet->shown)) {
+        quiet = quiet->next;
+    }
+    if (!quiet) {
+        return NULL;
+    }
+    uint64_t boundary = boundary_index(window, quiet->index);
     for (struct window_part *part = window->open; part; part = part->next) {
-        bool silent = clock_since_ns(part->last_ns, now_ns) >= window->rule.timeout_ns;
-        if (silent && part->arrivals > part->shown) {
-            note_shown(window, boundary_index(window, part->index));
-            return part;
+        if (boundary_index(window, part->index) == boundary) {
+            part->shown = part->arrivals; /* all parts of one window are shown together */
         }
     }
-    return NULL;
+    return *find_link(&window->open, boundary);
 }
 
-struct window_part *window_boundary(const struct window *window, const struct window_part *part)
+struct window_part *window_part_after(const struct window *window, const struct window_part *part)
 {
-    uint64_t index = boundary_index(window, part->index);
-    struct window_part *boundary = window->open;
-    while (boundary && boundary->index != index) {
-        boundary = boundary->next;
+    struct window_part *next = part ? part->next : window->closed;
+    return next || (part && !part->closed) ? next : window->open;
+}
+
+struct window_part *window_part_of(const struct window *window, const struct window_part *last,
+                                   const struct window_part *part)
+{
+    struct window_part *next = window_part_after(window, part);
+    while (next && next->index + parts_per_window(window) <= last->index) {
+        next = window_part_after(window, next);
     }
-    return boundary;
-}
-
-static void visit_list(const struct window *window, struct window_part *list, uint64_t last_index,
-                       void (*visit)(void *, struct window_part *), void *data)
-{
-    for (struct window_part *part = list; part && part->index <= last_index; part = part->next) {
-        if (part->index + parts_per_window(window) > last_index) {
-            visit(data, part);
-        }
-    }
-}
-
-void window_each(const struct window *window, const struct window_part *last,
-                 void (*visit)(void *data, struct window_part *part), void *data)
-{
-    visit_list(window, window->closed, last->index, visit, data);
-    visit_list(window, window->open, last->index, visit, data);
-}
-
-static void note_partial(void *data, struct window_part *part)
-{
-    bool *partial = data;
-    *partial = *partial || part->cut || !part->closed;
+    return next && next->index <= last->index ? next : NULL;
 }
 
 void window_pass(struct window *window, uint64_t index)
@@ -463,7 +419,9 @@ struct result_window window_describe(const struct window *window, const struct w
 {
     struct result_window described = window_ending_with(window, last->index);
     described.partial = last->index + 1 < window->complete_from + parts_per_window(window);
-    window_each(window, last, note_partial, &described.partial);
+    for (const struct window_part *part = NULL; (part = window_part_of(window, last, part));) {
+        described.partial = described.partial || part->cut || !part->closed;
+    }
     return described;
 }
 
@@ -472,35 +430,15 @@ bool window_needs(const struct window *window, uint64_t index)
     return index + parts_per_window(window) > window->next_index;
 }
 
-static struct window_part *restore_closed(struct window *window, uint64_t index, uint64_t now_ns)
-{
-    struct window_part **link = &window->closed;
-    struct window_part *part = window->closed;
-    while (part && part->index != index) {
-        part = part->next;
-    }
-    if (part) {
-        return part;
-    }
-    while (*link && (*link)->index < index) {
-        link = &(*link)->next;
-    }
-    part = new_part(link, index, now_ns);
-    if (part) {
-        part->closed = true;
-    }
-    return part;
-}
-
 int window_restore_part(struct window *window, uint64_t index, uint64_t now_ns,
                         struct window_part **ret_part)
 {
     bool closed = index < window->next_index;
-    struct window_part *part =
-        closed ? restore_closed(window, index, now_ns) : open_part(window, index, now_ns);
-    if (!part || (!closed && !open_part(window, boundary_index(window, index), now_ns))) {
+    struct window_part *part = put_part(closed ? &window->closed : &window->open, index, now_ns);
+    if (!part || (!closed && !put_part(&window->open, boundary_index(window, index), now_ns))) {
         return ERR_MEMORY;
     }
+    part->closed = closed;
     *ret_part = part;
     return 0;
 }

@@ -140,20 +140,21 @@ bool window_due(const struct window *window, const struct window_part *part);
 /* Takes out a closed part that no later summary needs, or NULL; the caller frees data and part. */
 struct window_part *window_forget(struct window *window);
 
-/* An open part that has had no message for `timeout` and has something new to show; its window is
- * worth publishing as partial, and stays open. Returns it once per silence, else NULL. */
+/* The due part of the window of an open part that has had no message for `timeout` and has
+ * something new to show: it is worth publishing as partial, and stays open. Returns it once per
+ * silence, else NULL. */
 struct window_part *window_quiet(struct window *window, uint64_t now_ns);
-
-/* The due part of the window that an open part belongs to. */
-struct window_part *window_boundary(const struct window *window, const struct window_part *part);
 
 /* First and last unit of the window that ends with this part, and whether it is partial: it covers
  * less than `length`, or a part in it is open or was cut. */
 struct result_window window_describe(const struct window *window, const struct window_part *last);
 
-/* Calls `visit` for every part of the window that ends with `last`, ascending. */
-void window_each(const struct window *window, const struct window_part *last,
-                 void (*visit)(void *data, struct window_part *part), void *data);
+/* All parts, closed and open, ascending: the one behind `part`, NULL: the first; NULL behind the
+ * last. */
+struct window_part *window_part_after(const struct window *window, const struct window_part *part);
+/* The same of the window that ends with `last` alone. */
+struct window_part *window_part_of(const struct window *window, const struct window_part *last,
+                                   const struct window_part *part);
 
 /* For what was saved: opens a part that no message came for yet, or finds it; one that is below
  * next_index comes back closed. Returns 0 or ERR_MEMORY. */

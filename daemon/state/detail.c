@@ -16,6 +16,17 @@ _Static_assert(sizeof(struct spectrum) % sizeof(double) == 0, "numbers only");
 /* Numbers of a projection that are not lists. */
 #define PROJECTION_NUMBERS 3
 
+/* One reference; NULL when out of memory. */
+static struct detail *detail_empty(void)
+{
+    struct detail *detail = calloc(1, sizeof *detail);
+    if (detail) {
+        detail->references = 1;
+        detail->bytes = block_bytes(sizeof *detail);
+    }
+    return detail;
+}
+
 /* Writing */
 
 static void detail_pack_put_projection(const struct projection_result *p, struct mpk_writer *writer)
@@ -141,12 +152,10 @@ int detail_unpack(const msgpack_object *map, uint32_t heads, struct detail **ret
     if (!map || map->type == MSGPACK_OBJECT_NIL) {
         return map ? 0 : ERR_STORE_FORMAT;
     }
-    struct detail *detail = calloc(1, sizeof *detail);
+    struct detail *detail = detail_empty();
     if (!detail) {
         return ERR_MEMORY;
     }
-    detail->references = 1;
-    detail->bytes = block_bytes(sizeof *detail);
     struct stored in = {map, 0};
     struct result_pairs *pairs = &detail->pairs;
     stored_u32(&in, "pair_count", TOP_PAIRS_MAX, &pairs->count);
@@ -181,32 +190,20 @@ int detail_unpack(const msgpack_object *map, uint32_t heads, struct detail **ret
     return in.code;
 }
 
-/* A copy that counts towards the bytes; NULL stays NULL. Clears *ok when out of memory. */
-static void *detail_copy(struct detail *detail, bool *ok, const void *from, size_t count,
-                         size_t size)
+/* Puts a copy that counts towards the bytes in place of what the pointer at `pointer` borrows; NULL
+ * stays NULL. Clears *ok when out of memory. */
+static void detail_own(struct detail *detail, bool *ok, void *pointer, size_t count, size_t size)
 {
-    if (!from || !count || !*ok) {
-        return NULL;
-    }
-    void *to = malloc(count * size);
-    *ok = to != NULL;
+    const void *from;
+    memcpy(&from, pointer, sizeof from);
+    bool some = from && count > 0;
+    void *to = some && *ok ? malloc(count * size) : NULL;
     if (to) {
         memcpy(to, from, count * size);
+        detail->bytes += block_bytes(count * size);
     }
-    detail->bytes += block_bytes(count * size);
-    return to;
-}
-
-static void copy_similarity(struct detail *detail, bool *ok, const struct result_similarity *from,
-                            uint32_t heads)
-{
-    struct result_similarity *to = &detail->similarity;
-    size_t square = (size_t)heads * heads;
-    *to = *from;
-    to->cosine = detail_copy(detail, ok, from->cosine, square, sizeof *from->cosine);
-    to->js = detail_copy(detail, ok, from->js, square, sizeof *from->js);
-    to->redundant =
-        detail_copy(detail, ok, from->redundant, from->redundant_count, sizeof *from->redundant);
+    *ok = *ok && (to || !some);
+    memcpy(pointer, &to, sizeof to);
 }
 
 static void copy_weights(struct detail *detail, bool *ok, const struct weights_result *from)
@@ -218,42 +215,40 @@ static void copy_weights(struct detail *detail, bool *ok, const struct weights_r
         return;
     }
     detail->bytes += block_bytes(sizeof *to);
-    to->heads = from->heads;
+    *to = *from;
     for (int i = 0; i < PROJECTION_COUNT; i++) {
-        size_t heads = from->projection[i].heads;
-        to->projection[i] = from->projection[i];
-        to->projection[i].head =
-            detail_copy(detail, ok, from->projection[i].head, heads, sizeof(struct spectrum));
-        to->projection[i].correlation =
-            detail_copy(detail, ok, from->projection[i].correlation, heads * heads, sizeof(double));
+        struct projection_result *p = &to->projection[i];
+        detail_own(detail, ok, &p->head, p->heads, sizeof *p->head);
+        detail_own(detail, ok, &p->correlation, (size_t)p->heads * p->heads,
+                   sizeof *p->correlation);
     }
     for (int i = 0; i < CIRCUIT_COUNT; i++) {
-        to->circuit[i] =
-            detail_copy(detail, ok, from->circuit[i], from->heads, sizeof(struct spectrum));
+        detail_own(detail, ok, &to->circuit[i], to->heads, sizeof *to->circuit[i]);
     }
 }
 
 struct detail *detail_new(const struct measured *measured)
 {
-    struct detail *detail = calloc(1, sizeof *detail);
+    struct detail *detail = detail_empty();
     if (!detail) {
         return NULL;
     }
     bool ok = true;
+    size_t heads = measured->heads;
     struct layer_numbers numbers;
     measured_numbers(measured, &numbers);
-    detail->references = 1;
-    detail->bytes = block_bytes(sizeof *detail);
-    struct result_pairs *to = &detail->pairs;
-    *to = numbers.pairs;
-    to->pairs = detail_copy(detail, &ok, numbers.pairs.pairs, numbers.pairs.count,
-                            sizeof *numbers.pairs.pairs);
-    to->head_pairs = detail_copy(detail, &ok, numbers.pairs.head_pairs,
-                                 (size_t)measured->heads * numbers.pairs.head_limit,
-                                 sizeof *numbers.pairs.head_pairs);
-    to->head_count = detail_copy(detail, &ok, numbers.pairs.head_count, measured->heads,
-                                 sizeof *numbers.pairs.head_count);
-    copy_similarity(detail, &ok, &numbers.similarity, measured->heads);
+    struct result_pairs *pairs = &detail->pairs;
+    struct result_similarity *similar = &detail->similarity;
+    *pairs = numbers.pairs;
+    *similar = numbers.similarity;
+    detail_own(detail, &ok, &pairs->pairs, pairs->count, sizeof *pairs->pairs);
+    detail_own(detail, &ok, &pairs->head_pairs, heads * pairs->head_limit,
+               sizeof *pairs->head_pairs);
+    detail_own(detail, &ok, &pairs->head_count, heads, sizeof *pairs->head_count);
+    detail_own(detail, &ok, &similar->cosine, heads * heads, sizeof *similar->cosine);
+    detail_own(detail, &ok, &similar->js, heads * heads, sizeof *similar->js);
+    detail_own(detail, &ok, &similar->redundant, similar->redundant_count,
+               sizeof *similar->redundant);
     if (ok && measured->weights) {
         copy_weights(detail, &ok, measured->weights);
     }
@@ -266,19 +261,17 @@ struct detail *detail_new(const struct measured *measured)
 struct detail *detail_map_new(const struct layer_map *map, const struct message *message)
 {
     const struct header *header = &message->header;
-    struct detail *detail = calloc(1, sizeof *detail);
+    struct detail *detail = detail_empty();
     if (!detail) {
         return NULL;
     }
     bool ok = true;
-    detail->references = 1;
-    detail->bytes = sizeof *detail;
     detail->epoch = header->epoch;
     detail->step = header->step;
     detail->time_ns = header->time_ns;
     detail->map = *map;
-    detail->map.values = detail_copy(detail, &ok, map->values, (size_t)map->rows * map->columns,
-                                     sizeof *map->values);
+    detail_own(detail, &ok, &detail->map.values, (size_t)map->rows * map->columns,
+               sizeof *map->values);
     if (message->small_maps) {
         detail->small = small_maps_copy(message->small_maps);
         detail->bytes += block_bytes(small_maps_bytes(message->small_maps));

@@ -199,17 +199,6 @@ struct drift_plan {
     struct packed_hists hists;
 };
 
-/* Whether any head has a value. */
-static bool has_value(const struct drift *drift, const double *mean)
-{
-    for (uint32_t h = 0; h < drift->heads; h++) {
-        if (!isnan(mean[h])) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static struct drift_cell *new_cells(uint32_t heads)
 {
     struct drift_cell *cell = calloc(heads, sizeof *cell);
@@ -217,26 +206,6 @@ static struct drift_cell *new_cells(uint32_t heads)
         cell[h] = drift_cell_empty();
     }
     return cell;
-}
-
-static bool any_ready(const struct drift *drift, const struct drift_cell *cell)
-{
-    for (uint32_t h = 0; cell && h < drift->heads; h++) {
-        if (drift_cell_ready(drift, &cell[h])) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool any_learns(const struct drift *drift, const struct drift_cell *cell)
-{
-    for (uint32_t h = 0; h < drift->heads; h++) {
-        if (learns(drift, &cell[h])) {
-            return true;
-        }
-    }
-    return false;
 }
 
 /* How a head's rows diverge from its baseline, which is read on from the cursor. */
@@ -263,7 +232,7 @@ static struct packed_cursor begin_of(const struct packed_hists *hists)
 
 /* All but `change`, which commit adds. */
 static int plan_result(const struct drift *drift, const struct layer_state *state,
-                       const double *mean, int metric, struct drift_plan *plan)
+                       const double *mean, int metric, bool any_ready, struct drift_plan *plan)
 {
     plan->result = malloc(drift->heads * sizeof *plan->result);
     if (!plan->result) {
@@ -285,7 +254,7 @@ static int plan_result(const struct drift *drift, const struct layer_state *stat
             .js = NAN,
             .change = NAN};
     }
-    if (metric >= METRIC_ROW_COUNT || !any_ready(drift, drift->cell[metric])) {
+    if (metric >= METRIC_ROW_COUNT || !any_ready) {
         return 0;
     }
     struct packed_cursor cursor = begin_of(&drift->hists[metric]);
@@ -336,10 +305,14 @@ static int plan_metric(const struct drift *drift, const struct layer_state *stat
                        const double *mean, int metric, bool learn_it, struct drift_plan *plan)
 {
     const struct drift_cell *cell = drift->cell[metric];
-    bool has = has_value(drift, mean);
+    bool has = false, any_ready = false, any_learns = !cell; /* new ones do */
+    for (uint32_t h = 0; h < drift->heads; h++) {
+        has = has || !isnan(mean[h]);
+        any_ready = any_ready || (cell && drift_cell_ready(drift, &cell[h]));
+        any_learns = any_learns || learns(drift, &cell[h]);
+    }
     bool uniform = has && !drift->pinned && !isnan(uniform_of(metric));
-    int code =
-        uniform || any_ready(drift, cell) ? plan_result(drift, state, mean, metric, plan) : 0;
+    int code = uniform || any_ready ? plan_result(drift, state, mean, metric, any_ready, plan) : 0;
     if (!code && !cell && learn_it && has && !drift->pinned) {
         cell = plan->cell = new_cells(drift->heads);
         code = cell ? 0 : ERR_MEMORY;
@@ -347,7 +320,7 @@ static int plan_metric(const struct drift *drift, const struct layer_state *stat
     if (code || !cell) {
         return code;
     }
-    plan->learns = learn_it && has && any_learns(drift, cell);
+    plan->learns = learn_it && has && any_learns;
     if (plan->learns && metric < METRIC_ROW_COUNT) {
         struct packed_cursor cursor = begin_of(&drift->hists[metric]);
         for (uint32_t h = 0; h < drift->heads && !code; h++) {
@@ -488,18 +461,12 @@ int drift_pin(struct drift *drift, const struct layer_state *const *states, uint
                 drift_cell_complete(&given->cell[m][h]);
             }
         }
-        /* Moves the baseline and the detection. */
-        for (int m = 0; m < METRIC_COUNT; m++) {
-            struct drift_cell *cell = drift->cell[m];
-            drift->cell[m] = given->cell[m];
-            given->cell[m] = cell;
-        }
-        for (int m = 0; m < METRIC_ROW_COUNT; m++) {
-            struct packed_hists hists = drift->hists[m];
-            drift->hists[m] = given->hists[m];
-            given->hists[m] = hists;
-        }
-        drift->windows = given->windows;
+        /* The baseline and the detection move over; what was here goes with `given`. */
+        struct drift before = *drift;
+        *drift = *given;
+        *given = before;
+        drift->begun = before.begun;
+        drift->last = before.last;
         drift->pinned = true;
         drift_result_clear(drift);
     }

@@ -112,7 +112,7 @@ static bool get_field(const msgpack_object *value, struct drift_cell *cell, unsi
 static bool get_list(const msgpack_object *list, struct drift *drift, struct drift_cell *cell,
                      unsigned field)
 {
-    if (!list || list->type != MSGPACK_OBJECT_ARRAY || list->via.array.size != drift->heads) {
+    if (mpk_items(list) != drift->heads) {
         return false;
     }
     for (uint32_t h = 0; h < drift->heads; h++) {

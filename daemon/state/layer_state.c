@@ -69,10 +69,15 @@ uint64_t layer_state_new_bytes(uint32_t heads)
 
 uint64_t layer_state_bytes(const struct layer_state *state)
 {
-    return empty_bytes(state->heads) + block_bytes(state->rank_bytes) +
-           rank_entropy_bytes(&state->rank_entropy) + state->stats_bytes +
-           (state->detail ? state->detail->bytes : 0) + (state->map ? state->map->bytes : 0) +
-           (state->weights ? state->weights->bytes : 0);
+    uint64_t bytes = empty_bytes(state->heads) + block_bytes(state->rank_bytes) +
+                     rank_entropy_bytes(&state->rank_entropy) + stat_set_bytes(&state->across) +
+                     (state->detail ? state->detail->bytes : 0) +
+                     (state->map ? state->map->bytes : 0) +
+                     (state->weights ? state->weights->bytes : 0);
+    for (uint32_t h = 0; h < state->heads; h++) {
+        bytes += stat_set_bytes(&state->head[h].stats);
+    }
+    return bytes;
 }
 
 /* One message */
@@ -163,15 +168,6 @@ struct head_input {
     struct stat_mask mask;
 };
 
-static int layer_state_update(struct layer_state *state, struct stat_set *set,
-                              const struct head_input *input, struct stat_writer *writer)
-{
-    uint64_t before = stat_set_bytes(set);
-    int code = stat_set_add(set, input->slot, input->mask, writer);
-    state->stats_bytes += stat_set_bytes(set) - before;
-    return code;
-}
-
 /* Head h of the message is head `to` of the model. */
 static int layer_state_add_head(struct layer_state *state, const struct measured *measured,
                                 uint32_t h, uint32_t to, const struct position *position,
@@ -208,7 +204,7 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
             stat_mask_set(&input.mask, slot);
         }
     }
-    int code = layer_state_update(state, &head->stats, &input, writer);
+    int code = stat_set_add(&head->stats, input.slot, input.mask, writer);
     if (!code && measured->invalid_rows > 0 && measured->value[METRIC_ENTROPY]) {
         /* Queries are valid for all heads of a message alike, and each sound row has an entropy. */
         uint64_t rows = (measured->rows + measured->invalid_rows) / measured->heads;
@@ -255,7 +251,7 @@ static int layer_state_add_rows(struct layer_state *state, const struct message 
         }
         input.slot[LAYER_SLOT_SINK_RATE] =
             (struct stat_input){.value = measured->sink_rate, .newest = newest};
-        code = layer_state_update(state, &state->across, &input, writer);
+        code = stat_set_add(&state->across, input.slot, input.mask, writer);
     }
     stat_writer_free(&writer);
     if (!code && measured->map && (newest || !state->map)) {
@@ -374,15 +370,6 @@ static void layer_state_merge_prefetch(const struct layer_state *state, uint32_t
     }
 }
 
-static int layer_state_merge_take(struct layer_state *into, struct stat_sums *sums,
-                                  struct stat_set *set)
-{
-    uint64_t before = stat_set_bytes(set);
-    int code = stat_sums_take(sums, set);
-    into->stats_bytes += stat_set_bytes(set) - before;
-    return code;
-}
-
 static void find_leaders(uint8_t leader[STAT_SLOTS])
 {
     for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
@@ -404,7 +391,7 @@ static int merge_across(struct layer_state *into, const struct layer_state *cons
         newest = newer ? from[i]->newest : newest;
     }
     if (!code) {
-        code = layer_state_merge_take(into, sums, &into->across);
+        code = stat_sums_take(sums, &into->across);
     }
     stat_sums_free(&sums);
     return code;
@@ -438,7 +425,7 @@ int layer_state_merge_all(struct layer_state *into, const struct layer_state *co
                     head->pattern = part->pattern;
                 }
             }
-            code = code ? code : layer_state_merge_take(into, sums, &head->stats);
+            code = code ? code : stat_sums_take(sums, &head->stats);
         }
         stat_sums_free(&sums);
     }
@@ -452,54 +439,33 @@ int layer_state_merge_all(struct layer_state *into, const struct layer_state *co
     return code;
 }
 
-static int layer_state_merge_set(struct layer_state *into, struct stat_set *set,
-                                 const struct stat_set *from, bool newer, const uint8_t *leader,
-                                 struct stat_merger *merger)
-{
-    uint64_t before = stat_set_bytes(set);
-    int code = stat_set_merge(set, from, newer, leader, merger);
-    into->stats_bytes += stat_set_bytes(set) - before;
-    return code;
-}
-
-static int merge_one_heads(struct layer_state *into, const struct layer_state *from,
-                           struct stat_merger *merger)
+int layer_state_merge(struct layer_state *into, const struct layer_state *from)
 {
     uint8_t leader[STAT_SLOTS];
-    int code = 0;
+    struct stat_writer *writer = stat_writer_new(into->buckets);
+    int code = writer ? layer_state_ranks_merge(into, &from, 1) : ERR_MEMORY;
     find_leaders(leader);
     for (uint32_t h = 0; h < into->heads && h < from->heads && !code; h++) {
         struct head_state *head = &into->head[h];
         const struct head_state *part = &from->head[h];
         bool newer = position_reaches(&part->newest, &head->newest);
-        code = layer_state_merge_set(into, &head->stats, &part->stats, newer, leader, merger);
+        code = stat_set_merge(&head->stats, &part->stats, newer, leader, writer);
         head->invalid_rows += part->invalid_rows;
         if (newer) {
             head->newest = part->newest;
             head->pattern = part->pattern;
         }
     }
-    return code;
-}
-
-int layer_state_merge(struct layer_state *into, const struct layer_state *from)
-{
-    uint8_t leader[STAT_SLOTS];
-    struct stat_merger *merger = stat_merger_new(into->buckets);
-    int code = merger ? layer_state_ranks_merge(into, &from, 1) : ERR_MEMORY;
     memset(leader, STAT_SLOTS, sizeof leader); /* what goes across heads is of all that have any */
     if (!code) {
-        code = merge_one_heads(into, from, merger);
-    }
-    if (!code) {
         bool newer = position_reaches(&from->newest, &into->newest);
-        code = layer_state_merge_set(into, &into->across, &from->across, newer, leader, merger);
+        code = stat_set_merge(&into->across, &from->across, newer, leader, writer);
     }
     if (!code) {
         merge_counts(into, from);
         merge_newest(into, from);
     }
-    stat_merger_free(&merger);
+    stat_writer_free(&writer);
     return code;
 }
 
@@ -538,6 +504,21 @@ struct moments layer_state_moments(const struct layer_state *state, int metric, 
     return metric < METRIC_MATRIX_FIRST
                ? stat_find(&state->head[head].stats, (uint32_t)metric).moments
                : layer_state_matrix_moments(state, metric, head);
+}
+
+void layer_state_newest(const struct layer_state *state, uint32_t head,
+                        double ret_value[METRIC_COUNT])
+{
+    struct stat_reader reader;
+    struct stat_record stat;
+    uint32_t slot;
+    for (int m = 0; m < METRIC_COUNT; m++) {
+        ret_value[m] = NAN;
+    }
+    stat_reader_init(&reader, &state->head[head].stats);
+    while (stat_read(&reader, &slot, &stat) && slot < METRIC_MATRIX_FIRST) {
+        ret_value[slot] = stat.last;
+    }
 }
 
 void layer_state_all_moments(const struct layer_state *state, uint32_t head,

@@ -52,7 +52,6 @@ struct layer_state {
     bool has_aggregate[AGGREGATE_COUNT], has_vector[VECTOR_COUNT];
     struct head_state *head; /* [heads]; owned */
     struct stat_set across;  /* the across-head maps, and the sink rate */
-    uint64_t stats_bytes;    /* memory of all sets */
     struct detail *detail;   /* of the newest message that had any; shared, NULL = none */
     struct detail *map;      /* of the newest message that was asked for one (message.wants_map):
                                 map->map; shared, NULL = none. Not packed. */
@@ -85,6 +84,9 @@ uint64_t layer_state_bytes(const struct layer_state *state);
 /* The approximate size of a state of `heads` heads: to be reserved with it. */
 uint64_t layer_state_new_bytes(uint32_t heads);
 
+/* The newest numbers of a head, but those of matrices; NaN where there is none. */
+void layer_state_newest(const struct layer_state *state, uint32_t head,
+                        double ret_value[METRIC_COUNT]);
 /* The distribution of one head's metric, copied; empty when there is none. Returns 0 or ERR_MEMORY.
  */
 int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
@@ -129,6 +131,8 @@ struct summary_view {
     struct summary_stats *stats; /* owned */
 };
 
+/* The layer as results have it, without its module. */
+struct result_layer layer_state_describe(const struct layer_state *state, struct layer_id id);
 /* Returns 0 or ERR_MEMORY. `job`, `run` and `state` outlive the view. */
 int summary_view_init(struct summary_view *view, const struct layer_state *state,
                       struct layer_id id, const char *job, const uint8_t *run,

@@ -42,8 +42,7 @@ static int get_position(const msgpack_object *value, struct position *ret_positi
         *ret_position = (struct position){0};
         return 0;
     }
-    if (!value || value->type != MSGPACK_OBJECT_ARRAY ||
-        value->via.array.size != LAYER_POSITION_NUMBERS) {
+    if (mpk_items(value) != LAYER_POSITION_NUMBERS) {
         return ERR_STORE_FORMAT;
     }
     for (int i = 0; i < LAYER_POSITION_NUMBERS; i++) {
@@ -65,9 +64,9 @@ static const msgpack_object *layer_state_unpack_get_array(const msgpack_object *
 
 static int get_shape(struct layer_state *state, const msgpack_object *map)
 {
-    const msgpack_object *shape = layer_state_unpack_get_array(map, "shape");
+    const msgpack_object *shape = mpk_find(map, "shape");
     uint64_t number;
-    if (!shape || shape->via.array.size != LAYER_SHAPE_NUMBERS) {
+    if (mpk_items(shape) != LAYER_SHAPE_NUMBERS) {
         return ERR_STORE_FORMAT;
     }
     for (int i = 0; i < LAYER_SHAPE_NUMBERS; i++) {
@@ -275,7 +274,7 @@ static int get_names(struct layer_state *state, const msgpack_object *map, uint3
                                                                             : ERR_STORE_FORMAT;
 }
 
-static int get_set(struct layer_state *state, const msgpack_object *bin,
+static int get_set(const struct layer_state *state, const msgpack_object *bin,
                    const struct stat_mask *hists, struct stat_set *set)
 {
     if (!bin || bin->type != MSGPACK_OBJECT_BIN ||
@@ -283,9 +282,7 @@ static int get_set(struct layer_state *state, const msgpack_object *bin,
                         hists)) {
         return ERR_STORE_FORMAT;
     }
-    int code = stat_set_assign(set, (const uint8_t *)bin->via.bin.ptr, bin->via.bin.size);
-    state->stats_bytes += stat_set_bytes(set);
-    return code;
+    return stat_set_assign(set, (const uint8_t *)bin->via.bin.ptr, bin->via.bin.size);
 }
 
 /* Whether a set has only slots that are their own. */
@@ -334,7 +331,7 @@ static int get_heads_newest(struct layer_state *state, const msgpack_object *map
         }
         return 0;
     }
-    if (!list || list->type != MSGPACK_OBJECT_ARRAY || list->via.array.size != state->heads) {
+    if (mpk_items(list) != state->heads) {
         return ERR_STORE_FORMAT;
     }
     for (uint32_t h = 0; h < state->heads; h++) {
@@ -359,9 +356,8 @@ static int get_heads_newest(struct layer_state *state, const msgpack_object *map
 static int layer_state_unpack_get_heads(struct layer_state *state, const msgpack_object *map,
                                         const struct stat_mask *hists)
 {
-    const msgpack_object *heads = layer_state_unpack_get_array(map, "heads"),
-                         *patterns = layer_state_unpack_get_array(map, "patterns");
-    if (!patterns || patterns->via.array.size != state->heads) {
+    const msgpack_object *heads = mpk_find(map, "heads"), *patterns = mpk_find(map, "patterns");
+    if (mpk_items(patterns) != state->heads) {
         return ERR_STORE_FORMAT;
     }
     for (uint32_t h = 0; h < state->heads; h++) {
@@ -388,8 +384,7 @@ static int layer_state_unpack_get_invalid(struct layer_state *state, const msgpa
     if (!counts) {
         return 0;
     }
-    if (counts->type != MSGPACK_OBJECT_ARRAY || counts->via.array.size != state->heads ||
-        state->invalid_rows == 0) {
+    if (mpk_items(counts) != state->heads || state->invalid_rows == 0) {
         return ERR_STORE_FORMAT;
     }
     for (uint32_t h = 0; h < state->heads; h++) {
@@ -542,42 +537,37 @@ static int layer_state_unpack_fill(struct layer_state *state, const msgpack_obje
     return code;
 }
 
-/* The documents that are read, and how much of them. */
-struct reading {
-    struct mpk_limits limits;
-    uint32_t oldest;   /* version */
-    const int *metric; /* the only one whose histograms will be read; NULL: all */
-};
-
 static int new_state(const msgpack_object *map, uint32_t oldest, uint32_t *ret_version,
                      struct layer_state **ret_state)
 {
-    const msgpack_object *heads = layer_state_unpack_get_array(map, "heads");
     struct stored in = {map, 0};
-    uint32_t buckets = 0;
+    uint32_t buckets = 0, heads = mpk_items(mpk_find(map, "heads"));
     stored_u32(&in, "v", LAYER_STATE_VERSION, ret_version);
     stored_u32(&in, "buckets", HIST_KEYS, &buckets);
-    if (in.code || *ret_version < oldest || !heads || heads->via.array.size == 0 ||
-        heads->via.array.size > HEADS_MAX) {
+    if (in.code || *ret_version < oldest || heads == 0 || heads > HEADS_MAX) {
         return ERR_STORE_FORMAT;
     }
-    *ret_state = layer_state_new(heads->via.array.size, buckets);
+    *ret_state = layer_state_new(heads, buckets);
     return *ret_state ? 0 : ERR_MEMORY;
 }
 
-static int unpack_some(const void *data, size_t size, const struct reading *reading,
-                       struct layer_state **ret_state)
+/* Documents from version `oldest` on, of at most so many elements. `metric`: the only one whose
+ * histograms will be read; NULL: all. */
+static int unpack_some(const void *data, size_t size, uint32_t elements, uint32_t oldest,
+                       const int *metric, struct layer_state **ret_state)
 {
+    struct mpk_limits limits = stored_limits;
     struct mpk_doc doc;
     struct layer_state *state = NULL;
-    int code = mpk_parse(data, size, &reading->limits, &doc);
+    limits.elements = elements;
+    int code = mpk_parse(data, size, &limits, &doc);
     if (code) {
         return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
     }
     uint32_t version = 0;
-    code = new_state(doc.root, reading->oldest, &version, &state);
+    code = new_state(doc.root, oldest, &version, &state);
     if (!code) {
-        code = layer_state_unpack_fill(state, doc.root, version, reading->metric);
+        code = layer_state_unpack_fill(state, doc.root, version, metric);
     }
     mpk_doc_clear(&doc);
     if (code) {
@@ -590,22 +580,18 @@ static int unpack_some(const void *data, size_t size, const struct reading *read
 
 int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state)
 {
-    const struct reading reading = {stored_limits, 1, NULL};
-    return unpack_some(data, size, &reading, ret_state);
+    return unpack_some(data, size, stored_limits.elements, 1, NULL, ret_state);
 }
 
 int layer_state_unpack_sent(const void *data, size_t size, uint32_t heads,
                             struct layer_state **ret_state)
 {
-    struct reading reading = {stored_limits, 2, NULL};
-    reading.limits.elements =
-        SENT_ELEMENTS + SENT_HEAD_ELEMENTS * (heads < HEADS_MAX ? heads : HEADS_MAX);
-    return unpack_some(data, size, &reading, ret_state);
+    uint32_t most = SENT_ELEMENTS + SENT_HEAD_ELEMENTS * (heads < HEADS_MAX ? heads : HEADS_MAX);
+    return unpack_some(data, size, most, 2, NULL, ret_state);
 }
 
 int layer_state_unpack_metric(const void *data, size_t size, int metric,
                               struct layer_state **ret_state)
 {
-    const struct reading reading = {stored_limits, 1, &metric};
-    return unpack_some(data, size, &reading, ret_state);
+    return unpack_some(data, size, stored_limits.elements, 1, &metric, ret_state);
 }

@@ -71,7 +71,9 @@ static void layer_maps_remove(struct layer_maps **place)
     if (!maps) {
         return;
     }
-    take_off(maps);
+    if (maps->shelf) {
+        take_off(maps);
+    }
     while (maps->slices) {
         struct map_slice *slice = maps->slices;
         maps->slices = slice->next;
@@ -228,11 +230,7 @@ static bool maps_begin(struct map_shelf *shelf, struct map_place *place, struct 
 {
     struct layer_maps *maps = layer_maps_new(message);
     if (!maps || !add_slice(maps, message, importance)) {
-        if (maps) {
-            free(maps->labels);
-            free(maps->q_labels);
-        }
-        free(maps);
+        layer_maps_remove(&maps);
         place->missing = MAPS_NO_MEMORY;
         return false;
     }

@@ -114,63 +114,44 @@ static bool packed_hists_get(struct packed_cursor *cursor, uint32_t max, uint32_
     return false;
 }
 
-/* A bucket after one with `before`; the first has none. */
-static bool get_bucket(struct packed_cursor *cursor, const int32_t *before, int32_t key_max,
-                       struct bucket *ret_bucket)
-{
-    uint32_t key, count;
-    if (!packed_hists_get(cursor, 2 * HIST_KEYS, &key) ||
-        !packed_hists_get(cursor, UINT32_MAX, &count) || count == 0) {
-        return false;
-    }
-    ret_bucket->key = before ? *before + (int32_t)key + 1 : unzigzag(key);
-    ret_bucket->count = count;
-    return ret_bucket->key >= -key_max && ret_bucket->key <= key_max;
-}
-
+/* Into `dist`, which has room for them, or nowhere. */
 static bool get_buckets(struct packed_cursor *cursor, uint32_t used, uint32_t halvings,
                         struct dist *dist)
 {
-    struct bucket bucket;
-    int32_t before = 0;
+    int32_t key = 0, most = hist_key_max(halvings);
     for (uint32_t i = 0; i < used; i++) {
-        if (!get_bucket(cursor, i > 0 ? &before : NULL, hist_key_max(halvings), &bucket)) {
+        uint32_t number, count;
+        if (!packed_hists_get(cursor, 2 * HIST_KEYS, &number) ||
+            !packed_hists_get(cursor, UINT32_MAX, &count)) {
             return false;
         }
-        before = bucket.key;
-        if (!dist) {
-            continue;
+        key = i == 0 ? unzigzag(number) : key + (int32_t)number + 1;
+        if (count == 0 || key < -most || key > most) {
+            return false;
         }
-        dist->hist.buckets[i] = bucket;
-        dist->moments.n += bucket.count;
+        if (dist) {
+            dist->hist.buckets[i] = (struct bucket){key, count};
+            dist->moments.n += count;
+        }
     }
     return true;
-}
-
-/* Room for `used` buckets. */
-static int packed_hists_begin(struct dist *dist, uint32_t used, uint32_t halvings)
-{
-    dist->hist.buckets = malloc(used * sizeof *dist->hist.buckets);
-    if (!dist->hist.buckets) {
-        return ERR_MEMORY;
-    }
-    dist->hist.used = dist->hist.capacity = used;
-    dist->hist.halvings = halvings;
-    return 0;
 }
 
 int packed_hists_next(struct packed_cursor *cursor, struct dist *ret_dist)
 {
     uint32_t used, halvings = 0;
     struct dist dist = {0};
-    if (!packed_hists_get(cursor, HIST_KEYS, &used)) {
+    if (!packed_hists_get(cursor, HIST_KEYS, &used) ||
+        (used > 0 && !packed_hists_get(cursor, HIST_HALVINGS_MAX, &halvings))) {
         return ERR_STORE_FORMAT;
     }
-    if (used > 0 && !packed_hists_get(cursor, HIST_HALVINGS_MAX, &halvings)) {
-        return ERR_STORE_FORMAT;
-    }
-    if (used > 0 && ret_dist && packed_hists_begin(&dist, used, halvings) != 0) {
-        return ERR_MEMORY;
+    if (used > 0 && ret_dist) {
+        dist.hist.buckets = malloc(used * sizeof *dist.hist.buckets);
+        if (!dist.hist.buckets) {
+            return ERR_MEMORY;
+        }
+        dist.hist.used = dist.hist.capacity = used;
+        dist.hist.halvings = halvings;
     }
     if (!get_buckets(cursor, used, halvings, ret_dist ? &dist : NULL)) {
         dist_clear(&dist);

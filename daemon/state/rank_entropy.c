@@ -199,8 +199,7 @@ static int rank_entropy_get(const msgpack_object *one, uint32_t heads, struct ra
 {
     const msgpack_object *value = one->via.array.ptr;
     uint64_t rank, first;
-    if (one->type != MSGPACK_OBJECT_ARRAY || one->via.array.size != RANK_ENTROPY_KEYS ||
-        mpk_get_u64(&value[0], WORLD_MAX - 1, &rank) != 0 ||
+    if (mpk_items(one) != RANK_ENTROPY_KEYS || mpk_get_u64(&value[0], WORLD_MAX - 1, &rank) != 0 ||
         mpk_get_u64(&value[1], heads - 1, &first) != 0 || value[3].type != MSGPACK_OBJECT_BIN) {
         return ERR_STORE_FORMAT;
     }
@@ -219,13 +218,13 @@ static int rank_entropy_get(const msgpack_object *one, uint32_t heads, struct ra
 
 int rank_entropy_unpack(const msgpack_object *list, uint32_t heads, struct rank_entropy *entropy)
 {
-    if (list->type != MSGPACK_OBJECT_ARRAY || list->via.array.size == 0 ||
-        list->via.array.size > RANK_ENTROPY_MAX) {
+    uint32_t count = mpk_items(list);
+    if (count == 0 || count > RANK_ENTROPY_MAX) {
         return ERR_STORE_FORMAT;
     }
-    entropy->means = calloc(list->via.array.size, sizeof *entropy->means);
+    entropy->means = calloc(count, sizeof *entropy->means);
     int code = entropy->means ? 0 : ERR_MEMORY;
-    for (uint32_t i = 0; i < list->via.array.size && !code; i++) {
+    for (uint32_t i = 0; i < count && !code; i++) {
         struct rank_means *means = &entropy->means[i];
         code = rank_entropy_get(&list->via.array.ptr[i], heads, means);
         entropy->count++;

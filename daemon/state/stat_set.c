@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A set is written anew, slot by slot. A writer writes what was there and what is added, with one
- * sum for all histograms in turn; a merger does so with two sets; sums unpack everything once, at
- * the first set, and pack it once, at the end. */
+ * sum for all histograms in turn, or two sets; sums unpack everything once, at the first set, and
+ * pack it once, at the end. */
 #include "daemon/state/stat_set.h"
 
 #include "daemon/base/block_bytes.h"
@@ -107,29 +107,23 @@ int stat_dist(const struct stat_record *stat, struct dist *dist)
 
 struct stat_writer {
     uint32_t buckets;
-    uint8_t *bytes; /* room for any set */
     struct hist_sum sum;
+    struct hist_pair hists;
+    uint8_t bytes[]; /* room for any set */
 };
 
 struct stat_writer *stat_writer_new(uint32_t buckets)
 {
-    struct stat_writer *writer = calloc(1, sizeof *writer);
-    if (!writer) {
-        return NULL;
-    }
-    writer->buckets = buckets;
-    writer->bytes = malloc(stat_set_size_max(buckets));
-    if (!writer->bytes) {
-        stat_writer_free(&writer);
+    struct stat_writer *writer = malloc(sizeof *writer + stat_set_size_max(buckets));
+    if (writer) {
+        writer->buckets = buckets;
+        memset(&writer->sum, 0, sizeof writer->sum);
     }
     return writer;
 }
 
 void stat_writer_free(struct stat_writer **writer)
 {
-    if (*writer) {
-        free((*writer)->bytes);
-    }
     free(*writer);
     *writer = NULL;
 }
@@ -247,35 +241,6 @@ int stat_set_move(struct stat_set *set, const uint8_t slots[STAT_SLOTS], struct 
 
 /* Adding one set */
 
-struct stat_merger {
-    uint32_t buckets;
-    struct hist_pair hists;
-    uint8_t *bytes; /* room for any set */
-};
-
-struct stat_merger *stat_merger_new(uint32_t buckets)
-{
-    struct stat_merger *merger = malloc(sizeof *merger);
-    uint8_t *bytes = malloc(stat_set_size_max(buckets));
-    if (!merger || !bytes) {
-        free(merger);
-        free(bytes);
-        return NULL;
-    }
-    merger->buckets = buckets;
-    merger->bytes = bytes;
-    return merger;
-}
-
-void stat_merger_free(struct stat_merger **merger)
-{
-    if (*merger) {
-        free((*merger)->bytes);
-    }
-    free(*merger);
-    *merger = NULL;
-}
-
 /* A set that is read slot by slot, and the leaders that have a newest value in it. */
 struct stat_side {
     struct stat_reader reader;
@@ -324,11 +289,11 @@ static struct hist_span side_hist(const struct stat_side *side, int number,
 }
 
 int stat_set_merge(struct stat_set *set, const struct stat_set *from, bool newer,
-                   const uint8_t leader[STAT_SLOTS], struct stat_merger *merger)
+                   const uint8_t leader[STAT_SLOTS], struct stat_writer *writer)
 {
     struct stat_side old = side_of(set), more = side_of(from);
     struct stat_mask all, written = {{0}};
-    uint8_t *to = merger->bytes + sizeof written;
+    uint8_t *to = writer->bytes + sizeof written;
     for (uint32_t w = 0; w < STAT_WORDS; w++) {
         all.bits[w] = old.there.bits[w] | more.there.bits[w];
     }
@@ -345,14 +310,14 @@ int stat_set_merge(struct stat_set *set, const struct stat_set *from, bool newer
         }
         struct hist_span hist = {NULL, 0};
         if (slot < STAT_HISTS) {
-            hist = hist_pair_sum(&merger->hists, side_hist(&old, 0, &more, &merger->hists),
-                                 side_hist(&more, 1, &old, &merger->hists), merger->buckets);
+            hist = hist_pair_sum(&writer->hists, side_hist(&old, 0, &more, &writer->hists),
+                                 side_hist(&more, 1, &old, &writer->hists), writer->buckets);
         }
         to = stat_write(to, &moments, last,
                         &(struct stat_hist_source){.bytes = hist.bytes, .size = hist.size});
         stat_mask_set(&written, slot);
     }
-    return stat_set_store(set, merger->bytes, &written, to);
+    return stat_set_store(set, writer->bytes, &written, to);
 }
 
 /* Adding sets */
@@ -364,23 +329,19 @@ struct stat_sums {
     struct moments moments[STAT_SLOTS];
     double last[STAT_SLOTS];
     struct hist_sum *hist[STAT_HISTS]; /* owned; NULL until there is one */
-    uint8_t *bytes;                    /* room for any set */
+    uint8_t bytes[];                   /* room for any set */
 };
 
 struct stat_sums *stat_sums_new(uint32_t buckets, const uint8_t leader[STAT_SLOTS])
 {
-    struct stat_sums *sums = calloc(1, sizeof *sums);
+    struct stat_sums *sums = calloc(1, sizeof *sums + stat_set_size_max(buckets));
     if (!sums) {
         return NULL;
     }
     sums->buckets = buckets;
     sums->leader = leader;
-    sums->bytes = malloc(stat_set_size_max(buckets));
     for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
         sums->last[slot] = NAN;
-    }
-    if (!sums->bytes) {
-        stat_sums_free(&sums);
     }
     return sums;
 }
@@ -394,7 +355,6 @@ void stat_sums_free(struct stat_sums **sums_p)
     for (uint32_t slot = 0; slot < STAT_HISTS; slot++) {
         free(sums->hist[slot]);
     }
-    free(sums->bytes);
     free(sums);
     *sums_p = NULL;
 }

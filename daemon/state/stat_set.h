@@ -105,15 +105,10 @@ int stat_set_move(struct stat_set *set, const uint8_t slots[STAT_SLOTS],
  * of its own that every set has. `newer`: the newest values of what is added replace those so far.
  */
 
-struct stat_merger;
-
-/* For histograms of at most `buckets`. NULL when out of memory. */
-struct stat_merger *stat_merger_new(uint32_t buckets);
-void stat_merger_free(struct stat_merger **merger);
 /* Adds one set to another: several are faster by sums. Returns 0 or ERR_MEMORY, then without
  * effect. */
 int stat_set_merge(struct stat_set *set, const struct stat_set *from, bool newer,
-                   const uint8_t leader[STAT_SLOTS], struct stat_merger *merger);
+                   const uint8_t leader[STAT_SLOTS], struct stat_writer *writer);
 
 struct stat_sums;
 

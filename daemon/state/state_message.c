@@ -54,18 +54,7 @@ int state_message_read(struct message *message, struct layer_state **ret_state)
         if (state->head[h].pattern == PATTERN_NONE) {
             struct head_state *head = &state->head[h];
             double value[METRIC_COUNT];
-            struct stat_reader reader;
-            struct stat_record record;
-            uint32_t slot;
-            for (int m = 0; m < METRIC_COUNT; m++) {
-                value[m] = NAN;
-            }
-            stat_reader_init(&reader, &head->stats);
-            while (stat_read(&reader, &slot, &record)) {
-                if (slot < METRIC_MATRIX_FIRST) {
-                    value[slot] = record.last;
-                }
-            }
+            layer_state_newest(state, h, value);
             head->pattern = (uint8_t)pattern_of(value);
         }
     }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/state/state_table.h"
 
+#include "daemon/base/grow.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,25 +52,6 @@ struct state_table *state_table_new(struct state_budget *budget, uint32_t bucket
     return table;
 }
 
-static int state_table_reserve(struct state_table *table, uint32_t index)
-{
-    uint32_t capacity = table->capacity ? table->capacity : 16;
-    while (capacity <= index) {
-        capacity *= 2;
-    }
-    if (capacity == table->capacity) {
-        return 0;
-    }
-    struct state_table_entry *entries = realloc(table->entries, capacity * sizeof *entries);
-    if (!entries) {
-        return ERR_MEMORY;
-    }
-    memset(entries + table->capacity, 0, (capacity - table->capacity) * sizeof *entries);
-    table->entries = entries;
-    table->capacity = capacity;
-    return 0;
-}
-
 static int state_table_add(struct state_table *table, struct state_table_entry *entry,
                            uint32_t heads)
 {
@@ -87,11 +70,11 @@ static int state_table_add(struct state_table *table, struct state_table_entry *
 int state_table_get(struct state_table *table, uint32_t index, uint32_t heads,
                     struct layer_state **ret_state)
 {
-    int code = state_table_reserve(table, index);
-    if (code) {
-        return code;
+    if (!grow_to(&table->entries, index, &table->capacity, sizeof *table->entries)) {
+        return ERR_MEMORY;
     }
     struct state_table_entry *entry = &table->entries[index];
+    int code = 0;
     if (!entry->state) {
         code = state_table_add(table, entry, heads);
     } else if (entry->state->heads != heads) {
@@ -114,9 +97,8 @@ void state_table_grown(struct state_table *table, uint32_t index)
 
 int state_table_put(struct state_table *table, uint32_t index, struct layer_state **state)
 {
-    int code = state_table_reserve(table, index);
-    if (code) {
-        return code;
+    if (!grow_to(&table->entries, index, &table->capacity, sizeof *table->entries)) {
+        return ERR_MEMORY;
     }
     table->entries[index].state = *state;
     *state = NULL;

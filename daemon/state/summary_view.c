@@ -8,15 +8,15 @@
 
 /* The statistics of a state, in the layout that summary_encode wants. */
 struct summary_stats {
-    struct result_stat *metrics; /* owned; by metric that is on: [heads] */
-    struct result_stat *vectors; /* owned; by vector: [heads][width] */
-    struct result_stat *metric[METRIC_COUNT], *vector[VECTOR_COUNT]; /* NULL = is off */
+    struct result_stat *metric[METRIC_COUNT]; /* [heads]; NULL = is off */
+    struct result_stat *vector[VECTOR_COUNT]; /* [heads][width]; NULL = is off */
     struct result_stat aggregate[AGGREGATE_COUNT][MAP_STAT_COUNT];
     struct result_stat sink_rate;
-    enum pattern *pattern; /* owned; [heads] */
-    double *invalid_share; /* likewise */
+    enum pattern *pattern; /* [heads] */
+    double *invalid_share; /* [heads] */
     struct reason_count dropped[TALLY_REASONS_MAX];
     uint32_t dropped_count;
+    struct result_stat numbers[]; /* the lists above point behind here */
 };
 
 static const struct result_stat no_stat = {.mean = NAN,
@@ -146,51 +146,45 @@ static int fill_across(const struct layer_state *state, struct dist *dist,
     return 0;
 }
 
-static struct result_stat *empty_stats(size_t count)
+/* With room for what there is; NULL when out of memory. */
+static struct summary_stats *summary_view_reserve(const struct layer_state *state)
 {
-    struct result_stat *stats = malloc((count > 0 ? count : 1) * sizeof *stats);
-    for (size_t i = 0; stats && i < count; i++) {
-        stats[i] = no_stat;
-    }
-    return stats;
-}
-
-/* Room for what there is. */
-static int summary_view_reserve(const struct layer_state *state, struct summary_stats *stats)
-{
-    size_t heads = state->heads, metrics = 0;
+    size_t heads = state->heads, count = VECTORS_WIDTH * heads;
     for (int m = 0; m < METRIC_COUNT; m++) {
-        metrics += state->on[m];
+        count += state->on[m] ? heads : 0;
     }
-    stats->metrics = empty_stats(metrics * heads);
-    stats->vectors = empty_stats(VECTORS_WIDTH * heads);
-    stats->pattern = malloc(heads * sizeof *stats->pattern);
-    stats->invalid_share = malloc(heads * sizeof *stats->invalid_share);
-    if (!stats->metrics || !stats->vectors || !stats->pattern || !stats->invalid_share) {
-        return ERR_MEMORY;
+    struct summary_stats *stats =
+        calloc(1, sizeof *stats + count * sizeof *stats->numbers +
+                      heads * (sizeof *stats->invalid_share + sizeof *stats->pattern));
+    if (!stats) {
+        return NULL;
     }
-    struct result_stat *next = stats->metrics;
+    for (size_t i = 0; i < count; i++) {
+        stats->numbers[i] = no_stat;
+    }
+    for (int v = 0; v < VECTOR_COUNT; v++) {
+        stats->vector[v] =
+            state->has_vector[v] ? stats->numbers + vector_info[v].offset * heads : NULL;
+    }
+    struct result_stat *next = stats->numbers + VECTORS_WIDTH * heads;
     for (int m = 0; m < METRIC_COUNT; m++) {
         stats->metric[m] = state->on[m] ? next : NULL;
         next += state->on[m] ? heads : 0;
     }
-    for (int v = 0; v < VECTOR_COUNT; v++) {
-        stats->vector[v] =
-            state->has_vector[v] ? stats->vectors + vector_info[v].offset * heads : NULL;
-    }
-    return 0;
+    stats->invalid_share = (double *)(void *)next;
+    stats->pattern = (enum pattern *)(void *)(stats->invalid_share + heads);
+    return stats;
 }
 
 static int summary_view_fill(const struct layer_state *state, struct summary_stats *stats,
                              double *error)
 {
     struct dist dist = {0};
-    int code = summary_view_reserve(state, stats);
+    int code = 0;
     for (uint32_t h = 0; h < state->heads && !code; h++) {
         struct stat_reader reader;
         struct stat_record stat;
         uint32_t slot;
-        code = 0;
         stat_reader_init(&reader, &state->head[h].stats);
         while (!code && stat_read(&reader, &slot, &stat)) {
             struct result_stat *to = summary_view_place(stats, slot, h);
@@ -238,11 +232,26 @@ static void attach_stats(const struct layer_state *state, const struct summary_s
     result->dropped_count = stats->dropped_count;
 }
 
+struct result_layer layer_state_describe(const struct layer_state *state, struct layer_id id)
+{
+    struct result_layer layer = {
+        .id = id,
+        .causal = state->causal,
+        .rows = state->rows,
+        .rows_of = state->rows_of,
+        .invalid_rows = state->invalid_rows,
+        .row_sum_error = state->row_sum_error,
+        .tier = state->tier,
+    };
+    memcpy(layer.shape, state->shape, sizeof state->shape);
+    return layer;
+}
+
 int summary_view_init(struct summary_view *view, const struct layer_state *state,
                       struct layer_id id, const char *job, const uint8_t *run,
                       const struct result_window *window)
 {
-    struct summary_stats *stats = calloc(1, sizeof *stats);
+    struct summary_stats *stats = summary_view_reserve(state);
     *view = (struct summary_view){
         .result = {.common = {job, run, state->epoch, state->step, state->time_ns},
                    .window = *window,
@@ -254,16 +263,7 @@ int summary_view_init(struct summary_view *view, const struct layer_state *state
         summary_view_clear(view);
         return code;
     }
-    view->result.layer = (struct result_layer){
-        .id = id,
-        .causal = state->causal,
-        .rows = state->rows,
-        .rows_of = state->rows_of,
-        .invalid_rows = state->invalid_rows,
-        .row_sum_error = state->row_sum_error,
-        .tier = state->tier,
-    };
-    memcpy(view->result.layer.shape, state->shape, sizeof state->shape);
+    view->result.layer = layer_state_describe(state, id);
     view->result.ranks = layer_state_ranks(state);
     view->result.messages = state->messages;
     view->result.lost = state->tally.lost;
@@ -280,12 +280,6 @@ int summary_view_init(struct summary_view *view, const struct layer_state *state
 
 void summary_view_clear(struct summary_view *view)
 {
-    if (view->stats) {
-        free(view->stats->metrics);
-        free(view->stats->vectors);
-        free(view->stats->pattern);
-        free(view->stats->invalid_share);
-    }
     free(view->stats);
     *view = (struct summary_view){0};
 }

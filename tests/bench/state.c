@@ -104,14 +104,17 @@ static void bench_bytes(const struct options *options)
         claimed += layer_state_bytes(states[l]);
     }
     struct mallinfo2 after = mallinfo2();
+    uint64_t stats_bytes = stat_set_bytes(&states[0]->across);
+    for (uint32_t h = 0; h < HEADS; h++) {
+        stats_bytes += stat_set_bytes(&states[0]->head[h].stats);
+    }
     double heads = (double)LAYERS * (double)HEADS;
     double used = (double)(after.uordblks - before);
     printf("{\"bench\": \"state_bytes\", \"shape\": [1, %d, %d, %d], \"messages\": %u, "
            "\"buckets\": %u, \"bytes_per_head\": %.0f, \"stats_per_head\": %.0f, "
            "\"claimed_per_head\": %.0f, \"quantile_error_worst\": %.3f}\n",
            HEADS, SIZE, SIZE, adds, options->buckets, used / heads,
-           (double)states[0]->stats_bytes / (double)HEADS, (double)claimed / heads,
-           worst_error(states[0]));
+           (double)stats_bytes / (double)HEADS, (double)claimed / heads, worst_error(states[0]));
     state_free_states(states, LAYERS);
     free_pool(pool, options->messages);
 }

@@ -92,11 +92,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         fuzz_checkpoint_prepare();
     }
     run_count = 0;
-    struct restore *restore =
-        restore_new(&config, &sink, &budget, fuzz_checkpoint_adopt, NULL, 1000 * S);
-    REQUIRE(restore);
-    fuzz_checkpoint_read_all(restore, data, len);
-    REQUIRE(restore_finish(&restore) == run_count);
+    struct restore restore = {.config = &config,
+                              .sink = &sink,
+                              .budget = &budget,
+                              .adopt = fuzz_checkpoint_adopt,
+                              .now_ns = 1000 * S};
+    fuzz_checkpoint_read_all(&restore, data, len);
+    restore_finish(&restore);
+    REQUIRE(restore.runs == run_count);
     for (uint32_t i = 0; i < run_count; i++) {
         go_on(runs[i]);
         run_free(&runs[i]);

@@ -388,22 +388,23 @@ static bool stored_adopt(void *data, struct run *run)
     return true;
 }
 
-struct restore *stored_restore(struct run_fixture *f)
+struct restore stored_restore(struct run_fixture *f)
 {
-    struct restore *restore =
-        restore_new(&f->config, &f->sink, &f->budget, stored_adopt, f, f->now);
-    assert_non_null(restore);
-    return restore;
+    return (struct restore){.config = &f->config,
+                            .sink = &f->sink,
+                            .budget = &f->budget,
+                            .adopt = stored_adopt,
+                            .data = f,
+                            .now_ns = f->now};
 }
 
 uint32_t stored_come_back(struct run_fixture *f, bool forgotten)
 {
-    struct restore *restore = stored_restore(f);
-    if (forgotten) {
-        restore_forgotten(restore);
-    }
-    store_each_kept(f->sink.store, restore_value, restore);
-    return restore_finish(&restore);
+    struct restore restore = stored_restore(f);
+    restore.of_forgotten = forgotten;
+    store_each_kept(f->sink.store, restore_value, &restore);
+    restore_finish(&restore);
+    return restore.runs;
 }
 
 void stored_begin(struct run_fixture *f)

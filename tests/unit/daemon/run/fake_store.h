@@ -52,7 +52,7 @@ void stored_begin(struct run_fixture *f);
 /* A whole checkpoint. */
 void stored_save(struct run_fixture *f);
 /* Nothing has been read back yet; the fixture gets the run. */
-struct restore *stored_restore(struct run_fixture *f);
+struct restore stored_restore(struct run_fixture *f);
 /* Reads back what is kept, runs that were forgotten as well if asked to; returns how many runs that
  * is. */
 uint32_t stored_come_back(struct run_fixture *f, bool forgotten);

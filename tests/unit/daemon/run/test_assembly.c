@@ -100,7 +100,7 @@ RUN_TEST(parts_that_do_not_become_whole_are_dropped_by_reason)
     late = take_part(f, make_part(f, 1, 4, 1, 1));
     assert_int_equal(late->code, ERR_INCOMPLETE);
     message_free(&late);
-    assembly_give_up_all(f->run);
+    assembly_give_up(f->run, UINT64_MAX);
     free_lost(f, 1);
     assert_int_equal(dropped_as(f, ERR_INCOMPLETE), 5);
 }
@@ -145,7 +145,7 @@ RUN_TEST(parts_that_do_not_go_together_are_refused)
         OWNED(message_free) struct message *message = take_part(f, parts[i]);
         assert_int_equal(message->code, ERR_SHAPE);
     }
-    assembly_give_up_all(f->run);
+    assembly_give_up(f->run, UINT64_MAX);
     free_lost(f, 1);
 }
 
@@ -161,6 +161,6 @@ RUN_TEST(no_more_parts_wait_than_there_may_be_ranks)
     }
     struct message *refused = &parts[2]->message;
     message_free(&refused);
-    assembly_give_up_all(f->run);
+    assembly_give_up(f->run, UINT64_MAX);
     free_lost(f, 2);
 }

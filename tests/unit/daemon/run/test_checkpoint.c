@@ -511,9 +511,10 @@ STORED_TEST(of_two_values_for_a_part_the_first_counts)
     assert_int_equal(fixture_send(f, 0, 0, 0), 0);
     stored_save(f);
     run_free(&f->run);
-    struct restore *restore = stored_restore(f);
-    store_each_kept(f->sink.store, give_parts_twice, restore);
-    assert_int_equal(restore_finish(&restore), 1);
+    struct restore restore = stored_restore(f);
+    store_each_kept(f->sink.store, give_parts_twice, &restore);
+    restore_finish(&restore);
+    assert_int_equal(restore.runs, 1);
     const struct window_part *part = f->run->tracks[0].window.open;
     assert_true(state_table_find(part->data, 0)->rows > 0);
 }

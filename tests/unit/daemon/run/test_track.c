@@ -73,20 +73,17 @@ TEST(a_layer_is_found_again_by_its_number)
 TEST(one_part_is_lent_and_several_are_merged)
 {
     OWNED(track_stop) struct track_fixture f;
-    struct part_list list;
     const struct layer_state *found;
     OWNED(layer_state_free) struct layer_state *merged = NULL;
     track_start(&f, "[4 epochs every 1]", 2);
     struct layer_state *first = track_add(&f, 0);
-    track_parts(&f.track, f.track.window.open, &list);
-    assert_int_equal(track_merge(&f.track, &list, f.stream, &found, &merged), 0);
+    assert_int_equal(track_merge(&f.track, f.track.window.open, f.stream, &found, &merged), 0);
     assert_ptr_equal(found, first);
     assert_null(merged);
     track_add(&f, 1);
     track_add(&f, 2);
-    track_parts(&f.track, f.track.window.open->next->next, &list);
-    assert_int_equal(list.count, 3);
-    assert_int_equal(track_merge(&f.track, &list, f.stream, &found, &merged), 0);
+    const struct window_part *last = f.track.window.open->next->next;
+    assert_int_equal(track_merge(&f.track, last, f.stream, &found, &merged), 0);
     assert_ptr_equal(found, merged);
     assert_int_equal(merged->messages, 3);
 }
@@ -94,13 +91,11 @@ TEST(one_part_is_lent_and_several_are_merged)
 TEST(a_layer_without_messages_has_no_state)
 {
     OWNED(track_stop) struct track_fixture f;
-    struct part_list list;
     const struct layer_state *found;
     struct layer_state *merged = NULL;
     track_start(&f, "[]", 0);
     track_add(&f, 0)->messages = 0;
-    track_parts(&f.track, f.track.window.open, &list);
-    assert_int_equal(track_merge(&f.track, &list, f.stream, &found, &merged), 0);
+    assert_int_equal(track_merge(&f.track, f.track.window.open, f.stream, &found, &merged), 0);
     assert_null(found);
 }
 
