@@ -63,6 +63,7 @@ static int main_dispatch(struct cli *cli, struct args *args, int argc, char **ar
     if (at < argc && !command) {
         return help_refuse_command(cli, argv[at]);
     }
+    cli->command = command;
     if (command && command->run_alone) {
         return run_alone(cli, command, argc, argv, at);
     }

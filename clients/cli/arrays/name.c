@@ -350,7 +350,8 @@ enum name_verdict name_place(const struct naming *naming, const char *name, stru
     return place_known(naming->stack, name, ret_place) ? NAME_PLACED : NAME_UNKNOWN;
 }
 
-void place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
+const char *place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
 {
     place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
+    return ret_text;
 }

@@ -170,9 +170,7 @@ static int help_print_json(struct cli *cli, const struct command *command)
             mpk_put_str(&writer, one->examples[j]);
         }
     }
-    int code = cli_print_written(cli, &writer, 2, cli->out);
-    mpk_writer_clear(&writer);
-    return code;
+    return cli_print_written(cli, &writer, 2);
 }
 
 int cmd_help(struct cli *cli)

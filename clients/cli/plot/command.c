@@ -349,13 +349,6 @@ void plot_options_print_files(FILE *out)
     fputs(help_files, out);
 }
 
-/* Prints a line and forgets it. */
-static void answer(struct cli *cli, struct mpk_writer *writer)
-{
-    cli_print_written(cli, writer, 0, cli->out);
-    mpk_writer_clear(writer);
-}
-
 static void answer_error(struct cli *cli, int code, const char *sentence)
 {
     struct mpk_writer writer;
@@ -363,7 +356,7 @@ static void answer_error(struct cli *cli, int code, const char *sentence)
     mpk_put_map(&writer, 2);
     mpk_pair_str(&writer, "error", sentence);
     mpk_pair_u64(&writer, "code", (uint64_t)code);
-    answer(cli, &writer);
+    cli_print_written(cli, &writer, 0);
 }
 
 /* Fields of a map of LAYER_FIELDS and those of the caller. */
@@ -398,7 +391,7 @@ static void answer_layers(struct cli *cli, const struct source *source)
         mpk_put_map(&writer, LAYER_FIELDS);
         put_layer(&layers[i], &writer);
     }
-    answer(cli, &writer);
+    cli_print_written(cli, &writer, 0);
 }
 
 /* A list of texts, nil where there is none. A pooled cell stands for several tokens: no text is its
@@ -464,7 +457,7 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
     mpk_put_u64(&writer, maps);
     mpk_put_u64(&writer, layers[at].rows);
     mpk_put_u64(&writer, layers[at].columns);
-    answer(cli, &writer);
+    cli_print_written(cli, &writer, 0);
     fwrite(values, sizeof *values, maps * cells, cli->out);
     free(values);
 }
@@ -482,7 +475,7 @@ static void answer_find(struct cli *cli, const struct source *source, const char
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 1);
     mpk_pair_u64(&writer, "at", at);
-    answer(cli, &writer);
+    cli_print_written(cli, &writer, 0);
 }
 
 static int open_source(struct cli *cli, const struct plot_options *options,

@@ -23,13 +23,10 @@ struct subject {
 
 static void print_side(struct cli *cli, const char *name, const msgpack_object *side)
 {
-    char job[JOB_NAME_MAX + 1], run[40];
     uint64_t windows = mpk_find_u64(side, "windows");
-    field_text(side, "job", job, sizeof job);
-    field_text(side, "run", run, sizeof run);
     uint64_t first = mpk_find_u64(side, "first"), last = mpk_find_u64(side, "last");
-    fprintf(cli->out, "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64, name, job, run, windows,
-            out_plural(windows), first);
+    fprintf(cli->out, "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64, name,
+            FIELD_TEXT(side, "job"), FIELD_TEXT(side, "run"), windows, out_plural(windows), first);
     fprintf(cli->out, first == last ? "\n" : " to %" PRIu64 "\n", last);
 }
 
@@ -72,14 +69,9 @@ static int show_comparison(struct cli *cli, const msgpack_object *result)
         for (uint32_t i = 0; i < heads->via.array.size; i++) {
             const msgpack_object *head = &heads->via.array.ptr[i];
             const msgpack_object_kv *most = most_different(head);
-            char place[LAYER_TEXT_MAX], metric[FIELD_NAME_MAX] = "-";
-            field_place(head, place);
-            out_cell(&table, "%s", place);
+            out_cell(&table, "%s", FIELD_PLACE(head));
             out_number(&table, mpk_find(head, "distance"));
-            if (most) {
-                field_show(&most->key, metric, sizeof metric);
-            }
-            out_cell(&table, "%s", metric);
+            out_cell(&table, "%s", most ? FIELD_VALUE(&most->key) : "-");
             out_number(&table, mpk_find(most ? &most->val : NULL, "js"));
             out_number(&table, mpk_find(most ? &most->val : NULL, "mean_a"));
             out_number(&table, mpk_find(most ? &most->val : NULL, "mean_b"));
@@ -126,5 +118,5 @@ int cmd_compare(struct cli *cli)
     ask_text(&ask, "metric", args->metric);
     ask_range(&ask, args);
     ask_limit(&ask, args, HEADS_DEFAULT);
-    return cli_show(cli, "compare", &ask, show_comparison);
+    return cli_show(cli, "compare", &ask, show_comparison, NULL);
 }

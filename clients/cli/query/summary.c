@@ -66,10 +66,8 @@ static double summary_error(const struct summary_row *row, const char *metric, u
 static void summary_add_value(struct out_table *table, const msgpack_object *value, double error,
                               bool plain)
 {
-    char name[32];
     if (value && value->type == MSGPACK_OBJECT_STR) {
-        field_show(value, name, sizeof name);
-        out_cell(table, "%s", name);
+        out_cell(table, "%s", FIELD_VALUE(value));
     } else {
         out_mean(table, mpk_number(value), error, plain);
     }
@@ -130,10 +128,8 @@ static void print_drift_table(struct cli *cli, const struct summary_row *rows, u
         qsort(row, used, sizeof *row, compare_drift);
     }
     for (uint32_t i = 0; i < used; i++) {
-        char layer[LAYER_TEXT_MAX];
         double shift = row[i].shift;
-        field_layer(row[i].layer->map, layer);
-        out_cell(&table, "%s h%" PRIu32, layer, row[i].head);
+        out_cell(&table, "%s h%" PRIu32, FIELD_LAYER(row[i].layer->map), row[i].head);
         out_cell(&table, isnan(shift) ? "-" : "%s%.1f", fabs(shift) >= SHIFT_MARKED ? "*" : "",
                  shift);
         for (int n = 0; n < 3; n++) {
@@ -174,11 +170,9 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
         taken += mpk_find(map, "rows_of") ? mpk_find_u64(map, "rows") : 0;
         of += mpk_find_u64(map, "rows_of");
     }
-    char job[JOB_NAME_MAX + 1], unit[16];
-    field_text(row->map, "job", job, sizeof job);
-    field_text(mpk_find(row->map, "window"), "unit", unit, sizeof unit);
-    fprintf(cli->out, "%s, run %.8s, epoch %" PRIu64 ", step %" PRIu64 "\n", job, row->run, epoch,
-            step);
+    const char *unit = FIELD_TEXT(mpk_find(row->map, "window"), "unit");
+    fprintf(cli->out, "%s, run %.8s, epoch %" PRIu64 ", step %" PRIu64 "\n",
+            FIELD_TEXT(row->map, "job"), row->run, epoch, step);
     fprintf(cli->out, "window: %s %" PRIu64, unit, row->first);
     if (partial && strcmp(unit, "step") == 0 && step >= row->first && step < last) {
         last = step; /* the run has come no further */
@@ -249,9 +243,7 @@ static void print_groups(struct cli *cli, const struct summary_row *rows, uint32
                 out_cell(&table, "MODULE");
             }
             for (uint32_t i = 0; i < table_count; i++) {
-                char layer[LAYER_TEXT_MAX];
-                field_layer(table_rows[i].map, layer);
-                out_cell(&table, "%s", layer);
+                out_cell(&table, "%s", FIELD_LAYER(table_rows[i].map));
                 for (uint32_t head = 0; head < heads; head++) {
                     summary_add_value(&table, field_column(table_rows[i].values, head),
                                       summary_error(&table_rows[i], cli->args->metric, head),
@@ -295,7 +287,7 @@ static void summary_add_name(void *data, const char *name)
     unknown_add(&names->unknown, name);
 }
 
-static int show_summary(struct cli *cli, const msgpack_object *result)
+int show_summary(struct cli *cli, const msgpack_object *result)
 {
     uint32_t count = mpk_items(result);
     char chosen[FIELD_NAME_MAX];
@@ -357,12 +349,4 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
     }
     free(rows);
     return code;
-}
-
-int cmd_summary(struct cli *cli)
-{
-    struct ask ask;
-    ask_job(&ask, cli->args);
-    ask_layer(&ask, cli->args);
-    return cli_show(cli, "summary", &ask, show_summary);
 }

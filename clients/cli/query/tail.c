@@ -62,8 +62,7 @@ static void print_metric(struct cli *cli, const msgpack_object *map, const char 
         const char *separator = " ";
         for (uint32_t i = 0; i < field_columns(values); i++) {
             const msgpack_object *value = field_column(values, i);
-            char name[32];
-            field_show(value, name, sizeof name);
+            const char *name = FIELD_VALUE(value);
             uint32_t count = count_name(values, i, name);
             if (value->type == MSGPACK_OBJECT_STR && count > 0) {
                 fprintf(cli->out, "%s%s %" PRIu32, separator, name, count);
@@ -97,12 +96,10 @@ static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
         for (uint32_t i = 0; i < weights->via.map.size; i++) {
             const msgpack_object_kv *matrix = &weights->via.map.ptr[i];
             const msgpack_object *whole = mpk_find(&matrix->val, "whole");
-            char name[16];
             if (!whole) {
                 continue;
             }
-            field_show(&matrix->key, name, sizeof name);
-            fprintf(cli->out, "%s%s", separator, name);
+            fprintf(cli->out, "%s%s", separator, FIELD_VALUE(&matrix->key));
             tail_print_number(cli, "norm", mpk_find(whole, "spectral_norm"));
             tail_print_number(cli, "rank", mpk_find(whole, "rank"));
             separator = ", ";
@@ -116,9 +113,7 @@ static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
 
 static void print_live(struct cli *cli, const msgpack_object *map)
 {
-    char layer[LAYER_TEXT_MAX];
-    field_layer(map, layer);
-    fprintf(cli->out, " %s epoch %" PRIu64 " step %" PRIu64 " rank %" PRIu64 ":", layer,
+    fprintf(cli->out, " %s epoch %" PRIu64 " step %" PRIu64 " rank %" PRIu64 ":", FIELD_LAYER(map),
             mpk_find_u64(map, "epoch"), mpk_find_u64(map, "step"), mpk_find_u64(map, "rank"));
     tail_print_numbers(cli, map);
 }
@@ -127,10 +122,7 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *window = mpk_find(map, "window");
     uint64_t first = mpk_find_u64(window, "first"), last = mpk_find_u64(window, "last");
-    char layer[LAYER_TEXT_MAX], unit[16];
-    field_layer(map, layer);
-    field_text(window, "unit", unit, sizeof unit);
-    fprintf(cli->out, " %s %s %" PRIu64, layer, unit, first);
+    fprintf(cli->out, " %s %s %" PRIu64, FIELD_LAYER(map), FIELD_TEXT(window, "unit"), first);
     if (last != first) {
         fprintf(cli->out, " to %" PRIu64, last);
     }
@@ -144,12 +136,8 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
 static void tail_print_alert(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *since = mpk_find(map, "since");
-    char severity[32], state[FIELD_STATE_MAX], rule[80], message[512];
-    field_text(map, "severity", severity, sizeof severity);
-    field_alert_state(map, state);
-    field_text(map, "rule", rule, sizeof rule);
-    field_text(map, "message", message, sizeof message);
-    fprintf(cli->out, " %s %s %s: %s", severity, state, rule, message);
+    fprintf(cli->out, " %s %s %s: %s", FIELD_TEXT(map, "severity"), FIELD_STATE(map),
+            FIELD_TEXT(map, "rule"), FIELD_TEXT(map, "message"));
     if (since) {
         fprintf(cli->out, ", since epoch %" PRIu64 " step %" PRIu64, mpk_find_u64(since, "epoch"),
                 mpk_find_u64(since, "step"));
@@ -158,16 +146,14 @@ static void tail_print_alert(struct cli *cli, const msgpack_object *map)
 
 static void tail_print_job(struct cli *cli, const msgpack_object *map)
 {
-    char state[32], run[9];
     uint32_t layers = mpk_items(mpk_find(map, "layers"));
-    field_text(map, "state", state, sizeof state);
-    field_text(map, "run", run, sizeof run);
     fprintf(cli->out,
-            " %s, run %s, epoch %" PRIu64 " step %" PRIu64 ", rank %" PRIu64 "/%" PRIu64
+            " %s, run %.8s, epoch %" PRIu64 " step %" PRIu64 ", rank %" PRIu64 "/%" PRIu64
             ", %" PRIu32 " layer%s, received %" PRIu64 ", lost %" PRIu64 ", dropped %" PRIu64,
-            state, run, mpk_find_u64(map, "epoch"), mpk_find_u64(map, "step"),
-            mpk_find_u64(map, "ranks"), mpk_find_u64(map, "world"), layers, out_plural(layers),
-            field_received(map), mpk_find_u64(map, "lost"), field_dropped(map));
+            FIELD_TEXT(map, "state"), FIELD_TEXT(map, "run"), mpk_find_u64(map, "epoch"),
+            mpk_find_u64(map, "step"), mpk_find_u64(map, "ranks"), mpk_find_u64(map, "world"),
+            layers, out_plural(layers), field_received(map), mpk_find_u64(map, "lost"),
+            field_dropped(map));
 }
 
 static void tail_print_log(struct cli *cli, const msgpack_object *map)
@@ -175,9 +161,8 @@ static void tail_print_log(struct cli *cli, const msgpack_object *map)
     const msgpack_object *values = mpk_find(map, "values");
     fprintf(cli->out, " step %" PRIu64 ":", mpk_find_u64(map, "step"));
     for (uint32_t i = 0; i < mpk_pairs(values); i++) {
-        char name[NAMED_NAME_MAX + 1];
-        field_show(&values->via.map.ptr[i].key, name, sizeof name);
-        tail_print_number(cli, name, &values->via.map.ptr[i].val);
+        const msgpack_object_kv *pair = &values->via.map.ptr[i];
+        tail_print_number(cli, FIELD_VALUE(&pair->key), &pair->val);
     }
 }
 
@@ -200,18 +185,10 @@ static bool print_message(struct cli *cli, zmq_msg_t *frame)
         return false;
     }
     if (cli->args->given & ARGS_JSON) {
-        char *text = mpk_to_json(doc.root, 0);
-        if (text) {
-            fprintf(cli->out, "%s\n", text);
-        } else {
-            fputs("attnctl: skipped a message: out of memory\n", cli->err);
-        }
-        free(text);
+        cli_print_json(cli, doc.root, 0);
     } else {
-        char kind[32], job[JOB_NAME_MAX + 1];
-        field_text(doc.root, "kind", kind, sizeof kind);
-        field_text(doc.root, "job", job, sizeof job);
-        fprintf(cli->out, "%-7s %s", kind, job);
+        const char *kind = FIELD_TEXT(doc.root, "kind");
+        fprintf(cli->out, "%-7s %s", kind, FIELD_TEXT(doc.root, "job"));
         for (size_t i = 0; i < sizeof printers / sizeof printers[0]; i++) {
             if (strcmp(kind, printers[i].kind) == 0) {
                 printers[i].print(cli, doc.root);

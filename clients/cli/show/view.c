@@ -203,9 +203,7 @@ int view_json(const struct view *view, struct cli *cli)
         mpk_pair_u64(&writer, "key", json_key_of(view, found->pairs[i].column));
         mpk_pair_f64(&writer, "weight", (double)found->pairs[i].weight);
     }
-    int code = cli_print_written(cli, &writer, 2, cli->out);
-    mpk_writer_clear(&writer);
-    return code;
+    return cli_print_written(cli, &writer, 2);
 }
 
 /* The layer's structure in words. */

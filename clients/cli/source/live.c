@@ -73,14 +73,11 @@ static enum rpc_status call_maps(struct live *live, const struct source *source,
     ask_text(&ask, "stack", stack_name(id.stack));
     ask_number(&ask, "layer", id.layer);
     ask_text(&ask, "site", site_name(id.site));
-    ask_flag(&ask, "packed", true);
+    mpk_pair_bool(&ask.params, "packed", true);
     if (head != UINT32_MAX) {
         ask_number(&ask, "head", head);
     }
-    ask_end(&ask);
-    enum rpc_status status = rpc_call(&live->rpc, "maps", &ask.params, ret_reply);
-    mpk_writer_clear(&ask.params);
-    return status;
+    return ask_call(&live->rpc, "maps", &ask, ret_reply);
 }
 
 /* Answers ------------------------------------------------------------------------------------- */
