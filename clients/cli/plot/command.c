@@ -362,9 +362,7 @@ static void answer_error(struct cli *cli, int code, const char *sentence)
 /* Fields of a map of LAYER_FIELDS and those of the caller. */
 static void put_layer(const struct source_layer *layer, struct mpk_writer *writer)
 {
-    char name[PLACE_TEXT_MAX];
-    place_layer(layer->id, name);
-    mpk_pair_str(writer, "name", name);
+    mpk_pair_str(writer, "name", PLACE_LAYER(layer->id));
     mpk_pair_u64(writer, "number", layer->id.layer);
     mpk_pair_u64(writer, "first_sample", layer->first_sample);
     mpk_pair_u64(writer, "heads", layer->heads);
@@ -381,15 +379,13 @@ enum { LAYER_FIELDS = 11 };
 static void answer_layers(struct cli *cli, const struct source *source)
 {
     struct mpk_writer writer;
-    const struct source_layer *layers;
-    size_t count = source_layers(source, &layers);
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 2);
-    mpk_pair_bool(&writer, "files", source_kind(source) == SOURCE_FILES);
-    mpk_pair_array(&writer, "layers", (uint32_t)count);
-    for (size_t i = 0; i < count; i++) {
+    mpk_pair_bool(&writer, "files", source->kind == SOURCE_FILES);
+    mpk_pair_array(&writer, "layers", (uint32_t)source->layer_count);
+    for (size_t i = 0; i < source->layer_count; i++) {
         mpk_put_map(&writer, LAYER_FIELDS);
-        put_layer(&layers[i], &writer);
+        put_layer(&source->layers[i], &writer);
     }
     cli_print_written(cli, &writer, 0);
 }
@@ -399,9 +395,7 @@ static void answer_layers(struct cli *cli, const struct source *source)
 static void put_tokens(struct source *source, size_t at, uint32_t sample, bool keys,
                        struct mpk_writer *writer)
 {
-    const struct source_layer *layers;
-    source_layers(source, &layers);
-    const struct source_layer *layer = &layers[at];
+    const struct source_layer *layer = &source->layers[at];
     uint32_t cells = keys ? layer->columns : layer->rows;
     bool whole = cells == (keys ? layer->keys : layer->queries);
     mpk_pair_array(writer, keys ? "key_tokens" : "query_tokens", whole ? cells : 0);
@@ -415,12 +409,11 @@ static void put_tokens(struct source *source, size_t at, uint32_t sample, bool k
 static void answer_map(struct cli *cli, struct source *source, size_t at, uint32_t sample,
                        const char *which)
 {
-    const struct source_layer *layers;
+    const struct source_layer *layer = &source->layers[at];
     char error[SOURCE_ERROR_MAX] = "out of memory";
     struct mpk_writer writer;
-    source_layers(source, &layers);
     bool all = strcmp(which, "all") == 0, mean = strcmp(which, "mean") == 0;
-    uint32_t head = 0, maps = all ? layers[at].heads : 1;
+    uint32_t head = 0, maps = all ? layer->heads : 1;
     if (!all && !mean && !option_whole_u32(which, UINT32_MAX, &head)) {
         answer_error(cli, CLI_USAGE, "no such head (valid: a number from 0, mean, all)");
         return;
@@ -432,7 +425,7 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
     if (code == CLI_OK) {
         code = source_check_labels(source, at, error);
     }
-    size_t cells = (size_t)layers[at].rows * layers[at].columns;
+    size_t cells = (size_t)layer->rows * layer->columns;
     float *values = code == CLI_OK ? calloc(maps * cells, sizeof *values) : NULL;
     if (code == CLI_OK && !values) {
         code = CLI_FINDING;
@@ -450,13 +443,13 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
     }
     mpk_writer_init(&writer);
     mpk_put_map(&writer, LAYER_FIELDS + 3);
-    put_layer(&layers[at], &writer);
+    put_layer(layer, &writer);
     put_tokens(source, at, sample, true, &writer);
     put_tokens(source, at, sample, false, &writer);
     mpk_pair_array(&writer, "shape", 3);
     mpk_put_u64(&writer, maps);
-    mpk_put_u64(&writer, layers[at].rows);
-    mpk_put_u64(&writer, layers[at].columns);
+    mpk_put_u64(&writer, layer->rows);
+    mpk_put_u64(&writer, layer->columns);
     cli_print_written(cli, &writer, 0);
     fwrite(values, sizeof *values, maps * cells, cli->out);
     free(values);
@@ -517,8 +510,7 @@ int plot_maps(struct cli *cli, int argc, char **argv)
     int code = open_source(cli, &options, &source, error);
     if (code == CLI_OK) {
         char *line = NULL, which[16];
-        const struct source_layer *layers;
-        size_t at, room = 0, count = source_layers(source, &layers);
+        size_t at, room = 0;
         uint32_t sample;
         answer_layers(cli, source);
         while (fflush(cli->out) == 0 && getline(&line, &room, requests) > 0) {
@@ -526,7 +518,7 @@ int plot_maps(struct cli *cli, int argc, char **argv)
             if (strncmp(line, "find ", 5) == 0) {
                 answer_find(cli, source, line + 5);
             } else if (sscanf(line, "map %zu %" SCNu32 " %15s", &at, &sample, which) == 3 &&
-                       at < count) {
+                       at < source->layer_count) {
                 answer_map(cli, source, at, sample, which);
             } else {
                 answer_error(cli, CLI_USAGE, "no such request");

@@ -175,15 +175,13 @@ static int show_open_source(struct cli *asking, struct show_options *options,
 static int show_choose(const struct show_options *options, struct view *view,
                        struct show_request *request, char *reterr)
 {
-    const struct source_layer *layers;
     *request = (struct show_request){
         .head = options->head, .query = options->token, .pairs = options->pairs};
     int code = source_find_layer(view->source, options->layer, &request->layer, reterr);
     if (code != CLI_OK) {
         return code;
     }
-    source_layers(view->source, &layers);
-    view->layer = &layers[request->layer];
+    view->layer = &view->source->layers[request->layer];
     view->request = request;
     place_layer(view->layer->id, view->name);
     request->sample = options->sample != SAMPLE_FIRST ? options->sample : view->layer->first_sample;

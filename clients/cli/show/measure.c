@@ -216,9 +216,7 @@ static bool says_little(const float *weights, uint32_t columns)
 int measure_map(struct source *source, const struct show_request *request,
                 struct findings *ret_findings, char *reterr)
 {
-    const struct source_layer *layers;
-    source_layers(source, &layers);
-    const struct source_layer *layer = &layers[request->layer];
+    const struct source_layer *layer = &source->layers[request->layer];
     struct findings findings = {.sums = {.min = INFINITY, .max = -INFINITY}}, *f = &findings;
     size_t columns = layer->columns, cells = layer->heads * columns;
     uint32_t query = request->query == TOKEN_AUTO ? 0 : request->query;

@@ -139,19 +139,15 @@ int view_json(const struct view *view, struct cli *cli)
 {
     struct mpk_writer writer;
     mpk_writer_init(&writer);
-    bool timed = source_kind(view->source) != SOURCE_FILES;
+    const struct source *source = view->source;
+    bool timed = source->kind != SOURCE_FILES;
     mpk_put_map(&writer, timed ? 18 : 16);
     mpk_pair_str(&writer, "schema", "attnd.show/1");
     mpk_pair_str(&writer, "source", view->origin);
-    const char *run = source_run(view->source);
-    mpk_pair_str(&writer, "run", *run ? run : NULL);
-    const struct source_layer *layers;
-    size_t count = source_layers(view->source, &layers);
-    mpk_pair_array(&writer, "layers", (uint32_t)count);
-    for (size_t i = 0; i < count; i++) {
-        char name[PLACE_TEXT_MAX];
-        place_layer(layers[i].id, name);
-        mpk_put_str(&writer, name);
+    mpk_pair_str(&writer, "run", *source->run ? source->run : NULL);
+    mpk_pair_array(&writer, "layers", (uint32_t)source->layer_count);
+    for (size_t i = 0; i < source->layer_count; i++) {
+        mpk_put_str(&writer, PLACE_LAYER(source->layers[i].id));
     }
     mpk_pair_str(&writer, "layer", view->name);
     mpk_pair_str(&writer, "module", *view->layer->module ? view->layer->module : NULL);
@@ -249,17 +245,18 @@ static void say_sums(const struct view *view)
 void view_report(const struct view *view)
 {
     const struct source_layer *layer = view->layer;
+    const struct source *source = view->source;
     char where[96] = "";
-    if (source_kind(view->source) != SOURCE_FILES) {
+    if (source->kind != SOURCE_FILES) {
         snprintf(where, sizeof where, ", epoch %" PRIu64 ", step %" PRIu64 ", run %.8s",
-                 layer->epoch, layer->step, source_run(view->source));
+                 layer->epoch, layer->step, source->run);
     }
     screen_title(&view->screen, "%s of %s%s", view->name, view->origin, where);
     if (layer->module[0]) {
         screen_say(&view->screen, 4, "  module %s", layer->module);
     }
     /* A running attnd has one sample, and does not say of how many. */
-    if (source_kind(view->source) == SOURCE_DAEMON) {
+    if (source->kind == SOURCE_DAEMON) {
         screen_say(&view->screen, 4,
                    "  [heads, query, key] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32
                    "], sample %" PRIu32,
@@ -296,16 +293,11 @@ void view_report(const struct view *view)
                    layer->padding_keys == 1 ? "" : "s");
     }
     say_sums(view);
-    const struct source_layer *layers;
-    size_t count = source_layers(view->source, &layers);
-    char first[PLACE_TEXT_MAX], last[PLACE_TEXT_MAX];
-    if (count < 2) {
-        return;
+    if (source->layer_count > 1) {
+        screen_say(&view->screen, 4, "  %zu layers, %s to %s: --layer chooses another",
+                   source->layer_count, PLACE_LAYER(source->layers[0].id),
+                   PLACE_LAYER(source->layers[source->layer_count - 1].id));
     }
-    place_layer(layers[0].id, first);
-    place_layer(layers[count - 1].id, last);
-    screen_say(&view->screen, 4, "  %zu layers, %s to %s: --layer chooses another", count, first,
-               last);
 }
 
 /* Bars of one query, the first keys of each head, the largest entries. */

@@ -131,11 +131,9 @@ static int keep_values(struct live *live, struct source *source, size_t index, u
     if (!same || !values || values->type != MSGPACK_OBJECT_BIN ||
         __builtin_mul_overflow((size_t)now.rows * now.columns, heads * sizeof(float), &bytes) ||
         values->via.bin.size != bytes) {
-        char name[PLACE_TEXT_MAX];
-        place_layer(layer->id, name);
         return source_fail(reterr, CLI_FINDING,
                            "the maps of %s changed their size while they were read: ask again",
-                           name);
+                           PLACE_LAYER(layer->id));
     }
     live->values = memory_grow(live->values, 1, bytes);
     memcpy(live->values, values->via.bin.ptr, bytes);

@@ -47,8 +47,17 @@ static void source_convert(const void *data, enum dtype dtype, size_t n, float *
     }
 }
 
-void source_give_weights(const struct attention *a, uint32_t sample, uint32_t head,
-                         const struct sink *sink)
+/* A row of the whole map: padding goes no further. */
+static void give_row(const struct source_layer *layer, uint32_t row, const float *weights,
+                     const struct sink *sink)
+{
+    if (row >= layer->first_query && row - layer->first_query < layer->rows) {
+        sink->visit(sink->data, row - layer->first_query, weights + layer->first_key);
+    }
+}
+
+static void give_weights(const struct attention *a, const struct source_layer *layer,
+                         uint32_t sample, uint32_t head, const struct sink *sink)
 {
     size_t bytes = a->keys * dtype_size(a->dtype);
     const char *map =
@@ -56,14 +65,18 @@ void source_give_weights(const struct attention *a, uint32_t sample, uint32_t he
     float *row = memory_new(a->keys, sizeof *row);
     for (uint32_t i = 0; i < a->queries; i++) {
         source_convert(map + i * bytes, a->dtype, a->keys, row);
-        sink->visit(sink->data, i, row);
+        give_row(layer, i, row, sink);
     }
     free(row);
 }
 
-int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
-                   const struct sink *sink, char *reterr)
+int source_give(const struct attention *a, const struct source_layer *layer, uint32_t sample,
+                uint32_t head, const struct sink *sink, char *reterr)
 {
+    if (a->weights) {
+        give_weights(a, layer, sample, head, sink);
+        return CLI_OK;
+    }
     /* The same attention as if the batch had this sample and this head alone. */
     struct attention one = *a;
     size_t q = ((size_t)sample * a->heads + head) * a->queries * a->qk.head_dim;
@@ -87,7 +100,7 @@ int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
         uint32_t end = one.queries - begin < block ? one.queries : begin + block;
         rc = qk_weights(&one, begin, end, rows, isa_best(), &scratch);
         for (uint32_t i = begin; i < end && rc == 0; i++) {
-            sink->visit(sink->data, i, rows + (size_t)(i - begin) * one.keys);
+            give_row(layer, i, rows + (size_t)(i - begin) * one.keys, sink);
         }
     }
     free(rows);
