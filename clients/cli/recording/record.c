@@ -312,9 +312,7 @@ static int record_take(struct live_recording *recording, bool *ret_came, bool *r
     *ret_greeting = *ret_came && tapped.count == LEADING;
     if (*ret_came) {
         note_number(recording, &tapped);
-    }
-    if (*ret_came && !*ret_greeting) {
-        code = write_tapped(recording, &tapped);
+        code = *ret_greeting ? CLI_OK : write_tapped(recording, &tapped);
     }
     clear_tapped(&tapped);
     return code;
@@ -342,12 +340,9 @@ static int record_finish(struct live_recording *recording)
                 recorder->messages, recorder->payload, recorder->bytes, recording->lost,
                 recording->breaks, recording->tokens ? "true" : "false");
     } else {
-        char payload[OUT_SIZE_MAX], file[OUT_SIZE_MAX];
-        out_size(recorder->payload, payload);
-        out_size(recorder->bytes, file);
         fprintf(cli->out, "%s: %" PRIu64 " message%s of %s, %s in %s, %" PRIu64 " lost\n",
                 recorder->path, recorder->messages, out_plural(recorder->messages), recording->job,
-                payload, file, recording->lost);
+                OUT_SIZE(recorder->payload), OUT_SIZE(recorder->bytes), recording->lost);
         if (recording->tokens) {
             fputs("token numbers of the training's data are in it\n", cli->out);
         }
