@@ -242,16 +242,15 @@ static int print_layer(struct cli *cli, struct analysis *analysis, size_t index)
 int cmd_analyze(struct cli *cli, int argc, char **argv)
 {
     struct analysis analysis = {0};
-    int rc = options_parse(argc, argv, &analysis.options, analysis.error);
-    if (rc != 0) {
-        return cli_fail(cli, input_exit_of(rc), "%s", analysis.error);
+    if (options_parse(argc, argv, &analysis.options, analysis.error) != 0) {
+        return cli_fail(cli, CLI_USAGE, "%s", analysis.error);
     }
     if (analysis.options.file_count == 0) {
         options_clear(&analysis.options);
         return cli_usage(cli, "FILE is missing; usage: attnctl analyze FILE... [OPTIONS]");
     }
     struct inputs *inputs = &analysis.inputs;
-    rc = inputs_open(&analysis.options, false, inputs, analysis.error);
+    int rc = inputs_open(&analysis.options, false, inputs, analysis.error);
     int code = rc == 0 ? CLI_OK : cli_fail(cli, input_exit_of(rc), "%s", analysis.error);
     analysis.results = memory_new(inputs->count, sizeof *analysis.results);
     analysis.entries = memory_new(inputs->count, sizeof *analysis.entries);

@@ -14,7 +14,6 @@
 
 #include "clients/cli/base/system.h"
 #include "clients/cli/source/source.h"
-#include "proto/err.h"
 #include "clients/cli/base/unknown.h"
 
 #include <inttypes.h>
@@ -225,18 +224,15 @@ static const char *take(const void *row, char *value, void *data)
     const struct option_info *info = row;
     struct parsing *parsing = data;
     struct plot_options *options = parsing->options;
-    char **whole = &options->whole[options->whole_count];
+    size_t size = strlen(info->row.text.name) + (value ? strlen(value) : 0) + 4;
+    char *whole = options->whole[options->whole_count++] = memory_new(size, 1);
+    snprintf(whole, size, "--%s%s%s", info->row.text.name, value ? "=" : "", value ? value : "");
     parsing->given[info - option_info] = true;
-    if (asprintf(whole, "--%s%s%s", info->row.text.name, value ? "=" : "", value ? value : "") <
-        0) {
-        return option_no_memory;
-    }
-    options->whole_count++;
     if (info->asks && parsing->asked_count > 2 * PLOT_ASKED_MAX - 1) {
         return "given too often";
     }
     if (info->asks) {
-        parsing->asked[parsing->asked_count++] = *whole;
+        parsing->asked[parsing->asked_count++] = whole;
     }
     return option_take(&info->row, value, options);
 }
@@ -304,8 +300,8 @@ static void plot_options_clear(struct plot_options *options)
     options->whole = NULL;
 }
 
-/* argv[0] is skipped; its order may change. Returns 0, or -1 or ERR_MEMORY with a sentence
- * (PLOT_ERROR_MAX bytes); *ret_options then needs no plot_options_clear. */
+/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (PLOT_ERROR_MAX
+ * bytes); *ret_options then needs no plot_options_clear. */
 static int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr)
 {
     *ret_options = (struct plot_options){.naming = {.stack = STACK_DECODER}};
@@ -538,9 +534,9 @@ int cmd_plot(struct cli *cli, int argc, char **argv)
 {
     struct plot_options options;
     char error[PLOT_ERROR_MAX];
-    int rc = plot_options_parse(argc, argv, &options, error), count = 0;
-    if (rc != 0) {
-        return cli_fail(cli, rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE, "%s", error);
+    int count = 0;
+    if (plot_options_parse(argc, argv, &options, error) != 0) {
+        return cli_fail(cli, CLI_USAGE, "%s", error);
     }
     size_t size = (size_t)options.whole_count + (size_t)options.word_count + 2;
     const char **line = memory_new(size, sizeof *line);

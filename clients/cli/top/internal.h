@@ -248,23 +248,9 @@ void read_grid(struct model *model, const msgpack_object *result); /* packed */
 
 /* keys: the effect of each key. Pure: a key is a number, the model changes. */
 
-/* Keys that are no characters; others are their ASCII code. */
-enum special_key {
-    KEY_OF_TAB = '\t',
-    KEY_OF_ENTER = '\n',
-    KEY_OF_ESCAPE = 27,
-    KEY_OF_ERASE = 127,
-    KEY_OF_UP = 256,
-    KEY_OF_DOWN,
-    KEY_OF_LEFT,
-    KEY_OF_RIGHT,
-    KEY_OF_PAGE_UP,
-    KEY_OF_PAGE_DOWN,
-    KEY_OF_HOME,
-    KEY_OF_END,
-};
-
-/* Keys without a meaning where the user is do nothing. */
+/* Characters are their ASCII code, Enter is '\n', Tab '\t'; other keys as in curses.h. Keys without
+ * a meaning where the user is do nothing. */
+enum { KEY_OF_ESCAPE = 27, KEY_OF_ERASE = 127 };
 void keys_press(struct model *model, int key);
 
 /* asker: asks attnd what the model needs, and gives it the answers. Several questions are on their

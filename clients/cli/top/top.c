@@ -24,8 +24,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ncurses is this file's alone. Signals that end top are waited for by its loop (top.c), so
- * that only signals by mistake, of the program or of the sender, are caught here. */
+/* ncurses is this file's alone, but for the numbers of keys. Signals that end top are waited for by
+ * its loop (top.c), so that only signals by mistake, of the program or of the sender, are caught
+ * here. */
 /* After which Escape is a key of its own; ssh sends a key's bytes together. */
 #define ESCAPE_MS 25
 
@@ -210,28 +211,14 @@ static int terminal_open(char *reterr)
 
 /* Keys */
 
-/* The next key that was pressed (keys.c), or -1. Does not wait. */
+/* The next key that was pressed, as keys_press takes it, or ERR. Does not wait. */
 static int terminal_key(void)
 {
-    static const struct {
-        int theirs, ours;
-    } keys[] = {
-        {KEY_UP, KEY_OF_UP},       {KEY_DOWN, KEY_OF_DOWN},       {KEY_LEFT, KEY_OF_LEFT},
-        {KEY_RIGHT, KEY_OF_RIGHT}, {KEY_PPAGE, KEY_OF_PAGE_UP},   {KEY_NPAGE, KEY_OF_PAGE_DOWN},
-        {KEY_HOME, KEY_OF_HOME},   {KEY_END, KEY_OF_END},         {KEY_ENTER, KEY_OF_ENTER},
-        {'\r', KEY_OF_ENTER},      {KEY_BACKSPACE, KEY_OF_ERASE}, {'\b', KEY_OF_ERASE},
-        {KEY_BTAB, KEY_OF_TAB},
-    };
     int key = getch();
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
-        if (key == keys[i].theirs) {
-            return keys[i].ours;
-        }
-    }
-    if (key == ERR) {
-        return -1;
-    }
-    return key < 128 ? key : 0; /* 0: a key that means nothing here */
+    return key == KEY_ENTER || key == '\r'       ? '\n'
+           : key == KEY_BACKSPACE || key == '\b' ? KEY_OF_ERASE
+           : key == KEY_BTAB                     ? '\t'
+                                                 : key;
 }
 
 /* Drawing */
@@ -358,7 +345,7 @@ static void wait_for_something(struct top *top)
     } else if (items[0].revents) {
         /* A terminal that is gone is ready for ever and has no keys. */
         int key, keys_count = 0;
-        while ((key = terminal_key()) >= 0) {
+        while ((key = terminal_key()) != ERR) {
             if (key == REDRAW_KEY) {
                 resize(top);
             } else {
