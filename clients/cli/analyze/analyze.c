@@ -69,15 +69,13 @@ static void put_stack(const struct inputs *inputs, const struct moments *entries
         }
         fputs(before, out);
         const struct input *input = &inputs->items[i];
-        char shape[ARRAY_SHAPE_TEXT_MAX];
-        array_shape_text(input->array[TENSOR_WEIGHTS], shape);
         fprintf(out, "\n    {\"layer\": %" PRIu32 ", \"type\": \"%s_attention\", ", input->id.layer,
                 site_name(input->id.site));
         statistics_put_number("mean", moments_mean(&entries[i]), out);
         statistics_put_number("std", moments_std(&entries[i]), out);
         statistics_put_number("min", entries[i].n ? entries[i].min : NAN, out);
         statistics_put_number("max", entries[i].n ? entries[i].max : NAN, out);
-        fprintf(out, "\"shape\": %s}", shape);
+        fprintf(out, "\"shape\": %s}", ARRAY_SHAPE(input->array[TENSOR_WEIGHTS]));
         before = ",";
     }
     fputs("]", out);

@@ -20,10 +20,8 @@
 
 static int fail_array(const struct array *array, char *reterr, const char *wanted)
 {
-    char shape[ARRAY_SHAPE_TEXT_MAX];
-    array_shape_text(array, shape);
     return array_fail(reterr, "%.200s: %.100s: its shape is %s, not %s", array->file->path,
-                      array->name, shape, wanted);
+                      array->name, ARRAY_SHAPE(array), wanted);
 }
 
 static int fail_dtype(const struct array *array, char *reterr, const char *wanted)
@@ -34,9 +32,7 @@ static int fail_dtype(const struct array *array, char *reterr, const char *wante
 
 static int fail_layer(struct layer_id id, char *reterr, const char *sentence)
 {
-    char text[PLACE_TEXT_MAX];
-    place_layer(id, text);
-    return array_fail(reterr, "%s: %s", text, sentence);
+    return array_fail(reterr, "%s: %s", PLACE_LAYER(id), sentence);
 }
 
 /* Shapes of attention ------------------------------------------------------------------------- */
@@ -245,8 +241,7 @@ static int check_lengths(const struct input *input, const struct int_list *own,
                          const int32_t **ret_lengths, char *reterr)
 {
     const struct int_list *list = own->items ? own : &options->lengths;
-    char text[PLACE_TEXT_MAX];
-    place_layer(input->id, text);
+    const char *text = PLACE_LAYER(input->id);
     *ret_lengths = list->items;
     if (!list->items) {
         return 0;
@@ -270,12 +265,10 @@ static int check_rows(struct input *input, const struct options *options, bool m
 {
     struct attention *a = &input->attention;
     if (a->batch == 0 || a->heads == 0 || a->queries == 0 || a->keys == 0) {
-        char name[PLACE_TEXT_MAX];
-        place_layer(input->id, name);
         return array_fail(reterr,
                           "%s is empty: its shape is [%" PRIu32 ", %" PRIu32 ", %" PRIu32
                           ", %" PRIu32 "]; --ignore leaves arrays out",
-                          name, a->batch, a->heads, a->queries, a->keys);
+                          PLACE_LAYER(input->id), a->batch, a->heads, a->queries, a->keys);
     }
     a->self = input->id.site == SITE_SELF;
     if (a->self && (!mixed || input->id.stack == STACK_DECODER)) {

@@ -118,7 +118,7 @@ int array_measure(struct array *array, char *reterr)
     return 0;
 }
 
-void array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_MAX])
+const char *array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_MAX])
 {
     size_t used = 0;
     ret_text[used++] = '[';
@@ -127,6 +127,7 @@ void array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_
                                  i ? ", " : "", array->shape[i]);
     }
     snprintf(ret_text + used, ARRAY_SHAPE_TEXT_MAX - used, "]");
+    return ret_text;
 }
 
 /* The list ------------------------------------------------------------------------------------ */

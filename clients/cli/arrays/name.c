@@ -151,7 +151,7 @@ int place_compare(struct layer_id a, struct layer_id b)
     return (a.site > b.site) - (a.site < b.site);
 }
 
-void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
+const char *place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
 {
     const char *role = tensor_role_name(place->role);
     if (place->shared) {
@@ -162,6 +162,7 @@ void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
                  place->role == TENSOR_WEIGHTS ? "" : ".",
                  place->role == TENSOR_WEIGHTS ? "" : role);
     }
+    return ret_text;
 }
 
 /* Patterns ------------------------------------------------------------------------------------ */
@@ -337,6 +338,5 @@ enum name_verdict name_place(const struct naming *naming, const char *name, stru
 
 const char *place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
 {
-    place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
-    return ret_text;
+    return place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
 }

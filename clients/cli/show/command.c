@@ -238,12 +238,10 @@ static int clients_show_show(struct cli *cli, const struct show_options *options
     }
     fflush(cli->out);
     if (missing && print_code == CLI_OK) {
-        char head[48];
-        view_head_text(view, head);
         print_code =
             cli_fail(cli, CLI_FINDING,
                      "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
-                     view->name, request.sample, head);
+                     view->name, request.sample, VIEW_HEAD(view));
     }
     findings_clear(&found);
     return print_code;

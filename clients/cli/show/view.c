@@ -5,7 +5,10 @@
 #include <math.h>
 #include <string.h>
 
-static void write_spot(uint32_t cell, uint32_t length, uint32_t cells, char ret_text[SPOT_MAX])
+/* "12", of a pooled cell "12-15". */
+#define SPOT_MAX 24
+static const char *write_spot(uint32_t cell, uint32_t length, uint32_t cells,
+                              char ret_text[SPOT_MAX])
 {
     uint32_t first = source_edge(cell, length, cells), last = source_edge(cell + 1, length, cells);
     if (last - first == 1) {
@@ -13,17 +16,13 @@ static void write_spot(uint32_t cell, uint32_t length, uint32_t cells, char ret_
     } else {
         snprintf(ret_text, SPOT_MAX, "%" PRIu32 "-%" PRIu32, first, last - 1);
     }
+    return ret_text;
 }
-
-static void view_query_spot(const struct view *view, uint32_t row, char ret_text[SPOT_MAX])
-{
-    write_spot(row, view->layer->queries, view->layer->rows, ret_text);
-}
-
-static void view_key_spot(const struct view *view, uint32_t column, char ret_text[SPOT_MAX])
-{
-    write_spot(column, view->layer->keys, view->layer->columns, ret_text);
-}
+/* Good as long as the block that they stand in. */
+#define QUERY_SPOT(layer, row)                                                                     \
+    write_spot(row, (layer)->queries, (layer)->rows, (char[SPOT_MAX]){""})
+#define KEY_SPOT(layer, column)                                                                    \
+    write_spot(column, (layer)->keys, (layer)->columns, (char[SPOT_MAX]){""})
 
 const char *view_query_label(const struct view *view, uint32_t row)
 {
@@ -60,7 +59,7 @@ void view_put_label(const struct view *view, const char *label, int width)
     fprintf(view->screen.out, "%s%*s", text, width - used, "");
 }
 
-void view_head_text(const struct view *view, char ret_text[48])
+const char *view_head_text(const struct view *view, char ret_text[48])
 {
     if (view->request->head != HEAD_MEAN) {
         snprintf(ret_text, 48, "head %" PRIu32, view->request->head);
@@ -69,13 +68,16 @@ void view_head_text(const struct view *view, char ret_text[48])
     } else {
         snprintf(ret_text, 48, "the mean over %" PRIu32 " heads", view->layer->heads);
     }
+    return ret_text;
 }
 
+/* "query 5 'mat'". */
+#define QUERY_TEXT_MAX (SPOT_MAX + TOKEN_FIT_BYTES + 16)
 static void view_query_text(const struct view *view, char ret_text[QUERY_TEXT_MAX])
 {
-    char spot[SPOT_MAX], text[TOKEN_FIT_BYTES];
+    char text[TOKEN_FIT_BYTES];
     const char *label = view_query_label(view, view->found->row);
-    view_query_spot(view, view->found->row, spot);
+    const char *spot = QUERY_SPOT(view->layer, view->found->row);
     const char *noun = strchr(spot, '-') ? "queries" : "query";
     if (label) {
         token_fit(label, view->screen.width >= 60 ? 24 : 10, view->screen.utf8, text);
@@ -343,13 +345,6 @@ static void put_percent(const struct show_screen *screen, float weight)
     }
 }
 
-static int spot_width(const struct view *view)
-{
-    char text[SPOT_MAX];
-    view_key_spot(view, view->layer->columns - 1, text);
-    return (int)strlen(text);
-}
-
 /* The widths of labels and bars. */
 struct widths {
     int spot, label, bar;
@@ -357,9 +352,7 @@ struct widths {
 
 static void lists_put_key(const struct view *view, const struct widths *w, uint32_t column)
 {
-    char spot[SPOT_MAX];
-    view_key_spot(view, column, spot);
-    fprintf(view->screen.out, "%*s", w->spot, spot);
+    fprintf(view->screen.out, "%*s", w->spot, KEY_SPOT(view->layer, column));
     if (w->label > 0) {
         putc(' ', view->screen.out);
         view_put_label(view, view_key_label(view, column), w->label);
@@ -393,9 +386,9 @@ void view_token(const struct view *view)
     const struct findings *found = view->found;
     uint32_t columns = view->layer->columns;
     struct entry top[BARS_MOST];
-    char query[QUERY_TEXT_MAX], head[48];
+    char query[QUERY_TEXT_MAX];
     int width = view->screen.width;
-    struct widths w = {.spot = spot_width(view),
+    struct widths w = {.spot = (int)strlen(KEY_SPOT(view->layer, columns - 1)),
                        .label = view_label_width(view, width >= 60 ? LABEL_WIDTH_MAX : width / 4)};
     /* two blanks, then each part with a blank before it */
     w.bar = width - 2 - w.spot - (w.label ? 1 + w.label : 0) - 1 - PERCENT_WIDTH - 1;
@@ -404,9 +397,8 @@ void view_token(const struct view *view)
         measure_top(found->query, columns, columns <= BARS_MOST ? 1 : BARS_OF_MANY, top);
     double largest = count > 0 ? (double)top[0].weight : 0;
     view_query_text(view, query);
-    view_head_text(view, head);
     screen_title(&view->screen, "what %s attend%s to, %s%s", query,
-                 strncmp(query, "queries", 7) == 0 ? "" : "s", head,
+                 strncmp(query, "queries", 7) == 0 ? "" : "s", VIEW_HEAD(view),
                  columns <= BARS_MOST ? "" : ", the largest first");
     if (columns < view->layer->keys) {
         screen_say(&view->screen, 4, "  (where a cell has several keys: the mean of one)");
@@ -474,7 +466,8 @@ void view_heads(const struct view *view)
     char query[QUERY_TEXT_MAX], last[16];
     int digits = snprintf(last, sizeof last, "%" PRIu32, view->layer->heads - 1);
     digits = digits < 4 ? 4 : digits;
-    struct widths w = {.spot = spot_width(view), .bar = 1};
+    struct widths w = {.spot = (int)strlen(KEY_SPOT(view->layer, view->layer->columns - 1)),
+                       .bar = 1};
     w.label = fit_labels(view, digits, w.spot);
     if (w.label < 0) { /* a line per key instead */
         w.bar = 0;
@@ -508,10 +501,9 @@ void view_heads(const struct view *view)
 void view_pairs(const struct view *view)
 {
     const struct findings *found = view->found;
-    char head[48], last[SPOT_MAX];
-    struct widths query = {.spot = 0}, key = {.spot = spot_width(view)};
-    view_query_spot(view, view->layer->rows - 1, last);
-    query.spot = (int)strlen(last);
+    const struct source_layer *layer = view->layer;
+    struct widths query = {.spot = (int)strlen(QUERY_SPOT(layer, layer->rows - 1))};
+    struct widths key = {.spot = (int)strlen(KEY_SPOT(layer, layer->columns - 1))};
     /* Two blanks, a number, a label, an arrow, a number, a label, a percentage. */
     int room = view->screen.width - 2 - query.spot - 3 - key.spot - 1 - PERCENT_WIDTH;
     int half = room / 2 - 1;
@@ -525,15 +517,12 @@ void view_pairs(const struct view *view)
     }
     query.label = widest;
     key.label = view_label_width(view, most);
-    view_head_text(view, head);
-    screen_title(&view->screen, "the largest entries of %s: query %s key", head,
+    screen_title(&view->screen, "the largest entries of %s: query %s key", VIEW_HEAD(view),
                  view->screen.utf8 ? "\xe2\x86\x92" : "->");
     for (uint32_t i = 0; i < found->pair_count; i++) {
         const struct entry *pair = &found->pairs[i];
         const struct show_screen *screen = &view->screen;
-        char spot[SPOT_MAX];
-        view_query_spot(view, pair->row, spot);
-        fprintf(screen->out, "  %*s", query.spot, spot);
+        fprintf(screen->out, "  %*s", query.spot, QUERY_SPOT(layer, pair->row));
         if (query.label > 0) {
             putc(' ', screen->out);
             view_put_label(view, view_query_label(view, pair->row), query.label);

@@ -231,7 +231,9 @@ void list_settle(struct list *list, uint32_t count, uint32_t rows);
 
 /* "decoder.3.self", "decoder.3.self.h2", "the run". */
 #define PLACE_TEXT_MAX 64
-void top_place_text(const struct top_place *place, char ret_text[PLACE_TEXT_MAX]);
+const char *top_place_text(const struct top_place *place, char ret_text[PLACE_TEXT_MAX]);
+/* The same in memory that is good as long as the block that the macro stands in. */
+#define TOP_PLACE(place) top_place_text(place, (char[PLACE_TEXT_MAX]){""})
 bool top_place_is_same(const struct top_place *a, const struct top_place *b);
 
 /* read: reads answers of attnd into the model. A field that is missing, or has another type, counts

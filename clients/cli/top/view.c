@@ -27,19 +27,14 @@ struct top_view {
 static const char *const marks[] = {"", "i", "!", "!!"};
 static const enum style mark_styles[] = {STYLE_PLAIN, STYLE_INFO, STYLE_WARNING, STYLE_CRITICAL};
 
-/* "0.01157"; "-" for none. */
-static void number_text(double number, char ret_text[16])
-{
-    snprintf(ret_text, 16, isfinite(number) ? "%.3g" : "-", number);
-}
-
 /* A loss was logged: NaN is one. */
 static void put_loss(struct top_view *view, int row, int column, double loss)
 {
-    char number[16];
-    number_text(loss, number);
-    screen_put(view->screen, row, column, NUMBER - 2, isnan(loss) ? STYLE_CRITICAL : STYLE_PLAIN,
-               isnan(loss) ? "NaN" : number);
+    screen_print(view->screen, row, column, NUMBER - 2, isnan(loss) ? STYLE_CRITICAL : STYLE_PLAIN,
+                 isnan(loss)      ? "NaN"
+                 : isfinite(loss) ? "%.3g"
+                                  : "-",
+                 loss);
 }
 
 /* How many bytes, up to a word, all names begin with. */
@@ -180,7 +175,7 @@ static struct list *list_begin(struct top_view *view, uint32_t *ret_end)
  * words, and that of a rule of one's own with none. */
 static void put_row_verdict(struct top_view *view, const struct run_row *row, int column)
 {
-    char where[PLACE_TEXT_MAX + 2] = "", others[32] = "";
+    char others[32] = "";
     int width = view->screen->width - column;
     if (row->severity == SEVERITY_NONE || !row->known || row->worst.severity == SEVERITY_NONE) {
         if (row->known &&
@@ -195,15 +190,13 @@ static void put_row_verdict(struct top_view *view, const struct run_row *row, in
     const char *colon = strstr(worst->message, ": ");
     const char *says = colon ? worst->message : worst->rule;
     int length = colon ? (int)(colon - says) : (int)strlen(says);
-    if (worst->place.stack[0]) {
-        strcpy(where, ": ");
-        top_place_text(&worst->place, where + 2);
-    }
+    bool somewhere = worst->place.stack[0];
     if (row->alert_count > 1) {
         snprintf(others, sizeof others, " +%" PRIu32, row->alert_count - 1);
     }
     screen_print(view->screen, view->row, column, width, mark_styles[worst->severity],
-                 "%.*s%s%s since %" PRIu64, length, says, where, others, worst->since_step);
+                 "%.*s%s%s%s since %" PRIu64, length, says, somewhere ? ": " : "",
+                 somewhere ? TOP_PLACE(&worst->place) : "", others, worst->since_step);
 }
 
 static void draw_runs(struct top_view *view)
@@ -265,7 +258,6 @@ static void draw_verdict(struct top_view *view)
 {
     const struct opened *opened = &view->model->opened;
     struct screen *screen = view->screen;
-    char where[PLACE_TEXT_MAX];
     if (opened->alert_count == 0) {
         screen_print(
             screen, view->row++, 1, screen->width - 1, opened->judged ? STYLE_STRONG : STYLE_FAINT,
@@ -277,10 +269,9 @@ static void draw_verdict(struct top_view *view)
         return;
     }
     const struct alert *worst = &opened->alerts[0];
-    top_place_text(&worst->place, where);
     int used = screen_print(screen, view->row, 1, screen->width - 1, mark_styles[worst->severity],
-                            "%s %s  %s since step %" PRIu64, marks[worst->severity], where,
-                            worst->rule, worst->since_step);
+                            "%s %s  %s since step %" PRIu64, marks[worst->severity],
+                            TOP_PLACE(&worst->place), worst->rule, worst->since_step);
     if (opened->alert_count > 1) {
         screen_print(screen, view->row, used + 3, screen->width - used - 3, STYLE_FAINT,
                      "%s%" PRIu32 " more (Tab)", opened->more ? "at least " : "",
@@ -361,10 +352,9 @@ static struct range range_of_all(const struct opened *opened)
 static void put_named_line(struct top_view *view, const char *name, enum style style, double number,
                            const struct line *line, struct range range, uint64_t sick)
 {
-    char text[16];
-    number_text(number, text);
     screen_put(view->screen, view->row, 3, NAME, style, name);
-    screen_put(view->screen, view->row, 3 + NAME, NUMBER - 1, STYLE_PLAIN, text);
+    screen_print(view->screen, view->row, 3 + NAME, NUMBER - 1, STYLE_PLAIN,
+                 isfinite(number) ? "%.3g" : "-", number);
     uint64_t from, to;
     steps_of(&view->model->opened, &from, &to);
     if (line->count > 0) {
@@ -412,12 +402,10 @@ static void draw_time_line(struct top_view *view)
         put_loss(view, view->row - 1, 3 + NAME, loss->value[loss->count - 1]);
     }
     for (uint32_t i = 0; i < count && view->row + 6 < view->end; i++) {
-        char where[PLACE_TEXT_MAX];
-        struct layer *layer = model_layer(model, &broken[i]->place, 0);
-        top_place_text(&broken[i]->place, where);
+        const struct layer *layer = model_layer(model, &broken[i]->place, 0);
         if (layer) {
             struct line line = past_of(opened, layer, broken[i]->place.head);
-            put_named_line(view, where, mark_styles[broken[i]->severity],
+            put_named_line(view, TOP_PLACE(&broken[i]->place), mark_styles[broken[i]->severity],
                            newest_of(opened, layer, broken[i]->place.head), &line, all,
                            broken[i]->since_step);
         }
@@ -436,13 +424,11 @@ static void draw_alerts(struct top_view *view)
     struct list *list = list_begin(view, &end);
     for (uint32_t i = list->top; i < end; i++, view->row++) {
         const struct alert *alert = &opened->alerts[i];
-        char where[PLACE_TEXT_MAX];
-        top_place_text(&alert->place, where);
         screen_put(view->screen, view->row, 0, 2, mark_styles[alert->severity],
                    marks[alert->severity]);
         screen_print(view->screen, view->row, 3, view->screen->width - 3, STYLE_PLAIN,
-                     "%-*s  step %-7" PRIu64 " %s: %s", NAME, where, alert->since_step, alert->rule,
-                     alert->message);
+                     "%-*s  step %-7" PRIu64 " %s: %s", NAME, TOP_PLACE(&alert->place),
+                     alert->since_step, alert->rule, alert->message);
         if (i == list->at) {
             screen_choose_row(view->screen, view->row);
         }
@@ -465,15 +451,12 @@ static void draw_table(struct top_view *view)
         enum severity severity = alert ? alert->severity : SEVERITY_NONE;
         struct top_place place = layer->place;
         struct line line = past_of(opened, layer, head);
-        char where[PLACE_TEXT_MAX];
         place.head = head;
-        top_place_text(&place, where);
         screen_put(view->screen, view->row, 0, 2, mark_styles[severity], marks[severity]);
-        int row = view->row;
-        put_named_line(view, where, mark_styles[severity], newest_of(opened, layer, head), &line,
-                       range, UINT64_MAX);
+        put_named_line(view, TOP_PLACE(&place), mark_styles[severity],
+                       newest_of(opened, layer, head), &line, range, UINT64_MAX);
         if (i == list->at) {
-            screen_choose_row(view->screen, row);
+            screen_choose_row(view->screen, view->row - 1);
         }
     }
 }
