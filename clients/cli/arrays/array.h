@@ -21,12 +21,12 @@
 /* Longest name that is read. */
 #define ARRAY_NAME_MAX 512
 
-/* Little-endian elements. */
+/* Little-endian elements; the first four are those of enum dtype. */
 enum array_type {
     ARRAY_F32,
-    ARRAY_F64,
     ARRAY_F16,
     ARRAY_BF16,
+    ARRAY_F64,
     ARRAY_BOOL, /* one byte */
     ARRAY_U8,
     ARRAY_I8,

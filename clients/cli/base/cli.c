@@ -375,7 +375,7 @@ static bool is_wildcard(const char *endpoint)
            (length == 4 && strncmp(host, "[::]", 4) == 0);
 }
 
-void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX])
+void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ADDRESS_MAX])
 {
     /* Replaces a wildcard host by the control endpoint's, or by this machine when that is ipc. */
     size_t length = host_length(cli->rpc->endpoint);
@@ -384,28 +384,27 @@ void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPO
         length = strlen(host);
     }
     if (is_wildcard(bound)) {
-        snprintf(ret_endpoint, ENDPOINT_MAX, "tcp://%.*s%s", (int)length, host,
-                 strrchr(bound, ':'));
+        snprintf(ret_endpoint, ADDRESS_MAX, "tcp://%.*s%s", (int)length, host, strrchr(bound, ':'));
     } else {
-        snprintf(ret_endpoint, ENDPOINT_MAX, "%s", bound);
+        snprintf(ret_endpoint, ADDRESS_MAX, "%s", bound);
     }
 }
 
-void reach_directory(const struct cli *cli, char ret_directory[ENDPOINT_MAX])
+void reach_directory(const struct cli *cli, char ret_directory[ADDRESS_MAX])
 {
     static const char ipc[] = "ipc://";
     const char *path = cli->rpc->endpoint + strlen(ipc);
     const char *end = strrchr(cli->rpc->endpoint, '/');
     int length = strncmp(cli->rpc->endpoint, ipc, strlen(ipc)) == 0 ? (int)(end - path) : 0;
-    snprintf(ret_directory, ENDPOINT_MAX, "%.*s", length > 0 ? length : 0, path);
+    snprintf(ret_directory, ADDRESS_MAX, "%.*s", length > 0 ? length : 0, path);
 }
 
-int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ENDPOINT_MAX])
+int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ADDRESS_MAX])
 {
-    char directory[ENDPOINT_MAX], reason[ADDRESS_REASON_MAX];
+    char directory[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
     if (cli->args->endpoint) {
         struct rpc_reply reply;
-        char key[32], bound[ENDPOINT_MAX];
+        char key[32], bound[ADDRESS_MAX];
         int code = cli_call(cli, "config", NULL, &reply);
         if (code != CLI_OK) {
             return code;

@@ -102,13 +102,11 @@ int cli_show(struct cli *cli, const char *method, struct ask *ask, answer_reader
 int ask_for_any(struct cli *cli, const char *method, struct ask *ask, struct rpc_reply *ret_reply,
                 bool *ret_any);
 
-#define ENDPOINT_MAX ADDRESS_MAX
-
 /* Another socket of the attnd that cli->rpc asks. It follows from the address. When one endpoint
  * was named instead, attnd is asked for the setting ("publish.endpoint"): a daemon that binds `*`
  * cannot know by which name this machine sees it, so the host that answered the question is taken
  * then. */
-int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ENDPOINT_MAX]);
+int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ADDRESS_MAX]);
 /* Subscribes to a topic there, and says on err when attnd lets us in no more, or again. */
 int cli_subscribe(struct cli *cli, enum address_socket which, const char *endpoint,
                   const char *topic, size_t frame_max, struct link *ret_link);
@@ -119,10 +117,10 @@ int cli_subscribe(struct cli *cli, enum address_socket which, const char *endpoi
 bool verdict_print(struct cli *cli, bool brief);
 
 /* Where a browser finds what attnd binds at `bound`. */
-void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX]);
+void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ADDRESS_MAX]);
 
 /* The directory of the sockets, without the last /; "" when attnd is asked by TCP. */
-void reach_directory(const struct cli *cli, char ret_directory[ENDPOINT_MAX]);
+void reach_directory(const struct cli *cli, char ret_directory[ADDRESS_MAX]);
 
 /* The answers of commands that are questions (commands.h). */
 answer_reader show_alerts, show_config, show_fleet, show_flush, show_jobs, show_ping, show_roles,

@@ -20,7 +20,7 @@ int show_ping(struct cli *cli, const msgpack_object *result)
 int cmd_page(struct cli *cli)
 {
     struct rpc_reply reply;
-    char directory[ENDPOINT_MAX], url[URL_MAX] = "";
+    char directory[ADDRESS_MAX], url[URL_MAX] = "";
     int code = cli_call(cli, "config", NULL, &reply);
     if (code != CLI_OK) {
         return code;
@@ -29,7 +29,7 @@ int cmd_page(struct cli *cli)
     reach_directory(cli, directory);
     if (enabled) {
         /* The first line of the file that attnd writes beside its sockets. */
-        char path[ENDPOINT_MAX + 8];
+        char path[ADDRESS_MAX + 8];
         snprintf(path, sizeof path, "%s/page", directory);
         FILE *file = *directory ? fopen(path, "re") : NULL;
         if (file) {
@@ -40,7 +40,7 @@ int cmd_page(struct cli *cli)
     }
     if (enabled && !*url) {
         /* Where attnd says that it binds HTTP. */
-        char endpoint[ENDPOINT_MAX];
+        char endpoint[ADDRESS_MAX];
         reach_from_here(cli, FIELD_TEXT(reply.result, "http.endpoint"), endpoint);
         if (strncmp(endpoint, "tcp://", 6) == 0) {
             snprintf(url, URL_MAX, "http://%s/", endpoint + 6);

@@ -266,25 +266,18 @@ struct summary_names {
     bool drift; /* only what has a baseline */
 };
 
-static bool has_metric(const struct summary_names *names, uint32_t row, const char *name)
-{
-    const msgpack_object *map = names->rows[row].map;
-    return names->drift ? mpk_find(mpk_find(map, "drift"), name) != NULL
-                        : field_metric(map, name) != NULL;
-}
-
 static void summary_add_name(void *data, const char *name)
 {
     struct summary_names *names = data;
-    if (!has_metric(names, names->before, name)) {
-        return;
-    }
-    for (uint32_t i = 0; i < names->before; i++) {
-        if (has_metric(names, i, name)) {
+    for (uint32_t i = 0; i <= names->before; i++) {
+        const msgpack_object *map = names->rows[i].map;
+        if (names->drift ? mpk_find(mpk_find(map, "drift"), name) : field_metric(map, name)) {
+            if (i == names->before) {
+                unknown_add(&names->unknown, name);
+            }
             return;
         }
     }
-    unknown_add(&names->unknown, name);
 }
 
 int show_summary(struct cli *cli, const msgpack_object *result)

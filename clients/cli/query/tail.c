@@ -252,7 +252,7 @@ static bool is_topic(const char *prefix)
 
 int cmd_tail(struct cli *cli)
 {
-    char endpoint[ENDPOINT_MAX];
+    char endpoint[ADDRESS_MAX];
     const char *prefix = cli->args->word_count > 1 ? cli->args->words[1] : "";
     int code = CLI_OK;
     if (!is_topic(prefix)) {

@@ -517,7 +517,7 @@ static int replay_file(struct playback *playback, struct sender *sender)
 
 int cmd_replay(struct cli *cli)
 {
-    char endpoint[ENDPOINT_MAX], error[PLAYBACK_ERROR_MAX];
+    char endpoint[ADDRESS_MAX], error[PLAYBACK_ERROR_MAX];
     struct playback playback;
     struct sender sender;
     if (playback_open(cli->args->words[1], &playback, error) != 0) {

@@ -40,8 +40,8 @@ struct screen {
     bool unicode;       /* otherwise every character is ASCII */
 };
 
-/* Makes it blank and of this size. Returns 0, or -1 when out of memory: then it is 0 x 0. */
-int screen_resize(struct screen *screen, int width, int height);
+/* Makes it blank and of this size. */
+void screen_resize(struct screen *screen, int width, int height);
 void screen_free(struct screen *screen);
 void screen_clear(struct screen *screen);
 
@@ -194,7 +194,6 @@ struct model {
     enum typing typing;
     char typed[TOP_FILTER_MAX], filter[TOP_FILTER_MAX];
     bool help, paused, quit;
-    bool out_of_memory; /* something could not be kept */
 
     /* When to ask again: the step moved; a window closed, until when its answers may change. */
     bool moved;
@@ -217,8 +216,7 @@ void model_chosen(const struct model *model, char ret_job[JOB_NAME_MAX + 1]);
 /* Sorts the rows, finds those that pass the filter, and chooses that of a job, "": stays where it
  * is. */
 void model_arrange(struct model *model, const char *chosen);
-/* The layer of a result, added in its place when it is new and has heads; NULL: there is none, or
- * no room. */
+/* The layer of a result, added in its place when it is new and has heads; NULL: there is none. */
 struct layer *model_layer(struct model *model, const struct top_place *place, uint32_t heads);
 /* The worst alert about a layer or, with a head that is not negative, about that head; NULL = none.
  */

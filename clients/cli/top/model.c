@@ -144,14 +144,9 @@ struct layer *model_layer(struct model *model, const struct top_place *place, ui
         return NULL;
     }
     struct layer *layers =
-        realloc(opened->layers, (opened->layer_count + 1) * sizeof *opened->layers);
-    double *now = malloc((size_t)heads * sizeof *now);
-    opened->layers = layers ? layers : opened->layers;
-    if (!layers || !now) {
-        free(now);
-        model->out_of_memory = true;
-        return NULL;
-    }
+        memory_grow(opened->layers, opened->layer_count + 1, sizeof *opened->layers);
+    double *now = memory_new(heads, sizeof *now);
+    opened->layers = layers;
     for (size_t i = 0; i < heads; i++) {
         now[i] = NAN;
     }
