@@ -606,26 +606,18 @@ static void convert_floats(struct input *input, enum tensor_role role, const voi
     *ret_floats = floats;
 }
 
-static int load_contents(struct input *input, char *reterr)
+int input_load(struct input *input, char *reterr)
 {
+    struct attention *a = &input->attention;
     char error[ARRAY_ERROR_MAX];
+    int rc = 0;
     for (int role = 0; role < TENSOR_ROLE_COUNT; role++) {
         const struct array *array = input->array[role];
-        int rc = array ? array_load(array, &input->contents[role], error) : 0;
+        rc = array ? array_load(array, &input->contents[role], error) : 0;
         if (rc != 0) {
             array_fail(reterr, "%.200s: %.700s", array->file->path, error);
             return rc;
         }
-    }
-    return 0;
-}
-
-int input_load(struct input *input, char *reterr)
-{
-    struct attention *a = &input->attention;
-    int rc = load_contents(input, reterr);
-    if (rc != 0) {
-        return rc;
     }
     a->weights = input->contents[TENSOR_WEIGHTS].data;
     a->grad = input->contents[TENSOR_GRAD].data;

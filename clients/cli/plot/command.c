@@ -20,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PLOT_ERROR_MAX SOURCE_ERROR_MAX
 #define PLOT_ASKED_MAX 32
 
 /* Strings point into argv. */
@@ -242,13 +241,13 @@ static int parse(struct plot_options *options, int argc, char **argv, char *rete
     static char program[] = "attnctl";
     struct parsing parsing = {.options = options, .asked = {program}, .asked_count = 1};
     struct option_rest rest;
-    char error[ARGS_ERROR_MAX];
-    int rc = option_parse(&plot_options, argc, argv, take, &parsing, &rest, reterr, PLOT_ERROR_MAX);
+    int rc =
+        option_parse(&plot_options, argc, argv, take, &parsing, &rest, reterr, SOURCE_ERROR_MAX);
     if (rc != 0) {
         return rc;
     }
     if (rest.word_count == 0) {
-        snprintf(reterr, PLOT_ERROR_MAX,
+        snprintf(reterr, SOURCE_ERROR_MAX,
                  "draw what? attnctl plot KIND SOURCE -o FILE (see attnctl plot --help)");
         return -1;
     }
@@ -264,7 +263,7 @@ static int parse(struct plot_options *options, int argc, char **argv, char *rete
             nearest_try(&nearest, kinds[i].name);
         }
         plot_list_kinds(ALL, list, sizeof list);
-        snprintf(reterr, PLOT_ERROR_MAX,
+        snprintf(reterr, SOURCE_ERROR_MAX,
                  nearest.best ? "no kind '%.80s': did you mean '%s'?"
                               : "no kind '%.80s' (valid: %s)",
                  name, nearest.best ? nearest.best : list);
@@ -275,20 +274,16 @@ static int parse(struct plot_options *options, int argc, char **argv, char *rete
     for (int row = 0; row < ROWS; row++) {
         if (parsing.given[row] && !(option_info[row].kinds & options->kind->bit)) {
             plot_list_kinds(option_info[row].kinds, list, sizeof list);
-            snprintf(reterr, PLOT_ERROR_MAX, "--%s is not an option of %s (it is of %s)",
+            snprintf(reterr, SOURCE_ERROR_MAX, "--%s is not an option of %s (it is of %s)",
                      option_info[row].row.text.name, options->kind->name, list);
             return -1;
         }
     }
-    if (args_parse(parsing.asked_count, parsing.asked, &options->args, error) != 0) {
-        snprintf(reterr, PLOT_ERROR_MAX, "%s", error);
+    if (args_parse(parsing.asked_count, parsing.asked, &options->args, reterr) != 0) {
         return -1;
     }
-    if (options->word_count > 0) {
-        return 0;
-    }
-    snprintf(reterr, PLOT_ERROR_MAX, "%s of what? name a file or a job", options->kind->name);
-    return -1;
+    snprintf(reterr, SOURCE_ERROR_MAX, "%s of what? name a file or a job", options->kind->name);
+    return options->word_count > 0 ? 0 : -1;
 }
 
 static void plot_options_clear(struct plot_options *options)
@@ -300,7 +295,7 @@ static void plot_options_clear(struct plot_options *options)
     options->whole = NULL;
 }
 
-/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (PLOT_ERROR_MAX
+/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (SOURCE_ERROR_MAX
  * bytes); *ret_options then needs no plot_options_clear. */
 static int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr)
 {
@@ -489,7 +484,7 @@ static int open_source(struct cli *cli, const struct plot_options *options,
 int plot_maps(struct cli *cli, int argc, char **argv)
 {
     struct plot_options options;
-    char error[PLOT_ERROR_MAX];
+    char error[SOURCE_ERROR_MAX];
     struct source *source = NULL;
     uint32_t fd;
     FILE *requests =
@@ -533,7 +528,7 @@ int plot_maps(struct cli *cli, int argc, char **argv)
 int cmd_plot(struct cli *cli, int argc, char **argv)
 {
     struct plot_options options;
-    char error[PLOT_ERROR_MAX];
+    char error[SOURCE_ERROR_MAX];
     int count = 0;
     if (plot_options_parse(argc, argv, &options, error) != 0) {
         return cli_fail(cli, CLI_USAGE, "%s", error);

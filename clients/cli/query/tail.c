@@ -20,12 +20,6 @@
 
 /* Lines --------------------------------------------------------------------------------------- */
 
-/* Mean, smallest and largest of the numbers that exist. */
-struct tail_spread {
-    uint32_t count;
-    double mean, min, max;
-};
-
 /* How many heads from this one on have the name; 0 when one before has it. */
 static uint32_t count_name(const msgpack_object *values, uint32_t head, const char *name)
 {
@@ -43,21 +37,20 @@ static uint32_t count_name(const msgpack_object *values, uint32_t head, const ch
 static void print_metric(struct cli *cli, const msgpack_object *map, const char *metric)
 {
     const msgpack_object *values = field_metric(map, metric);
-    struct tail_spread spread = {.min = INFINITY, .max = -INFINITY};
+    uint32_t numbers = 0;
+    double mean = 0, min = INFINITY, max = -INFINITY;
     for (uint32_t i = 0; i < field_columns(values); i++) {
         double value = mpk_number(field_column(values, i));
-        if (isnan(value)) {
-            continue;
+        if (!isnan(value)) {
+            mean += (value - mean) / ++numbers;
+            min = fmin(min, value);
+            max = fmax(max, value);
         }
-        spread.count++;
-        spread.mean += (value - spread.mean) / spread.count;
-        spread.min = fmin(spread.min, value);
-        spread.max = fmax(spread.max, value);
     }
     fprintf(cli->out, " %s", metric);
     if (!values) {
         fputs(" -", cli->out);
-    } else if (spread.count == 0) {
+    } else if (numbers == 0) {
         /* "pattern first_token 3, mixed 5": each name with the number of heads that have it. */
         const char *separator = " ";
         for (uint32_t i = 0; i < field_columns(values); i++) {
@@ -70,10 +63,10 @@ static void print_metric(struct cli *cli, const msgpack_object *map, const char 
             }
         }
     } else if (values->type != MSGPACK_OBJECT_ARRAY) {
-        fprintf(cli->out, " %.4g", spread.mean);
+        fprintf(cli->out, " %.4g", mean);
     } else {
-        fprintf(cli->out, " %.4g [%.4g, %.4g] over %" PRIu32 " head%s", spread.mean, spread.min,
-                spread.max, spread.count, out_plural(spread.count));
+        fprintf(cli->out, " %.4g [%.4g, %.4g] over %" PRIu32 " head%s", mean, min, max, numbers,
+                out_plural(numbers));
     }
 }
 

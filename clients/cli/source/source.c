@@ -40,31 +40,23 @@ static void free_files(void *own)
 
 /* Rows ---------------------------------------------------------------------------------------- */
 
-static int files_load(struct files *files, struct input *input, char *reterr)
-{
-    if (files->loaded == input) {
-        return 0;
-    }
-    if (files->loaded) {
-        input_unload(files->loaded);
-    }
-    int rc = input_load(input, reterr);
-    files->loaded = rc == 0 ? input : NULL;
-    if (rc != 0) {
-        input_unload(input);
-    }
-    return rc;
-}
-
 static int files_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                       const struct sink *sink, char *reterr)
 {
     struct files *files = source->own;
     struct input *input = &files->inputs.items[layer];
-    int rc = files_load(files, input, reterr);
-    return rc == 0
-               ? source_give(&input->attention, &source->layers[layer], sample, head, sink, reterr)
-               : input_exit_of(rc);
+    if (files->loaded != input) {
+        if (files->loaded) {
+            input_unload(files->loaded);
+        }
+        int rc = input_load(input, reterr);
+        files->loaded = rc == 0 ? input : NULL;
+        if (rc != 0) {
+            input_unload(input);
+            return input_exit_of(rc);
+        }
+    }
+    return source_give(&input->attention, &source->layers[layer], sample, head, sink, reterr);
 }
 
 /* Opening ------------------------------------------------------------------------------------- */
