@@ -179,14 +179,9 @@ struct analysis {
 
 static int fail_code(struct cli *cli, int code)
 {
-    if (code == ERR_MEMORY) {
-        return cli_fail(cli, CLI_FINDING, "out of memory");
-    }
     return cli_fail(cli, CLI_FINDING, "%s",
                     code < 0 && err_index(code) < 0 ? strerror(-code) : err_text(code));
 }
-
-/* Measuring ----------------------------------------------------------------------------------- */
 
 static int analyze_measure(struct cli *cli, struct analysis *analysis)
 {
@@ -212,8 +207,6 @@ static int analyze_measure(struct cli *cli, struct analysis *analysis)
     }
     return code;
 }
-
-/* Printing ------------------------------------------------------------------------------------ */
 
 static int print_layer(struct cli *cli, struct analysis *analysis, size_t index)
 {

@@ -69,8 +69,6 @@ static bool is_all_null(const msgpack_object *list)
     return true;
 }
 
-/* Title --------------------------------------------------------------------------------------- */
-
 /* Rows that were left out; when they are most rows, what may be the matter. */
 static void show_invalid(const msgpack_object *layer, uint64_t rows, uint64_t invalid, FILE *out)
 {
@@ -87,8 +85,6 @@ static void show_invalid(const msgpack_object *layer, uint64_t rows, uint64_t in
                                             : "--dropout? --learned-sink? a mask?");
     }
 }
-
-/* Heads --------------------------------------------------------------------------------------- */
 
 static void show_heads(const msgpack_object *layer, int width, FILE *out)
 {

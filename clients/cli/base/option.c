@@ -246,13 +246,8 @@ bool option_list(const char *text, const char *const *words, int count, bool who
 
 const char *option_set_run(void *to, const char *text)
 {
-    *(const char **)to = text;
-    return option_check_run(text);
-}
-
-const char *option_check_run(const char *text)
-{
     size_t length = strlen(text);
+    *(const char **)to = text;
     return length > 0 && length <= 2 * RUN_BYTES && text[strspn(text, "0123456789abcdef")] == '\0'
                ? NULL
                : "valid: the first of its 32 hexadecimal digits";

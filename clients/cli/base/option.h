@@ -113,8 +113,7 @@ int option_word(const char *text, const char *const *words, int count);
 /* Sets on[i] for each of words[count] that is in a text with commas. The words "all" and "none" are
  * taken when `whole`. False: there is another word in it. */
 bool option_list(const char *text, const char *const *words, int count, bool whole, bool *ret_on);
-/* NULL, or what is wrong; the setter stores the text as it is. */
-const char *option_check_run(const char *text);
+/* Stores the text as it is; NULL, or what is wrong with it. */
 const char *option_set_run(void *to, const char *text);
 
 #endif

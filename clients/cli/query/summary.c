@@ -73,11 +73,14 @@ static void summary_add_value(struct out_table *table, const msgpack_object *val
     }
 }
 
-static uint32_t heads_max(const struct summary_row *rows, uint32_t count)
+/* Of the metric, or of its drift. */
+static uint32_t heads_max(const struct summary_row *rows, uint32_t count, bool drift)
 {
     uint32_t heads = 0;
     for (uint32_t i = 0; i < count; i++) {
-        heads = field_columns(rows[i].values) > heads ? field_columns(rows[i].values) : heads;
+        uint32_t found =
+            drift ? mpk_items(mpk_find(rows[i].drift, "delta")) : field_columns(rows[i].values);
+        heads = found > heads ? found : heads;
     }
     return heads;
 }
@@ -100,21 +103,11 @@ static int compare_drift(const void *left, const void *right)
     return order < 0 ? -1 : order > 0 ? 1 : summary_compare_u64(a->place, b->place);
 }
 
-static uint32_t summary_drift_heads(const struct summary_row *rows, uint32_t count)
-{
-    uint32_t heads = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t found = mpk_items(mpk_find(rows[i].drift, "delta"));
-        heads = found > heads ? found : heads;
-    }
-    return heads;
-}
-
 static void print_drift_table(struct cli *cli, const struct summary_row *rows, uint32_t count)
 {
     static const char *const numbers[] = {"delta", "js", "change"};
     struct out_table table;
-    uint32_t heads = summary_drift_heads(rows, count), used = 0;
+    uint32_t heads = heads_max(rows, count, true), used = 0;
     struct drift_row *row = memory_new((size_t)heads * count, sizeof *row);
     out_begin(&table, "HEAD|SHIFT|DELTA|JS|CHANGE");
     for (uint32_t i = 0; i < heads * count; i++) {
@@ -213,7 +206,7 @@ static void print_groups(struct cli *cli, const struct summary_row *rows, uint32
         while (to < count && compare_window(&rows[from], &rows[to]) == 0) {
             to++;
         }
-        if (drift && summary_drift_heads(rows + from, to - from) == 0) {
+        if (drift && heads_max(rows + from, to - from, true) == 0) {
             continue; /* of its first windows */
         }
         if (shown++ > 0) {
@@ -226,7 +219,7 @@ static void print_groups(struct cli *cli, const struct summary_row *rows, uint32
             const struct summary_row *table_rows = rows + from;
             uint32_t table_count = to - from;
             struct out_table table;
-            uint32_t heads = heads_max(table_rows, table_count);
+            uint32_t heads = heads_max(table_rows, table_count, false);
             bool plain = summary_is_plain(table_rows, table_count);
             bool modules = false, per_head = false; /* or one column, of the whole layer */
             for (uint32_t i = 0; i < table_count; i++) {
@@ -322,7 +315,7 @@ int show_summary(struct cli *cli, const msgpack_object *result)
     qsort(rows, count, sizeof *rows, summary_compare_rows);
     int code = CLI_OK;
     bool drift = shown.args->given & ARGS_DRIFT;
-    if ((drift ? summary_drift_heads(rows, count) : heads_max(rows, count)) == 0) {
+    if (heads_max(rows, count, drift) == 0) {
         /* No layer has the metric: name those there are. */
         struct summary_names names = {.rows = rows, .drift = drift};
         char text[UNKNOWN_TEXT_MAX], see[160];

@@ -148,8 +148,6 @@ static int show_open_source(struct cli *asking, struct show_options *options,
     return source_open(request, ret_source, reterr);
 }
 
-/* Choosing ------------------------------------------------------------------------------------ */
-
 static int show_choose(const struct show_options *options, struct view *view,
                        struct show_request *request, char *reterr)
 {
@@ -184,8 +182,6 @@ static int show_choose(const struct show_options *options, struct view *view,
     }
     return code;
 }
-
-/* Printing ------------------------------------------------------------------------------------ */
 
 static int clients_show_show(struct cli *cli, const struct show_options *options, struct view *view)
 {

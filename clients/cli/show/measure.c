@@ -29,8 +29,6 @@ struct measure_pass {
     uint32_t picture_row; /* current */
 };
 
-/* Row sums ------------------------------------------------------------------------------------ */
-
 /* Returns whether the row attends to anything. */
 static bool check_sum(struct measure_pass *pass, uint32_t row, const float *weights)
 {

@@ -435,8 +435,6 @@ void view_token(const struct view *view)
                layer->columns < layer->keys ? "cells" : "keys", 100 * fmax(rest, 0));
 }
 
-/* Heads --------------------------------------------------------------------------------------- */
-
 static void put_top(const struct view *view, const struct widths *w, const struct entry *entry)
 {
     if (isnan(entry->weight)) {
@@ -495,8 +493,6 @@ void view_heads(const struct view *view)
         putc('\n', view->screen.out);
     }
 }
-
-/* Pairs --------------------------------------------------------------------------------------- */
 
 void view_pairs(const struct view *view)
 {

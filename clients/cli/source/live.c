@@ -19,8 +19,6 @@ struct live {
     struct cli cli; /* the request's, with a connection of its own */
     struct rpc rpc;
     const char *job;
-    struct labels *labels; /* [source->layer_count] */
-    size_t label_count;
     /* what was fetched last */
     size_t layer; /* SIZE_MAX = nothing */
     uint32_t first_head, heads;
@@ -30,10 +28,6 @@ struct live {
 static void free_live(void *own)
 {
     struct live *live = own;
-    for (size_t i = 0; i < live->label_count; i++) {
-        labels_clear(&live->labels[i]);
-    }
-    free(live->labels);
     free(live->values);
     rpc_close(&live->rpc);
     free(live);
@@ -184,29 +178,7 @@ static int live_rows(struct source *source, size_t layer, uint32_t sample, uint3
     return CLI_OK;
 }
 
-static const char *live_label(struct source *source, size_t layer, uint32_t key)
-{
-    struct live *live = source->own;
-    return labels_get(&live->labels[layer], key);
-}
-
 /* Opening ------------------------------------------------------------------------------------- */
-
-/* At its place in the order; returns its labels, which are empty. */
-static struct labels *insert_layer(struct live *live, struct source *source,
-                                   const struct source_layer *layer)
-{
-    size_t at = source->layer_count, behind;
-    while (at > 0 && place_compare(layer->id, source->layers[at - 1].id) < 0) {
-        at--;
-    }
-    behind = source->layer_count++ - at;
-    memmove(source->layers + at + 1, source->layers + at, behind * sizeof *source->layers);
-    memmove(live->labels + at + 1, live->labels + at, behind * sizeof *live->labels);
-    source->layers[at] = *layer;
-    live->labels[at] = (struct labels){0};
-    return &live->labels[at];
-}
 
 /* Asks for one head's map to learn the shape of a layer. *ret_any is false when there is no map of
  * it: then reterr says why. */
@@ -232,7 +204,12 @@ static int live_add_layer(struct live *live, struct source *source, const msgpac
     int rc = 0;
     *ret_any = live_read_layer(reply.result, &layer);
     if (*ret_any) {
-        rc = labels_add_list(insert_layer(live, source, &layer), mpk_find(reply.result, "labels"));
+        size_t at = source->layer_count++; /* at its place in the order */
+        for (; at > 0 && place_compare(layer.id, source->layers[at - 1].id) < 0; at--) {
+            source->layers[at] = source->layers[at - 1];
+        }
+        rc = labels_add_list(&layer.labels, mpk_find(reply.result, "labels"));
+        source->layers[at] = layer;
     }
     rpc_reply_clear(&reply);
     return rc == 0 ? CLI_OK : source_fail_memory(reterr);
@@ -247,8 +224,6 @@ static int live_add_layers(struct live *live, struct source *source, const msgpa
     int code = CLI_OK;
     field_text(run, "run", source->run, sizeof source->run);
     source->layers = memory_new(count + 1, sizeof *source->layers);
-    live->labels = memory_new(count + 1, sizeof *live->labels);
-    live->label_count = count;
     for (uint32_t i = 0; i < count && code == CLI_OK; i++) {
         bool any;
         code = live_add_layer(live, source, &layers->via.array.ptr[i], &any, reterr);
@@ -264,7 +239,7 @@ static int live_add_layers(struct live *live, struct source *source, const msgpa
 
 int source_open_daemon(const struct source_request *request, struct source *source, char *reterr)
 {
-    static const struct source_ops ops = {live_rows, live_label, NULL, free_live};
+    static const struct source_ops ops = {live_rows, NULL, NULL, free_live};
     struct rpc_reply reply;
     if (request->at_step) {
         return source_fail(reterr, CLI_USAGE,

@@ -38,8 +38,6 @@ static void free_files(void *own)
     free(files);
 }
 
-/* Rows ---------------------------------------------------------------------------------------- */
-
 static int files_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                       const struct sink *sink, char *reterr)
 {
@@ -232,6 +230,9 @@ void source_free(struct source **source_p)
     }
     labels_clear(&source->given);
     labels_clear(&source->given_queries);
+    for (size_t i = 0; i < source->layer_count; i++) {
+        labels_clear(&source->layers[i].labels);
+    }
     free(source->layers);
     free(source);
 }
@@ -345,8 +346,11 @@ static const struct labels *given_keys(const struct source *source, const struct
 static const char *source_own_label(struct source *source, size_t layer, uint32_t sample,
                                     uint32_t key)
 {
-    bool any = sample == 0 && source->ops->label;
-    return any ? source->ops->label(source, layer, key) : NULL;
+    if (sample != 0) {
+        return NULL;
+    }
+    return source->ops->label ? source->ops->label(source, layer, key)
+                              : labels_get(&source->layers[layer].labels, key);
 }
 
 const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)

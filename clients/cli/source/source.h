@@ -20,6 +20,12 @@
 
 enum source_kind { SOURCE_FILES, SOURCE_RECORDING, SOURCE_DAEMON };
 
+/* Texts of tokens; see internal.h. */
+struct labels {
+    char **items; /* [count]; owned */
+    uint32_t count, room;
+};
+
 /* One attention of the model. */
 struct source_layer {
     struct layer_id id;
@@ -37,6 +43,7 @@ struct source_layer {
     uint32_t q_offset;    /* position of query 0 among the keys */
     uint64_t epoch, step; /* recording, daemon */
     double tolerance;     /* largest |sum - 1| of a row that is as it should be */
+    struct labels labels; /* daemon: of its keys; owned by the source */
 };
 
 /* Strings and pointers are borrowed until source_free, except `naming`. */
@@ -60,12 +67,6 @@ struct source_request {
     /* Layers of several sites are looked at together: the queries of cross-attention are the keys
      * of its stack's self-attention. */
     bool together;
-};
-
-/* Texts of tokens; see internal.h. */
-struct labels {
-    char **items; /* [count]; owned */
-    uint32_t count, room;
 };
 
 struct source {

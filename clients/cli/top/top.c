@@ -455,10 +455,9 @@ int cmd_top(struct cli *cli)
     if (code != CLI_OK) {
         return code;
     }
-    struct top top = {.cli = cli, .model = model_new(), .interval_ms = 1000 * INTERVAL_S};
-    if (cli->args->given & ARGS_INTERVAL) {
-        top.interval_ms = (int64_t)(cli->args->interval * 1000);
-    }
+    double interval_s = cli->args->given & ARGS_INTERVAL ? cli->args->interval : INTERVAL_S;
+    struct top top = {
+        .cli = cli, .model = model_new(), .interval_ms = (int64_t)(interval_s * 1000)};
     asker_init(&top.asker, cli->rpc, now_ms());
     if (cli->args->metric) {
         model_choose_metric(top.model, cli->args->metric);

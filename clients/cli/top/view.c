@@ -8,6 +8,7 @@
 
 #include <ctype.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,7 +17,8 @@
 #define HEADER_ROWS 2
 #define NAME        22 /* columns of a name in the time line and in tables */
 #define NUMBER      9
-#define BROKEN_MAX  5 /* rows of the time line */
+#define BROKEN_MAX  5             /* rows of the time line */
+#define REST        (INT_MAX / 2) /* columns: those that are left in the row */
 
 struct top_view {
     struct model *model;
@@ -211,7 +213,7 @@ static void draw_runs(struct top_view *view)
     screen_put(screen, view->row, 3, name, STYLE_FAINT, "RUN");
     screen_put(screen, view->row, step, bars - step, STYLE_FAINT, wide ? "STATE   STEP" : "STEP");
     screen_put(screen, view->row, bars, loss + NUMBER, STYLE_FAINT, "LOSS");
-    screen_put(screen, view->row++, verdict, screen->width - verdict, STYLE_FAINT, "VERDICT");
+    screen_put(screen, view->row++, verdict, REST, STYLE_FAINT, "VERDICT");
     struct list *list = list_begin(view, &end);
     for (uint32_t i = list->top; i < end; i++) { /* one scale for all */
         const struct line *line = &model->rows[model->shown[i]].loss;
@@ -246,8 +248,7 @@ static void draw_runs(struct top_view *view)
             "        train(model)",
         };
         for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
-            screen_put(view->screen, ++view->row, 1, view->screen->width - 1, STYLE_PLAIN,
-                       lines[i]);
+            screen_put(view->screen, ++view->row, 1, REST, STYLE_PLAIN, lines[i]);
         }
     }
 }
@@ -259,23 +260,22 @@ static void draw_verdict(struct top_view *view)
     const struct opened *opened = &view->model->opened;
     struct screen *screen = view->screen;
     if (opened->alert_count == 0) {
-        screen_print(
-            screen, view->row++, 1, screen->width - 1, opened->judged ? STYLE_STRONG : STYLE_FAINT,
-            !opened->judged  ? "Not monitoring yet: the first check comes with the first window"
-            : opened->checks ? "No alerts at step %" PRIu64 ": %" PRIu64 " checks passed, %" PRIu32
-                               " not measured"
-                             : "No alerts at step %" PRIu64,
-            opened->judged_step, opened->checks, opened->unmeasured);
+        screen_print(screen, view->row++, 1, REST, opened->judged ? STYLE_STRONG : STYLE_FAINT,
+                     !opened->judged
+                         ? "Not monitoring yet: the first check comes with the first window"
+                     : opened->checks ? "No alerts at step %" PRIu64 ": %" PRIu64
+                                        " checks passed, %" PRIu32 " not measured"
+                                      : "No alerts at step %" PRIu64,
+                     opened->judged_step, opened->checks, opened->unmeasured);
         return;
     }
     const struct alert *worst = &opened->alerts[0];
-    int used = screen_print(screen, view->row, 1, screen->width - 1, mark_styles[worst->severity],
+    int used = screen_print(screen, view->row, 1, REST, mark_styles[worst->severity],
                             "%s %s  %s since step %" PRIu64, marks[worst->severity],
                             TOP_PLACE(&worst->place), worst->rule, worst->since_step);
     if (opened->alert_count > 1) {
-        screen_print(screen, view->row, used + 3, screen->width - used - 3, STYLE_FAINT,
-                     "%s%" PRIu32 " more (Tab)", opened->more ? "at least " : "",
-                     opened->alert_count - 1);
+        screen_print(screen, view->row, used + 3, REST, STYLE_FAINT, "%s%" PRIu32 " more (Tab)",
+                     opened->more ? "at least " : "", opened->alert_count - 1);
     }
     view->row++;
     put_words(view, 1, STYLE_PLAIN, worst->message);
@@ -411,7 +411,7 @@ static void draw_time_line(struct top_view *view)
         }
     }
     if (to >= from && all.least <= all.greatest) {
-        screen_print(view->screen, view->row++, 3, view->screen->width - 3, STYLE_FAINT,
+        screen_print(view->screen, view->row++, 3, REST, STYLE_FAINT,
                      "steps %" PRIu64 " to %" PRIu64 "; %s from %.4g to %.4g", from, to,
                      model->metric, all.least, all.greatest);
     }
@@ -426,7 +426,7 @@ static void draw_alerts(struct top_view *view)
         const struct alert *alert = &opened->alerts[i];
         screen_put(view->screen, view->row, 0, 2, mark_styles[alert->severity],
                    marks[alert->severity]);
-        screen_print(view->screen, view->row, 3, view->screen->width - 3, STYLE_PLAIN,
+        screen_print(view->screen, view->row, 3, REST, STYLE_PLAIN,
                      "%-*s  step %-7" PRIu64 " %s: %s", NAME, TOP_PLACE(&alert->place),
                      alert->since_step, alert->rule, alert->message);
         if (i == list->at) {
@@ -472,7 +472,7 @@ static void draw_run(struct top_view *view)
         [PAGE_ALERTS] = "ALERTS",
     };
     if (!opened->known) {
-        screen_print(screen, view->row, 1, screen->width - 1, STYLE_WARNING,
+        screen_print(screen, view->row, 1, REST, STYLE_WARNING,
                      opened->gone ? "attnd has forgotten that run of '%s'"
                                   : "attnd knows no job '%s' yet",
                      opened->job);
@@ -481,10 +481,10 @@ static void draw_run(struct top_view *view)
     draw_verdict(view);
     draw_time_line(view);
     view->row++;
-    screen_print(screen, view->row++, 3, screen->width - 3, STYLE_FAINT, "%s: %" PRIu32,
-                 titles[model->page], model_list_count(model));
+    screen_print(screen, view->row++, 3, REST, STYLE_FAINT, "%s: %" PRIu32, titles[model->page],
+                 model_list_count(model));
     if (opened->layer_count == 0 && model->page == PAGE_LAYERS) {
-        screen_print(screen, view->row, 3, screen->width - 3, STYLE_FAINT,
+        screen_print(screen, view->row, 3, REST, STYLE_FAINT,
                      "%s has sent nothing that was measured yet, or nothing of %s", opened->job,
                      model->metric);
     } else if (model->page == PAGE_ALERTS) {
@@ -508,13 +508,13 @@ static void draw_footer(struct top_view *view)
     int row = screen->height - 1;
     screen_print(screen, row, 0, screen->width, STYLE_PLAIN, "%*s", screen->width, "");
     if (model->typing != TYPING_NOTHING) {
-        screen_print(screen, row, 1, screen->width - 1, STYLE_STRONG,
+        screen_print(screen, row, 1, REST, STYLE_STRONG,
                      model->typing == TYPING_FILTER ? "/%s_   Enter keep   Esc clear"
                                                     : "metric: %s_   Enter show   Esc leave",
                      model->typed);
         return;
     }
-    screen_put(screen, row, 1, screen->width - 1, STYLE_FAINT, keys[model->page]);
+    screen_put(screen, row, 1, REST, STYLE_FAINT, keys[model->page]);
     if (count > model->list_rows && model->list_rows > 0) {
         char text[48];
         snprintf(text, sizeof text, "%" PRIu32 "-%" PRIu32 " of %" PRIu32, top + 1,
@@ -549,7 +549,7 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
             "i ! !!                       an alert fires: info, warning, critical",
         };
         for (size_t i = 0; i < sizeof lines / sizeof lines[0] && view.row < view.end; i++) {
-            screen_put(view.screen, view.row++, 1, view.screen->width - 1, STYLE_PLAIN, lines[i]);
+            screen_put(view.screen, view.row++, 1, REST, STYLE_PLAIN, lines[i]);
         }
     } else if (model->page == PAGE_RUNS) {
         draw_runs(&view);

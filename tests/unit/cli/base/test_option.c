@@ -151,8 +151,9 @@ TEST(words_and_runs)
     static const char *const words[] = {"auto", "never"};
     assert_int_equal(option_word("never", words, 2), 1);
     assert_int_equal(option_word("nev", words, 2), -1);
-    assert_null(option_check_run("3fa9"));
-    assert_non_null(option_check_run(""));
-    assert_non_null(option_check_run("3FA9"));
-    assert_non_null(option_check_run("000000000000000000000000000000000"));
+    const char *run;
+    assert_null(option_set_run(&run, "3fa9"));
+    assert_non_null(option_set_run(&run, ""));
+    assert_non_null(option_set_run(&run, "3FA9"));
+    assert_non_null(option_set_run(&run, "000000000000000000000000000000000"));
 }
