@@ -22,8 +22,9 @@ static const msgpack_object *fleet_odd(const msgpack_object *run)
     return mpk_find(mpk_find(run, "compared"), "odd");
 }
 
-static bool fleet_is_well(const msgpack_object *fleet)
+int judge_fleet(struct cli *cli, const msgpack_object *fleet)
 {
+    (void)cli;
     const msgpack_object *nodes = mpk_find(fleet, "nodes"), *role = mpk_find(fleet, "role");
     const msgpack_object *runs = mpk_find(fleet, "runs");
     bool well = !role || mpk_is_str(role, "off") || field_bool(fleet, "connected");
@@ -35,7 +36,7 @@ static bool fleet_is_well(const msgpack_object *fleet)
         well = well && !*FIELD_TEXT(field_at(runs, i), "refused") &&
                mpk_items(fleet_odd(field_at(runs, i))) == 0;
     }
-    return well;
+    return well ? CLI_OK : CLI_FINDING;
 }
 
 static void fleet_show_node(struct cli *cli, const msgpack_object *fleet)
@@ -265,10 +266,4 @@ int show_fleet(struct cli *cli, const msgpack_object *fleet)
     }
     (strcmp(role, "hub") == 0 ? fleet_show_hub : fleet_show_node)(cli, fleet);
     return CLI_OK;
-}
-
-int judge_fleet(struct cli *cli, const msgpack_object *fleet)
-{
-    (void)cli;
-    return fleet_is_well(fleet) ? CLI_OK : CLI_FINDING;
 }

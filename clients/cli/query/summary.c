@@ -73,7 +73,7 @@ static void summary_add_value(struct out_table *table, const msgpack_object *val
     }
 }
 
-/* Of the metric, or of its drift. */
+/* Heads that the metric has, or its drift. */
 static uint32_t heads_max(const struct summary_row *rows, uint32_t count, bool drift)
 {
     uint32_t heads = 0;

@@ -86,18 +86,8 @@ static void view_query_text(const struct view *view, char ret_text[QUERY_TEXT_MA
              label ? text : "");
 }
 
-/* The numbers, as JSON. Numbers that do not exist are null. */
-
-/* Cells of a pooled map are given by their first query or key. */
-static uint32_t query_of(const struct view *view, uint32_t row)
-{
-    return source_edge(row, view->layer->queries, view->layer->rows);
-}
-
-static uint32_t json_key_of(const struct view *view, uint32_t column)
-{
-    return source_edge(column, view->layer->keys, view->layer->columns);
-}
+/* The numbers, as JSON. Numbers that do not exist are null; cells of a pooled map are given by
+ * their first query or key. */
 
 static void json_put_labels(const struct view *view, struct mpk_writer *writer)
 {
@@ -113,16 +103,16 @@ static void json_put_labels(const struct view *view, struct mpk_writer *writer)
     }
     mpk_put_array(writer, columns);
     for (uint32_t c = 0; c < columns; c++) {
-        const char *label = view_key_label(view, c);
-        mpk_put_str(writer, label);
+        mpk_put_str(writer, view_key_label(view, c));
     }
 }
 
 static void json_put_heads(const struct view *view, struct mpk_writer *writer)
 {
     const struct findings *found = view->found;
-    mpk_pair_array(writer, "top_keys", view->layer->heads);
-    for (uint32_t h = 0; h < view->layer->heads; h++) {
+    const struct source_layer *l = view->layer;
+    mpk_pair_array(writer, "top_keys", l->heads);
+    for (uint32_t h = 0; h < l->heads; h++) {
         mpk_put_array(writer, found->top_count);
         for (uint32_t i = 0; i < found->top_count; i++) {
             const struct entry *entry = &found->tops[(size_t)h * found->top_count + i];
@@ -131,7 +121,7 @@ static void json_put_heads(const struct view *view, struct mpk_writer *writer)
                 continue;
             }
             mpk_put_map(writer, 2);
-            mpk_pair_u64(writer, "key", json_key_of(view, entry->column));
+            mpk_pair_u64(writer, "key", source_edge(entry->column, l->keys, l->columns));
             mpk_pair_f64(writer, "weight", (double)entry->weight);
         }
     }
@@ -187,7 +177,7 @@ int view_json(const struct view *view, struct cli *cli)
     json_put_labels(view, &writer);
     const struct findings *found = view->found;
     mpk_pair_map(&writer, "token", 3);
-    mpk_pair_u64(&writer, "query", query_of(view, found->row));
+    mpk_pair_u64(&writer, "query", source_edge(found->row, l->queries, l->rows));
     mpk_pair_str(&writer, "label", view_query_label(view, found->row));
     mpk_pair_array(&writer, "weights", view->layer->columns);
     for (uint32_t c = 0; c < view->layer->columns; c++) {
@@ -197,8 +187,8 @@ int view_json(const struct view *view, struct cli *cli)
     mpk_pair_array(&writer, "top_pairs", found->pair_count);
     for (uint32_t i = 0; i < found->pair_count; i++) {
         mpk_put_map(&writer, 3);
-        mpk_pair_u64(&writer, "query", query_of(view, found->pairs[i].row));
-        mpk_pair_u64(&writer, "key", json_key_of(view, found->pairs[i].column));
+        mpk_pair_u64(&writer, "query", source_edge(found->pairs[i].row, l->queries, l->rows));
+        mpk_pair_u64(&writer, "key", source_edge(found->pairs[i].column, l->keys, l->columns));
         mpk_pair_f64(&writer, "weight", (double)found->pairs[i].weight);
     }
     return cli_print_written(cli, &writer, 2);

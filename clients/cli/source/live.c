@@ -39,21 +39,16 @@ static void free_live(void *own)
 static int live_explain(struct live *live, enum rpc_status status, const struct rpc_reply *reply,
                         char *reterr)
 {
-    static const char prefix[] = "attnctl: ";
+    char text[SOURCE_ERROR_MAX] = "";
     struct cli cli = live->cli;
-    *reterr = '\0';
-    cli.err = fmemopen(reterr, SOURCE_ERROR_MAX, "w");
+    cli.err = fmemopen(text, sizeof text - 1, "w"); /* the last byte stays 0 */
     if (!cli.err) {
         return source_fail_memory(reterr);
     }
     int code = cli_explain(&cli, status, reply);
     fclose(cli.err);
-    reterr[SOURCE_ERROR_MAX - 1] = '\0';
-    reterr[strcspn(reterr, "\n")] = '\0';
-    if (strncmp(reterr, prefix, strlen(prefix)) == 0) {
-        memmove(reterr, reterr + strlen(prefix), strlen(reterr + strlen(prefix)) + 1);
-    }
-    return code;
+    text[strcspn(text, "\n")] = '\0';
+    return source_fail(reterr, code, "%s", text + (*text ? strlen("attnctl: ") : 0));
 }
 
 /* `head` UINT32_MAX: all of them. */

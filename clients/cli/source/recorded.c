@@ -229,29 +229,21 @@ static int recording_rows(struct source *source, size_t layer, uint32_t sample, 
 }
 
 /* Labels are of the first piece. */
-static void recorded_read_labels(struct recording *recording, struct recorded_layer *layer)
-{
-    char error[SOURCE_ERROR_MAX];
-    struct mpk_doc doc;
-    layer->has_labels = true;
-    if (recorded_load(recording, layer->pieces[0].at, error) != CLI_OK ||
-        mpk_parse(recording->message.frames[1].data, recording->message.frames[1].size,
-                  &mpk_header_limits, &doc) != 0) {
-        return;
-    }
-    if (labels_add_list(&layer->labels, mpk_find(doc.root, "labels")) != 0) {
-        labels_clear(&layer->labels);
-    }
-    mpk_doc_clear(&doc);
-}
-
 static const char *recording_label(struct source *source, size_t layer, uint32_t key)
 {
     struct recording *recording = source->own;
     struct recorded_layer *l = &recording->layers[layer];
-    if (!l->has_labels) {
-        recorded_read_labels(recording, l);
+    char error[SOURCE_ERROR_MAX];
+    struct mpk_doc doc;
+    if (!l->has_labels && recorded_load(recording, l->pieces[0].at, error) == CLI_OK &&
+        mpk_parse(recording->message.frames[1].data, recording->message.frames[1].size,
+                  &mpk_header_limits, &doc) == 0) {
+        if (labels_add_list(&l->labels, mpk_find(doc.root, "labels")) != 0) {
+            labels_clear(&l->labels);
+        }
+        mpk_doc_clear(&doc);
     }
+    l->has_labels = true;
     return labels_get(&l->labels, key);
 }
 

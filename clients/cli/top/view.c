@@ -95,6 +95,13 @@ static void put_words(struct top_view *view, int column, enum style style, const
     }
 }
 
+static void put_lines(struct top_view *view, const char *const *lines, size_t count)
+{
+    for (size_t i = 0; i < count && view->row < view->end; i++) {
+        screen_put(view->screen, view->row++, 1, REST, STYLE_PLAIN, lines[i]);
+    }
+}
+
 /* The header */
 
 static void draw_title(struct top_view *view, const char *clock)
@@ -241,15 +248,14 @@ static void draw_runs(struct top_view *view)
     }
     if (model->row_count == 0 && model->health.known) {
         static const char *const lines[] = {
+            "",
             "No job yet. Attach one to a training loop:",
             "",
             "    import attnd",
             "    with attnd.watch(model, job=\"gpt-small\"):",
             "        train(model)",
         };
-        for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
-            screen_put(view->screen, ++view->row, 1, REST, STYLE_PLAIN, lines[i]);
-        }
+        put_lines(view, lines, sizeof lines / sizeof lines[0]);
     }
 }
 
@@ -548,9 +554,7 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
             "q, Ctrl-C                    quit",
             "i ! !!                       an alert fires: info, warning, critical",
         };
-        for (size_t i = 0; i < sizeof lines / sizeof lines[0] && view.row < view.end; i++) {
-            screen_put(view.screen, view.row++, 1, REST, STYLE_PLAIN, lines[i]);
-        }
+        put_lines(&view, lines, sizeof lines / sizeof lines[0]);
     } else if (model->page == PAGE_RUNS) {
         draw_runs(&view);
     } else {
