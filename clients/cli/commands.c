@@ -11,16 +11,29 @@ const char *const command_group_title[COMMANDS_GROUPS] = {
     [COMMANDS_MORE] = "attnctl itself",
 };
 
+/* Asks the command's question. */
+static int run_question(struct cli *cli)
+{
+    const struct command *command = cli->command;
+    struct ask ask;
+    ask_job(&ask, cli->args);
+    ask.patient = command->patient;
+    ask_layer(&ask, cli->args);
+    ask_range(&ask, cli->args);
+    ask_limit(&ask, cli->args, command->limit);
+    return cli_show(cli, command->name, &ask, command->show, command->judge);
+}
+
 #define LAYERS (ARGS_STACK | ARGS_LAYER | ARGS_SITE)
 #define RANGE  (ARGS_FROM | ARGS_TO | ARGS_COUNT)
 
 /* clang-format off */
 const struct command commands[] = {
-    {.name = "jobs", .arguments = "", .group = COMMANDS_NOW, .run = cmd_jobs,
+    {.name = "jobs", .arguments = "", .group = COMMANDS_NOW, .run = run_question, .show = show_jobs,
      .help = "the training jobs attnd knows",
      .examples = {"attnctl jobs", "attnctl jobs --json"}},
     {.name = "summary", .arguments = "JOB", .words = "JOB", .group = COMMANDS_NOW,
-     .run = cmd_summary, .options = ARGS_RUN | ARGS_METRIC | ARGS_DRIFT | LAYERS, .words_min = 1,
+     .run = run_question, .show = show_summary, .options = ARGS_RUN | ARGS_METRIC | ARGS_DRIFT | LAYERS, .words_min = 1,
      .words_max = 1,
      .help = "the newest window of a job, per layer and head",
      .finding = "there is no such job, or no window yet",
@@ -42,28 +55,28 @@ const struct command commands[] = {
                   "attnctl tail summary/gpt-small/ --count 10",
                   "attnctl tail alert/ --json"}},
     {.name = "alerts", .arguments = "[JOB]", .words = "JOB", .group = COMMANDS_NOW,
-     .run = cmd_alerts, .options = ARGS_RUN | ARGS_ALL | RANGE, .words_max = 1,
+     .run = run_question, .show = show_alerts, .judge = judge_alerts, .patient = true, .limit = 50, .options = ARGS_RUN | ARGS_ALL | RANGE, .words_max = 1,
      .help = "alerts that fire, or did at the end; exits 1 if any",
      .text = "SINCE is the last captured step of the first window that failed: it began in that window, or just before.",
      .finding = "an alert is firing, or was when its job's newest run ended",
      .examples = {"attnctl alerts", "attnctl alerts gpt-small --all"}},
-    {.name = "stats", .arguments = "", .group = COMMANDS_NOW, .run = cmd_stats,
+    {.name = "stats", .arguments = "", .group = COMMANDS_NOW, .run = run_question, .show = show_stats,
      .help = "counters, and whether every message is accounted for",
      .finding = "a message is unaccounted for",
      .examples = {"attnctl stats", "attnctl stats --json"}},
-    {.name = "fleet", .arguments = "", .group = COMMANDS_NOW, .run = cmd_fleet,
+    {.name = "fleet", .arguments = "", .group = COMMANDS_NOW, .run = run_question, .show = show_fleet, .judge = judge_fleet,
      .help = "nodes and hub: outboxes, losses, partial windows",
      .text = "On a node its outbox; on a hub its nodes, a ! before those that somebody should see to: behind, so that windows do not wait for it, silent, or refused. LACKING: rows that a server took, and the hub has not yet.",
      .finding = "there is no connection, or a node is behind, silent or refused",
      .examples = {"attnctl fleet", "attnctl fleet --json"}},
-    {.name = "ping", .arguments = "", .group = COMMANDS_NOW, .run = cmd_ping,
+    {.name = "ping", .arguments = "", .group = COMMANDS_NOW, .run = run_question, .show = show_ping,
      .help = "check that attnd runs; its version and uptime",
      .examples = {"attnctl ping", "attnctl ping --timeout 0.5"}},
     {.name = "page", .arguments = "", .group = COMMANDS_NOW, .run = cmd_page,
      .help = "the address of attnd's page, for a browser",
      .finding = "this attnd has no page",
      .examples = {"attnctl page", "attnctl page --json"}},
-    {.name = "config", .arguments = "", .group = COMMANDS_NOW, .run = cmd_config,
+    {.name = "config", .arguments = "", .group = COMMANDS_NOW, .run = run_question, .show = show_config,
      .help = "the settings in force",
      .examples = {"attnctl config", "attnctl config --json"}},
     {.name = "history", .arguments = "JOB", .words = "JOB", .group = COMMANDS_PAST,
@@ -73,7 +86,7 @@ const struct command commands[] = {
      .help = "a metric over time, window by window",
      .examples = {"attnctl history gpt-small",
                   "attnctl history gpt-small --layer 3 --head 2 --metric entropy"}},
-    {.name = "roles", .arguments = "JOB", .words = "JOB", .group = COMMANDS_PAST, .run = cmd_roles,
+    {.name = "roles", .arguments = "JOB", .words = "JOB", .group = COMMANDS_PAST, .run = run_question, .show = show_roles, .patient = true,
      .options = ARGS_RUN | LAYERS | ARGS_HEAD | ARGS_WINDOW, .words_min = 1, .words_max = 1,
      .help = "what each head does, the evidence for it, and since when",
      .text = "EVIDENCE is the number that decides (--json names it), SINCE the first of the WINDOWS of the role: those that have it, of all since. \"or before\": nobody saw it emerge.",
@@ -96,11 +109,11 @@ const struct command commands[] = {
      .help = "the history of a run, for other programs",
      .examples = {"attnctl export gpt-small --json > gpt-small.jsonl",
                   "attnctl export gpt-small --csv --metric entropy > gpt-small.csv"}},
-    {.name = "runs", .arguments = "[JOB]", .words = "JOB", .group = COMMANDS_PAST, .run = cmd_runs,
+    {.name = "runs", .arguments = "[JOB]", .words = "JOB", .group = COMMANDS_PAST, .run = run_question, .show = show_runs, .judge = judge_runs, .patient = true,
      .options = ARGS_COUNT, .words_max = 1,
      .help = "the runs in the history",
      .examples = {"attnctl runs gpt-small", "attnctl runs --count 20"}},
-    {.name = "flush", .arguments = "[JOB]", .words = "JOB", .group = COMMANDS_ASK, .run = cmd_flush,
+    {.name = "flush", .arguments = "[JOB]", .words = "JOB", .group = COMMANDS_ASK, .run = run_question, .show = show_flush, .patient = true,
      .words_max = 1,
      .help = "publish open windows now, as partial",
      .examples = {"attnctl flush gpt-small"}},

@@ -21,17 +21,13 @@ static int check_usage(struct cli *cli, const struct command *command)
     return CLI_OK;
 }
 
-/* Before a command that reads its options itself: it need not know what was meant. */
-static int check_options(struct cli *cli, const struct command *command, int argc, char **argv)
+/* Says the error, and the option that was meant instead of an unknown one, which may be NULL. */
+static int refuse_option(struct cli *cli, const char *error, const char *unknown)
 {
-    const char *unknown = line_find_unknown(command, argc, argv);
-    const char *near = unknown ? command_nearest_option(command, unknown) : NULL;
-    if (!unknown) {
-        return CLI_OK;
-    }
-    return cli_usage(cli, "no option %.100s%s%s%s (see attnctl %s --help)", unknown,
+    const char *near = unknown ? command_nearest_option(cli->command, unknown) : NULL;
+    return cli_usage(cli, "%s%s%s%s (see attnctl%s%s --help)", error,
                      near ? ": did you mean --" : "", near ? near : "", near ? "?" : "",
-                     command->name);
+                     cli->command ? " " : "", cli->command ? cli->command->name : "");
 }
 
 /* Takes the command's name out of argv: what is left are options and arguments. */
@@ -45,14 +41,19 @@ static int run_alone(struct cli *cli, const struct command *command, int argc, c
                            cli->out);
         return CLI_OK;
     }
-    int code = check_options(cli, command, argc, argv);
+    const char *unknown = line_find_unknown(command, argc, argv);
+    if (unknown) { /* the command need not know what was meant */
+        char error[ARGS_ERROR_MAX];
+        snprintf(error, sizeof error, "no option %.100s", unknown);
+        return refuse_option(cli, error, unknown);
+    }
     if (command->passes_on && word < argc) {
         /* options may stand before the word; to the other program it comes first */
         char *first = argv[word];
         memmove(argv + 2, argv + 1, (size_t)(word - 1) * sizeof *argv);
         argv[1] = first;
     }
-    return code == CLI_OK ? command->run_alone(cli, argc, argv) : code;
+    return command->run_alone(cli, argc, argv);
 }
 
 static int main_dispatch(struct cli *cli, struct args *args, int argc, char **argv)
@@ -63,15 +64,12 @@ static int main_dispatch(struct cli *cli, struct args *args, int argc, char **ar
     if (at < argc && !command) {
         return help_refuse_command(cli, argv[at]);
     }
+    cli->command = command;
     if (command && command->run_alone) {
         return run_alone(cli, command, argc, argv, at);
     }
     if (args_parse(argc, argv, args, error) != 0) {
-        const char *unknown = cli->args->unknown;
-        const char *near = unknown ? command_nearest_option(command, unknown) : NULL;
-        return cli_usage(cli, "%s%s%s%s (see attnctl%s%s --help)", error,
-                         near ? ": did you mean --" : "", near ? near : "", near ? "?" : "",
-                         command ? " " : "", command ? command->name : "");
+        return refuse_option(cli, error, args->unknown);
     }
     if (!command || args->given & ARGS_VERSION) {
         /* A command line without a command. */

@@ -69,15 +69,13 @@ static void put_stack(const struct inputs *inputs, const struct moments *entries
         }
         fputs(before, out);
         const struct input *input = &inputs->items[i];
-        char shape[ARRAY_SHAPE_TEXT_MAX];
-        array_shape_text(input->array[TENSOR_WEIGHTS], shape);
         fprintf(out, "\n    {\"layer\": %" PRIu32 ", \"type\": \"%s_attention\", ", input->id.layer,
                 site_name(input->id.site));
         statistics_put_number("mean", moments_mean(&entries[i]), out);
         statistics_put_number("std", moments_std(&entries[i]), out);
         statistics_put_number("min", entries[i].n ? entries[i].min : NAN, out);
         statistics_put_number("max", entries[i].n ? entries[i].max : NAN, out);
-        fprintf(out, "\"shape\": %s}", shape);
+        fprintf(out, "\"shape\": %s}", ARRAY_SHAPE(input->array[TENSOR_WEIGHTS]));
         before = ",";
     }
     fputs("]", out);
@@ -181,14 +179,9 @@ struct analysis {
 
 static int fail_code(struct cli *cli, int code)
 {
-    if (code == ERR_MEMORY) {
-        return cli_fail(cli, CLI_FINDING, "out of memory");
-    }
     return cli_fail(cli, CLI_FINDING, "%s",
                     code < 0 && err_index(code) < 0 ? strerror(-code) : err_text(code));
 }
-
-/* Measuring ----------------------------------------------------------------------------------- */
 
 static int analyze_measure(struct cli *cli, struct analysis *analysis)
 {
@@ -215,8 +208,6 @@ static int analyze_measure(struct cli *cli, struct analysis *analysis)
     return code;
 }
 
-/* Printing ------------------------------------------------------------------------------------ */
-
 static int print_layer(struct cli *cli, struct analysis *analysis, size_t index)
 {
     struct mpk_doc doc;
@@ -242,16 +233,15 @@ static int print_layer(struct cli *cli, struct analysis *analysis, size_t index)
 int cmd_analyze(struct cli *cli, int argc, char **argv)
 {
     struct analysis analysis = {0};
-    int rc = options_parse(argc, argv, &analysis.options, analysis.error);
-    if (rc != 0) {
-        return cli_fail(cli, input_exit_of(rc), "%s", analysis.error);
+    if (options_parse(argc, argv, &analysis.options, analysis.error) != 0) {
+        return cli_fail(cli, CLI_USAGE, "%s", analysis.error);
     }
     if (analysis.options.file_count == 0) {
         options_clear(&analysis.options);
         return cli_usage(cli, "FILE is missing; usage: attnctl analyze FILE... [OPTIONS]");
     }
     struct inputs *inputs = &analysis.inputs;
-    rc = inputs_open(&analysis.options, false, inputs, analysis.error);
+    int rc = inputs_open(&analysis.options, false, inputs, analysis.error);
     int code = rc == 0 ? CLI_OK : cli_fail(cli, input_exit_of(rc), "%s", analysis.error);
     analysis.results = memory_new(inputs->count, sizeof *analysis.results);
     analysis.entries = memory_new(inputs->count, sizeof *analysis.entries);

@@ -20,10 +20,8 @@
 
 static int fail_array(const struct array *array, char *reterr, const char *wanted)
 {
-    char shape[ARRAY_SHAPE_TEXT_MAX];
-    array_shape_text(array, shape);
     return array_fail(reterr, "%.200s: %.100s: its shape is %s, not %s", array->file->path,
-                      array->name, shape, wanted);
+                      array->name, ARRAY_SHAPE(array), wanted);
 }
 
 static int fail_dtype(const struct array *array, char *reterr, const char *wanted)
@@ -34,9 +32,7 @@ static int fail_dtype(const struct array *array, char *reterr, const char *wante
 
 static int fail_layer(struct layer_id id, char *reterr, const char *sentence)
 {
-    char text[PLACE_TEXT_MAX];
-    place_layer(id, text);
-    return array_fail(reterr, "%s: %s", text, sentence);
+    return array_fail(reterr, "%s: %s", PLACE_LAYER(id), sentence);
 }
 
 /* Shapes of attention ------------------------------------------------------------------------- */
@@ -245,8 +241,7 @@ static int check_lengths(const struct input *input, const struct int_list *own,
                          const int32_t **ret_lengths, char *reterr)
 {
     const struct int_list *list = own->items ? own : &options->lengths;
-    char text[PLACE_TEXT_MAX];
-    place_layer(input->id, text);
+    const char *text = PLACE_LAYER(input->id);
     *ret_lengths = list->items;
     if (!list->items) {
         return 0;
@@ -270,12 +265,10 @@ static int check_rows(struct input *input, const struct options *options, bool m
 {
     struct attention *a = &input->attention;
     if (a->batch == 0 || a->heads == 0 || a->queries == 0 || a->keys == 0) {
-        char name[PLACE_TEXT_MAX];
-        place_layer(input->id, name);
         return array_fail(reterr,
                           "%s is empty: its shape is [%" PRIu32 ", %" PRIu32 ", %" PRIu32
                           ", %" PRIu32 "]; --ignore leaves arrays out",
-                          name, a->batch, a->heads, a->queries, a->keys);
+                          PLACE_LAYER(input->id), a->batch, a->heads, a->queries, a->keys);
     }
     a->self = input->id.site == SITE_SELF;
     if (a->self && (!mixed || input->id.stack == STACK_DECODER)) {
@@ -613,26 +606,18 @@ static void convert_floats(struct input *input, enum tensor_role role, const voi
     *ret_floats = floats;
 }
 
-static int load_contents(struct input *input, char *reterr)
+int input_load(struct input *input, char *reterr)
 {
+    struct attention *a = &input->attention;
     char error[ARRAY_ERROR_MAX];
+    int rc = 0;
     for (int role = 0; role < TENSOR_ROLE_COUNT; role++) {
         const struct array *array = input->array[role];
-        int rc = array ? array_load(array, &input->contents[role], error) : 0;
+        rc = array ? array_load(array, &input->contents[role], error) : 0;
         if (rc != 0) {
             array_fail(reterr, "%.200s: %.700s", array->file->path, error);
             return rc;
         }
-    }
-    return 0;
-}
-
-int input_load(struct input *input, char *reterr)
-{
-    struct attention *a = &input->attention;
-    int rc = load_contents(input, reterr);
-    if (rc != 0) {
-        return rc;
     }
     a->weights = input->contents[TENSOR_WEIGHTS].data;
     a->grad = input->contents[TENSOR_GRAD].data;

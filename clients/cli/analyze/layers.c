@@ -178,13 +178,12 @@ static int check_twice(const struct placed *placed, size_t count, char *reterr)
 {
     for (size_t i = 1; i < count; i++) {
         const struct array *a = placed[i - 1].array, *b = placed[i].array;
-        char text[PLACE_TEXT_MAX];
         if (by_place(&placed[i - 1], &placed[i]) != 0) {
             continue;
         }
-        place_text(&placed[i].place, text);
-        return array_fail(reterr, "%s is there twice: %.100s in %.200s, %.100s in %.200s", text,
-                          a->name, a->file->path, b->name, b->file->path);
+        return array_fail(reterr, "%s is there twice: %.100s in %.200s, %.100s in %.200s",
+                          place_text(&placed[i].place, (char[PLACE_TEXT_MAX]){""}), a->name,
+                          a->file->path, b->name, b->file->path);
     }
     return 0;
 }

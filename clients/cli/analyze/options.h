@@ -45,8 +45,8 @@ struct options {
     int file_count;
 };
 
-/* argv[0] is skipped; its order may change. Returns 0, or -1 or ERR_MEMORY with a sentence
- * (OPTIONS_ERROR_MAX bytes); *ret_options then needs no options_clear. */
+/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (OPTIONS_ERROR_MAX
+ * bytes); *ret_options then needs no options_clear. */
 int options_parse(int argc, char **argv, struct options *ret_options, char *reterr);
 void options_clear(struct options *options);
 /* Prints what the columns of the table mean (show.c), as --help shows it. */

@@ -69,8 +69,6 @@ static bool is_all_null(const msgpack_object *list)
     return true;
 }
 
-/* Title --------------------------------------------------------------------------------------- */
-
 /* Rows that were left out; when they are most rows, what may be the matter. */
 static void show_invalid(const msgpack_object *layer, uint64_t rows, uint64_t invalid, FILE *out)
 {
@@ -88,40 +86,33 @@ static void show_invalid(const msgpack_object *layer, uint64_t rows, uint64_t in
     }
 }
 
-/* Heads --------------------------------------------------------------------------------------- */
-
 static void show_heads(const msgpack_object *layer, int width, FILE *out)
 {
     const msgpack_object *lists[COLUMNS];
+    const char *titles[COLUMNS];
     struct out_table table;
     int used = 0;
     for (int i = 0; i < COLUMNS; i++) {
-        const struct metric_column *column = &columns[i];
-        const msgpack_object *map = mpk_find(layer, column->map);
-        lists[i] = map ? mpk_find(map, column->name) : NULL;
-        used += !is_all_null(lists[i]);
+        titles[used] = columns[i].title;
+        lists[used] = mpk_find(mpk_find(layer, columns[i].map), columns[i].name);
+        used += !is_all_null(lists[used]);
     }
     if (used == 0) {
         return;
     }
-    uint32_t heads = (uint32_t)fmax(field_item(mpk_find(layer, "shape"), 1), 0);
-    out_init(&table, used + 1);
-    out_cell(&table, "HEAD");
-    for (int i = 0; i < COLUMNS; i++) {
-        if (!is_all_null(lists[i])) {
-            out_cell(&table, "%s", columns[i].title);
-        }
+    out_begin(&table, "HEAD");
+    for (int i = 0; i < used; i++) {
+        out_more(&table, titles[i]);
     }
+    uint32_t heads = (uint32_t)fmax(field_item(mpk_find(layer, "shape"), 1), 0);
     for (uint32_t h = 0; h < heads; h++) {
         out_cell(&table, "%" PRIu32, h);
-        for (int i = 0; i < COLUMNS; i++) {
-            if (!is_all_null(lists[i])) {
-                const msgpack_object *cell = field_at(lists[i], h);
-                if (cell && cell->type == MSGPACK_OBJECT_STR) {
-                    out_cell(&table, "%.*s", (int)cell->via.str.size, cell->via.str.ptr);
-                } else {
-                    show_put_number(&table, mpk_number(cell));
-                }
+        for (int i = 0; i < used; i++) {
+            const msgpack_object *cell = field_at(lists[i], h);
+            if (cell && cell->type == MSGPACK_OBJECT_STR) {
+                out_cell(&table, "%.*s", (int)cell->via.str.size, cell->via.str.ptr);
+            } else {
+                show_put_number(&table, mpk_number(cell));
             }
         }
     }
@@ -204,13 +195,8 @@ static void show_put_key(struct out_table *table, const msgpack_object_kv *pair)
 /* Projections are measured whole, products of two per head only. */
 static void show_whole(const msgpack_object_map *matrices, int width, FILE *out)
 {
-    static const char *const titles[] = {"MATRIX", "NORM",       "SRANK",
-                                         "ERANK",  "LOG10 COND", "HEAD CORR"};
     struct out_table table;
-    out_init(&table, WHOLE_FIELDS + 2);
-    for (int i = 0; i < WHOLE_FIELDS + 2; i++) {
-        out_cell(&table, "%s", titles[i]);
-    }
+    out_begin(&table, "MATRIX|NORM|SRANK|ERANK|LOG10 COND|HEAD CORR");
     for (uint32_t m = 0; m < matrices->size; m++) {
         const msgpack_object *matrix = &matrices->ptr[m].val, *whole = mpk_find(matrix, "whole");
         if (!whole) {
@@ -241,12 +227,10 @@ static const msgpack_object *norms_of(const msgpack_object_kv *matrix)
 void show_layer(const msgpack_object *layer, int width, FILE *out)
 {
     const msgpack_object *weights = mpk_find(layer, "weights");
-    char name[LAYER_TEXT_MAX], tier[32];
+    const char *tier = FIELD_TEXT(layer, "tier");
     uint64_t rows = mpk_find_u64(layer, "rows"), invalid = mpk_find_u64(layer, "invalid_rows");
     double sinks = mpk_number(mpk_find(layer, "sink_rate"));
-    field_layer(layer, name);
-    field_text(layer, "tier", tier, sizeof tier);
-    fprintf(out, "%s  %s", name, tier);
+    fprintf(out, "%s  %s", FIELD_LAYER(layer), tier);
     const msgpack_object *shape = mpk_find(layer, "shape");
     for (uint32_t i = 0; i < mpk_items(shape); i++) {
         fprintf(out, "%s%.0f%s", i ? ", " : "  [", field_item(shape, i),
@@ -269,8 +253,8 @@ void show_layer(const msgpack_object *layer, int width, FILE *out)
          * empty. */
         struct out_table table;
         uint32_t heads = 0;
-        out_init(&table, (int)weights->via.map.size + 1);
-        out_cell(&table, "NORM OF HEAD");
+        out_begin(&table, "NORM OF HEAD");
+        table.columns += (int)weights->via.map.size;
         for (uint32_t m = 0; m < weights->via.map.size; m++) {
             uint32_t own = mpk_items(norms_of(&weights->via.map.ptr[m]));
             heads = own > heads ? own : heads;

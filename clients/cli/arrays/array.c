@@ -31,8 +31,8 @@ static const struct {
     size_t size;
     const char *npy, *safetensors; /* npy: behind the sign of its byte order */
 } types[] = {
-    [ARRAY_F32] = {4, "f4", "F32"},   [ARRAY_F64] = {8, "f8", "F64"},
-    [ARRAY_F16] = {2, "f2", "F16"},   [ARRAY_BF16] = {2, "V2", "BF16"},
+    [ARRAY_F32] = {4, "f4", "F32"},   [ARRAY_F16] = {2, "f2", "F16"},
+    [ARRAY_BF16] = {2, "V2", "BF16"}, [ARRAY_F64] = {8, "f8", "F64"},
     [ARRAY_BOOL] = {1, "b1", "BOOL"}, [ARRAY_U8] = {1, "u1", "U8"},
     [ARRAY_I8] = {1, "i1", "I8"},     [ARRAY_U16] = {2, "u2", "U16"},
     [ARRAY_I16] = {2, "i2", "I16"},   [ARRAY_U32] = {4, "u4", "U32"},
@@ -61,17 +61,8 @@ bool array_type_is_integer(enum array_type type)
 
 bool array_type_dtype(enum array_type type, enum dtype *ret_dtype)
 {
-    static const enum dtype dtype[] = {
-        [ARRAY_F32] = DTYPE_F32,
-        [ARRAY_F64] = DTYPE_F64,
-        [ARRAY_F16] = DTYPE_F16,
-        [ARRAY_BF16] = DTYPE_BF16,
-    };
-    if (type > ARRAY_BF16) {
-        return false;
-    }
-    *ret_dtype = dtype[type];
-    return true;
+    *ret_dtype = type <= ARRAY_F64 ? (enum dtype)type : *ret_dtype;
+    return type <= ARRAY_F64;
 }
 
 bool array_read_u64(const json_t *value, uint64_t *ret_number)
@@ -118,7 +109,7 @@ int array_measure(struct array *array, char *reterr)
     return 0;
 }
 
-void array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_MAX])
+const char *array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_MAX])
 {
     size_t used = 0;
     ret_text[used++] = '[';
@@ -127,6 +118,7 @@ void array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_
                                  i ? ", " : "", array->shape[i]);
     }
     snprintf(ret_text + used, ARRAY_SHAPE_TEXT_MAX - used, "]");
+    return ret_text;
 }
 
 /* The list ------------------------------------------------------------------------------------ */

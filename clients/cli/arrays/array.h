@@ -21,12 +21,12 @@
 /* Longest name that is read. */
 #define ARRAY_NAME_MAX 512
 
-/* Little-endian elements. */
+/* Little-endian elements; the first four are those of enum dtype. */
 enum array_type {
     ARRAY_F32,
-    ARRAY_F64,
     ARRAY_F16,
     ARRAY_BF16,
+    ARRAY_F64,
     ARRAY_BOOL, /* one byte */
     ARRAY_U8,
     ARRAY_I8,
@@ -99,7 +99,9 @@ void array_data_clear(struct array_data *data);
 
 /* "[2, 4, 16, 16]" */
 #define ARRAY_SHAPE_TEXT_MAX 192
-void array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_MAX]);
+const char *array_shape_text(const struct array *array, char ret_text[ARRAY_SHAPE_TEXT_MAX]);
+/* The same in memory that is good as long as the block that the macro stands in. */
+#define ARRAY_SHAPE(array) array_shape_text(array, (char[ARRAY_SHAPE_TEXT_MAX]){""})
 
 /* Writes the sentence to reterr (ARRAY_ERROR_MAX bytes); returns -1. */
 int array_fail(char *reterr, const char *format, ...) __attribute__((format(printf, 2, 3)));

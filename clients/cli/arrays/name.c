@@ -4,13 +4,14 @@
  * of digits in the name is tried in turn. */
 #include "clients/cli/arrays/name.h"
 
-#include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Longest target with its number put in. */
 #define TARGET_MAX 128
+#define DIGITS     "0123456789"
 
 /* Takers -------------------------------------------------------------------------------------- */
 
@@ -24,31 +25,15 @@ static bool name_take(const char **name, const char *word)
     return true;
 }
 
-/* How many digits there are at `text`. */
-static size_t digits(const char *text)
-{
-    size_t len = 0;
-    while (isdigit((unsigned char)text[len])) {
-        len++;
-    }
-    return len;
-}
-
 static bool take_layer(const char **name, uint32_t *ret_layer)
 {
-    size_t len = digits(*name);
-    uint32_t layer = 0;
-    if (len == 0) {
+    size_t len = strspn(*name, DIGITS);
+    unsigned long long layer = strtoull(*name, NULL, 10); /* of too many digits the most there is */
+    if (len == 0 || layer > LAYER_MAX) {
         return false;
     }
-    for (size_t i = 0; i < len; i++) {
-        layer = layer * 10 + (uint32_t)((*name)[i] - '0');
-        if (layer > LAYER_MAX) {
-            return false;
-        }
-    }
     *name += len;
-    *ret_layer = layer;
+    *ret_layer = (uint32_t)layer;
     return true;
 }
 
@@ -166,7 +151,7 @@ int place_compare(struct layer_id a, struct layer_id b)
     return (a.site > b.site) - (a.site < b.site);
 }
 
-void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
+const char *place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
 {
     const char *role = tensor_role_name(place->role);
     if (place->shared) {
@@ -177,6 +162,7 @@ void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
                  place->role == TENSOR_WEIGHTS ? "" : ".",
                  place->role == TENSOR_WEIGHTS ? "" : role);
     }
+    return ret_text;
 }
 
 /* Patterns ------------------------------------------------------------------------------------ */
@@ -242,7 +228,7 @@ static bool rule_matches(const struct name_rule *rule, const char *name, uint32_
         return name_matches(rule->pattern, rule->pattern_len, name, len);
     }
     size_t before = (size_t)(at - rule->pattern), behind = rule->pattern_len - before - hole;
-    for (const char *run = name; *run; run += digits(run) ? digits(run) : 1) {
+    for (const char *run = name; *run; run += strspn(run, DIGITS) ? strspn(run, DIGITS) : 1) {
         const char *rest = run;
         if (take_layer(&rest, ret_layer) &&
             name_matches(rule->pattern, before, name, (size_t)(run - name)) &&
@@ -350,7 +336,7 @@ enum name_verdict name_place(const struct naming *naming, const char *name, stru
     return place_known(naming->stack, name, ret_place) ? NAME_PLACED : NAME_UNKNOWN;
 }
 
-void place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
+const char *place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
 {
-    place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
+    return place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
 }

@@ -74,8 +74,10 @@ bool name_ignore_matches(const char *pattern, const char *name);
 
 /* "decoder.3.self", "decoder.3.self.q"; "mask" when shared. */
 #define PLACE_TEXT_MAX 64
-void place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX]);
+const char *place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX]);
 /* "decoder.3.self" */
-void place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX]);
+const char *place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX]);
+/* The same in memory that is good as long as the block that the macro stands in. */
+#define PLACE_LAYER(id) place_layer(id, (char[PLACE_TEXT_MAX]){""})
 
 #endif

@@ -49,10 +49,13 @@ static int explain_unreachable(struct cli *cli, const struct rpc *rpc)
     return CLI_UNREACHABLE;
 }
 
-/* The remedy for a refusal, where its sentence does not name it. */
+/* Refusals whose sentence is all there is to say, and the remedy where it does not name it. */
 static const struct {
     const char *code, *hint;
 } hints[] = {
+    {"argument", ""},
+    {"run_unknown", ""},
+    {"no_history", ""},
     {"history_off", " (attnd's log says why; see history.enabled, history.path in attnctl config)"},
     {"query_time", ": ask for less with --from and --to, or raise it"},
     {"no_summary", "; windows end after 16 captures, or as window.unit says. "
@@ -61,6 +64,7 @@ static const struct {
     {"method_unknown", ": this attnd is too old for what was asked, update attnd"},
 };
 
+/* NULL for other codes. */
 static const char *cli_hint_of(const char *code)
 {
     for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++) {
@@ -68,7 +72,7 @@ static const char *cli_hint_of(const char *code)
             return hints[i].hint;
         }
     }
-    return "";
+    return NULL;
 }
 
 /* A sentence of attnd's own says why there is no summary, and will not be. */
@@ -76,14 +80,6 @@ static bool cli_needs_hint(const struct rpc_reply *reply)
 {
     return strcmp(reply->code, err_slug(ERR_NO_SUMMARY)) != 0 ||
            strcmp(reply->message, err_text(ERR_NO_SUMMARY)) == 0;
-}
-
-/* Codes whose sentence is all there is to say. */
-static bool speaks_for_itself(const char *code)
-{
-    return *cli_hint_of(code) || strcmp(code, err_slug(ERR_ARGUMENT)) == 0 ||
-           strcmp(code, err_slug(ERR_RUN_UNKNOWN)) == 0 ||
-           strcmp(code, err_slug(ERR_NO_HISTORY)) == 0;
 }
 
 static int base_cli_explain(struct cli *cli, enum rpc_status status, const struct rpc *rpc)
@@ -146,10 +142,9 @@ int cli_explain(struct cli *cli, enum rpc_status status, const struct rpc_reply 
             return cli_fail(cli, code, "no such job: '%.80s' (see attnctl jobs)",
                             cli->args->words[1]);
         }
-        return speaks_for_itself(reply->code)
-                   ? cli_fail(cli, code, "%s%s", reply->message,
-                              cli_needs_hint(reply) ? cli_hint_of(reply->code) : "")
-                   : cli_fail(cli, code, "attnd refused: %s (%s)", reply->message, reply->code);
+        const char *hint = cli_hint_of(reply->code);
+        return hint ? cli_fail(cli, code, "%s%s", reply->message, cli_needs_hint(reply) ? hint : "")
+                    : cli_fail(cli, code, "attnd refused: %s (%s)", reply->message, reply->code);
     }
     return status == RPC_OK ? CLI_OK : base_cli_explain(cli, status, cli->rpc);
 }
@@ -186,36 +181,33 @@ int cli_fail(struct cli *cli, int code, const char *format, ...)
     return code;
 }
 
-static int print_value(struct cli *cli, const msgpack_object *value, unsigned indent, FILE *out)
+int cli_print_json(struct cli *cli, const msgpack_object *value, unsigned indent)
 {
     char *text = mpk_to_json(value, indent);
     if (!text) {
         return cli_fail(cli, CLI_FINDING, "out of memory");
     }
-    fprintf(out, "%s\n", text);
+    fprintf(cli->out, "%s\n", text);
     free(text);
     return CLI_OK;
 }
 
-int cli_print_json(struct cli *cli, const msgpack_object *value)
-{
-    return print_value(cli, value, 2, cli->out);
-}
-
-int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned indent, FILE *out)
+int cli_print_written(struct cli *cli, struct mpk_writer *writer, unsigned indent)
 {
     struct mpk_doc doc;
-    int rc = ERR_MEMORY;
+    int code, rc = ERR_MEMORY;
     if (mpk_writer_ok(writer)) {
         rc = mpk_parse(writer->buffer.data, writer->buffer.size, &mpk_result_limits, &doc);
     }
-    if (rc != 0) {
-        return cli_fail(cli, CLI_FINDING,
-                        rc == ERR_MEMORY ? "out of memory"
-                                         : "this is too much for one JSON document");
+    if (rc == 0) {
+        code = cli_print_json(cli, doc.root, indent);
+        mpk_doc_clear(&doc);
+    } else {
+        code =
+            cli_fail(cli, CLI_FINDING,
+                     rc == ERR_MEMORY ? "out of memory" : "this is too much for one JSON document");
     }
-    int code = print_value(cli, doc.root, indent, out);
-    mpk_doc_clear(&doc);
+    mpk_writer_clear(writer);
     return code;
 }
 
@@ -251,11 +243,6 @@ void ask_text(struct ask *ask, const char *key, const char *text)
 void ask_number(struct ask *ask, const char *key, uint64_t number)
 {
     mpk_pair_u64(&ask->params, key, number);
-}
-
-void ask_flag(struct ask *ask, const char *key, bool value)
-{
-    mpk_pair_bool(&ask->params, key, value);
 }
 
 void ask_layer(struct ask *ask, const struct args *args)
@@ -304,33 +291,52 @@ static int ask_patiently(struct cli *cli)
     return CLI_OK;
 }
 
-void ask_end(struct ask *ask)
+enum rpc_status ask_call(struct rpc *rpc, const char *method, struct ask *ask,
+                         struct rpc_reply *ret_reply)
 {
     mpk_close_map(&ask->params, &ask->map);
+    enum rpc_status status = rpc_call(rpc, method, &ask->params, ret_reply);
+    mpk_writer_clear(&ask->params);
+    return status;
 }
 
-/* The exit code is of what kept it from asking; else *ret_status says more. */
-static int cli_ask(struct cli *cli, const char *method, struct ask *ask,
-                   struct rpc_reply *ret_reply, enum rpc_status *ret_status)
+enum rpc_status ask_send(struct rpc *rpc, const char *method, struct ask *ask, uint64_t *ret_id)
+{
+    mpk_close_map(&ask->params, &ask->map);
+    enum rpc_status status = rpc_send(rpc, method, &ask->params, ret_id);
+    mpk_writer_clear(&ask->params);
+    return status;
+}
+
+int ask_for_any(struct cli *cli, const char *method, struct ask *ask, struct rpc_reply *ret_reply,
+                bool *ret_any)
 {
     int code = ask->patient ? ask_patiently(cli) : CLI_OK;
-    ask_end(ask);
-    *ret_status = RPC_UNREACHABLE;
-    if (code == CLI_OK) {
-        *ret_status = rpc_call(cli->rpc, method, &ask->params, ret_reply);
+    *ret_any = false;
+    if (code != CLI_OK) {
+        mpk_writer_clear(&ask->params);
+        return code;
     }
-    mpk_writer_clear(&ask->params);
-    return code;
+    enum rpc_status status = ask_call(cli->rpc, method, ask, ret_reply);
+    *ret_any = status == RPC_OK;
+    if (status == RPC_REFUSED && strcmp(ret_reply->code, err_slug(ERR_NO_HISTORY)) == 0) {
+        return CLI_OK;
+    }
+    return cli_explain(cli, status, ret_reply);
+}
+
+static int ask_reply(struct cli *cli, const char *method, struct ask *ask,
+                     struct rpc_reply *ret_reply)
+{
+    bool any;
+    int code = ask_for_any(cli, method, ask, ret_reply, &any);
+    return code == CLI_OK && !any ? cli_explain(cli, RPC_REFUSED, ret_reply) : code;
 }
 
 int ask_read(struct cli *cli, const char *method, struct ask *ask, answer_reader *read)
 {
     struct rpc_reply reply;
-    enum rpc_status status;
-    int code = cli_ask(cli, method, ask, &reply, &status);
-    if (code == CLI_OK) {
-        code = cli_explain(cli, status, &reply);
-    }
+    int code = ask_reply(cli, method, ask, &reply);
     if (code == CLI_OK) {
         code = read(cli, reply.result);
         rpc_reply_clear(&reply);
@@ -338,27 +344,18 @@ int ask_read(struct cli *cli, const char *method, struct ask *ask, answer_reader
     return code;
 }
 
-int ask_for_any(struct cli *cli, const char *method, struct ask *ask, struct rpc_reply *ret_reply,
-                bool *ret_any)
+int cli_show(struct cli *cli, const char *method, struct ask *ask, answer_reader *show,
+             answer_reader *judge)
 {
-    enum rpc_status status;
-    int code = cli_ask(cli, method, ask, ret_reply, &status);
-    *ret_any = status == RPC_OK;
-    if (code != CLI_OK ||
-        (status == RPC_REFUSED && strcmp(ret_reply->code, err_slug(ERR_NO_HISTORY)) == 0)) {
-        return code;
+    struct rpc_reply reply;
+    bool json = cli->args->given & ARGS_JSON;
+    int code = ask_reply(cli, method, ask, &reply);
+    if (code == CLI_OK) {
+        code = json ? cli_print_json(cli, reply.result, 2) : show(cli, reply.result);
+        code = code == CLI_OK && judge ? judge(cli, reply.result) : code;
+        rpc_reply_clear(&reply);
     }
-    return cli_explain(cli, status, ret_reply);
-}
-
-int cli_show(struct cli *cli, const char *method, struct ask *ask, answer_reader *show)
-{
-    struct ask nothing;
-    if (!ask) {
-        ask_init(&nothing);
-        ask = &nothing;
-    }
-    return ask_read(cli, method, ask, cli->args->given & ARGS_JSON ? cli_print_json : show);
+    return code;
 }
 
 /* Other sockets of the same attnd */
@@ -378,7 +375,7 @@ static bool is_wildcard(const char *endpoint)
            (length == 4 && strncmp(host, "[::]", 4) == 0);
 }
 
-void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX])
+void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ADDRESS_MAX])
 {
     /* Replaces a wildcard host by the control endpoint's, or by this machine when that is ipc. */
     size_t length = host_length(cli->rpc->endpoint);
@@ -387,28 +384,27 @@ void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPO
         length = strlen(host);
     }
     if (is_wildcard(bound)) {
-        snprintf(ret_endpoint, ENDPOINT_MAX, "tcp://%.*s%s", (int)length, host,
-                 strrchr(bound, ':'));
+        snprintf(ret_endpoint, ADDRESS_MAX, "tcp://%.*s%s", (int)length, host, strrchr(bound, ':'));
     } else {
-        snprintf(ret_endpoint, ENDPOINT_MAX, "%s", bound);
+        snprintf(ret_endpoint, ADDRESS_MAX, "%s", bound);
     }
 }
 
-void reach_directory(const struct cli *cli, char ret_directory[ENDPOINT_MAX])
+void reach_directory(const struct cli *cli, char ret_directory[ADDRESS_MAX])
 {
     static const char ipc[] = "ipc://";
     const char *path = cli->rpc->endpoint + strlen(ipc);
     const char *end = strrchr(cli->rpc->endpoint, '/');
     int length = strncmp(cli->rpc->endpoint, ipc, strlen(ipc)) == 0 ? (int)(end - path) : 0;
-    snprintf(ret_directory, ENDPOINT_MAX, "%.*s", length > 0 ? length : 0, path);
+    snprintf(ret_directory, ADDRESS_MAX, "%.*s", length > 0 ? length : 0, path);
 }
 
-int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ENDPOINT_MAX])
+int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ADDRESS_MAX])
 {
-    char directory[ENDPOINT_MAX], reason[ADDRESS_REASON_MAX];
+    char directory[ADDRESS_MAX], reason[ADDRESS_REASON_MAX];
     if (cli->args->endpoint) {
         struct rpc_reply reply;
-        char key[32], bound[ENDPOINT_MAX];
+        char key[32], bound[ADDRESS_MAX];
         int code = cli_call(cli, "config", NULL, &reply);
         if (code != CLI_OK) {
             return code;

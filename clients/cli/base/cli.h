@@ -9,6 +9,8 @@
 
 #include <stdio.h>
 
+struct command;
+
 enum cli_exit {
     CLI_OK = 0,
     CLI_FINDING = 1,     /* attnd answered, and the answer is bad news: no such job; or memory is
@@ -19,6 +21,7 @@ enum cli_exit {
 
 struct cli {
     const struct args *args;
+    const struct command *command; /* that runs; NULL before it is known */
     struct rpc *rpc;
     FILE *out, *err;
     int width;
@@ -51,15 +54,16 @@ int cli_usage(struct cli *cli, const char *format, ...) __attribute__((format(pr
 int cli_fail(struct cli *cli, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* The value as indented JSON on out. Returns CLI_OK, or CLI_FINDING when out of memory. */
-int cli_print_json(struct cli *cli, const msgpack_object *value);
-/* Prints a writer's value as JSON on `out`, `indent` 0 for one line. Returns CLI_OK; or
- * CLI_FINDING, when out of memory or when it is too much for one document, said on err. */
-int cli_print_written(struct cli *cli, const struct mpk_writer *writer, unsigned indent, FILE *out);
+/* The value as JSON on out, `indent` 0 for one line. Returns CLI_OK, or CLI_FINDING when out of
+ * memory. */
+int cli_print_json(struct cli *cli, const msgpack_object *value, unsigned indent);
+/* The same of a writer's value, and clears the writer. CLI_FINDING also when it is too much for one
+ * document, said on err. */
+int cli_print_written(struct cli *cli, struct mpk_writer *writer, unsigned indent);
 
 /* A question: parameters collected one by one, and an answer that may take its time. */
 struct ask {
-    struct mpk_writer params; /* the map, after ask_end */
+    struct mpk_writer params;
     struct mpk_open map;
     bool patient; /* see ask_past */
 };
@@ -71,37 +75,38 @@ void ask_job(struct ask *ask, const struct args *args);
  * it are waited for as attnd allows itself, unless --timeout says how long; whether attnd is there
  * at all shows at once. */
 void ask_past(struct ask *ask, const struct args *args);
-/* Each adds a parameter; text NULL: it is left out. */
+/* Adds a parameter; NULL: it is left out. */
 void ask_text(struct ask *ask, const char *key, const char *text);
 void ask_number(struct ask *ask, const char *key, uint64_t number);
-void ask_flag(struct ask *ask, const char *key, bool value);
 /* stack, layer, site; window, head, from, to; limit: those that the command line has. */
 void ask_layer(struct ask *ask, const struct args *args);
 void ask_range(struct ask *ask, const struct args *args);
 void ask_limit(struct ask *ask, const struct args *args, uint64_t otherwise);
 
-/* The parameters are complete, for rpc_send. To clear them is the caller's. */
-void ask_end(struct ask *ask);
+/* rpc_call and rpc_send with the parameters, which are freed. */
+enum rpc_status ask_call(struct rpc *rpc, const char *method, struct ask *ask,
+                         struct rpc_reply *ret_reply);
+enum rpc_status ask_send(struct rpc *rpc, const char *method, struct ask *ask, uint64_t *ret_id);
 
 /* Takes an answer, which is gone afterwards; returns an exit code. */
 typedef int answer_reader(struct cli *cli, const msgpack_object *result);
-/* Calls the method, frees the parameters, and gives the answer to `read`. Returns what that returns
- * or, after a failure that is explained on err, the exit code. */
+/* Calls the method, and gives the answer to `read`. Returns what that returns or, after a failure
+ * that is explained on err, the exit code. */
 int ask_read(struct cli *cli, const char *method, struct ask *ask, answer_reader *read);
-/* The same; prints the answer as JSON with --json, else by `show`. `ask` NULL: no parameters. */
-int cli_show(struct cli *cli, const char *method, struct ask *ask, answer_reader *show);
+/* The same; prints the answer as JSON with --json, else by `show`; then `judge`, unless it is NULL,
+ * says the exit code. */
+int cli_show(struct cli *cli, const char *method, struct ask *ask, answer_reader *show,
+             answer_reader *judge);
 /* Calls, as cli_call; but that there is nothing is an answer, too: then *ret_any is false and the
  * reply is not to be cleared. */
 int ask_for_any(struct cli *cli, const char *method, struct ask *ask, struct rpc_reply *ret_reply,
                 bool *ret_any);
 
-#define ENDPOINT_MAX ADDRESS_MAX
-
 /* Another socket of the attnd that cli->rpc asks. It follows from the address. When one endpoint
  * was named instead, attnd is asked for the setting ("publish.endpoint"): a daemon that binds `*`
  * cannot know by which name this machine sees it, so the host that answered the question is taken
  * then. */
-int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ENDPOINT_MAX]);
+int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint[ADDRESS_MAX]);
 /* Subscribes to a topic there, and says on err when attnd lets us in no more, or again. */
 int cli_subscribe(struct cli *cli, enum address_socket which, const char *endpoint,
                   const char *topic, size_t frame_max, struct link *ret_link);
@@ -112,41 +117,23 @@ int cli_subscribe(struct cli *cli, enum address_socket which, const char *endpoi
 bool verdict_print(struct cli *cli, bool brief);
 
 /* Where a browser finds what attnd binds at `bound`. */
-void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ENDPOINT_MAX]);
+void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ADDRESS_MAX]);
 
 /* The directory of the sockets, without the last /; "" when attnd is asked by TCP. */
-void reach_directory(const struct cli *cli, char ret_directory[ENDPOINT_MAX]);
+void reach_directory(const struct cli *cli, char ret_directory[ADDRESS_MAX]);
 
-/* Commands; each returns an exit code. */
-int cmd_ping(struct cli *cli);
-int cmd_jobs(struct cli *cli);
-int cmd_summary(struct cli *cli);
-int cmd_tail(struct cli *cli);
-int cmd_stats(struct cli *cli);
-int cmd_fleet(struct cli *cli);
-int cmd_page(struct cli *cli);
-int cmd_config(struct cli *cli);
-int cmd_flush(struct cli *cli);
-int cmd_history(struct cli *cli);
-int cmd_alerts(struct cli *cli);
-int cmd_compare(struct cli *cli);
-int cmd_export(struct cli *cli);
-int cmd_runs(struct cli *cli);
-int cmd_roles(struct cli *cli);
-int cmd_ranks(struct cli *cli);
-int cmd_plan(struct cli *cli);
-int cmd_key(struct cli *cli);
-int cmd_record(struct cli *cli);
-int cmd_replay(struct cli *cli);
-int cmd_check(struct cli *cli);
-int cmd_help(struct cli *cli);
-int cmd_top(struct cli *cli);
-/* These read their command line themselves; argv without the command's name. */
-int cmd_analyze(struct cli *cli, int argc, char **argv);
-int cmd_show(struct cli *cli, int argc, char **argv);
-/* These become Python programs, and return only when they cannot. */
-int cmd_plot(struct cli *cli, int argc, char **argv);
-int cmd_bridge(struct cli *cli, int argc, char **argv);
+/* The answers of commands that are questions (commands.h). */
+answer_reader show_alerts, show_config, show_fleet, show_flush, show_jobs, show_ping, show_roles,
+    show_runs, show_stats, show_summary;
+answer_reader judge_alerts, judge_fleet, judge_runs;
+/* Other commands; each returns an exit code. */
+typedef int command_runner(struct cli *cli);
+command_runner cmd_check, cmd_compare, cmd_export, cmd_help, cmd_history, cmd_key, cmd_page,
+    cmd_plan, cmd_ranks, cmd_record, cmd_replay, cmd_tail, cmd_top;
+/* These read their command line themselves; argv without the command's name. The last two become
+ * Python programs, and return only when they cannot. */
+typedef int command_reader(struct cli *cli, int argc, char **argv);
+command_reader cmd_analyze, cmd_show, cmd_plot, cmd_bridge;
 /* Their own options, and what --help says in front of and behind them. */
 extern const struct option_table analyze_options, show_options, plot_options, bridge_options;
 void options_print_names(FILE *out);
@@ -160,7 +147,7 @@ bool plot_options_takes(const struct option_kind *kind, const struct option_text
 
 /* The program of attnctl plot runs this to read maps: argv is FD, then a line of attnctl plot. */
 #define PLOT_MAPS_COMMAND "__maps"
-int plot_maps(struct cli *cli, int argc, char **argv);
+command_reader plot_maps;
 
 /* Becomes `python3 -m attnd.NAME` with these arguments, by the Python that ATTND_PYTHON names, else
  * the one beside attnctl (not in /usr/bin), else the one in PATH; plots by the first of these and

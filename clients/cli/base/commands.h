@@ -2,9 +2,10 @@
 /* commands: the table of attnctl's commands. Dispatch, --help, the man pages and the completion
  * come from it, so that a command is described once.
  *
- * To add a command: write int cmd_NAME(struct cli *) in query/NAME.c, declare it in cli.h, add a
- * row to commands.c at the place where --help shall list it, and options that are new to the table
- * of args.c. Its man page, its completion and the test of all commands then come by themselves. */
+ * To add a command: write int cmd_NAME(struct cli *), or of a question show_NAME, in query/NAME.c,
+ * declare it in cli.h, add a row to commands.c at the place where --help shall list it, and options
+ * that are new to the table of args.c. Its man page, its completion and the test of all commands
+ * then come by themselves. */
 #ifndef CLIENTS_CLI_BASE_COMMANDS_H
 #define CLIENTS_CLI_BASE_COMMANDS_H
 
@@ -36,6 +37,11 @@ struct command {
     bool offline;             /* asks no attnd: `run` is called without a connection */
     bool people;              /* for people alone: --json is not shown, and refused by `run` */
     int (*run)(struct cli *cli);
+    /* For a question: the method of the command's name is asked, with the job, and the run,
+     * the layer, the range and the limit of its options. See ask_past, ask_limit, cli_show. */
+    bool patient;
+    uint64_t limit;
+    answer_reader *show, *judge;
     const char *examples[COMMAND_EXAMPLES_MAX]; /* a shell's lines */
 
     /* For commands that read their command line themselves, then without the command's name;

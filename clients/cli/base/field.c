@@ -16,13 +16,14 @@ static void copy_text(const msgpack_object_str *text, char *ret_text, size_t siz
     utf8_make_plain(ret_text, length);
 }
 
-void field_text(const msgpack_object *map, const char *key, char *ret_text, size_t size)
+const char *field_text(const msgpack_object *map, const char *key, char *ret_text, size_t size)
 {
     const msgpack_object *value = mpk_find(map, key);
     ret_text[0] = '\0';
     if (value && value->type == MSGPACK_OBJECT_STR) {
         copy_text(&value->via.str, ret_text, size);
     }
+    return ret_text;
 }
 
 bool field_bool(const msgpack_object *map, const char *key)
@@ -161,7 +162,7 @@ uint64_t field_received(const msgpack_object *map)
     return mpk_find_u64(map, "received") - mpk_find_u64(mpk_find(map, "dropped"), "repeated");
 }
 
-void field_show(const msgpack_object *value, char *ret_text, size_t size)
+const char *field_show(const msgpack_object *value, char *ret_text, size_t size)
 {
     switch (value->type) {
     case MSGPACK_OBJECT_NIL:
@@ -186,6 +187,7 @@ void field_show(const msgpack_object *value, char *ret_text, size_t size)
     default:
         snprintf(ret_text, size, "(%" PRIu32 " items)", mpk_items(value) + mpk_pairs(value));
     }
+    return ret_text;
 }
 
 void field_unquote(char *text)
@@ -195,7 +197,7 @@ void field_unquote(char *text)
     }
 }
 
-void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
+const char *field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
 {
     char stack[16], site[16];
     field_text(map, "stack", stack, sizeof stack);
@@ -206,24 +208,26 @@ void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
         snprintf(ret_text, LAYER_TEXT_MAX, "%s.%" PRIu64 ".%s", stack, mpk_find_u64(map, "layer"),
                  site);
     }
+    return ret_text;
 }
 
-void field_place(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
+const char *field_place(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX])
 {
     double head = mpk_number(mpk_find(map, "head"));
-    field_layer(map, ret_text);
-    size_t used = strlen(ret_text);
+    size_t used = strlen(field_layer(map, ret_text));
     if (head >= 0) {
         snprintf(ret_text + used, LAYER_TEXT_MAX - used, ".h%.0f", head);
     }
+    return ret_text;
 }
 
-void field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MAX])
+const char *field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MAX])
 {
     field_text(alert, "state", ret_text, FIELD_STATE_MAX);
     for (char *letter = ret_text; *letter; letter++) {
         *letter = *letter == '_' ? ' ' : *letter;
     }
+    return ret_text;
 }
 
 bool field_node_is_late(const msgpack_object *node)
@@ -236,10 +240,8 @@ const msgpack_object *field_run(const msgpack_object *runs, const char *job, con
 {
     for (uint32_t i = 0; i < mpk_items(runs); i++) {
         const msgpack_object *one = field_at(runs, i);
-        char digits[33];
-        field_text(one, "run", digits, sizeof digits);
         if (mpk_is_str(mpk_find(one, "job"), job) &&
-            (!run || strncmp(digits, run, strlen(run)) == 0)) {
+            (!run || strncmp(FIELD_TEXT(one, "run"), run, strlen(run)) == 0)) {
             return one;
         }
     }

@@ -7,8 +7,13 @@
 
 #include "proto/mpk.h"
 
-/* The text of a key, "" when it is not there; shortened to fit, '?' for control characters. */
-void field_text(const msgpack_object *map, const char *key, char *ret_text, size_t size);
+/* The text of a key, "" when it is not there; shortened to fit, '?' for control characters. Returns
+ * ret_text, as all do here that write a text. */
+const char *field_text(const msgpack_object *map, const char *key, char *ret_text, size_t size);
+/* The same in memory of its own, as FIELD_LAYER and others below: good as long as the block that
+ * the macro stands in. */
+#define FIELD_TEXT_MAX       512
+#define FIELD_TEXT(map, key) field_text(map, key, (char[FIELD_TEXT_MAX]){""}, FIELD_TEXT_MAX)
 
 /* Whether a key is `true`. */
 bool field_bool(const msgpack_object *map, const char *key);
@@ -51,16 +56,19 @@ uint64_t field_received(const msgpack_object *map);
 
 /* Any scalar as text: numbers, true, false, "-" for nil, strings like field_text; containers as
  * their size. */
-void field_show(const msgpack_object *value, char *ret_text, size_t size);
+const char *field_show(const msgpack_object *value, char *ret_text, size_t size);
+#define FIELD_VALUE(value) field_show(value, (char[FIELD_NAME_MAX]){""}, FIELD_NAME_MAX)
 
 /* Puts '?' in the place of what JSON and CSV would have to escape. */
 void field_unquote(char *text);
 
 /* "decoder.3.self" of a layer result; "-" when it names no layer. */
 #define LAYER_TEXT_MAX 64
-void field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]);
+const char *field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]);
+#define FIELD_LAYER(map) field_layer(map, (char[LAYER_TEXT_MAX]){""})
 /* The same with ".h2" when it is about a head. */
-void field_place(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]);
+const char *field_place(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]);
+#define FIELD_PLACE(map) field_place(map, (char[LAYER_TEXT_MAX]){""})
 /* The first run of a job in a list with the newest first, or the one with these first digits; NULL
  * when it is not there. */
 const msgpack_object *field_run(const msgpack_object *runs, const char *job, const char *run);
@@ -69,6 +77,7 @@ bool field_node_is_late(const msgpack_object *node);
 
 /* The state of an alert, for people: "firing at end". */
 #define FIELD_STATE_MAX 16
-void field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MAX]);
+const char *field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MAX]);
+#define FIELD_STATE(alert) field_alert_state(alert, (char[FIELD_STATE_MAX]){""})
 
 #endif

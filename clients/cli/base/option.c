@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/base/option.h"
 
-#include "proto/err.h"
 #include "proto/header.h"
 
 #include <errno.h>
@@ -12,11 +11,10 @@
 
 #define BEYOND_CHARACTERS 256
 
-const char option_no_memory[] = "out of memory";
-
 /* The tables that getopt needs. */
 struct grammar {
     char shorts[4];
+    int short_row; /* what the short form stands for; -1 = there is none */
     struct option longs[OPTIONS_MAX + 1];
 };
 
@@ -51,7 +49,7 @@ void option_list_add_own(struct option_list *list, const struct option_table *ta
 
 static struct grammar grammar_of(const struct option_table *table)
 {
-    struct grammar grammar = {.shorts = ":"};
+    struct grammar grammar = {.shorts = ":", .short_row = -1};
     struct option *option = grammar.longs;
     for (int row = 0; row < table->count && row < OPTIONS_MAX; row++) {
         const struct option_text *text = option_text_of(table, row);
@@ -60,6 +58,7 @@ static struct grammar grammar_of(const struct option_table *table)
             continue;
         }
         if (is_short) {
+            grammar.short_row = row;
             snprintf(grammar.shorts, sizeof grammar.shorts, ":%c%s", *table->short_form,
                      text->argument ? ":" : "");
         }
@@ -68,18 +67,6 @@ static struct grammar grammar_of(const struct option_table *table)
                                     .val = row + BEYOND_CHARACTERS};
     }
     return grammar;
-}
-
-/* -1 = none has this short form. */
-static int find_short(const struct option_table *table, int letter)
-{
-    for (int row = 0; row < table->count; row++) {
-        if (table->short_form && letter == *table->short_form &&
-            strcmp(table->short_form + 1, option_text_of(table, row)->name) == 0) {
-            return row;
-        }
-    }
-    return -1;
 }
 
 /* How many options begin like "--name". */
@@ -122,7 +109,9 @@ int option_parse(const struct option_table *table, int argc, char **argv, option
     optind = 0; /* start over: getopt keeps its state */
     opterr = 0;
     for (int code; (code = getopt_long(argc, argv, grammar.shorts, grammar.longs, NULL)) != -1;) {
-        int row = code < BEYOND_CHARACTERS ? find_short(table, code) : code - BEYOND_CHARACTERS;
+        int row = code >= BEYOND_CHARACTERS    ? code - BEYOND_CHARACTERS
+                  : code == '?' || code == ':' ? -1
+                                               : grammar.short_row;
         if (row < 0) {
             return refuse_option(table, code, argv, ret_rest, reterr, size);
         }
@@ -133,7 +122,7 @@ int option_parse(const struct option_table *table, int argc, char **argv, option
             snprintf(reterr, size, "--%s%s%.80s%s: %s%s%s", text->name, optarg ? ": '" : "",
                      optarg ? optarg : "", optarg ? "'" : "", lists_valid ? "not accepted (" : "",
                      wrong, lists_valid ? ")" : "");
-            return wrong == option_no_memory ? ERR_MEMORY : -1;
+            return -1;
         }
     }
     ret_rest->words = argv + optind;
@@ -257,13 +246,8 @@ bool option_list(const char *text, const char *const *words, int count, bool who
 
 const char *option_set_run(void *to, const char *text)
 {
-    *(const char **)to = text;
-    return option_check_run(text);
-}
-
-const char *option_check_run(const char *text)
-{
     size_t length = strlen(text);
+    *(const char **)to = text;
     return length > 0 && length <= 2 * RUN_BYTES && text[strspn(text, "0123456789abcdef")] == '\0'
                ? NULL
                : "valid: the first of its 32 hexadecimal digits";

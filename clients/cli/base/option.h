@@ -51,10 +51,9 @@ void option_list_add(struct option_list *list, const struct option_text *option)
 void option_list_add_own(struct option_list *list, const struct option_table *table);
 
 /* Takes one option; `value` is NULL when it has none. Returns NULL; or what would be valid,
- * beginning with "valid: "; or another sentence on what is wrong; or option_no_memory. May be in a
- * buffer that the next call overwrites. */
+ * beginning with "valid: "; or another sentence on what is wrong. May be in a buffer that the next
+ * call overwrites. */
 typedef const char *option_taker(const void *row, char *value, void *data);
-extern const char option_no_memory[];
 
 struct option_rest {
     char *const *words; /* what is no option; in argv */
@@ -62,8 +61,8 @@ struct option_rest {
     const char *unknown; /* the option that made it fail because there is none like it, or NULL */
 };
 
-/* argv[0] is skipped; the order of argv may change. Returns 0; or -1 or ERR_MEMORY with a sentence
- * of at most `size` bytes. */
+/* argv[0] is skipped; the order of argv may change. Returns 0; or -1 with a sentence of at most
+ * `size` bytes. */
 int option_parse(const struct option_table *table, int argc, char **argv, option_taker *take,
                  void *data, struct option_rest *ret_rest, char *reterr, size_t size);
 
@@ -114,8 +113,7 @@ int option_word(const char *text, const char *const *words, int count);
 /* Sets on[i] for each of words[count] that is in a text with commas. The words "all" and "none" are
  * taken when `whole`. False: there is another word in it. */
 bool option_list(const char *text, const char *const *words, int count, bool whole, bool *ret_on);
-/* NULL, or what is wrong; the setter stores the text as it is. */
-const char *option_check_run(const char *text);
+/* Stores the text as it is; NULL, or what is wrong with it. */
 const char *option_set_run(void *to, const char *text);
 
 #endif

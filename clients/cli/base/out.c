@@ -98,19 +98,16 @@ void out_pairs(struct out_table *table, const char *prefix, const msgpack_object
 {
     for (uint32_t i = 0; i < mpk_pairs(map); i++) {
         char text[OUT_CELL_MAX];
-        field_show(&map->via.map.ptr[i].key, text, OUT_CELL_MAX / 2);
-        out_cell(table, "%s%s", prefix, text);
-        field_show(&map->via.map.ptr[i].val, text, sizeof text);
-        out_cell(table, "%s", text);
+        const msgpack_object_kv *pair = &map->via.map.ptr[i];
+        out_cell(table, "%s%s", prefix, field_show(&pair->key, text, OUT_CELL_MAX / 2));
+        out_cell(table, "%s", field_show(&pair->val, text, sizeof text));
     }
 }
 
 void out_run(struct out_table *table, const msgpack_object *run)
 {
-    char digits[9];                  /* 8 of 32 tell runs apart */
-    out_text(table, run, "job", 24); /* --json has longer names whole */
-    field_text(run, "run", digits, sizeof digits);
-    out_cell(table, "%s", digits);
+    out_text(table, run, "job", 24);                 /* --json has longer names whole */
+    out_cell(table, "%.8s", FIELD_TEXT(run, "run")); /* 8 of 32 digits tell runs apart */
     out_text(table, run, "state", 0);
 }
 
@@ -203,7 +200,7 @@ int out_width(FILE *out)
     return ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col >= 40 ? size.ws_col : 80;
 }
 
-void out_duration(double seconds, char ret_text[OUT_TIME_MAX])
+const char *out_duration(double seconds, char ret_text[OUT_TIME_MAX])
 {
     unsigned long long whole = seconds > 0 && seconds < 1e15 ? (unsigned long long)seconds : 0;
     if (whole >= 86400) {
@@ -215,9 +212,10 @@ void out_duration(double seconds, char ret_text[OUT_TIME_MAX])
     } else {
         snprintf(ret_text, OUT_TIME_MAX, "%.1f s", whole > 0 || seconds > 0 ? seconds : 0.0);
     }
+    return ret_text;
 }
 
-void out_size(uint64_t bytes, char ret_text[OUT_SIZE_MAX])
+const char *out_size(uint64_t bytes, char ret_text[OUT_SIZE_MAX])
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double number = (double)bytes;
@@ -226,6 +224,7 @@ void out_size(uint64_t bytes, char ret_text[OUT_SIZE_MAX])
         number /= 1024;
     }
     snprintf(ret_text, OUT_SIZE_MAX, unit == 0 ? "%.0f %s" : "%.1f %s", number, units[unit]);
+    return ret_text;
 }
 
 const char *out_plural(unsigned long long count)

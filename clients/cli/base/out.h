@@ -57,10 +57,13 @@ int out_width(FILE *out);
 
 /* "3 d 4 h", "5 min 2 s", "0.8 s". */
 #define OUT_TIME_MAX 32
-void out_duration(double seconds, char ret_text[OUT_TIME_MAX]);
+const char *out_duration(double seconds, char ret_text[OUT_TIME_MAX]);
 /* "17 B", "1.4 GiB". */
 #define OUT_SIZE_MAX 32
-void out_size(uint64_t bytes, char ret_text[OUT_SIZE_MAX]);
+const char *out_size(uint64_t bytes, char ret_text[OUT_SIZE_MAX]);
+/* The same in memory that is good as long as the block that the macro stands in. */
+#define OUT_DURATION(seconds) out_duration(seconds, (char[OUT_TIME_MAX]){""})
+#define OUT_SIZE(bytes)       out_size(bytes, (char[OUT_SIZE_MAX]){""})
 
 /* Cuts a longer ASCII text to `width` (at least 4) by putting ".." in its middle. */
 void out_shorten(char *text, size_t width);

@@ -74,14 +74,14 @@ void rpc_close(struct rpc *rpc)
     rpc->socket = rpc->context = NULL;
 }
 
-static enum rpc_status send_request(struct rpc *rpc, const char *method,
-                                    const struct mpk_writer *params)
+enum rpc_status rpc_send(struct rpc *rpc, const char *method, const struct mpk_writer *params,
+                         uint64_t *ret_id)
 {
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     mpk_put_array(&writer, 4);
     mpk_put_u64(&writer, 0);
-    mpk_put_u64(&writer, ++rpc->last_id);
+    mpk_put_u64(&writer, *ret_id = ++rpc->last_id);
     mpk_put_str(&writer, method);
     if (!params) {
         mpk_put_map(&writer, 0);
@@ -175,15 +175,15 @@ enum rpc_status rpc_call(struct rpc *rpc, const char *method, const struct mpk_w
                          struct rpc_reply *ret_reply)
 {
     int64_t deadline_ms = now_ms() + rpc->timeout_ms;
-    uint64_t id;
-    enum rpc_status status = send_request(rpc, method, params);
+    uint64_t wanted, id;
+    enum rpc_status status = rpc_send(rpc, method, params, &wanted);
     if (status != RPC_OK) {
         return status;
     }
     int64_t look_ms = now_ms() + LISTENER_LOOK_MS;
     look_ms = look_ms < deadline_ms ? look_ms : deadline_ms;
     do {
-        status = receive_reply(rpc, look_ms, rpc->last_id, ret_reply, &id);
+        status = receive_reply(rpc, look_ms, wanted, ret_reply, &id);
         if (status == RPC_UNREACHABLE && now_ms() >= look_ms) {
             look_ms = deadline_ms;
             if (listener_try_keys(&rpc->keys, ADDRESS_CONTROL, rpc->endpoint, rpc->reason) ==
@@ -192,14 +192,6 @@ enum rpc_status rpc_call(struct rpc *rpc, const char *method, const struct mpk_w
             }
         }
     } while (status == RPC_UNREACHABLE && now_ms() < deadline_ms);
-    return status;
-}
-
-enum rpc_status rpc_send(struct rpc *rpc, const char *method, const struct mpk_writer *params,
-                         uint64_t *ret_id)
-{
-    enum rpc_status status = send_request(rpc, method, params);
-    *ret_id = rpc->last_id;
     return status;
 }
 

@@ -16,12 +16,6 @@ static const char *const statistics[] = {"mean", "std", "min", "max",  "p10",
                                          "p50",  "p90", "p99", "last", "count"};
 enum { STATISTICS = sizeof statistics / sizeof statistics[0] };
 
-/* first_unit, last_unit: `last` alone is a statistic. */
-static const char *const columns[] = {
-    "job",  "run",     "unit",    "length", "every", "first_unit", "last_unit", "epoch",
-    "step", "time_ns", "partial", "stack",  "layer", "site",       "head",      "metric"};
-enum { COLUMNS = sizeof columns / sizeof columns[0] };
-
 struct series series_of(const msgpack_object *map)
 {
     struct series series = {.map = map, .heads = mpk_items(mpk_find(map, "heads"))};
@@ -66,48 +60,37 @@ double series_value(const struct series *series, const char *statistic, uint32_t
 
 /* Rows */
 
-void series_print_header(FILE *out)
-{
-    for (int i = 0; i < COLUMNS; i++) {
-        fprintf(out, "%s%s", i > 0 ? "," : "", columns[i]);
-    }
-    for (int i = 0; i < STATISTICS; i++) {
-        fprintf(out, ",%s", statistics[i]);
-    }
-    putc('\n', out);
-}
-
-/* How the values of a row are written. */
+/* How the values of a row are written; as a header only their names are. */
 struct form {
-    bool json;
+    enum { FORM_HEADER, FORM_CSV, FORM_JSON } kind;
     FILE *out;
     bool first;
 };
 
-static void begin_value(struct form *form, const char *name)
+static void put_value(struct form *form, const char *name, const char *text)
 {
-    if (!form->first) {
-        putc(',', form->out);
-    }
-    if (form->json) {
+    fputs(form->first ? "" : ",", form->out);
+    form->first = false;
+    if (form->kind == FORM_JSON) {
         fprintf(form->out, "\"%s\":", name);
     }
-    form->first = false;
+    fputs(form->kind == FORM_HEADER ? name : text, form->out);
 }
 
 static void series_print_text(struct form *form, const char *name, const msgpack_object *map)
 {
-    char text[JOB_NAME_MAX + 1];
+    char text[JOB_NAME_MAX + 1], quoted[sizeof text + 2];
     field_text(map, name, text, sizeof text);
     field_unquote(text);
-    begin_value(form, name);
-    fprintf(form->out, form->json ? "\"%s\"" : "%s", text);
+    snprintf(quoted, sizeof quoted, form->kind == FORM_JSON ? "\"%s\"" : "%s", text);
+    put_value(form, name, quoted);
 }
 
 static void series_print_u64(struct form *form, const char *name, uint64_t number)
 {
-    begin_value(form, name);
-    fprintf(form->out, "%" PRIu64, number);
+    char text[24];
+    snprintf(text, sizeof text, "%" PRIu64, number);
+    put_value(form, name, text);
 }
 
 /* As few digits as give the same number back. */
@@ -124,44 +107,53 @@ static void shortest(double number, char ret_text[32])
 static void print_f64(struct form *form, const char *name, double number)
 {
     char text[32] = "";
-    begin_value(form, name);
     if (isfinite(number)) {
         shortest(number, text);
-    } else if (form->json) {
-        snprintf(text, sizeof text, "null");
     }
-    fputs(text, form->out);
+    put_value(form, name, *text || form->kind != FORM_JSON ? text : "null");
+}
+
+/* first_unit, last_unit: `last` alone is a statistic. */
+static void print_row(struct form *form, const struct series *series, uint32_t head,
+                      uint32_t window)
+{
+    const msgpack_object *map = series->map, *place = field_at(mpk_find(map, "heads"), head);
+    bool json = form->kind == FORM_JSON;
+    fputs(json ? "{" : "", form->out);
+    form->first = true;
+    series_print_text(form, "job", map);
+    series_print_text(form, "run", map);
+    series_print_text(form, "unit", map);
+    series_print_u64(form, "length", mpk_find_u64(map, "length"));
+    series_print_u64(form, "every", mpk_find_u64(map, "every"));
+    series_print_u64(form, "first_unit", series_window(series, "first", window));
+    series_print_u64(form, "last_unit", series_window(series, "last", window));
+    series_print_u64(form, "epoch", series_window(series, "epoch", window));
+    series_print_u64(form, "step", series_window(series, "step", window));
+    series_print_u64(form, "time_ns", series_window(series, "time_ns", window));
+    put_value(form, "partial", series_partial(series, window) ? "true" : "false");
+    series_print_text(form, "stack", place);
+    series_print_u64(form, "layer", mpk_find_u64(place, "layer"));
+    series_print_text(form, "site", place);
+    print_f64(form, "head", mpk_number(mpk_find(place, "head")));
+    series_print_text(form, "metric", map);
+    for (int i = 0; i < STATISTICS; i++) {
+        print_f64(form, statistics[i], series_value(series, statistics[i], head, window));
+    }
+    fputs(json ? "}\n" : "\n", form->out);
+}
+
+void series_print_header(FILE *out)
+{
+    print_row(&(struct form){FORM_HEADER, out, true}, &(struct series){.map = NULL}, 0, 0);
 }
 
 void series_print(const struct series *series, bool json, FILE *out)
 {
-    struct form rows = {.json = json, .out = out}, *form = &rows;
+    struct form form = {.kind = json ? FORM_JSON : FORM_CSV, .out = out};
     for (uint32_t head = 0; head < series->heads; head++) {
         for (uint32_t window = 0; window < series->windows; window++) {
-            fputs(json ? "{" : "", out);
-            form->first = true;
-            series_print_text(form, "job", series->map);
-            series_print_text(form, "run", series->map);
-            series_print_text(form, "unit", series->map);
-            series_print_u64(form, "length", mpk_find_u64(series->map, "length"));
-            series_print_u64(form, "every", mpk_find_u64(series->map, "every"));
-            series_print_u64(form, "first_unit", series_window(series, "first", window));
-            series_print_u64(form, "last_unit", series_window(series, "last", window));
-            series_print_u64(form, "epoch", series_window(series, "epoch", window));
-            series_print_u64(form, "step", series_window(series, "step", window));
-            series_print_u64(form, "time_ns", series_window(series, "time_ns", window));
-            begin_value(form, "partial");
-            fputs(series_partial(series, window) ? "true" : "false", out);
-            const msgpack_object *where_head = field_at(mpk_find(series->map, "heads"), head);
-            series_print_text(form, "stack", where_head);
-            series_print_u64(form, "layer", mpk_find_u64(where_head, "layer"));
-            series_print_text(form, "site", where_head);
-            print_f64(form, "head", mpk_number(mpk_find(where_head, "head")));
-            series_print_text(form, "metric", series->map);
-            for (int i = 0; i < STATISTICS; i++) {
-                print_f64(form, statistics[i], series_value(series, statistics[i], head, window));
-            }
-            fputs(json ? "}\n" : "\n", out);
+            print_row(&form, series, head, window);
         }
     }
 }

@@ -54,9 +54,14 @@ bool interrupt_came(void)
     return came;
 }
 
+void (*memory_last)(void);
+
 static void *memory_check(void *memory)
 {
     if (!memory) {
+        if (memory_last) {
+            memory_last();
+        }
         fputs("attnctl: out of memory\n", stderr);
         exit(1); /* CLI_FINDING */
     }

@@ -19,7 +19,9 @@ void interrupt_catch(void);
 bool interrupt_came(void);
 
 /* Memory for `count` things of `size` bytes, all zero; and memory that is there for as many. Where
- * there is none attnctl says so, and ends with CLI_FINDING. */
+ * there is none attnctl says so, after memory_last unless that is NULL, and ends with CLI_FINDING.
+ */
+extern void (*memory_last)(void);
 void *memory_new(size_t count, size_t size);
 void *memory_grow(void *memory, size_t count, size_t size);
 

@@ -44,18 +44,19 @@ void unknown_text(const struct unknown *unknown, const char *see, char ret_text[
 }
 
 /* The names of the first layer are listed, those of all may be meant. */
-bool unknown_in_layers(const msgpack_object *layers, const char *metric, const char *job,
-                       char ret_text[UNKNOWN_TEXT_MAX])
+int unknown_in_run(struct cli *cli, const msgpack_object *result)
 {
+    const msgpack_object *layers = mpk_find(result, "layers");
+    const char *metric = cli->args->metric, *job = cli->args->words[1];
     struct unknown unknown;
-    char name[FIELD_NAME_MAX], see[160];
+    char name[FIELD_NAME_MAX], see[160], text[UNKNOWN_TEXT_MAX];
     unknown_init(&unknown, metric);
     for (uint32_t i = 0; i < mpk_items(layers); i++) {
         const msgpack_object *names = mpk_find(&layers->via.array.ptr[i], "metrics");
         for (uint32_t j = 0; j < mpk_items(names); j++) {
             field_show(&names->via.array.ptr[j], name, sizeof name);
             if (strcmp(name, metric) == 0) {
-                return false;
+                return CLI_OK;
             }
             if (i == 0) {
                 unknown_add(&unknown, name);
@@ -65,8 +66,9 @@ bool unknown_in_layers(const msgpack_object *layers, const char *metric, const c
         }
     }
     snprintf(see, sizeof see, "attnctl summary %.128s --json", job);
-    unknown_text(&unknown, see, ret_text);
-    return true;
+    unknown_text(&unknown, see, text);
+    return cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", metric,
+                     FIELD_TEXT(result, "run"), job, text);
 }
 
 int unknown_check_metric(struct cli *cli)

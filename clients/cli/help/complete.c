@@ -43,11 +43,6 @@ static void offer(const struct completion *completion, const char *word, int len
             length, word, help ? "\t" : "", help ? help : "");
 }
 
-static void offer_word(const struct completion *completion, const char *word)
-{
-    offer(completion, word, (int)strlen(word), NULL);
-}
-
 static void offer_commands(const struct completion *completion)
 {
     for (int i = 0; i < command_count; i++) {
@@ -60,8 +55,8 @@ static void offer_metrics(const struct completion *completion)
     for (int i = 0; i < METRIC_COUNT; i++) {
         offer(completion, metric_info[i].name, (int)strlen(metric_info[i].name), NULL);
     }
-    offer_word(completion, "pattern");
-    offer_word(completion, "sink_rate");
+    offer(completion, "pattern", 7, NULL);
+    offer(completion, "sink_rate", 9, NULL);
 }
 
 static void offer_files(const struct completion *completion)

@@ -102,11 +102,8 @@ void help_print_command(const struct command *command, const struct option_kind 
 int help_refuse_command(struct cli *cli, const char *name)
 {
     const char *near = command_nearest(name);
-    if (near) {
-        return cli_usage(cli, "no command '%.80s': did you mean '%s'? (see attnctl --help)", name,
-                         near);
-    }
-    return cli_usage(cli, "no command '%.80s' (see attnctl --help)", name);
+    return cli_usage(cli, "no command '%.80s'%s%s%s (see attnctl --help)", name,
+                     near ? ": did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
 int help_refuse_words(struct cli *cli, const struct command *command)
@@ -170,9 +167,7 @@ static int help_print_json(struct cli *cli, const struct command *command)
             mpk_put_str(&writer, one->examples[j]);
         }
     }
-    int code = cli_print_written(cli, &writer, 2, cli->out);
-    mpk_writer_clear(&writer);
-    return code;
+    return cli_print_written(cli, &writer, 2);
 }
 
 int cmd_help(struct cli *cli)

@@ -14,14 +14,12 @@
 
 #include "clients/cli/base/system.h"
 #include "clients/cli/source/source.h"
-#include "proto/err.h"
 #include "clients/cli/base/unknown.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define PLOT_ERROR_MAX SOURCE_ERROR_MAX
 #define PLOT_ASKED_MAX 32
 
 /* Strings point into argv. */
@@ -225,18 +223,15 @@ static const char *take(const void *row, char *value, void *data)
     const struct option_info *info = row;
     struct parsing *parsing = data;
     struct plot_options *options = parsing->options;
-    char **whole = &options->whole[options->whole_count];
+    size_t size = strlen(info->row.text.name) + (value ? strlen(value) : 0) + 4;
+    char *whole = options->whole[options->whole_count++] = memory_new(size, 1);
+    snprintf(whole, size, "--%s%s%s", info->row.text.name, value ? "=" : "", value ? value : "");
     parsing->given[info - option_info] = true;
-    if (asprintf(whole, "--%s%s%s", info->row.text.name, value ? "=" : "", value ? value : "") <
-        0) {
-        return option_no_memory;
-    }
-    options->whole_count++;
     if (info->asks && parsing->asked_count > 2 * PLOT_ASKED_MAX - 1) {
         return "given too often";
     }
     if (info->asks) {
-        parsing->asked[parsing->asked_count++] = *whole;
+        parsing->asked[parsing->asked_count++] = whole;
     }
     return option_take(&info->row, value, options);
 }
@@ -246,13 +241,13 @@ static int parse(struct plot_options *options, int argc, char **argv, char *rete
     static char program[] = "attnctl";
     struct parsing parsing = {.options = options, .asked = {program}, .asked_count = 1};
     struct option_rest rest;
-    char error[ARGS_ERROR_MAX];
-    int rc = option_parse(&plot_options, argc, argv, take, &parsing, &rest, reterr, PLOT_ERROR_MAX);
+    int rc =
+        option_parse(&plot_options, argc, argv, take, &parsing, &rest, reterr, SOURCE_ERROR_MAX);
     if (rc != 0) {
         return rc;
     }
     if (rest.word_count == 0) {
-        snprintf(reterr, PLOT_ERROR_MAX,
+        snprintf(reterr, SOURCE_ERROR_MAX,
                  "draw what? attnctl plot KIND SOURCE -o FILE (see attnctl plot --help)");
         return -1;
     }
@@ -268,7 +263,7 @@ static int parse(struct plot_options *options, int argc, char **argv, char *rete
             nearest_try(&nearest, kinds[i].name);
         }
         plot_list_kinds(ALL, list, sizeof list);
-        snprintf(reterr, PLOT_ERROR_MAX,
+        snprintf(reterr, SOURCE_ERROR_MAX,
                  nearest.best ? "no kind '%.80s': did you mean '%s'?"
                               : "no kind '%.80s' (valid: %s)",
                  name, nearest.best ? nearest.best : list);
@@ -279,20 +274,16 @@ static int parse(struct plot_options *options, int argc, char **argv, char *rete
     for (int row = 0; row < ROWS; row++) {
         if (parsing.given[row] && !(option_info[row].kinds & options->kind->bit)) {
             plot_list_kinds(option_info[row].kinds, list, sizeof list);
-            snprintf(reterr, PLOT_ERROR_MAX, "--%s is not an option of %s (it is of %s)",
+            snprintf(reterr, SOURCE_ERROR_MAX, "--%s is not an option of %s (it is of %s)",
                      option_info[row].row.text.name, options->kind->name, list);
             return -1;
         }
     }
-    if (args_parse(parsing.asked_count, parsing.asked, &options->args, error) != 0) {
-        snprintf(reterr, PLOT_ERROR_MAX, "%s", error);
+    if (args_parse(parsing.asked_count, parsing.asked, &options->args, reterr) != 0) {
         return -1;
     }
-    if (options->word_count > 0) {
-        return 0;
-    }
-    snprintf(reterr, PLOT_ERROR_MAX, "%s of what? name a file or a job", options->kind->name);
-    return -1;
+    snprintf(reterr, SOURCE_ERROR_MAX, "%s of what? name a file or a job", options->kind->name);
+    return options->word_count > 0 ? 0 : -1;
 }
 
 static void plot_options_clear(struct plot_options *options)
@@ -304,8 +295,8 @@ static void plot_options_clear(struct plot_options *options)
     options->whole = NULL;
 }
 
-/* argv[0] is skipped; its order may change. Returns 0, or -1 or ERR_MEMORY with a sentence
- * (PLOT_ERROR_MAX bytes); *ret_options then needs no plot_options_clear. */
+/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (SOURCE_ERROR_MAX
+ * bytes); *ret_options then needs no plot_options_clear. */
 static int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr)
 {
     *ret_options = (struct plot_options){.naming = {.stack = STACK_DECODER}};
@@ -349,13 +340,6 @@ void plot_options_print_files(FILE *out)
     fputs(help_files, out);
 }
 
-/* Prints a line and forgets it. */
-static void answer(struct cli *cli, struct mpk_writer *writer)
-{
-    cli_print_written(cli, writer, 0, cli->out);
-    mpk_writer_clear(writer);
-}
-
 static void answer_error(struct cli *cli, int code, const char *sentence)
 {
     struct mpk_writer writer;
@@ -363,15 +347,13 @@ static void answer_error(struct cli *cli, int code, const char *sentence)
     mpk_put_map(&writer, 2);
     mpk_pair_str(&writer, "error", sentence);
     mpk_pair_u64(&writer, "code", (uint64_t)code);
-    answer(cli, &writer);
+    cli_print_written(cli, &writer, 0);
 }
 
 /* Fields of a map of LAYER_FIELDS and those of the caller. */
 static void put_layer(const struct source_layer *layer, struct mpk_writer *writer)
 {
-    char name[PLACE_TEXT_MAX];
-    place_layer(layer->id, name);
-    mpk_pair_str(writer, "name", name);
+    mpk_pair_str(writer, "name", PLACE_LAYER(layer->id));
     mpk_pair_u64(writer, "number", layer->id.layer);
     mpk_pair_u64(writer, "first_sample", layer->first_sample);
     mpk_pair_u64(writer, "heads", layer->heads);
@@ -388,17 +370,15 @@ enum { LAYER_FIELDS = 11 };
 static void answer_layers(struct cli *cli, const struct source *source)
 {
     struct mpk_writer writer;
-    const struct source_layer *layers;
-    size_t count = source_layers(source, &layers);
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 2);
-    mpk_pair_bool(&writer, "files", source_kind(source) == SOURCE_FILES);
-    mpk_pair_array(&writer, "layers", (uint32_t)count);
-    for (size_t i = 0; i < count; i++) {
+    mpk_pair_bool(&writer, "files", source->kind == SOURCE_FILES);
+    mpk_pair_array(&writer, "layers", (uint32_t)source->layer_count);
+    for (size_t i = 0; i < source->layer_count; i++) {
         mpk_put_map(&writer, LAYER_FIELDS);
-        put_layer(&layers[i], &writer);
+        put_layer(&source->layers[i], &writer);
     }
-    answer(cli, &writer);
+    cli_print_written(cli, &writer, 0);
 }
 
 /* A list of texts, nil where there is none. A pooled cell stands for several tokens: no text is its
@@ -406,9 +386,7 @@ static void answer_layers(struct cli *cli, const struct source *source)
 static void put_tokens(struct source *source, size_t at, uint32_t sample, bool keys,
                        struct mpk_writer *writer)
 {
-    const struct source_layer *layers;
-    source_layers(source, &layers);
-    const struct source_layer *layer = &layers[at];
+    const struct source_layer *layer = &source->layers[at];
     uint32_t cells = keys ? layer->columns : layer->rows;
     bool whole = cells == (keys ? layer->keys : layer->queries);
     mpk_pair_array(writer, keys ? "key_tokens" : "query_tokens", whole ? cells : 0);
@@ -422,12 +400,11 @@ static void put_tokens(struct source *source, size_t at, uint32_t sample, bool k
 static void answer_map(struct cli *cli, struct source *source, size_t at, uint32_t sample,
                        const char *which)
 {
-    const struct source_layer *layers;
+    const struct source_layer *layer = &source->layers[at];
     char error[SOURCE_ERROR_MAX] = "out of memory";
     struct mpk_writer writer;
-    source_layers(source, &layers);
     bool all = strcmp(which, "all") == 0, mean = strcmp(which, "mean") == 0;
-    uint32_t head = 0, maps = all ? layers[at].heads : 1;
+    uint32_t head = 0, maps = all ? layer->heads : 1;
     if (!all && !mean && !option_whole_u32(which, UINT32_MAX, &head)) {
         answer_error(cli, CLI_USAGE, "no such head (valid: a number from 0, mean, all)");
         return;
@@ -439,7 +416,7 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
     if (code == CLI_OK) {
         code = source_check_labels(source, at, error);
     }
-    size_t cells = (size_t)layers[at].rows * layers[at].columns;
+    size_t cells = (size_t)layer->rows * layer->columns;
     float *values = code == CLI_OK ? calloc(maps * cells, sizeof *values) : NULL;
     if (code == CLI_OK && !values) {
         code = CLI_FINDING;
@@ -457,14 +434,14 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
     }
     mpk_writer_init(&writer);
     mpk_put_map(&writer, LAYER_FIELDS + 3);
-    put_layer(&layers[at], &writer);
+    put_layer(layer, &writer);
     put_tokens(source, at, sample, true, &writer);
     put_tokens(source, at, sample, false, &writer);
     mpk_pair_array(&writer, "shape", 3);
     mpk_put_u64(&writer, maps);
-    mpk_put_u64(&writer, layers[at].rows);
-    mpk_put_u64(&writer, layers[at].columns);
-    answer(cli, &writer);
+    mpk_put_u64(&writer, layer->rows);
+    mpk_put_u64(&writer, layer->columns);
+    cli_print_written(cli, &writer, 0);
     fwrite(values, sizeof *values, maps * cells, cli->out);
     free(values);
 }
@@ -482,7 +459,7 @@ static void answer_find(struct cli *cli, const struct source *source, const char
     mpk_writer_init(&writer);
     mpk_put_map(&writer, 1);
     mpk_pair_u64(&writer, "at", at);
-    answer(cli, &writer);
+    cli_print_written(cli, &writer, 0);
 }
 
 static int open_source(struct cli *cli, const struct plot_options *options,
@@ -507,7 +484,7 @@ static int open_source(struct cli *cli, const struct plot_options *options,
 int plot_maps(struct cli *cli, int argc, char **argv)
 {
     struct plot_options options;
-    char error[PLOT_ERROR_MAX];
+    char error[SOURCE_ERROR_MAX];
     struct source *source = NULL;
     uint32_t fd;
     FILE *requests =
@@ -524,8 +501,7 @@ int plot_maps(struct cli *cli, int argc, char **argv)
     int code = open_source(cli, &options, &source, error);
     if (code == CLI_OK) {
         char *line = NULL, which[16];
-        const struct source_layer *layers;
-        size_t at, room = 0, count = source_layers(source, &layers);
+        size_t at, room = 0;
         uint32_t sample;
         answer_layers(cli, source);
         while (fflush(cli->out) == 0 && getline(&line, &room, requests) > 0) {
@@ -533,7 +509,7 @@ int plot_maps(struct cli *cli, int argc, char **argv)
             if (strncmp(line, "find ", 5) == 0) {
                 answer_find(cli, source, line + 5);
             } else if (sscanf(line, "map %zu %" SCNu32 " %15s", &at, &sample, which) == 3 &&
-                       at < count) {
+                       at < source->layer_count) {
                 answer_map(cli, source, at, sample, which);
             } else {
                 answer_error(cli, CLI_USAGE, "no such request");
@@ -552,10 +528,10 @@ int plot_maps(struct cli *cli, int argc, char **argv)
 int cmd_plot(struct cli *cli, int argc, char **argv)
 {
     struct plot_options options;
-    char error[PLOT_ERROR_MAX];
-    int rc = plot_options_parse(argc, argv, &options, error), count = 0;
-    if (rc != 0) {
-        return cli_fail(cli, rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE, "%s", error);
+    char error[SOURCE_ERROR_MAX];
+    int count = 0;
+    if (plot_options_parse(argc, argv, &options, error) != 0) {
+        return cli_fail(cli, CLI_USAGE, "%s", error);
     }
     size_t size = (size_t)options.whole_count + (size_t)options.word_count + 2;
     const char **line = memory_new(size, sizeof *line);

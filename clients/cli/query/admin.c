@@ -9,35 +9,27 @@
 
 #define URL_MAX 320
 
-static int show_ping(struct cli *cli, const msgpack_object *result)
+int show_ping(struct cli *cli, const msgpack_object *result)
 {
-    char version[64], uptime[OUT_TIME_MAX];
-    field_text(result, "version", version, sizeof version);
-    out_duration(mpk_number(mpk_find(result, "uptime_s")), uptime);
-    fprintf(cli->out, "attnd %s at %s, up %s\n", version, cli->rpc->endpoint, uptime);
+    fprintf(cli->out, "attnd %s at %s, up %s\n", FIELD_TEXT(result, "version"), cli->rpc->endpoint,
+            OUT_DURATION(mpk_number(mpk_find(result, "uptime_s"))));
     return CLI_OK;
-}
-
-int cmd_ping(struct cli *cli)
-{
-    return cli_show(cli, "ping", NULL, show_ping);
 }
 
 /* The file is read only when attnd answers: one that was killed leaves it behind. */
 int cmd_page(struct cli *cli)
 {
     struct rpc_reply reply;
-    char directory[ENDPOINT_MAX], url[URL_MAX] = "", setting[8];
+    char directory[ADDRESS_MAX], url[URL_MAX] = "";
     int code = cli_call(cli, "config", NULL, &reply);
     if (code != CLI_OK) {
         return code;
     }
-    field_text(reply.result, "http.enabled", setting, sizeof setting);
-    bool enabled = strcmp(setting, "true") == 0;
+    bool enabled = mpk_is_str(mpk_find(reply.result, "http.enabled"), "true");
     reach_directory(cli, directory);
     if (enabled) {
         /* The first line of the file that attnd writes beside its sockets. */
-        char path[ENDPOINT_MAX + 8];
+        char path[ADDRESS_MAX + 8];
         snprintf(path, sizeof path, "%s/page", directory);
         FILE *file = *directory ? fopen(path, "re") : NULL;
         if (file) {
@@ -48,9 +40,8 @@ int cmd_page(struct cli *cli)
     }
     if (enabled && !*url) {
         /* Where attnd says that it binds HTTP. */
-        char bound[ENDPOINT_MAX], endpoint[ENDPOINT_MAX];
-        field_text(reply.result, "http.endpoint", bound, sizeof bound);
-        reach_from_here(cli, bound, endpoint);
+        char endpoint[ADDRESS_MAX];
+        reach_from_here(cli, FIELD_TEXT(reply.result, "http.endpoint"), endpoint);
         if (strncmp(endpoint, "tcp://", 6) == 0) {
             snprintf(url, URL_MAX, "http://%s/", endpoint + 6);
         }
@@ -61,8 +52,7 @@ int cmd_page(struct cli *cli)
         mpk_writer_init(&writer);
         mpk_put_map(&writer, 1);
         mpk_pair_str(&writer, "page", *url ? url : NULL);
-        code = cli_print_written(cli, &writer, 2, cli->out);
-        mpk_writer_clear(&writer);
+        code = cli_print_written(cli, &writer, 2);
     } else if (*url) {
         fprintf(cli->out, "%s\n", url);
         const char *host = cli->rpc->endpoint + 6, *end = strrchr(host, ':'); /* tcp://host:port */
@@ -80,7 +70,7 @@ int cmd_page(struct cli *cli)
                            "this attnd has no page: set http.enabled: true in its config");
 }
 
-static int show_config(struct cli *cli, const msgpack_object *result)
+int show_config(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
     out_begin(&table, "KEY|VALUE");
@@ -89,22 +79,10 @@ static int show_config(struct cli *cli, const msgpack_object *result)
     return CLI_OK;
 }
 
-int cmd_config(struct cli *cli)
-{
-    return cli_show(cli, "config", NULL, show_config);
-}
-
-static int show_flush(struct cli *cli, const msgpack_object *result)
+/* It is answered when what was received before has been computed, which may take its time. */
+int show_flush(struct cli *cli, const msgpack_object *result)
 {
     uint64_t windows = mpk_find_u64(result, "windows");
     fprintf(cli->out, "published %" PRIu64 " window%s\n", windows, out_plural(windows));
     return CLI_OK;
-}
-
-/* It is answered when what was received before has been computed, which may take its time. */
-int cmd_flush(struct cli *cli)
-{
-    struct ask ask;
-    ask_past(&ask, cli->args);
-    return cli_show(cli, "flush", &ask, show_flush);
 }

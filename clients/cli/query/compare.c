@@ -15,21 +15,12 @@
 /* Divergences less than this are no difference that anyone could see. */
 #define SAME 1e-9
 
-/* "JOB" or "JOB/RUN". */
-struct subject {
-    char job[JOB_NAME_MAX + 1];
-    const char *run; /* NULL = the newest */
-};
-
 static void print_side(struct cli *cli, const char *name, const msgpack_object *side)
 {
-    char job[JOB_NAME_MAX + 1], run[40];
     uint64_t windows = mpk_find_u64(side, "windows");
-    field_text(side, "job", job, sizeof job);
-    field_text(side, "run", run, sizeof run);
     uint64_t first = mpk_find_u64(side, "first"), last = mpk_find_u64(side, "last");
-    fprintf(cli->out, "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64, name, job, run, windows,
-            out_plural(windows), first);
+    fprintf(cli->out, "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64, name,
+            FIELD_TEXT(side, "job"), FIELD_TEXT(side, "run"), windows, out_plural(windows), first);
     fprintf(cli->out, first == last ? "\n" : " to %" PRIu64 "\n", last);
 }
 
@@ -72,14 +63,9 @@ static int show_comparison(struct cli *cli, const msgpack_object *result)
         for (uint32_t i = 0; i < heads->via.array.size; i++) {
             const msgpack_object *head = &heads->via.array.ptr[i];
             const msgpack_object_kv *most = most_different(head);
-            char place[LAYER_TEXT_MAX], metric[FIELD_NAME_MAX] = "-";
-            field_place(head, place);
-            out_cell(&table, "%s", place);
+            out_cell(&table, "%s", FIELD_PLACE(head));
             out_number(&table, mpk_find(head, "distance"));
-            if (most) {
-                field_show(&most->key, metric, sizeof metric);
-            }
-            out_cell(&table, "%s", metric);
+            out_cell(&table, "%s", most ? FIELD_VALUE(&most->key) : "-");
             out_number(&table, mpk_find(most ? &most->val : NULL, "js"));
             out_number(&table, mpk_find(most ? &most->val : NULL, "mean_a"));
             out_number(&table, mpk_find(most ? &most->val : NULL, "mean_b"));
@@ -97,34 +83,31 @@ static int show_comparison(struct cli *cli, const msgpack_object *result)
 
 int cmd_compare(struct cli *cli)
 {
+    static const char *const keys[2][2] = {{"job", "run"}, {"job_b", "run_b"}};
     const struct args *args = cli->args;
-    struct subject side[2];
     struct ask ask;
-    for (int i = 0; i < 2; i++) {
-        const char *word = args->words[1 + i];
-        const char *slash = strchr(word, '/');
-        size_t length = slash ? (size_t)(slash - word) : strlen(word);
-        if (!job_name_valid(word, length) ||
+    int code = CLI_OK;
+    ask_init(&ask);
+    ask.patient = true;
+    for (int i = 0; i < 2 && code == CLI_OK; i++) { /* "JOB" or "JOB/RUN" */
+        const char *word = args->words[1 + i], *slash = strchr(word, '/');
+        char job[JOB_NAME_MAX + 1];
+        snprintf(job, sizeof job, "%.*s", (int)strcspn(word, "/"), word);
+        if (!job_name_valid(word, strcspn(word, "/")) ||
             (slash && (!slash[1] || slash[1 + strspn(slash + 1, "0123456789abcdef")]))) {
-            return cli_usage(
+            code = cli_usage(
                 cli, "'%.80s': not a run (valid: JOB, or JOB/RUN with the first digits of it)",
                 word);
         }
-        memcpy(side[i].job, word, length);
-        side[i].job[length] = '\0';
-        side[i].run = slash ? slash + 1 : NULL;
+        ask_text(&ask, keys[i][0], job);
+        ask_text(&ask, keys[i][1], slash ? slash + 1 : NULL);
     }
-    if (unknown_check_metric(cli) != CLI_OK) {
+    if (code != CLI_OK || unknown_check_metric(cli) != CLI_OK) {
+        mpk_writer_clear(&ask.params);
         return CLI_USAGE;
     }
-    ask_init(&ask);
-    ask.patient = true;
-    ask_text(&ask, "job", side[0].job);
-    ask_text(&ask, "run", side[0].run);
-    ask_text(&ask, "job_b", side[1].job);
-    ask_text(&ask, "run_b", side[1].run);
     ask_text(&ask, "metric", args->metric);
     ask_range(&ask, args);
     ask_limit(&ask, args, HEADS_DEFAULT);
-    return cli_show(cli, "compare", &ask, show_comparison);
+    return cli_show(cli, "compare", &ask, show_comparison, NULL);
 }

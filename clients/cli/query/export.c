@@ -100,16 +100,14 @@ static int export_layers(struct cli *cli, const msgpack_object *result)
     if (code != CLI_OK || pieces > 0) {
         return code;
     }
-    /* Says which there are. */
-    const char *metric = cli->args->metric;
-    char text[UNKNOWN_TEXT_MAX] = "";
-    if (!metric) {
+    if (!cli->args->metric) {
         return cli_usage(cli, "--head: run %.8s of %.80s has only numbers of whole layers here",
                          piece.run, piece.job);
     }
-    unknown_in_layers(layers, metric, piece.job, text);
-    return cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", metric, piece.run,
-                     piece.job, text);
+    return unknown_in_run(cli, result) == CLI_USAGE
+               ? CLI_USAGE
+               : cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s", cli->args->metric,
+                           piece.run, piece.job);
 }
 
 int cmd_export(struct cli *cli)

@@ -11,8 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FLEET_TEXT_MAX 512
-#define NAME_WIDTH     16
+#define NAME_WIDTH 16
 /* The most windows of a run that are in the answer. */
 #define WAITING_MOST 8
 #define PARTIAL_MOST 16
@@ -23,72 +22,61 @@ static const msgpack_object *fleet_odd(const msgpack_object *run)
     return mpk_find(mpk_find(run, "compared"), "odd");
 }
 
-static bool fleet_is_well(const msgpack_object *fleet)
+int judge_fleet(struct cli *cli, const msgpack_object *fleet)
 {
+    (void)cli;
     const msgpack_object *nodes = mpk_find(fleet, "nodes"), *role = mpk_find(fleet, "role");
     const msgpack_object *runs = mpk_find(fleet, "runs");
-    char refused[2], error[2];
     bool well = !role || mpk_is_str(role, "off") || field_bool(fleet, "connected");
-    field_text(fleet, "refused", refused, sizeof refused);
-    field_text(fleet, "error", error, sizeof error);
+    well = well && !*FIELD_TEXT(fleet, "refused") && !*FIELD_TEXT(fleet, "error");
     for (uint32_t i = 0; i < mpk_items(nodes); i++) {
         well = well && !field_node_is_late(&nodes->via.array.ptr[i]);
     }
-    for (uint32_t i = 0; i < mpk_items(runs) && !*refused; i++) {
-        field_text(field_at(runs, i), "refused", refused, sizeof refused);
-        well = well && mpk_items(fleet_odd(field_at(runs, i))) == 0;
+    for (uint32_t i = 0; i < mpk_items(runs); i++) {
+        well = well && !*FIELD_TEXT(field_at(runs, i), "refused") &&
+               mpk_items(fleet_odd(field_at(runs, i))) == 0;
     }
-    return well && !*refused && !*error;
-}
-
-static void fleet_size(const msgpack_object *map, const char *key, char ret_text[OUT_SIZE_MAX])
-{
-    out_size(mpk_find_u64(map, key), ret_text);
+    return well ? CLI_OK : CLI_FINDING;
 }
 
 static void fleet_show_node(struct cli *cli, const msgpack_object *fleet)
 {
-    char bytes[OUT_SIZE_MAX], unsent[OUT_SIZE_MAX], age[OUT_TIME_MAX], refused[FLEET_TEXT_MAX];
     uint64_t waiting = mpk_find_u64(fleet, "unsent");
-    fleet_size(fleet, "bytes", bytes);
-    fleet_size(fleet, "unsent_bytes", unsent);
+    const char *refused = FIELD_TEXT(fleet, "refused");
     fprintf(cli->out, "outbox: %" PRIu64 " row%s (%s)", mpk_find_u64(fleet, "rows"),
-            out_plural(mpk_find_u64(fleet, "rows")), bytes);
+            out_plural(mpk_find_u64(fleet, "rows")), OUT_SIZE(mpk_find_u64(fleet, "bytes")));
     if (waiting > 0) {
-        out_duration(mpk_number(mpk_find(fleet, "oldest_unsent_s")), age);
-        fprintf(cli->out, ", %" PRIu64 " not sent yet (%s), the oldest for %s", waiting, unsent,
-                age);
+        fprintf(cli->out, ", %" PRIu64 " not sent yet (%s), the oldest for %s", waiting,
+                OUT_SIZE(mpk_find_u64(fleet, "unsent_bytes")),
+                OUT_DURATION(mpk_number(mpk_find(fleet, "oldest_unsent_s"))));
     }
     fprintf(cli->out,
             "\nsent: %" PRIu64 " row%s, %" PRIu64 " re-sent; lost before that: %" PRIu64 "\n",
             mpk_find_u64(fleet, "sent"), out_plural(mpk_find_u64(fleet, "sent")),
             mpk_find_u64(fleet, "resent"), mpk_find_u64(fleet, "outbox_lost"));
-    field_text(fleet, "refused", refused, sizeof refused);
     if (*refused) {
         fprintf(cli->out, "refused by the hub: %s\n", refused);
     }
 }
 
 /* A node that was not heard of since the hub began has no name, but its id. */
-static void fleet_name(const msgpack_object *node, char ret_name[FLEET_TEXT_MAX])
+static const char *fleet_name(const msgpack_object *node, char ret_name[FIELD_TEXT_MAX])
 {
-    field_text(node, "name", ret_name, FLEET_TEXT_MAX);
-    if (!*ret_name) {
-        field_text(node, "id", ret_name, FLEET_TEXT_MAX);
-    }
+    return *field_text(node, "name", ret_name, FIELD_TEXT_MAX)
+               ? ret_name
+               : field_text(node, "id", ret_name, FIELD_TEXT_MAX);
 }
 
 static void fleet_add_node(struct out_table *table, const msgpack_object *node)
 {
-    char name[FLEET_TEXT_MAX], heard[OUT_TIME_MAX];
+    char name[FIELD_TEXT_MAX];
     double heard_s = mpk_number(mpk_find(node, "heard_s"));
     double clock_s = mpk_number(mpk_find(node, "clock_s"));
     fleet_name(node, name);
     out_shorten(name, NAME_WIDTH);
-    out_duration(heard_s, heard);
     out_cell(table, "%s%s", field_node_is_late(node) ? "! " : "  ", name);
     out_text(table, node, "state", 0);
-    out_cell(table, "%s", isnan(heard_s) ? "-" : heard);
+    out_cell(table, "%s", isnan(heard_s) ? "-" : OUT_DURATION(heard_s));
     out_count(table, node, "behind");
     out_count(table, node, "unsent");
     out_count(table, node, "outbox_lost");
@@ -103,11 +91,9 @@ static void fleet_add_node(struct out_table *table, const msgpack_object *node)
 /* The nodes that somebody should see to come first, with a mark; then by name. */
 static int fleet_order(const void *a, const void *b)
 {
-    char first[FLEET_TEXT_MAX], second[FLEET_TEXT_MAX];
-    fleet_name(a, first);
-    fleet_name(b, second);
-    return field_node_is_late(a) != field_node_is_late(b) ? (field_node_is_late(a) ? -1 : 1)
-                                                          : strverscmp(first, second);
+    char first[FIELD_TEXT_MAX], second[FIELD_TEXT_MAX];
+    int order = field_node_is_late(b) - field_node_is_late(a);
+    return order ? order : strverscmp(fleet_name(a, first), fleet_name(b, second));
 }
 
 /* One line for windows in a row that have the same rule, and lack the same nodes: those that wait,
@@ -121,8 +107,7 @@ static void fleet_show_windows(struct cli *cli, const msgpack_object *run, bool 
         const msgpack_object *first = field_at(windows, i), *missing = mpk_find(first, whom);
         uint64_t end = mpk_find_u64(first, "last"), other = end,
                  length = mpk_find_u64(first, "length");
-        char unit[16];
-        field_text(first, "unit", unit, sizeof unit);
+        const char *unit = FIELD_TEXT(first, "unit");
         for (next = i + 1; missing && next < count; next++) {
             const msgpack_object *after = field_at(windows, next);
             const msgpack_object *theirs = mpk_find(after, whom), *of = mpk_find(after, "unit");
@@ -149,13 +134,11 @@ static void fleet_show_windows(struct cli *cli, const msgpack_object *run, bool 
         /* "node-3 (silent), node-7": texts, or maps of a name and a reason. */
         for (uint32_t j = 0; j < mpk_items(missing); j++) {
             const msgpack_object *one = &missing->via.array.ptr[j];
-            char name[FLEET_TEXT_MAX], reason[FLEET_TEXT_MAX];
-            if (one->type == MSGPACK_OBJECT_MAP) {
-                field_text(one, "name", name, sizeof name);
-            } else {
-                field_show(one, name, sizeof name);
-            }
-            field_text(one, "reason", reason, sizeof reason);
+            const char *reason = FIELD_TEXT(one, "reason");
+            char text[FIELD_TEXT_MAX];
+            const char *name = one->type == MSGPACK_OBJECT_MAP
+                                   ? field_text(one, "name", text, sizeof text)
+                                   : field_show(one, text, sizeof text);
             fprintf(cli->out, "%s%s%s%s%s", j ? ", " : "", name, *reason ? " (" : "", reason,
                     *reason ? ")" : "");
         }
@@ -168,18 +151,14 @@ static void fleet_show_ranks(struct cli *cli, const msgpack_object *run)
 {
     const msgpack_object *odd = fleet_odd(run), *compared = mpk_find(run, "compared");
     uint64_t world = mpk_find_u64(run, "world"), ranks = mpk_find_u64(run, "ranks");
-    char job[FLEET_TEXT_MAX], node[FLEET_TEXT_MAX], digits[9];
-    field_text(run, "job", job, sizeof job);
-    field_text(run, "run", digits, sizeof digits);
     if (ranks < world && !mpk_is_str(mpk_find(run, "state"), "ended")) {
         fprintf(cli->out, "! %" PRIu64 " of %" PRIu64 " ranks not heard of yet\n", world - ranks,
                 world);
     }
     for (uint32_t i = 0; i < mpk_items(odd); i++) {
         const msgpack_object *one = field_at(odd, i);
-        field_text(one, "node", node, sizeof node);
         fprintf(cli->out, "! rank %" PRIu64 " of %s is odd in %" PRIu64 " of %" PRIu64 " layers\n",
-                mpk_find_u64(one, "rank"), node, mpk_find_u64(one, "layers"),
+                mpk_find_u64(one, "rank"), FIELD_TEXT(one, "node"), mpk_find_u64(one, "layers"),
                 mpk_find_u64(compared, "layers"));
     }
     if (mpk_find_u64(compared, "count") > mpk_items(odd)) {
@@ -187,21 +166,19 @@ static void fleet_show_ranks(struct cli *cli, const msgpack_object *run)
                 mpk_find_u64(compared, "count") - mpk_items(odd));
     }
     if (mpk_items(odd) > 0) {
-        fprintf(cli->out, "  see: attnctl ranks %s --run %s\n", job, digits);
+        fprintf(cli->out, "  see: attnctl ranks %s --run %.8s\n", FIELD_TEXT(run, "job"),
+                FIELD_TEXT(run, "run"));
     }
 }
 
 static void fleet_show_run(struct cli *cli, const msgpack_object *run)
 {
     const uint32_t nodes = mpk_items(mpk_find(run, "nodes"));
-    char job[FLEET_TEXT_MAX], digits[9], state[16], refused[FLEET_TEXT_MAX];
-    field_text(run, "job", job, sizeof job);
-    field_text(run, "run", digits, sizeof digits);
-    field_text(run, "state", state, sizeof state);
-    fprintf(cli->out, "\n%s, run %s, %s: %" PRIu64 " of %" PRIu64 " ranks on %" PRIu32 " node%s\n",
-            job, digits, state, mpk_find_u64(run, "ranks"), mpk_find_u64(run, "world"), nodes,
-            out_plural(nodes));
-    field_text(run, "refused", refused, sizeof refused);
+    const char *refused = FIELD_TEXT(run, "refused");
+    fprintf(cli->out,
+            "\n%s, run %.8s, %s: %" PRIu64 " of %" PRIu64 " ranks on %" PRIu32 " node%s\n",
+            FIELD_TEXT(run, "job"), FIELD_TEXT(run, "run"), FIELD_TEXT(run, "state"),
+            mpk_find_u64(run, "ranks"), mpk_find_u64(run, "world"), nodes, out_plural(nodes));
     if (*refused) {
         fprintf(cli->out, "  is not shown: %s\n", refused);
     }
@@ -222,20 +199,18 @@ static void fleet_show_hub(struct cli *cli, const msgpack_object *fleet)
         {"windows_lost", "windows whose parts went before they were merged"},
     };
     const msgpack_object *nodes = mpk_find(fleet, "nodes"), *runs = mpk_find(fleet, "runs");
-    char bytes[OUT_SIZE_MAX], unknown[FLEET_TEXT_MAX];
-    fleet_size(fleet, "bytes", bytes);
+    const char *unknown = FIELD_TEXT(fleet, "unknown");
     fprintf(cli->out,
             "parts: %" PRIu64 " (%s), %" PRIu64 " message%s waiting in the stream\n"
             "windows: %" PRIu64 " merged, %" PRIu64 " corrected\n",
-            mpk_find_u64(fleet, "rows"), bytes, mpk_find_u64(fleet, "waiting"),
-            out_plural(mpk_find_u64(fleet, "waiting")), mpk_find_u64(fleet, "merged"),
-            mpk_find_u64(fleet, "corrected"));
+            mpk_find_u64(fleet, "rows"), OUT_SIZE(mpk_find_u64(fleet, "bytes")),
+            mpk_find_u64(fleet, "waiting"), out_plural(mpk_find_u64(fleet, "waiting")),
+            mpk_find_u64(fleet, "merged"), mpk_find_u64(fleet, "corrected"));
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
         if (mpk_find_u64(fleet, odd[i].key) > 0) {
             fprintf(cli->out, "%" PRIu64 " %s\n", mpk_find_u64(fleet, odd[i].key), odd[i].text);
         }
     }
-    field_text(fleet, "unknown", unknown, sizeof unknown);
     if (*unknown) {
         text_wrap(unknown, 0, 0, cli->out);
     }
@@ -250,13 +225,14 @@ static void fleet_show_hub(struct cli *cli, const msgpack_object *fleet)
         }
         out_print(&table, cli->width, false, cli->out);
         for (uint32_t i = 0; i < mpk_items(nodes); i++) {
-            char name[FLEET_TEXT_MAX], refused[FLEET_TEXT_MAX], trouble[FLEET_TEXT_MAX];
-            fleet_name(&nodes->via.array.ptr[i], name);
-            field_text(&nodes->via.array.ptr[i], "refused", refused, sizeof refused);
+            const msgpack_object *node = field_at(nodes, i);
+            const char *refused = FIELD_TEXT(node, "refused");
+            const char *trouble = FIELD_TEXT(node, "trouble");
+            char name[FIELD_TEXT_MAX];
+            fleet_name(node, name);
             if (*refused) {
                 fprintf(cli->out, "%s is refused: %s\n", name, refused);
             }
-            field_text(&nodes->via.array.ptr[i], "trouble", trouble, sizeof trouble);
             if (*trouble) {
                 fprintf(cli->out, "%s is in trouble: %s\n", name, trouble);
             }
@@ -271,10 +247,9 @@ static void fleet_show_hub(struct cli *cli, const msgpack_object *fleet)
     }
 }
 
-static int fleet_show(struct cli *cli, const msgpack_object *fleet)
+int show_fleet(struct cli *cli, const msgpack_object *fleet)
 {
-    char role[8], name[FLEET_TEXT_MAX], id[20], url[FLEET_TEXT_MAX], error[FLEET_TEXT_MAX];
-    field_text(fleet, "role", role, sizeof role);
+    const char *role = FIELD_TEXT(fleet, "role"), *error = FIELD_TEXT(fleet, "error");
     if (!*role || strcmp(role, "off") == 0) {
         text_wrap(
             "this attnd is alone; for one view of many machines set fleet.role to node on each "
@@ -282,31 +257,13 @@ static int fleet_show(struct cli *cli, const msgpack_object *fleet)
             0, 0, cli->out);
         return CLI_OK;
     }
-    field_text(fleet, "name", name, sizeof name);
-    field_text(fleet, "id", id, sizeof id);
-    field_text(fleet, "url", url, sizeof url);
-    field_text(fleet, "error", error, sizeof error);
-    fprintf(cli->out, "%s %s, id %s\n", role, name, id);
+    fprintf(cli->out, "%s %s, id %s\n", role, FIELD_TEXT(fleet, "name"), FIELD_TEXT(fleet, "id"));
     if (*error) {
         fprintf(cli->out, "%s\n", error);
     } else {
-        fprintf(cli->out, "%s: %s\n", url,
+        fprintf(cli->out, "%s: %s\n", FIELD_TEXT(fleet, "url"),
                 field_bool(fleet, "connected") ? "connected" : "no connection yet");
     }
     (strcmp(role, "hub") == 0 ? fleet_show_hub : fleet_show_node)(cli, fleet);
     return CLI_OK;
-}
-
-static int fleet_answer(struct cli *cli, const msgpack_object *fleet)
-{
-    bool json = cli->args->given & ARGS_JSON;
-    int code = (json ? cli_print_json : fleet_show)(cli, fleet);
-    return code == CLI_OK && !fleet_is_well(fleet) ? CLI_FINDING : code;
-}
-
-int cmd_fleet(struct cli *cli)
-{
-    struct ask ask;
-    ask_init(&ask);
-    return ask_read(cli, "fleet", &ask, fleet_answer);
 }

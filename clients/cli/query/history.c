@@ -41,20 +41,18 @@ static bool history_is_plain(const struct series *series)
 
 static void history_print_heading(struct cli *cli, const struct series *series)
 {
-    char job[JOB_NAME_MAX + 1], run[40], metric[FIELD_NAME_MAX], unit[16], place[LAYER_TEXT_MAX];
+    const char *metric = FIELD_TEXT(series->map, "metric");
     uint64_t length = mpk_find_u64(series->map, "length"),
              every = mpk_find_u64(series->map, "every");
-    field_text(series->map, "job", job, sizeof job);
-    field_text(series->map, "run", run, sizeof run);
-    field_text(series->map, "metric", metric, sizeof metric);
-    field_text(series->map, "unit", unit, sizeof unit);
-    (series->heads > 1 ? field_layer : field_place)(field_at(mpk_find(series->map, "heads"), 0),
-                                                    place);
-    fprintf(cli->out, "%s, run %.8s, %s\n%s, ", job, run, place, metric);
+    const msgpack_object *first = field_at(mpk_find(series->map, "heads"), 0);
+    fprintf(cli->out, "%s, run %.8s, %s\n%s, ", FIELD_TEXT(series->map, "job"),
+            FIELD_TEXT(series->map, "run"),
+            series->heads > 1 ? FIELD_LAYER(first) : FIELD_PLACE(first), metric);
     if (series->heads > 1) {
         fputs("means, ", cli->out);
     }
-    fprintf(cli->out, "per %" PRIu64 " %s%s", length, unit, out_plural(length));
+    fprintf(cli->out, "per %" PRIu64 " %s%s", length, FIELD_TEXT(series->map, "unit"),
+            out_plural(length));
     if (every != length) {
         fprintf(cli->out, " every %" PRIu64, every);
     }
@@ -79,7 +77,7 @@ static int show_series(struct cli *cli, const msgpack_object *result)
 {
     struct series series = series_of(result);
     if (cli->args->given & ARGS_JSON) {
-        return cli_print_json(cli, result);
+        return cli_print_json(cli, result, 2);
     }
     if (cli->args->given & ARGS_CSV) {
         series_print_header(cli->out);
@@ -96,8 +94,8 @@ static int show_series(struct cli *cli, const msgpack_object *result)
     history_print_heading(cli, &series);
     struct out_table table;
     bool plain = history_is_plain(&series);
-    char unit[16], metric[FIELD_NAME_MAX];
-    field_text(series.map, "metric", metric, sizeof metric);
+    const char *metric = FIELD_TEXT(series.map, "metric");
+    char unit[16];
     field_text(series.map, "unit", unit, sizeof unit);
     for (char *at = unit; *at; at++) {
         *at = (char)(*at >= 'a' && *at <= 'z' ? *at - 'a' + 'A' : *at);
@@ -146,19 +144,6 @@ static int show_series(struct cli *cli, const msgpack_object *result)
     return CLI_OK;
 }
 
-/* Says that a metric is unknown, if it is, in an answer of `windows`; CLI_OK = it is not. */
-static int check_metric(struct cli *cli, const msgpack_object *result)
-{
-    const struct args *args = cli->args;
-    char text[UNKNOWN_TEXT_MAX], run[40];
-    field_text(result, "run", run, sizeof run);
-    if (!unknown_in_layers(mpk_find(result, "layers"), args->metric, args->words[1], text)) {
-        return CLI_OK;
-    }
-    return cli_usage(cli, "--metric: '%.80s': not in run %.8s of %.80s%s", args->metric, run,
-                     args->words[1], text);
-}
-
 int cmd_history(struct cli *cli)
 {
     const struct args *args = cli->args;
@@ -178,7 +163,7 @@ int cmd_history(struct cli *cli)
         /* attnd says what there is instead; metrics are too many for its sentence. */
         if (args->metric) {
             ask_job(&ask, args);
-            code = ask_read(cli, "windows", &ask, check_metric);
+            code = ask_read(cli, "windows", &ask, unknown_in_run);
         }
         code = code == CLI_OK ? cli_explain(cli, RPC_REFUSED, &reply) : code;
     }

@@ -31,7 +31,9 @@ static int show_keys(struct cli *cli, const msgpack_object *result)
 
 static int list_keys(struct cli *cli)
 {
-    return cli_show(cli, "keys", NULL, show_keys);
+    struct ask ask;
+    ask_init(&ask);
+    return cli_show(cli, "keys", &ask, show_keys, NULL);
 }
 
 int cmd_key(struct cli *cli)

@@ -34,7 +34,7 @@ static void plan_add_number(struct out_table *table, const msgpack_object *plan,
 static int show_plans(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
-    char cost[256];
+    const char *cost = FIELD_TEXT(mpk_find(result, "cost"), "message");
     out_begin(&table, "JOBS|EVERY|LAYERS|HEADS|SAMPLES|ROWS|TIER|FROM");
     for (uint32_t i = 0; i < field_columns(result); i++) {
         const msgpack_object *plan = field_column(result, i);
@@ -48,7 +48,6 @@ static int show_plans(struct cli *cli, const msgpack_object *result)
         out_text(&table, plan, "from", 0);
     }
     out_print(&table, cli->width, true, cli->out);
-    field_text(mpk_find(result, "cost"), "message", cost, sizeof cost);
     fprintf(cli->out, "%s%s", cost, *cost ? "\n" : "");
     return CLI_OK;
 }
@@ -108,7 +107,7 @@ int cmd_plan(struct cli *cli)
             mpk_writer_clear(&ask.params);
             return CLI_USAGE;
         }
-        return cli_show(cli, verbs[i].method, &ask, show_plans);
+        return cli_show(cli, verbs[i].method, &ask, show_plans, NULL);
     }
     return cli_usage(cli, "plan '%.80s': no such thing to do (valid: get, set, reset)",
                      args->words[1]);

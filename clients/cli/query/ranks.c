@@ -31,11 +31,8 @@ static int ranks_show(struct cli *cli, const msgpack_object *result)
     const msgpack_object *ranks = mpk_find(result, "ranks");
     uint32_t odd = mpk_items(mpk_find(result, "odd"));
     uint64_t first = mpk_find_u64(result, "first"), last = mpk_find_u64(result, "last");
-    char place[LAYER_TEXT_MAX], job[64], unit[16];
-    field_layer(result, place);
-    field_text(result, "job", job, sizeof job);
-    field_text(result, "unit", unit, sizeof unit);
-    fprintf(cli->out, "%s, %s, %s %" PRIu64, job, place, unit, first);
+    fprintf(cli->out, "%.63s, %s, %s %" PRIu64, FIELD_TEXT(result, "job"), FIELD_LAYER(result),
+            FIELD_TEXT(result, "unit"), first);
     fprintf(cli->out, first == last ? ": " : " to %" PRIu64 ": ", last);
     fprintf(cli->out, "mean entropy by rank, %s\n\n", odd > 0 ? "!: the odd ones" : "none is odd");
     struct out_table table;
@@ -61,11 +58,10 @@ static int ranks_show(struct cli *cli, const msgpack_object *result)
     return CLI_OK;
 }
 
-static int ranks_answer(struct cli *cli, const msgpack_object *result)
+static int ranks_judge(struct cli *cli, const msgpack_object *result)
 {
-    bool json = cli->args->given & ARGS_JSON;
-    int code = (json ? cli_print_json : ranks_show)(cli, result);
-    return code == CLI_OK && mpk_items(mpk_find(result, "odd")) > 0 ? CLI_FINDING : code;
+    (void)cli;
+    return mpk_items(mpk_find(result, "odd")) > 0 ? CLI_FINDING : CLI_OK;
 }
 
 int cmd_ranks(struct cli *cli)
@@ -74,7 +70,7 @@ int cmd_ranks(struct cli *cli)
     struct args args = *cli->args;
     struct cli chosen = *cli;
     struct rpc_reply fleet = {.result = NULL};
-    char stack[16], site[16];
+    char stack[FIELD_TEXT_MAX], site[FIELD_TEXT_MAX];
     chosen.args = &args;
     if (!(args.given & (ARGS_LAYER | ARGS_STACK | ARGS_SITE)) &&
         rpc_call(cli->rpc, "fleet", NULL, &fleet) == RPC_OK) {
@@ -83,10 +79,8 @@ int cmd_ranks(struct cli *cli)
             field_run(mpk_find(fleet.result, "runs"), args.words[1], args.run);
         const msgpack_object *odd = field_at(mpk_find(mpk_find(run, "compared"), "odd"), 0);
         if (odd) {
-            field_text(odd, "stack", stack, sizeof stack);
-            field_text(odd, "site", site, sizeof site);
-            args.stack = stack;
-            args.site = site;
+            args.stack = field_text(odd, "stack", stack, sizeof stack);
+            args.site = field_text(odd, "site", site, sizeof site);
             args.layer = (uint32_t)mpk_find_u64(odd, "layer");
             args.given |= ARGS_LAYER;
         }
@@ -95,5 +89,5 @@ int cmd_ranks(struct cli *cli)
     ask_past(&ask, &args);
     ask_layer(&ask, &args);
     ask_text(&ask, "window", args.window);
-    return ask_read(&chosen, "ranks", &ask, ranks_answer);
+    return cli_show(&chosen, "ranks", &ask, ranks_show, ranks_judge);
 }

@@ -6,7 +6,7 @@
 
 #include <inttypes.h>
 
-static int show_roles(struct cli *cli, const msgpack_object *result)
+int show_roles(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *heads = mpk_find(result, "heads");
     const char *unit = mpk_is_str(mpk_find(result, "unit"), "epoch") ? "epoch" : "step";
@@ -16,9 +16,7 @@ static int show_roles(struct cli *cli, const msgpack_object *result)
         const msgpack_object *head = field_at(heads, i), *spans = mpk_find(head, "spans");
         const msgpack_object *now = field_at(spans, mpk_items(spans) - 1);
         uint64_t windows = mpk_find_u64(now, "windows");
-        char place[LAYER_TEXT_MAX];
-        field_place(head, place);
-        out_cell(&table, "%s", place);
+        out_cell(&table, "%s", FIELD_PLACE(head));
         out_text(&table, head, "role", 0);
         out_number(&table, mpk_find(field_at(mpk_find(head, "evidence"), 0), "value"));
         out_cell(&table, "%s %" PRIu64 "%s", unit, mpk_find_u64(mpk_find(now, "since"), unit),
@@ -29,13 +27,4 @@ static int show_roles(struct cli *cli, const msgpack_object *result)
     }
     out_print(&table, cli->width, true, cli->out);
     return CLI_OK;
-}
-
-int cmd_roles(struct cli *cli)
-{
-    struct ask ask;
-    ask_past(&ask, cli->args);
-    ask_layer(&ask, cli->args);
-    ask_range(&ask, cli->args);
-    return cli_show(cli, "roles", &ask, show_roles);
 }

@@ -23,12 +23,12 @@ static void add_time(struct out_table *table, uint64_t time_ns)
     out_cell(table, "%s", text);
 }
 
-static int show_runs(struct cli *cli, const msgpack_object *result)
+int show_runs(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *runs = mpk_find(result, "runs");
     struct out_table table;
     if (mpk_items(runs) == 0) {
-        fputs("the history has no run yet\n", cli->out);
+        fputs(cli->args->word_count > 1 ? "" : "the history has no run yet\n", cli->out);
         return CLI_OK;
     }
     out_begin(&table, "JOB|RUN|STATE|FIRST|LAST|EPOCH|STEP");
@@ -47,36 +47,20 @@ static int show_runs(struct cli *cli, const msgpack_object *result)
     return CLI_OK;
 }
 
-static int read_runs(struct cli *cli, const msgpack_object *result)
+int judge_runs(struct cli *cli, const msgpack_object *result)
 {
-    bool json = cli->args->given & ARGS_JSON;
     bool none = cli->args->word_count > 1 && mpk_items(mpk_find(result, "runs")) == 0;
-    int code = json ? cli_print_json(cli, result) : none ? CLI_OK : show_runs(cli, result);
-    if (none) {
-        return cli_fail(cli, CLI_FINDING, "the history has no run of '%.80s' (see attnctl runs)",
-                        cli->args->words[1]);
-    }
-    return code;
-}
-
-int cmd_runs(struct cli *cli)
-{
-    struct ask ask;
-    ask_past(&ask, cli->args);
-    ask_limit(&ask, cli->args, 0);
-    return ask_read(cli, "runs", &ask, read_runs);
+    return none ? cli_fail(cli, CLI_FINDING, "the history has no run of '%.80s' (see attnctl runs)",
+                           cli->args->words[1])
+                : CLI_OK;
 }
 
 /* An active run that has been silent for longer may have been killed; the page says it after as
  * long. */
 #define SILENT_S 30
 
-static int show_jobs(struct cli *cli, const msgpack_object *result)
+static void print_jobs(struct cli *cli, const msgpack_object *result)
 {
-    if (mpk_items(result) == 0) {
-        fputs("no jobs yet: attach one with attnd.watch(model, job=\"name\")\n", cli->out);
-        return CLI_OK;
-    }
     struct out_table table; /* what fits 80 columns beside a name of 15; --json has the rest */
     out_begin(&table, "JOB|RUN|STATE|EPOCH|STEP|RANKS|RECEIVED|LOST|DROPPED");
     for (uint32_t i = 0; i < result->via.array.size; i++) {
@@ -93,40 +77,36 @@ static int show_jobs(struct cli *cli, const msgpack_object *result)
     out_print(&table, cli->width, false, cli->out);
     for (uint32_t i = 0; i < result->via.array.size; i++) {
         const msgpack_object *job = &result->via.array.ptr[i];
-        char name[JOB_NAME_MAX + 1], state[16], ago[OUT_TIME_MAX];
         uint64_t heard_ns = mpk_find_u64(job, "heard_ns");
         double silent_s = ((double)now_wall_ns() - (double)heard_ns) / 1e9;
-        field_text(job, "state", state, sizeof state);
-        if (heard_ns == 0 || silent_s < SILENT_S || strcmp(state, "active") != 0) {
-            continue;
+        if (heard_ns > 0 && silent_s >= SILENT_S && mpk_is_str(mpk_find(job, "state"), "active")) {
+            fprintf(cli->out,
+                    "nothing has been heard of %s for %s: it is slow, hangs, or was killed\n",
+                    FIELD_TEXT(job, "job"), OUT_DURATION(silent_s));
         }
-        field_text(job, "job", name, sizeof name);
-        out_duration(silent_s, ago);
-        fprintf(cli->out, "nothing has been heard of %s for %s: it is slow, hangs, or was killed\n",
-                name, ago);
     }
-    return CLI_OK;
 }
 
-/* Whoever may not ask for it does not hear of it. */
-int cmd_jobs(struct cli *cli)
+/* Then of the history, which whoever may not ask for it does not hear of. */
+int show_jobs(struct cli *cli, const msgpack_object *result)
 {
     struct rpc_reply reply;
-    char path[8], reason[RPC_TEXT_MAX], damaged[RPC_TEXT_MAX];
-    int code = cli_show(cli, "jobs", NULL, show_jobs);
-    if (code != CLI_OK || cli->args->given & ARGS_JSON ||
-        rpc_call(cli->rpc, "stats", NULL, &reply) != RPC_OK) {
-        return code;
+    if (mpk_items(result) == 0) {
+        fputs("no jobs yet: attach one with attnd.watch(model, job=\"name\")\n", cli->out);
+    } else {
+        print_jobs(cli, result);
     }
-    field_text(mpk_find(reply.result, "history"), "path", path, sizeof path);
-    field_text(mpk_find(reply.result, "history"), "reason", reason, sizeof reason);
-    field_text(mpk_find(reply.result, "history"), "damaged", damaged, sizeof damaged);
-    if (*path && *reason) {
-        fprintf(cli->out, "attnd cannot write its history: %s\n", reason);
+    if (rpc_call(cli->rpc, "stats", NULL, &reply) == RPC_OK) {
+        const msgpack_object *history = mpk_find(reply.result, "history");
+        const char *reason = FIELD_TEXT(history, "reason"),
+                   *damaged = FIELD_TEXT(history, "damaged");
+        if (*FIELD_TEXT(history, "path") && *reason) {
+            fprintf(cli->out, "attnd cannot write its history: %s\n", reason);
+        }
+        if (*damaged) {
+            fprintf(cli->out, "%s\n", damaged);
+        }
+        rpc_reply_clear(&reply);
     }
-    if (*damaged) {
-        fprintf(cli->out, "%s\n", damaged);
-    }
-    rpc_reply_clear(&reply);
-    return code;
+    return CLI_OK;
 }

@@ -13,7 +13,7 @@
 static const char *const balance[] = {"received", "processed", "in_flight", "dropped"};
 enum { BALANCE = sizeof balance / sizeof balance[0] };
 
-static int show_stats(struct cli *cli, const msgpack_object *result)
+int show_stats(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
     const msgpack_object *dropped = mpk_find(result, "dropped");
@@ -60,9 +60,4 @@ static int show_stats(struct cli *cli, const msgpack_object *result)
             received > accounted ? received - accounted : accounted - received,
             received > accounted ? "unaccounted for" : "too many");
     return CLI_FINDING;
-}
-
-int cmd_stats(struct cli *cli)
-{
-    return cli_show(cli, "stats", NULL, show_stats);
 }

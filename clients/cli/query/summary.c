@@ -66,20 +66,21 @@ static double summary_error(const struct summary_row *row, const char *metric, u
 static void summary_add_value(struct out_table *table, const msgpack_object *value, double error,
                               bool plain)
 {
-    char name[32];
     if (value && value->type == MSGPACK_OBJECT_STR) {
-        field_show(value, name, sizeof name);
-        out_cell(table, "%s", name);
+        out_cell(table, "%s", FIELD_VALUE(value));
     } else {
         out_mean(table, mpk_number(value), error, plain);
     }
 }
 
-static uint32_t heads_max(const struct summary_row *rows, uint32_t count)
+/* Heads that the metric has, or its drift. */
+static uint32_t heads_max(const struct summary_row *rows, uint32_t count, bool drift)
 {
     uint32_t heads = 0;
     for (uint32_t i = 0; i < count; i++) {
-        heads = field_columns(rows[i].values) > heads ? field_columns(rows[i].values) : heads;
+        uint32_t found =
+            drift ? mpk_items(mpk_find(rows[i].drift, "delta")) : field_columns(rows[i].values);
+        heads = found > heads ? found : heads;
     }
     return heads;
 }
@@ -102,21 +103,11 @@ static int compare_drift(const void *left, const void *right)
     return order < 0 ? -1 : order > 0 ? 1 : summary_compare_u64(a->place, b->place);
 }
 
-static uint32_t summary_drift_heads(const struct summary_row *rows, uint32_t count)
-{
-    uint32_t heads = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t found = mpk_items(mpk_find(rows[i].drift, "delta"));
-        heads = found > heads ? found : heads;
-    }
-    return heads;
-}
-
 static void print_drift_table(struct cli *cli, const struct summary_row *rows, uint32_t count)
 {
     static const char *const numbers[] = {"delta", "js", "change"};
     struct out_table table;
-    uint32_t heads = summary_drift_heads(rows, count), used = 0;
+    uint32_t heads = heads_max(rows, count, true), used = 0;
     struct drift_row *row = memory_new((size_t)heads * count, sizeof *row);
     out_begin(&table, "HEAD|SHIFT|DELTA|JS|CHANGE");
     for (uint32_t i = 0; i < heads * count; i++) {
@@ -130,10 +121,8 @@ static void print_drift_table(struct cli *cli, const struct summary_row *rows, u
         qsort(row, used, sizeof *row, compare_drift);
     }
     for (uint32_t i = 0; i < used; i++) {
-        char layer[LAYER_TEXT_MAX];
         double shift = row[i].shift;
-        field_layer(row[i].layer->map, layer);
-        out_cell(&table, "%s h%" PRIu32, layer, row[i].head);
+        out_cell(&table, "%s h%" PRIu32, FIELD_LAYER(row[i].layer->map), row[i].head);
         out_cell(&table, isnan(shift) ? "-" : "%s%.1f", fabs(shift) >= SHIFT_MARKED ? "*" : "",
                  shift);
         for (int n = 0; n < 3; n++) {
@@ -174,11 +163,9 @@ static void summary_print_heading(struct cli *cli, const struct summary_row *row
         taken += mpk_find(map, "rows_of") ? mpk_find_u64(map, "rows") : 0;
         of += mpk_find_u64(map, "rows_of");
     }
-    char job[JOB_NAME_MAX + 1], unit[16];
-    field_text(row->map, "job", job, sizeof job);
-    field_text(mpk_find(row->map, "window"), "unit", unit, sizeof unit);
-    fprintf(cli->out, "%s, run %.8s, epoch %" PRIu64 ", step %" PRIu64 "\n", job, row->run, epoch,
-            step);
+    const char *unit = FIELD_TEXT(mpk_find(row->map, "window"), "unit");
+    fprintf(cli->out, "%s, run %.8s, epoch %" PRIu64 ", step %" PRIu64 "\n",
+            FIELD_TEXT(row->map, "job"), row->run, epoch, step);
     fprintf(cli->out, "window: %s %" PRIu64, unit, row->first);
     if (partial && strcmp(unit, "step") == 0 && step >= row->first && step < last) {
         last = step; /* the run has come no further */
@@ -219,7 +206,7 @@ static void print_groups(struct cli *cli, const struct summary_row *rows, uint32
         while (to < count && compare_window(&rows[from], &rows[to]) == 0) {
             to++;
         }
-        if (drift && summary_drift_heads(rows + from, to - from) == 0) {
+        if (drift && heads_max(rows + from, to - from, true) == 0) {
             continue; /* of its first windows */
         }
         if (shown++ > 0) {
@@ -232,7 +219,7 @@ static void print_groups(struct cli *cli, const struct summary_row *rows, uint32
             const struct summary_row *table_rows = rows + from;
             uint32_t table_count = to - from;
             struct out_table table;
-            uint32_t heads = heads_max(table_rows, table_count);
+            uint32_t heads = heads_max(table_rows, table_count, false);
             bool plain = summary_is_plain(table_rows, table_count);
             bool modules = false, per_head = false; /* or one column, of the whole layer */
             for (uint32_t i = 0; i < table_count; i++) {
@@ -249,9 +236,7 @@ static void print_groups(struct cli *cli, const struct summary_row *rows, uint32
                 out_cell(&table, "MODULE");
             }
             for (uint32_t i = 0; i < table_count; i++) {
-                char layer[LAYER_TEXT_MAX];
-                field_layer(table_rows[i].map, layer);
-                out_cell(&table, "%s", layer);
+                out_cell(&table, "%s", FIELD_LAYER(table_rows[i].map));
                 for (uint32_t head = 0; head < heads; head++) {
                     summary_add_value(&table, field_column(table_rows[i].values, head),
                                       summary_error(&table_rows[i], cli->args->metric, head),
@@ -274,28 +259,21 @@ struct summary_names {
     bool drift; /* only what has a baseline */
 };
 
-static bool has_metric(const struct summary_names *names, uint32_t row, const char *name)
-{
-    const msgpack_object *map = names->rows[row].map;
-    return names->drift ? mpk_find(mpk_find(map, "drift"), name) != NULL
-                        : field_metric(map, name) != NULL;
-}
-
 static void summary_add_name(void *data, const char *name)
 {
     struct summary_names *names = data;
-    if (!has_metric(names, names->before, name)) {
-        return;
-    }
-    for (uint32_t i = 0; i < names->before; i++) {
-        if (has_metric(names, i, name)) {
+    for (uint32_t i = 0; i <= names->before; i++) {
+        const msgpack_object *map = names->rows[i].map;
+        if (names->drift ? mpk_find(mpk_find(map, "drift"), name) : field_metric(map, name)) {
+            if (i == names->before) {
+                unknown_add(&names->unknown, name);
+            }
             return;
         }
     }
-    unknown_add(&names->unknown, name);
 }
 
-static int show_summary(struct cli *cli, const msgpack_object *result)
+int show_summary(struct cli *cli, const msgpack_object *result)
 {
     uint32_t count = mpk_items(result);
     char chosen[FIELD_NAME_MAX];
@@ -337,7 +315,7 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
     qsort(rows, count, sizeof *rows, summary_compare_rows);
     int code = CLI_OK;
     bool drift = shown.args->given & ARGS_DRIFT;
-    if ((drift ? summary_drift_heads(rows, count) : heads_max(rows, count)) == 0) {
+    if (heads_max(rows, count, drift) == 0) {
         /* No layer has the metric: name those there are. */
         struct summary_names names = {.rows = rows, .drift = drift};
         char text[UNKNOWN_TEXT_MAX], see[160];
@@ -357,12 +335,4 @@ static int show_summary(struct cli *cli, const msgpack_object *result)
     }
     free(rows);
     return code;
-}
-
-int cmd_summary(struct cli *cli)
-{
-    struct ask ask;
-    ask_job(&ask, cli->args);
-    ask_layer(&ask, cli->args);
-    return cli_show(cli, "summary", &ask, show_summary);
 }

@@ -20,12 +20,6 @@
 
 /* Lines --------------------------------------------------------------------------------------- */
 
-/* Mean, smallest and largest of the numbers that exist. */
-struct tail_spread {
-    uint32_t count;
-    double mean, min, max;
-};
-
 /* How many heads from this one on have the name; 0 when one before has it. */
 static uint32_t count_name(const msgpack_object *values, uint32_t head, const char *name)
 {
@@ -43,27 +37,25 @@ static uint32_t count_name(const msgpack_object *values, uint32_t head, const ch
 static void print_metric(struct cli *cli, const msgpack_object *map, const char *metric)
 {
     const msgpack_object *values = field_metric(map, metric);
-    struct tail_spread spread = {.min = INFINITY, .max = -INFINITY};
+    uint32_t numbers = 0;
+    double mean = 0, min = INFINITY, max = -INFINITY;
     for (uint32_t i = 0; i < field_columns(values); i++) {
         double value = mpk_number(field_column(values, i));
-        if (isnan(value)) {
-            continue;
+        if (!isnan(value)) {
+            mean += (value - mean) / ++numbers;
+            min = fmin(min, value);
+            max = fmax(max, value);
         }
-        spread.count++;
-        spread.mean += (value - spread.mean) / spread.count;
-        spread.min = fmin(spread.min, value);
-        spread.max = fmax(spread.max, value);
     }
     fprintf(cli->out, " %s", metric);
     if (!values) {
         fputs(" -", cli->out);
-    } else if (spread.count == 0) {
+    } else if (numbers == 0) {
         /* "pattern first_token 3, mixed 5": each name with the number of heads that have it. */
         const char *separator = " ";
         for (uint32_t i = 0; i < field_columns(values); i++) {
             const msgpack_object *value = field_column(values, i);
-            char name[32];
-            field_show(value, name, sizeof name);
+            const char *name = FIELD_VALUE(value);
             uint32_t count = count_name(values, i, name);
             if (value->type == MSGPACK_OBJECT_STR && count > 0) {
                 fprintf(cli->out, "%s%s %" PRIu32, separator, name, count);
@@ -71,10 +63,10 @@ static void print_metric(struct cli *cli, const msgpack_object *map, const char 
             }
         }
     } else if (values->type != MSGPACK_OBJECT_ARRAY) {
-        fprintf(cli->out, " %.4g", spread.mean);
+        fprintf(cli->out, " %.4g", mean);
     } else {
-        fprintf(cli->out, " %.4g [%.4g, %.4g] over %" PRIu32 " head%s", spread.mean, spread.min,
-                spread.max, spread.count, out_plural(spread.count));
+        fprintf(cli->out, " %.4g [%.4g, %.4g] over %" PRIu32 " head%s", mean, min, max, numbers,
+                out_plural(numbers));
     }
 }
 
@@ -97,12 +89,10 @@ static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
         for (uint32_t i = 0; i < weights->via.map.size; i++) {
             const msgpack_object_kv *matrix = &weights->via.map.ptr[i];
             const msgpack_object *whole = mpk_find(&matrix->val, "whole");
-            char name[16];
             if (!whole) {
                 continue;
             }
-            field_show(&matrix->key, name, sizeof name);
-            fprintf(cli->out, "%s%s", separator, name);
+            fprintf(cli->out, "%s%s", separator, FIELD_VALUE(&matrix->key));
             tail_print_number(cli, "norm", mpk_find(whole, "spectral_norm"));
             tail_print_number(cli, "rank", mpk_find(whole, "rank"));
             separator = ", ";
@@ -116,9 +106,7 @@ static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
 
 static void print_live(struct cli *cli, const msgpack_object *map)
 {
-    char layer[LAYER_TEXT_MAX];
-    field_layer(map, layer);
-    fprintf(cli->out, " %s epoch %" PRIu64 " step %" PRIu64 " rank %" PRIu64 ":", layer,
+    fprintf(cli->out, " %s epoch %" PRIu64 " step %" PRIu64 " rank %" PRIu64 ":", FIELD_LAYER(map),
             mpk_find_u64(map, "epoch"), mpk_find_u64(map, "step"), mpk_find_u64(map, "rank"));
     tail_print_numbers(cli, map);
 }
@@ -127,10 +115,7 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *window = mpk_find(map, "window");
     uint64_t first = mpk_find_u64(window, "first"), last = mpk_find_u64(window, "last");
-    char layer[LAYER_TEXT_MAX], unit[16];
-    field_layer(map, layer);
-    field_text(window, "unit", unit, sizeof unit);
-    fprintf(cli->out, " %s %s %" PRIu64, layer, unit, first);
+    fprintf(cli->out, " %s %s %" PRIu64, FIELD_LAYER(map), FIELD_TEXT(window, "unit"), first);
     if (last != first) {
         fprintf(cli->out, " to %" PRIu64, last);
     }
@@ -144,12 +129,8 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
 static void tail_print_alert(struct cli *cli, const msgpack_object *map)
 {
     const msgpack_object *since = mpk_find(map, "since");
-    char severity[32], state[FIELD_STATE_MAX], rule[80], message[512];
-    field_text(map, "severity", severity, sizeof severity);
-    field_alert_state(map, state);
-    field_text(map, "rule", rule, sizeof rule);
-    field_text(map, "message", message, sizeof message);
-    fprintf(cli->out, " %s %s %s: %s", severity, state, rule, message);
+    fprintf(cli->out, " %s %s %s: %s", FIELD_TEXT(map, "severity"), FIELD_STATE(map),
+            FIELD_TEXT(map, "rule"), FIELD_TEXT(map, "message"));
     if (since) {
         fprintf(cli->out, ", since epoch %" PRIu64 " step %" PRIu64, mpk_find_u64(since, "epoch"),
                 mpk_find_u64(since, "step"));
@@ -158,16 +139,14 @@ static void tail_print_alert(struct cli *cli, const msgpack_object *map)
 
 static void tail_print_job(struct cli *cli, const msgpack_object *map)
 {
-    char state[32], run[9];
     uint32_t layers = mpk_items(mpk_find(map, "layers"));
-    field_text(map, "state", state, sizeof state);
-    field_text(map, "run", run, sizeof run);
     fprintf(cli->out,
-            " %s, run %s, epoch %" PRIu64 " step %" PRIu64 ", rank %" PRIu64 "/%" PRIu64
+            " %s, run %.8s, epoch %" PRIu64 " step %" PRIu64 ", rank %" PRIu64 "/%" PRIu64
             ", %" PRIu32 " layer%s, received %" PRIu64 ", lost %" PRIu64 ", dropped %" PRIu64,
-            state, run, mpk_find_u64(map, "epoch"), mpk_find_u64(map, "step"),
-            mpk_find_u64(map, "ranks"), mpk_find_u64(map, "world"), layers, out_plural(layers),
-            field_received(map), mpk_find_u64(map, "lost"), field_dropped(map));
+            FIELD_TEXT(map, "state"), FIELD_TEXT(map, "run"), mpk_find_u64(map, "epoch"),
+            mpk_find_u64(map, "step"), mpk_find_u64(map, "ranks"), mpk_find_u64(map, "world"),
+            layers, out_plural(layers), field_received(map), mpk_find_u64(map, "lost"),
+            field_dropped(map));
 }
 
 static void tail_print_log(struct cli *cli, const msgpack_object *map)
@@ -175,9 +154,8 @@ static void tail_print_log(struct cli *cli, const msgpack_object *map)
     const msgpack_object *values = mpk_find(map, "values");
     fprintf(cli->out, " step %" PRIu64 ":", mpk_find_u64(map, "step"));
     for (uint32_t i = 0; i < mpk_pairs(values); i++) {
-        char name[NAMED_NAME_MAX + 1];
-        field_show(&values->via.map.ptr[i].key, name, sizeof name);
-        tail_print_number(cli, name, &values->via.map.ptr[i].val);
+        const msgpack_object_kv *pair = &values->via.map.ptr[i];
+        tail_print_number(cli, FIELD_VALUE(&pair->key), &pair->val);
     }
 }
 
@@ -200,18 +178,10 @@ static bool print_message(struct cli *cli, zmq_msg_t *frame)
         return false;
     }
     if (cli->args->given & ARGS_JSON) {
-        char *text = mpk_to_json(doc.root, 0);
-        if (text) {
-            fprintf(cli->out, "%s\n", text);
-        } else {
-            fputs("attnctl: skipped a message: out of memory\n", cli->err);
-        }
-        free(text);
+        cli_print_json(cli, doc.root, 0);
     } else {
-        char kind[32], job[JOB_NAME_MAX + 1];
-        field_text(doc.root, "kind", kind, sizeof kind);
-        field_text(doc.root, "job", job, sizeof job);
-        fprintf(cli->out, "%-7s %s", kind, job);
+        const char *kind = FIELD_TEXT(doc.root, "kind");
+        fprintf(cli->out, "%-7s %s", kind, FIELD_TEXT(doc.root, "job"));
         for (size_t i = 0; i < sizeof printers / sizeof printers[0]; i++) {
             if (strcmp(kind, printers[i].kind) == 0) {
                 printers[i].print(cli, doc.root);
@@ -275,7 +245,7 @@ static bool is_topic(const char *prefix)
 
 int cmd_tail(struct cli *cli)
 {
-    char endpoint[ENDPOINT_MAX];
+    char endpoint[ADDRESS_MAX];
     const char *prefix = cli->args->word_count > 1 ? cli->args->words[1] : "";
     int code = CLI_OK;
     if (!is_topic(prefix)) {

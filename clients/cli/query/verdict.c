@@ -16,11 +16,10 @@ static void verdict_print_needs(struct cli *cli, const msgpack_object *unjudged)
     struct ask ask;
     ask_init(&ask);
     ask_text(&ask, "job", cli->args->words[1]);
-    ask_end(&ask);
-    bool known = rpc_call(cli->rpc, "rules", &ask.params, &reply) == RPC_OK;
+    bool known = ask_call(cli->rpc, "rules", &ask, &reply) == RPC_OK;
     for (uint32_t i = 0; i < mpk_items(unjudged); i++) {
-        char name[80], needs[256] = "", text[SENTENCE_MAX];
-        field_show(field_at(unjudged, i), name, sizeof name);
+        char needs[256] = "", text[SENTENCE_MAX];
+        const char *name = FIELD_VALUE(field_at(unjudged, i));
         for (uint32_t r = 0; known && r < mpk_items(reply.result); r++) {
             const msgpack_object *rule = field_at(reply.result, r);
             if (mpk_is_str(mpk_find(rule, "name"), name)) {
@@ -34,7 +33,6 @@ static void verdict_print_needs(struct cli *cli, const msgpack_object *unjudged)
     if (known) {
         rpc_reply_clear(&reply);
     }
-    mpk_writer_clear(&ask.params);
 }
 
 static void verdict_print_well(struct cli *cli, const msgpack_object *result, bool brief)
@@ -59,9 +57,8 @@ static void verdict_print_well(struct cli *cli, const msgpack_object *result, bo
                          others, brief ? "" : ":");
     }
     for (uint32_t i = 0; i < others && brief && used < (int)sizeof text - 80; i++) {
-        char name[72];
-        field_show(field_at(unjudged, i), name, sizeof name);
-        used += snprintf(text + used, sizeof text - (size_t)used, "%s %s", i ? "," : ":", name);
+        used += snprintf(text + used, sizeof text - (size_t)used, "%s %.71s", i ? "," : ":",
+                         FIELD_VALUE(field_at(unjudged, i)));
     }
     text_wrap(text, 0, 0, cli->out);
     if (others > 0 && !brief) {
@@ -74,26 +71,22 @@ bool verdict_print(struct cli *cli, bool brief)
     struct rpc_reply reply;
     struct ask ask;
     ask_job(&ask, cli->args);
-    ask_end(&ask);
-    bool known = rpc_call(cli->rpc, "verdict", &ask.params, &reply) == RPC_OK;
-    mpk_writer_clear(&ask.params);
-    if (!known) {
+    if (ask_call(cli->rpc, "verdict", &ask, &reply) != RPC_OK) {
         return false;
     }
     const msgpack_object *alerts = mpk_find(reply.result, "alerts");
-    known = alerts != NULL;
+    bool known = alerts != NULL;
     if (mpk_items(alerts) > 0) {
         const msgpack_object *worst = field_at(alerts, 0);
-        char severity[16], rule[80], message[512], more[160] = "", text[SENTENCE_MAX];
-        field_text(worst, "severity", severity, sizeof severity);
-        field_text(worst, "rule", rule, sizeof rule);
-        field_text(worst, "message", message, sizeof message);
+        char more[160] = "", text[SENTENCE_MAX];
         if (mpk_items(alerts) > 1) {
             snprintf(more, sizeof more, "; %" PRIu32 " more: attnctl alerts %.128s",
                      mpk_items(alerts) - 1, cli->args->words[1]);
         }
-        snprintf(text, sizeof text, "%s %s since step %" PRIu64 ": %s%s", severity, rule,
-                 mpk_find_u64(mpk_find(worst, "since"), "step"), message, more);
+        snprintf(text, sizeof text, "%s %.79s since step %" PRIu64 ": %s%s",
+                 FIELD_TEXT(worst, "severity"), FIELD_TEXT(worst, "rule"),
+                 mpk_find_u64(mpk_find(worst, "since"), "step"), FIELD_TEXT(worst, "message"),
+                 more);
         text_wrap(text, 0, 0, cli->out);
     } else if (known) {
         verdict_print_well(cli, reply.result, brief);

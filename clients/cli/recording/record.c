@@ -97,48 +97,37 @@ int recorder_open(const char *path, bool replace, uint64_t now_ns, struct record
     return 0;
 }
 
-/* Head and frames, or head and `packed`. */
-static int recorder_append(struct recorder *recorder, uint64_t received_ns,
-                           const struct recording_frame *frames, uint32_t count,
-                           const struct recording_frame *packed, char *reterr)
+int recorder_write(struct recorder *recorder, uint64_t received_ns,
+                   const struct recording_frame *frames, uint32_t count, char *reterr)
 {
     uint8_t head[RECORDING_HEAD_MAX];
     struct iovec parts[1 + RECORDING_FRAMES_MAX];
-    size_t size = recording_encode_record(received_ns, frames, count, packed, head);
-    const struct recording_frame *stored = packed ? packed : frames;
-    uint32_t stored_count = packed ? 1 : count;
+    struct recording_frame packed = {0};
+    if (recorder->pack && recording_pack(frames, count, &packed) != 0) {
+        return recorder_fail(recorder->path, err_text(ERR_MEMORY), "", reterr);
+    }
+    size_t size =
+        recording_encode_record(received_ns, frames, count, packed.data ? &packed : NULL, head);
+    const struct recording_frame *stored = packed.data ? &packed : frames;
+    uint32_t stored_count = packed.data ? 1 : count;
     parts[0] = part(head, size);
     for (uint32_t i = 0; i < stored_count; i++) {
         parts[1 + i] = part(stored[i].data, stored[i].size);
         size += stored[i].size;
     }
-    if (recorder_write_all(recorder->fd, parts, 1 + (int)stored_count) != 0) {
+    int rc = recorder_write_all(recorder->fd, parts, 1 + (int)stored_count);
+    if (rc != 0) {
         fail_system(recorder->path, reterr);
         (void)!ftruncate(recorder->fd, (off_t)recorder->bytes); /* else a reader finds it cut */
-        return -1;
+    } else {
+        recorder->bytes += size;
+        recorder->messages++;
     }
-    recorder->bytes += size;
-    return 0;
-}
-
-int recorder_write(struct recorder *recorder, uint64_t received_ns,
-                   const struct recording_frame *frames, uint32_t count, char *reterr)
-{
-    struct recording_frame packed = {0};
-    if (recorder->pack && recording_pack(frames, count, &packed) != 0) {
-        return recorder_fail(recorder->path, err_text(ERR_MEMORY), "", reterr);
-    }
-    int rc =
-        recorder_append(recorder, received_ns, frames, count, packed.data ? &packed : NULL, reterr);
-    free((void *)(uintptr_t)packed.data);
-    if (rc != 0) {
-        return rc;
-    }
-    recorder->messages++;
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count && rc == 0; i++) {
         recorder->payload += frames[i].size;
     }
-    return 0;
+    free((void *)(uintptr_t)packed.data);
+    return rc;
 }
 
 int recorder_close(struct recorder *recorder, char *reterr)
@@ -161,7 +150,7 @@ struct live_recording {
     const char *job;
     struct link link;
     struct drain drain; /* reads the link's socket */
-    char endpoint[ENDPOINT_MAX], topic[TOPIC_MAX];
+    char endpoint[ADDRESS_MAX], topic[TOPIC_MAX];
     struct recorder recorder;
     struct ranks ranks;
     bool numbered; /* the next number is known */
@@ -312,9 +301,7 @@ static int record_take(struct live_recording *recording, bool *ret_came, bool *r
     *ret_greeting = *ret_came && tapped.count == LEADING;
     if (*ret_came) {
         note_number(recording, &tapped);
-    }
-    if (*ret_came && !*ret_greeting) {
-        code = write_tapped(recording, &tapped);
+        code = *ret_greeting ? CLI_OK : write_tapped(recording, &tapped);
     }
     clear_tapped(&tapped);
     return code;
@@ -342,12 +329,9 @@ static int record_finish(struct live_recording *recording)
                 recorder->messages, recorder->payload, recorder->bytes, recording->lost,
                 recording->breaks, recording->tokens ? "true" : "false");
     } else {
-        char payload[OUT_SIZE_MAX], file[OUT_SIZE_MAX];
-        out_size(recorder->payload, payload);
-        out_size(recorder->bytes, file);
         fprintf(cli->out, "%s: %" PRIu64 " message%s of %s, %s in %s, %" PRIu64 " lost\n",
                 recorder->path, recorder->messages, out_plural(recorder->messages), recording->job,
-                payload, file, recording->lost);
+                OUT_SIZE(recorder->payload), OUT_SIZE(recorder->bytes), recording->lost);
         if (recording->tokens) {
             fputs("token numbers of the training's data are in it\n", cli->out);
         }

@@ -36,20 +36,25 @@
 #define NOTICE_BYTES_MAX 4096
 
 struct sender {
+    struct cli *cli; /* failures are explained there; functions return an exit code */
     void *socket;
     struct prefixes wanted;
     uint64_t sent, bytes;
     uint64_t unwanted; /* attnd has not subscribed to their topics: not sent */
 };
 
-enum sender_status {
-    SENDER_OK,
-    SENDER_ENDPOINT, /* it is not one */
-    SENDER_NOBODY,   /* nobody subscribed in time */
-    SENDER_GONE,     /* who had subscribed went away, or takes nothing for STALL_S */
-    SENDER_INTERRUPTED,
-    SENDER_MEMORY,
-};
+/* Whoever had subscribed went away, or takes nothing for STALL_S. */
+static int sender_fail_gone(const struct sender *sender)
+{
+    return cli_fail(sender->cli, CLI_UNREACHABLE, "attnd went away after %" PRIu64 " message%s",
+                    sender->sent, out_plural(sender->sent));
+}
+
+static int sender_fail_interrupted(const struct sender *sender)
+{
+    return cli_fail(sender->cli, CLI_FINDING, "interrupted after %" PRIu64 " message%s",
+                    sender->sent, out_plural(sender->sent));
+}
 
 /* Takes one notice within the time; whether there was one, and whether it ended a subscription. */
 static bool sender_take_notice(struct sender *sender, int64_t wait_ms, bool *ret_ended)
@@ -68,21 +73,24 @@ static bool sender_take_notice(struct sender *sender, int64_t wait_ms, bool *ret
     return true;
 }
 
-static enum sender_status await_subscriptions(struct sender *sender, int timeout_ms)
+static int await_subscriptions(struct sender *sender, const char *endpoint)
 {
+    int timeout_ms = sender->cli->args->timeout_ms;
     uint64_t deadline = now_ns() + (uint64_t)timeout_ms * 1000000;
     bool ended = false;
     while (!sender_take_notice(sender, LOOK_MS, &ended)) {
         if (interrupt_came()) {
-            return SENDER_INTERRUPTED;
+            return sender_fail_interrupted(sender);
         }
         if (now_ns() >= deadline) {
-            return SENDER_NOBODY;
+            return cli_fail(sender->cli, CLI_UNREACHABLE,
+                            "attnd does not subscribe at %s, its ingest.endpoint, within %g s",
+                            endpoint, timeout_ms / 1000.0);
         }
     }
     while (sender_take_notice(sender, SETTLE_MS, &ended)) {
     }
-    return ended ? SENDER_GONE : SENDER_OK;
+    return ended ? sender_fail_gone(sender) : CLI_OK;
 }
 
 /* Messages still under way are thrown away: see first that attnd has them. Accepts a closed one. */
@@ -96,45 +104,46 @@ static void sender_close(struct sender *sender)
 }
 
 /* Connects, and waits until attnd has subscribed. On failure nothing is left to close. */
-static enum sender_status sender_open(const struct rpc *rpc, const char *endpoint, int timeout_ms,
-                                      struct sender *ret_sender)
+static int sender_open(struct cli *cli, const char *endpoint, struct sender *ret_sender)
 {
     static const struct socket_option options[] = {
         {ZMQ_IMMEDIATE, 1},        {ZMQ_XPUB_NODROP, 1},      {ZMQ_SNDHWM, SEND_QUEUE},
         {ZMQ_SNDTIMEO, LOOK_MS},   {ZMQ_HEARTBEAT_IVL, 1000}, {ZMQ_HEARTBEAT_TIMEOUT, 3000},
         {ZMQ_HANDSHAKE_IVL, 5000},
     };
-    struct sender sender = {.socket = rpc_connect(rpc, ZMQ_XPUB, options,
+    struct sender sender = {.cli = cli,
+                            .socket = rpc_connect(cli->rpc, ZMQ_XPUB, options,
                                                   sizeof options / sizeof options[0],
                                                   NOTICE_BYTES_MAX, endpoint)};
     if (!sender.socket) {
-        return SENDER_ENDPOINT;
+        return cli_usage(cli, "'%.200s': not an endpoint (valid: tcp://host:port, ipc://path)",
+                         endpoint);
     }
-    enum sender_status status = await_subscriptions(&sender, timeout_ms);
-    if (status == SENDER_OK) {
+    int code = await_subscriptions(&sender, endpoint);
+    if (code == CLI_OK) {
         *ret_sender = sender;
     } else {
         sender_close(&sender);
     }
-    return status;
+    return code;
 }
 
 /* One frame, waiting for room. */
-static enum sender_status sender_send_frame(void *socket, struct recording_frame frame, int flags)
+static int sender_send_frame(const struct sender *sender, struct recording_frame frame, int flags)
 {
     uint64_t deadline = now_ns() + STALL_S * UINT64_C(1000000000);
-    while (zmq_send(socket, frame.data, frame.size, flags) < 0) {
+    while (zmq_send(sender->socket, frame.data, frame.size, flags) < 0) {
         if (errno == ENOMEM) {
-            return SENDER_MEMORY;
+            return cli_fail(sender->cli, CLI_FINDING, "out of memory");
         }
         if (interrupt_came()) {
-            return SENDER_INTERRUPTED;
+            return sender_fail_interrupted(sender);
         }
         if ((errno != EAGAIN && errno != EINTR) || now_ns() >= deadline) {
-            return SENDER_GONE;
+            return sender_fail_gone(sender);
         }
     }
-    return SENDER_OK;
+    return CLI_OK;
 }
 
 /* Topics that no subscription can name are not wanted either. */
@@ -149,34 +158,33 @@ static bool sender_is_wanted(const struct sender *sender, struct recording_frame
     return prefixes_match(&sender->wanted, text);
 }
 
-/* One message, as it is. After anything but SENDER_OK the rest must not be sent. */
-static enum sender_status sender_send(struct sender *sender, const struct recording_frame *frames,
-                                      uint32_t count)
+/* One message, as it is. After anything but CLI_OK the rest must not be sent. */
+static int sender_send(struct sender *sender, const struct recording_frame *frames, uint32_t count)
 {
     /* Somebody who had subscribed may have gone. */
     bool ended = false;
     while (sender_take_notice(sender, 0, &ended)) {
     }
-    enum sender_status status = ended ? SENDER_GONE : SENDER_OK;
-    if (status == SENDER_OK && !sender_is_wanted(sender, frames[0])) {
+    if (ended) {
+        return sender_fail_gone(sender);
+    }
+    if (!sender_is_wanted(sender, frames[0])) {
         sender->unwanted++;
-        return SENDER_OK;
+        return CLI_OK;
     }
-    for (uint32_t i = 0; i < count && status == SENDER_OK; i++) {
-        status = sender_send_frame(sender->socket, frames[i], i + 1 < count ? ZMQ_SNDMORE : 0);
-    }
-    if (status != SENDER_OK) {
-        return status;
-    }
-    sender->sent++;
     for (uint32_t i = 0; i < count; i++) {
+        int code = sender_send_frame(sender, frames[i], i + 1 < count ? ZMQ_SNDMORE : 0);
+        if (code != CLI_OK) {
+            return code;
+        }
         sender->bytes += frames[i].size;
     }
-    return SENDER_OK;
+    sender->sent++;
+    return CLI_OK;
 }
 
 /* Waits, and notices when attnd goes away meanwhile. */
-static enum sender_status sender_pause(struct sender *sender, uint64_t ns)
+static int sender_pause(struct sender *sender, uint64_t ns)
 {
     uint64_t until = now_ns() + ns;
     bool ended = false;
@@ -184,10 +192,10 @@ static enum sender_status sender_pause(struct sender *sender, uint64_t ns)
         uint64_t left_ms = (until - now + 999999) / 1000000;
         sender_take_notice(sender, left_ms < LOOK_MS ? (int64_t)left_ms : LOOK_MS, &ended);
         if (interrupt_came()) {
-            return SENDER_INTERRUPTED;
+            return sender_fail_interrupted(sender);
         }
     }
-    return ended ? SENDER_GONE : SENDER_OK;
+    return ended ? sender_fail_gone(sender) : CLI_OK;
 }
 
 /* How often attnd is asked how far it is: soon at first. */
@@ -205,105 +213,63 @@ static enum sender_status sender_pause(struct sender *sender, uint64_t ns)
 
 /* Counting ------------------------------------------------------------------------------------ */
 
-/* Asks for the counters; a failure is explained on err. Returns CLI_OK or the exit code. */
-static int replay_count(struct cli *cli, struct replay_counts *ret_counts)
+/* The counters of attnd. */
+struct replay_counts {
+    uint64_t received, processed, in_flight;
+    uint64_t in_flight_bytes, admitted_bytes;
+    uint64_t budget_bytes; /* 0: attnd is of a version that stops reading instead of dropping */
+};
+
+static struct replay_counts replay_counts_of(const msgpack_object *stats)
 {
-    struct rpc_reply reply;
-    int code = cli_call(cli, "stats", NULL, &reply);
-    if (code != CLI_OK) {
-        return code;
-    }
-    *ret_counts = (struct replay_counts){
-        .received = mpk_find_u64(reply.result, "received"),
-        .processed = mpk_find_u64(reply.result, "processed"),
-        .in_flight = mpk_find_u64(reply.result, "in_flight"),
-        .in_flight_bytes = mpk_find_u64(reply.result, "in_flight_bytes"),
-        .admitted_bytes = mpk_find_u64(reply.result, "admitted_bytes"),
-        .budget_bytes = mpk_find_u64(reply.result, "budget_bytes"),
+    return (struct replay_counts){
+        .received = mpk_find_u64(stats, "received"),
+        .processed = mpk_find_u64(stats, "processed"),
+        .in_flight = mpk_find_u64(stats, "in_flight"),
+        .in_flight_bytes = mpk_find_u64(stats, "in_flight_bytes"),
+        .admitted_bytes = mpk_find_u64(stats, "admitted_bytes"),
+        .budget_bytes = mpk_find_u64(stats, "budget_bytes"),
     };
-    const msgpack_object *dropped = mpk_find(reply.result, "dropped");
-    uint32_t count = dropped && dropped->type == MSGPACK_OBJECT_MAP ? dropped->via.map.size : 0;
-    for (uint32_t i = 0; i < count && i < REPLAY_REASONS_MAX; i++) {
-        const msgpack_object_kv *pair = &dropped->via.map.ptr[i];
-        struct replay_reason *reason = &ret_counts->reasons[ret_counts->reason_count++];
-        field_show(&pair->key, reason->name, sizeof reason->name);
-        field_unquote(reason->name);
-        if (mpk_get_u64(&pair->val, UINT64_MAX, &reason->count) != 0) {
-            reason->count = 0;
-        }
-    }
-    ret_counts->dropped = field_sum(dropped);
-    rpc_reply_clear(&reply);
-    return CLI_OK;
 }
 
-static uint64_t replay_dropped(const struct replay_counts *counts, const char *reason)
-{
-    for (uint32_t i = 0; i < counts->reason_count; i++) {
-        if (strcmp(counts->reasons[i].name, reason) == 0) {
-            return counts->reasons[i].count;
-        }
-    }
-    return 0;
-}
-
-void replay_print_dropped(const struct replay_counts *counts, bool json, FILE *out)
+void replay_print_dropped(const msgpack_object *before, const msgpack_object *now, bool json,
+                          FILE *out)
 {
     const char *separator = "";
-    for (uint32_t i = 0; i < counts->reason_count; i++) {
-        const struct replay_reason *reason = &counts->reasons[i];
-        if (reason->count == 0) {
-            continue;
+    for (uint32_t i = 0; i < mpk_pairs(now); i++) {
+        char name[FIELD_NAME_MAX];
+        field_show(&now->via.map.ptr[i].key, name, sizeof name);
+        uint64_t count = mpk_find_u64(now, name) - mpk_find_u64(before, name);
+        if (count > 0) {
+            field_unquote(name);
+            fprintf(out, json ? "%s\"%s\": %" PRIu64 : "%s%s %" PRIu64, separator, name, count);
+            separator = ", ";
         }
-        fprintf(out, json ? "%s\"%s\": %" PRIu64 : "%s%s %" PRIu64, separator, reason->name,
-                reason->count);
-        separator = ", ";
-    }
-}
-
-/* Explaining ---------------------------------------------------------------------------------- */
-
-static int replay_explain(struct cli *cli, enum sender_status status, const char *endpoint,
-                          uint64_t sent)
-{
-    switch (status) {
-    case SENDER_ENDPOINT:
-        return cli_usage(cli, "'%.200s': not an endpoint (valid: tcp://host:port, ipc://path)",
-                         endpoint);
-    case SENDER_NOBODY:
-        return cli_fail(cli, CLI_UNREACHABLE,
-                        "attnd does not subscribe at %s, its ingest.endpoint, within %g s",
-                        endpoint, cli->args->timeout_ms / 1000.0);
-    case SENDER_GONE:
-        return cli_fail(cli, CLI_UNREACHABLE, "attnd went away after %" PRIu64 " message%s", sent,
-                        out_plural(sent));
-    case SENDER_INTERRUPTED:
-        return cli_fail(cli, CLI_FINDING, "interrupted after %" PRIu64 " message%s", sent,
-                        out_plural(sent));
-    default:
-        return cli_fail(cli, CLI_FINDING, "out of memory");
     }
 }
 
 /* Waiting ------------------------------------------------------------------------------------- */
 
-/* Until attnd has received `messages` more than `before`, and less than `bytes` are in flight.
- * Gives up when nothing changes for long. */
-static int replay_await(struct cli *cli, const struct replay_counts *before, uint64_t messages,
-                        uint64_t bytes, struct replay_counts *ret_now)
+/* Until attnd has received as many as were sent more than `before`, and less than `bytes` are in
+ * flight; its counters are the caller's to clear then. Gives up when nothing changes for long. */
+static int replay_await(const struct sender *sender, const struct replay_counts *before,
+                        uint64_t bytes, struct replay_counts *ret_now, struct rpc_reply *ret_stats)
 {
+    struct cli *cli = sender->cli;
     struct replay_counts last = {0}, *now = ret_now;
     uint64_t changed_ns = now_ns();
     for (int wait_ms = ASK_FIRST_MS;; wait_ms *= wait_ms < ASK_LAST_MS ? 2 : 1) {
-        int code = replay_count(cli, now);
+        int code = cli_call(cli, "stats", NULL, ret_stats);
         if (code != CLI_OK) {
             return code;
         }
-        if (now->received - before->received >= messages && now->in_flight_bytes < bytes) {
+        *now = replay_counts_of(ret_stats->result);
+        if (now->received - before->received >= sender->sent && now->in_flight_bytes < bytes) {
             return CLI_OK;
         }
+        rpc_reply_clear(ret_stats);
         if (interrupt_came()) {
-            return replay_explain(cli, SENDER_INTERRUPTED, "", messages);
+            return sender_fail_interrupted(sender);
         }
         if (last.received != now->received || last.processed != now->processed ||
             last.in_flight != now->in_flight) {
@@ -312,7 +278,7 @@ static int replay_await(struct cli *cli, const struct replay_counts *before, uin
             return cli_fail(cli, CLI_FINDING,
                             "attnd has received %" PRIu64 " of %" PRIu64
                             " messages, and is computing %" PRIu64 "; nothing moves any more",
-                            now->received - before->received, messages, now->in_flight);
+                            now->received - before->received, sender->sent, now->in_flight);
         }
         last = *now;
         poll(NULL, 0, wait_ms);
@@ -385,13 +351,15 @@ static struct replay_cost *find_cost(struct pace *pace, const struct recorded *r
 }
 
 /* Until all that was sent is there and attnd has room. */
-static int ask_room(struct cli *cli, struct pace *pace, const struct sender *sender)
+static int ask_room(struct pace *pace, const struct sender *sender)
 {
+    struct rpc_reply stats;
     uint64_t limit = pace->before.budget_bytes / 2, admitted = pace->now.admitted_bytes;
-    int code = replay_await(cli, &pace->before, sender->sent, limit, &pace->now);
+    int code = replay_await(sender, &pace->before, limit, &pace->now, &stats);
     if (code != CLI_OK) {
         return code;
     }
+    rpc_reply_clear(&stats);
     if (pace->learning) {
         pace->learning->cost = pace->now.admitted_bytes - admitted;
     }
@@ -401,7 +369,7 @@ static int ask_room(struct cli *cli, struct pace *pace, const struct sender *sen
 }
 
 /* Waits until the message may be sent. */
-static int await_room(struct cli *cli, struct pace *pace, const struct sender *sender,
+static int await_room(struct pace *pace, const struct sender *sender,
                       const struct recorded *recorded)
 {
     struct replay_cost small;
@@ -409,14 +377,14 @@ static int await_room(struct cli *cli, struct pace *pace, const struct sender *s
     if (pace->before.budget_bytes == 0) {
         return CLI_OK;
     }
-    int code = asked ? ask_room(cli, pace, sender) : CLI_OK;
+    int code = asked ? ask_room(pace, sender) : CLI_OK;
     if (code != CLI_OK) {
         return code;
     }
     struct replay_cost *cost = find_cost(pace, recorded, &small);
     bool fits = cost->cost > 0 && cost->cost <= pace->credit;
     if (!fits && !asked) {
-        code = ask_room(cli, pace, sender);
+        code = ask_room(pace, sender);
     }
     pace->learning = cost->cost == 0 ? cost : NULL;
     fits = cost->cost > 0 && cost->cost <= pace->credit;
@@ -432,8 +400,7 @@ struct rhythm {
     uint64_t first_ns, started_ns;
 };
 
-static enum sender_status await_turn(struct sender *sender, struct rhythm *rhythm,
-                                     uint64_t received_ns)
+static int await_turn(struct sender *sender, struct rhythm *rhythm, uint64_t received_ns)
 {
     uint64_t now = now_ns();
     if (rhythm->started_ns == 0) {
@@ -441,40 +408,40 @@ static enum sender_status await_turn(struct sender *sender, struct rhythm *rhyth
         rhythm->first_ns = received_ns;
     }
     if (rhythm->factor == 0 || received_ns <= rhythm->first_ns) {
-        return SENDER_OK;
+        return CLI_OK;
     }
     double due_ns = (double)(received_ns - rhythm->first_ns) / rhythm->factor;
     double left_ns = due_ns - (double)(now - rhythm->started_ns);
     return left_ns > 0 ? sender_pause(sender, left_ns < 1e18 ? (uint64_t)left_ns : UINT64_MAX / 2)
-                       : SENDER_OK;
+                       : CLI_OK;
 }
 
 /* Sends every message that can be read: --rhythm times as fast as recorded, or at once; but
  * never so fast that more than half of attnd's budget is in flight, beyond which it would drop. A
  * last record that is cut short is only mentioned on err. Returns CLI_OK, or the exit code after
  * explaining on err. */
-static int replay_send(struct cli *cli, struct playback *playback, struct sender *sender,
+static int replay_send(struct playback *playback, struct sender *sender,
                        const struct replay_counts *before)
 {
+    struct cli *cli = sender->cli;
     struct rhythm rhythm = {.factor = cli->args->rhythm};
     struct pace pace = {.before = *before, .now = *before};
     struct recorded recorded;
     enum playback_status status;
     char error[PLAYBACK_ERROR_MAX];
     while ((status = playback_next(playback, &recorded, error)) == PLAYBACK_MESSAGE) {
-        int code = await_room(cli, &pace, sender, &recorded);
+        int code = await_room(&pace, sender, &recorded);
+        if (code == CLI_OK) {
+            code = await_turn(sender, &rhythm, recorded.received_ns);
+        }
+        if (code == CLI_OK) {
+            code = sender_send(sender, recorded.frames, recorded.frame_count);
+        }
+        if (code == CLI_OK && interrupt_came()) {
+            code = sender_fail_interrupted(sender);
+        }
         if (code != CLI_OK) {
             return code;
-        }
-        enum sender_status sent = await_turn(sender, &rhythm, recorded.received_ns);
-        if (sent == SENDER_OK) {
-            sent = sender_send(sender, recorded.frames, recorded.frame_count);
-        }
-        if (sent != SENDER_OK) {
-            return replay_explain(cli, sent, "", sender->sent);
-        }
-        if (interrupt_came()) {
-            return replay_explain(cli, SENDER_INTERRUPTED, "", sender->sent);
         }
     }
     if (status == PLAYBACK_END) {
@@ -485,62 +452,72 @@ static int replay_send(struct cli *cli, struct playback *playback, struct sender
 
 /* The command ---------------------------------------------------------------------------------- */
 
-/* Also of what was sent before a record that cannot be read. */
-static int replay_file(struct cli *cli, struct playback *playback, struct sender *sender)
+/* Prints what has become of all that was sent between two answers of `stats`. */
+static void replay_print(const struct sender *sender, const char *path,
+                         const msgpack_object *before, const msgpack_object *now)
 {
-    struct replay_counts before, counts;
-    int code = replay_count(cli, &before);
-    if (code != CLI_OK) {
-        return code;
-    }
-    int failure = replay_send(cli, playback, sender, &before);
-    if (failure != CLI_OK && failure != CLI_USAGE) {
-        return failure;
-    }
-    code = replay_await(cli, &before, sender->sent, 1, &counts);
-    if (code != CLI_OK) {
-        return code;
-    }
-    counts.processed -= before.processed;
-    counts.dropped -= before.dropped;
-    for (uint32_t i = 0; i < counts.reason_count; i++) {
-        counts.reasons[i].count -= replay_dropped(&before, counts.reasons[i].name);
-    }
+    struct cli *cli = sender->cli;
+    const msgpack_object *was = mpk_find(before, "dropped"), *is = mpk_find(now, "dropped");
+    uint64_t processed = mpk_find_u64(now, "processed") - mpk_find_u64(before, "processed");
+    uint64_t dropped = field_sum(is) - field_sum(was);
     if (cli->args->given & ARGS_JSON) {
         fprintf(cli->out,
                 "{\"sent\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"not_asked_for\": %" PRIu64
                 ", \"processed\": %" PRIu64 ", \"dropped\": {",
-                sender->sent, sender->bytes, sender->unwanted, counts.processed);
-        replay_print_dropped(&counts, true, cli->out);
+                sender->sent, sender->bytes, sender->unwanted, processed);
+        replay_print_dropped(was, is, true, cli->out);
         fputs("}}\n", cli->out);
     } else {
-        char size[OUT_SIZE_MAX];
-        out_size(sender->bytes, size);
+        static const char *const repeats[] = {"ended", "repeated", "seq_duplicate"};
+        bool again = false;
+        for (int i = 0; i < 3; i++) {
+            again = again || mpk_find_u64(is, repeats[i]) > mpk_find_u64(was, repeats[i]);
+        }
         fprintf(cli->out,
                 "%s: %" PRIu64 " message%s sent, %s; attnd processed %" PRIu64 ", dropped %" PRIu64,
-                playback->path, sender->sent, out_plural(sender->sent), size, counts.processed,
-                counts.dropped);
-        fputs(counts.dropped > 0 ? ": " : "", cli->out);
-        replay_print_dropped(&counts, false, cli->out);
+                path, sender->sent, out_plural(sender->sent), OUT_SIZE(sender->bytes), processed,
+                dropped);
+        fputs(dropped > 0 ? ": " : "", cli->out);
+        replay_print_dropped(was, is, false, cli->out);
         putc('\n', cli->out);
         if (sender->unwanted > 0) {
             fprintf(cli->out, "%" PRIu64 " not sent: attnd does not ask for their topics\n",
                     sender->unwanted);
         }
-        if (replay_dropped(&counts, "ended") > 0 || replay_dropped(&counts, "repeated") > 0 ||
-            replay_dropped(&counts, "seq_duplicate") > 0) {
+        if (again) {
             fputs("attnd had these runs already: restart it, or replay to another one\n", cli->out);
         }
     }
-    if (failure != CLI_OK) {
-        return failure;
+}
+
+/* Also of what was sent before a record that cannot be read. */
+static int replay_file(struct playback *playback, struct sender *sender)
+{
+    struct rpc_reply first, last;
+    struct replay_counts before, now;
+    int code = cli_call(sender->cli, "stats", NULL, &first);
+    if (code != CLI_OK) {
+        return code;
     }
-    return counts.dropped > 0 ? CLI_FINDING : CLI_OK;
+    before = replay_counts_of(first.result);
+    int failure = replay_send(playback, sender, &before);
+    code = failure == CLI_OK || failure == CLI_USAGE ? replay_await(sender, &before, 1, &now, &last)
+                                                     : failure;
+    if (code == CLI_OK) {
+        uint64_t dropped = field_sum(mpk_find(last.result, "dropped"));
+        replay_print(sender, playback->path, first.result, last.result);
+        code = failure != CLI_OK                                        ? failure
+               : dropped > field_sum(mpk_find(first.result, "dropped")) ? CLI_FINDING
+                                                                        : CLI_OK;
+        rpc_reply_clear(&last);
+    }
+    rpc_reply_clear(&first);
+    return code;
 }
 
 int cmd_replay(struct cli *cli)
 {
-    char endpoint[ENDPOINT_MAX], error[PLAYBACK_ERROR_MAX];
+    char endpoint[ADDRESS_MAX], error[PLAYBACK_ERROR_MAX];
     struct playback playback;
     struct sender sender;
     if (playback_open(cli->args->words[1], &playback, error) != 0) {
@@ -554,11 +531,10 @@ int cmd_replay(struct cli *cli)
     }
     interrupt_catch();
     if (code == CLI_OK) {
-        enum sender_status status = sender_open(cli->rpc, endpoint, cli->args->timeout_ms, &sender);
-        code = status == SENDER_OK ? CLI_OK : replay_explain(cli, status, endpoint, 0);
+        code = sender_open(cli, endpoint, &sender);
     }
     if (code == CLI_OK) {
-        code = replay_file(cli, &playback, &sender);
+        code = replay_file(&playback, &sender);
         sender_close(&sender);
     }
     playback_close(&playback);

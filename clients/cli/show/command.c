@@ -99,28 +99,6 @@ static const struct option_row option_info[] = {
 /* clang-format on */
 const struct option_table show_options = {OPTION_ROWS(option_info), .command = "attnctl show"};
 
-/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (SHOW_ERROR_MAX
- * bytes). */
-static int show_options_parse(int argc, char **argv, struct show_options *ret_options, char *reterr)
-{
-    struct show_options options = {.head = HEAD_MEAN,
-                                   .token = TOKEN_AUTO,
-                                   .sample = SAMPLE_FIRST,
-                                   .pairs = PAIRS_DEFAULT,
-                                   .args = {.timeout_ms = ARGS_TIMEOUT_MS},
-                                   .naming = {.stack = STACK_DECODER},
-                                   .part = {true, true, true, true, true}};
-    struct option_rest rest;
-    if (option_parse(&show_options, argc, argv, option_take, &options, &rest, reterr,
-                     SHOW_ERROR_MAX) != 0) {
-        return -1;
-    }
-    options.words = rest.words;
-    options.word_count = rest.word_count;
-    *ret_options = options;
-    return 0;
-}
-
 /* The help ------------------------------------------------------------------------------------ */
 
 static const char words[] =
@@ -170,20 +148,16 @@ static int show_open_source(struct cli *asking, struct show_options *options,
     return source_open(request, ret_source, reterr);
 }
 
-/* Choosing ------------------------------------------------------------------------------------ */
-
 static int show_choose(const struct show_options *options, struct view *view,
                        struct show_request *request, char *reterr)
 {
-    const struct source_layer *layers;
     *request = (struct show_request){
         .head = options->head, .query = options->token, .pairs = options->pairs};
     int code = source_find_layer(view->source, options->layer, &request->layer, reterr);
     if (code != CLI_OK) {
         return code;
     }
-    source_layers(view->source, &layers);
-    view->layer = &layers[request->layer];
+    view->layer = &view->source->layers[request->layer];
     view->request = request;
     place_layer(view->layer->id, view->name);
     request->sample = options->sample != SAMPLE_FIRST ? options->sample : view->layer->first_sample;
@@ -208,8 +182,6 @@ static int show_choose(const struct show_options *options, struct view *view,
     }
     return code;
 }
-
-/* Printing ------------------------------------------------------------------------------------ */
 
 static int clients_show_show(struct cli *cli, const struct show_options *options, struct view *view)
 {
@@ -240,12 +212,10 @@ static int clients_show_show(struct cli *cli, const struct show_options *options
     }
     fflush(cli->out);
     if (missing && print_code == CLI_OK) {
-        char head[48];
-        view_head_text(view, head);
         print_code =
             cli_fail(cli, CLI_FINDING,
                      "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
-                     view->name, request.sample, head);
+                     view->name, request.sample, VIEW_HEAD(view));
     }
     findings_clear(&found);
     return print_code;
@@ -254,10 +224,20 @@ static int clients_show_show(struct cli *cli, const struct show_options *options
 int cmd_show(struct cli *cli, int argc, char **argv)
 {
     char error[SOURCE_ERROR_MAX];
-    struct show_options options;
-    if (show_options_parse(argc, argv, &options, error) != 0) {
+    struct option_rest rest;
+    struct show_options options = {.head = HEAD_MEAN,
+                                   .token = TOKEN_AUTO,
+                                   .sample = SAMPLE_FIRST,
+                                   .pairs = PAIRS_DEFAULT,
+                                   .args = {.timeout_ms = ARGS_TIMEOUT_MS},
+                                   .naming = {.stack = STACK_DECODER},
+                                   .part = {true, true, true, true, true}};
+    if (option_parse(&show_options, argc, argv, option_take, &options, &rest, error,
+                     SHOW_ERROR_MAX) != 0) {
         return cli_fail(cli, CLI_USAGE, "%s", error);
     }
+    options.words = rest.words;
+    options.word_count = rest.word_count;
     if (options.word_count == 0) {
         return cli_usage(cli,
                          "FILE or JOB is missing; usage: attnctl show FILE... | JOB [OPTIONS]");

@@ -322,9 +322,7 @@ void view_map(const struct view *view)
         largest = fmax(largest, found->picture[i]);
         missing = missing || isnan(found->picture[i]);
     }
-    char head[48];
-    view_head_text(view, head);
-    screen_title(screen, "map of %s: a line per query, a column per key", head);
+    screen_title(screen, "map of %s: a line per query, a column per key", VIEW_HEAD(view));
     if (layout.header > 0) {
         /* Labels of the keys from top to bottom; a wide character fits the two columns of a cell.
          */

@@ -194,8 +194,6 @@ int view_json(const struct view *view, struct cli *cli);
 
 /* The common part ----------------------------------------------------------------------------- */
 
-/* "12", of a pooled cell "12-15". */
-#define SPOT_MAX 24
 /* The token's text, NULL when there is none or the cell is pooled. */
 const char *view_query_label(const struct view *view, uint32_t row);
 const char *view_key_label(const struct view *view, uint32_t column);
@@ -203,9 +201,9 @@ const char *view_key_label(const struct view *view, uint32_t column);
 int view_label_width(const struct view *view, int most);
 /* Prints the label in exactly `width` columns; nothing when that is 0. */
 void view_put_label(const struct view *view, const char *label, int width);
-/* "head 3", "the mean over 12 heads". */
-void view_head_text(const struct view *view, char ret_text[48]);
-/* "query 5 'mat'". */
-#define QUERY_TEXT_MAX (SPOT_MAX + TOKEN_FIT_BYTES + 16)
+/* "head 3", "the mean over 12 heads"; VIEW_HEAD in memory that is good as long as the block that
+ * the macro stands in. */
+const char *view_head_text(const struct view *view, char ret_text[48]);
+#define VIEW_HEAD(view) view_head_text(view, (char[48]){""})
 
 #endif

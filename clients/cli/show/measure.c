@@ -29,8 +29,6 @@ struct measure_pass {
     uint32_t picture_row; /* current */
 };
 
-/* Row sums ------------------------------------------------------------------------------------ */
-
 /* Returns whether the row attends to anything. */
 static bool check_sum(struct measure_pass *pass, uint32_t row, const float *weights)
 {
@@ -216,9 +214,7 @@ static bool says_little(const float *weights, uint32_t columns)
 int measure_map(struct source *source, const struct show_request *request,
                 struct findings *ret_findings, char *reterr)
 {
-    const struct source_layer *layers;
-    source_layers(source, &layers);
-    const struct source_layer *layer = &layers[request->layer];
+    const struct source_layer *layer = &source->layers[request->layer];
     struct findings findings = {.sums = {.min = INFINITY, .max = -INFINITY}}, *f = &findings;
     size_t columns = layer->columns, cells = layer->heads * columns;
     uint32_t query = request->query == TOKEN_AUTO ? 0 : request->query;

@@ -166,16 +166,6 @@ static int count_fitting(const struct token_unit *units, int count, int width, i
     return fitting;
 }
 
-static bool any_right_to_left(const struct token_unit *units, int count)
-{
-    for (int i = 0; i < count; i++) {
-        if (units[i].right_to_left) {
-            return true;
-        }
-    }
-    return false;
-}
-
 int token_fit(const char *label, int width, bool utf8, char ret_text[TOKEN_FIT_BYTES])
 {
     struct token_unit units[TOKEN_UNITS_MAX + 1];
@@ -187,7 +177,10 @@ int token_fit(const char *label, int width, bool utf8, char ret_text[TOKEN_FIT_B
         fitting = count_fitting(units, fitting, width - 1, &used);
     }
     char *to = ret_text;
-    bool isolate = any_right_to_left(units, fitting);
+    bool isolate = false;
+    for (int i = 0; i < fitting; i++) {
+        isolate = isolate || units[i].right_to_left;
+    }
     to = stpcpy(to, isolate ? TOKEN_ISOLATE : "");
     for (int i = 0; i < fitting; i++) {
         to = stpcpy(to, units[i].text);

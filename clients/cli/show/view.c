@@ -5,7 +5,10 @@
 #include <math.h>
 #include <string.h>
 
-static void write_spot(uint32_t cell, uint32_t length, uint32_t cells, char ret_text[SPOT_MAX])
+/* "12", of a pooled cell "12-15". */
+#define SPOT_MAX 24
+static const char *write_spot(uint32_t cell, uint32_t length, uint32_t cells,
+                              char ret_text[SPOT_MAX])
 {
     uint32_t first = source_edge(cell, length, cells), last = source_edge(cell + 1, length, cells);
     if (last - first == 1) {
@@ -13,17 +16,13 @@ static void write_spot(uint32_t cell, uint32_t length, uint32_t cells, char ret_
     } else {
         snprintf(ret_text, SPOT_MAX, "%" PRIu32 "-%" PRIu32, first, last - 1);
     }
+    return ret_text;
 }
-
-static void view_query_spot(const struct view *view, uint32_t row, char ret_text[SPOT_MAX])
-{
-    write_spot(row, view->layer->queries, view->layer->rows, ret_text);
-}
-
-static void view_key_spot(const struct view *view, uint32_t column, char ret_text[SPOT_MAX])
-{
-    write_spot(column, view->layer->keys, view->layer->columns, ret_text);
-}
+/* Good as long as the block that they stand in. */
+#define QUERY_SPOT(layer, row)                                                                     \
+    write_spot(row, (layer)->queries, (layer)->rows, (char[SPOT_MAX]){""})
+#define KEY_SPOT(layer, column)                                                                    \
+    write_spot(column, (layer)->keys, (layer)->columns, (char[SPOT_MAX]){""})
 
 const char *view_query_label(const struct view *view, uint32_t row)
 {
@@ -60,7 +59,7 @@ void view_put_label(const struct view *view, const char *label, int width)
     fprintf(view->screen.out, "%s%*s", text, width - used, "");
 }
 
-void view_head_text(const struct view *view, char ret_text[48])
+const char *view_head_text(const struct view *view, char ret_text[48])
 {
     if (view->request->head != HEAD_MEAN) {
         snprintf(ret_text, 48, "head %" PRIu32, view->request->head);
@@ -69,13 +68,16 @@ void view_head_text(const struct view *view, char ret_text[48])
     } else {
         snprintf(ret_text, 48, "the mean over %" PRIu32 " heads", view->layer->heads);
     }
+    return ret_text;
 }
 
+/* "query 5 'mat'". */
+#define QUERY_TEXT_MAX (SPOT_MAX + TOKEN_FIT_BYTES + 16)
 static void view_query_text(const struct view *view, char ret_text[QUERY_TEXT_MAX])
 {
-    char spot[SPOT_MAX], text[TOKEN_FIT_BYTES];
+    char text[TOKEN_FIT_BYTES];
     const char *label = view_query_label(view, view->found->row);
-    view_query_spot(view, view->found->row, spot);
+    const char *spot = QUERY_SPOT(view->layer, view->found->row);
     const char *noun = strchr(spot, '-') ? "queries" : "query";
     if (label) {
         token_fit(label, view->screen.width >= 60 ? 24 : 10, view->screen.utf8, text);
@@ -84,18 +86,8 @@ static void view_query_text(const struct view *view, char ret_text[QUERY_TEXT_MA
              label ? text : "");
 }
 
-/* The numbers, as JSON. Numbers that do not exist are null. */
-
-/* Cells of a pooled map are given by their first query or key. */
-static uint32_t query_of(const struct view *view, uint32_t row)
-{
-    return source_edge(row, view->layer->queries, view->layer->rows);
-}
-
-static uint32_t json_key_of(const struct view *view, uint32_t column)
-{
-    return source_edge(column, view->layer->keys, view->layer->columns);
-}
+/* The numbers, as JSON. Numbers that do not exist are null; cells of a pooled map are given by
+ * their first query or key. */
 
 static void json_put_labels(const struct view *view, struct mpk_writer *writer)
 {
@@ -111,16 +103,16 @@ static void json_put_labels(const struct view *view, struct mpk_writer *writer)
     }
     mpk_put_array(writer, columns);
     for (uint32_t c = 0; c < columns; c++) {
-        const char *label = view_key_label(view, c);
-        mpk_put_str(writer, label);
+        mpk_put_str(writer, view_key_label(view, c));
     }
 }
 
 static void json_put_heads(const struct view *view, struct mpk_writer *writer)
 {
     const struct findings *found = view->found;
-    mpk_pair_array(writer, "top_keys", view->layer->heads);
-    for (uint32_t h = 0; h < view->layer->heads; h++) {
+    const struct source_layer *l = view->layer;
+    mpk_pair_array(writer, "top_keys", l->heads);
+    for (uint32_t h = 0; h < l->heads; h++) {
         mpk_put_array(writer, found->top_count);
         for (uint32_t i = 0; i < found->top_count; i++) {
             const struct entry *entry = &found->tops[(size_t)h * found->top_count + i];
@@ -129,7 +121,7 @@ static void json_put_heads(const struct view *view, struct mpk_writer *writer)
                 continue;
             }
             mpk_put_map(writer, 2);
-            mpk_pair_u64(writer, "key", json_key_of(view, entry->column));
+            mpk_pair_u64(writer, "key", source_edge(entry->column, l->keys, l->columns));
             mpk_pair_f64(writer, "weight", (double)entry->weight);
         }
     }
@@ -139,19 +131,15 @@ int view_json(const struct view *view, struct cli *cli)
 {
     struct mpk_writer writer;
     mpk_writer_init(&writer);
-    bool timed = source_kind(view->source) != SOURCE_FILES;
+    const struct source *source = view->source;
+    bool timed = source->kind != SOURCE_FILES;
     mpk_put_map(&writer, timed ? 18 : 16);
     mpk_pair_str(&writer, "schema", "attnd.show/1");
     mpk_pair_str(&writer, "source", view->origin);
-    const char *run = source_run(view->source);
-    mpk_pair_str(&writer, "run", *run ? run : NULL);
-    const struct source_layer *layers;
-    size_t count = source_layers(view->source, &layers);
-    mpk_pair_array(&writer, "layers", (uint32_t)count);
-    for (size_t i = 0; i < count; i++) {
-        char name[PLACE_TEXT_MAX];
-        place_layer(layers[i].id, name);
-        mpk_put_str(&writer, name);
+    mpk_pair_str(&writer, "run", *source->run ? source->run : NULL);
+    mpk_pair_array(&writer, "layers", (uint32_t)source->layer_count);
+    for (size_t i = 0; i < source->layer_count; i++) {
+        mpk_put_str(&writer, PLACE_LAYER(source->layers[i].id));
     }
     mpk_pair_str(&writer, "layer", view->name);
     mpk_pair_str(&writer, "module", *view->layer->module ? view->layer->module : NULL);
@@ -189,7 +177,7 @@ int view_json(const struct view *view, struct cli *cli)
     json_put_labels(view, &writer);
     const struct findings *found = view->found;
     mpk_pair_map(&writer, "token", 3);
-    mpk_pair_u64(&writer, "query", query_of(view, found->row));
+    mpk_pair_u64(&writer, "query", source_edge(found->row, l->queries, l->rows));
     mpk_pair_str(&writer, "label", view_query_label(view, found->row));
     mpk_pair_array(&writer, "weights", view->layer->columns);
     for (uint32_t c = 0; c < view->layer->columns; c++) {
@@ -199,13 +187,11 @@ int view_json(const struct view *view, struct cli *cli)
     mpk_pair_array(&writer, "top_pairs", found->pair_count);
     for (uint32_t i = 0; i < found->pair_count; i++) {
         mpk_put_map(&writer, 3);
-        mpk_pair_u64(&writer, "query", query_of(view, found->pairs[i].row));
-        mpk_pair_u64(&writer, "key", json_key_of(view, found->pairs[i].column));
+        mpk_pair_u64(&writer, "query", source_edge(found->pairs[i].row, l->queries, l->rows));
+        mpk_pair_u64(&writer, "key", source_edge(found->pairs[i].column, l->keys, l->columns));
         mpk_pair_f64(&writer, "weight", (double)found->pairs[i].weight);
     }
-    int code = cli_print_written(cli, &writer, 2, cli->out);
-    mpk_writer_clear(&writer);
-    return code;
+    return cli_print_written(cli, &writer, 2);
 }
 
 /* The layer's structure in words. */
@@ -251,17 +237,18 @@ static void say_sums(const struct view *view)
 void view_report(const struct view *view)
 {
     const struct source_layer *layer = view->layer;
+    const struct source *source = view->source;
     char where[96] = "";
-    if (source_kind(view->source) != SOURCE_FILES) {
+    if (source->kind != SOURCE_FILES) {
         snprintf(where, sizeof where, ", epoch %" PRIu64 ", step %" PRIu64 ", run %.8s",
-                 layer->epoch, layer->step, source_run(view->source));
+                 layer->epoch, layer->step, source->run);
     }
     screen_title(&view->screen, "%s of %s%s", view->name, view->origin, where);
     if (layer->module[0]) {
         screen_say(&view->screen, 4, "  module %s", layer->module);
     }
     /* A running attnd has one sample, and does not say of how many. */
-    if (source_kind(view->source) == SOURCE_DAEMON) {
+    if (source->kind == SOURCE_DAEMON) {
         screen_say(&view->screen, 4,
                    "  [heads, query, key] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32
                    "], sample %" PRIu32,
@@ -298,16 +285,11 @@ void view_report(const struct view *view)
                    layer->padding_keys == 1 ? "" : "s");
     }
     say_sums(view);
-    const struct source_layer *layers;
-    size_t count = source_layers(view->source, &layers);
-    char first[PLACE_TEXT_MAX], last[PLACE_TEXT_MAX];
-    if (count < 2) {
-        return;
+    if (source->layer_count > 1) {
+        screen_say(&view->screen, 4, "  %zu layers, %s to %s: --layer chooses another",
+                   source->layer_count, PLACE_LAYER(source->layers[0].id),
+                   PLACE_LAYER(source->layers[source->layer_count - 1].id));
     }
-    place_layer(layers[0].id, first);
-    place_layer(layers[count - 1].id, last);
-    screen_say(&view->screen, 4, "  %zu layers, %s to %s: --layer chooses another", count, first,
-               last);
 }
 
 /* Bars of one query, the first keys of each head, the largest entries. */
@@ -353,13 +335,6 @@ static void put_percent(const struct show_screen *screen, float weight)
     }
 }
 
-static int spot_width(const struct view *view)
-{
-    char text[SPOT_MAX];
-    view_key_spot(view, view->layer->columns - 1, text);
-    return (int)strlen(text);
-}
-
 /* The widths of labels and bars. */
 struct widths {
     int spot, label, bar;
@@ -367,9 +342,7 @@ struct widths {
 
 static void lists_put_key(const struct view *view, const struct widths *w, uint32_t column)
 {
-    char spot[SPOT_MAX];
-    view_key_spot(view, column, spot);
-    fprintf(view->screen.out, "%*s", w->spot, spot);
+    fprintf(view->screen.out, "%*s", w->spot, KEY_SPOT(view->layer, column));
     if (w->label > 0) {
         putc(' ', view->screen.out);
         view_put_label(view, view_key_label(view, column), w->label);
@@ -403,9 +376,9 @@ void view_token(const struct view *view)
     const struct findings *found = view->found;
     uint32_t columns = view->layer->columns;
     struct entry top[BARS_MOST];
-    char query[QUERY_TEXT_MAX], head[48];
+    char query[QUERY_TEXT_MAX];
     int width = view->screen.width;
-    struct widths w = {.spot = spot_width(view),
+    struct widths w = {.spot = (int)strlen(KEY_SPOT(view->layer, columns - 1)),
                        .label = view_label_width(view, width >= 60 ? LABEL_WIDTH_MAX : width / 4)};
     /* two blanks, then each part with a blank before it */
     w.bar = width - 2 - w.spot - (w.label ? 1 + w.label : 0) - 1 - PERCENT_WIDTH - 1;
@@ -414,9 +387,8 @@ void view_token(const struct view *view)
         measure_top(found->query, columns, columns <= BARS_MOST ? 1 : BARS_OF_MANY, top);
     double largest = count > 0 ? (double)top[0].weight : 0;
     view_query_text(view, query);
-    view_head_text(view, head);
     screen_title(&view->screen, "what %s attend%s to, %s%s", query,
-                 strncmp(query, "queries", 7) == 0 ? "" : "s", head,
+                 strncmp(query, "queries", 7) == 0 ? "" : "s", VIEW_HEAD(view),
                  columns <= BARS_MOST ? "" : ", the largest first");
     if (columns < view->layer->keys) {
         screen_say(&view->screen, 4, "  (where a cell has several keys: the mean of one)");
@@ -453,8 +425,6 @@ void view_token(const struct view *view)
                layer->columns < layer->keys ? "cells" : "keys", 100 * fmax(rest, 0));
 }
 
-/* Heads --------------------------------------------------------------------------------------- */
-
 static void put_top(const struct view *view, const struct widths *w, const struct entry *entry)
 {
     if (isnan(entry->weight)) {
@@ -484,7 +454,8 @@ void view_heads(const struct view *view)
     char query[QUERY_TEXT_MAX], last[16];
     int digits = snprintf(last, sizeof last, "%" PRIu32, view->layer->heads - 1);
     digits = digits < 4 ? 4 : digits;
-    struct widths w = {.spot = spot_width(view), .bar = 1};
+    struct widths w = {.spot = (int)strlen(KEY_SPOT(view->layer, view->layer->columns - 1)),
+                       .bar = 1};
     w.label = fit_labels(view, digits, w.spot);
     if (w.label < 0) { /* a line per key instead */
         w.bar = 0;
@@ -513,15 +484,12 @@ void view_heads(const struct view *view)
     }
 }
 
-/* Pairs --------------------------------------------------------------------------------------- */
-
 void view_pairs(const struct view *view)
 {
     const struct findings *found = view->found;
-    char head[48], last[SPOT_MAX];
-    struct widths query = {.spot = 0}, key = {.spot = spot_width(view)};
-    view_query_spot(view, view->layer->rows - 1, last);
-    query.spot = (int)strlen(last);
+    const struct source_layer *layer = view->layer;
+    struct widths query = {.spot = (int)strlen(QUERY_SPOT(layer, layer->rows - 1))};
+    struct widths key = {.spot = (int)strlen(KEY_SPOT(layer, layer->columns - 1))};
     /* Two blanks, a number, a label, an arrow, a number, a label, a percentage. */
     int room = view->screen.width - 2 - query.spot - 3 - key.spot - 1 - PERCENT_WIDTH;
     int half = room / 2 - 1;
@@ -535,15 +503,12 @@ void view_pairs(const struct view *view)
     }
     query.label = widest;
     key.label = view_label_width(view, most);
-    view_head_text(view, head);
-    screen_title(&view->screen, "the largest entries of %s: query %s key", head,
+    screen_title(&view->screen, "the largest entries of %s: query %s key", VIEW_HEAD(view),
                  view->screen.utf8 ? "\xe2\x86\x92" : "->");
     for (uint32_t i = 0; i < found->pair_count; i++) {
         const struct entry *pair = &found->pairs[i];
         const struct show_screen *screen = &view->screen;
-        char spot[SPOT_MAX];
-        view_query_spot(view, pair->row, spot);
-        fprintf(screen->out, "  %*s", query.spot, spot);
+        fprintf(screen->out, "  %*s", query.spot, QUERY_SPOT(layer, pair->row));
         if (query.label > 0) {
             putc(' ', screen->out);
             view_put_label(view, view_query_label(view, pair->row), query.label);

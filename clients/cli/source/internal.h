@@ -12,12 +12,6 @@
 /* More are no text that somebody looks at. */
 #define LABELS_MAX 16777216
 
-/* A zeroed struct is empty. */
-struct labels {
-    char **items; /* [count]; owned */
-    uint32_t count, room;
-};
-
 /* Adds a copy of each of a list of texts; what is none is left out. Returns 0, or ERR_TOO_LARGE
  * when there are LABELS_MAX; so do the next two. */
 int labels_add_list(struct labels *labels, const msgpack_object *list);
@@ -35,22 +29,11 @@ struct sink {
     void *data;
 };
 
-struct source {
-    enum source_kind kind;
-    struct source_layer *layers; /* [layer_count]; owned; in the order of place_compare */
-    size_t layer_count;
-    char run[2 * RUN_BYTES + 1];
-    struct labels given, given_queries; /* by the request */
-    bool together, padding;             /* as the request says */
-    const struct source_ops *ops;
-    void *own; /* of the kind; owned; NULL before it was opened */
-};
-
 struct source_ops {
     /* Sample, head and layer were checked. */
     int (*rows)(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                 const struct sink *sink, char *reterr);
-    /* The source's own text of a key of its first sample as sent, or NULL; NULL = it has none. */
+    /* The source's own text of a key of its first sample as sent, or NULL; NULL = the layer's. */
     const char *(*label)(struct source *source, size_t layer, uint32_t key);
     /* As source_trim; NULL = maps come without padding, or it is not known. */
     int (*trim)(struct source *source, size_t layer, uint32_t sample, char *reterr);
@@ -67,11 +50,9 @@ int source_fail(char *reterr, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 int source_fail_memory(char *reterr);
 
-/* Gives the sink the map of one sample and head. */
-void source_give_weights(const struct attention *a, uint32_t sample, uint32_t head,
-                         const struct sink *sink);
-/* The same of queries and keys, their map made. */
-int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
-                   const struct sink *sink, char *reterr);
+/* Gives the sink the map of one sample and head, made when there are queries and keys alone, as far
+ * as source_trim has left it. */
+int source_give(const struct attention *a, const struct source_layer *layer, uint32_t sample,
+                uint32_t head, const struct sink *sink, char *reterr);
 
 #endif

@@ -19,8 +19,6 @@ struct live {
     struct cli cli; /* the request's, with a connection of its own */
     struct rpc rpc;
     const char *job;
-    struct labels *labels; /* [source->layer_count] */
-    size_t label_count;
     /* what was fetched last */
     size_t layer; /* SIZE_MAX = nothing */
     uint32_t first_head, heads;
@@ -30,10 +28,6 @@ struct live {
 static void free_live(void *own)
 {
     struct live *live = own;
-    for (size_t i = 0; i < live->label_count; i++) {
-        labels_clear(&live->labels[i]);
-    }
-    free(live->labels);
     free(live->values);
     rpc_close(&live->rpc);
     free(live);
@@ -45,21 +39,16 @@ static void free_live(void *own)
 static int live_explain(struct live *live, enum rpc_status status, const struct rpc_reply *reply,
                         char *reterr)
 {
-    static const char prefix[] = "attnctl: ";
+    char text[SOURCE_ERROR_MAX] = "";
     struct cli cli = live->cli;
-    *reterr = '\0';
-    cli.err = fmemopen(reterr, SOURCE_ERROR_MAX, "w");
+    cli.err = fmemopen(text, sizeof text - 1, "w"); /* the last byte stays 0 */
     if (!cli.err) {
         return source_fail_memory(reterr);
     }
     int code = cli_explain(&cli, status, reply);
     fclose(cli.err);
-    reterr[SOURCE_ERROR_MAX - 1] = '\0';
-    reterr[strcspn(reterr, "\n")] = '\0';
-    if (strncmp(reterr, prefix, strlen(prefix)) == 0) {
-        memmove(reterr, reterr + strlen(prefix), strlen(reterr + strlen(prefix)) + 1);
-    }
-    return code;
+    text[strcspn(text, "\n")] = '\0';
+    return source_fail(reterr, code, "%s", text + (*text ? strlen("attnctl: ") : 0));
 }
 
 /* `head` UINT32_MAX: all of them. */
@@ -73,14 +62,11 @@ static enum rpc_status call_maps(struct live *live, const struct source *source,
     ask_text(&ask, "stack", stack_name(id.stack));
     ask_number(&ask, "layer", id.layer);
     ask_text(&ask, "site", site_name(id.site));
-    ask_flag(&ask, "packed", true);
+    mpk_pair_bool(&ask.params, "packed", true);
     if (head != UINT32_MAX) {
         ask_number(&ask, "head", head);
     }
-    ask_end(&ask);
-    enum rpc_status status = rpc_call(&live->rpc, "maps", &ask.params, ret_reply);
-    mpk_writer_clear(&ask.params);
-    return status;
+    return ask_call(&live->rpc, "maps", &ask, ret_reply);
 }
 
 /* Answers ------------------------------------------------------------------------------------- */
@@ -134,11 +120,9 @@ static int keep_values(struct live *live, struct source *source, size_t index, u
     if (!same || !values || values->type != MSGPACK_OBJECT_BIN ||
         __builtin_mul_overflow((size_t)now.rows * now.columns, heads * sizeof(float), &bytes) ||
         values->via.bin.size != bytes) {
-        char name[PLACE_TEXT_MAX];
-        place_layer(layer->id, name);
         return source_fail(reterr, CLI_FINDING,
                            "the maps of %s changed their size while they were read: ask again",
-                           name);
+                           PLACE_LAYER(layer->id));
     }
     live->values = memory_grow(live->values, 1, bytes);
     memcpy(live->values, values->via.bin.ptr, bytes);
@@ -189,29 +173,7 @@ static int live_rows(struct source *source, size_t layer, uint32_t sample, uint3
     return CLI_OK;
 }
 
-static const char *live_label(struct source *source, size_t layer, uint32_t key)
-{
-    struct live *live = source->own;
-    return labels_get(&live->labels[layer], key);
-}
-
 /* Opening ------------------------------------------------------------------------------------- */
-
-/* At its place in the order; returns its labels, which are empty. */
-static struct labels *insert_layer(struct live *live, struct source *source,
-                                   const struct source_layer *layer)
-{
-    size_t at = source->layer_count, behind;
-    while (at > 0 && place_compare(layer->id, source->layers[at - 1].id) < 0) {
-        at--;
-    }
-    behind = source->layer_count++ - at;
-    memmove(source->layers + at + 1, source->layers + at, behind * sizeof *source->layers);
-    memmove(live->labels + at + 1, live->labels + at, behind * sizeof *live->labels);
-    source->layers[at] = *layer;
-    live->labels[at] = (struct labels){0};
-    return &live->labels[at];
-}
 
 /* Asks for one head's map to learn the shape of a layer. *ret_any is false when there is no map of
  * it: then reterr says why. */
@@ -237,7 +199,12 @@ static int live_add_layer(struct live *live, struct source *source, const msgpac
     int rc = 0;
     *ret_any = live_read_layer(reply.result, &layer);
     if (*ret_any) {
-        rc = labels_add_list(insert_layer(live, source, &layer), mpk_find(reply.result, "labels"));
+        size_t at = source->layer_count++; /* at its place in the order */
+        for (; at > 0 && place_compare(layer.id, source->layers[at - 1].id) < 0; at--) {
+            source->layers[at] = source->layers[at - 1];
+        }
+        rc = labels_add_list(&layer.labels, mpk_find(reply.result, "labels"));
+        source->layers[at] = layer;
     }
     rpc_reply_clear(&reply);
     return rc == 0 ? CLI_OK : source_fail_memory(reterr);
@@ -252,8 +219,6 @@ static int live_add_layers(struct live *live, struct source *source, const msgpa
     int code = CLI_OK;
     field_text(run, "run", source->run, sizeof source->run);
     source->layers = memory_new(count + 1, sizeof *source->layers);
-    live->labels = memory_new(count + 1, sizeof *live->labels);
-    live->label_count = count;
     for (uint32_t i = 0; i < count && code == CLI_OK; i++) {
         bool any;
         code = live_add_layer(live, source, &layers->via.array.ptr[i], &any, reterr);
@@ -269,7 +234,7 @@ static int live_add_layers(struct live *live, struct source *source, const msgpa
 
 int source_open_daemon(const struct source_request *request, struct source *source, char *reterr)
 {
-    static const struct source_ops ops = {live_rows, live_label, NULL, free_live};
+    static const struct source_ops ops = {live_rows, NULL, NULL, free_live};
     struct rpc_reply reply;
     if (request->at_step) {
         return source_fail(reterr, CLI_USAGE,

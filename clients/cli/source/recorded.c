@@ -155,34 +155,6 @@ static struct attention recorded_attention(const struct recording *recording)
     };
 }
 
-/* Rows of the message, on their way to a sink without the padding. */
-struct recorded_cut {
-    const struct source_layer *layer;
-    const struct sink *sink;
-};
-
-static void recorded_cut_row(void *data, uint32_t row, const float *weights)
-{
-    const struct recorded_cut *cut = data;
-    const struct source_layer *l = cut->layer;
-    if (row >= l->first_query && row - l->first_query < l->rows) {
-        cut->sink->visit(cut->sink->data, row - l->first_query, weights + l->first_key);
-    }
-}
-
-static int recorded_give(struct recording *recording, const struct source_layer *layer,
-                         uint32_t sample, uint32_t head, const struct sink *sink, char *reterr)
-{
-    struct attention a = recorded_attention(recording);
-    struct recorded_cut cut = {layer, sink};
-    struct sink whole = {recorded_cut_row, &cut};
-    if (!a.weights) {
-        return source_give_qk(&a, sample, head, &whole, reterr);
-    }
-    source_give_weights(&a, sample, head, &whole);
-    return CLI_OK;
-}
-
 static bool is_alike(const struct header *header, const struct source_layer *layer)
 {
     return header->type == layer->tier && header->batch == layer->batch &&
@@ -215,11 +187,9 @@ static int recording_trim(struct source *source, size_t layer, uint32_t sample, 
     struct attention_extent shown = attention_extent(&a, sample);
     *l = from->layer;
     if (shown.query == shown.query_end || shown.key == shown.key_end) {
-        char name[PLACE_TEXT_MAX];
-        place_layer(l->id, name);
         return source_fail(reterr, CLI_USAGE,
                            "--sample: sample %" PRIu32 " of %s is all padding (--padding shows it)",
-                           sample, name);
+                           sample, PLACE_LAYER(l->id));
     }
     uint64_t position = (uint64_t)l->q_offset + shown.query;
     l->first_query = shown.query;
@@ -239,48 +209,41 @@ static int recording_rows(struct source *source, size_t layer, uint32_t sample, 
 {
     struct recording *recording = source->own;
     const struct recorded_layer *l = &recording->layers[layer];
-    char name[PLACE_TEXT_MAX];
     for (uint32_t i = 0; i < l->piece_count; i++) {
         const struct recorded_piece *piece = &l->pieces[i];
         if (head < piece->first_head || head - piece->first_head >= piece->heads) {
             continue;
         }
         int code = recorded_load_piece(recording, l, piece, reterr);
-        return code == CLI_OK ? recorded_give(recording, &source->layers[layer], sample,
-                                              head - piece->first_head, sink, reterr)
-                              : code;
+        if (code != CLI_OK) {
+            return code;
+        }
+        struct attention a = recorded_attention(recording);
+        return source_give(&a, &source->layers[layer], sample, head - piece->first_head, sink,
+                           reterr);
     }
-    place_layer(l->layer.id, name);
     return source_fail(reterr, CLI_USAGE,
                        "the recording has no head %" PRIu32 " of %s at step %" PRIu64
                        ": heads come in slices over ranks",
-                       head, name, l->layer.step);
+                       head, PLACE_LAYER(l->layer.id), l->layer.step);
 }
 
 /* Labels are of the first piece. */
-static void recorded_read_labels(struct recording *recording, struct recorded_layer *layer)
-{
-    char error[SOURCE_ERROR_MAX];
-    struct mpk_doc doc;
-    layer->has_labels = true;
-    if (recorded_load(recording, layer->pieces[0].at, error) != CLI_OK ||
-        mpk_parse(recording->message.frames[1].data, recording->message.frames[1].size,
-                  &mpk_header_limits, &doc) != 0) {
-        return;
-    }
-    if (labels_add_list(&layer->labels, mpk_find(doc.root, "labels")) != 0) {
-        labels_clear(&layer->labels);
-    }
-    mpk_doc_clear(&doc);
-}
-
 static const char *recording_label(struct source *source, size_t layer, uint32_t key)
 {
     struct recording *recording = source->own;
     struct recorded_layer *l = &recording->layers[layer];
-    if (!l->has_labels) {
-        recorded_read_labels(recording, l);
+    char error[SOURCE_ERROR_MAX];
+    struct mpk_doc doc;
+    if (!l->has_labels && recorded_load(recording, l->pieces[0].at, error) == CLI_OK &&
+        mpk_parse(recording->message.frames[1].data, recording->message.frames[1].size,
+                  &mpk_header_limits, &doc) == 0) {
+        if (labels_add_list(&l->labels, mpk_find(doc.root, "labels")) != 0) {
+            labels_clear(&l->labels);
+        }
+        mpk_doc_clear(&doc);
     }
+    l->has_labels = true;
     return labels_get(&l->labels, key);
 }
 

@@ -28,42 +28,40 @@ int source_fail_memory(char *reterr)
 
 /* Entries that are made of queries and keys at a time. */
 #define BLOCK_ENTRIES ((size_t)1 << 20)
-#define CHUNK         512u
 
-/* Converts n weights to f32; exact except for f64. */
-static void source_convert(const void *data, enum dtype dtype, size_t n, float *ret)
+/* A row of the whole map: padding goes no further. */
+static void give_row(const struct source_layer *layer, uint32_t row, const float *weights,
+                     const struct sink *sink)
 {
-    double chunk[CHUNK];
-    if (dtype == DTYPE_F32) {
-        memcpy(ret, data, n * sizeof *ret);
-        return;
-    }
-    for (size_t at = 0; at < n; at += CHUNK) {
-        uint32_t part = n - at < CHUNK ? (uint32_t)(n - at) : CHUNK;
-        attention_load(data, dtype, at, part, chunk);
-        for (uint32_t i = 0; i < part; i++) {
-            ret[at + i] = (float)chunk[i];
-        }
+    if (row >= layer->first_query && row - layer->first_query < layer->rows) {
+        sink->visit(sink->data, row - layer->first_query, weights + layer->first_key);
     }
 }
 
-void source_give_weights(const struct attention *a, uint32_t sample, uint32_t head,
-                         const struct sink *sink)
+/* As f32, which is exact except for f64. */
+static void give_weights(const struct attention *a, const struct source_layer *layer,
+                         uint32_t sample, uint32_t head, const struct sink *sink)
 {
-    size_t bytes = a->keys * dtype_size(a->dtype);
-    const char *map =
-        (const char *)a->weights + ((size_t)sample * a->heads + head) * a->queries * bytes;
+    double *numbers = memory_new(a->keys, sizeof *numbers);
     float *row = memory_new(a->keys, sizeof *row);
     for (uint32_t i = 0; i < a->queries; i++) {
-        source_convert(map + i * bytes, a->dtype, a->keys, row);
-        sink->visit(sink->data, i, row);
+        attention_load_row(a, sample, head, i, numbers);
+        for (uint32_t j = 0; j < a->keys; j++) {
+            row[j] = (float)numbers[j];
+        }
+        give_row(layer, i, row, sink);
     }
+    free(numbers);
     free(row);
 }
 
-int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
-                   const struct sink *sink, char *reterr)
+int source_give(const struct attention *a, const struct source_layer *layer, uint32_t sample,
+                uint32_t head, const struct sink *sink, char *reterr)
 {
+    if (a->weights) {
+        give_weights(a, layer, sample, head, sink);
+        return CLI_OK;
+    }
     /* The same attention as if the batch had this sample and this head alone. */
     struct attention one = *a;
     size_t q = ((size_t)sample * a->heads + head) * a->queries * a->qk.head_dim;
@@ -87,7 +85,7 @@ int source_give_qk(const struct attention *a, uint32_t sample, uint32_t head,
         uint32_t end = one.queries - begin < block ? one.queries : begin + block;
         rc = qk_weights(&one, begin, end, rows, isa_best(), &scratch);
         for (uint32_t i = begin; i < end && rc == 0; i++) {
-            sink->visit(sink->data, i, rows + (size_t)(i - begin) * one.keys);
+            give_row(layer, i, rows + (size_t)(i - begin) * one.keys, sink);
         }
     }
     free(rows);

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,8 +23,7 @@
 
 struct files {
     struct options options;
-    struct inputs inputs;
-    struct input **input; /* [source->layer_count]; of `inputs` */
+    struct inputs inputs; /* one for each layer of the source */
     struct input *loaded; /* NULL = none */
 };
 
@@ -33,118 +33,81 @@ static void free_files(void *own)
     if (files->loaded) {
         input_unload(files->loaded);
     }
-    free(files->input);
     inputs_clear(&files->inputs);
     options_clear(&files->options);
     free(files);
-}
-
-/* Rows ---------------------------------------------------------------------------------------- */
-
-static int files_load(struct files *files, struct input *input, char *reterr)
-{
-    if (files->loaded == input) {
-        return 0;
-    }
-    if (files->loaded) {
-        input_unload(files->loaded);
-    }
-    int rc = input_load(input, reterr);
-    files->loaded = rc == 0 ? input : NULL;
-    if (rc != 0) {
-        input_unload(input);
-    }
-    return rc;
 }
 
 static int files_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                       const struct sink *sink, char *reterr)
 {
     struct files *files = source->own;
-    struct input *input = files->input[layer];
-    const struct attention *a = &input->attention;
-    int rc = files_load(files, input, reterr);
-    if (rc != 0) {
-        return input_exit_of(rc);
+    struct input *input = &files->inputs.items[layer];
+    if (files->loaded != input) {
+        if (files->loaded) {
+            input_unload(files->loaded);
+        }
+        int rc = input_load(input, reterr);
+        files->loaded = rc == 0 ? input : NULL;
+        if (rc != 0) {
+            input_unload(input);
+            return input_exit_of(rc);
+        }
     }
-    if (input->tier == TIER_QK) {
-        return source_give_qk(a, sample, head, sink, reterr);
-    }
-    source_give_weights(a, sample, head, sink);
-    return CLI_OK;
+    return source_give(&input->attention, &source->layers[layer], sample, head, sink, reterr);
 }
 
 /* Opening ------------------------------------------------------------------------------------- */
-
-/* The defaults of analyze, and the values of the request. */
-static int files_set_options(const struct source_request *request, struct options *ret_options,
-                             char *reterr)
-{
-    char *nothing[] = {(char *)"attnctl", NULL};
-    int rc = options_parse(1, nothing, ret_options, reterr);
-    if (rc != 0) {
-        return input_exit_of(rc);
-    }
-    if (request->naming) {
-        ret_options->naming = *request->naming;
-    }
-    ret_options->causal = request->causal;
-    ret_options->window = request->window;
-    ret_options->softcap = request->softcap;
-    if (request->scale != 0) {
-        ret_options->scale = request->scale;
-    }
-    ret_options->files = request->files;
-    ret_options->file_count = request->file_count;
-    return CLI_OK;
-}
 
 static int source_open_files(const struct source_request *request, struct source *source,
                              char *reterr)
 {
     static const struct source_ops ops = {files_rows, NULL, NULL, free_files};
     struct files *files = memory_new(1, sizeof *files);
+    struct options *options = &files->options;
+    *options = (struct options){.naming = {.stack = STACK_DECODER},
+                                .causal = request->causal,
+                                .window = request->window,
+                                .softcap = request->softcap,
+                                .scale = request->scale != 0 ? request->scale : NAN,
+                                .files = request->files,
+                                .file_count = request->file_count};
+    if (request->naming) {
+        options->naming = *request->naming;
+    }
     source->kind = SOURCE_FILES;
     source->ops = &ops;
     source->own = files;
     spectrum_global_init();
-    int code = files_set_options(request, &files->options, reterr);
-    if (code == CLI_OK) {
-        int rc = inputs_open(&files->options, true, &files->inputs, reterr);
-        code = rc == 0 ? CLI_OK : input_exit_of(rc);
+    int rc = inputs_open(options, true, &files->inputs, reterr);
+    if (rc != 0) {
+        return input_exit_of(rc);
     }
-    if (code == CLI_OK) {
-        size_t count = files->inputs.count;
-        source->layers = memory_new(count, sizeof *source->layers);
-        files->input = memory_new(count, sizeof(struct input *));
-        for (size_t i = 0; i < count; i++) {
-            files->input[i] = &files->inputs.items[i];
-            const struct input *input = files->input[i];
-            const struct attention *a = &input->attention;
-            bool qk = input->tier == TIER_QK;
-            source->layers[i] = (struct source_layer){
-                .id = input->id,
-                .tier = qk ? MESSAGE_QK : MESSAGE_ATTENTION,
-                .batch = a->batch,
-                .heads = a->heads,
-                .queries = a->queries,
-                .keys = a->keys,
-                .rows = a->queries,
-                .columns = a->keys,
-                .causal = a->causal,
-                .q_offset = a->q_offset,
-                .tolerance = attention_tolerance(qk ? DTYPE_F32 : a->dtype),
-            };
-        }
-        source->layer_count = count;
+    source->layer_count = files->inputs.count;
+    source->layers = memory_new(source->layer_count, sizeof *source->layers);
+    for (size_t i = 0; i < source->layer_count; i++) {
+        const struct input *input = &files->inputs.items[i];
+        const struct attention *a = &input->attention;
+        bool qk = input->tier == TIER_QK;
+        source->layers[i] = (struct source_layer){
+            .id = input->id,
+            .tier = qk ? MESSAGE_QK : MESSAGE_ATTENTION,
+            .batch = a->batch,
+            .heads = a->heads,
+            .queries = a->queries,
+            .keys = a->keys,
+            .rows = a->queries,
+            .columns = a->keys,
+            .causal = a->causal,
+            .q_offset = a->q_offset,
+            .tolerance = attention_tolerance(qk ? DTYPE_F32 : a->dtype),
+        };
     }
-    return code;
+    return CLI_OK;
 }
 
 /* Layers that a sentence names at most. */
 #define NAMED_MAX 8
-
-/* Opening ------------------------------------------------------------------------------------- */
 
 static bool source_ends_with(const char *word, const char *ending)
 {
@@ -171,34 +134,25 @@ static bool is_recording(const char *path)
     return got == sizeof begin && recording_is(begin);
 }
 
-/* One pair of options: a file, or words. */
-struct given {
-    const char *file, *words;
-    const char *file_option, *words_option;
-};
-
-static int read_given(const struct given *given, struct labels *labels, char *reterr)
+/* The values of a pair of options, of which one is given at most: --labels and --tokens behind
+ * `of`. */
+static int read_given(const char *file, const char *words, const char *of, struct labels *labels,
+                      char *reterr)
 {
-    const char *option = given->file ? given->file_option : given->words_option;
-    int rc = 0;
-    if (given->file && given->words) {
-        return source_fail(reterr, CLI_USAGE, "%s and %s: give one of them", given->file_option,
-                           given->words_option);
+    const char *option = file ? "labels" : "tokens";
+    if (file && words) {
+        return source_fail(reterr, CLI_USAGE, "%slabels and %stokens: give one of them", of, of);
     }
-    if (given->file) {
-        rc = labels_add_file(labels, given->file);
-    } else if (given->words) {
-        rc = labels_add_words(labels, given->words);
-    }
+    int rc = file ? labels_add_file(labels, file) : words ? labels_add_words(labels, words) : 0;
     if (rc == ERR_TOO_LARGE) {
-        return source_fail(reterr, CLI_USAGE, "%s: more than %d tokens", option, LABELS_MAX);
+        return source_fail(reterr, CLI_USAGE, "%s%s: more than %d tokens", of, option, LABELS_MAX);
     }
     if (rc != 0) {
-        return source_fail(reterr, CLI_USAGE, "%s: %.300s: %s", option, given->file,
+        return source_fail(reterr, CLI_USAGE, "%s%s: %.300s: %s", of, option, file,
                            strerror(errno));
     }
-    if ((given->file || given->words) && labels->count == 0) {
-        return source_fail(reterr, CLI_USAGE, "%s: there are no tokens in it", option);
+    if ((file || words) && labels->count == 0) {
+        return source_fail(reterr, CLI_USAGE, "%s%s: there are no tokens in it", of, option);
     }
     return CLI_OK;
 }
@@ -249,12 +203,10 @@ int source_open(const struct source_request *request, struct source **ret_source
     *ret_source = NULL;
     source->together = request->together;
     source->padding = request->padding;
-    struct given keys = {request->labels, request->tokens, "--labels", "--tokens"};
-    struct given queries = {request->query_labels, request->query_tokens, "--query-labels",
-                            "--query-tokens"};
-    int code = read_given(&keys, &source->given, reterr);
+    int code = read_given(request->labels, request->tokens, "--", &source->given, reterr);
     if (code == CLI_OK) {
-        code = read_given(&queries, &source->given_queries, reterr);
+        code = read_given(request->query_labels, request->query_tokens, "--query-",
+                          &source->given_queries, reterr);
     }
     if (code == CLI_OK) {
         code = open_kind(request, source, reterr);
@@ -278,27 +230,14 @@ void source_free(struct source **source_p)
     }
     labels_clear(&source->given);
     labels_clear(&source->given_queries);
+    for (size_t i = 0; i < source->layer_count; i++) {
+        labels_clear(&source->layers[i].labels);
+    }
     free(source->layers);
     free(source);
 }
 
 /* Layers -------------------------------------------------------------------------------------- */
-
-enum source_kind source_kind(const struct source *source)
-{
-    return source->kind;
-}
-
-const char *source_run(const struct source *source)
-{
-    return source->run;
-}
-
-size_t source_layers(const struct source *source, const struct source_layer **ret_layers)
-{
-    *ret_layers = source->layers;
-    return source->layer_count;
-}
 
 /* Whether all words between the dots of `text` are, in their order, words of the name. */
 static bool means(const char *text, struct layer_id id)
@@ -342,11 +281,10 @@ int source_find_layer(const struct source *source, const char *text, size_t *ret
     size_t size = sizeof names;
     size_t used = 0, at = 0;
     for (size_t i = 0; i < source->layer_count && used < size; i++) {
-        char name[PLACE_TEXT_MAX];
+        const char *name = PLACE_LAYER(source->layers[i].id);
         if (count > 0 && !means(text, source->layers[i].id)) {
             continue;
         }
-        place_layer(source->layers[i].id, name);
         if (at < NAMED_MAX - 1 || at == names_count - 1 || names_count <= NAMED_MAX) {
             used += (size_t)snprintf(names + used, size - used, "%s%s", at ? ", " : "", name);
         } else if (at == NAMED_MAX - 1) {
@@ -363,25 +301,23 @@ int source_find_layer(const struct source *source, const char *text, size_t *ret
 /* Samples, heads, labels ---------------------------------------------------------------------- */
 
 static int fail_range(const char *option, uint32_t number, uint32_t first, uint32_t count,
-                      const char *name, char *reterr)
+                      struct layer_id id, char *reterr)
 {
     char valid[48];
     snprintf(valid, sizeof valid, count > 1 ? "%" PRIu32 " to %" PRIu32 : "%" PRIu32, first,
              first + count - 1);
     return source_fail(reterr, CLI_USAGE, "--%s: %s has no %s %" PRIu32 " (valid: %s)", option,
-                       name, option, number, valid);
+                       PLACE_LAYER(id), option, number, valid);
 }
 
 int source_check(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
                  char *reterr)
 {
     const struct source_layer *l = &source->layers[layer];
-    char name[PLACE_TEXT_MAX];
-    place_layer(l->id, name);
     if (sample < l->first_sample || sample - l->first_sample >= l->batch) {
-        return fail_range("sample", sample, l->first_sample, l->batch, name, reterr);
+        return fail_range("sample", sample, l->first_sample, l->batch, l->id, reterr);
     }
-    return head < l->heads ? CLI_OK : fail_range("head", head, 0, l->heads, name, reterr);
+    return head < l->heads ? CLI_OK : fail_range("head", head, 0, l->heads, l->id, reterr);
 }
 
 int source_trim(struct source *source, size_t layer, uint32_t sample, char *reterr)
@@ -410,8 +346,11 @@ static const struct labels *given_keys(const struct source *source, const struct
 static const char *source_own_label(struct source *source, size_t layer, uint32_t sample,
                                     uint32_t key)
 {
-    bool any = sample == 0 && source->ops->label;
-    return any ? source->ops->label(source, layer, key) : NULL;
+    if (sample != 0) {
+        return NULL;
+    }
+    return source->ops->label ? source->ops->label(source, layer, key)
+                              : labels_get(&source->layers[layer].labels, key);
 }
 
 const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)
@@ -455,8 +394,7 @@ static int check_count(const struct labels *labels, const struct source_layer *l
     uint32_t there = keys ? l->keys : l->queries;
     uint32_t all = there + (keys ? l->padding_keys : l->padding_queries);
     bool pooled = (keys ? l->columns : l->rows) < there;
-    char name[PLACE_TEXT_MAX], more[48] = "";
-    place_layer(l->id, name);
+    char more[48] = "";
     if (labels->count == 0 || labels->count == there || labels->count == all ||
         (pooled && labels->count < there)) {
         return CLI_OK;
@@ -466,21 +404,20 @@ static int check_count(const struct labels *labels, const struct source_layer *l
     }
     return source_fail(
         reterr, CLI_USAGE, "%" PRIu32 " token%s given%s, but %s has %" PRIu32 " %s%s",
-        labels->count, labels->count == 1 ? " was" : "s were", keys ? "" : " for queries", name,
-        there, keys ? (there == 1 ? "key" : "keys") : (there == 1 ? "query" : "queries"), more);
+        labels->count, labels->count == 1 ? " was" : "s were", keys ? "" : " for queries",
+        PLACE_LAYER(l->id), there,
+        keys ? (there == 1 ? "key" : "keys") : (there == 1 ? "query" : "queries"), more);
 }
 
 int source_check_labels(const struct source *source, size_t layer, char *reterr)
 {
     const struct source_layer *l = &source->layers[layer];
     bool cross = l->id.site == SITE_CROSS;
-    char name[PLACE_TEXT_MAX];
-    place_layer(l->id, name);
     if (source->given_queries.count > 0 && !cross && !source->together) {
         return source_fail(reterr, CLI_USAGE,
                            "--query-tokens, --query-labels: in %s the queries are the keys: give "
                            "--tokens or --labels",
-                           name);
+                           PLACE_LAYER(l->id));
     }
     int code = check_count(given_keys(source, l), l, true, reterr);
     return code == CLI_OK && cross ? check_count(&source->given_queries, l, false, reterr) : code;

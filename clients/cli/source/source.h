@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* source: attention maps from array files, a recording, or a running attnd.
  *
- *     source_open -> source_layers, source_find_layer -> source_rows, source_map or source_mean
+ *     source_open -> source_find_layer -> source_rows, source_map or source_mean
  *
  * Opening reads names and shapes; a map is read when it is asked for, and little else: of a file of
  * arrays the layer that it is in. A recording is read one message at a time. Maps of
@@ -20,6 +20,12 @@
 
 enum source_kind { SOURCE_FILES, SOURCE_RECORDING, SOURCE_DAEMON };
 
+/* Texts of tokens; see internal.h. */
+struct labels {
+    char **items; /* [count]; owned */
+    uint32_t count, room;
+};
+
 /* One attention of the model. */
 struct source_layer {
     struct layer_id id;
@@ -37,6 +43,7 @@ struct source_layer {
     uint32_t q_offset;    /* position of query 0 among the keys */
     uint64_t epoch, step; /* recording, daemon */
     double tolerance;     /* largest |sum - 1| of a row that is as it should be */
+    struct labels labels; /* daemon: of its keys; owned by the source */
 };
 
 /* Strings and pointers are borrowed until source_free, except `naming`. */
@@ -62,24 +69,28 @@ struct source_request {
     bool together;
 };
 
-struct source;
+struct source {
+    enum source_kind kind;
+    char run[2 * RUN_BYTES + 1]; /* its digits; "" for files */
+    /* [layer_count], one at least; owned; encoder before decoder, by layer, self before cross. A
+     * daemon's layer may be of a later step, and pooled otherwise, after a map of it was read. */
+    struct source_layer *layers;
+    size_t layer_count;
+    /* of source/ alone */
+    struct labels given, given_queries; /* by the request */
+    bool together, padding;             /* as the request says */
+    const struct source_ops *ops;
+    void *own; /* of the kind; owned; NULL before it was opened */
+};
 
 /* Whether a word of a command line is a file rather than a job: it is there, or ends as files do
  * that can be read; "-" is standard input, which arrays are read from. */
 bool source_is_file(const char *word);
 
-/* On failure *ret_source is NULL. There is at least one layer. */
+/* On failure *ret_source is NULL. */
 int source_open(const struct source_request *request, struct source **ret_source, char *reterr);
 /* Accepts a pointer to NULL. */
 void source_free(struct source **source);
-
-enum source_kind source_kind(const struct source *source);
-/* The run's 32 digits; "" for files. */
-const char *source_run(const struct source *source);
-
-/* Encoder before decoder, by layer, self before cross; borrowed. A daemon's layer may be of a later
- * step, and pooled otherwise, after a map of it was read. */
-size_t source_layers(const struct source *source, const struct source_layer **ret_layers);
 
 /* The layer that a text means: "decoder.0.self", or a part that only one has, "decoder.0", "0";
  * NULL = the first. */

@@ -56,19 +56,16 @@ static bool asker_send(struct asker *asker, enum asker_kind kind, const struct r
     } else if (kind == ASKER_GRID) {
         ask_text(&ask, "metric", model->metric);
         ask_number(&ask, "points", LINE_MAX_POINTS);
-        ask_flag(&ask, "packed", true);
+        mpk_pair_bool(&ask.params, "packed", true);
     } else if (kind == ASKER_LIVE) {
         ask_text(&ask, "metrics", model->metric);
     }
-    ask_end(&ask);
-    bool sent =
-        asker->rpc->socket && rpc_send(asker->rpc, methods[kind], &ask.params, &id) == RPC_OK;
+    bool sent = ask_send(asker->rpc, methods[kind], &ask, &id) == RPC_OK;
     if (sent) {
         asker->asked[kind].id = id;
         asker->asked[kind].generation = model->generation;
         asker->asked[kind].sent_ms = now_ms;
     }
-    mpk_writer_clear(&ask.params);
     return sent;
 }
 

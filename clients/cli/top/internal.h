@@ -40,8 +40,8 @@ struct screen {
     bool unicode;       /* otherwise every character is ASCII */
 };
 
-/* Makes it blank and of this size. Returns 0, or -1 when out of memory: then it is 0 x 0. */
-int screen_resize(struct screen *screen, int width, int height);
+/* Makes it blank and of this size. */
+void screen_resize(struct screen *screen, int width, int height);
 void screen_free(struct screen *screen);
 void screen_clear(struct screen *screen);
 
@@ -194,7 +194,6 @@ struct model {
     enum typing typing;
     char typed[TOP_FILTER_MAX], filter[TOP_FILTER_MAX];
     bool help, paused, quit;
-    bool out_of_memory; /* something could not be kept */
 
     /* When to ask again: the step moved; a window closed, until when its answers may change. */
     bool moved;
@@ -217,8 +216,7 @@ void model_chosen(const struct model *model, char ret_job[JOB_NAME_MAX + 1]);
 /* Sorts the rows, finds those that pass the filter, and chooses that of a job, "": stays where it
  * is. */
 void model_arrange(struct model *model, const char *chosen);
-/* The layer of a result, added in its place when it is new and has heads; NULL: there is none, or
- * no room. */
+/* The layer of a result, added in its place when it is new and has heads; NULL: there is none. */
 struct layer *model_layer(struct model *model, const struct top_place *place, uint32_t heads);
 /* The worst alert about a layer or, with a head that is not negative, about that head; NULL = none.
  */
@@ -231,7 +229,9 @@ void list_settle(struct list *list, uint32_t count, uint32_t rows);
 
 /* "decoder.3.self", "decoder.3.self.h2", "the run". */
 #define PLACE_TEXT_MAX 64
-void top_place_text(const struct top_place *place, char ret_text[PLACE_TEXT_MAX]);
+const char *top_place_text(const struct top_place *place, char ret_text[PLACE_TEXT_MAX]);
+/* The same in memory that is good as long as the block that the macro stands in. */
+#define TOP_PLACE(place) top_place_text(place, (char[PLACE_TEXT_MAX]){""})
 bool top_place_is_same(const struct top_place *a, const struct top_place *b);
 
 /* read: reads answers of attnd into the model. A field that is missing, or has another type, counts
@@ -248,23 +248,9 @@ void read_grid(struct model *model, const msgpack_object *result); /* packed */
 
 /* keys: the effect of each key. Pure: a key is a number, the model changes. */
 
-/* Keys that are no characters; others are their ASCII code. */
-enum special_key {
-    KEY_OF_TAB = '\t',
-    KEY_OF_ENTER = '\n',
-    KEY_OF_ESCAPE = 27,
-    KEY_OF_ERASE = 127,
-    KEY_OF_UP = 256,
-    KEY_OF_DOWN,
-    KEY_OF_LEFT,
-    KEY_OF_RIGHT,
-    KEY_OF_PAGE_UP,
-    KEY_OF_PAGE_DOWN,
-    KEY_OF_HOME,
-    KEY_OF_END,
-};
-
-/* Keys without a meaning where the user is do nothing. */
+/* Characters are their ASCII code, Enter is '\n', Tab '\t'; other keys as in curses.h. Keys without
+ * a meaning where the user is do nothing. */
+enum { KEY_OF_ESCAPE = 27, KEY_OF_ERASE = 127 };
 void keys_press(struct model *model, int key);
 
 /* asker: asks attnd what the model needs, and gives it the answers. Several questions are on their

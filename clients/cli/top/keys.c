@@ -3,6 +3,7 @@
 #include "clients/cli/top/internal.h"
 #include "proto/metric.h"
 
+#include <curses.h>
 #include <string.h>
 
 static void move_choice(struct model *model, int64_t by)
@@ -56,7 +57,7 @@ static const char *keys_metric(const char *typed)
 static void type_key(struct model *model, int key)
 {
     size_t length = strlen(model->typed);
-    if (key == KEY_OF_ENTER && model->typing == TYPING_METRIC) {
+    if (key == '\n' && model->typing == TYPING_METRIC) {
         const char *metric = keys_metric(model->typed);
         if (metric && length > 0) {
             model_choose_metric(model, metric);
@@ -73,7 +74,7 @@ static void type_key(struct model *model, int key)
         strcpy(model->filter, model->typed);
         model_arrange(model, "");
     }
-    if (key == KEY_OF_ENTER || key == KEY_OF_ESCAPE) {
+    if (key == '\n' || key == KEY_OF_ESCAPE) {
         model->typing = TYPING_NOTHING;
     }
 }
@@ -92,38 +93,38 @@ void keys_press(struct model *model, int key)
         return;
     }
     switch (key) {
-    case KEY_OF_UP:
+    case KEY_UP:
     case 'k':
         move_choice(model, -1);
         break;
-    case KEY_OF_DOWN:
+    case KEY_DOWN:
     case 'j':
         move_choice(model, 1);
         break;
-    case KEY_OF_PAGE_UP:
+    case KEY_PPAGE:
         move_choice(model, -page);
         break;
-    case KEY_OF_PAGE_DOWN:
+    case KEY_NPAGE:
         move_choice(model, page);
         break;
-    case KEY_OF_HOME:
+    case KEY_HOME:
     case 'g':
         move_choice(model, INT32_MIN);
         break;
-    case KEY_OF_END:
+    case KEY_END:
     case 'G':
         move_choice(model, INT32_MAX);
         break;
-    case KEY_OF_ENTER:
-    case KEY_OF_RIGHT:
+    case '\n':
+    case KEY_RIGHT:
         open_choice(model);
         break;
     case KEY_OF_ESCAPE:
-    case KEY_OF_LEFT:
+    case KEY_LEFT:
     case KEY_OF_ERASE:
         leave(model);
         break;
-    case KEY_OF_TAB:
+    case '\t':
         model->page = model->page == PAGE_LAYERS   ? PAGE_ALERTS
                       : model->page == PAGE_ALERTS ? PAGE_LAYERS
                                                    : model->page;

@@ -144,14 +144,9 @@ struct layer *model_layer(struct model *model, const struct top_place *place, ui
         return NULL;
     }
     struct layer *layers =
-        realloc(opened->layers, (opened->layer_count + 1) * sizeof *opened->layers);
-    double *now = malloc((size_t)heads * sizeof *now);
-    opened->layers = layers ? layers : opened->layers;
-    if (!layers || !now) {
-        free(now);
-        model->out_of_memory = true;
-        return NULL;
-    }
+        memory_grow(opened->layers, opened->layer_count + 1, sizeof *opened->layers);
+    double *now = memory_new(heads, sizeof *now);
+    opened->layers = layers;
     for (size_t i = 0; i < heads; i++) {
         now[i] = NAN;
     }
@@ -175,17 +170,17 @@ const struct alert *model_alert_about(const struct model *model, const struct la
     return NULL;
 }
 
-void top_place_text(const struct top_place *place, char ret_text[PLACE_TEXT_MAX])
+const char *top_place_text(const struct top_place *place, char ret_text[PLACE_TEXT_MAX])
 {
     if (!place->stack[0]) {
-        strcpy(ret_text, "the run");
-        return;
+        return strcpy(ret_text, "the run");
     }
     int used = snprintf(ret_text, PLACE_TEXT_MAX, "%s.%" PRIu32 ".%s", place->stack, place->layer,
                         place->site);
     if (place->head >= 0) {
         snprintf(ret_text + used, (size_t)(PLACE_TEXT_MAX - used), ".h%" PRId64, place->head);
     }
+    return ret_text;
 }
 
 /* Lists */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "clients/cli/top/internal.h"
 
+#include "clients/cli/base/system.h"
+
 #include <endian.h>
 #include <inttypes.h>
 #include <math.h>
@@ -50,11 +52,7 @@ static enum severity severity_of(const msgpack_object *map)
 static void read_runs(struct model *model, const msgpack_object *jobs)
 {
     uint32_t count = mpk_items(jobs) < TOP_RUNS_MAX ? mpk_items(jobs) : TOP_RUNS_MAX;
-    struct run_row *rows = calloc(TOP_RUNS_MAX, sizeof *rows);
-    if (!rows) {
-        model->out_of_memory = true;
-        return;
-    }
+    struct run_row *rows = memory_new(TOP_RUNS_MAX, sizeof *rows);
     for (uint32_t i = 0; i < count; i++) {
         const msgpack_object *map = field_at(jobs, i);
         const msgpack_object *firing = mpk_find(map, "firing");
@@ -273,11 +271,10 @@ void read_grid(struct model *model, const msgpack_object *result)
         uint32_t windows = opened->windows, heads = (uint32_t)mpk_find_u64(map, "heads");
         const struct top_place place = read_place(map);
         struct layer *layer = place.stack[0] ? model_layer(model, &place, heads) : NULL;
-        double *past = layer ? malloc((size_t)layer->heads * windows * sizeof *past) : NULL;
-        if (!past) {
-            model->out_of_memory = model->out_of_memory || layer;
+        if (!layer) {
             continue;
         }
+        double *past = memory_new((size_t)layer->heads * windows, sizeof *past);
         for (size_t j = 0; j < (size_t)layer->heads * windows; j++) {
             past[j] = j / windows < heads ? packed_value(mpk_find(map, "values"), j) : NAN;
         }

@@ -3,7 +3,7 @@
  * everywhere: these are letters of alphabets that are written from left to right without combining
  * marks, punctuation, arrows, mathematics, boxes and blocks. */
 #include "clients/cli/top/internal.h"
-#include "clients/cli/base/out.h"
+#include "clients/cli/base/system.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -15,18 +15,13 @@
 
 static const struct cell blank = {.text = " "};
 
-int screen_resize(struct screen *screen, int width, int height)
+void screen_resize(struct screen *screen, int width, int height)
 {
-    struct cell *cells = NULL;
-    if (width > 0 && height > 0) {
-        cells = calloc((size_t)width * (size_t)height, sizeof *cells);
-    }
     free(screen->cells);
-    screen->cells = cells;
-    screen->width = cells ? width : 0;
-    screen->height = cells ? height : 0;
+    screen->cells = memory_new((size_t)width * (size_t)height, sizeof *screen->cells);
+    screen->width = width;
+    screen->height = height;
     screen_clear(screen);
-    return cells ? 0 : -1;
 }
 
 void screen_free(struct screen *screen)

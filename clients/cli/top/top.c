@@ -24,8 +24,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ncurses is this file's alone. Signals that end top are waited for by its loop (top.c), so
- * that only signals by mistake, of the program or of the sender, are caught here. */
+/* ncurses is this file's alone, but for the numbers of keys. Signals that end top are waited for by
+ * its loop (top.c), so that only signals by mistake, of the program or of the sender, are caught
+ * here. */
 /* After which Escape is a key of its own; ssh sends a key's bytes together. */
 #define ESCAPE_MS 25
 
@@ -205,33 +206,20 @@ static int terminal_open(char *reterr)
         }
     }
     atexit(terminal_close);
+    memory_last = terminal_close;
     return 0;
 }
 
 /* Keys */
 
-/* The next key that was pressed (keys.c), or -1. Does not wait. */
+/* The next key that was pressed, as keys_press takes it, or ERR. Does not wait. */
 static int terminal_key(void)
 {
-    static const struct {
-        int theirs, ours;
-    } keys[] = {
-        {KEY_UP, KEY_OF_UP},       {KEY_DOWN, KEY_OF_DOWN},       {KEY_LEFT, KEY_OF_LEFT},
-        {KEY_RIGHT, KEY_OF_RIGHT}, {KEY_PPAGE, KEY_OF_PAGE_UP},   {KEY_NPAGE, KEY_OF_PAGE_DOWN},
-        {KEY_HOME, KEY_OF_HOME},   {KEY_END, KEY_OF_END},         {KEY_ENTER, KEY_OF_ENTER},
-        {'\r', KEY_OF_ENTER},      {KEY_BACKSPACE, KEY_OF_ERASE}, {'\b', KEY_OF_ERASE},
-        {KEY_BTAB, KEY_OF_TAB},
-    };
     int key = getch();
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
-        if (key == keys[i].theirs) {
-            return keys[i].ours;
-        }
-    }
-    if (key == ERR) {
-        return -1;
-    }
-    return key < 128 ? key : 0; /* 0: a key that means nothing here */
+    return key == KEY_ENTER || key == '\r'       ? '\n'
+           : key == KEY_BACKSPACE || key == '\b' ? KEY_OF_ERASE
+           : key == KEY_BTAB                     ? '\t'
+                                                 : key;
 }
 
 /* Drawing */
@@ -304,9 +292,7 @@ static void resize(struct top *top)
         resizeterm(size.ws_row, size.ws_col);
     }
     clearok(curscr, TRUE); /* drawn anew, as large as it is now */
-    if (screen_resize(&top->screen, COLS, LINES) != 0) {
-        top->model->out_of_memory = true;
-    }
+    screen_resize(&top->screen, COLS, LINES);
     top->changed = true;
 }
 
@@ -358,7 +344,7 @@ static void wait_for_something(struct top *top)
     } else if (items[0].revents) {
         /* A terminal that is gone is ready for ever and has no keys. */
         int key, keys_count = 0;
-        while ((key = terminal_key()) >= 0) {
+        while ((key = terminal_key()) != ERR) {
             if (key == REDRAW_KEY) {
                 resize(top);
             } else {
@@ -383,7 +369,7 @@ static int top_show(struct top *top)
         code = cli_usage(top->cli, "%s", error);
     } else {
         resize(top);
-        while (!top->end && !top->model->quit && !top->model->out_of_memory) {
+        while (!top->end && !top->model->quit) {
             int64_t now = now_ms();
             if (now >= due_ms(top)) {
                 top->next_tick_ms = now + top->interval_ms;
@@ -469,10 +455,9 @@ int cmd_top(struct cli *cli)
     if (code != CLI_OK) {
         return code;
     }
-    struct top top = {.cli = cli, .model = model_new(), .interval_ms = 1000 * INTERVAL_S};
-    if (cli->args->given & ARGS_INTERVAL) {
-        top.interval_ms = (int64_t)(cli->args->interval * 1000);
-    }
+    double interval_s = cli->args->given & ARGS_INTERVAL ? cli->args->interval : INTERVAL_S;
+    struct top top = {
+        .cli = cli, .model = model_new(), .interval_ms = (int64_t)(interval_s * 1000)};
     asker_init(&top.asker, cli->rpc, now_ms());
     if (cli->args->metric) {
         model_choose_metric(top.model, cli->args->metric);
@@ -481,7 +466,6 @@ int cmd_top(struct cli *cli)
         model_open(top.model, cli->args->words[1], cli->args->run);
     }
     code = show_with_signals(&top);
-    bool starved = top.model->out_of_memory;
     model_free(&top.model);
-    return starved ? cli_fail(cli, CLI_FINDING, "out of memory") : code;
+    return code;
 }

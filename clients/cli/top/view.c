@@ -8,6 +8,7 @@
 
 #include <ctype.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,7 +17,8 @@
 #define HEADER_ROWS 2
 #define NAME        22 /* columns of a name in the time line and in tables */
 #define NUMBER      9
-#define BROKEN_MAX  5 /* rows of the time line */
+#define BROKEN_MAX  5             /* rows of the time line */
+#define REST        (INT_MAX / 2) /* columns: those that are left in the row */
 
 struct top_view {
     struct model *model;
@@ -27,19 +29,14 @@ struct top_view {
 static const char *const marks[] = {"", "i", "!", "!!"};
 static const enum style mark_styles[] = {STYLE_PLAIN, STYLE_INFO, STYLE_WARNING, STYLE_CRITICAL};
 
-/* "0.01157"; "-" for none. */
-static void number_text(double number, char ret_text[16])
-{
-    snprintf(ret_text, 16, isfinite(number) ? "%.3g" : "-", number);
-}
-
 /* A loss was logged: NaN is one. */
 static void put_loss(struct top_view *view, int row, int column, double loss)
 {
-    char number[16];
-    number_text(loss, number);
-    screen_put(view->screen, row, column, NUMBER - 2, isnan(loss) ? STYLE_CRITICAL : STYLE_PLAIN,
-               isnan(loss) ? "NaN" : number);
+    screen_print(view->screen, row, column, NUMBER - 2, isnan(loss) ? STYLE_CRITICAL : STYLE_PLAIN,
+                 isnan(loss)      ? "NaN"
+                 : isfinite(loss) ? "%.3g"
+                                  : "-",
+                 loss);
 }
 
 /* How many bytes, up to a word, all names begin with. */
@@ -95,6 +92,13 @@ static void put_words(struct top_view *view, int column, enum style style, const
         }
         screen_print(view->screen, view->row++, column, (int)room, style, "%.*s", (int)take, text);
         text += take + (text[take] == ' ');
+    }
+}
+
+static void put_lines(struct top_view *view, const char *const *lines, size_t count)
+{
+    for (size_t i = 0; i < count && view->row < view->end; i++) {
+        screen_put(view->screen, view->row++, 1, REST, STYLE_PLAIN, lines[i]);
     }
 }
 
@@ -180,7 +184,7 @@ static struct list *list_begin(struct top_view *view, uint32_t *ret_end)
  * words, and that of a rule of one's own with none. */
 static void put_row_verdict(struct top_view *view, const struct run_row *row, int column)
 {
-    char where[PLACE_TEXT_MAX + 2] = "", others[32] = "";
+    char others[32] = "";
     int width = view->screen->width - column;
     if (row->severity == SEVERITY_NONE || !row->known || row->worst.severity == SEVERITY_NONE) {
         if (row->known &&
@@ -195,15 +199,13 @@ static void put_row_verdict(struct top_view *view, const struct run_row *row, in
     const char *colon = strstr(worst->message, ": ");
     const char *says = colon ? worst->message : worst->rule;
     int length = colon ? (int)(colon - says) : (int)strlen(says);
-    if (worst->place.stack[0]) {
-        strcpy(where, ": ");
-        top_place_text(&worst->place, where + 2);
-    }
+    bool somewhere = worst->place.stack[0];
     if (row->alert_count > 1) {
         snprintf(others, sizeof others, " +%" PRIu32, row->alert_count - 1);
     }
     screen_print(view->screen, view->row, column, width, mark_styles[worst->severity],
-                 "%.*s%s%s since %" PRIu64, length, says, where, others, worst->since_step);
+                 "%.*s%s%s%s since %" PRIu64, length, says, somewhere ? ": " : "",
+                 somewhere ? TOP_PLACE(&worst->place) : "", others, worst->since_step);
 }
 
 static void draw_runs(struct top_view *view)
@@ -218,7 +220,7 @@ static void draw_runs(struct top_view *view)
     screen_put(screen, view->row, 3, name, STYLE_FAINT, "RUN");
     screen_put(screen, view->row, step, bars - step, STYLE_FAINT, wide ? "STATE   STEP" : "STEP");
     screen_put(screen, view->row, bars, loss + NUMBER, STYLE_FAINT, "LOSS");
-    screen_put(screen, view->row++, verdict, screen->width - verdict, STYLE_FAINT, "VERDICT");
+    screen_put(screen, view->row++, verdict, REST, STYLE_FAINT, "VERDICT");
     struct list *list = list_begin(view, &end);
     for (uint32_t i = list->top; i < end; i++) { /* one scale for all */
         const struct line *line = &model->rows[model->shown[i]].loss;
@@ -246,16 +248,14 @@ static void draw_runs(struct top_view *view)
     }
     if (model->row_count == 0 && model->health.known) {
         static const char *const lines[] = {
+            "",
             "No job yet. Attach one to a training loop:",
             "",
             "    import attnd",
             "    with attnd.watch(model, job=\"gpt-small\"):",
             "        train(model)",
         };
-        for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
-            screen_put(view->screen, ++view->row, 1, view->screen->width - 1, STYLE_PLAIN,
-                       lines[i]);
-        }
+        put_lines(view, lines, sizeof lines / sizeof lines[0]);
     }
 }
 
@@ -265,26 +265,23 @@ static void draw_verdict(struct top_view *view)
 {
     const struct opened *opened = &view->model->opened;
     struct screen *screen = view->screen;
-    char where[PLACE_TEXT_MAX];
     if (opened->alert_count == 0) {
-        screen_print(
-            screen, view->row++, 1, screen->width - 1, opened->judged ? STYLE_STRONG : STYLE_FAINT,
-            !opened->judged  ? "Not monitoring yet: the first check comes with the first window"
-            : opened->checks ? "No alerts at step %" PRIu64 ": %" PRIu64 " checks passed, %" PRIu32
-                               " not measured"
-                             : "No alerts at step %" PRIu64,
-            opened->judged_step, opened->checks, opened->unmeasured);
+        screen_print(screen, view->row++, 1, REST, opened->judged ? STYLE_STRONG : STYLE_FAINT,
+                     !opened->judged
+                         ? "Not monitoring yet: the first check comes with the first window"
+                     : opened->checks ? "No alerts at step %" PRIu64 ": %" PRIu64
+                                        " checks passed, %" PRIu32 " not measured"
+                                      : "No alerts at step %" PRIu64,
+                     opened->judged_step, opened->checks, opened->unmeasured);
         return;
     }
     const struct alert *worst = &opened->alerts[0];
-    top_place_text(&worst->place, where);
-    int used = screen_print(screen, view->row, 1, screen->width - 1, mark_styles[worst->severity],
-                            "%s %s  %s since step %" PRIu64, marks[worst->severity], where,
-                            worst->rule, worst->since_step);
+    int used = screen_print(screen, view->row, 1, REST, mark_styles[worst->severity],
+                            "%s %s  %s since step %" PRIu64, marks[worst->severity],
+                            TOP_PLACE(&worst->place), worst->rule, worst->since_step);
     if (opened->alert_count > 1) {
-        screen_print(screen, view->row, used + 3, screen->width - used - 3, STYLE_FAINT,
-                     "%s%" PRIu32 " more (Tab)", opened->more ? "at least " : "",
-                     opened->alert_count - 1);
+        screen_print(screen, view->row, used + 3, REST, STYLE_FAINT, "%s%" PRIu32 " more (Tab)",
+                     opened->more ? "at least " : "", opened->alert_count - 1);
     }
     view->row++;
     put_words(view, 1, STYLE_PLAIN, worst->message);
@@ -361,10 +358,9 @@ static struct range range_of_all(const struct opened *opened)
 static void put_named_line(struct top_view *view, const char *name, enum style style, double number,
                            const struct line *line, struct range range, uint64_t sick)
 {
-    char text[16];
-    number_text(number, text);
     screen_put(view->screen, view->row, 3, NAME, style, name);
-    screen_put(view->screen, view->row, 3 + NAME, NUMBER - 1, STYLE_PLAIN, text);
+    screen_print(view->screen, view->row, 3 + NAME, NUMBER - 1, STYLE_PLAIN,
+                 isfinite(number) ? "%.3g" : "-", number);
     uint64_t from, to;
     steps_of(&view->model->opened, &from, &to);
     if (line->count > 0) {
@@ -412,18 +408,16 @@ static void draw_time_line(struct top_view *view)
         put_loss(view, view->row - 1, 3 + NAME, loss->value[loss->count - 1]);
     }
     for (uint32_t i = 0; i < count && view->row + 6 < view->end; i++) {
-        char where[PLACE_TEXT_MAX];
-        struct layer *layer = model_layer(model, &broken[i]->place, 0);
-        top_place_text(&broken[i]->place, where);
+        const struct layer *layer = model_layer(model, &broken[i]->place, 0);
         if (layer) {
             struct line line = past_of(opened, layer, broken[i]->place.head);
-            put_named_line(view, where, mark_styles[broken[i]->severity],
+            put_named_line(view, TOP_PLACE(&broken[i]->place), mark_styles[broken[i]->severity],
                            newest_of(opened, layer, broken[i]->place.head), &line, all,
                            broken[i]->since_step);
         }
     }
     if (to >= from && all.least <= all.greatest) {
-        screen_print(view->screen, view->row++, 3, view->screen->width - 3, STYLE_FAINT,
+        screen_print(view->screen, view->row++, 3, REST, STYLE_FAINT,
                      "steps %" PRIu64 " to %" PRIu64 "; %s from %.4g to %.4g", from, to,
                      model->metric, all.least, all.greatest);
     }
@@ -436,13 +430,11 @@ static void draw_alerts(struct top_view *view)
     struct list *list = list_begin(view, &end);
     for (uint32_t i = list->top; i < end; i++, view->row++) {
         const struct alert *alert = &opened->alerts[i];
-        char where[PLACE_TEXT_MAX];
-        top_place_text(&alert->place, where);
         screen_put(view->screen, view->row, 0, 2, mark_styles[alert->severity],
                    marks[alert->severity]);
-        screen_print(view->screen, view->row, 3, view->screen->width - 3, STYLE_PLAIN,
-                     "%-*s  step %-7" PRIu64 " %s: %s", NAME, where, alert->since_step, alert->rule,
-                     alert->message);
+        screen_print(view->screen, view->row, 3, REST, STYLE_PLAIN,
+                     "%-*s  step %-7" PRIu64 " %s: %s", NAME, TOP_PLACE(&alert->place),
+                     alert->since_step, alert->rule, alert->message);
         if (i == list->at) {
             screen_choose_row(view->screen, view->row);
         }
@@ -465,15 +457,12 @@ static void draw_table(struct top_view *view)
         enum severity severity = alert ? alert->severity : SEVERITY_NONE;
         struct top_place place = layer->place;
         struct line line = past_of(opened, layer, head);
-        char where[PLACE_TEXT_MAX];
         place.head = head;
-        top_place_text(&place, where);
         screen_put(view->screen, view->row, 0, 2, mark_styles[severity], marks[severity]);
-        int row = view->row;
-        put_named_line(view, where, mark_styles[severity], newest_of(opened, layer, head), &line,
-                       range, UINT64_MAX);
+        put_named_line(view, TOP_PLACE(&place), mark_styles[severity],
+                       newest_of(opened, layer, head), &line, range, UINT64_MAX);
         if (i == list->at) {
-            screen_choose_row(view->screen, row);
+            screen_choose_row(view->screen, view->row - 1);
         }
     }
 }
@@ -489,7 +478,7 @@ static void draw_run(struct top_view *view)
         [PAGE_ALERTS] = "ALERTS",
     };
     if (!opened->known) {
-        screen_print(screen, view->row, 1, screen->width - 1, STYLE_WARNING,
+        screen_print(screen, view->row, 1, REST, STYLE_WARNING,
                      opened->gone ? "attnd has forgotten that run of '%s'"
                                   : "attnd knows no job '%s' yet",
                      opened->job);
@@ -498,10 +487,10 @@ static void draw_run(struct top_view *view)
     draw_verdict(view);
     draw_time_line(view);
     view->row++;
-    screen_print(screen, view->row++, 3, screen->width - 3, STYLE_FAINT, "%s: %" PRIu32,
-                 titles[model->page], model_list_count(model));
+    screen_print(screen, view->row++, 3, REST, STYLE_FAINT, "%s: %" PRIu32, titles[model->page],
+                 model_list_count(model));
     if (opened->layer_count == 0 && model->page == PAGE_LAYERS) {
-        screen_print(screen, view->row, 3, screen->width - 3, STYLE_FAINT,
+        screen_print(screen, view->row, 3, REST, STYLE_FAINT,
                      "%s has sent nothing that was measured yet, or nothing of %s", opened->job,
                      model->metric);
     } else if (model->page == PAGE_ALERTS) {
@@ -525,13 +514,13 @@ static void draw_footer(struct top_view *view)
     int row = screen->height - 1;
     screen_print(screen, row, 0, screen->width, STYLE_PLAIN, "%*s", screen->width, "");
     if (model->typing != TYPING_NOTHING) {
-        screen_print(screen, row, 1, screen->width - 1, STYLE_STRONG,
+        screen_print(screen, row, 1, REST, STYLE_STRONG,
                      model->typing == TYPING_FILTER ? "/%s_   Enter keep   Esc clear"
                                                     : "metric: %s_   Enter show   Esc leave",
                      model->typed);
         return;
     }
-    screen_put(screen, row, 1, screen->width - 1, STYLE_FAINT, keys[model->page]);
+    screen_put(screen, row, 1, REST, STYLE_FAINT, keys[model->page]);
     if (count > model->list_rows && model->list_rows > 0) {
         char text[48];
         snprintf(text, sizeof text, "%" PRIu32 "-%" PRIu32 " of %" PRIu32, top + 1,
@@ -565,9 +554,7 @@ void view_draw(struct model *model, struct screen *screen, int64_t now_ms, const
             "q, Ctrl-C                    quit",
             "i ! !!                       an alert fires: info, warning, critical",
         };
-        for (size_t i = 0; i < sizeof lines / sizeof lines[0] && view.row < view.end; i++) {
-            screen_put(view.screen, view.row++, 1, view.screen->width - 1, STYLE_PLAIN, lines[i]);
-        }
+        put_lines(&view, lines, sizeof lines / sizeof lines[0]);
     } else if (model->page == PAGE_RUNS) {
         draw_runs(&view);
     } else {

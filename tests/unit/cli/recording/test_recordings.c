@@ -369,17 +369,25 @@ TEST(what_has_no_sound_header_is_nobodys)
 
 TEST(reasons_of_any_name_are_json)
 {
-    struct replay_counts counts = {.reason_count = 3,
-                                   .reasons = {{"late", 2}, {"a\"b\\c", 1}, {"none", 0}}};
+    struct mpk_writer counts;
+    struct mpk_doc doc;
     char text[64] = "";
-    field_unquote(counts.reasons[1].name);
+    mpk_writer_init(&counts);
+    mpk_put_map(&counts, 3);
+    mpk_pair_u64(&counts, "late", 2);
+    mpk_pair_u64(&counts, "a\"b\\c", 1);
+    mpk_pair_u64(&counts, "none", 0);
+    assert_int_equal(mpk_parse(counts.buffer.data, counts.buffer.size, &mpk_result_limits, &doc),
+                     0);
     for (int json = 0; json < 2; json++) {
         FILE *out = fmemopen(text, sizeof text, "w");
         assert_non_null(out);
-        replay_print_dropped(&counts, json, out);
+        replay_print_dropped(NULL, doc.root, json, out);
         fclose(out);
         assert_string_equal(text, json ? "\"late\": 2, \"a?b?c\": 1" : "late 2, a?b?c 1");
     }
+    mpk_doc_clear(&doc);
+    mpk_writer_clear(&counts);
 }
 
 int main(void)

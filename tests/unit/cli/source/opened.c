@@ -43,9 +43,8 @@ void opened_expect_refusal(struct fixture *f, int code, const char *part)
 
 const struct source_layer *opened_layer(struct fixture *f, size_t index)
 {
-    const struct source_layer *layers;
-    assert_true(index < source_layers(f->source, &layers));
-    return &layers[index];
+    assert_true(index < f->source->layer_count);
+    return &f->source->layers[index];
 }
 
 void opened_expect_labels_refused(struct fixture *f, const char *why)

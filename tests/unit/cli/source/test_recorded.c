@@ -80,11 +80,10 @@ SOURCE_TEST(the_newest_message_of_each_layer_counts)
           {.layer = 0, .heads = 2, .step = 3, .weight = 0.5},
           {.layer = 0, .heads = 2, .step = 2, .weight = 0.75} /* of a rank that is behind */);
     opened_open(f);
-    const struct source_layer *layers;
-    assert_int_equal(source_layers(f->source, &layers), 2);
-    assert_int_equal(source_kind(f->source), SOURCE_RECORDING);
-    assert_int_equal(layers[0].step, 3);
-    assert_int_equal(layers[1].step, 1);
+    assert_int_equal(f->source->layer_count, 2);
+    assert_int_equal(f->source->kind, SOURCE_RECORDING);
+    assert_int_equal(f->source->layers[0].step, 3);
+    assert_int_equal(f->source->layers[1].step, 1);
     expect_weight(f, 0, 1, 0.5);
     expect_weight(f, 1, 0, 0.125);
 }
@@ -144,7 +143,7 @@ SOURCE_TEST(the_newest_run_counts_unless_another_is_asked_for)
           {.run = 2, .heads = 2, .step = 1, .weight = 0.5},
           {.run = 1, .heads = 2, .step = 8, .weight = 0.75});
     opened_open(f);
-    assert_string_equal(source_run(f->source), "02000000000000000000000000000000");
+    assert_string_equal(f->source->run, "02000000000000000000000000000000");
     expect_weight(f, 0, 0, 0.5);
     source_free(&f->source);
     f->request.run = "01";

