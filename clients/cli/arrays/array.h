@@ -23,10 +23,10 @@
 
 /* Little-endian elements; the first four are those of enum dtype. */
 enum array_type {
-    ARRAY_F32,
-    ARRAY_F16,
-    ARRAY_BF16,
-    ARRAY_F64,
+    ARRAY_F32 = DTYPE_F32,
+    ARRAY_F16 = DTYPE_F16,
+    ARRAY_BF16 = DTYPE_BF16,
+    ARRAY_F64 = DTYPE_F64,
     ARRAY_BOOL, /* one byte */
     ARRAY_U8,
     ARRAY_I8,
