@@ -102,7 +102,7 @@ static void add_spectra(const struct measure_state *s, struct measured *m)
     }
     bool qk = of_qk(s);
     for (uint32_t h = 0; h < m->heads; h++) {
-        const struct spectrum *spectrum = spectra_of(s->spectra, h);
+        const struct spectrum *spectrum = &s->spectra->head[h];
         for (size_t i = 0; i < sizeof spectrum_numbers / sizeof spectrum_numbers[0]; i++) {
             enum metric metric = qk ? spectrum_numbers[i].qk : spectrum_numbers[i].map;
             m->value[metric][h] = *(const double *)(const void *)((const char *)spectrum +

@@ -117,11 +117,11 @@ int across_weighted_map(struct moments *map, const struct attention *a, const do
                         uint32_t row_begin, uint32_t row_end, enum isa isa, struct scratch *scratch)
 {
     assert(row_end <= a->queries);
-    const struct kernels *kernels = kernels_of(isa);
-    if (!kernels) {
+    const struct across_kernels *kernel = across_kernels_of(isa);
+    if (!kernel) {
         return across_weighted_map_ref(map, a, weight, row_begin, row_end, scratch);
     }
-    struct map_pass p = {.kernel = kernels->across,
+    struct map_pass p = {.kernel = kernel,
                          .dtype = a->dtype,
                          .element_bytes = dtype_size(a->dtype),
                          .scratch = scratch};
@@ -142,7 +142,7 @@ int across_weighted_map(struct moments *map, const struct attention *a, const do
 #define PRODUCTS_MIN 1e-25
 
 struct gradient_pass {
-    const struct across_kernels *kernel;
+    const struct across_kernels *kernel; /* NULL: by the reference */
     const struct attention *a;
     struct attention grad; /* as weights */
     struct across_keys keys;
@@ -171,15 +171,17 @@ static bool across_sum_products(const struct gradient_pass *p, uint32_t h, doubl
 
 static double gradient_row(const struct gradient_pass *p, uint32_t h)
 {
-    struct across_judged judged;
-    double sum = 0;
-    across_load(p->kernel, p->a, h, &p->keys, p->weight);
-    enum across_verdict verdict = across_judge(p->kernel, p->a, p->weight, p->keys.n, &judged);
-    if (verdict == ACROSS_UNSOUND) {
-        return 0;
-    }
-    if (verdict == ACROSS_SOUND && across_sum_products(p, h, &sum)) {
-        return sum;
+    if (p->kernel) {
+        struct across_judged judged;
+        double sum = 0;
+        across_load(p->kernel, p->a, h, &p->keys, p->weight);
+        enum across_verdict verdict = across_judge(p->kernel, p->a, p->weight, p->keys.n, &judged);
+        if (verdict == ACROSS_UNSOUND) {
+            return 0;
+        }
+        if (verdict == ACROSS_SOUND && across_sum_products(p, h, &sum)) {
+            return sum;
+        }
     }
     return across_gradient_row_ref(p->a, p->keys.b, h, p->keys.i, p->keys.key, p->keys.n, p->work);
 }
@@ -201,11 +203,7 @@ int across_gradient(double *score, const struct attention *a, uint32_t row_begin
                     enum isa isa, struct scratch *scratch)
 {
     assert(a->grad && row_end <= a->queries);
-    const struct kernels *kernels = kernels_of(isa);
-    if (!kernels) {
-        return across_gradient_ref(score, a, row_begin, row_end, scratch);
-    }
-    struct gradient_pass p = {.kernel = kernels->across, .a = a, .grad = across_grad(a)};
+    struct gradient_pass p = {.kernel = across_kernels_of(isa), .a = a, .grad = across_grad(a)};
     size_t keys = a->keys;
     p.work =
         scratch_take(scratch, keys * (3 * sizeof(double) + 2 * sizeof(float) + sizeof(uint32_t)));
@@ -282,21 +280,22 @@ int across_head_pairs(struct pair *pairs, uint32_t *count, uint32_t limit,
                       struct scratch *scratch)
 {
     assert(limit > 0 && row_end <= a->queries);
-    const struct kernels *kernels = kernels_of(isa);
-    if (!kernels) {
-        return across_head_pairs_ref(pairs, count, limit, a, row_begin, row_end, scratch);
-    }
-    struct attention_extent *extent = across_extents(a, scratch);
+    const struct across_kernels *kernel = across_kernels_of(isa);
+    struct attention_extent *extent =
+        scratch_take(scratch, a->batch * sizeof *extent + 3 * (size_t)a->keys * sizeof(double));
     if (!extent) {
         return ERR_MEMORY;
+    }
+    for (uint32_t b = 0; b < a->batch; b++) {
+        extent[b] = attention_extent(a, b);
     }
     double *work = (double *)(void *)(extent + a->batch);
     for (uint32_t h = 0; h < a->heads; h++) {
         struct pair *list = pairs + (size_t)h * limit;
         for (uint32_t i = row_begin; i < row_end; i++) {
             scratch_pause(scratch);
-            if (count[h] < limit ||
-                may_enter(a, largest_of_row(kernels->across, a, h, i), list[limit - 1].weight)) {
+            if (!kernel || count[h] < limit ||
+                may_enter(a, largest_of_row(kernel, a, h, i), list[limit - 1].weight)) {
                 count[h] = across_head_row_ref(list, count[h], limit, a, extent, h, i, work);
             }
         }

@@ -74,4 +74,11 @@ struct across_kernels {
                   uint32_t n, double *ret_js, double *ret_dot);
 };
 
+/* NULL for ISA_SCALAR: rows go through the reference. */
+static inline const struct across_kernels *across_kernels_of(enum isa isa)
+{
+    const struct kernels *kernels = kernels_of(isa);
+    return kernels ? kernels->across : NULL;
+}
+
 #endif

@@ -11,8 +11,8 @@
 #include "workers/across/outputs.h"
 
 #include "proto/err.h"
-#include "workers/across/outputs_ref.h"
 #include "workers/across/row.h"
+#include "workers/rows/output_ref.h"
 
 #include <assert.h>
 #include <cblas.h>
@@ -42,7 +42,7 @@ struct outputs_row {
 };
 
 struct outputs_pass {
-    const struct across_kernels *kernel;
+    const struct across_kernels *kernel; /* NULL: all rows go through the reference */
     const struct attention *a;
     struct head_block *head;
     uint32_t rows_most, rows; /* how many fit, how many wait */
@@ -67,7 +67,9 @@ struct outputs_pass {
     double *written; /* [rows_most][written_dim] */
     double *vector;  /* [value_dim] */
     struct outputs_row *row;
-    struct outputs_ref ref;
+    /* the reference */
+    double *sent, *sent_weight; /* [keys] */
+    struct output_ref room;
 };
 
 /* Memory. */
@@ -98,10 +100,12 @@ static void outputs_take_all(struct outputs_pass *p, struct scratch_pieces *m)
     p->written = scratch_carve(m, p->rows_most * r, sizeof *p->written);
     p->vector = scratch_carve(m, dim, sizeof *p->vector);
     p->row = scratch_carve(m, p->rows_most, sizeof *p->row);
-    void *ref = scratch_carve(m, outputs_ref_bytes(a), 1);
-    if (ref) {
-        outputs_ref_begin(&p->ref, a, ref);
-    }
+    p->sent = scratch_carve(m, keys, sizeof *p->sent);
+    p->sent_weight = scratch_carve(m, keys, sizeof *p->sent_weight);
+    p->room.vector = p->vector;
+    p->room.output = scratch_carve(m, dim, sizeof *p->room.output);
+    p->room.written = scratch_carve(m, dim, sizeof *p->room.written);
+    p->room.share = scratch_carve(m, keys, sizeof *p->room.share);
 }
 
 uint64_t outputs_scratch(const struct attention *a)
@@ -189,8 +193,6 @@ static void outputs_load_values(const struct outputs_pass *p, uint32_t begin, ui
     }
 }
 
-/* The head. */
-
 /* Rows. */
 
 static struct across_keys outputs_keys(const struct outputs_pass *p, uint32_t i)
@@ -249,9 +251,27 @@ static void outputs_add_row(struct outputs_pass *p, const struct across_keys *ke
                                              .x_norm = attention_x_norm(p->a, p->sample, keys->i)};
 }
 
+/* The row as sent is gathered, judged, and handed to the formulas. */
+static void outputs_add_exact(const struct outputs_pass *p, uint32_t h, uint32_t i)
+{
+    const struct attention *a = p->a;
+    uint32_t n = attention_valid_keys(a, p->sample, i, p->list);
+    attention_load_row(a, p->sample, h, i, p->sent);
+    row_gather(p->sent, p->list, n, p->sent_weight);
+    struct row r = {
+        .position = attention_position(a, i), .n = n, .key = p->list, .weight = p->sent_weight};
+    if (row_sound(a, &r, row_sum(&r))) {
+        output_ref_add(&p->room, a, &p->head[h], p->sample, h, i, &r);
+    }
+}
+
 static void outputs_take_row(struct outputs_pass *p, uint32_t h, uint32_t i)
 {
     if (!attention_query_valid(p->a, p->sample, i)) {
+        return;
+    }
+    if (!p->kernel) {
+        outputs_add_exact(p, h, i);
         return;
     }
     struct across_judged judged;
@@ -281,7 +301,7 @@ static void outputs_take_row(struct outputs_pass *p, uint32_t h, uint32_t i)
             return;
         }
     }
-    outputs_ref_row(&p->ref, p->head, p->sample, h, i);
+    outputs_add_exact(p, h, i);
 }
 
 /* The product. */
@@ -362,11 +382,7 @@ int outputs_compute(struct head_block *head, const struct attention *a, uint32_t
                     uint32_t row_end, enum isa isa, struct scratch *scratch)
 {
     assert(a->qk.v && a->heads % a->qk.kv_heads == 0 && row_end <= a->queries);
-    const struct kernels *kernels = kernels_of(isa);
-    if (!kernels) {
-        return outputs_ref_compute(head, a, row_begin, row_end, scratch);
-    }
-    struct outputs_pass p = {.kernel = kernels->across, .a = a, .head = head};
+    struct outputs_pass p = {.kernel = across_kernels_of(isa), .a = a, .head = head};
     uint64_t bytes = outputs_scratch(a);
     struct scratch_pieces memory = {
         .memory = bytes <= SIZE_MAX ? scratch_take(scratch, (size_t)bytes) : NULL};
@@ -380,7 +396,9 @@ int outputs_compute(struct head_block *head, const struct attention *a, uint32_t
     uint32_t group = a->heads / a->qk.kv_heads;
     for (p.sample = 0; p.sample < a->batch; p.sample++) {
         for (uint32_t kv = 0; kv < a->qk.kv_heads; kv++) {
-            outputs_begin_key_head(&p, kv);
+            if (p.kernel) {
+                outputs_begin_key_head(&p, kv);
+            }
             for (uint32_t h = kv * group; h < (kv + 1) * group; h++) {
                 outputs_run_head(&p, h, row_begin, row_end, scratch);
             }

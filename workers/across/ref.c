@@ -52,9 +52,7 @@ void across_map_entries_ref(struct moments *map, const unsigned char *const *sou
     double *x = work, *entry = work + n;
     memset(entry, 0, n * sizeof *entry);
     for (uint32_t h = 0; h < heads; h++) {
-        struct attention one = {
-            .weights = source[h], .dtype = dtype, .batch = 1, .heads = 1, .queries = 1, .keys = n};
-        attention_load_row(&one, 0, 0, 0, x);
+        attention_load(source[h], dtype, 0, n, x);
         across_ref_add_head(entry, weight[h], x, n);
     }
     /* Moves the finite entries to the front; returns how many. */
@@ -135,27 +133,6 @@ double across_gradient_row_ref(const struct attention *a, uint32_t b, uint32_t h
     return sum;
 }
 
-int across_gradient_ref(double *score, const struct attention *a, uint32_t row_begin,
-                        uint32_t row_end, struct scratch *scratch)
-{
-    size_t keys = a->keys;
-    double *work = scratch_take(scratch, 3 * keys * sizeof *work + keys * sizeof(uint32_t));
-    if (!work) {
-        return ERR_MEMORY;
-    }
-    uint32_t *key = (uint32_t *)(void *)(work + 3 * keys);
-    for (uint32_t i = row_begin; i < row_end; i++) {
-        for (uint32_t b = 0; b < a->batch; b++) {
-            scratch_pause(scratch);
-            uint32_t n = attention_query_valid(a, b, i) ? attention_valid_keys(a, b, i, key) : 0;
-            for (uint32_t h = 0; n > 0 && h < a->heads; h++) {
-                score[h] += across_gradient_row_ref(a, b, h, i, key, n, work);
-            }
-        }
-    }
-    return 0;
-}
-
 /* Largest entries of each head. */
 
 /* Adds the finite entries of a row to the sums over samples. */
@@ -167,17 +144,6 @@ static void across_ref_add_finite(double *sum, double *samples, const double *se
             samples[j] += 1;
         }
     }
-}
-
-struct attention_extent *across_extents(const struct attention *a, struct scratch *scratch)
-{
-    size_t extents = a->batch * sizeof(struct attention_extent);
-    struct attention_extent *extent =
-        scratch_take(scratch, extents + 3 * (size_t)a->keys * sizeof(double));
-    for (uint32_t b = 0; extent && b < a->batch; b++) {
-        extent[b] = attention_extent(a, b);
-    }
-    return extent;
 }
 
 uint32_t across_head_row_ref(struct pair *pairs, uint32_t count, uint32_t limit,
@@ -201,23 +167,4 @@ uint32_t across_head_row_ref(struct pair *pairs, uint32_t count, uint32_t limit,
         }
     }
     return count;
-}
-
-int across_head_pairs_ref(struct pair *pairs, uint32_t *count, uint32_t limit,
-                          const struct attention *a, uint32_t row_begin, uint32_t row_end,
-                          struct scratch *scratch)
-{
-    struct attention_extent *extent = across_extents(a, scratch);
-    if (!extent) {
-        return ERR_MEMORY;
-    }
-    double *work = (double *)(void *)(extent + a->batch);
-    for (uint32_t i = row_begin; i < row_end; i++) {
-        for (uint32_t h = 0; h < a->heads; h++) {
-            scratch_pause(scratch);
-            count[h] = across_head_row_ref(pairs + (size_t)h * limit, count[h], limit, a, extent, h,
-                                           i, work);
-        }
-    }
-    return 0;
 }

@@ -29,16 +29,8 @@ double across_gradient_row_ref(const struct attention *a, uint32_t b, uint32_t h
 uint32_t across_head_row_ref(struct pair *pairs, uint32_t count, uint32_t limit,
                              const struct attention *a, const struct attention_extent *extent,
                              uint32_t h, uint32_t i, double *work);
-/* Takes the memory of these: 3 * keys numbers, behind the extent of each sample. NULL: there is
- * none. */
-struct attention_extent *across_extents(const struct attention *a, struct scratch *scratch);
 
 int across_weighted_map_ref(struct moments *map, const struct attention *a, const double *weight,
                             uint32_t row_begin, uint32_t row_end, struct scratch *scratch);
-int across_gradient_ref(double *score, const struct attention *a, uint32_t row_begin,
-                        uint32_t row_end, struct scratch *scratch);
-int across_head_pairs_ref(struct pair *pairs, uint32_t *count, uint32_t limit,
-                          const struct attention *a, uint32_t row_begin, uint32_t row_end,
-                          struct scratch *scratch);
 
 #endif

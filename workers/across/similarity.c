@@ -3,7 +3,6 @@
  * square; only `square` differs between them: [g][h] is of head g, over the rows sound in both. */
 #include "workers/across/similarity.h"
 #include "proto/err.h"
-#include "workers/across/similarity_internal.h"
 
 #include <assert.h>
 #include <math.h>
@@ -41,17 +40,6 @@ void similarity_clear(struct similarity *s)
     free(s->js);
     free(s->rows);
     *s = (struct similarity){0};
-}
-
-int similarity_compute(struct similarity *s, const struct attention *a, uint32_t row_begin,
-                       uint32_t row_end, enum isa isa, struct scratch *scratch)
-{
-    assert(s->heads == a->heads && row_end <= a->queries);
-    const struct kernels *kernels = kernels_of(isa);
-    if (!kernels) {
-        return similarity_compute_ref(s, a, row_begin, row_end, scratch);
-    }
-    return similarity_compute_fast(s, a, row_begin, row_end, kernels->across, scratch);
 }
 
 void similarity_merge(struct similarity *into, const struct similarity *from)

@@ -12,6 +12,7 @@
 #include "workers/across/row.h"
 #include "proto/err.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -23,7 +24,7 @@
 #define SUM_MAX 1e20
 
 struct similarity_pass {
-    const struct across_kernels *kernel;
+    const struct across_kernels *kernel; /* NULL: all rows go through the reference */
     const struct attention *a;
     struct across_keys keys;
     double *work;                 /* of similarity_row_ref */
@@ -153,18 +154,18 @@ static void similarity_fast_add_sample(struct similarity_pass *p, struct similar
     }
     uint32_t n = attention_valid_keys(p->a, b, i, p->key);
     p->keys = (struct across_keys){.b = b, .i = i, .n = n, .key = p->key};
-    if (load_heads(p)) {
+    if (p->kernel && load_heads(p)) {
         similarity_fast_add_row(p, into);
     } else {
         similarity_row_ref(into, p->a, b, i, p->key, n, p->work);
     }
 }
 
-int similarity_compute_fast(struct similarity *s, const struct attention *a, uint32_t row_begin,
-                            uint32_t row_end, const struct across_kernels *kernel,
-                            struct scratch *scratch)
+int similarity_compute(struct similarity *s, const struct attention *a, uint32_t row_begin,
+                       uint32_t row_end, enum isa isa, struct scratch *scratch)
 {
-    struct similarity_pass p = {.kernel = kernel, .a = a};
+    assert(s->heads == a->heads && row_end <= a->queries);
+    struct similarity_pass p = {.kernel = across_kernels_of(isa), .a = a};
     int rc = take_pass(&p, scratch);
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         for (uint32_t b = 0; b < a->batch; b++) {

@@ -20,10 +20,5 @@ size_t similarity_ref_doubles(uint32_t heads, uint32_t keys);
 /* Row i of sample b, all pairs; its n valid keys are in `key`. */
 void similarity_row_ref(struct similarity *s, const struct attention *a, uint32_t b, uint32_t i,
                         const uint32_t *key, uint32_t n, double *work);
-int similarity_compute_ref(struct similarity *s, const struct attention *a, uint32_t row_begin,
-                           uint32_t row_end, struct scratch *scratch);
-int similarity_compute_fast(struct similarity *s, const struct attention *a, uint32_t row_begin,
-                            uint32_t row_end, const struct across_kernels *kernel,
-                            struct scratch *scratch);
 
 #endif

@@ -2,7 +2,6 @@
 /* similarity_ref: one small function per formula, in f64, entry after entry; part of the reference
  * library. */
 #include "workers/across/similarity_internal.h"
-#include "proto/err.h"
 #include "workers/rows/row.h"
 
 #include <math.h>
@@ -140,25 +139,4 @@ void similarity_row_ref(struct similarity *s, const struct attention *a, uint32_
             }
         }
     }
-}
-
-int similarity_compute_ref(struct similarity *s, const struct attention *a, uint32_t row_begin,
-                           uint32_t row_end, struct scratch *scratch)
-{
-    size_t doubles = similarity_ref_doubles(a->heads, a->keys);
-    double *work = scratch_take(scratch, doubles * sizeof *work + a->keys * sizeof(uint32_t));
-    if (!work) {
-        return ERR_MEMORY;
-    }
-    uint32_t *key = (uint32_t *)(void *)(work + doubles);
-    for (uint32_t i = row_begin; i < row_end; i++) {
-        for (uint32_t b = 0; b < a->batch; b++) {
-            scratch_pause(scratch);
-            if (attention_query_valid(a, b, i)) {
-                uint32_t n = attention_valid_keys(a, b, i, key);
-                similarity_row_ref(s, a, b, i, key, n, work);
-            }
-        }
-    }
-    return 0;
 }

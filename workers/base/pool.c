@@ -59,10 +59,6 @@
 #define POOL_GRAIN_NS  UINT64_C(4000000)
 #define POOL_LOOK_NS   UINT64_C(500000)
 
-struct queue {
-    struct pool_job *first, **end; /* end: where the next job is linked */
-};
-
 struct worker {
     struct pool *pool;
     uint32_t index;
@@ -73,8 +69,8 @@ struct worker {
     struct pool_job *job;       /* not begun */
     struct pool_tenant *tenant; /* whose job is in progress; NULL = idle */
     bool background, low_priority, paused;
-    uint64_t since_ns;   /* up to when the tenant is charged */
-    struct worker *next; /* idle, or paused */
+    uint64_t since_ns;              /* up to when the tenant is charged */
+    struct worker *next, *previous; /* idle, or paused */
     /* the thread's */
     uint64_t look_ns; /* when a pause is next considered */
 };
@@ -84,9 +80,9 @@ struct pool_tenant {
     atomic_uint refs;         /* the owner, and workers with its jobs */
     _Atomic uint32_t waiting; /* queued and not of low priority; written under lock */
     /* under lock */
-    struct queue queue, background;
-    struct worker *paused, **paused_end; /* first come, first to go on */
-    uint32_t queued, in_progress;        /* in_progress: running and paused */
+    struct pool_job *queue, *background;
+    struct worker *paused;        /* first come, first to go on */
+    uint32_t queued, in_progress; /* in_progress: running and paused */
     uint64_t used_ns;
     bool active;
     struct pool_tenant *next, *previous; /* active ones, in the order in which they came */
@@ -138,39 +134,7 @@ static uint64_t pool_now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static void queue_init(struct queue *queue)
-{
-    queue->first = NULL;
-    queue->end = &queue->first;
-}
-
-static void pool_queue_put(struct queue *queue, struct pool_job *job)
-{
-    job->next = NULL;
-    *queue->end = job;
-    queue->end = &job->next;
-}
-
-static struct pool_job *queue_take(struct queue *queue)
-{
-    struct pool_job *job = queue->first;
-    queue->first = job->next;
-    if (!queue->first) {
-        queue->end = &queue->first;
-    }
-    return job;
-}
-
 /* Tenants; all called locked */
-
-static void tenant_init(struct pool_tenant *tenant)
-{
-    *tenant = (struct pool_tenant){.active = false};
-    atomic_init(&tenant->refs, 1);
-    queue_init(&tenant->queue);
-    queue_init(&tenant->background);
-    tenant->paused_end = &tenant->paused;
-}
 
 static void pool_charge(struct worker *worker, uint64_t now_ns)
 {
@@ -216,11 +180,11 @@ static void tenant_leave(struct pool *pool, struct pool_tenant *tenant)
 
 int pool_tenant_new(struct pool_tenant **ret_tenant)
 {
-    struct pool_tenant *tenant = malloc(sizeof *tenant);
+    struct pool_tenant *tenant = calloc(1, sizeof *tenant);
     if (!tenant) {
         return ERR_MEMORY;
     }
-    tenant_init(tenant);
+    atomic_init(&tenant->refs, 1);
     *ret_tenant = tenant;
     return 0;
 }
@@ -254,8 +218,8 @@ static struct pool_tenant *pool_due(const struct pool *pool, bool background)
 {
     struct pool_tenant *due = NULL;
     for (struct pool_tenant *t = pool->active; t; t = t->next) {
-        const struct queue *queue = background ? &t->background : &t->queue;
-        bool has = (!background && t->paused) || (queue->first && pool_has_thread(pool, t));
+        const struct pool_job *job = background ? t->background : t->queue;
+        bool has = (!background && t->paused) || (job && pool_has_thread(pool, t));
         if (has && (!due || t->used_ns < due->used_ns)) {
             due = t;
         }
@@ -309,7 +273,8 @@ static void pool_begin_job(struct pool *pool, struct pool_tenant *tenant, bool b
     if (!worker) {
         return;
     }
-    struct pool_job *job = queue_take(background ? &tenant->background : &tenant->queue);
+    struct pool_job **queue = background ? &tenant->background : &tenant->queue, *job = *queue;
+    DL_DELETE2(*queue, job, previous, next);
     worker->job = job;
     worker->tenant = tenant;
     worker->background = background;
@@ -328,10 +293,7 @@ static void pool_begin_job(struct pool *pool, struct pool_tenant *tenant, bool b
 static void pool_resume(struct pool *pool, struct pool_tenant *tenant)
 {
     struct worker *worker = tenant->paused;
-    tenant->paused = worker->next;
-    if (!tenant->paused) {
-        tenant->paused_end = &tenant->paused;
-    }
+    DL_DELETE2(tenant->paused, worker, previous, next);
     worker->paused = false;
     pool_go(pool, worker);
 }
@@ -371,9 +333,7 @@ static void pool_pause(void *data)
     struct pool_tenant *tenant = worker->tenant, *due = pool_due(pool, false);
     if (due && due != tenant && due->used_ns + POOL_GRAIN_NS < tenant->used_ns) {
         worker->paused = true;
-        worker->next = NULL;
-        *tenant->paused_end = worker;
-        tenant->paused_end = &worker->next;
+        DL_APPEND2(tenant->paused, worker, previous, next);
         pool_halt(pool, worker);
         pool_dispatch(pool);
         while (worker->paused) {
@@ -512,32 +472,23 @@ static int start_thread(struct pool *pool)
     return 0;
 }
 
-static struct pool *pool_allocate(uint32_t threads, uint32_t capacity)
+int pool_new(uint32_t threads, uint32_t capacity, struct pool **ret_pool)
 {
+    if (threads < 1 || threads > THREADS_MAX || capacity < 1) {
+        return ERR_ARGUMENT;
+    }
     uint32_t most = threads + POOL_SPARE(threads);
     struct pool *pool = calloc(1, sizeof *pool + most * sizeof pool->worker[0]);
     if (!pool) {
-        return NULL;
+        return ERR_MEMORY;
     }
-    tenant_init(&pool->own);
+    atomic_init(&pool->own.refs, 1);
     pool->capacity = capacity;
     pool->threads_max = most;
     pool->reached_ns = POOL_CREDIT_NS;
     pool->stats.threads = threads;
     pool_must(pthread_mutex_init(&pool->lock, NULL));
     pool_must(pthread_cond_init(&pool->ready, NULL));
-    return pool;
-}
-
-int pool_new(uint32_t threads, uint32_t capacity, struct pool **ret_pool)
-{
-    if (threads < 1 || threads > THREADS_MAX || capacity < 1) {
-        return ERR_ARGUMENT;
-    }
-    struct pool *pool = pool_allocate(threads, capacity);
-    if (!pool) {
-        return ERR_MEMORY;
-    }
     int rc = 0;
     lock(pool);
     while (rc == 0 && pool->created < threads) {
@@ -562,22 +513,19 @@ int pool_submit(struct pool *pool, struct pool_tenant *tenant, struct pool_job *
     if (count == 0) {
         return 0;
     }
-    struct pool_job *last = first;
-    for (uint32_t i = 1; i < count; i++) {
-        last = last->next;
-    }
     lock(pool);
     tenant = tenant ? tenant : &pool->own;
     bool fits = count <= pool->capacity - tenant->queued;
     if (fits) {
-        last->next = NULL;
         if (!tenant->active) {
             tenant_enter(pool, tenant);
         }
-        for (struct pool_job *job = first, *next; job != NULL; job = next) {
-            next = job->next;
+        for (uint32_t i = 0; i < count; i++) {
+            struct pool_job *job = first, **queue;
+            first = job->next;
             tenant->waiting += !job->low_priority;
-            pool_queue_put(job->background ? &tenant->background : &tenant->queue, job);
+            queue = job->background ? &tenant->background : &tenant->queue;
+            DL_APPEND2(*queue, job, previous, next);
         }
         tenant->queued += count;
         pool->stats.submitted += count;

@@ -31,9 +31,9 @@ struct pool_job {
     /* Called on a worker thread, with that worker's scratch. It may free the job: the pool does not
      * touch it again. */
     void (*run)(struct pool_job *job, struct scratch *scratch);
-    bool low_priority;     /* not counted by pool_waiting; its turn comes all the same */
-    bool background;       /* may take long: see above */
-    struct pool_job *next; /* the pool's */
+    bool low_priority;                /* not counted by pool_waiting; its turn comes all the same */
+    bool background;                  /* may take long: see above */
+    struct pool_job *next, *previous; /* the pool's */
 };
 
 /* Jobs, not lists of jobs. Once the queue is empty and nothing runs: submitted = completed. */

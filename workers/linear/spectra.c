@@ -62,11 +62,6 @@ int spectra_run(struct spectra *s, struct scratch *scratch)
     return rc;
 }
 
-const struct spectrum *spectra_of(const struct spectra *s, uint32_t head)
-{
-    return &s->head[head];
-}
-
 uint32_t spectra_next(const struct spectra *s)
 {
     return (uint32_t)(((uint64_t)s->plan.first + atomic_load(&s->done)) % s->attention->heads);

@@ -29,7 +29,7 @@ struct spectra_plan {
 struct spectra {
     const struct attention *attention;
     struct spectra_plan plan;
-    struct spectrum *head;       /* [heads]; owned */
+    struct spectrum *head;       /* [heads]; all NaN when its turn did not come; owned */
     _Atomic uint32_t turn, done; /* next turn to take; heads that had theirs */
     _Atomic uint64_t spent_ns;
 };
@@ -40,8 +40,6 @@ int spectra_init(struct spectra *s, const struct attention *attention,
 /* Takes turns until there are none left or none may be begun. Any number of threads at once.
  * Returns 0 or ERR_MEMORY. */
 int spectra_run(struct spectra *s, struct scratch *scratch);
-/* After all threads: all NaN when the head's turn did not come. */
-const struct spectrum *spectra_of(const struct spectra *s, uint32_t head);
 /* The head that the next message should begin with. */
 uint32_t spectra_next(const struct spectra *s);
 void spectra_clear(struct spectra *s);

@@ -364,9 +364,6 @@ int lanczos_values(const struct matrix *m, uint32_t wanted, const struct spectru
     l.limit = shorter < STEPS_MAX ? shorter : STEPS_MAX;
     l.basis = at + longer * stride;
     l.share = l.basis + VECTORS_MAX * stride;
-    l.random = l.begin = l.end = 0;
-    l.first = 0;
-    l.exhausted = false;
     ret->converged = false;
     ret->count = wanted;
     double peak = matrix_peak(m), scale = matrix_scale(peak);

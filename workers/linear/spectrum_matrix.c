@@ -43,42 +43,22 @@ static float f32_from_bf16(uint16_t code)
     return f32_from_bits((uint32_t)code << 16);
 }
 
-/* The largest magnitude's bits in one row. */
-static uint16_t peak_16(const unsigned char *p, uint32_t n)
-{
-    uint16_t peak = 0;
-    for (uint32_t j = 0; j < n; j++) {
-        uint16_t bits;
-        memcpy(&bits, p + (size_t)j * sizeof bits, sizeof bits);
-        bits &= 0x7fff;
-        peak = bits > peak ? bits : peak;
+/* The bits of the largest magnitude among n elements. */
+#define PEAK(bits)                                                                                 \
+    static uint##bits##_t peak_##bits(const unsigned char *p, uint32_t n)                          \
+    {                                                                                              \
+        uint##bits##_t peak = 0;                                                                   \
+        for (uint32_t j = 0; j < n; j++) {                                                         \
+            uint##bits##_t word;                                                                   \
+            memcpy(&word, p + (size_t)j * sizeof word, sizeof word);                               \
+            word &= (uint##bits##_t)(UINT##bits##_MAX >> 1);                                       \
+            peak = word > peak ? word : peak;                                                      \
+        }                                                                                          \
+        return peak;                                                                               \
     }
-    return peak;
-}
-
-static uint32_t peak_32(const unsigned char *p, uint32_t n)
-{
-    uint32_t peak = 0;
-    for (uint32_t j = 0; j < n; j++) {
-        uint32_t bits;
-        memcpy(&bits, p + (size_t)j * sizeof bits, sizeof bits);
-        bits &= 0x7fffffff;
-        peak = bits > peak ? bits : peak;
-    }
-    return peak;
-}
-
-static uint64_t peak_64(const unsigned char *p, uint32_t n)
-{
-    uint64_t peak = 0;
-    for (uint32_t j = 0; j < n; j++) {
-        uint64_t bits;
-        memcpy(&bits, p + (size_t)j * sizeof bits, sizeof bits);
-        bits &= UINT64_MAX >> 1;
-        peak = bits > peak ? bits : peak;
-    }
-    return peak;
-}
+PEAK(16)
+PEAK(32)
+PEAK(64)
 
 static double row_peak(const struct matrix *m, uint32_t i)
 {
@@ -212,27 +192,13 @@ void matrix_load_f32(const struct matrix *m, double scale, bool transposed,
     }
 }
 
-static void load_row_f64(const struct matrix *m, uint32_t i, double *ret)
-{
-    if (m->dtype == DTYPE_F64) {
-        memcpy(ret, spectrum_matrix_row_at(m, i), m->columns * sizeof *ret);
-        return;
-    }
-    for (uint32_t j = 0; j < m->columns; j++) {
-        float x;
-        spectrum_matrix_load_f32(spectrum_matrix_row_at(m, i) + j * dtype_size(m->dtype), m->dtype,
-                                 1, &x);
-        ret[j] = (double)x;
-    }
-}
-
 bool matrix_load_f64(const struct matrix *m, double *ret)
 {
     if (!isfinite(matrix_peak(m))) {
         return false;
     }
     for (uint32_t i = 0; i < m->rows; i++) {
-        load_row_f64(m, i, ret + (size_t)i * m->columns);
+        attention_load(m->data, m->dtype, i * m->stride, m->columns, ret + (size_t)i * m->columns);
     }
     return true;
 }
@@ -259,10 +225,7 @@ bool matrix_is_triangular(const struct matrix *m)
 
 double matrix_at(const struct matrix *m, uint32_t i, uint32_t j)
 {
-    struct matrix one = *m;
     double x;
-    one.data = spectrum_matrix_row_at(m, i) + (size_t)j * dtype_size(m->dtype);
-    one.columns = 1;
-    load_row_f64(&one, 0, &x);
+    attention_load(m->data, m->dtype, i * m->stride + j, 1, &x);
     return x;
 }

@@ -146,14 +146,7 @@ static int weights_load(struct loaded *l)
     l->finite = true;
     for (uint32_t r = 0; r < m->out; r++) {
         double *row = l->entries + (size_t)r * m->in;
-        /* Row r of the matrix: a matrix is an attention map of one head. */
-        struct attention map = {.weights = m->data,
-                                .dtype = m->dtype,
-                                .batch = 1,
-                                .heads = 1,
-                                .queries = m->out,
-                                .keys = m->in};
-        attention_load_row(&map, 0, 0, r, row);
+        attention_load(m->data, m->dtype, (size_t)r * m->in, m->in, row);
         l->finite = l->finite && weights_all_finite(row, m->in);
     }
     return 0;

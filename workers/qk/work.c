@@ -410,14 +410,19 @@ static bool usual_parameters(const struct qk *qk)
     return scale && cap;
 }
 
-/* Whether a row with holes sees a key of a kind, `field` of its counts. */
-static bool sees_between_holes(const struct qk_work *w, uint32_t i, size_t field)
+/* Whether row i sees a key of a kind, `field` of its counts. */
+static bool sees(const struct qk_work *w, uint32_t i, size_t field)
 {
     const struct qk_span *span = &w->span[i - w->row_begin];
-    const struct attention_holes holes = attention_row_holes(w->a, w->sample, i);
     const unsigned char *counts = (const unsigned char *)w->before + field;
+    uint32_t before, after;
+    memcpy(&before, counts + span->begin * sizeof *w->before, sizeof before);
+    memcpy(&after, counts + span->end * sizeof *w->before, sizeof after);
+    if (before == after || !span->has_holes) {
+        return before != after;
+    }
+    const struct attention_holes holes = attention_row_holes(w->a, w->sample, i);
     for (uint32_t j = span->begin; j < span->end; j++) {
-        uint32_t before, after;
         memcpy(&before, counts + j * sizeof *w->before, sizeof before);
         memcpy(&after, counts + (j + 1) * sizeof *w->before, sizeof after);
         if (before != after && attention_hole_free(&holes, j)) {
@@ -429,18 +434,7 @@ static bool sees_between_holes(const struct qk_work *w, uint32_t i, size_t field
 
 bool qk_work_sees_lost(const struct qk_work *w, uint32_t i)
 {
-    const struct qk_span *span = &w->span[i - w->row_begin];
-    bool between = w->before[span->begin].lost != w->before[span->end].lost;
-    return between &&
-           (!span->has_holes || sees_between_holes(w, i, offsetof(struct qk_counts, lost)));
-}
-
-static bool sees_nan(const struct qk_work *w, uint32_t i)
-{
-    const struct qk_span *span = &w->span[i - w->row_begin];
-    bool between = w->before[span->begin].nan != w->before[span->end].nan;
-    return between &&
-           (!span->has_holes || sees_between_holes(w, i, offsetof(struct qk_counts, nan)));
+    return sees(w, i, offsetof(struct qk_counts, lost));
 }
 
 /* Whether the product with key j, which is infinite, is -infinity: the query is not 0 at its
@@ -457,8 +451,25 @@ static bool product_is_least(const struct qk_work *w, const float *query, uint32
     return other == 0;
 }
 
-static size_t qk_work_query_begin(const struct qk_work *w, uint32_t i);
-static void qk_work_load_query(const struct qk_work *w, uint32_t i, uint32_t at);
+static size_t qk_work_query_begin(const struct qk_work *w, uint32_t i)
+{
+    size_t row = ((size_t)w->sample * w->a->heads + w->head) * w->a->queries + i;
+    return row * w->a->qk.head_dim;
+}
+
+double qk_work_query_length(const struct qk_work *w, uint32_t i)
+{
+    const struct qk *qk = &w->a->qk;
+    return vector_length(w, qk->q, qk->q_dtype, qk_work_query_begin(w, i), qk->head_dim);
+}
+
+static void qk_work_load_query(const struct qk_work *w, uint32_t i, uint32_t at)
+{
+    const struct qk *qk = &w->a->qk;
+    const unsigned char *q = qk->q;
+    w->kernel->load(q + qk_work_query_begin(w, i) * dtype_size(qk->q_dtype), qk->q_dtype,
+                    qk->head_dim, w->query + (size_t)at * qk->head_dim);
+}
 
 /* The same for a row that sees infinite keys; its query is finite. */
 static enum qk_verdict judge_infinite(const struct qk_work *w, uint32_t i, uint32_t at)
@@ -487,7 +498,8 @@ enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, uint32_t at, 
     const struct qk_span *span = &w->span[i - w->row_begin];
     const struct qk_counts *from = &w->before[span->begin], *to = &w->before[span->end];
     bool infinite = isinf(query_length) && qk->q_dtype != DTYPE_F64 && !(qk->softcap > 0);
-    if (span->begin == span->end || isnan(query_length) || infinite || sees_nan(w, i)) {
+    if (span->begin == span->end || isnan(query_length) || infinite ||
+        sees(w, i, offsetof(struct qk_counts, nan))) {
         return QK_UNSOUND;
     }
     double bound = qk->scale * query_length * w->longest_key;
@@ -500,26 +512,6 @@ enum qk_verdict qk_work_judge(const struct qk_work *w, uint32_t i, uint32_t at, 
     }
     qk_work_load_query(w, i, at);
     return QK_SOUND;
-}
-
-static size_t qk_work_query_begin(const struct qk_work *w, uint32_t i)
-{
-    size_t row = ((size_t)w->sample * w->a->heads + w->head) * w->a->queries + i;
-    return row * w->a->qk.head_dim;
-}
-
-double qk_work_query_length(const struct qk_work *w, uint32_t i)
-{
-    const struct qk *qk = &w->a->qk;
-    return vector_length(w, qk->q, qk->q_dtype, qk_work_query_begin(w, i), qk->head_dim);
-}
-
-static void qk_work_load_query(const struct qk_work *w, uint32_t i, uint32_t at)
-{
-    const struct qk *qk = &w->a->qk;
-    const unsigned char *q = qk->q;
-    w->kernel->load(q + qk_work_query_begin(w, i) * dtype_size(qk->q_dtype), qk->q_dtype,
-                    qk->head_dim, w->query + (size_t)at * qk->head_dim);
 }
 
 const float *qk_work_keys(const struct qk_work *w, uint32_t begin, uint32_t end)

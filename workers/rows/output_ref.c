@@ -50,7 +50,6 @@ static void output_ref_add_write(const struct output_ref *work, const struct att
                                  struct head_block *head, uint32_t b, uint32_t h, uint32_t i)
 {
     uint32_t rows = a->qk.written_dim, dim = a->qk.value_dim;
-    double x_norm = NAN;
     for (uint32_t r = 0; r < rows; r++) {
         attention_load(a->qk.wo_r, DTYPE_F32, ((size_t)h * rows + r) * dim, dim, work->vector);
         work->written[r] = 0;
@@ -60,12 +59,7 @@ static void output_ref_add_write(const struct output_ref *work, const struct att
     }
     double norm = output_ref_length(work->written, rows);
     moments_add_finite(&head->write_norm, norm);
-    if (a->qk.x_norm) {
-        attention_load(a->qk.x_norm, DTYPE_F32, (size_t)b * a->queries + i, 1, &x_norm);
-    }
-    if (x_norm > 0 && isfinite(x_norm)) {
-        moments_add_finite(&head->residual_share, norm / x_norm);
-    }
+    moments_add_finite(&head->residual_share, norm / attention_x_norm(a, b, i));
 }
 
 void output_ref_add(const struct output_ref *work, const struct attention *a,

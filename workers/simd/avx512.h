@@ -373,45 +373,41 @@ SIMD_INLINE double vd_sum(vd a)
     return _mm512_reduce_add_pd(_mm512_add_pd(a.low, a.high));
 }
 
-/* Row sums by halving: pairs of lanes of two rows side by side, then of four, ... */
-SIMD_INLINE vf v_sum_rows(const float *rows)
+/* Row sums, or minima by bit patterns, by halving: pairs of lanes of two rows side by side, then of
+ * four, ... */
+SIMD_INLINE vf v_join(bool least, vf a, vf b)
 {
-    vf s[16];
-    for (uint32_t i = 0; i < 16; i += 2) {
-        vf a = v_load(rows + i * 16), b = v_load(rows + (i + 1) * 16);
-        s[i / 2] = v_add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    }
-    for (uint32_t i = 0; i < 8; i += 2) {
-        __m512d a = _mm512_castps_pd(s[i]), b = _mm512_castps_pd(s[i + 1]);
-        s[i / 2] = v_add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
-                         _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-    }
-    for (uint32_t i = 0; i < 4; i += 2) {
-        s[i / 2] = v_add(_mm512_shuffle_f32x4(s[i], s[i + 1], 0x88),
-                         _mm512_shuffle_f32x4(s[i], s[i + 1], 0xdd));
-    }
-    return v_add(_mm512_shuffle_f32x4(s[0], s[1], 0x88), _mm512_shuffle_f32x4(s[0], s[1], 0xdd));
+    return least ? v_min_bits(a, b) : v_add(a, b);
 }
 
-/* The least of each row, by bit patterns, in the same way. */
-SIMD_INLINE vf v_min_rows(const float *rows)
+SIMD_INLINE vf v_join_rows(bool least, const float *rows)
 {
     vf s[16];
     for (uint32_t i = 0; i < 16; i += 2) {
         vf a = v_load(rows + i * 16), b = v_load(rows + (i + 1) * 16);
-        s[i / 2] = v_min_bits(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        s[i / 2] = v_join(least, _mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     }
     for (uint32_t i = 0; i < 8; i += 2) {
         __m512d a = _mm512_castps_pd(s[i]), b = _mm512_castps_pd(s[i + 1]);
-        s[i / 2] = v_min_bits(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
-                              _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+        s[i / 2] = v_join(least, _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                          _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
     }
     for (uint32_t i = 0; i < 4; i += 2) {
-        s[i / 2] = v_min_bits(_mm512_shuffle_f32x4(s[i], s[i + 1], 0x88),
-                              _mm512_shuffle_f32x4(s[i], s[i + 1], 0xdd));
+        s[i / 2] = v_join(least, _mm512_shuffle_f32x4(s[i], s[i + 1], 0x88),
+                          _mm512_shuffle_f32x4(s[i], s[i + 1], 0xdd));
     }
-    return v_min_bits(_mm512_shuffle_f32x4(s[0], s[1], 0x88),
-                      _mm512_shuffle_f32x4(s[0], s[1], 0xdd));
+    return v_join(least, _mm512_shuffle_f32x4(s[0], s[1], 0x88),
+                  _mm512_shuffle_f32x4(s[0], s[1], 0xdd));
+}
+
+SIMD_INLINE vf v_sum_rows(const float *rows)
+{
+    return v_join_rows(false, rows);
+}
+
+SIMD_INLINE vf v_min_rows(const float *rows)
+{
+    return v_join_rows(true, rows);
 }
 
 #endif

@@ -98,12 +98,6 @@ static double bound_at(int32_t u)
     return ldexp(step_bound[from_zero % STEPS], from_zero / STEPS - MAGNITUDE_LOG2);
 }
 
-/* The bound that a positive key includes; of 0, the one that zero's bucket excludes. */
-static double magnitude_bound(int32_t key)
-{
-    return bound_at((key < 1 ? 0 : (key > HIST_KEY_MAX ? HIST_KEY_MAX : key) - 1) - HIST_BOUND_MAX);
-}
-
 /* ceil(u / 2^halvings) */
 static int32_t stats_hist_halve(int32_t u, uint32_t halvings)
 {
@@ -138,24 +132,6 @@ double hist_middle(int32_t key, uint32_t halvings)
     double lower = bound_at(clamp_bound((u - 1) * (1 << halvings)));
     double middle = sqrt(lower * bound_at(clamp_bound(u * (1 << halvings))));
     return key < 0 ? -middle : middle;
-}
-
-double hist_key_middle(int32_t key)
-{
-    return hist_middle(key, 0);
-}
-
-double hist_key_bound(int32_t key)
-{
-    if (key > 0) {
-        return magnitude_bound(key);
-    }
-    if (key == 0) {
-        return nextafter(magnitude_bound(0), 0);
-    }
-    /* In a negative bucket the largest x is the one next to the bound that its mirror image
-     * excludes. */
-    return key == -1 ? -magnitude_bound(0) : nextafter(-magnitude_bound(-key - 1), -INFINITY);
 }
 
 /* Position of the first bucket whose key is not below `key`. */

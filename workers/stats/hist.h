@@ -71,12 +71,8 @@ uint64_t hist_total(const struct hist *h);
 /* The key at a rank counted from 1; there must be a bucket. */
 int32_t hist_key_at(const struct hist *h, uint64_t rank);
 
-/* The key of a value, and the middle (geometric) of a bucket. */
+/* The key of a value. */
 int32_t hist_key(double x);
-double hist_key_middle(int32_t key);
-/* The largest x with this key (of the last bucket, and of those past it: 2^40); monotone in the
- * key. */
-double hist_key_bound(int32_t key);
 /* The offset of the keys of positive values after this number of halvings: key = u + offset + 1. */
 static inline int32_t hist_key_offset(uint32_t halvings)
 {
@@ -91,7 +87,7 @@ static inline int32_t hist_key_max(uint32_t halvings)
 
 /* The key at a lower resolution, from <= to. */
 int32_t hist_key_halve(int32_t key, uint32_t from, uint32_t to);
-/* The middle of a bucket of a histogram after this number of halvings. */
+/* The middle (geometric) of a bucket of a histogram after this number of halvings. */
 double hist_middle(int32_t key, uint32_t halvings);
 
 #endif

@@ -3,7 +3,7 @@
 #include "tests/unit/unit.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
-#include "workers/across/ref.h"
+#include "workers/across/across.h"
 #include "workers/qk/qk.h"
 
 #define BATCH   2
@@ -245,7 +245,7 @@ QK_TEST(its_gradient_score_is_that_of_the_attention_tier)
         double want[HEADS] = {0};
         a.grad = m->grad;
         a.grad_dtype = DTYPE_F64;
-        assert_int_equal(across_gradient_ref(want, &a, 0, QUERIES, &scratch), 0);
+        assert_int_equal(across_gradient(want, &a, 0, QUERIES, ISA_SCALAR, &scratch), 0);
         for (int isa = 0; isa < ISA_COUNT; isa++) {
             if (!isa_available((enum isa)isa)) {
                 continue;

@@ -4,6 +4,7 @@
 #include "tests/unit/unit.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
+#include "tests/unit/workers/hist_bound.h"
 #include "workers/rows/row_batch.h"
 
 #define HEADS 3
@@ -163,11 +164,11 @@ static size_t fill_hard(float *x)
 {
     size_t n = 0;
     for (int32_t key = -HIST_KEY_MAX; key <= HIST_KEY_MAX; key++) {
-        float bound = (float)hist_key_bound(key);
+        float bound = (float)hist_bound_of(key);
         x[n++] = bound;
         x[n++] = nextafterf(bound, INFINITY);
         x[n++] = nextafterf(bound, -INFINITY);
-        x[n++] = (float)hist_key_middle(key);
+        x[n++] = (float)hist_middle(key, 0);
     }
     const float others[] = {0, -0.0f, 0x1p-149f, -0x1p-126f, 3e38f, -3e38f, 0x1p-40f, 0x1p40f};
     memcpy(x + n, others, sizeof others);

@@ -3,6 +3,7 @@
 #include "workers/stats/dist.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
+#include "tests/unit/workers/hist_bound.h"
 
 #define KEY_MAX 2561
 #define VALUES  5000
@@ -164,9 +165,7 @@ TEST(merging_with_itself_doubles)
 TEST(keys_are_exact_at_every_bound)
 {
     for (int32_t key = 1; key <= KEY_MAX; key++) {
-        double bound = hist_key_bound(key);
-        long double want = ldexpl(exp2l((long double)((key - 1) % 32) / 32), (key - 1) / 32 - 40);
-        assert_true(bound == (double)want);
+        double bound = hist_bound_of(key);
         assert_int_equal(hist_key(bound), key);
         assert_int_equal(hist_key(-bound), -key);
         assert_int_equal(hist_key(nextafter(bound, INFINITY)), key < KEY_MAX ? key + 1 : KEY_MAX);
@@ -177,10 +176,10 @@ TEST(keys_are_exact_at_every_bound)
 TEST(bound_is_the_largest_value_of_its_key)
 {
     for (int32_t key = -KEY_MAX; key < KEY_MAX; key++) {
-        double bound = hist_key_bound(key);
+        double bound = hist_bound_of(key);
         assert_int_equal(hist_key(bound), key);
         assert_true(hist_key(nextafter(bound, INFINITY)) > key);
-        assert_true(bound < hist_key_bound(key + 1));
+        assert_true(bound < hist_bound_of(key + 1));
     }
 }
 
@@ -188,7 +187,7 @@ TEST(powers_of_two_end_their_bucket)
 {
     for (int e = -40; e <= 40; e++) {
         assert_int_equal(hist_key(ldexp(1, e)), (e + 40) * 32 + 1);
-        assert_true(hist_key_bound((e + 40) * 32 + 1) == ldexp(1, e));
+        assert_true(hist_bound_of((e + 40) * 32 + 1) == ldexp(1, e));
     }
 }
 
@@ -200,17 +199,17 @@ TEST(extremes_go_to_the_outermost_buckets)
     assert_int_equal(hist_key(-0x1p-1074), 0);
     assert_int_equal(hist_key(1e300), KEY_MAX);
     assert_int_equal(hist_key(-1e300), -KEY_MAX);
-    assert_true(hist_key_bound(KEY_MAX) == 0x1p40 && hist_key_bound(KEY_MAX + 1) == 0x1p40);
-    assert_true(hist_key_middle(0) == 0);
+    assert_true(hist_bound_of(KEY_MAX) == 0x1p40 && hist_bound_of(KEY_MAX + 1) == 0x1p40);
+    assert_true(hist_middle(0, 0) == 0);
 }
 
 TEST(middle_lies_within_its_bucket)
 {
     for (int32_t key = -KEY_MAX; key <= KEY_MAX; key++) {
-        assert_int_equal(hist_key(hist_key_middle(key)), key);
+        assert_int_equal(hist_key(hist_middle(key, 0)), key);
     }
-    assert_close(hist_key_middle(hist_key(1.01)), exp2(1.0 / 64), 1e-15);
-    assert_close(hist_key_middle(hist_key(-1.01)), -exp2(1.0 / 64), 1e-15);
+    assert_close(hist_middle(hist_key(1.01), 0), exp2(1.0 / 64), 1e-15);
+    assert_close(hist_middle(hist_key(-1.01), 0), -exp2(1.0 / 64), 1e-15);
 }
 
 static int dist_ascending(const void *a, const void *b)
@@ -451,7 +450,7 @@ TEST(at_the_lowest_resolution_the_smallest_count_as_zero)
 {
     OWNED(dist_clear) struct dist d = {0};
     for (int32_t key = -KEY_MAX; key <= KEY_MAX; key++) {
-        assert_int_equal(dist_add(&d, hist_key_bound(key)), 0);
+        assert_int_equal(dist_add(&d, hist_bound_of(key)), 0);
     }
     dist_limit(&d, 1);
     assert_int_equal(d.hist.halvings, HIST_HALVINGS_MAX);

@@ -3,6 +3,7 @@
 #include "tests/unit/unit.h"
 #include "proto/err.h"
 #include "tests/unit/heap.h"
+#include "tests/unit/workers/hist_bound.h"
 #include "workers/stats/hist_pair.h"
 #include "workers/stats/hist_sum.h"
 
@@ -142,7 +143,7 @@ TEST(the_widest_histogram_fits)
     struct hist_sum *sum = calloc(1, sizeof *sum);
     OWNED(hist_clear) struct hist back = {0};
     for (int32_t key = -HIST_KEY_MAX; key <= HIST_KEY_MAX; key++) {
-        hist_sum_add_value(sum, hist_key_bound(key), UINT32_MAX);
+        hist_sum_add_value(sum, hist_bound_of(key), UINT32_MAX);
     }
     size_t size = hist_sum_write(sum, HIST_KEYS, bytes);
     assert_true(size <= hist_bytes_max(HIST_KEYS));
