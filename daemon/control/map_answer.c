@@ -3,7 +3,6 @@
 
 #include "workers/maps/map_shrink.h"
 
-#include <endian.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -245,12 +244,6 @@ static void on_work(uv_work_t *work)
     mpk_put_str(&picture->result, "values");
     if (picture->packed) {
         size_t count = (size_t)picture->count * picture->rows * picture->columns;
-        for (size_t i = 0; i < count; i++) {
-            uint32_t bits;
-            memcpy(&bits, &picture->cells[i], sizeof bits);
-            bits = htole32(bits);
-            memcpy(&picture->cells[i], &bits, sizeof bits);
-        }
         mpk_put_bin(&picture->result, picture->cells, count * sizeof *picture->cells);
     } else {
         size_t cells = (size_t)picture->rows * picture->columns;

@@ -129,11 +129,11 @@ static int history_series_count_rows(struct query *query, const struct value_ser
 
 /* The answer */
 
-static void history_series_put_column(struct query *query, double *numbers, uint32_t count,
+static void history_series_put_column(struct query *query, const double *numbers, uint32_t count,
                                       int statistic)
 {
     if (query->params.packed) {
-        put_packed(query, numbers, count);
+        mpk_put_bin(query->result, numbers, count * sizeof *numbers);
         return;
     }
     mpk_put_array(query->result, count);

@@ -173,24 +173,20 @@ static int write_window(const struct store_writer *writer, int64_t run_id,
 
 /* Half precision as it is kept: little-endian, deflated unless that is longer. */
 struct packed_map {
-    uint8_t *memory; /* owned */
-    const uint8_t *data;
+    void *memory; /* owned */
+    const void *data;
     size_t size;
 };
 
 static bool store_write_pack(const uint16_t *values, size_t count, struct packed_map *ret_packed)
 {
     size_t size = 2 * count;
-    uint8_t *raw = malloc(2 * size + 1), *packed = raw + size;
-    if (!raw) {
+    void *packed = malloc(size + 1);
+    if (!packed) {
         return false;
     }
-    for (size_t i = 0; i < count; i++) {
-        raw[2 * i] = (uint8_t)values[i];
-        raw[2 * i + 1] = (uint8_t)(values[i] >> 8);
-    }
-    size_t shorter = blob_deflate(raw, size, packed);
-    *ret_packed = (struct packed_map){raw, shorter ? packed : raw, shorter ? shorter : size};
+    size_t shorter = blob_deflate(values, size, packed);
+    *ret_packed = (struct packed_map){packed, shorter ? packed : values, shorter ? shorter : size};
     return true;
 }
 
