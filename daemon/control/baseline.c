@@ -97,9 +97,7 @@ static int control_baseline_pin(const struct pinning *pinning, const struct mpk_
 static void on_states(void *data, int code, const char *detail, const struct mpk_writer *result)
 {
     struct pinning *pinning = data;
-    if (!code) {
-        code = control_baseline_pin(pinning, result);
-    }
+    code = code ? code : control_baseline_pin(pinning, result);
     pinning->done(pinning->data, code, detail);
     free(pinning);
 }

@@ -132,9 +132,7 @@ static int pool_rows(struct query *query, sqlite3_stmt *statement, struct compar
         }
         code = code ? code : query_check(query);
     }
-    if (!code) {
-        code = merge_collected(states, &count, ret_pool);
-    }
+    code = code ? code : merge_collected(states, &count, ret_pool);
     history_compare_free_states(states, &count);
     side->windows = windows > side->windows ? windows : side->windows;
     return code;
@@ -179,9 +177,7 @@ static int compare_metric(const struct layer_state *const pool[2], int metric, u
 {
     struct dist dist[2] = {{.moments = {0}}, {.moments = {0}}};
     int code = layer_state_dist(pool[0], metric, head, &dist[0]);
-    if (!code) {
-        code = layer_state_dist(pool[1], metric, head, &dist[1]);
-    }
+    code = code ? code : layer_state_dist(pool[1], metric, head, &dist[1]);
     if (!code) {
         *ret_difference =
             (struct difference){dist_js(&dist[0], &dist[1]),
@@ -232,9 +228,7 @@ static int compare_layer(struct query *query, struct comparison *comparison,
 {
     struct layer_state *pool[2] = {NULL, NULL};
     int code = pool_layer(query, &comparison->side[0], a, &pool[0]);
-    if (!code) {
-        code = pool_layer(query, &comparison->side[1], b, &pool[1]);
-    }
+    code = code ? code : pool_layer(query, &comparison->side[1], b, &pool[1]);
     if (!code && pool[0] && pool[1]) {
         code = compare_pools(comparison, a, (const struct layer_state *const[2]){pool[0], pool[1]});
     }
@@ -368,18 +362,12 @@ static int read_sides(struct query *query, struct comparison *comparison)
     struct compare_side *a = &comparison->side[0], *b = &comparison->side[1];
     const char *job_b = *params->job_b ? params->job_b : params->job;
     int code = find_run(query, params->job, params->run, &a->run);
-    if (!code) {
-        code = find_run(query, job_b, params->run_b, &b->run);
-    }
+    code = code ? code : find_run(query, job_b, params->run_b, &b->run);
     if (code == ERR_JOB_UNKNOWN && *a->run.job) { /* the second: a refusal names the first */
         code = query_fail(query, ERR_NO_HISTORY, "the history has no run of %s", job_b);
     }
-    if (!code) {
-        code = history_compare_read_layers(query, a);
-    }
-    if (!code) {
-        code = history_compare_read_layers(query, b);
-    }
+    code = code ? code : history_compare_read_layers(query, a);
+    code = code ? code : history_compare_read_layers(query, b);
     if (code) {
         return code;
     }
@@ -402,9 +390,7 @@ int history_compare(struct query *query)
 {
     struct comparison comparison = {.count = 0};
     int code = history_compare_choose_metric(query, &comparison.only);
-    if (!code) {
-        code = read_sides(query, &comparison);
-    }
+    code = code ? code : read_sides(query, &comparison);
     if (!code) {
         struct compare_side *a = &comparison.side[0], *b = &comparison.side[1];
         bool shared = false;

@@ -41,7 +41,6 @@ void layer_text(const struct found_layer *layer, char ret_text[LAYER_TEXT_MAX])
 
 static void history_find_read_run(sqlite3_stmt *statement, const char *job, struct found_run *run)
 {
-    const void *bytes = sqlite3_column_blob(statement, 1);
     *run = (struct found_run){.id = column_u64(statement, 0),
                               .state = (enum job_state)column_choice(statement, 2, JOB_ENDED + 1),
                               .world = (uint32_t)column_u64(statement, 3),
@@ -49,9 +48,7 @@ static void history_find_read_run(sqlite3_stmt *statement, const char *job, stru
                               .last_ns = column_u64(statement, 5),
                               .epoch = column_u64(statement, 6),
                               .step = column_u64(statement, 7)};
-    if (bytes && sqlite3_column_bytes(statement, 1) == RUN_BYTES) {
-        memcpy(run->run, bytes, RUN_BYTES);
-    }
+    column_run(statement, 1, run->run);
     run_hex(run->run, run->hex);
     snprintf(run->job, sizeof run->job, "%s", job);
 }
@@ -281,9 +278,7 @@ int find_asked(struct query *query, struct found_run *ret_run, struct found_laye
                struct found_track *ret_track)
 {
     int code = find_run(query, query->params.job, query->params.run, ret_run);
-    if (!code) {
-        code = find_layer(query, ret_run, ret_layer);
-    }
+    code = code ? code : find_layer(query, ret_run, ret_layer);
     return code ? code : find_track(query, ret_layer, ret_track);
 }
 

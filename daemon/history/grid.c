@@ -208,12 +208,8 @@ int history_grid(struct query *query)
     }
     mpk_writer_init(&grid.encoded);
     int code = find_run(query, query->params.job, query->params.run, &grid.run);
-    if (!code) {
-        code = layers_read(query, &grid.run, &grid.layers, &grid.layer_count);
-    }
-    if (!code) {
-        code = history_grid_read_windows(query, &grid);
-    }
+    code = code ? code : layers_read(query, &grid.run, &grid.layers, &grid.layer_count);
+    code = code ? code : history_grid_read_windows(query, &grid);
     for (uint32_t i = 0; !code && i < grid.layer_count; i++) {
         code = history_grid_read_layer(query, &grid, &grid.layers[i]);
     }

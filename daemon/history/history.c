@@ -189,9 +189,7 @@ static int open_db(struct history *history, char *reterr_detail)
     close_db(history);
     int rc = sqlite3_open_v2(history->path, &history->db,
                              SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
-    if (rc == SQLITE_OK) {
-        rc = sqlite3_exec(history->db, "PRAGMA query_only = 1", NULL, NULL, NULL);
-    }
+    rc = rc ? rc : sqlite3_exec(history->db, "PRAGMA query_only = 1", NULL, NULL, NULL);
     if (rc == SQLITE_OK) {
         rc = sqlite3_create_function(history->db, "jobs_match", 2,
                                      SQLITE_UTF8 | SQLITE_DETERMINISTIC, NULL, on_jobs_match, NULL,
@@ -228,9 +226,7 @@ static int history_run_method(struct history *history, struct history_question *
     code = history_params_read(doc.root, question->method->takes, &query.params, question->detail,
                                HISTORY_DETAIL_MAX);
     mpk_doc_clear(&doc);
-    if (!code) {
-        code = question->method->run(&query);
-    }
+    code = code ? code : question->method->run(&query);
     /* Damage of a file that was repaired meanwhile is none of the one in its place. */
     if ((query.damaged || code == ERR_STORE_FORMAT) && !db_is_gone(history->db)) {
         store_note_damage(history->store);

@@ -44,10 +44,8 @@ static int history_states_read_states(struct query *query, const struct found_la
             /* Columns: first, last, bytes, data. */
             uint64_t bytes = column_u64(statement, 2);
             uint8_t *plain = NULL;
-            code = bytes > STATES_BYTES_MAX
-                       ? ERR_STORE_FORMAT
-                       : blob_inflate(sqlite3_column_blob(statement, 3),
-                                      (size_t)sqlite3_column_bytes(statement, 3), bytes, &plain);
+            code = bytes > STATES_BYTES_MAX ? ERR_STORE_FORMAT
+                                            : column_inflate(statement, 3, bytes, &plain);
             if (!code) {
                 mpk_put_bin(states->list, plain, bytes);
             }
@@ -133,7 +131,6 @@ static int history_map_put_map(struct query *query, const struct found_run *run,
             mpk_put_u64(query->result, h);
         }
     }
-    int column = COUNT + 1;
     bool fits = shape.rows >= 1 && shape.rows <= MAP_SIDE_MAX && shape.columns >= 1 &&
                 shape.columns <= MAP_SIDE_MAX && shape.heads <= MAP_CELLS_MAX;
     uint64_t cells = (uint64_t)shape.rows * shape.columns, maps = shape.heads ? shape.heads : 1;
@@ -142,8 +139,7 @@ static int history_map_put_map(struct query *query, const struct found_run *run,
     }
     size_t bytes = (size_t)(2 * cells * maps);
     uint8_t *data = NULL;
-    int code = blob_inflate(sqlite3_column_blob(statement, column),
-                            (size_t)sqlite3_column_bytes(statement, column), bytes, &data);
+    int code = column_inflate(statement, COUNT + 1, bytes, &data);
     if (!code) {
         mpk_put_str(query->result, "values");
     }
@@ -197,9 +193,7 @@ int history_map(struct query *query)
     code = query_open(query, history_map_is_of_heads(query) ? of_heads : of_mean, &statement,
                       SQL(sql_u64(layer.id), sql_u64(track.id), sql_u64(last),
                           sql_u64(!(query->params.given & PARAM_LAST))));
-    if (!code) {
-        code = query_next(query, statement);
-    }
+    code = code ? code : query_next(query, statement);
     if (code == 1) {
         code = history_map_put_map(query, &run, &layer, &track, statement);
     } else if (code == 0) {

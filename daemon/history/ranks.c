@@ -91,9 +91,7 @@ static int history_ranks_read_window(struct query *query, struct ranks_window *w
                           &statement,
                           SQL(sql_u64(window->layer.id), sql_u64(window->track.id),
                               sql_u64(named ? params->last : 0), sql_u64(named)));
-    if (!code) {
-        code = query_next(query, statement);
-    }
+    code = code ? code : query_next(query, statement);
     if (code == 0) {
         code = query_fail(query, ERR_NO_HISTORY,
                           named ? "the history has no state of a window that ends there"
@@ -107,9 +105,7 @@ static int history_ranks_read_window(struct query *query, struct ranks_window *w
         window->partial = column_u64(statement, 5);
         code = state_read(statement, 6, &(const int){METRIC_ENTROPY}, &state);
     }
-    if (!code) {
-        code = history_ranks_add(found, 0, "", state);
-    }
+    code = code ? code : history_ranks_add(found, 0, "", state);
     layer_state_free(&state);
     sqlite3_finalize(statement);
     return code;
@@ -298,12 +294,8 @@ int history_ranks(struct query *query)
                           "metric is not accepted: only entropy is known by rank");
     }
     int code = find_asked(query, &window.run, &window.layer, &window.track);
-    if (!code) {
-        code = history_ranks_read_window(query, &window, &whole);
-    }
-    if (!code) {
-        code = history_ranks_read_parts(query, &window, &parts);
-    }
+    code = code ? code : history_ranks_read_window(query, &window, &whole);
+    code = code ? code : history_ranks_read_parts(query, &window, &parts);
     if (!code) {
         code = history_ranks_answer(query, &window, parts.count > 0 ? &parts : &whole);
     }

@@ -165,18 +165,10 @@ int history_series(struct query *query)
     struct value_series series = {.heads = 0};
     uint64_t rows = 0, of = 0;
     int code = find_run(query, query->params.job, query->params.run, &series.run);
-    if (!code) {
-        code = find_layer(query, &series.run, &series.layer);
-    }
-    if (!code) {
-        code = find_track(query, &series.layer, &series.track);
-    }
-    if (!code) {
-        code = history_series_read_series(query, &series);
-    }
-    if (!code) {
-        code = history_series_count_rows(query, &series, &rows, &of);
-    }
+    code = code ? code : find_layer(query, &series.run, &series.layer);
+    code = code ? code : find_track(query, &series.layer, &series.track);
+    code = code ? code : history_series_read_series(query, &series);
+    code = code ? code : history_series_count_rows(query, &series, &rows, &of);
     if (!code) {
         mpk_put_map(query->result, 10u + (of > 0) + (of > rows));
         put_run(query, &series.run);

@@ -110,9 +110,7 @@ static int history_values_read_chunks(struct query *query, struct value_series *
                 code = history_values_add_chunk(series, statement, from, to);
             }
         }
-        if (!code) {
-            code = query_check(query);
-        }
+        code = code ? code : query_check(query);
     }
     sqlite3_finalize(statement);
     return code;
@@ -154,9 +152,7 @@ int series_read(struct query *query, struct value_series *series, uint32_t count
     int code = 0;
     for (uint32_t i = 0; !code && i < count; i++) {
         code = reset_values(&series[i]);
-        if (!code) {
-            code = history_values_read_chunks(query, &series[i]);
-        }
+        code = code ? code : history_values_read_chunks(query, &series[i]);
     }
     if (code) {
         return code;

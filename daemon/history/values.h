@@ -4,7 +4,7 @@
 #ifndef DAEMON_HISTORY_VALUES_H
 #define DAEMON_HISTORY_VALUES_H
 
-#include "daemon/history/number.h"
+#include "daemon/store/number.h"
 #include "daemon/history/windows.h"
 
 /* Columns of `windows` in an answer. */

@@ -254,9 +254,7 @@ int http_reload(struct http *http, char *reterr)
 static int http_open_loop(struct http *http, char *reterr)
 {
     int rc = uv_loop_init(&http->loop);
-    if (rc == 0) {
-        rc = uv_async_init(&http->loop, &http->wake, http_on_wake);
-    }
+    rc = rc ? rc : uv_async_init(&http->loop, &http->wake, http_on_wake);
     if (rc != 0) {
         return http_fail(reterr, "cannot start HTTP", uv_strerror(rc));
     }

@@ -39,9 +39,7 @@ static int store_db_check(sqlite3 *connection)
 {
     sqlite3_stmt *statement = NULL;
     int code = sqlite3_prepare_v2(connection, "PRAGMA quick_check(1)", -1, &statement, NULL);
-    if (code == SQLITE_OK) {
-        code = sqlite3_step(statement);
-    }
+    code = code ? code : sqlite3_step(statement);
     bool sound = code == SQLITE_ROW && sqlite3_column_text(statement, 0) &&
                  !strcmp((const char *)sqlite3_column_text(statement, 0), "ok");
     sqlite3_finalize(statement);
@@ -114,12 +112,8 @@ static int store_db_prepare(struct store_db *db, sqlite3 *connection, const char
         return SQLITE_READONLY;
     }
     int code = apply_schema(connection, ret_why);
-    if (code == SQLITE_OK) {
-        code = sqlite3_exec(connection, settings, NULL, NULL, NULL);
-    }
-    if (code == SQLITE_OK) {
-        code = sql_init(&db->sql, connection);
-    }
+    code = code ? code : sqlite3_exec(connection, settings, NULL, NULL, NULL);
+    code = code ? code : sql_init(&db->sql, connection);
     db->log_pages = 0;
     sqlite3_wal_hook(connection, on_commit, db);
     if (code != SQLITE_OK) {
@@ -148,9 +142,7 @@ static int store_db_connect_to(struct store_db *db, char *reterr_reason, bool *r
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     store_file_close_to_others(db->path);
     int code = sqlite3_open_v2(db->path, &connection, flags, NULL);
-    if (code == SQLITE_OK) {
-        code = store_db_prepare(db, connection, &why);
-    }
+    code = code ? code : store_db_prepare(db, connection, &why);
     if (code == SQLITE_OK) {
         db->log = store_file_log_id(db->path); /* it stays as long as the connection */
         return 0;
@@ -286,9 +278,7 @@ int db_open_reader(const char *path, struct sql *ret_sql)
 {
     sqlite3 *connection = NULL;
     int code = sqlite3_open_v2(path, &connection, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
-    if (code == SQLITE_OK) {
-        code = sql_init(ret_sql, connection);
-    }
+    code = code ? code : sql_init(ret_sql, connection);
     if (code != SQLITE_OK) {
         sqlite3_close(connection);
     }

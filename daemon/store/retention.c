@@ -90,9 +90,7 @@ static int drop_empty(const struct sql *sql, int64_t layer_id, int64_t now_s)
     const enum statement drop[] = {STATEMENT_DROP_EMPTY_LAYER};
     int64_t run_id = 0;
     int code = sql_number(sql, STATEMENT_GET_RUN_OF, SQL(sql_i64(layer_id)), &run_id);
-    if (code == SQLITE_OK) {
-        code = run_each(sql, drop, 1, layer_id);
-    }
+    code = code ? code : run_each(sql, drop, 1, layer_id);
     if (code != SQLITE_OK) {
         return code == SQLITE_DONE ? SQLITE_OK : code;
     }
@@ -183,9 +181,7 @@ static int store_retention_make_room(const struct sql *sql, int64_t now_s,
     /* The older of the two kinds. */
     struct oldest recent;
     code = find_oldest(sql, STATEMENT_GET_OLDEST_CHUNK, &oldest);
-    if (code == SQLITE_OK) {
-        code = find_oldest(sql, STATEMENT_GET_OLDEST_RECENT, &recent);
-    }
+    code = code ? code : find_oldest(sql, STATEMENT_GET_OLDEST_RECENT, &recent);
     if (code == SQLITE_OK && recent.any && (!oldest.any || recent.stored < oldest.stored)) {
         oldest = recent;
     }

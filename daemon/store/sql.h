@@ -93,12 +93,29 @@ static inline struct sql_value sql_if(bool any, struct sql_value value)
  * values than parameters. */
 int sql_bind(sqlite3_stmt *statement, const struct sql_value *values);
 
+static inline uint64_t column_u64(sqlite3_stmt *row, int column)
+{
+    return (uint64_t)sqlite3_column_int64(row, column);
+}
+
+/* Reads the id of a run, RUN_BYTES. Returns false, with zeros, for what is none. */
+bool column_run(sqlite3_stmt *row, int column, uint8_t *ret_run);
+/* Unpacks a blob that was `bytes` bytes. Returns as blob_inflate (series.h). */
+int column_inflate(sqlite3_stmt *row, int column, uint64_t bytes, uint8_t **ret_plain);
+
+/* The number that a text of SQL gives: SQLITE_OK, SQLITE_DONE (no row) or an error. */
+int sql_ask(sqlite3 *db, const char *text, int64_t *ret_number);
+
 /* Runs to the end, rows are passed over. SQLITE_OK or an error. */
 int sql_run(const struct sql *sql, unsigned statement, const struct sql_value *values);
 /* The number in the only row: SQLITE_OK, SQLITE_DONE (no row; *ret_number unchanged) or an error.
  */
 int sql_number(const struct sql *sql, unsigned statement, const struct sql_value *values,
                int64_t *ret_number);
+
+/* The number that `get` gives, or if there is none `put`; both have the same parameters. */
+int sql_find(const struct sql *sql, unsigned get, unsigned put, const struct sql_value *values,
+             int64_t *ret_number);
 
 /* One that is read row by row. */
 struct sql_query {

@@ -101,30 +101,21 @@ static int points_write(const struct store_writer *writer, int64_t run_id,
 
 /* Rows that are found, or made when they are not there */
 
-/* Gets, and if there is none puts: both statements have the same parameters. */
-static int store_write_find(const struct store_writer *writer, enum statement get,
-                            enum statement put, const struct sql_value *values, int64_t *ret_id)
-{
-    int code = sql_number(writer->sql, get, values, ret_id);
-    return code == SQLITE_DONE ? sql_number(writer->sql, put, values, ret_id) : code;
-}
-
 /* The subject of a record. */
 static int find_both(const struct store_writer *writer, int64_t run_id, struct layer_id id,
                      uint32_t heads, const struct result_window *window,
                      struct store_place *ret_which)
 {
-    int code = store_write_find(writer, STATEMENT_GET_LAYER, STATEMENT_PUT_LAYER,
-                                SQL(sql_i64(run_id), sql_u64(id.stack), sql_u64(id.layer),
-                                    sql_u64(id.site), sql_u64(heads)),
-                                &ret_which->layer_id);
+    int code = sql_find(writer->sql, STATEMENT_GET_LAYER, STATEMENT_PUT_LAYER,
+                        SQL(sql_i64(run_id), sql_u64(id.stack), sql_u64(id.layer), sql_u64(id.site),
+                            sql_u64(heads)),
+                        &ret_which->layer_id);
     if (code != SQLITE_OK) {
         return code;
     }
-    return store_write_find(
-        writer, STATEMENT_GET_TRACK, STATEMENT_PUT_TRACK,
-        SQL(sql_u64(window->unit), sql_u64(window->length), sql_u64(window->every)),
-        &ret_which->track_id);
+    return sql_find(writer->sql, STATEMENT_GET_TRACK, STATEMENT_PUT_TRACK,
+                    SQL(sql_u64(window->unit), sql_u64(window->length), sql_u64(window->every)),
+                    &ret_which->track_id);
 }
 
 /* Windows */
