@@ -77,9 +77,7 @@ static void reply_ready(struct request *request, struct question *question)
 {
     struct mpk_doc doc;
     char room[PATH_MAX + 256];
-    if (question->code ||
-        mpk_parse(question->result, question->size, &mpk_result_limits, &doc) != 0) {
-        reply_code(request, question->code ? question->code : ERR_MEMORY, question->detail);
+    if (!reply_parse(request, question, &doc)) {
         return;
     }
     const char *why =
