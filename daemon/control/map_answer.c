@@ -12,15 +12,6 @@ const char *const maps_kind_name[MAPS_KIND_COUNT] = {"heads", "mean",     "sum",
 
 /* Parameters */
 
-static bool map_answer_read_number(const struct control_request *request, const char *key,
-                                   uint64_t *ret_number)
-{
-    const msgpack_object *value = mpk_find(request->params, key);
-    *ret_number = UINT64_MAX;
-    return !value || value->type == MSGPACK_OBJECT_NIL ||
-           mpk_get_u64(value, UINT32_MAX, ret_number) == 0;
-}
-
 static bool read_kind(struct control_request *request, enum maps_kind *ret_kind)
 {
     char name[16];
@@ -36,26 +27,22 @@ static bool read_kind(struct control_request *request, enum maps_kind *ret_kind)
     return false;
 }
 
-static bool map_answer_read_packed(const struct control_request *request, bool *ret_packed)
-{
-    const msgpack_object *value = mpk_find(request->params, "packed");
-    *ret_packed = false;
-    return !value || value->type == MSGPACK_OBJECT_NIL || mpk_get_bool(value, ret_packed) == 0;
-}
-
 int maps_read(struct control_request *request, struct maps_asked *ret_asked)
 {
     struct maps_asked *asked = ret_asked;
-    memset(asked, 0, sizeof *asked);
+    *asked = (struct maps_asked){
+        .layer = UINT64_MAX, .head = UINT64_MAX, .heads = UINT64_MAX, .size = UINT64_MAX};
+    const msgpack_object *packed = request_param(request, "packed");
     bool ok = string_param(request, "job", NULL, asked->job, sizeof asked->job) &&
               string_param(request, "run", "", asked->run, sizeof asked->run) &&
               string_param(request, "stack", "", asked->stack, sizeof asked->stack) &&
               string_param(request, "site", "", asked->site, sizeof asked->site) &&
-              map_answer_read_number(request, "layer", &asked->layer) &&
-              map_answer_read_number(request, "head", &asked->head) &&
-              map_answer_read_number(request, "heads", &asked->heads) &&
-              map_answer_read_number(request, "size", &asked->size) &&
-              read_kind(request, &asked->kind) && map_answer_read_packed(request, &asked->packed);
+              number_param(request, "layer", UINT32_MAX, &asked->layer) &&
+              number_param(request, "head", UINT32_MAX, &asked->head) &&
+              number_param(request, "heads", UINT32_MAX, &asked->heads) &&
+              number_param(request, "size", UINT32_MAX, &asked->size) &&
+              read_kind(request, &asked->kind) &&
+              (!packed || mpk_get_bool(packed, &asked->packed) == 0);
     return ok ? 0 : ERR_ARGUMENT;
 }
 

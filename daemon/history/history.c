@@ -294,32 +294,12 @@ static void history_on_wake(uv_async_t *wake)
     }
 }
 
-static int history_start_thread(struct history *history)
-{
-    int rc = uv_mutex_init(&history->lock);
-    if (rc != 0) {
-        return rc;
-    }
-    rc = uv_cond_init(&history->asked_more);
-    if (rc != 0) {
-        goto fail_mutex;
-    }
-    rc = uv_thread_create(&history->thread, run_reader, history);
-    if (rc != 0) {
-        goto fail_cond;
-    }
-    return 0;
-
-fail_cond:
-    uv_cond_destroy(&history->asked_more);
-fail_mutex:
-    uv_mutex_destroy(&history->lock);
-    return rc;
-}
-
 static void history_on_closed(uv_handle_t *handle)
 {
-    free(handle->data);
+    struct history *history = handle->data;
+    uv_cond_destroy(&history->asked_more);
+    uv_mutex_destroy(&history->lock);
+    free(history);
 }
 
 int history_new(uv_loop_t *loop, const struct config *config, struct store *store,
@@ -337,7 +317,9 @@ int history_new(uv_loop_t *loop, const struct config *config, struct store *stor
     history->config = config;
     history->store = store;
     snprintf(history->path, sizeof history->path, "%s", path ? path : "");
-    rc = path ? history_start_thread(history) : 0;
+    uv_mutex_init(&history->lock); /* these cannot fail for default attributes on Linux */
+    uv_cond_init(&history->asked_more);
+    rc = path ? uv_thread_create(&history->thread, run_reader, history) : 0;
     if (rc != 0) {
         uv_close((uv_handle_t *)&history->wake, history_on_closed);
         snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the history: %s", uv_strerror(rc));
@@ -401,8 +383,6 @@ void history_close(struct history **history_p)
             question->code = ERR_CLOSED;
             history_deliver(history, question);
         }
-        uv_cond_destroy(&history->asked_more);
-        uv_mutex_destroy(&history->lock);
     }
     uv_close((uv_handle_t *)&history->wake, history_on_closed);
 }

@@ -164,9 +164,7 @@ int history_series(struct query *query)
 {
     struct value_series series = {.heads = 0};
     uint64_t rows = 0, of = 0;
-    int code = find_run(query, query->params.job, query->params.run, &series.run);
-    code = code ? code : find_layer(query, &series.run, &series.layer);
-    code = code ? code : find_track(query, &series.layer, &series.track);
+    int code = find_asked(query, &series.run, &series.layer, &series.track);
     code = code ? code : history_series_read_series(query, &series);
     code = code ? code : history_series_count_rows(query, &series, &rows, &of);
     if (!code) {

@@ -277,7 +277,7 @@ static void metrics_put_map(struct metrics *metrics, const char *topic, const ms
     char run[2 * RUN_BYTES + 1];
     bool live = strncmp(topic, "live/", 5) == 0;
     mpk_find_text(map, "run", run, sizeof run);
-    /* Of summaries those whose window is that of the config. */
+    /* A summary counts when its window is that of the config. */
     if (!*run || (!live && mpk_find_u64(map, "track") != 0)) {
         return;
     }
