@@ -160,11 +160,8 @@ static void hub_note_disagreement(struct hub *hub, const struct hub_job *job)
 /* A state that was sound when it came. It goes on without it, and says because of whom. */
 static int hub_leave_out(struct hub *hub, struct hub_job *job, int64_t node, int reason)
 {
-    const struct hub_member *member = NULL;
+    const struct hub_member *member = hub_member_of(job->run, node);
     struct merged *merged = job->merged;
-    for (uint32_t i = 0; i < job->run->member_count; i++) {
-        member = job->run->members[i]->node->row == node ? job->run->members[i] : member;
-    }
     const char *name = member ? member->node->name : "";
     if (log_is_round(hub->counts[HUB_POISONED]++)) {
         log_event(LOG_WARNING, "fleet_part_damaged", LOG_STR("job", job->run->job),

@@ -86,11 +86,9 @@ static bool uplink_put_row(struct uplink *uplink, const struct flight_row *flyin
                            uint64_t piece_bytes)
 {
     const struct outbox_row *row = &uplink->row;
-    char subject[96], id[96], seq[24], piece[32];
-    int length = snprintf(subject, sizeof subject, "attnd.part.%s.", uplink->node);
-    for (int i = 0; i < RUN_BYTES; i++) {
-        length += snprintf(subject + length, sizeof subject - (size_t)length, "%02x", row->run[i]);
-    }
+    char subject[96], id[96], seq[24], piece[32], run[2 * RUN_BYTES + 1];
+    run_hex(row->run, run);
+    snprintf(subject, sizeof subject, "attnd.part.%s.%s", uplink->node, run);
     snprintf(seq, sizeof seq, "%" PRIu64, row->seq);
     for (uint32_t i = 0; i < flying->pieces; i++) {
         uint64_t at = i * piece_bytes, left = row->size - at;

@@ -322,7 +322,7 @@ void put_layer(struct query *query, const struct found_layer *layer)
     }
 }
 
-int put_list(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
+int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
              void (*put)(struct query *query, sqlite3_stmt *statement))
 {
     struct mpk_open rows = mpk_open(query->result, key);
@@ -331,13 +331,6 @@ int put_list(struct query *query, sqlite3_stmt *statement, const char *key, uint
         put(query, statement);
     }
     mpk_close_array(query->result, &rows);
-    return mpk_writer_ok(query->result) ? code : ERR_MEMORY;
-}
-
-int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
-             void (*put)(struct query *query, sqlite3_stmt *statement))
-{
-    int code = put_list(query, statement, key, limit, put);
     mpk_pair_bool(query->result, "more", code == 1);
-    return code < 0 ? code : 0;
+    return code < 0 ? code : mpk_writer_ok(query->result) ? 0 : ERR_MEMORY;
 }

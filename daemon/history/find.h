@@ -68,11 +68,8 @@ void put_track(struct query *query, const struct found_track *track);
 /* `stack`, `layer`, `site`, and `module` when that is known. */
 uint32_t put_layer_count(const struct found_layer *layer);
 void put_layer(struct query *query, const struct found_layer *layer);
-/* Writes up to `limit` rows by `put` as an array under `key`. Returns 1 when the statement has one
- * row more than that, 0, or an error. */
-int put_list(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
-             void (*put)(struct query *query, sqlite3_stmt *statement));
-/* The same and then `more`: 2 keys. Returns 0 or an error. */
+/* Writes up to `limit` rows by `put` as an array under `key`, and `more`, whether the statement has
+ * one row more than that: 2 keys. Returns 0 or an error. */
 int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
              void (*put)(struct query *query, sqlite3_stmt *statement));
 

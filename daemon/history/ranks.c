@@ -129,16 +129,6 @@ static sqlite3 *history_ranks_open_parts(struct query *query)
     return db;
 }
 
-static uint64_t history_ranks_divisor(uint64_t a, uint64_t b)
-{
-    while (b > 0) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a > 0 ? a : 1;
-}
-
 /* Columns: node_id, the name, the state. */
 static int history_ranks_add_part(sqlite3_stmt *statement, struct ranks_found *found)
 {
@@ -159,7 +149,7 @@ static int history_ranks_read_parts(struct query *query, const struct ranks_wind
 {
     const struct history_track *track = &window->track.track;
     const struct layer_id *id = &window->layer.layer;
-    uint64_t units = history_ranks_divisor(track->length, track->every);
+    uint64_t part = config_window_part(track->length, track->every), units = part ? part : 1;
     struct query parts = *query;
     sqlite3_stmt *statement = NULL;
     char detail[HISTORY_DETAIL_MAX] = "";

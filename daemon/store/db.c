@@ -28,12 +28,6 @@ static const char settings[] = "PRAGMA synchronous = NORMAL;"
 
 #define BUSY_TIMEOUT_MS 5000
 
-static int store_db_refuse(const struct store_db *db, char *reterr_reason, const char *why)
-{
-    snprintf(reterr_reason, STORE_REASON_MAX, "%s: %s", db->path, why);
-    return -1;
-}
-
 /* Returns an SQLite code: SQLITE_OK when it is sound. */
 static int store_db_check(sqlite3 *connection)
 {
@@ -147,7 +141,7 @@ static int store_db_connect_to(struct store_db *db, char *reterr_reason, bool *r
         db->log = store_file_log_id(db->path); /* it stays as long as the connection */
         return 0;
     }
-    store_db_refuse(db, reterr_reason, why ? why : sqlite3_errstr(code));
+    store_file_refuse(reterr_reason, db->path, why ? why : sqlite3_errstr(code));
     *ret_corrupt = is_corrupt(connection, code);
     disconnect(db, connection);
     return -1;
@@ -167,7 +161,7 @@ static int store_db_replace(struct store_db *db, bool must, char *reterr_reason)
     store_db_name_copy(db, copy);
     int code = repair_copy(db->path, copy, db->ends, db->ends_data, &found);
     if (code == SQLITE_INTERRUPT || (code != SQLITE_OK && !must)) {
-        return store_db_refuse(db, reterr_reason, sqlite3_errstr(code));
+        return store_file_refuse(reterr_reason, db->path, sqlite3_errstr(code));
     }
     if (db->sql.db) {
         disconnect(db, db->sql.db);
@@ -181,7 +175,7 @@ static int store_db_replace(struct store_db *db, bool must, char *reterr_reason)
         log_event(LOG_ERROR, "history_corrupt", LOG_STR("path", db->path),
                   LOG_STR("renamed", aside), LOG_STR("reason", sqlite3_errstr(code)));
     } else if (rename(copy, db->path)) {
-        return store_db_refuse(db, reterr_reason, "its repaired copy cannot be renamed");
+        return store_file_refuse(reterr_reason, db->path, "its repaired copy cannot be renamed");
     } else {
         log_event(LOG_ERROR, "history_repaired", LOG_STR("path", db->path),
                   LOG_STR("renamed", aside), LOG_NUM("windows", found.windows),
@@ -302,10 +296,7 @@ int db_mark(struct store_db *db)
 int db_try_room(struct store_db *db, int64_t bytes)
 {
     int code = sql_run(&db->sql, STATEMENT_PUT_ROOM, SQL(sql_i64(bytes)));
-    if (code != SQLITE_OK) {
-        return code;
-    }
-    return sql_run(&db->sql, STATEMENT_DROP_ROOM, NULL);
+    return code ? code : sql_run(&db->sql, STATEMENT_DROP_ROOM, NULL);
 }
 
 int db_checkpoint(struct store_db *db)

@@ -230,17 +230,6 @@ static int write_alert(const struct store_writer *writer, int64_t run_id,
             sql_text(alert->message), sql_i64(writer->now_s)));
 }
 
-/* Kept values */
-
-static int write_kept(const struct store_writer *writer, int64_t run_id,
-                      const struct record_kept *kept, bool keep)
-{
-    return keep ? sql_run(
-                      writer->sql, STATEMENT_KEEP,
-                      SQL(sql_i64(run_id), sql_text(kept->key), sql_blob(kept->value, kept->size)))
-                : sql_run(writer->sql, STATEMENT_FORGET, SQL(sql_i64(run_id), sql_text(kept->key)));
-}
-
 /* A row for hubs gets its number here, in the transaction of the window. */
 static int write_out(const struct store_writer *writer, const uint8_t *run,
                      const struct record_kept *body)
@@ -261,6 +250,7 @@ static int write_out(const struct store_writer *writer, const uint8_t *run,
 static int write_record(const struct store_writer *writer, const struct store_batch *batch,
                         int64_t run_id, const struct record *record)
 {
+    const struct record_kept *kept = &record->of.kept;
     switch (record->kind) {
     case RECORD_WINDOW:
         return write_window(writer, run_id, &record->of.window);
@@ -272,12 +262,15 @@ static int write_record(const struct store_writer *writer, const struct store_ba
         return points_write(writer, run_id, &record->of.point);
     case RECORD_SETTINGS:
         return sql_run(writer->sql, STATEMENT_SET_SETTINGS,
-                       SQL(sql_blob(record->of.kept.value, record->of.kept.size), sql_i64(run_id)));
+                       SQL(sql_blob(kept->value, kept->size), sql_i64(run_id)));
     case RECORD_KEEP:
+        return sql_run(
+            writer->sql, STATEMENT_KEEP,
+            SQL(sql_i64(run_id), sql_text(kept->key), sql_blob(kept->value, kept->size)));
     case RECORD_FORGET:
-        return write_kept(writer, run_id, &record->of.kept, record->kind == RECORD_KEEP);
+        return sql_run(writer->sql, STATEMENT_FORGET, SQL(sql_i64(run_id), sql_text(kept->key)));
     case RECORD_OUT:
-        return write_out(writer, batch->run_id, &record->of.kept);
+        return write_out(writer, batch->run_id, kept);
     }
     return SQLITE_MISUSE;
 }

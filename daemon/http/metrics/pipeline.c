@@ -46,33 +46,6 @@ static const struct answered answered[] = {
      FAMILY_GAUGE},
 };
 
-static bool history_is_up(const msgpack_object *stats)
-{
-    const msgpack_object *history = mpk_find(stats, "history");
-    const msgpack_object *path = history ? mpk_find(history, "path") : NULL;
-    return path && path->type == MSGPACK_OBJECT_STR;
-}
-
-static void put_latencies(struct metrics_text *text, struct stats *stats)
-{
-    char name[96];
-    for (int i = 0; i < LATENCY_COUNT; i++) {
-        snprintf(name, sizeof name, "attnd_%s_seconds", latency_name[i]);
-        const struct family family = {name, FAMILY_HISTOGRAM, latency_help[i]};
-        metrics_histogram(text, &family, &stats->latency[i]);
-    }
-}
-
-static void put_build(struct metrics_text *text)
-{
-    const struct family family = {"attnd_build", FAMILY_INFO, "Version and compiler of attnd."};
-    char labels[256] = "";
-    metrics_label(labels, sizeof labels, "version", ATTND_VERSION);
-    metrics_label(labels, sizeof labels, "compiler", __VERSION__);
-    metrics_head(text, &family);
-    metrics_count(text, &family, labels, 1);
-}
-
 static uint64_t active_layers(const msgpack_object *jobs)
 {
     uint64_t layers = 0;
@@ -90,7 +63,13 @@ void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
                           const struct metrics_view *view)
 {
     const msgpack_object *stats = mpk_find(view->monitor, "stats");
-    put_build(text);
+    const msgpack_object *path = mpk_find(mpk_find(stats, "history"), "path");
+    const struct family build = {"attnd_build", FAMILY_INFO, "Version and compiler of attnd."};
+    char labels[256] = "", name[96];
+    metrics_label(labels, sizeof labels, "version", ATTND_VERSION);
+    metrics_label(labels, sizeof labels, "compiler", __VERSION__);
+    metrics_head(text, &build);
+    metrics_count(text, &build, labels, 1);
     metrics_one_count(text, "attnd_config_last_reload_successful", FAMILY_GAUGE,
                       "Whether the config that was read last came into force.",
                       !atomic_load(&metrics->stats->config_refused));
@@ -126,7 +105,8 @@ void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
                       "Waiting bytes beyond which records are dropped: a quarter of ingest.budget.",
                       config_records_bytes(metrics->config));
     metrics_one_count(text, "attnd_history_up", FAMILY_GAUGE,
-                      "Whether there is a history that is written to.", history_is_up(stats));
+                      "Whether there is a history that is written to.",
+                      path && path->type == MSGPACK_OBJECT_STR);
     metrics_one_count(text, "attnd_http_event_clients", FAMILY_GAUGE,
                       "Clients of the event stream.", view->event_clients);
     metrics_one_count(text, "attnd_http_connections", FAMILY_GAUGE, "Open HTTP connections.",
@@ -143,7 +123,11 @@ void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
                       "Layers with numbers on this page: of active runs, http.metrics_layers at "
                       "most.",
                       shown);
-    put_latencies(text, metrics->stats);
+    for (int i = 0; i < LATENCY_COUNT; i++) {
+        snprintf(name, sizeof name, "attnd_%s_seconds", latency_name[i]);
+        const struct family latency = {name, FAMILY_HISTOGRAM, latency_help[i]};
+        metrics_histogram(text, &latency, &metrics->stats->latency[i]);
+    }
 }
 
 /* The process, by the metric names that are usual with Prometheus. Numbers that cannot be read are
