@@ -110,15 +110,6 @@ static void control_history_visit_run(struct firing *firing, struct run *run)
     }
 }
 
-static bool read_firing(const struct control_request *request, struct firing *firing)
-{
-    *firing = (struct firing){.request = request};
-    return string_param(request, "job", "", firing->job, sizeof firing->job) &&
-           string_param(request, "run", "", firing->run, sizeof firing->run) &&
-           string_param(request, "rule", "", firing->rule, sizeof firing->rule) &&
-           string_param(request, "severity", "", firing->severity, sizeof firing->severity);
-}
-
 /* Asking */
 
 /* The answer is pending from here on, whatever happens. */
@@ -165,8 +156,11 @@ int method_history(struct control_request *request)
 
 int method_alerts(struct control_request *request)
 {
-    struct firing firing;
-    if (!read_firing(request, &firing)) {
+    struct firing firing = {.request = request};
+    if (!string_param(request, "job", "", firing.job, sizeof firing.job) ||
+        !string_param(request, "run", "", firing.run, sizeof firing.run) ||
+        !string_param(request, "rule", "", firing.rule, sizeof firing.rule) ||
+        !string_param(request, "severity", "", firing.severity, sizeof firing.severity)) {
         return ERR_ARGUMENT;
     }
     struct history_asked *asked = asked_new();

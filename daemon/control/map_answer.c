@@ -3,7 +3,6 @@
 
 #include "workers/maps/map_shrink.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -6,7 +6,6 @@
 
 #include "daemon/history/params.h"
 
-#include <string.h>
 
 /* An answer in the making. */
 struct verdict_answer {

@@ -5,7 +5,6 @@
 #include "daemon/fleet/hub_internal.h"
 #include "proto/err.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* A hub that ended badly may have recorded what its history has not got: commits of about so long

@@ -56,11 +56,6 @@ void uplink_mark(struct uplink *uplink, uint64_t now)
 
 /* Publishing */
 
-static bool uplink_header(natsMsg *message, const char *key, const char *value)
-{
-    return natsMsgHeader_Set(message, key, value) == NATS_OK;
-}
-
 /* Returns whether it was handed over. */
 static bool uplink_put(struct uplink *uplink, const char *subject, const char *id, const char *key,
                        const char *value, const char *piece, const void *data, size_t size)
@@ -73,9 +68,9 @@ static bool uplink_put(struct uplink *uplink, const char *subject, const char *i
     options.MaxWait = LINK_WAIT_MS;
     options.MsgId = id;
     bool put = natsMsg_Create(&message, subject, NULL, data, (int)size) == NATS_OK &&
-               uplink_header(message, "Attnd-Instance", instance) &&
-               uplink_header(message, key, value) &&
-               (!piece || uplink_header(message, "Attnd-Piece", piece)) &&
+               natsMsgHeader_Set(message, "Attnd-Instance", instance) == NATS_OK &&
+               natsMsgHeader_Set(message, key, value) == NATS_OK &&
+               (!piece || natsMsgHeader_Set(message, "Attnd-Piece", piece) == NATS_OK) &&
                js_PublishMsgAsync(uplink->js, &message, &options) == NATS_OK;
     natsMsg_Destroy(message);
     return put;

@@ -18,7 +18,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define WINDOWS_DEFAULT 20
 #define LAYERS_MAX      4096
@@ -241,8 +240,7 @@ static uint32_t find_same(const struct compare_side *side, struct layer_id id)
 {
     uint32_t i = 0;
     while (i < side->layer_count &&
-           (side->layers[i].layer.stack != id.stack || side->layers[i].layer.layer != id.layer ||
-            side->layers[i].layer.site != id.site)) {
+           header_layer_key(side->layers[i].layer) != header_layer_key(id)) {
         i++;
     }
     return i;
@@ -274,9 +272,8 @@ static int compare_distances(const void *left, const void *right)
     if (a->distance != b->distance) {
         return a->distance > b->distance ? -1 : 1;
     }
-    return history_compare_place(a) < history_compare_place(b)
-               ? -1
-               : history_compare_place(a) > history_compare_place(b);
+    uint64_t x = history_compare_place(a), y = history_compare_place(b);
+    return (x > y) - (x < y);
 }
 
 static void history_compare_put_side(struct query *query, const char *key,

@@ -213,11 +213,10 @@ static int history_find_rate(const struct query *query, const struct history_tra
     return index == 0 ? 2 : index < 0;
 }
 
-static struct found_track history_find_read_track(sqlite3_stmt *statement)
+struct history_track column_track(sqlite3_stmt *row, int column)
 {
-    return (struct found_track){column_u64(statement, 0),
-                                {(enum window_unit)column_choice(statement, 1, WINDOW_SECOND + 1),
-                                 column_u64(statement, 2), column_u64(statement, 3)}};
+    return (struct history_track){(enum window_unit)column_choice(row, column, WINDOW_SECOND + 1),
+                                  column_u64(row, column + 1), column_u64(row, column + 2)};
 }
 
 static int refuse_track(struct query *query, const struct found_layer *layer,
@@ -232,8 +231,8 @@ static int refuse_track(struct query *query, const struct found_layer *layer,
     query_fail(query, ERR_NO_HISTORY, "%s has no windows of %s; it has those of ", name, wanted);
     sqlite3_reset(statement);
     for (int index = 0; query_next(query, statement) == 1; index++) {
-        struct found_track track = history_find_read_track(statement);
-        track_text(&track.track, text);
+        struct history_track track = column_track(statement, 1);
+        track_text(&track, text);
         history_find_add_name(query, index, text);
     }
     return ERR_NO_HISTORY;
@@ -257,7 +256,7 @@ int find_track(struct query *query, const struct found_layer *layer, struct foun
         return code;
     }
     while (best < 2 && (code = query_next(query, statement)) == 1) {
-        struct found_track track = history_find_read_track(statement);
+        struct found_track track = {column_u64(statement, 0), column_track(statement, 1)};
         int rate = history_find_rate(query, &track.track);
         tracks++;
         if (rate > best) {

@@ -50,6 +50,8 @@ int find_track(struct query *query, const struct found_layer *layer, struct foun
 int find_asked(struct query *query, struct found_run *ret_run, struct found_layer *ret_layer,
                struct found_track *ret_track);
 
+/* The track in three columns of a row: unit, length, every. */
+struct history_track column_track(sqlite3_stmt *row, int column);
 /* "100 steps every 10". */
 #define TRACK_TEXT_MAX 96
 void track_text(const struct history_track *track, char ret_text[TRACK_TEXT_MAX]);

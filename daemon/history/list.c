@@ -53,9 +53,7 @@ int history_runs(struct query *query)
 
 static void put_track_of_layer(struct query *query, sqlite3_stmt *statement)
 {
-    struct found_track track = {0,
-                                {(enum window_unit)column_choice(statement, 0, WINDOW_SECOND + 1),
-                                 column_u64(statement, 1), column_u64(statement, 2)}};
+    struct found_track track = {0, column_track(statement, 0)};
     mpk_put_map(query->result, 6);
     put_track(query, &track);
     put_u64(query, "windows", column_u64(statement, 3));

@@ -7,7 +7,6 @@
 #include "daemon/state/odd_ranks.h"
 #include "proto/fleet.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

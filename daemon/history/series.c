@@ -9,7 +9,6 @@
 
 #include <endian.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define VALUES_MAX (3u << 20)

@@ -29,6 +29,11 @@ void windows_free(struct window_rows *rows)
     *rows = (struct window_rows){0};
 }
 
+/* Adds the windows of one source. */
+typedef int windows_source(struct query *query, const struct found_layer *layer,
+                           const struct found_track *track, uint32_t limit,
+                           struct windows_reading *reading);
+
 /* Room for one more row, which is counted; NULL when out of memory. */
 static struct window_row *history_windows_add_row(struct window_rows *rows)
 {
@@ -189,12 +194,9 @@ int windows_read(struct query *query, const struct found_layer *layer,
      * round.
      */
     bool forward = query->params.given & PARAM_FROM;
-    int code = forward ? history_windows_read_chunks(query, layer, track, limit, &reading)
-                       : read_recent(query, layer, track, limit, &reading);
-    if (!code) {
-        code = forward ? read_recent(query, layer, track, limit, &reading)
-                       : history_windows_read_chunks(query, layer, track, limit, &reading);
-    }
+    windows_source *const sources[] = {history_windows_read_chunks, read_recent};
+    int code = sources[!forward](query, layer, track, limit, &reading);
+    code = code ? code : sources[forward](query, layer, track, limit, &reading);
     if (!forward) {
         for (uint32_t i = 0, j = reading.rows.count; i + 1 < j; i++) {
             struct window_row row = reading.rows.row[i];

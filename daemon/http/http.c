@@ -393,12 +393,9 @@ void http_close(struct http **http_p)
         }
         uv_async_send(&http->wake);
         uv_thread_join(&http->thread);
-    } else {
-        /* The loop of a thread that was never started. */
-        if (http->wake_ready) {
-            close_handles(http);
-            uv_run(&http->loop, UV_RUN_DEFAULT);
-        }
+    } else if (http->wake_ready) { /* the loop of a thread that was never started */
+        close_handles(http);
+        uv_run(&http->loop, UV_RUN_DEFAULT);
     }
     if (http->wake_ready) {
         uv_loop_close(&http->loop);

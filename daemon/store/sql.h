@@ -60,11 +60,6 @@ static inline struct sql_value sql_u64(uint64_t number)
     return sql_i64(number > INT64_MAX ? INT64_MAX : (int64_t)number);
 }
 
-static inline struct sql_value sql_null(void)
-{
-    return (struct sql_value){.type = SQLITE_NULL};
-}
-
 /* NaN is NULL. */
 static inline struct sql_value sql_f64(double number)
 {
@@ -86,7 +81,7 @@ static inline struct sql_value sql_blob(const void *data, size_t size)
 /* The value if there is one, else NULL. */
 static inline struct sql_value sql_if(bool any, struct sql_value value)
 {
-    return any ? value : sql_null();
+    return any ? value : (struct sql_value){.type = SQLITE_NULL};
 }
 
 /* Binds all parameters; `values` NULL: there are none. SQLITE_RANGE when there are more or fewer

@@ -338,7 +338,7 @@ static struct known_job *metrics_read_jobs(const msgpack_object *jobs)
 
 char *metrics_render(struct metrics *metrics, const struct metrics_view *view)
 {
-    struct metrics_text text;
+    struct metrics_text text = {.openmetrics = view->openmetrics};
     /* Layers that came after the question was asked may be of a job that the answer does not know
      * yet. */
     struct known_job *known = metrics_read_jobs(mpk_find(view->monitor, "jobs"));
@@ -358,7 +358,6 @@ char *metrics_render(struct metrics *metrics, const struct metrics_view *view)
         HASH_DEL(known, job);
         free(job);
     }
-    metrics_text_begin(&text, view->openmetrics);
     if (access_jobs_match(view->jobs, NULL)) { /* they count all jobs together */
         metrics_put_pipeline(&text, metrics, view);
         metrics_put_process(&text);

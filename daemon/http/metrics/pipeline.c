@@ -5,7 +5,6 @@
 #include "proto/err.h"
 
 #include <dirent.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -45,19 +44,6 @@ static const struct answered answered[] = {
     {"history", "waiting", "attnd_history_waiting_bytes", "Records on their way to the disk.",
      FAMILY_GAUGE},
 };
-
-static uint64_t active_layers(const msgpack_object *jobs)
-{
-    uint64_t layers = 0;
-    for (uint32_t i = 0; i < mpk_items(jobs); i++) {
-        const msgpack_object *job = &jobs->via.array.ptr[i];
-        const msgpack_object *state = mpk_find(job, "state");
-        if (state && mpk_is_str(state, "active")) {
-            layers += mpk_find_u64(job, "layers");
-        }
-    }
-    return layers;
-}
 
 void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
                           const struct metrics_view *view)
@@ -112,13 +98,17 @@ void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
     metrics_one_count(text, "attnd_http_connections", FAMILY_GAUGE, "Open HTTP connections.",
                       view->connections);
     /* How far the page is from whole. */
-    uint64_t shown = 0;
+    const msgpack_object *jobs = mpk_find(view->monitor, "jobs");
+    uint64_t shown = 0, active = 0;
+    for (uint32_t i = 0; i < mpk_items(jobs); i++) {
+        const msgpack_object *job = &jobs->via.array.ptr[i], *state = mpk_find(job, "state");
+        active += state && mpk_is_str(state, "active") ? mpk_find_u64(job, "layers") : 0;
+    }
     for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
         shown += layer->shown;
     }
     metrics_one_count(text, "attnd_layers", FAMILY_GAUGE,
-                      "Attention layers of active jobs, newest runs.",
-                      active_layers(mpk_find(view->monitor, "jobs")));
+                      "Attention layers of active jobs, newest runs.", active);
     metrics_one_count(text, "attnd_layers_exposed", FAMILY_GAUGE,
                       "Layers with numbers on this page: of active runs, http.metrics_layers at "
                       "most.",

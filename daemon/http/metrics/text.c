@@ -13,11 +13,6 @@
 #define ROOM_FIRST 65536
 #define DIGITS     9
 
-void metrics_text_begin(struct metrics_text *text, bool openmetrics)
-{
-    *text = (struct metrics_text){.openmetrics = openmetrics};
-}
-
 /* Room for `bytes` more, and a NUL; NULL when there is none. */
 static char *metrics_text_reserve(struct metrics_text *text, size_t bytes)
 {
