@@ -349,7 +349,9 @@ static void link_drop(struct fleet_link *link)
     for (int rc = 0; !link->closed && rc == 0;) {
         rc = pthread_cond_timedwait(&link->closed_wake, &link->lock, &until);
     }
-    link->closing = link->closed = link->connected = false;
+    link->closed = false;
+    atomic_store(&link->closing, false);
+    atomic_store(&link->connected, false);
     pthread_mutex_unlock(&link->lock);
     natsConnection_Destroy(link->connection);
     link->connection = NULL;
