@@ -97,10 +97,8 @@ static void control_history_visit_run(struct firing *firing, struct run *run)
         firing->listed = request_lists(firing->request, run->job);
     }
     bool older = !*firing->run && run != firing->newest && run->state != JOB_ACTIVE;
-    if ((*firing->job && strcmp(firing->job, run->job) != 0) || !firing->listed) {
-        return;
-    }
-    if (strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts ||
+    if ((*firing->job && strcmp(firing->job, run->job) != 0) || !firing->listed ||
+        strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts ||
         older != firing->older) {
         return;
     }
