@@ -11,13 +11,8 @@
 /* How often the point was passed; there is one such point of each kind per process. */
 static atomic_ulong crash_passed, stall_passed;
 
-/* The number of the passing that is meant: 1 without a number. */
-static unsigned long nth_of(const char *suffix)
-{
-    return *suffix == ':' ? strtoul(suffix + 1, NULL, 10) : 1;
-}
-
-/* Whether this is the point that the variable names, passed as often as it says. */
+/* Whether this is the point that the variable names, passed as often as it says: once, unless there
+ * is a number. */
 static bool crash_is_meant(const char *variable, const char *name, atomic_ulong *passed)
 {
     const char *at = getenv(variable);
@@ -25,7 +20,8 @@ static bool crash_is_meant(const char *variable, const char *name, atomic_ulong 
     if (!at || strncmp(at, name, length) != 0 || (at[length] != '\0' && at[length] != ':')) {
         return false;
     }
-    return atomic_fetch_add(passed, 1) + 1 == nth_of(at + length);
+    unsigned long nth = at[length] == ':' ? strtoul(at + length + 1, NULL, 10) : 1;
+    return atomic_fetch_add(passed, 1) + 1 == nth;
 }
 
 void crash_point(const char *name)

@@ -97,17 +97,12 @@ static void know_file(struct endpoint_file *file, const char *endpoint)
     atomic_store(&file->inode, lstat(path, &status) == 0 ? (uint64_t)status.st_ino : UINT64_MAX);
 }
 
-static uint64_t inode_now(const char *endpoint)
-{
-    const char *path = endpoint_file_of(endpoint);
-    struct stat status;
-    return path && lstat(path, &status) == 0 ? (uint64_t)status.st_ino : 0;
-}
-
 bool endpoint_is_lost(const char *endpoint, const struct endpoint_file *file)
 {
+    const char *path = endpoint_file_of(endpoint);
     uint64_t inode = atomic_load(&file->inode);
-    return inode && inode_now(endpoint) != inode;
+    struct stat now;
+    return inode && !(path && lstat(path, &now) == 0 && now.st_ino == inode);
 }
 
 void endpoint_keep(void *socket, const char *endpoint, struct endpoint_file *file)

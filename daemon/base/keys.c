@@ -7,6 +7,7 @@
  * The User-Id of a connection is its public key, by which its messages are judged. */
 #include "daemon/base/keys.h"
 
+#include "daemon/base/grow.h"
 #include "daemon/base/keys_internal.h"
 #include "daemon/base/log.h"
 #include "daemon/base/unfinished.h"
@@ -105,22 +106,6 @@ static const char *keys_sender(zmq_msg_t *frame)
     return key && key_is_text(key, strlen(key)) ? key : NULL;
 }
 
-/* The place of this descriptor; NULL: no memory. */
-static struct keys_connection *keys_place(struct keyring *keys, uint32_t fd)
-{
-    if (fd >= keys->heard_size) {
-        uint32_t size = fd + fd / 2 + 64;
-        struct keys_connection *grown = realloc(keys->heard, size * sizeof *grown);
-        if (!grown) {
-            return NULL;
-        }
-        memset(grown + keys->heard_size, 0, (size - keys->heard_size) * sizeof *grown);
-        keys->heard = grown;
-        keys->heard_size = size;
-    }
-    return &keys->heard[fd];
-}
-
 /* Writes the other end of a connection. Returns whether there is one. */
 static bool keys_read_other_end(int fd, struct sockaddr_in6 *ret_from)
 {
@@ -137,7 +122,9 @@ static void keys_hear(struct keyring *keys, const char *key, zmq_msg_t *frame)
     uint64_t number = text ? strtoull(text, NULL, 10) : 0;
     int fd = zmq_msg_get(frame, ZMQ_SRCFD);
     pthread_mutex_lock(&keys->heard_lock);
-    struct keys_connection *place = fd < 0 ? NULL : keys_place(keys, (uint32_t)fd);
+    bool has_place =
+        fd >= 0 && grow_to(&keys->heard, (uint32_t)fd, &keys->heard_size, sizeof *keys->heard);
+    struct keys_connection *place = has_place ? &keys->heard[fd] : NULL;
     if (place && number > place->number && keys_read_other_end(fd, &place->from)) {
         place->number = number;
         strcpy(place->key, key);

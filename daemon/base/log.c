@@ -50,16 +50,11 @@ static void log_put_text(struct log_line *line, const char *text)
     }
 }
 
-static bool log_is_plain(unsigned char c)
-{
-    return c > 0x20 && c < 0x7f && c != '"' && c != '\\' && c != '=';
-}
-
 static bool needs_quotes(const char *text)
 {
     bool plain = *text != '\0';
     for (; *text; text++) {
-        plain = plain && log_is_plain((unsigned char)*text);
+        plain = plain && *text > 0x20 && *text < 0x7f && !strchr("\"\\=", *text);
     }
     return !plain;
 }
@@ -117,15 +112,6 @@ static void log_put_field(struct log_line *line, const struct log_field *field)
     }
 }
 
-/* In the room that put_char leaves. */
-static void log_finish(struct log_line *line)
-{
-    const char *end = log_sink.json ? (line->full ? ", \"cut\": true}\n" : "}\n")
-                                    : (line->full ? " cut=true\n" : "\n");
-    memcpy(line->text + line->used, end, strlen(end));
-    line->used += strlen(end);
-}
-
 void log_write(enum log_level level, const char *event, const struct log_field *fields)
 {
     struct log_line line = {.used = 0};
@@ -149,7 +135,11 @@ void log_write(enum log_level level, const char *event, const struct log_field *
     for (; fields->key; fields++) {
         log_put_field(&line, fields);
     }
-    log_finish(&line);
+    /* In the room that put_char leaves. */
+    const char *end = log_sink.json ? (line.full ? ", \"cut\": true}\n" : "}\n")
+                                    : (line.full ? " cut=true\n" : "\n");
+    memcpy(line.text + line.used, end, strlen(end));
+    line.used += strlen(end);
     /* Nothing sensible can be done about a stderr that does not take the line. */
     (void)!write(STDERR_FILENO, line.text, line.used);
 }

@@ -6,18 +6,6 @@
 #include <assert.h>
 #include <stdlib.h>
 
-void promises_add(struct promises *promises, struct promise *promise)
-{
-    promise->next = NULL;
-    if (promises->last) {
-        promises->last->next = promise;
-    } else {
-        promises->first = promise;
-    }
-    promises->last = promise;
-    promises->bytes += promise->bytes;
-}
-
 struct promise *promises_take(struct promises *promises)
 {
     struct promise *promise = promises->first;
@@ -44,6 +32,13 @@ void promises_move(struct promises *into, struct promises *from)
     into->last = from->last;
     into->bytes += from->bytes;
     *from = (struct promises){0};
+}
+
+void promises_add(struct promises *promises, struct promise *promise)
+{
+    struct promises one = {promise, promise, promise->bytes};
+    promise->next = NULL;
+    promises_move(promises, &one);
 }
 
 void promise_took(struct promise *promise, int code)

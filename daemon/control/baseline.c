@@ -97,9 +97,7 @@ static int control_baseline_pin(const struct pinning *pinning, const struct mpk_
 static void on_states(void *data, int code, const char *detail, const struct mpk_writer *result)
 {
     struct pinning *pinning = data;
-    if (!code) {
-        code = control_baseline_pin(pinning, result);
-    }
+    code = code ? code : control_baseline_pin(pinning, result);
     pinning->done(pinning->data, code, detail);
     free(pinning);
 }
@@ -233,7 +231,7 @@ static void pin_next(struct baseline_job *job)
 
 static bool read_to(struct control_request *request, struct baseline_job *job)
 {
-    const msgpack_object *to = mpk_find(request->params, "to");
+    const msgpack_object *to = request_param(request, "to");
     char text[2 * RUN_BYTES + 1];
     memcpy(job->source.run, job->run, sizeof job->run);
     if (to && to->type == MSGPACK_OBJECT_MAP) {
@@ -243,7 +241,7 @@ static bool read_to(struct control_request *request, struct baseline_job *job)
             return true;
         }
     } else if (string_param(request, "to", "first", text, sizeof text)) {
-        if (!to || to->type == MSGPACK_OBJECT_NIL || strcmp(text, "first") == 0) {
+        if (!to || strcmp(text, "first") == 0) {
             return true;
         }
         snprintf(job->source.run, sizeof job->source.run, "%s", text);

@@ -97,10 +97,8 @@ static void control_history_visit_run(struct firing *firing, struct run *run)
         firing->listed = request_lists(firing->request, run->job);
     }
     bool older = !*firing->run && run != firing->newest && run->state != JOB_ACTIVE;
-    if ((*firing->job && strcmp(firing->job, run->job) != 0) || !firing->listed) {
-        return;
-    }
-    if (strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts ||
+    if ((*firing->job && strcmp(firing->job, run->job) != 0) || !firing->listed ||
+        strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts ||
         older != firing->older) {
         return;
     }
@@ -108,15 +106,6 @@ static void control_history_visit_run(struct firing *firing, struct run *run)
     if (alerts_each(run->alerts, &sink) != 0) {
         firing->list->failed = true;
     }
-}
-
-static bool read_firing(const struct control_request *request, struct firing *firing)
-{
-    *firing = (struct firing){.request = request};
-    return string_param(request, "job", "", firing->job, sizeof firing->job) &&
-           string_param(request, "run", "", firing->run, sizeof firing->run) &&
-           string_param(request, "rule", "", firing->rule, sizeof firing->rule) &&
-           string_param(request, "severity", "", firing->severity, sizeof firing->severity);
 }
 
 /* Asking */
@@ -165,8 +154,11 @@ int method_history(struct control_request *request)
 
 int method_alerts(struct control_request *request)
 {
-    struct firing firing;
-    if (!read_firing(request, &firing)) {
+    struct firing firing = {.request = request};
+    if (!string_param(request, "job", "", firing.job, sizeof firing.job) ||
+        !string_param(request, "run", "", firing.run, sizeof firing.run) ||
+        !string_param(request, "rule", "", firing.rule, sizeof firing.rule) ||
+        !string_param(request, "severity", "", firing.severity, sizeof firing.severity)) {
         return ERR_ARGUMENT;
     }
     struct history_asked *asked = asked_new();

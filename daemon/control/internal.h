@@ -71,6 +71,12 @@ void pending_answer(struct pending **pending, int code, const char *detail,
 /* Answers all that wait: attnd stops. */
 void answers_close(struct answers *answers);
 
+/* A parameter; NULL when it is missing, or nil. */
+const msgpack_object *request_param(const struct control_request *request, const char *key);
+/* Reads a number of at most `most`; without one *ret_number stays. Returns false for what is none.
+ */
+bool number_param(const struct control_request *request, const char *key, uint64_t most,
+                  uint64_t *ret_number);
 /* A string parameter, or `fallback` when it is missing, in `buffer`, which is returned; NULL when
  * it does not fit or is no string, or is missing without a fallback. */
 const char *string_param(const struct control_request *request, const char *key,

@@ -3,8 +3,6 @@
 
 #include "workers/maps/map_shrink.h"
 
-#include <endian.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,15 +10,6 @@ const char *const maps_kind_name[MAPS_KIND_COUNT] = {"heads", "mean",     "sum",
                                                      "max",   "weighted", "importance"};
 
 /* Parameters */
-
-static bool map_answer_read_number(const struct control_request *request, const char *key,
-                                   uint64_t *ret_number)
-{
-    const msgpack_object *value = mpk_find(request->params, key);
-    *ret_number = UINT64_MAX;
-    return !value || value->type == MSGPACK_OBJECT_NIL ||
-           mpk_get_u64(value, UINT32_MAX, ret_number) == 0;
-}
 
 static bool read_kind(struct control_request *request, enum maps_kind *ret_kind)
 {
@@ -37,26 +26,22 @@ static bool read_kind(struct control_request *request, enum maps_kind *ret_kind)
     return false;
 }
 
-static bool map_answer_read_packed(const struct control_request *request, bool *ret_packed)
-{
-    const msgpack_object *value = mpk_find(request->params, "packed");
-    *ret_packed = false;
-    return !value || value->type == MSGPACK_OBJECT_NIL || mpk_get_bool(value, ret_packed) == 0;
-}
-
 int maps_read(struct control_request *request, struct maps_asked *ret_asked)
 {
     struct maps_asked *asked = ret_asked;
-    memset(asked, 0, sizeof *asked);
+    *asked = (struct maps_asked){
+        .layer = UINT64_MAX, .head = UINT64_MAX, .heads = UINT64_MAX, .size = UINT64_MAX};
+    const msgpack_object *packed = request_param(request, "packed");
     bool ok = string_param(request, "job", NULL, asked->job, sizeof asked->job) &&
               string_param(request, "run", "", asked->run, sizeof asked->run) &&
               string_param(request, "stack", "", asked->stack, sizeof asked->stack) &&
               string_param(request, "site", "", asked->site, sizeof asked->site) &&
-              map_answer_read_number(request, "layer", &asked->layer) &&
-              map_answer_read_number(request, "head", &asked->head) &&
-              map_answer_read_number(request, "heads", &asked->heads) &&
-              map_answer_read_number(request, "size", &asked->size) &&
-              read_kind(request, &asked->kind) && map_answer_read_packed(request, &asked->packed);
+              number_param(request, "layer", UINT32_MAX, &asked->layer) &&
+              number_param(request, "head", UINT32_MAX, &asked->head) &&
+              number_param(request, "heads", UINT32_MAX, &asked->heads) &&
+              number_param(request, "size", UINT32_MAX, &asked->size) &&
+              read_kind(request, &asked->kind) &&
+              (!packed || mpk_get_bool(packed, &asked->packed) == 0);
     return ok ? 0 : ERR_ARGUMENT;
 }
 
@@ -245,12 +230,6 @@ static void on_work(uv_work_t *work)
     mpk_put_str(&picture->result, "values");
     if (picture->packed) {
         size_t count = (size_t)picture->count * picture->rows * picture->columns;
-        for (size_t i = 0; i < count; i++) {
-            uint32_t bits;
-            memcpy(&bits, &picture->cells[i], sizeof bits);
-            bits = htole32(bits);
-            memcpy(&picture->cells[i], &bits, sizeof bits);
-        }
         mpk_put_bin(&picture->result, picture->cells, count * sizeof *picture->cells);
     } else {
         size_t cells = (size_t)picture->rows * picture->columns;

@@ -199,9 +199,7 @@ int method_maps(struct control_request *request)
     struct picture *picture = NULL;
     struct run *run;
     int code = maps_read(request, &asked);
-    if (!code) {
-        code = request_find_run(request, asked.job, asked.run, &run);
-    }
+    code = code ? code : request_find_run(request, asked.job, asked.run, &run);
     if (code) {
         return code;
     }
@@ -211,12 +209,9 @@ int method_maps(struct control_request *request)
         return maps_refuse(request, run, stream);
     }
     code = control_maps_check_heads(request, &asked, maps);
-    if (!code) {
-        code = picture_new(request, &asked, run, maps, control_maps_count(&asked, maps), &picture);
-    }
-    if (!code) {
-        code = control_maps_fill(request, &asked, run, maps, picture);
-    }
+    uint32_t count = control_maps_count(&asked, maps);
+    code = code ? code : picture_new(request, &asked, run, maps, count, &picture);
+    code = code ? code : control_maps_fill(request, &asked, run, maps, picture);
     if (code) {
         picture_free(&picture);
         return code;

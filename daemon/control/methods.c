@@ -120,12 +120,24 @@ int method_keys(struct control_request *request)
     return 0;
 }
 
-/* A string parameter: `fallback` when it is missing, NULL when it does not fit or is no string. */
+const msgpack_object *request_param(const struct control_request *request, const char *key)
+{
+    const msgpack_object *value = mpk_find(request->params, key);
+    return value && value->type != MSGPACK_OBJECT_NIL ? value : NULL;
+}
+
+bool number_param(const struct control_request *request, const char *key, uint64_t most,
+                  uint64_t *ret_number)
+{
+    const msgpack_object *value = request_param(request, key);
+    return !value || mpk_get_u64(value, most, ret_number) == 0;
+}
+
 const char *string_param(const struct control_request *request, const char *key,
                          const char *fallback, char *buffer, size_t size)
 {
-    const msgpack_object *value = mpk_find(request->params, key);
-    if (!value || value->type == MSGPACK_OBJECT_NIL) {
+    const msgpack_object *value = request_param(request, key);
+    if (!value) {
         if (!fallback) {
             snprintf(request->detail, CONTROL_DETAIL_MAX, "%s is needed", key);
             return NULL;

@@ -33,10 +33,8 @@ static void put_reply(struct mpk_writer *reply, uint64_t id, int code, const cha
         mpk_put_map(reply, 2);
         mpk_pair_str(reply, "code", err_slug(code));
         mpk_pair_str(reply, "message", detail && *detail ? detail : err_text(code));
-        mpk_put_nil(reply);
-    } else {
-        mpk_put_nil(reply);
     }
+    mpk_put_nil(reply); /* no result, or no error */
 }
 
 void envelope_answer(struct answers *answers, struct envelope *envelope, int code,

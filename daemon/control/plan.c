@@ -148,9 +148,8 @@ static const char *value_text(const struct control_request *request, const char 
 static int control_plan_read_value(struct control_request *request, const char *key,
                                    struct config_plan *plan)
 {
-    const msgpack_object *value = mpk_find(request->params, key);
     char text[CONFIG_ERROR_MAX], error[CONFIG_ERROR_MAX];
-    if (!value || value->type == MSGPACK_OBJECT_NIL) {
+    if (!request_param(request, key)) {
         return 0;
     }
     if (!value_text(request, key, text, sizeof text)) {

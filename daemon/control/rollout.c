@@ -140,18 +140,10 @@ int method_rollout(struct control_request *request)
     struct maps_asked asked;
     struct run *run;
     int code = maps_read(request, &asked);
-    if (!code) {
-        code = request_find_run(request, asked.job, asked.run, &run);
-    }
-    if (!code) {
-        code = control_rollout_choose(request, &asked, run, &chosen);
-    }
-    if (!code) {
-        code = control_rollout_check(request, run, &chosen);
-    }
-    if (!code) {
-        code = control_rollout_answer(request, &asked, run, &chosen);
-    }
+    code = code ? code : request_find_run(request, asked.job, asked.run, &run);
+    code = code ? code : control_rollout_choose(request, &asked, run, &chosen);
+    code = code ? code : control_rollout_check(request, run, &chosen);
+    code = code ? code : control_rollout_answer(request, &asked, run, &chosen);
     free(chosen.streams);
     return code;
 }

@@ -61,30 +61,22 @@ static void visit_value(void *data, const char *topic, const uint8_t *run, uint3
 
 static bool read_layer_number(const struct control_request *request, struct value_filter *filter)
 {
-    const msgpack_object *value = mpk_find(request->params, "layer");
-    uint64_t layer;
-    if (!value || value->type == MSGPACK_OBJECT_NIL) {
-        return true;
+    uint64_t layer = UINT64_MAX;
+    bool sound = number_param(request, "layer", LAYER_MAX, &layer);
+    if (layer <= LAYER_MAX) {
+        snprintf(filter->layer, sizeof filter->layer, "%u", (unsigned)layer);
     }
-    if (mpk_get_u64(value, LAYER_MAX, &layer) != 0) {
-        return false;
-    }
-    snprintf(filter->layer, sizeof filter->layer, "%u", (unsigned)layer);
-    return true;
+    return sound;
 }
 
 static bool control_summary_read_track(const struct control_request *request, struct run *run,
                                        struct value_filter *filter)
 {
-    const msgpack_object *value = mpk_find(request->params, "window");
     struct history_track asked;
-    uint64_t number;
-    char text[80];
-    if (!value || value->type == MSGPACK_OBJECT_NIL) {
-        return true;
-    }
     uint32_t last = run->track_count - 1;
-    if (mpk_get_u64(value, last, &number) == 0) {
+    uint64_t number = filter->track;
+    char text[80];
+    if (number_param(request, "window", last, &number)) {
         filter->track = (uint32_t)number;
         return true;
     }

@@ -6,7 +6,6 @@
 
 #include "daemon/history/params.h"
 
-#include <string.h>
 
 /* An answer in the making. */
 struct verdict_answer {
@@ -67,10 +66,8 @@ static int verdict_put(struct verdict_answer *answer)
 
 static bool verdict_read_limit(struct control_request *request, uint64_t *ret_limit)
 {
-    const msgpack_object *value = mpk_find(request->params, "limit");
     *ret_limit = HISTORY_LIMIT;
-    if (!value || value->type == MSGPACK_OBJECT_NIL ||
-        (mpk_get_u64(value, HISTORY_LIMIT_MAX, ret_limit) == 0 && *ret_limit > 0)) {
+    if (number_param(request, "limit", HISTORY_LIMIT_MAX, ret_limit) && *ret_limit > 0) {
         return true;
     }
     snprintf(request->detail, CONTROL_DETAIL_MAX, "limit is not accepted (valid: 1 to %d)",

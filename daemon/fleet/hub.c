@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
+#include <utlist.h>
 
 /* Rows of one transaction, and how long it may stay open. */
 #define ROWS_MAX  64
@@ -281,18 +282,12 @@ static void *hub_main(void *data)
         /* First the count: a window that was lost before is one that came back by now. */
         uint64_t lost = store_lost(hub->store);
         pthread_mutex_lock(&hub->lock);
-        struct note *note = hub->done, *first = NULL;
+        struct note *done = hub->done;
         hub->done = NULL;
         pthread_mutex_unlock(&hub->lock);
-        while (note) { /* in the order in which they came */
-            struct note *next = note->next;
-            note->next = first;
-            first = note;
-            note = next;
-        }
-        while (first) {
-            struct merged *merged = (struct merged *)first;
-            first = first->next;
+        while (done) {
+            struct merged *merged = (struct merged *)done;
+            done = done->next;
             hub_merge_done(hub, merged);
             merged_free(&merged);
         }
@@ -424,8 +419,8 @@ int hub_new(const struct config *config, struct store *store, struct inbox *inbo
 void hub_merged(struct hub *hub, struct merged **merged)
 {
     pthread_mutex_lock(&hub->lock);
-    (*merged)->note.next = hub->done;
-    hub->done = &(*merged)->note;
+    struct note *note = &(*merged)->note;
+    LL_APPEND(hub->done, note);
     pthread_mutex_unlock(&hub->lock);
     *merged = NULL;
 }

@@ -88,7 +88,7 @@ static uint32_t hub_forget_rows(struct hub *hub, enum parts_statement drop, int6
     sqlite3_stmt *row = parts_bind(&hub->parts, drop, SQL(sql_i64(before_s), sql_i64(SLICE)));
     for (; parts_row(&hub->parts, row); count++) {
         if (drop == PARTS_DROP_OLD_PARTS) {
-            uint64_t bytes = (uint64_t)sqlite3_column_int64(row, 3);
+            uint64_t bytes = column_u64(row, 3);
             hub->parts.rows -= hub->parts.rows > 0;
             hub->parts.bytes -= bytes < hub->parts.bytes ? bytes : hub->parts.bytes;
         }
@@ -109,14 +109,13 @@ static void hub_forget_beyond(struct hub *hub, uint64_t *size, uint64_t most,
     if (!row || !parts_row(parts, row)) {
         return;
     }
-    *size = (uint64_t)sqlite3_column_int64(row, 0) * HUB_ROW_BYTES +
-            (uint64_t)sqlite3_column_int64(row, 1);
+    *size = column_u64(row, 0) * HUB_ROW_BYTES + column_u64(row, 1);
     sqlite3_reset(row);
     for (uint64_t count = 1, gone = 0; *size > most - most / 8 && count > 0; *size -= gone) {
         count = gone = 0;
         for (row = parts_bind(parts, drop, SQL(sql_i64(INT64_MAX), sql_i64(SLICE / 8)));
              parts_row(parts, row); count++) {
-            gone += (uint64_t)sqlite3_column_int64(row, 0) + HUB_ROW_BYTES;
+            gone += column_u64(row, 0) + HUB_ROW_BYTES;
         }
         gone = gone < *size ? gone : *size;
     }

@@ -87,6 +87,16 @@ void hub_index_drop(struct hub *hub, struct hub_run *run)
 
 /* Members, and what their nodes say */
 
+const struct hub_member *hub_member_of(const struct hub_run *run, int64_t node)
+{
+    for (uint32_t i = 0; i < run->member_count; i++) {
+        if (run->members[i]->node->row == node) {
+            return run->members[i];
+        }
+    }
+    return NULL;
+}
+
 uint32_t hub_member_at(const struct hub_run *run, const struct hub_node *node)
 {
     uint32_t from = 0, to = run->member_count;

@@ -1,17 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* hub_internal: the memory of a hub's thread: nodes, runs, and which windows can be merged. All of
- * it but what nodes said last can be read again from the parts' file. The files of the hub:
- *
- *   hub.c         the thread: what it fetches, commits and tells
- *   hub_lines.c   its connection: the consumer, signs of life, questions
- *   hub_take.c    a row of a node: checked, and into the file
- *   hub_index.c   runs and their members by name
- *   hub_runs.c    the runs: who has closed what, which window is next, who is missing
- *   hub_load.c    all of that from the file
- *   hub_forget.c  the past goes
- *   hub_merge.c   a window: merged layer by layer, to the loop, and back
- *   hub_ranks.c   which ranks are odd in the window that is merged
- *   hub_status.c  the result of the method `fleet` */
+ * it but what nodes said last can be read again from the parts' file. README.md lists the files. */
 #ifndef DAEMON_FLEET_HUB_INTERNAL_H
 #define DAEMON_FLEET_HUB_INTERNAL_H
 
@@ -330,6 +319,8 @@ struct hub_run *hub_known_run(const struct hub *hub, const char *job, size_t job
 const struct fleet_beat_run *hub_beat_of(const struct hub_run *run, const struct hub_node *node);
 /* For qsort of these. */
 int hub_beat_order(const void *a, const void *b);
+/* The member whose node has this row; NULL when there is none. */
+const struct hub_member *hub_member_of(const struct hub_run *run, int64_t node);
 /* The first member at or behind a node: they are in the order of ids. */
 uint32_t hub_member_at(const struct hub_run *run, const struct hub_node *node);
 

@@ -5,7 +5,6 @@
 #include "daemon/fleet/hub_internal.h"
 #include "proto/err.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* A hub that ended badly may have recorded what its history has not got: commits of about so long
@@ -92,8 +91,7 @@ static int hub_load_progress(struct hub *hub)
         }
         if (fleet_body_decode(doc.root, &body) == 0 && body.kind != FLEET_PART) {
             hub_note_own_window(run, &body);
-            int noted =
-                hub_note_progress(hub, member, &body, (uint64_t)sqlite3_column_int64(row, 2));
+            int noted = hub_note_progress(hub, member, &body, column_u64(row, 2));
             code = code ? code : noted;
         }
         mpk_doc_clear(&doc);
@@ -113,16 +111,14 @@ static int hub_load_windows(struct hub *hub)
         struct hub_node *node = hub_node_of(hub, sqlite3_column_int64(row, 5));
         struct hub_member *member = track && node ? hub_find_member(hub, run, node) : NULL;
         int noted = member ? hub_note_closed(hub, run, member, (uint32_t)(track - run->tracks),
-                                             (uint64_t)sqlite3_column_int64(row, 4),
-                                             (uint64_t)sqlite3_column_int64(row, 6))
+                                             column_u64(row, 4), column_u64(row, 6))
                            : 0;
         code = code ? code : noted;
     }
     row = parts_bind(&hub->parts, PARTS_EACH_MERGED, SQL(sql_i64(REDO_S)));
     while (parts_row(&hub->parts, row)) {
         track = hub_load_track(hub, row, &run);
-        struct hub_window *window =
-            track ? hub_add_window(hub, track, (uint64_t)sqlite3_column_int64(row, 4)) : NULL;
+        struct hub_window *window = track ? hub_add_window(hub, track, column_u64(row, 4)) : NULL;
         if (window) {
             window->merged = true;
             window->revision = (uint32_t)sqlite3_column_int64(row, 5);
@@ -135,7 +131,7 @@ static int hub_load_windows(struct hub *hub)
     while (parts_row(&hub->parts, row)) {
         track = hub_load_track(hub, row, &run);
         if (track) {
-            hub_raise_floor(track, (uint64_t)sqlite3_column_int64(row, 4));
+            hub_raise_floor(track, column_u64(row, 4));
         }
     }
     return code;

@@ -57,15 +57,15 @@ static struct hub_closing hub_read_closings(struct hub *hub, const struct hub_jo
     struct hub_closing closing = {.layers = 0};
     sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_CLOSED_OF,
                                    SQL(sql_i64(job->run->row), sql_i64(track->row),
-                                       sql_i64(member->node->row), sql_i64((int64_t)first)));
+                                       sql_i64(member->node->row), sql_u64(first)));
     while (!closing.reaches && parts_row(&hub->parts, row)) {
-        uint64_t part = (uint64_t)sqlite3_column_int64(row, 0);
-        closing.gone = closing.gone || (uint64_t)sqlite3_column_int64(row, 1) > next;
+        uint64_t part = column_u64(row, 0);
+        closing.gone = closing.gone || column_u64(row, 1) > next;
         closing.reaches = part >= job->part;
         if (part <= job->part) {
-            closing.partial = closing.partial || sqlite3_column_int(row, 3) ||
-                              (uint64_t)sqlite3_column_int64(row, 2) > first;
-            closing.layers += (uint64_t)sqlite3_column_int64(row, 4);
+            closing.partial =
+                closing.partial || sqlite3_column_int(row, 3) || column_u64(row, 2) > first;
+            closing.layers += column_u64(row, 4);
         }
         next = part + 1;
     }
@@ -82,14 +82,14 @@ static int hub_find_missing(struct hub *hub, struct hub_job *job)
     if (states) {
         /* How many states of each member are in the file for these parts: [members]. */
         const struct hub_track *track = &job->run->tracks[job->track];
-        sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_COUNT_PARTS,
-                                       SQL(sql_i64(job->run->row), sql_i64(track->row),
-                                           sql_i64((int64_t)hub_first_part(track, job->part)),
-                                           sql_i64((int64_t)job->part)));
+        sqlite3_stmt *row =
+            parts_bind(&hub->parts, PARTS_COUNT_PARTS,
+                       SQL(sql_i64(job->run->row), sql_i64(track->row),
+                           sql_u64(hub_first_part(track, job->part)), sql_u64(job->part)));
         while (parts_row(&hub->parts, row)) {
             for (uint32_t i = 0; i < job->run->member_count; i++) {
                 if (job->run->members[i]->node->row == sqlite3_column_int64(row, 0)) {
-                    states[i] += (uint64_t)sqlite3_column_int64(row, 1);
+                    states[i] += column_u64(row, 1);
                 }
             }
         }
@@ -133,9 +133,8 @@ static int hub_add_states(struct layer_state **into, struct layer_state **states
         *into = layer_state_new(states[0]->heads, states[0]->buckets);
         code = *into ? 0 : ERR_MEMORY;
     }
-    if (!code) {
-        code = layer_state_merge_all(*into, (const struct layer_state *const *)states, *count);
-    }
+    code = code ? code
+                : layer_state_merge_all(*into, (const struct layer_state *const *)states, *count);
     for (uint32_t i = 0; i < *count; i++) {
         layer_state_free(&states[i]);
     }
@@ -161,11 +160,8 @@ static void hub_note_disagreement(struct hub *hub, const struct hub_job *job)
 /* A state that was sound when it came. It goes on without it, and says because of whom. */
 static int hub_leave_out(struct hub *hub, struct hub_job *job, int64_t node, int reason)
 {
-    const struct hub_member *member = NULL;
+    const struct hub_member *member = hub_member_of(job->run, node);
     struct merged *merged = job->merged;
-    for (uint32_t i = 0; i < job->run->member_count; i++) {
-        member = job->run->members[i]->node->row == node ? job->run->members[i] : member;
-    }
     const char *name = member ? member->node->name : "";
     if (log_is_round(hub->counts[HUB_POISONED]++)) {
         log_event(LOG_WARNING, "fleet_part_damaged", LOG_STR("job", job->run->job),
@@ -192,8 +188,8 @@ static int hub_merge_layer(struct hub *hub, struct hub_job *job, uint32_t key)
     *layer = (struct merged_layer){.id = header_layer_of(key)};
     sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_STATE,
                                    SQL(sql_i64(job->run->row), sql_i64(track->row),
-                                       sql_i64((int64_t)hub_first_part(track, job->part)),
-                                       sql_i64((int64_t)job->part), sql_i64((int64_t)key)));
+                                       sql_u64(hub_first_part(track, job->part)),
+                                       sql_u64(job->part), sql_u64(key)));
     while (!code && parts_row(&hub->parts, row)) {
         const char *module = (const char *)sqlite3_column_text(row, 1);
         code = layer_state_unpack(sqlite3_column_blob(row, 2), (size_t)sqlite3_column_bytes(row, 2),
@@ -265,10 +261,10 @@ static int hub_list_layers(struct hub *hub, struct hub_job *job)
     const struct hub_track *track = &job->run->tracks[job->track];
     uint32_t capacity = 0;
     int code = 0;
-    sqlite3_stmt *row = parts_bind(&hub->parts, PARTS_EACH_LAYER,
-                                   SQL(sql_i64(job->run->row), sql_i64(track->row),
-                                       sql_i64((int64_t)hub_first_part(track, job->part)),
-                                       sql_i64((int64_t)job->part)));
+    sqlite3_stmt *row =
+        parts_bind(&hub->parts, PARTS_EACH_LAYER,
+                   SQL(sql_i64(job->run->row), sql_i64(track->row),
+                       sql_u64(hub_first_part(track, job->part)), sql_u64(job->part)));
     while (!code && parts_row(&hub->parts, row)) {
         if (grow(&job->layers, job->layer_count, &capacity, sizeof *job->layers)) {
             job->layers[job->layer_count++] = (uint32_t)sqlite3_column_int64(row, 0);
@@ -325,7 +321,7 @@ static bool hub_tell_said(struct hub *hub, struct hub_run *run)
     if (!code) {
         merged->state = run->ended ? JOB_ENDED : JOB_ACTIVE;
         merged->row = run->row;
-        merged->generation = (uint64_t)sqlite3_column_int64(row, 0);
+        merged->generation = column_u64(row, 0);
         merged->body_size = (size_t)sqlite3_column_bytes(row, 1);
         merged->body = malloc(merged->body_size + 1);
         code = merged->body ? 0 : ERR_MEMORY;
@@ -465,15 +461,15 @@ static void hub_window_done(struct hub *hub, struct hub_run *run, const struct m
         bool lacks = merged->missing_count && mpk_writer_ok(&missing);
         run->has_partial = run->has_partial || lacks;
         parts_run(&hub->parts, PARTS_PUT_MERGED,
-                  SQL(sql_i64(run->row), sql_i64(track->row), sql_i64((int64_t)merged->part),
-                      sql_i64((int64_t)merged->revision), sql_i64(hub_now_s(hub)),
+                  SQL(sql_i64(run->row), sql_i64(track->row), sql_u64(merged->part),
+                      sql_u64(merged->revision), sql_i64(hub_now_s(hub)),
                       sql_if(lacks, sql_blob(missing.buffer.data, missing.buffer.size))));
         mpk_writer_clear(&missing);
     }
     if (window->changed) {
         parts_run(&hub->parts, PARTS_SET_CHANGED,
-                  SQL(sql_i64(run->row), sql_i64(track->row), sql_i64((int64_t)merged->part),
-                      sql_i64((int64_t)merged->part)));
+                  SQL(sql_i64(run->row), sql_i64(track->row), sql_u64(merged->part),
+                      sql_u64(merged->part)));
     }
     hub->counts[HUB_MERGED] += !again;
     hub->counts[HUB_CORRECTED] += !again && merged->revision > 0;

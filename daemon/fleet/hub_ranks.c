@@ -47,24 +47,15 @@ static struct hub_odd *hub_ranks_find(const struct hub_ranks *ranks, uint32_t ra
     return NULL;
 }
 
-static const struct hub_node *hub_ranks_node(const struct hub_run *run, int64_t row)
-{
-    for (uint32_t i = 0; i < run->member_count; i++) {
-        if (run->members[i]->node->row == row) {
-            return run->members[i]->node;
-        }
-    }
-    return NULL;
-}
-
 static int hub_ranks_note(struct hub_job *job, const struct odd_rank *rank, uint32_t key)
 {
     struct hub_ranks *ranks = &job->ranks;
-    const struct hub_node *node = hub_ranks_node(job->run, job->ranks_of[rank->node].row);
-    struct hub_odd *odd = node ? hub_ranks_find(ranks, rank->means->rank, node) : NULL;
-    if (!node) {
+    const struct hub_member *member = hub_member_of(job->run, job->ranks_of[rank->node].row);
+    if (!member) {
         return 0;
     }
+    const struct hub_node *node = member->node;
+    struct hub_odd *odd = hub_ranks_find(ranks, rank->means->rank, node);
     if (!odd) {
         odd = realloc(ranks->odd, (ranks->odd_count + 1) * sizeof *odd);
         if (!odd) {

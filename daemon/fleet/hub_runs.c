@@ -70,7 +70,7 @@ void hub_save_run(struct hub *hub, struct hub_run *run)
 {
     run->saved_s = run->heard_s;
     parts_run(&hub->parts, PARTS_SET_RUN,
-              SQL(sql_i64(run->buckets), sql_i64((int64_t)run->ended), sql_i64(run->heard_s),
+              SQL(sql_i64(run->buckets), sql_u64(run->ended), sql_i64(run->heard_s),
                   sql_i64(run->forgotten_s), sql_i64(run->row)));
 }
 
@@ -105,7 +105,7 @@ struct hub_run *hub_find_run(struct hub *hub, const char *job, size_t job_size, 
             struct fleet_rule rule = parts_rule(floor, 0);
             int at = hub_find_track(hub, run, &rule); /* not known: what windows it asks for */
             if (at >= 0) {
-                hub_raise_floor(&run->tracks[at], (uint64_t)sqlite3_column_int64(floor, 3));
+                hub_raise_floor(&run->tracks[at], column_u64(floor, 3));
             }
         }
         hub_save_run(hub, run);
@@ -185,8 +185,7 @@ int hub_find_track(struct hub *hub, struct hub_run *run, const struct fleet_rule
     parts_begin(&hub->parts);
     for (int i = 0; i < 2 && row < 0; i++) {
         row = parts_run(&hub->parts, get_or_put[i],
-                        SQL(sql_i64((int64_t)rule->unit), sql_i64((int64_t)rule->length),
-                            sql_i64((int64_t)rule->every)));
+                        SQL(sql_u64(rule->unit), sql_u64(rule->length), sql_u64(rule->every)));
     }
     if (row < 0) {
         return -1;
@@ -381,8 +380,7 @@ void hub_note_changed(struct hub *hub, struct hub_run *run, uint32_t at, uint64_
     }
     if (was_merged) {
         parts_run(&hub->parts, PARTS_SET_CHANGED,
-                  SQL(sql_i64(run->row), sql_i64(track->row), sql_i64((int64_t)part),
-                      sql_i64((int64_t)to)));
+                  SQL(sql_i64(run->row), sql_i64(track->row), sql_u64(part), sql_u64(to)));
     }
 }
 

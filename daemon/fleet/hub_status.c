@@ -153,13 +153,12 @@ static void hub_put_run(struct hub *hub, const struct hub_run *run, enum job_sta
     struct mpk_open partial = mpk_open(writer, "partial");
     while (row && parts_row(parts, row)) {
         struct fleet_rule rule = parts_rule(row, 0);
-        uint64_t units = ((uint64_t)sqlite3_column_int64(row, 3) + 1) *
-                         config_window_part(rule.length, rule.every);
+        uint64_t units = (column_u64(row, 3) + 1) * config_window_part(rule.length, rule.every);
         mpk_put_map(writer, 7);
         hub_put_rule(&rule, writer);
         mpk_pair_u64(writer, "first", units >= rule.length ? units - rule.length : 0);
         mpk_pair_u64(writer, "last", units - 1);
-        mpk_pair_u64(writer, "revision", (uint64_t)sqlite3_column_int64(row, 4));
+        mpk_pair_u64(writer, "revision", column_u64(row, 4));
         mpk_put_str(writer, "missing");
         mpk_put_raw(writer, sqlite3_column_blob(row, 5), (size_t)sqlite3_column_bytes(row, 5));
     }

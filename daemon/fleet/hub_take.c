@@ -223,7 +223,7 @@ static int hub_check_heads(struct hub *hub, struct hub_run *run, uint32_t layer,
     int code = hub_note_heads(run, layer, heads);
     if (run->layer_count > before) {
         parts_run(&hub->parts, PARTS_PUT_HEADS,
-                  SQL(sql_i64(run->row), sql_i64((int64_t)layer), sql_i64((int64_t)heads)));
+                  SQL(sql_i64(run->row), sql_u64(layer), sql_u64(heads)));
     }
     return code;
 }
@@ -251,12 +251,12 @@ static int hub_take_part(struct hub *hub, struct hub_run *run, struct hub_member
     if (body->module) {
         memcpy(module, body->module, body->module_size);
     }
-    int64_t put = parts_run(
-        &hub->parts, PARTS_PUT_PART,
-        SQL(sql_i64(run->row), sql_i64(run->tracks[track].row), sql_i64((int64_t)body->part),
-            sql_i64((int64_t)layer), sql_i64(member->node->row), sql_i64((int64_t)seq),
-            sql_i64(hub_now_s(hub)), sql_i64((int64_t)body->state_size),
-            sql_text(body->module ? module : NULL), sql_blob(body->state, body->state_size)));
+    int64_t put = parts_run(&hub->parts, PARTS_PUT_PART,
+                            SQL(sql_i64(run->row), sql_i64(run->tracks[track].row),
+                                sql_u64(body->part), sql_u64(layer), sql_i64(member->node->row),
+                                sql_u64(seq), sql_i64(hub_now_s(hub)), sql_u64(body->state_size),
+                                sql_text(body->module ? module : NULL),
+                                sql_blob(body->state, body->state_size)));
     if (put > 0) { /* else it was here, or a newer one */
         hub->parts.rows++;
         hub->parts.bytes += body->state_size;
@@ -272,12 +272,11 @@ static int hub_take_closed(struct hub *hub, struct hub_run *run, struct hub_memb
     if (body->part < of->floor) {
         return 0;
     }
-    int64_t put = parts_run(&hub->parts, PARTS_PUT_CLOSED,
-                            SQL(sql_i64(run->row), sql_i64(of->row), sql_i64((int64_t)body->part),
-                                sql_i64(member->node->row), sql_i64((int64_t)seq),
-                                sql_i64((int64_t)body->next_before),
-                                sql_i64((int64_t)body->complete_from), sql_i64((int64_t)body->cut),
-                                sql_i64((int64_t)body->layers), sql_i64(hub_now_s(hub))));
+    int64_t put = parts_run(
+        &hub->parts, PARTS_PUT_CLOSED,
+        SQL(sql_i64(run->row), sql_i64(of->row), sql_u64(body->part), sql_i64(member->node->row),
+            sql_u64(seq), sql_u64(body->next_before), sql_u64(body->complete_from),
+            sql_u64(body->cut), sql_u64(body->layers), sql_i64(hub_now_s(hub))));
     if (put <= 0) {
         return 0; /* it was here, or a newer one */
     }
@@ -341,9 +340,8 @@ static int hub_take_body(struct hub *hub, struct hub_node *node, const struct fl
     if (body->kind == FLEET_PART) {
         return known ? hub_take_part(hub, run, member, (uint32_t)track, body, seq) : 0;
     }
-    parts_run(
-        &hub->parts, PARTS_PUT_PROGRESS,
-        SQL(sql_i64(run->row), sql_i64(node->row), sql_i64((int64_t)seq), sql_blob(data, size)));
+    parts_run(&hub->parts, PARTS_PUT_PROGRESS,
+              SQL(sql_i64(run->row), sql_i64(node->row), sql_u64(seq), sql_blob(data, size)));
     code = hub_note_progress(hub, member, body, seq);
     if (!code && body->kind == FLEET_CLOSED) {
         hub_set_active(hub, run);
@@ -356,7 +354,7 @@ static int hub_take_body(struct hub *hub, struct hub_node *node, const struct fl
     if (!code && (body->settings || body->points_found->via.array.size > 0)) {
         /* Settings, and values that were logged, for the loop. */
         int64_t said = parts_run(&hub->parts, PARTS_PUT_SAID,
-                                 SQL(sql_i64(run->row), sql_i64(node->row), sql_i64((int64_t)seq),
+                                 SQL(sql_i64(run->row), sql_i64(node->row), sql_u64(seq),
                                      sql_blob(data, size), sql_i64(hub_now_s(hub))));
         run->said_last = said > run->said_last ? said : run->said_last;
         hub->said_bytes += size + HUB_ROW_BYTES;
@@ -406,20 +404,18 @@ static int hub_take_piece(struct hub *hub, struct hub_node *node, const struct h
     hub->forget_ns =
         hub->piece_bytes > hub->config->fleet_outbox / HUB_PIECES_PART ? 0 : hub->forget_ns;
     parts_run(parts, PARTS_PUT_PIECE,
-              SQL(sql_i64(node->row), sql_i64(seq), sql_i64((int64_t)message->piece),
-                  sql_i64((int64_t)message->pieces), sql_blob(message->data, message->size),
+              SQL(sql_i64(node->row), sql_i64(seq), sql_u64(message->piece),
+                  sql_u64(message->pieces), sql_blob(message->data, message->size),
                   sql_i64(hub_now_s(hub))));
-    int64_t there =
-        parts_run(parts, PARTS_COUNT_PIECES,
-                  SQL(sql_i64(node->row), sql_i64(seq), sql_i64((int64_t)message->pieces)));
+    int64_t there = parts_run(parts, PARTS_COUNT_PIECES,
+                              SQL(sql_i64(node->row), sql_i64(seq), sql_u64(message->pieces)));
     *ret_whole = there == (int64_t)message->pieces;
     if (!*ret_whole) {
         return 0;
     }
     char *row = NULL;
-    sqlite3_stmt *piece =
-        parts_bind(parts, PARTS_EACH_PIECE,
-                   SQL(sql_i64(node->row), sql_i64(seq), sql_i64((int64_t)message->pieces)));
+    sqlite3_stmt *piece = parts_bind(
+        parts, PARTS_EACH_PIECE, SQL(sql_i64(node->row), sql_i64(seq), sql_u64(message->pieces)));
     int code = 0;
     while (parts_row(parts, piece)) {
         size_t more = (size_t)sqlite3_column_bytes(piece, 0);

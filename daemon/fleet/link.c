@@ -17,6 +17,7 @@
 #include "proto/fleet.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,11 +42,12 @@ struct fleet_link {
     const char *domains; /* of the config */
     char domain[FLEET_NAME_MAX + 1];
 
+    atomic_bool connected;
+    atomic_bool closing; /* by the owner */
+
     pthread_mutex_t lock; /* guards the rest */
     pthread_cond_t closed_wake;
-    bool connected;
-    bool closing; /* by the owner */
-    bool closed;  /* for good */
+    bool closed; /* for good */
     char error[LINK_ERROR_MAX], trouble[LINK_ERROR_MAX];
 };
 
@@ -108,23 +110,12 @@ void link_error(struct fleet_link *link, char ret_error[LINK_ERROR_MAX])
 
 bool link_connected(struct fleet_link *link)
 {
-    pthread_mutex_lock(&link->lock);
-    bool connected = link->connected;
-    pthread_mutex_unlock(&link->lock);
-    return connected;
+    return atomic_load(&link->connected);
 }
 
 const char *link_url(const struct fleet_link *link)
 {
     return link->url;
-}
-
-static bool link_is_closing(struct fleet_link *link)
-{
-    pthread_mutex_lock(&link->lock);
-    bool closing = link->closing;
-    pthread_mutex_unlock(&link->lock);
-    return closing;
 }
 
 /* A reason of libnats can begin with a place in its source, "(conn.c:733): ". */
@@ -177,7 +168,7 @@ static void link_on_disconnected(natsConnection *connection, void *data)
     struct fleet_link *link = data;
     const char *why = NULL;
     char error[LINK_ERROR_MAX];
-    if (link_is_closing(link)) {
+    if (atomic_load(&link->closing)) {
         return;
     }
     (void)natsConnection_GetLastError(connection, &why);
@@ -191,7 +182,7 @@ static void link_on_closed(natsConnection *connection, void *data)
     struct fleet_link *link = data;
     const char *why = NULL;
     natsStatus status = natsConnection_GetLastError(connection, &why);
-    if (!link_is_closing(link)) {
+    if (!atomic_load(&link->closing)) {
         bool is_known = status != NATS_OK && status != NATS_NO_SERVER;
         link_set_refusal(link, is_known ? status : NATS_CONNECTION_AUTH_FAILED,
                          is_known ? why : "its login or a certificate is not accepted");
@@ -358,7 +349,9 @@ static void link_drop(struct fleet_link *link)
     for (int rc = 0; !link->closed && rc == 0;) {
         rc = pthread_cond_timedwait(&link->closed_wake, &link->lock, &until);
     }
-    link->closing = link->closed = link->connected = false;
+    link->closed = false;
+    atomic_store(&link->closing, false);
+    atomic_store(&link->connected, false);
     pthread_mutex_unlock(&link->lock);
     natsConnection_Destroy(link->connection);
     link->connection = NULL;

@@ -6,7 +6,6 @@
 
 #include <limits.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #define PARTS_VERSION 2
@@ -83,30 +82,21 @@ static const char parts_settings[] =
     "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536;"
     "PRAGMA wal_autocheckpoint = 1024; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF";
 
-static int parts_version(sqlite3 *db)
-{
-    sqlite3_stmt *statement = NULL;
-    int version = -1;
-    if (sqlite3_prepare_v2(db, "PRAGMA user_version", -1, &statement, NULL) == SQLITE_OK &&
-        sqlite3_step(statement) == SQLITE_ROW) {
-        version = sqlite3_column_int(statement, 0);
-    }
-    sqlite3_finalize(statement);
-    return version;
-}
-
 static int parts_prepare(struct parts *parts, sqlite3 *db)
 {
     char version[64];
+    int64_t found = -1;
     int code = sqlite3_exec(db, parts_new_file, NULL, NULL, NULL);
     code = code ? code : sqlite3_exec(db, parts_settings, NULL, NULL, NULL);
-    if (code == SQLITE_OK && parts_version(db) == 0) {
+    if (code == SQLITE_OK && sql_ask(db, "PRAGMA user_version", &found) == SQLITE_OK &&
+        found == 0) {
         snprintf(version, sizeof version, "PRAGMA user_version = %d; COMMIT", PARTS_VERSION);
         code = sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
         code = code ? code : sqlite3_exec(db, parts_schema, NULL, NULL, NULL);
         code = code ? code : sqlite3_exec(db, version, NULL, NULL, NULL);
+        found = PARTS_VERSION;
     }
-    if (code == SQLITE_OK && parts_version(db) != PARTS_VERSION) {
+    if (code == SQLITE_OK && found != PARTS_VERSION) {
         return SQLITE_MISMATCH;
     }
     code = code ? code : sql_prepare(&parts->sql, db, parts_texts, PARTS_STATEMENT_COUNT);
@@ -212,8 +202,7 @@ bool parts_row(struct parts *parts, sqlite3_stmt *statement)
 struct fleet_rule parts_rule(sqlite3_stmt *row, int column)
 {
     return (struct fleet_rule){(enum window_unit)sqlite3_column_int(row, column),
-                               (uint64_t)sqlite3_column_int64(row, column + 1),
-                               (uint64_t)sqlite3_column_int64(row, column + 2)};
+                               column_u64(row, column + 1), column_u64(row, column + 2)};
 }
 
 int64_t parts_run(struct parts *parts, enum parts_statement which, const struct sql_value *values)
@@ -230,8 +219,8 @@ void parts_sum(struct parts *parts)
 {
     sqlite3_stmt *sum = parts_bind(parts, PARTS_SUM_PARTS, NULL);
     if (parts_row(parts, sum)) {
-        parts->rows = (uint64_t)sqlite3_column_int64(sum, 0);
-        parts->bytes = (uint64_t)sqlite3_column_int64(sum, 1);
+        parts->rows = column_u64(sum, 0);
+        parts->bytes = column_u64(sum, 1);
         sqlite3_reset(sum);
     }
 }

@@ -56,11 +56,6 @@ void uplink_mark(struct uplink *uplink, uint64_t now)
 
 /* Publishing */
 
-static bool uplink_header(natsMsg *message, const char *key, const char *value)
-{
-    return natsMsgHeader_Set(message, key, value) == NATS_OK;
-}
-
 /* Returns whether it was handed over. */
 static bool uplink_put(struct uplink *uplink, const char *subject, const char *id, const char *key,
                        const char *value, const char *piece, const void *data, size_t size)
@@ -73,9 +68,9 @@ static bool uplink_put(struct uplink *uplink, const char *subject, const char *i
     options.MaxWait = LINK_WAIT_MS;
     options.MsgId = id;
     bool put = natsMsg_Create(&message, subject, NULL, data, (int)size) == NATS_OK &&
-               uplink_header(message, "Attnd-Instance", instance) &&
-               uplink_header(message, key, value) &&
-               (!piece || uplink_header(message, "Attnd-Piece", piece)) &&
+               natsMsgHeader_Set(message, "Attnd-Instance", instance) == NATS_OK &&
+               natsMsgHeader_Set(message, key, value) == NATS_OK &&
+               (!piece || natsMsgHeader_Set(message, "Attnd-Piece", piece) == NATS_OK) &&
                js_PublishMsgAsync(uplink->js, &message, &options) == NATS_OK;
     natsMsg_Destroy(message);
     return put;
@@ -86,11 +81,9 @@ static bool uplink_put_row(struct uplink *uplink, const struct flight_row *flyin
                            uint64_t piece_bytes)
 {
     const struct outbox_row *row = &uplink->row;
-    char subject[96], id[96], seq[24], piece[32];
-    int length = snprintf(subject, sizeof subject, "attnd.part.%s.", uplink->node);
-    for (int i = 0; i < RUN_BYTES; i++) {
-        length += snprintf(subject + length, sizeof subject - (size_t)length, "%02x", row->run[i]);
-    }
+    char subject[96], id[96], seq[24], piece[32], run[2 * RUN_BYTES + 1];
+    run_hex(row->run, run);
+    snprintf(subject, sizeof subject, "attnd.part.%s.%s", uplink->node, run);
     snprintf(seq, sizeof seq, "%" PRIu64, row->seq);
     for (uint32_t i = 0; i < flying->pieces; i++) {
         uint64_t at = i * piece_bytes, left = row->size - at;

@@ -50,11 +50,8 @@ enum {
 /* The map of an alert. */
 static void history_put_alert(struct query *query, sqlite3_stmt *statement)
 {
-    uint8_t run[RUN_BYTES] = {0};
-    const void *bytes = sqlite3_column_blob(statement, RUN);
-    if (bytes && sqlite3_column_bytes(statement, RUN) == RUN_BYTES) {
-        memcpy(run, bytes, RUN_BYTES);
-    }
+    uint8_t run[RUN_BYTES];
+    column_run(statement, RUN, run);
     const char *module = column_text(statement, MODULE);
     struct alert_result alert = {
         .common = {column_text(statement, JOB), run, column_u64(statement, EPOCH),
@@ -163,9 +160,8 @@ int history_verdict(struct query *query)
                        "alert_id LIMIT ?3",
         &statement,
         SQL(sql_u64(run.id), sql_u64(ALERT_RESOLVED), sql_u64(query->params.limit + 1)));
-    if (!code) {
-        code = put_rows(query, statement, "alerts", query->params.limit, history_put_alert);
-    }
+    code =
+        code ? code : put_rows(query, statement, "alerts", query->params.limit, history_put_alert);
     sqlite3_finalize(statement);
     return code;
 }

@@ -18,7 +18,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define WINDOWS_DEFAULT 20
 #define LAYERS_MAX      4096
@@ -132,9 +131,7 @@ static int pool_rows(struct query *query, sqlite3_stmt *statement, struct compar
         }
         code = code ? code : query_check(query);
     }
-    if (!code) {
-        code = merge_collected(states, &count, ret_pool);
-    }
+    code = code ? code : merge_collected(states, &count, ret_pool);
     history_compare_free_states(states, &count);
     side->windows = windows > side->windows ? windows : side->windows;
     return code;
@@ -179,9 +176,7 @@ static int compare_metric(const struct layer_state *const pool[2], int metric, u
 {
     struct dist dist[2] = {{.moments = {0}}, {.moments = {0}}};
     int code = layer_state_dist(pool[0], metric, head, &dist[0]);
-    if (!code) {
-        code = layer_state_dist(pool[1], metric, head, &dist[1]);
-    }
+    code = code ? code : layer_state_dist(pool[1], metric, head, &dist[1]);
     if (!code) {
         *ret_difference =
             (struct difference){dist_js(&dist[0], &dist[1]),
@@ -232,9 +227,7 @@ static int compare_layer(struct query *query, struct comparison *comparison,
 {
     struct layer_state *pool[2] = {NULL, NULL};
     int code = pool_layer(query, &comparison->side[0], a, &pool[0]);
-    if (!code) {
-        code = pool_layer(query, &comparison->side[1], b, &pool[1]);
-    }
+    code = code ? code : pool_layer(query, &comparison->side[1], b, &pool[1]);
     if (!code && pool[0] && pool[1]) {
         code = compare_pools(comparison, a, (const struct layer_state *const[2]){pool[0], pool[1]});
     }
@@ -247,8 +240,7 @@ static uint32_t find_same(const struct compare_side *side, struct layer_id id)
 {
     uint32_t i = 0;
     while (i < side->layer_count &&
-           (side->layers[i].layer.stack != id.stack || side->layers[i].layer.layer != id.layer ||
-            side->layers[i].layer.site != id.site)) {
+           header_layer_key(side->layers[i].layer) != header_layer_key(id)) {
         i++;
     }
     return i;
@@ -280,9 +272,8 @@ static int compare_distances(const void *left, const void *right)
     if (a->distance != b->distance) {
         return a->distance > b->distance ? -1 : 1;
     }
-    return history_compare_place(a) < history_compare_place(b)
-               ? -1
-               : history_compare_place(a) > history_compare_place(b);
+    uint64_t x = history_compare_place(a), y = history_compare_place(b);
+    return (x > y) - (x < y);
 }
 
 static void history_compare_put_side(struct query *query, const char *key,
@@ -368,18 +359,12 @@ static int read_sides(struct query *query, struct comparison *comparison)
     struct compare_side *a = &comparison->side[0], *b = &comparison->side[1];
     const char *job_b = *params->job_b ? params->job_b : params->job;
     int code = find_run(query, params->job, params->run, &a->run);
-    if (!code) {
-        code = find_run(query, job_b, params->run_b, &b->run);
-    }
+    code = code ? code : find_run(query, job_b, params->run_b, &b->run);
     if (code == ERR_JOB_UNKNOWN && *a->run.job) { /* the second: a refusal names the first */
         code = query_fail(query, ERR_NO_HISTORY, "the history has no run of %s", job_b);
     }
-    if (!code) {
-        code = history_compare_read_layers(query, a);
-    }
-    if (!code) {
-        code = history_compare_read_layers(query, b);
-    }
+    code = code ? code : history_compare_read_layers(query, a);
+    code = code ? code : history_compare_read_layers(query, b);
     if (code) {
         return code;
     }
@@ -402,9 +387,7 @@ int history_compare(struct query *query)
 {
     struct comparison comparison = {.count = 0};
     int code = history_compare_choose_metric(query, &comparison.only);
-    if (!code) {
-        code = read_sides(query, &comparison);
-    }
+    code = code ? code : read_sides(query, &comparison);
     if (!code) {
         struct compare_side *a = &comparison.side[0], *b = &comparison.side[1];
         bool shared = false;

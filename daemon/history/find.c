@@ -41,7 +41,6 @@ void layer_text(const struct found_layer *layer, char ret_text[LAYER_TEXT_MAX])
 
 static void history_find_read_run(sqlite3_stmt *statement, const char *job, struct found_run *run)
 {
-    const void *bytes = sqlite3_column_blob(statement, 1);
     *run = (struct found_run){.id = column_u64(statement, 0),
                               .state = (enum job_state)column_choice(statement, 2, JOB_ENDED + 1),
                               .world = (uint32_t)column_u64(statement, 3),
@@ -49,9 +48,7 @@ static void history_find_read_run(sqlite3_stmt *statement, const char *job, stru
                               .last_ns = column_u64(statement, 5),
                               .epoch = column_u64(statement, 6),
                               .step = column_u64(statement, 7)};
-    if (bytes && sqlite3_column_bytes(statement, 1) == RUN_BYTES) {
-        memcpy(run->run, bytes, RUN_BYTES);
-    }
+    column_run(statement, 1, run->run);
     run_hex(run->run, run->hex);
     snprintf(run->job, sizeof run->job, "%s", job);
 }
@@ -216,11 +213,10 @@ static int history_find_rate(const struct query *query, const struct history_tra
     return index == 0 ? 2 : index < 0;
 }
 
-static struct found_track history_find_read_track(sqlite3_stmt *statement)
+struct history_track column_track(sqlite3_stmt *row, int column)
 {
-    return (struct found_track){column_u64(statement, 0),
-                                {(enum window_unit)column_choice(statement, 1, WINDOW_SECOND + 1),
-                                 column_u64(statement, 2), column_u64(statement, 3)}};
+    return (struct history_track){(enum window_unit)column_choice(row, column, WINDOW_SECOND + 1),
+                                  column_u64(row, column + 1), column_u64(row, column + 2)};
 }
 
 static int refuse_track(struct query *query, const struct found_layer *layer,
@@ -235,8 +231,8 @@ static int refuse_track(struct query *query, const struct found_layer *layer,
     query_fail(query, ERR_NO_HISTORY, "%s has no windows of %s; it has those of ", name, wanted);
     sqlite3_reset(statement);
     for (int index = 0; query_next(query, statement) == 1; index++) {
-        struct found_track track = history_find_read_track(statement);
-        track_text(&track.track, text);
+        struct history_track track = column_track(statement, 1);
+        track_text(&track, text);
         history_find_add_name(query, index, text);
     }
     return ERR_NO_HISTORY;
@@ -260,7 +256,7 @@ int find_track(struct query *query, const struct found_layer *layer, struct foun
         return code;
     }
     while (best < 2 && (code = query_next(query, statement)) == 1) {
-        struct found_track track = history_find_read_track(statement);
+        struct found_track track = {column_u64(statement, 0), column_track(statement, 1)};
         int rate = history_find_rate(query, &track.track);
         tracks++;
         if (rate > best) {
@@ -281,9 +277,7 @@ int find_asked(struct query *query, struct found_run *ret_run, struct found_laye
                struct found_track *ret_track)
 {
     int code = find_run(query, query->params.job, query->params.run, ret_run);
-    if (!code) {
-        code = find_layer(query, ret_run, ret_layer);
-    }
+    code = code ? code : find_layer(query, ret_run, ret_layer);
     return code ? code : find_track(query, ret_layer, ret_track);
 }
 
@@ -327,7 +321,7 @@ void put_layer(struct query *query, const struct found_layer *layer)
     }
 }
 
-int put_list(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
+int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
              void (*put)(struct query *query, sqlite3_stmt *statement))
 {
     struct mpk_open rows = mpk_open(query->result, key);
@@ -336,13 +330,6 @@ int put_list(struct query *query, sqlite3_stmt *statement, const char *key, uint
         put(query, statement);
     }
     mpk_close_array(query->result, &rows);
-    return mpk_writer_ok(query->result) ? code : ERR_MEMORY;
-}
-
-int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
-             void (*put)(struct query *query, sqlite3_stmt *statement))
-{
-    int code = put_list(query, statement, key, limit, put);
     mpk_pair_bool(query->result, "more", code == 1);
-    return code < 0 ? code : 0;
+    return code < 0 ? code : mpk_writer_ok(query->result) ? 0 : ERR_MEMORY;
 }

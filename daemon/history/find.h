@@ -50,6 +50,8 @@ int find_track(struct query *query, const struct found_layer *layer, struct foun
 int find_asked(struct query *query, struct found_run *ret_run, struct found_layer *ret_layer,
                struct found_track *ret_track);
 
+/* The track in three columns of a row: unit, length, every. */
+struct history_track column_track(sqlite3_stmt *row, int column);
 /* "100 steps every 10". */
 #define TRACK_TEXT_MAX 96
 void track_text(const struct history_track *track, char ret_text[TRACK_TEXT_MAX]);
@@ -68,11 +70,8 @@ void put_track(struct query *query, const struct found_track *track);
 /* `stack`, `layer`, `site`, and `module` when that is known. */
 uint32_t put_layer_count(const struct found_layer *layer);
 void put_layer(struct query *query, const struct found_layer *layer);
-/* Writes up to `limit` rows by `put` as an array under `key`. Returns 1 when the statement has one
- * row more than that, 0, or an error. */
-int put_list(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
-             void (*put)(struct query *query, sqlite3_stmt *statement));
-/* The same and then `more`: 2 keys. Returns 0 or an error. */
+/* Writes up to `limit` rows by `put` as an array under `key`, and `more`, whether the statement has
+ * one row more than that: 2 keys. Returns 0 or an error. */
 int put_rows(struct query *query, sqlite3_stmt *statement, const char *key, uint64_t limit,
              void (*put)(struct query *query, sqlite3_stmt *statement));
 

@@ -7,10 +7,8 @@
  * VALUES_MAX values. */
 #include "daemon/history/values.h"
 
-#include <endian.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define VALUES_MAX (3u << 20)
 
@@ -115,18 +113,16 @@ static int history_grid_read_windows(struct query *query, struct grid *grid)
 
 static void put_f32(struct mpk_writer *writer, const double *numbers, size_t count)
 {
-    uint32_t *bits = malloc((count + !count) * sizeof *bits);
-    for (size_t i = 0; bits && i < count; i++) {
-        float number = (float)numbers[i];
-        memcpy(&bits[i], &number, sizeof number);
-        bits[i] = htole32(bits[i]);
+    float *less = malloc((count + !count) * sizeof *less);
+    for (size_t i = 0; less && i < count; i++) {
+        less[i] = (float)numbers[i];
     }
-    if (bits) {
-        mpk_put_bin(writer, bits, count * sizeof *bits);
+    if (less) {
+        mpk_put_bin(writer, less, count * sizeof *less);
     } else {
         writer->failed = true;
     }
-    free(bits);
+    free(less);
 }
 
 static int history_grid_put_grid_layer(struct query *query, struct grid *grid,
@@ -212,12 +208,8 @@ int history_grid(struct query *query)
     }
     mpk_writer_init(&grid.encoded);
     int code = find_run(query, query->params.job, query->params.run, &grid.run);
-    if (!code) {
-        code = layers_read(query, &grid.run, &grid.layers, &grid.layer_count);
-    }
-    if (!code) {
-        code = history_grid_read_windows(query, &grid);
-    }
+    code = code ? code : layers_read(query, &grid.run, &grid.layers, &grid.layer_count);
+    code = code ? code : history_grid_read_windows(query, &grid);
     for (uint32_t i = 0; !code && i < grid.layer_count; i++) {
         code = history_grid_read_layer(query, &grid, &grid.layers[i]);
     }

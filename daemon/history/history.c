@@ -189,9 +189,7 @@ static int open_db(struct history *history, char *reterr_detail)
     close_db(history);
     int rc = sqlite3_open_v2(history->path, &history->db,
                              SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
-    if (rc == SQLITE_OK) {
-        rc = sqlite3_exec(history->db, "PRAGMA query_only = 1", NULL, NULL, NULL);
-    }
+    rc = rc ? rc : sqlite3_exec(history->db, "PRAGMA query_only = 1", NULL, NULL, NULL);
     if (rc == SQLITE_OK) {
         rc = sqlite3_create_function(history->db, "jobs_match", 2,
                                      SQLITE_UTF8 | SQLITE_DETERMINISTIC, NULL, on_jobs_match, NULL,
@@ -228,9 +226,7 @@ static int history_run_method(struct history *history, struct history_question *
     code = history_params_read(doc.root, question->method->takes, &query.params, question->detail,
                                HISTORY_DETAIL_MAX);
     mpk_doc_clear(&doc);
-    if (!code) {
-        code = question->method->run(&query);
-    }
+    code = code ? code : question->method->run(&query);
     /* Damage of a file that was repaired meanwhile is none of the one in its place. */
     if ((query.damaged || code == ERR_STORE_FORMAT) && !db_is_gone(history->db)) {
         store_note_damage(history->store);
@@ -298,32 +294,12 @@ static void history_on_wake(uv_async_t *wake)
     }
 }
 
-static int history_start_thread(struct history *history)
-{
-    int rc = uv_mutex_init(&history->lock);
-    if (rc != 0) {
-        return rc;
-    }
-    rc = uv_cond_init(&history->asked_more);
-    if (rc != 0) {
-        goto fail_mutex;
-    }
-    rc = uv_thread_create(&history->thread, run_reader, history);
-    if (rc != 0) {
-        goto fail_cond;
-    }
-    return 0;
-
-fail_cond:
-    uv_cond_destroy(&history->asked_more);
-fail_mutex:
-    uv_mutex_destroy(&history->lock);
-    return rc;
-}
-
 static void history_on_closed(uv_handle_t *handle)
 {
-    free(handle->data);
+    struct history *history = handle->data;
+    uv_cond_destroy(&history->asked_more);
+    uv_mutex_destroy(&history->lock);
+    free(history);
 }
 
 int history_new(uv_loop_t *loop, const struct config *config, struct store *store,
@@ -341,7 +317,9 @@ int history_new(uv_loop_t *loop, const struct config *config, struct store *stor
     history->config = config;
     history->store = store;
     snprintf(history->path, sizeof history->path, "%s", path ? path : "");
-    rc = path ? history_start_thread(history) : 0;
+    uv_mutex_init(&history->lock); /* these cannot fail for default attributes on Linux */
+    uv_cond_init(&history->asked_more);
+    rc = path ? uv_thread_create(&history->thread, run_reader, history) : 0;
     if (rc != 0) {
         uv_close((uv_handle_t *)&history->wake, history_on_closed);
         snprintf(reterr, CONFIG_ERROR_MAX, "cannot start the history: %s", uv_strerror(rc));
@@ -405,8 +383,6 @@ void history_close(struct history **history_p)
             question->code = ERR_CLOSED;
             history_deliver(history, question);
         }
-        uv_cond_destroy(&history->asked_more);
-        uv_mutex_destroy(&history->lock);
     }
     uv_close((uv_handle_t *)&history->wake, history_on_closed);
 }

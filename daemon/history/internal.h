@@ -49,7 +49,6 @@ int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statemen
 /* The next row: 1; 0 after the last; or an error. */
 int query_next(struct query *query, sqlite3_stmt *statement);
 
-uint64_t column_u64(sqlite3_stmt *statement, int column);
 /* One of `count` choices; the first one for what a damaged database says. */
 unsigned column_choice(sqlite3_stmt *statement, int column, unsigned count);
 /* "" instead of NULL; valid until the next row. */

@@ -1,19 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* runs, windows: what is in the history. */
-#include "daemon/history/number.h"
+#include "daemon/store/number.h"
 #include "daemon/history/windows.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 static void put_one_run(struct query *query, sqlite3_stmt *statement)
 {
-    const void *bytes = sqlite3_column_blob(statement, 1);
-    uint8_t run[RUN_BYTES] = {0};
+    uint8_t run[RUN_BYTES];
     char hex[2 * RUN_BYTES + 1];
-    if (bytes && sqlite3_column_bytes(statement, 1) == RUN_BYTES) {
-        memcpy(run, bytes, RUN_BYTES);
-    }
+    column_run(statement, 1, run);
     run_hex(run, hex);
     mpk_put_map(query->result, 9);
     put_text(query, "job", column_text(statement, 0));
@@ -48,9 +44,7 @@ int history_runs(struct query *query)
         " ORDER BY run_id DESC LIMIT ?2",
         &statement, SQL(sql_text(params->job), sql_u64(params->limit + 1), sql_text(params->jobs)));
     mpk_put_map(query->result, 2);
-    if (!code) {
-        code = put_rows(query, statement, "runs", params->limit, put_one_run);
-    }
+    code = code ? code : put_rows(query, statement, "runs", params->limit, put_one_run);
     sqlite3_finalize(statement);
     return code;
 }
@@ -59,9 +53,7 @@ int history_runs(struct query *query)
 
 static void put_track_of_layer(struct query *query, sqlite3_stmt *statement)
 {
-    struct found_track track = {0,
-                                {(enum window_unit)column_choice(statement, 0, WINDOW_SECOND + 1),
-                                 column_u64(statement, 1), column_u64(statement, 2)}};
+    struct found_track track = {0, column_track(statement, 0)};
     mpk_put_map(query->result, 6);
     put_track(query, &track);
     put_u64(query, "windows", column_u64(statement, 3));
@@ -80,9 +72,7 @@ static int put_layer_windows(struct query *query, const struct found_layer *laye
     mpk_put_map(query->result, put_layer_count(layer) + 4);
     put_layer(query, layer);
     put_u64(query, "heads", layer->heads);
-    if (!code) {
-        code = put_rows(query, statement, "tracks", UINT32_MAX, put_track_of_layer);
-    }
+    code = code ? code : put_rows(query, statement, "tracks", UINT32_MAX, put_track_of_layer);
     sqlite3_finalize(statement);
     if (code) {
         return code;
@@ -90,9 +80,7 @@ static int put_layer_windows(struct query *query, const struct found_layer *laye
     bool has[NUMBER_COUNT];
     struct found_track track;
     code = find_track(query, layer, &track);
-    if (!code) {
-        code = windows_numbers(query, layer, &track, has);
-    }
+    code = code ? code : windows_numbers(query, layer, &track, has);
     if (code) {
         return code;
     }

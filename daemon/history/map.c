@@ -14,66 +14,48 @@
  * another. Windows beyond STATES_BYTES_MAX are left out. */
 #define STATES_BYTES_MAX (UINT64_C(64) << 20)
 
-struct states {
-    struct mpk_writer *list;
-    uint32_t count;
-    uint64_t bytes, next; /* next: the first unit that no window has covered yet */
-};
-
-static int history_states_read_states(struct query *query, const struct found_layer *layer,
-                                      const struct found_track *track, struct states *states)
-{
-    sqlite3_stmt *statement;
-    const struct history_params *params = &query->params;
-    uint64_t named = params->given & PARAM_LAST ? 1 : 0;
-    int code =
-        query_open(query,
-                   "SELECT first, last, bytes, data FROM windows JOIN states USING (window_id)"
-                   " WHERE layer_id = ?1 AND track_id = ?2 AND final = 1"
-                   " AND (last = ?3 OR ?4 = 0) AND (partial = 0 OR ?4 = 1) ORDER BY last",
-                   &statement,
-                   SQL(sql_u64(layer->id), sql_u64(track->id), sql_u64(named ? params->last : 0),
-                       sql_u64(named)));
-    while (!code && states->count < query->params.count &&
-           (code = query_next(query, statement)) == 1) {
-        code = 0;
-        if (states->bytes + column_u64(statement, 2) > STATES_BYTES_MAX) {
-            break;
-        }
-        if (column_u64(statement, 0) >= states->next) {
-            /* Columns: first, last, bytes, data. */
-            uint64_t bytes = column_u64(statement, 2);
-            uint8_t *plain = NULL;
-            code = bytes > STATES_BYTES_MAX
-                       ? ERR_STORE_FORMAT
-                       : blob_inflate(sqlite3_column_blob(statement, 3),
-                                      (size_t)sqlite3_column_bytes(statement, 3), bytes, &plain);
-            if (!code) {
-                mpk_put_bin(states->list, plain, bytes);
-            }
-            free(plain);
-            states->count++;
-            states->bytes += bytes;
-            states->next = column_u64(statement, 1) + 1;
-        }
-    }
-    sqlite3_finalize(statement);
-    return code;
-}
-
 int history_states(struct query *query)
 {
+    const struct history_params *params = &query->params;
     struct found_run run;
     struct found_layer layer;
     struct found_track track;
+    sqlite3_stmt *statement;
+    uint64_t named = params->given & PARAM_LAST ? 1 : 0;
+    uint64_t count = 0, sum = 0, next = 0; /* next: the first unit that no window has covered yet */
     int code = find_asked(query, &run, &layer, &track);
     if (code) {
         return code;
     }
-    struct states states = {.list = query->result};
     struct mpk_open list = mpk_open(query->result, NULL);
-    code = history_states_read_states(query, &layer, &track, &states);
-    if (!code && states.count == 0) {
+    code = query_open(query,
+                      "SELECT first, last, bytes, data FROM windows JOIN states USING (window_id)"
+                      " WHERE layer_id = ?1 AND track_id = ?2 AND final = 1"
+                      " AND (last = ?3 OR ?4 = 0) AND (partial = 0 OR ?4 = 1) ORDER BY last",
+                      &statement,
+                      SQL(sql_u64(layer.id), sql_u64(track.id), sql_u64(named ? params->last : 0),
+                          sql_u64(named)));
+    while (!code && count < params->count && (code = query_next(query, statement)) == 1) {
+        uint64_t bytes = column_u64(statement, 2);
+        uint8_t *plain = NULL;
+        code = 0;
+        if (sum + bytes > STATES_BYTES_MAX) {
+            break;
+        }
+        if (column_u64(statement, 0) < next) {
+            continue;
+        }
+        code = column_inflate(statement, 3, bytes, &plain);
+        if (!code) {
+            mpk_put_bin(query->result, plain, bytes);
+        }
+        free(plain);
+        count++;
+        sum += bytes;
+        next = column_u64(statement, 1) + 1;
+    }
+    sqlite3_finalize(statement);
+    if (!code && count == 0) {
         code = query_fail(query, ERR_NO_HISTORY,
                           "the history has no histograms of this layer's window any more");
     }
@@ -98,11 +80,6 @@ static void history_map_put_numbers(struct query *query, const uint8_t *data, ui
     }
 }
 
-/* One map and no list of maps when `heads` is 0. */
-struct map_shape {
-    uint32_t heads, rows, columns;
-};
-
 static bool history_map_is_of_heads(const struct query *query)
 {
     return (query->params.given & PARAM_KIND) && strcmp(query->params.kind, "heads") == 0;
@@ -116,9 +93,10 @@ static int history_map_put_map(struct query *query, const struct found_run *run,
                                         "queries", "keys", "rows",  "columns"};
     enum { COUNT = sizeof names / sizeof names[0] };
     bool of_heads = history_map_is_of_heads(query);
-    struct map_shape shape = {.heads = of_heads ? (uint32_t)column_u64(statement, COUNT + 2) : 0,
-                              .rows = (uint32_t)column_u64(statement, 7),
-                              .columns = (uint32_t)column_u64(statement, 8)};
+    /* One map and no list of maps when there are no heads. */
+    uint32_t heads = of_heads ? (uint32_t)column_u64(statement, COUNT + 2) : 0;
+    uint32_t rows = (uint32_t)column_u64(statement, 7),
+             columns = (uint32_t)column_u64(statement, 8);
     mpk_put_map(query->result, put_layer_count(layer) + 7 + COUNT + (of_heads ? 1 : 0));
     put_run(query, run);
     put_layer(query, layer);
@@ -128,33 +106,31 @@ static int history_map_put_map(struct query *query, const struct found_run *run,
     }
     mpk_pair_bool(query->result, "partial", column_u64(statement, COUNT));
     if (of_heads) {
-        mpk_pair_array(query->result, "heads", shape.heads);
-        for (uint32_t h = 0; h < shape.heads; h++) {
+        mpk_pair_array(query->result, "heads", heads);
+        for (uint32_t h = 0; h < heads; h++) {
             mpk_put_u64(query->result, h);
         }
     }
-    int column = COUNT + 1;
-    bool fits = shape.rows >= 1 && shape.rows <= MAP_SIDE_MAX && shape.columns >= 1 &&
-                shape.columns <= MAP_SIDE_MAX && shape.heads <= MAP_CELLS_MAX;
-    uint64_t cells = (uint64_t)shape.rows * shape.columns, maps = shape.heads ? shape.heads : 1;
+    bool fits = rows >= 1 && rows <= MAP_SIDE_MAX && columns >= 1 && columns <= MAP_SIDE_MAX &&
+                heads <= MAP_CELLS_MAX;
+    uint64_t cells = (uint64_t)rows * columns, maps = heads ? heads : 1;
     if (!fits || cells * maps > MAP_CELLS_MAX) {
         return ERR_STORE_FORMAT;
     }
     size_t bytes = (size_t)(2 * cells * maps);
     uint8_t *data = NULL;
-    int code = blob_inflate(sqlite3_column_blob(statement, column),
-                            (size_t)sqlite3_column_bytes(statement, column), bytes, &data);
+    int code = column_inflate(statement, COUNT + 1, bytes, &data);
     if (!code) {
         mpk_put_str(query->result, "values");
     }
     if (!code && query->params.packed) {
         mpk_put_bin(query->result, data, bytes);
     } else if (!code) {
-        if (shape.heads) {
-            mpk_put_array(query->result, shape.heads);
+        if (heads) {
+            mpk_put_array(query->result, heads);
         }
         for (uint64_t i = 0; i < maps; i++) {
-            history_map_put_numbers(query, data + 2 * i * cells, shape.rows, shape.columns);
+            history_map_put_numbers(query, data + 2 * i * cells, rows, columns);
         }
     }
     free(data);
@@ -197,9 +173,7 @@ int history_map(struct query *query)
     code = query_open(query, history_map_is_of_heads(query) ? of_heads : of_mean, &statement,
                       SQL(sql_u64(layer.id), sql_u64(track.id), sql_u64(last),
                           sql_u64(!(query->params.given & PARAM_LAST))));
-    if (!code) {
-        code = query_next(query, statement);
-    }
+    code = code ? code : query_next(query, statement);
     if (code == 1) {
         code = history_map_put_map(query, &run, &layer, &track, statement);
     } else if (code == 0) {

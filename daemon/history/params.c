@@ -61,12 +61,6 @@ bool history_track_parse(const char *text, struct history_track *ret_track)
     return true;
 }
 
-static bool history_params_read_track(const msgpack_object *value, struct history_track *track)
-{
-    char text[80];
-    return history_params_read_text(value, text, sizeof text) && history_track_parse(text, track);
-}
-
 /* Whether one of the words in "a, b, c". */
 static bool history_params_is_word(const char *text, const char *words)
 {
@@ -94,11 +88,22 @@ static bool text_fits(unsigned bit, const char *text)
     return true;
 }
 
+/* 0 for what is none. */
+static unsigned statistic_bit(const msgpack_object *name)
+{
+    unsigned bit = 0;
+    for (int i = 0; i < STATISTIC_COUNT && !bit; i++) {
+        bit = mpk_is_str(name, statistic_name[i]) ? 1u << i : 0;
+    }
+    return bit;
+}
+
 static bool history_params_read_value(const msgpack_object *value, int index,
                                       struct history_params *params)
 {
     const struct info *one = &info[index];
     void *field = (char *)params + one->offset;
+    char text[80];
     switch (one->kind) {
     case KIND_TEXT:
         return history_params_read_text(value, field, one->room) && text_fits(1u << index, field);
@@ -107,32 +112,24 @@ static bool history_params_read_value(const msgpack_object *value, int index,
     case KIND_BOOL:
         return mpk_get_bool(value, &params->packed) == 0;
     case KIND_TRACK:
-        return history_params_read_track(value, &params->track);
+        return history_params_read_text(value, text, sizeof text) &&
+               history_track_parse(text, &params->track);
     case KIND_STATISTICS:
         if (value->type != MSGPACK_OBJECT_ARRAY || value->via.array.size == 0) {
             return false;
         }
         params->statistics = 0;
         for (uint32_t i = 0; i < value->via.array.size; i++) {
-            int found = 0;
-            while (found < STATISTIC_COUNT &&
-                   !mpk_is_str(&value->via.array.ptr[i], statistic_name[found])) {
-                found++;
-            }
-            if (found == STATISTIC_COUNT) {
+            unsigned bit = statistic_bit(&value->via.array.ptr[i]);
+            if (!bit) {
                 return false;
             }
-            params->statistics |= 1u << found;
+            params->statistics |= bit;
         }
         return true;
     case KIND_STATISTIC:
-        for (int i = 0; i < STATISTIC_COUNT; i++) {
-            params->statistics = 1u << i;
-            if (mpk_is_str(value, statistic_name[i])) {
-                return true;
-            }
-        }
-        return false;
+        params->statistics = statistic_bit(value);
+        return params->statistics != 0;
     }
     return false;
 }

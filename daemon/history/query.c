@@ -43,9 +43,7 @@ int query_open(struct query *query, const char *sql, sqlite3_stmt **ret_statemen
     sqlite3_stmt *statement = NULL;
     int rc = sqlite3_prepare_v2(query->db, sql, -1, &statement, NULL);
     *ret_statement = NULL;
-    if (rc == SQLITE_OK) {
-        rc = sql_bind(statement, values);
-    }
+    rc = rc ? rc : sql_bind(statement, values);
     if (rc == SQLITE_OK) {
         *ret_statement = statement;
         return 0;
@@ -62,11 +60,6 @@ int query_next(struct query *query, sqlite3_stmt *statement)
         return 1;
     }
     return rc == SQLITE_DONE ? 0 : sqlite_code(query, rc);
-}
-
-uint64_t column_u64(sqlite3_stmt *statement, int column)
-{
-    return (uint64_t)sqlite3_column_int64(statement, column);
 }
 
 unsigned column_choice(sqlite3_stmt *statement, int column, unsigned count)

@@ -7,7 +7,6 @@
 #include "daemon/state/odd_ranks.h"
 #include "proto/fleet.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,9 +90,7 @@ static int history_ranks_read_window(struct query *query, struct ranks_window *w
                           &statement,
                           SQL(sql_u64(window->layer.id), sql_u64(window->track.id),
                               sql_u64(named ? params->last : 0), sql_u64(named)));
-    if (!code) {
-        code = query_next(query, statement);
-    }
+    code = code ? code : query_next(query, statement);
     if (code == 0) {
         code = query_fail(query, ERR_NO_HISTORY,
                           named ? "the history has no state of a window that ends there"
@@ -107,9 +104,7 @@ static int history_ranks_read_window(struct query *query, struct ranks_window *w
         window->partial = column_u64(statement, 5);
         code = state_read(statement, 6, &(const int){METRIC_ENTROPY}, &state);
     }
-    if (!code) {
-        code = history_ranks_add(found, 0, "", state);
-    }
+    code = code ? code : history_ranks_add(found, 0, "", state);
     layer_state_free(&state);
     sqlite3_finalize(statement);
     return code;
@@ -133,16 +128,6 @@ static sqlite3 *history_ranks_open_parts(struct query *query)
     return db;
 }
 
-static uint64_t history_ranks_divisor(uint64_t a, uint64_t b)
-{
-    while (b > 0) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a > 0 ? a : 1;
-}
-
 /* Columns: node_id, the name, the state. */
 static int history_ranks_add_part(sqlite3_stmt *statement, struct ranks_found *found)
 {
@@ -163,7 +148,7 @@ static int history_ranks_read_parts(struct query *query, const struct ranks_wind
 {
     const struct history_track *track = &window->track.track;
     const struct layer_id *id = &window->layer.layer;
-    uint64_t units = history_ranks_divisor(track->length, track->every);
+    uint64_t part = config_window_part(track->length, track->every), units = part ? part : 1;
     struct query parts = *query;
     sqlite3_stmt *statement = NULL;
     char detail[HISTORY_DETAIL_MAX] = "";
@@ -298,12 +283,8 @@ int history_ranks(struct query *query)
                           "metric is not accepted: only entropy is known by rank");
     }
     int code = find_asked(query, &window.run, &window.layer, &window.track);
-    if (!code) {
-        code = history_ranks_read_window(query, &window, &whole);
-    }
-    if (!code) {
-        code = history_ranks_read_parts(query, &window, &parts);
-    }
+    code = code ? code : history_ranks_read_window(query, &window, &whole);
+    code = code ? code : history_ranks_read_parts(query, &window, &parts);
     if (!code) {
         code = history_ranks_answer(query, &window, parts.count > 0 ? &parts : &whole);
     }

@@ -229,9 +229,7 @@ static int roles_read_layer(struct query *query, struct roles *roles,
 {
     struct value_series series = {.layer = *layer};
     int code = find_track(query, layer, &series.track);
-    if (!code) {
-        code = windows_read(query, layer, &series.track, HISTORY_LIMIT_MAX, &series.rows);
-    }
+    code = code ? code : windows_read(query, layer, &series.track, HISTORY_LIMIT_MAX, &series.rows);
     if (code) {
         return code == ERR_NO_HISTORY ? 0 : code;
     }
@@ -259,9 +257,7 @@ int history_roles(struct query *query)
     struct found_layer *layers = NULL;
     uint32_t count = 0;
     int code = find_run(query, query->params.job, query->params.run, &roles->run);
-    if (!code) {
-        code = layers_read(query, &roles->run, &layers, &count);
-    }
+    code = code ? code : layers_read(query, &roles->run, &layers, &count);
     for (uint32_t i = 0; !code && i < count; i++) {
         code = roles_read_layer(query, roles, &layers[i]);
     }

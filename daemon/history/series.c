@@ -9,7 +9,6 @@
 
 #include <endian.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define VALUES_MAX (3u << 20)
@@ -129,11 +128,11 @@ static int history_series_count_rows(struct query *query, const struct value_ser
 
 /* The answer */
 
-static void history_series_put_column(struct query *query, double *numbers, uint32_t count,
+static void history_series_put_column(struct query *query, const double *numbers, uint32_t count,
                                       int statistic)
 {
     if (query->params.packed) {
-        put_packed(query, numbers, count);
+        mpk_put_bin(query->result, numbers, count * sizeof *numbers);
         return;
     }
     mpk_put_array(query->result, count);
@@ -164,19 +163,9 @@ int history_series(struct query *query)
 {
     struct value_series series = {.heads = 0};
     uint64_t rows = 0, of = 0;
-    int code = find_run(query, query->params.job, query->params.run, &series.run);
-    if (!code) {
-        code = find_layer(query, &series.run, &series.layer);
-    }
-    if (!code) {
-        code = find_track(query, &series.layer, &series.track);
-    }
-    if (!code) {
-        code = history_series_read_series(query, &series);
-    }
-    if (!code) {
-        code = history_series_count_rows(query, &series, &rows, &of);
-    }
+    int code = find_asked(query, &series.run, &series.layer, &series.track);
+    code = code ? code : history_series_read_series(query, &series);
+    code = code ? code : history_series_count_rows(query, &series, &rows, &of);
     if (!code) {
         mpk_put_map(query->result, 10u + (of > 0) + (of > rows));
         put_run(query, &series.run);

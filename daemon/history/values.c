@@ -3,8 +3,8 @@
  * are wanted. */
 #include "daemon/history/values.h"
 
-#include <endian.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,25 +15,13 @@ double *series_column(struct value_series *series, uint32_t head, int statistic)
     return series->value + at * series->rows.count;
 }
 
+/* Statistics are in the order of the struct's members. */
 static double number_in(const struct result_stat *stat, int statistic)
 {
-    static const size_t offset[STATISTIC_COUNT] = {
-        [STATISTIC_MEAN] = offsetof(struct result_stat, mean),
-        [STATISTIC_STD] = offsetof(struct result_stat, std),
-        [STATISTIC_MIN] = offsetof(struct result_stat, min),
-        [STATISTIC_MAX] = offsetof(struct result_stat, max),
-        [STATISTIC_P10] = offsetof(struct result_stat, p10),
-        [STATISTIC_P50] = offsetof(struct result_stat, p50),
-        [STATISTIC_P90] = offsetof(struct result_stat, p90),
-        [STATISTIC_P99] = offsetof(struct result_stat, p99),
-        [STATISTIC_LAST] = offsetof(struct result_stat, last),
-    };
     double number;
-    if (statistic == STATISTIC_NUMBER) {
-        return (double)stat->count;
-    }
-    memcpy(&number, (const char *)stat + offset[statistic], sizeof number);
-    return number;
+    _Static_assert(offsetof(struct result_stat, last) == STATISTIC_LAST * sizeof number, "as said");
+    memcpy(&number, (const char *)stat + (size_t)statistic * sizeof number, sizeof number);
+    return statistic == STATISTIC_NUMBER ? (double)stat->count : number;
 }
 
 /* The numbers of rows from..to, stats[i] being that of row from + i. */
@@ -122,9 +110,7 @@ static int history_values_read_chunks(struct query *query, struct value_series *
                 code = history_values_add_chunk(series, statement, from, to);
             }
         }
-        if (!code) {
-            code = query_check(query);
-        }
+        code = code ? code : query_check(query);
     }
     sqlite3_finalize(statement);
     return code;
@@ -166,9 +152,7 @@ int series_read(struct query *query, struct value_series *series, uint32_t count
     int code = 0;
     for (uint32_t i = 0; !code && i < count; i++) {
         code = reset_values(&series[i]);
-        if (!code) {
-            code = history_values_read_chunks(query, &series[i]);
-        }
+        code = code ? code : history_values_read_chunks(query, &series[i]);
     }
     if (code) {
         return code;
@@ -215,61 +199,36 @@ void series_clear(struct value_series *series)
 
 /* Windows in an answer */
 
-/* 64-bit numbers of either type, little-endian; in place. */
-void put_packed(struct query *query, void *numbers, uint32_t count)
+int put_windows(struct query *query, const struct window_rows *rows)
 {
-    char *at = numbers;
-    for (uint32_t i = 0; i < count; i++, at += sizeof(uint64_t)) {
-        uint64_t bits;
-        memcpy(&bits, at, sizeof bits);
-        bits = htole64(bits);
-        memcpy(at, &bits, sizeof bits);
-    }
-    mpk_put_bin(query->result, numbers, (size_t)count * sizeof(uint64_t));
-}
-
-static uint64_t window_number(const struct series_window *window, int which)
-{
-    const uint64_t numbers[] = {window->first, window->last, window->epoch, window->step,
-                                window->time_ns};
-    return numbers[which];
-}
-
-static int put_window_column(struct query *query, const struct window_rows *rows, int which)
-{
+    static const char *const names[] = {"first", "last", "epoch", "step", "time_ns"};
     uint32_t count = rows->count;
     uint64_t *numbers = malloc((count + !count) * sizeof *numbers);
     if (!numbers) {
         return ERR_MEMORY;
     }
-    for (uint32_t i = 0; i < count; i++) {
-        numbers[i] = window_number(&rows->row[i].window, which);
-    }
-    if (query->params.packed) {
-        put_packed(query, numbers, count);
-    } else {
+    mpk_pair_map(query->result, "windows", WINDOW_COLUMNS);
+    for (int c = 0; c < WINDOW_COLUMNS - 1; c++) {
+        for (uint32_t i = 0; i < count; i++) {
+            const struct series_window *window = &rows->row[i].window;
+            const uint64_t of_window[] = {window->first, window->last, window->epoch, window->step,
+                                          window->time_ns};
+            numbers[i] = of_window[c];
+        }
+        mpk_put_str(query->result, names[c]);
+        if (query->params.packed) {
+            mpk_put_bin(query->result, numbers, count * sizeof *numbers);
+            continue;
+        }
         mpk_put_array(query->result, count);
         for (uint32_t i = 0; i < count; i++) {
             mpk_put_u64(query->result, numbers[i]);
         }
     }
     free(numbers);
-    return 0;
-}
-
-int put_windows(struct query *query, const struct window_rows *rows)
-{
-    static const char *const names[] = {"first", "last", "epoch", "step", "time_ns"};
-    int code = 0;
-    mpk_pair_map(query->result, "windows", WINDOW_COLUMNS);
-    for (int i = 0; !code && i < WINDOW_COLUMNS - 1; i++) {
-        mpk_put_str(query->result, names[i]);
-        code = put_window_column(query, rows, i);
-    }
-    mpk_put_str(query->result, "partial");
-    mpk_put_array(query->result, rows->count);
-    for (uint32_t i = 0; i < rows->count; i++) {
+    mpk_pair_array(query->result, "partial", count);
+    for (uint32_t i = 0; i < count; i++) {
         mpk_put_bool(query->result, rows->row[i].window.partial);
     }
-    return code;
+    return 0;
 }

@@ -4,7 +4,7 @@
 #ifndef DAEMON_HISTORY_VALUES_H
 #define DAEMON_HISTORY_VALUES_H
 
-#include "daemon/history/number.h"
+#include "daemon/store/number.h"
 #include "daemon/history/windows.h"
 
 /* Columns of `windows` in an answer. */
@@ -37,8 +37,6 @@ double *series_column(struct value_series *series, uint32_t head, int statistic)
 /* Frees rows and values. */
 void series_clear(struct value_series *series);
 
-/* 64-bit numbers of either type as one bin, little-endian; in place. */
-void put_packed(struct query *query, void *numbers, uint32_t count);
 /* `windows`: 1 key. Returns 0 or ERR_MEMORY. */
 int put_windows(struct query *query, const struct window_rows *rows);
 

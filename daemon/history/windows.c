@@ -8,7 +8,8 @@
 #include "daemon/history/windows.h"
 
 #include "daemon/base/grow.h"
-#include "daemon/history/number.h"
+#include "daemon/store/chunk.h"
+#include "daemon/store/number.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,11 @@ void windows_free(struct window_rows *rows)
     free(rows->row);
     *rows = (struct window_rows){0};
 }
+
+/* Adds the windows of one source. */
+typedef int windows_source(struct query *query, const struct found_layer *layer,
+                           const struct found_track *track, uint32_t limit,
+                           struct windows_reading *reading);
 
 /* Room for one more row, which is counted; NULL when out of memory. */
 static struct window_row *history_windows_add_row(struct window_rows *rows)
@@ -139,17 +145,8 @@ static int read_recent(struct query *query, const struct found_layer *layer,
         struct window_row *row = history_windows_add_row(&reading->rows);
         code = row ? 0 : ERR_MEMORY;
         if (row) {
-            *row = (struct window_row){
-                .window = {.first = column_u64(statement, 1),
-                           .last = column_u64(statement, 2),
-                           .epoch = column_u64(statement, 3),
-                           .step = column_u64(statement, 4),
-                           .time_ns = column_u64(statement, 5),
-                           .messages = column_u64(statement, 6),
-                           .lost = column_u64(statement, 7),
-                           .partial = column_u64(statement, 8)},
-                .window_id = column_u64(statement, 0),
-            };
+            *row = (struct window_row){.window = chunk_read_window(statement),
+                                       .window_id = column_u64(statement, 0)};
         }
     }
     if (!code && reading->rows.count >= enough) {
@@ -197,12 +194,9 @@ int windows_read(struct query *query, const struct found_layer *layer,
      * round.
      */
     bool forward = query->params.given & PARAM_FROM;
-    int code = forward ? history_windows_read_chunks(query, layer, track, limit, &reading)
-                       : read_recent(query, layer, track, limit, &reading);
-    if (!code) {
-        code = forward ? read_recent(query, layer, track, limit, &reading)
-                       : history_windows_read_chunks(query, layer, track, limit, &reading);
-    }
+    windows_source *const sources[] = {history_windows_read_chunks, read_recent};
+    int code = sources[!forward](query, layer, track, limit, &reading);
+    code = code ? code : sources[forward](query, layer, track, limit, &reading);
     if (!forward) {
         for (uint32_t i = 0, j = reading.rows.count; i + 1 < j; i++) {
             struct window_row row = reading.rows.row[i];
@@ -248,9 +242,7 @@ int state_read(sqlite3_stmt *statement, int bytes_column, const int *number,
 {
     uint64_t bytes = column_u64(statement, bytes_column);
     uint8_t *plain = NULL;
-    int code =
-        blob_inflate(sqlite3_column_blob(statement, bytes_column + 1),
-                     (size_t)sqlite3_column_bytes(statement, bytes_column + 1), bytes, &plain);
+    int code = column_inflate(statement, bytes_column + 1, bytes, &plain);
     if (!code && number) {
         code = layer_state_unpack_metric(plain, bytes, *number, ret_state);
     } else if (!code) {
@@ -296,9 +288,7 @@ int windows_numbers(struct query *query, const struct found_layer *layer,
         " JOIN states USING (window_id) WHERE layer_id = ?1 AND track_id = ?2 AND chunk_id IS NULL"
         " ORDER BY last DESC LIMIT 1",
         &statement, SQL(sql_u64(layer->id), sql_u64(track->id)));
-    if (!code) {
-        code = query_next(query, statement);
-    }
+    code = code ? code : query_next(query, statement);
     if (code == 1) {
         code = state_read(statement, 0, NULL, &state);
     }

@@ -74,14 +74,6 @@ static bool argument_read_flag(const char *value, bool *ret_flag)
     return *ret_flag || strcmp(value, "0") == 0 || strcmp(value, "false") == 0;
 }
 
-static bool argument_put_flag(struct mpk_writer *writer, const char *value)
-{
-    bool flag;
-    bool valid = argument_read_flag(value, &flag);
-    mpk_put_bool(writer, flag);
-    return valid;
-}
-
 static bool argument_put_list(struct mpk_writer *writer, const char *value)
 {
     uint32_t count = 1;
@@ -116,8 +108,11 @@ static bool argument_put_value(struct mpk_writer *writer, enum argument_type typ
         mpk_put_u64(writer, number);
         return true;
     }
-    case ARGUMENT_FLAG:
-        return argument_put_flag(writer, value);
+    case ARGUMENT_FLAG: {
+        bool flag, valid = argument_read_flag(value, &flag);
+        mpk_put_bool(writer, flag);
+        return valid;
+    }
     case ARGUMENT_LIST:
         return argument_put_list(writer, value);
     case ARGUMENT_TEXT:

@@ -42,19 +42,20 @@ struct event_client {
     struct event_client *following, *previous;
 };
 
-void events_init(struct events *events, struct stats *stats, const struct event_options *options)
+void events_init(struct events *events, struct stats *stats, const struct config *config)
 {
+    uint64_t share = config->publish_budget / CONFIG_EVENTS_SHARE;
     uint32_t boot = (uint32_t)time(NULL);
     if (getrandom(&boot, sizeof boot, GRND_NONBLOCK) != (ssize_t)sizeof boot) {
         boot ^= (uint32_t)clock(); /* it only has to differ from the last one */
     }
     *events = (struct events){.stats = stats,
                               .boot = boot,
-                              .live_interval_ns = options->live_interval_ns,
-                              .heartbeat_ns = options->heartbeat_ns,
-                              .held_limit = options->held_bytes,
-                              .client_limit = options->clients};
-    ring_init(&events->ring, options->ring_bytes);
+                              .live_interval_ns = config->http_live_interval,
+                              .heartbeat_ns = config->http_heartbeat,
+                              .held_limit = share,
+                              .client_limit = (uint32_t)(config->http_connections + 3) / 4};
+    ring_init(&events->ring, share);
 }
 
 /* Drops the newest value held back for this layer. */

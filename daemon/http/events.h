@@ -8,6 +8,7 @@
 #ifndef DAEMON_HTTP_EVENTS_H
 #define DAEMON_HTTP_EVENTS_H
 
+#include "config/config.h"
 #include "daemon/base/feed.h"
 #include "daemon/http/ring.h"
 #include "daemon/base/stats.h"
@@ -25,19 +26,14 @@ struct events {
     uint64_t heartbeat_ns;
     struct held *held; /* hash */
     struct event_client *clients;
-    uint64_t held_bytes, held_limit; /* of live values that are held back */
+    /* Live values that wait for their interval; beyond the limit none waits. */
+    uint64_t held_bytes, held_limit;
     uint32_t client_count, client_limit;
     bool urgent; /* something that no client should wait for is new since events_wake */
     bool closing;
 };
 
-struct event_options {
-    uint64_t ring_bytes, live_interval_ns, heartbeat_ns;
-    uint64_t held_bytes; /* of live values that wait for their interval; beyond it none waits */
-    uint32_t clients;
-};
-
-void events_init(struct events *events, struct stats *stats, const struct event_options *options);
+void events_init(struct events *events, struct stats *stats, const struct config *config);
 void events_clear(struct events *events);
 
 /* One published map. */

@@ -7,7 +7,6 @@
 
 #include <limits.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -77,9 +76,7 @@ static void reply_ready(struct request *request, struct question *question)
 {
     struct mpk_doc doc;
     char room[PATH_MAX + 256];
-    if (question->code ||
-        mpk_parse(question->result, question->size, &mpk_result_limits, &doc) != 0) {
-        reply_code(request, question->code ? question->code : ERR_MEMORY, question->detail);
+    if (!reply_parse(request, question, &doc)) {
         return;
     }
     const char *why =

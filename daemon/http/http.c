@@ -209,9 +209,9 @@ static void http_run(void *data)
 
 /* Start */
 
-static int http_fail(char *reterr, const char *what, const char *why)
+static int http_fail(char *reterr, const char *why)
 {
-    snprintf(reterr, CONFIG_ERROR_MAX, "%s: %s", what, why);
+    snprintf(reterr, CONFIG_ERROR_MAX, "cannot start HTTP: %s", why);
     return -1;
 }
 
@@ -254,11 +254,9 @@ int http_reload(struct http *http, char *reterr)
 static int http_open_loop(struct http *http, char *reterr)
 {
     int rc = uv_loop_init(&http->loop);
-    if (rc == 0) {
-        rc = uv_async_init(&http->loop, &http->wake, http_on_wake);
-    }
+    rc = rc ? rc : uv_async_init(&http->loop, &http->wake, http_on_wake);
     if (rc != 0) {
-        return http_fail(reterr, "cannot start HTTP", uv_strerror(rc));
+        return http_fail(reterr, uv_strerror(rc));
     }
     http->wake_ready = true;
     uv_timer_init(&http->loop, &http->timeout);
@@ -312,7 +310,7 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
     struct http *http = calloc(1, sizeof *http);
     if (!http || uv_async_init(loop, &http->asked, http_on_asked) != 0) {
         free(http);
-        return http_fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));
+        return http_fail(reterr, err_text(ERR_MEMORY));
     }
     *ret_http = http; /* http_close frees what there is */
     http->asked.data = http;
@@ -320,17 +318,11 @@ int http_new(uv_loop_t *loop, struct config *config, struct stats *stats, struct
     http->stats = stats;
     http->listen_fd = -1;
     uv_mutex_init(&http->lock);
-    uint64_t share = config->publish_budget / CONFIG_EVENTS_SHARE;
-    feed_init(&http->feed, share);
-    struct event_options options = {.ring_bytes = share,
-                                    .live_interval_ns = config->http_live_interval,
-                                    .heartbeat_ns = config->http_heartbeat,
-                                    .held_bytes = share,
-                                    .clients = (uint32_t)(config->http_connections + 3) / 4};
-    events_init(&http->events, stats, &options);
+    feed_init(&http->feed, config->publish_budget / CONFIG_EVENTS_SHARE);
+    events_init(&http->events, stats, config);
     http->metrics = metrics_new(config, stats);
     if (!http->metrics) {
-        return http_fail(reterr, "cannot start HTTP", err_text(ERR_MEMORY));
+        return http_fail(reterr, err_text(ERR_MEMORY));
     }
     if (http_read_visitors(config, &http->visitors, reterr) != 0 ||
         whose_init(&http->whose, config->http_users.text, reterr) != 0 ||
@@ -356,12 +348,12 @@ int http_start(struct http *http, struct control *control, const char *directory
 {
     http->control = control;
     if (server_start(http) != 0) {
-        return http_fail(reterr, "cannot start HTTP", "libmicrohttpd does not start");
+        return http_fail(reterr, "libmicrohttpd does not start");
     }
     uv_timer_start(&http->second, on_second, SECOND_MS, SECOND_MS);
     int rc = uv_thread_create(&http->thread, http_run, http);
     if (rc != 0) {
-        return http_fail(reterr, "cannot start HTTP", uv_strerror(rc));
+        return http_fail(reterr, uv_strerror(rc));
     }
     http->started = true;
     http->directory = directory;
@@ -401,12 +393,9 @@ void http_close(struct http **http_p)
         }
         uv_async_send(&http->wake);
         uv_thread_join(&http->thread);
-    } else {
-        /* The loop of a thread that was never started. */
-        if (http->wake_ready) {
-            close_handles(http);
-            uv_run(&http->loop, UV_RUN_DEFAULT);
-        }
+    } else if (http->wake_ready) { /* the loop of a thread that was never started */
+        close_handles(http);
+        uv_run(&http->loop, UV_RUN_DEFAULT);
     }
     if (http->wake_ready) {
         uv_loop_close(&http->loop);

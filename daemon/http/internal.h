@@ -104,6 +104,8 @@ void reply_owned(struct request *request, unsigned status, const char *type, voi
 void reply_error(struct request *request, unsigned status, const char *slug, const char *message);
 void reply_code(struct request *request, int code, const char *detail);
 void reply_header(struct request *request, const char *name, const char *value);
+/* Parses the result of a question. Returns false when there is none: then the reply says why. */
+bool reply_parse(struct request *request, const struct question *question, struct mpk_doc *ret_doc);
 /* The headers that every response has. */
 void reply_finish(struct request *request);
 
@@ -128,6 +130,8 @@ void requests_end(struct http *http);
 
 const char *request_header(struct request *request, const char *name);
 const char *request_argument(struct request *request, const char *name);
+/* The largest q that a header such as Accept gives a word; 0 when it does not have it. */
+double request_quality(struct request *request, const char *header, const char *word);
 
 /* Starts and stops the server on listen_fd. Returns 0 or -1. */
 int server_start(struct http *http);

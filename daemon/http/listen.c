@@ -31,6 +31,15 @@ static int listen_fail(const char *endpoint, const char *reason, char *reterr)
     return -1;
 }
 
+/* Returns -1, with errno as it was. */
+static int listen_close(int fd)
+{
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
 static int listen_open_socket(const struct sockaddr *address, socklen_t size)
 {
     int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -42,10 +51,7 @@ static int listen_open_socket(const struct sockaddr *address, socklen_t size)
     if (bind(fd, address, size) == 0 && listen(fd, BACKLOG) == 0) {
         return fd;
     }
-    int error = errno;
-    close(fd);
-    errno = error;
-    return -1;
+    return listen_close(fd);
 }
 
 static void listen_read_bound(int fd, const char *host, char *endpoint)
@@ -84,9 +90,7 @@ static int listen_at_path(const char *endpoint, char *reterr)
             return fd;
         }
         if (fd >= 0) {
-            int error = errno;
-            close(fd);
-            errno = error;
+            listen_close(fd);
         }
     }
     return listen_fail(endpoint, strerror(errno), reterr);

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <zlib.h>
 
 /* Only what comes with the page: no script, style or connection from elsewhere, and nothing inline
@@ -45,33 +44,9 @@ static void *page_unpack(const struct asset *asset)
     return bytes;
 }
 
-/* "gzip", "gzip; q=0.5", but not "gzip;q=0.0": of one of those between commas. */
-static bool is_gzip(const char *coding)
-{
-    size_t length = strcspn(coding, "; \t,");
-    if (length != strlen("gzip") || strncasecmp(coding, "gzip", length) != 0) {
-        return false;
-    }
-    const char *weight = coding + length + strspn(coding + length, "; \t");
-    return strncasecmp(weight, "q=", 2) != 0 || strtod(weight + 2, NULL) > 0;
-}
-
-static bool takes_gzip(struct request *request)
-{
-    const char *at = request_header(request, MHD_HTTP_HEADER_ACCEPT_ENCODING);
-    while (at && *at) {
-        at += strspn(at, " \t,");
-        if (is_gzip(at)) {
-            return true;
-        }
-        at += strcspn(at, ",");
-    }
-    return false;
-}
-
 static void reply_content(struct request *request, const struct asset *asset)
 {
-    if (takes_gzip(request)) {
+    if (request_quality(request, MHD_HTTP_HEADER_ACCEPT_ENCODING, "gzip") > 0) {
         reply_bytes(request, MHD_HTTP_OK, asset->type, asset->gzip, asset->gzip_size);
         reply_header(request, MHD_HTTP_HEADER_CONTENT_ENCODING, "gzip");
         return;

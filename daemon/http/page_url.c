@@ -80,9 +80,7 @@ int page_url_write(const char *directory, const char *endpoint)
     if (close(fd) != 0) {
         rc = -1;
     }
-    if (rc == 0) {
-        rc = rename(fresh, path);
-    }
+    rc = rc ? rc : rename(fresh, path);
     if (rc != 0) {
         int error = errno;
         unlink(fresh);

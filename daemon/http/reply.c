@@ -126,6 +126,18 @@ void reply_code(struct request *request, int code, const char *detail)
                 detail && *detail ? detail : err_text(code));
 }
 
+bool reply_parse(struct request *request, const struct question *question, struct mpk_doc *ret_doc)
+{
+    int code = question->code;
+    if (!code && mpk_parse(question->result, question->size, &mpk_result_limits, ret_doc) != 0) {
+        code = ERR_MEMORY;
+    }
+    if (code) {
+        reply_code(request, code, question->detail);
+    }
+    return !code;
+}
+
 void reply_finish(struct request *request)
 {
     reply_header(request, "X-Content-Type-Options", "nosniff");

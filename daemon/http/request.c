@@ -6,6 +6,8 @@
 #include "daemon/base/clock.h"
 
 #include <stdlib.h>
+#include <string.h>
+#include <strings.h>
 #include <utlist.h>
 
 /* Questions that are with the loop thread at once: their answers are all in memory. Others wait
@@ -20,6 +22,33 @@ const char *request_header(struct request *request, const char *name)
 const char *request_argument(struct request *request, const char *name)
 {
     return MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, name);
+}
+
+/* The q of "text/plain;a=b;q=0.5", which ends at a comma: 1 when it has none. */
+static double request_read_q(const char *range)
+{
+    for (const char *at = range + strcspn(range, ";,"); *at == ';'; at += strcspn(at, ";,")) {
+        at += strspn(at, "; \t");
+        if (strncasecmp(at, "q=", 2) == 0) {
+            return strtod(at + 2, NULL);
+        }
+    }
+    return 1;
+}
+
+double request_quality(struct request *request, const char *header, const char *word)
+{
+    const char *at = request_header(request, header);
+    double best = 0;
+    for (; at && *at; at += strcspn(at, ",")) {
+        at += strspn(at, ", \t");
+        size_t length = strcspn(at, ";, \t");
+        if (length == strlen(word) && strncasecmp(at, word, length) == 0) {
+            double q = request_read_q(at);
+            best = q > best ? q : best;
+        }
+    }
+    return best;
 }
 
 /* Questions whose request is gone need no answer. */

@@ -198,42 +198,25 @@ static bool has_body(struct request *request)
            (length && strspn(length, "0") != strlen(length));
 }
 
-struct repeated {
-    const char *name;
+struct header_visit {
+    const char *name; /* NULL: any by which somebody forwards */
     unsigned count;
 };
 
 static enum MHD_Result on_header(void *data, enum MHD_ValueKind kind, const char *name,
                                  const char *value)
 {
-    struct repeated *repeated = data;
+    struct header_visit *visit = data;
     (void)kind, (void)value;
-    repeated->count += strcasecmp(name, repeated->name) == 0;
+    visit->count += visit->name ? strcasecmp(name, visit->name) == 0 : whose_is_forwarding(name);
     return MHD_YES;
 }
 
-/* A proxy before us may have looked at another of the two. */
-static bool server_is_repeated(struct request *request, const char *name)
+static unsigned server_count_headers(struct request *request, const char *name)
 {
-    struct repeated repeated = {.name = name};
-    MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_header, &repeated);
-    return repeated.count > 1;
-}
-
-static enum MHD_Result on_forwarding(void *data, enum MHD_ValueKind kind, const char *name,
-                                     const char *value)
-{
-    bool *forwarded = data;
-    (void)kind, (void)value;
-    *forwarded = *forwarded || whose_is_forwarding(name);
-    return MHD_YES;
-}
-
-static bool is_forwarded(struct request *request)
-{
-    bool forwarded = false;
-    MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_forwarding, &forwarded);
-    return forwarded;
+    struct header_visit visit = {.name = name};
+    MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_header, &visit);
+    return visit.count;
 }
 
 /* Once per connection: the user at its other end does not change. */
@@ -254,7 +237,7 @@ static bool is_stranger(struct request *request, char *ret_why, size_t size)
     enum whose_kind kind = peer ? peer->whose.kind : WHOSE_UNKNOWN;
     if (kind == WHOSE_PROXY) {
         snprintf(ret_why, size, "a request over the Unix socket needs a token, or " USER_HEADER);
-    } else if (is_forwarded(request)) {
+    } else if (server_count_headers(request, NULL) > 0) {
         snprintf(ret_why, size, "a request that somebody forwards needs a token");
     } else if (kind == WHOSE_ELSEWHERE) {
         snprintf(ret_why, size, "a request from another machine needs a token");
@@ -378,9 +361,9 @@ static enum MHD_Result server_on_request(void *data, struct MHD_Connection *conn
         const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
         static const char *const names[] = {MHD_HTTP_HEADER_HOST, MHD_HTTP_HEADER_CONTENT_LENGTH,
                                             MHD_HTTP_HEADER_AUTHORIZATION, USER_HEADER};
-        bool repeated = false;
+        bool repeated = false; /* a proxy before us may have looked at another of the two */
         for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-            repeated = repeated || server_is_repeated(request, names[i]);
+            repeated = repeated || server_count_headers(request, names[i]) > 1;
         }
         if (request->has_nul || repeated) {
             server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",

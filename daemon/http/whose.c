@@ -11,7 +11,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <grp.h>
-#include <inttypes.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
@@ -265,13 +264,10 @@ static uid_t read_overflow_uid(void)
 {
     unsigned uid = OVERFLOW_UID;
     FILE *file = fopen("/proc/sys/kernel/overflowuid", "re");
-    if (!file) {
-        return uid;
+    if (file) {
+        (void)!fscanf(file, "%u", &uid);
+        fclose(file);
     }
-    if (fscanf(file, "%u", &uid) != 1) {
-        uid = OVERFLOW_UID;
-    }
-    fclose(file);
     return uid;
 }
 

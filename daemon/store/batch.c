@@ -37,24 +37,22 @@ void batch_free(struct store_batch **batch_p)
     *batch_p = NULL;
 }
 
-/* A record with room for `bytes`, not in the batch yet; NULL when out of memory. */
-static struct record *record_new(enum record_kind kind, size_t bytes)
+/* One more record, with room for `bytes`, which the caller fills; NULL when out of memory. */
+static struct record *batch_add(struct store_batch *batch, enum record_kind kind, size_t bytes)
 {
     struct record *record = malloc(sizeof *record + bytes);
-    if (record) {
-        record->next = NULL;
-        record->kind = kind;
+    if (!record) {
+        return NULL;
     }
-    return record;
-}
-
-static int store_batch_append(struct store_batch *batch, struct record *record, size_t bytes)
-{
+    record->next = NULL;
+    record->kind = kind;
+    batch->precious = batch->precious || kind == RECORD_WINDOW || kind == RECORD_ALERT ||
+                      kind == RECORD_POINT || kind == RECORD_OUT;
     batch->records += batch->first != NULL;
     batch->bytes += sizeof *record + bytes;
     *batch->last = record;
     batch->last = &record->next;
-    return 0;
+    return record;
 }
 
 /* Copies to *at, which moves on. Returns the copy. */
@@ -76,7 +74,7 @@ static const char *store_batch_put_text(uint8_t **at, const char *text)
 int batch_window(struct store_batch *batch, const struct store_window *window)
 {
     size_t bytes = window->state_size + (window->module ? strlen(window->module) + 1 : 0);
-    struct record *record = record_new(RECORD_WINDOW, bytes);
+    struct record *record = batch_add(batch, RECORD_WINDOW, bytes);
     if (!record) {
         return ERR_MEMORY;
     }
@@ -86,8 +84,7 @@ int batch_window(struct store_batch *batch, const struct store_window *window)
     if (window->module) {
         record->of.window.module = store_batch_put_text(&at, window->module);
     }
-    batch->precious = true;
-    return store_batch_append(batch, record, bytes);
+    return 0;
 }
 
 int batch_map(struct store_batch *batch, const struct store_map *map)
@@ -96,7 +93,7 @@ int batch_map(struct store_batch *batch, const struct store_map *map)
     size_t mean = (size_t)map->rows * map->columns * sizeof *map->values;
     size_t each = (size_t)heads->heads * heads->rows * heads->columns * sizeof *heads->values;
     size_t bytes = mean + each;
-    struct record *record = record_new(RECORD_MAP, bytes);
+    struct record *record = batch_add(batch, RECORD_MAP, bytes);
     if (!record) {
         return ERR_MEMORY;
     }
@@ -104,13 +101,13 @@ int batch_map(struct store_batch *batch, const struct store_map *map)
     record->of.map = *map;
     record->of.map.values = store_batch_put(&at, map->values, mean);
     record->of.map.of_heads.values = store_batch_put(&at, heads->values, each);
-    return store_batch_append(batch, record, bytes);
+    return 0;
 }
 
 int batch_alert(struct store_batch *batch, const struct alert_result *alert)
 {
     size_t bytes = strlen(alert->rule) + strlen(alert->metric) + strlen(alert->message) + 3;
-    struct record *record = record_new(RECORD_ALERT, bytes);
+    struct record *record = batch_add(batch, RECORD_ALERT, bytes);
     if (!record) {
         return ERR_MEMORY;
     }
@@ -121,71 +118,55 @@ int batch_alert(struct store_batch *batch, const struct alert_result *alert)
     record->of.alert.rule = store_batch_put_text(&at, alert->rule);
     record->of.alert.metric = store_batch_put_text(&at, alert->metric);
     record->of.alert.message = store_batch_put_text(&at, alert->message);
-    batch->precious = true;
-    return store_batch_append(batch, record, bytes);
+    return 0;
 }
 
 int batch_point(struct store_batch *batch, const struct store_point *point)
 {
     size_t bytes = strlen(point->name) + 1;
-    struct record *record = record_new(RECORD_POINT, bytes);
+    struct record *record = batch_add(batch, RECORD_POINT, bytes);
     if (!record) {
         return ERR_MEMORY;
     }
     uint8_t *at = record->bytes;
     record->of.point = *point;
     record->of.point.name = store_batch_put_text(&at, point->name);
-    batch->precious = true;
-    return store_batch_append(batch, record, bytes);
+    return 0;
+}
+
+/* `key` NULL: it has none. */
+static int batch_add_kept(struct store_batch *batch, enum record_kind kind, const char *key,
+                          const void *value, size_t size)
+{
+    struct record *record = batch_add(batch, kind, size + (key ? strlen(key) + 1 : 0));
+    if (!record) {
+        return ERR_MEMORY;
+    }
+    uint8_t *at = record->bytes;
+    record->of.kept =
+        (struct record_kept){.value = store_batch_put(&at, value, size), .size = size};
+    record->of.kept.key = key ? store_batch_put_text(&at, key) : NULL;
+    return 0;
 }
 
 int batch_settings(struct store_batch *batch, const void *settings, size_t size)
 {
-    struct record *record = record_new(RECORD_SETTINGS, size);
-    if (!record) {
-        return ERR_MEMORY;
-    }
-    uint8_t *at = record->bytes;
-    record->of.kept = (struct record_kept){NULL, store_batch_put(&at, settings, size), size};
-    return store_batch_append(batch, record, size);
+    return batch_add_kept(batch, RECORD_SETTINGS, NULL, settings, size);
 }
 
 int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size)
 {
-    size_t bytes = strlen(key) + 1 + size;
-    struct record *record = record_new(RECORD_KEEP, bytes);
-    if (!record) {
-        return ERR_MEMORY;
-    }
-    uint8_t *at = record->bytes;
-    record->of.kept.value = store_batch_put(&at, value, size);
-    record->of.kept.key = store_batch_put_text(&at, key);
-    record->of.kept.size = size;
-    return store_batch_append(batch, record, bytes);
+    return batch_add_kept(batch, RECORD_KEEP, key, value, size);
 }
 
 int batch_out(struct store_batch *batch, const void *body, size_t size)
 {
-    struct record *record = record_new(RECORD_OUT, size);
-    if (!record) {
-        return ERR_MEMORY;
-    }
-    uint8_t *at = record->bytes;
-    record->of.kept = (struct record_kept){NULL, store_batch_put(&at, body, size), size};
-    batch->precious = true;
-    return store_batch_append(batch, record, size);
+    return batch_add_kept(batch, RECORD_OUT, NULL, body, size);
 }
 
 int batch_forget(struct store_batch *batch, const char *prefix)
 {
-    size_t bytes = strlen(prefix) + 1;
-    struct record *record = record_new(RECORD_FORGET, bytes);
-    if (!record) {
-        return ERR_MEMORY;
-    }
-    uint8_t *at = record->bytes;
-    record->of.kept.key = store_batch_put_text(&at, prefix);
-    return store_batch_append(batch, record, bytes);
+    return batch_add_kept(batch, RECORD_FORGET, prefix, NULL, 0);
 }
 
 void batch_hold(struct store_batch *batch, bool last)

@@ -5,18 +5,14 @@
 
 #include "daemon/base/crash.h"
 #include "daemon/state/layer_state.h"
-#include "daemon/store/series.h"
+#include "daemon/store/number.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* For the numbers of one chunk. */
 #define CHUNK_BYTES_MAX ((size_t)64 << 20)
-
-/* The numbers of a layer as a whole: aggregates, and then the sink rate. */
-#define WHOLE_SINK_RATE ((int)AGGREGATE_COUNT * MAP_STAT_COUNT)
-#define WHOLE_COUNT     (WHOLE_SINK_RATE + 1)
 
 struct chunk {
     uint32_t heads, wanted, count; /* windows wanted, had */
@@ -24,8 +20,8 @@ struct chunk {
     int64_t stored;
     struct series_window window[SERIES_WINDOWS_MAX];
     int64_t window_id[SERIES_WINDOWS_MAX];
-    struct result_stat *number[METRIC_COUNT]; /* [heads][wanted]; owned; NULL = none has it */
-    struct result_stat *whole[WHOLE_COUNT];   /* [wanted]; likewise */
+    /* By number.h: [heads, or 1 for one of the layer][wanted]; owned; NULL = none has it. */
+    struct result_stat *number[NUMBER_COUNT];
 };
 
 uint32_t chunk_windows(uint32_t heads)
@@ -48,22 +44,27 @@ static struct result_stat *columns_new(size_t count)
     return stats;
 }
 
-/* Puts the numbers of `heads` heads in the place of the newest window. */
-static int store_chunk_spread(struct result_stat **columns, const struct result_stat *stats,
-                              uint32_t heads, const struct chunk *chunk, uint32_t chunk_heads)
+/* The heads that a number has, of those of a layer. */
+static uint32_t chunk_heads(int number, uint32_t heads)
 {
-    if (!*columns) {
-        *columns = columns_new((size_t)chunk_heads * chunk->wanted);
-    }
-    if (!*columns) {
-        return ERR_MEMORY;
-    }
-    for (uint32_t h = 0; h < heads && h < chunk_heads; h++) {
-        (*columns)[(size_t)h * chunk->wanted + chunk->count] = stats[h];
-    }
-    return 0;
+    return number_is_of_layer(number) ? 1 : heads;
 }
 
+/* A number of each head, or of the layer; NULL when the state has none. */
+static const struct result_stat *chunk_stats(const struct summary_result *result, int number)
+{
+    int map = number - NUMBER_AGGREGATE, of = map / MAP_STAT_COUNT;
+    if (number < METRIC_COUNT) {
+        return result->stat[number];
+    }
+    if (number == NUMBER_SINK_RATE) {
+        return result->sink_rate;
+    }
+    bool has = result->aggregate && result->has_aggregate[of];
+    return has ? &result->aggregate[of][map % MAP_STAT_COUNT] : NULL;
+}
+
+/* Puts the numbers of a state in the place of the newest window. */
 static int spread_state(struct chunk *chunk, const struct layer_state *state)
 {
     static const uint8_t no_run[RUN_BYTES];
@@ -73,25 +74,15 @@ static int spread_state(struct chunk *chunk, const struct layer_state *state)
     if (code) {
         return code;
     }
-    for (int m = 0; m < METRIC_COUNT && !code; m++) {
-        if (view.result.stat[m]) {
-            code = store_chunk_spread(&chunk->number[m], view.result.stat[m], state->heads, chunk,
-                                      chunk->heads);
+    for (int n = 0; n < NUMBER_COUNT && !code; n++) {
+        const struct result_stat *stats = chunk_stats(&view.result, n);
+        uint32_t heads = chunk_heads(n, chunk->heads), here = chunk_heads(n, state->heads);
+        if (stats && !chunk->number[n]) {
+            chunk->number[n] = columns_new((size_t)heads * chunk->wanted);
+            code = chunk->number[n] ? 0 : ERR_MEMORY;
         }
-    }
-    if (!code) {
-        for (int a = 0; a < AGGREGATE_COUNT; a++) {
-            for (int s = 0;
-                 view.result.aggregate && view.result.has_aggregate[a] && s < MAP_STAT_COUNT; s++) {
-                if (!code) {
-                    code = store_chunk_spread(&chunk->whole[a * MAP_STAT_COUNT + s],
-                                              &view.result.aggregate[a][s], 1, chunk, 1);
-                }
-            }
-        }
-        if (!code && view.result.sink_rate) {
-            code = store_chunk_spread(&chunk->whole[WHOLE_SINK_RATE], view.result.sink_rate, 1,
-                                      chunk, 1);
+        for (uint32_t h = 0; stats && !code && h < here && h < heads; h++) {
+            chunk->number[n][(size_t)h * chunk->wanted + chunk->count] = stats[h];
         }
     }
     summary_view_clear(&view);
@@ -100,6 +91,17 @@ static int spread_state(struct chunk *chunk, const struct layer_state *state)
 
 /* One window, and its state */
 
+struct series_window chunk_read_window(sqlite3_stmt *row)
+{
+    struct series_window window;
+    uint64_t value[SERIES_WINDOW_COLUMNS];
+    for (int i = 0; i < SERIES_WINDOW_COLUMNS; i++) {
+        value[i] = column_u64(row, i + 1);
+    }
+    memcpy(&window, value, sizeof window);
+    return window;
+}
+
 /* A window whose state cannot be read has no numbers. */
 static int take_state(struct chunk *chunk, sqlite3_stmt *row)
 {
@@ -107,36 +109,21 @@ static int take_state(struct chunk *chunk, sqlite3_stmt *row)
     if (sqlite3_column_type(row, 10) == SQLITE_NULL) {
         return 0;
     }
-    uint64_t bytes = (uint64_t)sqlite3_column_int64(row, 10);
+    uint64_t bytes = column_u64(row, 10);
     uint8_t *plain = NULL;
-    int code = blob_inflate(sqlite3_column_blob(row, 11), (size_t)sqlite3_column_bytes(row, 11),
-                            bytes, &plain);
-    if (!code) {
-        code = layer_state_unpack(plain, bytes, &state);
-    }
+    int code = column_inflate(row, 11, bytes, &plain);
+    code = code ? code : layer_state_unpack(plain, bytes, &state);
     free(plain);
     if (code == ERR_STORE_FORMAT) {
         chunk->unreadable++;
         return 0;
     }
-    if (!code) {
-        code = spread_state(chunk, state);
-    }
+    code = code ? code : spread_state(chunk, state);
     layer_state_free(&state);
     return code;
 }
 
 /* Rows */
-
-static int store_chunk_find_metric(const struct sql *sql, const char *name, int64_t *ret_metric_id)
-{
-    int code = SQLITE_DONE;
-    const enum statement steps[] = {STATEMENT_GET_METRIC, STATEMENT_PUT_METRIC};
-    for (int i = 0; i < 2 && code == SQLITE_DONE; i++) {
-        code = sql_number(sql, steps[i], SQL(sql_text(name)), ret_metric_id);
-    }
-    return code;
-}
 
 static bool any_number(const struct result_stat *stats, uint32_t count)
 {
@@ -176,46 +163,25 @@ static int write_chunk(const struct sql *sql, struct store_place which, const st
                           sql_u64(chunk->window[chunk->count - 1].last), sql_i64(chunk->count),
                           sql_i64(chunk->stored), sql_blob(data, size)),
                       &chunk_id);
-    if (code == SQLITE_OK) {
-        for (int m = 0; m < METRIC_COUNT && code == SQLITE_OK; m++) {
-            int64_t metric_id = 0;
-            const char *name = metric_info[m].name;
-            if (!chunk->number[m]) {
-                continue;
-            }
-            code = store_chunk_find_metric(sql, name, &metric_id);
-            for (uint32_t h = 0; h < chunk->heads && code == SQLITE_OK; h++) {
-                code = store_chunk_put_series(sql, chunk_id, metric_id, h,
-                                              chunk->number[m] + (size_t)h * chunk->wanted,
-                                              chunk->count);
-            }
+    for (int n = 0; n < NUMBER_COUNT && code == SQLITE_OK; n++) {
+        const struct result_stat *stats = chunk->number[n];
+        char name[NUMBER_NAME_MAX];
+        int64_t metric_id = 0;
+        if (!stats) {
+            continue;
+        }
+        number_name(n, name);
+        code = sql_find(sql, STATEMENT_GET_METRIC, STATEMENT_PUT_METRIC, SQL(sql_text(name)),
+                        &metric_id);
+        for (uint32_t h = 0; h < chunk_heads(n, chunk->heads) && code == SQLITE_OK; h++) {
+            code = store_chunk_put_series(sql, chunk_id, metric_id,
+                                          number_is_of_layer(n) ? -1 : (int64_t)h,
+                                          stats + (size_t)h * chunk->wanted, chunk->count);
         }
     }
-    if (code == SQLITE_OK) {
-        for (int w = 0; w < WHOLE_COUNT && code == SQLITE_OK; w++) {
-            char name[64];
-            int64_t metric_id = 0;
-            if (!chunk->whole[w]) {
-                continue;
-            }
-            if (w == WHOLE_SINK_RATE) {
-                snprintf(name, sizeof name, "sink_rate");
-            } else {
-                snprintf(name, sizeof name, "aggregate.%s.%s", aggregate_name[w / MAP_STAT_COUNT],
-                         map_stat_name[w % MAP_STAT_COUNT]);
-            }
-            code = store_chunk_find_metric(sql, name, &metric_id);
-            if (code == SQLITE_OK) {
-                code = store_chunk_put_series(sql, chunk_id, metric_id, -1, chunk->whole[w],
-                                              chunk->count);
-            }
-        }
-    }
-    if (code == SQLITE_OK) {
-        for (uint32_t i = 0; i < chunk->count && code == SQLITE_OK; i++) {
-            code = sql_run(sql, STATEMENT_SET_CHUNK,
-                           SQL(sql_i64(chunk_id), sql_i64(chunk->window_id[i])));
-        }
+    for (uint32_t i = 0; i < chunk->count && code == SQLITE_OK; i++) {
+        code =
+            sql_run(sql, STATEMENT_SET_CHUNK, SQL(sql_i64(chunk_id), sql_i64(chunk->window_id[i])));
     }
     crash_point("store_chunk");
     return sql_end(sql, code);
@@ -253,21 +219,8 @@ int chunk_make(const struct sql *sql, struct store_place which, struct chunk_mad
         query_begin(sql, STATEMENT_EACH_TO_CHUNK,
                     SQL(sql_i64(which.layer_id), sql_i64(which.track_id), sql_i64(chunk.wanted)));
     while ((code = query_row(&query)) == SQLITE_ROW && chunk.count < chunk.wanted) {
-        uint64_t field[8];
-        for (int i = 0; i < 8; i++) {
-            field[i] = (uint64_t)sqlite3_column_int64(query.statement, i + 1);
-        }
         chunk.window_id[chunk.count] = sqlite3_column_int64(query.statement, 0);
-        chunk.window[chunk.count] = (struct series_window){
-            .first = field[0],
-            .last = field[1],
-            .epoch = field[2],
-            .step = field[3],
-            .time_ns = field[4],
-            .messages = field[5],
-            .lost = field[6],
-            .partial = field[7],
-        };
+        chunk.window[chunk.count] = chunk_read_window(query.statement);
         int64_t stored = sqlite3_column_int64(query.statement, 9);
         chunk.stored = stored > chunk.stored ? stored : chunk.stored;
         if (take_state(&chunk, query.statement)) {
@@ -282,11 +235,8 @@ int chunk_make(const struct sql *sql, struct store_place which, struct chunk_mad
         code = write_chunk(sql, which, &chunk);
     }
     ret_made->unreadable = chunk.unreadable;
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        free(chunk.number[m]);
-    }
-    for (int w = 0; w < WHOLE_COUNT; w++) {
-        free(chunk.whole[w]);
+    for (int n = 0; n < NUMBER_COUNT; n++) {
+        free(chunk.number[n]);
     }
     return code;
 }

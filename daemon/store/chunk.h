@@ -4,6 +4,7 @@
 #ifndef DAEMON_STORE_CHUNK_H
 #define DAEMON_STORE_CHUNK_H
 
+#include "daemon/store/series.h"
 #include "daemon/store/sql.h"
 
 /* One layer's windows of one track. */
@@ -14,6 +15,10 @@ struct store_place {
 /* Windows per chunk of a layer with `heads` heads: SERIES_WINDOWS_MAX, fewer for a wide layer,
  * whose numbers of all these windows would take too much memory. */
 uint32_t chunk_windows(uint32_t heads);
+
+/* The window of a row whose columns are its id, first, last, epoch, step, time_ns, messages, lost,
+ * partial. */
+struct series_window chunk_read_window(sqlite3_stmt *row);
 
 struct chunk_made {
     uint32_t windows;    /* 0 = there were not enough */

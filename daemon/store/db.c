@@ -28,20 +28,12 @@ static const char settings[] = "PRAGMA synchronous = NORMAL;"
 
 #define BUSY_TIMEOUT_MS 5000
 
-static int store_db_refuse(const struct store_db *db, char *reterr_reason, const char *why)
-{
-    snprintf(reterr_reason, STORE_REASON_MAX, "%s: %s", db->path, why);
-    return -1;
-}
-
 /* Returns an SQLite code: SQLITE_OK when it is sound. */
 static int store_db_check(sqlite3 *connection)
 {
     sqlite3_stmt *statement = NULL;
     int code = sqlite3_prepare_v2(connection, "PRAGMA quick_check(1)", -1, &statement, NULL);
-    if (code == SQLITE_OK) {
-        code = sqlite3_step(statement);
-    }
+    code = code ? code : sqlite3_step(statement);
     bool sound = code == SQLITE_ROW && sqlite3_column_text(statement, 0) &&
                  !strcmp((const char *)sqlite3_column_text(statement, 0), "ok");
     sqlite3_finalize(statement);
@@ -114,12 +106,8 @@ static int store_db_prepare(struct store_db *db, sqlite3 *connection, const char
         return SQLITE_READONLY;
     }
     int code = apply_schema(connection, ret_why);
-    if (code == SQLITE_OK) {
-        code = sqlite3_exec(connection, settings, NULL, NULL, NULL);
-    }
-    if (code == SQLITE_OK) {
-        code = sql_init(&db->sql, connection);
-    }
+    code = code ? code : sqlite3_exec(connection, settings, NULL, NULL, NULL);
+    code = code ? code : sql_init(&db->sql, connection);
     db->log_pages = 0;
     sqlite3_wal_hook(connection, on_commit, db);
     if (code != SQLITE_OK) {
@@ -148,14 +136,12 @@ static int store_db_connect_to(struct store_db *db, char *reterr_reason, bool *r
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     store_file_close_to_others(db->path);
     int code = sqlite3_open_v2(db->path, &connection, flags, NULL);
-    if (code == SQLITE_OK) {
-        code = store_db_prepare(db, connection, &why);
-    }
+    code = code ? code : store_db_prepare(db, connection, &why);
     if (code == SQLITE_OK) {
         db->log = store_file_log_id(db->path); /* it stays as long as the connection */
         return 0;
     }
-    store_db_refuse(db, reterr_reason, why ? why : sqlite3_errstr(code));
+    store_file_refuse(reterr_reason, db->path, why ? why : sqlite3_errstr(code));
     *ret_corrupt = is_corrupt(connection, code);
     disconnect(db, connection);
     return -1;
@@ -175,7 +161,7 @@ static int store_db_replace(struct store_db *db, bool must, char *reterr_reason)
     store_db_name_copy(db, copy);
     int code = repair_copy(db->path, copy, db->ends, db->ends_data, &found);
     if (code == SQLITE_INTERRUPT || (code != SQLITE_OK && !must)) {
-        return store_db_refuse(db, reterr_reason, sqlite3_errstr(code));
+        return store_file_refuse(reterr_reason, db->path, sqlite3_errstr(code));
     }
     if (db->sql.db) {
         disconnect(db, db->sql.db);
@@ -189,7 +175,7 @@ static int store_db_replace(struct store_db *db, bool must, char *reterr_reason)
         log_event(LOG_ERROR, "history_corrupt", LOG_STR("path", db->path),
                   LOG_STR("renamed", aside), LOG_STR("reason", sqlite3_errstr(code)));
     } else if (rename(copy, db->path)) {
-        return store_db_refuse(db, reterr_reason, "its repaired copy cannot be renamed");
+        return store_file_refuse(reterr_reason, db->path, "its repaired copy cannot be renamed");
     } else {
         log_event(LOG_ERROR, "history_repaired", LOG_STR("path", db->path),
                   LOG_STR("renamed", aside), LOG_NUM("windows", found.windows),
@@ -286,9 +272,7 @@ int db_open_reader(const char *path, struct sql *ret_sql)
 {
     sqlite3 *connection = NULL;
     int code = sqlite3_open_v2(path, &connection, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
-    if (code == SQLITE_OK) {
-        code = sql_init(ret_sql, connection);
-    }
+    code = code ? code : sql_init(ret_sql, connection);
     if (code != SQLITE_OK) {
         sqlite3_close(connection);
     }
@@ -312,10 +296,7 @@ int db_mark(struct store_db *db)
 int db_try_room(struct store_db *db, int64_t bytes)
 {
     int code = sql_run(&db->sql, STATEMENT_PUT_ROOM, SQL(sql_i64(bytes)));
-    if (code != SQLITE_OK) {
-        return code;
-    }
-    return sql_run(&db->sql, STATEMENT_DROP_ROOM, NULL);
+    return code ? code : sql_run(&db->sql, STATEMENT_DROP_ROOM, NULL);
 }
 
 int db_checkpoint(struct store_db *db)

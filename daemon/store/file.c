@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static int store_file_refuse(char *reterr_reason, const char *path, const char *why)
+int store_file_refuse(char *reterr_reason, const char *path, const char *why)
 {
     snprintf(reterr_reason, STORE_REASON_MAX, "%s: %s", path, why);
     return -1;

@@ -13,6 +13,8 @@
 /* Room for a path, with room left for what is appended. */
 #define STORE_PATH_MAX (PATH_MAX - 64)
 
+/* Writes why there is none at this path. Returns -1. */
+int store_file_refuse(char *reterr_reason, const char *path, const char *why);
 /* history.path, or the default when `configured` is "". Returns 0, or -1 with a reason. */
 int store_file_path(const char *configured, char ret_path[STORE_PATH_MAX],
                     char reterr_reason[STORE_REASON_MAX]);

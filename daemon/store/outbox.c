@@ -43,8 +43,8 @@ static int outbox_sum(const struct sql *sql, enum statement statement, uint64_t 
     struct sql_query query = query_begin(sql, statement, NULL);
     int code = query_row(&query);
     if (code == SQLITE_ROW) {
-        *ret_rows = (uint64_t)sqlite3_column_int64(query.statement, 0);
-        *ret_bytes = (uint64_t)sqlite3_column_int64(query.statement, 1);
+        *ret_rows = column_u64(query.statement, 0);
+        *ret_bytes = column_u64(query.statement, 1);
     }
     query_end(&query);
     return code == SQLITE_ROW ? SQLITE_OK : code;
@@ -83,9 +83,7 @@ static int outbox_begin(const struct sql *sql, int64_t *ret_node, struct outbox_
         }
         code = outbox_set(sql, STATEMENT_SET_NODE, node);
     }
-    if (code == SQLITE_OK) {
-        code = sql_run(sql, STATEMENT_BEGIN_SEQ, NULL);
-    }
+    code = code ? code : sql_run(sql, STATEMENT_BEGIN_SEQ, NULL);
     if (code == SQLITE_OK && !is_new) {
         code = outbox_number(sql, STATEMENT_GET_SEQ, &newest);
     }
@@ -110,21 +108,12 @@ int outbox_open(struct store *store)
         return SQLITE_OK;
     }
     int code = db_mark(&store->db);
-    if (code == SQLITE_OK) {
-        code = sql_begin(sql);
-    }
-    if (code == SQLITE_OK) {
-        code = sql_end(sql, outbox_begin(sql, &node, &skipped));
-    }
-    if (code == SQLITE_OK) {
-        code = outbox_number(sql, STATEMENT_GET_OUTBOX_LOST, &lost);
-    }
-    if (code == SQLITE_OK) {
-        code = outbox_sum(sql, STATEMENT_SUM_OUTBOX, &totals.rows, &totals.bytes);
-    }
-    if (code == SQLITE_OK) {
-        code = outbox_sum(sql, STATEMENT_SUM_UNSENT, &totals.unsent, &totals.unsent_bytes);
-    }
+    code = code ? code : sql_begin(sql);
+    code = code ? code : sql_end(sql, outbox_begin(sql, &node, &skipped));
+    code = code ? code : outbox_number(sql, STATEMENT_GET_OUTBOX_LOST, &lost);
+    code = code ? code : outbox_sum(sql, STATEMENT_SUM_OUTBOX, &totals.rows, &totals.bytes);
+    code =
+        code ? code : outbox_sum(sql, STATEMENT_SUM_UNSENT, &totals.unsent, &totals.unsent_bytes);
     if (code != SQLITE_OK) {
         return code;
     }
@@ -230,7 +219,7 @@ int outbox_status(struct store *store, struct outbox_status *ret_status)
 static int outbox_copy(sqlite3_stmt *statement, struct outbox_row *row)
 {
     size_t size = (size_t)sqlite3_column_bytes(statement, 3);
-    const void *body = sqlite3_column_blob(statement, 3), *run = sqlite3_column_blob(statement, 2);
+    const void *body = sqlite3_column_blob(statement, 3);
     if (size > row->capacity) {
         uint8_t *grown = realloc(row->body, size);
         if (!grown) {
@@ -242,12 +231,9 @@ static int outbox_copy(sqlite3_stmt *statement, struct outbox_row *row)
     if (size > 0 && !body) {
         return ERR_MEMORY;
     }
-    row->seq = (uint64_t)sqlite3_column_int64(statement, 0);
-    row->turn = (uint64_t)sqlite3_column_int64(statement, 1);
-    memset(row->run, 0, RUN_BYTES);
-    if (run && sqlite3_column_bytes(statement, 2) == RUN_BYTES) {
-        memcpy(row->run, run, RUN_BYTES);
-    }
+    row->seq = column_u64(statement, 0);
+    row->turn = column_u64(statement, 1);
+    column_run(statement, 2, row->run);
     row->size = size;
     if (size > 0) {
         memcpy(row->body, body, size);
@@ -277,31 +263,41 @@ void outbox_row_clear(struct outbox_row *row)
     *row = (struct outbox_row){.body = NULL};
 }
 
-/* Commits unless `code` is an error, and what has been counted holds then. Returns the code. */
-static int outbox_commit(struct store *store, const struct sql *sql, int code,
-                         const struct outbox_totals *totals)
+/* Begins a transaction; without it the database is unlocked. Returns whether it is begun. */
+static bool outbox_change(struct store *store)
 {
-    code = sql_end(sql, code);
+    int code = db_mark(&store->db);
+    code = code ? code : sql_begin(&store->db.sql);
+    if (code != SQLITE_OK) {
+        outbox_unlock(store);
+    }
+    return code == SQLITE_OK;
+}
+
+/* Commits unless `code` is an error; then what has been counted holds. Unlocks. Returns whether it
+ * is committed. */
+static bool outbox_commit(struct store *store, int code, const struct outbox_totals *totals,
+                          uint64_t lost)
+{
+    code = sql_end(&store->db.sql, code);
     if (code == SQLITE_OK) {
         store->outbox.totals = *totals;
+        store->outbox.lost = lost;
     }
-    return code;
+    outbox_unlock(store);
+    return code == SQLITE_OK;
 }
 
 int outbox_take(struct store *store, uint64_t opened, const struct outbox_taken *taken,
                 size_t count)
 {
     const struct sql *sql = outbox_lock(store, opened);
-    if (!sql) {
+    if (!sql || !outbox_change(store)) {
         return ERR_HISTORY_UNREAD;
     }
     struct outbox_totals totals = store->outbox.totals;
     int64_t now_s = store_clock_stamp(&store->clock);
-    int code = db_mark(&store->db);
-    if (code == SQLITE_OK) {
-        code = sql_begin(sql);
-    }
-    bool begun = code == SQLITE_OK;
+    int code = SQLITE_OK;
     for (size_t i = 0; i < count && code == SQLITE_OK; i++) {
         int64_t bytes = -1;
         code = sql_number(
@@ -315,11 +311,7 @@ int outbox_take(struct store *store, uint64_t opened, const struct outbox_taken 
         code = code == SQLITE_DONE ? SQLITE_OK : code; /* it has gone, or is to be sent again */
     }
     crash_point("outbox_taken");
-    if (begun) {
-        code = outbox_commit(store, sql, code, &totals);
-    }
-    outbox_unlock(store);
-    return code == SQLITE_OK ? 0 : ERR_HISTORY_UNREAD;
+    return outbox_commit(store, code, &totals, store->outbox.lost) ? 0 : ERR_HISTORY_UNREAD;
 }
 
 /* Rows of one slice, read before they are changed. */
@@ -340,8 +332,8 @@ static int outbox_read_slice(const struct sql *sql, enum statement statement,
     int code;
     for (slice->count = 0; (code = query_row(&query)) == SQLITE_ROW && slice->count < SLICE;
          slice->count++) {
-        slice->row[slice->count].seq = (uint64_t)sqlite3_column_int64(row, 0);
-        slice->row[slice->count].bytes = (uint64_t)sqlite3_column_int64(row, 1);
+        slice->row[slice->count].seq = column_u64(row, 0);
+        slice->row[slice->count].bytes = column_u64(row, 1);
         slice->row[slice->count].taken = sqlite3_column_int64(row, 2) != 0;
     }
     query_end(&query);
@@ -355,7 +347,7 @@ int outbox_again(struct store *store, uint64_t opened, struct outbox_range *rang
     int64_t newest = 0;
     int gone = 0;
     const struct sql *sql = outbox_lock(store, opened);
-    if (!sql) {
+    if (!sql || !outbox_change(store)) {
         return ERR_HISTORY_UNREAD;
     }
     struct outbox_totals totals = store->outbox.totals;
@@ -363,13 +355,6 @@ int outbox_again(struct store *store, uint64_t opened, struct outbox_range *rang
     uint64_t next = range->first > 0 ? range->first : 1;
     uint64_t last = range->last < (uint64_t)newest ? range->last : (uint64_t)newest;
     if (code == SQLITE_OK) {
-        code = db_mark(&store->db);
-    }
-    if (code == SQLITE_OK) {
-        code = sql_begin(sql);
-    }
-    bool begun = code == SQLITE_OK;
-    if (begun) {
         code = outbox_read_slice(sql, STATEMENT_EACH_OUT,
                                  SQL(sql_u64(next), sql_u64(last), sql_i64(SLICE)), &slice);
     }
@@ -395,11 +380,7 @@ int outbox_again(struct store *store, uint64_t opened, struct outbox_range *rang
     }
     bool all = next > (range->last < (uint64_t)newest ? range->last : (uint64_t)newest);
     crash_point("outbox_again");
-    if (begun) {
-        code = outbox_commit(store, sql, code, &totals);
-    }
-    outbox_unlock(store);
-    if (code != SQLITE_OK) {
+    if (!outbox_commit(store, code, &totals, store->outbox.lost)) {
         return ERR_HISTORY_UNREAD;
     }
     range->first = all && range->last < UINT64_MAX ? range->last + 1 : next;
@@ -438,19 +419,15 @@ bool outbox_prune(struct store *store, uint64_t opened, uint64_t keep_s, uint64_
         outbox_unlock(store);
         return false;
     }
-    code = db_mark(&store->db);
-    if (code == SQLITE_OK) {
-        code = sql_begin(sql);
+    if (!outbox_change(store)) {
+        return false;
     }
-    bool begun = code == SQLITE_OK;
     for (int i = 0; i < slice.count && code == SQLITE_OK; i++) {
         if (full && totals.bytes <= bytes_max) {
             break;
         }
         code = outbox_set(sql, STATEMENT_DROP_OUT, (int64_t)slice.row[i].seq);
-        if (code == SQLITE_OK) {
-            code = outbox_set(sql, STATEMENT_DROP_OUT_BODY, (int64_t)slice.row[i].seq);
-        }
+        code = code ? code : outbox_set(sql, STATEMENT_DROP_OUT_BODY, (int64_t)slice.row[i].seq);
         totals.rows--;
         totals.bytes -= slice.row[i].bytes;
         removed++;
@@ -464,12 +441,6 @@ bool outbox_prune(struct store *store, uint64_t opened, uint64_t keep_s, uint64_
         code = outbox_set(sql, STATEMENT_SET_OUTBOX_LOST, (int64_t)lost);
     }
     crash_point("outbox_pruned");
-    if (begun) {
-        code = outbox_commit(store, sql, code, &totals);
-    }
-    if (code == SQLITE_OK) {
-        store->outbox.lost = lost;
-    }
-    outbox_unlock(store);
-    return code == SQLITE_OK && removed > 0 && (totals.bytes > bytes_max || slice.count == SLICE);
+    return outbox_commit(store, code, &totals, lost) && removed > 0 &&
+           (totals.bytes > bytes_max || slice.count == SLICE);
 }

@@ -6,7 +6,6 @@
 #include "daemon/store/store_internal.h"
 
 #include "daemon/base/log.h"
-#include "daemon/store/series.h"
 #include "proto/err.h"
 
 #include <stdlib.h>
@@ -20,13 +19,12 @@ static int read_each_kept(struct sql_query query, bool *ret_any, store_visitor *
     int code;
     while ((code = query_row(&query)) == SQLITE_ROW) {
         const char *job = (const char *)sqlite3_column_text(row, 0);
-        const void *run = sqlite3_column_blob(row, 1), *value = sqlite3_column_blob(row, 3);
         const char *key = (const char *)sqlite3_column_text(row, 2);
-        size_t size = (size_t)sqlite3_column_bytes(row, 3);
+        const void *value = sqlite3_column_blob(row, 3);
+        uint8_t run[RUN_BYTES];
         *ret_any = true;
-        bool named = job && job_name_valid(job, strlen(job));
-        if (named && key && run && sqlite3_column_bytes(row, 1) == RUN_BYTES) {
-            visit(data, job, run, key, value, size);
+        if (job && job_name_valid(job, strlen(job)) && key && column_run(row, 1, run)) {
+            visit(data, job, run, key, value, (size_t)sqlite3_column_bytes(row, 3));
         }
     }
     query_end(&query);
@@ -121,9 +119,7 @@ int store_each_kept_of(struct store *store, const struct store_run *run, store_v
         db_close_reader(&store->reader);
     }
     code = store->reader.db ? SQLITE_OK : db_open_reader(store->db.path, &store->reader);
-    if (code == SQLITE_OK) {
-        code = read_each_kept_of(&store->reader, run, &any, visit, data);
-    }
+    code = code ? code : read_each_kept_of(&store->reader, run, &any, visit, data);
     /* the other connection may do better, if it is there and the thread does not need it now */
     if (code != SQLITE_OK && !any && pthread_mutex_trylock(&store->db_lock) == 0) {
         if (store->db.sql.db) {
@@ -148,8 +144,7 @@ int store_each_kept_of(struct store *store, const struct store_run *run, store_v
 static int read_blob(sqlite3_stmt *row, int column, uint64_t bytes, struct store_bytes *ret)
 {
     uint8_t *plain;
-    int code = blob_inflate(sqlite3_column_blob(row, column),
-                            (size_t)sqlite3_column_bytes(row, column), bytes, &plain);
+    int code = column_inflate(row, column, bytes, &plain);
     if (!code) {
         *ret = (struct store_bytes){plain, bytes};
     }
@@ -169,10 +164,10 @@ int store_find_newest(struct store *store, const struct store_run *run, struct l
                             sql_u64(window->length), sql_u64(window->every)));
         sqlite3_stmt *row = query.statement;
         if (query_row(&query) == SQLITE_ROW) {
-            window->first = (uint64_t)sqlite3_column_int64(row, 0);
-            window->last = (uint64_t)sqlite3_column_int64(row, 1);
+            window->first = column_u64(row, 0);
+            window->last = column_u64(row, 1);
             window->partial = sqlite3_column_int(row, 2) != 0;
-            code = read_blob(row, 4, (uint64_t)sqlite3_column_int64(row, 3), ret_state);
+            code = read_blob(row, 4, column_u64(row, 3), ret_state);
         }
         query_end(&query);
     }

@@ -19,6 +19,7 @@
 #include "daemon/store/file.h"
 #include "daemon/store/schema.h"
 #include "daemon/store/series.h"
+#include "daemon/store/sql.h"
 #include "proto/err.h"
 
 #include <stdio.h>
@@ -185,19 +186,6 @@ static void repair_range(struct repair *repair, int64_t low, int64_t high)
     }
 }
 
-/* The only number of a statement, NULL being 0; false: there is none, or it cannot be read. */
-static bool repair_number(sqlite3 *db, int64_t *ret_number, const char *sql)
-{
-    sqlite3_stmt *statement = NULL;
-    bool any = sqlite3_prepare_v2(db, sql, -1, &statement, NULL) == SQLITE_OK &&
-               sqlite3_step(statement) == SQLITE_ROW;
-    if (any) {
-        *ret_number = sqlite3_column_int64(statement, 0);
-    }
-    sqlite3_finalize(statement);
-    return any;
-}
-
 static int repair_prepare(struct repair *repair, const struct repair_table *table)
 {
     static const char *const orders[] = {"1, 2", "1 DESC, 2 DESC"};
@@ -243,7 +231,7 @@ static int repair_copy_table(struct repair *repair, const struct repair_table *t
         bool known = false;
         for (int i = 0; i < 5 && !known; i++) {
             char *sql = sqlite3_mprintf(asking[i], table->key, table->name, table->name);
-            known = sql && repair_number(repair->from, &high, sql);
+            known = sql && sql_ask(repair->from, sql, &high) == SQLITE_OK;
             sqlite3_free(sql);
         }
         repair->tries_max = known ? TRIES_MAX : TRIES_BLIND_MAX;
@@ -308,9 +296,9 @@ static int repair_outbox(const struct repair *repair)
 {
     char sql[160];
     int64_t number;
-    if (repair_number(repair->to, &number, "SELECT value FROM meta WHERE key = 'node'") &&
-        repair_number(repair->from, &number,
-                      "SELECT seq FROM sqlite_sequence WHERE name = 'outbox'")) {
+    if (sql_ask(repair->to, "SELECT value FROM meta WHERE key = 'node'", &number) == SQLITE_OK &&
+        sql_ask(repair->from, "SELECT seq FROM sqlite_sequence WHERE name = 'outbox'", &number) ==
+            SQLITE_OK) {
         snprintf(sql, sizeof sql,
                  "DELETE FROM sqlite_sequence; INSERT INTO sqlite_sequence VALUES('outbox', %lld)",
                  (long long)number);
@@ -333,7 +321,7 @@ static int repair_first_page(const struct repair *repair)
     int64_t last = 0;
     sqlite3_file_control(repair->from, "main", SQLITE_FCNTL_FILE_POINTER, &from);
     sqlite3_file_control(repair->to, "main", SQLITE_FCNTL_FILE_POINTER, &to);
-    if (!repair_number(repair->to, &last, "SELECT max(rootpage) FROM sqlite_schema") ||
+    if (sql_ask(repair->to, "SELECT max(rootpage) FROM sqlite_schema", &last) != SQLITE_OK ||
         to->pMethods->xRead(to, first, PAGE_BYTES, 0) != SQLITE_OK || first[100] != PAGE_IS_LEAF ||
         to->pMethods->xRead(to, begins[0], PAGE_BYTES, PAGE_BYTES) != SQLITE_OK ||
         from->pMethods->xRead(from, begins[1], PAGE_BYTES, PAGE_BYTES) != SQLITE_OK ||
@@ -380,11 +368,10 @@ static int repair_open(struct repair *repair, const char *path, const char *copy
     static const char tables_of[] = "SELECT count(*) FROM sqlite_schema";
     int64_t has = 0, wanted = 0;
     int code = repair_open_damaged(repair, path);
-    if (code == SQLITE_OK) {
-        code = repair_open_copy(repair, copy);
-    }
-    if (code != SQLITE_OK || (repair_number(repair->to, &wanted, tables_of) &&
-                              repair_number(repair->from, &has, tables_of) && has >= wanted)) {
+    code = code ? code : repair_open_copy(repair, copy);
+    if (code != SQLITE_OK ||
+        (sql_ask(repair->to, tables_of, &wanted) == SQLITE_OK &&
+         sql_ask(repair->from, tables_of, &has) == SQLITE_OK && has >= wanted)) {
         return code;
     }
     code = repair_first_page(repair);
@@ -418,14 +405,12 @@ int repair_copy(const char *path, const char *copy, int (*ends)(void *data), voi
             found.lost_windows += rest[i].count == COUNT_WINDOWS ? changed : 0;
         }
         if (code == SQLITE_OK &&
-            !repair_number(repair.to, &windows, "SELECT count(*) FROM windows")) {
+            sql_ask(repair.to, "SELECT count(*) FROM windows", &windows) != SQLITE_OK) {
             code = SQLITE_CORRUPT;
         }
         found.windows = (uint64_t)windows;
     }
-    if (code == SQLITE_OK) {
-        code = sqlite3_exec(repair.to, "COMMIT", NULL, NULL, NULL);
-    }
+    code = code ? code : sqlite3_exec(repair.to, "COMMIT", NULL, NULL, NULL);
     sqlite3_close(repair.from);
     sqlite3_close(repair.to);
     if (code == SQLITE_OK) {

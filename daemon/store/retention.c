@@ -56,7 +56,6 @@ static int run_each(const struct sql *sql, const enum statement *statements, int
 static int drop_chunk(const struct sql *sql, const struct oldest *chunk, uint64_t *removed)
 {
     const enum statement before[] = {STATEMENT_THIN, STATEMENT_DROP_SERIES};
-    const enum statement after[] = {STATEMENT_DROP_CHUNK};
     int code = run_each(sql, before, 2, chunk->id);
     if (code == SQLITE_OK) {
         code = sql_run(sql, STATEMENT_DROP_CHUNKED,
@@ -66,14 +65,7 @@ static int drop_chunk(const struct sql *sql, const struct oldest *chunk, uint64_
             *removed += (uint64_t)sqlite3_changes(sql->db);
         }
     }
-    return code == SQLITE_OK ? run_each(sql, after, 1, chunk->id) : code;
-}
-
-static int drop_recent(const struct sql *sql, const struct oldest *recent, uint64_t *removed)
-{
-    const enum statement steps[] = {STATEMENT_DROP_STATE, STATEMENT_DROP_WINDOW};
-    *removed += 1;
-    return run_each(sql, steps, 2, recent->id);
+    return code ? code : sql_run(sql, STATEMENT_DROP_CHUNK, SQL(sql_i64(chunk->id)));
 }
 
 static int drop_run(const struct sql *sql, int64_t run_id)
@@ -87,12 +79,9 @@ static int drop_run(const struct sql *sql, int64_t run_id)
 /* After something of a layer has gone. */
 static int drop_empty(const struct sql *sql, int64_t layer_id, int64_t now_s)
 {
-    const enum statement drop[] = {STATEMENT_DROP_EMPTY_LAYER};
     int64_t run_id = 0;
     int code = sql_number(sql, STATEMENT_GET_RUN_OF, SQL(sql_i64(layer_id)), &run_id);
-    if (code == SQLITE_OK) {
-        code = run_each(sql, drop, 1, layer_id);
-    }
+    code = code ? code : sql_run(sql, STATEMENT_DROP_EMPTY_LAYER, SQL(sql_i64(layer_id)));
     if (code != SQLITE_OK) {
         return code == SQLITE_DONE ? SQLITE_OK : code;
     }
@@ -107,7 +96,8 @@ static int drop_empty(const struct sql *sql, int64_t layer_id, int64_t now_s)
 static int drop_oldest(const struct sql *sql, const struct oldest *oldest, int64_t now_s,
                        struct retention_done *done)
 {
-    uint64_t removed = 0;
+    const enum statement recent[] = {STATEMENT_DROP_STATE, STATEMENT_DROP_WINDOW};
+    uint64_t removed = oldest->is_chunk ? 0 : 1;
     int code = sql_begin(sql);
     if (code != SQLITE_OK) {
         return code;
@@ -117,7 +107,7 @@ static int drop_oldest(const struct sql *sql, const struct oldest *oldest, int64
                        sql_i64(oldest->first), sql_i64(oldest->last)));
     if (code == SQLITE_OK) {
         code = oldest->is_chunk ? drop_chunk(sql, oldest, &removed)
-                                : drop_recent(sql, oldest, &removed);
+                                : run_each(sql, recent, 2, oldest->id);
     }
     if (code == SQLITE_OK) {
         code = drop_empty(sql, oldest->which.layer_id, now_s);
@@ -183,9 +173,7 @@ static int store_retention_make_room(const struct sql *sql, int64_t now_s,
     /* The older of the two kinds. */
     struct oldest recent;
     code = find_oldest(sql, STATEMENT_GET_OLDEST_CHUNK, &oldest);
-    if (code == SQLITE_OK) {
-        code = find_oldest(sql, STATEMENT_GET_OLDEST_RECENT, &recent);
-    }
+    code = code ? code : find_oldest(sql, STATEMENT_GET_OLDEST_RECENT, &recent);
     if (code == SQLITE_OK && recent.any && (!oldest.any || recent.stored < oldest.stored)) {
         oldest = recent;
     }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/store/schema.h"
 
+#include "daemon/store/sql.h"
+
 #include <stdbool.h>
 #include <stdio.h>
 
@@ -165,35 +167,19 @@ static const char *const migrations[] = {version_1, version_2, version_3, versio
 
 const struct schema schema_current = {migrations, sizeof migrations / sizeof migrations[0]};
 
-/* The one number that a statement gives. Returns an SQLite code. */
-static int store_schema_ask_number(sqlite3 *db, const char *sql, int *ret_number)
-{
-    sqlite3_stmt *statement = NULL;
-    int code = sqlite3_prepare_v2(db, sql, -1, &statement, NULL);
-    if (code != SQLITE_OK) {
-        return code;
-    }
-    code = sqlite3_step(statement);
-    if (code == SQLITE_ROW) {
-        *ret_number = sqlite3_column_int(statement, 0);
-    }
-    sqlite3_finalize(statement);
-    return code == SQLITE_ROW ? SQLITE_OK : code;
-}
-
 static int execute(sqlite3 *db, const char *sql)
 {
     int code = sqlite3_exec(db, sql, NULL, NULL, NULL);
     return code == SQLITE_OK ? SQLITE_OK : sqlite3_extended_errcode(db);
 }
 
-static int migrate(sqlite3 *db, const struct schema *schema, int version)
+static int migrate(sqlite3 *db, const struct schema *schema, int64_t version)
 {
     int code = execute(db, "BEGIN IMMEDIATE");
     if (code != SQLITE_OK) {
         return code;
     }
-    for (int i = version; code == SQLITE_OK && i < schema->version; i++) {
+    for (int64_t i = version; code == SQLITE_OK && i < schema->version; i++) {
         code = execute(db, schema->migration[i]);
     }
     if (code == SQLITE_OK) {
@@ -202,9 +188,7 @@ static int migrate(sqlite3 *db, const struct schema *schema, int version)
                  SCHEMA_APPLICATION, schema->version);
         code = execute(db, sql);
     }
-    if (code == SQLITE_OK) {
-        code = execute(db, "COMMIT");
-    }
+    code = code ? code : execute(db, "COMMIT");
     if (code != SQLITE_OK) {
         execute(db, "ROLLBACK");
     }
@@ -213,7 +197,7 @@ static int migrate(sqlite3 *db, const struct schema *schema, int version)
 
 /* The version and identity that a file states. */
 struct identity {
-    int application, version, tables;
+    int64_t application, version, tables;
 };
 
 static bool store_schema_is_empty(const struct identity *identity)
@@ -236,13 +220,9 @@ static enum schema_verdict store_schema_judge(const struct identity *identity,
 enum schema_verdict schema_apply(sqlite3 *db, const struct schema *schema, int *reterr_code)
 {
     struct identity identity = {0};
-    int code = store_schema_ask_number(db, "SELECT count(*) FROM sqlite_schema", &identity.tables);
-    if (code == SQLITE_OK) {
-        code = store_schema_ask_number(db, "PRAGMA application_id", &identity.application);
-    }
-    if (code == SQLITE_OK) {
-        code = store_schema_ask_number(db, "PRAGMA user_version", &identity.version);
-    }
+    int code = sql_ask(db, "SELECT count(*) FROM sqlite_schema", &identity.tables);
+    code = code ? code : sql_ask(db, "PRAGMA application_id", &identity.application);
+    code = code ? code : sql_ask(db, "PRAGMA user_version", &identity.version);
     enum schema_verdict verdict =
         code == SQLITE_OK ? store_schema_judge(&identity, schema) : SCHEMA_FAILED;
     if (verdict == SCHEMA_READY && store_schema_is_empty(&identity)) {

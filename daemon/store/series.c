@@ -8,6 +8,7 @@
 #include "proto/err.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -17,37 +18,8 @@
 
 enum { COLUMN_RAW, COLUMN_LINEAR, COLUMN_AS_FIRST };
 
-/* Bytes and numbers */
-
-static void store_series_put_u64(uint8_t *out, uint64_t value)
-{
-    for (int i = 0; i < 8; i++) {
-        out[i] = (uint8_t)(value >> 8 * i);
-    }
-}
-
-static uint64_t store_series_get_u64(const uint8_t *in)
-{
-    uint64_t value = 0;
-    for (int i = 0; i < 8; i++) {
-        value |= (uint64_t)in[i] << 8 * i;
-    }
-    return value;
-}
-
-static uint64_t bits_of(double number)
-{
-    uint64_t bits;
-    memcpy(&bits, &number, sizeof bits);
-    return bits;
-}
-
-static double store_series_number_of(uint64_t bits)
-{
-    double number;
-    memcpy(&number, &bits, sizeof number);
-    return number;
-}
+#define VALUE_BYTES sizeof(uint64_t)
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "columns are kept as memory has them");
 
 /* One column */
 
@@ -65,21 +37,16 @@ static bool is_linear(const uint64_t *column, uint32_t count)
 static uint8_t *store_series_put_column(const uint64_t *column, uint32_t count,
                                         const uint64_t *first, uint8_t *out)
 {
-    if (is_linear(column, count)) {
-        *out = COLUMN_LINEAR;
-        store_series_put_u64(out + 1, column[0]);
-        store_series_put_u64(out + 9, count > 1 ? column[1] - column[0] : 0);
-        return out + 17;
-    }
-    if (column != first && !memcmp(column, first, count * sizeof *column)) {
+    const uint64_t line[] = {column[0], count > 1 ? column[1] - column[0] : 0};
+    bool linear = is_linear(column, count);
+    if (!linear && column != first && !memcmp(column, first, count * sizeof *column)) {
         *out = COLUMN_AS_FIRST;
         return out + 1;
     }
-    *out++ = COLUMN_RAW;
-    for (uint32_t i = 0; i < count; i++, out += 8) {
-        store_series_put_u64(out, column[i]);
-    }
-    return out;
+    size_t size = linear ? sizeof line : count * sizeof *column;
+    *out++ = linear ? COLUMN_LINEAR : COLUMN_RAW;
+    memcpy(out, linear ? line : column, size);
+    return out + size;
 }
 
 struct series_cursor {
@@ -94,135 +61,101 @@ static bool take_column(struct series_cursor *cursor, uint32_t count, const uint
         return false;
     }
     uint8_t kind = *cursor->at++;
-    size_t rest = (size_t)(cursor->end - cursor->at);
-    if (kind == COLUMN_RAW && rest >= 8 * (size_t)count) {
-        for (uint32_t i = 0; i < count; i++) {
-            ret_column[i] = store_series_get_u64(cursor->at + 8 * (size_t)i);
-        }
-        cursor->at += 8 * (size_t)count;
+    size_t rest = (size_t)(cursor->end - cursor->at), size = count * sizeof *ret_column;
+    uint64_t line[2];
+    if (kind == COLUMN_RAW && rest >= size) {
+        memcpy(ret_column, cursor->at, size);
+        cursor->at += size;
         return true;
     }
-    if (kind == COLUMN_LINEAR && rest >= 16) {
-        uint64_t start = store_series_get_u64(cursor->at),
-                 step = store_series_get_u64(cursor->at + 8);
+    if (kind == COLUMN_LINEAR && rest >= sizeof line) {
+        memcpy(line, cursor->at, sizeof line);
         for (uint32_t i = 0; i < count; i++) {
-            ret_column[i] = start + i * step;
+            ret_column[i] = line[0] + i * line[1];
         }
-        cursor->at += 16;
+        cursor->at += sizeof line;
         return true;
     }
     if (kind == COLUMN_AS_FIRST && ret_column != first) {
-        memcpy(ret_column, first, count * sizeof *ret_column);
+        memcpy(ret_column, first, size);
         return true;
     }
     return false;
 }
 
-/* All of them: column c of `columns` is at columns[c * SERIES_WINDOWS_MAX]. */
+/* Rows of `columns` values of 8 bytes: column c has the value place[c] of each. */
 
-static size_t put_columns(const uint64_t *columns, uint32_t how_many, uint32_t count, uint8_t *out)
+static size_t put_rows(const void *rows, const uint8_t *place, uint32_t columns, uint32_t count,
+                       uint8_t *ret_data)
 {
-    uint8_t *end = out;
-    for (uint32_t c = 0; c < how_many; c++) {
-        end =
-            store_series_put_column(columns + (size_t)c * SERIES_WINDOWS_MAX, count, columns, end);
+    uint64_t column[2][SERIES_WINDOWS_MAX]; /* the first, and one of the others */
+    const char *from = rows;
+    uint8_t *end = ret_data;
+    for (uint32_t c = 0; c < columns; c++) {
+        for (uint32_t i = 0; i < count; i++) {
+            memcpy(&column[c > 0][i], from + VALUE_BYTES * (i * columns + place[c]), VALUE_BYTES);
+        }
+        end = store_series_put_column(column[c > 0], count, column[0], end);
     }
-    return (size_t)(end - out);
+    return (size_t)(end - ret_data);
 }
 
-/* There are `least` or more of how_many; the others stay as they are. */
-static int take_columns(const void *data, size_t size, uint32_t least, uint32_t how_many,
-                        uint32_t count, uint64_t *ret_columns)
+/* There are `least` or more of the columns; the others are NaN. */
+static int take_rows(const void *data, size_t size, const uint8_t *place, uint32_t least,
+                     uint32_t columns, uint32_t count, void *ret_rows)
 {
+    uint64_t column[SERIES_STAT_COLUMNS][SERIES_WINDOWS_MAX];
+    struct series_cursor cursor = {data, (const uint8_t *)data + size};
+    const double none = NAN;
+    uint32_t taken = 0;
     if (count < 1 || count > SERIES_WINDOWS_MAX) {
         return ERR_STORE_FORMAT;
     }
-    struct series_cursor cursor = {data, (const uint8_t *)data + size};
-    for (uint32_t c = 0; c < how_many && (c < least || cursor.at < cursor.end); c++) {
-        if (!take_column(&cursor, count, ret_columns,
-                         ret_columns + (size_t)c * SERIES_WINDOWS_MAX)) {
+    for (; taken < columns && (taken < least || cursor.at < cursor.end); taken++) {
+        if (!take_column(&cursor, count, column[0], column[taken])) {
             return ERR_STORE_FORMAT;
         }
     }
-    return cursor.at == cursor.end ? 0 : ERR_STORE_FORMAT;
+    if (cursor.at != cursor.end) {
+        return ERR_STORE_FORMAT;
+    }
+    for (uint32_t c = 0; c < columns; c++) {
+        for (uint32_t i = 0; i < count; i++) {
+            memcpy((char *)ret_rows + VALUE_BYTES * (i * columns + place[c]),
+                   c < taken ? (const void *)&column[c][i] : &none, VALUE_BYTES);
+        }
+    }
+    return 0;
 }
 
-/* Windows */
+static const uint8_t window_place[SERIES_WINDOW_COLUMNS] = {0, 1, 2, 3, 4, 5, 6, 7};
+_Static_assert(sizeof(struct series_window) == SERIES_WINDOW_COLUMNS * VALUE_BYTES, "no others");
 
 size_t series_windows_encode(const struct series_window *windows, uint32_t count, uint8_t *ret_data)
 {
-    uint64_t column[SERIES_WINDOW_COLUMNS][SERIES_WINDOWS_MAX];
-    for (uint32_t i = 0; i < count; i++) {
-        const struct series_window *w = &windows[i];
-        const uint64_t field[SERIES_WINDOW_COLUMNS] = {
-            w->first, w->last, w->epoch, w->step, w->time_ns, w->messages, w->lost, w->partial};
-        for (uint32_t c = 0; c < SERIES_WINDOW_COLUMNS; c++) {
-            column[c][i] = field[c];
-        }
-    }
-    return put_columns(&column[0][0], SERIES_WINDOW_COLUMNS, count, ret_data);
+    return put_rows(windows, window_place, SERIES_WINDOW_COLUMNS, count, ret_data);
 }
 
 int series_windows_decode(const void *data, size_t size, uint32_t count,
                           struct series_window *ret_windows)
 {
-    uint64_t column[SERIES_WINDOW_COLUMNS][SERIES_WINDOWS_MAX];
-    int code = take_columns(data, size, SERIES_WINDOW_COLUMNS, SERIES_WINDOW_COLUMNS, count,
-                            &column[0][0]);
-    for (uint32_t i = 0; !code && i < count; i++) {
-        ret_windows[i] = (struct series_window){
-            .first = column[0][i],
-            .last = column[1][i],
-            .epoch = column[2][i],
-            .step = column[3][i],
-            .time_ns = column[4][i],
-            .messages = column[5][i],
-            .lost = column[6][i],
-            .partial = column[7][i],
-        };
-    }
-    return code;
+    return take_rows(data, size, window_place, SERIES_WINDOW_COLUMNS, SERIES_WINDOW_COLUMNS, count,
+                     ret_windows);
 }
 
-/* Numbers */
+/* p10 came last. */
+static const uint8_t stat_place[SERIES_STAT_COLUMNS] = {0, 1, 2, 3, 5, 6, 7, 8, 9, 4};
+_Static_assert(sizeof(struct result_stat) == SERIES_STAT_COLUMNS * VALUE_BYTES, "no others");
+_Static_assert(offsetof(struct result_stat, p10) == 4 * VALUE_BYTES, "as stat_place says");
 
 size_t series_encode(const struct result_stat *stats, uint32_t count, uint8_t *ret_data)
 {
-    uint64_t column[SERIES_STAT_COLUMNS][SERIES_WINDOWS_MAX];
-    for (uint32_t i = 0; i < count; i++) {
-        const struct result_stat *s = &stats[i];
-        const uint64_t field[SERIES_STAT_COLUMNS] = {
-            bits_of(s->mean), bits_of(s->std), bits_of(s->min),  bits_of(s->max), bits_of(s->p50),
-            bits_of(s->p90),  bits_of(s->p99), bits_of(s->last), s->count,        bits_of(s->p10)};
-        for (uint32_t c = 0; c < SERIES_STAT_COLUMNS; c++) {
-            column[c][i] = field[c];
-        }
-    }
-    return put_columns(&column[0][0], SERIES_STAT_COLUMNS, count, ret_data);
+    return put_rows(stats, stat_place, SERIES_STAT_COLUMNS, count, ret_data);
 }
 
 int series_decode(const void *data, size_t size, uint32_t count, struct result_stat *ret_stats)
 {
-    uint64_t column[SERIES_STAT_COLUMNS][SERIES_WINDOWS_MAX];
-    for (uint32_t i = 0; i < SERIES_WINDOWS_MAX; i++) {
-        column[SERIES_P10][i] = bits_of(NAN);
-    }
-    int code = take_columns(data, size, SERIES_P10, SERIES_STAT_COLUMNS, count, &column[0][0]);
-    for (uint32_t i = 0; !code && i < count; i++) {
-        ret_stats[i] = (struct result_stat){
-            .mean = store_series_number_of(column[0][i]),
-            .std = store_series_number_of(column[1][i]),
-            .min = store_series_number_of(column[2][i]),
-            .max = store_series_number_of(column[3][i]),
-            .p50 = store_series_number_of(column[4][i]),
-            .p90 = store_series_number_of(column[5][i]),
-            .p99 = store_series_number_of(column[6][i]),
-            .last = store_series_number_of(column[7][i]),
-            .count = column[8][i],
-            .p10 = store_series_number_of(column[SERIES_P10][i]),
-        };
-    }
-    return code;
+    return take_rows(data, size, stat_place, SERIES_P10, SERIES_STAT_COLUMNS, count, ret_stats);
 }
 
 /* Blobs */

@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/store/sql.h"
 
+#include "daemon/store/series.h"
+#include "proto/header.h"
+
+#include <string.h>
+
 static const char *const text_of[STATEMENT_COUNT] = {
 #define STATEMENT(symbol, text) [STATEMENT_##symbol] = text,
 #include "daemon/store/sql.def"
@@ -59,6 +64,35 @@ int sql_bind(sqlite3_stmt *statement, const struct sql_value *values)
     return code == SQLITE_OK && !all ? SQLITE_RANGE : code;
 }
 
+bool column_run(sqlite3_stmt *row, int column, uint8_t *ret_run)
+{
+    const void *run = sqlite3_column_blob(row, column);
+    bool sound = run && sqlite3_column_bytes(row, column) == RUN_BYTES;
+    memset(ret_run, 0, RUN_BYTES);
+    if (sound) {
+        memcpy(ret_run, run, RUN_BYTES);
+    }
+    return sound;
+}
+
+int column_inflate(sqlite3_stmt *row, int column, uint64_t bytes, uint8_t **ret_plain)
+{
+    const void *data = sqlite3_column_blob(row, column);
+    return blob_inflate(data, (size_t)sqlite3_column_bytes(row, column), bytes, ret_plain);
+}
+
+int sql_ask(sqlite3 *db, const char *text, int64_t *ret_number)
+{
+    sqlite3_stmt *statement = NULL;
+    int code = sqlite3_prepare_v2(db, text, -1, &statement, NULL);
+    code = code ? code : sqlite3_step(statement);
+    if (code == SQLITE_ROW) {
+        *ret_number = sqlite3_column_int64(statement, 0);
+    }
+    sqlite3_finalize(statement);
+    return code == SQLITE_ROW ? SQLITE_OK : code;
+}
+
 struct sql_query query_begin(const struct sql *sql, unsigned statement,
                              const struct sql_value *values)
 {
@@ -113,6 +147,13 @@ int sql_number(const struct sql *sql, unsigned statement, const struct sql_value
     return code;
 }
 
+int sql_find(const struct sql *sql, unsigned get, unsigned put, const struct sql_value *values,
+             int64_t *ret_number)
+{
+    int code = sql_number(sql, get, values, ret_number);
+    return code == SQLITE_DONE ? sql_number(sql, put, values, ret_number) : code;
+}
+
 int sql_begin(const struct sql *sql)
 {
     return sql_run(sql, STATEMENT_BEGIN, NULL);
@@ -120,9 +161,7 @@ int sql_begin(const struct sql *sql)
 
 int sql_end(const struct sql *sql, int code)
 {
-    if (code == SQLITE_OK) {
-        code = sql_run(sql, STATEMENT_COMMIT, NULL);
-    }
+    code = code ? code : sql_run(sql, STATEMENT_COMMIT, NULL);
     /* Some errors have rolled back already. */
     if (code != SQLITE_OK && !sqlite3_get_autocommit(sql->db)) {
         sql_run(sql, STATEMENT_ROLLBACK, NULL);

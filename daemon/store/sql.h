@@ -60,11 +60,6 @@ static inline struct sql_value sql_u64(uint64_t number)
     return sql_i64(number > INT64_MAX ? INT64_MAX : (int64_t)number);
 }
 
-static inline struct sql_value sql_null(void)
-{
-    return (struct sql_value){.type = SQLITE_NULL};
-}
-
 /* NaN is NULL. */
 static inline struct sql_value sql_f64(double number)
 {
@@ -86,12 +81,25 @@ static inline struct sql_value sql_blob(const void *data, size_t size)
 /* The value if there is one, else NULL. */
 static inline struct sql_value sql_if(bool any, struct sql_value value)
 {
-    return any ? value : sql_null();
+    return any ? value : (struct sql_value){.type = SQLITE_NULL};
 }
 
 /* Binds all parameters; `values` NULL: there are none. SQLITE_RANGE when there are more or fewer
  * values than parameters. */
 int sql_bind(sqlite3_stmt *statement, const struct sql_value *values);
+
+static inline uint64_t column_u64(sqlite3_stmt *row, int column)
+{
+    return (uint64_t)sqlite3_column_int64(row, column);
+}
+
+/* Reads the id of a run, RUN_BYTES. Returns false, with zeros, for what is none. */
+bool column_run(sqlite3_stmt *row, int column, uint8_t *ret_run);
+/* Unpacks a blob that was `bytes` bytes. Returns as blob_inflate (series.h). */
+int column_inflate(sqlite3_stmt *row, int column, uint64_t bytes, uint8_t **ret_plain);
+
+/* The number that a text of SQL gives: SQLITE_OK, SQLITE_DONE (no row) or an error. */
+int sql_ask(sqlite3 *db, const char *text, int64_t *ret_number);
 
 /* Runs to the end, rows are passed over. SQLITE_OK or an error. */
 int sql_run(const struct sql *sql, unsigned statement, const struct sql_value *values);
@@ -99,6 +107,10 @@ int sql_run(const struct sql *sql, unsigned statement, const struct sql_value *v
  */
 int sql_number(const struct sql *sql, unsigned statement, const struct sql_value *values,
                int64_t *ret_number);
+
+/* The number that `get` gives, or if there is none `put`; both have the same parameters. */
+int sql_find(const struct sql *sql, unsigned get, unsigned put, const struct sql_value *values,
+             int64_t *ret_number);
 
 /* One that is read row by row. */
 struct sql_query {

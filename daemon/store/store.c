@@ -111,9 +111,7 @@ static int store_write_all(struct store *store, const struct store_batch *batche
         code = write_batch(&writer, b);
         windows = windows || b->precious;
     }
-    if (code == SQLITE_OK) {
-        code = store_clock_note(&store->clock, &store->db.sql, windows);
-    }
+    code = code ? code : store_clock_note(&store->clock, &store->db.sql, windows);
     crash_point("store_before_commit");
     code = sql_end(&store->db.sql, code);
     crash_point("store_after_commit");
@@ -229,12 +227,8 @@ static int store_commit(struct store *store, const struct store_batch *batches)
         return code;
     }
     code = db_mark(&store->db);
-    if (code == SQLITE_OK) {
-        code = outbox_open(store);
-    }
-    if (code == SQLITE_OK) {
-        code = store_write_all(store, batches);
-    }
+    code = code ? code : outbox_open(store);
+    code = code ? code : store_write_all(store, batches);
     store->age_due = store->age_due || (!believed && store_clock_is_believed(&store->clock));
     if (code != store->trouble && db_is_corrupt(&store->db, code) && store_replace(store)) {
         code = store_write_all(store, batches);
@@ -295,9 +289,7 @@ static bool store_do_one(struct store *store, uint64_t now)
     if (is_room_due(store, now)) {
         /* The disk was full, or failed: is there room again? Nobody may have anything to write. */
         code = look_for_file(store);
-        if (code == SQLITE_OK) {
-            code = db_try_room(&store->db, (int64_t)store->trouble_bytes);
-        }
+        code = code ? code : db_try_room(&store->db, (int64_t)store->trouble_bytes);
         if (code == SQLITE_OK) {
             count_written(store, 0);
         } else {

@@ -7,11 +7,7 @@
  * thread, except the thread itself; nothing here waits for the disk except store_new and
  * store_free.
  *
- * History never keeps attnd from running: a database that cannot be opened, is of a newer version
- * or in use by another attnd is left alone, and history is off; one that is corrupt is renamed to
- * PATH.corrupt-<time>, and what can be read of it is in the new one; when the disk is full, records
- * are dropped and counted until there is room; when the file is removed or replaced, a new one is
- * begun, or the one that is there goes on. All of it is logged and shown by store_status. */
+ * History never keeps attnd from running: README.md says what each kind of damage costs. */
 #ifndef DAEMON_STORE_STORE_H
 #define DAEMON_STORE_STORE_H
 

@@ -101,30 +101,21 @@ static int points_write(const struct store_writer *writer, int64_t run_id,
 
 /* Rows that are found, or made when they are not there */
 
-/* Gets, and if there is none puts: both statements have the same parameters. */
-static int store_write_find(const struct store_writer *writer, enum statement get,
-                            enum statement put, const struct sql_value *values, int64_t *ret_id)
-{
-    int code = sql_number(writer->sql, get, values, ret_id);
-    return code == SQLITE_DONE ? sql_number(writer->sql, put, values, ret_id) : code;
-}
-
 /* The subject of a record. */
 static int find_both(const struct store_writer *writer, int64_t run_id, struct layer_id id,
                      uint32_t heads, const struct result_window *window,
                      struct store_place *ret_which)
 {
-    int code = store_write_find(writer, STATEMENT_GET_LAYER, STATEMENT_PUT_LAYER,
-                                SQL(sql_i64(run_id), sql_u64(id.stack), sql_u64(id.layer),
-                                    sql_u64(id.site), sql_u64(heads)),
-                                &ret_which->layer_id);
+    int code = sql_find(writer->sql, STATEMENT_GET_LAYER, STATEMENT_PUT_LAYER,
+                        SQL(sql_i64(run_id), sql_u64(id.stack), sql_u64(id.layer), sql_u64(id.site),
+                            sql_u64(heads)),
+                        &ret_which->layer_id);
     if (code != SQLITE_OK) {
         return code;
     }
-    return store_write_find(
-        writer, STATEMENT_GET_TRACK, STATEMENT_PUT_TRACK,
-        SQL(sql_u64(window->unit), sql_u64(window->length), sql_u64(window->every)),
-        &ret_which->track_id);
+    return sql_find(writer->sql, STATEMENT_GET_TRACK, STATEMENT_PUT_TRACK,
+                    SQL(sql_u64(window->unit), sql_u64(window->length), sql_u64(window->every)),
+                    &ret_which->track_id);
 }
 
 /* Windows */
@@ -173,24 +164,20 @@ static int write_window(const struct store_writer *writer, int64_t run_id,
 
 /* Half precision as it is kept: little-endian, deflated unless that is longer. */
 struct packed_map {
-    uint8_t *memory; /* owned */
-    const uint8_t *data;
+    void *memory; /* owned */
+    const void *data;
     size_t size;
 };
 
 static bool store_write_pack(const uint16_t *values, size_t count, struct packed_map *ret_packed)
 {
     size_t size = 2 * count;
-    uint8_t *raw = malloc(2 * size + 1), *packed = raw + size;
-    if (!raw) {
+    void *packed = malloc(size + 1);
+    if (!packed) {
         return false;
     }
-    for (size_t i = 0; i < count; i++) {
-        raw[2 * i] = (uint8_t)values[i];
-        raw[2 * i + 1] = (uint8_t)(values[i] >> 8);
-    }
-    size_t shorter = blob_deflate(raw, size, packed);
-    *ret_packed = (struct packed_map){raw, shorter ? packed : raw, shorter ? shorter : size};
+    size_t shorter = blob_deflate(values, size, packed);
+    *ret_packed = (struct packed_map){packed, shorter ? packed : values, shorter ? shorter : size};
     return true;
 }
 
@@ -243,17 +230,6 @@ static int write_alert(const struct store_writer *writer, int64_t run_id,
             sql_text(alert->message), sql_i64(writer->now_s)));
 }
 
-/* Kept values */
-
-static int write_kept(const struct store_writer *writer, int64_t run_id,
-                      const struct record_kept *kept, bool keep)
-{
-    return keep ? sql_run(
-                      writer->sql, STATEMENT_KEEP,
-                      SQL(sql_i64(run_id), sql_text(kept->key), sql_blob(kept->value, kept->size)))
-                : sql_run(writer->sql, STATEMENT_FORGET, SQL(sql_i64(run_id), sql_text(kept->key)));
-}
-
 /* A row for hubs gets its number here, in the transaction of the window. */
 static int write_out(const struct store_writer *writer, const uint8_t *run,
                      const struct record_kept *body)
@@ -274,6 +250,7 @@ static int write_out(const struct store_writer *writer, const uint8_t *run,
 static int write_record(const struct store_writer *writer, const struct store_batch *batch,
                         int64_t run_id, const struct record *record)
 {
+    const struct record_kept *kept = &record->of.kept;
     switch (record->kind) {
     case RECORD_WINDOW:
         return write_window(writer, run_id, &record->of.window);
@@ -285,12 +262,15 @@ static int write_record(const struct store_writer *writer, const struct store_ba
         return points_write(writer, run_id, &record->of.point);
     case RECORD_SETTINGS:
         return sql_run(writer->sql, STATEMENT_SET_SETTINGS,
-                       SQL(sql_blob(record->of.kept.value, record->of.kept.size), sql_i64(run_id)));
+                       SQL(sql_blob(kept->value, kept->size), sql_i64(run_id)));
     case RECORD_KEEP:
+        return sql_run(
+            writer->sql, STATEMENT_KEEP,
+            SQL(sql_i64(run_id), sql_text(kept->key), sql_blob(kept->value, kept->size)));
     case RECORD_FORGET:
-        return write_kept(writer, run_id, &record->of.kept, record->kind == RECORD_KEEP);
+        return sql_run(writer->sql, STATEMENT_FORGET, SQL(sql_i64(run_id), sql_text(kept->key)));
     case RECORD_OUT:
-        return write_out(writer, batch->run_id, &record->of.kept);
+        return write_out(writer, batch->run_id, kept);
     }
     return SQLITE_MISUSE;
 }

@@ -5,60 +5,52 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* A number that there is for each layer. */
 struct layer_family {
     const char *name, *help;
     enum family_type type;
-    bool whole; /* u64, else double */
-    size_t offset;
+    size_t offset; /* of a double; 0: of the heads */
 };
 
 static const struct layer_family families[] = {
-    {"heads", "Heads of the layer.", FAMILY_GAUGE, true, 0},
-    {"messages", "Messages with tensors that were measured.", FAMILY_COUNTER, true,
+    {"heads", "Heads of the layer.", FAMILY_GAUGE, 0},
+    {"messages", "Messages with tensors that were measured.", FAMILY_COUNTER,
      offsetof(struct metrics_layer, messages)},
-    {"rows", "Attention rows (sample, head, query) that counted.", FAMILY_COUNTER, true,
+    {"rows", "Attention rows (sample, head, query) that counted.", FAMILY_COUNTER,
      offsetof(struct metrics_layer, rows)},
     {"invalid_rows",
      "Attention rows that were left out as unsound: not finite, or no distribution.",
-     FAMILY_COUNTER, true, offsetof(struct metrics_layer, invalid)},
+     FAMILY_COUNTER, offsetof(struct metrics_layer, invalid)},
     {"newest_message_timestamp_seconds",
-     "When the newest message was sent, by the clock of its publisher.", FAMILY_GAUGE, false,
+     "When the newest message was sent, by the clock of its publisher.", FAMILY_GAUGE,
      offsetof(struct metrics_layer, time_s)},
     {"row_sum_error", "Largest distance of the sum of an attention row from 1, newest message.",
-     FAMILY_GAUGE, false, offsetof(struct metrics_layer, row_sum_error)},
+     FAMILY_GAUGE, offsetof(struct metrics_layer, row_sum_error)},
     {"sink_ratio", "Share of the heads that put more than 0.3 of their weight on the first key.",
-     FAMILY_GAUGE, false, offsetof(struct metrics_layer, sink_rate)},
+     FAMILY_GAUGE, offsetof(struct metrics_layer, sink_rate)},
     {"drift_shift_max",
      "Largest drift of any metric of any head, newest window against the baseline, as `shift` of "
      "summaries.",
-     FAMILY_GAUGE, false, offsetof(struct metrics_layer, drift_shift)},
+     FAMILY_GAUGE, offsetof(struct metrics_layer, drift_shift)},
     {"entropy_drift_shift_max", "Largest drift of the entropy of any head, as drift_shift_max.",
-     FAMILY_GAUGE, false, offsetof(struct metrics_layer, entropy_shift)},
+     FAMILY_GAUGE, offsetof(struct metrics_layer, entropy_shift)},
     {"drift_divergence_max_nats",
      "Largest Jensen-Shannon divergence of any metric of any head, newest window against the "
      "baseline.",
-     FAMILY_GAUGE, false, offsetof(struct metrics_layer, drift_js)},
+     FAMILY_GAUGE, offsetof(struct metrics_layer, drift_js)},
 };
 
 static double metrics_attention_number_of(const struct metrics_layer *layer,
                                           const struct layer_family *family)
 {
-    const char *at = (const char *)layer + family->offset;
-    uint64_t count = 0;
     double number;
     if (family->offset == 0) {
         return layer->heads > 0 ? (double)layer->heads : (double)NAN; /* only matrices have come */
     }
-    if (!family->whole) {
-        memcpy(&number, at, sizeof number);
-        return number;
-    }
-    memcpy(&count, at, sizeof count);
-    return (double)count;
+    memcpy(&number, (const char *)layer + family->offset, sizeof number);
+    return number;
 }
 
 static void metrics_attention_put_layer(struct metrics_text *text, const char *name,

@@ -61,34 +61,11 @@ struct metrics_layer {
     double *of_heads; /* [ATTENTION_COUNT][heads]; owned, NULL before there are any */
     double *shift;    /* [heads] largest drift of any metric; owned, NULL = no drift yet */
     double pooled[ATTENTION_COUNT][PART_COUNT];
-    double sink_rate, row_sum_error;  /* of the newest message */
-    double time_s;                    /* of the newest message, by its publisher's clock */
-    uint64_t messages, rows, invalid; /* so far */
+    double sink_rate, row_sum_error; /* of the newest message */
+    double time_s;                   /* of the newest message, by its publisher's clock */
+    double messages, rows, invalid;  /* so far */
     double drift_shift, drift_js, entropy_shift;
     UT_hash_handle hh;
 };
-
-/* "live/<job>/..." and the run: what the layer is found by. Returns false for another topic. */
-bool layer_key(const char *topic, const char *run, char ret_key[LAYER_KEY_MAX]);
-
-/* NULL when out of memory. */
-struct metrics_layer *layer_new(const char *key);
-void layer_free(struct metrics_layer **layer);
-
-/* The parts of a result that are read first: its layer, and the places of its numbers. */
-struct layer_result {
-    char run[2 * RUN_BYTES + 1];
-    char module[MODULE_MAX + 1]; /* "" = not known */
-    bool primary;                /* of a summary: its window is that of the config */
-    uint32_t batch_heads;
-    double time_s, row_sum_error, sink_rate;
-    uint64_t rows, invalid;
-    const msgpack_object *heads, *spectrum, *drift; /* in the map; NULL = has none */
-};
-
-/* Returns false for what is no such map. */
-bool layer_read(const msgpack_object *map, struct layer_result *ret_result);
-void layer_put_live(struct metrics_layer *layer, const struct layer_result *result);
-void layer_put_summary(struct metrics_layer *layer, const struct layer_result *result);
 
 #endif

@@ -9,155 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct metrics *metrics_new(const struct config *config, struct stats *stats)
-{
-    struct metrics *metrics = calloc(1, sizeof *metrics);
-    if (metrics) {
-        *metrics = (struct metrics){.config = config, .stats = stats};
-    }
-    return metrics;
-}
-
-static void metrics_forget(struct metrics *metrics, struct metrics_layer *layer)
-{
-    HASH_DEL(metrics->layers, layer);
-    layer_free(&layer);
-}
-
-void metrics_free(struct metrics **metrics_p)
-{
-    struct metrics *metrics = *metrics_p;
-    if (!metrics) {
-        return;
-    }
-    while (metrics->layers) {
-        metrics_forget(metrics, metrics->layers);
-    }
-    free(metrics);
-    *metrics_p = NULL;
-}
-
-/* Results */
-
-/* NULL when there is no room. */
-static struct metrics_layer *metrics_find(struct metrics *metrics, const char *topic,
-                                          const char *run)
-{
-    char key[LAYER_KEY_MAX];
-    struct metrics_layer *layer = NULL;
-    if (!layer_key(topic, run, key)) {
-        return NULL;
-    }
-    HASH_FIND_STR(metrics->layers, key, layer);
-    if (layer || HASH_COUNT(metrics->layers) >= metrics->config->http_metrics_layers) {
-        return layer;
-    }
-    layer = layer_new(key);
-    if (layer) {
-        HASH_ADD_STR(metrics->layers, key, layer);
-        if (!layer->hh.tbl) {
-            layer_free(&layer);
-        }
-    }
-    return layer;
-}
-
-static void metrics_put_map(struct metrics *metrics, const char *topic, const msgpack_object *map,
-                            uint64_t now_ns)
-{
-    struct layer_result result;
-    bool live = strncmp(topic, "live/", 5) == 0;
-    if (!layer_read(map, &result) || (!live && !result.primary)) {
-        return;
-    }
-    struct metrics_layer *layer = metrics_find(metrics, topic, result.run);
-    if (!layer) {
-        return;
-    }
-    layer->put_ns = now_ns;
-    if (live) {
-        layer_put_live(layer, &result);
-    } else {
-        layer_put_summary(layer, &result);
-    }
-}
-
-void metrics_put(struct metrics *metrics, const struct published *published, uint64_t now_ns)
-{
-    struct mpk_doc doc;
-    bool of_layer =
-        strncmp(published->topic, "live/", 5) == 0 || strncmp(published->topic, "summary/", 8) == 0;
-    if (of_layer && mpk_parse(published->map, published->size, &mpk_result_limits, &doc) == 0) {
-        metrics_put_map(metrics, published->topic, doc.root, now_ns);
-        mpk_doc_clear(&doc);
-    }
-}
-
-/* Scraping */
-
-/* Jobs by name, while a page is made. */
-struct known_job {
-    char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1];
-    bool active;
-    UT_hash_handle hh;
-};
-
-/* Without memory jobs are missing, and their layers are not shown this time. */
-static struct known_job *metrics_read_jobs(const msgpack_object *jobs)
-{
-    struct known_job *known = NULL;
-    uint32_t count = mpk_items(jobs);
-    for (uint32_t i = 0; i < count; i++) {
-        struct known_job *job = calloc(1, sizeof *job);
-        char state[16];
-        if (!job) {
-            break;
-        }
-        mpk_find_text(&jobs->via.array.ptr[i], "job", job->job, sizeof job->job);
-        mpk_find_text(&jobs->via.array.ptr[i], "run", job->run, sizeof job->run);
-        mpk_find_text(&jobs->via.array.ptr[i], "state", state, sizeof state);
-        job->active = strcmp(state, "active") == 0;
-        HASH_ADD_STR(known, job, job);
-        if (!job->hh.tbl) {
-            free(job);
-        }
-    }
-    return known;
-}
-
-char *metrics_render(struct metrics *metrics, const struct metrics_view *view)
-{
-    struct metrics_text text;
-    /* Layers that came after the question was asked may be of a job that the answer does not know
-     * yet. */
-    struct known_job *known = metrics_read_jobs(mpk_find(view->monitor, "jobs"));
-    struct metrics_layer *layer, *next;
-    HASH_ITER(hh, metrics->layers, layer, next)
-    {
-        struct known_job *job = NULL;
-        HASH_FIND_STR(known, layer->job, job);
-        bool newest = job && strcmp(job->run, layer->run) == 0;
-        layer->shown = newest && job->active && access_jobs_match(view->jobs, layer->job);
-        if (!newest && layer->put_ns < view->asked_ns) {
-            metrics_forget(metrics, layer);
-        }
-    }
-    while (known) {
-        struct known_job *job = known;
-        HASH_DEL(known, job);
-        free(job);
-    }
-    metrics_text_begin(&text, view->openmetrics);
-    if (access_jobs_match(view->jobs, NULL)) { /* they count all jobs together */
-        metrics_put_pipeline(&text, metrics, view);
-        metrics_put_process(&text);
-        metrics_put_fleet(&text, view);
-    }
-    metrics_put_jobs(&text, view);
-    metrics_put_attention(&text, metrics);
-    return metrics_text_end(&text);
-}
-
 #define MEAN (1u << PART_MEAN)
 #define MIN  (1u << PART_MIN)
 #define MAX  (1u << PART_MAX)
@@ -174,9 +25,10 @@ const struct attention_info attention_info[ATTENTION_COUNT] = {
 /* Heads of one layer that are believed; limits.heads may be as large. */
 #define HEADS_MAX 1048576
 
-/* Making */
+/* Layers */
 
-bool layer_key(const char *topic, const char *run, char ret_key[LAYER_KEY_MAX])
+/* "live/<job>/..." and the run: what the layer is found by. Returns false for another topic. */
+static bool layer_key(const char *topic, const char *run, char ret_key[LAYER_KEY_MAX])
 {
     const char *job = strchr(topic, '/');
     return job && snprintf(ret_key, LAYER_KEY_MAX, "%s%s", run, job) < LAYER_KEY_MAX;
@@ -190,7 +42,18 @@ static void metrics_layer_next_part(const char **at, char *to, size_t size)
     *at += length + ((*at)[length] == '/');
 }
 
-struct metrics_layer *layer_new(const char *key)
+static void layer_free(struct metrics_layer **layer_p)
+{
+    struct metrics_layer *layer = *layer_p;
+    free(layer->labels);
+    free(layer->of_heads);
+    free(layer->shift);
+    free(layer);
+    *layer_p = NULL;
+}
+
+/* NULL when out of memory. */
+static struct metrics_layer *layer_new(const char *key)
 {
     struct metrics_layer *layer = calloc(1, sizeof *layer);
     const char *at = key;
@@ -220,46 +83,6 @@ struct metrics_layer *layer_new(const char *key)
         layer_free(&layer);
     }
     return layer;
-}
-
-void layer_free(struct metrics_layer **layer_p)
-{
-    struct metrics_layer *layer = *layer_p;
-    free(layer->labels);
-    free(layer->of_heads);
-    free(layer->shift);
-    free(layer);
-    *layer_p = NULL;
-}
-
-/* Reading */
-
-/* Heads of the message; 0 for tier weights, whose shape is nil. */
-static uint32_t metrics_layer_read_heads(const msgpack_object *shape)
-{
-    uint64_t heads = 0;
-    return mpk_items(shape) > 1 && mpk_get_u64(&shape->via.array.ptr[1], HEADS_MAX, &heads) == 0
-               ? (uint32_t)heads
-               : 0;
-}
-
-bool layer_read(const msgpack_object *map, struct layer_result *ret_result)
-{
-    *ret_result = (struct layer_result){
-        .primary = mpk_find_u64(map, "track") == 0,
-        .batch_heads = metrics_layer_read_heads(mpk_find(map, "shape")),
-        .time_s = (double)mpk_find_u64(map, "time_ns") / 1e9,
-        .row_sum_error = mpk_number(mpk_find(map, "row_sum_error")),
-        .sink_rate = mpk_number(mpk_find(map, "sink_rate")),
-        .rows = mpk_find_u64(map, "rows"),
-        .invalid = mpk_find_u64(map, "invalid_rows"),
-        .heads = mpk_find(map, "heads"),
-        .spectrum = mpk_find(map, "spectrum"),
-        .drift = mpk_find(map, "drift"),
-    };
-    mpk_find_text(map, "run", ret_result->run, sizeof ret_result->run);
-    mpk_find_text(map, "module", ret_result->module, sizeof ret_result->module);
-    return *ret_result->run;
 }
 
 /* Live */
@@ -325,22 +148,27 @@ static void put_group(struct metrics_layer *layer, const msgpack_object *group, 
     }
 }
 
-void layer_put_live(struct metrics_layer *layer, const struct layer_result *result)
+static void layer_put_live(struct metrics_layer *layer, const msgpack_object *map)
 {
+    const msgpack_object *shape = mpk_find(map, "shape");
+    double sink_rate = mpk_number(mpk_find(map, "sink_rate"));
+    uint64_t heads = 0; /* of the message; 0 for tier weights, whose shape is nil */
+    if (mpk_items(shape) > 1) {
+        (void)mpk_get_u64(&shape->via.array.ptr[1], HEADS_MAX, &heads);
+    }
     layer->messages++;
-    layer->rows += result->rows;
-    layer->invalid += result->invalid;
-    layer->time_s = result->time_s;
-    strcpy(layer->module, result->module);
-    if (result->batch_heads == 0) { /* matrices: nothing of rows */
-        put_group(layer, result->heads, false);
+    layer->rows += (double)mpk_find_u64(map, "rows");
+    layer->invalid += (double)mpk_find_u64(map, "invalid_rows");
+    layer->time_s = (double)mpk_find_u64(map, "time_ns") / 1e9;
+    mpk_find_text(map, "module", layer->module, sizeof layer->module);
+    if (heads == 0) { /* matrices: nothing of rows */
+        put_group(layer, mpk_find(map, "heads"), false);
         return;
     }
-    layer->sink_rate = isnan(result->sink_rate) ? layer->sink_rate : result->sink_rate;
-    layer->row_sum_error = result->row_sum_error;
-    bool slice = layer->of_heads && result->batch_heads < layer->heads;
-    put_group(layer, result->heads, slice);
-    put_group(layer, result->spectrum, true);
+    layer->sink_rate = isnan(sink_rate) ? layer->sink_rate : sink_rate;
+    layer->row_sum_error = mpk_number(mpk_find(map, "row_sum_error"));
+    put_group(layer, mpk_find(map, "heads"), layer->of_heads && heads < layer->heads);
+    put_group(layer, mpk_find(map, "spectrum"), true);
 }
 
 /* Drift */
@@ -365,7 +193,7 @@ static double put_drift_list(const msgpack_object *list, uint32_t heads, double 
     return largest;
 }
 
-void layer_put_summary(struct metrics_layer *layer, const struct layer_result *result)
+static void layer_put_summary(struct metrics_layer *layer, const msgpack_object *drift)
 {
     layer->drift_shift = layer->drift_js = layer->entropy_shift = NAN;
     /* [heads] of NaN; NULL before the first live, which says how many there are. */
@@ -376,7 +204,6 @@ void layer_put_summary(struct metrics_layer *layer, const struct layer_result *r
         layer->shift[h] = NAN;
     }
     double *of_heads = layer->shift;
-    const msgpack_object *drift = result->drift;
     for (uint32_t m = 0; m < mpk_pairs(drift); m++) {
         const msgpack_object *of_metric = &drift->via.map.ptr[m].val;
         double shift = put_drift_list(mpk_find(of_metric, "shift"), layer->heads, of_heads);
@@ -387,4 +214,156 @@ void layer_put_summary(struct metrics_layer *layer, const struct layer_result *r
             layer->entropy_shift = shift;
         }
     }
+}
+
+/* All of them */
+
+struct metrics *metrics_new(const struct config *config, struct stats *stats)
+{
+    struct metrics *metrics = calloc(1, sizeof *metrics);
+    if (metrics) {
+        *metrics = (struct metrics){.config = config, .stats = stats};
+    }
+    return metrics;
+}
+
+static void metrics_forget(struct metrics *metrics, struct metrics_layer *layer)
+{
+    HASH_DEL(metrics->layers, layer);
+    layer_free(&layer);
+}
+
+void metrics_free(struct metrics **metrics_p)
+{
+    struct metrics *metrics = *metrics_p;
+    if (!metrics) {
+        return;
+    }
+    while (metrics->layers) {
+        metrics_forget(metrics, metrics->layers);
+    }
+    free(metrics);
+    *metrics_p = NULL;
+}
+
+/* Results */
+
+/* NULL when there is no room. */
+static struct metrics_layer *metrics_find(struct metrics *metrics, const char *topic,
+                                          const char *run)
+{
+    char key[LAYER_KEY_MAX];
+    struct metrics_layer *layer = NULL;
+    if (!layer_key(topic, run, key)) {
+        return NULL;
+    }
+    HASH_FIND_STR(metrics->layers, key, layer);
+    if (layer || HASH_COUNT(metrics->layers) >= metrics->config->http_metrics_layers) {
+        return layer;
+    }
+    layer = layer_new(key);
+    if (layer) {
+        HASH_ADD_STR(metrics->layers, key, layer);
+        if (!layer->hh.tbl) {
+            layer_free(&layer);
+        }
+    }
+    return layer;
+}
+
+static void metrics_put_map(struct metrics *metrics, const char *topic, const msgpack_object *map,
+                            uint64_t now_ns)
+{
+    char run[2 * RUN_BYTES + 1];
+    bool live = strncmp(topic, "live/", 5) == 0;
+    mpk_find_text(map, "run", run, sizeof run);
+    /* A summary counts when its window is that of the config. */
+    if (!*run || (!live && mpk_find_u64(map, "track") != 0)) {
+        return;
+    }
+    struct metrics_layer *layer = metrics_find(metrics, topic, run);
+    if (!layer) {
+        return;
+    }
+    layer->put_ns = now_ns;
+    if (live) {
+        layer_put_live(layer, map);
+    } else {
+        layer_put_summary(layer, mpk_find(map, "drift"));
+    }
+}
+
+void metrics_put(struct metrics *metrics, const struct published *published, uint64_t now_ns)
+{
+    struct mpk_doc doc;
+    bool of_layer =
+        strncmp(published->topic, "live/", 5) == 0 || strncmp(published->topic, "summary/", 8) == 0;
+    if (of_layer && mpk_parse(published->map, published->size, &mpk_result_limits, &doc) == 0) {
+        metrics_put_map(metrics, published->topic, doc.root, now_ns);
+        mpk_doc_clear(&doc);
+    }
+}
+
+/* Scraping */
+
+/* Jobs by name, while a page is made. */
+struct known_job {
+    char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1];
+    bool active;
+    UT_hash_handle hh;
+};
+
+/* Without memory jobs are missing, and their layers are not shown this time. */
+static struct known_job *metrics_read_jobs(const msgpack_object *jobs)
+{
+    struct known_job *known = NULL;
+    uint32_t count = mpk_items(jobs);
+    for (uint32_t i = 0; i < count; i++) {
+        struct known_job *job = calloc(1, sizeof *job);
+        char state[16];
+        if (!job) {
+            break;
+        }
+        mpk_find_text(&jobs->via.array.ptr[i], "job", job->job, sizeof job->job);
+        mpk_find_text(&jobs->via.array.ptr[i], "run", job->run, sizeof job->run);
+        mpk_find_text(&jobs->via.array.ptr[i], "state", state, sizeof state);
+        job->active = strcmp(state, "active") == 0;
+        HASH_ADD_STR(known, job, job);
+        if (!job->hh.tbl) {
+            free(job);
+        }
+    }
+    return known;
+}
+
+char *metrics_render(struct metrics *metrics, const struct metrics_view *view)
+{
+    struct metrics_text text = {.openmetrics = view->openmetrics};
+    /* Layers that came after the question was asked may be of a job that the answer does not know
+     * yet. */
+    struct known_job *known = metrics_read_jobs(mpk_find(view->monitor, "jobs"));
+    struct metrics_layer *layer, *next;
+    HASH_ITER(hh, metrics->layers, layer, next)
+    {
+        struct known_job *job = NULL;
+        HASH_FIND_STR(known, layer->job, job);
+        bool newest = job && strcmp(job->run, layer->run) == 0;
+        layer->shown = newest && job->active && access_jobs_match(view->jobs, layer->job);
+        if (!newest && layer->put_ns < view->asked_ns) {
+            metrics_forget(metrics, layer);
+        }
+    }
+    while (known) {
+        struct known_job *job = known;
+        HASH_DEL(known, job);
+        free(job);
+    }
+    if (access_jobs_match(view->jobs, NULL)) { /* they count all jobs together */
+        metrics_put_pipeline(&text, metrics, view);
+        metrics_put_process(&text);
+        metrics_put_fleet(&text, view);
+    }
+    metrics_put_jobs(&text, view);
+    metrics_put_attention(&text, metrics);
+    return metrics_text_end(&text);
 }

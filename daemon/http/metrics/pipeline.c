@@ -5,7 +5,6 @@
 #include "proto/err.h"
 
 #include <dirent.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -46,51 +45,17 @@ static const struct answered answered[] = {
      FAMILY_GAUGE},
 };
 
-static bool history_is_up(const msgpack_object *stats)
-{
-    const msgpack_object *history = mpk_find(stats, "history");
-    const msgpack_object *path = history ? mpk_find(history, "path") : NULL;
-    return path && path->type == MSGPACK_OBJECT_STR;
-}
-
-static void put_latencies(struct metrics_text *text, struct stats *stats)
-{
-    char name[96];
-    for (int i = 0; i < LATENCY_COUNT; i++) {
-        snprintf(name, sizeof name, "attnd_%s_seconds", latency_name[i]);
-        const struct family family = {name, FAMILY_HISTOGRAM, latency_help[i]};
-        metrics_histogram(text, &family, &stats->latency[i]);
-    }
-}
-
-static void put_build(struct metrics_text *text)
-{
-    const struct family family = {"attnd_build", FAMILY_INFO, "Version and compiler of attnd."};
-    char labels[256] = "";
-    metrics_label(labels, sizeof labels, "version", ATTND_VERSION);
-    metrics_label(labels, sizeof labels, "compiler", __VERSION__);
-    metrics_head(text, &family);
-    metrics_count(text, &family, labels, 1);
-}
-
-static uint64_t active_layers(const msgpack_object *jobs)
-{
-    uint64_t layers = 0;
-    for (uint32_t i = 0; i < mpk_items(jobs); i++) {
-        const msgpack_object *job = &jobs->via.array.ptr[i];
-        const msgpack_object *state = mpk_find(job, "state");
-        if (state && mpk_is_str(state, "active")) {
-            layers += mpk_find_u64(job, "layers");
-        }
-    }
-    return layers;
-}
-
 void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
                           const struct metrics_view *view)
 {
     const msgpack_object *stats = mpk_find(view->monitor, "stats");
-    put_build(text);
+    const msgpack_object *path = mpk_find(mpk_find(stats, "history"), "path");
+    const struct family build = {"attnd_build", FAMILY_INFO, "Version and compiler of attnd."};
+    char labels[256] = "", name[96];
+    metrics_label(labels, sizeof labels, "version", ATTND_VERSION);
+    metrics_label(labels, sizeof labels, "compiler", __VERSION__);
+    metrics_head(text, &build);
+    metrics_count(text, &build, labels, 1);
     metrics_one_count(text, "attnd_config_last_reload_successful", FAMILY_GAUGE,
                       "Whether the config that was read last came into force.",
                       !atomic_load(&metrics->stats->config_refused));
@@ -126,24 +91,33 @@ void metrics_put_pipeline(struct metrics_text *text, struct metrics *metrics,
                       "Waiting bytes beyond which records are dropped: a quarter of ingest.budget.",
                       config_records_bytes(metrics->config));
     metrics_one_count(text, "attnd_history_up", FAMILY_GAUGE,
-                      "Whether there is a history that is written to.", history_is_up(stats));
+                      "Whether there is a history that is written to.",
+                      path && path->type == MSGPACK_OBJECT_STR);
     metrics_one_count(text, "attnd_http_event_clients", FAMILY_GAUGE,
                       "Clients of the event stream.", view->event_clients);
     metrics_one_count(text, "attnd_http_connections", FAMILY_GAUGE, "Open HTTP connections.",
                       view->connections);
     /* How far the page is from whole. */
-    uint64_t shown = 0;
+    const msgpack_object *jobs = mpk_find(view->monitor, "jobs");
+    uint64_t shown = 0, active = 0;
+    for (uint32_t i = 0; i < mpk_items(jobs); i++) {
+        const msgpack_object *job = &jobs->via.array.ptr[i], *state = mpk_find(job, "state");
+        active += state && mpk_is_str(state, "active") ? mpk_find_u64(job, "layers") : 0;
+    }
     for (const struct metrics_layer *layer = metrics->layers; layer; layer = layer->hh.next) {
         shown += layer->shown;
     }
     metrics_one_count(text, "attnd_layers", FAMILY_GAUGE,
-                      "Attention layers of active jobs, newest runs.",
-                      active_layers(mpk_find(view->monitor, "jobs")));
+                      "Attention layers of active jobs, newest runs.", active);
     metrics_one_count(text, "attnd_layers_exposed", FAMILY_GAUGE,
                       "Layers with numbers on this page: of active runs, http.metrics_layers at "
                       "most.",
                       shown);
-    put_latencies(text, metrics->stats);
+    for (int i = 0; i < LATENCY_COUNT; i++) {
+        snprintf(name, sizeof name, "attnd_%s_seconds", latency_name[i]);
+        const struct family latency = {name, FAMILY_HISTOGRAM, latency_help[i]};
+        metrics_histogram(text, &latency, &metrics->stats->latency[i]);
+    }
 }
 
 /* The process, by the metric names that are usual with Prometheus. Numbers that cannot be read are

@@ -13,11 +13,6 @@
 #define ROOM_FIRST 65536
 #define DIGITS     9
 
-void metrics_text_begin(struct metrics_text *text, bool openmetrics)
-{
-    *text = (struct metrics_text){.openmetrics = openmetrics};
-}
-
 /* Room for `bytes` more, and a NUL; NULL when there is none. */
 static char *metrics_text_reserve(struct metrics_text *text, size_t bytes)
 {
@@ -72,19 +67,6 @@ char *metrics_text_end(struct metrics_text *text)
 }
 
 /* Numbers */
-
-static size_t metrics_text_print_u64(char *to, uint64_t number)
-{
-    char digits[20];
-    size_t count = 0;
-    do {
-        digits[count++] = (char)('0' + number % 10);
-    } while (number /= 10);
-    for (size_t i = 0; i < count; i++) {
-        to[i] = digits[count - 1 - i];
-    }
-    return count;
-}
 
 /* Prints 1e-5 <= number < 1e9. */
 static size_t print_usual(char *to, double number)
@@ -201,7 +183,8 @@ void metrics_count(struct metrics_text *text, const struct family *family, const
                    uint64_t number)
 {
     char digits[METRICS_NUMBER_MAX + 1];
-    sample(text, family, labels, digits, metrics_text_print_u64(digits, number));
+    int size = snprintf(digits, sizeof digits, "%" PRIu64, number);
+    sample(text, family, labels, digits, (size_t)size);
 }
 
 void metrics_real(struct metrics_text *text, const struct family *family, const char *labels,

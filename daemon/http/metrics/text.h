@@ -20,13 +20,13 @@ struct family {
     const char *help; /* a sentence, in plain ASCII without quotes and backslashes */
 };
 
+/* All zero but `openmetrics` at first. */
 struct metrics_text {
     char *data; /* owned until metrics_text_end */
     size_t size, room;
     bool openmetrics, failed;
 };
 
-void metrics_text_begin(struct metrics_text *text, bool openmetrics);
 /* The page, terminated, to be freed; NULL when memory was short. */
 char *metrics_text_end(struct metrics_text *text);
 

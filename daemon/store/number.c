@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/history/number.h"
+#include "daemon/store/number.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -2,8 +2,8 @@
 /* number: the names of the numbers in the history, and their values in a window whose state
  * still exists: every metric per head, and per layer "sink_rate" and
  * "aggregate.<map>.<statistic>". Pure. */
-#ifndef DAEMON_HISTORY_NUMBER_H
-#define DAEMON_HISTORY_NUMBER_H
+#ifndef DAEMON_STORE_NUMBER_H
+#define DAEMON_STORE_NUMBER_H
 
 #include "daemon/state/layer_state.h"
 
