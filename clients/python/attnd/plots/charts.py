@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
@@ -14,10 +13,9 @@ from matplotlib.ticker import NullLocator
 from . import labels, layout as layouts
 from .output import Figure
 from .panels import Look, axes_of, draw_title, legend_lines, place_axes, place_legend
+from .scale import Array
 from .style import ALERT, AXIS, CYCLE, GRID, INCH, LINE, NAME, REST, WIDTH_ONE, NothingToDraw
 from . import style
-
-Array = npt.NDArray[Any]
 
 _SAMPLE, _LEGEND_LINE = 12.0, 10.0
 _FAINT, _DASHES = 0.22, (0, (3, 2))  # bands, alerts
