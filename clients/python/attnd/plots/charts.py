@@ -112,7 +112,7 @@ class Chart:
         return found
 
 
-def draw(chart: Chart, look: Look, inches: float = WIDTH_ONE) -> Any:
+def draw(chart: Chart, look: Look) -> Any:
     """Draws the Figure."""
     with style.context(look.font):
         limits, handles = chart.limits(look), chart.handles()
@@ -120,7 +120,7 @@ def draw(chart: Chart, look: Look, inches: float = WIDTH_ONE) -> Any:
         chart.y = labels.NumberAxis(chart.y_title, *limits[1], powers=chart.powers)
         if look.ax is not None:
             return _draw_into(chart, look, limits)
-        page = look.page(inches, chart.title)
+        page = look.page(WIDTH_ONE, chart.title)
         lines, across = legend_lines([handle.get_label() for handle in handles], page.width, _SAMPLE)
         frame = layouts.Frame([chart], 1, True, True, [], "", lines * _LEGEND_LINE + 3 if lines else 0.0, is_chart=True)
         layout = layouts.arrange(frame, page, "for a chart", lambda _: 1)
