@@ -127,7 +127,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     check_options(watch, options)
     check_flags((True, False), evaluation=evaluation, values=values, gradients=gradients, residual=residual, passive=passive)
     check_flags((True, False, None), tokens=tokens)
-    own_plan: Dict[str, Any] = _own_plan(every=every, samples=samples, rows=NUMBER_MAX if rows == 0 else rows)
+    asked = {"every": every, "samples": samples, "rows": NUMBER_MAX if rows == 0 else rows}
+    own_plan: Dict[str, Any] = {name: wire.check_int(name, value, 10**9) for name, value in asked.items() if value is not None}
     own_plan.update(_own_tier(tier, values=values, gradients=gradients, residual=residual))
     own_window = wire.check_window(window)
     acts = check_acts(on_alert, endpoint)
@@ -218,11 +219,6 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         made.tells_unsent = tells_unsent
         opened.pop_all()
     return made
-
-
-def _own_plan(**given: Optional[int]) -> Dict[str, int]:
-    return {name: wire.check_int(name, value, 10**9)
-            for name, value in given.items() if value is not None}
 
 
 def _own_tier(tier: Optional[str], **raw: bool) -> Dict[str, str]:
