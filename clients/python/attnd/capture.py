@@ -27,14 +27,14 @@ import threading
 import time
 import weakref
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
 from . import torch_state, wire
 from .accelerator import MADE_MAX, MADE_WHOLE_MAX, ROWS_MAX, Accelerator, computes
 from .alerts import Alerts, StopTraining
-from .calls import Context, Cut, Part, beyond_device, logits_of, looker_for_padding, parts
+from .calls import NOTHING, Context, Part, beyond_device, logits_of, looker_for_padding, parts
 from .cost import Cost, milliseconds, percent
 from .forms import look
 from .forms.seen import (Queries, Seen, Share, Weights, device_of, heads_of, keys_of, makes_by_head, map_weights,
@@ -106,7 +106,7 @@ class Watch:
         self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
         self._on_device: Dict[str, int] = {}  # of each attention: captures that an accelerator took as it liked
         self._maps = Turns()
-        self._pending: List[_Kept] = []
+        self._pending: List[Tuple[str, Part]] = []  # paths without a name yet, and their parts, copied
         self._pending_bytes = 0
         self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
         self._given_up_at: Optional[int] = None  # the newest step whose attentions are counted as dropped
@@ -530,7 +530,7 @@ class Watch:
                 found = self._gradients.wait(path, found, output, self._epoch, self._step)
             for part in found:
                 if layer is not None:
-                    self._publish(path, layer, part.nbytes, part.copy, part.kind)
+                    self._publish(path, layer, part)
                 else:
                     self._keep(path, part)
         except Exception:
@@ -657,10 +657,10 @@ class Watch:
             self._unnamed = {}
             if unnamed and self._names.add(unnamed):
                 self.publisher.hello(self._names.described(), self._epoch, self._step)
-            for kept in pending:
-                layer = self._taken(kept.path)
+            for path, part in pending:
+                layer = self._taken(path)
                 if layer is not None:
-                    self._publish(kept.path, layer, kept.nbytes, kept.copied, kept.kind)
+                    self._publish(path, layer, part)
             for told in news:
                 log.warning("job %s: %s", self.publisher.job, told)
             if unseen is not None:
@@ -681,23 +681,21 @@ class Watch:
         layer = self._names.layers.get(path)
         return layer if layer is not None and self.plan.takes_layer(layer) and self.publisher.wanted(*layer) else None
 
-    def _publish(self, path: str, layer: wire.Layer, nbytes: int, copy: Callable[[], Optional[Cut]],
-                 kind: Optional[str]) -> None:
+    def _publish(self, path: str, layer: wire.Layer, part: Part) -> None:
         step, cost = self._step, self.cost
 
         def prepare() -> Maker:
-            part = copy()
-            make: Maker = (lambda: None) if part is None else functools.partial(part.make, layer)
-            return make if kind != "state" else lambda: cost.of_sender(step, make)
+            make: Maker = functools.partial(part.copy().make, layer)
+            return make if part.kind != "state" else lambda: cost.of_sender(step, make)
 
         try:
-            self.publisher.publish_later(layer, self._epoch, step, nbytes, prepare, kind)
+            self.publisher.publish_later(layer, self._epoch, step, part.nbytes, prepare, part.kind)
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
 
     def _keep(self, path: str, part: Part) -> None:
         """Copies what has no name yet, as much as the queue may hold; the rest is counted when it has one."""
-        copied: Optional[Cut] = None
+        copied = NOTHING
         if self._pending_bytes + part.nbytes <= self.publisher.queue_bytes and \
                 (part.kind == "state" or part.nbytes <= self.publisher.message_bytes):
             self._pending_bytes += part.nbytes
@@ -707,7 +705,7 @@ class Watch:
                 return
             except Exception:
                 self.failed(f"the attention of {path or 'the model'} could not be captured")
-        self._pending.append(_Kept(path, part.nbytes, lambda: copied, part.kind))
+        self._pending.append((path, part._replace(copy=lambda: copied)))
 
     def _share_of(self, path: str, seen: Seen) -> Optional[Share]:
         """Which of the layer's heads these are; None: it is not known, which is said once."""
@@ -776,14 +774,6 @@ class Watch:
 def innermost() -> Optional[Watch]:
     """The watch that was opened last and is still open."""
     return next((it for it in (reference() for reference in reversed(_open)) if it is not None), None)
-
-
-class _Kept(NamedTuple):
-    """A part of a call that has no name yet, and how it was copied; None: it was not."""
-    path: str
-    nbytes: int
-    copied: Callable[[], Optional[Cut]]
-    kind: Optional[str]
 
 
 class _Keeper(Hook):
