@@ -230,7 +230,7 @@ def epoch(folder: str, device: str) -> Dict[str, Any]:
                 listener.discard()
             listener.discard()
         sent = publisher.stats()["sent_bytes"] - before
-        step = microseconds(lambda: watch._guarded(watch._projections.step_ends, watch._wanted_layers, *watch._position), 2000)
+        step = microseconds(lambda: watch._guarded(watch.projections.step_ends, watch._wanted_layers, *watch._position), 2000)
     own, whole = (sorted(times) for times in zip(*found))
     return {"MiB": round(sent / len(found) / 2**20, 1), "training_ms": round(statistics.median(own), 1),
             "wall_ms": round(statistics.median(whole), 1), "step_us": step}

@@ -120,7 +120,7 @@ def test_nothing_that_the_training_logs_itself_is_lost(tmp_path, judging):
     with Training(judging, log_to=tool.target) as training:
         for step in range(STEPS):
             tool.target.log({"loss": training.step()}, step=step)
-            training.watch._alerts.write()
+            training.watch._alerts.run_log.write()
             tool.target.log({"accuracy": 0.5}, step=step)
     tool.target.log({"final": 1.0}, step=STEPS - 1)
     numbers, _ = tool.read()
@@ -134,7 +134,7 @@ def test_a_tool_that_fails_is_told_once_and_gets_no_more(judging, writer, caplog
     with caplog.at_level(logging.WARNING, "attnd"), Training(judging, log_to=[writer, other], on_alert=told.append) as training:
         training.model[1].sharpness = 1000.0
         training.until(lambda: told and [record for record in caplog.records if "TensorBoard takes nothing more" in record.getMessage()])
-        assert training.watch._alerts._log is not None and "add_scalar" not in vars(writer)
+        assert not training.watch._alerts.run_log.is_over and "add_scalar" not in vars(writer)
     said = [record for record in caplog.records if "log_to" in record.getMessage()]
     assert len(said) == 1 and str(said[0].exc_info[1]) == "the disk is full"
     assert [alert["rule"] for alert in told] == ["sharp"]

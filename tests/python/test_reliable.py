@@ -199,11 +199,10 @@ def test_states_and_events_go_by_the_lane_and_tensors_do_not(attached):
     assert publisher.stats()["unacknowledged"] == 0
 
 
-@pytest.mark.parametrize("key, tell, value", [
-    ("own_window", "tell_window", {"unit": "step", "length": 200}), ("own_every", "tell_every", 3)])
-def test_a_hello_by_which_a_run_is_cut_is_before_everything_on_both_lanes(attached, key, tell, value):
+@pytest.mark.parametrize("key, value", [("own_window", {"unit": "step", "length": 200}), ("own_every", 3)])
+def test_a_hello_by_which_a_run_is_cut_is_before_everything_on_both_lanes(attached, key, value):
     daemon, publisher = attached()
-    getattr(publisher, tell)(value)
+    publisher.tell(**{key: value})
     publisher.hello([])
     publisher.hello([])  # by the reliable lane alone: one that a broken connection loses would count as a loss
     publisher.publish_attention(uniform(), **AT)

@@ -155,7 +155,7 @@ def test_the_first_captured_forward_holds_no_more_than_the_queue(daemon, monkeyp
         held, ends = [], training.watch.ends
 
         def look(unseen):
-            held.extend(kept.nbytes for kept in training.watch._pending if kept.copied() is not None)
+            held.extend(part.nbytes for _, part in training.watch._pending if part.copy() is not calls.NOTHING)
             ends(unseen)
 
         monkeypatch.setattr(training.watch, "ends", look)

@@ -48,12 +48,10 @@ from .address import AddressError
 from .control import Control, ControlError
 from .digest import METRICS, Line, Windows
 from .local import page_of
-from .once import Once
+from .once import Once, log
 from .publisher import Publisher
 from .subscriber import Subscriber
 from .trackers import RunLog, Tracker
-
-log = logging.getLogger("attnd")
 
 SEVERITIES = ("info", "warning", "critical")
 LOOK_EVERY_S = 0.5
@@ -150,9 +148,9 @@ class Alerts:
     """
 
     def __init__(self, acts: Sequence[Act], publisher: Publisher, address: Any, ranks: Optional[_Ranks] = None,
-                 run_log: Optional[RunLog] = None):
+                 trackers: Sequence[Tracker] = ()):
         self._acts = acts
-        self._log = run_log
+        self.run_log = RunLog(publisher.job, trackers)  # the user's own run; without trackers it takes nothing
         self._windows = Windows(publisher.run)
         self._ended = threading.Event()  # nothing more of the run comes
         self._cost: Optional[float] = None
@@ -203,32 +201,13 @@ class Alerts:
                                 exc_info=True)
         return stop
 
-    @property
-    def logs(self) -> bool:
-        """Whether windows are written."""
-        return self._log is not None
-
-    def settings(self) -> Optional[Dict[str, Any]]:
-        """The settings of the user's own run; None: there is none."""
-        return None if self._log is None else self._log.settings()
-
-    def follow(self, report: "weakref.WeakMethod[Callable[..., None]]") -> None:
-        """From now on `report` is called with the numbers that the training logs in its own run."""
-        if self._log is not None:
-            self._log.follow(report)
-
-    def write(self, last: bool = False) -> None:
-        """Writes the windows that were heard to the user's own run; `last`: nothing more will be."""
-        if self._log is not None:
-            self._log.write(last)
-
     def act_no_more(self) -> None:
         """Calls no function from now on; windows are written as before."""
         self._acts = ()
 
     def await_end(self) -> None:
         """The run has ended, and attnd was told: waits, 2 s at most, for the windows that end with it."""
-        if self._log is not None and self._windows.heard and not self._log.is_over and not self._closed.is_set():
+        if self._windows.heard and not self.run_log.is_over and not self._closed.is_set():
             self._ended.wait(END_S)
 
     def close(self) -> None:
@@ -238,8 +217,7 @@ class Alerts:
         self._closed.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_S)
-        if self._log is not None:
-            self._log.close()
+        self.run_log.close()
 
     # ------------------------------------------------------------------------------------ on its thread
 
@@ -271,7 +249,7 @@ class Alerts:
             subscriber.close()
 
     def _topics(self) -> List[str]:
-        kinds = (("alert",) if self._acts else ()) + (("job", "summary") if self._log is not None else ())
+        kinds = (("alert",) if self._acts else ()) + (() if self.run_log.is_over else ("job", "summary"))
         return [f"{kind}/{self._job}/" for kind in kinds]
 
     def _listen(self, subscriber: Subscriber) -> None:
@@ -285,10 +263,10 @@ class Alerts:
             else:
                 lines += self._windows.take(result)
         lines += self._windows.look()
-        if lines and self._log is not None:
+        if lines:
             self._add_facts(lines)
             for line in lines:
-                self._log.put(line)
+                self.run_log.put(line)
         if self._windows.ended:
             self._ended.set()
 
@@ -496,9 +474,9 @@ def alerts_for(acts: Sequence[Act], publisher: Publisher, address: Any, trackers
         return None
     from .ranks import default_store, rank_and_world
     rank, world = (publisher.rank, publisher.world) if publisher.world > 1 else rank_and_world(None, None)
-    run_log = RunLog(publisher.job, trackers) if trackers and rank == 0 else None
+    trackers = trackers if rank == 0 else ()
     if world == 1 or not acts:
-        return Alerts(acts, publisher, address, run_log=run_log) if acts or run_log is not None else None
+        return Alerts(acts, publisher, address, trackers=trackers) if acts or trackers else None
     _agreements += 1
     try:
         store = default_store()
@@ -508,8 +486,8 @@ def alerts_for(acts: Sequence[Act], publisher: Publisher, address: Any, trackers
     except Exception as error:
         log.warning("job %s: on_alert is not called: %d ranks cannot agree on a step (%s). Initialise torch.distributed "
                     "before attnd.watch", publisher.job, world, error)
-        return None if run_log is None else Alerts((), publisher, address, run_log=run_log)
-    return Alerts(acts, publisher, address, ranks, run_log)
+        return Alerts((), publisher, address, trackers=trackers) if trackers else None
+    return Alerts(acts, publisher, address, ranks, trackers)
 
 
 _live: "weakref.WeakSet[Alerts]" = weakref.WeakSet()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import logging
 from fnmatch import fnmatchcase
 from typing import Any, Callable, Mapping, Sequence, Tuple
 
-log = logging.getLogger("attnd")
+from .once import log
 
 OF_PUBLISHER = ("linger", "high_water", "on_publish", "reliable", "reliable_bytes", "spool")  # what watch() passes on as it is
 

@@ -8,7 +8,6 @@ watch itself.
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
@@ -22,6 +21,7 @@ from .forms.seen import Share
 from .induction import InductionInputs
 from .labels import check_labels
 from .names import Names, check_names
+from .once import log
 from .paths import clean_path
 from .plan import NUMBER_MAX, TIERS
 from .projections import Projections, check_projections
@@ -30,8 +30,6 @@ from .ranks import rank_and_world, shared_run
 from .residual import Residual
 from .start import START_IT, local_rank, starter_for
 from .trackers import check_log_to
-
-log = logging.getLogger("attnd")
 
 
 def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, address: Any = None, every: Optional[int] = None,
@@ -129,7 +127,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     check_options(watch, options)
     check_flags((True, False), evaluation=evaluation, values=values, gradients=gradients, residual=residual, passive=passive)
     check_flags((True, False, None), tokens=tokens)
-    own_plan: Dict[str, Any] = _own_plan(every=every, samples=samples, rows=NUMBER_MAX if rows == 0 else rows)
+    asked = {"every": every, "samples": samples, "rows": NUMBER_MAX if rows == 0 else rows}
+    own_plan: Dict[str, Any] = {name: wire.check_int(name, value, 10**9) for name, value in asked.items() if value is not None}
     own_plan.update(_own_tier(tier, values=values, gradients=gradients, residual=residual))
     own_window = wire.check_window(window)
     acts = check_acts(on_alert, endpoint)
@@ -197,22 +196,22 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         alerts = alerts_for(acts, publisher, address, trackers)
         if alerts is not None:
             opened.callback(alerts.close)
-            settings = alerts.settings() if settings is None else settings
+            settings = alerts.run_log.settings() or None if settings is None else settings
         if settings is not None:
             publisher.describe(settings)
         if every:
-            publisher.tell_every(every)
+            publisher.tell(own_every=every)
         if own_window is not None:
-            publisher.tell_window(own_window)
+            publisher.tell(own_window=own_window)
         made = Watch(root, publisher, own, own_plan, share, Names(layers or {}, stack), position, evaluation, tokens,
                      values or gradients or residual, gradients, texts, patterns, starter, looks)
         if residual:
-            made.follow_residual(Residual(root, publisher, names), names)
+            made.residual, made.sends_residual = Residual(root, publisher, names), names
         if not passive:
             opened.callback(made.close)
             made.follow_steps(optimizer, steps)
             if weights_every != 0 and 0 in (publisher.rank, share.number):
-                made.follow_projections(Projections(root, publisher, weights_every, names, share.of))
+                made.projections = Projections(root, publisher, weights_every, names, share.of)
             if probe is not None:
                 made.follow_probe(probe, probe_every, endpoint, address)
             made.open()
@@ -220,11 +219,6 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         made.tells_unsent = tells_unsent
         opened.pop_all()
     return made
-
-
-def _own_plan(**given: Optional[int]) -> Dict[str, int]:
-    return {name: wire.check_int(name, value, 10**9)
-            for name, value in given.items() if value is not None}
 
 
 def _own_tier(tier: Optional[str], **raw: bool) -> Dict[str, str]:

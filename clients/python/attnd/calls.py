@@ -60,6 +60,9 @@ class Cut(NamedTuple):
             copy.take()
 
 
+NOTHING = Cut(0, lambda layer: None, (slice(0), slice(0), slice(0)))  # of what could not be copied, and is counted as dropped
+
+
 class Part(NamedTuple):
     """A part of a call that the plan takes.
 

@@ -22,20 +22,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import os
 import threading
 import time
 import weakref
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
 from . import torch_state, wire
 from .accelerator import MADE_MAX, MADE_WHOLE_MAX, ROWS_MAX, Accelerator, computes
 from .alerts import Alerts, StopTraining
-from .calls import Context, Cut, Part, beyond_device, logits_of, looker_for_padding, parts
+from .calls import NOTHING, Context, Part, beyond_device, logits_of, looker_for_padding, parts
 from .cost import Cost, milliseconds, percent
 from .forms import look
 from .forms.seen import (Queries, Seen, Share, Weights, device_of, heads_of, keys_of, makes_by_head, map_weights,
@@ -49,6 +48,7 @@ from .labels import Labels, Texts
 from .layers import Shown
 from .names import Names
 from .notices import Notices
+from .once import log
 from .padding import DecoderPadding
 from .paths import call_name, clean_path, module_at
 from .plan import Plan
@@ -63,8 +63,6 @@ from .start import Starter
 from .states import Origin
 from .tensors import fit_32_bits
 from .tokens import Tokens
-
-log = logging.getLogger("attnd")
 
 FORWARDS_PER_STEP = 64  # without the end of a step in so many forwards, forwards are steps
 FORWARDS_UNTOLD = 4  # captured of those, while nobody has said yet when a step ends
@@ -108,7 +106,7 @@ class Watch:
         self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
         self._on_device: Dict[str, int] = {}  # of each attention: captures that an accelerator took as it liked
         self._maps = Turns()
-        self._pending: List[_Kept] = []
+        self._pending: List[Tuple[str, Part]] = []  # paths without a name yet, and their parts, copied
         self._pending_bytes = 0
         self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
         self._given_up_at: Optional[int] = None  # the newest step whose attentions are counted as dropped
@@ -121,9 +119,9 @@ class Watch:
         self._pid = os.getpid()
         self._handles: List[Any] = []
         self._probe: Optional[Probe] = None
-        self._projections: Optional[Projections] = None
+        self.projections: Optional[Projections] = None  # which are published
         self._alerts: Optional[Alerts] = None
-        self._residual: Optional[Residual] = None
+        self.residual: Optional[Residual] = None  # adds the residual stream to what is captured
         self.sends_residual: Optional[Mapping[str, str]] = None  # and how projections are called
         self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
         self._spy = Spy(root, self, self.judge, looks)
@@ -168,8 +166,8 @@ class Watch:
         """One epoch is done: tells the daemon, and counts on."""
         if self._closed:
             return
-        if self._projections is not None:
-            self._guarded(self._projections.epoch_ends, self._wanted_layers, *self._position)
+        if self.projections is not None:
+            self._guarded(self.projections.epoch_ends, self._wanted_layers, *self._position)
         try:
             self.publisher.epoch_end(self._epoch, self._step)
         except Exception:
@@ -217,8 +215,8 @@ class Watch:
     def place(self, epoch: int, step: int) -> None:
         """Says where the training is, for what is captured next."""
         self._epoch, self._step, self._passes = epoch, step, {}
-        if self._residual is not None:
-            self._residual.step_ends()
+        if self.residual is not None:
+            self.residual.step_ends()
 
     def stats(self) -> Dict[str, Any]:
         """The publisher's counters; see Publisher.stats. With gradients=True also `gradients_not_finite`: messages that
@@ -244,10 +242,10 @@ class Watch:
         if self._probe is not None:
             self._probe.close()
         if self._alerts is not None:
-            if self._alerts.logs:
-                self._alerts.act_no_more()
-            else:
+            if self._alerts.run_log.is_over:
                 self._alerts.close()
+            else:
+                self._alerts.act_no_more()
         _open[:] = [reference for reference in _open if reference() not in (self, None)]
         _kept_by(self._root, without=self)
         if self._starter is not None:
@@ -257,7 +255,7 @@ class Watch:
         if self._alerts is not None:
             if self._own_publisher:
                 self._alerts.await_end()
-            self._alerts.write(last=True)
+            self._alerts.run_log.write(last=True)
             self._alerts.close()
 
     def _tell_unsent(self) -> None:
@@ -301,20 +299,12 @@ class Watch:
         if isinstance(inputs, InductionInputs):
             self._tokens.inputs = inputs
 
-    def follow_residual(self, residual: Residual, names: Mapping[str, str]) -> None:
-        """Adds the residual stream to what is captured; called once, by attnd.watch. `names`: of projections."""
-        self._residual, self.sends_residual = residual, names
-
     def follow_alerts(self, alerts: Optional[Alerts]) -> None:
         """Tells the training of alerts, and its own run of windows; called once, by attnd.watch."""
         self._alerts = alerts
         if alerts is not None:
             weakref.finalize(self, alerts.close).atexit = False
-            alerts.follow(weakref.WeakMethod(self.log))
-
-    def follow_projections(self, projections: Projections) -> None:
-        """Publishes projection matrices; called once, by attnd.watch."""
-        self._projections = projections
+            alerts.run_log.follow(weakref.WeakMethod(self.log))
 
     def forward_done(self, module: torch.nn.Module) -> None:
         """The model's forward is done: the end of a step, when nobody else says where steps end."""
@@ -330,7 +320,7 @@ class Watch:
         if forwards_are_steps or self._forwards > FORWARDS_PER_STEP:
             self._advance(before_backward=True)
             if self._alerts is not None:
-                self._guarded(self._alerts.write)
+                self._guarded(self._alerts.run_log.write)
                 self._alerts.step_is_unknown()
         else:
             self._guarded(self.rearm)  # a daemon may have come since the first one
@@ -345,7 +335,7 @@ class Watch:
             self._step = self._first_step  # whatever the forwards of the first step had counted
         self._advance()
         if self._alerts is not None:
-            self._guarded(self._alerts.write)
+            self._guarded(self._alerts.run_log.write)
             try:
                 self._alerts.step_ends()
             except StopTraining:
@@ -360,8 +350,8 @@ class Watch:
             self._guarded(self._tell_cost)
         if self._gradients is not None:
             self._gradients.settle(self._step if before_backward else None)
-        if self._residual is not None:
-            self._residual.step_ends()
+        if self.residual is not None:
+            self.residual.step_ends()
         installed = self._spy.installed
         if installed:
             self._spy.settle_shown()
@@ -374,8 +364,8 @@ class Watch:
         if self._probe is not None:
             with torch_state.outside_modes():
                 self._probe.after_step(self._step)
-        if self._projections is not None:
-            self._guarded(self._projections.step_ends, self._wanted_layers, *self._position)
+        if self.projections is not None:
+            self._guarded(self.projections.step_ends, self._wanted_layers, *self._position)
         if time.monotonic() - self._alive_at >= ALIVE_EVERY_S:
             self._guarded(self._say_hello)
         self._guarded(self.rearm)
@@ -420,7 +410,7 @@ class Watch:
         news, every = self.cost.news(), self.plan.every
         if news is None:
             return
-        self.publisher.tell_cost(news.step_seconds, news.capture_seconds)
+        self.publisher.tell(**news._asdict())
         self._say_hello()
         if every and not self._told_cost:
             self._told_cost = True
@@ -527,10 +517,10 @@ class Watch:
             context = context if origin is None else context._replace(state=origin)
             if layer is None:
                 self._unnamed[path] = heads_of(seen) * share.of
-                if self._projections is not None:
-                    self._projections.note(path, seen)
-            if self._residual is not None:
-                seen = self._residual.added(path, seen, self._spy.entered, place[2] == "self")
+                if self.projections is not None:
+                    self.projections.note(path, seen)
+            if self.residual is not None:
+                seen = self.residual.added(path, seen, self._spy.entered, place[2] == "self")
             output = None
             if self._gradients is not None:
                 output = self._gradients.awaited(path, seen, is_repeated=self._trains and not self._spy.records)
@@ -540,7 +530,7 @@ class Watch:
                 found = self._gradients.wait(path, found, output, self._epoch, self._step)
             for part in found:
                 if layer is not None:
-                    self._publish(path, layer, part.nbytes, part.copy, part.kind)
+                    self._publish(path, layer, part)
                 else:
                     self._keep(path, part)
         except Exception:
@@ -667,10 +657,10 @@ class Watch:
             self._unnamed = {}
             if unnamed and self._names.add(unnamed):
                 self.publisher.hello(self._names.described(), self._epoch, self._step)
-            for kept in pending:
-                layer = self._taken(kept.path)
+            for path, part in pending:
+                layer = self._taken(path)
                 if layer is not None:
-                    self._publish(kept.path, layer, kept.nbytes, kept.copied, kept.kind)
+                    self._publish(path, layer, part)
             for told in news:
                 log.warning("job %s: %s", self.publisher.job, told)
             if unseen is not None:
@@ -691,23 +681,21 @@ class Watch:
         layer = self._names.layers.get(path)
         return layer if layer is not None and self.plan.takes_layer(layer) and self.publisher.wanted(*layer) else None
 
-    def _publish(self, path: str, layer: wire.Layer, nbytes: int, copy: Callable[[], Optional[Cut]],
-                 kind: Optional[str]) -> None:
+    def _publish(self, path: str, layer: wire.Layer, part: Part) -> None:
         step, cost = self._step, self.cost
 
         def prepare() -> Maker:
-            part = copy()
-            make: Maker = (lambda: None) if part is None else functools.partial(part.make, layer)
-            return make if kind != "state" else lambda: cost.of_sender(step, make)
+            make: Maker = functools.partial(part.copy().make, layer)
+            return make if part.kind != "state" else lambda: cost.of_sender(step, make)
 
         try:
-            self.publisher.publish_later(layer, self._epoch, step, nbytes, prepare, kind)
+            self.publisher.publish_later(layer, self._epoch, step, part.nbytes, prepare, part.kind)
         except Exception:
             self.failed(f"the attention of {path or 'the model'} could not be captured")
 
     def _keep(self, path: str, part: Part) -> None:
         """Copies what has no name yet, as much as the queue may hold; the rest is counted when it has one."""
-        copied: Optional[Cut] = None
+        copied = NOTHING
         if self._pending_bytes + part.nbytes <= self.publisher.queue_bytes and \
                 (part.kind == "state" or part.nbytes <= self.publisher.message_bytes):
             self._pending_bytes += part.nbytes
@@ -717,7 +705,7 @@ class Watch:
                 return
             except Exception:
                 self.failed(f"the attention of {path or 'the model'} could not be captured")
-        self._pending.append(_Kept(path, part.nbytes, lambda: copied, part.kind))
+        self._pending.append((path, part._replace(copy=lambda: copied)))
 
     def _share_of(self, path: str, seen: Seen) -> Optional[Share]:
         """Which of the layer's heads these are; None: it is not known, which is said once."""
@@ -728,7 +716,9 @@ class Watch:
             return own or self._share
         if path not in self._shares:
             entered = self._spy.entered
-            modules = [one.module for one in entered] or self._modules_to(path.partition("#")[0])
+            modules = [one.module for one in entered] or [
+                module for name, module in self._root.named_modules()  # the one at the path, after those that it is in
+                if f"{path.partition('#')[0]}.".startswith(f"{clean_path(name)}." if name else "")]
             share: Optional[Share] = share_of_weights(modules)
             why = why_unknown(seen, modules, entered[-1].first if entered else None) if share == Share() else None
             if why is not None:
@@ -741,10 +731,6 @@ class Watch:
         """It did something of which nothing can be copied."""
         self._unnamed.pop(path, None)
         self._notices.unreadable(path, why)
-
-    def _modules_to(self, path: str) -> List[torch.nn.Module]:
-        """The module at `path`, after those that it is in."""
-        return [module for name, module in self._root.named_modules() if f"{path}.".startswith(f"{clean_path(name)}." if name else "")]
 
     # ------------------------------------------------------------------------------------ for manual.py
 
@@ -788,14 +774,6 @@ class Watch:
 def innermost() -> Optional[Watch]:
     """The watch that was opened last and is still open."""
     return next((it for it in (reference() for reference in reversed(_open)) if it is not None), None)
-
-
-class _Kept(NamedTuple):
-    """A part of a call that has no name yet, and how it was copied; None: it was not."""
-    path: str
-    nbytes: int
-    copied: Callable[[], Optional[Cut]]
-    kind: Optional[str]
 
 
 class _Keeper(Hook):

@@ -156,7 +156,7 @@ class Control:
         params = past.given(job=job, run=run, stack=stack, layer=layer, site=site, head=head, metric=metric,
                             window=window, to=to, statistics=None if statistics is None else list(statistics))
         if limit is not None:
-            return past.unpack(self.call("history", past.given(**params, limit=limit, packed=True, **{"from": from_})))
+            return past.unpack(self.call("history", past.given(**params, limit=limit, packed=True, from_=from_)))
         return past.collect(lambda **page: self.call("history", {**params, **page}), from_ or 0)
 
     def map(self, job: str, run: Optional[str] = None, *, stack: Optional[str] = None, layer: Optional[int] = None,
@@ -208,7 +208,7 @@ class Control:
     def alerts(self, job: Optional[str] = None, run: Optional[str] = None, **where: Any) -> Any:
         """A dict: `firing`, the alerts that fire now, or fired when their run ended (`state`: `firing_at_end`); `alerts`,
         all that was told, newest first (None without a history); `more`. `where` narrows them down: rule, severity, state, from_, to, limit."""
-        return self.call("alerts", past.given(job=job, run=run, **past.renamed(where)))
+        return self.call("alerts", past.given(job=job, run=run, **where))
 
     def compare(self, a: str, b: str, **where: Any) -> Any:
         """The heads of two runs by how differently they behave: `a` and `b` are "job" (its newest run) or
@@ -217,8 +217,7 @@ class Control:
         (how many of each run, newest first), from_, to, limit."""
         job, _, run = a.partition("/")
         job_b, _, run_b = b.partition("/")
-        return self.call("compare", past.given(job=job, run=run or None, job_b=job_b, run_b=run_b or None,
-                                               **past.renamed(where)))
+        return self.call("compare", past.given(job=job, run=run or None, job_b=job_b, run_b=run_b or None, **where))
 
     def call(self, method: str, params: Optional[Dict[str, Any]] = None) -> Any:
         """Calls any method with a map of parameters; its result as decoded MessagePack."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
@@ -163,18 +164,16 @@ class Gradients:
         return make
 
 
+@dataclass(eq=False)
 class _Call:
     """One that waits. It does not keep the graph that calls its hook."""
-
-    def __init__(self, path: str, cuts: Sequence[Cut], copied_bytes: int,
-                 arrange: Callable[[torch.Tensor], torch.Tensor], epoch: int, step: int):
-        self.path = path
-        self.cuts = cuts
-        self.copied_bytes = copied_bytes
-        self.arrange = arrange
-        self.epoch = epoch
-        self.step = step
-        self.hook: Callable[[], Any] = lambda: True  # None once it is gone
+    path: str
+    cuts: Sequence[Cut]
+    copied_bytes: int
+    arrange: Callable[[torch.Tensor], torch.Tensor]
+    epoch: int
+    step: int
+    hook: Callable[[], Any] = lambda: True  # None once it is gone
 
 
 class _Hook:

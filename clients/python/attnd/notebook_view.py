@@ -348,10 +348,8 @@ def _of_job(job: str, run: Optional[str], address: Any, control: Any) -> _Found:
                 whys.append(str(error))
                 continue
             steps.add(found["step"])
-            layers.append(Layer(found["values"], one["stack"], one["layer"], one["site"], found["queries"],
-                                found["keys"], found["labels"], found["q_labels"], found.get("module"),
-                                found["q_offset"], found["causal"], found.get("queries_sent"), found.get("keys_sent"),
-                                found.get("first_query", 0), found.get("first_key", 0)))
+            said = {name: found[name] for name in Layer._fields[4:] if name in found}
+            layers.append(Layer(found["values"], **place, **said))
         page = asked.config().get("http.endpoint", "") if layers else ""
         ended = any(one["job"] == job and one["run"] == live[0]["run"] and one["state"] == "ended"
                     for one in (asked.jobs() if layers else ()))

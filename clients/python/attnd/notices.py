@@ -3,19 +3,16 @@
 and `python -m attnd` finds it there."""
 from __future__ import annotations
 
-import logging
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 
 from . import torch_state
 from .names import Names
-from .once import Once
+from .once import Once, log
 from .paths import module_at
 from .publisher import Publisher
 from .spy import Spy
-
-log = logging.getLogger("attnd")
 
 STEPS_UNCALLED = 3  # captured ones without a forward of the model, until that is told
 PARTS_UNCALLED = 64  # forwards of parts of it alone that cannot be followed, until that is told

@@ -12,13 +12,8 @@ _UNITS = ("first", "last", "epoch", "step", "time_ns")
 
 
 def given(**params: Any) -> Dict[str, Any]:
-    """The parameters that are not None."""
-    return {name: value for name, value in params.items() if value is not None}
-
-
-def renamed(where: Dict[str, Any]) -> Dict[str, Any]:
-    """`from_` is `from` on the wire; a keyword of Python cannot be."""
-    return {name.rstrip("_"): value for name, value in where.items()}
+    """The parameters that are not None. `from_` is `from` on the wire; a keyword of Python cannot be."""
+    return {name.rstrip("_"): value for name, value in params.items() if value is not None}
 
 
 def unpack(answer: Dict[str, Any]) -> Dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 import math
 import re
 from dataclasses import dataclass, replace
@@ -23,9 +22,8 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 import numpy as np
 
+from .once import log
 from .wire import Layer
-
-log = logging.getLogger("attnd")
 
 PREFIX = b"plan/"
 PREFIX_BYTES_MAX = 1024  # of a whole one

@@ -11,7 +11,6 @@ the earlier copy (Olsson et al. 2022, "In-context Learning and Induction Heads")
 from __future__ import annotations
 
 import hashlib
-import logging
 from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
 import torch
@@ -21,8 +20,6 @@ from .induction import Call, InductionInputs
 if TYPE_CHECKING:
     from .capture import Watch
     from .publisher import Publisher
-
-log = logging.getLogger("attnd")
 
 
 def run_quietly(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -32,7 +32,6 @@ find no room wait for the ends of the next steps.
 from __future__ import annotations
 
 import functools
-import logging
 import re
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
@@ -42,12 +41,11 @@ import torch
 from . import tensors, wire
 from .devices import DTYPE_NAMES, HostCopy
 from .forms.seen import Queries, Seen, heads_of
+from .once import log
 from .paths import clean_path
 from .publisher import Publisher
 from .sending.contents import Captured, Maker
 from .shards import Shard, blocks, is_sharded, shard_of
-
-log = logging.getLogger("attnd")
 
 SHARDS_PART = 4  # the part of the queue that shards fill at the end of a step
 STEPS_WITHOUT_EPOCH = 1000  # an epoch of a run that has ended none

@@ -7,7 +7,6 @@ first try. Everything else (no daemon, a slow daemon, no memory) is counted, not
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import weakref
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -17,7 +16,7 @@ import numpy as np
 from . import layer_state, scalars, tensors, wire
 from .head_maps import HeadMaps
 from .limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
-from .once import Once
+from .once import Once, log
 from .plan import EVERYTHING, Plan, choose, lengthened
 from .sender import Identity, Sender
 from .sending import memory
@@ -25,8 +24,6 @@ from .sending.contents import Captured, Maker as Maker, add_keys, add_maps, add_
     check_rows, fits_header, fitting_labels
 from .sending.outbox import Later, Message, NotYet
 from .sending.reliable import DEFAULT_BYTES, Wish
-
-log = logging.getLogger("attnd")
 
 DEFAULT_QUEUE_BYTES = 256 << 20
 DEFAULT_LINGER_S = 2.0
@@ -589,20 +586,12 @@ class Publisher:
         that is told stays. For capture.py."""
         self._settings = scalars.settings({scalars.NOT_CAPTURED: what, **self._settings})
 
-    def tell_every(self, own_every: int) -> None:
-        """Says in every hello() that follows that the job's own code asks for every n-th step, which attnd then leaves as
-        it is. For capture.py; the argument is taken as checked."""
-        self._cost["own_every"] = own_every
-
-    def tell_window(self, own_window: Dict[str, Any]) -> None:
-        """Says in every hello() that follows which windows the job's own code asks for; the first of a run decides. For
-        capture.py; the argument is of wire.check_window."""
-        self._cost["own_window"] = own_window
-
-    def tell_cost(self, step_seconds: float, capture_seconds: float) -> None:
-        """Says in every hello() that follows what capturing costs: a step in which nothing is captured takes
-        `step_seconds`, a captured one `capture_seconds` more. For capture.py; the arguments are taken as checked."""
-        self._cost.update(step_seconds=step_seconds, capture_seconds=capture_seconds)
+    def tell(self, **facts: Any) -> None:
+        """Says in every hello() that follows, as far as it was given: `own_every`, the job's own code asks for every n-th
+        step, which attnd then leaves as it is; `own_window` of wire.check_window, it asks for these windows, and the first
+        of a run decides; a step in which nothing is captured takes `step_seconds`, a captured one `capture_seconds` more.
+        For capture.py; the arguments are taken as checked."""
+        self._cost.update(facts)
 
     def bye(self) -> None:
         """Tells that this rank publishes nothing more. close() does it by itself."""

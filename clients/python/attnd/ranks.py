@@ -12,7 +12,6 @@ heads this one computes, when ranks share them out and nobody has said so:
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
@@ -21,8 +20,7 @@ import torch
 from . import wire
 from .forms.seen import Queries, Seen, Share, heads_of, queries_of
 from .judge import head_count
-
-log = logging.getLogger("attnd")
+from .once import log
 
 RUN_WAIT_S = 10.0  # how long a rank waits for rank 0 to name the run
 

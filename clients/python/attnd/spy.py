@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 import sys
 import threading
 import time
@@ -37,13 +36,12 @@ from .forms import flex, look
 from .forms.seen import NotCaptured, Seen, Weights, unreadable
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
 from .lookout import Lookout, lookout_here, stance
+from .once import log
 from .paths import call_name, module_paths
 from .torch_state import allow_global_hooks, graph_task_id, is_compiling, is_graph_captured, outside_modes
 
 if TYPE_CHECKING:
     from .capture import Watch
-
-log = logging.getLogger("attnd")
 
 
 class Entered(NamedTuple):
@@ -148,7 +146,7 @@ class Spy:
             with torch.no_grad(), outside_modes():
                 again = not self._is_bounded and (site.number, path) in (self._shown or ())
                 if self._shown is None or again or site.trains != self._trains:
-                    self._forward_shown()
+                    self.settle_shown()
                     with torch.set_grad_enabled(site.trains):
                         if not self.watcher.begins(self.root):
                             return
@@ -176,11 +174,7 @@ class Spy:
         return None
 
     def settle_shown(self) -> None:
-        """All that a compiled forward shows has been shown: another one begins, or the step ends."""
-        if self.is_looking:
-            self._forward_shown()
-
-    def _forward_shown(self) -> None:
+        """All that a compiled forward shows, if one was followed, has been shown: another one begins, or the step ends."""
         if self._shown is not None:
             self._shown = None
             self._entered = {self._paths[id(module)]: module for module in self.root.modules() if id(module) in self._paths}
@@ -214,7 +208,7 @@ class Spy:
         if self.is_looking:
             look.forget(self)
             self.is_looking = False
-            self._forward_shown()
+            self.settle_shown()
         self._take_away()
         if self._stack:
             self._finish()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
-import logging
 import os
 import subprocess
 import sys
@@ -27,9 +26,8 @@ import zmq
 from . import __version__, address as addresses
 from .control import Control, ControlError
 from .local import INSTALL, Unusable, log_name, page_of, page_refusal, programs, state_directory, version_of
+from .once import log
 from .wire import printable
-
-log = logging.getLogger("attnd")
 
 IDLE = "1h"  # shutdown.idle of what is started
 LOOK_EVERY_S = 10.0  # whether it is still there; costs some 15 microseconds

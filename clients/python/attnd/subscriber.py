@@ -6,7 +6,6 @@
 """
 from __future__ import annotations
 
-import logging
 import time
 import weakref
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -16,8 +15,7 @@ import zmq
 from . import wire
 from .connection.drain import Drain
 from .connection.link import Link, milliseconds
-
-log = logging.getLogger("attnd")
+from .once import log
 
 DEFAULT_HIGH_WATER = 1000
 

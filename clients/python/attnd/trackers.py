@@ -13,7 +13,6 @@ MLflow writes in a thread of its own (`synchronous=False`), as its server may be
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import weakref
 from collections import deque
@@ -21,8 +20,7 @@ from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Sequence
 
 from . import scalars
 from .digest import Line
-
-log = logging.getLogger("attnd")
+from .once import log
 
 PREFIX = "attnd/"
 WAITING_MAX = 100  # windows that a tool has not taken yet; older ones make room

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import textwrap
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import reference
@@ -52,19 +53,8 @@ def verification(layer: Layer, found: Sequence[reference.Deviation]) -> List[str
     wrong = [d for d in found if not d.ok]
     verdict = "all right" if not wrong else f"{len(wrong)} WRONG"
     lines = [f"{layer_name(layer):<{LABEL_WIDTH}}{len(found):>6} numbers compared, {verdict}"]
-    worst = [f"{name} {d.error:.1g}" for name, d in reference.worst(found).items()]
-    lines += _wrapped(worst)
+    worst = ", ".join(f"{name}\xa0{d.error:.1g}" for name, d in reference.worst(found).items())  # one word each to textwrap
+    lines += [line.replace("\xa0", " ") for line in textwrap.wrap(
+        f"worst: {worst}", WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)]
     lines += [f"  wrong: {d.text}" for d in wrong[:8]]
     return lines
-
-
-def _wrapped(words: Sequence[str]) -> List[str]:
-    """The words, separated by commas, in indented lines of at most WIDTH columns."""
-    lines, line = [], "  worst:"
-    for i, word in enumerate(words):
-        piece = f" {word}{',' if i + 1 < len(words) else ''}"
-        if len(line) + len(piece) > WIDTH:
-            lines.append(line)
-            line = "   "
-        line += piece
-    return [*lines, line]

@@ -34,10 +34,6 @@ class _Writer:
     def word(self) -> str:
         return "".join(self.pick(BEGINNINGS) + self.pick(MIDDLES) + self.pick(ENDS) for _ in range(1 + self.below(3)))
 
-    def known_word(self) -> str:
-        """The first words are the frequent ones."""
-        return self.words[int(self.random()**3 * WORDS)]
-
     def name(self) -> str:
         word = self.words[self.below(NAMES)]
         two = f"{word}_{self.words[self.below(NAMES)]}"
@@ -47,7 +43,7 @@ class _Writer:
         return self.pick((str(int(10**(5 * self.random()))), f"{self.random():.3f}", hex(self.below(65536))))
 
     def sentence(self) -> str:
-        words = [self.known_word() for _ in range(3 + self.below(9))]
+        words = [self.words[int(self.random()**3 * WORDS)] for _ in range(3 + self.below(9))]  # the first are the frequent ones
         return " ".join(words).capitalize() + self.pick((". ", ".\n", "? ", ": ", "; ", "! "))
 
     def expression(self, depth: int = 0) -> str:

@@ -22,7 +22,7 @@ import random
 import statistics
 import sys
 import time
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -61,21 +61,21 @@ def train(watch: attnd.Watch, model: Decoder, stream: torch.Tensor, epochs: int,
 
 def scores(control: attnd.Control, watch: attnd.Watch, metric: str, epochs: int) -> np.ndarray:
     """float64 [layers, heads]: the mean over the last epochs, once attnd has them."""
-    found: Dict[int, np.ndarray] = {}
+    found: List[np.ndarray] = []
     until = time.monotonic() + WAIT_S
     while len(found) < LAYERS:
         layer = len(found)
         try:
             past = control.history(watch.publisher.job, watch.publisher.run, layer=layer, metric=metric, limit=LAST_EPOCHS)
             if past["windows"]["last"][-1] == epochs - 1:
-                found[layer] = past["values"]["mean"].mean(1)
+                found.append(past["values"]["mean"].mean(1))
                 continue
         except attnd.ControlError:  # there is nothing yet
             pass
         if time.monotonic() > until:
             raise SystemExit(f"attnd has no {metric} of layer {layer} and epoch {epochs - 1} after {WAIT_S:.0f} s")
         time.sleep(0.1)
-    return np.stack([found[layer] for layer in range(LAYERS)])
+    return np.stack(found)
 
 
 def in_order(of: np.ndarray) -> List[Head]:

@@ -94,7 +94,7 @@ def measure(a: Attention, settings: Settings = Settings()) -> Measured:
     if a.qk is not None:
         rows, values = {**rows, **qk.row_metrics(a, judged)}, {**values, **qk.metrics(a, judged)}
         slack = qk.slack(a, rows, values, aggregate, spectrum)
-        spectrum = _both(spectrum, qk.spectra(a))
+        spectrum = Spectra(*({**one, **other} for one, other in zip(spectrum, qk.spectra(a))))
     if a.qk is not None or a.values is not None:
         values = {**values, **qk.outputs(a, judged)}
         slack = {**slack, **qk.outputs_slack(a, rows)}
@@ -115,10 +115,6 @@ def measure(a: Attention, settings: Settings = Settings()) -> Measured:
         {name: np.asarray(value) for name, value in slack.items()},
         int(judged.sound.sum()), int((counted & ~judged.sound).sum()),
         float(errors.max()) if len(errors) else math.nan)
-
-
-def _both(one: Spectra, other: Spectra) -> Spectra:
-    return Spectra(*({**a, **b} for a, b in zip(one, other)))
 
 
 def _sink_slack(first_token: Sequence[float], error: float) -> np.ndarray:

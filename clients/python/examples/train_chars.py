@@ -23,7 +23,7 @@ import os
 import pathlib
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from torch.nn import functional
@@ -198,20 +198,15 @@ class Trainer:
     def collect(self, epoch: int) -> Dict[Layer, Dict[str, Any]]:
         """The summaries of one epoch, by layer in the model's order; waits a bounded time for all of them."""
         found: Dict[Layer, Dict[str, Any]] = {}
-        for summary in self._incoming():
-            window = summary["window"]
-            if window["unit"] == "epoch" and window["last"] == epoch:
-                found[summary["stack"], summary["layer"], summary["site"]] = summary
-            if len(found) == len(self.watch.layers):
-                break
-        return {layer: found[layer] for layer in self.watch.layers if layer in found}
-
-    def _incoming(self) -> Iterator[Dict[str, Any]]:
-        """This run's summaries as they come, until the waiting time is over."""
         deadline = time.monotonic() + self.arguments.wait
-        while (summary := self.results.next(max(0.0, deadline - time.monotonic()))) is not None:
-            if summary["run"] == self.watch.publisher.run:
-                yield summary
+        while len(found) < len(self.watch.layers):
+            summary = self.results.next(max(0.0, deadline - time.monotonic()))
+            if summary is None:
+                break
+            window = summary["window"]
+            if summary["run"] == self.watch.publisher.run and (window["unit"], window["last"]) == ("epoch", epoch):
+                found[summary["stack"], summary["layer"], summary["site"]] = summary
+        return {layer: found[layer] for layer in self.watch.layers if layer in found}
 
     def report_end(self) -> None:
         """Prints what was lost, and where to look next."""

@@ -7,7 +7,9 @@ travel in the same request as the last metrics that they are about.
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
 from typing import Any, Dict, Optional
 
 from . import heatmap
@@ -103,9 +105,6 @@ class MlflowSink(Sink):
 
     def _put(self, item: Item, path: str, data: bytes) -> None:
         """An artifact: mlflow takes files only."""
-        import os
-        import tempfile
-
         folder, name = os.path.split(path)
         with tempfile.TemporaryDirectory(prefix="attnd-") as directory:
             local = os.path.join(directory, re.sub(r"[^A-Za-z0-9._-]", "_", name))

@@ -82,29 +82,27 @@ class _Page:
 
     def __init__(self, control: Control, run: Run, layer: Dict[str, Any], window: str, selection: Selection,
                  first: int, last: int):
-        self._where = {key: layer[key] for key in ("stack", "layer", "site")}
+        where = {key: layer[key] for key in ("stack", "layer", "site")}
         self.layer = flat.layer_name(layer)
-        self._base = {"kind": "summary", "job": run.job, "run": run.run, **self._where}
+        self._base = {"kind": "summary", "job": run.job, "run": run.run, **where}
         self._answers: Answers = {}
         self._places: Dict[Tuple[str, ...], Dict[int, int]] = {}
         statistics = sorted({"mean", *selection.statistics_asked()})
         for metric in layer["metrics"]:
-            if selection.wants_metric(metric) or selection.wants_image(metric):
-                self._ask(control, run, metric, window=window, from_=first, to=last, statistics=statistics)
-        self.lasts = {last for places in self._places.values() for last in places}
-
-    def _ask(self, control: Control, run: Run, metric: str, **where: Any) -> None:
-        try:
-            answer = control.history(run.job, run.run, metric=metric, **self._where, **where)
-        except ControlError as error:
-            if error.code == "no_history":  # nothing of this metric in this range
-                return
-            raise
-        if not answer["heads"]:  # of nobody
-            return
-        path = ("heads", metric) if answer["heads"][0]["head"] is not None else tuple(metric.split("."))
-        self._answers[path] = answer
-        self._places[path] = {int(last): place for place, last in enumerate(answer["windows"]["last"])}
+            if not selection.wants_metric(metric) and not selection.wants_image(metric):
+                continue
+            try:
+                answer = control.history(run.job, run.run, metric=metric, window=window, from_=first, to=last,
+                                         statistics=statistics, **where)
+            except ControlError as error:
+                if error.code != "no_history":  # nothing of this metric in this range
+                    raise
+                continue
+            if answer["heads"]:  # else of nobody
+                path = ("heads", metric) if answer["heads"][0]["head"] is not None else tuple(metric.split("."))
+                self._answers[path] = answer
+                self._places[path] = {int(end): place for place, end in enumerate(answer["windows"]["last"])}
+        self.lasts = {end for places in self._places.values() for end in places}
 
     def summary(self, last: int) -> List[Dict[str, Any]]:
         """The numbers of the window that ends with `last`; empty when the layer has none."""

@@ -6,7 +6,6 @@ has come for a moment; when a straggler comes after that it is drawn once more.
 """
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from typing import Any, Dict, Iterator, Optional, Set
 
@@ -14,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import flat
+from ..once import log
 from . import heatmap
 from .items import Picture, Position, Run
 from .selection import Selection
-
-log = logging.getLogger("attnd")
 
 RUNS_MAX = 64  # with an open window; the stalest makes room, drawn
 

@@ -17,6 +17,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequenc
 
 from .. import flat, wire
 from ..control import Control, ControlError
+from ..once import log
 from ..past import LIMIT_MAX
 from ..subscriber import Subscriber
 from . import past
@@ -25,8 +26,6 @@ from .pictures import Pictures
 from .selection import Selection
 from .sink import Sink
 from .worker import QUEUE_ITEMS, Worker
-
-log = logging.getLogger("attnd")
 
 IDLE_S = 0.3  # after so much silence a picture does not wait for further layers; how soon a stop is noticed
 ANSWER_S = 3.0  # for the daemon's answers, and the sinks' to what they have

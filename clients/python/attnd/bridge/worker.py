@@ -6,17 +6,15 @@ could not wait any longer).
 """
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import OrderedDict, deque
 from concurrent.futures import Future
 from typing import Any, Callable, Deque, Dict, Optional, Tuple, Union
 
+from ..once import log
 from .items import End, Item, Ledger, Run
 from .sink import Sink, SinkGone
-
-log = logging.getLogger("attnd")
 
 QUEUE_ITEMS = 4096  # a window of a layer is an item: some 10 KB with 7 metrics of 12 heads
 COMMIT_S = 1.0  # how much of what was written a kill can make forgotten, and so written again

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 import weakref
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
@@ -19,10 +18,9 @@ from ..alerts import Alert, CheckpointOn, StopTraining, check_acts
 from ..arguments import check_options
 from ..attach import watch
 from ..induction import NoInduction
+from ..once import log
 from ..publisher import named_job
 from ..trackers import Tracker, check_log_to
-
-log = logging.getLogger("attnd")
 
 # The callback says itself what a step is and where the training stands.
 _OURS = ("steps", "first_step", "first_epoch")

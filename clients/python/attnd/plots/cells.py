@@ -11,19 +11,16 @@ from __future__ import annotations
 from typing import Any, Tuple
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.image import AxesImage
 from matplotlib.patches import Polygon
 from matplotlib.transforms import Affine2D
 
 from . import scale
-from .scale import finite
 from .data import MASKED, PADDED, SHOWN
+from .scale import Array, finite
 from .style import AXIS, LINE, NAME, TICK, TICK_GAP, TICK_LONG, width
 from . import style
-
-Array = npt.NDArray[Any]
 
 CELLS_MOST = 2048  # of a side in SVG and PDF; larger maps are pooled
 _SIDE_LEAST = 512  # pixels of a side in SVG and PDF

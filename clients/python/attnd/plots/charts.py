@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
@@ -14,10 +13,9 @@ from matplotlib.ticker import NullLocator
 from . import labels, layout as layouts
 from .output import Figure
 from .panels import Look, axes_of, draw_title, legend_lines, place_axes, place_legend
+from .scale import Array
 from .style import ALERT, AXIS, CYCLE, GRID, INCH, LINE, NAME, REST, WIDTH_ONE, NothingToDraw
 from . import style
-
-Array = npt.NDArray[Any]
 
 _SAMPLE, _LEGEND_LINE = 12.0, 10.0
 _FAINT, _DASHES = 0.22, (0, (3, 2))  # bands, alerts
@@ -114,7 +112,7 @@ class Chart:
         return found
 
 
-def draw(chart: Chart, look: Look, inches: float = WIDTH_ONE) -> Any:
+def draw(chart: Chart, look: Look) -> Any:
     """Draws the Figure."""
     with style.context(look.font):
         limits, handles = chart.limits(look), chart.handles()
@@ -122,7 +120,7 @@ def draw(chart: Chart, look: Look, inches: float = WIDTH_ONE) -> Any:
         chart.y = labels.NumberAxis(chart.y_title, *limits[1], powers=chart.powers)
         if look.ax is not None:
             return _draw_into(chart, look, limits)
-        page = look.page(inches, chart.title)
+        page = look.page(WIDTH_ONE, chart.title)
         lines, across = legend_lines([handle.get_label() for handle in handles], page.width, _SAMPLE)
         frame = layouts.Frame([chart], 1, True, True, [], "", lines * _LEGEND_LINE + 3 if lines else 0.0, is_chart=True)
         layout = layouts.arrange(frame, page, "for a chart", lambda _: 1)

@@ -196,33 +196,25 @@ def _draw_maps(options: Options, source: Source, choice: Choice) -> Any:
     def read(layer: int, head: Any = None) -> Any:
         return source.maps(layer, choice.head if head is None else head, options["sample"])
 
-    kind, look = options.kind, options.look()
-    if kind == "heatmap":
-        return plots.heatmap(read(choice.layer), **look)
-    if kind == "tokens":
-        return plots.tokens(read(choice.layer), query=options["query"], **look)
-    if kind == "heads":
-        return plots.heads(read(choice.layer, "all"), **look)
+    kind, weights = options.kind, options["head-weights"]
+    data: Any
     if kind == "layers":
         stack, site = _find_site(options, source, choice)
-        return plots.layers([read(at) for at, layer in enumerate(source.layers)
-                             if (layer.stack, layer.site) == (stack, site)], **look)
-    if kind == "flow":
+        data = [read(at) for at, layer in enumerate(source.layers) if (layer.stack, layer.site) == (stack, site)]
+    elif kind == "flow":
         number = source.layers[choice.layer].number
         sites = {"encoder.self": "encoder", "decoder.self": "decoder", "decoder.cross": "cross"}
-        return plots.flow(**{sites[f"{layer.stack}.{layer.site}"]: read(at) for at, layer in enumerate(source.layers)
-                             if layer.number == number and f"{layer.stack}.{layer.site}" in sites}, **look)
-    if kind == "rollout":
-        return plots.rollout(_roll(options, source, choice, read), **look)
-    maps = read(choice.layer, "all")
-    if kind == "similarity":
-        return plots.similarity(maps, js=bool(options["js"]), **look)
-    if kind == "spectrum":
-        return plots.spectrum(maps, **look)
-    weights, heads = options["head-weights"], source.layers[choice.layer].heads
-    if weights and len(weights) != heads:
+        data = {sites[f"{layer.stack}.{layer.site}"]: read(at) for at, layer in enumerate(source.layers)
+                if layer.number == number and f"{layer.stack}.{layer.site}" in sites}
+    elif kind == "rollout":
+        data = _roll(options, source, choice, read)
+    else:
+        data = read(choice.layer, None if kind in ("heatmap", "tokens") else "all")
+    heads = source.layers[choice.layer].heads
+    if kind == "aggregate" and weights and len(weights) != heads:
         raise Refused(f"--head-weights: {len(weights)} of them, but {heads} heads")
-    return plots.aggregate(maps, head_weights=weights, **look)
+    own = {"tokens": {"query": options["query"]}, "similarity": {"js": bool(options["js"])}, "aggregate": {"head_weights": weights}}
+    return plots.draw(kind, data, **own.get(kind, {}), **options.look())
 
 
 def _roll(options: Options, source: Source, choice: Choice, read: Callable[[int, Any], Any]) -> List[Any]:
@@ -259,7 +251,7 @@ def _draw_past(options: Options) -> Any:
     course = timeline(options.words[0], options["metric"] or "entropy_normalized", layer=options["layer"], head=head,
                       run=options["run"], window=options["window"], start=options["from"], end=options["to"],
                       kind=options.kind, **{name: options[name] for name in _ASKED})
-    return getattr(plots, options.kind)(course, **options.look())
+    return plots.draw(options.kind, course, **options.look())
 
 
 def _bytes(options: Options, draw: Callable[[], Any]) -> bytes:

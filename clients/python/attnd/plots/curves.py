@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, List, Optional, Tuple
 
 import numpy as np
-import numpy.typing as npt
 
 from . import charts, derive, scale
 from ..metrics import UNITS
@@ -15,9 +14,8 @@ from .labels import CellAxis, clean
 from .maps import panel_of, pooled_text
 from .panels import Look, Panel, Panels
 from .panels import draw as draw_panels
+from .scale import Array
 from .style import WIDTH_TWO, NoQuery, NothingToDraw, NotWhole, colors
-
-Array = npt.NDArray[Any]
 
 BANDS_MOST = 3  # more layers have no bands
 HEADS_MOST = 64  # more heads have no lines of their own

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
-import numpy.typing as npt
 
+from .scale import Array
 from .style import PlotError
 
-Array = npt.NDArray[Any]
 Texts = Optional[Sequence[Optional[str]]]
 
 SHOWN, MASKED, PADDED = 0, 1, 2  # the class of a cell

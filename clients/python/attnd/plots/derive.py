@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from .scale import Array
 
 SINGULAR_VALUES = 16  # listed for each head
 _SUM_ERROR = 2e-2  # sound rows sum to 1 within this, the bound of the engine for 16-bit weights

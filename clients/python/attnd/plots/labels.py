@@ -184,11 +184,7 @@ def draw(ax: Any, axis: Axis, plan_: AxisPlan, across: bool, length: float) -> N
         elif upright:
             label.set_rotation(90)
         elif not plan_.named and isinstance(axis, CellAxis):
-            _keep_over(ax, label, (at - low) / (high - low) * length, width(text, TICK), length)
-
-
-def _keep_over(ax: Any, label: Any, at: float, wide: float, length: float) -> None:
-    """Moves a number that would run into that of the next box."""
-    over = max(-wide / 2, min(length + 1.5 - wide / 2, at)) - at
-    if over:
-        label.set_transform(label.get_transform() + ScaledTranslation(over / INCH, 0, ax.figure.dpi_scale_trans))
+            place, wide = (at - low) / (high - low) * length, width(text, TICK)
+            over = max(-wide / 2, min(length + 1.5 - wide / 2, place)) - place
+            if over:  # it would run into that of the next box
+                label.set_transform(label.get_transform() + ScaledTranslation(over / INCH, 0, ax.figure.dpi_scale_trans))

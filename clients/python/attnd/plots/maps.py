@@ -10,16 +10,13 @@ from __future__ import annotations
 from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
-import numpy.typing as npt
 
 from . import derive
 from .data import Maps, take, take_all
 from .labels import CellAxis
 from .panels import Look, Panel, Panels, draw
-from .scale import finite
-from .style import WIDTH_ONE, WIDTH_TWO, NothingToDraw, NotWhole, PlotError
-
-Array = npt.NDArray[Any]
+from .scale import Array, finite
+from .style import WIDTH_TWO, NothingToDraw, NotWhole, PlotError
 
 
 def panel_of(maps: Maps, values: Array, title: str = "", x: str = "key", y: str = "query") -> Panel:
@@ -54,8 +51,7 @@ def heads(maps: Any, *, sample: Optional[int] = None, **options: Any) -> Any:
     look, about = Look.split(options)
     layer = take(maps, sample, **about)
     items = [panel_of(layer, layer.weights[head], f"head {head}") for head in range(layer.count)]
-    inches = WIDTH_ONE if len(items) == 1 else WIDTH_TWO
-    return draw(Panels(items, (layer.name or "all heads") + layer.details(), inches=inches), look)
+    return draw(Panels(items, (layer.name or "all heads") + layer.details()), look)
 
 
 def _alike(panels: Sequence[Panel]) -> bool:
@@ -73,8 +69,7 @@ def layers(maps: Any, *, head: Optional[int] = None, sample: Optional[int] = Non
     parts = all_[0].name.split(".")
     site = f"{parts[0]}.{parts[-1]} attention" if len(parts) == 3 else "attention"
     title = _title(site, all_[-1].head_text(head)) + all_[-1].details()
-    inches = WIDTH_ONE if len(items) == 1 else WIDTH_TWO
-    return draw(Panels(items, title, shared=_alike(items), inches=inches), look)
+    return draw(Panels(items, title, shared=_alike(items)), look)
 
 
 _FLOWS = (("encoder self-attention", "encoder", "encoder"), ("decoder self-attention", "decoder", "decoder"),
@@ -93,7 +88,7 @@ def flow(encoder: Any = None, decoder: Any = None, cross: Any = None, *, head: O
     first = sites[0][0]
     number = f"layer {first.layer}" if first.layer else ""
     title = _title(number, first.head_text(head)) + first.details()
-    return draw(Panels(items, title, shared=False, inches=WIDTH_ONE if len(items) == 1 else WIDTH_TWO), look)
+    return draw(Panels(items, title, shared=False), look)
 
 
 def aggregate(maps: Any, *, head_weights: Optional[Sequence[float]] = None, importance: Any = None,

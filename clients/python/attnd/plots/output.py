@@ -83,8 +83,7 @@ def write(figure: Any, target: Union[str, "os.PathLike[str]", BinaryIO], *, form
         target.write(render(figure, format or "png", dpi))
         return
     path = os.fspath(target)
-    data = render(figure, format or format_of(path), dpi)
-    write_bytes(path, data)
+    write_bytes(path, render(figure, format or format_of(path), dpi))
 
 
 def write_bytes(path: str, data: bytes) -> None:

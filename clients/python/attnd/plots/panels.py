@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Patch, Rectangle
@@ -16,10 +15,9 @@ from . import labels, layout as layouts, scale
 from .cells import BAR_GAP, BAR_WIDE, Bar, CellImage, bar_place
 from .data import MASKED, PADDED, SHOWN
 from .output import Figure
-from .style import (HATCH, INCH, MARGIN, NAME, SOFT, TICK, WIDTH_ONE, PlotError, colormap, ink_on, shorten, width)
+from .scale import Array
+from .style import HATCH, INCH, MARGIN, NAME, SOFT, TICK, WIDTH_ONE, WIDTH_TWO, PlotError, colormap, ink_on, shorten, width
 from . import style
-
-Array = npt.NDArray[Any]
 
 _NUMBER_CELL = 15.0  # points of a cell that a number fits into
 _SWATCH, _LEGEND_LINE = 7.0, 10.0
@@ -82,7 +80,7 @@ class Panels:
     items: List[Panel]
     title: str
     bar_title: str = "attention weight"
-    inches: float = WIDTH_ONE
+    inches: float = 0.0  # wide; 0: by whether there are several
     shared: bool = True  # all panels have one range, one bar, and the axes of the first
     stretch: bool = False  # cells fill the width; otherwise they are square
     numbers: bool = False  # values are written into cells that are large enough
@@ -105,7 +103,7 @@ def draw(panels: Panels, look: Look) -> Any:
         ranges = panels.ranges(look)
         if look.ax is not None:
             return _draw_into(panels, look, ranges)
-        page = look.page(panels.inches, panels.title)
+        page = look.page(panels.inches or (WIDTH_ONE if len(panels.items) == 1 else WIDTH_TWO), panels.title)
 
         def columns(of: layouts.Page) -> int:
             wanted = panels.columns or look.columns or layouts.choose_columns(len(panels.items), of)

@@ -100,11 +100,11 @@ def texts(numbers: Sequence[float]) -> List[str]:
     if not len(numbers):
         return []
     largest = max(abs(number) for number in numbers)
-    if largest > 0 and (largest < 1e-3 or largest >= 1e6):
-        return [_minus(f"{number:.3g}") for number in numbers]
-    step = min((abs(b - a) for a, b in zip(numbers, numbers[1:])), default=largest or 1.0)
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [_minus(f"{number:.{digits}f}") for number in numbers]
+    form = ".3g"
+    if not largest > 0 or 1e-3 <= largest < 1e6:
+        step = min((abs(b - a) for a, b in zip(numbers, numbers[1:])), default=largest or 1.0)
+        form = f".{max(0, -math.floor(math.log10(step) + 1e-9))}f"
+    return [f"{number:{form}}".replace("-", "\u2212") for number in numbers]
 
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -116,10 +116,6 @@ def power_texts(numbers: Sequence[float]) -> List[str]:
     if any(abs(exponent - round(exponent)) > 1e-9 for exponent in exponents) or len(numbers) < 2:
         return [f"{number:g}" for number in numbers]
     return ["10" + str(round(exponent)).translate(_RAISED) for exponent in exponents]
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\u2212")
 
 
 def percentiles(values: Array, shares: Tuple[float, ...]) -> List[Array]:

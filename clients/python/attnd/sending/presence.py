@@ -6,18 +6,15 @@ Subscriptions tell it: attnd that is there subscribes, and to a prefix of its ow
 """
 from __future__ import annotations
 
-import logging
 import time
 from typing import Callable, Dict, Optional, Tuple
 
 from .. import address as addresses, wire
 from ..connection import keys as keyring
 from ..connection.link import Link
-from ..once import Once
+from ..once import Once, log
 from .outbox import Outbox
 from .reliable import Lane, Wish
-
-log = logging.getLogger("attnd")
 
 GONE_AFTER_S = 5.0  # without a subscriber; a daemon that is back sooner was only restarted
 HOPE_S = 5.0  # between two looks at whether messages are taken again

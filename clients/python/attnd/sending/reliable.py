@@ -13,7 +13,6 @@ All on the sender thread, but for what says that any may call it.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 import time
@@ -25,12 +24,10 @@ import zmq
 
 from ..address import SOCKETS
 from ..connection import keys as keyring
-from ..once import Once
+from ..once import Once, log
 from ..wire import printable
 from .spool import Place, Spool, Unreadable, is_passing
 from .turn import Turn
-
-log = logging.getLogger("attnd")
 
 DEFAULT_BYTES = 64 << 20
 EVENT_BYTES = 1 << 20  # beyond the bound, for events alone
