@@ -448,7 +448,7 @@ static const struct type_info {
     [VALUE_COUNT] = {"count", "not a whole number", .scales = count_scales},
     [VALUE_DURATION] = {"duration", "not a duration such as 500ms, 5s, 2min or 1h",
                         .scales = duration_scales},
-    [VALUE_REAL] = {"number", "not a number such as 0.05"},
+    [VALUE_REAL] = {.name = "number", .reason = "not a number such as 0.05"},
     [VALUE_NUMBERS] = {"list", "not a list of numbers such as [1, 0.5]", .parse = numbers_parse,
                        .print = numbers_print, .valid = "at most 256 numbers"},
     [VALUE_TEXT] = {.name = "text",
