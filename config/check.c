@@ -6,6 +6,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+static const struct origin nowhere = {NULL, 0};
+
 static int check_parts(const char *key, uint64_t length, uint64_t every, char *reterr)
 {
     uint64_t part = config_window_part(length, every);
@@ -13,11 +15,11 @@ static int check_parts(const char *key, uint64_t length, uint64_t every, char *r
     if (parts <= CONFIG_WINDOW_PARTS_MAX) {
         return 0;
     }
-    snprintf(reterr, CONFIG_ERROR_MAX,
-             "%s: '%" PRIu64 "': a window of %" PRIu64 " would be kept in %" PRIu64
-             " parts of %" PRIu64 " (valid: at most %d parts; for instance every %" PRIu64 ")",
-             key, every, length, parts, part, CONFIG_WINDOW_PARTS_MAX, length);
-    return -1;
+    return config_error(reterr, nowhere,
+                        "%s: '%" PRIu64 "': a window of %" PRIu64 " would be kept in %" PRIu64
+                        " parts of %" PRIu64
+                        " (valid: at most %d parts; for instance every %" PRIu64 ")",
+                        key, every, length, parts, part, CONFIG_WINDOW_PARTS_MAX, length);
 }
 
 /* Each window rule keeps its state under a name of its own. */
@@ -29,23 +31,22 @@ static int check_distinct(const struct config *config, uint32_t i, char *reterr)
     if (config_window_find(config, (int)window->unit, length, every) == (int)own) {
         return 0;
     }
-    snprintf(reterr, CONFIG_ERROR_MAX,
-             "window.also: a window of %" PRIu64 " every %" PRIu64
-             " is there already (valid: each window once, and none of window.unit)",
-             length, every);
-    return -1;
+    return config_error(reterr, nowhere,
+                        "window.also: a window of %" PRIu64 " every %" PRIu64
+                        " is there already (valid: each window once, and none of window.unit)",
+                        length, every);
 }
 
 static int config_check_windows(const struct config *config, char *reterr)
 {
     bool counts = config->window_length != 1 || config->window_every != 1;
     if (config->window_unit == CONFIG_UNIT_AUTO && counts) {
-        snprintf(reterr, CONFIG_ERROR_MAX,
-                 "%s: '%" PRIu64 "': with window.unit: auto windows have 16 captures (valid: 1, or "
-                 "with window.unit: epoch, step or second any number)",
-                 config->window_length != 1 ? "window.length" : "window.every",
-                 config->window_length != 1 ? config->window_length : config->window_every);
-        return -1;
+        return config_error(
+            reterr, nowhere,
+            "%s: '%" PRIu64 "': with window.unit: auto windows have 16 captures (valid: 1, or "
+            "with window.unit: epoch, step or second any number)",
+            config->window_length != 1 ? "window.length" : "window.every",
+            config->window_length != 1 ? config->window_length : config->window_every);
     }
     if (check_parts("window.every", config->window_length, config->window_every, reterr) != 0) {
         return -1;
@@ -68,12 +69,11 @@ static int check_budget(const struct config *config, char *reterr)
     char message[VALUE_TEXT_MAX], budget[VALUE_TEXT_MAX];
     value_print(&config_keys[KEY_ingest_max_message].rule, &config->ingest_max_message, message);
     value_print(&config_keys[KEY_ingest_budget].rule, &config->ingest_budget, budget);
-    snprintf(
-        reterr, CONFIG_ERROR_MAX,
+    return config_error(
+        reterr, nowhere,
         "ingest.max_message: '%.64s': larger than ingest.budget, so such a message could never be"
         " read (valid: at most %.64s)",
         message, budget);
-    return -1;
 }
 
 static bool is_wildcard_host(const char *host, size_t len)
@@ -123,10 +123,10 @@ static int check_endpoints(const struct config *config, char *reterr)
             if (!endpoints_clash(endpoint, config_field(config, endpoint_key(j)))) {
                 continue;
             }
-            snprintf(reterr, CONFIG_ERROR_MAX,
-                     "%s.endpoint: '%s': taken by %s.endpoint (valid: another port or path)",
-                     key->section, endpoint->text, other->section);
-            return -1;
+            return config_error(
+                reterr, nowhere,
+                "%s.endpoint: '%s': taken by %s.endpoint (valid: another port or path)",
+                key->section, endpoint->text, other->section);
         }
     }
     return 0;
@@ -138,11 +138,11 @@ static int check_metrics(const struct config *config, const char *label, char *r
         config->metrics_similarity || config->metrics_spectrum) {
         return 0;
     }
-    snprintf(reterr, CONFIG_ERROR_MAX,
-             "%s: every group is off, so there is nothing to measure (valid: at least one of "
-             "core, importance, pairs, similarity, spectrum on)",
-             label);
-    return -1;
+    return config_error(
+        reterr, nowhere,
+        "%s: every group is off, so there is nothing to measure (valid: at least one of "
+        "core, importance, pairs, similarity, spectrum on)",
+        label);
 }
 
 static int check_drift(const struct config *config, char *reterr)
@@ -153,11 +153,10 @@ static int check_drift(const struct config *config, char *reterr)
     if (is_run || strcmp(baseline, "first") == 0) {
         return 0;
     }
-    snprintf(
-        reterr, CONFIG_ERROR_MAX,
+    return config_error(
+        reterr, nowhere,
         "drift.baseline: '%s': not a run (valid: first, or the 32 hexadecimal digits of a run)",
         config_quotable(baseline, quoted));
-    return -1;
 }
 
 static int check_alerts(const struct config *config, char *reterr)
@@ -165,17 +164,17 @@ static int check_alerts(const struct config *config, char *reterr)
     const char *command = config->alerts_command.text, *webhook = config->alerts_webhook.text;
     char public[CONFIG_PUBLIC_MAX], quoted[QUOTE_MAX + 4];
     if (*command && *command != '/') {
-        snprintf(reterr, CONFIG_ERROR_MAX,
-                 "alerts.command: '%s': not an absolute path (valid: /path/to/program, and its "
-                 "arguments between blanks)",
-                 config_quotable(config_public("alerts", "command", command, public), quoted));
-        return -1;
+        return config_error(
+            reterr, nowhere,
+            "alerts.command: '%s': not an absolute path (valid: /path/to/program, and its "
+            "arguments between blanks)",
+            config_quotable(config_public("alerts", "command", command, public), quoted));
     }
     if (*webhook && strncmp(webhook, "http://", 7) != 0 && strncmp(webhook, "https://", 8) != 0) {
-        snprintf(reterr, CONFIG_ERROR_MAX,
-                 "alerts.webhook: '%s': not such a URL (valid: http://... or https://...)",
-                 config_quotable(config_public("alerts", "webhook", webhook, public), quoted));
-        return -1;
+        return config_error(
+            reterr, nowhere,
+            "alerts.webhook: '%s': not such a URL (valid: http://... or https://...)",
+            config_quotable(config_public("alerts", "webhook", webhook, public), quoted));
     }
     return 0;
 }
@@ -188,54 +187,52 @@ static int check_next_endpoints(const struct config *config, char *reterr)
     for (int i = 0; i < ADDRESS_COUNT; i++) {
         config_endpoint next = {.line = 0};
         if (address_endpoint(address, (enum address_socket)i, next.text, reason) != 0) {
-            snprintf(reterr, CONFIG_ERROR_MAX, "keys.next_address: %.900s", reason);
-            return -1;
+            return config_error(reterr, nowhere, "keys.next_address: %.900s", reason);
         }
         for (int j = 0; j < endpoint_count(config); j++) {
             if (!endpoints_clash(&next, config_field(config, endpoint_key(j)))) {
                 continue;
             }
-            snprintf(reterr, CONFIG_ERROR_MAX,
-                     "keys.next_address: '%s': its %s would be %s, taken by %s.endpoint (valid: "
-                     "five ports in a row that are free)",
-                     address, address_socket_name[i], next.text,
-                     config_keys[endpoint_key(j)].section);
-            return -1;
+            return config_error(
+                reterr, nowhere,
+                "keys.next_address: '%s': its %s would be %s, taken by %s.endpoint (valid: "
+                "five ports in a row that are free)",
+                address, address_socket_name[i], next.text, config_keys[endpoint_key(j)].section);
         }
     }
     return 0;
+}
+
+static int check_pair(const char *section, const char *a, bool has_a, const char *b, bool has_b,
+                      char *reterr)
+{
+    return has_a == has_b ? 0
+                          : config_error(reterr, nowhere, "%s.%s: needed with %s.%s", section,
+                                         has_a ? b : a, section, has_a ? a : b);
 }
 
 /* One without the other would let in nobody, or everybody. */
 static int check_keys(const struct config *config, char *reterr)
 {
     bool server = *config->keys_server.text, access = *config->keys_access.text;
-    if (server != access) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "keys.%s: needed with keys.%s",
-                 server ? "access" : "server", server ? "server" : "access");
+    const char *address = config->keys_next_address.text; /* of the key that follows */
+    bool next = *config->keys_next.text;
+    if (check_pair("keys", "server", server, "access", access, reterr) != 0 ||
+        check_pair("keys", "next", next, "next_address", *address, reterr) != 0) {
         return -1;
     }
     if (server && config->insecure) {
-        snprintf(reterr, CONFIG_ERROR_MAX,
-                 "insecure: 'true': there are keys, so TCP has access control (valid: false)");
-        return -1;
+        return config_error(
+            reterr, nowhere,
+            "insecure: 'true': there are keys, so TCP has access control (valid: false)");
     }
-    /* The key that follows, and where it is used already. */
-    const char *address = config->keys_next_address.text;
-    bool next = *config->keys_next.text;
-    if (next != (bool)*address) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "keys.%s: needed with keys.%s",
-                 next ? "next_address" : "next", next ? "next" : "next_address");
-        return -1;
-    }
-    if (next && !*config->keys_server.text) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "keys.server: needed with keys.next");
-        return -1;
+    if (next && !server) {
+        return config_error(reterr, nowhere, "keys.server: needed with keys.next");
     }
     if (next && strncmp(address, "tcp://", strlen("tcp://")) != 0) {
-        snprintf(reterr, CONFIG_ERROR_MAX,
-                 "keys.next_address: '%s': keys are for TCP (valid: tcp://host:port)", address);
-        return -1;
+        return config_error(reterr, nowhere,
+                            "keys.next_address: '%s': keys are for TCP (valid: tcp://host:port)",
+                            address);
     }
     return next ? check_next_endpoints(config, reterr) : 0;
 }
@@ -247,53 +244,49 @@ static int check_fleet(const struct config *config, char *reterr)
     const char *credentials = config->fleet_credentials.text;
     char quoted[QUOTE_MAX + 4];
     bool certificate = *config->fleet_tls_certificate.text, key = *config->fleet_tls_key.text;
-    if (certificate != key) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "fleet.%s: needed with fleet.%s",
-                 key ? "tls_certificate" : "tls_key", key ? "tls_key" : "tls_certificate");
+    if (check_pair("fleet", "tls_certificate", certificate, "tls_key", key, reterr) != 0) {
         return -1;
     }
     if (strlen(config->fleet_name.text) > 64) {
-        snprintf(reterr, CONFIG_ERROR_MAX, "fleet.name: '%.64s...': too long (valid: 64 bytes)",
-                 config->fleet_name.text);
-        return -1;
+        return config_error(reterr, nowhere, "fleet.name: '%.64s...': too long (valid: 64 bytes)",
+                            config->fleet_name.text);
     }
     if (config->fleet_role == CONFIG_ROLE_OFF && (*url || *credentials)) {
-        snprintf(reterr, CONFIG_ERROR_MAX,
-                 "fleet.role: 'off': fleet.%s is there, and without effect (valid: node, hub, or "
-                 "off without it)",
-                 *url ? "url" : "credentials");
-        return -1;
+        return config_error(
+            reterr, nowhere,
+            "fleet.role: 'off': fleet.%s is there, and without effect (valid: node, hub, or "
+            "off without it)",
+            *url ? "url" : "credentials");
     }
     if (config->fleet_role != CONFIG_ROLE_HUB && *config->fleet_domains.text) {
-        snprintf(reterr, CONFIG_ERROR_MAX,
-                 "fleet.domains: '%s': only a hub takes from other domains (valid: empty with "
-                 "fleet.role: %s)",
-                 config_quotable(config->fleet_domains.text, quoted), role);
-        return -1;
+        return config_error(
+            reterr, nowhere,
+            "fleet.domains: '%s': only a hub takes from other domains (valid: empty with "
+            "fleet.role: %s)",
+            config_quotable(config->fleet_domains.text, quoted), role);
     }
     if (config->fleet_role == CONFIG_ROLE_OFF) {
         return 0;
     }
     if (!*url) {
-        snprintf(reterr, CONFIG_ERROR_MAX,
-                 "fleet.url: needed with fleet.role: %s (valid: nats://host:4222 or "
-                 "tls://host:4222, several with commas)",
-                 role);
-        return -1;
+        return config_error(reterr, nowhere,
+                            "fleet.url: needed with fleet.role: %s (valid: nats://host:4222 or "
+                            "tls://host:4222, several with commas)",
+                            role);
     }
     if (!config->history_enabled) {
-        snprintf(reterr, CONFIG_ERROR_MAX,
-                 "fleet.role: '%s': keeps its parts beside the history, and history.enabled is "
-                 "false (valid: off, or history.enabled: true)",
-                 role);
-        return -1;
+        return config_error(
+            reterr, nowhere,
+            "fleet.role: '%s': keeps its parts beside the history, and history.enabled is "
+            "false (valid: off, or history.enabled: true)",
+            role);
     }
     if (config->window_unit == CONFIG_UNIT_SECOND) {
-        snprintf(reterr, CONFIG_ERROR_MAX,
-                 "window.unit: 'second': clocks of nodes differ, so such windows cannot be merged "
-                 "with fleet.role: %s (valid: auto, epoch, step)",
-                 role);
-        return -1;
+        return config_error(
+            reterr, nowhere,
+            "window.unit: 'second': clocks of nodes differ, so such windows cannot be merged "
+            "with fleet.role: %s (valid: auto, epoch, step)",
+            role);
     }
     return 0;
 }

@@ -73,7 +73,7 @@ static void config_print_rules(const struct config *config, FILE *out)
     for (uint32_t i = 0; i < config_rule_count(config); i++) {
         const struct rule *rule = config_rule(config, i);
         if (i < RULE_DEFAULT_COUNT) {
-            fprintf(out, "  # %s\n", rule_default_help[i]);
+            fprintf(out, "  # %s\n", rule_default_texts[i].help);
         }
         char text[RULE_TEXT_MAX];
         const char *name;

@@ -253,144 +253,89 @@ static int unknown_metric(const struct rule_draft *draft, const char *text, stru
 
 /* One key */
 
-static int rule_read_put_number(struct rule_draft *draft, enum rule_key key, const char *text,
-                                double *number, struct origin origin, char *reterr)
+/* A bound of old counted in another unit, so that the new name alone would not do. */
+static int check_old_statistic(const struct rule_draft *draft, const char *text,
+                               struct origin origin, char *reterr)
 {
-    if (value_decimal(text, number)) {
+    bool absolute = strcmp(text, "abs_z") == 0;
+    if (!absolute && strcmp(text, "z") != 0) {
         return 0;
     }
-    return rule_read_refuse(draft, key, text, origin, "not a number", reterr);
+    return config_error(
+        reterr, origin,
+        "%s.statistic: '%s': is now %s, whose unit is the largest of the baseline's std, the "
+        "metric's resolution and 5 %% of its range: choose the bound anew (metrics from 0 "
+        "to 1 reach 20; 6 is far). The default rule `drift` is no more: leave a copy of it out",
+        draft->label, text, absolute ? "abs_shift" : "shift");
 }
 
-static int put_count(struct rule_draft *draft, enum rule_key key, const char *text,
-                     uint32_t maximum, uint32_t *count, struct origin origin, char *reterr)
+static int check_only_condition(const struct rule_draft *draft, enum rule_key key,
+                                struct origin origin, char *reterr)
 {
-    struct value_rule rule = {VALUE_COUNT, 1, maximum};
-    char reason[VALUE_REASON_MAX], quoted[QUOTE_MAX + 4];
-    uint64_t number;
-    if (value_parse(&rule, text, &number, reason) != 0) {
-        return config_error(reterr, origin, "%s.%s: '%s': %s", draft->label, rule_keys[key].name,
-                            config_quotable(text, quoted), reason);
-    }
-    *count = (uint32_t)number;
-    return 0;
-}
-
-static int put_pattern(struct rule_draft *draft, enum rule_key key, const char *text, char *pattern,
-                       struct origin origin, char *reterr)
-{
-    size_t length = strlen(text);
-    if (length == 0 || length > RULE_PATTERN_MAX || strspn(text, LETTERS "*?[]!") != length) {
-        char quoted[QUOTE_MAX + 4];
-        return config_error(reterr, origin,
-                            "%s.%s: '%s': not a pattern (valid: 1 to %d of A-Z a-z 0-9 . _ - and "
-                            "* ? [ ] !)",
-                            draft->label, rule_keys[key].name, config_quotable(text, quoted),
-                            RULE_PATTERN_MAX);
-    }
-    memcpy(pattern, text, length + 1);
-    return 0;
-}
-
-static int put_word(struct rule_draft *draft, enum rule_key key, const char *const *words,
-                    const char *text, unsigned *value, struct origin origin, char *reterr)
-{
-    for (unsigned i = 0; words[i]; i++) {
-        if (strcmp(words[i], text) == 0) {
-            *value = i;
-            return 0;
+    for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
+        enum rule_key other = rule_condition_key(i);
+        if (other != key && draft->key_line[other]) {
+            return config_error(
+                reterr, origin, "%s.%s: a second condition (first: %s on line %zu; valid: one)",
+                draft->label, rule_keys[key].name, rule_keys[other].name, draft->key_line[other]);
         }
     }
-    return rule_read_refuse(draft, key, text, origin, "not one of the choices", reterr);
-}
-
-static int put_bool(struct rule_draft *draft, enum rule_key key, const char *text, bool *value,
-                    struct origin origin, char *reterr)
-{
-    static const char *const words[] = {"false", "true", NULL};
-    unsigned index = *value;
-    int result = put_word(draft, key, words, text, &index, origin, reterr);
-    *value = index == 1;
-    return result;
-}
-
-/* A bound of old counted in another unit, so that the new name alone would not do. */
-static int put_statistic(struct rule_draft *draft, const char *text, struct origin origin,
-                         char *reterr)
-{
-    unsigned word = 0;
-    bool absolute = strcmp(text, "abs_z") == 0;
-    if (absolute || strcmp(text, "z") == 0) {
-        return config_error(
-            reterr, origin,
-            "%s.statistic: '%s': is now %s, whose unit is the largest of the baseline's std, the "
-            "metric's resolution and 5 %% of its range: choose the bound anew (metrics from 0 "
-            "to 1 reach 20; 6 is far). The default rule `drift` is no more: leave a copy of it out",
-            draft->label, text, absolute ? "abs_shift" : "shift");
-    }
-    if (put_word(draft, RULE_KEY_STATISTIC, rule_statistic_names, text, &word, origin, reterr) !=
-        0) {
-        return -1;
-    }
-    draft->rule.statistic = (enum rule_statistic)word;
     return 0;
 }
 
+/* Reads the value into its field. */
 static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char *text,
                          struct origin origin, char *reterr)
 {
-    static const char *const severities[] = {"info", "warning", "critical", NULL};
-    struct rule *rule = &draft->rule;
+    const struct rule_field *field = &rule_fields[key];
+    void *value = (char *)&draft->rule + field->offset;
+    char quoted[QUOTE_MAX + 4], reason[VALUE_REASON_MAX];
+    size_t length = strlen(text);
+    uint64_t count;
     unsigned word = 0;
-    int result;
-    switch (key) {
-    case RULE_KEY_METRIC: {
-        uint32_t metric = rule_metric_find(text);
-        if (metric == RULE_METRIC_COUNT) {
-            return unknown_metric(draft, text, origin, reterr);
+    switch (field->kind) {
+    case RULE_FIELD_METRIC:
+        draft->rule.metric = rule_metric_find(text);
+        return draft->rule.metric == RULE_METRIC_COUNT ? unknown_metric(draft, text, origin, reterr)
+                                                       : 0;
+    case RULE_FIELD_WORD:
+    case RULE_FIELD_BOOL:
+        while (field->words[word] && strcmp(field->words[word], text) != 0) {
+            word++;
         }
-        rule->metric = metric;
+        if (!field->words[word]) {
+            return rule_read_refuse(draft, key, text, origin, "not one of the choices", reterr);
+        }
+        if (field->kind == RULE_FIELD_BOOL) {
+            *(bool *)value = word == 1;
+        } else {
+            *(unsigned *)value = word;
+        }
         return 0;
-    }
-    case RULE_KEY_STATISTIC:
-        return put_statistic(draft, text, origin, reterr);
-    case RULE_KEY_EACH:
-        result = put_word(draft, key, rule_each_names, text, &word, origin, reterr);
-        rule->each = result == 0 ? (enum rule_each)word : rule->each;
-        return result;
-    case RULE_KEY_SEVERITY:
-        result = put_word(draft, key, severities, text, &word, origin, reterr);
-        rule->severity = result == 0 ? (int)word : rule->severity;
-        return result;
-    case RULE_KEY_PER_KEY:
-        return put_bool(draft, key, text, &rule->per_key, origin, reterr);
-    case RULE_KEY_AFTER_CLEAR:
-        return put_bool(draft, key, text, &rule->after_clear, origin, reterr);
-    case RULE_KEY_ENABLED:
-        return put_bool(draft, key, text, &rule->enabled, origin, reterr);
-    case RULE_KEY_JOB:
-        return put_pattern(draft, key, text, rule->job, origin, reterr);
-    case RULE_KEY_LAYER:
-        return put_pattern(draft, key, text, rule->layer, origin, reterr);
-    case RULE_KEY_WITHIN:
-        return put_count(draft, key, text, RULE_WITHIN_MAX, &rule->within, origin, reterr);
-    case RULE_KEY_FOR:
-        return put_count(draft, key, text, RULE_FOR_MAX, &rule->windows, origin, reterr);
-    case RULE_KEY_CLEAR:
-        return rule_read_put_number(draft, key, text, &rule->clear, origin, reterr);
-    default:
-        for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
-            enum rule_key other = rule_condition_key(i);
-            if (other != key && draft->key_line[other]) {
-                return config_error(reterr, origin,
-                                    "%s.%s: a second condition (first: %s on line %zu; valid: one)",
-                                    draft->label, rule_keys[key].name, rule_keys[other].name,
-                                    draft->key_line[other]);
-            }
+    case RULE_FIELD_PATTERN:
+        if (length == 0 || length > RULE_PATTERN_MAX || strspn(text, LETTERS "*?[]!") != length) {
+            return config_error(
+                reterr, origin,
+                "%s.%s: '%s': not a pattern (valid: 1 to %d of A-Z a-z 0-9 . _ - and "
+                "* ? [ ] !)",
+                draft->label, rule_keys[key].name, config_quotable(text, quoted), RULE_PATTERN_MAX);
         }
-        rule->condition = (enum rule_condition)(key - RULE_KEY_BELOW);
-        return rule_read_put_number(draft, key, text, &rule->bound, origin, reterr);
+        memcpy(value, text, length + 1);
+        return 0;
+    case RULE_FIELD_COUNT:
+        if (value_parse(&(struct value_rule){VALUE_COUNT, 1, field->maximum}, text, &count,
+                        reason) != 0) {
+            return config_error(reterr, origin, "%s.%s: '%s': %s", draft->label,
+                                rule_keys[key].name, config_quotable(text, quoted), reason);
+        }
+        *(uint32_t *)value = (uint32_t)count;
+        return 0;
+    case RULE_FIELD_NUMBER:
+        break;
     }
+    return value_decimal(text, value)
+               ? 0
+               : rule_read_refuse(draft, key, text, origin, "not a number", reterr);
 }
 
 int rules_put(struct rule_draft *draft, enum rule_key key, const char *text, struct origin origin,
@@ -399,6 +344,15 @@ int rules_put(struct rule_draft *draft, enum rule_key key, const char *text, str
     if (draft->key_line[key]) {
         return config_error(reterr, origin, "%s.%s: given twice (first on line %zu)", draft->label,
                             rule_keys[key].name, draft->key_line[key]);
+    }
+    if (key == RULE_KEY_STATISTIC && check_old_statistic(draft, text, origin, reterr) != 0) {
+        return -1;
+    }
+    if (rule_key_is_condition(key)) {
+        if (check_only_condition(draft, key, origin, reterr) != 0) {
+            return -1;
+        }
+        draft->rule.condition = (enum rule_condition)(key - RULE_KEY_BELOW);
     }
     if (rule_read_put(draft, key, text, origin, reterr) != 0) {
         return -1;

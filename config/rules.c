@@ -38,35 +38,17 @@ const struct rule rule_defaults[RULE_DEFAULT_COUNT] = {
 #undef RULE
 };
 
-const char *const rule_default_help[RULE_DEFAULT_COUNT] = {
+const struct rule_text rule_default_texts[RULE_DEFAULT_COUNT] = {
 #define RULE(name, metric, statistic, per_key, each, condition, bound, clear, within, windows,     \
-             after_clear, severity, help)                                                          \
-    help,
+             after_clear, severity, text)                                                          \
+    [RULE_DEFAULT_##name].help = text,
+#define RULE_ADVICE(name, words, reason, remedy)                                                   \
+    [RULE_DEFAULT_##name].says = words, [RULE_DEFAULT_##name].why = reason,                        \
+    [RULE_DEFAULT_##name].advice = remedy,
+#define RULE_NEEDS(name, text) [RULE_DEFAULT_##name].needs = text,
 #include "config/rules.def"
 #undef RULE
-};
-
-static const char *const rule_default_says[RULE_DEFAULT_COUNT] = {
-#define RULE_ADVICE(name, says, why, advice) [RULE_DEFAULT_##name] = says,
-#include "config/rules.def"
 #undef RULE_ADVICE
-};
-
-const char *const rule_default_why[RULE_DEFAULT_COUNT] = {
-#define RULE_ADVICE(name, says, why, advice) [RULE_DEFAULT_##name] = why,
-#include "config/rules.def"
-#undef RULE_ADVICE
-};
-
-const char *const rule_default_advice[RULE_DEFAULT_COUNT] = {
-#define RULE_ADVICE(name, says, why, advice) [RULE_DEFAULT_##name] = advice,
-#include "config/rules.def"
-#undef RULE_ADVICE
-};
-
-const char *const rule_default_needs[RULE_DEFAULT_COUNT] = {
-#define RULE_NEEDS(name, needs) [RULE_DEFAULT_##name] = needs,
-#include "config/rules.def"
 #undef RULE_NEEDS
 };
 
@@ -198,59 +180,57 @@ uint32_t rule_metric_find(const char *name)
 
 /* As text */
 
-static void bool_text(bool value, char ret_text[RULE_TEXT_MAX])
-{
-    strcpy(ret_text, value ? "true" : "false");
-}
+static const char *const bool_names[] = {"false", "true", NULL};
+static const char *const severity_names[] = {"info", "warning", "critical", NULL};
 
-static void count_text(uint32_t count, char ret_text[RULE_TEXT_MAX])
-{
-    snprintf(ret_text, RULE_TEXT_MAX, "%" PRIu32, count);
-}
+#define FIELD(name) offsetof(struct rule, name)
+const struct rule_field rule_fields[RULE_KEY_COUNT] = {
+    [RULE_KEY_METRIC] = {RULE_FIELD_METRIC, FIELD(metric), NULL, 0},
+    [RULE_KEY_STATISTIC] = {RULE_FIELD_WORD, FIELD(statistic), rule_statistic_names, 0},
+    [RULE_KEY_PER_KEY] = {RULE_FIELD_BOOL, FIELD(per_key), bool_names, 0},
+    [RULE_KEY_EACH] = {RULE_FIELD_WORD, FIELD(each), rule_each_names, 0},
+    [RULE_KEY_JOB] = {RULE_FIELD_PATTERN, FIELD(job), NULL, 0},
+    [RULE_KEY_LAYER] = {RULE_FIELD_PATTERN, FIELD(layer), NULL, 0},
+#define RULE_CONDITION(symbol, name, compares, low, valid, help)                                   \
+    [RULE_KEY_##symbol] = {RULE_FIELD_NUMBER, FIELD(bound), NULL, 0},
+#include "config/rules.def"
+#undef RULE_CONDITION
+    [RULE_KEY_WITHIN] = {RULE_FIELD_COUNT, FIELD(within), NULL, RULE_WITHIN_MAX},
+    [RULE_KEY_FOR] = {RULE_FIELD_COUNT, FIELD(windows), NULL, RULE_FOR_MAX},
+    [RULE_KEY_CLEAR] = {RULE_FIELD_NUMBER, FIELD(clear), NULL, 0},
+    [RULE_KEY_AFTER_CLEAR] = {RULE_FIELD_BOOL, FIELD(after_clear), bool_names, 0},
+    [RULE_KEY_SEVERITY] = {RULE_FIELD_WORD, FIELD(severity), severity_names, 0},
+    [RULE_KEY_ENABLED] = {RULE_FIELD_BOOL, FIELD(enabled), bool_names, 0},
+};
 
 bool rule_key_text(const struct rule *rule, enum rule_key key, char ret_text[RULE_TEXT_MAX])
 {
-    switch (key) {
-    case RULE_KEY_METRIC:
+    const struct rule_field *field = &rule_fields[key];
+    const void *value = (const char *)rule + field->offset;
+    switch (field->kind) {
+    case RULE_FIELD_METRIC:
         strcpy(ret_text, rule_metric_name(rule->metric));
-        return true;
-    case RULE_KEY_STATISTIC:
-        strcpy(ret_text, rule_statistic_names[rule->statistic]);
-        return true;
-    case RULE_KEY_PER_KEY:
-        bool_text(rule->per_key, ret_text);
-        return true;
-    case RULE_KEY_EACH:
-        strcpy(ret_text, rule_each_names[rule->each]);
-        return true;
-    case RULE_KEY_JOB:
-        strcpy(ret_text, rule->job);
-        return true;
-    case RULE_KEY_LAYER:
-        strcpy(ret_text, rule->layer);
-        return true;
-    case RULE_KEY_WITHIN:
-        count_text(rule->within, ret_text);
-        return rule_is_rate(rule);
-    case RULE_KEY_FOR:
-        count_text(rule->windows, ret_text);
-        return true;
-    case RULE_KEY_CLEAR:
-        value_decimal_print(rule->clear, ret_text);
-        return true;
-    case RULE_KEY_AFTER_CLEAR:
-        bool_text(rule->after_clear, ret_text);
-        return true;
-    case RULE_KEY_SEVERITY:
-        strcpy(ret_text, alert_severity_name((enum alert_severity)rule->severity));
-        return true;
-    case RULE_KEY_ENABLED:
-        bool_text(rule->enabled, ret_text);
-        return true;
-    default:
-        value_decimal_print(rule->bound, ret_text);
+        break;
+    case RULE_FIELD_WORD:
+        strcpy(ret_text, field->words[*(const unsigned *)value]);
+        break;
+    case RULE_FIELD_BOOL:
+        strcpy(ret_text, field->words[*(const bool *)value]);
+        break;
+    case RULE_FIELD_PATTERN:
+        strcpy(ret_text, value);
+        break;
+    case RULE_FIELD_COUNT:
+        snprintf(ret_text, RULE_TEXT_MAX, "%" PRIu32, *(const uint32_t *)value);
+        break;
+    case RULE_FIELD_NUMBER:
+        value_decimal_print(*(const double *)value, ret_text);
+        break;
+    }
+    if (rule_key_is_condition(key)) {
         return key == rule_condition_key((int)rule->condition);
     }
+    return key != RULE_KEY_WITHIN || rule_is_rate(rule);
 }
 
 /* The default of the same name, or NULL. */
@@ -264,41 +244,39 @@ static const struct rule *find_default(const char *name)
     return NULL;
 }
 
-/* A default that was made to judge another metric means something else. */
-static int rules_find_text(const char *name, const char *metric)
+/* A default that was made to judge another metric means something else: it says nothing. */
+static const struct rule_text *rules_find_text(const char *name, const char *metric)
 {
+    static const struct rule_text nothing;
     const struct rule *rule = find_default(name);
     bool same = rule && strcmp(rule_metric_name(rule->metric), metric) == 0;
-    return same ? (int)(rule - rule_defaults) : -1;
+    return same ? &rule_default_texts[rule - rule_defaults] : &nothing;
 }
 
 const char *rule_says(const char *name, const char *metric)
 {
-    int index = rules_find_text(name, metric);
-    return index >= 0 ? rule_default_says[index] : NULL;
+    return rules_find_text(name, metric)->says;
 }
 
 const char *rule_why(const char *name, const char *metric)
 {
-    int index = rules_find_text(name, metric);
-    return index >= 0 ? rule_default_why[index] : NULL;
+    return rules_find_text(name, metric)->why;
 }
 
 const char *rule_advice(const char *name, const char *metric)
 {
-    int index = rules_find_text(name, metric);
-    return index >= 0 ? rule_default_advice[index] : NULL;
+    return rules_find_text(name, metric)->advice;
 }
 
 const char *rule_needs(const char *name, const char *metric)
 {
-    int index = rules_find_text(name, metric);
+    const struct rule_text *text = rules_find_text(name, metric);
     uint32_t found = rule_metric_find(metric);
-    const char *needs = index >= 0 ? rule_default_needs[index] : NULL;
-    for (int i = 0; i < RULE_DEFAULT_COUNT && index < 0 && !needs && found >= METRIC_COUNT; i++) {
-        needs = rule_defaults[i].metric == found ? rule_default_needs[i] : NULL;
+    const char *needs = text->needs;
+    for (int i = 0; i < RULE_DEFAULT_COUNT && !text->help && !needs && found >= METRIC_COUNT; i++) {
+        needs = rule_defaults[i].metric == found ? rule_default_texts[i].needs : NULL;
     }
-    for (size_t i = 0; i < sizeof metric_needs / sizeof metric_needs[0] && index < 0; i++) {
+    for (size_t i = 0; i < sizeof metric_needs / sizeof metric_needs[0] && !text->help; i++) {
         bool has = found >= metric_needs[i].first && found <= metric_needs[i].last;
         needs = has ? metric_needs[i].needs : needs;
     }

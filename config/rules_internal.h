@@ -20,6 +20,27 @@ static inline enum rule_key rule_condition_key(int condition)
     return (enum rule_key)(RULE_KEY_BELOW + condition);
 }
 
+static inline bool rule_key_is_condition(enum rule_key key)
+{
+    return key >= RULE_KEY_BELOW && key < rule_condition_key(RULE_CONDITION_COUNT);
+}
+
+/* Where the value of a key is in a rule: a list of words ends with NULL, a count has a maximum. */
+struct rule_field {
+    enum {
+        RULE_FIELD_METRIC,
+        RULE_FIELD_WORD,
+        RULE_FIELD_BOOL,
+        RULE_FIELD_PATTERN,
+        RULE_FIELD_COUNT,
+        RULE_FIELD_NUMBER
+    } kind;
+    size_t offset;
+    const char *const *words;
+    uint32_t maximum;
+};
+extern const struct rule_field rule_fields[RULE_KEY_COUNT];
+
 struct rule_key_info {
     const char *name, *text, *valid, *help; /* text: without being given */
 };
@@ -34,10 +55,11 @@ enum {
 };
 
 extern const struct rule rule_defaults[RULE_DEFAULT_COUNT];
-extern const char *const rule_default_help[RULE_DEFAULT_COUNT];
-extern const char *const rule_default_why[RULE_DEFAULT_COUNT];
-extern const char *const rule_default_advice[RULE_DEFAULT_COUNT];
-extern const char *const rule_default_needs[RULE_DEFAULT_COUNT]; /* NULL: all runs have it */
+extern const struct rule_text {
+    const char *help;
+    const char *says, *why, *advice; /* as of rule_says */
+    const char *needs;               /* NULL: all runs have it */
+} rule_default_texts[RULE_DEFAULT_COUNT];
 /* A rule of which nothing is given but the name. */
 extern const struct rule rule_blank;
 

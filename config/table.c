@@ -96,10 +96,11 @@ const char *config_quotable(const char *text, char ret_text[QUOTE_MAX + 4])
 
 /* Table */
 
-int config_find_top(const char *name)
+int config_key_index(const char *section, const char *name)
 {
     for (int i = 0; i < KEY_COUNT; i++) {
-        if (!*config_keys[i].section && strcmp(config_keys[i].name, name) == 0) {
+        if (strcmp(config_keys[i].section, section) == 0 &&
+            strcmp(config_keys[i].name, name) == 0) {
             return i;
         }
     }
@@ -131,11 +132,9 @@ int config_find_section(const char *section, struct origin origin, char *reterr)
 int config_find_key(const char *section, const char *label, const char *name, struct origin origin,
                     char *reterr)
 {
-    for (int i = 0; i < KEY_COUNT; i++) {
-        if (strcmp(config_keys[i].section, section) == 0 &&
-            strcmp(config_keys[i].name, name) == 0) {
-            return i;
-        }
+    int index = config_key_index(section, name);
+    if (index >= 0) {
+        return index;
     }
     struct names names = {.wanted = name, .distance = 32};
     char guess[64], quoted[QUOTE_MAX + 4];

@@ -58,8 +58,8 @@ int config_find_section(const char *section, struct origin origin, char *reterr)
 int config_find_key(const char *section, const char *label, const char *name, struct origin origin,
                     char *reterr);
 
-/* The index of a key that is in no section, or -1. */
-int config_find_top(const char *name);
+/* The index of a key, in section "" of one at the top; or -1. */
+int config_key_index(const char *section, const char *name);
 
 /* A sentence on the replacement of a key of earlier versions (retired.def); NULL: it is none. */
 const char *config_retired(const char *section, const char *name);

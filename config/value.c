@@ -78,39 +78,6 @@ static const char *const tier_words[] = {"auto", "raw", "state", NULL};
 static const char *const role_words[] = {"off", "node", "hub", NULL};
 static const char *const isa_words[] = {"auto", "scalar", "portable", "avx2", "avx512", NULL};
 
-/* Everything about a type; `scales` or `words` or neither (endpoint, numbers) is set. */
-struct type_info {
-    const char *name;
-    const char *reason; /* completes "'x': " */
-    const struct scale *scales;
-    const char *const *words;
-};
-
-static const struct type_info type_info[] = {
-    [VALUE_ENDPOINT] = {.name = "endpoint"},
-    [VALUE_BYTES] = {"size", "not a size such as 65536, 512MiB or 10MB", byte_scales, NULL},
-    [VALUE_COUNT] = {"count", "not a whole number", count_scales, NULL},
-    [VALUE_DURATION] = {"duration", "not a duration such as 500ms, 5s, 2min or 1h", duration_scales,
-                        NULL},
-    [VALUE_REAL] = {"number", "not a number such as 0.05", NULL, NULL},
-    [VALUE_NUMBERS] = {"list", "not a list of numbers such as [1, 0.5]", NULL, NULL},
-    [VALUE_TEXT] = {.name = "text"},
-    [VALUE_WINDOWS] = {"list", "not a list of windows such as [10 epochs, 100 steps every 10]",
-                       NULL, NULL},
-    [VALUE_LAYERS] = {.name = "layers"},
-    [VALUE_HEADS] = {.name = "heads"},
-    [VALUE_SERVERS] = {.name = "servers"},
-    [VALUE_DOMAINS] = {.name = "domains"},
-    [VALUE_BOOL] = {"boolean", "not one of the choices", NULL, bool_words},
-    [VALUE_UNIT] = {"choice", "not one of the choices", NULL, unit_words},
-    [VALUE_LEVEL] = {"choice", "not one of the choices", NULL, level_words},
-    [VALUE_FORMAT] = {"choice", "not one of the choices", NULL, format_words},
-    [VALUE_EFFORT] = {"choice", "not one of the choices", NULL, effort_words},
-    [VALUE_TIER] = {"choice", "not one of the choices", NULL, tier_words},
-    [VALUE_ISA] = {"choice", "not one of the choices", NULL, isa_words},
-    [VALUE_ROLE] = {"choice", "not one of the choices", NULL, role_words},
-};
-
 #define IS_UNSIGNED(tag) (sizeof(enum tag) == sizeof(unsigned))
 static_assert(IS_UNSIGNED(config_unit) && IS_UNSIGNED(config_level) && IS_UNSIGNED(config_format) &&
                   IS_UNSIGNED(config_effort) && IS_UNSIGNED(config_tier) &&
@@ -121,6 +88,7 @@ const char *config_isa_name(enum config_isa isa)
 {
     return isa_words[isa];
 }
+
 const char *config_role_name(enum config_role role)
 {
     return role_words[role];
@@ -129,20 +97,6 @@ const char *config_role_name(enum config_role role)
 const char *config_tier_name(enum config_tier tier)
 {
     return tier_words[tier];
-}
-
-const char *value_type_name(enum value_type type)
-{
-    return type_info[type].name;
-}
-
-/* Writes "reason (valid: ...)". Always returns -1, so that callers can return it. */
-static int value_refuse(const struct value_rule *rule, const char *reason, char *reterr_reason)
-{
-    char valid[VALUE_VALID_MAX];
-    value_valid(rule, valid);
-    snprintf(reterr_reason, VALUE_REASON_MAX, "%s (valid: %s)", reason, valid);
-    return -1;
 }
 
 /* Numbers */
@@ -202,13 +156,13 @@ static enum number_result parse_scaled(const struct scale *scales, const char *t
     return NUMBER_OK;
 }
 
-static void number_print(enum value_type type, uint64_t number, char *ret_text)
+static void number_print(const struct scale *scale, uint64_t number, char *ret_text)
 {
-    const struct scale *scale = type_info[type].scales;
+    bool is_duration = scale == duration_scales;
     while (scale[1].unit && (!scale->print || number % scale->factor != 0 || number == 0)) {
         scale++;
     }
-    const char *unit = number == 0 && type == VALUE_DURATION ? "s" : scale->unit;
+    const char *unit = number == 0 && is_duration ? "s" : scale->unit;
     snprintf(ret_text, VALUE_TEXT_MAX, "%" PRIu64 "%s", number / scale->factor, unit);
 }
 
@@ -229,36 +183,6 @@ static bool parse_decimal(const char **text, double *ret_number)
     return whole && isfinite(*ret_number);
 }
 
-static int real_parse(const struct value_rule *rule, const char *text, void *ret_value,
-                      char *reterr_reason)
-{
-    double number;
-    if (!value_decimal(text, &number)) {
-        return value_refuse(rule, type_info[rule->type].reason, reterr_reason);
-    }
-    if (number < (double)rule->minimum || number > (double)rule->maximum) {
-        return value_refuse(rule, "out of range", reterr_reason);
-    }
-    memcpy(ret_value, &number, sizeof number);
-    return 0;
-}
-
-/* The shortest text that reads back as the same number (10, not 1e+01); returns its length. */
-static int decimal_print(double number, char *ret_text, size_t size)
-{
-    int best = (int)size;
-    for (int digits = 1; digits <= 17; digits++) {
-        char text[32];
-        int len = snprintf(text, sizeof text, "%.*g", digits, number);
-        if (len >= best || strtod(text, NULL) != number) {
-            continue;
-        }
-        best = len;
-        memcpy(ret_text, text, (size_t)len + 1);
-    }
-    return best;
-}
-
 bool value_decimal(const char *text, double *ret_number)
 {
     double number;
@@ -269,9 +193,19 @@ bool value_decimal(const char *text, double *ret_number)
     return true;
 }
 
-void value_decimal_print(double number, char ret_text[VALUE_DECIMAL_MAX])
+int value_decimal_print(double number, char ret_text[VALUE_DECIMAL_MAX])
 {
-    decimal_print(number, ret_text, VALUE_DECIMAL_MAX);
+    int best = VALUE_DECIMAL_MAX;
+    for (int digits = 1; digits <= 17; digits++) {
+        char text[VALUE_DECIMAL_MAX];
+        int len = snprintf(text, sizeof text, "%.*g", digits, number);
+        if (len >= best || strtod(text, NULL) != number) {
+            continue;
+        }
+        best = len;
+        memcpy(ret_text, text, (size_t)len + 1);
+    }
+    return best;
 }
 
 static const char *skip_spaces(const char *text)
@@ -299,59 +233,46 @@ static bool value_parse_list(const char *text, const char *end, config_numbers *
     return text == end;
 }
 
-static int numbers_parse(const struct value_rule *rule, const char *text, void *ret_value,
-                         char *reterr_reason)
+static bool numbers_parse(const char *text, void *ret_value)
 {
     config_numbers numbers = {.count = 0};
     const char *end = text + strlen(text);
     bool brackets = *text == '[' && end[-1] == ']';
     if (!value_parse_list(text + brackets, end - brackets, &numbers)) {
-        return value_refuse(rule, type_info[rule->type].reason, reterr_reason);
+        return false;
     }
     memcpy(ret_value, &numbers, sizeof numbers);
-    return 0;
+    return true;
 }
 
-static void numbers_print(const config_numbers *numbers, char *ret_text)
+static void numbers_print(const void *value, char *ret_text)
 {
+    const config_numbers *numbers = value;
     size_t used = 0;
     ret_text[used++] = '[';
     for (uint32_t i = 0; i < numbers->count; i++) {
         used += (size_t)snprintf(ret_text + used, VALUE_TEXT_MAX - used, "%s", i > 0 ? ", " : "");
-        used += (size_t)decimal_print(numbers->number[i], ret_text + used, VALUE_TEXT_MAX - used);
+        used += (size_t)value_decimal_print(numbers->number[i], ret_text + used);
     }
-    ret_text[used++] = ']';
-    ret_text[used] = '\0';
+    strcpy(ret_text + used, "]");
 }
 
 /* "-1.7976931348623157e+308, " is 26 bytes. */
-static_assert(CONFIG_NUMBERS_MAX * 26 + 3 <= VALUE_TEXT_MAX, "the longest list fits");
+static_assert(CONFIG_NUMBERS_MAX * 26 + VALUE_DECIMAL_MAX <= VALUE_TEXT_MAX,
+              "the longest list fits");
 
-/* Words */
-
-static int word_parse(const struct value_rule *rule, const char *text, void *ret_value,
-                      char *reterr_reason)
-{
-    const struct type_info *type = &type_info[rule->type];
-    unsigned index = 0;
-    while (type->words[index] && strcmp(type->words[index], text) != 0) {
-        index++;
-    }
-    if (!type->words[index]) {
-        return value_refuse(rule, type->reason, reterr_reason);
-    }
-    if (rule->type == VALUE_BOOL) {
-        *(bool *)ret_value = index == 1;
-    } else {
-        memcpy(ret_value, &index, sizeof index);
-    }
-    return 0;
-}
-
-/* Endpoints */
+/* Texts */
 
 /* Longest path that fits a Unix socket's address with its NUL. */
 #define IPC_PATH_MAX (sizeof(((struct sockaddr_un *)0)->sun_path) - 1)
+
+static bool is_printable(const char *text)
+{
+    while (*text >= ' ' && *text <= '~') {
+        text++;
+    }
+    return !*text;
+}
 
 /* The host of tcp://: a name, an address, an interface, or `*`. */
 static const char *tcp_host_reason(const char *host, size_t len)
@@ -408,49 +329,17 @@ static const char *endpoint_reason(const char *text)
         if (strlen(path) > IPC_PATH_MAX) {
             return "the path is longer than a socket's name may be (107 bytes)";
         }
-        for (; *path; path++) {
-            if (*path < ' ' || *path > '~') {
-                return "the path holds something other than printable ASCII";
-            }
-        }
-        return NULL;
+        return is_printable(path) ? NULL : "the path holds something other than printable ASCII";
     }
     return "not an endpoint";
 }
 
-/* Text */
-
-static int text_parse(const struct value_rule *rule, const char *text, void *ret_value,
-                      char *reterr_reason)
+static const char *text_reason(const char *text)
 {
-    config_text *value = ret_value;
     if (strlen(text) >= CONFIG_TEXT_MAX) {
-        return value_refuse(rule, "too long", reterr_reason);
+        return "too long";
     }
-    for (const char *at = text; *at; at++) {
-        if (*at < ' ' || *at > '~') {
-            return value_refuse(rule, "holds something other than printable ASCII", reterr_reason);
-        }
-    }
-    snprintf(value->text, sizeof value->text, "%s", text);
-    return 0;
-}
-
-/* Text of which another function knows what is wrong. */
-static int checked_parse(const struct value_rule *rule, const char *text, void *ret_value,
-                         char *reterr_reason)
-{
-    static const char *(*const reason_of[])(const char *) = {
-        [VALUE_ENDPOINT] = endpoint_reason,       [VALUE_LAYERS] = capture_layers_reason,
-        [VALUE_HEADS] = capture_heads_reason,     [VALUE_SERVERS] = servers_reason,
-        [VALUE_DOMAINS] = servers_domains_reason,
-    };
-    const char *reason = reason_of[rule->type](text);
-    if (reason) {
-        return value_refuse(rule, reason, reterr_reason);
-    }
-    strcpy(ret_value, text);
-    return 0;
+    return is_printable(text) ? NULL : "holds something other than printable ASCII";
 }
 
 /* Windows */
@@ -501,8 +390,7 @@ static bool parse_window(const char **text, config_windows *windows)
     return true;
 }
 
-static int windows_parse(const struct value_rule *rule, const char *text, void *ret_value,
-                         char *reterr_reason)
+static bool windows_parse(const char *text, void *ret_value)
 {
     config_windows windows = {.count = 0};
     const char *end = text + strlen(text);
@@ -514,16 +402,17 @@ static int windows_parse(const struct value_rule *rule, const char *text, void *
         bool valid = parse_window(&text, &windows);
         more = text < end;
         if (!valid || (more && *text++ != ',')) {
-            return value_refuse(rule, type_info[rule->type].reason, reterr_reason);
+            return false;
         }
         text = skip_spaces(text);
     }
     memcpy(ret_value, &windows, sizeof windows);
-    return 0;
+    return true;
 }
 
-static void windows_print(const config_windows *windows, char *ret_text)
+static void windows_print(const void *value, char *ret_text)
 {
+    const config_windows *windows = value;
     size_t used = (size_t)snprintf(ret_text, VALUE_TEXT_MAX, "[");
     for (uint32_t i = 0; i < windows->count; i++) {
         uint64_t length = windows->window[i].length, every = windows->window[i].every;
@@ -540,18 +429,81 @@ static void windows_print(const config_windows *windows, char *ret_text)
 
 /* By type */
 
+/* A value is of `scales`, a word of `words`, a text of which `why_not` says what is wrong, or a
+ * list that has functions of its own; else a real number. */
+static const struct type_info {
+    const char *name;
+    const char *reason; /* completes "'x': " */
+    const struct scale *scales;
+    const char *const *words;
+    const char *(*why_not)(const char *text); /* NULL: nothing */
+    bool (*parse)(const char *text, void *ret_value);
+    void (*print)(const void *value, char *ret_text);
+    const char *valid; /* NULL: scales, words or bounds tell */
+} type_info[] = {
+    [VALUE_ENDPOINT] = {.name = "endpoint",
+                        .why_not = endpoint_reason,
+                        .valid = "tcp://host:port, ipc://path"},
+    [VALUE_BYTES] = {"size", "not a size such as 65536, 512MiB or 10MB", .scales = byte_scales},
+    [VALUE_COUNT] = {"count", "not a whole number", .scales = count_scales},
+    [VALUE_DURATION] = {"duration", "not a duration such as 500ms, 5s, 2min or 1h",
+                        .scales = duration_scales},
+    [VALUE_REAL] = {.name = "number", .reason = "not a number such as 0.05"},
+    [VALUE_NUMBERS] = {"list", "not a list of numbers such as [1, 0.5]", .parse = numbers_parse,
+                       .print = numbers_print, .valid = "at most 256 numbers"},
+    [VALUE_TEXT] = {.name = "text",
+                    .why_not = text_reason,
+                    .valid = "at most 1023 printable characters"},
+    [VALUE_WINDOWS] = {"list", "not a list of windows such as [10 epochs, 100 steps every 10]",
+                       .parse = windows_parse, .print = windows_print,
+                       .valid = "at most 7 windows of 1 to 1000000 epochs, steps or seconds"},
+    [VALUE_LAYERS] = {.name = "layers",
+                      .why_not = capture_layers_reason,
+                      .valid = "decoder.3.self, * ? [ ] as in file names, several between blanks; "
+                               "at most 511 characters"},
+    [VALUE_HEADS] = {.name = "heads",
+                     .why_not = capture_heads_reason,
+                     .valid = "* or numbers and ranges such as 0-3,7; at most 255 characters"},
+    [VALUE_SERVERS] = {.name = "servers",
+                       .why_not = servers_reason,
+                       .valid = "nats://host:4222 or tls://host:4222, at most 32 between commas"},
+    [VALUE_DOMAINS] = {.name = "domains",
+                       .why_not = servers_domains_reason,
+                       .valid = "at most 64 names of letters, digits, - and _ between single "
+                                "blanks"},
+    [VALUE_BOOL] = {"boolean", .words = bool_words},
+    [VALUE_UNIT] = {"choice", .words = unit_words},
+    [VALUE_LEVEL] = {"choice", .words = level_words},
+    [VALUE_FORMAT] = {"choice", .words = format_words},
+    [VALUE_EFFORT] = {"choice", .words = effort_words},
+    [VALUE_TIER] = {"choice", .words = tier_words},
+    [VALUE_ISA] = {"choice", .words = isa_words},
+    [VALUE_ROLE] = {"choice", .words = role_words},
+};
+static_assert(CONFIG_NUMBERS_MAX == 256 && CONFIG_TEXT_MAX == 1024 && CONFIG_WINDOWS_MAX == 7 &&
+                  CONFIG_WINDOW_UNITS_MAX == 1000000 && CONFIG_LAYERS_MAX == 512 &&
+                  CONFIG_HEADS_MAX == 256 && CONFIG_SERVERS_MAX == 32 && CONFIG_DOMAINS_MAX == 64,
+              "type_info says so");
+
+const char *value_type_name(enum value_type type)
+{
+    return type_info[type].name;
+}
+
+/* Writes "reason (valid: ...)". Always returns -1, so that callers can return it. */
+static int value_refuse(const struct value_rule *rule, const char *reason, char *reterr_reason)
+{
+    char valid[VALUE_VALID_MAX];
+    value_valid(rule, valid);
+    snprintf(reterr_reason, VALUE_REASON_MAX, "%s (valid: %s)", reason, valid);
+    return -1;
+}
+
 int value_parse(const struct value_rule *rule, const char *text, void *ret_value,
                 char reterr_reason[VALUE_REASON_MAX])
 {
-    static int (*const parse[])(const struct value_rule *, const char *, void *, char *) = {
-        [VALUE_ENDPOINT] = checked_parse, [VALUE_REAL] = real_parse,
-        [VALUE_NUMBERS] = numbers_parse,  [VALUE_TEXT] = text_parse,
-        [VALUE_WINDOWS] = windows_parse,  [VALUE_LAYERS] = checked_parse,
-        [VALUE_HEADS] = checked_parse,    [VALUE_SERVERS] = checked_parse,
-        [VALUE_DOMAINS] = checked_parse,
-    };
-    if (type_info[rule->type].scales) {
-        const struct type_info *type = &type_info[rule->type];
+    const struct type_info *type = &type_info[rule->type];
+    if (type->scales) {
         uint64_t number = 0;
         enum number_result result = parse_scaled(type->scales, text, &number);
         if (result == NUMBER_SYNTAX) {
@@ -561,90 +513,84 @@ int value_parse(const struct value_rule *rule, const char *text, void *ret_value
             return value_refuse(rule, "out of range", reterr_reason);
         }
         memcpy(ret_value, &number, sizeof number);
-        return 0;
+    } else if (type->words) {
+        unsigned index = 0;
+        while (type->words[index] && strcmp(type->words[index], text) != 0) {
+            index++;
+        }
+        if (!type->words[index]) {
+            return value_refuse(rule, "not one of the choices", reterr_reason);
+        }
+        if (rule->type == VALUE_BOOL) {
+            *(bool *)ret_value = index == 1;
+        } else {
+            memcpy(ret_value, &index, sizeof index);
+        }
+    } else if (type->why_not) {
+        const char *reason = type->why_not(text);
+        if (reason) {
+            return value_refuse(rule, reason, reterr_reason);
+        }
+        strcpy(ret_value, text);
+    } else if (type->parse) {
+        return type->parse(text, ret_value) ? 0 : value_refuse(rule, type->reason, reterr_reason);
+    } else {
+        double number;
+        if (!value_decimal(text, &number)) {
+            return value_refuse(rule, type->reason, reterr_reason);
+        }
+        if (number < (double)rule->minimum || number > (double)rule->maximum) {
+            return value_refuse(rule, "out of range", reterr_reason);
+        }
+        memcpy(ret_value, &number, sizeof number);
     }
-    if (type_info[rule->type].words) {
-        return word_parse(rule, text, ret_value, reterr_reason);
-    }
-    return parse[rule->type](rule, text, ret_value, reterr_reason);
-}
-
-static void real_print(const void *value, char *ret_text)
-{
-    double number;
-    memcpy(&number, value, sizeof number);
-    decimal_print(number, ret_text, VALUE_TEXT_MAX);
+    return 0;
 }
 
 void value_print(const struct value_rule *rule, const void *value, char ret_text[VALUE_TEXT_MAX])
 {
-    if (type_info[rule->type].scales) {
+    const struct type_info *type = &type_info[rule->type];
+    if (type->scales) {
         uint64_t number;
         memcpy(&number, value, sizeof number);
-        number_print(rule->type, number, ret_text);
-    } else if (type_info[rule->type].words) {
+        number_print(type->scales, number, ret_text);
+    } else if (type->words) {
         unsigned index;
         if (rule->type == VALUE_BOOL) {
             index = *(const bool *)value ? 1 : 0;
         } else {
             memcpy(&index, value, sizeof index);
         }
-        snprintf(ret_text, VALUE_TEXT_MAX, "%s", type_info[rule->type].words[index]);
-    } else if (rule->type == VALUE_REAL) {
-        real_print(value, ret_text);
-    } else if (rule->type == VALUE_NUMBERS) {
-        numbers_print(value, ret_text);
-    } else if (rule->type == VALUE_WINDOWS) {
-        windows_print(value, ret_text);
+        strcpy(ret_text, type->words[index]);
+    } else if (type->why_not) {
+        strcpy(ret_text, value); /* the value begins with it */
+    } else if (type->print) {
+        type->print(value, ret_text);
     } else {
-        snprintf(ret_text, VALUE_TEXT_MAX, "%s", (const char *)value); /* they begin with it */
+        double number;
+        memcpy(&number, value, sizeof number);
+        value_decimal_print(number, ret_text);
     }
 }
 
 void value_valid(const struct value_rule *rule, char ret_text[VALUE_VALID_MAX])
 {
-    if (type_info[rule->type].scales) {
-        char minimum[64], maximum[64], text[VALUE_TEXT_MAX];
-        number_print(rule->type, rule->minimum, text);
-        snprintf(minimum, sizeof minimum, "%.60s", text);
-        number_print(rule->type, rule->maximum, text);
-        snprintf(maximum, sizeof maximum, "%.60s", text);
-        snprintf(ret_text, VALUE_VALID_MAX, "%s to %s", minimum, maximum);
-    } else if (type_info[rule->type].words) {
+    const struct type_info *type = &type_info[rule->type];
+    if (type->scales) {
+        char minimum[VALUE_TEXT_MAX], maximum[VALUE_TEXT_MAX];
+        number_print(type->scales, rule->minimum, minimum);
+        number_print(type->scales, rule->maximum, maximum);
+        snprintf(ret_text, VALUE_VALID_MAX, "%.60s to %.60s", minimum, maximum);
+    } else if (type->words) {
         size_t used = 0;
-        for (const char *const *word = type_info[rule->type].words; *word; word++) {
+        for (const char *const *word = type->words; *word; word++) {
             used += (size_t)snprintf(ret_text + used, VALUE_VALID_MAX - used, "%s%s",
                                      used ? ", " : "", *word);
         }
-    } else if (rule->type == VALUE_REAL) {
+    } else if (type->valid) {
+        strcpy(ret_text, type->valid);
+    } else {
         snprintf(ret_text, VALUE_VALID_MAX, "%" PRIu64 " to %" PRIu64, rule->minimum,
                  rule->maximum);
-    } else if (rule->type == VALUE_NUMBERS) {
-        snprintf(ret_text, VALUE_VALID_MAX, "at most %d numbers", CONFIG_NUMBERS_MAX);
-    } else if (rule->type == VALUE_TEXT) {
-        snprintf(ret_text, VALUE_VALID_MAX, "at most %d printable characters", CONFIG_TEXT_MAX - 1);
-    } else if (rule->type == VALUE_WINDOWS) {
-        snprintf(ret_text, VALUE_VALID_MAX,
-                 "at most %d windows of 1 to %d epochs, steps or seconds", CONFIG_WINDOWS_MAX,
-                 CONFIG_WINDOW_UNITS_MAX);
-    } else if (rule->type == VALUE_LAYERS) {
-        snprintf(ret_text, VALUE_VALID_MAX,
-                 "decoder.3.self, * ? [ ] as in file names, several between blanks; at most %d "
-                 "characters",
-                 CONFIG_LAYERS_MAX - 1);
-    } else if (rule->type == VALUE_HEADS) {
-        snprintf(ret_text, VALUE_VALID_MAX,
-                 "* or numbers and ranges such as 0-3,7; at most %d characters",
-                 CONFIG_HEADS_MAX - 1);
-    } else if (rule->type == VALUE_SERVERS) {
-        snprintf(ret_text, VALUE_VALID_MAX,
-                 "nats://host:4222 or tls://host:4222, at most %d between commas",
-                 CONFIG_SERVERS_MAX);
-    } else if (rule->type == VALUE_DOMAINS) {
-        snprintf(ret_text, VALUE_VALID_MAX,
-                 "at most %d names of letters, digits, - and _ between single blanks",
-                 CONFIG_DOMAINS_MAX);
-    } else {
-        snprintf(ret_text, VALUE_VALID_MAX, "tcp://host:port, ipc://path");
     }
 }

@@ -57,9 +57,9 @@ void value_valid(const struct value_rule *rule, char ret_text[VALUE_VALID_MAX]);
 
 /* One finite number in decimal, of either sign; false when the text is anything else. */
 bool value_decimal(const char *text, double *ret_number);
-/* The shortest text that reads back as the same number. */
+/* The shortest text that reads back as the same number (10, not 1e+01); returns its length. */
 #define VALUE_DECIMAL_MAX 32
-void value_decimal_print(double number, char ret_text[VALUE_DECIMAL_MAX]);
+int value_decimal_print(double number, char ret_text[VALUE_DECIMAL_MAX]);
 
 /* The type's name, for people: "size", "duration", "choice". */
 const char *value_type_name(enum value_type type);

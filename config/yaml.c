@@ -28,7 +28,7 @@ enum node_kind { NODE_SCALAR, NODE_MAP, NODE_LIST, NODE_LIST_END, NODE_END, NODE
 /* One event, copied out of libyaml. */
 struct node {
     enum node_kind kind;
-    size_t line;
+    struct origin origin;
     char text[SCALAR_MAX];
     bool empty; /* a scalar of which nothing is written: "key:" */
 };
@@ -44,11 +44,6 @@ struct reader {
     size_t key_line[KEY_COUNT];
     char *reterr;
 };
-
-static struct origin at_line(const struct reader *reader, size_t line)
-{
-    return (struct origin){reader->path, line};
-}
 
 /* Events */
 
@@ -83,20 +78,20 @@ static enum node_kind node_kind(yaml_event_type_t type)
 static int yaml_convert(struct reader *reader, const yaml_event_t *event, struct node *ret_node)
 {
     ret_node->kind = node_kind(event->type);
-    ret_node->line = event->start_mark.line + 1;
+    ret_node->origin = (struct origin){reader->path, event->start_mark.line + 1};
     if (event->type == YAML_ALIAS_EVENT ||
         (event->type == YAML_SCALAR_EVENT && event->data.scalar.anchor) ||
         (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.anchor) ||
         (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.anchor)) {
         return config_error(
-            reader->reterr, at_line(reader, ret_node->line),
+            reader->reterr, ret_node->origin,
             "anchors and aliases are not accepted: write the value out%s",
             event->type == YAML_ALIAS_EVENT ? ", and a text that begins with * in quotes" : "");
     }
     if ((event->type == YAML_SCALAR_EVENT && event->data.scalar.tag) ||
         (event->type == YAML_MAPPING_START_EVENT && event->data.mapping_start.tag) ||
         (event->type == YAML_SEQUENCE_START_EVENT && event->data.sequence_start.tag)) {
-        return config_error(reader->reterr, at_line(reader, ret_node->line),
+        return config_error(reader->reterr, ret_node->origin,
                             "tags are not accepted: write the plain value");
     }
     if (event->type != YAML_SCALAR_EVENT) {
@@ -105,13 +100,12 @@ static int yaml_convert(struct reader *reader, const yaml_event_t *event, struct
     const char *value = (const char *)event->data.scalar.value;
     size_t length = event->data.scalar.length;
     if (length >= SCALAR_MAX) {
-        return config_error(reader->reterr, at_line(reader, ret_node->line),
+        return config_error(reader->reterr, ret_node->origin,
                             "a text of %zu bytes is too long (valid: at most %d)", length,
                             SCALAR_MAX - 1);
     }
     if (memchr(value, '\0', length)) {
-        return config_error(reader->reterr, at_line(reader, ret_node->line),
-                            "a text holds a NUL byte");
+        return config_error(reader->reterr, ret_node->origin, "a text holds a NUL byte");
     }
     memcpy(ret_node->text, value, length + 1);
     ret_node->empty = length == 0 && event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
@@ -129,11 +123,12 @@ static int yaml_next(struct reader *reader, struct node *ret_node)
                           ? line_of_offset(reader, parser->problem_offset)
                           : parser->problem_mark.line + 1;
         if (parser->error == YAML_MEMORY_ERROR) {
-            return config_error(reader->reterr, at_line(reader, 0), "out of memory");
+            return config_error(reader->reterr, (struct origin){reader->path, 0}, "out of memory");
         }
         const char *context = parser->context ? parser->context : "";
-        return config_error(reader->reterr, at_line(reader, line), "not valid YAML: %s%s%s",
-                            parser->problem, *context ? ", " : "", context);
+        return config_error(reader->reterr, (struct origin){reader->path, line},
+                            "not valid YAML: %s%s%s", parser->problem, *context ? ", " : "",
+                            context);
     }
     int result = yaml_convert(reader, &event, ret_node);
     yaml_event_delete(&event);
@@ -177,13 +172,13 @@ static int join_list(struct reader *reader, const char *label, const struct node
         if (item.kind == NODE_LIST_END) {
             break;
         }
-        struct origin origin = at_line(reader, item.line);
         if (item.kind != NODE_SCALAR) {
-            return config_error(reader->reterr, origin, "%s.%s: expected one value, found a %s",
-                                label, name->text, kind_name(&item));
+            return config_error(reader->reterr, item.origin,
+                                "%s.%s: expected one value, found a %s", label, name->text,
+                                kind_name(&item));
         }
         if (used + strlen(item.text) + 3 > VALUE_TEXT_MAX) {
-            return config_error(reader->reterr, origin, "%s.%s: the list is too long", label,
+            return config_error(reader->reterr, item.origin, "%s.%s: the list is too long", label,
                                 name->text);
         }
         used += (size_t)sprintf(ret_text + used, "%s%s", used > 1 ? "," : "", item.text);
@@ -194,18 +189,17 @@ static int join_list(struct reader *reader, const char *label, const struct node
 
 static int read_plain_key(struct reader *reader, const struct body *body, const struct node *name)
 {
-    struct origin origin = at_line(reader, name->line);
     const char *instead = config_retired(body->section, name->text);
     int key = -1;
     if (!instead) {
-        key = config_find_key(body->section, body->label, name->text, origin, reader->reterr);
+        key = config_find_key(body->section, body->label, name->text, name->origin, reader->reterr);
         if (key < 0) {
             return -1;
         }
         if (body->key_line[key]) {
-            return config_error(reader->reterr, origin, "%s%s%s: given twice (first on line %zu)",
-                                body->label, *body->label ? "." : "", name->text,
-                                body->key_line[key]);
+            return config_error(reader->reterr, name->origin,
+                                "%s%s%s: given twice (first on line %zu)", body->label,
+                                *body->label ? "." : "", name->text, body->key_line[key]);
         }
     }
     char list[VALUE_TEXT_MAX];
@@ -221,26 +215,15 @@ static int read_plain_key(struct reader *reader, const struct body *body, const 
     } else if (value.kind == NODE_SCALAR) {
         text = value.text;
     } else {
-        return config_error(reader->reterr, origin, "%s%s%s: expected one value, found a %s",
+        return config_error(reader->reterr, name->origin, "%s%s%s: expected one value, found a %s",
                             body->label, *body->label ? "." : "", name->text, kind_name(&value));
     }
     if (instead) {
-        config_warn_retired(&reader->staged, body->label, name->text, text, instead, origin);
+        config_warn_retired(&reader->staged, body->label, name->text, text, instead, name->origin);
         return 0;
     }
-    body->key_line[key] = name->line;
-    return config_assign(body->config, key, body->label, text, origin, reader->reterr);
-}
-
-static bool is_key(const char *section, const char *name)
-{
-    for (int i = 0; i < KEY_COUNT; i++) {
-        if (strcmp(config_keys[i].section, section) == 0 &&
-            strcmp(config_keys[i].name, name) == 0) {
-            return true;
-        }
-    }
-    return false;
+    body->key_line[key] = name->origin.line;
+    return config_assign(body->config, key, body->label, text, name->origin, reader->reterr);
 }
 
 /* In a pattern of jobs a key of plan is written plan.every. */
@@ -249,8 +232,9 @@ static int yaml_read_key(struct reader *reader, void *data, struct node *name)
     const struct body *body = data;
     static const char prefix[] = "plan.";
     size_t length = strlen(prefix);
-    if (body->takes_plan && is_key("plan", name->text) && !is_key(body->section, name->text)) {
-        return config_error(reader->reterr, at_line(reader, name->line),
+    if (body->takes_plan && config_key_index("plan", name->text) >= 0 &&
+        config_key_index(body->section, name->text) < 0) {
+        return config_error(reader->reterr, name->origin,
                             "%s.%s: unknown key (did you mean plan.%s?)", body->label, name->text,
                             name->text);
     }
@@ -280,9 +264,8 @@ static int read_names(struct reader *reader, const char *label, const char *what
             return 0;
         }
         if (name.kind != NODE_SCALAR) {
-            return config_error(reader->reterr, at_line(reader, name.line),
-                                "%s%sexpected %s, found a %s", label, *label ? ": " : "", what,
-                                kind_name(&name));
+            return config_error(reader->reterr, name.origin, "%s%sexpected %s, found a %s", label,
+                                *label ? ": " : "", what, kind_name(&name));
         }
         if (read(reader, data, &name) != 0) {
             return -1;
@@ -302,7 +285,7 @@ static int read_body(struct reader *reader, const struct node *name, const char 
         return 0;
     }
     if (node.kind != NODE_MAP) {
-        return config_error(reader->reterr, at_line(reader, name->line),
+        return config_error(reader->reterr, name->origin,
                             "%s: expected lines of `key: value`, found a %s", label,
                             kind_name(&node));
     }
@@ -314,8 +297,7 @@ static int yaml_read_job(struct reader *reader, void *data, struct node *name)
 {
     struct job_rule *rule;
     (void)data;
-    if (jobs_add(&reader->staged.jobs, name->text, at_line(reader, name->line), reader->reterr,
-                 &rule) != 0) {
+    if (jobs_add(&reader->staged.jobs, name->text, name->origin, reader->reterr, &rule) != 0) {
         return -1;
     }
     struct body body = {"metrics", rule->label, &rule->values, rule->key_line, true};
@@ -326,26 +308,24 @@ static int yaml_read_job(struct reader *reader, void *data, struct node *name)
 static int read_rule_key(struct reader *reader, void *data, struct node *name)
 {
     struct rule_draft *draft = data;
-    struct origin origin = at_line(reader, name->line);
     enum rule_key key;
     struct node value;
-    if (rules_find_key(draft, name->text, origin, reader->reterr, &key) != 0 ||
+    if (rules_find_key(draft, name->text, name->origin, reader->reterr, &key) != 0 ||
         yaml_next(reader, &value) != 0) {
         return -1;
     }
     if (value.kind != NODE_SCALAR) {
-        return config_error(reader->reterr, origin, "%s.%s: expected one value, found a %s",
+        return config_error(reader->reterr, name->origin, "%s.%s: expected one value, found a %s",
                             draft->label, name->text, kind_name(&value));
     }
-    return rules_put(draft, key, value.text, origin, reader->reterr);
+    return rules_put(draft, key, value.text, name->origin, reader->reterr);
 }
 
 static int read_rule(struct reader *reader, void *data, struct node *name)
 {
     struct rule_draft draft;
     (void)data;
-    if (rules_begin(reader->staged.rules, name->text, at_line(reader, name->line), reader->reterr,
-                    &draft) != 0 ||
+    if (rules_begin(reader->staged.rules, name->text, name->origin, reader->reterr, &draft) != 0 ||
         read_body(reader, name, draft.label, "the name of a key", read_rule_key, &draft) != 0) {
         return -1;
     }
@@ -356,17 +336,16 @@ static int read_rule(struct reader *reader, void *data, struct node *name)
 static int begin_section(struct reader *reader, const struct node *section, size_t *line)
 {
     if (*line) {
-        return config_error(reader->reterr, at_line(reader, section->line),
+        return config_error(reader->reterr, section->origin,
                             "%s: section given twice (first on line %zu)", section->text, *line);
     }
-    *line = section->line;
+    *line = section->origin.line;
     return 0;
 }
 
 /* A section whose keys are all left out or commented is nothing wrong. */
 static int read_section(struct reader *reader, void *data, struct node *name)
 {
-    struct origin origin = at_line(reader, name->line);
     struct body top = {"", "", &reader->staged, reader->key_line, false};
     (void)data;
     if (strcmp(name->text, "jobs") == 0) {
@@ -376,16 +355,16 @@ static int read_section(struct reader *reader, void *data, struct node *name)
     }
     if (strcmp(name->text, "rules") == 0) {
         if (!reader->staged.rules && !(reader->staged.rules = rules_new())) {
-            return config_error(reader->reterr, origin, "out of memory");
+            return config_error(reader->reterr, name->origin, "out of memory");
         }
         return begin_section(reader, name, &reader->rules_line) != 0
                    ? -1
                    : read_body(reader, name, "rules", "the name of a rule", read_rule, NULL);
     }
-    if (config_find_top(name->text) >= 0) {
+    if (config_key_index("", name->text) >= 0) {
         return read_plain_key(reader, &top, name);
     }
-    int first = config_find_section(name->text, origin, reader->reterr);
+    int first = config_find_section(name->text, name->origin, reader->reterr);
     if (first < 0 || begin_section(reader, name, &reader->section_line[first]) != 0) {
         return -1;
     }
@@ -403,7 +382,7 @@ static int read_document(struct reader *reader)
         return 0;
     }
     if (node.kind != NODE_MAP) {
-        return config_error(reader->reterr, at_line(reader, node.line),
+        return config_error(reader->reterr, node.origin,
                             "expected sections such as `ingest:`, found a %s", kind_name(&node));
     }
     return read_names(reader, "", "the name of a section", read_section, NULL);
@@ -426,7 +405,7 @@ static int yaml_read_stream(struct reader *reader)
     if (node.kind == NODE_END) {
         return 0;
     }
-    return config_error(reader->reterr, at_line(reader, node.line),
+    return config_error(reader->reterr, node.origin,
                         "a second document begins here (valid: one per file)");
 }
 
@@ -460,7 +439,7 @@ static int yaml_load_text(struct config *config, const char *path, const char *i
     reader.staged.jobs = NULL;
     reader.staged.rules = NULL;
     if (!yaml_parser_initialize(&reader.parser)) {
-        return config_error(reterr, at_line(&reader, 0), "out of memory");
+        return config_error(reterr, (struct origin){path, 0}, "out of memory");
     }
     yaml_parser_set_input_string(&reader.parser, (const unsigned char *)input, size);
     int result = yaml_read_stream(&reader);
@@ -520,7 +499,7 @@ static int set_key(struct config *config, const char *assignment, char *reterr)
                             config_quotable(assignment, quoted));
     }
     if (sscanf(assignment, "%63[^.=]=%n", name, &value_at) == 1 && value_at >= 0) {
-        key = config_find_top(name);
+        key = config_key_index("", name);
     }
     if (key >= 0) {
         return config_assign(config, key, "", assignment + value_at, origin, reterr);

@@ -2,6 +2,7 @@
 #include "proto/fleet.h"
 
 #include "proto/err.h"
+#include "proto/header_internal.h"
 
 #include <math.h>
 #include <string.h>
@@ -62,9 +63,7 @@ void fleet_body_encode(const struct fleet_body *body, struct mpk_writer *writer)
     switch (body->kind) {
     case FLEET_PART:
         fleet_put_rule(writer, body);
-        mpk_pair_str(writer, "stack", stack_name(body->layer.stack));
-        mpk_pair_u64(writer, "layer", body->layer.layer);
-        mpk_pair_str(writer, "site", site_name(body->layer.site));
+        header_put_layer(writer, body->layer);
         if (body->module) {
             fleet_put_text(writer, "module", body->module, body->module_size);
         }
@@ -222,13 +221,11 @@ static unsigned fleet_choice(struct fleet_reader *reader, const char *key, unsig
                              const char *const *words)
 {
     const msgpack_object *value = fleet_find(reader, key, MSGPACK_OBJECT_STR);
-    for (unsigned i = 0; value && i < count; i++) {
-        if (mpk_is_str(value, words[i])) {
-            return i;
-        }
+    unsigned word = 0;
+    if (value && mpk_get_word(value, words, count, &word) != 0) {
+        reader->code = ERR_FLEET;
     }
-    reader->code = ERR_FLEET;
-    return 0;
+    return word;
 }
 
 static void fleet_read_rule(struct fleet_reader *reader, struct fleet_body *body)

@@ -87,19 +87,19 @@ const char *event_name(enum event_type event)
     return events[event];
 }
 
-/* The messages that a key belongs to. */
+/* The messages that a key belongs to: a bit for each type, and for two of the events. */
 enum scope {
     OPTIONAL = 0,
-    IN_ATTENTION = 1,
-    IN_QK = 2,
+    IN_ATTENTION = 1 << MESSAGE_ATTENTION,
+    IN_QK = 1 << MESSAGE_QK,
     IN_MAPS = IN_ATTENTION | IN_QK,
-    IN_WEIGHTS = 4,
-    IN_STATE = 8,
+    IN_WEIGHTS = 1 << MESSAGE_WEIGHTS,
+    IN_STATE = 1 << MESSAGE_STATE,
     IN_TENSORS = IN_MAPS | IN_WEIGHTS | IN_STATE,
     IN_SHOWN = IN_MAPS | IN_STATE, /* those that have maps to look at */
-    IN_EVENTS = 16,
-    IN_HELLO = 32,
-    IN_LOG = 64,
+    IN_EVENTS = 1 << MESSAGE_EVENT,
+    IN_HELLO = IN_EVENTS << 1,
+    IN_LOG = IN_EVENTS << 2,
     IN_SLICED = IN_MAPS | IN_WEIGHTS,
     IN_COUNTED = IN_WEIGHTS | IN_STATE, /* whose heads no tensor tells */
     IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO | IN_LOG
@@ -143,32 +143,6 @@ struct header_rule {
     size_t offset; /* of the field */
     uint64_t max;  /* of a whole number */
 };
-
-/* Sets the enumeration at `field` to the position of a word in a list. */
-static int header_read_word(const msgpack_object *value, const char *const *words, unsigned count,
-                            int err_unknown, void *field)
-{
-    if (value->type != MSGPACK_OBJECT_STR) {
-        return ERR_KEY_TYPE;
-    }
-    for (unsigned i = 0; i < count; i++) {
-        if (mpk_is_str(value, words[i])) {
-            *(unsigned *)field = i;
-            return 0;
-        }
-    }
-    return err_unknown;
-}
-
-static int read_stack(const msgpack_object *value, void *field)
-{
-    return header_read_word(value, stack_names, 2, ERR_KEY_RANGE, field);
-}
-
-static int read_site(const msgpack_object *value, void *field)
-{
-    return header_read_word(value, site_names, 2, ERR_KEY_RANGE, field);
-}
 
 /* Copies a text and ends it. */
 static int read_text(const msgpack_object *value, bool (*valid)(const char *text, size_t length),
@@ -280,9 +254,9 @@ static int read_layer_info(const msgpack_object *value, char **modules, struct l
     if (!found[0] || !found[1] || !found[2] || !found[3]) {
         return ERR_KEY_MISSING;
     }
-    if ((rc = read_stack(found[0], &ret_info->id.stack)) != 0 ||
+    if ((rc = mpk_get_word(found[0], stack_names, 2, &ret_info->id.stack)) != 0 ||
         (rc = header_read_u32(found[1], 0, LAYER_MAX, &ret_info->id.layer)) != 0 ||
-        (rc = read_site(found[2], &ret_info->id.site)) != 0 ||
+        (rc = mpk_get_word(found[2], site_names, 2, &ret_info->id.site)) != 0 ||
         (rc = header_read_u32(found[3], 1, HEADS_TOTAL_MAX, &ret_info->heads)) != 0 || !found[4]) {
         return rc;
     }
@@ -336,11 +310,11 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
         rc = mpk_get_u64(value, UINT64_MAX, &version);
         return rc || version != PROTO_VERSION ? ERR_VERSION : 0;
     case READ_TYPE:
-        return header_read_word(value, types, sizeof types / sizeof types[0], ERR_TYPE_UNKNOWN,
-                                field);
+        rc = mpk_get_word(value, types, sizeof types / sizeof types[0], field);
+        return rc == ERR_KEY_RANGE ? ERR_TYPE_UNKNOWN : rc;
     case READ_EVENT:
-        return header_read_word(value, events, sizeof events / sizeof events[0], ERR_EVENT_UNKNOWN,
-                                field);
+        rc = mpk_get_word(value, events, sizeof events / sizeof events[0], field);
+        return rc == ERR_KEY_RANGE ? ERR_EVENT_UNKNOWN : rc;
     case READ_JOB:
         return read_text(value, job_name_valid, ERR_JOB_NAME, field);
     case READ_RUN:
@@ -361,9 +335,9 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
     case READ_NOT_NEGATIVE:
         return read_real(value, rule->kind, field);
     case READ_STACK:
-        return read_stack(value, field);
+        return mpk_get_word(value, stack_names, 2, field);
     case READ_SITE:
-        return read_site(value, field);
+        return mpk_get_word(value, site_names, 2, field);
     case READ_TENSORS:
         return header_read_tensors(value, header);
     case READ_PARTS:
@@ -463,15 +437,9 @@ static const char *const key_names[] = {KEYS(NAME)};
 
 static unsigned scope_of(const struct header *header)
 {
-    static const enum scope tensors[] = {[MESSAGE_ATTENTION] = IN_ATTENTION,
-                                         [MESSAGE_QK] = IN_QK,
-                                         [MESSAGE_WEIGHTS] = IN_WEIGHTS,
-                                         [MESSAGE_STATE] = IN_STATE};
-    if (header->type != MESSAGE_EVENT) {
-        return tensors[header->type];
-    }
-    return IN_EVENTS | (header->event == EVENT_HELLO ? (unsigned)IN_HELLO : 0) |
-           (header->event == EVENT_LOG ? (unsigned)IN_LOG : 0);
+    bool event = header->type == MESSAGE_EVENT;
+    return 1u << header->type | (event && header->event == EVENT_HELLO ? (unsigned)IN_HELLO : 0) |
+           (event && header->event == EVENT_LOG ? (unsigned)IN_LOG : 0);
 }
 
 /* Reads one key into its field. */
@@ -598,11 +566,12 @@ uint32_t header_frame_of(const struct header *header, enum tensor_role role)
     return tensor ? 2 + (uint32_t)(tensor - header->tensors) : 0;
 }
 
+static const char *const window_units[] = {
+    [WINDOW_EPOCH] = "epoch", [WINDOW_STEP] = "step", [WINDOW_SECOND] = "second"};
+
 const char *window_unit_name(enum window_unit unit)
 {
-    static const char *const names[] = {
-        [WINDOW_EPOCH] = "epoch", [WINDOW_STEP] = "step", [WINDOW_SECOND] = "second"};
-    return names[unit];
+    return window_units[unit];
 }
 
 int own_window_read(const msgpack_object *value, struct own_window *ret_window)
@@ -610,8 +579,7 @@ int own_window_read(const msgpack_object *value, struct own_window *ret_window)
     static const char *const names[] = {"unit", "length"};
     const msgpack_object *found[2];
     const char *duplicate;
-    uint64_t length;
-    unsigned unit = 0;
+    struct own_window window;
     int rc = mpk_collect(value, names, 2, found, &duplicate);
     if (rc) {
         return rc;
@@ -619,20 +587,14 @@ int own_window_read(const msgpack_object *value, struct own_window *ret_window)
     if (!found[0] || !found[1]) {
         return ERR_KEY_MISSING;
     }
-    if (found[0]->type != MSGPACK_OBJECT_STR) {
-        return ERR_KEY_TYPE;
-    }
-    while (unit < WINDOW_UNIT_COUNT &&
-           !mpk_is_str(found[0], window_unit_name((enum window_unit)unit))) {
-        unit++;
-    }
-    if ((rc = mpk_get_u64(found[1], OWN_WINDOW_MAX, &length)) != 0) {
+    if ((rc = mpk_get_word(found[0], window_units, WINDOW_UNIT_COUNT, &window.unit)) != 0 ||
+        (rc = mpk_get_u64(found[1], OWN_WINDOW_MAX, &window.length)) != 0) {
         return rc;
     }
-    if (unit == WINDOW_UNIT_COUNT || length == 0) {
+    if (window.length == 0) {
         return ERR_KEY_RANGE;
     }
-    *ret_window = (struct own_window){.unit = (enum window_unit)unit, .length = length};
+    *ret_window = window;
     return 0;
 }
 

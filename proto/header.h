@@ -197,8 +197,11 @@ static inline uint64_t header_rows_of(const struct header *header, uint64_t rows
  * 0, ERR_FRAMES_MISSING, ERR_FRAMES_EXTRA or ERR_SIZE_MISMATCH. */
 int header_check_frames(const struct header *header, const size_t *frame_bytes, size_t frames);
 
-/* The role of a projection's tensor. */
-enum tensor_role header_role_of(enum projection projection);
+/* The role of a projection's tensor: both enumerations have the matrices in one order. */
+static inline enum tensor_role header_role_of(enum projection projection)
+{
+    return (enum tensor_role)((unsigned)TENSOR_WQ + projection);
+}
 
 /* The frame index (2..) of a tensor, or 0 when the message has none of that role. */
 uint32_t header_frame_of(const struct header *header, enum tensor_role role);

@@ -162,17 +162,6 @@ static bool has_required(const struct header *header)
     }
 }
 
-enum tensor_role header_role_of(enum projection projection)
-{
-    static const enum tensor_role roles[PROJECTION_COUNT] = {
-        [PROJECTION_Q] = TENSOR_WQ,
-        [PROJECTION_K] = TENSOR_WK,
-        [PROJECTION_V] = TENSOR_WV,
-        [PROJECTION_O] = TENSOR_WO,
-    };
-    return roles[projection];
-}
-
 static int header_tensors_set_shape(struct header *header)
 {
     uint32_t dims[DIM_COUNT] = {0}; /* 0 where no tensor has the dimension */

@@ -298,6 +298,21 @@ int mpk_get_f64(const msgpack_object *value, double *ret_number)
     }
 }
 
+int mpk_get_word(const msgpack_object *value, const char *const *words, unsigned count,
+                 void *ret_enum)
+{
+    if (value->type != MSGPACK_OBJECT_STR) {
+        return ERR_KEY_TYPE;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        if (mpk_is_str(value, words[i])) {
+            memcpy(ret_enum, &i, sizeof i);
+            return 0;
+        }
+    }
+    return ERR_KEY_RANGE;
+}
+
 uint64_t mpk_find_u64(const msgpack_object *map, const char *key)
 {
     const msgpack_object *value = mpk_find(map, key);

@@ -57,6 +57,10 @@ int mpk_get_u64(const msgpack_object *value, uint64_t max, uint64_t *ret_number)
 int mpk_get_bool(const msgpack_object *value, bool *ret_bool);
 /* Integers are accepted where a real number is wanted; nil gives NaN. */
 int mpk_get_f64(const msgpack_object *value, double *ret_number);
+/* Sets an enumeration to the position of a text in a list of `count` words. Returns 0, ERR_KEY_TYPE
+ * or ERR_KEY_RANGE: it is none of them. */
+int mpk_get_word(const msgpack_object *value, const char *const *words, unsigned count,
+                 void *ret_enum);
 /* The number of a key; 0 when the key is missing or has no whole number. */
 uint64_t mpk_find_u64(const msgpack_object *map, const char *key);
 /* The text of a key, cut to fit, up to its first NUL; "" when the key is missing or has no text. */

@@ -5,7 +5,6 @@
 
 #include "proto/err.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -165,39 +164,21 @@ enum playback_status playback_next(struct playback *playback, struct recorded *r
 
 /* Skimming */
 
-/* The frames' sizes, which come to what the record says it stores. */
-static int read_sizes(struct playback *playback, const struct recording_record *record,
-                      struct recording_frame *ret_frames)
-{
-    uint8_t sizes[8 * RECORDING_FRAMES_MAX];
-    uint64_t left = record->stored;
-    if (left < 8 * (uint64_t)record->frame_count) {
-        return ERR_RECORDING_DAMAGED;
-    }
-    if (playback_read_all(playback->fd, sizes, 8 * (uint64_t)record->frame_count) != 0) {
-        return ERR_CLOSED;
-    }
-    left -= 8 * (uint64_t)record->frame_count;
-    for (uint32_t i = 0; i < record->frame_count; i++) {
-        uint64_t size;
-        memcpy(&size, sizes + 8 * i, sizeof size);
-        size = le64toh(size);
-        if (size > left) {
-            return ERR_RECORDING_DAMAGED;
-        }
-        ret_frames[i] = (struct recording_frame){NULL, (size_t)size};
-        left -= size;
-    }
-    return left == 0 ? 0 : ERR_RECORDING_DAMAGED;
-}
-
 /* The frames that are wanted, and past the others. */
 static int read_first(struct playback *playback, const struct recording_record *record,
                       struct recording_frame *frames)
 {
-    uint64_t next = playback->at + RECORDING_RECORD_BYTES + record->stored;
+    uint64_t next = playback->at + RECORDING_RECORD_BYTES + record->stored, total;
+    uint8_t sizes[8 * RECORDING_FRAMES_MAX];
+    if (playback_read_all(playback->fd, sizes, 8 * (uint64_t)record->frame_count) != 0) {
+        return ERR_CLOSED;
+    }
+    int code = recording_decode_sizes(record, sizes, frames, &total);
+    if (code) {
+        return code;
+    }
     size_t first = frames[0].size, second = record->frame_count > 1 ? frames[1].size : 0;
-    int code = playback_reserve(playback, (uint64_t)first + second);
+    code = playback_reserve(playback, (uint64_t)first + second);
     if (code) {
         return code;
     }
@@ -205,9 +186,8 @@ static int read_first(struct playback *playback, const struct recording_record *
         lseek(playback->fd, (off_t)next, SEEK_SET) < 0) {
         return ERR_CLOSED;
     }
-    frames[0].data = playback->body;
-    if (record->frame_count > 1) {
-        frames[1].data = playback->body + first;
+    for (uint32_t i = 0; i < record->frame_count; i++) {
+        frames[i].data = i == 0 ? playback->body : i == 1 ? playback->body + first : NULL;
     }
     return 0;
 }
@@ -223,9 +203,6 @@ enum playback_status playback_skim(struct playback *playback, struct recorded *r
     if (!code && record.packed) {
         playback_seek(playback, playback->at);
         return playback_next(playback, ret_recorded, reterr);
-    }
-    if (!code) {
-        code = read_sizes(playback, &record, ret_recorded->frames);
     }
     if (!code) {
         code = read_first(playback, &record, ret_recorded->frames);

@@ -140,39 +140,16 @@ int recording_pack(const struct recording_frame *frames, uint32_t count,
     return 0;
 }
 
-/* Fills room[0..size) from a stream that has exactly as much, and nothing after it. */
-static bool inflate_all(z_stream *stream, const uint8_t *from, size_t len, uint8_t *room,
-                        size_t size)
-{
-    int rc = Z_OK;
-    while (rc == Z_OK) {
-        uInt in_piece = piece(len), out_piece = piece(size);
-        stream->next_in = (Bytef *)(uintptr_t)from;
-        stream->avail_in = in_piece;
-        stream->next_out = room;
-        stream->avail_out = out_piece;
-        rc = inflate(stream, Z_NO_FLUSH);
-        from += in_piece - stream->avail_in;
-        len -= in_piece - stream->avail_in;
-        room += out_piece - stream->avail_out;
-        size -= out_piece - stream->avail_out;
-    }
-    return rc == Z_STREAM_END && len == 0 && size == 0;
-}
-
+/* The stream has exactly `size` bytes, which room for one more shows, and nothing after it. */
 static int recording_unpack(const uint8_t *packed, size_t len, size_t size, void **ret_owned)
 {
-    z_stream stream = {0};
-    uint8_t *room = malloc(size ? size : 1);
-    if (!room || inflateInit(&stream) != Z_OK) {
+    uLongf room_size = size + 1;
+    uLong taken = len;
+    uint8_t *room = malloc(room_size);
+    int rc = room ? uncompress2(room, &room_size, packed, &taken) : Z_MEM_ERROR;
+    if (rc != Z_OK || room_size != size || taken != len) {
         free(room);
-        return ERR_MEMORY;
-    }
-    bool whole = inflate_all(&stream, packed, len, room, size);
-    inflateEnd(&stream);
-    if (!whole) {
-        free(room);
-        return ERR_RECORDING_DAMAGED;
+        return rc == Z_MEM_ERROR ? ERR_MEMORY : ERR_RECORDING_DAMAGED;
     }
     *ret_owned = room;
     return 0;
@@ -237,9 +214,8 @@ int recording_decode_record(const void *buf, size_t len, struct recording_record
     return 0;
 }
 
-/* The sizes of the frames and their sum, which must be the available bytes. */
-static int decode_sizes(const struct recording_record *record, const uint8_t *sizes,
-                        struct recording_frame *ret_frames, uint64_t *ret_total)
+int recording_decode_sizes(const struct recording_record *record, const uint8_t *sizes,
+                           struct recording_frame *ret_frames, uint64_t *ret_total)
 {
     uint64_t total = 0, payload = record->stored - 8 * (uint64_t)record->frame_count;
     for (uint32_t i = 0; i < record->frame_count; i++) {
@@ -270,7 +246,7 @@ int recording_decode_frames(const struct recording_record *record, const void *b
     if (checksum(0, body, (size_t)record->stored) != record->crc) {
         return ERR_RECORDING_DAMAGED;
     }
-    int code = decode_sizes(record, sizes, ret_frames, &total);
+    int code = recording_decode_sizes(record, sizes, ret_frames, &total);
     if (!code && record->packed) {
         code =
             recording_unpack(payload, (size_t)(record->stored - 8 * (uint64_t)record->frame_count),

@@ -78,6 +78,11 @@ size_t recording_encode_record(uint64_t received_ns, const struct recording_fram
  * ERR_RECORDING_VERSION for unknown flags, or ERR_RECORDING_DAMAGED. */
 int recording_decode_record(const void *buf, size_t len, struct recording_record *ret_record);
 
+/* The sizes of its frames, of the 8 * frame_count bytes after that, and their sum. Returns 0 or
+ * ERR_RECORDING_DAMAGED: that is not what the record stores. */
+int recording_decode_sizes(const struct recording_record *record, const uint8_t *sizes,
+                           struct recording_frame *ret_frames, uint64_t *ret_total);
+
 /* The frames of a record; `body` is the record->stored bytes after its header. They point into
  * `body`, or into *ret_owned, which is the caller's to free (NULL when nothing was unpacked).
  * Returns 0, ERR_RECORDING_CUT when `len` is less, ERR_RECORDING_DAMAGED or ERR_MEMORY. */

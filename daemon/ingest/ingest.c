@@ -4,6 +4,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/crash.h"
 #include "daemon/base/endpoint.h"
+#include "daemon/ingest/lane_internal.h"
 #include "daemon/ingest/memory.h"
 #include "proto/err.h"
 #include "daemon/base/log.h"
@@ -82,7 +83,7 @@ static uint64_t budget_used(struct ingest *ingest)
 
 uint64_t ingest_in_flight(struct ingest *ingest)
 {
-    uint64_t waiting = ingest->lane ? lane_waiting(ingest->lane) : 0;
+    uint64_t waiting = ingest->lane ? atomic_load(&ingest->lane->waiting) : 0;
     return budget_used(ingest) + atomic_load(&ingest->reserved) + waiting;
 }
 
@@ -259,7 +260,7 @@ static int receive_reliable(struct ingest *ingest)
     if (!message) {
         return received;
     }
-    int code = ingest_check(ingest, message, lane_keys(ingest->lane), &key);
+    int code = ingest_check(ingest, message, ingest->lane->keys, &key);
     bool large = (code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved;
     code = code || message->header.reliable ? code : ERR_LANE;
     if (large && ingest_find_share(ingest, message)) {
@@ -273,6 +274,7 @@ static int receive_reliable(struct ingest *ingest)
     return received;
 }
 
+/* Takes what waits on the lane, as far as there is room. */
 static void ingest_retry_lane(struct ingest *ingest)
 {
     if (ingest->lane) {
@@ -280,17 +282,12 @@ static void ingest_retry_lane(struct ingest *ingest)
     }
 }
 
-/* Returns whether something waits. */
-static bool ingest_serve_lane(struct ingest *ingest)
-{
-    return ingest->lane && lane_go_on(ingest->lane);
-}
-
 void ingest_set_lane(struct ingest *ingest, struct lane **lane, bool (*may_promise)(void *data),
                      void *data)
 {
-    lane_set_gate(*lane, may_promise, data);
     ingest->lane = *lane;
+    ingest->lane->is_open = may_promise;
+    ingest->lane->gate = data;
     *lane = NULL;
 }
 
@@ -345,7 +342,7 @@ static void wait_message(struct ingest *ingest, int most_ms)
         {.socket = ingest->socket, .events = ZMQ_POLLIN},
         {.fd = ingest->wake_fd, .events = ZMQ_POLLIN},
         {.fd = memory_fd(ingest->memory), .events = ZMQ_POLLIN},
-        {.socket = ingest->lane ? lane_socket(ingest->lane) : NULL, .events = ZMQ_POLLIN},
+        {.socket = ingest->lane ? ingest->lane->socket : NULL, .events = ZMQ_POLLIN},
     };
     zmq_poll(items, ingest->lane ? 4 : 3, memory_idle_ms(ingest->memory, most_ms));
     if (items[1].revents) {
@@ -412,7 +409,7 @@ void ingest_keep(struct ingest *ingest, const char *endpoint, const char *lane_e
     if (endpoint_is_lost(endpoint, &ingest->file) || memory_is_lost(ingest->memory)) {
         ingest_ask_to_bind(ingest, &ingest->next_endpoint, endpoint);
     }
-    if (ingest->lane && lane_is_lost(ingest->lane, lane_endpoint)) {
+    if (ingest->lane && endpoint_is_lost(lane_endpoint, &ingest->lane->file)) {
         ingest_ask_to_bind(ingest, &ingest->next_lane, lane_endpoint);
     }
 }
@@ -427,7 +424,7 @@ static void take_changes(struct ingest *ingest)
     free(next);
     next = atomic_exchange(&ingest->next_lane, NULL);
     if (next) {
-        lane_look(ingest->lane, next);
+        endpoint_keep(ingest->lane->socket, next, &ingest->lane->file);
     }
     free(next);
     if (atomic_exchange(&ingest->keys_differ, false)) {
@@ -456,7 +453,7 @@ static bool receive_available(struct ingest *ingest)
         code = receive_one(ingest);
         int code_lane = receive_reliable(ingest);
         code = code && code_lane ? code : 0;
-        waits = ingest_serve_lane(ingest);
+        waits = ingest->lane && lane_go_on(ingest->lane);
     }
     return waits;
 }
@@ -470,15 +467,17 @@ static void ingest_drain(struct ingest *ingest)
     uint64_t until = clock_monotonic_ns() + (limit < DRAIN_NS ? limit : DRAIN_NS);
     zmq_pollitem_t items[] = {
         {.socket = ingest->socket, .events = ZMQ_POLLIN},
-        {.socket = ingest->lane ? lane_socket(ingest->lane) : NULL, .events = ZMQ_POLLIN},
+        {.socket = ingest->lane ? ingest->lane->socket : NULL, .events = ZMQ_POLLIN},
     };
     while (clock_monotonic_ns() < until) {
         int code = receive_one(ingest), code_lane = receive_reliable(ingest);
         if (code && code_lane && zmq_poll(items, ingest->lane ? 2 : 1, QUIET_MS) <= 0) {
             break;
         }
-        ingest_retry_lane(ingest);
-        ingest_serve_lane(ingest);
+        if (ingest->lane) {
+            ingest_retry_lane(ingest);
+            lane_go_on(ingest->lane);
+        }
     }
 }
 

@@ -338,11 +338,6 @@ void lane_wait(struct lane *lane, struct message *message)
     peer->waiting_last = &message->next;
 }
 
-uint64_t lane_waiting(const struct lane *lane)
-{
-    return atomic_load(&lane->waiting);
-}
-
 /* Returns whether some wait on. */
 static bool lane_retry_peer(struct lane *lane, struct lane_peer *peer,
                             bool (*take)(void *data, struct message *message), void *data)
@@ -388,26 +383,6 @@ void lane_refuse(struct lane *lane, struct message *message, int code)
 
 /* Life */
 
-void *lane_socket(struct lane *lane)
-{
-    return lane->socket;
-}
-
-struct keyring *lane_keys(struct lane *lane)
-{
-    return lane->keys;
-}
-
-void lane_look(struct lane *lane, const char *endpoint)
-{
-    endpoint_keep(lane->socket, endpoint, &lane->file);
-}
-
-bool lane_is_lost(struct lane *lane, const char *endpoint)
-{
-    return endpoint_is_lost(endpoint, &lane->file);
-}
-
 int lane_new(void *zmq_context, struct keyring *keys, struct config *config, struct stats *stats,
              struct lane **ret_lane, char *reterr)
 {
@@ -438,12 +413,6 @@ int lane_new(void *zmq_context, struct keyring *keys, struct config *config, str
     lane->keys = endpoint_is_secured(keys, options.endpoint) ? keys : NULL;
     *ret_lane = lane;
     return 0;
-}
-
-void lane_set_gate(struct lane *lane, bool (*is_open)(void *data), void *data)
-{
-    lane->is_open = is_open;
-    lane->gate = data;
 }
 
 void lane_close(struct lane *lane)

@@ -19,9 +19,6 @@ struct message;
  * in reterr (CONFIG_ERROR_MAX bytes). `config` and `stats` outlive the lane. */
 int lane_new(void *zmq_context, struct keyring *keys, struct config *config, struct stats *stats,
              struct lane **ret_lane, char *reterr);
-/* Asks whether promises may be made now, before each message is taken: not while the history is
- * full. Before the ingest thread starts. */
-void lane_set_gate(struct lane *lane, bool (*is_open)(void *data), void *data);
 /* Closes the socket: nobody is answered any more. Idempotent. */
 void lane_close(struct lane *lane);
 /* When nothing that it promised can come back any more. Accepts NULL. */
@@ -46,14 +43,8 @@ void lane_pass_over(const struct promise *promise);
 /* Loop thread: whether this one is behind such a message: 0, or its code. `promise` may be NULL. */
 int lane_is_behind(const struct promise *promise);
 
-/* Bytes: the cost of the messages that wait. */
-uint64_t lane_waiting(const struct lane *lane);
-
 /* Ingest thread. */
 
-void *lane_socket(struct lane *lane);
-/* The keys that it asks its senders for; NULL: none. */
-struct keyring *lane_keys(struct lane *lane);
 /* Receives what is here, up to one message that is to be taken, which has a promise and a peer.
  * Returns 0 with *ret_message, which is NULL when there may be more but others come first;
  * ERR_AGAIN when there is none, ERR_CLOSED when the context ended. */
@@ -70,9 +61,5 @@ void lane_retry(struct lane *lane, bool (*take)(void *data, struct message *mess
 void lane_refuse(struct lane *lane, struct message *message, int code);
 /* Sends what is to be said. Returns whether something waits: then call again soon. */
 bool lane_go_on(struct lane *lane);
-/* Binds again when trainers no longer find the socket at its endpoint. */
-void lane_look(struct lane *lane, const char *endpoint);
-/* Any thread: whether that is so. */
-bool lane_is_lost(struct lane *lane, const char *endpoint);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* lane_internal: the lane and its peers, for receiving (lane.c) and answering
- * (lane_answer.c). Others see lane.h. */
+/* lane_internal: the lane and its peers, for receiving (lane.c), answering (lane_answer.c) and the
+ * thread that owns it (ingest.c). Others see lane.h. */
 #ifndef DAEMON_INGEST_LANE_INTERNAL_H
 #define DAEMON_INGEST_LANE_INTERNAL_H
 
@@ -49,18 +49,20 @@ struct lane_peer {
 struct lane {
     void *socket;
     struct endpoint_file file;
-    struct keyring *keys;
+    struct keyring *keys; /* that it asks its senders for; NULL: none */
     struct stats *stats;
     uint64_t share;  /* of all; beyond it CREDIT_MIN of each */
     uint64_t shared; /* what peers have of it */
     uint64_t look_next_ns;
+    /* Whether promises may be made now, before each message is taken: not while the history is
+     * full; `gate` is its data. Set before the ingest thread starts; NULL: always. */
     bool (*is_open)(void *data);
     void *gate;
     struct lane_peer *peers;  /* by routing id */
     struct lane_peer *speaks; /* have something to be told */
     struct lane_peer *waits;  /* have messages waiting */
     uint64_t promises;
-    _Atomic uint64_t waiting;  /* what the messages that wait cost */
+    _Atomic uint64_t waiting;  /* bytes: what the messages that wait cost */
     _Atomic(const char *) why; /* of lane_say_wait, until peers were looked at for it */
     pthread_mutex_t lock;      /* guards the rest */
     struct lane_peer *returns;

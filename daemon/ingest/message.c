@@ -10,12 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct message *ingest_message_new(void)
-{
-    struct message *message = calloc(1, sizeof *message);
-    return message;
-}
-
 /* Takes the frame over: keeps it, or discards it when there are too many. */
 static void take_frame(struct message *message, zmq_msg_t *frame)
 {
@@ -86,7 +80,7 @@ int message_receive(void *socket, struct message **ret_message)
         zmq_msg_close(&frame);
         return code;
     }
-    struct message *message = ingest_message_new();
+    struct message *message = calloc(1, sizeof *message);
     bool more = zmq_msg_more(&frame);
     unfinished_taken(&frame);
     if (message) {
@@ -99,12 +93,12 @@ int message_receive(void *socket, struct message **ret_message)
 
 int message_receive_rest(void *socket, struct message **ret_message)
 {
-    return receive_finish(socket, ingest_message_new(), true, ret_message);
+    return receive_finish(socket, calloc(1, sizeof(struct message)), true, ret_message);
 }
 
 int message_copy(const struct recording_frame *frames, uint32_t count, struct message **ret_message)
 {
-    struct message *message = ingest_message_new();
+    struct message *message = calloc(1, sizeof *message);
     for (uint32_t i = 0; message && i < count; i++) {
         zmq_msg_t frame;
         if (zmq_msg_init_size(&frame, frames[i].size) != 0) {
@@ -241,8 +235,7 @@ static struct qk message_describe_qk(const struct header *header, struct message
     };
 }
 
-static struct attention message_describe_attention(const struct header *header,
-                                                   struct message *message)
+struct attention message_attention(const struct header *header, struct message *message)
 {
     return (struct attention){
         .weights = tensor_data(header, message, TENSOR_WEIGHTS),
@@ -270,7 +263,7 @@ static struct attention message_describe_attention(const struct header *header,
 }
 
 /* Matrices in parts are those that their messages are joined to (message_join). */
-static struct weights message_describe_weights(const struct header *header, struct message *message)
+struct weights message_weights(const struct header *header, struct message *message)
 {
     struct weights weights = {
         .heads = header->heads, .kv_heads = header->kv_heads, .head_dim = header->head_dim};
@@ -347,26 +340,6 @@ void message_gather(struct message *message)
     for (struct message *part = message->parts; part; part = part->queued_next) {
         message_free_tensors(part);
     }
-}
-
-struct attention message_attention(struct message *message)
-{
-    return message_describe_attention(&message->header, message);
-}
-
-struct weights message_weights(struct message *message)
-{
-    return message_describe_weights(&message->header, message);
-}
-
-struct attention message_attention_shape(const struct header *header)
-{
-    return message_describe_attention(header, NULL);
-}
-
-struct weights message_weights_shape(const struct header *header)
-{
-    return message_describe_weights(header, NULL);
 }
 
 /* The header was decoded before, so the list is one of texts; a text ends with its first NUL. */

@@ -134,10 +134,12 @@ int message_copy(const struct recording_frame *frames, uint32_t count,
  * *reterr_key as in header_decode. */
 int message_check(struct message *message, const struct config *config, const char **reterr_key);
 
-/* Types attention and qk: the tensors as the kernels see them; borrowed from the message. */
-struct attention message_attention(struct message *message);
-/* Type weights. */
-struct weights message_weights(struct message *message);
+/* Types attention and qk: the tensors as the kernels see them; borrowed from the message. Without
+ * one, of the header alone, for estimating the cost: pointers only mark which tensors exist and
+ * must not be followed. */
+struct attention message_attention(const struct header *header, struct message *message);
+/* The same of type weights. */
+struct weights message_weights(const struct header *header, struct message *message);
 /* Makes it the one that stands for the matrices of which it and `parts` have the blocks, all of
  * them and of one dtype each: message_weights gives them whole. On 0 it owns the parts. Returns 0
  * or ERR_MEMORY. */
@@ -156,10 +158,6 @@ static inline const struct message *message_after(const struct message *message,
 }
 /* Fills what it was joined to; frees the frames that came. On a worker, before it is computed. */
 void message_gather(struct message *message);
-/* The same from the header alone, for estimating the cost: pointers only mark which tensors exist
- * and must not be followed. */
-struct attention message_attention_shape(const struct header *header);
-struct weights message_weights_shape(const struct header *header);
 
 /* Copies the texts of `key`, "labels" or "q_labels", one after the other, each with its NUL: those
  * from `first` on, `most` at most. NULL when it has none or there is no memory. On a worker. */

@@ -289,25 +289,17 @@ static int tap_pass_on(struct tap *tap, const struct tapped_job *job, struct mes
     return rc;
 }
 
-static void tap_listened(struct tap *tap, struct message *message)
+void tap_message(struct tap *tap, struct message *message)
 {
-    if (!has_listeners(tap, message->header.job)) {
+    if (!tap || !tap->listened || !has_listeners(tap, message->header.job)) {
         return;
     }
     struct tapped_job *job = tap_find_job(tap, message->header.job);
     bool passed = job && tap_pass_on(tap, job, message) == 0;
     stats_add(tap->stats, passed ? COUNT_TAPPED : COUNT_TAP_DROPPED, 1);
-    if (!job) {
-        return;
-    }
-    job->n++;
-    job->dropped += !passed;
-}
-
-void tap_message(struct tap *tap, struct message *message)
-{
-    if (tap && tap->listened) {
-        tap_listened(tap, message);
+    if (job) {
+        job->n++;
+        job->dropped += !passed;
     }
 }
 

@@ -109,7 +109,7 @@ static struct measure_plan work_plan_of(const struct header *header, const struc
 {
     struct measure_plan plan = configured(header, config, machine);
     if (header->type == MESSAGE_QK) {
-        struct attention shape = message_attention_shape(header);
+        struct attention shape = message_attention(header, NULL);
         uint64_t cost = measure_cost(&shape, &plan), most = config->ingest_budget / MAPS_SHARE;
         if (cost > most || measure_scratch(&shape, &plan) > most - cost) {
             plan.qk_maps_max_size = 0;
@@ -148,11 +148,11 @@ uint64_t work_cost(const struct header *header, const struct config *config,
     plan.pooled_map = config->history_enabled && config->history_maps; /* of any message */
     plan.head_maps_size = config->maps_enabled ? (uint32_t)config->maps_size : 0;
     if (header->type == MESSAGE_WEIGHTS) {
-        struct weights shape = message_weights_shape(header);
+        struct weights shape = message_weights(header, NULL);
         uint64_t all = measure_weights_cost(&shape);
         return cost + (header->in_parts ? work_part_cost(header, all, config) : all);
     }
-    struct attention shape = message_attention_shape(header);
+    struct attention shape = message_attention(header, NULL);
     *ret_scratch = measure_scratch(&shape, &plan);
     return cost + measure_cost(&shape, &plan);
 }
@@ -174,10 +174,10 @@ static int new_measure(struct message *message, const struct measure_plan *plan,
                        struct measure **ret_measure)
 {
     if (message->header.type == MESSAGE_WEIGHTS) {
-        struct weights weights = message_weights(message);
+        struct weights weights = message_weights(&message->header, message);
         return measure_new_weights(&weights, plan, ret_measure);
     }
-    struct attention attention = message_attention(message);
+    struct attention attention = message_attention(&message->header, message);
     return measure_new(&attention, plan, ret_measure);
 }
 

@@ -10,7 +10,7 @@
 
 #include "daemon/base/endpoint.h"
 #include "daemon/base/log.h"
-#include "daemon/ingest/lane.h"
+#include "daemon/ingest/lane_internal.h"
 #include "daemon/ingest/message.h"
 #include "proto/err.h"
 #include "proto/mpk.h"
@@ -240,7 +240,7 @@ static void finish(void)
     uint64_t refused = stats_get(&stats, COUNT_RELIABLE_REFUSED);
     uint64_t acknowledged = stats_get(&stats, COUNT_RELIABLE_ACKNOWLEDGED);
     REQUIRE(received == refused + acknowledged + dropped);
-    REQUIRE(lane_waiting(lane) == 0);
+    REQUIRE(atomic_load(&lane->waiting) == 0);
     REQUIRE(told == refused + acknowledged);
 }
 
@@ -254,7 +254,7 @@ static void fuzz_lane_start(void)
     config.ingest_budget = 16 * CREDIT;
     context = endpoint_context_new();
     REQUIRE(lane_new(context, NULL, &config, &stats, &lane, error) == 0);
-    lane_set_gate(lane, gate, NULL);
+    lane->is_open = gate;
     for (int i = 0; i < PEERS; i++) {
         join(i);
     }

@@ -84,9 +84,7 @@ void attn_control_free(attn_control **control)
         return;
     }
     link_close(&(*control)->link);
-    if ((*control)->context) {
-        socket_context_free((*control)->context);
-    }
+    socket_context_free((*control)->context);
     free(*control);
     *control = NULL;
 }

@@ -107,9 +107,7 @@ done:
     if (socket) {
         zmq_close(socket);
     }
-    if (context) {
-        socket_context_free(context);
-    }
+    socket_context_free(context);
     return event;
 }
 

@@ -126,9 +126,7 @@ static void publisher_destroy(attn_publisher *publisher, uint32_t linger_ms)
 {
     queue_clear(publisher);
     sender_close(publisher, linger_ms);
-    if (publisher->context) {
-        socket_context_free(publisher->context);
-    }
+    socket_context_free(publisher->context);
     if (publisher->wake >= 0) {
         close(publisher->wake);
     }

@@ -32,52 +32,32 @@
 
 #define SENTENCE_MAX (PATH_MAX + 1024)
 
-__attribute__((format(printf, 2, 0))) static void warner_put(struct warner *warner,
-                                                             const char *format, va_list values)
-{
-    char sentence[SENTENCE_MAX];
-    if (!warner->say) {
-        return;
-    }
-    int length = snprintf(sentence, sizeof sentence, "job %s: ", warner->job);
-    vsnprintf(sentence + length, sizeof sentence - (size_t)length, format, values);
-    utf8_make_plain(sentence, strlen(sentence)); /* parts of it come from the wire */
-    warner->say(warner->context, sentence);
-}
-
-/* Also when nobody listens. */
 static bool warner_has_said(const struct warner *warner, enum warning warning)
 {
     return warner->said & 1u << warning;
 }
 
-__attribute__((format(printf, 3, 4))) static void warner_say(struct warner *warner,
-                                                             enum warning warning,
-                                                             const char *format, ...)
+/* Tells that something begins, or that it ends, of which the other one was told last; also when
+ * nobody listens. */
+__attribute__((format(printf, 4, 5))) static void warner_tell(struct warner *warner,
+                                                              enum warning warning, bool begins,
+                                                              const char *format, ...)
 {
+    char sentence[SENTENCE_MAX];
     va_list values;
-    if (warner_has_said(warner, warning)) {
+    if (warner_has_said(warner, warning) == begins) {
         return;
     }
-    warner->said |= 1u << warning;
-    va_start(values, format);
-    warner_put(warner, format, values);
-    va_end(values);
-}
-
-/* Tells that what was warned of has ended, if it was; the warning may then come again. */
-__attribute__((format(printf, 3, 4))) static void warner_end(struct warner *warner,
-                                                             enum warning warning,
-                                                             const char *format, ...)
-{
-    va_list values;
-    if (!warner_has_said(warner, warning)) {
+    warner->said ^= 1u << warning;
+    if (!warner->say) {
         return;
     }
-    warner->said &= ~(1u << warning);
+    int length = snprintf(sentence, sizeof sentence, "job %s: ", warner->job);
     va_start(values, format);
-    warner_put(warner, format, values);
+    vsnprintf(sentence + length, sizeof sentence - (size_t)length, format, values);
     va_end(values);
+    utf8_make_plain(sentence, strlen(sentence)); /* parts of it come from the wire */
+    warner->say(warner->context, sentence);
 }
 
 /* Notices of subscriptions, which come from the XPUB socket: what those who listen want, their
@@ -128,9 +108,9 @@ static void sender_look_whether_admitted(attn_publisher *publisher)
         return;
     }
     publisher->hope.look_ms = 0;
-    warner_end(&publisher->warner, WARNING_KEY,
-               "attnd at %s takes the messages of job %s again: what follows is captured",
-               publisher->home, publisher->identity.job);
+    warner_tell(&publisher->warner, WARNING_KEY, false,
+                "attnd at %s takes the messages of job %s again: what follows is captured",
+                publisher->home, publisher->identity.job);
 }
 
 /* When that will be; 0: never, as it is there, or it is told. */
@@ -166,13 +146,13 @@ static void sender_tell_gone(attn_publisher *publisher)
         publisher->left_ms = 0;
         return;
     }
-    warner_say(&publisher->warner, WARNING_GONE,
-               "attnd at %s has gone, or does not answer: nothing is captured until it is back; "
-               "training goes on. %s",
-               publisher->home,
-               is_here(publisher->home) ? "Start it again: attnd"
-                                        : "See whether attnd runs there, and whether the network "
-                                          "and the firewalls let it through");
+    warner_tell(&publisher->warner, WARNING_GONE, true,
+                "attnd at %s has gone, or does not answer: nothing is captured until it is back; "
+                "training goes on. %s",
+                publisher->home,
+                is_here(publisher->home) ? "Start it again: attnd"
+                                         : "See whether attnd runs there, and whether the network "
+                                           "and the firewalls let it through");
 }
 
 /* Has the publisher follow the subscriptions, which have changed. One that newly wants events has
@@ -192,9 +172,9 @@ static void sender_follow(attn_publisher *publisher)
     if (wanted) {
         strcpy(publisher->home, publisher->link.endpoint);
         if (publisher->left_ms > 0) {
-            warner_end(&publisher->warner, WARNING_GONE,
-                       "attnd is back, at %s: what follows is captured, %.0f s were not",
-                       publisher->home, (double)(now - publisher->left_ms) / 1000);
+            warner_tell(&publisher->warner, WARNING_GONE, false,
+                        "attnd is back, at %s: what follows is captured, %.0f s were not",
+                        publisher->home, (double)(now - publisher->left_ms) / 1000);
         }
         publisher->left_ms = 0;
     } else if (publisher->prefixes.count == 0 && *publisher->home && publisher->left_ms == 0) {
@@ -227,10 +207,10 @@ static void sender_follow(attn_publisher *publisher)
         publisher->hope.look_ms = 0;
         keys_deny(&publisher->target.keys, publisher->link.endpoint, publisher->identity.job,
                   sentence);
-        warner_say(&publisher->warner, WARNING_KEY,
-                   "%s; training goes on, and attnd gets nothing of it. Further refusals are only "
-                   "counted",
-                   sentence);
+        warner_tell(&publisher->warner, WARNING_KEY, true,
+                    "%s; training goes on, and attnd gets nothing of it. Further refusals are only "
+                    "counted",
+                    sentence);
     } else if (warner_has_said(&publisher->warner, WARNING_KEY) && publisher->hope.look_ms == 0 &&
                publisher->has_tensor_reader) {
         notices_hope(publisher, false); /* attnd has read its list again, or was started again */
@@ -605,8 +585,8 @@ void *sender_run(void *argument)
         }
         publisher->stalled = blocked && now - publisher->blocked_since_ms >= STALLED_MS;
         if (publisher->stalled) {
-            warner_say(
-                &publisher->warner, WARNING_STALLED,
+            warner_tell(
+                &publisher->warner, WARNING_STALLED, true,
                 "attnd at %s is stopped, or too busy: it takes nothing, and tensors are dropped "
                 "and counted until it does; training goes on. Further times are not told",
                 publisher->link.endpoint);

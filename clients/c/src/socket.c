@@ -51,7 +51,7 @@ err_after_socket:
 
 void socket_context_free(void *context)
 {
-    while (zmq_ctx_term(context) != 0 && errno == EINTR) {
+    while (context && zmq_ctx_term(context) != 0 && errno == EINTR) {
         continue;
     }
 }

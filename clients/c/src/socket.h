@@ -19,7 +19,7 @@ void *socket_context_new(void);
 int socket_open(void *context, int type, const struct socket_option *options, size_t count,
                 int64_t frame_bytes_max, void **ret_socket);
 
-/* Ends a context whose sockets are closed; waits for their linger. */
+/* Ends a context whose sockets are closed; waits for their linger. Accepts NULL. */
 void socket_context_free(void *context);
 
 /* Starts a thread that takes no signals: they are the program's business. Returns 0 or an errno. */

@@ -74,9 +74,7 @@ void attn_subscriber_free(attn_subscriber **subscriber)
     }
     drain_stop(&(*subscriber)->drain);
     link_close(&(*subscriber)->link);
-    if ((*subscriber)->context) {
-        socket_context_free((*subscriber)->context);
-    }
+    socket_context_free((*subscriber)->context);
     free(*subscriber);
     *subscriber = NULL;
 }

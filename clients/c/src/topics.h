@@ -15,8 +15,7 @@ struct topic {
 };
 
 struct topics {
-    struct topic **slots; /* owned, and so are they; open addressing */
-    size_t count, capacity;
+    void *root; /* of libc's tree (tsearch); owns the topics */
 };
 
 /* The topic of a layer, made when it is new. It stays where it is until topics_clear. NULL when out

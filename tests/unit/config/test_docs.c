@@ -64,7 +64,8 @@ static void docs_print_rules(FILE *out)
         }
         fprintf(out, " | %u | %g | %s | %s | %s |\n", (unsigned)rule->windows, rule->clear,
                 rule->after_clear ? "yes" : "no",
-                alert_severity_name((enum alert_severity)rule->severity), rule_default_help[i]);
+                alert_severity_name((enum alert_severity)rule->severity),
+                rule_default_texts[i].help);
     }
 }
 
@@ -74,9 +75,9 @@ static void docs_print_rule_advice(FILE *out)
         "| rule | why it matters | what people do about it | not measured: |\n|---|---|---|---|\n",
         out);
     for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
-        const char *needs = rule_default_needs[i];
-        fprintf(out, "| `%s` | %s | %s | %s |\n", rule_defaults[i].name, rule_default_why[i],
-                rule_default_advice[i], needs ? needs : "");
+        const char *needs = rule_default_texts[i].needs;
+        fprintf(out, "| `%s` | %s | %s | %s |\n", rule_defaults[i].name, rule_default_texts[i].why,
+                rule_default_texts[i].advice, needs ? needs : "");
     }
 }
 
@@ -163,6 +164,6 @@ TEST(every_key_is_documented)
         check_help(rule_keys[i].name, rule_keys[i].help);
     }
     for (int i = 0; i < RULE_DEFAULT_COUNT; i++) {
-        check_help(rule_defaults[i].name, rule_default_help[i]);
+        check_help(rule_defaults[i].name, rule_default_texts[i].help);
     }
 }

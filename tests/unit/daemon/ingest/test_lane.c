@@ -4,7 +4,7 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/base/endpoint.h"
-#include "daemon/ingest/lane.h"
+#include "daemon/ingest/lane_internal.h"
 #include "daemon/ingest/message.h"
 #include "proto/err.h"
 #include "proto/mpk.h"
@@ -95,7 +95,7 @@ static void lane_put(struct lane_fixture *f, uint64_t id, size_t bytes)
 /* Receives a message that is to be taken; NULL: there is none. */
 static struct message *lane_get(struct lane_fixture *f)
 {
-    zmq_pollitem_t item = {.socket = lane_socket(f->lane), .events = ZMQ_POLLIN};
+    zmq_pollitem_t item = {.socket = f->lane->socket, .events = ZMQ_POLLIN};
     struct message *message = NULL;
     assert_true(zmq_poll(&item, 1, WAIT_MS) == 1);
     int code = lane_receive(f->lane, &message);
@@ -104,7 +104,7 @@ static struct message *lane_get(struct lane_fixture *f)
 }
 
 /* Sends one that is taken. */
-static struct message *lane_send(struct lane_fixture *f, uint64_t id, size_t bytes)
+static struct message *lane_put_message(struct lane_fixture *f, uint64_t id, size_t bytes)
 {
     lane_put(f, id, bytes);
     struct message *message = lane_get(f);
@@ -211,7 +211,7 @@ static void lane_begin_joined(struct lane_fixture *f)
 
 TRAINER_TEST(a_message_gives_its_bytes_back_and_is_answered_later)
 {
-    struct message *message = lane_send(f, 7, 1000);
+    struct message *message = lane_put_message(f, 7, 1000);
     assert_int_equal(message->promise->id, 7);
     lane_go_on(f->lane);
     assert_true(is_silent(f));
@@ -251,13 +251,13 @@ TRAINER_TEST(whoever_is_owed_an_answer_hears_why_there_is_none)
 
 TRAINER_TEST(what_exceeds_the_credit_is_dropped)
 {
-    struct message *message = lane_send(f, 1, 2 * CREDIT); /* alone it may be larger */
+    struct message *message = lane_put_message(f, 1, 2 * CREDIT); /* alone it may be larger */
     lane_put(f, 2, 1);
     assert_null(lane_get(f));
     assert_int_equal(stats_dropped(&f->stats, err_index(ERR_OVER_CREDIT)), 1);
     OWNED(promises_free) struct promises promises = lane_done(f, message);
     assert_int_equal(lane_settled(f, &promises).credit, 2 * CREDIT);
-    message = lane_send(f, 3, CREDIT);
+    message = lane_put_message(f, 3, CREDIT);
     promises = lane_done(f, message);
 }
 
@@ -267,7 +267,7 @@ TRAINER_TEST(credit_is_told_in_quarters)
     struct message *message[8];
     struct promises promises = {0};
     for (uint64_t i = 0; i < 8; i++) {
-        message[i] = lane_send(f, i + 1, CREDIT / 8);
+        message[i] = lane_put_message(f, i + 1, CREDIT / 8);
     }
     uint64_t told = 0;
     for (int i = 0; i < 8; i++) {
@@ -286,7 +286,7 @@ TRAINER_TEST(credit_is_told_in_quarters)
 
 TRAINER_TEST(a_refusal_has_its_reason)
 {
-    struct message *message = lane_send(f, 5, 10);
+    struct message *message = lane_put_message(f, 5, 10);
     lane_refuse_and_free(f, message, ERR_KEY);
     struct lane_heard heard = lane_turn(f);
     assert_int_equal(heard.refusals, 1);
@@ -300,7 +300,7 @@ TRAINER_TEST(what_is_dropped_in_its_turn_is_refused)
     static const int codes[] = {ERR_LATE, ERR_MEMORY, ERR_REPEATED, ERR_LATE};
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
         bool saved = i < 3, refused = i < 2;
-        struct message *message = lane_send(f, i + 1, 10);
+        struct message *message = lane_put_message(f, i + 1, 10);
         promise_took(message->promise, codes[i]);
         struct promises promises = lane_done(f, message);
         promises_mark(&promises, saved ? 0 : ERR_AGAIN);
@@ -322,7 +322,7 @@ TRAINER_TEST(what_is_repeated_is_acknowledged_too)
     static const int codes[] = {0, ERR_REPEATED, ERR_LATE, ERR_REPEATED};
     struct promises promises = {0};
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
-        struct message *message = lane_send(f, i + 1, 10);
+        struct message *message = lane_put_message(f, i + 1, 10);
         promise_took(message->promise, codes[i]);
         struct promises one = lane_done(f, message);
         promises_move(&promises, &one);
@@ -342,7 +342,7 @@ LANE_TEST(what_failed_for_the_moment_is_asked_for_again)
     static const int codes[] = {ERR_MEMORY, ERR_AGAIN, ERR_HISTORY_UNREAD};
     for (size_t i = 0; i < 3; i++) {
         lane_join_as_trainer(f);
-        struct message *message = lane_send(f, 5, 10);
+        struct message *message = lane_put_message(f, 5, 10);
         assert_int_equal(lane_is_behind(message->promise), 0);
         lane_refuse_and_free(f, message, codes[i]);
         struct lane_heard heard = lane_turn(f);
@@ -361,13 +361,13 @@ TRAINER_TEST(what_is_behind_a_message_to_come_again_is_so_until_its_sender_joins
 {
     struct message *messages[3];
     for (uint64_t i = 0; i < 3; i++) {
-        messages[i] = lane_send(f, 5 + i, 10);
+        messages[i] = lane_put_message(f, 5 + i, 10);
         messages[i]->promise->code = i == 0 ? ERR_LATE : ERR_HISTORY_UNREAD;
         assert_int_equal(lane_is_behind(messages[i]->promise), i == 2 ? ERR_HISTORY_UNREAD : 0);
         lane_pass_over(messages[i]->promise);
     }
     lane_put(f, 0, 0);
-    OWNED(message_free) struct message *after = lane_send(f, 8, 10);
+    OWNED(message_free) struct message *after = lane_put_message(f, 8, 10);
     assert_int_equal(lane_is_behind(after->promise), 0);
     for (int i = 0; i < 3; i++) {
         message_free(&messages[i]);
@@ -435,12 +435,12 @@ TRAINER_TEST(messages_wait_in_their_order)
 {
     OWNED(promises_free) struct promises promises = {0};
     for (uint64_t i = 1; i < 4; i++) {
-        struct message *message = lane_send(f, i, 100);
+        struct message *message = lane_put_message(f, i, 100);
         assert_int_equal(lane_is_open(f->lane, message), i == 1);
         lane_wait(f->lane, message);
     }
     assert_true(lane_go_on(f->lane));
-    assert_in_range(lane_waiting(f->lane), 3 * sizeof(struct message), CREDIT);
+    assert_in_range(atomic_load(&f->lane->waiting), 3 * sizeof(struct message), CREDIT);
     for (uint64_t i = 1; i < 4; i++) {
         struct message *taken = NULL;
         lane_retry(f->lane, take_one, &taken);
@@ -450,13 +450,13 @@ TRAINER_TEST(messages_wait_in_their_order)
         promises_move(&promises, &one);
     }
     assert_false(lane_go_on(f->lane));
-    assert_int_equal(lane_waiting(f->lane), 0);
+    assert_int_equal(atomic_load(&f->lane->waiting), 0);
 }
 
 /* A trainer that has gone is not waited for, and what it was owed is thrown away. */
 TRAINER_TEST(a_peer_that_has_gone_is_forgotten)
 {
-    struct message *message = lane_send(f, 1, 100);
+    struct message *message = lane_put_message(f, 1, 100);
     zmq_close(f->dealer);
     f->dealer = zmq_socket(f->zmq, ZMQ_DEALER);
     assert_int_equal(zmq_connect(f->dealer, f->config.reliable_endpoint.text), 0);
@@ -523,7 +523,7 @@ LANE_TEST(an_answer_without_memory_comes_later)
     for (unsigned nth = 1; !sends_left; nth++) {
         for (int i = 0; i < 2; i++) {
             f->dealer = i ? f->others[0] : own;
-            struct message *message = lane_send(f, nth, CREDIT);
+            struct message *message = lane_put_message(f, nth, CREDIT);
             struct promises promises = lane_done(f, message);
             promises.first->code = i ? ERR_KEY : 0;
             lane_settle(f->lane, &promises);

@@ -32,7 +32,7 @@ TEST(parts_cost_together_what_their_matrices_cost)
     config_defaults(&config);
     assert_int_equal(machine_init(&machine, &config), 0);
     struct header whole = part_of(64, DTYPE_F32);
-    struct weights shape = message_weights_shape(&whole);
+    struct weights shape = message_weights(&whole, NULL);
     uint64_t scratch, all = measure_weights_cost(&shape);
     whole.in_parts = false;
     uint64_t work = work_cost(&whole, &config, &machine, &scratch) - all; /* of any message */

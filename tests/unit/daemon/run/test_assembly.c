@@ -68,7 +68,7 @@ RUN_TEST(parts_of_matrices_are_computed_when_all_of_them_have_come)
     assert_int_equal(last->stage, STAGE_DETACHED);
     assert_ptr_equal(last->parts, first);
     message_gather(last);
-    const float *whole = message_weights(last).matrix[PROJECTION_Q].data;
+    const float *whole = message_weights(&last->header, last).matrix[PROJECTION_Q].data;
     for (int i = 0; i < 6; i++) {
         assert_true(whole[i] == (float)i);
     }
