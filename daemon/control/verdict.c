@@ -6,7 +6,6 @@
 
 #include "daemon/history/params.h"
 
-
 /* An answer in the making. */
 struct verdict_answer {
     const struct run *run;
