@@ -217,14 +217,16 @@ static int check_keys(const struct config *config, char *reterr)
     bool server = *config->keys_server.text, access = *config->keys_access.text;
     const char *address = config->keys_next_address.text; /* of the key that follows */
     bool next = *config->keys_next.text;
-    if (check_pair("keys", "server", server, "access", access, reterr) != 0 ||
-        check_pair("keys", "next", next, "next_address", *address, reterr) != 0) {
+    if (check_pair("keys", "server", server, "access", access, reterr) != 0) {
         return -1;
     }
     if (server && config->insecure) {
         return config_error(
             reterr, nowhere,
             "insecure: 'true': there are keys, so TCP has access control (valid: false)");
+    }
+    if (check_pair("keys", "next", next, "next_address", *address, reterr) != 0) {
+        return -1;
     }
     if (next && !server) {
         return config_error(reterr, nowhere, "keys.server: needed with keys.next");

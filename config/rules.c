@@ -183,6 +183,10 @@ uint32_t rule_metric_find(const char *name)
 static const char *const bool_names[] = {"false", "true", NULL};
 static const char *const severity_names[] = {"info", "warning", "critical", NULL};
 
+_Static_assert(ALERT_INFO == 0 && ALERT_WARNING == 1 && ALERT_CRITICAL == 2, "as named");
+_Static_assert(sizeof(enum rule_statistic) == sizeof(unsigned) &&
+                   sizeof(enum rule_each) == sizeof(unsigned),
+               "words are stored as unsigned");
 #define FIELD(name) offsetof(struct rule, name)
 const struct rule_field rule_fields[RULE_KEY_COUNT] = {
     [RULE_KEY_METRIC] = {RULE_FIELD_METRIC, FIELD(metric), NULL, 0},

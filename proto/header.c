@@ -104,6 +104,7 @@ enum scope {
     IN_COUNTED = IN_WEIGHTS | IN_STATE, /* whose heads no tensor tells */
     IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO | IN_LOG
 };
+_Static_assert(IN_EVENTS > IN_TENSORS, "no type has the bits of the two events");
 
 /* How the value of a key is read into its field. */
 enum header_kind {

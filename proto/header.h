@@ -200,6 +200,10 @@ int header_check_frames(const struct header *header, const size_t *frame_bytes, 
 /* The role of a projection's tensor: both enumerations have the matrices in one order. */
 static inline enum tensor_role header_role_of(enum projection projection)
 {
+    _Static_assert(TENSOR_WK - TENSOR_WQ == (int)PROJECTION_K &&
+                       TENSOR_WV - TENSOR_WQ == (int)PROJECTION_V &&
+                       TENSOR_WO - TENSOR_WQ == (int)PROJECTION_O,
+                   "in one order");
     return (enum tensor_role)((unsigned)TENSOR_WQ + projection);
 }
 

@@ -11,7 +11,8 @@
 
 #include "proto/header.h"
 
-/* The statistics of one number over a window. */
+/* The statistics of one number over a window. Columns of the history go by the order of the members
+ * (daemon/store/series.c). */
 struct result_stat {
     double mean, std, min, max, p10, p50, p90, p99, last;
     uint64_t count;

@@ -54,7 +54,8 @@ static int forward_put(const struct fleet_body *body, struct store_batch *batch)
     return code;
 }
 
-/* Adds the run so far to the body, and puts it into the batch. Returns 0 or ERR_MEMORY. */
+/* Adds the run so far to the body, and puts it into the batch; the body is spent then. Returns 0 or
+ * ERR_MEMORY. */
 static int forward_put_progress(const struct run *run, struct fleet_body *body,
                                 struct store_batch *batch)
 {

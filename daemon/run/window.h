@@ -52,7 +52,7 @@ struct window_part {
     uint64_t shown;    /* arrivals when it was last shown as quiet */
     uint64_t held;     /* numbers on their way that it should not be closed without */
     bool overdue;      /* somebody is too far ahead of it */
-    bool closed;
+    bool closed;       /* it is in that list, as window_part_after needs to know */
     bool cut;          /* closed before all ranks had completed it */
     uint64_t again_ns; /* it was reopened, and is not closed again before */
     bool judged;       /* by the rules, when it was closed before */

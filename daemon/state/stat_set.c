@@ -334,12 +334,11 @@ struct stat_sums {
 
 struct stat_sums *stat_sums_new(uint32_t buckets, const uint8_t leader[STAT_SLOTS])
 {
-    struct stat_sums *sums = calloc(1, sizeof *sums + stat_set_size_max(buckets));
+    struct stat_sums *sums = malloc(sizeof *sums + stat_set_size_max(buckets));
     if (!sums) {
         return NULL;
     }
-    sums->buckets = buckets;
-    sums->leader = leader;
+    *sums = (struct stat_sums){.buckets = buckets, .leader = leader};
     for (uint32_t slot = 0; slot < STAT_SLOTS; slot++) {
         sums->last[slot] = NAN;
     }

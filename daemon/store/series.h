@@ -20,6 +20,7 @@
 #define SERIES_WINDOWS_MAX 64
 
 struct series_window {
+    /* in the order of the file's columns */
     uint64_t first, last, epoch, step, time_ns, messages, lost, partial;
 };
 

@@ -7,7 +7,9 @@
  * thread, except the thread itself; nothing here waits for the disk except store_new and
  * store_free.
  *
- * History never keeps attnd from running: README.md says what each kind of damage costs. */
+ * History never keeps attnd from running: README.md says what each kind of damage costs. A database
+ * that cannot be opened at the start, is newer, or is another attnd's is left alone, and history is
+ * off. */
 #ifndef DAEMON_STORE_STORE_H
 #define DAEMON_STORE_STORE_H
 

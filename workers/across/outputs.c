@@ -368,6 +368,9 @@ static void outputs_run_head(struct outputs_pass *p, uint32_t h, uint32_t begin,
         p->writes = isfinite(output_ref_length(row, qk->value_dim));
     }
     for (uint32_t i = begin; i < end; i++) {
+        if (!p->kernel) { /* a row takes long, and none waits for the others */
+            scratch_pause(scratch);
+        }
         outputs_take_row(p, h, i);
         if (p->rows == p->rows_most) {
             scratch_pause(scratch);

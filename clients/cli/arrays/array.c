@@ -61,8 +61,11 @@ bool array_type_is_integer(enum array_type type)
 
 bool array_type_dtype(enum array_type type, enum dtype *ret_dtype)
 {
-    *ret_dtype = type <= ARRAY_F64 ? (enum dtype)type : *ret_dtype;
-    return type <= ARRAY_F64;
+    if (type > ARRAY_F64) {
+        return false;
+    }
+    *ret_dtype = (enum dtype)type;
+    return true;
 }
 
 bool array_read_u64(const json_t *value, uint64_t *ret_number)

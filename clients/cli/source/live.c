@@ -48,7 +48,8 @@ static int live_explain(struct live *live, enum rpc_status status, const struct 
     int code = cli_explain(&cli, status, reply);
     fclose(cli.err);
     text[strcspn(text, "\n")] = '\0';
-    return source_fail(reterr, code, "%s", text + (*text ? strlen("attnctl: ") : 0));
+    bool named = strncmp(text, "attnctl: ", strlen("attnctl: ")) == 0;
+    return source_fail(reterr, code, "%s", text + (named ? strlen("attnctl: ") : 0));
 }
 
 /* `head` UINT32_MAX: all of them. */
