@@ -19,7 +19,17 @@ double *series_column(struct value_series *series, uint32_t head, int statistic)
 static double number_in(const struct result_stat *stat, int statistic)
 {
     double number;
-    _Static_assert(offsetof(struct result_stat, last) == STATISTIC_LAST * sizeof number, "as said");
+#define IS_OF(member, statistic)                                                                   \
+    _Static_assert(offsetof(struct result_stat, member) == (statistic) * sizeof(double), #member)
+    IS_OF(mean, STATISTIC_MEAN);
+    IS_OF(std, STATISTIC_STD);
+    IS_OF(min, STATISTIC_MIN);
+    IS_OF(max, STATISTIC_MAX);
+    IS_OF(p10, STATISTIC_P10);
+    IS_OF(p50, STATISTIC_P50);
+    IS_OF(p90, STATISTIC_P90);
+    IS_OF(p99, STATISTIC_P99);
+    IS_OF(last, STATISTIC_LAST);
     memcpy(&number, (const char *)stat + (size_t)statistic * sizeof number, sizeof number);
     return statistic == STATISTIC_NUMBER ? (double)stat->count : number;
 }

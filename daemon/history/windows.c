@@ -194,9 +194,10 @@ int windows_read(struct query *query, const struct found_layer *layer,
      * round.
      */
     bool forward = query->params.given & PARAM_FROM;
-    windows_source *const sources[] = {history_windows_read_chunks, read_recent};
-    int code = sources[!forward](query, layer, track, limit, &reading);
-    code = code ? code : sources[forward](query, layer, track, limit, &reading);
+    windows_source *const first = forward ? history_windows_read_chunks : read_recent;
+    windows_source *const second = forward ? read_recent : history_windows_read_chunks;
+    int code = first(query, layer, track, limit, &reading);
+    code = code ? code : second(query, layer, track, limit, &reading);
     if (!forward) {
         for (uint32_t i = 0, j = reading.rows.count; i + 1 < j; i++) {
             struct window_row row = reading.rows.row[i];

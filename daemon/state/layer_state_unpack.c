@@ -551,8 +551,8 @@ static int new_state(const msgpack_object *map, uint32_t oldest, uint32_t *ret_v
     return *ret_state ? 0 : ERR_MEMORY;
 }
 
-/* Documents from version `oldest` on, of at most so many elements. `metric`: the only one whose
- * histograms will be read; NULL: all. */
+/* Reads a document of version `oldest` or newer that has at most `elements` elements. The caller
+ * will read histograms of *metric alone; NULL: of all metrics. */
 static int unpack_some(const void *data, size_t size, uint32_t elements, uint32_t oldest,
                        const int *metric, struct layer_state **ret_state)
 {

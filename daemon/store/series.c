@@ -128,18 +128,20 @@ static int take_rows(const void *data, size_t size, const uint8_t *place, uint32
     return 0;
 }
 
+/* The places below are those of the members. */
+#define MEMBER_AT(type, member, place)                                                             \
+    _Static_assert(offsetof(struct type, member) == (place)*VALUE_BYTES, #member)
+
 static const uint8_t window_place[SERIES_WINDOW_COLUMNS] = {0, 1, 2, 3, 4, 5, 6, 7};
 _Static_assert(sizeof(struct series_window) == SERIES_WINDOW_COLUMNS * VALUE_BYTES, "no others");
-#define WINDOW_AT(member, column)                                                                  \
-    _Static_assert(offsetof(struct series_window, member) == (column)*VALUE_BYTES, #member)
-WINDOW_AT(first, 0);
-WINDOW_AT(last, 1);
-WINDOW_AT(epoch, 2);
-WINDOW_AT(step, 3);
-WINDOW_AT(time_ns, 4);
-WINDOW_AT(messages, 5);
-WINDOW_AT(lost, 6);
-WINDOW_AT(partial, 7);
+MEMBER_AT(series_window, first, 0);
+MEMBER_AT(series_window, last, 1);
+MEMBER_AT(series_window, epoch, 2);
+MEMBER_AT(series_window, step, 3);
+MEMBER_AT(series_window, time_ns, 4);
+MEMBER_AT(series_window, messages, 5);
+MEMBER_AT(series_window, lost, 6);
+MEMBER_AT(series_window, partial, 7);
 
 size_t series_windows_encode(const struct series_window *windows, uint32_t count, uint8_t *ret_data)
 {
@@ -156,18 +158,16 @@ int series_windows_decode(const void *data, size_t size, uint32_t count,
 /* p10 came last. */
 static const uint8_t stat_place[SERIES_STAT_COLUMNS] = {0, 1, 2, 3, 5, 6, 7, 8, 9, 4};
 _Static_assert(sizeof(struct result_stat) == SERIES_STAT_COLUMNS * VALUE_BYTES, "no others");
-#define STAT_AT(member, place)                                                                     \
-    _Static_assert(offsetof(struct result_stat, member) == (place)*VALUE_BYTES, #member)
-STAT_AT(mean, 0);
-STAT_AT(std, 1);
-STAT_AT(min, 2);
-STAT_AT(max, 3);
-STAT_AT(p10, 4);
-STAT_AT(p50, 5);
-STAT_AT(p90, 6);
-STAT_AT(p99, 7);
-STAT_AT(last, 8);
-STAT_AT(count, 9);
+MEMBER_AT(result_stat, mean, 0);
+MEMBER_AT(result_stat, std, 1);
+MEMBER_AT(result_stat, min, 2);
+MEMBER_AT(result_stat, max, 3);
+MEMBER_AT(result_stat, p10, 4);
+MEMBER_AT(result_stat, p50, 5);
+MEMBER_AT(result_stat, p90, 6);
+MEMBER_AT(result_stat, p99, 7);
+MEMBER_AT(result_stat, last, 8);
+MEMBER_AT(result_stat, count, 9);
 
 size_t series_encode(const struct result_stat *stats, uint32_t count, uint8_t *ret_data)
 {
