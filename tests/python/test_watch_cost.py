@@ -220,21 +220,25 @@ def test_what_is_reserved_is_what_the_copies_take(seen, plan):
 
 
 def test_many_steps_leave_nothing_behind():
+    """Now and then a thread that looks for a daemon holds a little, which goes again; what steps leave would only grow."""
+    ours = tracemalloc.Filter(True, PACKAGE + "/*")
     with Training(2, free_endpoint()) as training:
         for _ in range(20):
             training.step()
-        gc.collect()
         tracemalloc.start()
         try:
-            ours = tracemalloc.Filter(True, PACKAGE + "/*")
             before = tracemalloc.take_snapshot().filter_traces([ours])
-            for _ in range(200):
-                training.step()
-            gc.collect()
-            after = tracemalloc.take_snapshot().filter_traces([ours])
+            for _ in range(10):
+                for _ in range(200):
+                    training.step()
+                gc.collect()
+                after = tracemalloc.take_snapshot().filter_traces([ours])
+                left = sum(line.size_diff for line in after.compare_to(before, "filename"))
+                if left < 2048:
+                    break
         finally:
             tracemalloc.stop()
-        assert sum(line.size_diff for line in after.compare_to(before, "filename")) < 2048
+        assert left < 2048
 
 
 def test_nothing_is_kept_for_a_daemon_that_has_gone(daemon):
