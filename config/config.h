@@ -48,7 +48,6 @@ const char *config_tier_name(enum config_tier tier);
 
 typedef struct {
     char text[ENDPOINT_MAX]; /* "" = by the address, until config_use_address */
-    size_t line;             /* of the file that says so; 0 = no file does */
 } config_endpoint;
 
 #define CONFIG_NUMBERS_MAX 256
@@ -152,6 +151,15 @@ struct config {
     struct config_jobs *jobs;    /* NULL = none */
     struct config_rules *rules;  /* NULL = the defaults */
     FILE *warnings;              /* gets a line for each key that is no more; NULL = nothing does */
+    const char *path;            /* of the file that was read, as config_load was given; or NULL */
+    /* In which line of the file each key is; 0 = not there, or --set came after it. */
+    uint32_t line[0
+#define TOP(name, type, text, minimum, maximum, help)          +1
+#define KEY(section, name, type, text, minimum, maximum, help) +1
+#include "config/keys.def"
+#undef TOP
+#undef KEY
+    ];
 };
 
 /* A window is kept in parts of gcd(length, every) units; at most this many make one window, which
@@ -231,10 +239,9 @@ int config_set(struct config *config, const char *assignment, char *reterr);
 
 /* Gives the endpoints that are empty those of an address: "/run/attnd", "tcp://127.0.0.1:5570". All
  * four must then be Unix sockets, unless there are keys or `insecure` is set. `origin` is the
- * source of the address, and `path` the file that was loaded, for messages; NULL = none. Returns 0,
- * or -1 with a message. */
+ * source of the address, for messages. Returns 0, or -1 with a message. */
 int config_use_address(struct config *config, const char *address, const char *origin,
-                       const char *path, char *reterr);
+                       char *reterr);
 
 /* Whether one of the five is on TCP: only there are keys asked for. */
 bool config_uses_tcp(const struct config *config);

@@ -9,7 +9,7 @@
 
 static bool names_key(const struct job_rule *rule, int key)
 {
-    return rule->key_line[key] && !config_is_plan_key(config_keys[key].section, "");
+    return rule->values.line[key] && !config_is_plan_key(config_keys[key].section, "");
 }
 
 /* Patterns as far as one has such a key: one without shadows those after it. */

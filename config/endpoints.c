@@ -32,10 +32,11 @@ static int refuse_tcp(struct origin origin, const char *label, const char *text,
         label, text);
 }
 
-static int check_tcp(const struct config *config, int which, const char *path, char *reterr)
+static int check_tcp(const struct config *config, int which, char *reterr)
 {
-    const config_endpoint *endpoint = config_field(config, config_endpoint_keys[which]);
-    struct origin origin = {endpoint->line ? path : NULL, endpoint->line};
+    int key = config_endpoint_keys[which];
+    const config_endpoint *endpoint = config_field(config, key);
+    struct origin origin = {config->line[key] ? config->path : NULL, config->line[key]};
     char label[32];
     snprintf(label, sizeof label, "%s.endpoint", address_socket_name[which]);
     return is_tcp(endpoint->text) ? refuse_tcp(origin, label, endpoint->text, reterr) : 0;
@@ -55,8 +56,7 @@ static void place_beside_ingest(struct config *config)
     }
 }
 
-int config_use_address(struct config *config, const char *address, const char *origin,
-                       const char *path, char *reterr)
+int config_use_address(struct config *config, const char *address, const char *origin, char *reterr)
 {
     char reason[ADDRESS_REASON_MAX];
     struct origin nowhere = {NULL, 0};
@@ -66,7 +66,7 @@ int config_use_address(struct config *config, const char *address, const char *o
     for (int i = 0; i < ADDRESS_COUNT; i++) {
         config_endpoint *endpoint = endpoint_of(config, i);
         char text[ADDRESS_MAX];
-        if (!allowed && check_tcp(config, i, path, reterr) != 0) {
+        if (!allowed && check_tcp(config, i, reterr) != 0) {
             return -1;
         }
         if (address_endpoint(address, (enum address_socket)i, text, reason) != 0) {

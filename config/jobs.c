@@ -86,7 +86,7 @@ void jobs_settle(struct config *config)
     for (uint32_t r = 0; r < jobs_count(config->jobs); r++) {
         struct job_rule *rule = config->jobs->rules[r];
         for (int i = 0; i < KEY_COUNT; i++) {
-            if (!rule->key_line[i]) {
+            if (!rule->values.line[i]) {
                 memcpy((char *)&rule->values + config_keys[i].offset, config_field(config, i),
                        config_keys[i].size);
             }

@@ -16,11 +16,12 @@
 
 /* One pattern. */
 struct job_rule {
-    char label[JOB_LABEL_MAX];  /* "jobs.gpt-*": what messages call it */
-    const char *pattern;        /* within label */
-    size_t line;                /* of the file */
-    size_t key_line[KEY_COUNT]; /* 0 = not overridden */
-    struct config values;       /* of all keys, once they are settled; it owns nothing */
+    char label[JOB_LABEL_MAX]; /* "jobs.gpt-*": what messages call it */
+    const char *pattern;       /* within label */
+    size_t line;               /* of the file */
+    /* The values of all keys, once they are settled; it owns nothing. A key with a line is
+     * overridden. */
+    struct config values;
 };
 
 /* Appends a pattern without overrides; *jobs is NULL before the first. Returns 0, or -1 with a

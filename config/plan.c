@@ -33,7 +33,8 @@ bool config_is_plan_key(const char *of_section, const char *name)
 static bool names_plan(const struct job_rule *rule)
 {
     for (int i = 0; i < KEY_COUNT; i++) {
-        if (rule->key_line[i] && is_plan_key(i) && strcmp(config_keys[i].name, "cost_max") != 0) {
+        if (rule->values.line[i] && is_plan_key(i) &&
+            strcmp(config_keys[i].name, "cost_max") != 0) {
             return true;
         }
     }

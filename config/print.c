@@ -132,7 +132,7 @@ void config_print(const struct config *config, FILE *out)
         bool empty = true;
         for (int j = 0; j < KEY_COUNT; j++) {
             char name[JOBS_KEY_MAX];
-            if (!rule->key_line[j]) {
+            if (!rule->values.line[j]) {
                 continue;
             }
             fputs(empty ? "\n    " : "    ", out);
@@ -154,7 +154,7 @@ static void each_override(const struct config *config,
         const struct job_rule *rule = jobs_rule(config->jobs, i);
         for (int k = 0; k < KEY_COUNT; k++) {
             char text[VALUE_TEXT_MAX], name[JOBS_KEY_MAX];
-            if (!rule->key_line[k]) {
+            if (!rule->values.line[k]) {
                 continue;
             }
             value_print(&config_keys[k].rule, config_field(&rule->values, k), text);

@@ -182,9 +182,7 @@ int config_assign(struct config *config, int key, const char *label, const char 
     const struct key *entry = &config_keys[key];
     char reason[VALUE_REASON_MAX], public[CONFIG_PUBLIC_MAX], quoted[QUOTE_MAX + 4];
     if (value_parse(&entry->rule, text, field(config, entry), reason) == 0) {
-        if (entry->rule.type == VALUE_ENDPOINT) {
-            ((config_endpoint *)field(config, entry))->line = origin.line;
-        }
+        config->line[key] = (uint32_t)origin.line;
         return 0;
     }
     text = config_public(entry->section, entry->name, text, public);

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -41,7 +42,6 @@ struct reader {
     struct config staged;           /* its jobs and rules, if any, are of this file */
     size_t section_line[KEY_COUNT]; /* by the section's first key; 0 = not seen */
     size_t jobs_line, rules_line;
-    size_t key_line[KEY_COUNT];
     char *reterr;
 };
 
@@ -142,8 +142,7 @@ struct body {
     const char *section; /* of keys.def */
     const char *label;   /* what messages call it */
     struct config *config;
-    size_t *key_line; /* [KEY_COUNT] */
-    bool takes_plan;  /* keys of plan as well */
+    bool takes_plan; /* keys of plan as well */
 };
 
 /* The word for the kind of a node, in messages. */
@@ -196,10 +195,10 @@ static int read_plain_key(struct reader *reader, const struct body *body, const 
         if (key < 0) {
             return -1;
         }
-        if (body->key_line[key]) {
+        if (body->config->line[key]) {
             return config_error(reader->reterr, name->origin,
-                                "%s%s%s: given twice (first on line %zu)", body->label,
-                                *body->label ? "." : "", name->text, body->key_line[key]);
+                                "%s%s%s: given twice (first on line %" PRIu32 ")", body->label,
+                                *body->label ? "." : "", name->text, body->config->line[key]);
         }
     }
     char list[VALUE_TEXT_MAX];
@@ -222,7 +221,6 @@ static int read_plain_key(struct reader *reader, const struct body *body, const 
         config_warn_retired(&reader->staged, body->label, name->text, text, instead, name->origin);
         return 0;
     }
-    body->key_line[key] = name->origin.line;
     return config_assign(body->config, key, body->label, text, name->origin, reader->reterr);
 }
 
@@ -243,7 +241,7 @@ static int yaml_read_key(struct reader *reader, void *data, struct node *name)
     }
     char label[JOB_LABEL_MAX + sizeof prefix];
     snprintf(label, sizeof label, "%s.plan", body->label);
-    struct body plan = {"plan", label, body->config, body->key_line, false};
+    struct body plan = {"plan", label, body->config, false};
     memmove(name->text, name->text + length, strlen(name->text) + 1 - length);
     return read_plain_key(reader, &plan, name);
 }
@@ -300,7 +298,7 @@ static int yaml_read_job(struct reader *reader, void *data, struct node *name)
     if (jobs_add(&reader->staged.jobs, name->text, name->origin, reader->reterr, &rule) != 0) {
         return -1;
     }
-    struct body body = {"metrics", rule->label, &rule->values, rule->key_line, true};
+    struct body body = {"metrics", rule->label, &rule->values, true};
     return read_body(reader, name, rule->label, "the name of a key", yaml_read_key, &body);
 }
 
@@ -346,7 +344,7 @@ static int begin_section(struct reader *reader, const struct node *section, size
 /* A section whose keys are all left out or commented is nothing wrong. */
 static int read_section(struct reader *reader, void *data, struct node *name)
 {
-    struct body top = {"", "", &reader->staged, reader->key_line, false};
+    struct body top = {"", "", &reader->staged, false};
     (void)data;
     if (strcmp(name->text, "jobs") == 0) {
         return begin_section(reader, name, &reader->jobs_line) != 0
@@ -368,7 +366,7 @@ static int read_section(struct reader *reader, void *data, struct node *name)
     if (first < 0 || begin_section(reader, name, &reader->section_line[first]) != 0) {
         return -1;
     }
-    struct body body = {name->text, name->text, &reader->staged, reader->key_line, false};
+    struct body body = {name->text, name->text, &reader->staged, false};
     return read_body(reader, name, name->text, "the name of a key", yaml_read_key, &body);
 }
 
@@ -438,6 +436,8 @@ static int yaml_load_text(struct config *config, const char *path, const char *i
         .path = path, .input = input, .size = size, .staged = *config, .reterr = reterr};
     reader.staged.jobs = NULL;
     reader.staged.rules = NULL;
+    reader.staged.path = path;
+    memset(reader.staged.line, 0, sizeof reader.staged.line);
     if (!yaml_parser_initialize(&reader.parser)) {
         return config_error(reterr, (struct origin){path, 0}, "out of memory");
     }

@@ -131,19 +131,18 @@ static int daemon_args_parse(int argc, char **argv, struct args_line *args, char
     return 0;
 }
 
-static int choose_address(const struct args_line *args, const char *path, struct config *config,
-                          char *reterr)
+static int choose_address(const struct args_line *args, struct config *config, char *reterr)
 {
     char place[ADDRESS_MAX];
     const char *variable = getenv("ATTND_ADDRESS");
     if (args->address) {
-        return config_use_address(config, args->address, "--address", path, reterr);
+        return config_use_address(config, args->address, "--address", reterr);
     }
     if (variable && *variable) {
-        return config_use_address(config, variable, "$ATTND_ADDRESS", path, reterr);
+        return config_use_address(config, variable, "$ATTND_ADDRESS", reterr);
     }
     address_default(geteuid(), getenv("XDG_RUNTIME_DIR"), place);
-    return config_use_address(config, place, "$XDG_RUNTIME_DIR", path, reterr);
+    return config_use_address(config, place, "$XDG_RUNTIME_DIR", reterr);
 }
 
 static int args_set(struct config *config, const char *const *assignments, size_t count,
@@ -168,7 +167,7 @@ static const char *const judge_settings[] = {
 static int apply_settings(const struct args_line *args, struct config *config, char *reterr)
 {
     const char *path = args->check_path ? args->check_path : args->config_path;
-    char isa[64], error[CONFIG_ERROR_MAX];
+    char isa[64];
     snprintf(isa, sizeof isa, "workers.isa=%s", args->isa ? args->isa : "");
     if ((args->judge_path && config_set(config, "metrics.spectrum_budget=0s", reterr) != 0) ||
         (path && config_load(config, path, reterr) != 0) ||
@@ -178,20 +177,17 @@ static int apply_settings(const struct args_line *args, struct config *config, c
     }
     int rc = args->judge_path ? args_set(config, judge_settings,
                                          sizeof judge_settings / sizeof judge_settings[0], reterr)
-                              : choose_address(args, path, config, reterr);
+                              : choose_address(args, config, reterr);
     if (rc != 0) {
         return rc;
     }
-    rc = config_check(config, error);
+    rc = config_check(config, reterr);
     if (rc == 0 && args->judge_path && config->window_unit == CONFIG_UNIT_SECOND) {
-        snprintf(error, sizeof error,
-                 "window.unit: 'second': a recording is judged faster than it was recorded "
-                 "(valid: auto, epoch, step)");
-        rc = -1;
-    }
-    if (rc != 0) { /* a mistake between keys has no line, but the file it comes from has a name */
-        snprintf(reterr, CONFIG_ERROR_MAX, "%.200s%s%.800s", path ? path : "", path ? ": " : "",
-                 error);
+        snprintf(reterr, CONFIG_ERROR_MAX,
+                 "%.200s%swindow.unit: 'second': a recording is judged faster than it was recorded "
+                 "(valid: auto, epoch, step)",
+                 path ? path : "", path ? ": " : "");
+        return -1;
     }
     return rc;
 }

@@ -37,6 +37,32 @@ CHECKED(a_message_fits_the_budget, {{"ingest.budget=1GiB", "ingest.max_message=1
          "ingest.max_message: '256MiB': larger than ingest.budget, so such a message "
          "could never be read (valid: at most 100MiB)"});
 
+/* The line of the key to change; else of the other one, as long as no --set has replaced it. */
+TEST(a_clash_has_a_line)
+{
+    static const struct {
+        const char *text, *setting, *begins;
+    } clashes[] = {
+        {"ingest:\n  max_message: 1GiB\n  budget: 100MiB\n", NULL, "attnd.yaml:2: ingest.max"},
+        {"ingest:\n  budget: 100MiB\n", NULL, "attnd.yaml:2: ingest.max_message: '256MiB'"},
+        {"ingest:\n  budget: 1GiB\n", "ingest.budget=100MiB", "attnd.yaml: ingest.max_message"},
+        {"window:\n  unit: step\n  length: 10000\n  every: 1\n", NULL,
+         "attnd.yaml:4: window.every"},
+        {"keys:\n  server: /k\n", NULL, "attnd.yaml:2: keys.access: needed"},
+    };
+    for (size_t i = 0; i < sizeof clashes / sizeof clashes[0]; i++) {
+        struct config config = loaded(clashes[i].text);
+        char error[CONFIG_ERROR_MAX] = "";
+        if (clashes[i].setting) {
+            set(&config, clashes[i].setting);
+        }
+        assert_int_equal(config_check(&config, error), -1);
+        error[strlen(clashes[i].begins)] = '\0';
+        assert_string_equal(error, clashes[i].begins);
+        config_clear(&config);
+    }
+}
+
 CHECKED(keys_come_together, {{"keys.server=/k", "keys.access=/a"}, NULL},
         {{"keys.server=/k"}, "keys.access: needed with keys.server"},
         {{"keys.access=/a"}, "keys.server: needed with keys.access"},

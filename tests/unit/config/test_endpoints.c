@@ -17,7 +17,7 @@ static struct config endpoints_at(const char *address, const char *first, const 
     if (second) {
         set(&config, second);
     }
-    int result = config_use_address(&config, address, "--address", NULL, error);
+    int result = config_use_address(&config, address, "--address", error);
     assert_string_equal(error, "");
     assert_int_equal(result, 0);
     return config;
@@ -90,9 +90,9 @@ TEST(the_directory_counts_by_what_lies_in_it)
     set(&config, "control.endpoint=ipc:///b/control");
     set(&config, "tap.endpoint=ipc:///b/tap");
     set(&config, "reliable.endpoint=ipc:///b/reliable");
-    assert_int_equal(config_use_address(&config, "/a", "--address", NULL, error), 0);
+    assert_int_equal(config_use_address(&config, "/a", "--address", error), 0);
     assert_string_equal(config.directory, "");
-    assert_int_equal(config_use_address(&config, "/b", "--address", NULL, error), 0);
+    assert_int_equal(config_use_address(&config, "/b", "--address", error), 0);
     assert_string_equal(config.directory, "/b");
 }
 
@@ -100,7 +100,7 @@ static void assert_address_refused(const char *address, const char *message)
 {
     struct config config = defaults();
     char error[CONFIG_ERROR_MAX] = "";
-    assert_int_equal(config_use_address(&config, address, "--address", NULL, error), -1);
+    assert_int_equal(config_use_address(&config, address, "--address", error), -1);
     assert_string_equal(error, message);
 }
 
@@ -121,18 +121,18 @@ TEST(tcp_is_refused_where_it_is_said)
         struct config config = defaults();
         snprintf(text, sizeof text, "%s.endpoint=tcp://127.0.0.1:1", names[i]);
         set(&config, text);
-        assert_int_equal(config_use_address(&config, "/a", "--address", "attnd.yaml", error), -1);
+        assert_int_equal(config_use_address(&config, "/a", "--address", error), -1);
         snprintf(message, sizeof message, "%s.endpoint: 'tcp://127.0.0.1:1': " REASON, names[i]);
         assert_string_equal(error, message);
         config = defaults();
         snprintf(text, sizeof text, "log:\n%s:\n  endpoint: tcp://127.0.0.1:1\n", names[i]);
         assert_int_equal(load_text(&config, text, error), 0);
-        assert_int_equal(config_use_address(&config, "/a", "--address", "attnd.yaml", error), -1);
+        assert_int_equal(config_use_address(&config, "/a", "--address", error), -1);
         snprintf(message, sizeof message, "attnd.yaml:3: %s.endpoint: 'tcp://127.0.0.1:1': " REASON,
                  names[i]);
         assert_string_equal(error, message);
         set(&config, "insecure=true");
-        assert_int_equal(config_use_address(&config, "/a", "--address", "attnd.yaml", error), 0);
+        assert_int_equal(config_use_address(&config, "/a", "--address", error), 0);
     }
     struct config config =
         endpoints_at("/a", "http.endpoint=tcp://127.0.0.1:5580", NULL); /* not HTTP */

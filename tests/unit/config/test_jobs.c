@@ -178,8 +178,9 @@ TEST(something_is_measured_of_every_job)
     struct config config = loaded("metrics: {importance: false, pairs: false, spectrum: false}\n"
                                   "jobs: {a: {core: false, similarity: true}, b: {core: false}}\n");
     assert_int_equal(config_check(&config, error), -1);
-    assert_string_equal(error,
-                        "jobs.b: every group is off, so there is nothing to measure (valid: at "
-                        "least one of core, importance, pairs, similarity, spectrum on)");
+    assert_string_equal(
+        error,
+        "attnd.yaml:2: jobs.b: every group is off, so there is nothing to measure (valid: at "
+        "least one of core, importance, pairs, similarity, spectrum on)");
     config_clear(&config);
 }
