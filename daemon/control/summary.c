@@ -22,7 +22,7 @@ struct value_filter {
     uint32_t track;
     bool falls_back; /* to projection matrices, of a layer that has nothing in `track` */
     uint32_t count;
-    struct mpk_writer *result;
+    struct mpk_writer *result; /* NULL: they are only counted */
 };
 
 /* Whether the topic's next segment is `wanted` or anything goes; moves on to the one after. */
@@ -56,7 +56,9 @@ static void visit_value(void *data, const char *topic, const uint8_t *run, uint3
         return;
     }
     filter->count++;
-    mpk_put_raw(filter->result, value, size);
+    if (filter->result) {
+        mpk_put_raw(filter->result, value, size);
+    }
 }
 
 static bool read_layer_number(const struct control_request *request, struct value_filter *filter)
@@ -177,12 +179,21 @@ static void summary_explain_nothing(const struct run *run, const struct plan *pl
     }
 }
 
-/* A run of which nothing can be shown, now or ever. Leaves the detail empty when there is nothing
- * to say but that nothing has been published yet. */
-static void summary_describe_nothing(struct control_request *request, const struct run *run)
+/* A run of which nothing can be shown, now or ever, or nothing of the layer that is asked for.
+ * Leaves the detail empty when there is nothing to say but that nothing has been published yet. */
+static void summary_describe_nothing(struct control_request *request, const struct run *run,
+                                     struct value_filter filter)
 {
     char why[400];
     bool ended = run->state == JOB_ENDED;
+    *filter.stack = *filter.layer = *filter.site = '\0';
+    filter.result = NULL;
+    publisher_each(filter.publisher, filter.prefix, visit_value, &filter);
+    if (filter.count > 0) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX,
+                 "the run has no such layer, or nothing of it has been published yet");
+        return;
+    }
     for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
         if (stream->counts.processed > 0) {
             return;
@@ -229,7 +240,7 @@ static int control_summary_answer(struct control_request *request, struct value_
     publisher_each(filter.publisher, filter.prefix, visit_value, &filter);
     mpk_close_array(request->result, &values);
     if (filter.count == 0) {
-        summary_describe_nothing(request, run);
+        summary_describe_nothing(request, run, filter);
         return ERR_NO_SUMMARY;
     }
     return 0;

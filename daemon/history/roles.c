@@ -254,18 +254,21 @@ int history_roles(struct query *query)
         }
     }
     mpk_writer_init(&roles->encoded);
-    struct found_layer *layers = NULL;
+    struct found_layer *layers = NULL, first;
     uint32_t count = 0;
     int code = find_run(query, query->params.job, query->params.run, &roles->run);
+    code = code ? code : find_layer(query, &roles->run, &first);
     code = code ? code : layers_read(query, &roles->run, &layers, &count);
     for (uint32_t i = 0; !code && i < count; i++) {
         code = roles_read_layer(query, roles, &layers[i]);
     }
     free(layers);
     if (!code && roles->heads == 0) {
-        code = query_fail(query, ERR_NO_HISTORY,
-                          "the run has no window with a role of such a head yet: a role needs the "
-                          "metrics of metrics.core");
+        bool has_head = !(query->params.given & PARAM_HEAD) || query->params.head < first.heads;
+        code = query_fail(query, ERR_NO_HISTORY, "the run has no %s",
+                          has_head ? "window with a role yet: a role needs the metrics of "
+                                     "metrics.core"
+                                   : "such head");
     }
     if (!code) {
         mpk_put_map(query->result, 7);

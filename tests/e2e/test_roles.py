@@ -75,6 +75,9 @@ def test_a_role_has_evidence_and_emerges_at_a_step(attnd):
     assert evidence == {"metric": "induction", "value": means[-1], "at_least": 0.5} and 0.83 < evidence["value"] < 0.86
     (evidence,) = found[3]["evidence"]
     assert (evidence["metric"], evidence["at_least"]) == ("entropy_normalized", 0.95)
+    for place, why in (({"layer": 9}, "no such layer; it has decoder.0.self"), ({"head": 9}, "no such head")):
+        with pytest.raises(RuntimeError, match=f"no_history.*{why}"):
+            attnd.call("roles", job="gpt", **place)
 
 
 def test_one_window_of_another_role_is_no_change(attnd):

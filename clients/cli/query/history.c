@@ -95,12 +95,7 @@ static int show_series(struct cli *cli, const msgpack_object *result)
     struct out_table table;
     bool plain = history_is_plain(&series);
     const char *metric = FIELD_TEXT(series.map, "metric");
-    char unit[16];
-    field_text(series.map, "unit", unit, sizeof unit);
-    for (char *at = unit; *at; at++) {
-        *at = (char)(*at >= 'a' && *at <= 'z' ? *at - 'a' + 'A' : *at);
-    }
-    out_begin(&table, *unit ? unit : "WINDOW");
+    out_begin(&table, mpk_is_str(mpk_find(series.map, "unit"), "epoch") ? "EPOCH" : "WINDOW");
     out_more(&table, series.heads == 1 ? "STEP|MEAN|STD|MIN|P10|P50|P90|MAX" : "STEP");
     table.columns += series.heads > 1 ? (int)series.heads : 0;
     for (uint32_t head = 0; series.heads > 1 && head < series.heads; head++) {

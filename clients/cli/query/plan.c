@@ -67,7 +67,8 @@ static int add_assignments(struct cli *cli, struct ask *ask)
             key--;
         }
         if (key < 0) {
-            return cli_usage(cli, "'%.80s': not of the form KEY=VALUE (valid keys: " KEY_LIST ")",
+            return cli_usage(cli,
+                             "'%.80s': not KEY=VALUE with a key of a plan (valid: " KEY_LIST ")",
                              args->words[i]);
         }
         if (given & 1u << key) {

@@ -252,8 +252,8 @@ int cmd_tail(struct cli *cli)
         return cli_usage(
             cli,
             "no topic begins with '%.80s' (valid: alert/, job/, live/, log/, summary/, "
-            "such as summary/%.80s/)",
-            prefix, prefix);
+            "such as summary/gpt-small/)",
+            prefix);
     }
     if (unknown_check_metric(cli) != CLI_OK) {
         return CLI_USAGE;

@@ -561,7 +561,7 @@ SAYS(plans_are_shown_and_set,
 
 FAKE_TEST(a_plan_is_not_set_by_halves)
 {
-    const char *form = "not of the form KEY=VALUE (valid keys: every, layers, heads, samples, "
+    const char *form = "not KEY=VALUE with a key of a plan (valid: every, layers, heads, samples, "
                        "rows, tier)";
     char expected[256];
     snprintf(expected, sizeof expected, "attnctl: 'evry=3': %s\n", form);
