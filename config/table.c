@@ -117,6 +117,14 @@ int config_find_section(const char *section, struct origin origin, char *reterr)
     struct names names = {.wanted = section, .distance = 32};
     char guess[64], quoted[QUOTE_MAX + 4];
     for (int i = 0; i < KEY_COUNT; i++) {
+        size_t length = strlen(config_keys[i].section);
+        if (strncmp(section, config_keys[i].section, length) == 0 && section[length] == '.' &&
+            strcmp(section + length + 1, config_keys[i].name) == 0) {
+            return config_error(reterr, origin,
+                                "%s: written as for --set (valid: a line `%s:`, and below it an "
+                                "indented one `%s: ...`)",
+                                section, config_keys[i].section, config_keys[i].name);
+        }
         if (!*config_keys[i].section) {
             names_add(&names, config_keys[i].name);
         } else if (config_opens_section(i)) {

@@ -80,6 +80,9 @@ TEST(what_is_printed_loads_to_the_same)
 }
 
 REFUSED(unknown_names_are_refused,
+        {"ingest.budget: 1GiB\n",
+         "attnd.yaml:1: ingest.budget: written as for --set (valid: a line `ingest:`, and below it "
+         "an indented one `budget: ...`)"},
         {"log:\n  level: info\ningest:\n  budgt: 1GiB\n",
          "attnd.yaml:4: ingest.budgt: unknown key (valid in ingest: endpoint, budget, "
          "max_message, memory; did you mean budget?)"},
