@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Prints "PASSED FAILED SKIPPED" for a meson testlog.json (one JSON object per line), or with --text for what a program
-said.
+"""Prints "PASSED FAILED SKIPPED" for a meson testlog.json (one JSON object per line), or with --text for the logs of
+programs.
 
 A meson test is a program; what counts are the tests in it: cmocka and pytest say how many there were. A
 program that says nothing counts as one, and one that failed without saying so counts as one failure.
@@ -39,12 +39,16 @@ def plain(text):
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
+def read(path):
+    with open(path, encoding="utf-8", errors="replace") as log:
+        return log.read()
+
+
 def main():
-    with open(sys.argv[-1], encoding="utf-8", errors="replace") as log:
-        if sys.argv[1] == "--text":
-            counts = [said_by_pytest(plain(log.read())) or (0, 1, 0)]
-        else:
-            counts = [count(json.loads(line)) for line in log if line.strip()]
+    if sys.argv[1] == "--text":
+        counts = [said_by_pytest(plain(read(path))) or (0, 1, 0) for path in sys.argv[2:]]
+    else:
+        counts = [count(json.loads(line)) for line in read(sys.argv[1]).split("\n") if line.strip()]
     print(*(sum(numbers) for numbers in zip(*counts)))
 
 
