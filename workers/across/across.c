@@ -26,28 +26,22 @@ struct map_pass {
     enum dtype dtype;
     size_t element_bytes;
     struct scratch *scratch;
-    uint32_t heads; /* that take part */
+    uint32_t heads, most; /* that take part, that there are */
     const unsigned char **source;
-    double *weight, *work; /* [heads], [2 * ACROSS_CHUNK] */
-    float *scaled;         /* [heads] weight / scale */
+    double *weight, *work; /* [most], [2 * ACROSS_CHUNK] */
+    float *scaled;         /* [most] weight / scale */
     float *entry;          /* [ACROSS_CHUNK] */
     double scale;          /* NaN: by the reference */
 };
 
-static int take_map_pass(struct map_pass *p, const struct attention *a, struct scratch *scratch)
+static void map_pass_lay(void *data, struct scratch_pieces *m)
 {
-    size_t heads = a->heads;
-    size_t doubles = 2 * (size_t)ACROSS_CHUNK + heads, floats = ACROSS_CHUNK + heads;
-    p->work = scratch_take(scratch, doubles * sizeof(double) + heads * sizeof(void *) +
-                                        floats * sizeof(float));
-    if (!p->work) {
-        return ERR_MEMORY;
-    }
-    p->weight = p->work + 2 * (size_t)ACROSS_CHUNK;
-    p->source = (const unsigned char **)(void *)(p->weight + heads);
-    p->entry = (float *)(void *)(p->source + heads);
-    p->scaled = p->entry + ACROSS_CHUNK;
-    return 0;
+    struct map_pass *p = data;
+    p->source = scratch_carve(m, p->most, sizeof *p->source);
+    p->weight = scratch_carve(m, p->most, sizeof *p->weight);
+    p->work = scratch_carve(m, 2 * ACROSS_CHUNK, sizeof *p->work);
+    p->scaled = scratch_carve(m, p->most, sizeof *p->scaled);
+    p->entry = scratch_carve(m, ACROSS_CHUNK, sizeof *p->entry);
 }
 
 static void scale_weights(struct map_pass *p)
@@ -124,8 +118,9 @@ int across_weighted_map(struct moments *map, const struct attention *a, const do
     struct map_pass p = {.kernel = kernel,
                          .dtype = a->dtype,
                          .element_bytes = dtype_size(a->dtype),
-                         .scratch = scratch};
-    int rc = take_map_pass(&p, a, scratch);
+                         .scratch = scratch,
+                         .most = a->heads};
+    int rc = scratch_take_pieces(scratch, map_pass_lay, &p);
     for (uint32_t b = 0; rc == 0 && row_begin < row_end && b < a->batch; b++) {
         p.heads = across_map_sources(a, weight, b, row_begin, p.source, p.weight);
         if (p.heads > 0) {
@@ -146,9 +141,19 @@ struct gradient_pass {
     const struct attention *a;
     struct attention grad; /* as weights */
     struct across_keys keys;
+    uint32_t *key;         /* [keys] */
     float *weight, *slope; /* [keys] */
     double *work;          /* [3 * keys] */
 };
+
+static void gradient_pass_lay(void *data, struct scratch_pieces *m)
+{
+    struct gradient_pass *p = data;
+    p->key = scratch_carve(m, p->a->keys, sizeof *p->key);
+    p->weight = scratch_carve(m, p->a->keys, sizeof *p->weight);
+    p->slope = scratch_carve(m, p->a->keys, sizeof *p->slope);
+    p->work = scratch_carve(m, 3 * (uint64_t)p->a->keys, sizeof *p->work);
+}
 
 /* Returns whether f32 could tell. */
 static bool across_sum_products(const struct gradient_pass *p, uint32_t h, double *ret_sum)
@@ -186,14 +191,13 @@ static double gradient_row(const struct gradient_pass *p, uint32_t h)
     return across_gradient_row_ref(p->a, p->keys.b, h, p->keys.i, p->keys.key, p->keys.n, p->work);
 }
 
-static void gradient_sample(struct gradient_pass *p, double *score, uint32_t b, uint32_t i,
-                            uint32_t *key)
+static void gradient_sample(struct gradient_pass *p, double *score, uint32_t b, uint32_t i)
 {
     if (!attention_query_valid(p->a, b, i)) {
         return;
     }
-    uint32_t n = attention_valid_keys(p->a, b, i, key);
-    p->keys = (struct across_keys){.b = b, .i = i, .n = n, .key = key};
+    uint32_t n = attention_valid_keys(p->a, b, i, p->key);
+    p->keys = (struct across_keys){.b = b, .i = i, .n = n, .key = p->key};
     for (uint32_t h = 0; n > 0 && h < p->a->heads; h++) {
         score[h] += gradient_row(p, h);
     }
@@ -204,22 +208,14 @@ int across_gradient(double *score, const struct attention *a, uint32_t row_begin
 {
     assert(a->grad && row_end <= a->queries);
     struct gradient_pass p = {.kernel = across_kernels_of(isa), .a = a, .grad = across_grad(a)};
-    size_t keys = a->keys;
-    p.work =
-        scratch_take(scratch, keys * (3 * sizeof(double) + 2 * sizeof(float) + sizeof(uint32_t)));
-    if (!p.work) {
-        return ERR_MEMORY;
-    }
-    p.weight = (float *)(void *)(p.work + 3 * keys);
-    p.slope = p.weight + keys;
-    uint32_t *key = (uint32_t *)(void *)(p.slope + keys);
-    for (uint32_t i = row_begin; i < row_end; i++) {
+    int rc = scratch_take_pieces(scratch, gradient_pass_lay, &p);
+    for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         for (uint32_t b = 0; b < a->batch; b++) {
             scratch_pause(scratch);
-            gradient_sample(&p, score, b, i, key);
+            gradient_sample(&p, score, b, i);
         }
     }
-    return 0;
+    return rc;
 }
 
 /* Scores are sums of magnitudes: the largest is divided out first, so that no square overflows or

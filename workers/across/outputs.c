@@ -81,8 +81,9 @@ static uint32_t rows_most(const struct attention *a)
     return rows > PRODUCT_ROWS ? PRODUCT_ROWS : rows;
 }
 
-static void outputs_take_all(struct outputs_pass *p, struct scratch_pieces *m)
+static void outputs_lay(void *data, struct scratch_pieces *m)
 {
+    struct outputs_pass *p = data;
     const struct attention *a = p->a;
     uint64_t keys = a->keys, dim = a->qk.value_dim, r = a->qk.wo_r ? a->qk.written_dim : 0;
     p->rows_most = rows_most(a);
@@ -111,9 +112,7 @@ static void outputs_take_all(struct outputs_pass *p, struct scratch_pieces *m)
 uint64_t outputs_scratch(const struct attention *a)
 {
     struct outputs_pass p = {.a = a};
-    struct scratch_pieces count = {0};
-    outputs_take_all(&p, &count);
-    return count.bytes;
+    return scratch_bytes(outputs_lay, &p);
 }
 
 /* The values of a key head. */
@@ -386,13 +385,9 @@ int outputs_compute(struct head_block *head, const struct attention *a, uint32_t
 {
     assert(a->qk.v && a->heads % a->qk.kv_heads == 0 && row_end <= a->queries);
     struct outputs_pass p = {.kernel = across_kernels_of(isa), .a = a, .head = head};
-    uint64_t bytes = outputs_scratch(a);
-    struct scratch_pieces memory = {
-        .memory = bytes <= SIZE_MAX ? scratch_take(scratch, (size_t)bytes) : NULL};
-    if (!memory.memory) {
+    if (scratch_take_pieces(scratch, outputs_lay, &p) != 0) {
         return ERR_MEMORY;
     }
-    outputs_take_all(&p, &memory);
     for (uint32_t j = 0; j < a->keys; j++) {
         p.all[j] = j;
     }

@@ -64,30 +64,27 @@ void across_map_entries_ref(struct moments *map, const unsigned char *const *sou
     row_merge_moments(map, entry, kept);
 }
 
-/* Carved from scratch for a weighted map. */
+/* The memory of a weighted map. */
 struct map_work {
+    const struct attention *a;
     double *entries;              /* [2 * keys] */
     double *weight;               /* [heads] */
     const unsigned char **source; /* [heads] */
 };
 
-static int take_map_work(struct map_work *w, const struct attention *a, struct scratch *scratch)
+static void map_work_lay(void *data, struct scratch_pieces *m)
 {
-    size_t doubles = 2 * (size_t)a->keys + a->heads;
-    w->entries = scratch_take(scratch, doubles * sizeof(double) + a->heads * sizeof(void *));
-    if (!w->entries) {
-        return ERR_MEMORY;
-    }
-    w->weight = w->entries + 2 * (size_t)a->keys;
-    w->source = (const unsigned char **)(void *)(w->weight + a->heads);
-    return 0;
+    struct map_work *w = data;
+    w->entries = scratch_carve(m, 2 * (uint64_t)w->a->keys, sizeof *w->entries);
+    w->weight = scratch_carve(m, w->a->heads, sizeof *w->weight);
+    w->source = scratch_carve(m, w->a->heads, sizeof *w->source);
 }
 
 int across_weighted_map_ref(struct moments *map, const struct attention *a, const double *weight,
                             uint32_t row_begin, uint32_t row_end, struct scratch *scratch)
 {
-    struct map_work w;
-    int rc = take_map_work(&w, a, scratch);
+    struct map_work w = {.a = a};
+    int rc = scratch_take_pieces(scratch, map_work_lay, &w);
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         for (uint32_t b = 0; b < a->batch; b++) {
             scratch_pause(scratch);

@@ -39,34 +39,27 @@ struct similarity_pass {
     uint32_t sound;               /* heads */
 };
 
-/* The parts of scratch, largest alignment first. */
-static int take_pass(struct similarity_pass *p, struct scratch *scratch)
+static void similarity_lay(void *data, struct scratch_pieces *m)
 {
-    size_t heads = p->a->heads, keys = p->a->keys;
-    size_t ref = similarity_ref_doubles(p->a->heads, p->a->keys);
-    size_t doubles = ref + 2 * heads * heads + 4 * heads;
-    size_t floats = heads * keys + 2 * heads * STRETCH;
-    p->work = scratch_take(scratch, doubles * sizeof(double) + heads * sizeof *p->halves +
-                                        floats * sizeof(float) + (heads + keys) * sizeof *p->key);
-    if (!p->work) {
-        return ERR_MEMORY;
+    struct similarity_pass *p = data;
+    uint64_t heads = p->a->heads, keys = p->a->keys;
+    p->work = scratch_carve(m, similarity_ref_doubles(p->a->heads, p->a->keys), sizeof *p->work);
+    p->js = scratch_carve(m, heads * heads, sizeof *p->js);
+    p->dot = scratch_carve(m, heads * heads, sizeof *p->dot);
+    p->scale = scratch_carve(m, heads, sizeof *p->scale);
+    p->square = scratch_carve(m, heads, sizeof *p->square);
+    p->js_part = scratch_carve(m, heads, sizeof *p->js_part);
+    p->dot_part = scratch_carve(m, heads, sizeof *p->dot_part);
+    p->halves = scratch_carve(m, heads, sizeof *p->halves);
+    p->weight = scratch_carve(m, heads * keys, sizeof *p->weight);
+    p->head = scratch_carve(m, heads, sizeof *p->head);
+    p->key = scratch_carve(m, keys, sizeof *p->key);
+    for (uint32_t h = 0; h < heads; h++) {
+        float *half = scratch_carve(m, 2 * STRETCH, sizeof *half);
+        if (half) {
+            p->halves[h] = (struct across_halves){.half = half, .entropy = half + STRETCH};
+        }
     }
-    p->js = p->work + ref;
-    p->dot = p->js + heads * heads;
-    p->scale = p->dot + heads * heads;
-    p->square = p->scale + heads;
-    p->js_part = p->square + heads;
-    p->dot_part = p->js_part + heads;
-    p->halves = (struct across_halves *)(void *)(p->dot_part + heads);
-    float *half = (float *)(void *)(p->halves + heads);
-    for (size_t h = 0; h < heads; h++) {
-        p->halves[h].half = half + 2 * h * STRETCH;
-        p->halves[h].entropy = p->halves[h].half + STRETCH;
-    }
-    p->weight = half + 2 * heads * STRETCH;
-    p->head = (uint32_t *)(void *)(p->weight + heads * keys);
-    p->key = p->head + heads;
-    return 0;
 }
 
 static float *similarity_fast_weight_of(const struct similarity_pass *p, uint32_t s)
@@ -166,7 +159,7 @@ int similarity_compute(struct similarity *s, const struct attention *a, uint32_t
 {
     assert(s->heads == a->heads && row_end <= a->queries);
     struct similarity_pass p = {.kernel = across_kernels_of(isa), .a = a};
-    int rc = take_pass(&p, scratch);
+    int rc = scratch_take_pieces(scratch, similarity_lay, &p);
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         for (uint32_t b = 0; b < a->batch; b++) {
             scratch_pause(scratch);

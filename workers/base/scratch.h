@@ -17,11 +17,12 @@ struct scratch {
     void *pause_data;
     const _Atomic uint32_t *contended; /* 0: nothing to pause for; NULL = never */
 };
-/* At least `bytes` bytes, 64-byte aligned, contents undefined; NULL when out of memory. */
-void *scratch_take(struct scratch *scratch, size_t bytes);
 /* Gives back what is larger than `most` bytes. */
 void scratch_trim(struct scratch *scratch, size_t most);
 void scratch_clear(struct scratch *scratch);
+
+/* At least `bytes` bytes, 64-byte aligned, contents undefined; NULL when out of memory. */
+void *scratch_take(struct scratch *scratch, uint64_t bytes);
 
 /* Memory laid out in pieces, each 64-byte aligned; without memory they are only counted. */
 struct scratch_pieces {
@@ -29,6 +30,13 @@ struct scratch_pieces {
     uint64_t bytes;
 };
 void *scratch_carve(struct scratch_pieces *pieces, uint64_t count, size_t size);
+
+/* Carves all pieces that `data` works with, in the same order each time. */
+typedef void scratch_lay(void *data, struct scratch_pieces *pieces);
+/* The bytes of these pieces. */
+uint64_t scratch_bytes(scratch_lay *lay, void *data);
+/* Takes as much, and lays the pieces out in it. Returns 0 or ERR_MEMORY. */
+int scratch_take_pieces(struct scratch *scratch, scratch_lay *lay, void *data);
 
 /* Kernels call it between pieces of work, of a millisecond at most, and without a lock: when others
  * are due, the thread waits here and goes on later. The scratch stays as it is. */

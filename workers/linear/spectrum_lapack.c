@@ -39,7 +39,16 @@ static lapack_int geev(const struct lapack_problem *p, double *work, lapack_int 
     return info;
 }
 
-/* Asks LAPACK how much work space it wants, and carves all from scratch. */
+static void lapack_lay(void *data, struct scratch_pieces *m)
+{
+    struct lapack_problem *p = data;
+    p->map = scratch_carve(m, (uint64_t)p->rows * (uint64_t)p->columns, sizeof *p->map);
+    p->values = scratch_carve(m, 2 * (uint64_t)p->count, sizeof *p->values);
+    p->work = scratch_carve(m, (uint64_t)p->work_count, sizeof *p->work);
+    p->iwork = scratch_carve(m, 8 * (uint64_t)p->count, sizeof *p->iwork);
+}
+
+/* Asks LAPACK how much work space it wants, and takes all from scratch. */
 static int spectrum_lapack_take_problem(struct lapack_problem *p, const struct matrix *m,
                                         solver *solve, struct scratch *scratch)
 {
@@ -54,21 +63,9 @@ static int spectrum_lapack_take_problem(struct lapack_problem *p, const struct m
         return ERR_MEMORY;
     }
     p->work_count = (lapack_int)answer;
-    /* Two factors below 2^31 and a few more of that size: no overflow before the last product. */
-    uint64_t map_count = (uint64_t)m->rows * m->columns;
-    uint64_t f64_count = map_count + 2 * (uint64_t)count + (uint64_t)p->work_count;
-    if (f64_count > SIZE_MAX / 16) {
-        return ERR_MEMORY;
-    }
-    p->map =
-        scratch_take(scratch, f64_count * sizeof(double) + (size_t)count * 8 * sizeof(lapack_int));
-    if (!p->map) {
-        return ERR_MEMORY;
-    }
-    p->values = p->map + map_count;
-    p->work = p->values + 2 * (size_t)count;
-    p->iwork = (lapack_int *)(void *)(p->work + p->work_count);
-    return 0;
+    /* The product of two factors below 2^31; its bytes might overflow. */
+    bool fits = (uint64_t)m->rows * m->columns <= SIZE_MAX / 16;
+    return fits ? scratch_take_pieces(scratch, lapack_lay, p) : ERR_MEMORY;
 }
 
 /* A positive info means that LAPACK did not converge: no number exists then. */

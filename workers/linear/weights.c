@@ -277,6 +277,14 @@ static lapack_int geqrf(const struct qr *qr, double *work, lapack_int work_count
     return info;
 }
 
+static void qr_lay(void *data, struct scratch_pieces *m)
+{
+    struct qr *qr = data;
+    qr->a = scratch_carve(m, (uint64_t)qr->rows * (uint64_t)qr->columns, sizeof *qr->a);
+    qr->tau = scratch_carve(m, (uint64_t)qr->columns, sizeof *qr->tau);
+    qr->work = scratch_carve(m, (uint64_t)qr->work_count, sizeof *qr->work);
+}
+
 /* Returns 0 or ERR_MEMORY. */
 static int take_qr(struct qr *qr, uint32_t rows, uint32_t columns, struct scratch *scratch)
 {
@@ -286,14 +294,7 @@ static int take_qr(struct qr *qr, uint32_t rows, uint32_t columns, struct scratc
         return ERR_MEMORY;
     }
     qr->work_count = (lapack_int)answer;
-    size_t entries = (size_t)rows * columns;
-    qr->a = scratch_take(scratch, (entries + columns + (size_t)qr->work_count) * sizeof(double));
-    if (!qr->a) {
-        return ERR_MEMORY;
-    }
-    qr->tau = qr->a + entries;
-    qr->work = qr->tau + columns;
-    return 0;
+    return scratch_take_pieces(scratch, qr_lay, qr);
 }
 
 /* The upper triangle, the reflectors below it left out. */

@@ -18,11 +18,11 @@
 
 /* ref.c */
 
-/* Room for one row; carved from memory the caller owns. */
+/* Room for one row. */
 struct qk_ref {
     struct attention a; /* borrowed, but for learned_sink: a softmax leaves nothing to a sink */
     uint32_t sample, local_window;
-    bool core;
+    bool core, has_gradient;
     double *query, *vector;                  /* [head_dim], [either] */
     double *output, *written, *gradient;     /* [value_dim] */
     double *logit, *cosine, *weight, *share; /* [keys] */
@@ -30,11 +30,9 @@ struct qk_ref {
     uint32_t *previous; /* [keys] chains of the sample's tokens, then room to sort; NULL without */
 };
 
-/* Bytes that a reference takes; 0 when that overflows. */
-size_t qk_ref_bytes(const struct attention *a);
-/* `memory` is 64-byte aligned. */
-void qk_ref_init(struct qk_ref *ref, const struct block *block, const struct attention *a,
-                 void *memory);
+/* One without memory, and its scratch_lay. */
+struct qk_ref qk_ref_of(const struct block *block, const struct attention *a);
+void qk_ref_lay(void *ref, struct scratch_pieces *pieces);
 /* Makes sample b the current one. */
 void qk_ref_sample(struct qk_ref *ref, uint32_t b);
 /* Adds row (b, h, i), whose query must be valid. Returns 0 or ERR_MEMORY. */

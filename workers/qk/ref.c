@@ -12,48 +12,39 @@
 #include <assert.h>
 #include <math.h>
 
-#define KEYS_F64   4 /* arrays of [keys] */
-#define KEYS_U32   4 /* key, previous, and 2 to sort */
-#define VALUES_F64 3 /* arrays of [value_dim] */
-
 static uint32_t qk_ref_larger(uint32_t a, uint32_t b)
 {
     return a > b ? a : b;
 }
 
-size_t qk_ref_bytes(const struct attention *a)
+void qk_ref_lay(void *data, struct scratch_pieces *p)
 {
-    /* Below 2^32 * 2^6 + 2^37: no overflow in 64 bits. */
-    uint64_t bytes = (uint64_t)a->keys * (KEYS_F64 * sizeof(double) + KEYS_U32 * sizeof(uint32_t));
-    bytes += ((uint64_t)a->qk.head_dim + qk_ref_larger(a->qk.head_dim, a->qk.value_dim) +
-              VALUES_F64 * (uint64_t)a->qk.value_dim) *
-             sizeof(double);
-    return bytes <= SIZE_MAX / 2 ? (size_t)bytes : 0;
+    struct qk_ref *ref = data;
+    const struct attention *a = &ref->a;
+    uint64_t n = a->keys, d = a->qk.head_dim, dv = a->qk.value_dim;
+    bool chains = ref->core && a->self && a->tokens;
+    ref->query = scratch_carve(p, d, sizeof *ref->query);
+    ref->vector =
+        scratch_carve(p, qk_ref_larger(a->qk.head_dim, a->qk.value_dim), sizeof *ref->vector);
+    ref->output = scratch_carve(p, dv, sizeof *ref->output);
+    ref->written = scratch_carve(p, dv, sizeof *ref->written);
+    ref->gradient = ref->has_gradient ? scratch_carve(p, dv, sizeof *ref->gradient) : NULL;
+    ref->logit = scratch_carve(p, n, sizeof *ref->logit);
+    ref->cosine = scratch_carve(p, n, sizeof *ref->cosine);
+    ref->weight = scratch_carve(p, n, sizeof *ref->weight);
+    ref->share = scratch_carve(p, n, sizeof *ref->share);
+    ref->key = scratch_carve(p, n, sizeof *ref->key);
+    ref->previous = chains ? scratch_carve(p, 3 * n, sizeof *ref->previous) : NULL;
 }
 
-void qk_ref_init(struct qk_ref *ref, const struct block *block, const struct attention *a,
-                 void *memory)
+struct qk_ref qk_ref_of(const struct block *block, const struct attention *a)
 {
-    size_t n = a->keys, d = a->qk.head_dim, dv = a->qk.value_dim;
-    size_t longest = qk_ref_larger(a->qk.head_dim, a->qk.value_dim);
-    double *f64 = memory, *vectors = f64 + KEYS_F64 * n;
-    uint32_t *u32 = (uint32_t *)(void *)(vectors + d + longest + VALUES_F64 * dv);
-    bool core = block->plan.group[METRIC_GROUP_CORE] || block->plan.gradient;
-    *ref = (struct qk_ref){.a = *a,
-                           .local_window = block->plan.local_window,
-                           .core = core,
-                           .query = vectors,
-                           .vector = vectors + d,
-                           .output = vectors + d + longest,
-                           .written = vectors + d + longest + dv,
-                           .gradient = block->plan.gradient ? vectors + d + longest + 2 * dv : NULL,
-                           .logit = f64,
-                           .cosine = f64 + n,
-                           .weight = f64 + 2 * n,
-                           .share = f64 + 3 * n,
-                           .key = u32,
-                           .previous = core && a->self && a->tokens ? u32 + n : NULL};
-    ref->a.learned_sink = false;
+    struct qk_ref ref = {.a = *a,
+                         .local_window = block->plan.local_window,
+                         .core = block->plan.group[METRIC_GROUP_CORE] || block->plan.gradient,
+                         .has_gradient = block->plan.gradient};
+    ref.a.learned_sink = false;
+    return ref;
 }
 
 void qk_ref_sample(struct qk_ref *ref, uint32_t b)
@@ -270,14 +261,8 @@ int qk_compute_ref(struct block *block, const struct attention *a, uint32_t row_
 {
     assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
     assert(a->qk.kv_heads > 0 && a->heads % a->qk.kv_heads == 0);
-    size_t bytes = qk_ref_bytes(a);
-    void *memory = bytes > 0 ? scratch_take(scratch, bytes) : NULL;
-    if (!memory) {
-        return ERR_MEMORY;
-    }
-    struct qk_ref ref;
-    qk_ref_init(&ref, block, a, memory);
-    int rc = 0;
+    struct qk_ref ref = qk_ref_of(block, a);
+    int rc = scratch_take_pieces(scratch, qk_ref_lay, &ref);
     for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
         qk_ref_sample(&ref, b);
         for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {

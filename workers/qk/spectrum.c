@@ -77,31 +77,27 @@ static bool factor_side(const struct side *s, double *tau, double *work)
     return info == 0;
 }
 
-/* Carved from one piece of memory. */
 struct problem {
     struct side q, k;
     double *tau, *work, *product;
 };
 
+static void problem_lay(void *data, struct scratch_pieces *m)
+{
+    struct problem *p = data;
+    struct side *q = &p->q, *k = &p->k;
+    q->x = scratch_carve(m, (uint64_t)q->rows * q->dim, sizeof *q->x);
+    k->x = scratch_carve(m, (uint64_t)k->rows * k->dim, sizeof *k->x);
+    p->tau = scratch_carve(m, q->dim, sizeof *p->tau);
+    p->work = scratch_carve(m, (uint64_t)q->dim * WORK_PER_ROW, sizeof *p->work);
+    p->product = scratch_carve(m, (uint64_t)q->kept * k->kept, sizeof *p->product);
+}
+
 static int qk_spectrum_take_problem(struct problem *p, struct scratch *scratch)
 {
-    struct side *q = &p->q, *k = &p->k;
-    uint64_t q_count = (uint64_t)q->rows * q->dim, k_count = (uint64_t)k->rows * k->dim;
-    uint64_t small = (uint64_t)q->dim * (WORK_PER_ROW + 1) + (uint64_t)q->kept * k->kept;
+    const struct side *q = &p->q, *k = &p->k;
     bool fits = q->rows <= INT32_MAX && k->rows <= INT32_MAX && q->dim <= INT32_MAX / WORK_PER_ROW;
-    if (!fits || q_count > SIZE_MAX / 64 || k_count > SIZE_MAX / 64) {
-        return ERR_MEMORY;
-    }
-    double *f64 = scratch_take(scratch, (size_t)(q_count + k_count + small) * sizeof *f64);
-    if (!f64) {
-        return ERR_MEMORY;
-    }
-    q->x = f64;
-    k->x = q->x + q_count;
-    p->tau = k->x + k_count;
-    p->work = p->tau + q->dim;
-    p->product = p->work + (size_t)q->dim * WORK_PER_ROW;
-    return 0;
+    return fits ? scratch_take_pieces(scratch, problem_lay, p) : ERR_MEMORY;
 }
 
 /* Sets product[q.kept][k.kept] and what its singular values are to be multiplied by: NaN when an

@@ -28,8 +28,9 @@
 
 /* Memory. */
 
-static void carve_all(struct qk_work *w, struct scratch_pieces *c)
+static void qk_work_lay(void *data, struct scratch_pieces *c)
 {
+    struct qk_work *w = data;
     const struct attention *a = w->a;
     uint64_t keys = (uint64_t)a->keys + QK_LANES, d = a->qk.head_dim;
     uint64_t dv = w->values ? a->qk.value_dim : 0, longest = d > dv ? d : dv;
@@ -68,34 +69,28 @@ static void carve_all(struct qk_work *w, struct scratch_pieces *c)
     w->row = scratch_carve(c, QK_TILE_ROWS, sizeof *w->row);
     w->extra = scratch_carve(c, QK_TILE_ROWS, sizeof *w->extra);
     w->columns = scratch_carve(c, row_values_bytes(1), 1);
+    qk_ref_lay(&w->ref, c);
 }
 
 uint64_t qk_scratch(const struct attention *a, uint32_t rows, bool gradient)
 {
-    struct qk_work w = {
-        .a = a, .row_end = rows, .core = true, .values = a->qk.v, .gradient = gradient};
-    struct scratch_pieces count = {0};
-    carve_all(&w, &count);
-    return count.bytes + qk_ref_bytes(a);
+    struct qk_work w = {.a = a,
+                        .row_end = rows,
+                        .core = true,
+                        .values = a->qk.v,
+                        .gradient = gradient,
+                        .ref = {.a = *a, .core = true, .has_gradient = gradient}};
+    return scratch_bytes(qk_work_lay, &w);
 }
 
 int qk_work_begin(struct qk_work *w, struct scratch *scratch)
 {
-    struct scratch_pieces count = {0};
     w->kernel = kernels_or_portable(w->isa)->qk;
     w->scratch = scratch;
-    carve_all(w, &count);
-    size_t ref_bytes = qk_ref_bytes(w->a);
-    if (ref_bytes == 0 || count.bytes > SIZE_MAX / 2) {
+    w->ref = qk_ref_of(w->block, w->a);
+    if (scratch_take_pieces(scratch, qk_work_lay, w) != 0) {
         return ERR_MEMORY;
     }
-    unsigned char *memory = scratch_take(scratch, (size_t)count.bytes + ref_bytes);
-    if (!memory) {
-        return ERR_MEMORY;
-    }
-    struct scratch_pieces carver = {.memory = memory};
-    carve_all(w, &carver);
-    qk_ref_init(&w->ref, w->block, w->a, memory + count.bytes);
     if (!w->core || !w->a->self || !w->a->tokens) {
         w->next_same = w->previous_same = w->first_same = NULL;
     }

@@ -56,6 +56,7 @@ struct fast {
     struct row_pass *pass;
     struct slot slot[ROW_BATCH];
     struct row_batch batch;
+    void *columns; /* of `values` */
     struct row_values values;
     float *maps, *upper; /* map rows of (b, i); bounds of the pairs of i */
     float *missing;      /* [keys + ROW_PAD] samples in which an entry of i is not finite, or its
@@ -72,62 +73,30 @@ struct fast {
 
 /* Memory. */
 
-static size_t block_fast_aligned(size_t bytes)
+static void fast_lay(void *data, struct scratch_pieces *m)
 {
-    return (bytes + 63) & ~(size_t)63;
+    struct fast *f = data;
+    const struct attention *a = f->a;
+    uint64_t padded = (uint64_t)a->keys + ROW_PAD, tokens = a->tokens ? a->keys : 0;
+    f->pass = scratch_carve(m, 1, sizeof *f->pass);
+    f->columns = scratch_carve(m, row_values_bytes(a->heads), 1);
+    f->maps = scratch_carve(m, ROW_MAPS_FLOATS(a->keys), sizeof *f->maps);
+    f->upper = scratch_carve(m, padded, sizeof *f->upper);
+    f->missing = scratch_carve(m, padded, sizeof *f->missing);
+    f->exact = scratch_carve(m, 2 * ROW_PAD, sizeof *f->exact);
+    f->pooled = scratch_carve(m, f->block->pool ? padded : 0, sizeof *f->pooled);
+    f->induction = scratch_carve(m, tokens, sizeof *f->induction);
+    f->duplicate = scratch_carve(m, tokens, sizeof *f->duplicate);
+    block_ref_lay(&f->work, m);
 }
 
-static size_t block_fast_map_bytes(const struct attention *a)
-{
-    return block_fast_aligned(ROW_MAPS_FLOATS(a->keys) * sizeof(float));
-}
-
-static size_t upper_bytes(const struct attention *a)
-{
-    return block_fast_aligned(((size_t)a->keys + ROW_PAD) * sizeof(float));
-}
-
-static size_t occurrence_bytes(const struct attention *a)
-{
-    return a->tokens ? block_fast_aligned((size_t)a->keys * sizeof(uint32_t)) : 0;
-}
-
-static size_t block_fast_pooled_bytes(const struct block *block, const struct attention *a)
-{
-    return block->pool ? block_fast_aligned(((size_t)a->keys + ROW_PAD) * sizeof(double)) : 0;
-}
-
-static size_t fast_bytes(const struct block *block, const struct attention *a)
-{
-    return block_fast_aligned(sizeof(struct row_pass)) + row_values_bytes(a->heads) +
-           block_fast_map_bytes(a) + 2 * upper_bytes(a) +
-           block_fast_aligned(2 * ROW_PAD * sizeof(double)) + 2 * occurrence_bytes(a) +
-           block_fast_pooled_bytes(block, a) + block_ref_bytes(block, a);
-}
-
-static void *block_fast_take(unsigned char **at, size_t bytes)
-{
-    void *taken = *at;
-    *at += bytes;
-    return taken;
-}
-
-/* Takes the memory, and sets what is the same for all rows. */
-static void block_fast_begin(struct fast *f, unsigned char *at)
+/* Sets what is the same for all rows. */
+static void block_fast_begin(struct fast *f)
 {
     const struct attention *a = f->a;
-    f->pass = block_fast_take(&at, block_fast_aligned(sizeof *f->pass));
     memset(f->pass, 0, sizeof *f->pass);
-    row_values_begin(&f->values, block_fast_take(&at, row_values_bytes(a->heads)), a->heads,
-                     f->kernels);
-    f->maps = block_fast_take(&at, block_fast_map_bytes(a));
-    f->upper = block_fast_take(&at, upper_bytes(a));
-    f->missing = block_fast_take(&at, upper_bytes(a));
-    f->exact = block_fast_take(&at, block_fast_aligned(2 * ROW_PAD * sizeof(double)));
-    f->pooled = block_fast_take(&at, block_fast_pooled_bytes(f->block, a));
-    f->induction = block_fast_take(&at, occurrence_bytes(a));
-    f->duplicate = block_fast_take(&at, occurrence_bytes(a));
-    block_ref_begin(f->block, a, at, &f->work);
+    row_values_begin(&f->values, f->columns, a->heads, f->kernels);
+    block_ref_begin(&f->work);
     f->frame = f->frames;
     size_t row_bytes = a->keys * f->element;
     f->rows_ahead = row_bytes < ROW_AHEAD ? (uint32_t)(ROW_AHEAD / row_bytes) : 1;
@@ -469,7 +438,7 @@ static void add_to_pool(struct fast *f, enum maps_worth worth)
         flush_pool(f);
     }
     if (f->pool_rows == 0) {
-        memset(f->pooled, 0, block_fast_pooled_bytes(f->block, f->a));
+        memset(f->pooled, 0, ((size_t)f->a->keys + ROW_PAD) * sizeof *f->pooled);
     }
     f->kernels->add_sums(f->pooled, f->maps, f->a->keys);
     f->pool_row = row;
@@ -479,7 +448,7 @@ static void add_to_pool(struct fast *f, enum maps_worth worth)
 static void note_missing(struct fast *f)
 {
     if (!f->some_missing) {
-        memset(f->missing, 0, upper_bytes(f->a));
+        memset(f->missing, 0, ((size_t)f->a->keys + ROW_PAD) * sizeof *f->missing);
     }
     f->some_missing = true;
 }
@@ -653,25 +622,25 @@ int block_compute(struct block *block, const struct attention *a, uint32_t row_b
         return block_compute_ref(block, a, row_begin, row_end, scratch);
     }
     assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
-    void *memory = scratch_take(scratch, fast_bytes(block, a));
-    if (!memory) {
-        return ERR_MEMORY;
-    }
     struct fast f = {.block = block,
                      .a = a,
                      .kernels = kernels->row,
                      .core = block->plan.group[METRIC_GROUP_CORE],
                      .across = block_ref_across(block),
-                     .element = dtype_size(a->dtype)};
-    block_fast_begin(&f, memory);
+                     .element = dtype_size(a->dtype),
+                     .work = {.block = block, .a = a}};
+    int rc = scratch_take_pieces(scratch, fast_lay, &f);
+    if (rc != 0) {
+        return rc;
+    }
+    block_fast_begin(&f);
     bool pairs = block->plan.group[METRIC_GROUP_PAIRS];
-    int rc = 0;
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         f.upper_sound = true;
         f.some_missing = false;
         f.shown = 0;
         if (pairs) {
-            memset(f.upper, 0, upper_bytes(a));
+            memset(f.upper, 0, ((size_t)a->keys + ROW_PAD) * sizeof *f.upper);
         }
         for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {
             scratch_pause(scratch);

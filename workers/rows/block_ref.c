@@ -22,64 +22,40 @@
 #include <math.h>
 #include <string.h>
 
-#define WORK_F64 6
-#define WORK_U32 2
-
 /* Whether induction and duplicate_token exist. */
 static bool has_occurrences(const struct block *block, const struct attention *a)
 {
     return block->plan.group[METRIC_GROUP_CORE] && a->self && a->tokens;
 }
 
-/* Chains of equal tokens, and room to sort. */
-static size_t chains(const struct block *block, const struct attention *a)
+void block_ref_lay(void *data, struct scratch_pieces *m)
 {
-    return has_occurrences(block, a) ? (size_t)a->batch + 2 : 0;
+    struct block_work *w = data;
+    uint64_t keys = w->a->keys, chains = has_occurrences(w->block, w->a) ? w->a->batch + 2ull : 0;
+    w->sent = scratch_carve(m, keys, sizeof *w->sent);
+    w->weight = scratch_carve(m, keys, sizeof *w->weight);
+    w->softmax = scratch_carve(m, keys, sizeof *w->softmax);
+    w->sum = scratch_carve(m, keys, sizeof *w->sum);
+    w->max = scratch_carve(m, keys, sizeof *w->max);
+    w->pair_sum = scratch_carve(m, keys, sizeof *w->pair_sum);
+    w->key = scratch_carve(m, keys, sizeof *w->key);
+    w->pair_n = scratch_carve(m, keys, sizeof *w->pair_n);
+    w->extent = scratch_carve(m, w->a->batch, sizeof *w->extent);
+    w->previous = chains ? scratch_carve(m, chains * keys, sizeof *w->previous) : NULL;
 }
 
-size_t block_ref_bytes(const struct block *block, const struct attention *a)
+void block_ref_begin(const struct block_work *w)
 {
-    return a->keys *
-               (WORK_F64 * sizeof(double) + (WORK_U32 + chains(block, a)) * sizeof(uint32_t)) +
-           a->batch * sizeof(struct attention_extent);
-}
-
-/* The chains of every sample; what follows them in the scratch is room to sort. */
-static void block_ref_link_tokens(const struct block_work *w, const struct attention *a)
-{
+    const struct attention *a = w->a;
     size_t n = a->keys;
     for (uint32_t b = 0; b < a->batch; b++) {
-        occurrence_link(a->tokens + b * n, attention_key_count(a, b), w->previous + a->batch * n,
-                        w->previous + b * n);
-    }
-}
-
-void block_ref_begin(const struct block *block, const struct attention *a, void *memory,
-                     struct block_work *ret_work)
-{
-    size_t n = a->keys;
-    double *f64 = memory;
-    uint32_t *u32 = (uint32_t *)(void *)(f64 + WORK_F64 * n);
-    *ret_work = (struct block_work){
-        .sent = f64,
-        .weight = f64 + n,
-        .softmax = f64 + 2 * n,
-        .sum = f64 + 3 * n,
-        .max = f64 + 4 * n,
-        .pair_sum = f64 + 5 * n,
-        .key = u32,
-        .pair_n = u32 + n,
-        .extent = (struct attention_extent *)(void *)(u32 + WORK_U32 * n),
-    };
-    if (has_occurrences(block, a)) {
-        ret_work->previous = (uint32_t *)(void *)(ret_work->extent + a->batch);
-    }
-    for (uint32_t b = 0; (block->plan.group[METRIC_GROUP_PAIRS] || block->pool) && b < a->batch;
-         b++) {
-        ret_work->extent[b] = attention_extent(a, b);
-    }
-    if (ret_work->previous) {
-        block_ref_link_tokens(ret_work, a);
+        if (w->block->plan.group[METRIC_GROUP_PAIRS] || w->block->pool) {
+            w->extent[b] = attention_extent(a, b);
+        }
+        if (w->previous) {
+            occurrence_link(a->tokens + b * n, attention_key_count(a, b),
+                            w->previous + a->batch * n, w->previous + b * n);
+        }
     }
 }
 
@@ -357,13 +333,12 @@ int block_compute_ref(struct block *block, const struct attention *a, uint32_t r
                       uint32_t row_end, struct scratch *scratch)
 {
     assert(block->batch == a->batch && block->heads == a->heads && row_end <= a->queries);
-    struct block_work w;
-    void *memory = scratch_take(scratch, block_ref_bytes(block, a));
-    if (!memory) {
-        return ERR_MEMORY;
+    struct block_work w = {.block = block, .a = a};
+    int rc = scratch_take_pieces(scratch, block_ref_lay, &w);
+    if (rc != 0) {
+        return rc;
     }
-    block_ref_begin(block, a, memory, &w);
-    int rc = 0;
+    block_ref_begin(&w);
     for (uint32_t i = row_begin; rc == 0 && i < row_end; i++) {
         begin_pairs(&w, a->keys);
         for (uint32_t b = 0; rc == 0 && b < a->batch; b++) {

@@ -5,26 +5,29 @@
 
 #include "workers/rows/block.h"
 
-/* Each holds `keys` elements, but for `previous`. */
+/* Each array holds `keys` elements, but for the last two. */
 struct block_work {
-    double *sent;                    /* one row, all keys, as sent */
-    double *weight;                  /* its valid weights, gathered; then finite map entries */
-    double *softmax;                 /* exp of the row, for importance */
-    double *sum, *max;               /* over heads, of one (b, i) */
-    double *pair_sum;                /* over samples, of the head-mean row i */
-    uint32_t *key;                   /* valid keys of (b, i) */
-    uint32_t *pair_n;                /* samples in pair_sum */
-    uint32_t *previous;              /* [batch][keys] chains of equal tokens; NULL without */
+    const struct block *block;
+    const struct attention *a;
+    double *sent;       /* one row, all keys, as sent */
+    double *weight;     /* its valid weights, gathered; then finite map entries */
+    double *softmax;    /* exp of the row, for importance */
+    double *sum, *max;  /* over heads, of one (b, i) */
+    double *pair_sum;   /* over samples, of the head-mean row i */
+    uint32_t *key;      /* valid keys of (b, i) */
+    uint32_t *pair_n;   /* samples in pair_sum */
+    uint32_t *previous; /* [batch][keys] chains of equal tokens, then [2][keys] to sort; NULL
+                           without */
     struct attention_extent *extent; /* [batch]; when there are pairs or a pool */
 };
 
 /* Whether anything is computed of the maps across the heads. */
 bool block_ref_across(const struct block *block);
 
-/* The size of the 8-byte aligned memory for block_ref_begin. */
-size_t block_ref_bytes(const struct block *block, const struct attention *a);
-void block_ref_begin(const struct block *block, const struct attention *a, void *memory,
-                     struct block_work *ret_work);
+/* The scratch_lay of a block_work of which `block` and `a` are set, and its beginning after that.
+ */
+void block_ref_lay(void *work, struct scratch_pieces *pieces);
+void block_ref_begin(const struct block_work *w);
 
 /* One row of a valid query: judged, counted, its metrics added. Returns 0 or ERR_MEMORY. */
 int block_ref_row(struct block *block, const struct attention *a, const struct block_work *w,
