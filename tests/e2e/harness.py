@@ -161,7 +161,7 @@ class Attnd:
         return socket
 
     def call(self, method, timeout=None, **params):
-        """One control request. Returns the result; raises RuntimeError with the error's code."""
+        """One control request. Returns the result; raises RuntimeError with the error's code, and its `sentence`."""
         socket = self.connected(zmq.DEALER, "control")
         try:
             self.request_id += 1
@@ -173,7 +173,9 @@ class Attnd:
             socket.close()
         assert (kind, request_id) == (1, self.request_id)
         if error is not None:
-            raise RuntimeError(error["code"])
+            raised = RuntimeError(error["code"])
+            raised.sentence = error["message"]
+            raise raised
         return result
 
     def describe(self):
