@@ -5,6 +5,7 @@
 
 #include "clients/cli/base/system.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -138,6 +139,14 @@ static int place_all(const struct array_list *list, const struct naming *naming,
     for (size_t i = 0; i < list->count; i++) {
         const struct array *array = &list->items[i];
         enum name_verdict verdict = place_one(list, naming, i, &placed[count].place);
+        if (verdict == NAME_UNKNOWN && list->count == 1 &&
+            npy_is(array->file->data, array->file->size)) {
+            return array_fail(reterr,
+                              "%.200s: %" PRIu32 " axes of '%s' are no attention map (valid: "
+                              "[[batch,] heads,] queries, keys of f32, f64, f16 or bf16), and its "
+                              "name is of nothing else (see --help)",
+                              array->file->path, array->rank, array->type_name);
+        }
         if (verdict == NAME_UNKNOWN) {
             char hint[ARRAY_ERROR_MAX / 2];
             write_hint(array, hint, sizeof hint);
