@@ -72,7 +72,7 @@ def test_bad_command_lines(good):
     assert refuse(good, "--cuasal") == "no option --cuasal: did you mean --causal? (see attnctl analyze --help)"
     assert refuse(good, "--frobnicate") == "no option --frobnicate (see attnctl analyze --help)"
     assert refuse(good, "--lengths") == "--lengths needs a value (see attnctl analyze --help)"
-    assert refuse(good, "--lengths", "3") == "decoder.0.self: --lengths: 1 numbers for 2 samples"
+    assert refuse(good, "--lengths", "3") == "decoder.0.self: --lengths: 1 given for a batch of 2"
     assert refuse(good, "--lengths", "3,25") == "decoder.0.self: --lengths: 25 is more than the 24 queries"
     assert refuse(good, "--k-lengths", "3,25") == "decoder.0.self: --k-lengths: 25 is more than the 24 keys"
     assert refuse(good, "--head-weights", "1,2") == "decoder.0.self: --head-weights: not one number per head"

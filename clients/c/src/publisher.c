@@ -428,9 +428,7 @@ int attn_publisher_plan(attn_publisher *publisher, attn_plan *ret_plan)
 static int publisher_wait_until(attn_publisher *publisher, uint64_t deadline_ms)
 {
     for (;;) {
-        char events[TOPIC_MAX];
-        topic_job("event", publisher->identity.job, events);
-        bool wanted = publisher->has_tensor_reader || prefixes_touch(&publisher->prefixes, events);
+        bool wanted = publisher->has_tensor_reader || publisher->has_event_reader;
         uint64_t now = socket_now_ms(), settled = publisher->notice_ms + SETTLE_MS;
         if (wanted && now >= settled) {
             return 0;

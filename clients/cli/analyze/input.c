@@ -247,7 +247,7 @@ static int check_lengths(const struct input *input, const struct int_list *own,
         return 0;
     }
     if (list->count != input->attention.batch) {
-        return array_fail(reterr, "%s: --%s: %" PRIu32 " numbers for %" PRIu32 " samples", text,
+        return array_fail(reterr, "%s: --%s: %" PRIu32 " given for a batch of %" PRIu32, text,
                           own->items ? what : "lengths", list->count, input->attention.batch);
     }
     for (uint32_t i = 0; i < list->count; i++) {
