@@ -118,8 +118,8 @@ int config_find_section(const char *section, struct origin origin, char *reterr)
     char guess[64], quoted[QUOTE_MAX + 4];
     for (int i = 0; i < KEY_COUNT; i++) {
         size_t length = strlen(config_keys[i].section);
-        if (strncmp(section, config_keys[i].section, length) == 0 && section[length] == '.' &&
-            strcmp(section + length + 1, config_keys[i].name) == 0) {
+        if (length > 0 && strncmp(section, config_keys[i].section, length) == 0 &&
+            section[length] == '.' && strcmp(section + length + 1, config_keys[i].name) == 0) {
             return config_error(reterr, origin,
                                 "%s: written as for --set (valid: a line `%s:`, and below it an "
                                 "indented one `%s: ...`)",

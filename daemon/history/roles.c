@@ -256,15 +256,16 @@ int history_roles(struct query *query)
     mpk_writer_init(&roles->encoded);
     struct found_layer *layers = NULL, first;
     uint32_t count = 0;
+    bool has_head = !(query->params.given & PARAM_HEAD);
     int code = find_run(query, query->params.job, query->params.run, &roles->run);
     code = code ? code : find_layer(query, &roles->run, &first);
     code = code ? code : layers_read(query, &roles->run, &layers, &count);
     for (uint32_t i = 0; !code && i < count; i++) {
+        has_head = has_head || query->params.head < layers[i].heads;
         code = roles_read_layer(query, roles, &layers[i]);
     }
     free(layers);
     if (!code && roles->heads == 0) {
-        bool has_head = !(query->params.given & PARAM_HEAD) || query->params.head < first.heads;
         code = query_fail(query, ERR_NO_HISTORY, "the run has no %s",
                           has_head ? "window with a role yet: a role needs the metrics of "
                                      "metrics.core"

@@ -218,7 +218,7 @@ def test_a_map_that_is_alone_needs_no_name(axes):
     assert "cannot place array 'my attention'" in refuse("my attention.npy", "decoder.0.self.npy")
     for other in (a[0, 0, 0], a.astype(int), a[None]):
         np.save("other.npy", other)
-        assert "are no attention map (valid: [[batch,] heads,] queries, keys" in refuse("other.npy")
+        assert "no attention map (valid: [[batch,] heads,] queries, keys" in refuse("other.npy")
 
 
 @pytest.mark.parametrize("shape", [(1, 1_000_000, 1, 0), (65537, 1, 1)])

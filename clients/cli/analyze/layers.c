@@ -142,7 +142,7 @@ static int place_all(const struct array_list *list, const struct naming *naming,
         if (verdict == NAME_UNKNOWN && list->count == 1 &&
             npy_is(array->file->data, array->file->size)) {
             return array_fail(reterr,
-                              "%.200s: %" PRIu32 " axes of '%s' are no attention map (valid: "
+                              "%.200s: rank %" PRIu32 ", type '%s': no attention map (valid: "
                               "[[batch,] heads,] queries, keys of f32, f64, f16 or bf16), and its "
                               "name is of nothing else (see --help)",
                               array->file->path, array->rank, array->type_name);
