@@ -17,7 +17,7 @@ import re
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "python" / "attnd"))
+sys.path.append(str(HERE.parent / "python" / "attnd" / "notebook"))
 
 from bundle import bundle  # noqa: E402
 

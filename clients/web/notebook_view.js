@@ -2,7 +2,7 @@
 // A picture of a model's attention as a document of its own, for a cell of a notebook: layers by heads, the maps of all
 // heads, and one head with its lines. Everything that is shown is in the document; nothing is asked for.
 //
-// clients/python/attnd/notebook_view.py makes the document: the modules that this one imports, D3, the page's style, and
+// clients/python/attnd/notebook/cell.py makes the document: the modules that this one imports, D3, the page's style, and
 // in #data what is described at `start`.
 /* global d3 */
 import { asShown, looksCausal, showPadding, showsPadding, strongestPairs, withPadded } from "./cells.js";

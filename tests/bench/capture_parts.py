@@ -38,8 +38,10 @@ except ImportError:
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python"))
 import attnd  # noqa: E402
 import zmq  # noqa: E402
-from attnd import calls, devices, spy  # noqa: E402
-from attnd.plan import Plan  # noqa: E402
+from attnd.base.plan import Plan  # noqa: E402
+from attnd.capture import calls
+from attnd.forms import spy  # noqa: E402
+from attnd.sending import devices
 from capture_model import SHAPES, Attention, Decoder, Training, explicit  # noqa: E402
 
 

@@ -30,7 +30,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests/fleet"), str(ROOT / "tests/e2e"), str(ROOT / "clients/python")]
 import harness  # noqa: E402
-from attnd import layer_state  # noqa: E402
+from attnd.sending import layer_state  # noqa: E402
 from fake_node import FakeNode  # noqa: E402
 from fleet import WINDOW, Hub, Node, Server, Training  # noqa: E402
 from nats import when_stream_is_there  # noqa: E402

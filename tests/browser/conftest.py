@@ -22,7 +22,7 @@ CLIENT = os.path.join(ROOT, "clients", "python")
 sys.path[:0] = [os.path.join(HERE, "..", "e2e"), CLIENT, os.path.join(CLIENT, "examples")]
 
 import attnd  # noqa: E402
-from attnd.bundle import bundle  # noqa: E402
+from attnd.notebook.bundle import bundle  # noqa: E402
 from harness import PATIENCE_S, Attnd, wait_until  # noqa: E402
 
 attnd.Publisher.__init__.__kwdefaults__["linger"] = PATIENCE_S  # what is sent last may take its time

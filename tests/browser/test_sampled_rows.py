@@ -7,7 +7,7 @@ import pytest
 from conftest import module_text
 from harness import Trainer, wait_until
 
-from attnd.layer_state import LayerState
+from attnd.sending.layer_state import LayerState
 
 HEADS, T, ROWS, STEPS, WINDOW, WHOLE = 4, 8192, 256, 37, 16, 16
 SAMPLED, EXACT = 0, 1

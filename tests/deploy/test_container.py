@@ -30,7 +30,7 @@ def test_its_sockets_are_in_a_volume_and_nothing_listens_on_tcp_but_http():
 
 def test_clients_in_other_containers_find_it_without_a_word():
     sys.path.insert(0, str(ROOT / "clients/python"))
-    from attnd import address
+    from attnd.base import address
     assert ADDRESS in address.places(10001, None)
 
 

@@ -21,7 +21,7 @@ from test_start import PROGRAMS, executable, without_users
 
 from attnd import doctor as checks
 from attnd.doctor import examine
-from attnd.scalars import NOT_CAPTURED
+from attnd.sending.scalars import NOT_CAPTURED
 
 PACKAGE = os.path.join(os.path.dirname(__file__), "..", "..", "clients", "python")
 PAGE = ("http.enabled=true", "http.endpoint=tcp://127.0.0.1:*")
@@ -259,7 +259,7 @@ def test_a_page_that_refuses_its_user(tmp_path, monkeypatch):
 def test_a_page_of_the_service_that_refuses_its_user(tmp_path, monkeypatch):
     """Its administrator can change that, and nobody else."""
     monkeypatch.setattr("harness.ATTND", without_users(tmp_path / "attnd"))
-    monkeypatch.setattr("attnd.address.SERVICE", place())
+    monkeypatch.setattr("attnd.base.address.SERVICE", place())
     start(*PAGE)
     page, = (finding for finding in examine(place()) if finding.subject == "page")
     assert page.state == "WRONG" and " refuses you: the kernel does not say" in page.text

@@ -24,7 +24,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 import torch.distributed as dist  # noqa: E402
 
 import attnd as client  # noqa: E402
-from attnd import alerts, capture  # noqa: E402
+from attnd.model import hooks  # noqa: E402
+from attnd.results import alerts
 
 MORE_STEPS = 100
 OTHERS = re.findall(r"^RULE\((\w+)", (ROOT / "config" / "rules.def").read_text(), re.M)
@@ -141,7 +142,7 @@ def test_training_goes_on_when_attnd_has_gone(judging):
 
 
 def test_an_alert_that_was_told_while_attnd_was_not_connected_to_is_heard(judging, monkeypatch):
-    monkeypatch.setattr(client.alerts, "ASK_EVERY_S", 1.0)
+    monkeypatch.setattr(alerts, "ASK_EVERY_S", 1.0)
     monkeypatch.setattr(alerts.Alerts, "_listen", lambda self, subscriber: None)
     told, asked, ask = [], [], alerts.Alerts._ask
     monkeypatch.setattr(alerts.Alerts, "_ask", lambda self: (ask(self), asked.append(self)))
@@ -165,7 +166,7 @@ def test_training_hears_alerts_of_an_attnd_that_came_back(judging):
         training.until(lambda: False, "the end")
 
 
-@pytest.mark.skipif(capture.register_optimizer_hook is None, reason="this torch says nothing of an optimizer's steps")
+@pytest.mark.skipif(hooks.register_optimizer_hook is None, reason="this torch says nothing of an optimizer's steps")
 def test_stop_training_comes_out_of_the_optimizers_step(judging):
     training = Training(judging, on_alert=client.stop_on("critical"), steps="auto")
     training.watch.step = lambda: None

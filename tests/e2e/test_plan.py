@@ -13,7 +13,7 @@ import zmq
 from harness import PATIENCE_S, Attnd, Reader, Trainer, attnctl, softmax_maps, wait_log, wait_until
 
 from attnd import Control, ControlError
-from attnd.plan import choose
+from attnd.base.plan import choose
 
 DEFAULT = b"plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0;tier=auto"
 EVERYTHING = {b"tensor/", b"event/"}

@@ -19,8 +19,8 @@ from web import Web, write_tokens
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 
 TRAIN = """
-import time, torch, attnd, attnd.start
-attnd.start.IDLE = "5s"
+import time, torch, attnd, attnd.capture.start as start
+start.IDLE = "5s"
 model = torch.nn.MultiheadAttention(8, 2, batch_first=True)
 with attnd.watch(model, "auto", start="auto", every=1, steps="manual", wait=60) as w:
     until = time.monotonic() + 90
@@ -33,8 +33,8 @@ input()
 
 # Nine steps in windows of three.
 WINDOWS = """
-import time, torch, attnd, attnd.start
-attnd.start.IDLE = "5s"
+import time, torch, attnd, attnd.capture.start as start
+start.IDLE = "5s"
 model = torch.nn.MultiheadAttention(8, 2, batch_first=True)
 with attnd.watch(model, "auto", start="auto", every=1, window="3 steps", steps="manual", wait=60) as w:
     for _ in range(9):
@@ -51,9 +51,9 @@ with attnd.Control() as control:
 
 # A training without a program, one that starts its attnd, and one that finds one.
 LEFT = """
-import logging, os, time, torch, attnd, attnd.sending.presence, attnd.start
+import logging, os, time, torch, attnd, attnd.sending.presence, attnd.capture.start as start
 attnd.sending.presence.GONE_AFTER_S = 0
-attnd.start.AGAIN_S = 1
+start.AGAIN_S = 1
 said = []
 class Handler(logging.Handler):
     def emit(self, record):
@@ -85,24 +85,24 @@ for start in "auto", None:
 """
 
 RANK = """
-import sys, attnd.start
-rank = attnd.start.starter_for("auto", None, None, int(sys.argv[1]))
+import sys, attnd.capture.start as start
+rank = start.starter_for("auto", None, None, int(sys.argv[1]))
 rank.wait(60)
-print("there" if attnd.start.addresses.knock(sys.argv[2], "ingest") is None else "not there", flush=True)
+print("there" if start.addresses.knock(sys.argv[2], "ingest") is None else "not there", flush=True)
 input()
 """
 
 # As many at once as are asked for, each in a fork. All live until each has said what it finds.
 RANKS = """
-import os, sys, attnd.start
+import os, sys, attnd.capture.start as start
 found, said = os.pipe()
 stays, ends = os.pipe()
 for number in range(int(sys.argv[1])):
     if os.fork() == 0:
         os.close(ends)
-        rank = attnd.start.starter_for("auto", None, sys.argv[3] or None, number)
+        rank = start.starter_for("auto", None, sys.argv[3] or None, number)
         rank.wait(60)
-        os.write(said, b"x" if attnd.start.addresses.knock(sys.argv[2], "ingest") is None else b"")
+        os.write(said, b"x" if start.addresses.knock(sys.argv[2], "ingest") is None else b"")
         os.close(said)
         os.read(stays, 1)
         sys.exit()
@@ -119,13 +119,13 @@ while True:
 
 # Rank 0 with one program after the other.
 UNUSABLE = """
-import os, sys, attnd.start
+import os, sys, attnd.capture.start as start
 for program in sys.argv[2:]:
     os.environ["ATTND_BIN"] = program
-    rank = attnd.start.starter_for("auto", None, None, 0)
+    rank = start.starter_for("auto", None, None, 0)
     rank.wait(60)
     rank.close()
-    print("there" if attnd.start.addresses.knock(sys.argv[1], "ingest") is None else "not there", flush=True)
+    print("there" if start.addresses.knock(sys.argv[1], "ingest") is None else "not there", flush=True)
 """
 
 TAKE_PORT = """
@@ -261,7 +261,7 @@ def test_several_ranks_start_one(host, count, named):
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
 def test_one_that_has_ended_is_started_again(host, sig):
     """Beside somebody who has the default port: after a kill with its page where it was, else with a page that is told."""
-    script = f"{TAKE_PORT}\nimport attnd.start; attnd.start.LOOK_EVERY_S = attnd.start.AGAIN_S = 0.1\n{RANK}"
+    script = f"{TAKE_PORT}\nimport attnd.capture.start as start; start.LOOK_EVERY_S = start.AGAIN_S = 0.1\n{RANK}"
     rank = host.rank(script=script, before=("unshare", "--net"))
     assert line_of(rank.stdout) == "there\n"
     os.kill(host.pids()[0], sig)
@@ -307,7 +307,7 @@ def test_one_that_is_there_already_is_used(host):
 
 
 def test_tcp_and_one_socket_are_not_started(host):
-    script = "import attnd.start as s; print(s.starter_for('auto', None, 'tcp://127.0.0.1:1', 0), " \
+    script = "import attnd.capture.start as s; print(s.starter_for('auto', None, 'tcp://127.0.0.1:1', 0), " \
              "s.starter_for('auto', 'ipc:///tmp/none', None, 0))\ninput()"
     assert finish(host.python(script)) == ("None None", "")
     assert finish(host.python(script.replace("'tcp://127.0.0.1:1'", "None"), ATTND_ADDRESS="tcp://h:1")) == ("None None", "")
@@ -410,7 +410,7 @@ print("<title" in urllib.request.urlopen(open("{host.place}/page").read().strip(
 def test_a_page_that_refuses_its_user_is_told_with_the_reason(host, tmp_path, monkeypatch):
     """By one that was started, and by one that was there and has a token."""
     program = without_users(tmp_path / "attnd")
-    script = f"import attnd.start; attnd.start.ANSWER_S = {PATIENCE_S}\n" + RANK
+    script = f"import attnd.capture.start as start; start.ANSWER_S = {PATIENCE_S}\n" + RANK
     out, said = finish(host.rank(script=script, ATTND_BIN=program))
     assert out == "there" and "event=http_users_unknown" in host.logged()
     assert re.fullmatch(r"attnd: the page is http://127.0.0.1:\d+/#/overview\?job=auto on \S+, but it refuses you: the kernel does "

@@ -7,9 +7,9 @@ from harness import Attnd, Trainer, softmax_maps, wait_until
 from test_maps import ask, pooled, refused
 from test_show import numbers, show
 
-from attnd.head_maps import HeadMaps
-from attnd.layer_state import LayerState
-from attnd.publisher import Publisher
+from attnd.sending.head_maps import HeadMaps
+from attnd.sending.layer_state import LayerState
+from attnd.sending.publisher import Publisher
 
 HEADS, SIDE = 3, 16
 SETTINGS = ("maps.every=0s", f"maps.size={SIDE}", "window.unit=step", "window.length=2", "window.every=2", "history.commit=100ms",

@@ -12,7 +12,7 @@ from harness import Attnd, Trainer, softmax_maps, wait_until
 import formulas
 
 from attnd import Publisher
-from attnd.layer_state import LayerState, pack_state
+from attnd.sending.layer_state import LayerState, pack_state
 
 BATCH, HEADS, T, STEPS, MICROBATCHES, WINDOW = 2, 4, 12, 8, 2, 4
 SETTINGS = ("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "workers.isa=scalar",

@@ -78,7 +78,7 @@ def test_a_history_of_an_earlier_schema_says_what_it_always_said(path, tmp_path)
 
 def test_a_request_that_attnd_is_too_old_for_says_what_to_update():
     attnd = Attnd()
-    ask = "from attnd import control\ncontrol.__version__ = {!r}\ntry:\n    control.Control(address={!r}).call('dance')\n" \
+    ask = "from attnd.results import control\ncontrol.__version__ = {!r}\ntry:\n    control.Control(address={!r}).call('dance')\n" \
           "except control.ControlError as error:\n    print(error)"
     assert said(sys.executable, "-c", ask.format(VERSION, attnd.directory)) == "the method is unknown: dance (method_unknown)"
     assert said(sys.executable, "-c", ask.format("99.0.0", attnd.directory)) == (

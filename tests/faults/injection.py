@@ -37,8 +37,8 @@ import keyed  # noqa: E402
 import keeper  # noqa: E402
 from harness import ATTND, PATIENCE_S, Trainer, free_ports, softmax_maps  # noqa: E402
 
+from attnd.sending.layer_state import LayerState  # noqa: E402
 from attnd.sending.spool import Spool  # noqa: E402
-from attnd.layer_state import LayerState  # noqa: E402
 
 LIBRARY = os.environ.get("FAULTS_LIB", "build/tests/faults/libfaults.so")
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")

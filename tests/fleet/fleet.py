@@ -20,7 +20,7 @@ import numpy as np
 from harness import PATIENCE_S, Attnd, Trainer, free_ports, wait_until
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
-from attnd.layer_state import LayerState  # noqa: E402
+from attnd.sending.layer_state import LayerState  # noqa: E402
 
 NATS_SERVER = os.environ.get("NATS_SERVER") or shutil.which(
     "nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

@@ -18,8 +18,8 @@ TRACKIO = tempfile.TemporaryDirectory(prefix="trackio-")
 os.environ["TRACKIO_DIR"] = TRACKIO.name
 
 import attnd as client  # noqa: E402
-from attnd import alerts  # noqa: E402
 from attnd.bridge import pump  # noqa: E402
+from attnd.results import alerts  # noqa: E402
 from harness import PATIENCE_S, Attnd, wait_until  # noqa: E402
 
 client.Publisher.__init__.__kwdefaults__["linger"] = PATIENCE_S  # what is sent last is waited for on a busy machine too

@@ -14,11 +14,12 @@ import torch
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "python"))
 
 import attnd  # noqa: E402
-from attnd import accelerator, plan  # noqa: E402
-from attnd.cost import Cost  # noqa: E402
+from attnd.base import plan  # noqa: E402
+from attnd.capture import accelerator
+from attnd.capture.cost import Cost  # noqa: E402
 from attnd.device import launch, pooled  # noqa: E402
 from attnd.device.problem import Rows  # noqa: E402
-from attnd.sender import NotYet  # noqa: E402
+from attnd.sending.sender import NotYet  # noqa: E402
 from device_grid import MASKS, SHAPES, VALUES, agree, agree_of_message, make, message, reference_stands_in  # noqa: E402
 from harness import Attnd  # noqa: E402
 from test_device_states import SETTINGS, measured_twice, same_layer, same_numbers  # noqa: E402

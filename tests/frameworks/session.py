@@ -14,7 +14,7 @@ from expected import Attended, Layer, Tolerance, differences
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 sys.path[:0] = [os.path.join(ROOT, *folder) for folder in (("clients", "python"), ("tests", "e2e"), ("tests", "python"))]
 import attnd  # noqa: E402
-import attnd.capture  # noqa: E402
+import attnd.capture.origins  # noqa: E402
 from device_grid import reference_stands_in  # noqa: E402
 from harness import PATIENCE_S, Attnd, Reader, wait_until  # noqa: E402
 from zoo import Batch, Kind  # noqa: E402
@@ -105,7 +105,7 @@ def tier_options(tier: str, patch: Any) -> Dict[str, str]:
     """Arguments of watch() for one of TIERS. `accelerator`: tier state by the code for one, which runs on the CPU as well,
     the reference in the kernel's place; what that leaves to tier raw travels as such."""
     if tier == "accelerator":
-        patch.setattr(attnd.capture, "computes", lambda device: True)
+        patch.setattr(attnd.capture.origins, "computes", lambda device: True)
         reference_stands_in(patch)
         return {}
     return {"tier": tier}

@@ -27,15 +27,18 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "clients" / "python"), str(ROOT / "tests" / "python")]
-from attnd import accelerator, capture, device, plan, states  # noqa: E402
-from attnd.accelerator import Accelerator, OfQueries, OfWeights  # noqa: E402
-from attnd.cost import Cost  # noqa: E402
-from attnd.device import arrived, finisher, gpu, launch, pooled, reference, state  # noqa: E402
+from attnd import device
+from attnd import gpu  # noqa: E402
+from attnd.base import plan  # noqa: E402
+from attnd.capture import accelerator, origins, states, watch as watches
+from attnd.capture.accelerator import Accelerator, OfQueries, OfWeights  # noqa: E402
+from attnd.capture.cost import Cost  # noqa: E402
+from attnd.device import arrived, finisher, launch, pooled, reference, state
 from attnd.device.entries import Entries  # noqa: E402
 from attnd.device.problem import Problem, Rows  # noqa: E402
 from attnd.forms import bands, mods  # noqa: E402
 from attnd.forms.seen import Queries  # noqa: E402
-from attnd.sender import NotYet  # noqa: E402
+from attnd.sending.sender import NotYet  # noqa: E402
 from device_grid import can_run, kernel_of, reference_stands_in  # noqa: E402
 from harness import wait_until  # noqa: E402
 from session import Session  # noqa: E402
@@ -151,7 +154,7 @@ def test_a_layer_is_few_launches_and_little_memory(heads, key_heads, tokens, wid
     """With the kernels, which nothing can run here, and the copies of the rows' numbers and of what is found."""
     q, k = (torch.empty(1, n, tokens, width, device=NOWHERE, dtype=torch.bfloat16) for n in (heads, key_heads))
     given = asked(NOWHERE, q=q, k=k, group=heads // key_heads, precision=torch.bfloat16,
-                  rows=some_rows(tokens, capture.ROWS_ON_DEVICE, NOWHERE))
+                  rows=some_rows(tokens, origins.ROWS_ON_DEVICE, NOWHERE))
     most, changes = LAUNCHES[form]
     given, kernels = given._replace(**changes(heads, tokens)), []
     grid = defaultdict(lambda: lambda *given, **how: kernels.append(1))
@@ -172,6 +175,13 @@ FUSED = {  # MiB of a capture of some rows, and the call
     "slopes": (19, lambda q, k: bands.queries_of(q, k, k, None, bands.Band(None, 0, slopes=nothing(torch.float32, 32))))}
 
 
+def rows_on_device(seen):
+    """The rows that a capture takes which is not the first of its attention."""
+    made = origins.Origins(SimpleNamespace(job="job"), Cost(), False)
+    made._captures["layer"] = 0
+    return made.plan_on_device("layer", seen, plan.Plan(), False, None).rows
+
+
 @pytest.mark.parametrize("on_nowhere", ["triton"], indirect=True)
 @pytest.mark.parametrize("checked", [False, True])
 @pytest.mark.parametrize("form", FUSED)
@@ -179,8 +189,7 @@ def test_some_rows_take_little_memory_whatever_hides_keys(form, checked, on_nowh
     """All that is made for a capture of a layer, with the copies for its kernel."""
     most, call = FUSED[form]
     seen = call(nothing(torch.bfloat16, 1, 32, 8192, 128), nothing(torch.bfloat16, 1, 8, 8192, 128))
-    watch = SimpleNamespace(_on_device={"layer": 0})
-    rows = capture.Watch._plan_on_device(watch, plan.Plan(), "layer", seen, False, None).rows
+    rows = rows_on_device(seen)
     assert rows == (16 if form == "slopes" else 256)
     with Held() as held, torch.no_grad():
         held.keep_out(seen.q, seen.k)
@@ -196,8 +205,7 @@ def test_some_rows_take_little_memory_whatever_hides_keys(form, checked, on_nowh
     (lambda b, h, i, j: i >= j + h, 1, 256)])
 def test_a_mask_that_differs_by_head_is_made_for_fewer_rows(mask_mod, heads, rows):
     q, k = (torch.zeros(()).expand(1, n, 8192, 64) for n in (heads, 1))
-    seen, watch = Queries(q, k, late_mask=mods.LateMask(mask_mod, 8192, q.device)), SimpleNamespace(_on_device={"layer": 0})
-    assert capture.Watch._plan_on_device(watch, plan.Plan(), "layer", seen, False, None).rows == rows
+    assert rows_on_device(Queries(q, k, late_mask=mods.LateMask(mask_mod, 8192, q.device))) == rows
 
 
 def test_a_score_mod_takes_three_times_its_logits_at_most():
@@ -531,7 +539,7 @@ def test_a_model_without_gradients_in_inference_mode_is_read():
 @pytest.fixture
 def on_accelerator(monkeypatch):
     """The CPU counts as an accelerator."""
-    monkeypatch.setattr(capture, "computes", lambda device: True)
+    monkeypatch.setattr(origins, "computes", lambda device: True)
 
 
 def test_without_memory_the_capture_is_dropped_and_the_training_goes_on(stepwise, on_accelerator, monkeypatch, caplog):
@@ -562,8 +570,8 @@ def test_without_memory_the_capture_is_dropped_and_the_training_goes_on(stepwise
 def test_a_capture_takes_some_rows_and_each_so_manyth_all_of_one_sample(rows, expected, stepwise, on_accelerator, monkeypatch):
     """(samples, queries) of each capture, where the plan says nothing, all or two."""
     taken, launched = [], Accelerator.launch
-    monkeypatch.setattr(capture, "ROWS_ON_DEVICE", 4)
-    monkeypatch.setattr(capture, "WHOLE_EVERY", 3)
+    monkeypatch.setattr(origins, "ROWS_ON_DEVICE", 4)
+    monkeypatch.setattr(origins, "WHOLE_EVERY", 3)
     monkeypatch.setattr(Accelerator, "launch", lambda one, given, *others: taken.append(
         (given.q.shape[0], given.q.shape[2] if given.rows is None else len(given.rows.here))) or launched(one, given, *others))
     kind = decoder_kind("sdpa", fused, layers=1)
@@ -595,7 +603,8 @@ int mode_of_this_thread(void) { return mode; }
 THREADS = """
 import ctypes, threading, types
 import torch
-from attnd import Publisher, devices
+from attnd import Publisher
+from attnd.sending import devices
 from attnd.device import launch
 from conftest import FakeDaemon, wait_until
 
@@ -768,7 +777,7 @@ CALLS_A_LAYER_MAX = 130  # of Python functions of attnd
 
 def test_a_captured_layer_takes_few_python_calls(stepwise, on_accelerator, monkeypatch):
     """From the second capture of a layer on, without the kernels themselves: what depends on no number is known then."""
-    calls, saw = [], capture.Watch.saw
+    calls, saw = [], watches.Watch.saw
     package = str(ROOT / "clients" / "python" / "attnd")
 
     def counted(*given):
@@ -784,8 +793,8 @@ def test_a_captured_layer_takes_few_python_calls(stepwise, on_accelerator, monke
 
     launched = defaultdict(lambda: lambda *given, **how: None)
     monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=launched, few_keys=launched, seen_keys=launched, map_cells=launched, key_lengths=launched), raising=False)
-    monkeypatch.setattr(capture, "ROWS_ON_DEVICE", 4)
-    monkeypatch.setattr(capture, "WHOLE_EVERY", 1 << 30)
+    monkeypatch.setattr(origins, "ROWS_ON_DEVICE", 4)
+    monkeypatch.setattr(origins, "WHOLE_EVERY", 1 << 30)
     monkeypatch.setattr(Accelerator, "_takes_check", lambda *given: False)
     monkeypatch.setattr(accelerator, "finish", lambda *given: (None, None))
     can_run(monkeypatch)
@@ -796,7 +805,7 @@ def test_a_captured_layer_takes_few_python_calls(stepwise, on_accelerator, monke
         for step in range(5):
             kind.loss(model, kind.batch(step)).backward()
             watch.step()
-            monkeypatch.setattr(capture.Watch, "saw", counted)  # not in the first step, whose layers have no names yet
+            monkeypatch.setattr(watches.Watch, "saw", counted)  # not in the first step, whose layers have no names yet
     assert len(calls) == 8 and max(calls[4:]) <= CALLS_A_LAYER_MAX, calls
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 triton = pytest.importorskip("triton")
-from attnd import plan  # noqa: E402
+from attnd.base import plan  # noqa: E402
 from attnd.device import kernel, launch  # noqa: E402
 from attnd.device.problem import Problem, Rows  # noqa: E402
 

@@ -13,7 +13,7 @@ if not hasattr(torch.cpu, "Stream") or not hasattr(torch, "get_device_module"):
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "clients" / "python")]
-from attnd.device import gpu  # noqa: E402
+from attnd import gpu  # noqa: E402
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd  # noqa: E402
-from attnd import alerts, trackers  # noqa: E402
+from attnd.results import alerts, trackers  # noqa: E402
 from conftest import PATIENCE_S, Attnd, logged, wait_until  # noqa: E402
 from own_runs import TOOLS, Mlflow, TensorBoard, Trackio, Wandb, WandbRows  # noqa: E402
 from test_on_alert import RULES, Model  # noqa: E402

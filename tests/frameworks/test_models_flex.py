@@ -13,10 +13,9 @@ import pytest
 
 torch = pytest.importorskip("torch", minversion="2.6")
 flex = pytest.importorskip("torch.nn.attention.flex_attention")
-from attnd import capture  # noqa: E402
-from attnd.forms import flex as of_attnd  # noqa: E402
-from attnd.forms import mods  # noqa: E402
-from attnd.spy import Spy  # noqa: E402
+from attnd.capture import origins  # noqa: E402
+from attnd.forms import flex as of_attnd, mods  # noqa: E402
+from attnd.forms.spy import Spy  # noqa: E402
 from expected import Attended  # noqa: E402
 from installed import in_model, in_torch  # noqa: E402
 from session import Session, assert_right, said, wait_until  # noqa: E402
@@ -206,16 +205,16 @@ def test_flex_attention_is_captured(stepwise, name, tier, caplog):
 
 @pytest.mark.parametrize("name", sorted(CASES.keys() - {"mask by head"}))  # which needs the kernel: device_kernel.py
 def test_on_an_accelerator_it_is_captured_there_whatever_its_functions_do(stepwise, name, monkeypatch, caplog):
-    monkeypatch.setattr(capture, "computes", lambda device: True)
+    monkeypatch.setattr(origins, "computes", lambda device: True)
     monkeypatch.setattr(mods.ScoreMod, "biased", None)  # asking for an answer would wait for the device
     assert_captured(stepwise, name, travels_as="state")
     assert not said(caplog)
 
 
 def test_a_score_mod_takes_so_many_rows_there_as_make_a_bounded_number_of_logits(stepwise, monkeypatch):
-    monkeypatch.setattr(capture, "computes", lambda device: True)
+    monkeypatch.setattr(origins, "computes", lambda device: True)
     for most in ("MADE_MAX", "MADE_WHOLE_MAX"):
-        monkeypatch.setattr(capture, most, 6 * HEADS * LENGTH)
+        monkeypatch.setattr(origins, most, 6 * HEADS * LENGTH)
     summaries = captured(stepwise, "eager", CASES["alibi"].options(), steps=2)
     assert len(summaries) == 2 * LAYERS
     assert {(found["tier"], found["rows"], found["rows_of"]) for found in summaries.values()} == {("state", HEADS * 6, HEADS * BATCH * LENGTH)}  # 3 of each sample

@@ -8,7 +8,7 @@ import numpy as np  # noqa: E402
 from session import SETTINGS, Attnd, Session, train  # noqa: E402
 from zoo import handmade_kinds  # noqa: E402
 
-from attnd import capture  # noqa: E402
+from attnd.capture import origins  # noqa: E402
 
 try:
     from zoo_transformers import transformers_kinds
@@ -43,7 +43,7 @@ def test_maps_of_states_are_those_of_the_tensors(pooling, kind, where, monkeypat
     if where == "accelerator":
         if not hasattr(torch.cpu, "Stream"):
             pytest.skip("this torch has no streams of the CPU")
-        monkeypatch.setattr(capture, "computes", lambda device: True)
+        monkeypatch.setattr(origins, "computes", lambda device: True)
     state = maps_of(pooling, kind, "auto" if where == "accelerator" else "state")
     assert raw and set(raw) == set(state)
     for layer, expected in raw.items():

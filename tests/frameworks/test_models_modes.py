@@ -50,7 +50,7 @@ def test_a_mode_of_the_user_sees_the_operations_of_the_model_alone(stepwise, mon
 
 
 def test_without_a_way_around_modes_nothing_is_captured_under_one(stepwise, caplog, monkeypatch):
-    monkeypatch.setattr(attnd.torch_state, "_disable_modes", None)
+    monkeypatch.setattr(attnd.base.torch_state, "_disable_modes", None)
     model = modes.build("eager")
     with Session(stepwise) as session, modes.Operations():
         watch = session.watch(model)

@@ -17,7 +17,7 @@ from bridged import JOB, PACKAGE, Training, daemon, wait_until  # noqa: E402
 from harness import Attnd, Trainer, softmax_maps  # noqa: E402
 
 import attnd as client  # noqa: E402
-from attnd.notebook import LivePlot  # noqa: E402
+from attnd.notebook.live import LivePlot  # noqa: E402
 
 
 def in_background(work):

@@ -17,7 +17,7 @@ if int(setuptools.__version__.split(".")[0]) < 71:  # until then wheels were ano
     pytest.importorskip("wheel")
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python"))
-from attnd import notebook_view  # noqa: E402
+from attnd.notebook import cell  # noqa: E402
 
 LENT = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "clients" / "python"
@@ -72,7 +72,7 @@ def test_a_wheel_is_pure_complete_and_works_in_a_fresh_environment(source, fresh
     page = PACKAGE / "attnd" / "page"
     modules = {path for path in (PACKAGE / "attnd").rglob("*.py") if page not in path.parents}
     of_page = {*page.glob("*.js"), page / "style.css"}
-    d3 = {"attnd/d3.min.js"} & {"attnd/d3.min.js" for path in notebook_view._D3 if os.path.isfile(path)}
+    d3 = {"attnd/d3.min.js"} & {"attnd/d3.min.js" for path in cell._D3 if os.path.isfile(path)}
     expected = {str(path.relative_to(PACKAGE)) for path in modules | of_page} | {"attnd/py.typed"} | d3
     assert expected == {name for name in packed if not name.split("/")[0].endswith(".dist-info")}
     install(fresh, wheel)

@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch", minversion="2.6")
 import own_runs  # noqa: E402
 import ranks  # noqa: E402
 import recipes  # noqa: E402
-from attnd import alerts  # noqa: E402
-from attnd.control import Control  # noqa: E402
+from attnd.results import alerts  # noqa: E402
+from attnd.results.control import Control  # noqa: E402
 from conftest import logged  # noqa: E402
 from harness import Attnd  # noqa: E402
 from recipes import ACCUMULATED, HEADS, LAYERS, PAGES, RECIPES, STEPS, TOKENS  # noqa: E402

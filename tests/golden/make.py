@@ -16,7 +16,7 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "clients" / "python"))
-from attnd.layer_state import LayerState  # noqa: E402
+from attnd.sending.layer_state import LayerState  # noqa: E402
 
 RUN = bytes(range(0xA0, 0xB0))
 TIME_NS = 1_700_000_000_000_000_000

@@ -127,6 +127,20 @@ class House(unittest.TestCase):
         self.assertIn("room-cycle: daemon/run, daemon/store include each other", found[0])
         self.assertIn("daemon/store/file.h:1 includes daemon/run/run.h", found[0])
 
+    def test_imports_of_the_python_client_are_arrows(self):
+        room = check.PYTHON
+        table = ROOMS + "".join(f"| `{room}{row}\n" for row in ("/` | watch | all its rooms |", "/a/` | a | nothing else |",
+                                                               "/b/` | b | a, c.py |"))
+        tree = {"CONTRIBUTING.md": table.replace("| `daemon/` | who", f"| `{room}/` | client | nothing else |\n| `daemon/` | who"),
+                f"{room}/__init__.py": "from .a import a\n", f"{room}/c.py": "\n", f"{room}/a/__init__.py": "\n",
+                f"{room}/a/a.py": "from .. import __version__\nif TYPE_CHECKING:\n    from ..b.b import B\n",
+                f"{room}/b/b.py": "from ..a import a\nfrom ..c import C\n"}
+        self.assert_broken(tree)
+        self.assert_broken({**tree, f"{room}/a/a.py": "def lazily():\n    from ..b.b import B\n", f"{room}/b/b.py": "\n"},
+                           f'{room}/a/a.py:2: arrow: {room}/a/ may not include "{room}/b/b.py"')
+        self.assert_broken({**tree, f"{room}/b/d.py": "from . import b\n", f"{room}/b/b.py": "from .d import d\n"},
+                           f"cycle: {room}/b/b, {room}/b/d include each other")
+
     def test_names_that_are_not_unique(self):
         many = "".join(function(f"clock_{i}") for i in range(35))
         twice = {"proto/a.c": function("take"), "proto/b.c": "int main(void)\n{\n}\n" + function("take")}

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "clients" / "python"
 sys.path[:0] = [str(PACKAGE), str(PACKAGE / "examples")]
 
 import attnd  # noqa: E402
-from attnd import limits  # noqa: E402
+from attnd.base import limits  # noqa: E402
 
 WAIT_S = 60.0
 # A process may stand still for longer than a publisher lingers by default: then what it sends last would be lost.

@@ -14,7 +14,7 @@ import torch
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "kernels"))
 import formulas  # noqa: E402
-from attnd import accelerator  # noqa: E402
+from attnd.capture import accelerator  # noqa: E402
 from attnd.device import arrived, launch, reference, state, visible  # noqa: E402
 from attnd.device.entries import Entries, norms  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402

@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 import attnd
-from attnd import address
+from attnd.base import address
 from attnd.sending.presence import TO_START
 from conftest import ROOT, FakeDaemon, identity_holds, uniform, wait_until
 

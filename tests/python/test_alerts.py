@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from attnd import alerts, digest
+from attnd.results import alerts, digest
 
 WORLD = 3
 

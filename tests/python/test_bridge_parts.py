@@ -10,16 +10,15 @@ import types
 
 import numpy as np
 import pytest
-from attnd import flat, wire
-from attnd.bridge import Bridge, JsonLinesSink, MissingPackage, Selection, Sink, TrackioSink
-from attnd.bridge import heatmap, pump
+from attnd.base import flat, wire
+from attnd.bridge import Bridge, JsonLinesSink, MissingPackage, Selection, Sink, TrackioSink, heatmap, pump
 from attnd.bridge.items import End, Ledger, Note, Picture, Run, Scalars
 from attnd.bridge.past import window_text
 from attnd.bridge.pictures import Pictures
 from attnd.bridge.pump import checked_window
 from attnd.bridge.sink import SinkGone, read_ledger, write_ledger
 from attnd.bridge.worker import RUNS_OPEN_MAX, Worker
-from attnd.notebook import POINTS_MAX, Course
+from attnd.notebook.live import POINTS_MAX, Course
 from conftest import wait_until
 
 RUN = Run("gpt", "0123456789abcdef0123456789abcdef")

@@ -9,14 +9,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd import accelerator, states
+from attnd.base.plan import EVERYTHING, Plan
+from attnd.capture import accelerator, states
+from attnd.capture.calls import Context, beyond_device, parts
+from attnd.capture.cost import Cost
 from attnd.forms import interface, mods
-from attnd.calls import Context, beyond_device, parts
 from attnd.forms.seen import NotCaptured, Queries, Share, Weights, heads_of, reads_other, sees_ahead
-from attnd.cost import Cost
-from attnd.devices import HeldCopy, HostCopy
-from attnd.layer_state import reduce_rows
-from attnd.plan import EVERYTHING, Plan
+from attnd.sending.devices import HeldCopy, HostCopy
+from attnd.sending.layer_state import reduce_rows
 from conftest import ROOT
 from device_grid import reference_stands_in
 

@@ -7,8 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import cost
-from attnd.cost import BLOCK_STEPS, CAPTURES_MIN, STEPS_UNSETTLED, Cost, milliseconds, percent
+from attnd.capture import cost
+from attnd.capture.cost import BLOCK_STEPS, CAPTURES_MIN, STEPS_UNSETTLED, Cost, milliseconds, percent
 
 
 class Training:

@@ -14,12 +14,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd  # noqa: E402
-from attnd import layer_state  # noqa: E402
 from attnd.device import reference, state, visible, weights  # noqa: E402
+from attnd.sending import layer_state  # noqa: E402
 from conftest import PACKAGE  # noqa: E402
+from attnd.base.masks import describe  # noqa: E402
+from attnd.capture.padding import valid_queries  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
-from attnd.masks import describe  # noqa: E402
-from attnd.padding import valid_queries  # noqa: E402
 from device_grid import MASKS, NO_TOKENS, SHAPES, VALUES, agree, agree_of_message, make, message, problems, truth  # noqa: E402
 
 

@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import devices, hooks
+from attnd.model import hooks
+from attnd.sending import devices
 from conftest import FakeDaemon
 from watching import tensors_of
 from torch.utils.checkpoint import checkpoint

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from attnd.head_maps import WEIGHTS_MAX, HeadMaps, Turns
-from attnd.layer_state import LayerState
+from attnd.sending.head_maps import WEIGHTS_MAX, HeadMaps, Turns
+from attnd.sending.layer_state import LayerState
 from conftest import limited
 
 GOOD = HeadMaps(np.zeros((2, 4, 3), np.float16), 9, 3, first_key=1, keys_sent=5)

@@ -7,8 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import calls
-from attnd.scalars import NOT_CAPTURED
+from attnd.capture import calls
+from attnd.sending.scalars import NOT_CAPTURED
 from conftest import free_endpoint
 from torch.nn import functional
 

@@ -14,12 +14,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd.forms.seen import Queries
+from attnd.base.plan import EVERYTHING, Plan
 from attnd.forms import kernels_of_others
 from attnd.forms.detours import Detour
-from attnd.plan import EVERYTHING, Plan
-from attnd.lookout import lookout_here
-from attnd.spy import Spy
+from attnd.forms.lookout import lookout_here
+from attnd.forms.seen import Queries
+from attnd.forms.spy import Spy
 from test_calls import messages, random, truth, visible, weights_of
 from test_spy import Watcher, modes
 

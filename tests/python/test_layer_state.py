@@ -7,8 +7,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from attnd import layer_state
-from attnd.layer_state import LayerState, bucket_keys, pack_state
+from attnd.sending import layer_state
+from attnd.sending.layer_state import LayerState, bucket_keys, pack_state
 from conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -2,7 +2,7 @@
 """Module paths become layers: stack, number, site."""
 import pytest
 
-from attnd.layers import Shown, guess_layer, name_layers
+from attnd.model.layers import Shown, guess_layer, name_layers
 
 TORCH_DECODER = ["decoder.layers.0.self_attn", "decoder.layers.0.multihead_attn"]
 
@@ -86,5 +86,5 @@ def test_bad_names_are_value_errors(named):
     ("_fsdp_wrapped_module._checkpoint_wrapped_module.attn", "attn"), ("_orig_mod", ""), ("blocks.0.attn", "blocks.0.attn")])
 def test_wrappers_are_no_part_of_a_path(path, plain):
     pytest.importorskip("torch")
-    from attnd.paths import clean_path
+    from attnd.base.paths import clean_path
     assert clean_path(path) == plain

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import attnd
-from attnd import limits, wire
+from attnd.base import limits, wire
 from conftest import identity_holds, limited, uniform, wait_until
 
 AT = {"stack": "decoder", "layer": 0}
@@ -83,7 +83,7 @@ def test_a_message_that_is_too_large_is_said_once_and_told(strict, caplog):
 
 def test_a_message_that_is_too_large_is_not_copied(strict, monkeypatch):
     _, publisher = strict
-    monkeypatch.setattr("attnd.tensors.Frames.copies", lambda self: pytest.fail("copied"))
+    monkeypatch.setattr("attnd.sending.tensors.Frames.copies", lambda self: pytest.fail("copied"))
     assert not publisher.publish_attention(np.zeros((1, 1, 32, 32), np.float32), **AT)
     assert not publisher.publish_attention(uniform(1, 5, 2, 2), **AT), "more heads"
     assert not publisher.publish_attention(uniform(1, 4, 10, 8, np.float16), **AT), "more pairs"

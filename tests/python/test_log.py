@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import attnd
-from attnd import scalars
+from attnd.sending import scalars
 from conftest import identity_holds, limited, wait_until
 
 torch = pytest.importorskip("torch")
@@ -96,7 +96,7 @@ def test_a_number_on_a_device_is_copied_now_and_read_by_the_sender_thread(publis
                 raise RuntimeError("device lost")
             return np.array([self.value])
 
-    monkeypatch.setattr("attnd.devices.HostCopy", Copy)
+    monkeypatch.setattr("attnd.sending.devices.HostCopy", Copy)
     loss = on_device(2.0)
     publisher.log({"loss": loss, "lr": 0.5, "broken": on_device("broken")})
     loss.value = 9.0  # as an in-place operation would

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attnd.masks import Visibility, describe
+from attnd.base.masks import Visibility, describe
 
 B, T = 3, 6
 

@@ -9,11 +9,11 @@ import types
 import numpy as np
 import pytest
 
-from attnd import notebook_view
-from attnd.notebook_view import pool, view
+from attnd.notebook import cell
+from attnd.notebook.cell import pool, view
 
-PAGE = pathlib.Path(notebook_view.__file__).parent / "page"
-pytestmark = pytest.mark.skipif(not any(map(pathlib.Path.is_file, map(pathlib.Path, notebook_view._D3))), reason="no D3")
+PAGE = pathlib.Path(cell.__file__).parents[1] / "page"
+pytestmark = pytest.mark.skipif(not any(map(pathlib.Path.is_file, map(pathlib.Path, cell._D3))), reason="no D3")
 
 
 def softmax(*shape):
@@ -119,14 +119,14 @@ def test_the_document_stands_alone(tmp_path):
 def test_a_module_in_another_form_is_named(tmp_path):
     (tmp_path / "a.js").write_text('import * as b from "./b.js";\n')
     with pytest.raises(ImportError, match="a.js"):
-        notebook_view.bundle(tmp_path, "a.js")
+        cell.bundle(tmp_path, "a.js")
 
 
 def test_without_the_page_or_d3_it_is_said_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(notebook_view, "_PAGE", tmp_path)
+    monkeypatch.setattr(cell, "_PAGE", tmp_path)
     with pytest.raises(ImportError, match="pip install"):
         view(softmax(1, 1, 2, 2))
-    monkeypatch.setattr(notebook_view, "_PAGE", PAGE)
+    monkeypatch.setattr(cell, "_PAGE", PAGE)
     (tmp_path / "d3.js").write_text("// https://d3js.org v7.0.0")
     monkeypatch.setenv("ATTND_D3", str(tmp_path / "d3.js"))
     with pytest.raises(ImportError, match="version 5"):

@@ -6,8 +6,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd.masks import Visibility
-from attnd.padding import with_queries
+from attnd.base.masks import Visibility
+from attnd.capture.padding import with_queries
 from conftest import FakeDaemon
 from test_masks import visible_by
 

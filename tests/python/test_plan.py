@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import attnd
-from attnd import plan as plan_module
-from attnd.plan import EVERYTHING, Plan, choose
+from attnd.base import plan as plan_module
+from attnd.base.plan import EVERYTHING, Plan, choose
 from conftest import ROOT, FakeDaemon
 
 DEFAULT = b"plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0"

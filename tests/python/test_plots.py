@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 from attnd import plots
-from attnd.metrics import UNITS
+from attnd.base.metrics import UNITS
 from attnd.plots import cells, command, derive, labels, layout, read, scale, style
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import zmq
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import projections
+from attnd.capture import projections
 from conftest import FakeDaemon, wait_until
 from test_reliable import Daemon as ReliableDaemon
 from torch import nn
@@ -513,7 +513,7 @@ def test_bad_names_and_a_bad_count_of_epochs_are_errors_at_once(given, why):
 
 
 def test_a_block_of_a_fused_matrix_falls_into_parts_of_those_it_consists_of():
-    from attnd.shards import blocks
+    from attnd.capture.shards import blocks
     matrix = np.arange(48.0).reshape(12, 4)
     by_head = [("wq", np.array([0, 1, 6, 7])), ("wk", np.array([2, 3, 8, 9])), ("wv", np.array([4, 5, 10, 11]))]
     together = {name: np.zeros((4, 4)) for name, _ in by_head}

@@ -11,8 +11,8 @@ import pytest
 import zmq
 
 import attnd
-from attnd import address, sender
-from attnd.sending import presence
+from attnd.base import address
+from attnd.sending import presence, sender
 from conftest import FakeDaemon, free_endpoint, identity_holds, run_python, uniform, wait_until
 
 AT = {"stack": "decoder", "layer": 0}

@@ -6,8 +6,7 @@ import time
 import pytest
 import zmq
 
-from attnd import sender, tensors
-from attnd.sending import turn
+from attnd.sending import sender, tensors, turn
 from conftest import FakeDaemon, identity_holds, run_python, uniform, wait_until
 
 AT = {"stack": "decoder", "layer": 0}

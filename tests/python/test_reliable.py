@@ -11,8 +11,7 @@ import pytest
 import zmq
 
 import attnd
-from attnd import layer_state
-from attnd.sending import presence, reliable, turn
+from attnd.sending import layer_state, presence, reliable, turn
 from conftest import identity_holds, uniform, wait_until, warnings
 
 AT = {"stack": "decoder", "layer": 0}

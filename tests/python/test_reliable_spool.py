@@ -89,7 +89,7 @@ def test_a_killed_process_leaves_what_the_next_one_sends(daemons, publishers, pl
     source = f"""
 import sys
 import numpy as np, attnd
-from attnd import layer_state
+from attnd.sending import layer_state
 publisher = attnd.Publisher("other", address={place!r}, spool={str(spool)!r})
 publisher.wait_for_subscriber(60)
 for step in range(50):

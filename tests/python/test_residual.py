@@ -7,11 +7,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd.calls import Context, parts
+from attnd.base.plan import Plan
+from attnd.capture.calls import Context, parts
+from attnd.capture.projections import _Matrix
+from attnd.capture.residual import Factor
 from attnd.forms.seen import Queries, Share
-from attnd.plan import Plan
-from attnd.projections import _Matrix
-from attnd.residual import Factor
 from conftest import FakeDaemon, warnings
 from test_calls import LAYER, messages, random
 from test_gradients import NEWEST, SDPA, needs_sdpa, watched  # noqa: F401

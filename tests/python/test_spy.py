@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd.spy import Spy
+from attnd.forms.spy import Spy
 from test_calls import random
 from torch.nn import functional
 

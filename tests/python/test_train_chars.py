@@ -13,7 +13,7 @@ import chars_data
 import chars_report
 import reference
 import train_chars
-from attnd.sender import Message
+from attnd.sending.sender import Message
 from chars_model import MODELS, TASKS
 from conftest import PACKAGE, FakeDaemon, free_endpoint, wait_until
 

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd.plan import EVERYTHING, Plan
+from attnd.base.plan import EVERYTHING, Plan
 from test_calls import random
 from test_kernels_of_others import alibi, attention, band, check, watched
 

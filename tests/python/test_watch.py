@@ -17,7 +17,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import attach, calls, capture, ranks
+from attnd import attach
+from attnd.base import ranks
+from attnd.capture import calls, watch as watches
 from conftest import FakeDaemon, free_endpoint, identity_holds, wait_until
 from watching import (MHA, D, H, Model, Recorder, X, needs_step_hooks, next_tensors, same, shape_of, steps_of,
                       tensor_headers, tensors_of, visible, weights_of)
@@ -123,13 +125,13 @@ def test_a_watch_lives_and_dies_with_its_model():
     gc.collect()
     model(X, X, X)
     it = alive()
-    assert it is not None and capture.innermost() is it
+    assert it is not None and watches.innermost() is it
     sender = it.publisher._sender
     hooks = getattr(sys.modules["torch.optim.optimizer"], "_global_optimizer_post_hooks", None)
     before = len(hooks or ())
     del model, it
     gc.collect()
-    assert alive() is None and not sender._thread.is_alive() and capture.innermost() is None
+    assert alive() is None and not sender._thread.is_alive() and watches.innermost() is None
     assert hooks is None or len(hooks) == before - 1
 
 
@@ -139,7 +141,7 @@ def test_what_was_opened_is_closed_when_watch_fails(monkeypatch, late):
     starter = types.SimpleNamespace(wait=lambda timeout: 0.0, say_next=str, close=lambda: closed.append("starter"))
     monkeypatch.setattr(attach, "starter_for", lambda *args: starter)
     if late:  # when hooks are in the model already
-        monkeypatch.setattr(capture.Watch, "open", lambda self: 1 / 0)
+        monkeypatch.setattr(watches.Watch, "open", lambda self: 1 / 0)
     senders = {id(thread) for thread in threading.enumerate()}
     model = Model()
     with pytest.raises(ZeroDivisionError if late else ValueError):
@@ -151,7 +153,7 @@ def test_what_was_opened_is_closed_when_watch_fails(monkeypatch, late):
 def test_watching_again_closes_the_earlier_watch():
     model, endpoint = Model(), free_endpoint()
     first, other, again = (attnd.watch(model, job=job, endpoint=endpoint, wait=0) for job in ("job", "other", "job"))
-    assert first._closed and not other._closed and capture.innermost() is again
+    assert first._closed and not other._closed and watches.innermost() is again
     assert len(model._forward_hooks) == 2
     again.close()
     other.close()

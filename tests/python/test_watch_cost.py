@@ -14,8 +14,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import calls, devices, hooks
-from attnd.plan import Plan
+from attnd.base.plan import Plan
+from attnd.capture import calls
+from attnd.model import hooks
+from attnd.sending import devices
 from conftest import free_endpoint, identity_holds, wait_until
 
 PACKAGE = str(pathlib.Path(attnd.__file__).parent)

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import capture
+from attnd.capture import watch as watches
 from conftest import FakeDaemon, identity_holds
 from watching import TORCH_2, D, H, Model, Recorder, X, needs_step_hooks, next_tensors, steps_of
 
@@ -97,7 +97,7 @@ def test_who_tells_of_steps_is_not_counted_twice(daemon, watched):
 
 
 def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypatch, caplog):
-    monkeypatch.setattr(capture, "FORWARDS_PER_STEP", 2)
+    monkeypatch.setattr(watches, "FORWARDS_PER_STEP", 2)
     model = Model()
     it = watched(model)
     for _ in range(5):
@@ -126,7 +126,7 @@ def test_while_nobody_tells_of_steps_few_forwards_are_captured(daemon, watched):
         for _ in range(10):
             model(X, X, X)[0].sum().backward()
         optimizer.step()
-    assert steps_of(daemon.captured(it)) == [0] * capture.FORWARDS_UNTOLD + [1] * 10
+    assert steps_of(daemon.captured(it)) == [0] * watches.FORWARDS_UNTOLD + [1] * 10
 
 
 def test_forwards_without_gradients_are_steps(daemon, watched):

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd import tokens as tokens_module
+from attnd.model import tokens as tokens_module
 from conftest import FakeDaemon
 from watching import MHA, D, H, Model, next_tensors, tensors_of
 

@@ -8,8 +8,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from attnd import wire
-from attnd.head_maps import HeadMaps
+from attnd.base import wire
+from attnd.sending.head_maps import HeadMaps
 from conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -19,7 +19,7 @@ PROGRAM = """
 import os, sys, time
 import numpy as np
 import attnd
-from attnd import layer_state
+from attnd.sending import layer_state
 what, address, job, run, count, pause_us, linger_ms = sys.argv[1:]
 publisher = attnd.Publisher(job, address=address, run=run, linger=int(linger_ms) / 1000,
                             reliable=True if what == "tensors" else None, reliable_bytes=64 << 20)

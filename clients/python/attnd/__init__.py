@@ -18,35 +18,34 @@ from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:  # what type checkers see of the names below
     from . import bridge as bridge, device as device, notebook as notebook
-    from .alerts import StopTraining as StopTraining, checkpoint_on as checkpoint_on, stop_on as stop_on
     from .attach import watch as watch
-    from .capture import Watch as Watch
-    from .control import Control as Control, ControlError as ControlError
-    from .frames import frame as frame
-    from .induction import repeated_tokens as repeated_tokens
-    from .manual import publish_attention as publish_attention, publish_qk as publish_qk
-    from .manual import publish_weights as publish_weights
+    from .capture.watch import Watch as Watch
+    from .manual import publish_attention as publish_attention, publish_qk as publish_qk, publish_weights as publish_weights
+    from .model.induction import repeated_tokens as repeated_tokens
     from .notebook import live_plot as live_plot
-    from .publisher import Publisher as Publisher
-    from .subscriber import Subscriber as Subscriber
+    from .results.alerts import StopTraining as StopTraining, checkpoint_on as checkpoint_on, stop_on as stop_on
+    from .results.control import Control as Control, ControlError as ControlError
+    from .results.frames import frame as frame
+    from .results.subscriber import Subscriber as Subscriber
+    from .sending.publisher import Publisher as Publisher
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Publisher": "publisher",
-    "Subscriber": "subscriber",
-    "Control": "control",
-    "ControlError": "control",
+    "Publisher": "sending.publisher",
+    "Subscriber": "results.subscriber",
+    "Control": "results.control",
+    "ControlError": "results.control",
     "watch": "attach",
-    "Watch": "capture",
-    "StopTraining": "alerts",
-    "stop_on": "alerts",
-    "checkpoint_on": "alerts",
+    "Watch": "capture.watch",
+    "StopTraining": "results.alerts",
+    "stop_on": "results.alerts",
+    "checkpoint_on": "results.alerts",
     "publish_attention": "manual",
     "publish_qk": "manual",
     "publish_weights": "manual",
-    "repeated_tokens": "induction",
-    "frame": "frames",
+    "repeated_tokens": "model.induction",
+    "frame": "results.frames",
     "live_plot": "notebook",
 }
 

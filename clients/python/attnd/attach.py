@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""attach: the arguments of `attnd.watch`, which attaches to the training of a PyTorch model in one line. capture.py has the
+"""attach: the arguments of `attnd.watch`, which attaches to the training of a PyTorch model in one line. capture/watch.py has the
 watch itself.
 
     with attnd.watch(model, job="gpt-small"):
@@ -8,28 +8,29 @@ watch itself.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 
-from . import wire
-from .address import NOBODY, AddressError
-from .alerts import Act, alerts_for, check_acts
-from .arguments import check_flags, check_options, check_patterns, tell_unmatched
-from .capture import Watch
+from .base import wire
+from .base.address import NOBODY, AddressError
+from .base.arguments import check_flags, check_options, check_patterns, tell_unmatched
+from .base.once import log
+from .base.paths import clean_path
+from .base.plan import NUMBER_MAX, TIERS
+from .base.ranks import rank_and_world, shared_run
+from .capture.projections import Projections, check_projections
+from .capture.residual import Residual
+from .capture.watch import Watch
 from .forms.seen import Share
-from .induction import InductionInputs
-from .labels import check_labels
-from .names import Names, check_names
-from .once import log
-from .paths import clean_path
-from .plan import NUMBER_MAX, TIERS
-from .projections import Projections, check_projections
-from .publisher import DEFAULT_QUEUE_BYTES, Publisher, named_job
-from .ranks import rank_and_world, shared_run
-from .residual import Residual
-from .start import START_IT, local_rank, starter_for
-from .trackers import check_log_to
+from .model.induction import InductionInputs
+from .model.labels import check_labels
+from .model.names import Names, check_names
+from .results.alerts import Act, alerts_for, check_acts
+from .results.trackers import check_log_to
+from .sending.publisher import DEFAULT_QUEUE_BYTES, Publisher, named_job
+from .capture.start import START_IT, local_rank, starter_for
 
 
 def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, address: Any = None, every: Optional[int] = None,
@@ -69,7 +70,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  of a module around it; see layers.py
     rank, world  default: torch.distributed if initialised, else the environment's RANK and WORLD_SIZE
     tensor_parallel   (index, size) when this process computes the index-th of `size` slices of every layer's heads; default:
-                 as DTensors among queries, keys and weights tell (ranks.py)
+                 as DTensors among queries, keys and weights tell (forms/shares.py)
     evaluation   capture forwards without gradients too
     tokens       whether the token numbers of the model's first integer input [B, T] are published along, which the
                  metrics `induction` and `duplicate_token` need. Default: only to an attnd that is reached through a Unix
@@ -107,7 +108,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  and compared with those of others
     compiled     'eager': what torch.compile made runs eagerly in captured steps, and everything is seen of it. By default it
                  stays compiled where watch() came before its first forward, by Inductor of torch 2.13 or later; see forms/look.py
-    start        'auto': starts an attnd on this machine, for this user, where none answers (start.py). A failure is
+    start        'auto': starts an attnd on this machine, for this user, where none answers (capture/start.py). A failure is
                  told in a warning, and the training goes on without
     on_alert     a function, or several, called with each alert of this run, as a dict like those of Subscriber: between
                  steps, on the thread that ends them. StopTraining, which it may raise, reaches the training; any other
@@ -213,12 +214,24 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
             if weights_every != 0 and 0 in (publisher.rank, share.number):
                 made.projections = Projections(root, publisher, weights_every, names, share.of)
             if probe is not None:
-                made.follow_probe(probe, probe_every, endpoint, address)
+                made.follow_probe(probe, probe_every, _watch_probe(made, root, isinstance(probe, InductionInputs), endpoint, address))
             made.open()
         made.follow_alerts(alerts)
         made.tells_unsent = tells_unsent
         opened.pop_all()
     return made
+
+
+def _watch_probe(training: Watch, model: torch.nn.Module, is_induction: bool, endpoint: Optional[str], address: Any) -> Watch:
+    """For `is_induction` attnd needs all rows and their tokens, which tier state has not."""
+    publisher = training.publisher
+    # A run of its own, the same on all ranks: bridges and histories tell runs apart by their digits.
+    run = hashlib.md5(f"{publisher.run}/probe".encode()).digest()
+    return watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", wait=0,
+                 tokens=is_induction or training.sends_tokens, tier="raw" if is_induction else "auto",
+                 rank=publisher.rank, world=publisher.world, run=run, linger=publisher.linger, passive=True,
+                 values=training.sends_values, residual=training.sends_residual is not None,
+                 projections=training.sends_residual, reliable=publisher.reliable._replace(is_probe=True))
 
 
 def _own_tier(tier: Optional[str], **raw: bool) -> Dict[str, str]:

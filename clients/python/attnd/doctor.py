@@ -18,9 +18,10 @@ import time
 from importlib import metadata
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from . import __version__, address as addresses
-from .local import INSTALL, Unusable, log_name, page_of, page_refusal, programs, state_directory, version_of, \
-    version_order
+from . import __version__
+from .base import address as addresses
+from .base.local import (INSTALL, Unusable, log_name, page_of, page_refusal, programs, state_directory, version_of,
+                         version_order)
 
 NEEDED = ("numpy", "pyzmq", "msgpack")
 FRAMEWORKS = ("torch", "transformers", "lightning", "pytorch-lightning", "flash-attn", "xformers")
@@ -280,9 +281,9 @@ def _about_port() -> Findings:
 
 def _about_answer(name: Optional[str], endpoint: str, found: Callable[[Daemon], None]) -> Findings:
     try:
-        from .control import Control, ControlError, KeysError
-        from .scalars import NOT_CAPTURED
-        from .wire import printable
+        from .base.wire import printable
+        from .results.control import Control, ControlError, KeysError
+        from .sending.scalars import NOT_CAPTURED
     except ImportError as error:
         yield Finding("daemon", WRONG, f"cannot be asked: {error}",
                       f"{sys.executable} -m pip install {' '.join(NEEDED)}")

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from . import capture, torch_state, wire
-from .publisher import Publisher
+from .base import torch_state, wire
+from .capture.watch import Watch, innermost
+from .sending.publisher import Publisher
 
 
 def publish_attention(weights: Any, *, stack: Optional[str] = None, layer: Optional[int] = None, site: str = "self",
@@ -43,7 +44,7 @@ def publish_weights(*, stack: Optional[str] = None, layer: Optional[int] = None,
 
 def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[int], site: str, *tensors: Any,
              **options: Any) -> bool:
-    watch = capture.innermost()
+    watch = innermost()
     if watch is None or torch_state.is_graph_captured() or not torch_state.unseen_by_modes():
         return False
     try:
@@ -62,7 +63,7 @@ def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[
         return False
 
 
-def _where(watch: "capture.Watch", stack: Optional[str], layer: Optional[int], site: str) -> Optional[wire.NamedLayer]:
+def _where(watch: Watch, stack: Optional[str], layer: Optional[int], site: str) -> Optional[wire.NamedLayer]:
     """The layer that is meant; None when it is not known, or when the forward that runs does not count."""
     path = watch.running()
     if path is None and not watch.counts():
@@ -72,7 +73,7 @@ def _where(watch: "capture.Watch", stack: Optional[str], layer: Optional[int], s
     return None if path is None else watch.name(path)
 
 
-def _tokens(watch: "capture.Watch", where: wire.NamedLayer, tensors: Tuple[Any, ...]) -> Any:
+def _tokens(watch: Watch, where: wire.NamedLayer, tensors: Tuple[Any, ...]) -> Any:
     """The tokens of the forward that runs, where they are the keys of the attention; else None. `tensors` are its
     weights, or queries, keys and values."""
     shapes = [tuple(getattr(tensor, "shape", ())) for tensor in tensors if tensor is not None]

@@ -56,7 +56,7 @@ class Measured(NamedTuple):
 
 
 def from_message(message: Any) -> Attention:
-    """An Attention from an attnd.sender.Message: the very arrays that travelled. ValueError for a sample of rows."""
+    """An Attention from an attnd.sending.sender.Message: the very arrays that travelled. ValueError for a sample of rows."""
     keys = message.keys
     if keys.get("q_stride", 1) > 1:
         raise ValueError("a sample of rows is not verified: capture all rows (attnctl plan set JOB rows=0)")

@@ -19,7 +19,7 @@ from test_keys import Rotating
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 import attnd as client
-from attnd.control import KeysError
+from attnd.results.control import KeysError
 
 TRAIN = os.environ.get("ATTN_TRAIN", "build/clients/c/train")
 LIBATTN = ctypes.CDLL(os.path.join(os.path.dirname(os.path.abspath(TRAIN)), "libattn.so"))

@@ -18,7 +18,7 @@ import numpy as np
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE / ".." / ".." / "e2e"))
 sys.path.insert(0, str(HERE / ".." / ".." / ".." / "clients" / "python"))
-from attnd.layer_state import pack_state  # noqa: E402
+from attnd.sending.layer_state import pack_state  # noqa: E402
 from harness import Attnd, Trainer, softmax_maps, wait_until  # noqa: E402
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")

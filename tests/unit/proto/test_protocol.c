@@ -103,7 +103,7 @@ static void print_module(FILE *out)
 
 TEST(the_python_client_has_the_metrics)
 {
-    docs_expect_file("clients/python/attnd/metrics.py", print_module);
+    docs_expect_file("clients/python/attnd/base/metrics.py", print_module);
 }
 
 TEST(every_method_for_clients_is_listed)

@@ -16,7 +16,7 @@ import signal
 import sys
 from typing import List, NoReturn, Optional, Sequence
 
-from ..control import DEFAULT_TIMEOUT_S, Control, ControlError
+from ..results.control import DEFAULT_TIMEOUT_S, Control, ControlError
 from .jsonl import JsonLinesSink
 from .mlflow import MlflowSink
 from .pump import Bridge

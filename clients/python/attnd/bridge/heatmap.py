@@ -13,7 +13,7 @@ from typing import Any, Mapping, Tuple
 import numpy as np
 import numpy.typing as npt
 
-from ..metrics import SHARES
+from ..base.metrics import SHARES
 
 # Numbers whose range is known are shown on it, so that pictures of different steps compare; not those near one of its ends.
 _UNIT = SHARES - {"mean", "min", "max", "importance"}

@@ -11,8 +11,8 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
 
-from .. import flat
-from ..control import Control, ControlError
+from ..base import flat
+from ..results.control import Control, ControlError
 from .items import Run
 from .selection import Selection
 

@@ -12,8 +12,8 @@ from typing import Any, Dict, Iterator, Optional, Set
 import numpy as np
 import numpy.typing as npt
 
-from .. import flat
-from ..once import log
+from ..base import flat
+from ..base.once import log
 from . import heatmap
 from .items import Picture, Position, Run
 from .selection import Selection

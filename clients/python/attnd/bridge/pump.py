@@ -15,11 +15,11 @@ from collections import OrderedDict, deque
 from fnmatch import fnmatchcase
 from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Set, Union
 
-from .. import flat, wire
-from ..control import Control, ControlError
-from ..once import log
-from ..past import LIMIT_MAX
-from ..subscriber import Subscriber
+from ..base import flat, wire
+from ..base.once import log
+from ..results.control import Control, ControlError
+from ..results.past import LIMIT_MAX
+from ..results.subscriber import Subscriber
 from . import past
 from .items import End, Item, Note, Run, Scalars
 from .pictures import Pictures

@@ -21,7 +21,7 @@ from typing import Any, Dict, Iterator, Sequence, Tuple
 
 import numpy as np
 
-from .. import flat
+from ..base import flat
 
 METRICS = ("entropy", "entropy_normalized", "confidence", "first_token", "local_mass", "effective_rank", "max_logit",
            "sink_rate", "aggregate.mean.std")

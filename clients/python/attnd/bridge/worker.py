@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from concurrent.futures import Future
 from typing import Any, Callable, Deque, Dict, Optional, Tuple, Union
 
-from ..once import log
+from ..base.once import log
 from .items import End, Item, Ledger, Run
 from .sink import Sink, SinkGone
 

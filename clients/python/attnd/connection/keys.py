@@ -16,7 +16,7 @@ from typing import Any, List, NamedTuple, Optional
 import zmq
 from zmq.utils import z85
 
-from ..address import AddressError, endpoint as address_of_socket
+from ..base.address import AddressError, endpoint as address_of_socket
 from . import listener
 
 LENGTH = 40

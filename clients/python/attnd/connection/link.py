@@ -19,7 +19,7 @@ from typing import Any, Callable, Optional
 
 import zmq
 
-from .. import address as addresses
+from ..base import address as addresses
 from . import keys, listener
 
 LOOK_EVERY_S = 1.0

@@ -15,7 +15,7 @@ import stat
 import threading
 from typing import Any, List, Optional
 
-from ..address import SOCKETS
+from ..base.address import SOCKETS
 
 CONNECT_S, ANSWER_S = 0.5, 0.3  # of a local network; what takes longer is not known
 WAIT_S = 2.0  # for all questions, and for the name of a host

@@ -17,10 +17,10 @@ from typing import Any, Callable, Dict, Optional
 
 import torch
 
-from ..arguments import check_options
-from ..head_maps import SIDE_MAX, HeadMaps
-from ..layer_state import BUCKETS, LayerState
-from ..wire import HEADS_MAX, check_int
+from ..base.arguments import check_options
+from ..base.wire import HEADS_MAX, check_int
+from ..sending.head_maps import SIDE_MAX, HeadMaps
+from ..sending.layer_state import BUCKETS, LayerState
 from . import foreign, launch, pooled, reference, state
 from .entries import Entries
 from .problem import Problem, check_tensors

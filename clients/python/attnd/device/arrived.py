@@ -17,8 +17,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 import torch
 
-from ..head_maps import HeadMaps
-from ..layer_state import Reduced
+from ..sending.head_maps import HeadMaps
+from ..sending.layer_state import Reduced
 from . import launch, pooled, state
 from .entries import Entries, values_of
 from .problem import Problem, read

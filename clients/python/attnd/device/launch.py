@@ -10,8 +10,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
-from ..devices import relaxed
-from ..head_maps import cells
+from ..sending.devices import relaxed
+from ..sending.head_maps import cells
 from .entries import Entries, Logits, from_powers, inverse, norms, scaled
 from .pooled import Shown
 from .problem import Problem

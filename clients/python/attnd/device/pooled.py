@@ -13,7 +13,7 @@ from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 
-from ..head_maps import HeadMaps, SIDE_MAX, cells
+from ..sending.head_maps import HeadMaps, SIDE_MAX, cells
 from . import reference
 from .problem import Problem
 from .sums import wide

@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterable, NamedTuple, Optional
 import numpy as np
 import torch
 
-from ..masks import IGNORED_AT
+from ..base.masks import IGNORED_AT
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 POSITION_MAX = 2**31 - 1

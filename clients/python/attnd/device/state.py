@@ -11,7 +11,7 @@ from typing import Dict, List, Mapping, Sequence
 import numpy as np
 import torch
 
-from ..layer_state import KEY_MAX, STEP, Reduced
+from ..sending.layer_state import KEY_MAX, STEP, Reduced
 from .problem import Problem
 from .sums import wide
 

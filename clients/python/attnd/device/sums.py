@@ -11,7 +11,7 @@ from typing import Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 
-from .. import metrics
+from ..base import metrics
 
 ROW_METRICS = tuple(name for name in metrics.ROW_METRICS if name not in ("induction", "duplicate_token"))  # of no tokens
 _NOTHING_BELOW = -1e3  # exp of it is 0 in f64

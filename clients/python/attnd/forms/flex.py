@@ -23,7 +23,7 @@ from .detours import Detour, Original
 from .seen import Output, Queries
 
 if TYPE_CHECKING:
-    from ..lookout import Lookout
+    from .lookout import Lookout
 
 log = logging.getLogger("attnd")
 

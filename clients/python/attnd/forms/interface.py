@@ -16,7 +16,7 @@ from . import bands, mods
 from .seen import NotCaptured, Output, Queries
 
 if TYPE_CHECKING:
-    from ..lookout import Lookout
+    from .lookout import Lookout
 
 
 def observe(lookout: Callable[[], "Lookout"]) -> Any:

@@ -21,7 +21,7 @@ from .detours import Detour, Original
 from .seen import NotCaptured, Output, Queries
 
 if TYPE_CHECKING:
-    from ..lookout import Lookout
+    from .lookout import Lookout
 
 Given = Mapping[str, Any]
 Reader = Callable[[Given], Queries]

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 import torch
 from torch.nn import functional
 
-from ..torch_state import is_no_repetition
+from ..base.torch_state import is_no_repetition
 from . import flex, kernels_of_others, sdpa
 from .seen import Queries, autocast_dtype
 
 if TYPE_CHECKING:
-    from ..spy import Spy
+    from .spy import Spy
 
 log = logging.getLogger("attnd")
 

@@ -22,7 +22,7 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, NamedTuple, Op
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..masks import IGNORED_AT
+from ..base.masks import IGNORED_AT
 
 ELEMENTS = 1 << 22
 

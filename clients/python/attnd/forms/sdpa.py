@@ -6,8 +6,8 @@ from typing import Any, List, Mapping, Optional, Sequence
 
 import torch
 
-from ..ranks import share_of_heads
 from .seen import NotCaptured, Output, Queries
+from .shares import share_of_heads
 
 ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 

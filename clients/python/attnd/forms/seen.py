@@ -9,9 +9,9 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Seque
 import numpy as np
 import torch
 
-from ..devices import DTYPE_NAMES
-from ..masks import IGNORED_AT
-from ..torch_state import why_unreadable
+from ..base.masks import IGNORED_AT
+from ..base.torch_state import why_unreadable
+from ..sending.devices import DTYPE_NAMES
 from . import mods
 
 _NO_KEYS = re.compile(r"mask|pos|bias|residual")  # names of inputs that are none of another sequence

@@ -13,14 +13,14 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import attnd
 
-from .. import wire
-from ..alerts import Alert, CheckpointOn, StopTraining, check_acts
-from ..arguments import check_options
 from ..attach import watch
-from ..induction import NoInduction
-from ..once import log
-from ..publisher import named_job
-from ..trackers import Tracker, check_log_to
+from ..base import wire
+from ..base.arguments import check_options
+from ..base.once import log
+from ..model.induction import NoInduction
+from ..results.alerts import Alert, CheckpointOn, StopTraining, check_acts
+from ..results.trackers import Tracker, check_log_to
+from ..sending.publisher import named_job
 
 # The callback says itself what a step is and where the training stands.
 _OURS = ("steps", "first_step", "first_epoch")

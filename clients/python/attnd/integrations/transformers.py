@@ -27,8 +27,8 @@ from transformers import TrainerCallback
 
 import attnd
 
-from .. import scalars
-from ..trackers import Tracker, check_log_to
+from ..results.trackers import Tracker, check_log_to
+from ..sending import scalars
 from .session import Session
 
 # state.epoch is a sum of fractions.

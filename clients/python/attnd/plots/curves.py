@@ -6,14 +6,13 @@ from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
+from ..base.metrics import UNITS
 from . import charts, derive, scale
-from ..metrics import UNITS
 from .charts import Band, Bars, Chart, Line
 from .data import Maps, Timeline, take
 from .labels import CellAxis, clean
 from .maps import panel_of, pooled_text
-from .panels import Look, Panel, Panels
-from .panels import draw as draw_panels
+from .panels import Look, Panel, Panels, draw as draw_panels
 from .scale import Array
 from .style import WIDTH_TWO, NoQuery, NothingToDraw, NotWhole, colors
 

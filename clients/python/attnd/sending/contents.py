@@ -7,8 +7,9 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 import numpy as np
 
-from .. import tensors, wire
-from ..head_maps import HeadMaps
+from ..base import wire
+from . import tensors
+from .head_maps import HeadMaps
 
 HEADER_SLACK_BYTES = 1536  # all keys of a header but the lengths and the labels
 

@@ -28,7 +28,7 @@ from typing import Any, Deque, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 import zmq
 
-from .. import address
+from ..base import address
 
 try:
     import fcntl

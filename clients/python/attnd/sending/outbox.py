@@ -25,8 +25,8 @@ from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Option
 import numpy as np
 import zmq
 
-from .. import limits, wire
-from ..once import Once
+from ..base import limits, wire
+from ..base.once import Once
 from .reliable import Entry
 
 REMEDIES = ("Remedy: fewer query rows (rows=512 of attnd.watch, or now: attnctl plan set %s rows=512; or still fewer; "

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from typing import Callable, Dict, Optional, Tuple
 
-from .. import address as addresses, wire
+from ..base import address as addresses, wire
+from ..base.once import Once, log
 from ..connection import keys as keyring
 from ..connection.link import Link
-from ..once import Once, log
 from .outbox import Outbox
 from .reliable import Lane, Wish
 

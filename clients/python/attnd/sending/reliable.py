@@ -22,10 +22,10 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Seque
 import msgpack
 import zmq
 
-from ..address import SOCKETS
+from ..base.address import SOCKETS
+from ..base.once import Once, log
+from ..base.wire import printable
 from ..connection import keys as keyring
-from ..once import Once, log
-from ..wire import printable
 from .spool import Place, Spool, Unreadable, is_passing
 from .turn import Turn
 

@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: MIT
+"""accelerator: tier `state` of tensors on an accelerator: their numbers are computed there, beside the training.
+
+    training's thread   launches two kernels on the training's own stream, right behind the attention (device/launch.py), and
+                        a copy of what they leave into pinned memory: 96 bytes a row (116 of all rows), 4 a key. Nothing is
+                        captured until a thread has compiled the kernels. Without Triton, and of weights, PyTorch computes the
+                        metrics, which are copied
+    sender thread       waits for the copy (device/arrived.py)
+    a process beside    finishes the metrics, reduces them and packs the state (device/finisher.py), which the sender thread sends
+
+Queries, keys and weights are read before the model does anything else with them, so nothing of the model is held or copied.
+Nothing that is launched asks a device for an answer, so nobody waits. A capture of `ROWS_MAX` rows holds 59 MiB meanwhile.
+Without memory a capture is dropped, and so are the next ones.
+
+Self-check: of the first captures, and then of each in its turn, some rows are computed again, in the plain way. Where they
+differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw.
+"""
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import random
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+
+from ..base.masks import IGNORED_AT
+from ..base.plan import strata
+from ..device import finisher, launch, pooled, reference, weights
+from ..device.arrived import (CHECKED, Again, Arrived, Block, Computed, Left, Parcel, Said, Then, clock_of, computed, finish,
+                              module_of, only, weights_left)
+from ..device.entries import norms
+from ..device.problem import Problem, Rows
+from ..device.sums import wide
+from ..device.visible import Allowed, known, looked_at, visible_keys_of
+from ..sending.sender import NotYet
+from .cost import Cost
+
+log = logging.getLogger("attnd")
+
+ROWS_MAX = 1 << 18  # of a capture, over samples and heads
+MADE_MAX = 1 << 22  # logits, over samples and heads, of a capture that makes something of each that differs by head
+MADE_WHOLE_MAX = 1 << 24  # where it takes all rows
+MASK_BYTES_MAX = 32 << 20  # of a mask that is made for the capture
+REFERENCE_LOGITS_MAX = 1 << 24  # of a call, with masked ones
+_ENTRIES = 1 << 20  # logits that are looked at, at once
+_COPIED = 16 << 20  # bytes of queries and keys in another precision, at once, but for those of one head
+REST_AFTER_OUT_OF_MEMORY = 256  # captures
+CHECKED_FIRST = 3  # captures
+CHECKED_EVERY = 16  # steps, each layer
+_CHECKED_ROWS, _CHECKED_PIECES = 4, 16  # pieces of at least 512 keys
+_CHECKED_TO = 5e-3  # relative to what is above 1
+_ROUNDINGS = 4  # beside that, times the rounding of a logit: the weights of a row are off by about as much
+_BACKENDS = ("triton", "reference")
+_KINDS_WITHOUT = ("cpu", "meta", "mps")  # devices whose states the sender thread computes
+_AWAITED = "the kernels, or the process that finishes what they leave, are not there yet"
+_ALIKE_MAX = 256  # kinds of calls that are remembered
+_NOTHING = contextlib.nullcontext()
+_chosen = random.Random()  # not the training's
+
+
+def random_rows(queries: int, rows: int, device: torch.device) -> Rows:
+    """The numbers of some queries, one of each stratum, on their way to the device."""
+    here = strata(queries, rows)
+    there = torch.from_numpy(here)
+    return Rows(there.pin_memory().to(device, non_blocking=True) if computes(device) else there.to(device), here)
+
+
+class OfQueries(NamedTuple):
+    """Queries [B, H, Tq, d] and keys [B, Hk, Tk, d]; head h reads key head (first_head + h) // group.
+
+    precision   what the kernel of the model gets
+    mask        bool or added, four dimensions, each 1 or full, the third of all queries or of the rows that are taken; None:
+                `causal`, `window` and `documents` say all
+    first       position of query 0
+    rows        those that are taken; None: all
+    present     bool [B, Tq]: which queries are no padding, beside what the mask says
+    whole       all rows of all heads of the layer are taken
+    shared      the mask is one for all samples: it tells of no padding
+    tokens      [1]: how many positions the documents have; behind them is padding. None: all
+    replaces    the mask is what takes the place of the logits
+    sinks       f32 [H]: learned logits that take part in each softmax, and in nothing else
+    """
+    q: torch.Tensor
+    k: torch.Tensor
+    first_head: int
+    group: int
+    precision: torch.dtype
+    scale: float
+    softcap: float
+    causal: bool
+    window: int
+    mask: Optional[torch.Tensor]
+    documents: Optional[torch.Tensor]
+    first: int
+    cross: bool
+    rows: Optional[Rows] = None
+    present: Optional[torch.Tensor] = None
+    whole: bool = False
+    shared: bool = False
+    tokens: Optional[torch.Tensor] = None
+    replaces: bool = False
+    sinks: Optional[torch.Tensor] = None
+
+
+class OfWeights(NamedTuple):
+    """Weights and logits [B, H, Tq, Tk]. `sink`: there is one more key, which is a learned sink; the queries are every
+    `stride`th, from position `first` on; the rest as above."""
+    weights: torch.Tensor
+    logits: torch.Tensor
+    sink: bool
+    first: int
+    stride: int
+    cross: bool
+    present: Optional[torch.Tensor] = None
+    shared: bool = False
+
+
+Asked = Union[OfQueries, OfWeights]
+Wait = Callable[..., Any]  # wait(then): then(Arrived), perhaps called in another process; None when that is not to be used
+
+
+def _unchanged(numbers: Arrived) -> Arrived:
+    return numbers
+
+
+class Accelerator:
+    """Computes for one watch. launch() is for the training's thread, what it returns for the sender's."""
+
+    def __init__(self, job: str, cost: Cost):
+        self._job = job
+        self._cost = cost
+        self._trusted = list(_BACKENDS)
+        self._captures = 0
+        self._step, self._steps, self._of_step = -1, 0, 0  # the step of the last capture, steps, and captures of that one
+        self._resting = 0  # captures that are not tried, for lack of memory
+        self._rows: Optional[Tuple[Any, Rows]] = None
+        self._alike: Dict[Any, Any] = {}  # what was found out of calls whose tensors alone are others
+
+    def rows(self, forward: Tuple[int, int], queries: int, rows: int, device: torch.device) -> Rows:
+        """random_rows(), the same for all layers of a forward, by step and microbatch, that are computed on one stream."""
+        key = forward, queries, rows, clock_of(device).stream()
+        if self._rows is None or self._rows[0] != key:
+            self._rows = key, random_rows(queries, rows, device)
+        return self._rows[1]
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether some backend is left."""
+        return bool(self._trusted)
+
+    def is_fast_for(self, logits: float, q: torch.Tensor, precision: torch.dtype, documents: Optional[torch.Tensor]) -> bool:
+        """Whether this number of logits takes the training's thread no more than some milliseconds to launch: without the
+        kernel each chunk of them is launched by itself. The rest as of OfQueries."""
+        if "reference" in self._trusted and logits <= REFERENCE_LOGITS_MAX:
+            return True
+        return self._is_able(q, precision, documents)
+
+    def _is_able(self, q: torch.Tensor, precision: torch.dtype, documents: Optional[torch.Tensor]) -> bool:
+        """Whether the kernel computes this."""
+        if "triton" not in self._trusted:
+            return False
+        key = q.device, q.shape[3], precision, None if documents is None else documents.dtype
+        if key not in self._alike:
+            self._alike[key] = launch.unable(q.device, precision, q.shape[3], documents) is None
+        return bool(self._alike[key])
+
+    def launch(self, asked: Asked, step: int, side: int = 0) -> "Wait":
+        """Launches the computation; what is returned waits for the numbers. `side`: cells of the maps of the first sample, 0
+        for none. Raises NotYet until the kernels, and the process that finishes, are there; and MemoryError without memory, and
+        for a while after that: asking for some that is not there makes torch give back what it keeps for the training, which
+        takes its time."""
+        if self._resting > 0:
+            self._resting -= 1
+            raise MemoryError("the device was out of memory not long ago")
+        try:
+            with torch.no_grad() if torch.is_grad_enabled() else _NOTHING:
+                return self._launched(asked, step, side)
+        except Exception as error:
+            if _is_lack_of_memory(error):
+                self._resting = REST_AFTER_OUT_OF_MEMORY
+            raise
+
+    def _launched(self, asked: Asked, step: int, side: int) -> "Wait":
+        checked = self._takes_check(step)
+        device = asked[0].device
+        clock = clock_of(device)
+        stream = clock.stream()
+        is_awaited = clock.finishes_beside and not finisher.shared().is_ready
+        began = clock.event(stream)
+        if isinstance(asked, OfQueries):
+            found = self._queries(asked, checked, side, is_awaited)
+        elif is_awaited:
+            raise NotYet(_AWAITED)
+        else:
+            with reference.exact(device):
+                found = _weights(asked, side)
+        parcel = Parcel(clock, stream, found.tensors)
+        self._captures += 1
+        self._of_step += 1
+        found = found._replace(tensors={})
+
+        def wait(then: Then = _unchanged) -> Any:
+            given = found, parcel.about, then
+            check, made = parcel.take(lambda data: finisher.shared().run(finish, *given, data=data) if clock.finishes_beside
+                                      else finish(*given, data))
+            self._cost.spent(step, clock.seconds(began, parcel.ended), device=True)
+            clock.events += began, parcel.ended
+            agrees = check is None or found.backend is None or self._agrees(found.backend, check, device)
+            return made if agrees else None
+
+        return wait
+
+    def _takes_check(self, step: int) -> bool:
+        """Whether this capture is checked: the first ones, then one in CHECKED_EVERY, another one of its step each time."""
+        if step != self._step:
+            self._step, self._steps, self._of_step = step, self._steps + 1, 0
+        return self._captures < CHECKED_FIRST or (self._steps + self._of_step) % CHECKED_EVERY == 0
+
+    def _queries(self, asked: OfQueries, checked: bool, side: int = 0, is_awaited: bool = False) -> Computed:
+        device, (batch, heads, queries, _) = asked.q.device, asked.q.shape
+        blocks: List[Block] = []
+        backend = "reference"
+        head = _chosen.randrange(heads) if checked else -1
+        said, facts = _said(asked)
+        with reference.exact(device) if checked or side else _NOTHING:
+            for some, problem in _problems(asked, self._alike):
+                if self._is_able(asked.q, asked.precision, asked.documents):
+                    backend = "triton"
+                    mask = None if blocks else asked.mask
+                    is_awaited |= not self._tried(problem, launch.is_ready, asked.whole, mask, side, said is not None)
+                if is_awaited:
+                    raise NotYet(_AWAITED)
+                again = _again(problem, head - some.start) if some.start <= head < some.stop else None
+                by_kernel = backend == "triton"
+                if asked.mask is not None and not blocks:
+                    facts["looked"] = self._tried(problem, launch.looked_at, asked.mask) if by_kernel else _looked_at(asked)
+                block = self._tried(problem, _by_kernel, asked.whole, again) if by_kernel else \
+                    _by_reference(problem, again, facts.get("looked"))
+                if side and asked.rows is None:
+                    block.tensors.update(_maps(problem, block, side, asked.whole, said, facts))
+                blocks.append(block)
+                del problem  # copies for the next one take the place of its own
+        shape = batch, heads, queries if asked.rows is None else len(asked.rows.here), asked.k.shape[2]
+        return computed(facts, blocks, said, shape, backend, asked.first, asked.whole and backend == "triton")
+
+    def _tried(self, problem: Problem, launches: Callable[..., Any], *how: Any) -> Any:
+        """Tries kernels. One that fails would fail again, after as many seconds of compiling: it is left for good."""
+        try:
+            return launches(problem, *how)
+        except Exception as error:
+            if not _is_lack_of_memory(error):
+                self._distrust("triton", f"the kernel does not run on {problem.q.device}: {error}")
+            raise
+
+    def _agrees(self, backend: str, check: np.ndarray, device: torch.device) -> bool:
+        """Whether rows that were computed again are the same; else the backend is not used again, which is said."""
+        found, expected, rounding = check
+        with np.errstate(invalid="ignore"):
+            right = np.abs(found - expected) <= (_CHECKED_TO + _ROUNDINGS * rounding) * np.maximum(1, np.abs(expected))
+        right |= ~np.isfinite(found) & ~np.isfinite(expected)
+        if right.all():
+            return True
+        metric, row = np.argwhere(~right)[0]
+        self._distrust(backend, f"what it computes on {device} is wrong: {CHECKED[metric]} of a row is "
+                                f"{found[metric, row]:.6g}, and {expected[metric, row]:.6g} when it is computed in the plain way. The state is not sent")
+        return False
+
+    def _distrust(self, backend: str, why: str) -> None:
+        if backend in self._trusted:
+            self._trusted.remove(backend)
+            following = f"The backend {self._trusted[0]!r} takes over" if self._trusted else "From now on tier raw travels"
+            log.warning("job %s: the backend %r is not used again: %s. %s", self._job, backend, why, following)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def computes(device: torch.device) -> bool:
+    """Whether states are computed on this kind of device."""
+    return device.type not in _KINDS_WITHOUT and hasattr(module_of(device), "Stream")
+
+
+# ------------------------------------------------------------------------------------------ from queries and keys
+
+def _heads_at_once(asked: OfQueries) -> int:
+    """How many heads make a block, by what is copied to the precision of the kernel and by what is launched at once."""
+    batch, _, _, width = asked.q.shape
+    tokens = sum(one.shape[2] // group for one, group in ((asked.q, 1), (asked.k, asked.group))
+                 if one.dtype != asked.precision)
+    copied = batch * tokens * width * torch.finfo(asked.precision).bits // 8
+    return max(1, min(_COPIED // max(1, copied), launch.SLICE_HEADS // batch))
+
+
+def _slices(asked: OfQueries, most: int) -> Sequence[slice]:
+    """Cuts the heads into blocks of at most `most` that read all of some key heads, or one of them."""
+    heads, group, found, begin = asked.q.shape[1], asked.group, [], 0
+    while begin < heads:
+        to_edge = group - (asked.first_head + begin) % group
+        count = most // group * group if to_edge == group and most >= group else min(most, to_edge)
+        if begin + count > heads:
+            count = heads - begin if heads - begin < group else (heads - begin) // group * group
+        found.append(slice(begin, begin + count))
+        begin += count
+    return found
+
+
+def _problems(asked: OfQueries, alike: Dict[Any, Any]) -> Iterator[Tuple[slice, Problem]]:
+    """Each block of heads, and its problem. `alike`: problems without tensors, by all that calls with others have in common."""
+    q, k, rows = asked.q, asked.k, asked.rows
+    key = (_looks(q), _looks(k), asked[2:9], asked.replaces, asked.sinks is None, None if rows is None else (len(rows.here), rows.there.data_ptr() % 16), asked.first,
+           asked.cross, _looks(asked.mask), _looks(asked.documents))
+    if key not in alike:
+        if len(alike) >= _ALIKE_MAX:
+            alike.clear()
+        alike[key] = [(some, _problem(asked, some).like(None, None, None, None, None))
+                      for some in _slices(asked, _heads_at_once(asked))]
+    for some, one in alike[key]:
+        yield some, one.like(*_tensors_of(asked, some), rows, None if asked.sinks is None else asked.sinks[some])
+
+
+def _looks(tensor: Optional[torch.Tensor]) -> Any:
+    """All that a problem is told by of a tensor, but for its numbers."""
+    return None if tensor is None else (tensor.device, tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr() % 16)
+
+
+def _tensors_of(asked: OfQueries, some: slice) -> Tuple[Any, Any, Any, Any]:
+    """Queries, keys, mask and documents of some heads, in the precision of the kernel."""
+    q, k, mask = asked.q, asked.k, asked.mask
+    if some.stop - some.start < q.shape[1]:
+        q, mask = q[:, some], mask if mask is None or mask.shape[1] == 1 else mask[:, some]
+    first, last = (asked.first_head + some.start) // asked.group, (asked.first_head + some.stop - 1) // asked.group
+    k = k if last - first + 1 == k.shape[1] else k[:, first:last + 1]
+    return (q if q.dtype == asked.precision else q.to(asked.precision), k if k.dtype == asked.precision else k.to(asked.precision),
+            mask, asked.documents)
+
+
+def _problem(asked: OfQueries, some: slice) -> Problem:
+    q, k, mask, documents = _tensors_of(asked, some)
+    rows = asked.rows
+    found = Problem(q, k, asked.scale, asked.causal, asked.first, asked.window, None, None, mask if rows is None else None,
+                    asked.softcap, None, documents, asked.cross)
+    found.replaces = asked.replaces
+    return found if rows is None else found.sampled(rows, mask)
+
+
+def _said(asked: OfQueries) -> Tuple[Optional[Said], Dict[str, torch.Tensor]]:
+    """Makes the meaning of mask and padding, None: there is neither; and the facts of them that are known already."""
+    queries, keys, rows = asked.q.shape[2], asked.k.shape[2], asked.rows
+    facts = {} if asked.tokens is None else {"tokens": asked.tokens}
+    if asked.present is not None:
+        facts["present"] = asked.present if rows is None else asked.present[:, rows.there]
+    if asked.mask is None and not facts:
+        return None, facts
+    return Said(asked.first, asked.first + queries, keys, queries, asked.causal, asked.cross, asked.shared,
+                None if rows is None else rows.here), facts
+
+
+def _looked_at(asked: OfQueries) -> torch.Tensor:
+    """The mask, by PyTorch."""
+    mask, keys, rows = asked.mask, asked.k.shape[2], asked.rows
+    assert mask is not None
+    some = torch.arange(asked.q.shape[2], device=mask.device) if rows is None else rows.there
+    mask = mask if mask.shape[2] in (1, len(some)) else mask.index_select(2, some)
+    return looked_at(_allowed(mask, keys, asked.causal, asked.window, some, asked.first), len(some), keys)
+
+
+def _allowed(mask: torch.Tensor, keys: int, causal: bool, window: int, rows: torch.Tensor, first: int = 0) -> Allowed:
+    """The keys that a mask of the queries `rows` and the words beside it leave to some of these; to some head, where heads
+    differ."""
+    j = torch.arange(keys, device=mask.device)
+
+    def allowed(some: slice) -> torch.Tensor:
+        mine = rows[some]
+        part = mask[:, :, some] if mask.shape[2] > 1 else mask
+        seen = part if part.dtype == torch.bool else ~(part <= IGNORED_AT)
+        p = first + mine[:, None]
+        seen = seen.any(1).expand(-1, len(mine), keys)
+        if causal:
+            seen = seen & (j <= p)
+        return seen & (j > p - window) if window else seen
+
+    return allowed
+
+
+@torch.no_grad()
+def valid_of(mask: torch.Tensor, causal: bool, window: int) -> torch.Tensor:
+    """Which queries of self-attention are no padding, bool [B or 1, T], by a mask [B or 1, H or 1, T, T]: on its device and
+    in the training's stream, which waits for nothing."""
+    rows = torch.arange(mask.shape[2], device=mask.device)
+    return known(looked_at(_allowed(mask, len(rows), causal, window, rows), len(rows), len(rows)), rows, len(rows), len(rows), False).valid
+
+
+def _again(p: Problem, head: int) -> Again:
+    """Some rows of the head, of some sample, others each time."""
+    f64 = wide(p.q.device)
+    sample = _chosen.randrange(p.batch)
+    at = _chosen.sample(range(p.queries), min(_CHECKED_ROWS, p.queries))
+    j = torch.arange(p.keys, device=p.q.device)
+    position = torch.stack([torch.full_like(j[0], p.position(i)) for i in at])[:, None]
+    q, k = torch.stack([p.q[sample, head, p.number(i)] for i in at]).to(f64), p.k[sample, head // p.group]
+    s = torch.cat([q @ some.to(f64).t() for some in torch.split(k, max(512, -(-p.keys // _CHECKED_PIECES)))], 1) * p.scale
+    rounding = q.norm(dim=1) * norms(k[None, None]).amax() * (abs(p.scale) * 2.0**-21)
+    s = torch.tanh(s / p.softcap) * p.softcap if p.softcap else s
+    seen = torch.ones_like(s, dtype=torch.bool)
+    if p.bias is not None:
+        bias = p.bias.expand(p.batch, p.heads, -1, -1)[sample, head]
+        bias = torch.stack([bias[(p.number(i) if p.bias_of_all else i) % len(bias)] for i in at])
+        seen = ~p.hidden(bias).expand(seen.shape)
+        s = s if bias.dtype == torch.bool else bias.to(f64) if p.replaces else s + bias
+    if p.causal:
+        seen = seen & (j <= position)
+    if p.window:
+        seen = seen & (j > position - p.window)
+    if p.documents is not None:
+        seen = seen & (p.documents[sample][position.clamp(max=p.keys - 1)] == p.documents[sample]) & (position < p.keys)
+    logits = torch.where(seen, s, torch.full_like(s, -math.inf))
+    a = torch.softmax(logits if p.sinks is None else torch.cat([logits, p.sinks[head].to(f64).expand(len(at), 1)], 1), 1)[:, :p.keys]
+    distance = (position - j).abs()
+    top = logits.amax(1)
+    numbers = (-torch.xlogy(a, a).sum(1), a.amax(1), (a * (distance <= p.local_window)).sum(1), (a * distance).sum(1),
+               only(a[:, 0], position[:, 0] >= 1), top)
+    expected = torch.stack([only(one, torch.isfinite(top)) for one in numbers])
+    return Again(sample, head, at, torch.stack([expected, rounding.expand_as(expected)]))
+
+
+def _by_kernel(problem: Problem, whole: bool, again: Optional[Again]) -> Block:
+    """Launches the kernels."""
+    return _block({"left": launch.launched(problem, whole)}, problem, again, whole)
+
+
+def _by_reference(problem: Problem, again: Optional[Again], looked: Optional[torch.Tensor]) -> Block:
+    """Launches the reference. Sums over weights and logits would cost half as many launches again: only the numbers of a
+    message that need none exist."""
+    rows = reference.rows(problem, None, None if looked is None else visible_keys_of(looked, problem))
+    found = {name: values for name, values in rows.items() if any(values.stride())}  # the others: no row has one
+    tensors = {"rows": torch.stack(list(found.values())), "q": norms(problem.taken().q), "k": norms(problem.k)}
+    return _block(tensors, problem, again, False, tuple(found))
+
+
+def _block(tensors: Dict[str, torch.Tensor], p: Problem, again: Optional[Again], *how: Any) -> Block:
+    """With the rows that were computed again, whose numbers travel, too, as sinks do."""
+    if p.sinks is not None:
+        tensors["sinks"] = p.sinks
+    if again is not None:
+        tensors["again"], again = again.numbers, again._replace(numbers=torch.empty(0, device="cpu"))
+    return Block(tensors, Left(p.on_host(), None if p.rows is None else p.rows.here, again, *how))
+
+
+# --------------------------------------------------------------------------------------------------- from weights
+
+def _weights(asked: OfWeights, side: int = 0) -> Computed:
+    weights_of, logits = (one[..., :-1] if asked.sink else one for one in (asked.weights, asked.logits))
+    batch, heads, queries, keys = weights_of.shape
+    step = max(1, _ENTRIES // (batch * heads * keys))
+    mask = torch.cat([~(logits[:, :, begin:begin + step] <= IGNORED_AT).all(1) for begin in range(0, queries, step)], 1)
+    facts = {"looked": looked_at(lambda some: mask[:, some], queries, keys), **({} if asked.present is None else {"present": asked.present})}
+    after = asked.first + queries * asked.stride
+    said = Said(asked.first, after, keys, queries, False, asked.cross, asked.shared, None, asked.stride)
+    meaning = said(facts)
+    words = weights.Words(q_offset=asked.first, q_stride=asked.stride, mask=mask, cross=asked.cross, valid=meaning.valid,
+                          end=meaning.end)
+    judged = weights.rows(weights_of, words, asked.sink)
+    tensors = {"rows": torch.stack([values.float() for values in judged.rows.values()]), "error": judged.row_sum_error}
+    if side and asked.stride == 1:
+        tensors.update(_of_pooled(pooled.of_weights(weights_of, words, 0, side)))
+    block = Block(tensors, functools.partial(weights_left, tuple(judged.rows)))
+    return computed(facts, [block], said, (batch, heads, queries, keys), None, asked.first, False)
+
+
+def _maps(p: Problem, block: Block, side: int, whole: bool, said: Optional[Said],
+          facts: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """Maps of a block of heads of all rows, and, if there is padding, where that of their sample ends."""
+    valid, shown = None if said is None else said(facts).valid, None
+    if "left" not in block.tensors:
+        return _of_pooled(pooled.of_queries(p, 0, side, None, valid))
+    if valid is not None:
+        first, end = (torch.full_like(valid[0], number, dtype=torch.int64) for number in (0, p.keys))
+        if "looked" in facts:
+            _, first, last = facts["looked"][0, :3 * p.queries].long().view(3, -1)
+            end = last + 1
+        shown = pooled.part_of(valid[0], valid[0], first, end, p.keys)
+    values = launch.maps(p, launch.parts_of(p, whole, block.tensors["left"])[1], side, shown)
+    return {"maps": values[None], **({} if shown is None else {"extent": shown.extent[None, :, None]})}
+
+
+def _of_pooled(found: pooled.Pooled) -> Dict[str, torch.Tensor]:
+    return {"maps": found.values[None], "extent": found.extent[None, :, None]}

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""origins: whether a captured call travels as a state (states.py), where that is computed and of which rows, and when maps go along."""
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Dict, Optional, Tuple
+
+from ..base.plan import Plan
+from ..forms.seen import (Seen, Weights, device_of, heads_of, keys_of, makes_by_head, map_weights, precision_of,
+                          queries_of)
+from ..sending.head_maps import Turns
+from ..sending.publisher import Publisher
+from .accelerator import MADE_MAX, MADE_WHOLE_MAX, ROWS_MAX, Accelerator, computes
+from .calls import Context, beyond_device, logits_of
+from .cost import Cost
+from .states import Origin
+
+ROWS_ON_DEVICE = 256  # query rows that an accelerator takes of a call whose plan says nothing of rows
+WHOLE_EVERY = 16  # captures of an attention there, of which one takes all rows of a sample
+
+
+class Origins:
+    """The origins of the states of one watch, which asks from the training thread. `sends_values`: tensors travel, whatever
+    the plan says."""
+
+    def __init__(self, publisher: Publisher, cost: Cost, sends_values: bool):
+        self._publisher = publisher
+        self._sends_values = sends_values
+        self.accelerator = Accelerator(publisher.job, cost)
+        self._captures: Dict[str, int] = {}  # of each attention: those that an accelerator took as it liked
+        self._maps = Turns()
+
+    def of(self, path: str, seen: Seen, plan: Plan, epoch: int, step: int, cross: bool, context: Context
+           ) -> Tuple[Optional[Origin], Plan]:
+        """The origin of the state that travels instead of tensors, None: they do; and the part of the call that is taken. At
+        most now and then maps go along."""
+        if plan.tier == "raw" or self._sends_values or not self._publisher.takes_states:
+            return None, plan
+        computer = None
+        if not computes(device_of(seen)):
+            if plan.tier != "state":
+                return None, plan
+        else:
+            there = self.plan_on_device(path, seen, plan, cross, context)
+            if not self.accelerator.is_trusted or not self._fits_device(seen, there, cross, context):
+                return None, plan
+            computer, plan = self.accelerator, there
+        side = self._publisher.maps_side
+        if computer is not None and 0 < plan.rows < queries_of(seen)[1]:
+            side = 0  # they need all rows
+        if side and not self._maps.take(path, epoch, step, plan.every, self._publisher.maps_every, map_weights(seen)):
+            side = 0
+        return Origin(epoch, step, self._publisher.rank, self._publisher.buckets, side, computer, cross), plan
+
+    def is_of_device(self, seen: Seen, plan: Plan) -> bool:
+        """Whether an accelerator computes the state, if one travels."""
+        return plan.tier != "raw" and self._publisher.takes_states and computes(device_of(seen))
+
+    def plan_on_device(self, path: str, seen: Seen, plan: Plan, cross: bool, context: Context) -> Plan:
+        """The part of a call that an accelerator computes: at most ROWS_MAX rows, or MADE_MAX logits; and where the plan says
+        nothing of them, some of each sample, and now and then all of one sample: maps, and numbers of the map as a whole, need
+        those."""
+        (batch, queries), heads = queries_of(seen), heads_of(seen)
+        rows_max = whole_max = ROWS_MAX
+        if makes_by_head(seen):
+            rows_max, whole_max = (min(ROWS_MAX, most // keys_of(seen)) for most in (MADE_MAX, MADE_WHOLE_MAX))
+        most = max(1, rows_max // (heads * min(batch, plan.samples or batch)))
+        taken = min(most, plan.rows or ROWS_ON_DEVICE)
+        if not plan.rows:
+            if queries <= taken:
+                return plan
+            captures = self._captures[path] = self._captures.get(path, len(self._captures) - 1) + 1  # layers take turns
+            if captures % WHOLE_EVERY == 0 and heads * queries <= whole_max:
+                whole = replace(plan, samples=1)
+                if self._fits_device(seen, whole, cross, context):
+                    return whole
+        return _of_rows(plan, taken)
+
+    def _fits_device(self, seen: Seen, plan: Plan, cross: bool, context: Context) -> bool:
+        if beyond_device(seen, plan, cross, context) is not None:
+            return False
+        if isinstance(seen, Weights):
+            return True
+        return self.accelerator.is_fast_for(logits_of(seen, plan), seen.q, precision_of(seen), seen.documents and seen.documents[0])
+
+
+@functools.lru_cache(16)
+def _of_rows(plan: Plan, rows: int) -> Plan:
+    """The plan with this number of rows."""
+    return replace(plan, rows=rows)

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: MIT
+"""evidence: what becomes of the result of a softmax, and where its input came from.
+
+The weights of an attention are next multiplied with values of the same keys, which each sample has of its own:
+[B, H, Tq, Tk] with [B, H or 1, Tk, d]. A Trail follows a result through the torch functions of a forward, by the
+identity of tensors, until such a product. A tensor made of it with as many numbers (dropout, a cast, another shape or
+order of axes), or a slice of it (without a learned sink), is followed as well. Until then the trail keeps what it follows alive, and
+copies nothing. The values are those of whose axes the product is certain.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+import torch
+from torch.nn import functional
+
+from .seen import Weights
+
+FOLLOWED_MAX = 64  # tensors of one trail
+
+OWN, SHARED, MIXED, SOME, CHAINED = "own", "shared", "mixed", "some", "chained"
+Order = Tuple[int, ...]
+
+
+class Findings(NamedTuple):
+    """The facts about a softmax when its judgement is due.
+
+    product      OWN: multiplied with values of its keys that each sample has; SHARED: with what all samples share;
+                 MIXED: with what each query has of its own; SOME: as OWN, but of some of its columns only; CHAINED: with
+                 nothing but what is made of it; None: not multiplied in sight
+    covered      of how many columns
+    queries      the axis of the queries, where the product tells
+    selected     its largest values were looked for
+    heads_first  the values' heads are the first axis; None: they do not tell
+    linear       its input is the output of a layer, and no product of queries and keys; None: not known
+    """
+    product: Optional[str]
+    covered: int
+    queries: Optional[int]
+    selected: bool
+    heads_first: Optional[bool]
+    linear: Optional[bool]
+
+
+class Trail:
+    """One softmax that is followed. `result`: the very tensor that the model got; `settle` is called with this trail
+    when its judgement is due."""
+
+    def __init__(self, seen: Weights, result: torch.Tensor, owner: Any, settle: Callable[[Trail], None]):
+        self.seen = seen
+        self.owner = owner
+        self.settle = settle
+        self._result = result
+        self._version = _version(result)
+        self.values: Optional[torch.Tensor] = None  # [B or 1, Hkv, Tk, dv], in the order of the weights' axes
+        self._keys: Dict[int, Tuple[torch.Tensor, int]] = {id(result): (result, int(result.shape[-1]))}
+        self._orders: Dict[int, Optional[Order]] = {id(result): None if result.dim() != 4 else (0, 1, 2, 3)}
+        self._turned: Set[int] = set()  # of those, which have their axes in another order
+        self._product: Optional[str] = None
+        self._chained: Set[int] = set()  # of those, products of the result with what is made of it
+        self._covered = 0
+        self._queries: Optional[int] = None
+        self._selected = False
+        self._heads_first: Optional[bool] = None
+
+    @property
+    def altered(self) -> bool:
+        """Whether the model has written to the result since."""
+        return _version(self._result) != self._version
+
+    def findings(self) -> Findings:
+        """The findings so far."""
+        lost = self._product is None or len(self._keys) == FOLLOWED_MAX
+        product = CHAINED if self._chained and lost else self._product
+        return Findings(product, self._covered, self._queries, self._selected, self._heads_first, _is_of_layer(self.seen.logits))
+
+    def after(self, function: Any, args: Any, operands: Sequence[torch.Tensor], made: Any) -> bool:
+        """The model has called a torch function, which made this; whether the trail is at its end."""
+        own = next((x for x in operands if id(x) in self._keys), None)
+        if own is None:
+            return False
+        keys = self._keys[id(own)][1]
+        multiplies = function in _EINSUM or function in _PRODUCTS or function is functional.linear
+        if multiplies and any(x is not own and id(x) in self._keys for x in operands):
+            self._follow(made, None, None, True, True)
+        elif multiplies and id(own) in self._chained:
+            return False  # no weights any more
+        elif function in _EINSUM:
+            self._product = self._of_einsum(args, own, keys)
+        elif function is functional.linear:
+            self._product = SHARED if own is operands[0] else None
+        elif function in _PRODUCTS:
+            left, right = (operands[i] for i in _PRODUCTS[function])
+            self._product = self._of_product(left, right, own, keys)
+        elif getattr(function, "__name__", "") in _SELECTING and not (function in _LARGEST and torch.is_tensor(made)):
+            self._selected = True
+        elif isinstance(made, torch.Tensor) and (made.numel() == own.numel() or function in _SLICES):
+            turns = getattr(function, "__name__", "") in _TURNING
+            self._follow(made, keys if made.numel() == own.numel() else None, _order(self._orders[id(own)], own, made, turns),
+                         id(own) in self._turned or turns, id(own) in self._chained)
+        return self._product is not None
+
+    def _follow(self, made: torch.Tensor, keys: Optional[int], order: Optional[Order], turned: bool, chained: bool) -> None:
+        if len(self._keys) == FOLLOWED_MAX or not made.dim():
+            return
+        self._keys[id(made)] = made, int(made.shape[-1]) if keys is None else keys
+        self._orders[id(made)] = order
+        if turned:
+            self._turned.add(id(made))
+        if chained:
+            self._chained.add(id(made))
+
+    def _covers(self, keys: int) -> str:
+        self._covered = keys
+        return OWN if keys >= int(self._result.shape[-1]) - 1 else SOME
+
+    def _of_product(self, left: torch.Tensor, right: torch.Tensor, own: torch.Tensor, keys: int) -> Optional[str]:
+        """The kind of a matrix product; None when it does not sum over the keys."""
+        values, axes = (right, (-1, -2)) if left is own else (left, (-2, -1))
+        if own.dim() < 2 or own.shape[axes[0]] != keys:
+            return None
+        queries, samples = int(self.seen.weights.shape[2]), int(self.seen.weights[..., 0, 0].numel())
+        if own.shape[axes[1]] == 1 and queries > 1:
+            return MIXED
+        if own.dim() > values.dim() or (own.dim() == 2 and samples > 1) \
+                or (values.shape[0] == 1 and own.shape[0] > 1) or _is_shared(values, 0):
+            return SHARED
+        kind, order = self._covers(keys), self._orders[id(own)]
+        if order is not None:
+            self._queries = order[axes[1]]
+        if order is not None and values.dim() == 4 and left is own:
+            self._heads_first = _heads_first(*_arranged((0, 1, 2, 3) if order[0] < order[1] else (1, 0, 2, 3), values))
+        if left is own and kind == OWN:
+            self._find_values(own, values, order)
+        return kind
+
+    def _find_values(self, own: torch.Tensor, values: torch.Tensor, order: Optional[Order]) -> None:
+        """`values`, [..., Tk, dv], are what the weights `own` were multiplied with."""
+        batch, heads, queries = (int(size) for size in (self.seen.weights if order is None else own).shape[:3])
+        before = [int(size) for size in values.shape[:-2]]
+        if (order is None and id(own) in self._turned) or own.shape[-2] != queries or math.prod(own.shape[:-2]) != batch * heads:
+            return
+        if before[0] == batch and (len(before) == 2 or (len(before) == 3 and before[2] == 1)) and heads % before[1] == 0:
+            self.values = values if len(before) == 2 else values.squeeze(2)
+        elif math.prod(before) == batch * heads:
+            self.values = values.reshape(batch, heads, *values.shape[-2:])
+        if self.values is not None and order is not None and order[0] > order[1]:
+            self.values = self.values.transpose(0, 1)
+
+    def _of_einsum(self, args: Any, own: torch.Tensor, keys: int) -> Optional[str]:
+        if not args or not isinstance(args[0], str):
+            return None
+        named, _, made = args[0].replace(" ", "").partition("->")
+        letters = named.split(",")
+        operands = list(tensors_in(args[1:]))
+        if len(letters) != len(operands):
+            return None
+        at = next(i for i, operand in enumerate(operands) if operand is own)
+        mine = letters[at]
+        key = next((x for x in reversed(mine.replace(".", "")) if x not in made and _size(mine, own, x) == keys), None)
+        if key is None:
+            return None
+        for i, values in enumerate(operands):
+            if i != at and key in letters[i]:
+                return self._of_values(mine, letters[i], key, own, values)
+        return None
+
+    def _of_values(self, mine: str, theirs: str, key: str, own: torch.Tensor, values: torch.Tensor) -> str:
+        """The kind of an einsum of weights and values, by the names of their axes: the values have all but the queries."""
+        absent = [x for x in mine.replace(".", "") if x != key and x not in theirs]
+        query = next((x for x in reversed(mine.replace(".", "")) if x != key), "")
+        if len(absent) == 1 and absent[0] != mine[0]:
+            query = absent[0]
+        if query in theirs and int(self.seen.weights.shape[2]) > 1:
+            return MIXED
+        if "..." in mine:
+            shared = "..." not in theirs or _is_shared(values, 0)
+        else:
+            at = theirs.find(mine[0])
+            shared = at < 0 or _is_shared(values, at) or (values.shape[at] == 1 and own.shape[0] > 1)
+        if shared:
+            return SHARED
+        kind, order = self._covers(int(own.shape[mine.index(key) - len(mine)])), self._orders[id(own)]
+        if order is not None and len(mine) == 4 and absent == [query]:
+            self._queries = order[mine.index(query)]
+            axes = [theirs.find(x) for x in (*sorted(set(mine) - {query, key}, key=lambda x: order[mine.index(x)]), key)]
+            if len(theirs) == 4:
+                axes.append(6 - sum(axes))  # the features
+                self._heads_first = _heads_first(*_arranged(axes, values))
+                self.values = values.permute(axes) if kind == OWN else None
+        return kind
+
+
+def tensors_in(given: Any) -> Iterator[torch.Tensor]:
+    """The tensors among arguments, and in lists of them."""
+    for value in given:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (inner for inner in value if isinstance(inner, torch.Tensor))
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return -1 if tensor.is_inference() else int(tensor._version)
+
+
+def _size(letters: str, tensor: torch.Tensor, letter: str) -> int:
+    """The size of the axis of that name."""
+    at = letters.find(letter)
+    return int(tensor.shape[at if "." not in letters[:at] else at - len(letters)])
+
+
+def _is_shared(values: torch.Tensor, axis: int) -> bool:
+    """Whether all samples, which are this axis, have the same: a parameter, or one that is expanded."""
+    if isinstance(values, torch.nn.Parameter) or isinstance(values._base, torch.nn.Parameter):
+        return True
+    return bool(values.shape[axis] > 1 and values.stride(axis) == 0)
+
+
+def _order(before: Optional[Order], own: torch.Tensor, made: torch.Tensor, turns: bool) -> Optional[Order]:
+    """Which axes of the result those of a tensor are, that was made of one whose are known; None where that is not certain."""
+    if before is None or made.dim() != 4:
+        return None
+    if not turns:
+        return before if made.shape[:-1] == own.shape[:-1] else None
+    axes = list(zip(own.shape, own.stride()))
+    turned = list(zip(made.shape, made.stride()))
+    return tuple(before[axes.index(axis)] for axis in turned) if len(set(axes)) == 4 and set(axes) == set(turned) else None
+
+
+def _arranged(axes: Sequence[int], values: torch.Tensor) -> Tuple[List[int], List[int]]:
+    """Its strides and sizes, in this order."""
+    return [values.stride(i) for i in axes], [int(values.shape[i]) for i in axes]
+
+
+def _heads_first(strides: Sequence[int], sizes: Sequence[int]) -> Optional[bool]:
+    """Which of the first two axes of values [., ., Tk, d] are the heads: the one whose neighbours are d apart in a
+    projection [.., H * d] that was cut into heads."""
+    if strides[3] != 1 or min(sizes) < 2:
+        return None
+    beside = [stride == sizes[3] for stride in strides[:2]]
+    return beside[0] if beside[0] != beside[1] else None
+
+
+# ------------------------------------------------------------------------------------------ where it comes from
+
+def _is_of_layer(logits: torch.Tensor) -> Optional[bool]:
+    """Whether these are the output of a linear layer or the like, by what autograd has noted of them; None when it
+    has not, or that leads elsewhere."""
+    nodes, found = [logits.grad_fn], False
+    for _ in range(64):
+        if not nodes:
+            return found or None
+        node = nodes.pop()
+        if node is None:
+            continue
+        name = type(node).__name__.partition("Backward")[0]
+        if name in _OF_PRODUCT:
+            return False
+        if name in _OF_LAYER:
+            found = True
+        elif name in _PASSED_ON:
+            nodes.extend(before for before, _ in node.next_functions)
+        else:
+            return None
+    return None
+
+
+_OF_PRODUCT = {"Bmm", "Baddbmm"}
+_OF_LAYER = {"Addmm", "Mm", "Linear", "Convolution", "NativeLayerNorm", "Embedding", "Cdist", "EuclideanDist",
+             "AccumulateGrad"}
+_PASSED_ON = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Pow", "Sqrt", "Sum", "Tanh", "Clamp", "MaskedFill", "Where",
+              "View", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Unsqueeze", "Squeeze", "Clone",
+              "ToCopy", "Expand", "Slice", "Select", "Split", "Unbind", "Cat"}
+
+_EINSUM = {torch.einsum, functional.__dict__.get("einsum")} - {None}
+_PRODUCTS: Dict[Any, Tuple[int, int]] = {
+    torch.matmul: (0, 1), torch.Tensor.matmul: (0, 1), torch.Tensor.__matmul__: (0, 1),
+    torch.Tensor.__rmatmul__: (1, 0),
+    torch.bmm: (0, 1), torch.Tensor.bmm: (0, 1), torch.mm: (0, 1), torch.Tensor.mm: (0, 1),
+    torch.baddbmm: (1, 2), torch.Tensor.baddbmm: (1, 2)}
+_SELECTING = {"topk", "argmax", "argsort", "sort", "multinomial", "max"}
+_LARGEST = {torch.max, torch.Tensor.max}  # of all, or along an axis
+_TURNING = {"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "__get__"}
+_SLICES = {torch.Tensor.__getitem__, torch.narrow, torch.Tensor.narrow}

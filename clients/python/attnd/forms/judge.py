@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+"""judge: whether a softmax over [B, H, Tq, Tk] is one of attention.
+
+Routers, codebooks, mixtures and softmaxes over features have such results too. By what is found about one (evidence.py)
+in the first forward that is captured:
+
+    multiplied with values that each sample has        attention, when Tq = Tk, or the path says cross, or the path or
+                                                       class says attention and its input is no layer's output
+    with what all samples share, or each query has     none: a codebook, a mixture
+    not multiplied in sight                            attention, when path or class says so, Tq = Tk or cross, its
+                                                       input is no layer's output, and nobody looks for its largest
+
+A verdict holds for good, by module and call, so that layers do not come and go. `include` and a module's very path in
+`layers` of watch() go before all that, `exclude` before those.
+
+Attention in parts (windows, blocks, landmarks) has no map of all queries and keys: nothing of a module is captured, included
+or not, when one of its softmaxes is seen to be a part.
+
+Weights may be laid out [H, B, Tq, Tk]: so they are when the values were cut into heads that way, or when the module
+states as many heads as its first axis has, and not as many as its second. They are [B, Tq, H, Tk] when the product with the
+values says so, or the module's number of heads does.
+"""
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+import torch
+
+from .evidence import CHAINED, MIXED, OWN, SHARED, SOME, Findings
+from .seen import Weights
+
+HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
+SAYS_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
+SIGMOID = "sigmoid attention: no softmax, its weights sum to no 1"
+_LINEAR = re.compile(r"(Linear|Lightning|Delta|Performer|Rwkv|RWKV\d?|GLA)\w*Att\w*$|DeltaNet$|Performer$|Retention$|(^|\.)linear_attn$")
+_STATE_SPACE = re.compile(r"Mamba\d?(Mixer|Layer)?$|SSM$|(^|[a-z])S4D?$|(^|[a-z])S6$|(Rglru|RGLRU)$|(^|\.)mamba\d?$")
+
+
+class Verdict(NamedTuple):
+    """Decided about one softmax. `heads`: stated by its module; `heads_first`: told by the values; `queries`: their axis."""
+    attention: bool
+    heads: Optional[int] = None
+    heads_first: Optional[bool] = None
+    queries: int = 2
+
+
+class _Refused(NamedTuple):
+    """A softmax that is not captured. `remedy`: how it would be, with the pattern of its path in place of {}."""
+    path: str
+    kind: str
+    reason: str
+    remedy: str = ""
+
+
+class Judge:
+    """Judges the modules of one watched model. `include`, `exclude`: patterns; `given`: paths that the user has named
+    layers; `site`: that of a path; `counts_heads`: whether the modules state as many heads as this process has."""
+
+    def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = (), given: Iterable[str] = (),
+                 site: Callable[[str], str] = lambda path: "self", counts_heads: bool = True):
+        self._include, self._exclude = tuple(include), tuple(exclude)
+        self._given = set(given)
+        self._site = site
+        self._counts_heads = counts_heads
+        self._verdicts: Dict[str, Verdict] = {}
+        self._excluded: Dict[str, bool] = {}
+        self._shapes: Dict[str, Tuple[int, int]] = {}  # of calls whose layout nothing tells: the first two axes
+        self._news: List[str] = []
+        self._told: Set[str] = set()  # patterns and paths
+        self._refused: Dict[str, List[_Refused]] = {}  # by pattern
+        self._beyond: Dict[str, _Refused] = {}  # by path: modules that show a softmax over more axes
+
+    def excludes(self, path: str) -> bool:
+        """Whether nothing that this module or call does is captured."""
+        if not self._exclude:
+            return False
+        if path not in self._excluded:
+            self._excluded[path] = _matches(self._exclude, path)
+        return self._excluded[path]
+
+    def known(self, path: str) -> Optional[Verdict]:
+        """The verdict about a call's softmax, if there is one yet."""
+        return self._verdicts.get(path)
+
+    def refuses(self, path: str) -> bool:
+        """Whether a call's softmax was judged to be no attention."""
+        verdict = self._verdicts.get(path)
+        return verdict is not None and not verdict.attention
+
+    def decide(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Verdict:
+        """Judges a call's softmax for good. `modules`: those that run, the innermost last."""
+        heads, shape = self._heads(modules), list(seen.weights.shape)
+        queries = self._axis_of_queries(shape, int(shape[3]) - seen.sink, heads, found)
+        plain, kind = path.partition("#")[0], type(modules[-1]).__name__
+        refused = None
+        if queries is None:
+            refused = _Refused(plain, kind, f"nothing tells the heads of its result {shape} from its queries",
+                               "Let the module say num_heads")
+        else:
+            part = self._part(path, _moved(seen, queries), queries, found)
+            if part is not None:
+                refused = _Refused(plain, kind, f"it is a part of an attention: its result {shape} {part}")
+                self._beyond[plain] = refused
+            elif path not in self._given and not _matches(self._include, path):
+                reason = self._against(path, _moved(seen, queries), modules, found)
+                other = other_attention(plain, modules[-1])
+                reason = f"it is of {other}" if reason and other else reason
+                refused = None if reason is None else _Refused(
+                    plain, kind, reason, "If it is attention, pass include={} to attnd.watch")
+        verdict = self._verdicts[path] = Verdict(refused is None, heads, found.heads_first, 2 if queries is None else queries)
+        if refused is not None:
+            self._refuse(refused)
+        return verdict
+
+    def shows_more(self, path: str, module: torch.nn.Module, axes: int) -> None:
+        """The module at `path` computed a softmax over `axes` axes: a part of an attention, when it shows other softmaxes too."""
+        self._beyond.setdefault(path, _Refused(path, type(module).__name__, "it is a part of an attention: another softmax of "
+                                                                            f"this module has {axes} axes"))
+
+    def _refuse(self, refused: _Refused) -> None:
+        pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", refused.path)
+        if pattern not in self._told:
+            self._refused.setdefault(pattern, []).append(refused)
+
+    def ordered(self, path: str, verdict: Verdict, seen: Weights) -> Weights:
+        """[B, H, Tq, Tk], however it is laid out."""
+        seen = _moved(seen, verdict.queries)
+        first, second = (int(size) for size in seen.weights.shape[:2])
+        swapped = verdict.heads_first
+        if swapped is None and verdict.heads is not None:
+            swapped = first == verdict.heads != second
+        elif swapped is None:
+            before = self._shapes.setdefault(path, (first, second))
+            if before[0] == first and before[1] != second and path not in self._told:
+                self._told.add(path)
+                shape = list(seen.weights.shape)
+                self._news.append(
+                    f"the weights of {path or 'the model'} were {[*before, *shape[2:]]} and are {shape}: captured as "
+                    f"{second} heads now. If the first axis is the heads, let the module say so: num_heads = {first}")
+        if not swapped:
+            return seen
+        output = seen.output
+        if output is not None:
+            arrange = output.arrange
+            output = output._replace(arrange=lambda gradient: arrange(gradient).transpose(0, 1))
+        v = None if seen.v is None else seen.v.transpose(0, 1)
+        return seen._replace(weights=seen.weights.transpose(0, 1), logits=seen.logits.transpose(0, 1), output=output, v=v)
+
+    def news(self) -> List[str]:
+        """Tells what is new since, once: for all modules of one place in the model together."""
+        for name, verdict in self._verdicts.items() if self._beyond else ():
+            refused_by = self._beyond.get(name.partition("#")[0])
+            if verdict.attention and refused_by is not None:
+                self._verdicts[name] = Verdict(False)
+                self._refuse(refused_by)
+        if not self._refused and not self._news:
+            return []
+        refused, self._refused = self._refused, {}
+        news, self._news = self._news, []
+        self._told.update(refused)
+        return news + [_told(pattern, found) for pattern, found in refused.items()]
+
+    def _axis_of_queries(self, shape: Sequence[int], keys: int, heads: Optional[int], found: Findings) -> Optional[int]:
+        """2, of [B, H, Tq, Tk] or [H, B, Tq, Tk], or 1, of [B, Tq, H, Tk]; None: nothing tells."""
+        first, second, third = shape[:3]
+        if found.queries is not None:
+            return found.queries
+        if third == keys or second == heads:
+            return 2
+        if third == heads:
+            return 1 if first != heads else None
+        return 2 if first == heads or second != keys else None
+
+    def _part(self, path: str, seen: Weights, axis: int, found: Findings) -> Optional[str]:
+        """Why it is a part of an attention only; None: it may be a whole one."""
+        queries, columns = int(seen.weights.shape[2]), int(seen.weights.shape[3])
+        if found.product == CHAINED:
+            return "is multiplied with nothing but what is made of it"
+        if queries == columns - seen.sink or self._site(path) == "cross":
+            return None
+        if found.product == SOME:
+            return f"is multiplied with values of {found.covered} of its {columns} columns"
+        if found.product is None and axis != 2:
+            return f"has {queries} queries and {columns} columns, which are not all keys"
+        return None
+
+    def _against(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Optional[str]:
+        """Why it is no attention; None: it is one."""
+        queries, keys = int(seen.weights.shape[2]), int(seen.weights.shape[3]) - seen.sink
+        shape = list(seen.weights.shape)
+        square, cross = queries == keys, self._site(path) == "cross"
+        named, own = _is_named(path, modules), found.product in (OWN, SOME)
+        if found.product == SHARED:
+            return f"its result {shape} is multiplied with what all samples share, as a codebook is"
+        if found.product == MIXED:
+            return f"its result {shape} is multiplied with values that each row has of its own, as in a mixture"
+        if own and (square or ((cross or named) and not found.linear)):
+            return None
+        if own:
+            return f"its {queries} rows and {keys} columns are not the queries and keys of self-attention"
+        if named and (square or cross) and not found.linear and not found.selected:
+            return None
+        return f"its result {shape} is not multiplied with values [.., {keys}, d] of each sample"
+
+    def _heads(self, modules: Sequence[torch.nn.Module]) -> Optional[int]:
+        """Stated by the module, or by the one that it is a part of."""
+        counts = (head_count(module) for module in reversed(modules[-2:])) if self._counts_heads else ()
+        return next((count for count in counts if count is not None), None)
+
+
+def other_attention(path: str, module: torch.nn.Module) -> Optional[str]:
+    """The kind of a module without weights, by its class or the end of its path; None: nothing says that it is one."""
+    kinds = ((_LINEAR, "linear attention: no softmax, no weights"), (_STATE_SPACE, "a state space model: no softmax, no weights"))
+    return next((kind for pattern, kind in kinds if pattern.search(type(module).__name__) or pattern.search(path)), None)
+
+
+def head_count(module: Any) -> Optional[int]:
+    """Stated by a module as its number of heads."""
+    for name in HEAD_COUNTS:
+        count = getattr(module, name, None)
+        if isinstance(count, int) and count > 0:
+            return count
+    return None
+
+
+def _is_named(path: str, modules: Sequence[torch.nn.Module]) -> bool:
+    """Whether the module, or the one that a mere nn.Softmax is a part of, is called an attention."""
+    parent = modules[-2:-1] if not any(True for _ in modules[-1].parameters()) else ()
+    names = [*path.split(".")[-1 - len(parent):], *(type(module).__name__ for module in (modules[-1], *parent))]
+    return any(SAYS_ATTENTION.search(name) for name in names)
+
+
+def _moved(seen: Weights, queries: int) -> Weights:
+    """With that axis as the third."""
+    if queries == 2:
+        return seen
+    output = seen.output
+    if output is not None:
+        arrange = output.arrange
+        output = output._replace(arrange=lambda gradient: arrange(gradient).movedim(queries, 2))
+    return seen._replace(weights=seen.weights.movedim(queries, 2), logits=seen.logits.movedim(queries, 2), output=output)
+
+
+def _told(pattern: str, found: Sequence[_Refused]) -> str:
+    first = next((one for one in found if not one.remedy), found[0])  # a part says more than what it is a part of
+    others = len({other.path for other in found}) - 1
+    more = f", and {others} more like it" if others else ""
+    wanted = pattern if others else first.path
+    remedy = first.remedy.format(repr(wanted)) + "; " if first.remedy else ""
+    return (f"the softmax of {first.path or 'the model'} ({first.kind}{more}) is not captured, as {first.reason}. "
+            f"{remedy}exclude={wanted!r} silences this")
+
+
+def _matches(patterns: Sequence[str], path: str) -> bool:
+    """Whether one names the call, its module, or one that this is a part of."""
+    plain = path.partition("#")[0]
+    parts = plain.split(".")
+    names = {path, *(".".join(parts[:count]) for count in range(1, len(parts) + 1))}
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)

@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: MIT
+"""lookout: sees the functions that are attention in one thread, while a forward is followed there, and tells the spies (spy.py).
+
+    a TorchFunctionMode     sees torch functions wherever they are called from. These are attention:
+                            F.scaled_dot_product_attention, F.multi_head_attention_forward, a softmax over the last axis of
+                            [B, H, Tq, Tk]
+    a stance                torch.compile'd code runs eagerly meanwhile, and is left as it is compiled
+    forms/interface.py      attention functions of Hugging Face transformers that are none of the above
+    forms/flex.py, forms/kernels_of_others.py   detours of flex attention, flash_attn and xFormers
+
+The model computes by the very calls that it makes, with its own arguments; they are looked at afterwards. The results of softmaxes
+are followed until it is certain whether they are attention (evidence.py).
+"""
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from ..base.torch_state import is_graph_captured, outside_modes, unseen_by_modes
+from . import flex, interface, kernels_of_others, sdpa
+from .detours import Detour
+from .evidence import Trail, tensors_in
+from .judge import SAYS_ATTENTION, head_count
+from .seen import NotCaptured, Output, Seen, Weights
+
+if TYPE_CHECKING:
+    from .spy import Spy
+
+TRAILS_MAX = 256  # softmaxes that are followed at a time
+
+
+class Lookout:
+    """Sees the functions that are attention in one thread, for all spies that follow a forward there now."""
+
+    def __init__(self) -> None:
+        self.spies: List[Spy] = []
+        self.count = 0  # attentions seen so far
+        self.heads: Optional[int] = None  # of the F.multi_head_attention_forward that runs now
+        self.trails: List[Trail] = []  # of softmaxes that are not judged yet
+        self.sinks: Optional[torch.Tensor] = None  # of the function of transformers that runs now
+        self.within = 0  # functions of transformers that run now
+        self.records = True  # autograd does, what is looked at
+        self._mode: Optional[_Mode] = None
+        self._stuck: List[_Mode] = []  # shut ones that were not on top when they were to leave
+        self._paused: List[Any] = []
+
+    def add(self, spy: Spy) -> None:
+        """The spy's forward begins."""
+        self.spies.append(spy)
+        if len(self.spies) == 1:
+            _interface.enter()
+        self._see()
+
+    def remove(self, spy: Spy) -> None:
+        """The spy's forward is over."""
+        if spy in self.spies:
+            self.spies.remove(spy)
+            if not self.spies:
+                _interface.leave()
+        self.resume(spy)
+
+    def pause(self, spy: Any) -> None:
+        """Nothing is to be seen, for the sake of this one, until resume()."""
+        self._paused.append(spy)
+        self._see()
+
+    def resume(self, spy: Any) -> None:
+        """Undoes pause(), if there was one."""
+        if spy in self._paused:
+            self._paused.remove(spy)
+        self._see()
+
+    def _see(self) -> None:
+        """Puts the mode there, or takes it away. One that is not on top, as while it handles a call, is shut meanwhile: what is
+        put on top of modes of the model would be taken for these when they end."""
+        wanted = bool(self.spies) and not self._paused
+        self.sweep()
+        if self._mode is not None:
+            self._mode.is_open = wanted
+            if not wanted and self._mode.leave():
+                self._mode = None
+            elif not self.spies:
+                self._stuck.append(self._mode)
+                self._mode = None
+        elif wanted:
+            self._mode = _Mode(self)
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def sweep(self) -> None:
+        """Takes away modes that could not leave, if they can now."""
+        while self._stuck and self._stuck[-1].leave():
+            self._stuck.pop()
+
+    def look(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Calls a torch function as the model did, and tells what it did."""
+        if function is _mha_forward:
+            with self._inside(args, kwargs):
+                return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if function is _sdpa:
+            self.tell(lambda: sdpa.of_call(args, kwargs, result))
+        elif function in _SIGMOIDS:
+            if isinstance(result, torch.Tensor) and result.dim() > 2 and result.shape[-1] == result.shape[-2]:
+                for spy in list(self.spies):
+                    spy.sees_sigmoid()
+        elif isinstance(result, torch.Tensor) and result.dim() > 4:
+            for spy in list(self.spies) if _is_over_last(args, kwargs) else ():
+                spy.sees_more(result.dim())
+        else:
+            self.tell(lambda: _softmax(args, kwargs, result, self._module()), result)
+        return result
+
+    def instead(self, run: Callable[[], Any], look: Callable[[Any], Optional[Seen]]) -> Any:
+        """Runs a kernel, of which nothing inside is to be seen, and tells what it did, by its result."""
+        if not self.spies or self._paused:
+            return run()
+        self.pause(run)
+        try:
+            result = run()
+            if not any(spy.told_here for spy in self.spies):
+                self.tell(lambda: look(result))
+        finally:
+            self.resume(run)
+        return result
+
+    def tell(self, look: Callable[[], Optional[Seen]], result: Optional[torch.Tensor] = None) -> None:
+        """Tells all spies what `look` finds, as Spy.sees has it. Nothing of it is for autograd: activation
+        checkpointing counts what is kept for backward, and the forward that it repeats would keep less."""
+        self.records = torch.is_grad_enabled()
+        with self._timed():
+            if not unseen_by_modes():
+                raise NotCaptured("runs under a TorchDispatchMode, which this version of torch cannot leave out")
+            if is_graph_captured():  # within a forward that began before
+                raise NotCaptured("runs in a part of the model that is captured as a CUDA graph")
+            seen = look()
+            if seen is not None:
+                self.count += 1
+                for spy in list(self.spies):
+                    spy.sees(seen, result)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Looks at what the model does: nothing of it is for autograd or for modes, and all spies know how long it took."""
+        began, spies = time.perf_counter(), list(self.spies)
+        try:
+            with torch.no_grad(), outside_modes():
+                yield
+        except NotCaptured as why:
+            for spy in spies:
+                spy.cannot_see(str(why))
+        except Exception:
+            for spy in spies:
+                spy.watcher.failed(f"the attention of {spy.current_path or 'the model'} could not be captured")
+        finally:
+            for spy in spies:
+                spy.seconds += time.perf_counter() - began
+
+    def begin_trail(self, trail: Trail) -> None:
+        """Follows one more result; the oldest is judged by what is known, where there are many."""
+        if len(self.trails) == TRAILS_MAX:
+            oldest = self.trails.pop(0)
+            oldest.settle(oldest)
+        self.trails.append(trail)
+
+    def follow(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
+        """The model called this function, which made that, while there are trails."""
+        if is_graph_captured():
+            return
+        self.records = torch.is_grad_enabled()
+        with self._timed():
+            try:
+                operands = list(tensors_in((*args, *kwargs.values())))
+                for trail in [trail for trail in self.trails if trail.after(function, args, operands, made)]:
+                    self.trails.remove(trail)
+                    trail.settle(trail)
+            except Exception:
+                self.trails.clear()
+                raise
+
+    def end_trails(self, spy: Spy, whole: bool) -> None:
+        """The spy's forward is over; see Spy._finish."""
+        if not self.trails:
+            return
+        ended = [trail for trail in self.trails if trail.owner is spy]
+        self.trails[:] = [trail for trail in self.trails if trail.owner is not spy]
+        with torch.no_grad(), outside_modes():
+            for trail in ended if whole else ():
+                trail.settle(trail)
+
+    def _module(self) -> Optional[torch.nn.Module]:
+        return next((spy.current_module for spy in self.spies if spy.current_module is not None), None)
+
+    @contextlib.contextmanager
+    def inside_interface(self, sinks: Optional[torch.Tensor]) -> Iterator[None]:
+        """Within an attention function of transformers, which may call kernels of others."""
+        own, self.sinks = self.sinks, sinks
+        self.within += 1
+        try:
+            yield
+        finally:
+            self.within -= 1
+            self.sinks = own
+
+    @contextlib.contextmanager
+    def _inside(self, args: Any, kwargs: Any) -> Iterator[None]:
+        """Within F.multi_head_attention_forward, which the mode sees from outside only."""
+        self.heads = int(args[4] if len(args) > 4 else kwargs["num_heads"])
+        _stand_ins.enter()
+        try:
+            yield
+        finally:
+            _stand_ins.leave()
+            self.heads = None
+
+
+_here = threading.local()
+
+
+def lookout_here() -> Lookout:
+    """That of this thread."""
+    found: Optional[Lookout] = getattr(_here, "lookout", None)
+    if found is None:
+        found = _here.lookout = Lookout()
+    return found
+
+
+class _Shared:
+    """Something that is in place in all threads while at least one needs it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+
+    def enter(self) -> None:
+        """One more needs it."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self.place()
+
+    def leave(self) -> None:
+        """One less does."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self.take_away()
+
+    def place(self) -> None:
+        """Puts it there."""
+        raise NotImplementedError
+
+    def take_away(self) -> None:
+        """Undoes place()."""
+        raise NotImplementedError
+
+
+class _Interface(_Shared):
+    """The attention functions of transformers are observed, and the kernels of other packages."""
+    _observed: Any = None
+    _kernels: Sequence[Detour] = ()
+
+    def place(self) -> None:
+        self._observed = interface.observe(lookout_here)
+        self._kernels = kernels_of_others.observe(lookout_here)
+
+    def take_away(self) -> None:
+        observed, self._observed = self._observed, None
+        interface.forget(observed)
+        for kernel in self._kernels:
+            kernel.end()
+        self._kernels = ()
+
+
+class _Stance(_Shared):
+    """Compiled code runs eagerly, flex attention as ever. Whoever is the last to need it restores what was before the
+    first: watches may end in any order, and while flex attention runs in another thread."""
+    _set: Any = None
+    _flex: Optional[Detour] = None
+    _lifted = 0  # calls of flex attention that run now
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this torch has stances."""
+        return _set_stance is not None
+
+    def place(self) -> None:
+        if _set_stance is None:
+            return
+        self._settle()
+        self._flex = flex.observe(lookout_here, self._as_ever)
+
+    def take_away(self) -> None:
+        if self._flex is not None:
+            self._flex.end()
+            self._flex = None
+        self._settle()
+
+    @contextlib.contextmanager
+    def _as_ever(self) -> Iterator[None]:
+        """The stance is what it was, in all threads, as torch has one for all."""
+        self._lift(1)
+        try:
+            yield
+        finally:
+            self._lift(-1)
+
+    def _lift(self, count: int) -> None:
+        with self._lock, contextlib.suppress(RuntimeError):  # torch refuses within what is being compiled
+            self._lifted += count
+            self._settle()
+
+    def _settle(self) -> None:
+        """Sets the stance, or undoes that. Called locked."""
+        wanted = self._users > 0 and self._lifted == 0
+        if wanted and self._set is None and _set_stance is not None:
+            self._set = _set_stance("force_eager")
+        elif not wanted and self._set is not None:
+            self._set.__exit__(None, None, None)
+            self._set = None
+
+
+class _StandIns(_Shared):
+    """F.multi_head_attention_forward looks up in its own module what it computes attention by: functions of ours
+    stand there meanwhile. Calls from elsewhere pass through them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: Dict[str, Callable[..., Any]] = {}
+        self.ours: Dict[str, Callable[..., Any]] = {"softmax": self._softmax,
+                                                    "scaled_dot_product_attention": self._fused}
+
+    def place(self) -> None:
+        self.own = {name: getattr(functional, name) for name in self.ours if hasattr(functional, name)}
+        for name in self.own:
+            setattr(functional, name, self.ours[name])
+
+    def take_away(self) -> None:
+        for name, function in self.own.items():
+            setattr(functional, name, function)
+
+    def original(self, function: Any) -> Any:
+        """The function of torch behind one: torch names the one that it finds, which may be ours."""
+        found = next((name for name, ours in self.ours.items() if ours == function), None)
+        return function if found is None else self.own[found]
+
+    def _softmax(self, *args: Any, **kwargs: Any) -> Any:
+        weights = self.own["softmax"](*args, **kwargs)
+        here = lookout_here()
+        if here.heads is not None:
+            inside = sys._getframe(1)
+            here.tell(lambda: _marked(_with_values(_softmax(args, kwargs, weights, None, here.heads), inside.f_locals.get("v")), inside))
+        return weights
+
+    def _fused(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.own["scaled_dot_product_attention"](*args, **kwargs)
+        here = lookout_here()
+        if here.heads is not None:
+            inside = sys._getframe(1)
+            here.tell(lambda: _marked(sdpa.of_call(args, kwargs, output), inside))
+        return output
+
+
+_interface = _Interface()
+stance = _Stance()
+_stand_ins = _StandIns()
+
+
+class _Mode(TorchFunctionMode):
+    """Hands the functions that are attention to the lookout; runs all others."""
+
+    def __init__(self, lookout: Lookout) -> None:
+        super().__init__()
+        self._lookout = lookout
+        self._trails = lookout.trails  # asked for at every function
+        self.is_open = True
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _LOOKED_AT and self.is_open:
+            return self._lookout.look(_stand_ins.original(func), args, kwargs)
+        made = func(*args, **kwargs)
+        if self._trails and self.is_open:
+            self._lookout.follow(func, args, kwargs, made)
+        return made
+
+    def leave(self) -> bool:
+        """Leaves the stack of modes; False: another one is on top, or it handles a call, and it stays."""
+        count = torch._C._len_torch_function_stack()
+        if count == 0 or torch._C._get_function_stack_at(count - 1) is not self:
+            return False
+        self.__exit__(None, None, None)
+        return True
+
+
+def _logits(args: Any, kwargs: Any) -> Any:
+    return args[0] if args else kwargs.get("input", kwargs.get("self"))
+
+
+def _is_over_last(args: Any, kwargs: Any) -> bool:
+    """Whether a softmax of real numbers is over the last axis."""
+    logits, axis = _logits(args, kwargs), kwargs.get("dim", args[1] if len(args) > 1 else None)
+    return isinstance(axis, int) and axis in (-1, logits.dim() - 1) and bool(logits.is_floating_point())
+
+
+def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
+             heads: Optional[int] = None) -> Optional[Weights]:
+    """The weights that a softmax of attention shows: of [B, H, Tq, Tk], or [B * H, Tq, Tk] when it is known how
+    many heads there are."""
+    if not _is_over_last(args, kwargs):
+        return None
+    logits = _logits(args, kwargs)
+    result, shape = weights, tuple(logits.shape)
+    if logits.dim() == 3:
+        heads = heads or (head_count(module) if SAYS_ATTENTION.search(type(module).__name__) else None)
+        if not heads or logits.shape[0] % heads:
+            return None
+        shape = (-1, heads, *logits.shape[1:])
+        logits, weights = logits.reshape(shape), weights.reshape(shape)
+    if logits.dim() != 4:
+        return None
+    return Weights(weights, logits, getattr(module, "sinks", None) is not None,
+                   Output(result, lambda gradient: gradient.reshape(shape)))
+
+
+def _marked(seen: Optional[Seen], inside: Any) -> Optional[Seen]:
+    """With whether F.multi_head_attention_forward, in this frame, was given one mask [Tq, Tk] for all samples, and no padding."""
+    mask, padding = inside.f_locals.get("attn_mask"), inside.f_locals.get("key_padding_mask")
+    shared = mask is not None and padding is None and (mask.dim() == 2 or mask.shape[0] == 1)
+    return None if seen is None else seen._replace(shared=shared)
+
+
+def _with_values(seen: Optional[Weights], v: Any) -> Optional[Weights]:
+    """With the values [B * H, Tk, dv] that F.multi_head_attention_forward multiplies them with next."""
+    if seen is None or not isinstance(v, torch.Tensor) or v.dim() != 3 or v.shape[0] != seen.weights.shape[0] * seen.weights.shape[1]:
+        return seen
+    return seen._replace(v=v.reshape(*seen.weights.shape[:2], *v.shape[1:]))
+
+
+_set_stance: Optional[Callable[..., Any]] = getattr(getattr(torch, "compiler", None), "set_stance", None)
+_sdpa: Any = getattr(functional, "scaled_dot_product_attention", None)
+_mha_forward: Any = functional.multi_head_attention_forward
+_SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, torch.special.expit, functional.sigmoid}
+_LOOKED_AT = {*_SIGMOIDS, _sdpa, _mha_forward, functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax,
+              *_stand_ins.ours.values()} - {None}

@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: MIT
+"""spy: sees every attention of a model while it is installed, and changes nothing.
+
+Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it consists of
+
+    hooks of all modules    which module runs now: the name of what is seen
+    lookout.py              while a module of the watched model runs: what sees the functions that are attention
+    forms/look.py           operators in code that is compiled after watch(). Where a model has any, or is about to, these
+                            are all that sees it: hooks and modes would have it compiled again
+
+Whether a softmax is one of attention is judged once (judge.py), in the first forward that shows it, at the latest when that ends.
+
+Two things in torch look at what is installed, and would compute something else. Modules of torch that would take their
+fast path, in a forward that is trained with, run without the mode and are not seen. Compiled code that does not tell what it
+does runs eagerly, which agrees with it to rounding. While a CUDA graph is captured nothing is seen.
+A forward that activation checkpointing repeats runs within backward, where nothing is seen but the attentions whose
+gradients are awaited.
+
+One forward of a model is followed at a time, in the thread that began it; others of it run unseen meanwhile. Several
+models may be followed in several threads. Failures in here are reported to the watcher and never to the model.
+"""
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from ..base.once import log
+from ..base.paths import call_name, module_paths
+from ..base.torch_state import allow_global_hooks, graph_task_id, is_compiling, is_graph_captured, outside_modes
+from . import flex, look
+from .evidence import Trail
+from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
+from .lookout import Lookout, lookout_here, stance
+from .seen import NotCaptured, Seen, Weights, unreadable
+
+if TYPE_CHECKING:
+    from ..capture.watch import Watch
+
+
+class Entered(NamedTuple):
+    """A module that runs, its path, the Python frame that runs it, and its positional arguments."""
+    module: torch.nn.Module
+    path: str
+    frame: Any
+    args: Sequence[Any]
+
+    @property
+    def first(self) -> Any:
+        """Its first argument, by position or by name; None: it has none. torch tells hooks of all modules no names, but
+        the frame has them."""
+        return self.args[0] if self.args else next(iter(self.inputs.values()), None)
+
+    @property
+    def inputs(self) -> Dict[str, Any]:
+        """Its arguments by name, in the order of its forward."""
+        names = list(inspect.signature(self.module.forward).parameters)
+        given = {**dict(zip(names, self.args)), **(self.frame.f_locals.get("kwargs") or {})}
+        return {name: given[name] for name in sorted(given, key=lambda name: names.index(name) if name in names else len(names))}
+
+
+class Spy:
+    """Follows the forwards of one model, and tells the watcher of its attentions. Every method is called from the training.
+    `judge`: of its softmaxes; without one all are taken for attention."""
+
+    def __init__(self, root: torch.nn.Module, watcher: "Watch", judge: Optional[Judge] = None, looks: bool = False):
+        self.root = root
+        self.watcher = watcher
+        self.judge = judge
+        self._may_look = looks  # into compiled code
+        self.is_looking = False  # only what is compiled is followed now
+        self._is_bounded = False  # settle_shown() is called before each compiled forward
+        self._shown: Optional[Set[Tuple[int, str]]] = None  # sites and paths in the compiled forward that runs
+        self._paths: Dict[int, str] = {}
+        self._handles: List[Any] = []
+        self._eager = False  # compiled code runs eagerly because of this one, too
+        self._thread = 0  # of the forward that is followed
+        self._lookout: Optional[Lookout] = None  # of that thread
+        self._leaving = False  # removed by another thread meanwhile
+        self._stack: List[Entered] = []
+        self._calls: Dict[str, int] = {}
+        self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
+        self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
+        self._unread: Set[str] = set()  # of those that made a call of which nothing is captured
+        self._sigmoids: Set[str] = set()  # of those that computed a sigmoid over [.., T, T]
+        self._written: Set[str] = set()  # calls whose weights the model writes to before they meet the values
+        self._altered = False  # the model wrote to weights before they were known to be such
+        self._trains = True  # what this forward computes is trained with
+        self._again = False  # it is repeated by backward
+        self._fast: Optional[torch.nn.Module] = None  # takes its fast path now, and is passed over
+        self.seconds = 0.0  # that the hooks took, and what is told from within the mode
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the next capture is to be made in the other way: in compiled code, or in what runs eagerly."""
+        if self.is_looking:
+            return not self._may_look or look.shows_nothing(self.root)
+        return self.installed and self._is_compiled(self.root)
+
+    @property
+    def installed(self) -> bool:
+        """Whether forwards are followed now."""
+        return bool(self._handles) or self.is_looking
+
+    def install(self) -> None:
+        """Begins to follow forwards."""
+        self._leaving = False
+        self._paths = module_paths(self.root)
+        if self._may_look:
+            allow_global_hooks()  # torch.compile may be called after this
+        if self._is_compiled(self.root):
+            self._begin_looking()
+            return
+        self._handles = [register_module_forward_pre_hook(self._enter),
+                         register_module_forward_hook(self._leave, **_ALWAYS)]
+        self._force_eager()
+
+    def _is_compiled(self, module: torch.nn.Module) -> bool:
+        """Whether a module that runs is compiled, or a part of it is, so that this model is to be left so."""
+        look.note(module)
+        return self._may_look and look.is_prepared() and look.sees(module) and not look.shows_nothing(self.root)
+
+    def _begin_looking(self) -> None:
+        """Compiled code tells what it does; nothing else is there that it would have to be compiled again for."""
+        self._take_away()
+        self._paths = module_paths(self.root)  # it may have been wrapped since
+        look.place_pass()
+        self.is_looking, self._is_bounded = True, look.outside(self.root) is not None
+        self.watcher.only_looks()
+        look.listen(self)
+
+    def looks(self, site: look.Site, given: Mapping[str, Any]) -> None:
+        """An attention is about to be computed with these arguments. The second time that one is shown another forward has begun.
+        Never raises."""
+        began = time.perf_counter()
+        try:
+            path = self._path_of(site)
+            if path is None or is_graph_captured() or (self._shown is not None and self._elsewhere()):
+                return
+            with torch.no_grad(), outside_modes():
+                again = not self._is_bounded and (site.number, path) in (self._shown or ())
+                if self._shown is None or again or site.trains != self._trains:
+                    self.settle_shown()
+                    with torch.set_grad_enabled(site.trains):
+                        if not self.watcher.begins(self.root):
+                            return
+                    self._shown, self._calls, self._trains, self._thread = set(), {}, site.trains, threading.get_ident()
+                self._shown.add((site.number, path))
+                seen = site.read(given)
+                if seen.lowered:
+                    v = site.cast(seen.v) if seen.v is not None and self.watcher.wants_values else None
+                    seen = seen._replace(q=site.cast(seen.q), k=site.cast(seen.k), v=v, lowered=False)
+                self._saw(path, seen)
+        except NotCaptured as why:
+            self._cannot_read(path or "", str(why))
+        except Exception:
+            self.watcher.failed("an attention in compiled code could not be captured")
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _path_of(self, site: look.Site) -> Optional[str]:
+        """The path of its module; None: it is not of this model, or of a forward that runs in another one's turn."""
+        for module in look.running_modules():
+            with contextlib.suppress(AttributeError):
+                path = self._paths.get(id(module.get_submodule(site.path)))
+                if path is not None:
+                    return path
+        return None
+
+    def settle_shown(self) -> None:
+        """All that a compiled forward shows, if one was followed, has been shown: another one begins, or the step ends."""
+        if self._shown is not None:
+            self._shown = None
+            self._entered = {self._paths[id(module)]: module for module in self.root.modules() if id(module) in self._paths}
+            shown = self._unread.union(self._calls)
+            attending = {type(self._entered[path]) for path in self._calls if path in self._entered}
+            others: List[str] = []
+            unseen: List[str] = []
+            for path in self._unseen():
+                (unseen if self.kind_of(path) is None else others).append(path)
+            unseen = unseen or [path for path, module in self._entered.items()
+                                if type(module) in attending and path not in shown]
+            if unseen:
+                self._may_look = False
+                log.info("%s (%s) shows nothing in compiled code: captured steps run eagerly from now on", unseen[0],
+                         type(self._entered[unseen[0]]).__name__)
+            self.watcher.ends(others or None)
+
+    def _force_eager(self) -> None:
+        """Once something may have been compiled."""
+        if not self._eager and stance.is_there and ("torch._dynamo" in sys.modules
+                                                            or flex.MODULE in sys.modules):
+            allow_global_hooks()
+            self._eager = True
+            stance.enter()
+
+    def remove(self) -> None:
+        """Undoes install(), in the middle of a forward too; in that of another thread, when it is done."""
+        if self._elsewhere():
+            self._leaving = True
+            return
+        if self.is_looking:
+            look.forget(self)
+            self.is_looking = False
+            self.settle_shown()
+        self._take_away()
+        if self._stack:
+            self._finish()
+        lookout_here().sweep()
+
+    def _take_away(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self._eager:
+            self._eager = False
+            stance.leave()
+
+    def sees(self, seen: Seen, result: Optional[torch.Tensor] = None) -> None:
+        """An attention was computed by the module that runs now; with `result`: a softmax, which may be something
+        else."""
+        if not self._stack or threading.get_ident() != self._thread or not _runs(self._stack[-1].frame):
+            return
+        self._saw(self._stack[-1].path, seen, result)
+
+    def _saw(self, path: str, seen: Seen, result: Optional[torch.Tensor] = None) -> None:
+        why = unreadable(seen)
+        if why is not None:
+            self._cannot_read(path, why)
+            return
+        call = self._calls.get(path, 0)
+        self._calls[path] = call + 1
+        if self._again:
+            self.watcher.saw_again(path, call, seen)
+        elif self.judge is None:
+            self.watcher.saw(path, call, seen)
+        elif self.judge.excludes(call_name(path, call)):
+            self.watcher.leaves_out(path, call, seen)
+        else:
+            if result is None or not isinstance(seen, Weights):
+                self.watcher.saw(path, call, seen)
+            else:
+                self._judged(self.judge, path, call, seen, result)
+
+    def _judged(self, judge: Judge, path: str, call: int, seen: Weights, result: torch.Tensor) -> None:
+        """Tells of a softmax when it is attention, as soon as that is known."""
+        modules, name = [entered.module for entered in self._stack[-2:]], call_name(path, call)
+        verdict = judge.known(name)
+        if verdict is not None and not (verdict.attention and self.watcher.wants_values and name not in self._written):
+            if verdict.attention:
+                self.watcher.saw(path, call, judge.ordered(name, verdict, seen))
+            return
+
+        def settle(trail: Trail) -> None:
+            decided = verdict or judge.decide(name, seen, modules, trail.findings())
+            if decided.attention and trail.altered:
+                self._altered = True  # from the next forward on it is captured before that
+                self._written.add(name)
+            elif decided.attention:
+                self.watcher.saw(path, call, judge.ordered(name, decided, seen._replace(v=trail.values)))
+
+        self.watcher.expects(path, call, seen)
+        if self._lookout is not None:
+            self._lookout.begin_trail(Trail(seen, result, self, settle))
+
+    def sees_more(self, axes: int) -> None:
+        """A softmax over more axes than those of an attention was computed."""
+        if self.judge is not None and self.current_module is not None and not self._again:
+            self.judge.shows_more(self._stack[-1].path, self._stack[-1].module, axes)
+
+    def sees_sigmoid(self) -> None:
+        """The module that runs now computed a sigmoid over [.., T, T]."""
+        if self.current_path is not None:
+            self._sigmoids.add(self.current_path)
+
+    def kind_of(self, path: str) -> Optional[str]:
+        """The kind of the module at `path`, which showed no attention; None: nothing tells."""
+        module = self._entered.get(path)
+        other = None if module is None else other_attention(path, module)
+        return SIGMOID if other is None and any(f"{one}.".startswith(f"{path}.") for one in self._sigmoids) else other
+
+    def cannot_see(self, why: str) -> None:
+        """The module that runs now computed an attention of which nothing is captured."""
+        if self.current_path is not None:
+            self._cannot_read(self.current_path, why)
+
+    def _cannot_read(self, path: str, why: str) -> None:
+        self._unread.add(path)
+        self.watcher.cannot_read(path, why)
+
+    @property
+    def current_path(self) -> Optional[str]:
+        """The path of the module that runs now, in this thread."""
+        return self._stack[-1].path if self._stack and threading.get_ident() == self._thread else None
+
+    @property
+    def current_module(self) -> Optional[torch.nn.Module]:
+        """The module that runs now, in this thread."""
+        return self._stack[-1].module if self._stack and threading.get_ident() == self._thread else None
+
+    @property
+    def entered(self) -> Sequence[Entered]:
+        """The modules that run, the innermost last."""
+        return self._stack
+
+    # -------------------------------------------------------------------------------- hooks of modules
+
+    def _enter(self, module: torch.nn.Module, args: Any) -> None:
+        if is_compiling():
+            return
+        began = time.perf_counter()
+        try:
+            is_ours = module is self.root or "_orig_mod" in module._modules and any(one is self.root for one in module.modules())
+            if not self._stack and is_ours and self._is_compiled(module):
+                self._begin_looking()
+                self.watcher.calls_compiled(args, sys._getframe(1).f_locals.get("kwargs") or {})
+                return
+            self._force_eager()
+            self.settle()
+            path = self._paths.get(id(module))
+            if path is None or self._elsewhere():
+                return
+            if self._stack or self._begin(module, path):
+                self._stack.append(Entered(module, path, sys._getframe(1), args))
+                self._entered[path] = module
+                self._pass_over(module, path, args)
+        except Exception:
+            self.watcher.failed("a forward could not be followed")
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _begin(self, module: torch.nn.Module, path: str) -> bool:
+        if torch.jit.is_scripting() or torch.jit.is_tracing() or is_graph_captured():  # type: ignore
+            return False
+        # Torch 1.13 cannot tell a repeated forward: there only those of the whole model count.
+        self._again = graph_task_id() != -1 if graph_task_id is not None else path != ""
+        if self._again and graph_task_id is None:
+            if torch.is_grad_enabled():
+                self.watcher.passes_over()
+            return False
+        if not (self.watcher.awaits(path) if self._again else self.watcher.begins(module)):
+            return False
+        self._thread = threading.get_ident()
+        self._calls, self._entered = {}, {}
+        self._trains = path != "" or torch.is_grad_enabled()
+        self._lookout = lookout_here()
+        self._lookout.add(self)
+        return True
+
+    def _pass_over(self, module: torch.nn.Module, path: str, args: Any) -> None:
+        """Takes the mode away while a module runs that would compute something else with it."""
+        if self._fast is not None or not self._trains or self._lookout is None or not _takes_fast_path(module, args):
+            return
+        self._fast = module
+        self._lookout.pause(self)
+        if path not in self._told:
+            self._told.add(path)
+            log.warning("%s (%s) takes the fast path of torch in a forward that is trained with, as it is in eval mode "
+                        "and needs no gradient: what it attends to is not captured", path or "the model",
+                        type(module).__name__)
+
+    def _elsewhere(self) -> bool:
+        """Whether a forward is followed in another thread, which is alive."""
+        return (bool(self._stack) or self._shown is not None) and threading.get_ident() != self._thread \
+            and any(thread.ident == self._thread for thread in threading.enumerate())
+
+    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        if is_compiling():
+            return
+        began = time.perf_counter()
+        try:
+            if not self._stack or threading.get_ident() != self._thread:
+                return
+            if any(entered.module is module for entered in reversed(self._stack)):
+                while self._pop() is not module:
+                    pass
+                if not self._stack:
+                    self._finish(whole=output is not None or sys.exc_info()[1] is None)
+        except Exception:
+            self.watcher.failed("a forward could not be followed")
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _pop(self) -> torch.nn.Module:
+        """The module that runs now is done."""
+        module = self._stack.pop().module
+        if module is self._fast:
+            self._fast = None
+            if self._lookout is not None:
+                self._lookout.resume(self)
+        return module
+
+    def settle(self) -> None:
+        """Ends what died without a word: torch tells of no KeyboardInterrupt, and before torch 2 of no exception."""
+        if not self._stack or threading.get_ident() != self._thread or _runs(self._stack[-1][2]):
+            return
+        while self._stack and not _runs(self._stack[-1].frame):
+            self._pop()
+        if not self._stack:
+            self._finish()
+
+    def _finish(self, whole: bool = False) -> None:
+        """The forward is over. `whole`: it ran to its end, so what was not seen of a softmax is not there."""
+        self._stack, self._fast = [], None
+        if self._lookout is not None:
+            self._lookout.end_trails(self, whole)
+            self._lookout.remove(self)
+        if self._leaving:
+            self.remove()
+        if not self._again:
+            self.watcher.ends(self._unseen() if whole else None)
+
+    @property
+    def was_told(self) -> bool:
+        """Whether any module publishes by hand, was said to be passed over, or is captured from the next forward on."""
+        return bool(self._told or self._unread) or self._altered
+
+    @property
+    def records(self) -> bool:
+        """Whether autograd records what the model computes now."""
+        return self._lookout is None or self._lookout.records
+
+    @property
+    def told_here(self) -> bool:
+        """Whether the module that runs now publishes by hand."""
+        return self.current_path in self._told
+
+    def told(self) -> None:
+        """The module that runs now publishes what it does by hand."""
+        if self.current_path is not None:
+            self._told.add(self.current_path)
+
+    def _unseen(self) -> List[str]:
+        """Modules that were run and look like attention, with none seen or told in or below them."""
+        known = self._told.union(self._unread, self._calls)
+        return [path for path, module in sorted(self._entered.items(), key=lambda entry: entry[0])
+                if path not in known and (SAYS_ATTENTION.search(type(module).__name__) or other_attention(path, module))
+                and any(True for _ in module.parameters())
+                and not any(seen.startswith(path + ".") or path.startswith(seen + ".") for seen in known)]
+
+
+def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
+    """Whether a module of torch may compute its attention by one fused kernel, which it does only while no mode is
+    there. With padding what that gives is not what the other path gives. Never False by mistake."""
+    if module.training or not isinstance(module, _FAST_CLASSES) or not _fast_path_enabled():
+        return False
+    layer = module.layers[0] if isinstance(module, torch.nn.TransformerEncoder) and len(module.layers) else module
+    attention = getattr(layer, "self_attn", layer)
+    if not getattr(attention, "batch_first", True) or not getattr(attention, "_qkv_same_embed_dim", True):
+        return False
+    needed = torch.is_grad_enabled() and (any(parameter.requires_grad for parameter in attention.parameters())
+                                          or any(getattr(given, "requires_grad", False) for given in args[:1]))
+    return not needed
+
+
+def _runs(frame: Any) -> bool:
+    """Whether a Python frame of this thread still runs: what runs now was called from there. The answer is nearly
+    always a few frames away."""
+    caller: Any = sys._getframe(1)
+    while caller is not None and caller is not frame:
+        caller = caller.f_back
+    return caller is not None
+
+
+_FAST_CLASSES = (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention)
+_fast_path_enabled: Callable[[], bool] = getattr(getattr(torch.backends, "mha", None), "get_fastpath_enabled",
+                                                 lambda: True)
+_ALWAYS: Dict[str, bool] = {"always_call": True} if hasattr(torch, "compiler") else {}

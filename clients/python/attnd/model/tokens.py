@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: MIT
+"""tokens: the token numbers that a model is given.
+
+Whoever watches says whether they travel: `tokens=True` always, False never. None, the default, means that they do when
+attnd is reached through a Unix socket, so that they stay on the machine. That is asked for each message, as the attnd
+that is found may be another one later.
+"""
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import torch
+
+from ..base.torch_state import is_graph_captured
+from ..forms.spy import Spy
+from ..sending.devices import HostCopy
+from .hooks import TokensHook
+from .induction import InductionInputs, Named
+from .labels import ForwardLabels, Labels
+
+
+class Tokens:
+    """The token numbers of the model's input: of the integer tensors [B, T] among its arguments, also in one that is a
+    dict, `input_ids`, else the first one that is not called something else. `decoder_input_ids` or `tgt` are those of
+    the decoder; those that an encoder has read are not, though its texts may be as long. All samples are kept when
+    they travel, else the first alone, which labels are made of.
+
+    Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
+
+    def __init__(self, root: torch.nn.Module, spy: Spy, travel: Callable[[], bool], labels: Optional[Labels]):
+        self._root = root
+        self._spy = spy
+        self._travel = travel
+        self._labels = labels
+        self._handle: Any = None
+        self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
+        self._encoded = False  # an encoder has read those
+        self._labelled: Optional[ForwardLabels] = None  # these
+        self._names = _parameter_names(root)
+        self._two_stacks = bool(getattr(getattr(root, "config", None), "is_encoder_decoder", False))
+        self.inputs: Optional[InductionInputs] = None  # made of them
+
+    def install(self, module: torch.nn.Module) -> None:
+        """Begins to look at what forwards are given, of the model or of what torch.compile made of it."""
+        options: Dict[str, bool] = {"with_kwargs": True} if hasattr(torch, "compiler") else {}
+        self._handle = module.register_forward_pre_hook(TokensHook(self), **options)
+
+    def take(self, args: Sequence[Any], kwargs: "Mapping[str, Any]") -> None:
+        """A forward begins with these arguments."""
+        self._spy.settle_shown()
+        if self._spy.current_path is None and not self._spy.is_looking:  # it is not followed, and another one may be, in another thread
+            return
+        if is_graph_captured():
+            return
+        self.forget()
+        travel = self._travel()
+        if not (travel or self._labels or self.inputs):
+            return
+        names = [*self._names, *[""] * len(args)]
+        given: List[Named] = []
+        for name, value in (*zip(names, args), *kwargs.items()):
+            inner = [(str(key), one) for key, one in value.items()] if isinstance(value, Mapping) else [(name, value)]
+            given += [Named(called, one) for called, one in inner if _like_tokens(called, one)]
+        given.sort(key=lambda entry: entry.name != "input_ids")
+        if self.inputs is not None:
+            self.inputs.look(args, kwargs, given, any(_OF_DECODER.match(entry.name) for entry in given))
+        for name, value in given if travel or self._labels else ():
+            stack = "decoder" if _OF_DECODER.match(name) else ""
+            if stack not in self._copies:
+                self._copies[stack] = HostCopy(value if travel else value[:1])
+
+    def sent(self, stack: str, samples: int, queries: int) -> Optional[HostCopy]:
+        """The tokens that travel with an attention of this size in the forward that runs; None: none."""
+        tokens = self.of(stack)
+        if tokens is None or tokens.shape[1] != queries:
+            return None
+        if stack == "encoder":
+            self.encoder_attends(queries)
+        return tokens if self._travel() and tokens.shape[0] == samples else None
+
+    def encoder_attends(self, queries: Optional[int] = None) -> None:
+        """An encoder attends in the forward that runs, captured or not; `queries` None: how many is not known."""
+        read = self._copies.get("")
+        if read is not None and queries in (None, read.shape[1]):
+            self._encoded = True
+
+    def of(self, stack: str) -> Optional[HostCopy]:
+        """The tokens that the stack reads in the forward that runs; None when they are not known."""
+        if stack == "decoder" and ("decoder" in self._copies or self._encoded or self._two_stacks):
+            return self._copies.get("decoder")
+        return self._copies.get("")
+
+    @property
+    def labelled(self) -> Optional[ForwardLabels]:
+        """The texts of those of the forward that runs; None when there are no labels."""
+        if self._labelled is None and self._labels is not None:
+            self._labelled = ForwardLabels(self._labels, self.of)
+        return self._labelled
+
+    def forget(self) -> None:
+        """The forward is done."""
+        self._copies, self._labelled, self._encoded = {}, None, False
+        if self.inputs is not None:
+            self.inputs.done()
+
+    def remove(self) -> None:
+        """Takes its hook out of the model."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None
+        self.forget()
+
+
+_OF_DECODER = re.compile(r"decoder_|tgt")
+_NO_TOKENS = re.compile(r"mask|type|position|(^|_)pos(_|$)|label|target|segment|padding|length|(^|_)lens?(_|$)|cache|index|embed")
+
+
+def _like_tokens(name: str, value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == 2 and value.dtype in (torch.int64, torch.int32) \
+        and not _NO_TOKENS.search(name)
+
+
+def _parameter_names(root: torch.nn.Module) -> List[str]:
+    """The names of what the model's forward takes by position, as far as they are told."""
+    try:
+        parameters = inspect.signature(root.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
