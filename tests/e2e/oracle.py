@@ -99,14 +99,11 @@ def measure(sent, keywords):
     case = SimpleNamespace(weights=a, dtype=DTYPE_NAME[str(sent.dtype)], is_self=True, window=0, q_offset=0,
                            q_stride=1, mask=None, documents=None, tokens=None, dropout=False, learned_sink=False,
                            **{"q_len": None, "k_len": None, **keywords})
-    seen, query = formulas.visible(case)
-    sound, counted, error = formulas.judge(case, a, seen, query)
+    sound, counted, error = formulas.judge(case, a)
     rows = {name: [finite(value[:, h][sound[:, h] & np.broadcast_to(exists, sound.shape)[:, h]])
                    for h in range(a.shape[1])]
-            for name, (value, exists) in formulas.row_values(case, a, seen, LOCAL_WINDOW).items()}
-    moments = np.array([formulas.head_moments(a, seen, sound, h)[0] for h in range(a.shape[1])])
-    values = dict(zip(formulas.MOMENTS, moments.T), locality=formulas.locality(case, a, seen, sound))
-    return rows, values, int(sound.sum()), int((counted & ~sound).sum()), float(error)
+            for name, (value, exists) in formulas.row_values(case, a, LOCAL_WINDOW).items()}
+    return rows, formulas.head_values(case, a, sound), int(sound.sum()), int((counted & ~sound).sum()), float(error)
 
 
 def finite(x):

@@ -105,10 +105,9 @@ def train(daemon, job, model, steps, rows):
 def truth(weights):
     """{metric: [B, H, T] values of all rows, NaN where there is none}, float64."""
     case = Case(weights.double().numpy(), causal=True, tokens=TOKENS.numpy().astype("<i4"))
-    seen, query = formulas.visible(case)
-    sound, _, _ = formulas.judge(case, case.weights, seen, query)
+    sound, _, _ = formulas.judge(case, case.weights)
     assert sound.all()
-    values = formulas.row_values(case, case.weights, seen, 8)
+    values = formulas.row_values(case, case.weights, 8)
     return {name: np.where(np.broadcast_to(exists, sound.shape), value, np.nan)
             for name, (value, exists) in values.items()}
 

@@ -42,9 +42,8 @@ def rows_of(weights):
     case = SimpleNamespace(weights=weights, dtype="f64", is_self=True, window=0, q_offset=0, q_stride=1, mask=None,
                            documents=None, tokens=None, dropout=False, learned_sink=False, causal=True, q_len=None,
                            k_len=None)
-    seen, query = formulas.visible(case)
-    sound, _, error = formulas.judge(case, weights, seen, query)
-    values = formulas.row_values(case, weights, seen, 8)
+    query, (sound, _, error) = formulas.visible(case)[1], formulas.judge(case, weights)
+    values = formulas.row_values(case, weights, 8)
     return {name: np.where(sound & np.broadcast_to(exists, sound.shape), value, np.nan)
             for name, (value, exists) in values.items() if name not in NOT_HERE}, query, float(error)
 

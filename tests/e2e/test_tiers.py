@@ -108,12 +108,11 @@ def block_keys(m, rows):
 
 def means_of_rows(case, rows, query_ends):
     """metric -> [H], float64: means over the sound ones of these rows of the whole map."""
-    seen, query = formulas.visible(case)
-    sound, _, _ = formulas.judge(case, case.weights, seen, query)
+    sound, _, _ = formulas.judge(case, case.weights)
     p = np.arange(sound.shape[2])
     inside = sound & np.isin(p, p[rows])
     found = {"rows": int(inside.sum())}
-    for name, (values, exists) in formulas.row_values(case, case.weights, seen, 8).items():
+    for name, (values, exists) in formulas.row_values(case, case.weights, 8).items():
         counted = inside & np.broadcast_to(exists, sound.shape)
         if name == "next_token" and not rows.step:  # the query after the block's last one is not known to be one
             counted &= (p + 1 < np.minimum(query_ends, rows.stop)[:, None])[:, None]

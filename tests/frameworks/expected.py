@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """expected: what a summary must say, from attention weights in float64.
 
-The formulas are those of the kernel tests (tests/kernels/formulas.py): numpy, whole arrays at once, no code of the
+The formulas are those of the kernel tests (tests/kernels/formulas.py): whole arrays at once, no code of the
 daemon or the client. Compared are every metric of rows, per head: mean, min, max, std and count; and the mean over
 messages of the numbers that one has of each head, as far as they follow from weights and logits.
 
@@ -86,9 +86,9 @@ def rows_of(attended: Attended) -> Dict[str, List[np.ndarray]]:
     case = case_of(attended)
     weights = attended.weights
     seen, query = formulas.visible(case)
-    sound, _, _ = formulas.judge(case, weights, seen, query)
+    sound, _, _ = formulas.judge(case, weights)
     assert (sound.any(1) == query).all(), "a reference must be sound"
-    values = formulas.row_values(case, weights, seen, LOCAL_WINDOW)
+    values = formulas.row_values(case, weights, LOCAL_WINDOW)
     values["max_logit"] = _largest_logits(attended, seen)
     heads = range(weights.shape[1])
     taken = {name: np.broadcast_to(exists, sound.shape) & sound for name, (_, exists) in values.items()}
@@ -106,11 +106,10 @@ def message_of(attended: Attended) -> Dict[str, np.ndarray]:
     """{metric: its value of this message, per head}."""
     case, weights = case_of(attended), attended.weights
     seen, query = formulas.visible(case)
-    sound, _, _ = formulas.judge(case, weights, seen, query)
+    sound, _, _ = formulas.judge(case, weights)
     heads = range(weights.shape[1])
-    found = dict(zip(formulas.MOMENTS, np.transpose([formulas.head_moments(weights, seen, sound, h)[0] for h in heads])))
-    found["importance"] = formulas.softmax(formulas.scores(np.where(query[:, None, :, None], weights, 0)))
-    found["locality"] = formulas.locality(case, weights, seen, sound)
+    found = formulas.head_values(case, weights, sound)
+    found["importance"] = formulas.importance(np.where(query[:, None, :, None], weights, 0))[0]
     if attended.logits is not None:
         logits = [attended.logits[:, h][seen & sound[:, h][..., None]] for h in heads]
         found["max_abs_logit"] = np.array([np.abs(one).max() for one in logits])

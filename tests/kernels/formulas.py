@@ -1,213 +1,91 @@
 # SPDX-License-Identifier: MIT
-"""Every number of the attention tier a second time: float64 numpy, whole arrays at once, written from the
-formulas of workers/KERNELS.md and not from the C code.
+"""Every number of the attention tier a second time, in float64 from the formulas of workers/KERNELS.md and not from the C code:
+those of rows and of heads as clients/python/examples/reference_*.py have them, here of cases and in numpy; and what only
+tests of kernels ask for.
 
 `case` is a message (cases.py); `a` its weights [B, H, Tq, Tk] as the kernels see them, after rounding to
 the dtype that was sent. p = q_offset + i * q_stride is where query i stands."""
 
-import numpy as np
+import pathlib
+import sys
 
-NARROW = ("f16", "bf16")
+import numpy as np
+import torch
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python" / "examples"))
+import reference_heads as heads  # noqa: E402
+import reference_rows as rows  # noqa: E402
+
 MOMENTS = ["mean", "min", "max", "std", "variance"]
 # row metrics, in the order of proto/metric.def
-ROW_METRICS = ["entropy", "entropy_normalized", "effective_keys", "confidence", "diagonal", "local_mass",
-               "mean_distance", "mean_distance_normalized", "previous_token", "next_token", "first_token",
-               "entropy_sans_first", "tail_mass", "induction", "duplicate_token", "sink_deficit", "max_logit"]
+ROW_METRICS = [*rows.ROW_METRICS, "max_logit"]
 # by queries and keys only
 QK_METRICS = ["max_abs_logit", "mean_logit", "std_logit", "qk_cosine", "qk_cosine_max", "q_norm", "k_norm",
               "output_norm", "norm_weighted_entropy", "write_norm", "residual_share"]
 
 
+def attention(case, a):
+    """The message as the reference takes it."""
+    mask, documents, tokens = (None if x is None else torch.from_numpy(x) for x in (case.mask, case.documents, case.tokens))
+    return rows.Attention(torch.from_numpy(np.ascontiguousarray(a, dtype=np.float64)), case.dtype, "self" if case.is_self else "cross",
+                          bool(case.causal), case.window, case.q_offset, case.q_len, case.k_len, mask, documents, tokens,
+                          dropout=case.dropout, learned_sink=case.learned_sink, q_stride=case.q_stride)
+
+
 def lengths(case):
-    """q_len, k_len, and how many positions a query may be a neighbour of, each [B]."""
-    batch, _, queries, keys = case.weights.shape
-    q_len = np.array(case.q_len if case.q_len else [queries] * batch)
-    k_len = np.array(case.k_len if case.k_len else [keys] * batch)
-    return q_len, k_len, np.minimum(k_len, case.q_offset + q_len * case.q_stride)
+    """q_len and k_len, each [B]."""
+    return tuple(x.numpy() for x in rows.lengths(attention(case, case.weights)))
 
 
 def places(case):
     """p as a column, j as a row."""
-    queries, keys = case.weights.shape[2:]
-    return case.q_offset + np.arange(queries)[:, None] * case.q_stride, np.arange(keys)[None, :]
-
-
-def allowed(case):
-    """[B, Tq, Tk]: what the tensors leave, before lengths, causal bound and window."""
-    batch, _, queries, keys = case.weights.shape
-    free = np.ones((batch, queries, keys), bool)
-    if case.mask is not None:
-        free &= case.mask == 1
-    if case.documents is not None and case.is_self:
-        p = places(case)[0][:, 0]
-        own = case.documents[:, np.minimum(p, keys - 1)]
-        free &= (own[:, :, None] == case.documents[:, None, :]) & (p < keys)[None, :, None]
-    return free
+    return rows.places(attention(case, case.weights)).numpy()[:, None], np.arange(case.weights.shape[3])[None, :]
 
 
 def visible(case):
     """[B, Tq, Tk]: key j counts for query i; and [B, Tq]: query i counts."""
-    q_len, k_len, _ = lengths(case)
-    p, j = places(case)
-    free = allowed(case)
-    seen = free & (j < k_len[:, None, None])
-    if case.causal:
-        seen &= j <= p
-    if case.window:
-        seen &= j > p - case.window
-    query = np.arange(free.shape[1])[None, :] < q_len[:, None]
-    return seen, query & free.any(-1)
+    queries, seen = rows.visible(attention(case, case.weights))
+    return seen[:, 0].numpy(), queries[:, 0].numpy()
 
 
-def shown(case, seen_query):
-    """[B, Tq, Tk]: the entries that are no padding, of pairs and of maps to look at; `seen_query`: which queries
-    count."""
-    batch, _, queries, keys = case.weights.shape
-    q_len = case.q_len if case.q_len is not None else [queries] * batch
-    k_len = case.k_len if case.k_len is not None else [keys] * batch
-    place = case.q_offset + np.arange(queries) * getattr(case, "q_stride", 1)
-    result = np.zeros((batch, queries, keys), bool)
-    for b in range(batch):
-        end = q_len[b]
-        while case.is_self and end > 0 and k_len[b] <= place[end - 1] < keys:
-            end -= 1
-        valid = np.flatnonzero(seen_query[b, :end])
-        if not valid.size:
-            continue
-        some = np.arange(keys) < k_len[b]
-        if case.mask is not None:
-            some &= (case.mask[b, valid[0]:valid[-1] + 1] == 1).any(0)
-        if some.any():
-            some[np.flatnonzero(some)[0]:np.flatnonzero(some)[-1] + 1] = True
-        result[b, valid] = some
-    return result
+def shown(case):
+    """[B, Tq, Tk]: the entries that are no padding, of pairs and of maps to look at."""
+    return rows.shown(attention(case, case.weights))[:, 0].numpy()
 
 
 class TossUp(Exception):
     """A row so near the tolerance that rounding decides about it."""
 
 
-def judge(case, a, seen, query, margin=1e-9):
+def judge(case, a, margin=1e-9):
     """[B, H, Tq] soundness, the valid queries, and the largest finite |sum - 1|."""
-    seen4, query3 = seen[:, None], np.broadcast_to(query[:, None], a.shape[:3])
-    counted = np.where(seen4, a, 0.0)
-    bad = ~np.isfinite(counted) | (counted < (-1e-3 if case.dtype in NARROW else -1e-6))
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = counted.sum(-1) - 1
-    tolerance = 2e-2 if case.dtype in NARROW else 1e-3
-    some = np.broadcast_to(seen4.any(-1), a.shape[:3])
-    sound = query3 & some & ~bad.any(-1)
-    with np.errstate(invalid="ignore"):
-        if not case.dropout:
-            sound &= (error <= tolerance) if case.learned_sink else (np.abs(error) <= tolerance)
-    near = query3 & some & np.isfinite(error)
-    if not case.dropout and (np.abs(np.abs(error[near]) - tolerance) < margin).any():
+    judged = rows.judge(attention(case, a))
+    queries = judged.queries.expand(judged.sound.shape).numpy()
+    error = np.abs(judged.sums.numpy() - 1)
+    near = error[queries & judged.seen.any(-1).numpy() & np.isfinite(error)]
+    if not case.dropout and (np.abs(near - rows.SUM_TOLERANCE[case.dtype]) < margin).any():
         raise TossUp
-    return sound, query3, (np.abs(error[near]).max() if near.any() else np.nan)
+    return judged.sound.numpy(), queries, near.max() if near.size else np.nan
 
 
 def plogp(x):
     return np.where(x > 0, x * np.log(np.where(x > 0, x, 1)), 0)
 
 
-def along(w, p, offset, positions):
-    """A[i, p + offset] and where p + offset is a position of the sample."""
-    keys = w.shape[-1]
-    j = p[:, 0] + offset
-    picked = w[:, :, np.arange(w.shape[2]), np.clip(j, 0, keys - 1)]
-    return picked, ((j >= 0) & (j < positions[:, None]))[:, None]
-
-
-def earlier_occurrences(case):
-    """[B, Tq, Tk]: j < p, and the tokens at j and p are the same."""
-    _, k_len, _ = lengths(case)
-    p, j = places(case)
-    own = case.tokens[:, np.minimum(p[:, 0], case.tokens.shape[1] - 1)]
-    same = own[:, :, None] == case.tokens[:, None, :]
-    return same & (j < p) & (p < k_len[:, None, None])
-
-
-def token_values(case, w):
-    if case.tokens is None or not case.is_self:
-        return {name: (np.zeros(w.shape[:3]), False) for name in ("induction", "duplicate_token")}
-    at = earlier_occurrences(case)[:, None]
-    some = at.any(-1)
-    with np.errstate(invalid="ignore"):
-        after, on = (w[..., 1:] * at[..., :-1]).sum(-1), (w * at).sum(-1)
-    return {"induction": (after, some), "duplicate_token": (on, some)}
-
-
-def sans_first(w, seen):
-    """Entropy of the row without key 0, renormalised, over the log of the number of its keys."""
-    n = seen.sum(-1)[:, None]
-    rest = np.where(np.arange(w.shape[-1]) > 0, w, 0)
-    total = rest.sum(-1)
-    left = n - seen[:, None, :, 0]
-    with np.errstate(all="ignore"):
-        value = -plogp(rest / total[..., None]).sum(-1) / np.log(left)
-    return value, (n >= 3) & (total > 0)
-
-
-def row_values(case, a, seen, local_window):
+def row_values(case, a, local_window):
     """name -> ([B, H, Tq] values, where they exist)."""
-    w = np.where(seen[:, None], a, 0.0)
-    n = seen.sum(-1)[:, None]
-    p, j = places(case)
-    distance = np.abs(p - j)
-    positions = lengths(case)[2]
-    with np.errstate(all="ignore"):
-        entropy = -plogp(w).sum(-1)
-        mean_distance = (w * distance).sum(-1)
-        farthest = np.where(seen, distance, 0).max(-1)[:, None]
-        values = {
-            "entropy": (entropy, True),
-            "entropy_normalized": (entropy / np.log(n), n >= 2),
-            "effective_keys": (np.exp(entropy), True),
-            "confidence": (np.where(seen[:, None], a, -np.inf).max(-1), True),
-            "local_mass": (np.where(distance <= local_window, w, 0).sum(-1), True),
-            "mean_distance": (mean_distance, True),
-            "mean_distance_normalized": (mean_distance / farthest, farthest > 0),
-            "first_token": (w[..., 0], (p[:, 0] >= 1)),
-            "entropy_sans_first": sans_first(w, seen),
-            "tail_mass": (1 - largest(np.where(seen[:, None], a, -np.inf), 8), True),
-            "sink_deficit": (1 - w.sum(-1), case.learned_sink),
-            "max_logit": (entropy, False),
-        }
-    for name, offset in (("previous_token", -1), ("diagonal", 0), ("next_token", 1)):
-        value, exists = along(w, p, offset, positions)
-        values[name] = value, exists & case.is_self
-    values.update(token_values(case, w))
-    return {name: values[name] for name in ROW_METRICS}
+    message = attention(case, a)
+    found = {name: tuple(x.numpy() for x in column)
+             for name, column in rows.row_columns(message, rows.judge(message), local_window).items()}
+    return {**{name: found[name] for name in rows.ROW_METRICS}, "max_logit": (found["entropy"][0], False)}
 
 
-def largest(x, count):
-    """The sum of the largest `count` along the last axis; -inf is nothing."""
-    top = -np.sort(-x, -1)[..., :count]
-    return np.where(top == -np.inf, 0, top).sum(-1)
-
-
-def head_moments(a, seen, sound, h):
-    """MOMENTS of one head, and the largest |A| among them."""
-    x = a[:, h][seen & sound[:, h][..., None]]
-    if x.size == 0:
-        return [np.nan] * 5, 1
-    several = x.size > 1
-    return [x.mean(), x.min(), x.max(), x.std(ddof=1) if several else np.nan,
-            x.var(ddof=1) if several else np.nan], np.abs(x).max()
-
-
-def locality(case, a, seen, sound):
-    """Per head: the weights next to the diagonal of sound rows, over their number."""
-    w = np.where(seen[:, None], a, 0.0)
-    p, j = places(case)
-    positions = lengths(case)[2]
-    neighbour = (np.abs(p - j) == 1) & (j < positions[:, None, None])
-    chosen = neighbour[:, None] & sound[..., None]
-    result = np.full(a.shape[1], np.nan)
-    for h in range(a.shape[1]):
-        if case.is_self and chosen[:, h].any():
-            result[h] = w[:, h][chosen[:, h]].mean()
-    return result
+def head_values(case, a, sound):
+    """name -> [H]: MOMENTS and locality of the rows that are `sound`."""
+    message = attention(case, a)
+    judged = rows.judge(message)._replace(sound=torch.from_numpy(np.ascontiguousarray(sound)))
+    beside = {name: rows.of_heads(judged, *column) for name, column in rows.neighbours(message, judged).items()}
+    return {**heads.entry_metrics(message.weights, judged), "locality": heads.locality(beside)}
 
 
 def length(x):
@@ -249,32 +127,10 @@ def outputs(a, v, wo_r, x_norm, seen, sound):
     return found
 
 
-def scores(a):
-    """(V + E) / 2 per head, before the softmax over heads."""
-    batch, heads, _, _ = a.shape
-    result = np.full(heads, np.nan)
-    for h in range(heads):
-        v, e = [], []
-        for b in range(batch):
-            rows = a[b, h][np.isfinite(a[b, h]).all(-1)]
-            if rows.size < 2:
-                continue
-            p = np.exp(rows - rows.max(-1, keepdims=True))
-            p /= p.sum(-1, keepdims=True)
-            e.append(-(p * np.log(p + 1e-8)).sum())
-            v.append(rows.var(ddof=1))
-        if v:
-            result[h] = (np.mean(v) + np.mean(e)) / 2
-    return result
-
-
-def softmax(x):
-    good = np.isfinite(x)
-    result = np.full(x.shape, np.nan)
-    if good.any():
-        e = np.exp(x[good] - x[good].max())
-        result[good] = e / e.sum()
-    return result
+def importance(a):
+    """[H], and the scores (V + E) / 2 before the softmax over heads."""
+    scores = heads.importance_scores(torch.from_numpy(np.ascontiguousarray(a, dtype=np.float64)))
+    return heads.importance(scores), scores
 
 
 def maps(a):
@@ -287,10 +143,8 @@ def maps(a):
 
 
 def statistics(x):
-    x = x[np.isfinite(x)]
-    if x.size == 0:
-        return [np.nan] * 4
-    return [x.mean(), x.max(), x.min(), x.std(ddof=1) if x.size > 1 else np.nan]
+    """mean, max, min, std of the finite entries."""
+    return list(heads.statistics(torch.from_numpy(x[np.isfinite(x)])).values())
 
 
 def average_of_samples(mean_map):
@@ -319,8 +173,7 @@ def pooled(mean_map, most=128):
 
 
 def top_pairs(average, k):
-    pairs = [(-average[i, j], int(i), int(j)) for i, j in zip(*np.nonzero(np.isfinite(average)))]
-    return [(i, j, -w) for w, i, j in sorted(pairs)[:k]]
+    return [tuple(pair.values()) for pair in heads.top_pairs(torch.from_numpy(average), k)]
 
 
 def pattern(value):
@@ -336,8 +189,3 @@ def pattern(value):
     if value["local_mass"] >= 0.75 and value["mean_distance_normalized"] <= 0.25:
         return "local"
     return "long_range" if value["mean_distance_normalized"] >= 0.6 else "mixed"
-
-
-def sink_rate(first_token):
-    known = first_token[~np.isnan(first_token)]
-    return (known > 0.3).mean() if known.size else np.nan

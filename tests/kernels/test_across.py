@@ -159,10 +159,10 @@ def head_pairs(a, unpadded, limit):
 
 def truth(case):
     a = decode(encode(case.weights, case.dtype), case.dtype)
-    seen, query = formulas.visible(case)
-    sound = formulas.judge(case, a, seen, query)[0]
+    seen = formulas.visible(case)[0]
+    sound = formulas.judge(case, a)[0]
     cosine, js, rows = similarity(case, a, seen, sound)
-    found = {"cosine": cosine, "js": js, "rows": rows, "pairs": head_pairs(a, formulas.shown(case, query), case.limit)}
+    found = {"cosine": cosine, "js": js, "rows": rows, "pairs": head_pairs(a, formulas.shown(case), case.limit)}
     if case.head_weights is not None:
         found["map"], found["map_n"], found["map_scale"] = weighted_map(case, a)
     if case.grad is not None:

@@ -110,14 +110,15 @@ def check_row_metric(name, dists, values, exists, sound, got_mean, tolerance):
         check_quantiles(name, dist["quantiles"], sample, max(within * scale, 1e-12))
 
 
-def check_moments(got, a, seen, sound, tolerance):
-    for h in range(a.shape[1]):
-        want, scale = formulas.head_moments(a, seen, sound, h)
+def check_moments(got, truth, tolerance):
+    for h in range(truth.a.shape[1]):
+        want = [truth.heads[name][h] for name in MOMENTS]
+        scale = np.nanmax(np.abs([*want[1:3], 0])) or 1
         mean, low, high, std, variance = (got[name][h] for name in MOMENTS)
-        close("mean", mean, want[0], tolerance.sums, scale or 1)
+        close("mean", mean, want[0], tolerance.sums, scale)
         close("min, max", [low, high], want[1:3], tolerance.weights, tolerance.smallest)
-        close("std", std, want[3], tolerance.std, scale or 1)
-        close("variance", variance, want[4], tolerance.sums, scale**2 or 1)
+        close("std", std, want[3], tolerance.std, scale)
+        close("variance", variance, want[4], tolerance.sums, scale**2)
         if not np.isnan(variance):
             close("std, variance", std, np.sqrt(variance), 1e-12, 0)
 
@@ -145,13 +146,13 @@ def check_core(case, got, truth, tolerance):
         return
     for name, (want, exists) in truth.rows.items():
         check_row_metric(name, got["dists"][name], want, exists, truth.sound, values[name], tolerance)
-    check_moments(values, truth.a, truth.seen, truth.sound, tolerance)
-    close("locality", values["locality"], truth.locality, tolerance.sums)
+    check_moments(values, truth, tolerance)
+    close("locality", values["locality"], truth.heads["locality"], tolerance.sums)
     for name in QK_METRICS:
         assert np.isnan(values[name]).all()
     for h, name in enumerate(got["patterns"]):
         assert name == formulas.pattern({metric: values[metric][h] for metric in ROW_METRICS})
-    close("sink_rate", got["sink_rate"], formulas.sink_rate(np.array(values["first_token"])), 1e-15)
+    close("sink_rate", got["sink_rate"], formulas.heads.sink_rate(values["first_token"]), 1e-15)
 
 
 def check_importance(case, got, truth, tolerance):
@@ -159,9 +160,10 @@ def check_importance(case, got, truth, tolerance):
     if "i" not in case.groups:
         assert set(values["importance"] + values["importance_gradient"]) == {UNTOUCHED}
         return
-    scores = truth.scores[np.isfinite(truth.scores)]
+    importance, scores = formulas.importance(truth.a)
+    scores = scores[np.isfinite(scores)]
     size = max(1, np.abs(scores).max()) if scores.size else 1
-    close("importance", values["importance"], formulas.softmax(truth.scores), min(1, tolerance.score * size))
+    close("importance", values["importance"], importance, min(1, tolerance.score * size))
     assert np.isnan(values["importance_gradient"]).all()
 
 
@@ -204,7 +206,7 @@ def check_spectrum(got, rectangle, dtype):
 
 
 def check_spectra(case, got, truth):
-    q_len, k_len, _ = formulas.lengths(case)
+    q_len, k_len = formulas.lengths(case)
     spectra = iter(got["spectra"])
     for b in range(truth.a.shape[0]):
         for h in range(truth.a.shape[1]):
@@ -231,19 +233,17 @@ class Truth:
     def __init__(self, case):
         self.case = case
         self.a = decode(encode(case.weights, case.dtype), case.dtype)
-        self.seen, query = formulas.visible(case)
-        self.sound, self.query, self.error = formulas.judge(case, self.a, self.seen, query)
-        self.rows = formulas.row_values(case, self.a, self.seen, case.local_window)
-        self.locality = formulas.locality(case, self.a, self.seen, self.sound)
+        self.sound, self.query, self.error = formulas.judge(case, self.a)
+        self.rows = formulas.row_values(case, self.a, case.local_window)
+        self.heads = formulas.head_values(case, self.a, self.sound)
         self.maps = formulas.maps(self.a)
-        self.mean_map = np.where(formulas.shown(case, query), self.maps[1], np.nan)  # without padding
+        self.mean_map = np.where(formulas.shown(case), self.maps[1], np.nan)  # without padding
         self.average = formulas.average_of_samples(self.mean_map)
-        self.scores = formulas.scores(self.a)
 
     def toss_up(self, margin):
         """Whether rounding by `margin` decides about some row."""
         try:
-            formulas.judge(self.case, self.a, self.seen, self.query[:, 0], margin)
+            formulas.judge(self.case, self.a, margin)
         except formulas.TossUp:
             return True
         return False

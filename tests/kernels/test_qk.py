@@ -123,7 +123,7 @@ def truth(m):
         per_head["k_norm"].append(summary(k_norm[:, h][inside]))
         for name, (values, there, _) in found.items():
             per_head[name].append(summary(np.broadcast_to(values, a.shape[:3])[:, h][there[:, h]]))
-    rows = formulas.row_values(case, np.where(sound[..., None], a, 0), seen, case.local_window)
+    rows = formulas.row_values(case, np.where(sound[..., None], a, 0), case.local_window)
     with np.errstate(invalid="ignore"):
         rows["max_logit"] = np.where(seen[:, None], s, -np.inf).max(-1), True
     size_of = {name: np.where(there, size, 0).max((0, 2)) for name, (_, there, size) in found.items() if name in SETS[7:]}
@@ -234,7 +234,7 @@ def check(m, t, results):
         check_rows(isa, got, t, sound, nats)
         check_sets(isa, got, t, t["sets"], nats)
         check_gradient(isa, got["gradient"], t)
-        want = formulas.locality(m.case, t["a"], formulas.visible(m.case)[0], sound)
+        want = formulas.head_values(m.case, t["a"], sound)["locality"]
         close(f"{isa} locality", got["values"]["locality"], want, tolerance_of(isa, "locality", t["delta"], nats))
         largest = [max(abs(one[3]), abs(one[4])) if one[0] else np.nan for one in t["sets"]["logits"]]
         close(f"{isa} max_abs_logit", got["values"]["max_abs_logit"], largest, 1e-5,
@@ -461,7 +461,7 @@ def test_spectrum(shape, dtype, tmp_path):
     m = build(shape, dtype, "lengths" if shape[0] > 1 else "full", "plain")
     m.softcap = 0.0
     got = run_cli(m, tmp_path, isas=["scalar"], spectrum=1)[0]["spectra"]
-    q_len, k_len, _ = formulas.lengths(m.case)
+    q_len, k_len = formulas.lengths(m.case)
     _, product, _ = logits_of(m)
     eps = max(EPS[m.dtypes[0]], EPS[m.dtypes[1]])
     for h, one in enumerate(got):

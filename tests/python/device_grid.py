@@ -136,7 +136,8 @@ def _head(s, shown, h, words, local_window):
     case = SimpleNamespace(
         weights=s[:, h:h + 1], is_self=not words["cross"], causal=words["causal"], window=words.get("window", 0),
         q_offset=words.get("q_offset", 0), q_stride=1, q_len=words.get("q_len"), k_len=words.get("k_len"), mask=shown[:, h],
-        documents=None if documents is None else documents.numpy(), tokens=None, learned_sink=sinks is not None)
+        documents=None if documents is None else documents.numpy(), tokens=None, learned_sink=sinks is not None, dtype="f64",
+        dropout=False)
     seen, query = formulas.visible(case)
     logits = np.where(seen, s[:, h], -np.inf)[:, None]
     with np.errstate(all="ignore"):
@@ -146,15 +147,14 @@ def _head(s, shown, h, words, local_window):
         shift = np.maximum(np.where(sound[..., None], largest, 0), sink)
         e = np.exp(logits - shift)
         weights = e / (e.sum(-1, keepdims=True) + np.exp(sink - shift))
-        values = formulas.row_values(case, weights, seen, local_window)
+        values = formulas.row_values(case, weights, local_window)
     values["max_logit"] = largest[..., 0], True
     query = query[:, None]
     broken = query & seen.any(-1)[:, None]
     result = {"valid": query, "weights": np.where(sound[..., None], weights, np.where(broken, np.nan, 0)[..., None])}
     result["logits"] = np.where(sound[:, 0, :, None] & seen, logits[:, 0], np.nan)
     finite = result["logits"][np.isfinite(result["logits"])]
-    moments, _ = formulas.head_moments(weights, seen, sound, 0)
-    result["message"] = {**dict(zip(formulas.MOMENTS, moments)), "locality": formulas.locality(case, weights, seen, sound)[0],
+    result["message"] = {**{name: values[0] for name, values in formulas.head_values(case, weights, sound).items()},
                          "max_abs_logit": np.abs(finite).max() if finite.size else np.nan, "mean_logit": _mean(finite),
                          "std_logit": finite.std(ddof=1) if finite.size > 1 else np.nan}
     for name in NO_TOKENS:
@@ -206,8 +206,8 @@ def agree_of_message(found, q, k, words):
     largest = np.nan_to_num(message["max"])
     for name, got in found.items():
         if name == "importance":
-            scores = formulas.scores(expected["weights"])
-            want, bound = formulas.softmax(scores), (2e-6 + delta) * np.nanmax(np.abs(scores), initial=1)
+            want, scores = formulas.importance(expected["weights"])
+            bound = (2e-6 + delta) * np.nanmax(np.abs(scores), initial=1)
         else:
             want = message[name]
             bound = 1e-5 * np.maximum(1, np.abs(np.nan_to_num(want))) + 1e-5 * size + delta

@@ -142,24 +142,18 @@ def says_the_same(state, message, layer):
 def values_of(message, layer):
     """name: f64 [H], the numbers of a message that follow from its weights, queries and keys."""
     case = case_of(message, layer)
-    seen, query = formulas.visible(case)
-    sound, _, _ = formulas.judge(case, case.weights, seen, query)
-    moments = [formulas.head_moments(case.weights, seen, sound, h)[0] for h in range(case.weights.shape[1])]
-    found = dict(zip(formulas.MOMENTS, np.transpose(moments)))
-    found["importance"] = formulas.softmax(formulas.scores(np.where(sound[..., None], case.weights, np.where(
-        query[:, None], np.nan, 0)[..., None])))
-    if case.is_self:
-        found["locality"] = formulas.locality(case, case.weights, seen, sound)
-    return found
+    sound, query, _ = formulas.judge(case, case.weights)
+    found = formulas.head_values(case, case.weights, sound)
+    found["importance"] = formulas.importance(np.where(sound[..., None], case.weights, np.where(query, np.nan, 0)[..., None]))[0]
+    return {name: value for name, value in found.items() if name != "locality" or case.is_self}
 
 
 def rows_of(message, layer):
     """(name: f64 [B, H, Tq], NaN where there is none; which rows are sound; which queries are no padding)."""
     case = case_of(message, layer)
-    seen, query = formulas.visible(case)
-    sound, _, _ = formulas.judge(case, case.weights, seen, query)
+    query, (sound, _, _) = formulas.visible(case)[1], formulas.judge(case, case.weights)
     return {name: np.where(sound & exists, value, np.nan)
-            for name, (value, exists) in formulas.row_values(case, case.weights, seen, 8).items()}, sound, query
+            for name, (value, exists) in formulas.row_values(case, case.weights, 8).items()}, sound, query
 
 
 def case_of(message, layer):
@@ -256,9 +250,9 @@ def test_importance_of_padded_samples_with_a_bias_is_the_same_in_both_tiers():
         patch.setattr(states, "captured", lambda measured, *where: measured)
         measured = cut(seen, EVERYTHING, 0, Share(), state)[0].make(LAYER)
     zeros = np.where(there[:, None, :, None], truth(Q, K, there[:, None, None], bias.numpy()), 0)
-    expected = formulas.softmax(formulas.scores(zeros))
+    expected = formulas.importance(zeros)[0]
     np.testing.assert_allclose(measured.values["importance"], expected, rtol=1e-5)
-    np.testing.assert_allclose(formulas.softmax(formulas.scores(np.float64(tensors["weights"]))), expected, rtol=1e-5)
+    np.testing.assert_allclose(formulas.importance(tensors["weights"])[0], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])

@@ -26,7 +26,7 @@ IMPORTANCE_SCORE = 2e-6  # how far a score may be off, relative to the largest o
 def entry_metrics(weights: torch.Tensor, rows: Rows) -> Dict[str, np.ndarray]:
     """mean, min, max, std, variance over the visible entries of sound rows, per head."""
     counted = rows.seen & rows.sound[..., None]
-    heads = [_stats(weights[:, h][counted[:, h]]) for h in range(weights.shape[1])]
+    heads = [statistics(weights[:, h][counted[:, h]]) for h in range(weights.shape[1])]
     result = {name: np.array([head[name] for head in heads]) for name in MAP_STATS}
     return {**result, "variance": result["std"]**2}
 
@@ -90,7 +90,7 @@ def aggregates(weights: torch.Tensor, given: Optional[Sequence[float]],
             "importance": _weighted_map(weights, important)}
     if given is not None and len(given) == weights.shape[1]:
         maps["weighted"] = _weighted_map(weights, np.asarray(given, dtype=np.float64))
-    return {name: _stats(entries[torch.isfinite(entries)]) for name, entries in maps.items()}
+    return {name: statistics(entries[torch.isfinite(entries)]) for name, entries in maps.items()}
 
 
 def _weighted_map(weights: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
@@ -101,7 +101,7 @@ def _weighted_map(weights: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
     return sum(float(factors[h]) * weights[:, h] for h in chosen)
 
 
-def _stats(entries: torch.Tensor) -> Dict[str, float]:
+def statistics(entries: torch.Tensor) -> Dict[str, float]:
     if len(entries) == 0:
         return dict.fromkeys(MAP_STATS, math.nan)
     return {"mean": float(entries.mean()), "max": float(entries.max()), "min": float(entries.min()),

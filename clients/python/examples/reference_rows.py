@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """reference_rows: the keys that a row may attend to, whether it counts, and every number of a row.
 
-Query i of sample b stands at position p = q_offset + i of the keys; the sample's own positions are those below
-min(k_len[b], q_offset + q_len[b]). Key j is visible when j < k_len[b], and j <= p if causal, and j > p - window if
+Query i of sample b stands at position p = q_offset + i q_stride of the keys; the sample's own positions are those below
+min(k_len[b], q_offset + q_len[b] q_stride). Key j is visible when j < k_len[b], and j <= p if causal, and j > p - window if
 there is one, and mask[b,i,j] = 1 if there is one, and in self-attention documents[b,j] = documents[b,p] if there are
 any. A query counts when i < q_len[b] and mask and documents together leave it some key.
 
@@ -44,6 +44,7 @@ class Attention(NamedTuple):
     grad: Optional[torch.Tensor] = None       # f64 [B,H,Tq,Tk]
     dropout: bool = False
     learned_sink: bool = False
+    q_stride: int = 1
     qk: Any = None                            # reference_qk.Vectors, when those were sent
     values: Any = None                        # reference_qk.Values, the same
 
@@ -64,6 +65,11 @@ def lengths(a: Attention) -> Tuple[torch.Tensor, torch.Tensor]:
             torch.as_tensor(list(a.k_len) if a.k_len is not None else [Tk] * B))
 
 
+def places(a: Attention) -> torch.Tensor:
+    """p, [Tq]."""
+    return a.q_offset + torch.arange(a.weights.shape[2]) * a.q_stride
+
+
 def judge(a: Attention) -> Rows:
     """Which keys every row sees, and which rows count."""
     queries, seen = visible(a)
@@ -80,7 +86,7 @@ def judge(a: Attention) -> Rows:
 def visible(a: Attention) -> Tuple[torch.Tensor, torch.Tensor]:
     """(queries that count [B,1,Tq], visible keys [B,1,Tq,Tk])."""
     B, _, Tq, Tk = a.weights.shape
-    p, j = a.q_offset + torch.arange(Tq)[:, None], torch.arange(Tk)[None, :]
+    p, j = places(a)[:, None], torch.arange(Tk)[None, :]
     q_len, k_len = lengths(a)
     free = torch.ones(B, Tq, Tk, dtype=torch.bool)
     if a.mask is not None:
@@ -101,12 +107,12 @@ def shown(a: Attention) -> torch.Tensor:
     """[B,1,Tq,Tk]: entries that are no padding, which pairs are looked for among: of queries and keys from the first
     to the last that exist. In self-attention a query at the place of a padding key is padding."""
     B, _, Tq, Tk = a.weights.shape
-    k_len, p = lengths(a)[1], a.q_offset + torch.arange(Tq)
+    (q_len, k_len), p, row = lengths(a), places(a), torch.arange(Tq)
     result = torch.zeros(B, 1, Tq, Tk, dtype=torch.bool)
     for b, query in enumerate(visible(a)[0][:, 0]):
         if a.site == "self":
-            inside = torch.nonzero((p < k_len[b]) | (p >= Tk))[:, 0]
-            query = query & (torch.arange(Tq) <= (inside[-1] if len(inside) else -1))
+            inside = torch.nonzero(((p < k_len[b]) | (p >= Tk)) & (row < q_len[b]))[:, 0]
+            query = query & (row <= (inside[-1] if len(inside) else -1))
         queries = torch.nonzero(query)[:, 0]
         if len(queries) == 0:
             continue
@@ -121,7 +127,13 @@ def shown(a: Attention) -> torch.Tensor:
 
 def row_metrics(a: Attention, rows: Rows, local_window: int) -> Dict[str, List[np.ndarray]]:
     """Row metric -> one array of row values per head: those of sound rows where the number exists."""
-    columns = {**_entropies(rows), **_distances(a, rows, local_window), **_neighbours(a, rows), **_tokens(a, rows)}
+    columns = row_columns(a, rows, local_window)
+    return {name: of_heads(rows, *columns[name]) for name in ROW_METRICS}
+
+
+def row_columns(a: Attention, rows: Rows, local_window: int) -> Dict[str, Column]:
+    """Every number of every row, sound or not."""
+    columns = {**_entropies(rows), **_distances(a, rows, local_window), **neighbours(a, rows), **_tokens(a, rows)}
     A, visible = rows.A, rows.seen.expand(rows.A.shape)
     largest = torch.where(visible, A, torch.full_like(A, -torch.inf)).sort(-1, descending=True).values
     head = largest[..., :HEAD_KEYS]
@@ -129,10 +141,11 @@ def row_metrics(a: Attention, rows: Rows, local_window: int) -> Dict[str, List[n
     columns["confidence"] = largest[..., 0], always
     columns["tail_mass"] = 1 - torch.where(head > -torch.inf, head, torch.zeros_like(head)).sum(-1), always
     columns["sink_deficit"] = 1 - rows.sums, always & a.learned_sink
-    return {name: _of_heads(rows, *columns[name]) for name in ROW_METRICS}
+    return columns
 
 
-def _of_heads(rows: Rows, values: torch.Tensor, exists: torch.Tensor) -> List[np.ndarray]:
+def of_heads(rows: Rows, values: torch.Tensor, exists: torch.Tensor) -> List[np.ndarray]:
+    """The values of sound rows where there are some, an array for each head."""
     chosen = rows.sound & exists & torch.isfinite(values)
     return [values[:, h][chosen[:, h]].numpy() for h in range(values.shape[1])]
 
@@ -158,8 +171,7 @@ def _entropies(rows: Rows) -> Dict[str, Column]:
 
 
 def _distances(a: Attention, rows: Rows, local_window: int) -> Dict[str, Column]:
-    Tq, Tk = rows.A.shape[-2:]
-    distance = (a.q_offset + torch.arange(Tq)[:, None] - torch.arange(Tk)[None, :]).abs().double()
+    distance = (places(a)[:, None] - torch.arange(rows.A.shape[-1])).abs().double()
     mean = (rows.A * distance).sum(-1)
     farthest = (rows.seen * distance).amax(-1).expand(mean.shape)
     always = torch.ones_like(rows.sound)
@@ -167,12 +179,11 @@ def _distances(a: Attention, rows: Rows, local_window: int) -> Dict[str, Column]
             "local_mass": ((rows.A * (distance <= local_window)).sum(-1), always)}
 
 
-def _neighbours(a: Attention, rows: Rows) -> Dict[str, Column]:
+def neighbours(a: Attention, rows: Rows) -> Dict[str, Column]:
     """Weights on the query's own position, those next to it, and the first."""
-    Tq, Tk = rows.A.shape[-2:]
-    p = a.q_offset + torch.arange(Tq)
+    p, Tk = places(a), rows.A.shape[-1]
     q_len, k_len = lengths(a)
-    positions = torch.minimum(k_len, a.q_offset + q_len)
+    positions = torch.minimum(k_len, a.q_offset + q_len * a.q_stride)
     columns = {"first_token": (rows.A[..., 0], (p >= 1).expand(rows.sound.shape))}
     for name, offset in (("previous_token", -1), ("diagonal", 0), ("next_token", 1)):
         j = p + offset
@@ -188,8 +199,8 @@ def _tokens(a: Attention, rows: Rows) -> Dict[str, Column]:
     if a.tokens is None or a.site != "self":
         none = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.bool)
         return {"induction": none, "duplicate_token": none}
-    Tq, Tk = rows.A.shape[-2:]
-    p, j = a.q_offset + torch.arange(Tq)[:, None], torch.arange(Tk)[None, :]
+    Tk = rows.A.shape[-1]
+    p, j = places(a)[:, None], torch.arange(Tk)[None, :]
     own = a.tokens[:, p[:, 0].clamp(max=Tk - 1)]
     earlier = (own[:, :, None] == a.tokens[:, None, :]) & (j < p) & (p < lengths(a)[1][:, None, None])
     exists = earlier.any(-1)[:, None].expand(shape)
