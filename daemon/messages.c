@@ -198,7 +198,9 @@ static void messages_release(struct daemon *daemon, struct run *run)
 {
     struct message *message;
     while ((message = hold_take(run, inbox_now_ns(&daemon->inbox)))) {
-        tap_message(daemon->tap, message);
+        if (!message->code) {
+            tap_message(daemon->tap, message);
+        }
         bool compute = queue_put(run, message, inbox_now_ns(&daemon->inbox));
         if (!compute || !messages_compute(daemon, message)) {
             messages_settle(daemon, message);

@@ -186,12 +186,17 @@ static void ingest_admit(struct ingest *ingest, struct message *message)
 /* Over the budget, or larger than is accepted: the tensors are thrown away. The numbers go on to
  * the loop, which drops the message in its turn: thus it is counted by its reason, and not as lost
  * as well. */
-static void ingest_shed(struct ingest *ingest, struct message *message, int code)
+static void ingest_empty(struct message *message, int code)
 {
     message->cost = sizeof *message + message->bytes - message_free_tensors(message);
     message->scratch = 0;
     message->code = code;
     message->reserved = true;
+}
+
+static void ingest_shed(struct ingest *ingest, struct message *message, int code)
+{
+    ingest_empty(message, code);
     if (ingest_has_room(ingest, message)) {
         ingest_admit(ingest, message);
     } else {
@@ -250,8 +255,9 @@ static bool ingest_take_reliable(void *data, struct message *message)
 }
 
 /* Receives one message of the reliable lane; returns as receive_one. Refuses what can never be
- * taken; the numbers of what is too large go on, as on the other lane. Without room a message
- * waits: nothing of this lane is dropped for that. */
+ * taken; the numbers of what is too large go on, as on the other lane. Without room, or behind
+ * others of its sender that wait, a message waits: nothing of this lane is dropped for that, and
+ * none overtakes another. */
 static int receive_reliable(struct ingest *ingest)
 {
     struct message *message = NULL;
@@ -263,10 +269,11 @@ static int receive_reliable(struct ingest *ingest)
     int code = ingest_check(ingest, message, ingest->lane->keys, &key);
     bool large = (code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved;
     code = code || message->header.reliable ? code : ERR_LANE;
-    if (large && ingest_find_share(ingest, message)) {
+    if (large) {
         lane_refuse(ingest->lane, message, code);
-        ingest_shed(ingest, message, code);
-    } else if (code) {
+        ingest_empty(message, code);
+    }
+    if (code && !large) {
         ingest_refuse(ingest, message, code, key);
     } else if (!ingest_take_reliable(ingest, message)) {
         lane_wait(ingest->lane, message);

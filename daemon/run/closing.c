@@ -479,7 +479,7 @@ static int put_merged_layers(struct closing *closing)
         if (code) {
             return code;
         }
-        stream->heads = layer->state->heads;
+        stream_set_heads(stream, layer->state->heads);
         stream->measured = stream->tracks[closing->track->index].unsaved = true;
         stream->last_ns = closing->now_ns;
         if (layer->module) {

@@ -50,10 +50,10 @@ static struct hold **hold_find(struct run *run, uint32_t rank)
 int hold_put(struct run *run, struct message *message, uint64_t now_ns)
 {
     uint32_t reached = 0;
-    if (!message->header.reliable || message->code) {
+    struct hold **link = hold_find(run, message->header.rank), *hold = *link;
+    if (!message->header.reliable || (message->code && !hold)) {
         return 0;
     }
-    struct hold **link = hold_find(run, message->header.rank), *hold = *link;
     if (!hold) {
         if (run->hold_count >= run->config->limits_ranks ||
             hold_is_over(run, message, &reached, now_ns)) {

@@ -284,9 +284,7 @@ static int queue_place(struct run *run, struct stream *stream, struct message *m
     }
     if (!message->code && stream->heads != header->heads_total) {
         run->dirty = true;
-        free(stream->spectrum_next); /* was of another number of heads */
-        stream->spectrum_next = NULL;
-        stream->heads = header->heads_total;
+        stream_set_heads(stream, header->heads_total);
     }
     stream->measured = stream->measured || !message->code;
     code = queue_find_parts(run, stream, message, places);

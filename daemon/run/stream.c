@@ -82,6 +82,15 @@ bool stream_set_module(struct stream *stream, const char *module, size_t len)
     return true;
 }
 
+void stream_set_heads(struct stream *stream, uint32_t heads)
+{
+    if (stream->heads != heads) {
+        free(stream->spectrum_next);
+        stream->spectrum_next = NULL;
+        stream->heads = heads;
+    }
+}
+
 uint32_t stream_spectrum_turn(const struct stream *stream, uint32_t head_offset)
 {
     bool known = stream && stream->spectrum_next && head_offset < stream->heads;

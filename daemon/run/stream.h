@@ -75,6 +75,8 @@ void stream_free_all(struct stream **streams, uint32_t tracks);
  * the old one stays. */
 bool stream_set_module(struct stream *stream, const char *module, size_t len);
 
+/* Another number of heads begins its turns anew. */
+void stream_set_heads(struct stream *stream, uint32_t heads);
 /* The head, of those of a message that begins with head_offset, that its spectra begin with. */
 uint32_t stream_spectrum_turn(const struct stream *stream, uint32_t head_offset);
 void stream_end_spectrum_turn(struct stream *stream, uint32_t head_offset, uint32_t next);

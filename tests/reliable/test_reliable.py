@@ -106,6 +106,26 @@ def test_a_message_that_comes_twice_counts_once(small):
     assert small.call("alerts")["alerts"] == [] and shown_of(small, "DROPPED") == "0"
 
 
+@pytest.mark.parametrize("waits_for", ["the other lane", "room"])
+def test_a_message_that_is_refused_does_not_overtake_those_before_it(waits_for, start, rng):
+    attnd = start(*SMALL, "limits.entries=300000", "ingest.budget=1MiB", "ingest.max_message=1MiB", "window.timeout=2s")
+    lane = Lane(attnd, "job")
+    large = rng.normal(size=(1, 1, 1024, 1)).astype("f4")
+    if waits_for == "room":
+        for step in range(10):
+            lane.qk(large[:, :, :512], large[:, :, :512], scale=1.0, layer=1, step=step)
+    else:
+        lane.event("epoch_end", after=[1, 9, 0, 5])
+    lane.qk(large[:, :, :8], large[:, :, :8], scale=1.0, step=10)
+    lane.qk(large, large, scale=1.0, step=11)
+    lane.settled()
+    refused = lane.next_id - 1
+    assert lane.refused == {refused: "entries_limit"} and refused - 1 in lane.acknowledged
+    stats = attnd.stats()
+    assert stats["dropped"] == {"entries_limit": 1} and stats["received"] == stats["processed"] + 1 == refused
+    assert stats["reliable_duplicates"] == 0
+
+
 def test_what_is_dropped_in_its_turn_is_refused_when_that_is_saved(start, rng):
     attnd = start(*SMALL)
     lane = Lane(attnd, "job")

@@ -150,7 +150,7 @@ static int open_answer(attn_control *control, attn_result *result)
     for (int i = 0; i < 2; i++) {
         const msgpack_object *text = mpk_find(&part[2], keys[i]);
         size_t len = text && text->type == MSGPACK_OBJECT_STR ? text->via.str.size : 0;
-        size_t room = ERROR_MAX - used - 3;
+        size_t room = used + 3 < ERROR_MAX ? ERROR_MAX - used - 3 : 0;
         len = len < room ? len : room;
         if (len > 0) {
             memcpy(control->error + used, text->via.str.ptr, len);

@@ -118,8 +118,9 @@ uint32_t drain_receive(struct drain *drain, zmq_msg_t *ret_frames, uint32_t most
         zmq_msg_t frame;
         zmq_msg_init(&frame);
         if (zmq_msg_recv(&frame, drain->socket, ZMQ_DONTWAIT) < 0) {
+            int error = errno;
             zmq_msg_close(&frame);
-            if (errno == EINTR) {
+            if (error == EINTR) {
                 continue;
             }
             return 0; /* the frames of a message come together */

@@ -16,6 +16,7 @@ struct fake_daemon {
     struct peer peer;
     pthread_t thread;
     void (*put)(struct mpk_writer *reply); /* result, or NULL: refuses */
+    const char *refusal;                   /* as JSON; NULL: the usual one */
     uint64_t id_ahead;                     /* a late answer goes first when this is not 0 */
     char asked[1024];                      /* method and parameters as JSON */
 };
@@ -42,7 +43,9 @@ static void test_control_send_reply(struct fake_daemon *daemon, const zmq_msg_t 
         mpk_put_nil(&reply);
         daemon->put(&reply);
     } else {
-        mpk_text(&reply, "{'code': 'no_history', 'message': 'it has entropy'}");
+        mpk_text(&reply, "%s",
+                 daemon->refusal ? daemon->refusal
+                                 : "{'code': 'no_history', 'message': 'it has entropy'}");
         mpk_put_nil(&reply);
     }
     zmq_send(daemon->peer.socket, zmq_msg_data((zmq_msg_t *)(uintptr_t)peer), zmq_msg_size(peer),
@@ -300,6 +303,24 @@ TEST(a_refusal_says_why)
     assert_string_equal(attn_control_error(control), "no_history: it has entropy");
     assert_string_equal(attn_strerror(ATTN_E_REFUSED), "the daemon refused");
     control_stop(&daemon, &control);
+}
+
+TEST(a_refusal_of_any_length_is_cut)
+{
+    for (int code = 500; code < 520; code++) {
+        struct fake_daemon daemon;
+        attn_control *control = control_start(&daemon, NULL);
+        attn_question question = question_of("gpt");
+        attn_series *series = NULL;
+        char refusal[4096];
+
+        snprintf(refusal, sizeof refusal, "{'code': '%0*d', 'message': '%03000d'}", code, 7, 8);
+        daemon.refusal = refusal;
+        go(&daemon);
+        assert_int_equal(attn_history(control, &question, &series), ATTN_E_REFUSED);
+        assert_in_range(strlen(attn_control_error(control)), 509, 511);
+        control_stop(&daemon, &control);
+    }
 }
 
 TEST(what_is_no_such_answer_is_an_error)

@@ -79,6 +79,18 @@ RUN_TEST(matrices_that_are_ready_in_their_turn_are_newer_than_slow_ones)
     free(slow);
 }
 
+RUN_TEST(turns_of_another_number_of_heads_begin_anew)
+{
+    assert_int_equal(fixture_send(f, 0, 0, 0), 0);
+    struct stream *stream = f->run->streams;
+    stream_end_spectrum_turn(stream, 0, 1);
+    stream_set_heads(stream, HEADS);
+    assert_int_equal(stream_spectrum_turn(stream, 0), 1);
+    stream_set_heads(stream, 2 * HEADS);
+    assert_int_equal(stream_spectrum_turn(stream, 0), 0);
+    stream_end_spectrum_turn(stream, 2 * HEADS - 1, 1); /* there is room for them all */
+}
+
 RUN_TEST(a_message_without_numbers_lets_the_queue_go_on)
 {
     struct sample *first = queue_step(f, 0), *second = queue_step(f, 1);
