@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """attnctl analyze as a user sees it: files that numpy and others write, and what it says about them. Numbers are compared
-with numbers_f64.py; the tolerances are those of workers/KERNELS.md for the fast kernels: 1e-5 relative for sums, 1e-4 nats
-for entropies."""
+with the reference (numbers_f64.py); the tolerances are those of workers/KERNELS.md for the fast kernels: 1e-5 relative for
+sums, 1e-4 nats for entropies."""
 import json
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 
 import numbers_f64 as f64
 from invoke import attend, attnctl, npz, sentence, write_safetensors
+from reference_heads import top_pairs
 
 ENTROPIES = ("entropy", "entropy_normalized", "effective_keys", "entropy_sans_first")
 B, H, T = 2, 4, 24
@@ -43,10 +44,15 @@ def close(got, expected, name="", rtol=1e-5):
         assert g is None or g == pytest.approx(e, rel=rtol, abs=bound), (name, got, expected)
 
 
-def check_rows(layer, a, valid, positions=None):
-    """The layer's row metrics, moments and counts against numpy."""
-    for name, expected in {**f64.row_means(a, valid, positions), **f64.moments(a, valid)}.items():
-        close(layer["heads"][name], expected, name, rtol=1e-4 if name in ("std", "variance") else 1e-5)
+MOMENTS = ("mean", "min", "max", "std", "variance")
+
+
+def check_rows(layer, a, valid, **more):
+    """The layer's row metrics, moments and counts against the reference."""
+    found = f64.measured(a, valid, **more)
+    expected = {**f64.row_means(found), **{name: found.values[name] for name in MOMENTS}}
+    for name in expected.keys() & layer["heads"].keys():
+        close(layer["heads"][name], expected[name], name, rtol=1e-4 if name in ("std", "variance") else 1e-5)
     assert layer["rows"] == a.shape[1] * int(valid.any(-1).sum())
     assert layer["invalid_rows"] == 0
 
@@ -71,23 +77,23 @@ def test_every_group_of_a_causal_layer():
     assert layer["shape"] == [B, H, T, T] and layer["causal"] is True
     assert layer["row_sum_error"] == pytest.approx(np.abs(a.sum(-1) - 1).max(), abs=1e-7)
     check_rows(layer, a, valid)
-    close(layer["heads"]["importance"], f64.importance(a), "importance")
-    for name, expected in f64.aggregate(a, weights).items():
+    found = f64.measured(a, valid, similarity=True, head_weights=weights)
+    close(layer["heads"]["importance"], found.values["importance"], "importance")
+    for name, expected in found.aggregate.items():
         assert set(layer["aggregate"][name]) == {"mean", "max", "min", "std"}
         for stat, value in expected.items():
             assert layer["aggregate"][name][stat] == pytest.approx(value, rel=1e-5, abs=1e-7), (name, stat)
     pairs = [(p["query"], p["key"], p["weight"]) for p in layer["top_pairs"]]
-    expected = f64.top_pairs(a, 7)
+    expected = [tuple(pair.values()) for pair in top_pairs(found.pair_map, 7)]
     assert [p[:2] for p in pairs] == [p[:2] for p in expected]
     close([p[2] for p in pairs], [p[2] for p in expected])
-    assert np.allclose(layer["head_js"], f64.head_js(a, valid), atol=1e-5)
-    assert np.allclose(layer["head_similarity"], f64.head_similarity(a, valid), atol=1e-5)
+    for name in ("head_js", "head_similarity"):
+        assert np.allclose(layer[name], found.similarity[name], atol=1e-5)
     assert layer["sink_rate"] == np.mean(np.array(layer["heads"]["first_token"]) > 0.3)
     assert len(layer["heads"]["pattern"]) == H
-    spectrum = f64.spectrum(a[0], 2.0**-23)
     for name in ("spectral_norm", "stable_rank", "nuclear_norm", "effective_rank_entropy", "effective_rank", "rank"):
-        close(layer["spectrum"][name], spectrum[name], name, rtol=1e-3)
-    assert np.allclose(layer["spectrum"]["singular_values"], spectrum["singular_values"], rtol=1e-3, atol=1e-5)
+        close(layer["spectrum"][name], found.values[name], name, rtol=1e-3)
+    assert np.allclose(layer["spectrum"]["singular_values"], found.vectors["singular_values"], rtol=1e-3, atol=1e-5)
 
 
 RANDOM = np.random.default_rng(7)
@@ -112,8 +118,7 @@ def test_what_rows_may_attend_to(limits, arrays, options):
     a[~np.broadcast_to(valid[:, None], shape)] = np.nan if "--lengths" in options[:1] else 0
     np.savez_compressed("x.npz", **{"decoder.0.self": a, **arrays})
     layer, = analyze("x.npz", *options, "--groups", "core")
-    positions = np.minimum(limits.get("q_len", [T, T]), limits.get("k_len", [T, T]))
-    check_rows(layer, np.nan_to_num(a), valid, positions)
+    check_rows(layer, np.nan_to_num(a), valid, q_len=limits.get("q_len"), k_len=limits.get("k_len"))
 
 
 @pytest.mark.parametrize("site", ["self", "cross"])
@@ -130,8 +135,8 @@ def test_a_mask_of_tokens_and_padding(site, name):
     assert layer["rows"] == H * int(valid.any(-1).sum()) and layer["invalid_rows"] == 0
     if site == "self":
         check_rows(layer, a, valid)
-    close(layer["heads"]["confidence"], f64.row_means(a, valid, None)["confidence"])
-    close(layer["heads"]["entropy"], f64.row_means(a, valid, None)["entropy"], "entropy")
+    for name in ("confidence", "entropy"):
+        close(layer["heads"][name], f64.row_means(f64.measured(a, valid))[name], name)
 
 
 def test_hugging_faces_names_are_of_all_layers():
@@ -143,7 +148,7 @@ def test_hugging_faces_names_are_of_all_layers():
     assert layers == analyze(npz(a, a, **{"decoder.0.self.mask": valid, "decoder.1.self.mask": valid, "tokens": ids}))
     for layer in layers:
         assert layer["rows"] == 4 + 3 + 4 + 2 and layer["heads"]["duplicate_token"][0] is not None
-        check_rows(layer, a, valid)
+        check_rows(layer, a, valid, tokens=ids)
     assert analyze(npz(attend(42), attention_mask=np.ones((B, T), int))) == analyze(npz(attend(42)))
     assert analyze(npz(a, mask=attention_mask), "--dropout")[0]["rows"] == 4 * 4, "this one is [Tq,Tk]"
 
@@ -458,7 +463,7 @@ def test_the_table_says_why_rows_were_left_out_and_never_nan():
 def test_the_table_names_heads_that_are_alike():
     a = attend(39, shape=(B, 6, T, T))
     file = npz(a, np.concatenate([a, a[:, ::-1]], 1))
-    js = f64.head_js(a, f64.valid_keys(a.shape))
+    js = f64.measured(a, f64.valid_keys(a.shape), similarity=True).similarity["head_js"]
     nearest = sorted((js[i, j], i, j) for i in range(6) for j in range(i))[:5]
     text = run(file, "--groups", "similarity").stdout
     first, second = text.split("\n\n")

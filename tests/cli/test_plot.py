@@ -161,7 +161,7 @@ def test_aggregates(file, maps):
     for index, values in enumerate((a.sum(0), a.mean(0), a.max(0))):
         check_map(svg, index, values)
     check_map(svg, 3, weighted, low=weighted.min())
-    check_map(svg, 4, np.einsum("h,hij->ij", f64.importance(a[None]), a))
+    check_map(svg, 4, np.einsum("h,hij->ij", f64.measured(a[None], np.ones((1, *a.shape[1:]), bool)).values["importance"], a))
 
 
 def test_rollout(file, maps):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Similarity of heads, weighted maps, the gradient score, each head's top pairs and what heads make of values,
-computed a second time in float64 numpy from the formulas of workers/KERNELS.md and not from the C code.
+computed a second time in float64 from the formulas of workers/KERNELS.md and not from the C code (formulas.py).
 
 Each case is one message, run by every instruction set that is here, as one block or cut at random rows. The
 scalar reference is held to TIGHT, the others to LOOSE (1e-5 of the largest value involved, 1e-5 nats); counts
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 import cases
 import formulas
@@ -64,63 +65,23 @@ def run_cli(case, folder, isa, cuts):
 # the truth
 
 
-def divergence(p, q):
-    """Jensen-Shannon of the last axis, rows as they are, capped."""
-    with np.errstate(all="ignore"):
-        log_m = np.log(p + q) - np.log(2)  # half of a denormal may be 0
-        left = np.where(p > 0, p * (np.log(p) - log_m), 0).sum(-1)
-        right = np.where(q > 0, q * (np.log(q) - log_m), 0).sum(-1)
-    return np.clip((left + right) / 2, 0, np.log(2))
-
-
-def similarity(case, a, seen, sound):
+def similarity(message, judged):
     """Cosine, js and rows, [H, H]."""
-    heads = a.shape[1]
-    w = np.where(seen[:, None], np.where(np.isfinite(a), a, 0), 0.0)
-    p = np.maximum(w, 0)
-    with np.errstate(all="ignore"):
-        total = p.sum(-1, keepdims=True)
-        has = sound & ((total[..., 0] > 0) & np.isfinite(total[..., 0]) if case.dropout else True)
-        if case.dropout:
-            p = np.where(has[..., None], p / total, 0)
-    cosine, js = np.full((heads, heads), np.nan), np.full((heads, heads), np.nan)
-    rows = np.zeros((heads, heads))
-    for g in range(heads):
-        for h in range(heads):
-            both = sound[:, g] & sound[:, h]
-            x, y = w[:, g][both], w[:, h][both]
-            with np.errstate(all="ignore"):
-                cosine[g, h] = (x * y).sum() / (np.sqrt((x * x).sum()) * np.sqrt((y * y).sum()))
-            if not np.isfinite(cosine[g, h]):
-                cosine[g, h] = np.nan
-            both = has[:, g] & has[:, h]
-            rows[g, h] = both.sum()
-            if both.any():
-                js[g, h] = divergence(p[:, g][both], p[:, h][both]).mean()
-    return cosine, js, rows
+    has = judged.sound
+    if message.dropout:
+        has = has & (judged.A.clamp(min=0).sum(-1) > 0)
+    counts = has.double().transpose(0, 1).flatten(1)
+    found = formulas.heads.similarity(message, judged, BOUND)
+    return found["head_similarity"], found["head_js"], (counts @ counts.T).numpy()
 
 
 def weighted_map(case, a):
     """[mean, max, min, std], how many entries, and what their errors are measured by."""
     part = np.isfinite(case.head_weights) & (case.head_weights != 0)
-    if not part.any():
-        return [np.nan] * 4, 0, 1
+    x = formulas.heads.weighted_map(formulas.attention(case, a).weights, case.head_weights).numpy()
     terms = a[:, part] * case.head_weights[part][None, :, None, None]
-    with np.errstate(all="ignore"):
-        x = terms.sum(1)
-    x = x[np.isfinite(x)]
-    if not x.size:
-        return [np.nan] * 4, 0, 1
-    scale = np.abs(terms[np.isfinite(terms)]).max() * part.sum()
-    with np.errstate(over="ignore"):
-        return [x.mean(), x.max(), x.min(), x.std(ddof=1) if x.size > 1 else np.nan], x.size, scale
-
-
-def gradient(a, grad, seen, sound):
-    with np.errstate(all="ignore"):
-        product = np.abs(a * grad)
-    counted = seen[:, None] & sound[..., None] & np.isfinite(product)
-    return np.where(counted, product, 0).sum((0, 2, 3))
+    terms = terms[np.isfinite(terms)]
+    return formulas.statistics(x), int(np.isfinite(x).sum()), np.abs(terms).max(initial=0) * part.sum() or 1
 
 
 def check_outputs(got, want, tolerance, isa):
@@ -159,18 +120,19 @@ def head_pairs(a, unpadded, limit):
 
 def truth(case):
     a = decode(encode(case.weights, case.dtype), case.dtype)
-    seen = formulas.visible(case)[0]
-    sound = formulas.judge(case, a)[0]
-    cosine, js, rows = similarity(case, a, seen, sound)
+    message = formulas.attention(case, a)
+    judged = formulas.rows.judge(message)
+    cosine, js, rows = similarity(message, judged)
     found = {"cosine": cosine, "js": js, "rows": rows, "pairs": head_pairs(a, formulas.shown(case), case.limit)}
     if case.head_weights is not None:
         found["map"], found["map_n"], found["map_scale"] = weighted_map(case, a)
     if case.grad is not None:
-        found["score"] = gradient(a, decode(encode(case.grad, case.grad_dtype), case.grad_dtype), seen, sound)
+        grad = decode(encode(case.grad, case.grad_dtype), case.grad_dtype)
+        found["score"] = formulas.heads.gradient_scores(message._replace(grad=torch.from_numpy(grad)), judged)
     if case.v is not None:
         v = decode(encode(case.v, case.v_dtype), case.v_dtype)
         wo_r, x_norm = (None if x is None else x.astype(float) for x in (case.wo_r, case.x_norm))
-        found["outputs"] = formulas.outputs(a, v, wo_r, x_norm, seen, sound)
+        found["outputs"] = formulas.outputs(a, v, wo_r, x_norm, judged.seen[:, 0].numpy(), judged.sound.numpy())
     return found
 
 

@@ -2,7 +2,6 @@
 """attnd.plots: what is drawn are the numbers that were given, read back from the figures' artists; what is masked, padding
 or no number is shown as such; texts stay apart at every size; and nothing of a session changes."""
 import os
-import importlib.util
 import json
 import pathlib
 import re
@@ -13,25 +12,17 @@ import types
 import numpy as np
 import pytest
 
+torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
+import reference_heads
 from attnd import plots
 from attnd.base.metrics import UNITS
 from attnd.plots import cells, command, derive, labels, layout, read, scale, style
+from reference_rows import Attention, judge
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 H, T, S = 4, 12, 8
 WORDS = [f"word{index}" for index in range(T)]
-
-
-def formulas(name="formulas"):
-    sys.path.insert(0, str(ROOT / "tests" / "kernels"))
-    try:
-        spec = importlib.util.spec_from_file_location(f"kernels_{name}", ROOT / "tests" / "kernels" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.pop(0)
 
 
 def attend(seed, queries, keys, heads=H, causal=False):
@@ -127,7 +118,6 @@ def test_maps_are_those_that_were_given():
 
 
 def test_tensors_of_torch():
-    torch = pytest.importorskip("torch")
     weights = torch.tensor(CROSS, requires_grad=True)
     check_data(images(plots.heatmap(weights, head=1))[0], CROSS[1])
     check_data(images(plots.heatmap(weights.to(torch.bfloat16), head=1))[0], weights[1].to(torch.bfloat16).float().detach().numpy())
@@ -135,7 +125,7 @@ def test_tensors_of_torch():
 
 def test_aggregates():
     a = CROSS.astype(np.float64)
-    importance = formulas().softmax(formulas().scores(a[None]))
+    importance = reference_heads.importance(reference_heads.importance_scores(torch.from_numpy(a[None])))
     expected = [a.sum(0), a.mean(0), a.max(0), np.einsum("h,hij->ij", [1, 0, -1, 0.5], a),
                 np.einsum("h,hij->ij", importance, a)]
     for image, want in zip(images(FIGURES["aggregate"]()), expected):
@@ -155,24 +145,19 @@ def test_rollout():
 
 def test_what_is_derived_is_what_the_engine_computes():
     """By the references that the kernels are tested with; one row is unsound, and padding is all 0."""
-    across = formulas("test_across")
     weights = DECODER.copy()
     weights[1, 4] = np.nan
     weights[:, -2:] = 0
     valid = np.tril(np.ones((T, T), bool))
-
-    class Case:
-        dropout = False
-
-    seen = np.broadcast_to(valid, (1, T, T))
-    sound = (np.isfinite(weights).all(-1) & (np.abs(np.nan_to_num(weights).sum(-1) - 1) < 1e-3))[None]
-    cosine, js, _ = across.similarity(Case, weights[None].astype(np.float64), seen, sound)
+    sent = Attention(torch.from_numpy(weights[None].astype(np.float64)), causal=True)
+    expected = reference_heads.similarity(sent, judge(sent), 0)
     classes = np.where(valid, 0, 1)
-    assert np.allclose(derive.cosine(weights, classes), cosine, atol=1e-9)
-    assert np.allclose(derive.jensen_shannon(weights, classes), js, atol=1e-9)
+    assert np.allclose(derive.cosine(weights, classes), expected["head_similarity"], atol=1e-9)
+    assert np.allclose(derive.jensen_shannon(weights, classes), expected["head_js"], atol=1e-9)
     check_data(images(plots.similarity(weights, causal=True, name="decoder.0.self", padding=None))[0],
                derive.cosine(weights, classes))
-    assert np.allclose(derive.importance(weights), formulas().softmax(formulas().scores(weights[None].astype(np.float64))))
+    importance = reference_heads.importance(reference_heads.importance_scores(sent.weights))
+    assert np.allclose(derive.importance(weights), importance)
     assert np.allclose(derive.singular_values(CROSS), np.linalg.svd(CROSS.astype(np.float64), compute_uv=False))
 
 

@@ -70,13 +70,18 @@ def importance_slack(scores: np.ndarray, error: float = 0.0) -> float:
     return math.expm1(2 * (IMPORTANCE_SCORE + error) * float(np.abs(known).max())) if len(known) else 0.0
 
 
-def importance_gradient(a: Attention, rows: Rows) -> np.ndarray:
-    """sum |A dL/dA| per head over visible keys of sound rows, as a vector of length 1 over the heads."""
-    if a.grad is None:
-        return np.full(a.weights.shape[1], math.nan)
+def gradient_scores(a: Attention, rows: Rows) -> np.ndarray:
+    """sum |A dL/dA| per head over visible keys of sound rows."""
     products = (a.weights * a.grad).abs()
     counted = rows.seen & rows.sound[..., None] & torch.isfinite(products)
-    score = torch.where(counted, products, torch.zeros_like(products)).sum((0, 2, 3)).numpy()
+    return torch.where(counted, products, torch.zeros_like(products)).sum((0, 2, 3)).numpy()
+
+
+def importance_gradient(a: Attention, rows: Rows) -> np.ndarray:
+    """The scores as a vector of length 1 over the heads."""
+    if a.grad is None:
+        return np.full(a.weights.shape[1], math.nan)
+    score = gradient_scores(a, rows)
     norm = math.sqrt(float((score**2).sum()))
     return score / norm if 0 < norm < math.inf else np.full(score.shape, math.nan)
 
@@ -87,17 +92,17 @@ def aggregates(weights: torch.Tensor, given: Optional[Sequence[float]],
                important: np.ndarray) -> Dict[str, Dict[str, float]]:
     """mean, max, min, std of the across-head maps over all entries as sent, pooled over samples."""
     maps = {"sum": weights.sum(1), "mean": weights.mean(1), "max": weights.max(1).values,
-            "importance": _weighted_map(weights, important)}
+            "importance": weighted_map(weights, important)}
     if given is not None and len(given) == weights.shape[1]:
-        maps["weighted"] = _weighted_map(weights, np.asarray(given, dtype=np.float64))
+        maps["weighted"] = weighted_map(weights, np.asarray(given, dtype=np.float64))
     return {name: statistics(entries[torch.isfinite(entries)]) for name, entries in maps.items()}
 
 
-def _weighted_map(weights: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
+def weighted_map(weights: torch.Tensor, factors: np.ndarray) -> torch.Tensor:
     """sum_h w_h A_h; a head of weight 0 or none takes no part. All NaN when no head does."""
-    chosen = [h for h, w in enumerate(factors) if w and not math.isnan(w)]
+    chosen = [h for h, w in enumerate(factors) if w and math.isfinite(w)]
     if not chosen:
-        return torch.full(weights[:, 0].shape, math.nan)
+        return torch.full(weights[:, 0].shape, math.nan).double()
     return sum(float(factors[h]) * weights[:, h] for h in chosen)
 
 
@@ -150,10 +155,9 @@ def _mean_divergence(P: torch.Tensor, Q: torch.Tensor, dropout: bool) -> float:
         P, Q = P[kept] / P[kept].sum(-1, keepdim=True), Q[kept] / Q[kept].sum(-1, keepdim=True)
     if len(P) == 0:
         return math.nan
-    M = (P + Q) / 2
-    one = torch.ones_like(M)
+    log_m = (P + Q).log() - math.log(2)  # half of the smallest number would be 0
     def towards(X: torch.Tensor) -> torch.Tensor:
-        return torch.where(X > 0, X * torch.where(X > 0, X / M, one).log(), torch.zeros_like(X)).sum(-1)
+        return torch.where(X > 0, X * (X.log() - log_m), torch.zeros_like(X)).sum(-1)
     return float(((towards(P) + towards(Q)) / 2).clamp(0, math.log(2)).mean())
 
 
