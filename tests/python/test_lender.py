@@ -101,3 +101,14 @@ def test_a_flood_ends_the_connection(lender, tmp_path):
     with pytest.raises(OSError):
         taker.say_free(number)
     array[:] = 1  # whoever holds it may use it on
+
+
+def test_nobody_waits_for_memory_that_is_given_back(lender, tmp_path):
+    taker = Taker(tmp_path)
+    array, _ = taker.take_lent(lender)
+    with lender._lock:  # as the sender's thread has it
+        assert lender.room(NBYTES) is None
+    taker.connection.close()
+    assert lender.room(NBYTES) is None and lender._gone, "the buffers of the connection are kept for the sender's thread"
+    lender.tend(None, False)
+    assert not lender._gone and array.nbytes == NBYTES

@@ -238,6 +238,77 @@ def test_a_message_queued_while_the_wake_up_is_taken_does_not_silence_the_next(p
     assert raced == [True]
 
 
+def test_arguments_that_no_header_could_carry_end_nothing(daemon, publisher):
+    heads = np.int64(9)
+    assert publisher.publish_attention(uniform(), head_offset=np.int32(3), heads_total=heads, labels=["\ud800"] * 4, **AT)
+    assert publisher.publish_weights(heads=np.int16(1), head_dim=2, heads_total=heads, wq=np.ones((2, 2)), **AT)
+    _, header, _ = daemon.next()
+    assert (header["head_offset"], header["heads_total"], header["labels"]) == (3, 9, ["?"] * 4)
+    assert daemon.next()[1]["heads_total"] == 9
+
+
+def test_a_message_that_cannot_be_sent_is_dropped_and_the_next_one_is_sent(daemon, publisher, monkeypatch, caplog):
+    pack = sender.wire.pack_header
+    monkeypatch.setattr(sender.wire, "pack_header", lambda keys: 1 / 0 if keys["step"] == 0 else pack(keys))
+    for step in range(2):
+        assert publisher.publish_attention(uniform(), step=step, **AT)
+    assert daemon.next()[1]["step"] == 1 and publisher.drain(60)
+    assert publisher.stats()["dropped"] == 1 and identity_holds(publisher.stats()) and "could not be sent" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["stats", "log", "epoch_end", "publish", "drain", "close"])
+def test_a_handler_of_a_signal_may_use_the_publisher_that_it_interrupts(what):
+    _, code, said = run_python(f"""
+        import signal, sys, threading
+        import numpy as np
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        from conftest import FakeDaemon
+        publisher, weights = FakeDaemon().publisher(linger=0.5), np.full((1, 2, 16, 16), 1 / 16, np.float32)
+        assert publisher.wait_for_subscriber(60)
+        use = {{"stats": publisher.stats, "log": lambda: publisher.log(loss=1.0), "epoch_end": lambda: publisher.epoch_end(0),
+               "publish": lambda: publisher.publish_attention(weights, stack="decoder", layer=1),
+               "drain": lambda: publisher.drain(0.001), "close": publisher.close}}[{what!r}]
+        handled = 0
+
+        def handler(*_):
+            global handled
+            use()
+            handled += 1
+            signal.setitimer(signal.ITIMER_REAL, 0.0003)
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0003)
+        while handled < 300:
+            publisher.publish_attention(weights, stack="decoder", layer=0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        publisher.close()
+        stats = publisher.stats()
+        assert stats["published"] == stats["sent"] + stats["dropped"] + stats["skipped"] + stats["queued"], stats
+        assert stats["queued"] == 0 == stats["queued_bytes"], stats
+        """)
+    assert code == 0, said
+
+
+def test_an_interruption_gives_the_room_in_the_queue_back(daemon):
+    def interrupted(message):
+        raise KeyboardInterrupt
+
+    with daemon.publisher(on_publish=interrupted) as publisher:
+        with pytest.raises(KeyboardInterrupt):
+            publisher.publish_attention(uniform(), **AT)
+        stats = publisher.stats()
+        assert (stats["queued"], stats["queued_bytes"], stats["dropped"]) == (0, 0, 1) and identity_holds(stats)
+
+
+def test_a_publisher_that_cannot_be_made_leaves_no_descriptor():
+    def refused():
+        with pytest.raises(ValueError):
+            attnd.Publisher("job", address="tcp://nowhere")
+        return len(os.listdir("/proc/self/fd"))
+
+    assert refused() == refused()
+
+
 # ------------------------------------------------------------------------------ subscriptions and skips
 
 def test_without_a_subscriber_publishing_is_a_counted_no_op():
@@ -250,6 +321,15 @@ def test_without_a_subscriber_publishing_is_a_counted_no_op():
         stats = publisher.stats()
         assert stats["skipped"] == 101 and stats["sent"] == stats["dropped"] == 0
         assert identity_holds(stats)
+
+
+def test_without_a_subscriber_nothing_is_read():
+    class Untouched(np.ndarray):
+        def __ne__(self, other):
+            pytest.fail("read")
+
+    with attnd.Publisher("job", free_endpoint()) as publisher:
+        assert not publisher.publish_attention(uniform(), mask=np.ones((2, 4, 4)).view(Untouched), **AT)
 
 
 def test_only_subscribed_layers_are_wanted():
@@ -493,7 +573,7 @@ def maps(*shape):
     ({"scale": float("nan")}, "scale"), ({"scale": "x"}, "scale"), ({"softcap": -1}, "softcap"),
     ({"q_offset": -1}, "q_offset"), ({"q_offset": 2**32 - 3}, "q_offset"), ({"q_stride": 0}, "q_stride"),
     ({"q_stride": 2**31}, "q_stride"), ({"mask": np.ones((1, 4, 3))}, "mask"),
-    ({"tokens": [[1, 2]]}, "tokens"), ({"tokens": np.full((1, 4), 2**31)}, "32 bits"),
+    ({"tokens": [[1, 2]]}, "tokens"), ({"labels": 5}, "labels"), ({"tokens": np.full((1, 4), 2**31)}, "32 bits"),
     ({"documents": np.zeros((1, 4), int), "q_offset": 2}, "documents"),
     ({"documents": np.zeros((1, 4), int), "q_stride": 2}, "documents"),
     ({"documents": np.zeros((1, 4), int), "site": "cross"}, "documents"),

@@ -11,6 +11,7 @@ Daemon to readers: topic, and one MessagePack map (`decode_result`).
 """
 from __future__ import annotations
 
+import operator
 import re
 from typing import Any, Callable, Container, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -143,8 +144,9 @@ def event_topic(job: str) -> bytes:
 # ------------------------------------------------------------------------------------------ header
 
 def pack_header(header: Dict[str, Any]) -> bytes:
-    """The header as MessagePack: binary for `run`, text for every other string. Keys in dict order."""
-    packed: bytes = msgpack.packb(header, use_bin_type=True)
+    """The header as MessagePack: binary for `run`, text for every other string. Keys in dict order. Half a surrogate pair
+    is sent as "?", an integer of whatever kind as such."""
+    packed: bytes = msgpack.packb(header, use_bin_type=True, unicode_errors="replace", default=operator.index)
     return packed
 
 

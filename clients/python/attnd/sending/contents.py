@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -132,6 +132,8 @@ def fitting_labels(labels: Texts, q_labels: Texts, shape: Sequence[int]) -> Tupl
     room = wire.HEADER_BYTES_MAX - HEADER_SLACK_BYTES - 10 * shape[0]
     fitting: List[Texts] = []
     for name, what, count, texts in (("labels", "key", shape[3], labels), ("q_labels", "query", shape[2], q_labels)):
+        if texts is not None and not isinstance(texts, Iterable):
+            raise ValueError(f"{name}: must be {count} strings, one per {what}")
         given = None if texts is None else list(texts)
         if given is not None:
             if len(given) != count or not all(isinstance(text, str) for text in given):

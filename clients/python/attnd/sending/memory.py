@@ -52,6 +52,7 @@ _BUFFERS_MAX = 128  # of one connection
 # No attnd says more between two looks: a buffer has two answers at most, to its loan and to its last name. Whoever does is
 # none, and must not hold up the training.
 _RECORDS_MAX = 2 * _BUFFERS_MAX
+_WAIT_S = 0.001  # for the sender's thread, or not at all for what a handler of a signal has interrupted
 
 
 class _Buffer:
@@ -81,6 +82,7 @@ class Lender:
         self._socket: Optional[unix.socket] = None
         self._token: Optional[bytes] = None  # once attnd has greeted
         self._missed: Deque[int] = deque(maxlen=_BUFFERS_MAX)  # sizes for which there was no buffer
+        self._gone: List[Any] = []  # buffers of the last connection: to give their memory back takes 0.1 s for 256 MiB
         self._forget()
 
     def _forget(self) -> None:
@@ -95,10 +97,10 @@ class Lender:
     # ------------------------------------------------------------------------------------------- any thread
 
     def room(self, nbytes: int) -> Optional[np.ndarray]:
-        """So many bytes to copy a tensor to; None: there are none. Does not wait."""
-        if nbytes < TENSOR_MIN or nbytes > self._bytes_max:
+        """So many bytes to copy a tensor to; None: there are none, or somebody else is at the buffers."""
+        if nbytes < TENSOR_MIN or nbytes > self._bytes_max or not self._lock.acquire(timeout=_WAIT_S):
             return None
-        with self._lock:
+        try:
             buffer = self._fitting(nbytes)
             if buffer is None:
                 self._hear()
@@ -110,7 +112,9 @@ class Lender:
             whole = np.frombuffer(buffer.map, np.uint8)
             let_go = self._let_go
             buffer.held = weakref.ref(whole, lambda _: let_go.append(buffer))
-        return whole[:nbytes]
+            return whole[:nbytes]
+        finally:
+            self._lock.release()
 
     def _fitting(self, nbytes: int) -> Optional[_Buffer]:
         """A free buffer that is large enough, and not much too large: the smallest, and of those the one that was used
@@ -169,6 +173,7 @@ class Lender:
             self._socket.close()
         self._socket = self._token = None
         self._retry_at = time.monotonic() + _RETRY_S
+        self._gone = [self._buffers, self._by_address, self._free, self._let_go]
         self._forget()
 
     # ---------------------------------------------------------------------------------- the sender's thread
@@ -181,8 +186,10 @@ class Lender:
                 self._end()
             self._hear()
             missed, connected, greeted = list(self._missed), self._socket is not None, self._token is not None
+            gone, self._gone = self._gone, []
             if greeted:
                 self._missed.clear()
+        del gone  # here nobody waits for it
         if missed and known and not connected and endpoint is not None and time.monotonic() >= self._retry_at:
             self._connect(endpoint)
         for nbytes in missed if greeted else ():
@@ -292,6 +299,8 @@ class Lender:
         with self._lock:
             self._end()
             self._retry_at = float("inf")
+            gone, self._gone = self._gone, []
+        del gone
 
     def make_inert(self) -> None:
         """In a forked child: lets go of the parent's connection, which then ends with the parent."""

@@ -16,6 +16,7 @@ Identity that holds at any moment: published = sent + dropped + skipped + queued
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -82,14 +83,20 @@ class Outbox:
         self._goes_by_lane = goes_by_lane
         self._once = Once(job)
         self.limits = limits.VERSION_1  # what the daemon takes; replaced as a whole
-        self.bell, self._rope = os.pipe()  # can be read from when the sender thread has something to do
+        self.bell = self._rope = -1  # the former can be read from when the sender thread has something to do
+        self.reset()
+
+    def open(self) -> None:
+        """From now on there is a sender thread."""
+        self.bell, self._rope = os.pipe()
         os.set_blocking(self.bell, False)
         os.set_blocking(self._rope, False)
-        self.reset()
 
     def reset(self) -> None:
         """Empties it, without a look at the lock: in a forked child somebody may hold it for ever."""
-        self.changed = threading.Condition(threading.Lock())  # guards what is below
+        # Guards what is below. One that the same thread may take again: what it does here may be interrupted by a handler of
+        # a signal, or by a finalizer, that publishes or closes.
+        self.changed = threading.Condition(threading.RLock())
         self._queue: Deque[Union[Message, Later]] = deque()
         self._queued_bytes = 0  # reserved ones included
         self._held_bytes = 0  # those that ZeroMQ has, but for
@@ -356,8 +363,9 @@ class Outbox:
 
     def _held(self) -> int:
         """Bytes of tensors that ZeroMQ holds."""
-        while self._moves:
-            self._held_bytes += self._moves.popleft()
+        with contextlib.suppress(IndexError):  # a handler of a signal may take some of them, too
+            while True:
+                self._held_bytes += self._moves.popleft()
         return self._held_bytes
 
     def _take_off(self, message: Message) -> None:

@@ -494,8 +494,10 @@ class Publisher:
             message = Message(where.topic, kind, keys, where.epoch, where.step, copies, frames.nbytes)
             if self._on_publish is not None:
                 self._on_publish(message)
-        except Exception:
+        except BaseException as error:
             self._outbox.cancel(where.topic, frames.nbytes)
+            if not isinstance(error, Exception):  # as KeyboardInterrupt is
+                raise
             self._once.warn("failed", "a message could not be captured; further failures are only counted", exc_info=True)
             return False
         self._outbox.put(message)
@@ -512,6 +514,8 @@ class Publisher:
         """
         if len(layers) > wire.HELLO_LAYERS_MAX:
             raise ValueError(f"hello: {len(layers)} layers, at most {wire.HELLO_LAYERS_MAX}")
+        if any(not 4 <= len(entry) <= 5 for entry in layers):
+            raise ValueError("hello: a layer is (stack, layer, site, heads), or (stack, layer, site, heads, module)")
         checked = [(wire.NamedLayer(*wire.check_layer(*entry[:3]), wire.check_module((*entry[4:], None)[0])),
                     wire.check_int("heads", entry[3], 65535, 1)) for entry in layers]
         from .. import __version__

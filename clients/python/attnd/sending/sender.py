@@ -88,6 +88,7 @@ class Sender:
         self._hello: Optional[Message] = None
         self._hello_due = False
         self._deadline: Optional[float] = None  # set by close(): when to stop trying
+        self._is_over = False  # the thread takes the lock no more
         self._dropped_open = 0  # tensors that were dropped before that
         self._told_at = -TELL_AFTER_S  # when an event last told what was dropped
         self._settled_at: Optional[float] = None  # when the subscriptions of one that is back are taken for all
@@ -95,6 +96,7 @@ class Sender:
         self.is_wrong = False  # as Publisher.is_wrong
         self.link = Link(zmq.XPUB, "ingest", endpoint, address, lambda socket: _set_options(socket, high_water),
                           on_wrong=self._tell_wrong)
+        self.outbox.open()
         self._socket = self.link.socket
         self.presence = Presence(identity.job, self.link, self.outbox, reliable, lambda: self._lane, self._relies)
         self._thread = threading.Thread(target=self._run, name="attnd-sender", daemon=True)
@@ -161,7 +163,10 @@ class Sender:
                 self._dropped_open = self.outbox.dropped_tensors
                 self.outbox.say_bye()
         if threading.current_thread() is not self._thread:
-            self._thread.join(self.linger_s + 0.5)
+            until = time.monotonic() + self.linger_s + 0.5
+            with self.outbox.changed:  # waiting gives the lock back, even if a handler of a signal has interrupted who holds it
+                self.outbox.changed.wait_for(lambda: self._is_over, self.linger_s + 0.5)
+            self._thread.join(max(0.0, until - time.monotonic()) if self._is_over else 0.0)
 
     def make_inert(self) -> None:
         """In a forked child: drop everything without touching the parent's socket."""
@@ -293,12 +298,21 @@ class Sender:
                 message = self._made(head) if isinstance(head, Later) else head
                 del head  # the last of what it was made of
             if message is not None:
-                if not self._send(message, True):
+                if not self._send_queued(message):
                     return sent, True
                 sent += 1
             if self._turn.is_over:
                 break
         return sent, False
+
+    def _send_queued(self, message: Message) -> bool:
+        """_send() of the head of the queue. No message ends the publishing: one that cannot be sent is dropped."""
+        try:
+            return self._send(message, True)
+        except Exception:
+            self._once.warn("sent", "a message could not be sent; further failures are only counted", exc_info=True)
+            self.outbox.done(message, False, is_dropped=True)
+            return True
 
     def _is_late(self, early_s: float = 0.0) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline - early_s
@@ -455,7 +469,10 @@ class Sender:
             self.outbox.shut()
             deadline = self._deadline
             lost = self.outbox.dropped_tensors - self._dropped_open if heard and deadline is not None else 0
-            late, had = self.outbox.drop_kept(self._lane.close(), self.is_away)
+        kept = self._lane.close()  # which may wait for a disk
+        with self.outbox.changed:
+            self._is_over = True
+            late, had = self.outbox.drop_kept(kept, self.is_away)
             self.prefixes = self._heard = ()
             self.outbox.changed.notify_all()
         if lost:

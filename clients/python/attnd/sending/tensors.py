@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -50,46 +50,54 @@ class Frames:
     def __init__(self) -> None:
         self.described: List[Tuple[str, str, Sequence[int]]] = []
         self.nbytes = 0
-        self._sources: List[Tuple[Any, bool]] = []  # array, and whether it is a copy already
+        self._copies: List[Callable[[], np.ndarray]] = []
 
     def add(self, name: str, array: Any, axes: Sequence[str], dtype: Optional[str] = None) -> Tuple[int, ...]:
         """A tensor of real numbers, as for describe(); returns its shape."""
         shape, kind, nbytes = describe(name, array, axes, dtype)
-        self._append((name, kind, shape), nbytes, array, False)
+        self._append((name, kind, shape), nbytes, lambda: copy_weights(array))
         return shape
 
     def add_f32(self, name: str, array: Any, axes: Sequence[str]) -> Tuple[int, ...]:
-        """A small tensor of real numbers that travels as f32, copied now; returns its shape."""
+        """A small tensor of real numbers that travels as f32; returns its shape."""
         shape, _, _ = describe(name, array, axes)
-        numbers = array.detach().cpu().float().numpy() if is_torch(array) else array
-        self.add_owned(name, "f32", np.array(numbers, dtype="<f4", order="C", copy=True))
+        self._append((name, "f32", shape), 4 * math.prod(shape), lambda: _freeze(np.array(
+            array.detach().cpu().float().numpy() if is_torch(array) else array, dtype="<f4", order="C", copy=True)))
         return shape
 
     def add_mask(self, mask: Any, batch: int, queries: int, keys: int) -> None:
-        """A mask for copy_mask, or None: no mask."""
+        """A mask, nonzero = may attend, which travels as u8; or None: no mask. ValueError on another shape."""
         if mask is not None:
-            copy = copy_mask(mask, (batch, queries, keys))
-            self._append(("mask", "u8", copy.shape), copy.nbytes, copy, True)
+            mask, want = _array(mask), (batch, queries, keys)
+            if tuple(mask.shape) != want:
+                raise ValueError(f"mask of shape {tuple(mask.shape)}: must be [batch, queries, keys] = {want}")
+            self._append(("mask", "u8", want), math.prod(want), lambda: _freeze(_on_host(mask != 0).astype(np.uint8, order="C")))
 
     def add_ids(self, name: str, ids: Any, batch: int, keys: int) -> None:
-        """Numbers per key for copy_ids, or None: none."""
+        """Integers per key, which travel as i32; or None: none. ValueError on another shape, or beyond 32 bits: that of those
+        on an accelerator is told when they are copied."""
         if ids is not None:
-            copy = copy_ids(name, ids, (batch, keys))
-            self._append((name, "i32", copy.shape), copy.nbytes, copy, True)
+            ids, want = _array(ids), (batch, keys)
+            if tuple(ids.shape) != want or not _are_integers(ids):
+                raise ValueError(f"{name} of shape {tuple(ids.shape)}, {ids.dtype}: must be integers [batch, keys] = {want}")
+            if not is_torch(ids) or ids.device.type == "cpu":
+                _check_32_bits(name, _on_host(ids))
+            self._append((name, "i32", want), 4 * math.prod(want), lambda: _freeze(
+                _check_32_bits(name, _on_host(ids)).astype("<i4", order="C")))
 
     def add_owned(self, name: str, kind: str, array: np.ndarray) -> None:
         """An array that nobody else writes to, as it travels: of dtype `kind`, bf16 as int16 bits."""
         array = _freeze(np.ascontiguousarray(array))
-        self._append((name, kind, array.shape), array.nbytes, array, True)
+        self._append((name, kind, array.shape), array.nbytes, lambda: array)
 
-    def _append(self, described: Tuple[str, str, Sequence[int]], nbytes: int, array: Any, copied: bool) -> None:
+    def _append(self, described: Tuple[str, str, Sequence[int]], nbytes: int, copy: Callable[[], np.ndarray]) -> None:
         self.described.append(described)
         self.nbytes += nbytes
-        self._sources.append((array, copied))
+        self._copies.append(copy)
 
     def copies(self) -> Tuple[np.ndarray, ...]:
         """The tensors to send, in the order of `described`."""
-        return tuple(array if copied else copy_weights(array) for array, copied in self._sources)
+        return tuple(copy() for copy in self._copies)
 
 
 def _dtype_name(what: str, array: Any, dtype: Optional[str]) -> str:
@@ -134,22 +142,21 @@ def _copy_torch(tensor: Any) -> np.ndarray:
     return _copy_numpy(array, array.dtype)
 
 
-def copy_mask(mask: Any, want: Tuple[int, int, int]) -> np.ndarray:
-    """A read-only u8 copy [B, Tq, Tk] of a mask (nonzero = may attend); ValueError on another shape."""
-    mask = _on_host(mask)
-    if mask.shape != want:
-        raise ValueError(f"mask of shape {mask.shape}: must be [batch, queries, keys] = {want}")
-    return _freeze((mask != 0).astype(np.uint8, order="C"))
+def _array(given: Any) -> Any:
+    """Where it is, on a device or not; a list as an array."""
+    return given if is_torch(given) or isinstance(given, np.ndarray) else np.asarray(given)
 
 
-def copy_ids(name: str, ids: Any, want: Tuple[int, int]) -> np.ndarray:
-    """A read-only i32 copy [B, Tk] of integers; ValueError on another shape, or beyond 32 bits."""
-    ids = _on_host(ids)
-    if ids.shape != want or ids.dtype.kind not in "iu":
-        raise ValueError(f"{name} of shape {ids.shape}, {ids.dtype}: must be integers [batch, keys] = {want}")
+def _are_integers(array: Any) -> bool:
+    if is_torch(array):
+        return not (array.is_floating_point() or array.is_complex() or str(array.dtype) == "torch.bool")
+    return array.dtype.kind in "iu"
+
+
+def _check_32_bits(name: str, ids: np.ndarray) -> np.ndarray:
     if not fit_32_bits(ids):
         raise ValueError(f"{name}: must fit 32 bits")
-    return _freeze(ids.astype("<i4", order="C"))
+    return ids
 
 
 def fit_32_bits(ids: np.ndarray) -> bool:
@@ -170,7 +177,11 @@ def check_lengths(name: str, lengths: Any, batch: int, limit: int) -> Optional[n
 
 
 def _on_host(array: Any) -> np.ndarray:
-    return np.asarray(array.detach().cpu().numpy() if is_torch(array) else array)
+    """ValueError for a tensor that has no numbers that numpy knows."""
+    try:
+        return np.asarray(array.detach().cpu().numpy() if is_torch(array) else array)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def _freeze(array: np.ndarray) -> np.ndarray:
