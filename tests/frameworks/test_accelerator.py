@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT / "clients" / "python"), str(ROOT / "tests" / "python")
 from attnd import device
 from attnd import gpu  # noqa: E402
 from attnd.base import plan  # noqa: E402
-from attnd.capture import accelerator, origins, states, watch as watches
+from attnd.capture import accelerator, forwards, origins, states
 from attnd.capture.accelerator import Accelerator, OfQueries, OfWeights  # noqa: E402
 from attnd.capture.cost import Cost  # noqa: E402
 from attnd.device import arrived, finisher, launch, pooled, reference, state
@@ -777,7 +777,7 @@ CALLS_A_LAYER_MAX = 130  # of Python functions of attnd
 
 def test_a_captured_layer_takes_few_python_calls(stepwise, on_accelerator, monkeypatch):
     """From the second capture of a layer on, without the kernels themselves: what depends on no number is known then."""
-    calls, saw = [], watches.Watch.saw
+    calls, saw = [], forwards.Forwards.saw
     package = str(ROOT / "clients" / "python" / "attnd")
 
     def counted(*given):
@@ -805,7 +805,7 @@ def test_a_captured_layer_takes_few_python_calls(stepwise, on_accelerator, monke
         for step in range(5):
             kind.loss(model, kind.batch(step)).backward()
             watch.step()
-            monkeypatch.setattr(watches.Watch, "saw", counted)  # not in the first step, whose layers have no names yet
+            monkeypatch.setattr(forwards.Forwards, "saw", counted)  # not in the first step, whose layers have no names yet
     assert len(calls) == 8 and max(calls[4:]) <= CALLS_A_LAYER_MAX, calls
 
 

@@ -24,4 +24,4 @@ def test_every_number_of_every_head_is_right(stepwise, kind, tier, samples, monk
     tiers = {"state": ("state",), "accelerator": ("state", *kind.tiers)}.get(tier, kind.tiers)
     watch = assert_captured(stepwise, kind, name=f"{kind.name}, {tier}", samples=samples, **tier_options(tier, monkeypatch),
                             tiers=kind.tiers if kind.name == "published-by-hand" else tiers)
-    assert watch._origins.accelerator.is_trusted
+    assert watch.forwards.origins.accelerator.is_trusted

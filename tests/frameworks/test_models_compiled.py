@@ -91,8 +91,8 @@ def shown(stepwise):
     with Session(stepwise) as session:
         def begin(model):
             watch, calls = session.watch(model), []
-            saw = watch.saw
-            watch.saw = lambda *given: (calls.append(given), saw(*given))
+            saw = watch.forwards.saw
+            watch.forwards.saw = lambda *given: (calls.append(given), saw(*given))
             return calls
 
         yield begin

@@ -156,7 +156,7 @@ def test_flex_attention_of_other_lengths_is_captured_by_the_code_that_torch_comp
         for x, options in zip(inputs, masks):
             compiled(x, options)
             watch.step()
-        assert watch._spy.is_looking
+        assert watch.forwards.spy.is_looking
     expected = {}
     for step, (x, length) in enumerate(zip(inputs, lengths)):
         case = flexible.Case(dict, triangle(length), causal=True)

@@ -325,7 +325,7 @@ def test_a_long_training_leaves_nothing_waiting(watched):
     assert len(it.sent()) == 40
     for block in it.model.blocks:
         block.made.clear()
-    assert it._gradients.idle and held_copies() <= before
+    assert it.forwards.gradients.idle and held_copies() <= before
 
 
 def test_a_probe_waits_for_nothing(watched):
@@ -362,7 +362,7 @@ def test_reentrant_checkpoints_that_wait_together_go_without(watched):
     model(x(3).requires_grad_()).sum().backward()
     assert it.names() == 2 * [{"weights", "v", "grad"} if is_told else {"weights", "v"}]
     it.step()
-    assert it._gradients.idle
+    assert it.forwards.gradients.idle
 
 
 def test_nothing_is_copied_while_the_training_captures_a_cuda_graph(watched, monkeypatch, caplog):
@@ -374,9 +374,9 @@ def test_nothing_is_copied_while_the_training_captures_a_cuda_graph(watched, mon
     captures.append(1)
     it.model(x()).sum().backward()  # the whole step
     it.step()
-    it._spy.is_looking = True  # as in compiled code
-    it.calls_compiled((torch.ones(2, 3, dtype=torch.int64),), {})
-    it._spy.is_looking = False
+    it.forwards.spy.is_looking = True  # as in compiled code
+    it.forwards.calls_compiled((torch.ones(2, 3, dtype=torch.int64),), {})
+    it.forwards.spy.is_looking = False
     captures.clear()
     assert copied == [] and it.current_step == 0 and it.sent() == []
     loss = it.model(x()).sum()

@@ -253,7 +253,7 @@ def test_layers_are_named_in_the_order_in_which_they_run(trained):
     model = torch.nn.Sequential()
     model.first_attn, model.second_attn = Attention(by_sum), Attention()
     it, _ = trained(model)
-    assert list(it._names.layers.items()) == [("first_attn", ("encoder", 0, "self")),
+    assert list(it.forwards.names.layers.items()) == [("first_attn", ("encoder", 0, "self")),
                                               ("second_attn", ("encoder", 1, "self"))]
 
 
@@ -508,7 +508,7 @@ class Fused(torch.nn.Module):
     (["layers.0.attn#1"], ["layers.0.attn", "layers.1.attn"])])
 def test_excluded_modules_and_what_is_in_them_are_never_captured(trained, exclude, left):
     it, _ = trained(Model(Fused(), Fused()), exclude=exclude, include="layers.0.attn")
-    assert list(it._names.layers) == left
+    assert list(it.forwards.names.layers) == left
 
 
 class SilentAttention(Attention):
@@ -563,7 +563,7 @@ def test_a_probe_is_judged_as_the_training_is():
     model = Model(Layer(Router()))
     it = attnd.watch(model, job="job", endpoint=free_endpoint(), wait=0, exclude="*.before",
                      probe=torch.randn(B, T, H * D), probe_every=1)
-    assert it._probe._watch.judge is it.judge and it._probe._watch._spy.judge is it.judge
+    assert it._probe._watch.forwards.judge is it.forwards.judge is it._probe._watch.forwards.spy.judge
     it.close()
 
 

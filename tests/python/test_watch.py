@@ -153,7 +153,7 @@ def test_what_was_opened_is_closed_when_watch_fails(monkeypatch, late):
 def test_watching_again_closes_the_earlier_watch():
     model, endpoint = Model(), free_endpoint()
     first, other, again = (attnd.watch(model, job=job, endpoint=endpoint, wait=0) for job in ("job", "other", "job"))
-    assert first._closed and not other._closed and watches.innermost() is again
+    assert first.forwards.is_closed and not other.forwards.is_closed and watches.innermost() is again
     assert len(model._forward_hooks) == 2
     again.close()
     other.close()

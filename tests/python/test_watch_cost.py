@@ -154,13 +154,13 @@ def test_the_first_captured_forward_holds_no_more_than_the_queue(daemon, monkeyp
     """Maps without a name yet are copied as well: ten copies of 512 bytes, or 288 in torch 1. The queue has a little room beside them."""
     with Training(10, daemon.endpoint, queue_bytes=2300) as training:
         training.begins(daemon)
-        held, ends = [], training.watch.ends
+        held, ends = [], training.watch.forwards.ends
 
         def look(unseen):
-            held.extend(part.nbytes for _, part in training.watch._pending if part.copy() is not calls.NOTHING)
+            held.extend(part.nbytes for _, part in training.watch.forwards._pending if part.copy() is not calls.NOTHING)
             ends(unseen)
 
-        monkeypatch.setattr(training.watch, "ends", look)
+        monkeypatch.setattr(training.watch.forwards, "ends", look)
         training.model(training.x)
         assert training.publisher.drain(60)
         stats = training.publisher.stats()

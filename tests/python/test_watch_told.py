@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attnd.base import torch_state
-from attnd.capture import watch as watches
+from attnd.capture import forwards
 from attnd.model import notices
 from watching import MHA, TORCH_2, D, H, Model, X, steps_of
 
@@ -292,9 +292,9 @@ def test_each_call_of_a_module_is_told_apart(daemon, watched):
 
 
 def test_a_module_attends_a_bounded_number_of_times(watched, caplog):
-    model = Recurrent(watches.CALLS_PER_FORWARD + 50)
+    model = Recurrent(forwards.CALLS_PER_FORWARD + 50)
     it = watched(model, steps="manual")
     for _ in range(2):
         model(torch.rand(1, H, 5, 5))
         it.step()
-    assert len(it.layers) == watches.CALLS_PER_FORWARD and len(caplog.records) == 1 and "attends more" in caplog.text
+    assert len(it.layers) == forwards.CALLS_PER_FORWARD and len(caplog.records) == 1 and "attends more" in caplog.text

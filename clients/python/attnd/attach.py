@@ -20,8 +20,10 @@ from .base.once import log
 from .base.paths import clean_path
 from .base.plan import NUMBER_MAX, TIERS
 from .base.ranks import rank_and_world, shared_run
+from .capture.forwards import Forwards
 from .capture.projections import Projections, check_projections
 from .capture.residual import Residual
+from .capture.start import START_IT, local_rank, starter_for
 from .capture.watch import Watch
 from .forms.seen import Share
 from .model.induction import InductionInputs
@@ -30,7 +32,6 @@ from .model.names import Names, check_names
 from .results.alerts import Act, alerts_for, check_acts
 from .results.trackers import check_log_to
 from .sending.publisher import DEFAULT_QUEUE_BYTES, Publisher, named_job
-from .capture.start import START_IT, local_rank, starter_for
 
 
 def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, address: Any = None, every: Optional[int] = None,
@@ -204,17 +205,21 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
             publisher.tell(own_every=every)
         if own_window is not None:
             publisher.tell(own_window=own_window)
-        made = Watch(root, publisher, own, own_plan, share, Names(layers or {}, stack), position, evaluation, tokens,
-                     values or gradients or residual, gradients, texts, patterns, starter, looks)
+        values = values or gradients or residual
+        forwards = Forwards(root, publisher, own_plan, share, Names(layers or {}, stack), position, evaluation, tokens, values,
+                            gradients, texts, patterns, looks)
         if residual:
-            made.residual, made.sends_residual = Residual(root, publisher, names), names
+            forwards.residual = Residual(root, publisher, names)
+        made = Watch(root, publisher, own, forwards, starter, looks)
         if not passive:
             opened.callback(made.close)
             made.follow_steps(optimizer, steps)
             if weights_every != 0 and 0 in (publisher.rank, share.number):
-                made.projections = Projections(root, publisher, weights_every, names, share.of)
+                forwards.projections = Projections(root, publisher, weights_every, names, share.of)
             if probe is not None:
-                made.follow_probe(probe, probe_every, _watch_probe(made, root, isinstance(probe, InductionInputs), endpoint, address))
+                made.follow_probe(probe, probe_every, _watch_probe(
+                    publisher, root, isinstance(probe, InductionInputs), endpoint=endpoint, address=address, tokens=tokens,
+                    values=values, residual=residual, projections=names))
             made.open()
         made.follow_alerts(alerts)
         made.tells_unsent = tells_unsent
@@ -222,16 +227,15 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     return made
 
 
-def _watch_probe(training: Watch, model: torch.nn.Module, is_induction: bool, endpoint: Optional[str], address: Any) -> Watch:
-    """For `is_induction` attnd needs all rows and their tokens, which tier state has not."""
-    publisher = training.publisher
+def _watch_probe(publisher: Publisher, model: torch.nn.Module, is_induction: bool, **options: Any) -> Watch:
+    """For `is_induction` attnd needs all rows and their tokens, which tier state has not. `options`: those of the training's
+    own watch."""
     # A run of its own, the same on all ranks: bridges and histories tell runs apart by their digits.
     run = hashlib.md5(f"{publisher.run}/probe".encode()).digest()
-    return watch(model, f"{publisher.job}.probe", endpoint, address=address, every=1, samples=0, steps="manual", wait=0,
-                 tokens=is_induction or training.sends_tokens, tier="raw" if is_induction else "auto",
-                 rank=publisher.rank, world=publisher.world, run=run, linger=publisher.linger, passive=True,
-                 values=training.sends_values, residual=training.sends_residual is not None,
-                 projections=training.sends_residual, reliable=publisher.reliable._replace(is_probe=True))
+    options["tokens"] = is_induction or options["tokens"]
+    return watch(model, f"{publisher.job}.probe", every=1, samples=0, steps="manual", wait=0,
+                 tier="raw" if is_induction else "auto", rank=publisher.rank, world=publisher.world, run=run,
+                 linger=publisher.linger, passive=True, reliable=publisher.reliable._replace(is_probe=True), **options)
 
 
 def _own_tier(tier: Optional[str], **raw: bool) -> Dict[str, str]:

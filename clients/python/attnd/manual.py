@@ -50,7 +50,7 @@ def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[
     try:
         with torch_state.outside_modes():
             where = _where(watch, stack, layer, site)
-            if where is None or not watch.wants(where):
+            if where is None or not watch.forwards.wants(where):
                 return False
             if tensors:
                 options.setdefault("tokens", _tokens(watch, where, tensors))
@@ -65,12 +65,12 @@ def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[
 
 def _where(watch: Watch, stack: Optional[str], layer: Optional[int], site: str) -> Optional[wire.NamedLayer]:
     """The layer that is meant; None when it is not known, or when the forward that runs does not count."""
-    path = watch.running()
-    if path is None and not watch.counts():
+    path = watch.forwards.running()
+    if path is None and not watch.forwards.counts():
         return None
     if layer is not None:
         return wire.NamedLayer(*wire.check_layer(stack or "decoder", layer, site), wire.clean_module(path or ""))
-    return None if path is None else watch.name(path)
+    return None if path is None else watch.forwards.name(path)
 
 
 def _tokens(watch: Watch, where: wire.NamedLayer, tensors: Tuple[Any, ...]) -> Any:
@@ -79,7 +79,7 @@ def _tokens(watch: Watch, where: wire.NamedLayer, tensors: Tuple[Any, ...]) -> A
     shapes = [tuple(getattr(tensor, "shape", ())) for tensor in tensors if tensor is not None]
     if where[2] != "self" or len(shapes[0]) != 4 or shapes[0][2] != (shapes[1][2] if len(shapes) > 1 else shapes[0][3]):
         return None
-    return watch.tokens(where[0], shapes[0][0], shapes[0][2])
+    return watch.forwards.tokens_of(where[0], shapes[0][0], shapes[0][2])
 
 
 PER_SAMPLE = ("q_len", "k_len", "mask", "grad", "tokens", "documents", "v", "dout", "x_norm")

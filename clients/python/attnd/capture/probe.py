@@ -68,7 +68,7 @@ class Probe:
             self._call = self._inputs.take()
         if self._call is None:
             return
-        self._watch.place(self._training.epoch, step)
+        self._watch.forwards.place(self._training.epoch, step)
         device = next((p.device for p in self._model.parameters()), torch.device("cpu"))
         args, kwargs = _to(self._call, device)
         self._watch.probe(*args, **kwargs)

@@ -157,7 +157,7 @@ class Lookout:
                 spy.cannot_see(str(why))
         except Exception:
             for spy in spies:
-                spy.watcher.failed(f"the attention of {spy.current_path or 'the model'} could not be captured")
+                spy.watcher.notices.failed(f"the attention of {spy.current_path or 'the model'} could not be captured")
         finally:
             for spy in spies:
                 spy.seconds += time.perf_counter() - began

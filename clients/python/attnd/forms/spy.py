@@ -41,7 +41,7 @@ from .lookout import Lookout, lookout_here, stance
 from .seen import NotCaptured, Seen, Weights, unreadable
 
 if TYPE_CHECKING:
-    from ..capture.watch import Watch
+    from ..capture.forwards import Forwards
 
 
 class Entered(NamedTuple):
@@ -69,7 +69,7 @@ class Spy:
     """Follows the forwards of one model, and tells the watcher of its attentions. Every method is called from the training.
     `judge`: of its softmaxes; without one all are taken for attention."""
 
-    def __init__(self, root: torch.nn.Module, watcher: "Watch", judge: Optional[Judge] = None, looks: bool = False):
+    def __init__(self, root: torch.nn.Module, watcher: "Forwards", judge: Optional[Judge] = None, looks: bool = False):
         self.root = root
         self.watcher = watcher
         self.judge = judge
@@ -160,7 +160,7 @@ class Spy:
         except NotCaptured as why:
             self._cannot_read(path or "", str(why))
         except Exception:
-            self.watcher.failed("an attention in compiled code could not be captured")
+            self.watcher.notices.failed("an attention in compiled code could not be captured")
         finally:
             self.seconds += time.perf_counter() - began
 
@@ -331,7 +331,7 @@ class Spy:
                 self._entered[path] = module
                 self._pass_over(module, path, args)
         except Exception:
-            self.watcher.failed("a forward could not be followed")
+            self.watcher.notices.failed("a forward could not be followed")
         finally:
             self.seconds += time.perf_counter() - began
 
@@ -383,7 +383,7 @@ class Spy:
                 if not self._stack:
                     self._finish(whole=output is not None or sys.exc_info()[1] is None)
         except Exception:
-            self.watcher.failed("a forward could not be followed")
+            self.watcher.notices.failed("a forward could not be followed")
         finally:
             self.seconds += time.perf_counter() - began
 

@@ -436,7 +436,7 @@ class Publisher:
         copy     is called now, when there is room, and returns what makes the message then, or None for none (counted
                  as dropped, like one that raises)
 
-        NotYet of `copy` is counted as skipped; another exception is counted as dropped, and raised. For capture/watch.py, which
+        NotYet of `copy` is counted as skipped; another exception is counted as dropped, and raised. For capture/forwards.py, which
         calls hurry() after the last of a forward. The arguments are taken as checked.
         """
         topic = self._topic(*layer)
@@ -587,7 +587,7 @@ class Publisher:
 
     def tell_uncaptured(self, what: str) -> None:
         """Says in every hello() that follows, as one more setting, which attention is not captured, and why; the first
-        that is told stays. For capture/watch.py."""
+        that is told stays. For model/notices.py."""
         self._settings = scalars.settings({scalars.NOT_CAPTURED: what, **self._settings})
 
     def tell(self, **facts: Any) -> None:

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: MIT
+"""forwards: what a spy (spy.py) tells of the forwards of a watched model, made into messages.
+
+An attention is named when the first forward that showed it has ended (names.py); until then what was copied of it waits here.
+Nothing here raises: our own errors are logged once and swallowed.
+"""
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import threading
+import time
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+
+from ..base import torch_state, wire
+from ..base.once import log
+from ..base.paths import call_name, module_at
+from ..base.plan import Plan
+from ..forms import look
+from ..forms.judge import Judge
+from ..forms.seen import (Queries, Seen, Share, heads_of, keys_of, may_read_other, placements_of, queries_of, reads_other,
+                          sees_ahead, tells_padding)
+from ..forms.shares import Shares, ShareUnknown
+from ..forms.spy import Spy
+from ..model.labels import Labels, Texts
+from ..model.layers import Shown
+from ..model.names import Names
+from ..model.notices import Notices
+from ..model.tokens import Tokens
+from ..sending.publisher import Maker, Publisher
+from ..sending.sender import NotYet
+from ..sending.tensors import fit_32_bits
+from .calls import NOTHING, Context, Part, looker_for_padding, parts
+from .cost import Cost
+from .gradients import Gradients
+from .origins import Origins
+from .padding import DecoderPadding
+from .projections import Projections
+from .residual import Residual
+
+CALLS_PER_FORWARD = 256  # of one module; what it attends beyond, as a recurrent one does, is not captured
+
+_here = threading.local()
+
+
+def probed() -> Optional["Forwards"]:
+    """The forwards in which a probe runs in this thread now."""
+    return getattr(_here, "probed", None)
+
+
+class Forwards:
+    """The forwards of one watched model. Told and asked from the training thread.
+
+    own_plan      what the training asked for; the rest is the daemon's
+    evaluation    forwards without gradients count as well
+    tokens        as of tokens.py; values, gradients: they travel with queries, keys and weights
+    compiled      what is compiled is seen as it is
+    """
+
+    def __init__(self, root: torch.nn.Module, publisher: Publisher, own_plan: Dict[str, Any], share: Share, names: Names,
+                 position: Tuple[int, int], evaluation: bool, tokens: Optional[bool], values: bool, gradients: bool,
+                 texts: Optional[Texts], patterns: Mapping[str, Sequence[str]], compiled: bool):
+        self._root = root
+        self._publisher = publisher
+        self._own_plan = own_plan
+        self._shares = Shares(root, share, publisher.world)
+        self.names = names
+        self.epoch, self.step = position  # of what is captured next
+        self._evaluation = evaluation
+        self._sends_values = values
+        self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
+        self._pending: List[Tuple[str, Part]] = []  # paths without a name yet, and their parts, copied
+        self._pending_bytes = 0
+        self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
+        self._trains = False  # the forward that runs began with gradients, and it is known when backward repeats it
+        self._padding = DecoderPadding()
+        self._pid = os.getpid()
+        self.is_closed = False
+        self.tells_calls = False  # somebody tells notices of the calls of the model itself
+        self.said_at = time.monotonic()  # when a hello was said last
+        self.judge = Judge(**patterns, given=names.given, site=names.site_of, counts_heads=share.of == 1)
+        self.spy = Spy(root, self, self.judge, compiled)
+        self.notices = Notices(root, publisher, self.spy, names, self.say_hello)
+        self.cost = Cost()
+        self.origins = Origins(publisher, self.cost, values)
+        self.gradients = Gradients(publisher, self.taken, self.notices.failed, self.cost) if gradients else None
+        self.projections: Optional[Projections] = None  # which are published
+        self.residual: Optional[Residual] = None  # adds the residual stream to what is captured
+        labels = None if texts is None else Labels(texts, self.notices.failed)
+        self.tokens = Tokens(root, self.spy, lambda: publisher.is_local if tokens is None else tokens, labels)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that holds: what the daemon says, and what the training asked for."""
+        return self._publisher.plan_with(self._own_plan)
+
+    def say_hello(self) -> None:
+        """Announces the attentions seen so far, and what else a hello says."""
+        self.said_at = time.monotonic()
+        self._publisher.hello(self.names.described(), self.epoch, self.step)
+
+    def place(self, epoch: int, step: int) -> None:
+        """Says where the training is, for what is captured next."""
+        self.epoch, self.step, self._passes = epoch, step, {}
+        if self.residual is not None:
+            self.residual.step_ends()
+
+    def judge_as(self, other: "Forwards") -> None:
+        """From now on what is attention for the other is for these."""
+        self.judge = self.spy.judge = other.judge
+
+    @contextlib.contextmanager
+    def probing(self) -> Iterator[None]:
+        """A probe runs meanwhile, in this thread."""
+        _here.probed = self
+        try:
+            yield
+        finally:
+            _here.probed = None
+
+    def arm(self) -> None:
+        """Begins to follow forwards."""
+        began = time.perf_counter()
+        self.tokens.install(self._root)
+        self.spy.install()
+        self.spy.seconds += time.perf_counter() - began
+
+    def disarm(self) -> None:
+        """Follows them no more."""
+        began = time.perf_counter()
+        self.spy.remove()
+        self.tokens.remove()
+        self.spy.seconds += time.perf_counter() - began
+
+    # ------------------------------------------------------------------------------ told by the spy
+
+
+    def begins(self, module: torch.nn.Module) -> bool:
+        """A forward begins, of the model or of a part of it; whether it is to be followed."""
+        if self.is_closed or os.getpid() != self._pid:
+            return False
+        probing = probed()
+        self._trains = probing is None and torch.is_grad_enabled() and torch_state.graph_task_id is not None
+        if probing is not None:  # what a probe runs is no step of the training
+            return probing is self
+        begins = self.is_training()
+        if begins and self.gradients is not None:
+            self.gradients.settle()
+        self.notices.forward_begins(begins)
+        return begins
+
+    def is_training(self) -> bool:
+        """Whether the forward that runs counts."""
+        return self._evaluation or torch.is_grad_enabled() or torch_state.is_checkpointed()
+
+    def only_looks(self) -> None:
+        """The code that runs is compiled, and no hook may be in it."""
+        self.tokens.remove()
+        outside = look.outside(self._root)
+        if outside is not None:
+            self.tokens.install(outside)
+
+    def calls_compiled(self, args: Any, kwargs: Any) -> None:
+        """A forward of what is compiled begins with these arguments, for which it is too late to have a hook."""
+        with torch_state.outside_modes():
+            self.tokens.take(args, kwargs)
+
+    def passes_over(self) -> None:
+        """A part of the model runs by itself, which this torch cannot tell from a repeated forward. With steps="manual" nobody
+        says whether the model itself was called before."""
+        self.notices.part_uncalled(tells=self.tells_calls)
+
+    def saw(self, path: str, call: int, seen: Seen) -> None:
+        """The module at `path` did this; `call` counts its attention calls of this forward. Calls without a name yet are kept
+        until the forward ends."""
+        try:
+            if call >= CALLS_PER_FORWARD:
+                self.notices.many(path, CALLS_PER_FORWARD)
+                return
+            path = call_name(path, call)
+            placements = placements_of(seen)
+            if placements is not None:
+                self._unnamed.pop(path, None)
+                self.notices.spread(path, placements)
+                return
+            share = self._shares.of(path, seen, self.spy.entered)
+            layer = self.names.layers.get(path)
+            plan = self.plan
+            if seen.v is not None and not (self._sends_values if isinstance(seen, Queries) else self.wants_values):
+                seen = seen._replace(v=None)
+            if layer is None:
+                self._note_shown(path, seen)
+            place = layer or self.names.place_of(path, self._unnamed)
+            self._note_padding(place, seen, plan)
+            stack = self.names.stack_of(path)
+            if stack == "encoder":
+                self.tokens.encoder_attends(queries_of(seen)[1])
+            if layer is not None and not (plan.takes_layer(layer) and self._publisher.wanted(*layer)):
+                return
+            microbatch = self._passes.get(path, 0)
+            self._passes[path] = microbatch + 1
+            context = Context(microbatch, self.tokens.sent(stack, *queries_of(seen)), self.tokens.labelled,
+                              beside=self.wants_values)
+            if place[0] == "decoder" and place[2] == "cross":
+                context = context._replace(present=self._padding.of(queries_of(seen)))
+            origin, plan = self.origins.of(path, seen, plan, self.epoch, self.step, place[2] == "cross", context)
+            context = context if origin is None else context._replace(state=origin)
+            if layer is None:
+                self._unnamed[path] = heads_of(seen) * share.of
+                if self.projections is not None:
+                    self.projections.note(path, seen)
+            if self.residual is not None:
+                seen = self.residual.added(path, seen, self.spy.entered, place[2] == "self")
+            output = None
+            if self.gradients is not None:
+                output = self.gradients.awaited(path, seen, is_repeated=self._trains and not self.spy.records)
+            seen = seen if seen.output is None else seen._replace(output=None)  # what is kept of it must not keep the graph
+            found: Sequence[Part] = parts(seen, plan, self.step, share, context, self._publisher.strides)
+            if self.gradients is not None and output is not None:
+                found = self.gradients.wait(path, found, output, self.epoch, self.step)
+            for part in found:
+                if layer is not None:
+                    self._publish(path, layer, part)
+                else:
+                    self._keep(path, part)
+        except ShareUnknown as why:
+            self.notices.unreadable(path, str(why), "Say which: tensor_parallel=(index, size)")
+        except Exception:
+            self.notices.failed(f"the attention of {path or 'the model'} could not be captured")
+
+    def _note_padding(self, place: wire.Layer, seen: Seen, plan: Plan) -> None:
+        """A self-attention of the decoder may tell which queries of a cross-attention are padding."""
+        if place[0] != "decoder" or place[2] != "self" or not tells_padding(seen):
+            return
+        if self.names.layers and not any(plan.takes_layer(cross) for cross in self.names.crosses):
+            return
+        try:
+            self._padding.tell(queries_of(seen), lambda: looker_for_padding(
+                seen, plan.samples, self.origins.is_of_device(seen, plan)))
+        except Exception:
+            self.notices.failed("which queries of cross-attention are padding could not be read")
+
+    @property
+    def wants_values(self) -> bool:
+        """Whether saw() wants to know what weights are multiplied with."""
+        return self._sends_values and self._publisher.takes_values
+
+    def expects(self, path: str, call: int, seen: Seen) -> None:
+        """The same may be told later in this forward, or may not. Layers are named in the order in which they run."""
+        if call_name(path, call) in self.names.layers:
+            return
+        self._note_shown(call_name(path, call), seen)
+        self._unnamed.setdefault(call_name(path, call), 0)
+        if self.names.stack_of(call_name(path, call)) == "encoder":
+            self.tokens.encoder_attends()
+
+    def _note_shown(self, path: str, seen: Seen) -> None:
+        """Keeps what an attention without a name shows of itself, which its name is made by."""
+        if self.names.knows(path):
+            return
+        cross: Optional[bool] = None
+        try:
+            queries, keys = queries_of(seen)[1], keys_of(seen)
+            for entered in reversed(self.spy.entered[-2:]):  # the kernel may be a module of its own, which has no parameters
+                if cross is None and next(entered.module.parameters(), None) is not None:
+                    cross = reads_other(entered.inputs, queries, keys)
+            ahead = sees_ahead(seen)
+            if cross is None and 1 < queries != keys and self.spy.is_looking:  # compiled code shows no inputs of modules
+                module: Any = module_at(self._root, path.partition("#")[0])
+                cross = may_read_other(inspect.signature(module.forward).parameters)
+            self.names.note(path, Shown(cross, ahead))
+        except Exception:
+            self.notices.failed(f"{path or 'the model'} could not be looked at for its name")
+
+    def leaves_out(self, path: str, call: int, seen: Seen) -> None:
+        """It did this, and the user wants nothing of it; a softmax may be no attention. The decoder does not read what its encoder
+        does, captured or not."""
+        try:
+            if self.names.stack_of(call_name(path, call)) == "encoder":
+                self.tokens.encoder_attends(queries_of(seen)[1])
+        except Exception:
+            self.notices.failed(f"what {path or 'the model'} reads could not be told")
+
+    def awaits(self, path: str) -> bool:
+        """Backward repeats the module at `path`, which ran without gradients before; whether that is to be followed."""
+        return self.gradients is not None and self.gradients.awaits(path)
+
+    def saw_again(self, path: str, call: int, seen: Seen) -> None:
+        """The same that saw() was told then, with gradients now."""
+        if self.gradients is not None:
+            self.gradients.repeated(call_name(path, call), seen.output)
+
+    def ends(self, unseen: Optional[Sequence[str]]) -> None:
+        """The forward is done: names what is new, and publishes it. `unseen`: paths of modules that look like attention and showed
+        none; None: it broke off, and nothing follows from what was not seen."""
+        try:
+            pending, self._pending = self._pending, []
+            self._pending_bytes = 0
+            news = self.judge.news()
+            unnamed = [(path, heads) for path, heads in self._unnamed.items() if heads and not self.judge.refuses(path)]
+            self._unnamed = {}
+            if unnamed and self.names.add(unnamed):
+                self._publisher.hello(self.names.described(), self.epoch, self.step)
+            for path, part in pending:
+                layer = self.taken(path)
+                if layer is not None:
+                    self._publish(path, layer, part)
+            for told in news:
+                log.warning("job %s: %s", self._publisher.job, told)
+            if unseen is not None:
+                self.notices.forward_ends([path for path in unseen if not self.judge.excludes(path)])
+        except Exception:
+            self.notices.failed("a forward could not be captured")
+        finally:
+            self.tokens.forget()
+            self._padding.forget()
+            self._publisher.hurry()  # not before: now a backward follows, which needs no Python
+
+    def taken(self, path: str) -> Optional[wire.NamedLayer]:
+        """The layer at `path`, if it has a name, and somebody wants it."""
+        layer = self.names.layers.get(path)
+        return layer if layer is not None and self.plan.takes_layer(layer) and self._publisher.wanted(*layer) else None
+
+    def _publish(self, path: str, layer: wire.Layer, part: Part) -> None:
+        step, cost = self.step, self.cost
+
+        def prepare() -> Maker:
+            make: Maker = functools.partial(part.copy().make, layer)
+            return make if part.kind != "state" else lambda: cost.of_sender(step, make)
+
+        try:
+            self._publisher.publish_later(layer, self.epoch, step, part.nbytes, prepare, part.kind)
+        except Exception:
+            self.notices.failed(f"the attention of {path or 'the model'} could not be captured")
+
+    def _keep(self, path: str, part: Part) -> None:
+        """Copies what has no name yet, as much as the queue may hold; the rest is counted when it has one."""
+        copied = NOTHING
+        if self._pending_bytes + part.nbytes <= self._publisher.queue_bytes and \
+                (part.kind == "state" or part.nbytes <= self._publisher.message_bytes):
+            self._pending_bytes += part.nbytes
+            try:
+                copied = part.copy()
+            except NotYet:
+                return
+            except Exception:
+                self.notices.failed(f"the attention of {path or 'the model'} could not be captured")
+        self._pending.append((path, part._replace(copy=lambda: copied)))
+
+    def cannot_read(self, path: str, why: str) -> None:
+        """It did something of which nothing can be copied."""
+        self._unnamed.pop(path, None)
+        self.notices.unreadable(path, why)
+
+    # ------------------------------------------------------------------------------ asked by manual.py
+
+    def running(self) -> Optional[str]:
+        """The path of the module whose forward runs now, when that is followed; it publishes by hand."""
+        self.spy.told()
+        return self.spy.current_path
+
+    def counts(self) -> bool:
+        """Whether what runs now in this thread, though it is not followed, is training: not a validation, not a
+        forward that a backward pass repeats, not the probe of another watch."""
+        return torch_state.is_no_repetition() and self.begins(self._root)
+
+    def tokens_of(self, stack: str, samples: int, queries: int) -> Any:
+        """The token numbers that travel with an attention of the forward that runs, integers [B, T]; None: none."""
+        copy = self.tokens.sent(stack, samples, queries)
+        if copy is None:
+            return None
+        return copy.numpy() if fit_32_bits(copy.numpy()) else None
+
+    def wants(self, layer: wire.Layer) -> bool:
+        """Whether this attention, which is computed now, is to be published at this step."""
+        plan = self.plan
+        wanted = plan.takes_step(self.step) and plan.takes_layer(layer) and self._publisher.wanted(*layer)
+        if layer[0] == "encoder" and not wanted:
+            self.tokens.encoder_attends()
+        return wanted
+
+    def name(self, path: str) -> wire.NamedLayer:
+        """The layer that the module at `path` is."""
+        if path not in self.names.layers:
+            self.names.add([(path, 1)])
+        return self.names.layers[path]
