@@ -147,6 +147,7 @@ static void judge_end_rank(struct judge *judge, const struct recorded_rank *rank
         .world = rank->world,
         .seq = rank->event_seq,
         .dropped = rank->event_dropped,
+        .reliable = rank->reliable,
         .time_ns = rank->time_ns,
         .epoch = rank->epoch,
         .step = rank->step,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The encoder writes the keys that C programs send, in PROTOCOL.md's order; those of the reliable
- * lane, of matrices in parts, and of settings and costs come from Python alone. Optional keys are
- * left out while they say what their absence says, so that equal headers have equal bytes. */
+/* The encoder writes the keys that C programs send, in PROTOCOL.md's order; those of matrices in
+ * parts, and of settings and costs come from Python alone. Optional keys are left out while they
+ * say what their absence says, so that equal headers have equal bytes. */
 #include "proto/header_internal.h"
 
 #include "proto/err.h"
@@ -41,6 +41,7 @@ static void put_common(struct mpk_writer *writer, const struct header *header)
     mpk_pair_u64(writer, "time_ns", header->time_ns);
     mpk_pair_u64(writer, "epoch", header->epoch);
     mpk_pair_u64(writer, "step", header->step);
+    header_encode_put_flag(writer, "reliable", header->reliable);
 }
 
 static void put_tensor(struct mpk_writer *writer, const struct tensor *tensor)

@@ -57,6 +57,7 @@ int ranks_note(struct ranks *ranks, const struct recording_frame *frames, uint32
         rank->time_ns = header.time_ns;
         if (header.type == MESSAGE_EVENT) {
             rank->event_seq = header.seq + 1;
+            rank->reliable = header.reliable;
             rank->event_dropped = header.dropped;
             rank->bye = rank->bye || header.event == EVENT_BYE;
         }

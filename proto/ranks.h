@@ -12,6 +12,7 @@ struct recorded_rank {
     uint32_t rank, world;
     uint64_t event_seq;     /* that its next event would have */
     uint64_t event_dropped; /* as its last event says */
+    bool reliable;          /* both are of the reliable lane */
     uint64_t epoch, step, time_ns;
     bool bye;
 };

@@ -383,7 +383,8 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     for (uint32_t h = 0; h < summary->heads; h++) {
         room[h] = written_by(summary, h);
     }
-    /* The median of those that are numbers, the lower one of two; NaN without any. Sorts them. */
+    /* The median of those that are numbers, the lower one of two unless that is 0, as where one of
+     * two heads is dead from the first step; NaN without any. Sorts them. */
     uint32_t known = 0;
     for (uint32_t i = 0; i < summary->heads; i++) {
         if (!isnan(room[i])) {
@@ -392,6 +393,7 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     }
     qsort(room, known, sizeof *room, compare_numbers);
     double median = known ? room[(known - 1) / 2] : NAN;
+    median = median == 0 ? room[known / 2] : median;
     for (uint32_t h = 0; h < summary->heads; h++) {
         double of_layer = median > 0 ? written_by(summary, h) / median : NAN;
         double norm = mean_of(summary, METRIC_WV_WO_SPECTRAL_NORM, h);

@@ -371,8 +371,10 @@ static int read_sides(struct query *query, struct comparison *comparison)
     /* Both runs in the same windows: those of the first layer of the first. */
     struct found_track track;
     if (a->layer_count == 0) {
-        return query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no window in the history yet",
-                          a->run.hex, a->run.job);
+        return query_fail(
+            query, ERR_NO_HISTORY,
+            "run %.8s of %s has no window in the history yet: it comes when the first one closes",
+            a->run.hex, a->run.job);
     }
     code = find_track(query, &a->layers[0], &track);
     if (code) {

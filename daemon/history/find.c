@@ -190,8 +190,10 @@ int find_layer(struct query *query, const struct found_run *run, struct found_la
     }
     sqlite3_finalize(statement);
     if (index == 0) {
-        query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no window in the history yet",
-                   run->hex, run->job);
+        query_fail(
+            query, ERR_NO_HISTORY,
+            "run %.8s of %s has no window in the history yet: it comes when the first one closes",
+            run->hex, run->job);
     }
     return ERR_NO_HISTORY;
 }

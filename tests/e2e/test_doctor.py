@@ -132,7 +132,7 @@ def test_no_daemon():
 def test_a_socket_that_is_left_over():
     daemon = start()
     daemon.stop(signal.SIGKILL)
-    assert (f"WRONG {place()}/ingest is left over by an attnd that was killed: nobody listens there -> "
+    assert (f"WRONG {place()}/ingest is left over by an attnd that has ended: nobody listens there -> "
             "start attnd again, which takes it over") in doctor()["address"]
 
 
@@ -140,10 +140,10 @@ def test_a_socket_that_is_left_over_beside_an_attnd_that_answers_or_elsewhere(tm
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(f"{tmp_path}/control")
     report = checks.report([checks.Finding("client", checks.OK, "here"), *checks._about_sockets(str(tmp_path), checks.NOTE)])
-    assert "is left over by an attnd that was killed" in report and report.endswith("\n\nnothing is wrong; look at: address")
+    assert "is left over by an attnd that has ended" in report and report.endswith("\n\nnothing is wrong; look at: address")
     assert f"-> rm -r {tmp_path}: clients pass it over, as another attnd answers" in report
     (found,) = checks._about_sockets(str(tmp_path), checks.WRONG)
-    assert found.remedy == f"rm -r {tmp_path}, or start attnd there again: attnd --address {tmp_path}"
+    assert found.remedy == f"start attnd there again, which takes it over: attnd --address {tmp_path}"
 
 
 def test_a_directory_that_others_can_write_to():

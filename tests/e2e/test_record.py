@@ -501,6 +501,13 @@ def test_a_collapse_fails_the_check(tmp_path, rng, ends):
     assert (alerts["windows"], alerts["dropped"]) == (6, {})
 
 
+def test_nothing_is_lost_behind_the_end_of_a_recording(tmp_path, rng):
+    """The end that a check adds to a run takes the lane of its last event: the lanes count apart."""
+    frames = [b"event/gpt/", msgpack.packb(common_keys("event", 900, 5, 5, reliable=True, event="log", values={"loss": 1.0}))]
+    result = check(tmp_path, [*training(rng, ends=False), (6, frames)])
+    assert (result.returncode, result.stdout) == (0, f"{tmp_path}/run.rec: 0 alerts in 6 windows of 12 messages\n")
+
+
 def test_the_rules_of_a_file_decide(tmp_path, rng):
     mine = EPOCHS + "rules:\n  mine: {metric: entropy_normalized, above: 0.5}\n"
     off = EPOCHS + "rules:\n  entropy_collapse: {enabled: false}\n  entropy_falls: {enabled: false}\n"

@@ -100,6 +100,12 @@ static int export_layers(struct cli *cli, const msgpack_object *result)
     if (code != CLI_OK || pieces > 0) {
         return code;
     }
+    if (!cli->args->metric && mpk_items(layers) == 0) {
+        return cli_fail(cli, CLI_FINDING,
+                        "run %.8s of %.80s has no window in the history yet: it comes when the "
+                        "first one closes",
+                        piece.run, piece.job);
+    }
     if (!cli->args->metric) {
         return cli_usage(cli, "--head: run %.8s of %.80s has only numbers of whole layers here",
                          piece.run, piece.job);

@@ -41,7 +41,11 @@ int cmd_key(struct cli *cli)
     const char *word = cli->args->words[1], *path = cli->args->words[2];
     char public[KEY_LENGTH + 1] = "", secret[KEY_LENGTH + 1], reason[KEY_REASON_MAX];
     bool is_new = strcmp(word, "new") == 0, is_list = strcmp(word, "list") == 0;
-    if ((!is_new && !is_list && strcmp(word, "show") != 0) || is_list == !!path ||
+    bool is_show = strcmp(word, "show") == 0;
+    if ((is_new || is_show) && !path) {
+        return cli_usage(cli, "key %s: which FILE?", word);
+    }
+    if ((!is_new && !is_list && !is_show) || is_list == !!path ||
         (is_new && strcmp(path, "-") == 0)) {
         return cli_usage(cli, "key '%.80s': no such thing to do (valid: new FILE, show FILE, list)",
                          word);

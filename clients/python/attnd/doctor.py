@@ -251,7 +251,7 @@ def _about_sockets(place: str, state: str) -> Findings:
     knocked = addresses.knock(place, "control")
     if left and knocked == "":
         yield Finding("address", state,
-                      f"{place}/{left[0]} is left over by an attnd that was killed: nobody listens there",
+                      f"{place}/{left[0]} is left over by an attnd that has ended: nobody listens there",
                       _about_left_over(place, state))
     elif knocked:
         yield Finding("address", state, f"{knocked} ({place}/control)",
@@ -267,7 +267,7 @@ def _about_left_over(place: str, state: str) -> str:
         return f"rm -r {place}: clients pass it over, as another attnd answers"
     if place == addresses.own_places(os.geteuid(), os.environ.get("XDG_RUNTIME_DIR"))[0]:
         return "start attnd again, which takes it over"
-    return f"rm -r {place}, or start attnd there again: attnd --address {place}"
+    return f"start attnd there again, which takes it over: attnd --address {place}"
 
 
 def _about_port() -> Findings:

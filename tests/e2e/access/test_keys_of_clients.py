@@ -184,6 +184,7 @@ def test_attnctl_makes_keys(tmp_path):
     assert attnctl("key", "show", path).returncode == 2
     hyphen = attnctl("key", "new", "-")
     assert hyphen.returncode == 2 and "valid: new FILE" in hyphen.stderr and not os.path.exists("-")
+    assert attnctl("key", "new").stderr == "attnctl: key new: which FILE?\n"
     assert attnctl("key", "burn", path).stderr == "attnctl: key 'burn': no such thing to do (valid: new FILE, show FILE, list)\n"
 
 

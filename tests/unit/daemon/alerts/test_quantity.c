@@ -252,6 +252,8 @@ QUANTITY_TEST(a_head_writes_a_share_of_the_median)
     begin_window(f, decoder_0);
     put_means(f, METRIC_WV_WO_SPECTRAL_NORM, (double[]){0, 0, 0, 1}); /* how some begin */
     expect_same(take_window(f)->head[0].written_share, NONE);
+    put_means(f, METRIC_WV_WO_SPECTRAL_NORM, (double[]){0, 1, 0, 1}); /* dead from the first step */
+    expect_same(take_window(f)->head[0].written_share, 0);
     put_means(f, METRIC_WRITE_NORM, (double[]){3, 1, 1, 1}); /* which says more */
     expect_same(take_window(f)->head[0].written_share, 3);
 }
