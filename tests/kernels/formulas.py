@@ -15,6 +15,7 @@ import torch
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python" / "examples"))
 import reference_heads as heads  # noqa: E402
 import reference_rows as rows  # noqa: E402
+import reference_spectrum as spectra  # noqa: E402,F401
 
 MOMENTS = ["mean", "min", "max", "std", "variance"]
 # row metrics, in the order of proto/metric.def

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Spectra against numpy: every number of the section Spectrum of workers/KERNELS.md computed a second time in
-float64 by numpy.linalg, for the reference and for every effort, over maps that are hard in different ways.
+"""Spectra in float64: every number of the section Spectrum of workers/KERNELS.md, from singular values of numpy and by the
+formulas of clients/python/examples/reference_spectrum.py, against the scalar code and every effort, over maps that are hard in
+different ways.
 
-What is promised (KERNELS.md has the reasons): the reference 1e-13 of s1; spectral_norm and stable_rank 1e-4; leading
+What is promised (KERNELS.md has the reasons): the scalar code 1e-13 of s1; spectral_norm and stable_rank 1e-4; leading
 values 1e-3, or 5e-5 s1 where that is more; all values max(m, n) 2^-24 s1. Counts may differ by the values that lie
 within the error of the bound they are compared with.
 SPECTRUM_CLI names the executable."""
@@ -13,11 +14,11 @@ import numpy as np
 import pytest
 
 from driver import EPS, SPECTRUM, decode, encode, run_json
+from formulas import spectra
 
 CLI = os.environ.get("SPECTRUM_CLI", "")
 NUMBERS = [*SPECTRUM, "eigenvalue_2"]
 NORM = ["spectral_norm", "stable_rank"]
-RANKS = [1, 2, 4, 8, 16]
 
 
 # maps
@@ -102,24 +103,11 @@ def spectrum(folder, maps, dtype, stride=None):
 
 def truth(a, eps):
     s = np.linalg.svd(a, compute_uv=False)
-    first = s[0]
-    want = dict.fromkeys(NUMBERS, np.nan)
-    want["spectral_norm"] = first
-    want["rank"] = np.sum(s > first * max(a.shape) * eps)
-    want["effective_rank"] = np.sum(s > 0.01 * first)
-    want["nuclear_norm"] = s.sum()
-    if first > 0:
-        p = s[s > 0] / s.sum()
-        want["stable_rank"] = ((a / first) ** 2).sum()
-        want["effective_rank_entropy"] = np.exp(-(p * np.log(p)).sum())
-        want["low_rank_error"] = [np.sqrt(((s[k:] / first) ** 2).sum() / ((s / first) ** 2).sum()) for k in RANKS]
-    else:
-        want["low_rank_error"] = [np.nan] * len(RANKS)
-    if want["rank"] == len(s):
-        want["condition_number"] = np.log10(first / s[-1])
+    found = spectra.of_values(s, a.shape, eps)
+    want = {**dict.fromkeys(NUMBERS, np.nan), **found.numbers}
+    want.update(singular_values=found.singular_values, low_rank_error=found.low_rank_error)
     if a.shape[0] == a.shape[1] > 1:
         want["eigenvalue_2"] = np.sort(np.abs(np.linalg.eigvals(a)))[-2]
-    want["singular_values"] = np.concatenate([s, np.full(16, np.nan)])[:16]
     return want, s
 
 

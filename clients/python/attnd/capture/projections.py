@@ -258,7 +258,7 @@ Layers = Callable[[], Mapping[str, wire.Layer]]  # gives layers by the path of t
 
 
 class Projections:
-    """Finds the matrices of a model, and publishes them. Used by capture.Watch, from the training thread.
+    """Finds the matrices of a model, and publishes them. Used by a watch, from the training thread.
 
     every   epochs from one time to the next; None: each, when they are no larger than attnd makes whole spectra of
     given   names of the matrices, as projections= has them
