@@ -325,8 +325,10 @@ void messages_finish(struct daemon *daemon, uint64_t deadline_ns)
         struct message *message;
         while ((message = hold_take(run, UINT64_MAX))) {
             bool is_state = message->header.type == MESSAGE_STATE;
-            tap_message(daemon->tap, message);
-            if (is_state || message->header.type == MESSAGE_EVENT) {
+            if (!message->code) {
+                tap_message(daemon->tap, message);
+            }
+            if (is_state || message->header.type == MESSAGE_EVENT || message->code) {
                 if (queue_put(run, message, inbox_now_ns(&daemon->inbox))) {
                     message->code = messages_read_state(message);
                     queue_finish(run, message);

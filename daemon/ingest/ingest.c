@@ -183,9 +183,6 @@ static void ingest_admit(struct ingest *ingest, struct message *message)
     inbox_post(ingest->inbox, message->line, &message->note);
 }
 
-/* Over the budget, or larger than is accepted: the tensors are thrown away. The numbers go on to
- * the loop, which drops the message in its turn: thus it is counted by its reason, and not as lost
- * as well. */
 static void ingest_empty(struct message *message, int code)
 {
     message->cost = sizeof *message + message->bytes - message_free_tensors(message);
@@ -194,6 +191,9 @@ static void ingest_empty(struct message *message, int code)
     message->reserved = true;
 }
 
+/* Over the budget, or larger than is accepted: the tensors are thrown away. The numbers go on to
+ * the loop, which drops the message in its turn: thus it is counted by its reason, and not as lost
+ * as well. */
 static void ingest_shed(struct ingest *ingest, struct message *message, int code)
 {
     ingest_empty(message, code);
@@ -255,9 +255,9 @@ static bool ingest_take_reliable(void *data, struct message *message)
 }
 
 /* Receives one message of the reliable lane; returns as receive_one. Refuses what can never be
- * taken; the numbers of what is too large go on, as on the other lane. Without room, or behind
- * others of its sender that wait, a message waits: nothing of this lane is dropped for that, and
- * none overtakes another. */
+ * taken; the numbers of what is too large go on, as on the other lane, and it is refused in its
+ * turn. Without room, or behind others of its sender that wait, a message waits: nothing of this
+ * lane is dropped for that, and none overtakes another. */
 static int receive_reliable(struct ingest *ingest)
 {
     struct message *message = NULL;
@@ -270,7 +270,6 @@ static int receive_reliable(struct ingest *ingest)
     bool large = (code == ERR_TOO_LARGE || code == ERR_ENTRIES_LIMIT) && !message->reserved;
     code = code || message->header.reliable ? code : ERR_LANE;
     if (large) {
-        lane_refuse(ingest->lane, message, code);
         ingest_empty(message, code);
     }
     if (code && !large) {

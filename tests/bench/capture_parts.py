@@ -39,9 +39,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients" /
 import attnd  # noqa: E402
 import zmq  # noqa: E402
 from attnd.base.plan import Plan  # noqa: E402
-from attnd.capture import calls
+from attnd.capture import calls  # noqa: E402
 from attnd.forms import spy  # noqa: E402
-from attnd.sending import devices
+from attnd.sending import devices  # noqa: E402
 from capture_model import SHAPES, Attention, Decoder, Training, explicit  # noqa: E402
 
 
@@ -59,6 +59,10 @@ def microseconds(what: Callable[[], Any], times: int, rounds: int = 9) -> float:
 class Nobody:
     """A watcher that follows everything and keeps nothing."""
     wants_values = False
+
+    @property
+    def notices(self) -> "Nobody":
+        return self
 
     def begins(self, module: torch.nn.Module) -> bool:
         return True
@@ -232,7 +236,7 @@ def epoch(folder: str, device: str) -> Dict[str, Any]:
                 listener.discard()
             listener.discard()
         sent = publisher.stats()["sent_bytes"] - before
-        step = microseconds(lambda: watch._guarded(watch.projections.step_ends, watch._wanted_layers, *watch._position), 2000)
+        step = microseconds(lambda: watch._guarded(watch.forwards.projections.step_ends, watch._wanted_layers, *watch._position), 2000)
     own, whole = (sorted(times) for times in zip(*found))
     return {"MiB": round(sent / len(found) / 2**20, 1), "training_ms": round(statistics.median(own), 1),
             "wall_ms": round(statistics.median(whole), 1), "step_us": step}

@@ -15,7 +15,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "python"))
 
 import attnd  # noqa: E402
 from attnd.base import plan  # noqa: E402
-from attnd.capture import accelerator
+from attnd.capture import accelerator  # noqa: E402
 from attnd.capture.cost import Cost  # noqa: E402
 from attnd.device import launch, pooled  # noqa: E402
 from attnd.device.problem import Rows  # noqa: E402

@@ -27,13 +27,13 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "clients" / "python"), str(ROOT / "tests" / "python")]
-from attnd import device
+from attnd import device  # noqa: E402
 from attnd import gpu  # noqa: E402
 from attnd.base import plan  # noqa: E402
-from attnd.capture import accelerator, forwards, origins, states
+from attnd.capture import accelerator, forwards, origins, states  # noqa: E402
 from attnd.capture.accelerator import Accelerator, OfQueries, OfWeights  # noqa: E402
 from attnd.capture.cost import Cost  # noqa: E402
-from attnd.device import arrived, finisher, launch, pooled, reference, state
+from attnd.device import arrived, finisher, launch, pooled, reference, state  # noqa: E402
 from attnd.device.entries import Entries  # noqa: E402
 from attnd.device.problem import Problem, Rows  # noqa: E402
 from attnd.forms import bands, mods  # noqa: E402

@@ -138,6 +138,9 @@ class House(unittest.TestCase):
         self.assert_broken(tree)
         self.assert_broken({**tree, f"{room}/a/a.py": "def lazily():\n    from ..b.b import B\n", f"{room}/b/b.py": "\n"},
                            f'{room}/a/a.py:2: arrow: {room}/a/ may not include "{room}/b/b.py"')
+        self.assert_broken({**tree, f"{room}/b/b.py": "import attnd.a.a\nfrom attnd.a import a\n"},
+                           f"{room}/b/b.py:1: arrow: modules of the client are imported by .name",
+                           f"{room}/b/b.py:2: arrow: modules of the client are imported by .name")
         self.assert_broken({**tree, f"{room}/b/d.py": "from . import b\n", f"{room}/b/b.py": "from .d import d\n"},
                            f"cycle: {room}/b/b, {room}/b/d include each other")
 

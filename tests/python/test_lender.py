@@ -106,8 +106,10 @@ def test_a_flood_ends_the_connection(lender, tmp_path):
 def test_nobody_waits_for_memory_that_is_given_back(lender, tmp_path):
     taker = Taker(tmp_path)
     array, _ = taker.take_lent(lender)
-    with lender._lock:  # as the sender's thread has it
-        assert lender.room(NBYTES) is None
+    with lender._lock:  # as the other thread has it
+        assert lender.room(NBYTES) is None and lender.name([array]) == [(None, None)]
+        lender.tend(taker.endpoint, True)
+        lender.close()
     taker.connection.close()
     assert lender.room(NBYTES) is None and lender._gone, "the buffers of the connection are kept for the sender's thread"
     lender.tend(None, False)

@@ -20,6 +20,7 @@ class Watcher:
 
     def __init__(self):
         self.seen, self.failures, self.forwards, self.grad, self.unread = [], [], 0, [], []
+        self.notices = self
 
     def passes_over(self):
         pass

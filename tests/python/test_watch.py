@@ -150,6 +150,38 @@ def test_what_was_opened_is_closed_when_watch_fails(monkeypatch, late):
     assert [thread.name for thread in threading.enumerate() if id(thread) not in senders] == []
 
 
+class SharedOut(torch.nn.Module):
+    """Half of the heads that it states, over twice the positions that it is given, as Ulysses has it."""
+    num_heads = 8
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Linear(32, 64)
+        self.outputs = []
+
+    def forward(self, x):
+        both = self.weight(x).view(1, 16, 8, 4, 2).unbind(-1)
+        q, k = (torch.cat([one[:, :, :4], one[:, :, 4:]], 1).transpose(1, 2) for one in both)
+        result = torch.softmax(q @ k.transpose(-1, -2), -1) @ k
+        self.outputs.append(weakref.ref(result))
+        return result
+
+
+def test_heads_that_are_not_known_are_not_kept(daemon):
+    model = torch.nn.ModuleDict({"self_attn": SharedOut()})
+    module = model["self_attn"]
+    with attnd.Publisher("job", daemon.endpoint, rank=0, world=2) as publisher:
+        daemon.attach(publisher)
+        with attnd.watch(model, "job", publisher=publisher, every=1, steps="manual", wait=30) as it:
+            model.forward = lambda x: module(x)
+            for _ in range(5):
+                model(torch.rand(1, 16, 32)).sum().backward()
+                it.step()
+        assert not it.layers and "of its 8 heads" in str(it.forwards._shares._found)
+    gc.collect()
+    assert len(module.outputs) == 5 and not any(output() is not None for output in module.outputs)
+
+
 def test_watching_again_closes_the_earlier_watch():
     model, endpoint = Model(), free_endpoint()
     first, other, again = (attnd.watch(model, job=job, endpoint=endpoint, wait=0) for job in ("job", "other", "job"))

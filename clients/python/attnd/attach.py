@@ -217,9 +217,10 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
             if weights_every != 0 and 0 in (publisher.rank, share.number):
                 forwards.projections = Projections(root, publisher, weights_every, names, share.of)
             if probe is not None:
-                made.follow_probe(probe, probe_every, _watch_probe(
-                    publisher, root, isinstance(probe, InductionInputs), endpoint=endpoint, address=address, tokens=tokens,
-                    values=values, residual=residual, projections=names))
+                probing = _watch_probe(publisher, root, isinstance(probe, InductionInputs), endpoint=endpoint, address=address,
+                                       tokens=tokens, values=values, residual=residual, projections=names)
+                opened.callback(probing.close)
+                made.follow_probe(probe, probe_every, probing)
             made.open()
         made.follow_alerts(alerts)
         made.tells_unsent = tells_unsent

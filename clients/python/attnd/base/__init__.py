@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""base: what all rooms speak of: messages, addresses, plans, masks and metrics. No sockets, no threads."""
+"""base: what all rooms speak of: messages, addresses, plans, masks and metrics. No threads."""

@@ -12,7 +12,7 @@ import inspect
 import os
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -137,7 +137,6 @@ class Forwards:
         self.spy.seconds += time.perf_counter() - began
 
     # ------------------------------------------------------------------------------ told by the spy
-
 
     def begins(self, module: torch.nn.Module) -> bool:
         """A forward begins, of the model or of a part of it; whether it is to be followed."""

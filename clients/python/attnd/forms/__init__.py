@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""forms: the ways in which models call attention, beside those that spy.py sees by itself, and how each is seen.
+"""forms: sees the attentions of a model (spy.py, lookout.py), judges what is one (judge.py, evidence.py), says which heads this rank
+has of it (shares.py), and what a call of each form means.
 
     sdpa                 F.scaled_dot_product_attention
     flex, mods           flex attention, and its mask_mod and score_mod

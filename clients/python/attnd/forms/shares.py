@@ -56,7 +56,7 @@ class Shares:
         self._root = root
         self._told = told
         self._world = world
-        self._found: Dict[str, Union[Share, ShareUnknown]] = {}  # by path, for good
+        self._found: Dict[str, Union[Share, str]] = {}  # by path, for good: the share, or why it is not known
 
     def of(self, path: str, seen: Seen, entered: Sequence["Entered"]) -> Share:
         """The share of a call at `path`; `entered`: the modules that run, the innermost last. ShareUnknown: why not."""
@@ -68,17 +68,17 @@ class Shares:
         if path not in self._found:
             self._found[path] = self._look(path, seen, entered)
         found = self._found[path]
-        if isinstance(found, ShareUnknown):
-            raise found
+        if isinstance(found, str):
+            raise ShareUnknown(found)  # a new one: each keeps the frames that it has gone through
         return found
 
-    def _look(self, path: str, seen: Seen, entered: Sequence["Entered"]) -> Union[Share, ShareUnknown]:
+    def _look(self, path: str, seen: Seen, entered: Sequence["Entered"]) -> Union[Share, str]:
         modules = [one.module for one in entered] or [
             module for name, module in self._root.named_modules()  # the one at the path, after those that it is in
             if f"{path.partition('#')[0]}.".startswith(f"{clean_path(name)}." if name else "")]
         share = _share_of_weights(modules)
         why = _why_unknown(seen, modules, entered[-1].first if entered else None) if share == Share() else None
-        return share if why is None else ShareUnknown(why)
+        return share if why is None else why
 
 
 def _share_of_weights(modules: Sequence[torch.nn.Module]) -> Share:

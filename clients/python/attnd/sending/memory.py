@@ -52,7 +52,7 @@ _BUFFERS_MAX = 128  # of one connection
 # No attnd says more between two looks: a buffer has two answers at most, to its loan and to its last name. Whoever does is
 # none, and must not hold up the training.
 _RECORDS_MAX = 2 * _BUFFERS_MAX
-_WAIT_S = 0.001  # for the sender's thread, or not at all for what a handler of a signal has interrupted
+_WAIT_S = 0.001  # of one thread for the other
 
 
 class _Buffer:
@@ -94,13 +94,26 @@ class Lender:
         self._count_max = self._room_max = 0
         self._grow_at = 0.0
 
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[bool]:
+        """Whether nobody else is at the buffers. Neither thread waits for the other: a handler of a signal, which has interrupted
+        room(), may wait for the sender's."""
+        taken = self._lock.acquire(timeout=_WAIT_S)
+        try:
+            yield taken
+        finally:
+            if taken:
+                self._lock.release()
+
     # ------------------------------------------------------------------------------------------- any thread
 
     def room(self, nbytes: int) -> Optional[np.ndarray]:
         """So many bytes to copy a tensor to; None: there are none, or somebody else is at the buffers."""
-        if nbytes < TENSOR_MIN or nbytes > self._bytes_max or not self._lock.acquire(timeout=_WAIT_S):
+        if nbytes < TENSOR_MIN or nbytes > self._bytes_max:
             return None
-        try:
+        with self._locked() as taken:
+            if not taken:
+                return None
             buffer = self._fitting(nbytes)
             if buffer is None:
                 self._hear()
@@ -112,9 +125,7 @@ class Lender:
             whole = np.frombuffer(buffer.map, np.uint8)
             let_go = self._let_go
             buffer.held = weakref.ref(whole, lambda _: let_go.append(buffer))
-            return whole[:nbytes]
-        finally:
-            self._lock.release()
+        return whole[:nbytes]
 
     def _fitting(self, nbytes: int) -> Optional[_Buffer]:
         """A free buffer that is large enough, and not much too large: the smallest, and of those the one that was used
@@ -181,7 +192,9 @@ class Lender:
     def tend(self, endpoint: Optional[str], known: bool) -> None:
         """Connects to the attnd at this endpoint, if it is one that takes memory (`known`), and lends it what there was
         no room for."""
-        with self._lock:
+        with self._locked() as taken:
+            if not taken:
+                return
             if self._socket is not None and (not known or endpoint != self._endpoint):
                 self._end()
             self._hear()
@@ -210,12 +223,15 @@ class Lender:
         except OSError:
             connection.close()
             return
-        with self._lock:
-            self._socket, self._endpoint = connection, endpoint
+        with self._locked() as taken:
+            if taken:
+                self._socket, self._endpoint = connection, endpoint
+                return
+        connection.close()
 
     def _lend(self, nbytes: int) -> None:
-        with self._lock:
-            if self._token is None or time.monotonic() < self._grow_at or not self._make_place(nbytes):
+        with self._locked() as taken:
+            if not taken or self._token is None or time.monotonic() < self._grow_at or not self._make_place(nbytes):
                 return
             number = next(n for n in range(self._count_max) if n not in self._buffers)
         try:
@@ -227,8 +243,8 @@ class Lender:
             os.posix_fallocate(fd, 0, nbytes)  # here, and not page by page while the training copies
             buffer = _Buffer(number, _mapped(fd, nbytes), nbytes)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-            with self._lock:
-                if self._socket is not None:
+            with self._locked() as taken:
+                if taken and self._socket is not None:
                     unix.send_fds(self._socket, [_RECORD.pack(_LEND, number)], [fd])
                     self._buffers[number] = self._by_address[buffer.address] = buffer
                     self._nbytes += nbytes
@@ -270,7 +286,9 @@ class Lender:
         """For each frame the buffer that it is in and the frame that names it, or None twice: it travels itself. To be sent now:
         attnd has the buffers until it says that they are free, which may be before the call that sends returns."""
         found: List[Tuple[Optional[_Buffer], Optional[bytes]]] = []
-        with self._lock:
+        with self._locked() as taken:
+            if not taken:
+                return [(None, None)] * len(frames)
             self._hear()  # that attnd has gone: then nothing is named any more
             for frame in frames:
                 buffer = self._by_address.get(frame.__array_interface__["data"][0]) if frame.nbytes >= TENSOR_MIN else None
@@ -289,14 +307,15 @@ class Lender:
 
     def not_sent(self, named: Sequence[Tuple[Optional[_Buffer], Optional[bytes]]]) -> None:
         """These were not: attnd knows nothing of it, and the buffers are ours."""
-        with self._lock:
-            for buffer, _ in named:
-                if buffer is not None:
-                    buffer.away = False
+        for buffer, _ in named:
+            if buffer is not None:
+                buffer.away = False
 
     def close(self) -> None:
         """Ends the connection. Idempotent."""
-        with self._lock:
+        with self._locked() as taken:
+            if not taken:
+                return
             self._end()
             self._retry_at = float("inf")
             gone, self._gone = self._gone, []

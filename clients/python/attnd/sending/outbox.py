@@ -339,7 +339,8 @@ class Outbox:
             self._pending -= 1
             self._queued_bytes -= message.nbytes
         self._queue.clear()
-        os.close(self._rope)
+        rope, self._rope = self._rope, -1
+        os.close(rope)
         os.close(self.bell)
 
     def drop_kept(self, kept: List[Entry], is_away: bool) -> Tuple[int, int]:
@@ -365,7 +366,8 @@ class Outbox:
         """Bytes of tensors that ZeroMQ holds."""
         with contextlib.suppress(IndexError):  # a handler of a signal may take some of them, too
             while True:
-                self._held_bytes += self._moves.popleft()
+                moved = self._moves.popleft()
+                self._held_bytes += moved
         return self._held_bytes
 
     def _take_off(self, message: Message) -> None:
@@ -398,5 +400,5 @@ class Outbox:
         if self.is_open:
             try:
                 os.write(self._rope, b"!")
-            except BlockingIOError:  # full: a wake-up is under way
+            except OSError:  # full, and a wake-up is under way; or a handler of a signal has closed it meanwhile
                 pass

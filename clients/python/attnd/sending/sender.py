@@ -310,6 +310,8 @@ class Sender:
         try:
             return self._send(message, True)
         except Exception:
+            if self.outbox.head() is not message:  # it has gone on, and is counted
+                raise
             self._once.warn("sent", "a message could not be sent; further failures are only counted", exc_info=True)
             self.outbox.done(message, False, is_dropped=True)
             return True
@@ -376,14 +378,16 @@ class Sender:
         if not self.outbox.may_hand_over(message.nbytes):
             return False
         lent = self.memory.name(message.frames)
-        # Made before anything is sent: an error here must not leave half a message in the socket.
-        parts: List[Any] = [message.topic, packed,
-                            *(name or self.outbox.hand_over(frame) for (_, name), frame in zip(lent, message.frames))]
         try:
+            # Made before anything is sent: an error here must not leave half a message in the socket.
+            parts: List[Any] = [message.topic, packed,
+                                *(name or self.outbox.hand_over(frame) for (_, name), frame in zip(lent, message.frames))]
             self._socket.send_multipart(parts, zmq.DONTWAIT, copy=False)
-        except zmq.Again:
+        except BaseException as error:
             self.memory.not_sent(lent)
-            return False
+            if isinstance(error, zmq.Again):
+                return False
+            raise
         self.memory.sent(lent)
         self._seq[message.topic] = seq + 1
         if message.kind == "event":
