@@ -3,7 +3,7 @@
 formulas of clients/python/examples/reference_spectrum.py, against the scalar code and every effort, over maps that are hard in
 different ways.
 
-What is promised (KERNELS.md has the reasons): the scalar code 1e-13 of s1; spectral_norm and stable_rank 1e-4; leading
+KERNELS.md promises, with the reasons: the scalar code 1e-13 of s1; spectral_norm and stable_rank 1e-4; leading
 values 1e-3, or 5e-5 s1 where that is more; all values max(m, n) 2^-24 s1. Counts may differ by the values that lie
 within the error of the bound they are compared with.
 SPECTRUM_CLI names the executable."""

@@ -39,8 +39,8 @@ from .forwards import Forwards, probed
 from .probe import Probe, run_quietly
 from .start import Starter
 
-FORWARDS_PER_STEP = 64  # without the end of a step in so many forwards, forwards are steps
-FORWARDS_UNTOLD = 4  # captured of those, while nobody has said yet when a step ends
+FORWARDS_PER_STEP = 64  # after this number of forwards without the end of a step each forward counts as one
+FORWARDS_UNTOLD = 4  # of these forwards are captured, while nobody has said yet when a step ends
 ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has nothing else to say
 
 _open: List["weakref.ref[Watch]"] = []  # the innermost last; who keeps them is their model

@@ -86,8 +86,8 @@ class Outbox:
         self.bell = self._rope = -1  # the former can be read from when the sender thread has something to do
         self.reset()
 
-    def open(self) -> None:
-        """From now on there is a sender thread."""
+    def open_bell(self) -> None:
+        """Makes the bell, before the sender thread begins."""
         self.bell, self._rope = os.pipe()
         os.set_blocking(self.bell, False)
         os.set_blocking(self._rope, False)

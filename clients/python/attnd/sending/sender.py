@@ -96,7 +96,7 @@ class Sender:
         self.is_wrong = False  # as Publisher.is_wrong
         self.link = Link(zmq.XPUB, "ingest", endpoint, address, lambda socket: _set_options(socket, high_water),
                           on_wrong=self._tell_wrong)
-        self.outbox.open()
+        self.outbox.open_bell()
         self._socket = self.link.socket
         self.presence = Presence(identity.job, self.link, self.outbox, reliable, lambda: self._lane, self._relies)
         self._thread = threading.Thread(target=self._run, name="attnd-sender", daemon=True)
