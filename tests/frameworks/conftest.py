@@ -26,6 +26,13 @@ client.Publisher.__init__.__kwdefaults__["linger"] = PATIENCE_S  # what is sent 
 
 
 @pytest.fixture(autouse=True)
+def drawn_alike():
+    """What a test draws by PyTorch does not go by the tests before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(1)
+
+
+@pytest.fixture(autouse=True)
 def nothing_left_behind():
     yield
     while Attnd.all:

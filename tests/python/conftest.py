@@ -137,6 +137,13 @@ def limited(said, **options):
 
 
 @pytest.fixture(autouse=True)
+def drawn_alike():
+    """What a test draws by PyTorch does not go by the tests before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(1)
+
+
+@pytest.fixture(autouse=True)
 def close_fakes():
     """Also those of a test that failed: a context with an open socket would keep the interpreter from ending."""
     yield
