@@ -15,6 +15,14 @@ import { fleetTrouble } from "./view_fleet.js";
 const ROWS = 3;
 /** Other jobs that are named. */
 const ELSEWHERE = 3;
+/** Layers without numbers that are named. */
+const LAYERS = 4;
+
+/** Layers that no check says anything of. */
+function unmeasuredText(layers) {
+    const more = layers.length > LAYERS ? ` and ${layers.length - LAYERS} more layers` : "";
+    return `No numbers came in the last 8 windows of ${layers.slice(0, LAYERS).join(", ")}${more}.`;
+}
 
 export class NeedsAttention {
     /** `store` and `params` as the view has them; `lossOf(since)`: what the loss did, in words, at the moment that is shown. */
@@ -92,11 +100,13 @@ export class NeedsAttention {
 
     drawWell() {
         const { found, frame } = this;
-        const isJudged = Number.isFinite(found.step);
-        frame.classList.toggle("open", !isJudged);
+        const isJudged = Number.isFinite(found.step),
+            unmeasured = found.checks?.unmeasured ?? [];
+        frame.classList.toggle("open", !isJudged || unmeasured.length > 0);
         frame.setTitle(isJudged ? "No alerts" : "Not monitoring yet", "");
         refill(
             frame.body,
+            ...(unmeasured.length ? [h("p", { class: "unmeasured" }, unmeasuredText(unmeasured))] : []),
             h("p", {}, this.wellText()),
             ...this.moreNodes(),
         );

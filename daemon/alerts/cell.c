@@ -190,3 +190,13 @@ bool alerts_has_judged(const struct alerts *alerts, uint32_t index)
     }
     return judged;
 }
+
+void alerts_unmeasured(const struct alerts *alerts,
+                       void (*visit)(void *data, struct layer_id layer), void *data)
+{
+    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        if (alerts->windows - layer->measured > WINDOWS_NEWEST) {
+            visit(data, layer->id);
+        }
+    }
+}

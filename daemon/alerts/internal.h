@@ -42,6 +42,7 @@ struct alert_past {
 struct alert_head_numbers {
     struct alert_past past;
     double saturated_entropy, saturated_alone, lost_focus, written_share, twin;
+    bool is_saturated; /* by size or jump of its logits, whether it is told or not */
 };
 
 /* Shares of invalid rows of a layer's heads; head: the one with most, -1 = several have. */
@@ -64,6 +65,7 @@ struct alert_layer {
     uint32_t key; /* packed layer_id */
     struct layer_id id;
     struct alert_numbers *numbers; /* owned; NULL = no window yet */
+    uint32_t measured;             /* the last window in which a head had an entropy */
     UT_hash_handle hh;
     struct alert_cells cells[]; /* [rule_count] */
 };
@@ -99,7 +101,8 @@ struct alerts {
     struct alert_layer *layers;
     struct alert_layer *whole; /* the cells of the run; its id means nothing */
     struct alert_gathered gathered[RULES_MAX];
-    double focus, focus_now; /* the model's largest 1 - entropy_normalized: last window, this one */
+    double focus, focus_now; /* the model's largest 1 - entropy_normalized of heads that are not
+                                saturated: last window, this one */
     uint32_t sinks,
         sinkable; /* heads of this window with nearly all on the first token; with a number */
     bool causal;  /* a decoder's self-attention is */

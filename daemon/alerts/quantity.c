@@ -6,6 +6,7 @@
 
 #include "proto/err.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -236,6 +237,7 @@ static void put_saturated(struct alert_numbers *numbers, const struct summary_re
         double spread = mean_of(summary, METRIC_STD_LOGIT, h);
         bool jumped = has_jumped(&head->past.spread, entropy, (float)spread);
         head->saturated_entropy = saturated_entropy(entropy, spread);
+        head->is_saturated = jumped || head->saturated_entropy < ENTROPY_SHARP;
         head->saturated_alone = isnan(spread) ? NAN : jumped ? entropy : head->saturated_entropy;
         sharp += head->saturated_alone < 1;
         of_layer += isnan(head->saturated_entropy) ? 1 : head->saturated_entropy;
@@ -283,11 +285,16 @@ static int compare_numbers(const void *a, const void *b)
 }
 
 /* The share that is left of the largest norm that the head's W_v W_o had; NaN where it is not
- * known. */
+ * known, and where it is 0 for the first time, as some models begin: one that stays there is dead.
+ */
 static double written_of_before(struct alert_past *past, double norm)
 {
-    past->written = isnan(norm) ? past->written : fmaxf(past->written, (float)norm);
-    return past->written > 0 ? norm / (double)past->written : NAN;
+    if (isnan(norm)) {
+        return NAN;
+    }
+    bool begins = past->written == 0 && norm == 0;
+    past->written = fmaxf(fmaxf(past->written, (float)norm), FLT_MIN);
+    return begins ? NAN : norm / (double)past->written;
 }
 
 /* NaN unless both are known. */
@@ -369,15 +376,17 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
         return ERR_MEMORY;
     }
     struct alert_numbers *numbers = layer->numbers;
-    double focus = NAN;
+    put_saturated(numbers, summary);
+    double focus = NAN, learned = NAN; /* largest ones, of all heads and of those not saturated */
     for (uint32_t h = 0; h < summary->heads; h++) {
         struct alert_head_numbers *head = &numbers->head[h];
         double of_head = 1 - mean_of(summary, METRIC_ENTROPY_NORMALIZED, h);
         head->lost_focus = lost_focus(&head->past, of_head);
         head->twin = twin(summary, h);
         focus = fmax(focus, of_head);
+        learned = head->is_saturated ? learned : fmax(learned, of_head);
     }
-    put_saturated(numbers, summary);
+    layer->measured = isnan(focus) ? layer->measured : alerts->windows;
     /* Where half of the heads are dead, or all of them, their own past tells. `room` is for as many
      * numbers as there are heads. */
     for (uint32_t h = 0; h < summary->heads; h++) {
@@ -401,7 +410,7 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
             fmin(of_layer, written_of_before(&numbers->head[h].past, norm));
     }
     free(room);
-    alerts->focus_now = fmax(alerts->focus_now, focus);
+    alerts->focus_now = fmax(alerts->focus_now, learned);
     numbers->focus_share = alerts->focus >= FOCUS_OF_OTHERS ? focus / alerts->focus : NAN;
     numbers->later_keys = later_keys(alerts, summary);
     for (uint32_t h = 0; h < summary->heads; h++) {

@@ -6,12 +6,14 @@
 
 #include "daemon/history/params.h"
 
+#include <inttypes.h>
+
 /* An answer in the making. */
 struct verdict_answer {
     const struct run *run;
     uint64_t limit, count; /* of alerts: listed at most; that there are */
-    struct mpk_writer *result, unjudged;
-    uint32_t unjudged_count;
+    struct mpk_writer *result, unjudged, unmeasured;
+    uint32_t unjudged_count, unmeasured_count;
 };
 
 static void verdict_on_alert(void *data, const struct alert_result *alert)
@@ -30,6 +32,16 @@ static void verdict_on_unjudged(void *data, const struct rule *rule)
     answer->unjudged_count++;
 }
 
+static void verdict_on_unmeasured(void *data, struct layer_id layer)
+{
+    struct verdict_answer *answer = data;
+    char name[64];
+    snprintf(name, sizeof name, "%s.%" PRIu32 ".%s", stack_name(layer.stack), layer.layer,
+             site_name(layer.site));
+    mpk_put_str(&answer->unmeasured, name);
+    answer->unmeasured_count++;
+}
+
 static int verdict_put(struct verdict_answer *answer)
 {
     const struct run *run = answer->run;
@@ -41,6 +53,7 @@ static int verdict_put(struct verdict_answer *answer)
     bool any = false;
     if (run->alerts) {
         judged = alerts_unjudged(run->alerts, verdict_on_unjudged, answer);
+        alerts_unmeasured(run->alerts, verdict_on_unmeasured, answer);
         any = alerts_judged_to(run->alerts, &epoch, &step);
     }
     run_hex(run->id, hex);
@@ -56,11 +69,13 @@ static int verdict_put(struct verdict_answer *answer)
     }
     mpk_close_array(result, &alerts);
     mpk_pair_bool(result, "more", answer->count > answer->limit);
-    mpk_pair_map(result, "checks", 2);
+    mpk_pair_map(result, "checks", 3);
     mpk_pair_u64(result, "judged", judged);
     mpk_pair_array(result, "unjudged", answer->unjudged_count);
     mpk_put_raw(result, answer->unjudged.buffer.data, answer->unjudged.buffer.size);
-    return mpk_writer_ok(&answer->unjudged) ? 0 : ERR_MEMORY;
+    mpk_pair_array(result, "unmeasured", answer->unmeasured_count);
+    mpk_put_raw(result, answer->unmeasured.buffer.data, answer->unmeasured.buffer.size);
+    return mpk_writer_ok(&answer->unjudged) && mpk_writer_ok(&answer->unmeasured) ? 0 : ERR_MEMORY;
 }
 
 static bool verdict_read_limit(struct control_request *request, uint64_t *ret_limit)
@@ -88,7 +103,9 @@ int method_verdict(struct control_request *request)
         return method_history(request);
     }
     mpk_writer_init(&answer.unjudged);
+    mpk_writer_init(&answer.unmeasured);
     int code = verdict_put(&answer);
+    mpk_writer_clear(&answer.unmeasured);
     mpk_writer_clear(&answer.unjudged);
     return code;
 }

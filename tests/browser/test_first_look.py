@@ -277,3 +277,14 @@ def test_many_heads_of_many_layers_stay_readable(own_site, page):
         page.screenshot(f"first-look-{job}-{width}-light")
     page.keys(".heat svg", "ArrowRight", "ArrowDown", "End")
     assert page.text(".columns > .stack:last-child h2") == "decoder.1.self.h0"
+
+def test_layers_whose_numbers_have_stopped_are_named_beside_the_checks_that_pass(looked, page):
+    trainer, rng = Trainer(looked.daemon, "halts"), np.random.default_rng(5)
+    for step in range(28):
+        for layer in range(LAYERS if step < 6 else 1):
+            trainer.attention(softmax_maps(rng, 1, HEADS, T, T), layer=layer, step=step)
+    wait_until(lambda: (looked.api("verdict", job="halts", or_null=1) or {}).get("step") == 25, "the last window")
+    page.open(looked, "#/overview?job=halts").ready()
+    wait_until(lambda: "No numbers came in the last 8 windows of decoder.1.self, decoder.2.self." in attention(page), "the layers")
+    assert " checks passed in the window to step 25" in attention(page) and page.count(".attention.open") == 1, "it is not green"
+    page.screenshot("first-look-halts-1440-light")

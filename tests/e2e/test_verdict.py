@@ -106,6 +106,20 @@ def test_a_run_in_which_nothing_fires_says_how_much_was_checked():
     assert [line.split(":")[0].strip() for line in said[1:] if line[2] != " "] == missing
 
 
+def test_checks_that_pass_say_nothing_of_layers_whose_numbers_have_stopped():
+    """As where the rank that has them hangs, and the others go on."""
+    attnd = judging()
+    trainer = Trainer(attnd, "gpt")
+    send(trainer, WELL, range(3))
+    for step in range(3, 11):
+        trainer.attention(sharp_maps(WELL, HEADS), step=step, causal=True, layer=0)
+    assert judged(attnd, 9)["checks"]["unmeasured"] == []
+    trainer.attention(sharp_maps(WELL, HEADS), step=11, causal=True, layer=0)
+    assert judged(attnd, 10)["checks"]["unmeasured"] == ["decoder.1.self"]
+    for command in ("summary", "alerts"):
+        assert "No numbers came in the last 8 windows of decoder.1.self\n" in by_attnctl(attnd, command)
+
+
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_answers_the_same(sig):
     attnd = judging(config=RULES)

@@ -53,6 +53,11 @@ def dead_output(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
     attention.o_proj.weight.data[:, fault.head * attention.dim:(fault.head + 1) * attention.dim] = 0
 
 
+def dead_layer(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
+    model.attentions()[fault.place][3].o_proj.weight.data.zero_()
+    model.attentions()[fault.place][3].o_proj.weight.requires_grad_(False)
+
+
 def collapse(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
     if age == 0:
         for group in optimizer.param_groups:
@@ -113,7 +118,9 @@ KINDS: Dict[str, Kind] = {
     "saturated": Kind(saturated, "head_saturated", logits=True),
     "sharpening": Kind(sharpening, "head_saturated", logits=True),
     "uniform": Kind(uniform, "head_uniform", learned=True),
+    "saturated_layer": Kind(saturated, "entropy_collapse", of_head=False, logits=True),
     "dead_output": Kind(dead_output, "head_silent"),
+    "dead_layer": Kind(dead_layer, "head_silent", of_head=False, from_start=True),
     "collapse": Kind(collapse, "entropy_collapse", of_head=False, everywhere=True, unbounded=True, hurts=True),
     "not_a_number": Kind(not_a_number, "first_invalid"),
     "logits": Kind(logits, "max_logit_growth", of_head=False, logits=True),

@@ -18,9 +18,9 @@ DELIMITER = 0
 class Attention(nn.Module):
     """Attention of `heads` heads of queries over `kv_heads` of keys and values; x and memory: [B, T, width]."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, causal: bool, qk_norm: bool):
+    def __init__(self, width: int, heads: int, kv_heads: int, causal: bool, qk_norm: bool, rotary: bool):
         super().__init__()
-        self.heads, self.kv_heads, self.causal, self.dim = heads, kv_heads, causal, width // heads
+        self.heads, self.kv_heads, self.causal, self.dim, self.rotary = heads, kv_heads, causal, width // heads, rotary
         self.q_proj = nn.Linear(width, heads * self.dim, bias=False)
         self.k_proj = nn.Linear(width, kv_heads * self.dim, bias=False)
         self.v_proj = nn.Linear(width, kv_heads * self.dim, bias=False)
@@ -41,6 +41,8 @@ class Attention(nn.Module):
         k = self.k_norm(self._split(self.k_proj(source), self.kv_heads))
         v = self._split(self.v_proj(source), self.kv_heads)
         k, v = (t.repeat_interleave(self.heads // self.kv_heads, 1) for t in (k, v))
+        if self.rotary:
+            q, k = rotated(q), rotated(k)
         if self.seen is not None:
             self.seen = [q, k]
         if self.q_factor is not None:
@@ -53,6 +55,14 @@ class Attention(nn.Module):
             q, k = q - q.mean(-1, keepdim=True) + 1, torch.cat([k[:, :, :1] + self.sink / math.sqrt(self.dim) * common, k[:, :, 1:]], 2)
         out = attend(q, k, v, self.causal)
         return self.o_proj(out.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
+
+
+def rotated(x: torch.Tensor) -> torch.Tensor:
+    """Rotary positions (Su et al. 2021) of heads [B, H, T, dim]."""
+    half = x.shape[-1] // 2
+    angles = torch.arange(x.shape[2])[:, None] * 10000.0 ** (-torch.arange(half) / half)
+    one, other = x[..., :half], x[..., half:]
+    return torch.cat([one * angles.cos() - other * angles.sin(), one * angles.sin() + other * angles.cos()], -1)
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
@@ -71,8 +81,8 @@ class Block(nn.Module):
     def __init__(self, shape: "Shape", causal: bool, cross: bool):
         super().__init__()
         self.post = shape.post
-        self.self_attn = Attention(shape.width, shape.heads, shape.kv_heads or shape.heads, causal, shape.qk_norm)
-        self.cross_attn = Attention(shape.width, shape.heads, shape.heads, False, shape.qk_norm) if cross else None
+        self.self_attn = Attention(shape.width, shape.heads, shape.kv_heads or shape.heads, causal, shape.qk_norm, shape.rotary)
+        self.cross_attn = Attention(shape.width, shape.heads, shape.heads, False, shape.qk_norm, False) if cross else None
         self.ff = nn.Sequential(nn.Linear(shape.width, 4 * shape.width), nn.GELU(), nn.Linear(4 * shape.width, shape.width))
         self.norms = nn.ModuleList(nn.LayerNorm(shape.width) for _ in range(3))
 
@@ -96,6 +106,7 @@ class Shape(NamedTuple):
     kv_heads: int = 0  # 0: as many as heads
     post: bool = False
     qk_norm: bool = False
+    rotary: bool = False  # else places are learned
 
 
 class Stack(nn.Module):
@@ -104,15 +115,16 @@ class Stack(nn.Module):
     def __init__(self, shape: Shape, causal: bool, cross: bool = False):
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, shape.width)
-        self.place = nn.Embedding(2 * LENGTH, shape.width)
+        self.place = None if shape.rotary else nn.Embedding(2 * LENGTH, shape.width)
         self.layers = nn.ModuleList(Block(shape, causal, cross) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(shape.width)
-        for table in (self.embed, self.place):
+        for table in filter(None, (self.embed, self.place)):
             nn.init.normal_(table.weight, std=0.3)
 
     def forward(self, x: torch.Tensor, memory: Optional[torch.Tensor] = None) -> torch.Tensor:
         h = self.embed(x) if x.dtype == torch.long else x
-        h = h + self.place(torch.arange(x.shape[1]))
+        if self.place is not None:
+            h = h + self.place(torch.arange(x.shape[1]))
         for layer in self.layers:
             h = layer(h, memory)
         return self.norm(h)
@@ -126,7 +138,7 @@ class Model(nn.Module):
         self.shape, self.task, self.seed = shape, task, seed
         if task in ("encode", "translate", "see"):
             self.encoder = Stack(shape, causal=False)
-        if task in ("decode", "translate"):
+        if task in ("decode", "repeat", "translate"):
             self.decoder = Stack(shape, causal=True, cross=task == "translate")
         self.head = nn.Linear(shape.width, VOCABULARY)
         self.patch = nn.Linear(16, shape.width) if task == "see" else None
@@ -165,6 +177,12 @@ def decode(model: Model, made: torch.Generator) -> torch.Tensor:
     return F.cross_entropy(model.head(model.decoder(tokens))[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
+def repeat(model: Model, made: torch.Generator) -> torch.Tensor:
+    """The next token of random ones that come twice, which heads of induction alone can tell."""
+    tokens = torch.randint(1, VOCABULARY, (BATCH, LENGTH // 2), generator=made).repeat(1, 2)
+    return F.cross_entropy(model.head(model.decoder(tokens))[:, LENGTH // 2:-1].flatten(0, 1), tokens[:, LENGTH // 2 + 1:].flatten())
+
+
 def encode(model: Model, made: torch.Generator) -> torch.Tensor:
     """Tokens that are hidden, a sixth of them."""
     tokens = sentences(model, made)
@@ -192,7 +210,7 @@ def see(model: Model, made: torch.Generator) -> torch.Tensor:
 
 
 TASKS: Dict[str, Callable[[Model, torch.Generator], torch.Tensor]] = {
-    "decode": decode, "encode": encode, "translate": translate, "see": see}
+    "decode": decode, "repeat": repeat, "encode": encode, "translate": translate, "see": see}
 
 ARCHITECTURES: Dict[str, Tuple[Shape, str]] = {
     "pre-LN": (Shape(), "decode"),
@@ -202,5 +220,6 @@ ARCHITECTURES: Dict[str, Tuple[Shape, str]] = {
     "encoder": (Shape(layers=3), "encode"),
     "encoder-decoder": (Shape(), "translate"),
     "ViT": (Shape(layers=4), "see"),
+    "induction": (Shape(rotary=True), "repeat"),
     "wide": (Shape(layers=24, width=128, heads=16), "decode"),
 }

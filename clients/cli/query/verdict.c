@@ -35,6 +35,26 @@ static void verdict_print_needs(struct cli *cli, const msgpack_object *unjudged)
     }
 }
 
+/* Layers that no check says anything of. */
+static void verdict_print_unmeasured(struct cli *cli, const msgpack_object *layers)
+{
+    enum { NAMED = 4 };
+    uint32_t count = mpk_items(layers);
+    char text[SENTENCE_MAX];
+    int used = snprintf(text, sizeof text, "No numbers came in the last 8 windows of");
+    for (uint32_t i = 0; i < count && i < NAMED; i++) {
+        used += snprintf(text + used, sizeof text - (size_t)used, "%s %.71s", i ? "," : "",
+                         FIELD_VALUE(field_at(layers, i)));
+    }
+    if (count > NAMED) {
+        snprintf(text + used, sizeof text - (size_t)used, " and %" PRIu32 " more layers",
+                 count - NAMED);
+    }
+    if (count > 0) {
+        text_wrap(text, 0, 0, cli->out);
+    }
+}
+
 static void verdict_print_well(struct cli *cli, const msgpack_object *result, bool brief)
 {
     const msgpack_object *checks = mpk_find(result, "checks"),
@@ -50,6 +70,7 @@ static void verdict_print_well(struct cli *cli, const msgpack_object *result, bo
               cli->out);
         return;
     }
+    verdict_print_unmeasured(cli, mpk_find(checks, "unmeasured"));
     int used = snprintf(text, sizeof text, "%s%" PRIu64 " check%s passed",
                         brief ? "No alerts: " : "", passed, out_plural(passed));
     if (others > 0) {

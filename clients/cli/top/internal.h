@@ -150,7 +150,7 @@ struct opened {
     uint32_t alert_count;
     bool more, judged; /* there are more; a window has been judged, the newest of this step */
     uint64_t judged_step, checks;
-    uint32_t unmeasured;
+    uint32_t unjudged, unmeasured; /* rules, layers */
     struct line loss;
     struct layer *layers;
     uint32_t layer_count;

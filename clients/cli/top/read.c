@@ -167,7 +167,8 @@ void read_verdict(struct opened *opened, const msgpack_object *result)
                          *checks = mpk_find(result, "checks");
     opened->judged = step && mpk_get_u64(step, UINT64_MAX, &opened->judged_step) == 0;
     opened->checks = mpk_find_u64(checks, "judged");
-    opened->unmeasured = mpk_items(mpk_find(checks, "unjudged"));
+    opened->unjudged = mpk_items(mpk_find(checks, "unjudged"));
+    opened->unmeasured = mpk_items(mpk_find(checks, "unmeasured"));
     opened->more = field_bool(result, "more") || mpk_items(alerts) > TOP_ALERTS_MAX;
     opened->alert_count = 0;
     for (uint32_t i = 0; i < mpk_items(alerts) && i < TOP_ALERTS_MAX; i++) {

@@ -266,13 +266,18 @@ static void draw_verdict(struct top_view *view)
     const struct opened *opened = &view->model->opened;
     struct screen *screen = view->screen;
     if (opened->alert_count == 0) {
+        char layers[48] = "";
+        if (opened->unmeasured > 0) {
+            snprintf(layers, sizeof layers, "; no numbers came of %" PRIu32 " layer%s",
+                     opened->unmeasured, out_plural(opened->unmeasured));
+        }
         screen_print(screen, view->row++, 1, REST, opened->judged ? STYLE_STRONG : STYLE_FAINT,
                      !opened->judged
                          ? "Not monitoring yet: the first check comes with the first window"
                      : opened->checks ? "No alerts at step %" PRIu64 ": %" PRIu64
-                                        " checks passed, %" PRIu32 " not measured"
+                                        " checks passed, %" PRIu32 " not measured%s"
                                       : "No alerts at step %" PRIu64,
-                     opened->judged_step, opened->checks, opened->unmeasured);
+                     opened->judged_step, opened->checks, opened->unjudged, layers);
         return;
     }
     const struct alert *worst = &opened->alerts[0];

@@ -254,6 +254,7 @@ QUANTITY_TEST(a_head_writes_a_share_of_the_median)
     expect_same(take_window(f)->head[0].written_share, NONE);
     put_means(f, METRIC_WV_WO_SPECTRAL_NORM, (double[]){0, 1, 0, 1}); /* dead from the first step */
     expect_same(take_window(f)->head[0].written_share, 0);
+    put_means(f, METRIC_WV_WO_SPECTRAL_NORM, (double[]){NONE, 1, 1, 1});
     put_means(f, METRIC_WRITE_NORM, (double[]){3, 1, 1, 1}); /* which says more */
     expect_same(take_window(f)->head[0].written_share, 3);
 }
@@ -271,6 +272,22 @@ QUANTITY_TEST(heads_that_die_together_are_told_by_their_own_past)
         for (int h = 0; h < HEADS; h++) {
             expect_same(numbers->head[h].written_share, wanted[i][h]);
         }
+    }
+}
+
+/* Heads 0 and 1 are, heads 2 and 3 begin with 0, as output matrices of some models do. */
+QUANTITY_TEST(heads_that_are_dead_from_the_first_step_are_told_by_their_second_matrices)
+{
+    static const double norm[][HEADS] = {{0, 0, 0, 0}, {0, 0, 0.5, 1}, {0, 0.5, 0.5, 1}};
+    static const double wanted[][HEADS] = {{NONE, NONE, NONE, NONE}, {0, 0, 1, 1}, {0, 1, 1, 1}};
+    for (size_t i = 0; i < sizeof norm / sizeof norm[0]; i++) {
+        begin_window(f, decoder_0);
+        put_means(f, METRIC_WV_WO_SPECTRAL_NORM, norm[i]);
+        const struct alert_numbers *numbers = take_window(f);
+        for (int h = 0; h < HEADS; h++) {
+            expect_same(numbers->head[h].written_share, wanted[i][h]);
+        }
+        pack_and_unpack(f->alerts);
     }
 }
 
@@ -296,6 +313,49 @@ QUANTITY_TEST(a_layer_is_compared_with_the_model_of_the_window_before)
         put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.6, 0.9, 1, NONE});
         expect_same(take_window(f)->focus_share, window ? 1 : NONE);
         alert_numbers_end(f->alerts);
+    }
+}
+
+/* Layer 0 has learned 0.2, and a saturated head of layer 1 says nothing of what can be learned. */
+QUANTITY_TEST(saturated_heads_are_no_measure_of_what_a_layer_has_to_learn)
+{
+    for (int window = 0; window < 2; window++) {
+        begin_window(f, decoder_0);
+        put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.8, 0.9, 1, 1});
+        expect_same(take_window(f)->focus_share, window ? 1 : NONE);
+        begin_window(f, decoder_1);
+        put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.01, 1, 1, NONE});
+        put_means(f, METRIC_ENTROPY_SANS_FIRST, (double[]){0.01, 1, 1, NONE});
+        put_means(f, METRIC_STD_LOGIT, (double[]){40, 1, 1, NONE});
+        expect_same(take_window(f)->focus_share, window ? 0.99 / 0.2 : NONE);
+        alert_numbers_end(f->alerts);
+    }
+}
+
+static void note_layer(void *data, struct layer_id layer)
+{
+    assert_int_equal(layer.layer, 1);
+    ++*(int *)data;
+}
+
+/* Layer 1 has no entropy since the third window; attnd begins anew in between. */
+QUANTITY_TEST(a_layer_without_numbers_is_told_after_eight_windows)
+{
+    for (int window = 0; window < 24; window++) {
+        int unmeasured = 0;
+        begin_window(f, decoder_0);
+        put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.9, 0.9, NONE, NONE});
+        take_window(f);
+        begin_window(f, decoder_1);
+        double of_head = window < 2 ? 0.9 : NONE;
+        put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){NONE, of_head, NONE, NONE});
+        take_window(f);
+        end_window(f);
+        alerts_unmeasured(f->alerts, note_layer, &unmeasured);
+        assert_int_equal(unmeasured, (window >= 9 && window < 12) || window >= 20);
+        if (window == 11) {
+            pack_and_unpack(f->alerts);
+        }
     }
 }
 
