@@ -131,7 +131,9 @@ class Row {
 
     wellText() {
         const { checks } = this;
-        if (checks?.judged) return `No alerts, ${checks.judged} checks passed`;
+        const layers = checks?.unmeasured?.length ?? 0,
+            also = layers ? `; no numbers of ${layers} ${layers === 1 ? "layer" : "layers"}` : "";
+        if (checks?.judged) return `No alerts, ${checks.judged} checks passed${also}`;
         return isOver(this.run) || checks ? "No alerts" : "";
     }
 

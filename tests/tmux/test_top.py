@@ -153,6 +153,15 @@ def test_a_run_in_which_nothing_fires_says_so(attnd, trainer, open_top):
     terminal.wait_for(r"^ No alerts at step [67]: \d+ checks passed, \d+ not measured$")
 
 
+def test_layers_whose_numbers_have_stopped_are_counted_beside_the_checks_that_pass(attnd, trainer, open_top):
+    send_steps(trainer, ([3, 4, 5, 6],) * 2, range(3))
+    send_well(trainer, 3, 14)
+    terminal = open_top(attnd)
+    terminal.wait_for(r"no alerts; no numbers of 1 layer$")
+    terminal.type("Enter")
+    terminal.wait_for(r"^ No alerts at step 1[23]: \d+ checks passed, \d+ not measured; no numbers of 1 layer$")
+
+
 def test_it_says_how_to_attach_and_goes_on_when_a_job_comes(attnd, open_top):
     terminal = open_top(attnd)
     terminal.wait_for("No job yet. Attach one to a training loop:")

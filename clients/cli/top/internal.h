@@ -125,9 +125,10 @@ struct run_row {
     bool known;             /* the answer of `verdict` has come: */
     struct alert worst;     /* severity NONE: no alert */
     uint32_t alert_count;
-    uint64_t checks;  /* rules that have judged the run; 0 = not known */
-    struct line loss; /* as far as the history has it */
-    int64_t asked_ms; /* 0 = never */
+    uint64_t checks;     /* rules that have judged the run; 0 = not known */
+    uint64_t unmeasured; /* layers that no numbers come of */
+    struct line loss;    /* as far as the history has it */
+    int64_t asked_ms;    /* 0 = never */
     uint64_t asked_step, asked_firing;
 };
 

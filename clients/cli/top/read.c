@@ -183,6 +183,7 @@ void read_row_verdict(struct run_row *row, const msgpack_object *result)
     row->alert_count = mpk_items(alerts);
     row->worst = row->alert_count > 0 ? alert_of(field_at(alerts, 0)) : (struct alert){0};
     row->checks = mpk_find_u64(mpk_find(result, "checks"), "judged");
+    row->unmeasured = mpk_items(mpk_find(mpk_find(result, "checks"), "unmeasured"));
 }
 
 /* Lines */

@@ -189,9 +189,12 @@ static void put_row_verdict(struct top_view *view, const struct run_row *row, in
     if (row->severity == SEVERITY_NONE || !row->known || row->worst.severity == SEVERITY_NONE) {
         if (row->known &&
             row->severity == SEVERITY_NONE) { /* else of an earlier run, or about to come */
+            uint64_t count = row->unmeasured ? row->unmeasured : row->checks;
             screen_print(view->screen, view->row, column, width, STYLE_FAINT,
-                         row->checks ? "no alerts, %" PRIu64 " checks passed" : "no alerts",
-                         row->checks);
+                         row->unmeasured ? "no alerts; no numbers of %" PRIu64 " layer%s"
+                         : row->checks   ? "no alerts, %" PRIu64 " check%s passed"
+                                         : "no alerts",
+                         count, out_plural(count));
         }
         return;
     }
@@ -268,7 +271,7 @@ static void draw_verdict(struct top_view *view)
     if (opened->alert_count == 0) {
         char layers[48] = "";
         if (opened->unmeasured > 0) {
-            snprintf(layers, sizeof layers, "; no numbers came of %" PRIu32 " layer%s",
+            snprintf(layers, sizeof layers, "; no numbers of %" PRIu32 " layer%s",
                      opened->unmeasured, out_plural(opened->unmeasured));
         }
         screen_print(screen, view->row++, 1, REST, opened->judged ? STYLE_STRONG : STYLE_FAINT,
