@@ -4,6 +4,7 @@
  *
  * A condition takes the place of the one before, and what belongs to that goes with it: `clear`,
  * unless it is given too, follows from the new bound, and `within` is 1 again. */
+#include "config/capture.h"
 #include "config/names.h"
 
 #include "proto/result.h"
@@ -290,6 +291,7 @@ static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char
     const struct rule_field *field = &rule_fields[key];
     void *value = (char *)&draft->rule + field->offset;
     char quoted[QUOTE_MAX + 4], reason[VALUE_REASON_MAX];
+    const char *not_layers = key == RULE_KEY_LAYER ? capture_layers_reason(text) : NULL;
     size_t length = strlen(text);
     uint64_t count;
     unsigned word = 0;
@@ -319,6 +321,9 @@ static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char
                 "%s.%s: '%s': not a pattern (valid: 1 to %d of A-Z a-z 0-9 . _ - and "
                 "* ? [ ] !)",
                 draft->label, rule_keys[key].name, config_quotable(text, quoted), RULE_PATTERN_MAX);
+        }
+        if (not_layers) {
+            return rule_read_refuse(draft, key, text, origin, not_layers, reterr);
         }
         memcpy(value, text, length + 1);
         return 0;

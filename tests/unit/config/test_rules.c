@@ -328,6 +328,13 @@ REFUSED(words_are_refused_with_the_choices,
              "job, layer, below, above, falls_by, rises_by, grows_by, within, for, "
              "clear, after_clear, severity, enabled; did you mean above?)"));
 
+/* As a plan is: wildcards may match what comes later. */
+REFUSED(a_rule_names_layers,
+        MINE("metric: entropy, above: 1, layer: foo",
+             ".layer: 'foo': names no layer (valid: pattern of decoder.3.self)"),
+        MINE("metric: entropy, above: 1, layer: decoder.3",
+             ".layer: 'decoder.3': names no layer (valid: pattern of decoder.3.self)"));
+
 TEST(the_shape_of_the_section_is_checked)
 {
     assert_refused("rules: [a]\n",
