@@ -6,17 +6,28 @@
 
 #include <string.h>
 
-/* A command's options are its own, those of every command, and no others. */
+/* A command's options are its own, those of every command, and no others. A run is an option beside
+ * its job. */
 static int check_usage(struct cli *cli, const struct command *command)
 {
     unsigned foreign = cli->args->given & ~(command->options | ARGS_EVERY_COMMAND);
     int words = cli->args->word_count - 1;
+    const char *job = words > 0 ? cli->args->words[1] : "";
+    const char *slash = command->options & ARGS_RUN ? strchr(job, '/') : NULL;
     if (foreign) {
         return cli_usage(cli, "--%s is not an option of %s (see attnctl %s --help)",
                          args_option_name(foreign), command->name, command->name);
     }
     if (words < command->words_min || words > command->words_max) {
         return help_refuse_words(cli, command);
+    }
+    if (cli->args->run && words == 0) {
+        return cli_usage(cli, "--run needs a job: attnctl %s JOB --run %s", command->name,
+                         cli->args->run);
+    }
+    if (slash) {
+        return cli_usage(cli, "'%.200s': not a job; its run is an option: attnctl %s %.*s --run %s",
+                         job, command->name, (int)(slash - job), job, slash[1] ? slash + 1 : "RUN");
     }
     return CLI_OK;
 }

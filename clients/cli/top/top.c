@@ -429,9 +429,6 @@ static int top_check(struct cli *cli)
     if (args->given & ARGS_JSON) {
         return cli_usage(cli, "top is for people; attnctl summary --json is for programs");
     }
-    if (args->run && args->word_count < 2) {
-        return cli_usage(cli, "--run: name its job: attnctl top JOB --run RUN");
-    }
     if (unknown_check_metric(cli) != CLI_OK) {
         return CLI_USAGE;
     }

@@ -329,6 +329,14 @@ SAYS(options_of_the_past_are_checked,
      {"history gpt --all", 2,
       "attnctl: --all is not an option of history (see attnctl history --help)\n"});
 
+SAYS(a_run_is_an_option_beside_its_job,
+     {"alerts --run ab", 2, "attnctl: --run needs a job: attnctl alerts JOB --run ab\n"},
+     {"top --run ab", 2, "attnctl: --run needs a job: attnctl top JOB --run ab\n"},
+     {"alerts gpt/ab", 2,
+      "attnctl: 'gpt/ab': not a job; its run is an option: attnctl alerts gpt --run ab\n"},
+     {"roles gpt/", 2,
+      "attnctl: 'gpt/': not a job; its run is an option: attnctl roles gpt --run RUN\n"});
+
 /* alerts -----------------------------------------------------------------------------------------
  */
 
