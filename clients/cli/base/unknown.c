@@ -50,6 +50,9 @@ int unknown_in_run(struct cli *cli, const msgpack_object *result)
     const char *metric = cli->args->metric, *job = cli->args->words[1];
     struct unknown unknown;
     char name[FIELD_NAME_MAX], see[160], text[UNKNOWN_TEXT_MAX];
+    if (mpk_items(layers) == 0) {
+        return CLI_OK;
+    }
     unknown_init(&unknown, metric);
     for (uint32_t i = 0; i < mpk_items(layers); i++) {
         const msgpack_object *names = mpk_find(&layers->via.array.ptr[i], "metrics");

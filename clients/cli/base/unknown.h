@@ -47,7 +47,8 @@ void unknown_add(struct unknown *unknown, const char *name);
 #define UNKNOWN_TEXT_MAX 1280
 void unknown_text(const struct unknown *unknown, const char *see, char ret_text[UNKNOWN_TEXT_MAX]);
 
-/* Refuses the --metric that no layer of an answer of `windows` has. Returns CLI_OK or CLI_USAGE. */
+/* Refuses the --metric that no layer of an answer of `windows` has. Returns CLI_OK, also when the
+ * answer has no layer, or CLI_USAGE. */
 int unknown_in_run(struct cli *cli, const msgpack_object *result);
 
 /* Where nobody can be asked which metrics there are: refuses a --metric that is unknown and near

@@ -87,6 +87,23 @@ static int export_layer(struct cli *cli, const msgpack_object *layer, struct exp
     return code;
 }
 
+/* Without a layer attnd says whether there is no window yet, or which layers there are instead. */
+static int export_nothing(struct cli *cli)
+{
+    struct rpc_reply reply;
+    struct ask ask;
+    bool any;
+    ask_past(&ask, cli->args);
+    ask_layer(&ask, cli->args);
+    int code = ask_for_any(cli, "history", &ask, &reply, &any);
+    if (code == CLI_OK && any) {
+        rpc_reply_clear(&reply); /* a window has closed meanwhile */
+    } else if (code == CLI_OK) {
+        code = cli_explain(cli, RPC_REFUSED, &reply);
+    }
+    return code;
+}
+
 static int export_layers(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *layers = mpk_find(result, "layers");
@@ -100,11 +117,8 @@ static int export_layers(struct cli *cli, const msgpack_object *result)
     if (code != CLI_OK || pieces > 0) {
         return code;
     }
-    if (!cli->args->metric && mpk_items(layers) == 0) {
-        return cli_fail(cli, CLI_FINDING,
-                        "run %.8s of %.80s has no window in the history yet: it comes when the "
-                        "first one closes",
-                        piece.run, piece.job);
+    if (mpk_items(layers) == 0) {
+        return export_nothing(cli);
     }
     if (!cli->args->metric) {
         return cli_usage(cli, "--head: run %.8s of %.80s has only numbers of whole layers here",

@@ -180,8 +180,15 @@ static void test_past_answer(const struct fake *fake, const char *method, uint64
         fake_put_error(reply, id, "no_history", "decoder.3.self has no 'gone'");
         return;
     }
+    bool young = strcmp(job, "young") == 0; /* no window of it has closed */
+    if (young && strcmp(method, "history") == 0) {
+        fake_put_error(reply, id, "no_history", "run abcdef01 of young has no window yet");
+        return;
+    }
     fake_put_ok(reply, id);
-    if (strcmp(method, "history") == 0) {
+    if (young && strcmp(method, "windows") == 0) {
+        mpk_text(reply, "{'job': 'young', 'run': '" RUN "', 'layers': []}");
+    } else if (strcmp(method, "history") == 0) {
         past_put_series(reply, params);
     } else if (strcmp(method, "windows") == 0) {
         mpk_text(reply, "{'job': 'gpt', 'run': '" RUN "', 'layers': [{" LAYER ", 'heads': 2,"
@@ -453,6 +460,12 @@ SAYS(export_needs_a_format_and_a_metric,
       "sink_rate)\n"},
      {"export gpt --json --metric entrpy", 2,
       "attnctl: --metric: 'entrpy': not in run abcdef01 of gpt: did you mean 'entropy'?\n"});
+
+SAYS(without_a_window_no_metric_is_unknown,
+     {"export young --csv", 1, "attnctl: run abcdef01 of young has no window yet\n"},
+     {"export young --csv --metric nothing", 1,
+      "attnctl: run abcdef01 of young has no window yet\n"},
+     {"history young --metric nothing", 1, "attnctl: run abcdef01 of young has no window yet\n"});
 
 /* runs -------------------------------------------------------------------------------------------
  */
