@@ -435,6 +435,10 @@ SAYS(an_unknown_metric_names_those_there_are,
      {"summary gpt-small --metric patern", 2,
       "attnctl: --metric: 'patern': not in this summary: did you mean 'pattern'?\n"});
 
+SAYS(json_has_every_metric,
+     {"summary gpt-small --json --metric entropy", 2,
+      "attnctl: --metric: summary --json has every metric; leave one of them out\n"});
+
 /* Several numbers per head are no table. */
 SAYS(singular_values_are_not_tabulated,
      {"summary gpt-small --metric singular_values", 2,
