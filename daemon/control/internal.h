@@ -93,6 +93,15 @@ bool request_takes(struct control_request *request, const char *takes);
 int request_find_run(struct control_request *request, const char *job, const char *prefix,
                      struct run **ret_run);
 
+/* Takes the next one of patterns of layers between blanks, as a plan has them; false: there is no
+ * more. */
+bool layers_next_pattern(const char **patterns, char ret_pattern[CONFIG_LAYERS_MAX]);
+/* Whether a layer that the run is known to have matches. */
+bool layers_match(const struct run *run, const char *pattern);
+/* Names these layers, the first ones of many: "encoder.0.self, decoder.0.self, ...". */
+#define LAYERS_LIST_MAX 256
+void layers_list(const struct run *run, char ret_text[LAYERS_LIST_MAX]);
+
 /* Methods: each returns 0, an error, or CONTROL_WAIT */
 #define PRESENT(function) int method_##function(struct control_request *request);
 #define BOTH(function)    PRESENT(function)

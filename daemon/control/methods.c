@@ -27,7 +27,7 @@ int request_find_run(struct control_request *request, const char *job, const cha
         return 0;
     }
     snprintf(request->detail, CONTROL_DETAIL_MAX,
-             "no such %s in memory; the history may have it (runs, windows, history, map)",
+             "no such %s in memory; the history may have it: see runs",
              job_known ? "run of this job" : "job");
     return job_known ? ERR_RUN_UNKNOWN : ERR_JOB_UNKNOWN;
 }

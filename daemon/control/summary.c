@@ -8,7 +8,6 @@
 #include "daemon/ingest/plan.h"
 #include "daemon/run/live.h"
 
-#include <fnmatch.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -131,21 +130,13 @@ static bool control_summary_read_filter(const struct control_request *request,
 
 static bool summary_plan_takes_any(const struct plan *plan, const struct run *run)
 {
-    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        const char *patterns = plan->what.layers.text;
-        char name[64], pattern[CONFIG_LAYERS_MAX];
-        snprintf(name, sizeof name, "%s.%u.%s", stack_name(stream->id.stack), stream->id.layer,
-                 site_name(stream->id.site));
-        while (*(patterns += strspn(patterns, " "))) {
-            size_t length = strcspn(patterns, " ");
-            snprintf(pattern, sizeof pattern, "%.*s", (int)length, patterns);
-            if (fnmatch(pattern, name, 0) == 0) {
-                return true;
-            }
-            patterns += length;
-        }
+    const char *patterns = plan->what.layers.text;
+    char pattern[CONFIG_LAYERS_MAX];
+    bool any = false;
+    while (!any && layers_next_pattern(&patterns, pattern)) {
+        any = layers_match(run, pattern);
     }
-    return false;
+    return any;
 }
 
 /* Why, as far as attnd knows; "" when it does not. */
@@ -184,14 +175,16 @@ static void summary_explain_nothing(const struct run *run, const struct plan *pl
 static void summary_describe_nothing(struct control_request *request, const struct run *run,
                                      struct value_filter filter)
 {
-    char why[400];
+    char why[400], layers[LAYERS_LIST_MAX];
     bool ended = run->state == JOB_ENDED;
     *filter.stack = *filter.layer = *filter.site = '\0';
     filter.result = NULL;
     publisher_each(filter.publisher, filter.prefix, visit_value, &filter);
     if (filter.count > 0) {
+        layers_list(run, layers);
         snprintf(request->detail, CONTROL_DETAIL_MAX,
-                 "the run has no such layer, or nothing of it has been published yet");
+                 "the run has no such layer, or nothing of it has been published yet; it has %s",
+                 layers);
         return;
     }
     for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/* layers: the layers of a run by their names, for plans that name some, and for sentences. */
+#include "daemon/control/internal.h"
+
+#include <fnmatch.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LAYER_NAME_MAX 64
+/* Layers that a sentence names at most. */
+#define LAYERS_NAMED_MAX 6
+
+static const char *layers_name(const struct stream *stream, char ret_name[LAYER_NAME_MAX])
+{
+    snprintf(ret_name, LAYER_NAME_MAX, "%s.%u.%s", stack_name(stream->id.stack), stream->id.layer,
+             site_name(stream->id.site));
+    return ret_name;
+}
+
+bool layers_next_pattern(const char **patterns, char ret_pattern[CONFIG_LAYERS_MAX])
+{
+    *patterns += strspn(*patterns, " ");
+    size_t length = strcspn(*patterns, " ");
+    snprintf(ret_pattern, CONFIG_LAYERS_MAX, "%.*s", (int)length, *patterns);
+    *patterns += length;
+    return length > 0;
+}
+
+bool layers_match(const struct run *run, const char *pattern)
+{
+    char name[LAYER_NAME_MAX];
+    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+        if (fnmatch(pattern, layers_name(stream, name), 0) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void layers_list(const struct run *run, char ret_text[LAYERS_LIST_MAX])
+{
+    char name[LAYER_NAME_MAX];
+    size_t used = 0;
+    int index = 0;
+    *ret_text = '\0';
+    for (const struct stream *stream = run->streams; stream && index <= LAYERS_NAMED_MAX;
+         stream = stream->hh.next, index++) {
+        used += (size_t)snprintf(ret_text + used, LAYERS_LIST_MAX - used, "%s%s", index ? ", " : "",
+                                 index < LAYERS_NAMED_MAX ? layers_name(stream, name) : "...");
+    }
+}
