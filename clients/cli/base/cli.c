@@ -451,3 +451,13 @@ int cli_subscribe(struct cli *cli, enum address_socket which, const char *endpoi
     }
     return cli_usage(cli, "cannot subscribe at %s: %s", endpoint, zmq_strerror(errno));
 }
+
+void cli_tell_waiting(struct cli *cli, const char *endpoint)
+{
+    char there[LISTENER_TEXT_MAX];
+    if (!listener_ask(endpoint, there)) {
+        cli_fail(cli, CLI_OK,
+                 "nobody listens at %s: waiting for attnd; start it with `attnd` or give --address",
+                 endpoint);
+    }
+}

@@ -110,6 +110,9 @@ int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint
 /* Subscribes to a topic there, and says on err when attnd lets us in no more, or again. */
 int cli_subscribe(struct cli *cli, enum address_socket which, const char *endpoint,
                   const char *topic, size_t frame_max, struct link *ret_link);
+/* For a command that waits for ever, when nothing has come for a while: says on err that it waits
+ * if nobody listens at the endpoint. Takes a second at most. */
+void cli_tell_waiting(struct cli *cli, const char *endpoint);
 
 /* Prints the verdict of the run that the command line names: its worst alert, or how many checks
  * have passed and, unless `brief`, what each of the others needs. Returns whether attnd knows one;

@@ -17,6 +17,8 @@
 /* Results that wait to be printed. */
 #define RESULTS_MAX       1000
 #define RESULTS_BYTES_MAX (UINT64_C(256) << 20)
+/* After so long without a result the reason may be that nobody is there. */
+#define QUIET_MS 1000
 
 /* Lines --------------------------------------------------------------------------------------- */
 
@@ -211,8 +213,14 @@ static int tail(struct cli *cli, const char *endpoint, const char *prefix)
         zmq_pollitem_t items[] = {{.socket = drain.socket, .events = ZMQ_POLLIN},
                                   {.fd = fileno(cli->out)}};
         uint64_t left = cli->args->count ? cli->args->count : UINT64_MAX;
+        long quiet_ms = QUIET_MS;
         while (left > 0 && !interrupt_came() && !ferror(cli->out) && !items[1].revents) {
-            if (zmq_poll(items, 2, -1) <= 0) {
+            int ready = zmq_poll(items, 2, quiet_ms);
+            if (ready == 0) {
+                quiet_ms = -1;
+                cli_tell_waiting(cli, endpoint);
+            }
+            if (ready <= 0) {
                 continue;
             }
             if (items[0].revents) {

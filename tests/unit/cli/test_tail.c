@@ -184,6 +184,28 @@ FAKE_TEST(tail_subscribes_to_a_prefix_and_skips_what_is_no_result)
         "636, lost 5, dropped 3\n");
 }
 
+FAKE_TEST(tail_says_once_that_nobody_listens_and_waits)
+{
+    char arguments[192], line[256], expected[256], endpoint[128];
+    snprintf(endpoint, sizeof endpoint, "ipc://%s/later", fake->directory);
+    snprintf(arguments, sizeof arguments, "tail --count 1 --summaries %s", endpoint);
+    FILE *pipe = attnctl_start(fake->endpoint, arguments);
+    assert_non_null(fgets(line, sizeof line, pipe));
+    snprintf(expected, sizeof expected,
+             "attnctl: nobody listens at %s: waiting for attnd; start it with `attnd` or give "
+             "--address\n",
+             endpoint);
+    assert_string_equal(line, expected);
+    assert_int_equal(zmq_bind(fake->pub, endpoint), 0);
+    await_subscription(fake, "");
+    publish_all(fake);
+    attnctl_finish(
+        pipe, 0,
+        "live    gpt-small encoder.0.self epoch 3 step 7 rank 1: entropy_normalized 0.5 [0.25, "
+        "0.75] over 2 heads\n");
+    unlink(endpoint + strlen("ipc://"));
+}
+
 FAKE_TEST(tail_as_json_is_one_line_per_message)
 {
     FILE *pipe =
