@@ -253,6 +253,8 @@ void read_grid(struct model *model, const msgpack_object *result); /* packed */
  * a meaning where the user is do nothing. */
 enum { KEY_OF_ESCAPE = 27, KEY_OF_ERASE = 127 };
 void keys_press(struct model *model, int key);
+/* The first metric whose name begins so; NULL: there is none, or nothing was typed. */
+const char *keys_metric(const char *typed);
 
 /* asker: asks attnd what the model needs, and gives it the answers. Several questions are on their
  * way at once, at most one of each kind, and nothing here waits. One that goes unanswered is given

@@ -43,10 +43,9 @@ static void leave(struct model *model)
     model_arrange(model, "");
 }
 
-/* The first metric whose name begins so. */
-static const char *keys_metric(const char *typed)
+const char *keys_metric(const char *typed)
 {
-    for (unsigned metric = 0; metric < METRIC_COUNT; metric++) {
+    for (unsigned metric = 0; *typed && metric < METRIC_COUNT; metric++) {
         if (strncmp(metric_info[metric].name, typed, strlen(typed)) == 0) {
             return metric_info[metric].name;
         }
@@ -57,11 +56,12 @@ static const char *keys_metric(const char *typed)
 static void type_key(struct model *model, int key)
 {
     size_t length = strlen(model->typed);
-    if (key == '\n' && model->typing == TYPING_METRIC) {
+    if (key == '\n' && model->typing == TYPING_METRIC && length > 0) {
         const char *metric = keys_metric(model->typed);
-        if (metric && length > 0) {
-            model_choose_metric(model, metric);
+        if (!metric) {
+            return; /* the footer says so */
         }
+        model_choose_metric(model, metric);
     } else if (key == KEY_OF_ERASE && length > 0) {
         model->typed[length - 1] = '\0';
     } else if (key >= ' ' && key < KEY_OF_ERASE && length + 1 < sizeof model->typed) {

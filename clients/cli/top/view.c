@@ -521,6 +521,12 @@ static void draw_footer(struct top_view *view)
     uint32_t count = model_list_count(model), top = model->lists[model->page].top;
     int row = screen->height - 1;
     screen_print(screen, row, 0, screen->width, STYLE_PLAIN, "%*s", screen->width, "");
+    if (model->typing == TYPING_METRIC && *model->typed && !keys_metric(model->typed)) {
+        screen_print(screen, row, 1, REST, STYLE_WARNING,
+                     "metric: %s_   unknown (all: attnctl summary %s --json)   Esc leave",
+                     model->typed, model->opened.job);
+        return;
+    }
     if (model->typing != TYPING_NOTHING) {
         screen_print(screen, row, 1, REST, STYLE_STRONG,
                      model->typing == TYPING_FILTER ? "/%s_   Enter keep   Esc clear"

@@ -290,6 +290,23 @@ TOP_TEST(losses_and_silence_are_said)
     assert_row(&screen, 1, " attnd does not answer since 6 s; trying again");
 }
 
+TOP_TEST(an_unknown_metric_is_said_to_be_unknown_until_it_is_corrected)
+{
+    char before[FIELD_NAME_MAX];
+    strcpy(before, model->metric);
+    press(model, "\nmzz\n");
+    draw(model, &screen, 80, 24);
+    assert_row(&screen, 23,
+               " metric: zz_   unknown (all: attnctl summary gpt-small --json)   Esc leave");
+    assert_string_equal(model->metric, before);
+    press(model, "\177\177max_lo");
+    draw(model, &screen, 80, 24);
+    assert_row(&screen, 23, " metric: max_lo_   Enter show   Esc leave");
+    press(model, "\n");
+    assert_string_equal(model->metric, "max_logit");
+    assert_int_equal(model->typing, TYPING_NOTHING);
+}
+
 TOP_TEST(every_size_and_every_key_is_drawn)
 {
     static const int keys[] = {
