@@ -234,6 +234,18 @@ def test_the_map_is_that_of_the_numbers():
     assert rows == ["".join(2 * shade for shade in row) for row in shades(weights[0, 0])]
 
 
+@pytest.mark.parametrize("ascii, lightest", [((), "\u2591"), (("--ascii",), ".")])
+@pytest.mark.parametrize("keys", [30, 300])
+def test_a_row_that_attends_to_all_keys_alike_is_visible_beside_a_sharp_one(keys, ascii, lightest):
+    weights = np.full((1, 1, 8, keys), 1 / keys, np.float32)
+    weights[..., 0, :] = np.eye(1, keys)
+    weights[..., 1, :] = 0
+    text = show(npz(**{"decoder.0.cross": weights}), "--only", "map", *ascii, "--width", 800)
+    sharp, none, *even = [re.split("[|\u2502]", line)[1] for line in text.split("\n") if re.match(" *[0-9]+ [|\u2502]", line)]
+    assert sharp.strip() and not none.strip() and {cell for row in even for cell in row} <= {lightest, ":"}
+    assert f"from {0.5 / keys:.2g}" in text or ascii and keys == 30
+
+
 def test_a_large_map_is_pooled_and_says_so():
     weights = of_shape(8, 1, 2, 128, 128, causal=True)
     text = show(npz(**{"decoder.0.self": weights}), "--only", "map", "--ascii", "--head", 1)

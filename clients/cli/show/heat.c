@@ -4,7 +4,8 @@
  * half block, whose two halves have a colour each.
  *
  * Weights are spread over several orders of magnitude, so shades and colours go by the square root
- * of a cell's share of the largest. */
+ * of a cell's share of the largest. The lightest shade is also that of a row that attends to all
+ * keys alike, however many these are. */
 #include "clients/cli/show/internal.h"
 
 #include <inttypes.h>
@@ -23,6 +24,7 @@
 #define UPPER_HALF          "\xe2\x96\x80"
 #define MIDDLE_DOT          "\xc2\xb7"
 #define SHADES              5
+#define SIGNS               10
 #define LEGEND_CELLS        16
 
 struct layout {
@@ -171,14 +173,14 @@ static const char *shade_of(const struct show_screen *screen, double share)
 {
     static const char *const blocks[SHADES] = {" ", "\xe2\x96\x91", "\xe2\x96\x92", "\xe2\x96\x93",
                                                "\xe2\x96\x88"};
-    static const char *const signs[] = {" ", ".", ":", "-", "=", "+", "*", "#", "%", "@"};
+    static const char *const signs[SIGNS] = {" ", ".", ":", "-", "=", "+", "*", "#", "%", "@"};
     if (isnan(share)) {
         return screen->utf8 ? MIDDLE_DOT : "?";
     }
     if (screen->utf8) {
         return blocks[share >= 1 ? SHADES - 1 : (int)(share * SHADES)];
     }
-    return signs[share >= 1 ? 9 : (int)(share * 10)];
+    return signs[share >= 1 ? SIGNS - 1 : (int)(share * SIGNS)];
 }
 
 /* `lower` NaN: nothing, or the picture has ended. */
@@ -201,15 +203,25 @@ static void put_halves(const struct show_screen *screen, double upper, double lo
     fputs(UPPER_HALF, screen->out);
 }
 
+/* Half of what such a row gives to each key, as in a cell at the edge of a causal map. */
+static double even_weight(const struct view *view)
+{
+    return 0.5 / view->layer->keys;
+}
+
 static double cell_share(const struct view *view, double largest, uint32_t row, uint32_t column)
 {
     const struct findings *found = view->found;
+    const struct show_screen *screen = &view->screen;
     if (row >= found->picture_rows) {
         return NAN;
     }
     /* 0 to 1; NaN stays. */
     double value = found->picture[(size_t)row * found->picture_columns + column];
     double share = largest > 0 ? sqrt(fmax(value, 0) / largest) : 0;
+    if (screen->colors == COLORS_NONE && value >= even_weight(view)) {
+        share = fmax(share, 1.0 / (screen->utf8 ? SHADES : SIGNS));
+    }
     return isnan(value) ? NAN : share;
 }
 
@@ -290,6 +302,7 @@ static void put_legend(const struct view *view, double largest)
     for (int i = 0; i < SHADES; i++) {
         least[i] = largest * i * i / (SHADES * SHADES);
     }
+    least[1] = fmin(least[1], even_weight(view));
     if (!(largest > 0)) {
         screen_say(screen, 2, "no entry is above 0");
     } else if (screen->colors != COLORS_NONE) {
@@ -306,8 +319,8 @@ static void put_legend(const struct view *view, double largest)
                    "\xe2\x96\x88 from %.2g to %.2g",
                    least[1], least[2], least[3], least[4], largest);
     } else {
-        screen_say(screen, 2, ".:-=+*#%%@ from %.2g to %.2g, by the square root", largest / 100,
-                   largest);
+        screen_say(screen, 2, ".:-=+*#%%@ from %.2g to %.2g, by the square root",
+                   fmin(largest / (SIGNS * SIGNS), even_weight(view)), largest);
     }
 }
 
