@@ -160,3 +160,27 @@ def test_a_long_build_says_meanwhile_that_it_goes_on_and_where_it_writes(tmp_pat
     assert (done.returncode, done.stdout) == (0, "failed\n"), done.stderr
     assert said.read_text(encoding="utf-8").splitlines()[0] == f"  ... 1 s, 1 lines in {tmp_path}/log"
     assert said.read_text(encoding="utf-8").endswith(f"wrong\n(from {tmp_path}/log)\n")
+
+
+STANDS_IN = {  # for what deploy/run builds and starts
+    "deploy/deps": "#!/bin/sh\n",
+    "deploy/python": f"#!/bin/sh\necho {sys.executable}\n",
+    "build/build.ninja": "build daemon/attnd: phony\nbuild clients/cli/attnctl: phony\n",
+    "build/daemon/attnd": "#!/bin/sh\necho level=info event=started version=1 page=http://127.0.0.1:5580/\nexec sleep 100\n",
+    "build/clients/cli/attnctl": "#!/bin/sh\necho JOB\n",
+    "clients/python/examples/train_chars.py": "",
+}
+
+
+def test_on_no_terminal_attnd_is_to_be_started_again_before_the_page_is_there(tmp_path):
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    for name, text in STANDS_IN.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(["deploy/run", "--model", "decoder-only"], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=100)
+    assert done.returncode == 0, done
+    lines = [line.split("  ")[1] for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert lines[1:3] == [f"build/daemon/attnd --set history.path={tmp_path}/build/history.db &", "build/clients/cli/attnctl page"]
+    assert "http" not in done.stdout
