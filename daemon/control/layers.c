@@ -6,14 +6,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LAYER_NAME_MAX 64
 /* Layers that a sentence names at most. */
 #define LAYERS_NAMED_MAX 6
 
-static const char *layers_name(const struct stream *stream, char ret_name[LAYER_NAME_MAX])
+const char *layers_name(struct layer_id layer, char ret_name[LAYER_NAME_MAX])
 {
-    snprintf(ret_name, LAYER_NAME_MAX, "%s.%u.%s", stack_name(stream->id.stack), stream->id.layer,
-             site_name(stream->id.site));
+    snprintf(ret_name, LAYER_NAME_MAX, "%s.%u.%s", stack_name(layer.stack), layer.layer,
+             site_name(layer.site));
     return ret_name;
 }
 
@@ -30,7 +29,18 @@ bool layers_match(const struct run *run, const char *pattern)
 {
     char name[LAYER_NAME_MAX];
     for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        if (fnmatch(pattern, layers_name(stream, name), 0) == 0) {
+        if (fnmatch(pattern, layers_name(stream->id, name), 0) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool layers_take(const char *patterns, struct layer_id layer)
+{
+    char name[LAYER_NAME_MAX], pattern[CONFIG_LAYERS_MAX];
+    while (layers_next_pattern(&patterns, pattern)) {
+        if (fnmatch(pattern, layers_name(layer, name), 0) == 0) {
             return true;
         }
     }
@@ -46,6 +56,6 @@ void layers_list(const struct run *run, char ret_text[LAYERS_LIST_MAX])
     for (const struct stream *stream = run->streams; stream && index <= LAYERS_NAMED_MAX;
          stream = stream->hh.next, index++) {
         used += (size_t)snprintf(ret_text + used, LAYERS_LIST_MAX - used, "%s%s", index ? ", " : "",
-                                 index < LAYERS_NAMED_MAX ? layers_name(stream, name) : "...");
+                                 index < LAYERS_NAMED_MAX ? layers_name(stream->id, name) : "...");
     }
 }

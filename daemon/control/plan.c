@@ -161,15 +161,16 @@ static int control_plan_read_value(struct control_request *request, const char *
     return config_plan_set(plan, key, text, error) == 0 ? 0 : control_plan_refuse(request, error);
 }
 
-/* Refuses layers that a job does not have which has said its layers, and goes on. A pattern of jobs
- * may be about others. */
+/* Refuses layers that a job does not have which goes on and of which all ranks have said what they
+ * have: with pipelines each has others. A pattern of jobs may be about other jobs. */
 static int control_plan_check_layers(struct control_request *request, const char *job,
                                      const struct config_plan *what)
 {
     const struct run *run = registry_find(request->view->registry, job, "");
     const char *patterns = what->layers.text;
     char pattern[CONFIG_LAYERS_MAX], layers[LAYERS_LIST_MAX];
-    if (!request_param(request, "layers") || !run || !run->says_layers || run->state == JOB_ENDED) {
+    if (!request_param(request, "layers") || !run || !run->says_layers || run->state == JOB_ENDED ||
+        run->tracks[0].window.rank_count < run->tracks[0].window.world) {
         return 0;
     }
     while (layers_next_pattern(&patterns, pattern)) {

@@ -5,12 +5,12 @@
 #include "daemon/control/internal.h"
 
 #include "daemon/history/params.h"
-
-#include <inttypes.h>
+#include "daemon/ingest/plan.h"
 
 /* An answer in the making. */
 struct verdict_answer {
     const struct run *run;
+    const struct plan *plan;
     uint64_t limit, count; /* of alerts: listed at most; that there are */
     struct mpk_writer *result, unjudged, unmeasured;
     uint32_t unjudged_count, unmeasured_count;
@@ -35,11 +35,11 @@ static void verdict_on_unjudged(void *data, const struct rule *rule)
 static void verdict_on_unmeasured(void *data, struct layer_id layer)
 {
     struct verdict_answer *answer = data;
-    char name[64];
-    snprintf(name, sizeof name, "%s.%" PRIu32 ".%s", stack_name(layer.stack), layer.layer,
-             site_name(layer.site));
-    mpk_put_str(&answer->unmeasured, name);
-    answer->unmeasured_count++;
+    char name[LAYER_NAME_MAX];
+    if (layers_take(answer->plan->what.layers.text, layer)) {
+        mpk_put_str(&answer->unmeasured, layers_name(layer, name));
+        answer->unmeasured_count++;
+    }
 }
 
 static int verdict_put(struct verdict_answer *answer)
@@ -102,6 +102,7 @@ int method_verdict(struct control_request *request)
     if (!answer.run) {
         return method_history(request);
     }
+    answer.plan = plans_for(request->view->plans, answer.run->job);
     mpk_writer_init(&answer.unjudged);
     mpk_writer_init(&answer.unmeasured);
     int code = verdict_put(&answer);

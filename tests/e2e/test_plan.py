@@ -124,6 +124,10 @@ def test_layers_that_the_job_does_not_have_are_refused_with_those_it_has():
     trainer.event("bye")
     attnd.settled(2)
     attnd.call("plan.set", job="gpt-small", layers="encoder.*")  # the next run may have them
+    first = Trainer(attnd, "pipeline", world=2)
+    first.event("hello", layers=[dict(stack="decoder", layer=0, site="self", heads=2)])
+    attnd.settled(3)
+    attnd.call("plan.set", job="pipeline", layers="decoder.1.self")  # the other rank may have it
 
 
 def test_the_new_plan_comes_before_the_old_one_goes():

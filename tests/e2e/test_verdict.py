@@ -118,6 +118,8 @@ def test_checks_that_pass_say_nothing_of_layers_whose_numbers_have_stopped():
     assert judged(attnd, 10)["checks"]["unmeasured"] == ["decoder.1.self"]
     for command in ("summary", "alerts"):
         assert "No numbers came in the last 8 windows of decoder.1.self\n" in by_attnctl(attnd, command)
+    attnd.call("plan.set", job="gpt", layers="decoder.0.*")
+    assert by_control(attnd)["checks"]["unmeasured"] == [], "a plan may leave layers out"
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
