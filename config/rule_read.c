@@ -291,7 +291,7 @@ static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char
     const struct rule_field *field = &rule_fields[key];
     void *value = (char *)&draft->rule + field->offset;
     char quoted[QUOTE_MAX + 4], reason[VALUE_REASON_MAX];
-    const char *not_layers = key == RULE_KEY_LAYER ? capture_layers_reason(text) : NULL;
+    const char *not_layers;
     size_t length = strlen(text);
     uint64_t count;
     unsigned word = 0;
@@ -322,6 +322,7 @@ static int rule_read_put(struct rule_draft *draft, enum rule_key key, const char
                 "* ? [ ] !)",
                 draft->label, rule_keys[key].name, config_quotable(text, quoted), RULE_PATTERN_MAX);
         }
+        not_layers = key == RULE_KEY_LAYER ? capture_layers_reason(text) : NULL;
         if (not_layers) {
             return rule_read_refuse(draft, key, text, origin, not_layers, reterr);
         }

@@ -27,7 +27,8 @@ static int check_usage(struct cli *cli, const struct command *command)
     }
     if (slash) {
         return cli_usage(cli, "'%.200s': not a job; its run is an option: attnctl %s %.*s --run %s",
-                         job, command->name, (int)(slash - job), job, slash[1] ? slash + 1 : "RUN");
+                         job, command->name, slash > job ? (int)(slash - job) : 3,
+                         slash > job ? job : "JOB", slash[1] ? slash + 1 : "RUN");
     }
     return CLI_OK;
 }

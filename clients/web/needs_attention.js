@@ -18,10 +18,12 @@ const ELSEWHERE = 3;
 /** Layers without numbers that are named. */
 const LAYERS = 4;
 
-/** Layers that no check says anything of. */
-function unmeasuredText(layers) {
-    const more = layers.length > LAYERS ? ` and ${layers.length - LAYERS} more layers` : "";
-    return `No numbers came in the last 8 windows of ${layers.slice(0, LAYERS).join(", ")}${more}.`;
+/** Names layers that no check says anything of, if there are any. */
+function unmeasuredNodes({ checks }) {
+    const layers = checks?.unmeasured ?? [],
+        more = layers.length > LAYERS ? ` and ${layers.length - LAYERS} more layers` : "";
+    if (layers.length === 0) return [];
+    return [h("p", { class: "unmeasured" }, `No numbers came in the last 8 windows of ${layers.slice(0, LAYERS).join(", ")}${more}.`)];
 }
 
 export class NeedsAttention {
@@ -83,7 +85,7 @@ export class NeedsAttention {
             frame.body,
             ...fleet,
             ...groups.flatMap((group, i) => (i ? [this.groupNode(group)] : [this.groupNode(group, true), this.lossNode()])),
-            ...(found ? [groups.length ? "" : h("p", {}, this.wellText()), ...this.moreNodes()] : []),
+            ...(found ? [...unmeasuredNodes(found), groups.length ? "" : h("p", {}, this.wellText()), ...this.moreNodes()] : []),
         );
     }
 
@@ -100,13 +102,12 @@ export class NeedsAttention {
 
     drawWell() {
         const { found, frame } = this;
-        const isJudged = Number.isFinite(found.step),
-            unmeasured = found.checks?.unmeasured ?? [];
-        frame.classList.toggle("open", !isJudged || unmeasured.length > 0);
+        const isJudged = Number.isFinite(found.step);
+        frame.classList.toggle("open", !isJudged || unmeasuredNodes(found).length > 0);
         frame.setTitle(isJudged ? "No alerts" : "Not monitoring yet", "");
         refill(
             frame.body,
-            ...(unmeasured.length ? [h("p", { class: "unmeasured" }, unmeasuredText(unmeasured))] : []),
+            ...unmeasuredNodes(found),
             h("p", {}, this.wellText()),
             ...this.moreNodes(),
         );

@@ -131,9 +131,9 @@ class Row {
 
     wellText() {
         const { checks } = this;
-        const layers = checks?.unmeasured?.length ?? 0,
-            also = layers ? `; no numbers of ${layers} ${layers === 1 ? "layer" : "layers"}` : "";
-        if (checks?.judged) return `No alerts, ${checks.judged} checks passed${also}`;
+        const layers = checks?.unmeasured?.length;
+        if (layers) return `No alerts; no numbers of ${layers} ${layers === 1 ? "layer" : "layers"}`;
+        if (checks?.judged) return `No alerts, ${checks.judged} checks passed`;
         return isOver(this.run) || checks ? "No alerts" : "";
     }
 

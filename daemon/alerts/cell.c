@@ -191,12 +191,10 @@ bool alerts_has_judged(const struct alerts *alerts, uint32_t index)
     return judged;
 }
 
-void alerts_unmeasured(const struct alerts *alerts,
-                       void (*visit)(void *data, struct layer_id layer), void *data)
+bool alerts_measured(const struct alerts *alerts, struct layer_id id)
 {
-    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        if (alerts->windows - layer->measured > WINDOWS_NEWEST) {
-            visit(data, layer->id);
-        }
-    }
+    uint32_t key = header_layer_key(id);
+    const struct alert_layer *layer;
+    HASH_FIND(hh, alerts->layers, &key, sizeof key, layer);
+    return alerts->windows - (layer ? layer->measured : 0) <= WINDOWS_NEWEST;
 }

@@ -65,7 +65,7 @@ struct alert_layer {
     uint32_t key; /* packed layer_id */
     struct layer_id id;
     struct alert_numbers *numbers; /* owned; NULL = no window yet */
-    uint32_t measured;             /* the last window in which a head had an entropy */
+    uint32_t measured;             /* the last window that had it */
     UT_hash_handle hh;
     struct alert_cells cells[]; /* [rule_count] */
 };
@@ -107,7 +107,7 @@ struct alerts {
         sinkable; /* heads of this window with nearly all on the first token; with a number */
     bool causal;  /* a decoder's self-attention is */
     struct alert_origin origin; /* of what first_invalid told */
-    uint32_t windows;           /* judged since attnd knows the run */
+    uint32_t windows;           /* that were judged */
     struct alert_judged judged;
     uint32_t per_window, told, held_back; /* in this window */
 };

@@ -3,7 +3,8 @@
  *
  *   {v: 1, run: bin16, epoch, step, time_ns, judged: [epoch, step] or nil,
  *    rules: [{name, judged, hash, places: [{place, count, armed: bin, cells: [...], past: bin}]}],
- *    heads: [the model's focus, [[layer, bin: what each head keeps, f32]...]], causal,
+ *    windows, heads: [the model's focus, [[layer, bin: what each head keeps, f32, window]...]],
+ *    causal,
  *    origin: [layer, head + 1, share, everywhere, after, before]}
  *
  * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell; `cells` of those
@@ -121,12 +122,13 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
 
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, 10);
+    mpk_put_map(writer, 11);
     mpk_pair_u64(writer, "v", 1);
     put_bin(writer, "run", alerts->run, RUN_BYTES);
     mpk_pair_u64(writer, "epoch", alerts->newest.epoch);
     mpk_pair_u64(writer, "step", alerts->newest.step);
     mpk_pair_u64(writer, "time_ns", alerts->newest.time_ns);
+    mpk_pair_u64(writer, "windows", alerts->windows);
     mpk_put_str(writer, "judged");
     if (alerts->judged.any) {
         mpk_put_array(writer, 2);
@@ -164,7 +166,7 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
         if (!numbers) {
             continue;
         }
-        mpk_put_array(writer, 2);
+        mpk_put_array(writer, 3);
         mpk_put_u64(writer, layer->key);
         size_t size = (size_t)numbers->heads * PAST_BYTES;
         uint8_t *bytes = malloc(size + 1);
@@ -176,6 +178,7 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
         }
         writer->failed = writer->failed || !bytes;
         free(bytes);
+        mpk_put_u64(writer, layer->measured);
     }
     mpk_close_array(writer, &layers);
     mpk_pair_u64(writer, "causal", alerts->causal);
@@ -331,6 +334,7 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
     if (index < alerts->rule_count && judged && judged->type == MSGPACK_OBJECT_BOOLEAN) {
         alerts->whole->cells[index].judged =
             judged->via.boolean ? alerts->rules[index]->windows : 0;
+        alerts->whole->cells[index].newest = alerts->windows;
     }
     for (uint32_t i = 0; i < places->size && index < alerts->rule_count && !code; i++) {
         code = get_place(alerts, index, &places->ptr[i]);
@@ -338,13 +342,15 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
     return code;
 }
 
+/* An older attnd did not say in which window the layer was last. */
 static int get_focus(struct alerts *alerts, const msgpack_object *object)
 {
     const msgpack_object *item = object->via.array.ptr;
-    uint64_t key;
-    if (object->type != MSGPACK_OBJECT_ARRAY || object->via.array.size != 2 ||
-        mpk_get_u64(&item[0], UINT32_MAX, &key) != 0 || item[1].type != MSGPACK_OBJECT_BIN ||
-        item[1].via.bin.size % PAST_BYTES != 0) {
+    uint64_t key, measured = 0;
+    uint32_t size = object->type == MSGPACK_OBJECT_ARRAY ? object->via.array.size : 0;
+    if ((size != 2 && size != 3) || mpk_get_u64(&item[0], UINT32_MAX, &key) != 0 ||
+        item[1].type != MSGPACK_OBJECT_BIN || item[1].via.bin.size % PAST_BYTES != 0 ||
+        (size == 3 && mpk_get_u64(&item[2], alerts->windows, &measured) != 0)) {
         return ERR_STORE_FORMAT;
     }
     const uint8_t *bytes = (const uint8_t *)item[1].via.bin.ptr;
@@ -353,6 +359,7 @@ static int get_focus(struct alerts *alerts, const msgpack_object *object)
     if (!layer || alert_numbers_reserve(layer, heads) != 0) {
         return ERR_MEMORY;
     }
+    layer->measured = (uint32_t)measured;
     for (uint32_t h = 0; h < heads; h++) {
         memcpy(&layer->numbers->head[h].past, bytes + (size_t)h * PAST_BYTES, PAST_BYTES);
     }
@@ -390,6 +397,7 @@ static int get_all(struct alerts *alerts, const msgpack_object *map)
         return ERR_STORE_FORMAT;
     }
     memcpy(alerts->run, run, RUN_BYTES);
+    alerts->windows = (uint32_t)mpk_find_u64(map, "windows"); /* 0 of an older attnd */
     int code = get_judged(alerts, map);
     for (uint32_t i = 0; i < rules->size && !code; i++) {
         code = get_rule(alerts, &rules->ptr[i]);

@@ -386,7 +386,7 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
         focus = fmax(focus, of_head);
         learned = head->is_saturated ? learned : fmax(learned, of_head);
     }
-    layer->measured = isnan(focus) ? layer->measured : alerts->windows;
+    layer->measured = alerts->windows;
     /* Where half of the heads are dead, or all of them, their own past tells. `room` is for as many
      * numbers as there are heads. */
     for (uint32_t h = 0; h < summary->heads; h++) {

@@ -96,14 +96,9 @@ int request_find_run(struct control_request *request, const char *job, const cha
 /* "decoder.3.self" */
 #define LAYER_NAME_MAX 64
 const char *layers_name(struct layer_id layer, char ret_name[LAYER_NAME_MAX]);
-/* Takes the next one of patterns of layers between blanks, as a plan has them; false: there is no
- * more. */
-bool layers_next_pattern(const char **patterns, char ret_pattern[CONFIG_LAYERS_MAX]);
-/* Whether a layer that the run is known to have matches. */
-bool layers_match(const struct run *run, const char *pattern);
-/* Whether a layer matches one of the patterns. */
+/* Whether a layer matches one of the patterns between blanks, as a plan has them. */
 bool layers_take(const char *patterns, struct layer_id layer);
-/* Names these layers, the first ones of many: "encoder.0.self, decoder.0.self, ...". */
+/* Names the layers of a run, the first ones of many: "encoder.0.self, decoder.0.self, ...". */
 #define LAYERS_LIST_MAX 256
 void layers_list(const struct run *run, char ret_text[LAYERS_LIST_MAX]);
 

@@ -16,33 +16,17 @@ const char *layers_name(struct layer_id layer, char ret_name[LAYER_NAME_MAX])
     return ret_name;
 }
 
-bool layers_next_pattern(const char **patterns, char ret_pattern[CONFIG_LAYERS_MAX])
-{
-    *patterns += strspn(*patterns, " ");
-    size_t length = strcspn(*patterns, " ");
-    snprintf(ret_pattern, CONFIG_LAYERS_MAX, "%.*s", (int)length, *patterns);
-    *patterns += length;
-    return length > 0;
-}
-
-bool layers_match(const struct run *run, const char *pattern)
-{
-    char name[LAYER_NAME_MAX];
-    for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        if (fnmatch(pattern, layers_name(stream->id, name), 0) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 bool layers_take(const char *patterns, struct layer_id layer)
 {
     char name[LAYER_NAME_MAX], pattern[CONFIG_LAYERS_MAX];
-    while (layers_next_pattern(&patterns, pattern)) {
-        if (fnmatch(pattern, layers_name(layer, name), 0) == 0) {
+    layers_name(layer, name);
+    while (*(patterns += strspn(patterns, " "))) {
+        size_t length = strcspn(patterns, " ");
+        snprintf(pattern, sizeof pattern, "%.*s", (int)length, patterns);
+        if (fnmatch(pattern, name, 0) == 0) {
             return true;
         }
+        patterns += length;
     }
     return false;
 }

@@ -161,29 +161,6 @@ static int control_plan_read_value(struct control_request *request, const char *
     return config_plan_set(plan, key, text, error) == 0 ? 0 : control_plan_refuse(request, error);
 }
 
-/* Refuses layers that a job does not have which goes on and of which all ranks have said what they
- * have: with pipelines each has others. A pattern of jobs may be about other jobs. */
-static int control_plan_check_layers(struct control_request *request, const char *job,
-                                     const struct config_plan *what)
-{
-    const struct run *run = registry_find(request->view->registry, job, "");
-    const char *patterns = what->layers.text;
-    char pattern[CONFIG_LAYERS_MAX], layers[LAYERS_LIST_MAX];
-    if (!request_param(request, "layers") || !run || !run->says_layers || run->state == JOB_ENDED ||
-        run->tracks[0].window.rank_count < run->tracks[0].window.world) {
-        return 0;
-    }
-    while (layers_next_pattern(&patterns, pattern)) {
-        if (!layers_match(run, pattern)) {
-            layers_list(run, layers);
-            snprintf(request->detail, CONTROL_DETAIL_MAX,
-                     "plan.layers: '%.80s': %s has no such layer; it has %s", pattern, job, layers);
-            return ERR_ARGUMENT;
-        }
-    }
-    return 0;
-}
-
 int method_plan_set(struct control_request *request)
 {
     static const char *const keys[] = {"every", "layers", "heads", "samples", "rows", "tier"};
@@ -196,13 +173,14 @@ int method_plan_set(struct control_request *request)
     const struct plan *before = plans_before(view->plans, pattern);
     before = before->from == PLAN_FROM_COST ? plans_default(view->plans) : before;
     struct config_plan what = before->what;
+    const struct run *run = registry_find(view->registry, pattern, "");
+    if (run && before == plans_default(view->plans)) { /* an `every` of its own goes before that */
+        what.every = run->cut.capture_every;
+    }
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         if (control_plan_read_value(request, keys[i], &what) != 0) {
             return ERR_ARGUMENT;
         }
-    }
-    if (control_plan_check_layers(request, pattern, &what) != 0) {
-        return ERR_ARGUMENT;
     }
     if (plans_set(view->plans, pattern, &what) != 0) {
         return control_plan_refuse(request, "64 plans are set already; plan.reset forgets one");

@@ -130,13 +130,11 @@ static bool control_summary_read_filter(const struct control_request *request,
 
 static bool summary_plan_takes_any(const struct plan *plan, const struct run *run)
 {
-    const char *patterns = plan->what.layers.text;
-    char pattern[CONFIG_LAYERS_MAX];
-    bool any = false;
-    while (!any && layers_next_pattern(&patterns, pattern)) {
-        any = layers_match(run, pattern);
+    const struct stream *stream = run->streams;
+    while (stream && !layers_take(plan->what.layers.text, stream->id)) {
+        stream = stream->hh.next;
     }
-    return any;
+    return stream != NULL;
 }
 
 /* Why, as far as attnd knows; "" when it does not. */
@@ -183,8 +181,7 @@ static void summary_describe_nothing(struct control_request *request, const stru
     if (filter.count > 0) {
         layers_list(run, layers);
         snprintf(request->detail, CONTROL_DETAIL_MAX,
-                 "the run has no such layer, or nothing of it has been published yet; it has %s",
-                 layers);
+                 "nothing has been published of such a layer; the run has %s", layers);
         return;
     }
     for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {

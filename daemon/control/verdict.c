@@ -5,15 +5,12 @@
 #include "daemon/control/internal.h"
 
 #include "daemon/history/params.h"
-#include "daemon/ingest/plan.h"
 
 /* An answer in the making. */
 struct verdict_answer {
     const struct run *run;
-    const struct plan *plan;
     uint64_t limit, count; /* of alerts: listed at most; that there are */
-    struct mpk_writer *result, unjudged, unmeasured;
-    uint32_t unjudged_count, unmeasured_count;
+    struct mpk_writer *result;
 };
 
 static void verdict_on_alert(void *data, const struct alert_result *alert)
@@ -28,34 +25,40 @@ static void verdict_on_alert(void *data, const struct alert_result *alert)
 static void verdict_on_unjudged(void *data, const struct rule *rule)
 {
     struct verdict_answer *answer = data;
-    mpk_put_str(&answer->unjudged, rule->name);
-    answer->unjudged_count++;
+    mpk_put_str(answer->result, rule->name);
 }
 
-static void verdict_on_unmeasured(void *data, struct layer_id layer)
+static void verdict_put_checks(struct verdict_answer *answer)
 {
-    struct verdict_answer *answer = data;
-    char name[LAYER_NAME_MAX];
-    if (layers_take(answer->plan->what.layers.text, layer)) {
-        mpk_put_str(&answer->unmeasured, layers_name(layer, name));
-        answer->unmeasured_count++;
+    const struct run *run = answer->run;
+    struct mpk_writer *result = answer->result;
+    uint32_t judged = 0;
+    mpk_pair_map(result, "checks", 3);
+    struct mpk_open unjudged = mpk_open(result, "unjudged");
+    if (run->alerts) {
+        judged = alerts_unjudged(run->alerts, verdict_on_unjudged, answer);
     }
+    mpk_close_array(result, &unjudged);
+    mpk_pair_u64(result, "judged", judged);
+    struct mpk_open unmeasured = mpk_open(result, "unmeasured");
+    for (const struct stream *stream = run->streams; run->alerts && stream;
+         stream = stream->hh.next) {
+        char name[LAYER_NAME_MAX];
+        if (!alerts_measured(run->alerts, stream->id)) {
+            mpk_put_str(result, layers_name(stream->id, name));
+        }
+    }
+    mpk_close_array(result, &unmeasured);
 }
 
-static int verdict_put(struct verdict_answer *answer)
+static void verdict_put(struct verdict_answer *answer)
 {
     const struct run *run = answer->run;
     struct mpk_writer *result = answer->result;
     struct alert_sink sink = {.event = verdict_on_alert, .data = answer};
     uint64_t epoch = 0, step = 0;
     char hex[2 * RUN_BYTES + 1];
-    uint32_t judged = 0;
-    bool any = false;
-    if (run->alerts) {
-        judged = alerts_unjudged(run->alerts, verdict_on_unjudged, answer);
-        alerts_unmeasured(run->alerts, verdict_on_unmeasured, answer);
-        any = alerts_judged_to(run->alerts, &epoch, &step);
-    }
+    bool any = run->alerts && alerts_judged_to(run->alerts, &epoch, &step);
     run_hex(run->id, hex);
     mpk_put_map(result, 8);
     mpk_pair_str(result, "job", run->job);
@@ -69,13 +72,7 @@ static int verdict_put(struct verdict_answer *answer)
     }
     mpk_close_array(result, &alerts);
     mpk_pair_bool(result, "more", answer->count > answer->limit);
-    mpk_pair_map(result, "checks", 3);
-    mpk_pair_u64(result, "judged", judged);
-    mpk_pair_array(result, "unjudged", answer->unjudged_count);
-    mpk_put_raw(result, answer->unjudged.buffer.data, answer->unjudged.buffer.size);
-    mpk_pair_array(result, "unmeasured", answer->unmeasured_count);
-    mpk_put_raw(result, answer->unmeasured.buffer.data, answer->unmeasured.buffer.size);
-    return mpk_writer_ok(&answer->unjudged) && mpk_writer_ok(&answer->unmeasured) ? 0 : ERR_MEMORY;
+    verdict_put_checks(answer);
 }
 
 static bool verdict_read_limit(struct control_request *request, uint64_t *ret_limit)
@@ -102,11 +99,6 @@ int method_verdict(struct control_request *request)
     if (!answer.run) {
         return method_history(request);
     }
-    answer.plan = plans_for(request->view->plans, answer.run->job);
-    mpk_writer_init(&answer.unjudged);
-    mpk_writer_init(&answer.unmeasured);
-    int code = verdict_put(&answer);
-    mpk_writer_clear(&answer.unmeasured);
-    mpk_writer_clear(&answer.unjudged);
-    return code;
+    verdict_put(&answer);
+    return 0;
 }

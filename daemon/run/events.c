@@ -117,7 +117,6 @@ int events_take(struct run *run, struct message *message)
         return code;
     }
     if (header->event == EVENT_HELLO && !code) {
-        run->says_layers = run->says_layers || header->layer_count > 0;
         code = costs_take(&run->costs, message->rank_index, header);
     }
     if (header->event == EVENT_HELLO && !code && events_asks_other_windows(run, header)) {

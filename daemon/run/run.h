@@ -57,7 +57,6 @@ struct run {
     uint32_t track_count;
     struct config_cut cut;  /* as far as is known when the run begins */
     struct stream *streams; /* by key, in order of appearance */
-    bool says_layers;       /* a hello has listed them */
     struct sequences events;
     struct sequences reliable_events; /* of the reliable lane */
     uint64_t sequence_count;          /* ranks of all sequences together, those of layers as well */

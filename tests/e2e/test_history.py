@@ -162,8 +162,7 @@ def test_the_last_live_values_can_be_asked_for(attnd):
     assert one in lives and one["kind"] == "live" and len(one["heads"]["entropy"]) == 4
     with pytest.raises(RuntimeError, match="no_summary") as refused:
         attnd.call("live", job="gpt", layer=7)
-    assert refused.value.sentence == ("the run has no such layer, or nothing of it has been published yet; it has "
-                                      "decoder.0.self, decoder.1.self")
+    assert refused.value.sentence == "nothing has been published of such a layer; the run has decoder.0.self, decoder.1.self"
     with pytest.raises(RuntimeError, match="run_unknown") as refused:
         attnd.call("summary", job="gpt", run="0" * 32)
     assert refused.value.sentence == "no such run of this job in memory; the history may have it: see runs"

@@ -107,19 +107,30 @@ def test_a_run_in_which_nothing_fires_says_how_much_was_checked():
 
 
 def test_checks_that_pass_say_nothing_of_layers_whose_numbers_have_stopped():
-    """As where the rank that has them hangs, and the others go on."""
-    attnd = judging()
+    """As where the rank that has them hangs, and the others go on. Layer 2 has never begun. A kill forgets none of it."""
+    attnd = judging(config=RULES)
     trainer = Trainer(attnd, "gpt")
+    trainer.event("hello", layers=[dict(stack="decoder", layer=layer, site="self", heads=HEADS) for layer in range(3)])
     send(trainer, WELL, range(3))
-    for step in range(3, 11):
-        trainer.attention(sharp_maps(WELL, HEADS), step=step, causal=True, layer=0)
-    assert judged(attnd, 9)["checks"]["unmeasured"] == []
-    trainer.attention(sharp_maps(WELL, HEADS), step=11, causal=True, layer=0)
-    assert judged(attnd, 10)["checks"]["unmeasured"] == ["decoder.1.self"]
+
+    def go_on(steps, sharpness=WELL):
+        for step in steps:
+            trainer.attention(sharp_maps(sharpness, HEADS), step=step, causal=True, layer=0)
+
+    go_on(range(3, 11))
+    assert judged(attnd, 9)["checks"]["unmeasured"] == ["decoder.2.self"]
+    go_on([11])
+    stopped = judged(attnd, 10)
+    assert stopped["checks"]["unmeasured"] == ["decoder.1.self", "decoder.2.self"]
+    attnd.restart(trainer, sig=signal.SIGKILL)
+    assert by_control(attnd) == stopped
     for command in ("summary", "alerts"):
-        assert "No numbers came in the last 8 windows of decoder.1.self\n" in by_attnctl(attnd, command)
-    attnd.call("plan.set", job="gpt", layers="decoder.0.*")
-    assert by_control(attnd)["checks"]["unmeasured"] == [], "a plan may leave layers out"
+        assert "No numbers came in the last 8 windows of decoder.1.self, decoder.2.self\n" in by_attnctl(attnd, command)
+    go_on(range(12, 15), COLLAPSED)
+    assert firing(judged(attnd, 13)) == FIRING, "of layer 0"
+    assert "No numbers came in the last 8 windows of decoder.1.self, decoder.2.self\n" in by_attnctl(attnd, "summary")
+    send(trainer, COLLAPSED, [15, 16])
+    assert judged(attnd, 15)["checks"]["unmeasured"] == ["decoder.2.self"]
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])

@@ -159,7 +159,7 @@ def test_layers_whose_numbers_have_stopped_are_counted_beside_the_checks_that_pa
     terminal = open_top(attnd)
     terminal.wait_for(r"no alerts; no numbers of 1 layer$")
     terminal.type("Enter")
-    terminal.wait_for(r"^ No alerts at step 1[23]: \d+ checks passed, \d+ not measured; no numbers of 1 layer$")
+    terminal.wait_for(r"^ No alerts at step 1[23]; no numbers of 1 layer: \d+ checks passed, \d+ not measured$")
 
 
 def test_it_says_how_to_attach_and_goes_on_when_a_job_comes(attnd, open_top):

@@ -109,6 +109,7 @@ bool verdict_print(struct cli *cli, bool brief)
                  mpk_find_u64(mpk_find(worst, "since"), "step"), FIELD_TEXT(worst, "message"),
                  more);
         text_wrap(text, 0, 0, cli->out);
+        verdict_print_unmeasured(cli, mpk_find(mpk_find(reply.result, "checks"), "unmeasured"));
     } else if (known) {
         verdict_print_well(cli, reply.result, brief);
     }

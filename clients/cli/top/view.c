@@ -189,12 +189,15 @@ static void put_row_verdict(struct top_view *view, const struct run_row *row, in
     if (row->severity == SEVERITY_NONE || !row->known || row->worst.severity == SEVERITY_NONE) {
         if (row->known &&
             row->severity == SEVERITY_NONE) { /* else of an earlier run, or about to come */
-            uint64_t count = row->unmeasured ? row->unmeasured : row->checks;
-            screen_print(view->screen, view->row, column, width, STYLE_FAINT,
-                         row->unmeasured ? "no alerts; no numbers of %" PRIu64 " layer%s"
-                         : row->checks   ? "no alerts, %" PRIu64 " check%s passed"
-                                         : "no alerts",
-                         count, out_plural(count));
+            char text[48] = "no alerts";
+            if (row->unmeasured > 0) {
+                snprintf(text, sizeof text, "no alerts; no numbers of %" PRIu64 " layer%s",
+                         row->unmeasured, out_plural(row->unmeasured));
+            } else if (row->checks > 0) {
+                snprintf(text, sizeof text, "no alerts, %" PRIu64 " check%s passed", row->checks,
+                         out_plural(row->checks));
+            }
+            screen_print(view->screen, view->row, column, width, STYLE_FAINT, "%s", text);
         }
         return;
     }
@@ -269,18 +272,21 @@ static void draw_verdict(struct top_view *view)
     const struct opened *opened = &view->model->opened;
     struct screen *screen = view->screen;
     if (opened->alert_count == 0) {
-        char layers[48] = "";
+        char layers[48] = "", checks[80] = "";
         if (opened->unmeasured > 0) {
             snprintf(layers, sizeof layers, "; no numbers of %" PRIu32 " layer%s",
                      opened->unmeasured, out_plural(opened->unmeasured));
         }
+        if (opened->checks > 0) {
+            snprintf(checks, sizeof checks,
+                     ": %" PRIu64 " check%s passed, %" PRIu32 " not measured", opened->checks,
+                     out_plural(opened->checks), opened->unjudged);
+        }
         screen_print(screen, view->row++, 1, REST, opened->judged ? STYLE_STRONG : STYLE_FAINT,
-                     !opened->judged
-                         ? "Not monitoring yet: the first check comes with the first window"
-                     : opened->checks ? "No alerts at step %" PRIu64 ": %" PRIu64
-                                        " checks passed, %" PRIu32 " not measured%s"
-                                      : "No alerts at step %" PRIu64,
-                     opened->judged_step, opened->checks, opened->unjudged, layers);
+                     opened->judged
+                         ? "No alerts at step %" PRIu64 "%s%s"
+                         : "Not monitoring yet: the first check comes with the first window",
+                     opened->judged_step, layers, checks);
         return;
     }
     const struct alert *worst = &opened->alerts[0];
