@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import torch
 
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python" / "examples"))
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "kernels"))
+from formulas import NATS  # noqa: E402,F401
 from reference import Attention, Settings, measure  # noqa: E402
 from reference_rows import visible  # noqa: E402
 

@@ -11,7 +11,6 @@ import numbers_f64 as f64
 from invoke import attend, attnctl, npz, sentence, write_safetensors
 from reference_heads import top_pairs
 
-ENTROPIES = ("entropy", "entropy_normalized", "effective_keys", "entropy_sans_first")
 B, H, T = 2, 4, 24
 
 
@@ -40,7 +39,7 @@ def close(got, expected, name="", rtol=1e-5):
     assert len(got) == len(expected)
     for g, e in zip(got, expected):
         assert (g is None) == (e is None), (name, got, expected)
-        bound = 1e-4 if name in ENTROPIES else 1e-7
+        bound = 1e-4 if name in f64.NATS else 1e-7
         assert g is None or g == pytest.approx(e, rel=rtol, abs=bound), (name, got, expected)
 
 

@@ -18,7 +18,6 @@ import formulas  # noqa: E402
 from formulas import TossUp  # noqa: E402,F401
 
 LOCAL_WINDOW = 8
-ENTROPIES = ("entropy", "entropy_normalized", "effective_keys", "entropy_sans_first")
 SENT_DTYPES = (np.float32, np.float64, np.float16, as_bf16)
 
 
@@ -30,7 +29,7 @@ class Tolerance:
     std: float
 
     def of(self, metric):
-        return self.nats if metric in ENTROPIES else self.sums
+        return self.nats if metric in formulas.NATS else self.sums
 
 
 TOLERANCES = {"scalar": Tolerance(1e-11, 1e-11, 1e-9), "auto": Tolerance(1e-5, 1e-4, 1e-3)}

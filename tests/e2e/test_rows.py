@@ -31,9 +31,7 @@ rules:
     each: head
     rises_by: 0.3
 """
-ROW_ONLY = {"entropy", "entropy_normalized", "effective_keys", "confidence", "diagonal", "local_mass", "mean_distance",
-            "mean_distance_normalized", "previous_token", "next_token", "first_token", "entropy_sans_first",
-            "tail_mass", "induction", "duplicate_token"}
+ROW_ONLY = set(formulas.ROW_METRICS) - {"sink_deficit", "max_logit"}
 
 
 class Softmax(torch.nn.Module):

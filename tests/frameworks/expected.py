@@ -25,7 +25,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "kernels"))
 import formulas  # noqa: E402
 
 LOCAL_WINDOW = 8  # the daemon's default
-NATS = ("entropy", "entropy_normalized", "effective_keys", "entropy_sans_first")
 STATISTICS = {"mean": np.mean, "min": np.min, "max": np.max, "std": lambda x: x.std(ddof=1), "count": len}
 
 Layer = Tuple[str, int, str]
@@ -40,7 +39,7 @@ class Tolerance:
 
     def of(self, metric: str) -> float:
         """How far a value of this metric may be off, relative to the larger of 1 and itself."""
-        return self.nats if metric in NATS else self.logits if metric.endswith("_logit") else self.sums
+        return self.nats if metric in formulas.NATS else self.logits if metric.endswith("_logit") else self.sums
 
 
 @dataclass

@@ -20,6 +20,8 @@ import reference_spectrum as spectra  # noqa: E402,F401
 MOMENTS = ["mean", "min", "max", "std", "variance"]
 # row metrics, in the order of proto/metric.def
 ROW_METRICS = [*rows.ROW_METRICS, "max_logit"]
+# those that are as exact as logarithms are
+NATS = ("entropy", "entropy_normalized", "effective_keys", "entropy_sans_first")
 # by queries and keys only
 QK_METRICS = ["max_abs_logit", "mean_logit", "std_logit", "qk_cosine", "qk_cosine_max", "q_norm", "k_norm",
               "output_norm", "norm_weighted_entropy", "write_norm", "residual_share"]

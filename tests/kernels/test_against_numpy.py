@@ -20,7 +20,7 @@ import formulas
 from cases import build, grid, title
 from driver import (EPS, SHARE, case_arguments, check_no_spectrum, check_ranks, close, csv, decode, encode, instruction_sets,
                     numbers_of, run_json, write)
-from formulas import MOMENTS, QK_METRICS, ROW_METRICS
+from formulas import MOMENTS, NATS, QK_METRICS, ROW_METRICS
 
 CLI = os.environ.get("KERNEL_CLI", "")
 UNTOUCHED = -12345.0
@@ -31,7 +31,6 @@ SPECTRUM_METRICS = ["spectral_norm", "condition_number", "rank", "effective_rank
 QUANTILES = [0, 0.01, 0.25, 0.5, 0.9, 0.99, 1]
 BUCKET_HALF = 2 ** (1 / 64) * (1 + 1e-9)
 SVD = 1e-13
-ENTROPIES = ("entropy", "entropy_normalized", "effective_keys", "entropy_sans_first")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Tolerance:
     exact: bool  # counts, order and histograms bit for bit
 
     def of(self, metric):
-        return self.nats if metric in ENTROPIES else self.sums
+        return self.nats if metric in NATS else self.sums
 
 
 REFERENCE = Tolerance(1e-13, 1e-13, 1e-13, 1e-9, 1e-12, 1e-9, 1e-300, True)

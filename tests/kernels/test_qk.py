@@ -23,12 +23,11 @@ import formulas
 from cases import MASKS, STRIDED, Case, random_tokens, set_mask, title
 from driver import (DTYPES, EPS, SHARE, case_arguments, check_no_spectrum, check_ranks, close, decode, encode,
                     instruction_sets, numbers_of, run_json, write)
-from formulas import length
+from formulas import NATS, length
 
 CLI = os.environ.get("QK_CLI", "")
 LOGIT = 2.0**-21
 LAMBDA_MAX = 2.0**15  # beyond, rows go through the reference
-NATS = ("entropy", "entropy_normalized", "effective_keys", "entropy_sans_first")
 SETS = ("entries", "logits", "cosine", "q_norm", "k_norm", "output_norm", "norm_weighted_entropy", "write_norm",
         "residual_share")
 ROWS = [name for name in formulas.ROW_METRICS if name not in ("sink_deficit", "max_logit")]

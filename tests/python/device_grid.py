@@ -19,7 +19,6 @@ from attnd.device import arrived, launch, reference, state, visible  # noqa: E40
 from attnd.device.entries import Entries, norms  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
 
-NATS = ("entropy", "entropy_normalized", "entropy_sans_first", "effective_keys")
 NO_TOKENS = [name for name in formulas.ROW_METRICS if name not in ("induction", "duplicate_token")]
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
 # B, H, Hk, Tq, Tk, d
@@ -179,7 +178,7 @@ def agree(found, q, k, words, without=()):
         delta = 0 if exact else twice_delta
         size = np.maximum(1, np.abs(np.nan_to_num(want)))
         bound = size * (1e-6 if exact else 1e-5) + size * delta
-        if name in NATS and not exact:
+        if name in formulas.NATS and not exact:
             bound = size * (1e-4 + delta * (entropy + 1))
         assert (np.isnan(got) == np.isnan(want)).all(), f"{name}: {got} instead of {want}"
         error = np.nan_to_num(np.abs(got - want))

@@ -269,8 +269,9 @@ def test_a_state_is_that_of_its_rows():
     for name in expected:
         if name not in ("heads", "metrics", "invalid_rows", "heads_invalid_rows"):
             assert found[name] == expected[name], name
-    rows_of = (1 << len(layer_state.ROW_METRICS)) - 1
-    assert found["metrics"][:17] == expected["metrics"] + [None] * (17 - len(expected["metrics"]))
+    count = len(layer_state.ROW_METRICS)
+    rows_of = (1 << count) - 1
+    assert found["metrics"][:count] == expected["metrics"] + [None] * (count - len(expected["metrics"]))
     for one, other in zip(found["heads"], expected["heads"]):
         assert [int.from_bytes(head[:16], "little") & rows_of for head in (one, other)] == [int.from_bytes(other[:16], "little")] * 2
 

@@ -56,19 +56,41 @@ void docs_expect_file(const char *name, void (*print)(FILE *out))
     free(text);
 }
 
-void docs_expect_table(const char *name, const char *table, void (*print)(FILE *out))
+/* Compares the text in a file between two marks. */
+static void docs_expect_between(const char *name, const char *begin, const char *end,
+                                const char *printed)
 {
-    char *text = docs_read(name), *printed = docs_printed(print), mark[64], *whole;
-    snprintf(mark, sizeof mark, "<!-- %s -->\n", table);
-    char *start = strstr(text, mark);
+    char *text = docs_read(name), *whole;
+    char *start = strstr(text, begin);
     assert_non_null(start);
-    start += strlen(mark);
-    snprintf(mark, sizeof mark, "<!-- /%s -->", table);
-    char *end = strstr(start, mark);
-    assert_non_null(end);
-    assert_true(asprintf(&whole, "%.*s%s%s", (int)(start - text), text, printed, end) > 0);
+    start += strlen(begin);
+    char *rest = strstr(start, end);
+    assert_non_null(rest);
+    assert_true(asprintf(&whole, "%.*s%s%s", (int)(start - text), text, printed, rest) > 0);
     docs_expect(name, whole);
     free(whole);
-    free(printed);
     free(text);
+}
+
+void docs_expect_table(const char *name, const char *table, void (*print)(FILE *out))
+{
+    char *printed = docs_printed(print), begin[64], end[64];
+    snprintf(begin, sizeof begin, "<!-- %s -->\n", table);
+    snprintf(end, sizeof end, "<!-- /%s -->", table);
+    docs_expect_between(name, begin, end, printed);
+    free(printed);
+}
+
+void docs_expect_bytes(const char *name, const char *example, const unsigned char *bytes,
+                       size_t count)
+{
+    char *printed = calloc(3 * count + 1, 1), begin[64];
+    assert_non_null(printed);
+    for (size_t i = 0; i < count; i++) {
+        snprintf(printed + 3 * i, 4, "%02x%c", bytes[i],
+                 i % 16 == 15 || i + 1 == count ? '\n' : ' ');
+    }
+    snprintf(begin, sizeof begin, "<!-- golden: %s -->\n```\n", example);
+    docs_expect_between(name, begin, "```", printed);
+    free(printed);
 }

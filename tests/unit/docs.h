@@ -10,5 +10,8 @@
 void docs_expect_file(const char *name, void (*print)(FILE *out));
 /* Compares the text in a file between `<!-- table -->` and `<!-- /table -->`. */
 void docs_expect_table(const char *name, const char *table, void (*print)(FILE *out));
+/* Compares the block after `<!-- golden: example -->`: hex digits, 16 bytes a line. */
+void docs_expect_bytes(const char *name, const char *example, const unsigned char *bytes,
+                       size_t count);
 
 #endif

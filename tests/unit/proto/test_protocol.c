@@ -7,8 +7,6 @@
 #include "proto/metric.h"
 #include "tests/unit/docs.h"
 
-#include <ctype.h>
-
 /* The document as a string. */
 static char *document(void)
 {
@@ -119,47 +117,17 @@ TEST(every_method_for_clients_is_listed)
     free(text);
 }
 
-/* Reads the hex digits of the fenced block after `<!-- golden: name -->`; other characters before
- * the first two-digit pair of a line are not hex there, so a block holds hex only. */
-static size_t read_hex(const char *text, const char *name, unsigned char *ret_bytes, size_t max)
-{
-    char mark[128];
-    const char *at;
-    size_t count = 0;
-
-    snprintf(mark, sizeof mark, "<!-- golden: %s -->", name);
-    at = strstr(text, mark);
-    if (!at) {
-        fail_msg("no example %s", name);
-    }
-    at = strchr(strstr(at, "```"), '\n');
-    for (; *at != '`' && count < max; at++) {
-        if (isxdigit((unsigned char)at[0]) && isxdigit((unsigned char)at[1])) {
-            char digits[3] = {at[0], at[1], '\0'};
-
-            ret_bytes[count++] = (unsigned char)strtoul(digits, NULL, 16);
-            at++;
-        }
-    }
-    return count;
-}
-
 TEST(the_byte_examples_are_the_golden_files)
 {
     static const char *const names[] = {
         "attention",          "qk",         "weights", "state", "epoch_end", "log",
         "epoch_end_reliable", "lane_answer"};
-    char *text = document();
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        unsigned char example[4096];
         char path[512];
-        OWNED(bytes_free) struct bytes golden;
 
         snprintf(path, sizeof path, "%s/%s.msgpack", GOLDEN_DIR, names[i]);
-        golden = bytes_file(path);
-        assert_int_equal(read_hex(text, names[i], example, sizeof example), golden.len);
-        assert_memory_equal(example, golden.data, golden.len);
+        OWNED(bytes_free) struct bytes golden = bytes_file(path);
+        docs_expect_bytes("proto/PROTOCOL.md", names[i], golden.data, golden.len);
     }
-    free(text);
 }
