@@ -145,15 +145,28 @@ static int check_scope(const struct rule_draft *draft, char *reterr)
     return 0;
 }
 
+/* All conditions, or those that compare with an earlier value. */
+static struct names condition_names(bool rates_only)
+{
+    struct names names = {.wanted = "", .distance = 32};
+    for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
+        struct rule rule = {.condition = (enum rule_condition)i};
+        if (!rates_only || rule_is_rate(&rule)) {
+            names_add(&names, rule_condition_name(rule.condition));
+        }
+    }
+    return names;
+}
+
 static int check_time(const struct rule_draft *draft, char *reterr)
 {
     const struct rule *rule = &draft->rule;
     if (rule->within != 1 && !rule_is_rate(rule)) {
+        struct names names = condition_names(true);
         return config_error(reterr, rule_check_at(draft, RULE_KEY_WITHIN),
-                            "%s.within: '%u': belongs to falls_by, rises_by and grows_by, not to "
-                            "%s",
-                            draft->label, (unsigned)rule->within,
-                            rule_condition_name(rule->condition));
+                            "%s.within: '%u': %s looks at one window (valid with %s)", draft->label,
+                            (unsigned)rule->within, rule_condition_name(rule->condition),
+                            names.list);
     }
     if (rule->metric != RULE_SILENCE) {
         return 0;
@@ -446,10 +459,7 @@ int rules_end(struct config_rules *rules, struct rule_draft *draft, char *reterr
                             "%s: has no metric, and no default rule has this name", draft->label);
     }
     if (draft->rule.condition == RULE_CONDITION_COUNT) {
-        struct names names = {.wanted = "", .distance = 32};
-        for (int i = 0; i < RULE_CONDITION_COUNT; i++) {
-            names_add(&names, rule_condition_name((enum rule_condition)i));
-        }
+        struct names names = condition_names(false);
         return config_error(reterr, draft->origin, "%s: has no condition (valid: one of %s)",
                             draft->label, names.list);
     }

@@ -34,15 +34,18 @@ export const isOnAxis = ({ condition, statistic, per_key: isPerKey, metric }) =>
 
 const RATES = { falls_by: "fell by", rises_by: "rose by", grows_by: "grew by a factor of" };
 
+/** How a change is named, by the condition's own name where there are no better words; "": the condition is of the value. */
+const rateText = (condition) => RATES[condition] ?? (condition.endsWith("_by") ? condition.replace("_", " ") : "");
+
 /** Names the number that a rule compares: "entropy_normalized", "max of max_logit", "entropy_normalized fell by". */
 export function comparedText({ metric, statistic, condition }) {
     const name = statistic === "mean" ? metric : `${statistic} of ${metric}`;
-    return RATES[condition] ? `${name} ${RATES[condition]}` : name;
+    return `${name} ${rateText(condition)}`.trim();
 }
 
 /** "below 0.1", "more than 0.5 within 2 windows" */
 export function conditionText({ condition, within }, bound) {
-    if (!RATES[condition]) return `${condition} ${number(bound)}`;
+    if (!rateText(condition)) return `${condition} ${number(bound)}`;
     return `more than ${number(bound)}${within > 1 ? ` within ${within} windows` : " from window to window"}`;
 }
 

@@ -271,7 +271,7 @@ REFUSED(windows_are_counted_from_one,
         MINE("metric: entropy, falls_by: 1, within: 65",
              ".within: '65': out of range (valid: 1 to 64)"),
         MINE("metric: entropy, above: 1, within: 2",
-             ".within: '2': belongs to falls_by, rises_by and grows_by, not to above"),
+             ".within: '2': above looks at one window (valid with falls_by, rises_by, grows_by)"),
         MINE("metric: silence, above: 1, for: 2", ".for: '2': silence has no windows (valid: 1)"),
         MINE("metric: silence, grows_by: 2", ".grows_by: '2': silence only grows (valid: above)"));
 
