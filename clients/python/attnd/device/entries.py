@@ -67,19 +67,16 @@ def _fitted() -> Tuple[Tuple[float, ...], Tuple[float, ...]]:
 _GROWN, _TILTED = _fitted()
 
 
-def from_powers(powers: Sequence[torch.Tensor], unit: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sums of A^2, e^A - 1 and A e^A from those of e, e^2, ... e^7; of e and e^2 alone the first is right."""
+def from_powers(powers: Sequence[torch.Tensor], unit: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Sums of e^A - 1 and A e^A from those of e, e^2, ... e^7."""
     power = unit
     grown, tilted = torch.zeros_like(unit), torch.zeros_like(unit)
-    squares = grown
-    for n, of_e in enumerate(powers):
+    for of_e, of_grown, of_tilted in zip(powers, _GROWN, _TILTED):
         part = of_e.to(unit.dtype) * power
-        grown.add_(part, alpha=_GROWN[n])
-        tilted.add_(part, alpha=_TILTED[n])
+        grown.add_(part, alpha=of_grown)
+        tilted.add_(part, alpha=of_tilted)
         power = power * unit
-        if n == 1:
-            squares = part
-    return squares, grown, tilted
+    return grown, tilted
 
 
 _TOTALS = ("rows", "seen", "weights", "squares", "entropy", "count", "total", "logit_squares", "cosines", "cosine_count")
@@ -104,12 +101,13 @@ class Entries:
         self.norms = (norms(p.taken().q), norms(p.k)) if lengths is None else lengths
 
     def add(self, p: Problem, shape: Tuple[int, ...], place: Any, queries: slice, sums: Sums, row: Scaled,
-            weights: Tuple[torch.Tensor, torch.Tensor, torch.Tensor], logits: Logits) -> None:
+            weights: Tuple[torch.Tensor, torch.Tensor], logits: Logits) -> None:
         """Adds these rows of the heads at `place` of all samples and heads in this shape; the last dimension of each tensor
-        is rows. `weights`: sums of A^2, e^A - 1 and A e^A without key 0."""
+        is rows. `weights`: sums of e^A - 1 and A e^A without key 0."""
         f64, keys = row.unit.dtype, p.keys
         first = row.first
-        squares, grown, tilted = weights[0] + first**2, weights[1] + torch.expm1(first), weights[2] + first * torch.exp(first)
+        squares = row.unit**2 * sums.squares.to(f64) + first**2
+        grown, tilted = weights[0] + torch.expm1(first), weights[1] + first * torch.exp(first)
         weight = row.unit * sums.total.to(f64) + first
         entropy = math.log(keys) + torch.log1p(grown / keys) - tilted / (keys + grown) - 1e-8 * keys
         count, lowest = logits.finite.to(f64), logits.lowest.to(f64)

@@ -123,7 +123,7 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
         with_first, count, farthest = visible_keys(place.expand(shape), ends, p.causal, p.window)
     previous, own, following = (torch.where(s > -math.inf, torch.exp(s - largest), torch.zeros_like(s))
                                 for s in near)
-    sums = Sums(largest, total, weighted, distance, local, previous, own, following, first, with_first > 0, count, farthest,
+    sums = Sums(largest, total, weighted, left.sums[_LENGTH + 1], distance, local, previous, own, following, first, with_first > 0, count, farthest,
                 top, eighth)
     sinks = None if p.sinks is None else p.sinks.repeat(p.batch)[some, None]
     if entries is not None:

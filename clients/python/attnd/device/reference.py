@@ -141,15 +141,14 @@ def _working(p: Problem) -> torch.dtype:
     return torch.float64 if p.q.dtype == torch.float64 else torch.float32
 
 
-def _of_weights(row: Scaled, buffers: torch.Tensor, shape: Tuple[int, ...]) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sums of A^2, e^A - 1 and A e^A of a chunk whose e is still in its buffer."""
+def _of_weights(row: Scaled, buffers: torch.Tensor, shape: Tuple[int, ...]) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Sums of e^A - 1 and A e^A of a chunk whose e is still in its buffer."""
     f64 = row.unit.dtype
     spare, a = (buffer[:math.prod(shape)].view(shape) for buffer in (buffers[0], buffers[1]))
     a.mul_(row.unit[..., None].to(a.dtype))
-    squares = torch.mul(a, a, out=spare).sum(-1).to(f64)
     total = a.sum(-1).to(f64)
     grown = torch.expm1(a, out=spare).sum(-1).to(f64)
-    return squares, grown, spare.mul_(a).sum(-1).to(f64) + total
+    return grown, spare.mul_(a).sum(-1).to(f64) + total
 
 
 def _of_logits(p: Problem, chunk: Chunk, s: torch.Tensor, spare: torch.Tensor, lengths_of: Tuple[torch.Tensor, torch.Tensor]) -> Logits:
@@ -268,6 +267,7 @@ def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.T
     s.sub_(torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))[..., None]).clamp_(min=_FLOOR)
     torch.exp(s, out=e)
     weighted = torch.mul(e, s, out=spare).sum(-1)
+    squares = torch.mul(e, e, out=spare).sum(-1)
     distance = ((place - begin).to(e.dtype)[:, None] - (j - begin).to(e.dtype)).abs_()
     distances = torch.mul(e, distance, out=spare).sum(-1)
     near = slice(*(min(max(0, edge - begin), shape[-1]) for edge in (
@@ -276,7 +276,7 @@ def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.T
     with_first, seen_keys, reach = _counted(p, chunk, seen, place, distance, spare)
     previous, own, following = (at(e, place + step - begin) for step in (-1, 0, 1))
     top, eighth = _largest(e)
-    return Place(place, positions), Sums(largest, e.sum(-1), weighted, distances, local, previous, own, following, first,
+    return Place(place, positions), Sums(largest, e.sum(-1), weighted, squares, distances, local, previous, own, following, first,
                                          with_first, seen_keys, reach, top, eighth), of_logits
 
 

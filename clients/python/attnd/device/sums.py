@@ -7,7 +7,7 @@ is put back here, in f64 where the device has it. `e` is exp(s - largest), s a l
 from __future__ import annotations
 
 import math
-from typing import Dict, NamedTuple, Optional, Tuple, Union
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -22,6 +22,7 @@ class Sums(NamedTuple):
     largest: torch.Tensor  # logit; -inf without any, NaN or +inf when the row is not sound
     total: torch.Tensor  # sum of e
     weighted: torch.Tensor  # sum of e (s - largest)
+    squares: torch.Tensor  # sum of e^2
     distance: torch.Tensor  # sum of e |p - j|
     local: torch.Tensor  # sum of e where |p - j| <= local_window
     previous: torch.Tensor  # e at p - 1, 0 where that is not visible or key 0
@@ -39,6 +40,16 @@ class Place(NamedTuple):
     """Where the rows stand, broadcastable to the sums."""
     position: torch.Tensor  # p
     positions: Union[int, torch.Tensor]  # how many there are: P of KERNELS.md
+
+
+class Weights(NamedTuple):
+    """How sums of e become weights, and numbers that lose by that way: f64, where the device has it."""
+    unit: torch.Tensor  # sums of e are multiplied by it
+    first: torch.Tensor  # the weight of key 0
+    largest: torch.Tensor
+    entropy: torch.Tensor
+    sans_first: torch.Tensor  # the entropy of the others, made a distribution
+    parts: Sequence[torch.Tensor]  # Sums.distance to Sums.next, multiplied
 
 
 def wide(device: torch.device) -> torch.dtype:
@@ -70,27 +81,10 @@ def finish(sums: Sums, place: Place, sinks: Optional[torch.Tensor], cross: bool,
     first = one / z
     kept = rest + first if sinks is not None else torch.ones_like(rest)
     entropy = (kept * log_z - weights - rest * fall - first * fall_first).clamp(min=0)
-    n, p = sums.seen.to(f64), place.position
-    mean_distance = distance + first * p
-    left = torch.log(n - sums.with_first.to(f64))
-    sans_first = (torch.log(total) - weighted / total).clamp(min=0) / left
-    zero = torch.zeros_like(first)
-    found = {
-        "entropy": (entropy, sound),
-        "entropy_normalized": (entropy / torch.log(n), n >= 2),
-        "effective_keys": (torch.exp(entropy), sound),
-        "confidence": (torch.maximum(share, one) / z, sound),
-        "local_mass": (local + torch.where(p <= local_window, first, zero), sound),
-        "mean_distance": (mean_distance, sound),
-        "mean_distance_normalized": (mean_distance / sums.farthest.to(f64), sums.farthest > 0),
-        "first_token": (first, p >= 1),
-        "entropy_sans_first": (sans_first, (n >= 3) & (rest > 0)),
-        "max_logit": (top, sound),
-    }
-    if not cross:
-        for name, weight, step in (("previous_token", previous, -1), ("diagonal", own, 0), ("next_token", following, 1)):
-            found[name] = (weight + torch.where(p + step == 0, first, zero),
-                           (p + step >= 0) & (p + step < place.positions))
+    sans_first = (torch.log(total) - weighted / total).clamp(min=0)
+    found = numbers(sums, Weights(share / z, first, torch.maximum(share, one) / z, entropy, sans_first, parts[2:7]), place, cross,
+                    local_window)
+    found["max_logit"] = top, sound
     if has_top:
         found["tail_mass"] = (1 - parts[7] - first + torch.minimum(parts[8], first)).clamp(min=0), sound
     if sinks is not None:
@@ -99,6 +93,32 @@ def finish(sums: Sums, place: Place, sinks: Optional[torch.Tensor], cross: bool,
     values = torch.stack([value.expand(shape) for value, _ in found.values()]).float()
     exists = torch.stack([there.expand(shape) for _, there in found.values()]) & sound & torch.isfinite(values)
     return dict(zip(found, values.masked_fill_(~exists, math.nan)))
+
+
+def numbers(sums: Sums, weights: Weights, place: Place, cross: bool,
+            local_window: int) -> Dict[str, Tuple[torch.Tensor, torch.Tensor]]:
+    """name -> the values of sound rows, and which of them have one; all but what is told from the largest weights, from
+    logits, from a sink and from tokens."""
+    n, p, first = sums.seen.to(weights.first.dtype), place.position, weights.first
+    distance, local, previous, own, following = weights.parts
+    always, zero = sums.seen > 0, torch.zeros_like(first)
+    mean_distance = distance + first * p
+    found = {
+        "entropy": (weights.entropy, always),
+        "entropy_normalized": (weights.entropy / torch.log(n), n >= 2),
+        "effective_keys": (torch.exp(weights.entropy), always),
+        "confidence": (weights.largest, always),
+        "local_mass": (local + torch.where(p <= local_window, first, zero), always),
+        "mean_distance": (mean_distance, always),
+        "mean_distance_normalized": (mean_distance / sums.farthest.to(n.dtype), sums.farthest > 0),
+        "first_token": (first, p >= 1),
+        "entropy_sans_first": (weights.sans_first / torch.log(n - sums.with_first.to(n.dtype)), (n >= 3) & (weights.unit * sums.total > 0)),
+    }
+    if not cross:
+        for name, weight, step in (("previous_token", previous, -1), ("diagonal", own, 0), ("next_token", following, 1)):
+            found[name] = (weight + torch.where(p + step == 0, first, zero),
+                           (p + step >= 0) & (p + step < place.positions))
+    return found
 
 
 def visible_keys(place: torch.Tensor, k_len: Union[int, torch.Tensor], causal: bool,

@@ -11,7 +11,8 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 
-from .sums import wide
+from .sums import Place, Sums, Weights, wide
+from .sums import numbers as numbers_of
 
 _ENTRIES = 1 << 20  # weights that are looked at, at once, but for those of one row
 _TOP = 8
@@ -79,25 +80,17 @@ def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, t
     gap = (p[:, None] - j).abs()
     distance = gap.to(a.dtype)
     rest = torch.cat([torch.zeros_like(a[..., :1]), a[..., 1:]], -1)
-    mass = rest.sum(-1)
-    left = (n - seen[:, 0].long()).to(a.dtype)
-    entropy, mean_distance = _nats(a), (a * distance).sum(-1)
-    farthest = (distance * seen).amax(-1)
+    mass, nats = rest.sum(-1), _nats(rest)
+    near = [_at(rest, p + step) for step in (-1, 0, 1)]
+    local = (rest * (gap <= local_window)).sum(-1)
+    none = torch.zeros_like(mass)
+    sums = Sums(none, mass, -nats, (rest * rest).sum(-1), (rest * distance).sum(-1), local, *near, a[..., 0].log(), seen[:, 0], n,
+                (distance * seen).amax(-1))
+    largest = torch.where(seen, a, torch.full_like(a, -math.inf)).amax(-1)
+    whole = Weights(none + 1, a[..., 0], largest, _nats(a), nats / mass + torch.log(mass), (sums.distance, local, *near))
+    numbers = numbers_of(sums, whole, Place(p, end), words.cross, local_window)
     always = torch.ones_like(n, dtype=torch.bool)
-    numbers = {
-        "entropy": (entropy, always),
-        "entropy_normalized": (entropy / torch.log(n.to(a.dtype)), n >= 2),
-        "effective_keys": (torch.exp(entropy), always),
-        "confidence": (torch.where(seen, a, torch.full_like(a, -math.inf)).amax(-1), always),
-        "local_mass": ((a * (gap <= local_window)).sum(-1), always),
-        "mean_distance": (mean_distance, always),
-        "mean_distance_normalized": (mean_distance / farthest, farthest > 0),
-        "first_token": (a[..., 0], p >= 1),
-        "entropy_sans_first": ((_nats(rest) / mass + torch.log(mass)) / torch.log(left), (n >= 3) & (mass > 0)),
-        "tail_mass": (1 - a.topk(min(_TOP, keys), sorted=False)[0].sum(-1), always)}
-    if not words.cross:
-        for name, key in (("previous_token", p - 1), ("diagonal", p), ("next_token", p + 1)):
-            numbers[name] = _at(a, key), (key >= 0) & (key < end)
+    numbers["tail_mass"] = 1 - a.topk(min(_TOP, keys), sorted=False)[0].sum(-1), always
     if learned_sink:
         numbers["sink_deficit"] = 1 - total, always
     if tokens is not None:
