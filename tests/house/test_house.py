@@ -107,6 +107,15 @@ class House(unittest.TestCase):
         self.assert_broken({"CONTRIBUTING.md": ROOMS + "\nSee `daemon/base/clock.c` and\n`daemon/base/watch.c`.\n"},
                            "CONTRIBUTING.md:16: path: daemon/base/watch.c is not there")
 
+    def test_a_place_to_add_something_that_is_not_there(self):
+        table = (ROOMS + "\n| to add a | begin with | then |\n|---|---|---|\n"
+                 "| time | `clock_now` of `daemon/base/clock.c` | `clock.h`, `handle_NAME` in `NAME.c` |\n")
+        self.assert_broken({"CONTRIBUTING.md": table})
+        self.assert_broken({"CONTRIBUTING.md": table.replace("clock_now", "clock_then")},
+                           "CONTRIBUTING.md:17: place: no file of this row has clock_then")
+        self.assert_broken({"CONTRIBUTING.md": table.replace("`clock.h`", "`watch.h`")},
+                           "CONTRIBUTING.md:17: place: no watch.h is beside a file of this row")
+
     def test_modules_that_include_each_other(self):
         self.assert_broken({"daemon/run/a.h": '#include "daemon/run/b.h"\n', "daemon/run/b.h": "\n",
                             "daemon/run/b.c": '#include "daemon/run/a.h"\n'},
