@@ -24,7 +24,6 @@ from reference_spectrum import QK_SPECTRUM_METRICS, SPECTRUM_METRICS, VECTOR_WID
 __all__ = ["Attention", "Deviation", "Measured", "Settings", "compare", "describe", "from_message", "measure", "pool",
            "top_pairs", "worst"]
 
-MESSAGE_METRICS = ("mean", "min", "max", "std", "variance", "locality", "importance", "importance_gradient")
 BUCKETS, BUCKETS_RESERVE = 48, 4  # the default of window.buckets
 ENTROPY_SLACK, WEIGHT_SLACK = 1e-4, 1e-5  # of what patterns and sinks are judged by
 
@@ -168,7 +167,8 @@ def pool(messages: Sequence[Measured]) -> Dict[str, Any]:
 
 def _names(measured: Measured) -> List[Sequence[str]]:
     """The metrics that there are, in the order of a summary: of rows, of messages, of spectra, and their lists."""
-    known = (ROW_METRICS + qk.QK_ROW_METRICS, MESSAGE_METRICS + qk.QK_METRICS, SPECTRUM_METRICS + QK_SPECTRUM_METRICS,
+    spectra_of = SPECTRUM_METRICS + QK_SPECTRUM_METRICS
+    known = (ROW_METRICS + qk.QK_ROW_METRICS, [name for name in measured.values if name not in spectra_of], spectra_of,
              tuple(VECTOR_WIDTH))
     there = {*measured.rows, *measured.values, *measured.vectors}
     return [tuple(name for name in names if name in there) for names in known]
