@@ -87,7 +87,7 @@ def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, t
     sums = Sums(none, mass, -nats, (rest * rest).sum(-1), (rest * distance).sum(-1), local, *near, a[..., 0].log(), seen[:, 0], n,
                 (distance * seen).amax(-1))
     largest = torch.where(seen, a, torch.full_like(a, -math.inf)).amax(-1)
-    whole = Weights(none + 1, a[..., 0], largest, _nats(a), nats / mass + torch.log(mass), (sums.distance, local, *near))
+    whole = Weights(none + 1, a[..., 0], largest, nats + _nats(a[..., :1]), nats / mass + torch.log(mass), (sums.distance, local, *near))
     numbers = numbers_of(sums, whole, Place(p, end), words.cross, local_window)
     always = torch.ones_like(n, dtype=torch.bool)
     numbers["tail_mass"] = 1 - a.topk(min(_TOP, keys), sorted=False)[0].sum(-1), always
