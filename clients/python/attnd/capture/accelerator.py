@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import math
 import random
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 
 from ..base.masks import IGNORED_AT
+from ..base.once import log
 from ..base.plan import strata
 from ..device import finisher, launch, pooled, reference, weights
 from ..device.arrived import (CHECKED, Again, Arrived, Block, Computed, Left, Parcel, Said, Then, clock_of, computed, finish,
@@ -38,8 +38,6 @@ from ..device.sums import wide
 from ..device.visible import Allowed, known, looked_at, visible_keys_of
 from ..sending.sender import NotYet
 from .cost import Cost
-
-log = logging.getLogger("attnd")
 
 ROWS_MAX = 1 << 18  # of a capture, over samples and heads
 MADE_MAX = 1 << 22  # logits, over samples and heads, of a capture that makes something of each that differs by head

@@ -9,7 +9,6 @@ can be started, or it fails, which is said, `run` works where it is called.
 """
 from __future__ import annotations
 
-import logging
 import os
 import pathlib
 import pickle
@@ -23,7 +22,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any, Callable, Optional, TypeVar
 
-log = logging.getLogger("attnd")
+from ..base.once import log
 
 STARTS_S, ANSWERS_S = 120.0, 60.0
 _ALIVE_S = 5.0  # after so long without anything to do it looks whether the training is there

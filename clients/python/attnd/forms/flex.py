@@ -11,21 +11,19 @@ The arguments tell what the kernel did; mask_mod and score_mod are evaluated for
 """
 from __future__ import annotations
 
-import logging
 import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Mapping, Optional, Tuple
 
 import torch
 
+from ..base.once import log
 from . import mods
 from .detours import Detour, Original
 from .seen import Output, Queries
 
 if TYPE_CHECKING:
     from .lookout import Lookout
-
-log = logging.getLogger("attnd")
 
 MODULE = "torch.nn.attention.flex_attention"
 LOGITS_BYTES = 16 << 20  # of one call: what may run eagerly although the model is compiled

@@ -16,7 +16,6 @@ and the like take, nor a compiled function that is given modules, nor flex atten
 from __future__ import annotations
 
 import importlib.util
-import logging
 import re
 import sys
 import weakref
@@ -25,14 +24,13 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 import torch
 from torch.nn import functional
 
+from ..base.once import log
 from ..base.torch_state import is_no_repetition
 from . import flex, kernels_of_others, sdpa
 from .seen import Queries, autocast_dtype
 
 if TYPE_CHECKING:
     from .spy import Spy
-
-log = logging.getLogger("attnd")
 
 CONFIG = "torch._inductor.config"
 _sdpa: Any = getattr(functional, "scaled_dot_product_attention", None)

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import sys
 import threading
@@ -35,15 +34,13 @@ import zmq
 import zmq.utils.garbage  # its exit handler must be registered before ours: see _close_all
 
 from ..base import limits, wire
-from ..base.once import Once
+from ..base.once import Once, log
 from ..connection.link import Link, milliseconds
 from .memory import Lender
 from .outbox import Later as Later, Message as Message, NotYet as NotYet, Outbox
 from .presence import Presence
 from .reliable import Lane, Wish, endpoint_of
 from .turn import Turn
-
-log = logging.getLogger("attnd")
 
 SUBSCRIPTION_BYTES_MAX = 4096  # larger than any: a plan has 1024
 SUBSCRIPTIONS_MAX = 4096  # a daemon has some hundred; what is beyond them is not wanted
