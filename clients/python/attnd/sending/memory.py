@@ -14,6 +14,7 @@ forgotten, and their memory is freed with the last array in it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import socket as unix
@@ -30,15 +31,8 @@ import zmq
 
 from ..base import address
 
-try:
-    import fcntl
-    _FUTURE_WRITE = 0x10  # F_SEAL_FUTURE_WRITE of Linux 5.1: pages stay, and only mappings made before can be written to
-    _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | _FUTURE_WRITE
-    _KIND = unix.SOCK_SEQPACKET
-    _HERE = hasattr(os, "memfd_create") and hasattr(unix, "send_fds")
-except (ImportError, AttributeError):  # not Linux
-    _HERE = False
-
+_HERE = hasattr(os, "memfd_create")  # on Linux
+_FUTURE_WRITE = 0x10  # F_SEAL_FUTURE_WRITE of Linux 5.1: pages stay, and only mappings made before can be written to
 TENSOR_MIN = 65537  # bytes; smaller ones travel
 _GREETING = struct.Struct("<8sIIQ16s")
 _RECORD = struct.Struct("<II")
@@ -214,7 +208,7 @@ class Lender:
         if path is None or not _HERE:
             return
         try:
-            connection = unix.socket(unix.AF_UNIX, _KIND)
+            connection = unix.socket(unix.AF_UNIX, unix.SOCK_SEQPACKET)
         except OSError:
             return
         connection.setblocking(False)
@@ -242,7 +236,7 @@ class Lender:
         try:
             os.posix_fallocate(fd, 0, nbytes)  # here, and not page by page while the training copies
             buffer = _Buffer(number, _mapped(fd, nbytes), nbytes)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | _FUTURE_WRITE)
             with self._locked() as taken:
                 if taken and self._socket is not None:
                     unix.send_fds(self._socket, [_RECORD.pack(_LEND, number)], [fd])
