@@ -26,7 +26,7 @@ from ..forms.seen import (Queries, Seen, Share, Weights, broadcast, heads_of, lo
 from ..model.labels import ForwardLabels
 from ..sending import tensors
 from ..sending.contents import Captured, fitting_labels
-from ..sending.devices import DTYPE_NAMES, HeldCopy, HostCopy
+from ..sending.devices import DTYPE_NAMES, HeldCopy, HostCopy, working_dtype
 from ..sending.head_maps import HeadMaps
 from . import states
 from .accelerator import MASK_BYTES_MAX, Asked, OfQueries, OfWeights, valid_of
@@ -385,7 +385,7 @@ def _copied_values(seen: Seen, part: Tuple[slice, slice, slice], copy: Type[Host
     return _Values(copy(_of_heads(seen, seen.v.detach(), samples, heads), lowered),
                    None if wo_r is None else lambda: wo_r()[heads],
                    None if seen.x is None else HostCopy(
-                       seen.x.detach()[samples, queries].to(mods.precision_of(seen.x)).norm(dim=-1), torch.float32))
+                       seen.x.detach()[samples, queries].to(working_dtype(seen.x)).norm(dim=-1), torch.float32))
 
 
 def _scale(seen: Queries) -> float:

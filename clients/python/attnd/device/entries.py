@@ -13,6 +13,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
+from ..sending.devices import working_dtype
 from .problem import Problem
 from .sums import Sums, wide
 
@@ -203,7 +204,7 @@ def _keys_there(p: Problem) -> Optional[torch.Tensor]:
 
 def norms(vectors: torch.Tensor) -> torch.Tensor:
     """[B, H, T], f64 of f64, else f32."""
-    working = torch.float64 if vectors.dtype == torch.float64 else torch.float32
+    working = working_dtype(vectors)
     if vectors.device.type != "cpu":
         return torch.linalg.vector_norm(vectors, dim=-1, dtype=working)  # type: ignore[no-any-return]
     found = torch.empty(vectors.shape[:3], dtype=working, device=vectors.device)

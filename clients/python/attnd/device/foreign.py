@@ -13,6 +13,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 import torch
 
+from ..sending.devices import working_dtype
 from . import reference
 from .entries import norms
 from .problem import Problem
@@ -88,12 +89,13 @@ def _near(p: Problem, chunk: Chunk, positions: int, z: torch.Tensor) -> Dict[str
     """The numbers of a chunk, of the weights of its keys and of key 0."""
     place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=z.device))
     absent = torch.full_like(z, math.nan)
-    first = torch.exp(reference.masked_logits(p, chunk._replace(keys=slice(0, 1)))[..., 0].to(z.dtype) - z)
-    found = {"first_token": torch.where(place >= 1, first, absent)}
     begin, width = chunk.keys.start, chunk.keys.stop - chunk.keys.start
+    room = torch.empty(z.numel() * max(1, width), dtype=working_dtype(p.q), device=z.device)
+    first = torch.exp(reference.masked_logits(p, chunk._replace(keys=slice(0, 1)), room)[0][..., 0].to(z.dtype) - z)
+    found = {"first_token": torch.where(place >= 1, first, absent)}
     a = torch.zeros(*z.shape, 1, dtype=z.dtype, device=z.device)
     if width:
-        a = torch.exp(reference.masked_logits(p, chunk).to(z.dtype) - z[..., None])
+        a = torch.exp(reference.masked_logits(p, chunk, room)[0].to(z.dtype) - z[..., None])
     gap = (place[:, None] - torch.arange(begin, begin + a.shape[-1], device=z.device)).abs()
     found["local_mass"] = (a * (gap <= p.local_window)).sum(-1) + 0 * z
     if not p.cross:

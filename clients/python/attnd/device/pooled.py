@@ -13,6 +13,7 @@ from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 
+from ..sending.devices import working_dtype
 from ..sending.head_maps import HeadMaps, SIDE_MAX, cells
 from . import reference
 from .problem import Problem
@@ -55,7 +56,7 @@ def of_queries(p: Problem, sample: int = 0, side: int = SIDE_MAX, words: Optiona
     """The maps of a problem whose queries are no sample of a layer's rows. `words` say what is padding, instead of what
     the problem's bias hides from all heads; `valid`, bool [B or 1, Tq], which queries are none, where that is known."""
     shown = _shown_of(p, sample, valid) if words is None else _shown_by(words, sample, p.queries, p.keys, p.documents, p.q.device)
-    working = torch.float64 if p.q.dtype == torch.float64 else torch.float32
+    working = working_dtype(p.q)
     cut = _Cut(shown.extent, p.queries, p.keys, side, working)
     entries = (_ENTRIES if p.q.device.type == "cpu" else _ENTRIES_DEVICE) // (2 if working == torch.float64 else 1)
     room = torch.empty(max(entries, p.keys), dtype=working, device=p.q.device)
@@ -107,13 +108,7 @@ def _softmax_in_cells(p: Problem, chunk: reference.Chunk, k_len: Optional[torch.
                       cut: "_Cut") -> Tuple[torch.Tensor, torch.Tensor]:
     """The weights of a chunk of one sample added up into columns of cells, 0 for rows that have none; and which rows have
     some."""
-    q = reference.by_key_heads(p)[chunk.rows]
-    shape = (*q.shape[:-1], chunk.keys.stop - chunk.keys.start)
-    s = room[:math.prod(shape)].view(shape)
-    reference.logits(p, chunk, q, s)
-    place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=q.device))
-    j = torch.arange(chunk.keys.start, chunk.keys.stop, device=q.device)
-    reference.hide(p, chunk, s, place, j)
+    s, _, j, _ = reference.masked_logits(p, chunk, room)
     if k_len is not None:
         s.masked_fill_(j >= k_len, -math.inf)
     largest = s.amax(-1)

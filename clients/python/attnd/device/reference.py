@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 import torch
 
+from ..sending.devices import working_dtype
 from .entries import Entries, Logits, Scaled, inverse, norms, scaled
 from .problem import Problem
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
@@ -44,6 +45,11 @@ class Chunk(NamedTuple):
     def rows(self) -> Tuple[slice, slice, slice, slice]:
         """Where its rows are in [B, Hk, H / Hk, Tq]."""
         return self.samples, self.key_heads, self.group, self.queries
+
+    @property
+    def shape(self) -> Tuple[int, ...]:
+        """That of its logits."""
+        return tuple(some.stop - some.start for some in (*self.rows, self.keys))
 
 
 @torch.no_grad()
@@ -137,10 +143,6 @@ _lock = threading.Lock()
 _within: List[Callable[[], None]] = []  # puts back the precision of products of f32, then one for each who is within
 
 
-def _working(p: Problem) -> torch.dtype:
-    return torch.float64 if p.q.dtype == torch.float64 else torch.float32
-
-
 def _of_weights(row: Scaled, buffers: torch.Tensor, shape: Tuple[int, ...]) -> Tuple[torch.Tensor, torch.Tensor]:
     """Sums of e^A - 1 and A e^A of a chunk whose e is still in its buffer."""
     f64 = row.unit.dtype
@@ -187,13 +189,13 @@ def _cosines(p: Problem, chunk: Chunk, s: torch.Tensor, spare: torch.Tensor, inv
     """The cosines of queries and keys, in `spare`: from the logits where these are products, any where they are hidden."""
     if not p.softcap and (p.bias is None or p.bias.dtype == torch.bool) and 1e-6 < abs(p.scale) < 1e6:
         return torch.mul(s, inverse_q / p.scale, out=spare).mul_(inverse_k)
-    products(p, chunk, by_key_heads(p)[chunk.rows].to(s.dtype), spare)
+    _products(p, chunk, _by_key_heads(p)[chunk.rows].to(s.dtype), spare)
     return spare.mul_(inverse_q).mul_(inverse_k)
 
 
 def _chunks(p: Problem, with_logits: bool) -> Iterator[Tuple[Chunk, Place, Sums, Optional[Logits], torch.Tensor]]:
     lengths_of = (inverse(norms(p.q)), inverse(norms(p.k))) if with_logits else None
-    working = _working(p)
+    working = working_dtype(p.q)
     entries = (_ENTRIES if p.q.device.type == "cpu" else _ENTRIES_DEVICE) // (2 if working == torch.float64 else 1)
     buffers = torch.empty((3, max(entries, p.keys)), dtype=working, device=p.q.device)
     several = max(1, min(entries // p.keys, _NUMBERS // p.width, _ROWS))
@@ -250,13 +252,9 @@ def head_slices(key_heads: int, group: int, most: int) -> Iterator[Tuple[slice, 
 def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.Tensor,
              lengths_of: Optional[Tuple[torch.Tensor, torch.Tensor]]) -> Tuple[Place, Sums, Optional[Logits]]:
     """The sums of a chunk, [samples, key heads, heads of each, queries] each."""
-    q = by_key_heads(p)[chunk.rows]
-    begin, shape = chunk.keys.start, (*q.shape[:-1], chunk.keys.stop - chunk.keys.start)
-    s, e, spare = (buffer[:math.prod(shape)].view(shape) for buffer in buffers)
-    logits(p, chunk, q, s)
-    place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=q.device))
-    j = torch.arange(begin, chunk.keys.stop, device=q.device)
-    seen = hide(p, chunk, s, place, j)
+    begin, shape = chunk.keys.start, chunk.shape
+    e, spare = (buffer[:math.prod(shape)].view(shape) for buffer in buffers[1:])
+    s, place, j, seen = masked_logits(p, chunk, buffers[0])
     of_logits = None if lengths_of is None else _of_logits(p, chunk, s, spare, lengths_of)
 
     first = torch.full_like(s[..., 0], -math.inf)
@@ -280,24 +278,35 @@ def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.T
                                          with_first, seen_keys, reach, top, eighth), of_logits
 
 
-def by_key_heads(p: Problem) -> torch.Tensor:
+def _by_key_heads(p: Problem) -> torch.Tensor:
     """The queries as [B, Hk, H / Hk, Tq, d]."""
     return _split(p.q, 1, p.key_heads, p.group)
 
 
-def logits(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
+def masked_logits(p: Problem, chunk: Chunk, room: torch.Tensor
+                  ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor, Optional[torch.Tensor]]:
+    """The logits of a chunk in `room`, -inf where a query does not see the key; the positions of its queries and of its keys;
+    and what _hide() returns."""
+    s = room[:math.prod(chunk.shape)].view(chunk.shape)
+    _logits(p, chunk, s)
+    place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=s.device))
+    j = torch.arange(chunk.keys.start, chunk.keys.stop, device=s.device)
+    return s, place, j, _hide(p, chunk, s, place, j)
+
+
+def _logits(p: Problem, chunk: Chunk, s: torch.Tensor) -> None:
     """Writes the logits of a chunk, masks apart, to s."""
     if p.replaces and p.bias is not None:
         s.copy_(_bias_part(p, p.bias, chunk))
         return
-    products(p, chunk, q.to(s.dtype) * p.scale, s)
+    _products(p, chunk, _by_key_heads(p)[chunk.rows].to(s.dtype) * p.scale, s)
     if p.softcap:
         s.div_(p.softcap).tanh_().mul_(p.softcap)
     if p.bias is not None and p.bias.dtype != torch.bool:
         s.add_(_bias_part(p, p.bias, chunk))
 
 
-def products(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
+def _products(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None:
     """Writes q K^T of a chunk to s; copies of keys are never more than _NUMBERS."""
     q, flat = q.flatten(2, 3).flatten(0, 1), s.flatten(2, 3).flatten(0, 1)
     k = p.k[chunk.samples, chunk.key_heads, chunk.keys].flatten(0, 1)
@@ -312,16 +321,6 @@ def products(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> None
             torch.mm(q[begin], k[begin, j:j + keys].to(s.dtype).t(), out=flat[begin, :, j:j + keys])
 
 
-def masked_logits(p: Problem, chunk: Chunk) -> torch.Tensor:
-    """The logits of a chunk, -inf where a query does not see the key."""
-    q = by_key_heads(p)[chunk.rows]
-    s = torch.empty(*q.shape[:-1], chunk.keys.stop - chunk.keys.start, dtype=_working(p), device=q.device)
-    logits(p, chunk, q, s)
-    place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=q.device))
-    hide(p, chunk, s, place, torch.arange(chunk.keys.start, chunk.keys.stop, device=q.device))
-    return s
-
-
 def _bias_part(p: Problem, bias: torch.Tensor, chunk: Chunk) -> torch.Tensor:
     """[samples, key heads, heads of each, queries, keys] of a chunk, each dimension full or 1."""
     part = _split(bias, 1, *((p.key_heads, p.group) if bias.shape[1] > 1 else (1, 1)))
@@ -331,7 +330,7 @@ def _bias_part(p: Problem, bias: torch.Tensor, chunk: Chunk) -> torch.Tensor:
     return part
 
 
-def hide(p: Problem, chunk: Chunk, s: torch.Tensor, place: torch.Tensor, j: torch.Tensor) -> Optional[torch.Tensor]:
+def _hide(p: Problem, chunk: Chunk, s: torch.Tensor, place: torch.Tensor, j: torch.Tensor) -> Optional[torch.Tensor]:
     """Makes the logits of keys that a query does not see -inf. Returns which it sees, broadcastable to s, when a bias,
     documents or the lengths of samples have a say in that."""
     unseen: Optional[torch.Tensor] = None

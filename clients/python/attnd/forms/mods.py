@@ -23,6 +23,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..base.masks import IGNORED_AT
+from ..sending.devices import working_dtype
 
 ELEMENTS = 1 << 22
 
@@ -121,7 +122,7 @@ class ScoreMod:
             if found is None:
                 if len(q) == 1 and rows.stop == q.shape[2] and more == 0 and changed.is_contiguous():
                     return changed[None]
-                found = torch.empty((*q.shape[:3], k.shape[2] + more), dtype=precision_of(q), device=q.device)
+                found = torch.empty((*q.shape[:3], k.shape[2] + more), dtype=working_dtype(q), device=q.device)
             found[sample, :, rows, :k.shape[2]] = changed
         assert found is not None
         return found
@@ -129,7 +130,7 @@ class ScoreMod:
     def _chunks(self, q: torch.Tensor, k: torch.Tensor, scale: float,
                 at: Where) -> Iterator[Tuple[int, slice, torch.Tensor, torch.Tensor]]:
         """(sample, rows, logits [H, rows, Tk], what the functions make of them), in the precision of torch's own."""
-        queries, precision = q.shape[2], precision_of(q)
+        queries, precision = q.shape[2], working_dtype(q)
         count = max(1, ELEMENTS // (q.shape[1] * k.shape[2]))
         for sample in range(len(q)):
             keys = k[sample].detach()
@@ -181,11 +182,6 @@ def _identity_of(function: Callable[..., Any]) -> Any:
             value = cell.cell_contents
             enclosed.append(value if isinstance(value, (int, float, str, type(None))) else type(value))
     return code, tuple(enclosed)
-
-
-def precision_of(q: torch.Tensor) -> torch.dtype:
-    """In which numbers like these are computed with here: f64 or f32."""
-    return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
 def _products(q: torch.Tensor, k: torch.Tensor, precision: torch.dtype) -> torch.Tensor:

@@ -57,6 +57,11 @@ def _copied(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
+def working_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """In which numbers like these are computed with: f64 or f32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
 class HostCopy:
     """A copy of a tensor, C-contiguous, and of another dtype when one is given. `nbytes` is its size, whether or not it
     has arrived."""
@@ -105,8 +110,7 @@ class HostCopy:
 
     def is_finite(self) -> bool:
         """Whether all numbers are, as is their sum; waits as well."""
-        precision = torch.float64 if self.dtype == torch.float64 else torch.float32
-        return bool(self.tensor().sum(dtype=precision).isfinite())
+        return bool(self.tensor().sum(dtype=working_dtype(self._tensor)).isfinite())
 
 
 class HeldCopy(HostCopy):
