@@ -48,7 +48,7 @@ def test_the_score_of_the_induction_probe_is_that_of_the_weights():
     expected = {}
     with attnd.watch(model, job="small", address=daemon.directory, probe="induction", probe_every=2, steps="manual",
                      wait=20.0, linger=20.0) as watch:
-        assert watch.publisher.wait_for_subscriber(20.0) and watch._probe.publisher.wait_for_subscriber(20.0)
+        assert watch.publisher.wait_for_subscriber(20.0) and watch._probe._watch.publisher.wait_for_subscriber(20.0)
         for step in range(1, 7):
             batch = torch.randint(WORDS, (4, LENGTH))
             torch.nn.functional.cross_entropy(model(batch).flatten(0, 1), batch.roll(1).flatten()).backward()

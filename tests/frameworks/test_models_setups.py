@@ -266,9 +266,9 @@ def assert_probed(stepwise, kind, model, **options):
     """Trains with the probe, which then has the score of each head of each layer."""
     with Session(stepwise) as session:
         watch = session.watch(model, probe="induction", probe_every=1, **options)
-        assert watch._probe.publisher.wait_for_subscriber(60.0)
+        assert watch._probe._watch.publisher.wait_for_subscriber(60.0)
         layers = {layer for _, layer in expected_of(kind, list(train(model, kind, 2)))}
-    probed, sent = f"{session.job}.probe", watch._probe.publisher.stats()
+    probed, sent = f"{session.job}.probe", watch._probe._watch.publisher.stats()
     wait_until(lambda: any((job["job"], job["state"]) == (probed, "ended") for job in stepwise.call("jobs")),
                f"the end of {probed}, which has sent {sent}")
     found = stepwise.call("summary", job=probed)

@@ -158,7 +158,7 @@ def probing(daemon, publisher):
     def watch(model, **options):
         with attnd.watch(model, job="job", endpoint=daemon.endpoint, publisher=publisher,
                          **{"steps": "manual", **options}) as it:
-            daemon.attach(it._probe.publisher)
+            daemon.attach(it._probe._watch.publisher)
             yield it
         publisher.close()
 
@@ -206,7 +206,7 @@ def test_a_probe_may_take_as_long_for_its_end_as_the_training():
     with attnd.Publisher("job", "tcp://127.0.0.1:1", linger=7.5) as publisher, \
             attnd.watch(Lookup(), job="job", endpoint="tcp://127.0.0.1:1", wait=0, publisher=publisher,
                         probe=attnd.repeated_tokens(50, 4)) as it:
-        assert it._probe.publisher.linger == 7.5
+        assert it._probe._watch.publisher.linger == 7.5
 
 
 def until_byes(daemon, count):

@@ -121,7 +121,7 @@ def test_a_probe_has_them_of_the_weights_that_it_runs_with():
     fake, model, found = FakeDaemon(topics=(b"", NEWEST)), Model(Attention("mixer")), []
     with attnd.watch(model, job="job", endpoint=fake.endpoint, residual=True, steps="manual", projections={"wo": "mixer"},
                      weights_every=0, probe=x(), probe_every=1) as it:
-        fake.attach(it._probe.publisher)
+        fake.attach(it._probe._watch.publisher)
         for _ in range(2):
             with torch.no_grad():
                 model.attn.mixer.weight *= 3

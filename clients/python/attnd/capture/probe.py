@@ -17,7 +17,6 @@ import torch
 from ..model.induction import Call, InductionInputs
 
 if TYPE_CHECKING:
-    from ..sending.publisher import Publisher
     from .watch import Watch
 
 
@@ -72,11 +71,6 @@ class Probe:
         device = next((p.device for p in self._model.parameters()), torch.device("cpu"))
         args, kwargs = _to(self._call, device)
         self._watch.probe(*args, **kwargs)
-
-    @property
-    def publisher(self) -> "Publisher":
-        """Whom its attention goes to."""
-        return self._watch.publisher
 
     def close(self) -> None:
         """Ends its watch."""

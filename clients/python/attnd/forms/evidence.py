@@ -81,12 +81,12 @@ class Trail:
         if own is None:
             return False
         keys = self._keys[id(own)][1]
-        multiplies = function in _EINSUM or function in _PRODUCTS or function is functional.linear
+        multiplies = function is torch.einsum or function in _PRODUCTS or function is functional.linear
         if multiplies and any(x is not own and id(x) in self._keys for x in operands):
             self._follow(made, None, None, True, True)
         elif multiplies and id(own) in self._chained:
             return False  # no weights any more
-        elif function in _EINSUM:
+        elif function is torch.einsum:
             self._product = self._of_einsum(args, own, keys)
         elif function is functional.linear:
             self._product = SHARED if own is operands[0] else None
@@ -274,7 +274,6 @@ _PASSED_ON = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Pow", "Sqrt", "Sum", "
               "View", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Unsqueeze", "Squeeze", "Clone",
               "ToCopy", "Expand", "Slice", "Select", "Split", "Unbind", "Cat"}
 
-_EINSUM = {torch.einsum, functional.__dict__.get("einsum")} - {None}
 _PRODUCTS: Dict[Any, Tuple[int, int]] = {
     torch.matmul: (0, 1), torch.Tensor.matmul: (0, 1), torch.Tensor.__matmul__: (0, 1),
     torch.Tensor.__rmatmul__: (1, 0),

@@ -31,7 +31,6 @@ class Tokens:
     Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
 
     def __init__(self, root: torch.nn.Module, spy: Spy, travel: Callable[[], bool], labels: Optional[Labels]):
-        self._root = root
         self._spy = spy
         self._travel = travel
         self._labels = labels
