@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -76,17 +77,6 @@ class StopTraining(Exception):
     reaches the training. The text says why."""
 
 
-class StopOn:
-    """See stop_on(). A callback that has it may be sent to another process."""
-
-    def __init__(self, severity: str):
-        self._severities = _from(severity)
-
-    def __call__(self, alert: Alert) -> None:
-        if alert["state"] == "firing" and alert["severity"] in self._severities:
-            raise StopTraining(f"{alert['rule']}: {alert['message']}")
-
-
 class CheckpointOn:
     """See checkpoint_on()."""
 
@@ -104,7 +94,12 @@ class CheckpointOn:
 def stop_on(severity: str) -> Act:
     """A function for `on_alert` that raises StopTraining when an alert begins to fire that is at least so severe: "info",
     "warning" or "critical", else ValueError. The callbacks for trainers have their trainer stop."""
-    return StopOn(severity)
+    return functools.partial(_stop, _from(severity))  # which may be sent to another process
+
+
+def _stop(severities: Sequence[str], alert: Alert) -> None:
+    if alert["state"] == "firing" and alert["severity"] in severities:
+        raise StopTraining(f"{alert['rule']}: {alert['message']}")
 
 
 def checkpoint_on(severity: str, save: Optional[Act] = None) -> Act:
