@@ -342,7 +342,7 @@ def test_by_default_none_that_is_larger_than_attnd_decomposes(watched):
     fake = FakeDaemon(topics=(b"", f"limits/weights_max_size={D - 1}".encode()))
     for options, count in (({}, 0), ({"weights_every": 1}, 2)):
         it = watched(to=fake, **options)
-        wait_until(lambda: fake.serve() or it.publisher.weights_max_size == D - 1, "the limits")
+        wait_until(lambda: fake.serve() or it.publisher.limits.weights_max_size == D - 1, "the limits")
         assert len(trained(it)) == count, options
 
 

@@ -400,7 +400,7 @@ def test_a_state_needs_no_room_in_a_message_for_what_it_is_made_of():
     fake = FakeDaemon(topics=(b"", b"limits/accepts=attention,qk,state,event;max_message=4000"))
     model, x = Model(), torch.rand(2, 50, D)
     with attnd.Publisher("job", fake.endpoint) as publisher:
-        wait_until(lambda: fake.serve() or publisher.takes_states, "the subscriptions arrive")
+        wait_until(lambda: fake.serve() or publisher.limits.states, "the subscriptions arrive")
         with attnd.watch(model, job="job", publisher=publisher, tier="state"):
             model(x, x, x)
         assert next_tensors(fake)[1]["type"] == "state" and publisher.stats()["too_large"] == 0

@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import torch
 
 from ..base import torch_state, wire
+from ..base.limits import Q_STRIDE, VALUES
 from ..base.once import log
 from ..base.paths import call_name, module_at
 from ..base.plan import Plan
@@ -218,7 +219,7 @@ class Forwards:
             if self.gradients is not None:
                 output = self.gradients.awaited(path, seen, is_repeated=self._trains and not self.spy.records)
             seen = seen if seen.output is None else seen._replace(output=None)  # what is kept of it must not keep the graph
-            found: Sequence[Part] = parts(seen, plan, self.step, share, context, self._publisher.strides)
+            found: Sequence[Part] = parts(seen, plan, self.step, share, context, self._publisher.limits.header >= Q_STRIDE)
             if self.gradients is not None and output is not None:
                 found = self.gradients.wait(path, found, output, self.epoch, self.step)
             for part in found:
@@ -246,7 +247,7 @@ class Forwards:
     @property
     def wants_values(self) -> bool:
         """Whether saw() wants to know what weights are multiplied with."""
-        return self._sends_values and self._publisher.takes_values
+        return self._sends_values and self._publisher.limits.header >= VALUES
 
     def expects(self, path: str, call: int, seen: Seen) -> None:
         """The same may be told later in this forward, or may not. Layers are named in the order in which they run."""

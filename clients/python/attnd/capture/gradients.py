@@ -27,6 +27,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import torch
 
 from ..base import wire
+from ..base.limits import DOUT
 from ..base.once import Once
 from ..base.torch_state import is_graph_captured, outside_modes, saves_elsewhere
 from ..forms.seen import Output, Queries, Seen
@@ -53,11 +54,6 @@ class Gradients:
         self._copied_bytes = 0  # that wait and are no references
         self._tell = Once(publisher.job).warn
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits, or is kept for that."""
-        return not self._waiting and not self._unrepeated and self._copied_bytes == 0
-
     def awaited(self, path: str, seen: Seen, is_repeated: bool) -> Optional[Output]:
         """The output of a call, when backward may bring a gradient of it. `is_repeated`: backward may repeat it first."""
         output = seen.output
@@ -65,7 +61,7 @@ class Gradients:
             return None
         if not isinstance(seen, Queries):
             return output
-        is_known = self._publisher.takes_output
+        is_known = self._publisher.limits.header >= DOUT
         if output.dropped:
             self._tell("dropout", "%s drops weights within its kernel, so it has no importance_gradient, nor have others "
                        "like it: set the dropout of attention to 0, or compute the weights explicitly", path or "the model")

@@ -35,7 +35,7 @@ class Origins:
            ) -> Tuple[Optional[Origin], Plan]:
         """The origin of the state that travels instead of tensors, None: they do; and the part of the call that is taken. At
         most now and then maps go along."""
-        if plan.tier == "raw" or self._sends_values or not self._publisher.takes_states:
+        if plan.tier == "raw" or self._sends_values or not self._publisher.limits.states:
             return None, plan
         computer = None
         if not computes(device_of(seen)):
@@ -55,7 +55,7 @@ class Origins:
 
     def is_of_device(self, seen: Seen, plan: Plan) -> bool:
         """Whether an accelerator computes the state, if one travels."""
-        return plan.tier != "raw" and self._publisher.takes_states and computes(device_of(seen))
+        return plan.tier != "raw" and self._publisher.limits.states and computes(device_of(seen))
 
     def plan_on_device(self, path: str, seen: Seen, plan: Plan, cross: bool, context: Context) -> Plan:
         """The part of a call that an accelerator computes: at most ROWS_MAX rows, or MADE_MAX logits; and where the plan says

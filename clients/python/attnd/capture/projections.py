@@ -39,6 +39,7 @@ import numpy as np
 import torch
 
 from ..base import wire
+from ..base.limits import PARTS
 from ..base.once import log
 from ..base.paths import clean_path
 from ..forms.seen import Queries, Seen, heads_of
@@ -322,7 +323,7 @@ class Projections:
                 self._waiting[path] = layer
                 continue
             found = self._found(modules, path)
-            if found is None or (self._every is None and found.size > self._publisher.weights_max_size):
+            if found is None or (self._every is None and found.size > self._publisher.limits.weights_max_size):
                 continue
             if found.is_spread:
                 shards += found.most_bytes
@@ -348,7 +349,7 @@ class Projections:
         """The matrices of a layer; None: they cannot be published."""
         try:
             found = _find(modules, path, self._attends[path], self._given)
-            if found.is_spread and not self._publisher.takes_parts:
+            if found.is_spread and self._publisher.limits.header < PARTS:
                 raise Refused("parts", "ranks have parts of them, which the attnd that listens is too old to put together: "
                               "update attnd")
             places = tuple((name, found.matrices[name].places) for name in GIVEN if name in found.matrices)

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence,
 import numpy as np
 
 from ..base import wire
-from ..base.limits import DOUT, LOG, MAPS, PARTS, Q_STRIDE, VALUES
+from ..base.limits import DOUT, LOG, MAPS, VALUES, Limits
 from ..base.once import Once, log
 from ..base.plan import EVERYTHING, Plan, choose, lengthened
 from . import layer_state, memory, scalars, tensors
@@ -163,7 +163,7 @@ class Publisher:
     @property
     def message_bytes(self) -> float:
         """Payload bytes of the largest message that is worth copying."""
-        return min(self._queue_bytes, self._outbox.limits.max_message)
+        return min(self._queue_bytes, self.limits.max_message)
 
     def has_room(self, nbytes: int) -> bool:
         """Whether so many bytes more fill no more than half of the queue, or nothing else is in it."""
@@ -171,50 +171,24 @@ class Publisher:
         return queued == 0 or 2 * (queued + nbytes) <= self._queue_bytes
 
     @property
-    def weights_max_size(self) -> float:
-        """The side of the largest projection matrix that those who listen make a whole spectrum of."""
-        return self._outbox.limits.weights_max_size
-
-    @property
-    def strides(self) -> bool:
-        """Whether those who listen know q_stride."""
-        return self._outbox.limits.header >= Q_STRIDE
-
-    @property
-    def takes_output(self) -> bool:
-        """Whether those who listen know dout, wo_r and x_norm."""
-        return self._outbox.limits.header >= DOUT
-
-    @property
-    def takes_parts(self) -> bool:
-        """Whether those who listen know parts of projection matrices."""
-        return self._outbox.limits.header >= PARTS
-
-    @property
-    def takes_values(self) -> bool:
-        """Whether those who listen know v, wo_r and x_norm beside weights."""
-        return self._outbox.limits.header >= VALUES
+    def limits(self) -> Limits:
+        """The messages that those who listen take."""
+        return self._outbox.limits
 
     @property
     def maps_side(self) -> int:
         """Cells a side of the maps that those who listen want with states; 0: none."""
-        limits = self._outbox.limits
-        return int(limits.maps) if limits.header >= MAPS else 0
+        return int(self.limits.maps) if self.limits.header >= MAPS else 0
 
     @property
     def maps_every(self) -> float:
         """The shortest interval between the maps of a layer, in seconds."""
-        return self._outbox.limits.maps_every / 1000
+        return self.limits.maps_every / 1000
 
     @property
     def buckets(self) -> int:
         """How many buckets the histograms of those who listen have: for LayerState."""
-        return int(self._outbox.limits.buckets)
-
-    @property
-    def takes_states(self) -> bool:
-        """Whether those who listen take messages of type state."""
-        return self._outbox.limits.states
+        return int(self.limits.buckets)
 
     @property
     def stalled(self) -> bool:
@@ -306,7 +280,7 @@ class Publisher:
         if grad is not None and frames.add("grad", grad, _MAP) != shape:
             raise ValueError(f"grad: must have the shape of weights, {shape}")
         batch, heads, queries, keys = shape
-        beside = frames if self.takes_values else tensors.Frames()  # checked all the same
+        beside = frames if self.limits.header >= VALUES else tensors.Frames()  # checked all the same
         if v is not None:
             size = beside.add("v", v, ("batch", "key heads", "keys", "value_dim"))
             if (size[0], size[2]) != (batch, keys) or heads % size[1]:
@@ -349,7 +323,7 @@ class Publisher:
         frames = tensors.Frames()
         batch, heads, queries, width = frames.add("q", q, ("batch", "heads", "queries", "head_dim"))
         keys = add_keys(frames, k, v, (batch, heads, width))
-        add_output(frames, (batch, heads, queries), self.takes_output, dout, wo_r, x_norm)
+        add_output(frames, (batch, heads, queries), self.limits.header >= DOUT, dout, wo_r, x_norm)
         scale = width**-0.5 if scale is None else check_real("scale", scale)
         softcap = check_real("softcap", softcap, 0.0)
         q_offset = wire.check_int("q_offset", q_offset, 2**32 - 1 - queries)
@@ -547,7 +521,7 @@ class Publisher:
         """
         epoch = wire.check_int("epoch", epoch)
         step = self._step if step is None else wire.check_int("step", step)
-        is_known, is_wanted = self._outbox.limits.header >= LOG, self._sender.wanted(self._event_topic, "event")
+        is_known, is_wanted = self.limits.header >= LOG, self._sender.wanted(self._event_topic, "event")
         if not is_known or not is_wanted:
             if is_wanted and "old" not in self._once:  # where it is takes a look
                 self._once.warn("old", "the attnd that listens (%s) is too old for what is logged: it is not sent. Update attnd",
