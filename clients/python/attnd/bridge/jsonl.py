@@ -19,21 +19,18 @@ from .sink import Sink, SinkGone
 
 
 class JsonLinesSink(Sink):
-    """path    a file that is appended to; one that ends in a torn line, of a bridge that was killed, loses that line
-    stream  instead of it: a binary stream, which stays open; default: stdout
+    """path  a file that is appended to; one that ends in a torn line, of a bridge that was killed, loses that line; default:
+          stdout
 
     OSError when the file cannot be opened, ValueError when it has lines that are not of this sink.
     """
 
     kind = "jsonl"
 
-    def __init__(self, path: Optional[str] = None, stream: Optional[BinaryIO] = None):
+    def __init__(self, path: Optional[str] = None):
         super().__init__(None if path is None else _read(path))
         self._path = path
-        if path is not None:
-            self._stream: BinaryIO = open(path, "ab")
-        else:
-            self._stream = stream if stream is not None else sys.stdout.buffer
+        self._stream: BinaryIO = sys.stdout.buffer if path is None else open(path, "ab")
 
     def write(self, item: Item) -> None:
         line = _line(item)
@@ -54,7 +51,7 @@ class JsonLinesSink(Sink):
 
     def _gone(self) -> SinkGone:
         """Sends what is left in the stream's buffer nowhere, so that the end of the program does not fail on it."""
-        if self._stream is sys.stdout.buffer:
+        if self._path is None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)

@@ -18,6 +18,7 @@ from .sink import Sink, need
 
 RUN_TAG = "attnd.run"
 _POSITION = "attnd.bridge."  # and what it is a position of
+_ALERTS = _POSITION + "alerts"
 _METRICS_MAX = 1000  # of one request: MLflow refuses more
 _TAGS_MAX = 100
 
@@ -25,34 +26,30 @@ _TAGS_MAX = 100
 class MlflowSink(Sink):
     """uri         tracking store; default $MLFLOW_TRACKING_URI, else what mlflow takes
     experiment  default: one per job, of its name
-    run_id      instead of a run for each attnd run: a run of yours, which stays as it is
 
     MissingPackage when mlflow cannot be imported.
     """
 
     kind = "mlflow"
 
-    def __init__(self, uri: Optional[str] = None, experiment: Optional[str] = None, run_id: Optional[str] = None):
+    def __init__(self, uri: Optional[str] = None, experiment: Optional[str] = None):
         need("mlflow", "mlflow", "the mlflow bridge")
         self._entities = need("mlflow.entities", "mlflow", "the mlflow bridge")
         self._client = need("mlflow.tracking", "mlflow", "the mlflow bridge").MlflowClient(tracking_uri=uri)
         self._experiment = experiment
-        self._given = run_id
         self._ids: Dict[Run, str] = {}
         self._saved: Dict[Run, Dict[str, str]] = {}
 
     def recall(self, run: Run) -> Ledger:
-        found = self._client.get_run(self._given) if self._given else self._find(run)
-        prefix = self._prefix(run)
-        tags = found.data.tags if found else {}
-        self._saved[run] = {key: value for key, value in tags.items() if key.startswith(prefix)}
+        found = self._find(run)
+        tags = {key: value for key, value in (found.data.tags if found else {}).items() if key.startswith(_POSITION)}
+        self._saved[run] = tags
         if found:
             self._ids[run] = found.info.run_id
-        return self._ledger(run)
+        positions = {key[len(_POSITION):]: json.loads(value) for key, value in tags.items() if key != _ALERTS}
+        return Ledger.of_json({"positions": positions, "notes": json.loads(tags.get(_ALERTS, "[]"))})
 
     def begin(self, run: Run) -> None:
-        if self._given:
-            return
         if run in self._ids:
             self._client.update_run(self._ids[run], status="RUNNING")
             return
@@ -70,16 +67,6 @@ class MlflowSink(Sink):
         found = self._client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{run.run}'", max_results=1)
         return found[0] if found else None
 
-    # Several attnd runs may share a run of the caller's: their tags are told apart.
-    def _prefix(self, run: Run) -> str:
-        return f"{_POSITION}{run.short}." if self._given else _POSITION
-
-    def _ledger(self, run: Run) -> Ledger:
-        prefix, tags = self._prefix(run), self._saved[run]
-        notes = json.loads(tags.get(prefix + "alerts", "[]"))
-        positions = {key[len(prefix):]: json.loads(value) for key, value in tags.items() if key != prefix + "alerts"}
-        return Ledger.of_json({"positions": positions, "notes": notes})
-
     def write(self, item: Item) -> None:
         if isinstance(item, Scalars):
             self._log(item)
@@ -95,7 +82,7 @@ class MlflowSink(Sink):
         time_ms = item.time_ns // 1000000
         metrics = [self._entities.Metric(key, value, time_ms, item.step) for key, value in item.values.items()]
         parts = [metrics[at:at + _METRICS_MAX - _TAGS_MAX] for at in range(0, len(metrics), _METRICS_MAX - _TAGS_MAX)]
-        tag = self._prefix(item.run) + item.where
+        tag = _POSITION + item.where
         position = json.dumps(list(item.position))
         for place, part in enumerate(parts):
             last = place == len(parts) - 1
@@ -113,19 +100,18 @@ class MlflowSink(Sink):
             self._client.log_artifact(self._ids[item.run], local, folder)
 
     def commit(self, run: Run, ledger: Ledger) -> None:
-        prefix = self._prefix(run)
-        tags = {prefix + where: json.dumps(list(position)) for where, position in ledger.positions.items()}
-        tags[prefix + "alerts"] = json.dumps(ledger.notes)
+        tags = {_POSITION + where: json.dumps(list(position)) for where, position in ledger.positions.items()}
+        tags[_ALERTS] = json.dumps(ledger.notes)
         news = [self._entities.RunTag(key, value) for key, value in tags.items() if self._saved[run].get(key) != value]
         for at in range(0, len(news), _TAGS_MAX):
             self._client.log_batch(self._ids[run], tags=news[at:at + _TAGS_MAX])
         self._saved[run] = tags
 
     def end(self, run: Run, final: bool) -> None:
-        if final and not self._given:
+        if final:
             self._client.set_terminated(self._ids[run])
 
     def finish(self, run: Run) -> None:
         # One that is terminated keeps the time at which it was.
-        if not self._given and self._client.get_run(self._ids[run]).info.status == "RUNNING":
+        if self._client.get_run(self._ids[run]).info.status == "RUNNING":
             self._client.set_terminated(self._ids[run])
