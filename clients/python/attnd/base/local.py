@@ -36,8 +36,7 @@ def programs() -> List[str]:
     named = os.environ.get("ATTND_BIN")
     if named:
         return [os.path.abspath(named)]
-    schemes = [scheme for scheme in ("posix_user",) if scheme in sysconfig.get_scheme_names()]
-    folders = [sysconfig.get_path("scripts"), *(sysconfig.get_path("scripts", scheme) for scheme in schemes),
+    folders = [sysconfig.get_path("scripts"), sysconfig.get_path("scripts", "posix_user"),
                *os.environ.get("PATH", os.defpath).split(os.pathsep)]
     found: List[str] = []
     for folder in folders:

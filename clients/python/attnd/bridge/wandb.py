@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, Optional
 
+from ..base.local import version_order
 from .items import Item, Ledger, Note, Picture, Run, Scalars
 from .sink import MissingPackage, Sink, need, read_ledger, write_ledger
 
@@ -90,8 +91,7 @@ class WandbSink(RunSink):
     def __init__(self, project: str = "attnd", entity: Optional[str] = None, directory: Optional[str] = None,
                  mode: Optional[str] = None, run: Any = None):
         wandb = need("wandb", "'wandb>=0.20'", "the wandb bridge")
-        version = tuple(int(part) for part in wandb.__version__.split(".")[:2])
-        if version < (0, 20):
+        if version_order(wandb.__version__) < (0, 20):
             raise MissingPackage(f"the wandb bridge needs wandb 0.20 or newer, this is {wandb.__version__}: "
                                  "pip install -U wandb")
         self._entity, self._mode = entity, mode

@@ -10,6 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
+from ..base.local import version_order
 from ..sending.devices import relaxed
 from ..sending.head_maps import cells
 from .entries import Entries, Logits, from_powers, inverse, norms, scaled
@@ -61,9 +62,9 @@ def version() -> str:
 
 def _interpreted() -> Optional[bool]:
     """Whether Triton's interpreter runs its kernels, on any device; None: there is no Triton, or one that is too old."""
-    major, minor = (int(part) for part in (version() or "0.0").split(".")[:2])
-    if (major, minor) < (3, 4):  # its settings are in the environment
-        return os.environ.get("TRITON_INTERPRET") == "1" if (major, minor) == (3, 3) else None
+    numbers = version_order(version())
+    if numbers < (3, 4):  # its settings are in the environment
+        return os.environ.get("TRITON_INTERPRET") == "1" if numbers >= (3, 3) else None
     from triton import knobs
     return bool(knobs.runtime.interpret)
 

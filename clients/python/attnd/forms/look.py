@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 import torch
 from torch.nn import functional
 
+from ..base.local import version_order
 from ..base.once import log
 from ..base.torch_state import is_no_repetition
 from . import flex, kernels_of_others, sdpa
@@ -195,8 +196,7 @@ def running_modules() -> Iterator[torch.nn.Module]:
 
 def _is_supported() -> bool:
     """Torch 2.13 and later; older ones have not been tried."""
-    numbers = re.match(r"(\d+)\.(\d+)", torch.__version__)
-    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (2, 13)
+    return version_order(torch.__version__) >= (2, 13)
 
 
 def _library() -> Any:
