@@ -13,7 +13,7 @@ import formulas
 
 from attnd import Publisher
 from attnd.base.metrics import MESSAGE_METRICS
-from attnd.sending.layer_state import LayerState, pack_state
+from attnd.sending.layer_state import LayerState
 
 BATCH, HEADS, T, STEPS, MICROBATCHES, WINDOW = 2, 4, 12, 8, 2, 4
 SETTINGS = ("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "workers.isa=scalar",
@@ -124,8 +124,9 @@ def frames_of(trainer, state, step=0, heads=HEADS, **keys):
 
 
 def some_state(step=0, heads=HEADS, **changes):
-    state = pack_state({"entropy": np.ones((1, heads, 3))}, keys=3, step=step, time_ns=1)
-    return msgpack.packb({**msgpack.unpackb(state), **changes})
+    state = LayerState(heads)
+    state.add({"entropy": np.ones((1, heads, 3))}, keys=3, step=step, time_ns=1)
+    return msgpack.packb({**msgpack.unpackb(state.pack()), **changes})
 
 
 def test_what_is_no_state_is_refused_and_counted():

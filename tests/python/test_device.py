@@ -263,9 +263,11 @@ def test_a_state_is_that_of_its_rows():
     q, k, words = make("causal lengths", "plain", SHAPES[1], "f32")
     rows = attnd.device.row_statistics(q, k, **words)
     del rows["sink_deficit"]
-    about = {"epoch": 1, "step": 7, "rank": 3, "time_ns": 5, "causal": True, "heads": 8, "head_offset": 2}
-    expected = msgpack.unpackb(layer_state.pack_state(rows, keys=33, row_sum_error=0.0, **about))
-    found = msgpack.unpackb(attnd.device.layer_state(q, k, **{**about, **words}))
+    about = {"epoch": 1, "step": 7, "rank": 3, "time_ns": 5, "causal": True, "head_offset": 2}
+    state = layer_state.LayerState(8)
+    state.add(rows, keys=33, row_sum_error=0.0, **about)
+    expected = msgpack.unpackb(state.pack())
+    found = msgpack.unpackb(attnd.device.layer_state(q, k, heads=8, **{**about, **words}))
     for name in expected:
         if name not in ("heads", "metrics", "invalid_rows", "heads_invalid_rows"):
             assert found[name] == expected[name], name

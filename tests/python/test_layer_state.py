@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 
 from attnd.sending import layer_state
-from attnd.sending.layer_state import LayerState, bucket_keys, pack_state
+from attnd.sending.layer_state import LayerState, bucket_keys
 from conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
 NAN = float("nan")
+
+
+def pack_state(rows, heads=None, **about):
+    """The bytes of a state of one capture; of as many heads as the rows, unless they are said."""
+    state = LayerState(heads or max((int(array.shape[1]) for array in rows.values()), default=1))
+    state.add(rows, **about)
+    return state.pack()
 
 
 def test_golden_bytes_are_written_again():

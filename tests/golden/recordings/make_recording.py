@@ -18,7 +18,7 @@ import numpy as np
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE / ".." / ".." / "e2e"))
 sys.path.insert(0, str(HERE / ".." / ".." / ".." / "clients" / "python"))
-from attnd.sending.layer_state import pack_state  # noqa: E402
+from attnd.sending.layer_state import LayerState  # noqa: E402
 from harness import Attnd, Trainer, softmax_maps, wait_until  # noqa: E402
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
@@ -52,9 +52,10 @@ def publish(trainer, rng):
     for row in (0, 5):  # a matrix in parts
         trainer.projections(wq=rng.normal(size=(8, 6)).astype(np.float32)[row:row + 5], heads=2, head_dim=4, step=4,
                             parts={"wq": [8, 6, row, 0]})
-    state = pack_state({"entropy": rng.uniform(0.1, 1.5, (2, 2, 6))}, keys=6, step=4, time_ns=1, causal=True)
+    state = LayerState(2)
+    state.add({"entropy": rng.uniform(0.1, 1.5, (2, 2, 6))}, keys=6, step=4, time_ns=1, causal=True)
     trainer.send(*trainer.tensor_frames(
-        "state", {"state": np.frombuffer(state, np.uint8), "maps": rng.uniform(size=(2, 4, 4)).astype(np.float16)}, step=4,
+        "state", {"state": np.frombuffer(state.pack(), np.uint8), "maps": rng.uniform(size=(2, 4, 4)).astype(np.float16)}, step=4,
         layer=2, heads=2, first_epoch=0, first_step=4, queries=6, keys=5, queries_sent=6, keys_sent=6, first_key=1, sample=1))
     trainer.event("hello", step=4, layers=LAYERS, client="golden/1", dropped_total=3, step_seconds=0.5, capture_seconds=0.125,
                   own_every=1)

@@ -286,16 +286,6 @@ class LayerState:
         return msgpack.packb(state, use_bin_type=True)  # type: ignore[no-any-return]
 
 
-def pack_state(rows: Mapping[str, Any], *, heads: Optional[int] = None, buckets: int = BUCKETS, **about: Any) -> bytes:
-    """The state of a single capture as bytes: `rows` maps the names of row metrics to arrays [B, H, Tq], NaN where a
-    row has no such number. `heads` are those of the layer (default: H); the rest as for LayerState.add()."""
-    if heads is None:
-        heads = max((int(array.shape[1]) for array in rows.values()), default=1)
-    state = LayerState(heads, buckets)
-    state.add(rows, **about)
-    return state.pack()
-
-
 class Packed(NamedTuple):
     """A state as bytes, and what a message says of it."""
     data: bytes
@@ -336,10 +326,8 @@ def _values_of(name: str, array: Any, heads: int) -> np.ndarray:
 
 def _rank_bits(ranks: Set[int]) -> Tuple[int, bytes]:
     first = min(ranks) // 8 * 8
-    bits = bytearray((max(ranks) - first) // 8 + 1)
-    for rank in ranks:
-        bits[(rank - first) // 8] |= 1 << rank % 8
-    return first, bytes(bits)
+    bits = sum(1 << rank - first for rank in ranks)
+    return first, bits.to_bytes((max(ranks) - first) // 8 + 1, "little")
 
 
 # ------------------------------------------------------------------------------------------ bytes of one head
