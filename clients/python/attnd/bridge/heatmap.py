@@ -24,7 +24,6 @@ Image = npt.NDArray[Any]
 
 
 def can_draw() -> bool:
-    """Whether there is a matplotlib."""
     return importlib.util.find_spec("matplotlib") is not None
 
 

@@ -99,11 +99,9 @@ class _Values(NamedTuple):
     x_norm: Optional[HostCopy] = None
 
     def copies(self) -> List[HostCopy]:
-        """The tensors that were copied."""
         return [self.v] if self.x_norm is None else [self.v, self.x_norm]
 
     def add(self, frames: tensors.Frames) -> None:
-        """Adds them to a message."""
         frames.add_owned("v", self.v.dtype_name, self.v.numpy())
         if self.wo_r is not None:
             frames.add_owned("wo_r", "f32", self.wo_r())
@@ -627,7 +625,6 @@ def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bo
 
 def _state_of_weights(weights: torch.Tensor, visibility: Visibility, sink: bool, rows: _Rows, context: Context,
                       layer: wire.Layer) -> Captured:
-    """Tier state."""
     assert context.state is not None
     batch, _, queries, keys = weights.shape
     visibility = _of_present(visibility, context, rows, layer, batch, queries, keys)

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Dict, Optional, Tuple
 
 from ..base.plan import Plan
-from ..forms.seen import (Seen, Weights, device_of, heads_of, keys_of, makes_by_head, map_weights, precision_of,
-                          queries_of)
+from ..forms.seen import Seen, Weights, device_of, heads_of, keys_of, makes_by_head, precision_of, queries_of
 from ..sending.head_maps import Turns
 from ..sending.publisher import Publisher
 from .accelerator import MADE_MAX, MADE_WHOLE_MAX, ROWS_MAX, Accelerator, computes
@@ -49,7 +48,8 @@ class Origins:
         side = self._publisher.maps_side
         if computer is not None and 0 < plan.rows < queries_of(seen)[1]:
             side = 0  # they need all rows
-        if side and not self._maps.take(path, epoch, step, plan.every, self._publisher.maps_every, map_weights(seen)):
+        weights = heads_of(seen) * queries_of(seen)[1] * keys_of(seen)  # of the maps of a sample
+        if side and not self._maps.take(path, epoch, step, plan.every, self._publisher.maps_every, weights):
             side = 0
         return Origin(epoch, step, self._publisher.rank, self._publisher.buckets, side, computer, cross), plan
 
@@ -87,5 +87,4 @@ class Origins:
 
 @functools.lru_cache(16)
 def _of_rows(plan: Plan, rows: int) -> Plan:
-    """The plan with this number of rows."""
     return replace(plan, rows=rows)

@@ -121,7 +121,6 @@ def packed(numbers: Arrived, origin: Origin, microbatch: int, heads: Heads, caus
 
 
 def message(data: bytes, origin: Origin, heads: Heads, maps: Optional[HeadMaps]) -> Captured:
-    """The message of a state."""
     frames = tensors.Frames()
     frames.add_owned("state", "u8", np.frombuffer(data, dtype=np.uint8))
     if maps is not None:

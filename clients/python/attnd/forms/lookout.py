@@ -239,25 +239,21 @@ class _Shared:
         self._users = 0
 
     def enter(self) -> None:
-        """One more needs it."""
         with self._lock:
             self._users += 1
             if self._users == 1:
                 self.place()
 
     def leave(self) -> None:
-        """One less does."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
                 self.take_away()
 
     def place(self) -> None:
-        """Puts it there."""
         raise NotImplementedError
 
     def take_away(self) -> None:
-        """Undoes place()."""
         raise NotImplementedError
 
 

@@ -122,12 +122,6 @@ def keys_of(seen: Seen) -> int:
     return int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3] - seen.sink)
 
 
-def map_weights(seen: Seen) -> int:
-    """The weights of the maps of all heads of a sample."""
-    keys = seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3]
-    return heads_of(seen) * queries_of(seen)[1] * int(keys)
-
-
 def device_of(seen: Seen) -> torch.device:
     """Where its tensors are."""
     return (seen.q if isinstance(seen, Queries) else seen.weights).device

@@ -37,7 +37,6 @@ class Notices:
 
     @property
     def has_failed(self) -> bool:
-        """Whether that was logged."""
         return "failed" in self._once
 
     # ---------------------------------------------------------------------------- of one attention

@@ -113,7 +113,6 @@ class Chart:
 
 
 def draw(chart: Chart, look: Look) -> Any:
-    """Draws the Figure."""
     with style.context(look.font):
         limits, handles = chart.limits(look), chart.handles()
         chart.x = chart.bars.axis if chart.bars else labels.NumberAxis(chart.x_title, *limits[0])

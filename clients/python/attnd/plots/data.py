@@ -223,7 +223,6 @@ class Timeline:
             raise PlotError(f"an alert of a timeline is (step, state) (valid: {', '.join(ALERT_STATES)})")
 
     def layers(self) -> Dict[str, slice]:
-        """The rows of each layer."""
         found: Dict[str, slice] = {}
         for index, (name, _) in enumerate(self.rows):
             found[name] = slice(found[name].start if name in found else index, index + 1)

@@ -79,8 +79,6 @@ def grow(page: Page, fits: Callable[[Page], bool]) -> Tuple[float, Optional[floa
 
 @dataclass(frozen=True)
 class Frame:
-    """The input of the layout."""
-
     panels: Sequence[Any]  # Panel, or one Chart, with axes x and y
     columns: int
     shared: bool  # all panels have one range, one bar, and the axes of the first
@@ -108,8 +106,6 @@ class Frame:
 
 @dataclass
 class Layout:
-    """The output of the layout."""
-
     width: float
     height: float
     boxes: List[Tuple[float, float, float, float]]  # left, top, width, height

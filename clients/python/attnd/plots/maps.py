@@ -20,7 +20,6 @@ from .style import WIDTH_TWO, NothingToDraw, NotWhole, PlotError
 
 
 def panel_of(maps: Maps, values: Array, title: str = "", x: str = "key", y: str = "query") -> Panel:
-    """A panel with a map of a layer."""
     rows, columns = maps.shape
     keys, queries = maps.tokens()
     return Panel(values, maps.classes(values),

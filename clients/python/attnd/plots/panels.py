@@ -98,7 +98,6 @@ class Panels:
 
 
 def draw(panels: Panels, look: Look) -> Any:
-    """Draws the Figure."""
     with style.context(look.font):
         ranges = panels.ranges(look)
         if look.ax is not None:
