@@ -77,8 +77,12 @@ def test_thousands_of_paths_are_named_in_linear_time(monkeypatch):
 @pytest.mark.parametrize("named", [{"x": ("decoder", 0, "self")}, {"a.0": ("decoder", -1, "self")},
                                    {"a.0": ("decoder", 0, "self"), "a.1": ("decoder", 0, "self")}])
 def test_bad_names_are_value_errors(named):
+    torch = pytest.importorskip("torch")
+    from attnd.model.names import check_names
+    model = torch.nn.ModuleDict({"a": torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])})
+    check_names(model, {"a.0": ("decoder", 0, "self"), "a.1": ("decoder", 1, "self")}, None)
     with pytest.raises(ValueError):
-        name_layers(["a.0", "a.1"], named)
+        check_names(model, named, None)
 
 
 @pytest.mark.parametrize("path, plain", [

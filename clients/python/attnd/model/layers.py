@@ -28,7 +28,7 @@ import re
 from collections import Counter
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ..base.wire import LAYER_MAX, Layer, check_layer
+from ..base.wire import LAYER_MAX, Layer
 
 
 class Shown(NamedTuple):
@@ -38,25 +38,18 @@ class Shown(NamedTuple):
     ahead: Any = None
 
 
-def name_layers(paths: Sequence[str], named: Optional[Mapping[str, Sequence[Any]]] = None,
+def name_layers(paths: Sequence[str], named: Optional[Mapping[str, Layer]] = None,
                 stack: Optional[str] = None, reserved: Sequence[Layer] = (),
                 shown: Optional[Mapping[str, Shown]] = None) -> Dict[str, Layer]:
     """{path: (stack, layer, site)} for the module paths, in their order; no two are equal.
 
     `named` overrides single paths, `stack` the stack of all others; `reserved` are given to none; `shown`: by path, what calls
-    showed. ValueError when `named` has an unknown path, a bad layer, or the same layer twice.
+    showed. The arguments are taken as checked: see names.check_names().
     """
-    fixed = {path: check_layer(*layer) for path, layer in (named or {}).items()}
-    known = set(paths)
-    unknown = [path for path in fixed if path not in known]
-    if unknown:
-        raise ValueError(f"layers: no attention module at {unknown[0]!r}; there are: {', '.join(paths)}")
-    if len(set(fixed.values())) != len(fixed):
-        raise ValueError("layers: the same layer is named twice")
+    fixed = named or {}
     parents = _parents(paths)
     guessed = {path: _guess(path, parents, (shown or {}).get(path, Shown())) for path in paths if path not in fixed}
     if stack is not None:
-        check_layer(stack, 0, "self")
         guessed = {path: (stack, layer, site) for path, (_, layer, site) in guessed.items()}
     decided = {**fixed, **_with_stacks(guessed, shown or {}, fixed)}
     resolved = {**fixed, **_without_collisions({path: decided[path] for path in guessed}, {*fixed.values(), *reserved})}

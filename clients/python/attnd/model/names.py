@@ -72,7 +72,7 @@ class Names:
         new = {path: heads for path, heads in found if path not in self.layers}
         self._heads.update(new)
         paths = [*self.layers, *new]
-        kept: Dict[str, Sequence[Any]] = {**self.layers}
+        kept: Dict[str, wire.Layer] = {**self.layers}
         self._holders = {around: path for around, path in self._holders.items() if path in self.layers}
         for path in sorted(new, key=lambda path: path not in self.given):  # before those within it
             around = self._given_at(path)
