@@ -135,8 +135,8 @@ class Receipt:
 class Progress:
     """A bar on a terminal, after half a second: '[####......] 12 of 96'."""
 
-    def __init__(self, out: Any = None):
-        self._out = out if out is not None else sys.stderr
+    def __init__(self) -> None:
+        self._out = sys.stderr
         self._on = self._out.isatty()
         self._begun, self._shown_at, self._shown = time.monotonic(), 0.0, False
 

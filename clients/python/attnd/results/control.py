@@ -270,11 +270,12 @@ class Control:
                 continue
             frames = self._socket.recv_multipart()
             try:
-                kind, number, error, result = msgpack.unpackb(frames[0], raw=False, strict_map_key=False)
+                frame, = frames
+                kind, number, error, result = msgpack.unpackb(frame, raw=False, strict_map_key=False)
+                if kind != 1:
+                    raise ValueError(kind)
             except Exception as cause:
                 raise ConnectionError(self._explained(f"{self._link.endpoint}: not an answer of attnd")) from cause
-            if len(frames) != 1 or kind != 1:
-                raise ConnectionError(self._explained(f"{self._link.endpoint}: not an answer of attnd"))
             if number == self._last_id:
                 return error, result
 

@@ -132,9 +132,7 @@ def fitting_labels(labels: Texts, q_labels: Texts, shape: Sequence[int]) -> Tupl
     room = wire.HEADER_BYTES_MAX - HEADER_SLACK_BYTES - 10 * shape[0]
     fitting: List[Texts] = []
     for name, what, count, texts in (("labels", "key", shape[3], labels), ("q_labels", "query", shape[2], q_labels)):
-        if texts is not None and not isinstance(texts, Iterable):
-            raise ValueError(f"{name}: must be {count} strings, one per {what}")
-        given = None if texts is None else list(texts)
+        given = None if texts is None else list(texts) if isinstance(texts, Iterable) else []
         if given is not None:
             if len(given) != count or not all(isinstance(text, str) for text in given):
                 raise ValueError(f"{name}: must be {count} strings, one per {what}")
