@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..sending.devices import working_dtype
-from .problem import Problem
+from .problem import Problem, slices
 from .sums import Sums, wide
 
 POWERS = 7
@@ -208,10 +208,8 @@ def norms(vectors: torch.Tensor) -> torch.Tensor:
     if vectors.device.type != "cpu":
         return torch.linalg.vector_norm(vectors, dim=-1, dtype=working)  # type: ignore[no-any-return]
     found = torch.empty(vectors.shape[:3], dtype=working, device=vectors.device)
-    step = max(1, _VECTORS // (vectors.shape[0] * vectors.shape[1] * vectors.shape[3]))
-    for begin in range(0, vectors.shape[2], step):
-        some = (slice(None), slice(None), slice(begin, begin + step))
-        torch.linalg.vector_norm(vectors[some], dim=-1, dtype=working, out=found[some])
+    for some in slices(vectors.shape[2], _VECTORS // (vectors.shape[0] * vectors.shape[1] * vectors.shape[3])):
+        torch.linalg.vector_norm(vectors[:, :, some], dim=-1, dtype=working, out=found[:, :, some])
     return found
 
 

@@ -16,7 +16,7 @@ import torch
 from ..sending.devices import working_dtype
 from . import reference
 from .entries import norms
-from .problem import Problem
+from .problem import Problem, slices
 from .reference import Chunk
 from .state import valid_rows
 from .sums import visible_keys, wide
@@ -74,14 +74,12 @@ def _bands(p: Problem) -> Iterator[Tuple[Chunk, int]]:
     """The keys near each row, a few rows of some heads at a time, and how many positions the sample has; key 0 is
     among them only where it is near."""
     reach = max(p.local_window, 1)
-    count = max(1, 128 // p.q_stride)
     for sample, (q_len, k_len) in enumerate(reference.lengths(p)):
-        for begin in range(0, q_len, count):
-            queries = slice(begin, min(begin + count, q_len))
+        for queries in slices(q_len, 128 // p.q_stride):
             end = min(k_len, p.position(queries.stop - 1) + reach + 1)
-            keys = slice(min(max(0, p.position(begin) - reach), end), end)
-            most = (1 << 20) // ((queries.stop - begin) * max(keys.stop - keys.start, p.width))
-            for key_heads, group in reference.head_slices(p.key_heads, p.group, max(1, most)):
+            keys = slice(min(max(0, p.position(queries.start) - reach), end), end)
+            most = (1 << 20) // ((queries.stop - queries.start) * max(keys.stop - keys.start, p.width))
+            for key_heads, group in reference.head_slices(p.key_heads, p.group, most):
                 yield Chunk(slice(sample, sample + 1), key_heads, group, queries, keys), min(k_len, p.position(q_len))
 
 

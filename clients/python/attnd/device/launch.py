@@ -15,7 +15,7 @@ from ..sending.devices import relaxed
 from ..sending.head_maps import cells
 from .entries import Entries, Logits, from_powers, inverse, norms, scaled
 from .pooled import Shown
-from .problem import Problem
+from .problem import Problem, slices
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 
 WIDTH_MAX = 256
@@ -82,10 +82,8 @@ def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swe
     p = problem
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
-    heads = min(SLICE_HEADS, max(1, _SLICE_ROWS // p.queries))
     inverse_k = None if left is not None else inverse(norms(p.k) if entries is None else entries.norms[1], math.nan)
-    for begin in range(0, flat[0], heads):
-        some = slice(begin, min(begin + heads, flat[0]))
+    for some in slices(flat[0], min(SLICE_HEADS, _SLICE_ROWS // p.queries)):
         if left is not None:
             mine = Swept(*(one[:, some] for one in left))
         else:

@@ -16,7 +16,7 @@ import torch
 from ..sending.devices import working_dtype
 from ..sending.head_maps import HeadMaps, SIDE_MAX, cells
 from . import reference
-from .problem import Problem
+from .problem import Problem, slices
 from .sums import wide
 from .weights import Words
 
@@ -63,14 +63,12 @@ def of_queries(p: Problem, sample: int = 0, side: int = SIDE_MAX, words: Optiona
     sums = torch.zeros(p.key_heads, p.group, *cut.shape, dtype=working, device=p.q.device)
     counts = torch.zeros(p.key_heads, p.group, cut.shape[0], 1, dtype=working, device=p.q.device)
     k_len = None if p.k_len is None else p.k_len[sample].to(p.q.device)
-    several = max(1, min(_ROWS, entries // p.keys, p.queries))
     with reference.exact(p.q.device):
-        for begin in range(0, p.queries, several):
-            queries = slice(begin, min(begin + several, p.queries))
+        for queries in slices(p.queries, min(_ROWS, entries // p.keys)):
             keys = reference.seen_keys(p, queries, p.keys)
             if keys.start >= keys.stop:
                 continue
-            most = max(1, entries // ((queries.stop - begin) * (keys.stop - keys.start)))
+            most = entries // ((queries.stop - queries.start) * (keys.stop - keys.start))
             rows = cut.rows(queries) * shown.queries[queries]
             for key_heads, group in reference.head_slices(p.key_heads, p.group, most):
                 chunk = reference.Chunk(slice(sample, sample + 1), key_heads, group, queries, keys)
@@ -89,18 +87,15 @@ def of_weights(weights: torch.Tensor, words: Words, sample: int = 0, side: int =
     working = wide(weights.device) if weights.dtype == torch.float64 else torch.float32
     cut = _Cut(shown.extent, queries, keys, side, working)
     entries = _ENTRIES if weights.device.type == "cpu" else _ENTRIES_DEVICE
-    several = max(1, min(_ROWS, entries // keys))
     sums = torch.zeros(heads, *cut.shape, dtype=working, device=weights.device)
     counts = torch.zeros_like(sums)
-    for begin in range(0, queries, several):
-        some = slice(begin, min(begin + several, queries))
+    for some in slices(queries, min(_ROWS, entries // keys)):
         rows = cut.rows(some) * shown.queries[some]
-        most = max(1, entries // ((some.stop - begin) * keys))
-        for first in range(0, heads, most):
-            part = weights[sample, first:first + most, some].to(working)
+        for mine in slices(heads, entries // ((some.stop - some.start) * keys)):
+            part = weights[sample, mine, some].to(working)
             finite = torch.isfinite(part)
-            sums[first:first + most] += rows @ cut.add_keys(torch.where(finite, part, torch.zeros_like(part)), 0)
-            counts[first:first + most] += rows @ cut.add_keys(finite.to(working), 0)
+            sums[mine] += rows @ cut.add_keys(torch.where(finite, part, torch.zeros_like(part)), 0)
+            counts[mine] += rows @ cut.add_keys(finite.to(working), 0)
     return Pooled(cut.means(sums, counts), shown.extent, queries, keys, words.q_offset, sample)
 
 
@@ -142,10 +137,9 @@ class _Cut:
     def add_keys(self, weights: torch.Tensor, begin: int) -> torch.Tensor:
         """[..., keys from `begin` on] as sums by column."""
         total = weights.new_zeros((*weights.shape[:-1], self.shape[1]))
-        for first in range(0, weights.shape[-1], _KEYS):
-            some = weights[..., first:first + _KEYS]
-            column = self._column[begin + first:begin + first + some.shape[-1]]
-            total += some @ self._ones(column, self.shape[1])
+        for some in slices(weights.shape[-1], _KEYS):
+            column = self._column[begin + some.start:begin + some.stop]
+            total += weights[..., some] @ self._ones(column, self.shape[1])
         return total
 
     def keys_of_columns(self) -> torch.Tensor:
@@ -233,14 +227,12 @@ def _left(queries: int, keys: int, q_offset: int, k_end: torch.Tensor, left: Opt
     """[Tq] each: whether mask and documents leave a query some key; and where the keys before k_end that the mask leaves
     it begin and end."""
     j = torch.arange(keys, device=device)
-    step = max(1, _ENTRIES // (keys * width))
     parts = []
-    for start in range(0, queries, step):
-        some = slice(start, min(start + step, queries))
-        free = torch.ones(some.stop - start, keys, dtype=torch.bool, device=device) if left is None else left(some)
+    for some in slices(queries, _ENTRIES // (keys * width)):
+        free = torch.ones(some.stop - some.start, keys, dtype=torch.bool, device=device) if left is None else left(some)
         allowed = free
         if documents is not None:
-            place = q_offset + torch.arange(start, some.stop, device=device)
+            place = q_offset + torch.arange(some.start, some.stop, device=device)
             own = documents[place.clamp(max=keys - 1)]
             allowed = free & (own[:, None] == documents) & (place < keys)[:, None]
         free = free & (j < k_end)

@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import pickle
-from typing import Any, Dict, Iterable, NamedTuple, Optional
+from typing import Any, Dict, Iterable, Iterator, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -152,6 +152,12 @@ def read(packed: bytes, here: Optional[np.ndarray]) -> Problem:
     """The problem that Problem.on_host() packed, with these rows."""
     p = _read(packed)
     return p if here is None else p.like(p.q, p.k, p.bias, p.documents, Rows(torch.from_numpy(here), here))
+
+
+def slices(count: int, step: int) -> Iterator[slice]:
+    """Cuts so many into slices of at most `step`, and of one at least."""
+    step = max(1, step)
+    return (slice(begin, min(begin + step, count)) for begin in range(0, count, step))
 
 
 def check_tensors(**given: Any) -> None:

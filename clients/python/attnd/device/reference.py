@@ -15,7 +15,7 @@ import torch
 
 from ..sending.devices import working_dtype
 from .entries import Entries, Logits, Scaled, inverse, norms, scaled
-from .problem import Problem
+from .problem import Problem, slices
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 
 _ENTRIES = 1 << 20  # logits of a chunk on the CPU
@@ -203,15 +203,14 @@ def _chunks(p: Problem, with_logits: bool) -> Iterator[Tuple[Chunk, Place, Sums,
         q_len, k_len = (max(some) for some in zip(*ends))
         uneven = torch.tensor(list(zip(*ends)), device=p.q.device) if len(set(ends)) > 1 else None
         positions = torch.tensor([min(k, p.end(q)) for q, k in ends], device=p.q.device)[:, None, None, None]
-        for begin in range(0, q_len, several):
-            queries = slice(begin, min(begin + several, q_len))
+        for queries in slices(q_len, several):
             keys = seen_keys(p, queries, k_len)
             if keys.start >= keys.stop:
                 continue
-            count = len(ends) * (queries.stop - begin)
+            count = len(ends) * (queries.stop - queries.start)
             most = min(entries // (count * (keys.stop - keys.start)), _NUMBERS // (count * p.width),
                        _CHUNK_ROWS // count)
-            for key_heads, group in head_slices(p.key_heads, p.group, max(1, most)):
+            for key_heads, group in head_slices(p.key_heads, p.group, most):
                 chunk = Chunk(samples, key_heads, group, queries, keys, uneven)
                 yield (chunk, *_measure(p, chunk, positions, buffers, lengths_of), buffers)
 
@@ -219,10 +218,9 @@ def _chunks(p: Problem, with_logits: bool) -> Iterator[Tuple[Chunk, Place, Sums,
 def _samples(p: Problem, entries: int, rows: int) -> Iterator[Tuple[slice, List[Tuple[int, int]]]]:
     """As many samples at a time as fit a chunk with `rows` rows of all heads, and how many queries and keys each has."""
     ends = list(lengths(p))
-    most = max(1, min(entries // (p.heads * rows * p.keys), _NUMBERS // (p.heads * max(rows, p.keys) * p.width),
-                      _CHUNK_ROWS // (p.heads * rows)))
-    for begin in range(0, p.batch, most):
-        samples = slice(begin, min(begin + most, p.batch))
+    most = min(entries // (p.heads * rows * p.keys), _NUMBERS // (p.heads * max(rows, p.keys) * p.width),
+               _CHUNK_ROWS // (p.heads * rows))
+    for samples in slices(p.batch, most):
         yield samples, ends[samples]
 
 
@@ -240,13 +238,7 @@ def seen_keys(p: Problem, queries: slice, k_len: int) -> slice:
 
 def head_slices(key_heads: int, group: int, most: int) -> Iterator[Tuple[slice, slice]]:
     """Cuts [key heads, heads of each] into blocks of at most `most` heads."""
-    if most >= group:
-        for begin in range(0, key_heads, most // group):
-            yield slice(begin, min(begin + most // group, key_heads)), slice(0, group)
-        return
-    for one in range(key_heads):
-        for begin in range(0, group, most):
-            yield slice(one, one + 1), slice(begin, min(begin + most, group))
+    return ((some, of_each) for some in slices(key_heads, most // group) for of_each in slices(group, most))
 
 
 def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.Tensor,
@@ -310,15 +302,12 @@ def _products(p: Problem, chunk: Chunk, q: torch.Tensor, s: torch.Tensor) -> Non
     """Writes q K^T of a chunk to s; copies of keys are never more than _NUMBERS."""
     q, flat = q.flatten(2, 3).flatten(0, 1), s.flatten(2, 3).flatten(0, 1)
     k = p.k[chunk.samples, chunk.key_heads, chunk.keys].flatten(0, 1)
-    heads = max(1, _NUMBERS // (k.shape[1] * p.width))
-    keys = max(1, _NUMBERS // p.width)
-    for begin in range(0, k.shape[0], heads):
-        some = slice(begin, begin + heads)
-        if k.shape[1] <= keys:
+    for some in slices(k.shape[0], _NUMBERS // (k.shape[1] * p.width)):
+        if k.shape[1] <= _NUMBERS // p.width:
             torch.bmm(q[some], k[some].to(s.dtype).transpose(1, 2), out=flat[some])
             continue
-        for j in range(0, k.shape[1], keys):
-            torch.mm(q[begin], k[begin, j:j + keys].to(s.dtype).t(), out=flat[begin, :, j:j + keys])
+        for j in slices(k.shape[1], _NUMBERS // p.width):
+            torch.mm(q[some.start], k[some.start, j].to(s.dtype).t(), out=flat[some.start, :, j])
 
 
 def _bias_part(p: Problem, bias: torch.Tensor, chunk: Chunk) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple, Tuple
 
 import torch
 
-from .problem import Problem
+from .problem import Problem, slices
 
 _ENTRIES = 1 << 20  # of a mask that are looked at, at once
 
@@ -39,7 +39,7 @@ def looked_at(allowed: Allowed, queries: int, keys: int) -> torch.Tensor:
     """f32 [B or 1, 3 Tq + Tk]: of each query how many keys it sees, the first and the last of them, Tk and -1 when it sees none;
     and of each key whether some query sees it that does not see all."""
     parts, there = [], []
-    for some in _chunks(queries, keys):
+    for some in slices(queries, _ENTRIES // keys):
         seen = allowed(some)
         j, count = torch.arange(keys, device=seen.device), seen.sum(2)
         parts.append(torch.stack([count, torch.where(seen, j, torch.full_like(j, keys)).amin(2),
@@ -85,11 +85,6 @@ def visible_keys_of(looked: torch.Tensor, p: Problem) -> torch.Tensor:
     farthest = torch.maximum((place - lowest).abs(), (place - highest).abs()) * (seen > 0)
     found = torch.stack([(lowest == 0).to(seen.dtype), seen, farthest])[:, :, None]
     return found.expand(-1, p.batch, p.heads, -1).flatten(1, 2)
-
-
-def _chunks(queries: int, keys: int) -> Tuple[slice, ...]:
-    step = max(1, _ENTRIES // keys)
-    return tuple(slice(begin, min(begin + step, queries)) for begin in range(0, queries, step))
 
 
 def _opened(extent: _Extent, position: torch.Tensor, keys: int) -> torch.Tensor:
