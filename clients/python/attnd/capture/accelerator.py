@@ -31,10 +31,10 @@ from ..base.once import log
 from ..base.plan import strata
 from ..device import finisher, launch, pooled, reference, weights
 from ..device.arrived import (CHECKED, Again, Arrived, Block, Computed, Left, Parcel, Said, Then, clock_of, computed, finish,
-                              module_of, only, weights_left)
+                              module_of, weights_left)
 from ..device.entries import norms
 from ..device.problem import Problem, Rows
-from ..device.sums import wide
+from ..device.sums import only, wide
 from ..device.visible import Allowed, known, looked_at, visible_keys_of
 from ..sending.sender import NotYet
 from .cost import Cost

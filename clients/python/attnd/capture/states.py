@@ -19,6 +19,7 @@ from ..device import pooled, reference, weights
 from ..device.arrived import Arrived
 from ..device.entries import Entries
 from ..device.problem import Problem
+from ..device.sums import only
 from ..sending import tensors
 from ..sending.contents import Captured, add_maps
 from ..sending.head_maps import HeadMaps
@@ -74,7 +75,7 @@ def of_queries(q: torch.Tensor, k: torch.Tensor, visibility: Visibility, stride:
     rows = reference.rows(problem, entries)
     sound = torch.isfinite(rows["entropy"]) & counts
     if bias is not None:  # which leaves padding its keys
-        rows = {name: torch.where(counts, values, torch.full_like(values, math.nan)) for name, values in rows.items()}
+        rows = {name: only(values, counts) for name, values in rows.items()}
     values = entries.values(problem, rows)
     maps = pooled.of_queries(problem, 0, side, _words(visibility, stride, cross)).read() if side and stride == 1 else None
     return Measured(rows, valid, problem.keys, values, 0.0 if sound.any() else math.nan, maps)

@@ -22,6 +22,7 @@ from ..sending.layer_state import Reduced
 from . import launch, pooled, state
 from .entries import Entries, values_of
 from .problem import Problem, read
+from .sums import only
 from .visible import Known, known, visible_keys_of
 
 CHECKED = ("entropy", "confidence", "local_mass", "mean_distance", "first_token", "max_logit")
@@ -132,11 +133,6 @@ def finished(launched: Computed, here: Dict[Tuple[int, str], torch.Tensor]) -> T
     rows = state.reduce_rows({name: torch.cat([some[name] for some, _ in found], 1) for name in found[0][0]})
     return part["check"].numpy() if "check" in part else None, Arrived(
         rows, shape, sound, part["invalid"][0].numpy(), error, maps, None if meaning is None else bool(meaning.causal), values)
-
-
-def only(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """NaN elsewhere."""
-    return torch.where(there, values, torch.full_like(values, math.nan))
 
 
 class Again(NamedTuple):

@@ -15,7 +15,7 @@ import torch
 
 from ..sending.devices import working_dtype
 from .problem import Problem, slices
-from .sums import Sums, wide
+from .sums import Sums, only, wide
 
 POWERS = 7
 _VECTORS = 1 << 20  # numbers of queries or keys that are looked at, at once, on the CPU, where they are converted before
@@ -160,11 +160,11 @@ def values_of(totals: torch.Tensor, extremes: torch.Tensor, queries: int, keys: 
     mean, variance = _moments(t["seen"], t["weights"], t["squares"])
     mean_logit, logit_variance = _moments(t["count"], t["total"], t["logit_squares"])
     found = {
-        "mean": mean, "min": _where(some, least), "max": _where(some, most), "std": variance.sqrt(), "variance": variance,
+        "mean": mean, "min": only(least, some), "max": only(most, some), "std": variance.sqrt(), "variance": variance,
         "locality": t["beside"] / t["beside_count"],
-        "max_abs_logit": _where(t["count"] > 0, torch.maximum(lowest.abs(), highest.abs())),
+        "max_abs_logit": only(torch.maximum(lowest.abs(), highest.abs()), t["count"] > 0),
         "mean_logit": mean_logit, "std_logit": logit_variance.sqrt(),
-        "qk_cosine": t["cosines"] / t["cosine_count"], "qk_cosine_max": _where(t["cosine_count"] > 0, cosine_max),
+        "qk_cosine": t["cosines"] / t["cosine_count"], "qk_cosine_max": only(cosine_max, t["cosine_count"] > 0),
         "q_norm": t["q"] / t["q_count"], "k_norm": t["k"] / t["k_count"]}
     if whole:
         found["importance"] = _importance(queries, keys, by_sample)
@@ -182,7 +182,7 @@ def _finite(numbers: torch.Tensor, there: Optional[torch.Tensor],
 def _moments(count: torch.Tensor, total: torch.Tensor, squares: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance."""
     mean = total / count
-    return _where(count > 0, mean), _where(count > 1, ((squares - total * mean) / (count - 1)).clamp(min=0))
+    return only(mean, count > 0), only(((squares - total * mean) / (count - 1)).clamp(min=0), count > 1)
 
 
 def _importance(queries: int, keys: int, t: Dict[str, torch.Tensor]) -> torch.Tensor:
@@ -194,7 +194,7 @@ def _importance(queries: int, keys: int, t: Dict[str, torch.Tensor]) -> torch.Te
     there = entries >= 2
     scores = torch.where(there, variance + entropy, torch.zeros_like(entropy)).sum(0) / there.sum(0) / 2
     known = torch.isfinite(scores)
-    return _where(known, torch.softmax(torch.where(known, scores, torch.full_like(scores, -math.inf)), 0))
+    return only(torch.softmax(torch.where(known, scores, torch.full_like(scores, -math.inf)), 0), known)
 
 
 def _keys_there(p: Problem) -> Optional[torch.Tensor]:
@@ -217,7 +217,3 @@ def inverse(lengths: torch.Tensor, none: float = 0.0) -> torch.Tensor:
     """1 / x, and `none` of zero and of what is not finite."""
     found = lengths.reciprocal()
     return found.masked_fill_(~((found > 0) & (found < math.inf)), none)
-
-
-def _where(condition: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    return torch.where(condition, value, torch.full_like(value, math.nan))

@@ -19,7 +19,7 @@ from .entries import norms
 from .problem import Problem, slices
 from .reference import Chunk
 from .state import valid_rows
-from .sums import visible_keys, wide
+from .sums import only, visible_keys, wide
 
 _CHECKED = 8  # rows of each head that are computed again
 _OFF = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-2}  # that an lse may be
@@ -42,8 +42,7 @@ def rows(p: Problem, lse: torch.Tensor, max_logit: Optional[torch.Tensor]) -> Di
     z = lse.detach().to(f64)
     if p.sinks is not None:
         z = torch.logaddexp(z, p.sinks.to(f64)[:, None])
-    z = torch.where(_rows_with_keys(p), z, torch.full_like(z, math.nan))
-    z = torch.where(torch.isfinite(lse), z, torch.full_like(z, math.nan)).view(shape)
+    z = only(z, _rows_with_keys(p) & torch.isfinite(lse)).view(shape)
     names = ["local_mass", "first_token"] + ([] if p.cross else ["previous_token", "diagonal", "next_token"])
     found = {name: torch.full(shape, math.nan, dtype=torch.float32, device=p.q.device) for name in names}
     with reference.exact(p.q.device):
@@ -86,11 +85,10 @@ def _bands(p: Problem) -> Iterator[Tuple[Chunk, int]]:
 def _near(p: Problem, chunk: Chunk, positions: int, z: torch.Tensor) -> Dict[str, torch.Tensor]:
     """The numbers of a chunk, of the weights of its keys and of key 0."""
     place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=z.device))
-    absent = torch.full_like(z, math.nan)
     begin, width = chunk.keys.start, chunk.keys.stop - chunk.keys.start
     room = torch.empty(z.numel() * max(1, width), dtype=working_dtype(p.q), device=z.device)
     first = torch.exp(reference.masked_logits(p, chunk._replace(keys=slice(0, 1)), room)[0][..., 0].to(z.dtype) - z)
-    found = {"first_token": torch.where(place >= 1, first, absent)}
+    found = {"first_token": only(first, place >= 1)}
     a = torch.zeros(*z.shape, 1, dtype=z.dtype, device=z.device)
     if width:
         a = torch.exp(reference.masked_logits(p, chunk, room)[0].to(z.dtype) - z[..., None])
@@ -99,7 +97,7 @@ def _near(p: Problem, chunk: Chunk, positions: int, z: torch.Tensor) -> Dict[str
     if not p.cross:
         for name, step in (("previous_token", -1), ("diagonal", 0), ("next_token", 1)):
             there = (place + step >= 0) & (place + step < positions)
-            found[name] = torch.where(there, reference.at(a, place + step - begin) + 0 * z, absent)
+            found[name] = only(reference.at(a, place + step - begin) + 0 * z, there)
     return {name: value.float() for name, value in found.items()}
 
 

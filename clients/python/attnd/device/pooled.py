@@ -17,7 +17,7 @@ from ..sending.devices import working_dtype
 from ..sending.head_maps import HeadMaps, SIDE_MAX, cells
 from . import reference
 from .problem import Problem, slices
-from .sums import wide
+from .sums import only, wide
 from .weights import Words
 
 _ENTRIES = 1 << 20  # weights that are held at once on the CPU
@@ -148,7 +148,7 @@ class _Cut:
 
     def means(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """f16, NaN where nothing was counted."""
-        return torch.where(counts > 0, sums / counts, torch.full_like(sums, math.nan)).half()
+        return only(sums / counts, counts > 0).half()
 
     def _ones(self, cell: torch.Tensor, count: int) -> torch.Tensor:
         return (cell[:, None] == torch.arange(count, device=cell.device)).to(self._working)

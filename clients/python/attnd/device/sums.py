@@ -17,6 +17,11 @@ ROW_METRICS = tuple(name for name in metrics.ROW_METRICS if name not in ("induct
 _NOTHING_BELOW = -1e3  # exp of it is 0 in f64
 
 
+def only(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """NaN elsewhere."""
+    return torch.where(there, values, torch.full_like(values, math.nan))
+
+
 class Sums(NamedTuple):
     """Tensors of one shape, the last dimension being queries: of a row's visible keys without key 0."""
     largest: torch.Tensor  # logit; -inf without any, NaN or +inf when the row is not sound

@@ -11,7 +11,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 
-from .sums import Place, Sums, Weights, wide
+from .sums import Place, Sums, Weights, only, wide
 from .sums import numbers as numbers_of
 
 _ENTRIES = 1 << 20  # weights that are looked at, at once, but for those of one row
@@ -59,7 +59,7 @@ def rows(weights: torch.Tensor, words: Words, learned_sink: bool = False, tokens
     return Judged({name: torch.stack([torch.cat([part.rows[name] for part in parts], 1) for parts in found])
                    for name in names},
                   torch.stack([torch.cat([part.valid for part in parts]) for parts in found]),
-                  torch.where(worst >= 0, worst, torch.full_like(worst, math.nan)))
+                  only(worst, worst >= 0))
 
 
 def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, tokens: Optional[torch.Tensor],
@@ -99,7 +99,7 @@ def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, t
         known = (p < length) & earlier.any(-1)
         numbers["duplicate_token"] = (a * earlier).sum(-1), known
         numbers["induction"] = (a[..., 1:] * earlier[:, :-1]).sum(-1), known
-    return Judged({name: torch.where(sound & exists & torch.isfinite(value), value, torch.full_like(value, math.nan))
+    return Judged({name: only(value, sound & exists & torch.isfinite(value))
                    for name, (value, exists) in numbers.items()}, valid, error)
 
 
