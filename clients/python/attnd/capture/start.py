@@ -9,7 +9,6 @@ watch() does, before the first step and within its `wait`.
 """
 from __future__ import annotations
 
-import atexit
 import contextlib
 import fcntl
 import os
@@ -17,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
 from typing import Any, Optional
 from urllib.parse import quote
 
@@ -25,6 +23,7 @@ import zmq
 
 from .. import __version__
 from ..base import address as addresses
+from ..base.exits import closed_at_exit
 from ..base.local import INSTALL, Unusable, log_name, page_of, page_refusal, programs, state_directory, version_of
 from ..base.once import log
 from ..base.wire import printable
@@ -198,15 +197,7 @@ class Starter:
         self._page = page
 
 
-_live: "weakref.WeakSet[Starter]" = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    for each in list(_live):
-        each.close()
-
-
-atexit.register(_close_all)  # after pyzmq's own handler, hence before it is run
+_live = closed_at_exit()  # before pyzmq's own handler
 
 
 def starter_for(job: str, endpoint: Optional[str], address: Any, rank: int) -> Optional[Starter]:

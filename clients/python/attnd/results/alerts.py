@@ -30,7 +30,6 @@ attnd names is unknown to a rank that attnd does not reach.
 """
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import json
@@ -38,7 +37,6 @@ import logging
 import os
 import threading
 import time
-import weakref
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
@@ -47,6 +45,7 @@ import zmq
 from ..base import wire
 from ..base.address import AddressError
 from ..base.local import page_of
+from ..base.exits import closed_at_exit
 from ..base.once import Once, log
 from ..sending.publisher import Publisher
 from .control import Control, ControlError
@@ -485,12 +484,4 @@ def alerts_for(acts: Sequence[Act], publisher: Publisher, address: Any, trackers
     return Alerts(acts, publisher, address, ranks, trackers)
 
 
-_live: "weakref.WeakSet[Alerts]" = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    for each in list(_live):
-        each.close()
-
-
-atexit.register(_close_all)  # no thread may be within the store, which is C++, when the interpreter ends
+_live = closed_at_exit()  # no thread may be within the store, which is C++, when the interpreter ends

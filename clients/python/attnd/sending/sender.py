@@ -21,19 +21,18 @@ subscriptions hold on for what went by the lane before. sending/presence.py tell
 """
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import sys
 import threading
 import time
-import weakref
 from typing import Any, ContextManager, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import zmq
-import zmq.utils.garbage  # its exit handler must be registered before ours: see _close_all
+import zmq.utils.garbage  # its exit handler must be registered before ours: see _live
 
 from ..base import limits, wire
+from ..base.exits import closed_at_exit
 from ..base.once import Once, log
 from ..connection.link import Link, milliseconds
 from .memory import Lender
@@ -513,7 +512,7 @@ def _set_options(socket: "zmq.Socket[Any]", high_water: int) -> None:
 
 # Forking: the child has the parent's memory but not its threads. Every sender in it goes quiet, and its
 # sockets are kept referenced so that no destructor of the child touches the parent's connections.
-_live: "weakref.WeakSet[Sender]" = weakref.WeakSet()
+_live = closed_at_exit()  # made after pyzmq's own handler, which forgets the buffers that are still in flight
 _orphans: List[Any] = []
 
 
@@ -523,12 +522,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-# Registered after pyzmq's own handler, hence run before it: that one forgets the buffers that are still in flight.
-def _close_all() -> None:
-    for sender in list(_live):
-        sender.close()
-
-
-atexit.register(_close_all)

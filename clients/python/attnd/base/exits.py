@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: MIT
+"""exits: what is still open at the end of the program is closed then, before what was imported earlier takes its own away."""
+from __future__ import annotations
+
+import atexit
+import weakref
+from typing import Any
+
+
+def closed_at_exit() -> "weakref.WeakSet[Any]":
+    """A set whose members are closed at the end of the program; of several sets the last one first."""
+    live: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+    def close_all() -> None:
+        for each in list(live):
+            each.close()
+
+    atexit.register(close_all)
+    return live
