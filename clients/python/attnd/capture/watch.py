@@ -235,7 +235,7 @@ class Watch:
             weakref.finalize(self, alerts.close).atexit = False
             alerts.run_log.follow(weakref.WeakMethod(self.log))
 
-    def forward_done(self, module: torch.nn.Module) -> None:
+    def forward_done(self) -> None:
         """The model's forward is done: the end of a step, when nobody else says where steps end."""
         self._notices.model_called()
         if self.forwards.is_closed or self._stepped or probed() is not None or not self.forwards.is_training() \

@@ -40,7 +40,7 @@ class ForwardHook(Hook):
             return
         owner = self.owner()
         if owner is not None:
-            owner.forward_done(module)
+            owner.forward_done()
 
 
 class TokensHook(Hook):

@@ -74,7 +74,7 @@ class InductionInputs:
             self._tell(f"no captured step has shown yet that the model is given tokens, {LENGTH_MIN} or more at once")
         return self._call
 
-    def look(self, args: Sequence[Any], kwargs: "Mapping[str, Any]", given: Sequence[Named], of_decoder: bool) -> None:
+    def look(self, args: Sequence[Any], given: Sequence[Named], of_decoder: bool) -> None:
         """A forward that is followed begins, and was given these tokens, the likeliest first."""
         if self._call is not None or not given:
             return

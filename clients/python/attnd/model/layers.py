@@ -118,7 +118,7 @@ def _stack(parts: Sequence[str]) -> Optional[str]:
 def _site(path: str, tail: Sequence[str], parents: Mapping[str, int], shown: Shown) -> str:
     if any(_CROSS.search(part) for part in tail):
         return "cross"
-    parent, _, leaf = path.lower().rpartition(".")
+    leaf = path.lower().rpartition(".")[2]
     if "multihead_attn" in leaf and parents[path.rpartition(".")[0]] > 1:
         return "cross"
     return "cross" if shown.cross and "self" not in leaf else "self"

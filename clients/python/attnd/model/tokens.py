@@ -65,7 +65,7 @@ class Tokens:
             given += [Named(called, one) for called, one in inner if _like_tokens(called, one)]
         given.sort(key=lambda entry: entry.name != "input_ids")
         if self.inputs is not None:
-            self.inputs.look(args, kwargs, given, any(_OF_DECODER.match(entry.name) for entry in given))
+            self.inputs.look(args, given, any(_OF_DECODER.match(entry.name) for entry in given))
         for name, value in given if travel or self._labels else ():
             stack = "decoder" if _OF_DECODER.match(name) else ""
             if stack not in self._copies:
