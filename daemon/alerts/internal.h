@@ -42,7 +42,7 @@ struct alert_past {
 struct alert_head_numbers {
     struct alert_past past;
     double saturated_entropy, saturated_alone, lost_focus, written_share, twin;
-    bool is_saturated; /* by size or jump of its logits, whether it is told or not */
+    bool is_saturated; /* by size or jump of its logits, whether told or not */
 };
 
 /* Shares of invalid rows of a layer's heads; head: the one with most, -1 = several have. */

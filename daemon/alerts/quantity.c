@@ -237,7 +237,7 @@ static void put_saturated(struct alert_numbers *numbers, const struct summary_re
         double spread = mean_of(summary, METRIC_STD_LOGIT, h);
         bool jumped = has_jumped(&head->past.spread, entropy, (float)spread);
         head->saturated_entropy = saturated_entropy(entropy, spread);
-        head->is_saturated = jumped || head->saturated_entropy < ENTROPY_SHARP;
+        head->is_saturated = jumped || (!isnan(spread) && head->saturated_entropy < ENTROPY_SHARP);
         head->saturated_alone = isnan(spread) ? NAN : jumped ? entropy : head->saturated_entropy;
         sharp += head->saturated_alone < 1;
         of_layer += isnan(head->saturated_entropy) ? 1 : head->saturated_entropy;

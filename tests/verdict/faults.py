@@ -118,9 +118,7 @@ KINDS: Dict[str, Kind] = {
     "saturated": Kind(saturated, "head_saturated", logits=True),
     "sharpening": Kind(sharpening, "head_saturated", logits=True),
     "uniform": Kind(uniform, "head_uniform", learned=True),
-    "saturated_layer": Kind(saturated, "entropy_collapse", of_head=False, logits=True),
     "dead_output": Kind(dead_output, "head_silent"),
-    "dead_layer": Kind(dead_layer, "head_silent", of_head=False, from_start=True),
     "collapse": Kind(collapse, "entropy_collapse", of_head=False, everywhere=True, unbounded=True, hurts=True),
     "not_a_number": Kind(not_a_number, "first_invalid"),
     "logits": Kind(logits, "max_logit_growth", of_head=False, logits=True),
@@ -128,6 +126,8 @@ KINDS: Dict[str, Kind] = {
     "twins": Kind(twins, "head_twins", multihead=True),
     "sink_takeover": Kind(sink_takeover, "sink_takeover", of_head=False, everywhere=True),
     "never_learned": Kind(never_learned, "never_learned", of_head=False, from_start=True, unbounded=True),
+    "dead_layer": Kind(dead_layer, "head_silent", of_head=False, from_start=True),
+    "saturated_layer": Kind(saturated, "entropy_collapse", of_head=False, logits=True),
 }
 
 
