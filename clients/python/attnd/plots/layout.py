@@ -27,7 +27,6 @@ LOWERED, HEIGHT_MOST = 28.0, 9 * INCH  # maps become this low before a figure is
 PANEL_LEAST, AROUND = 62.0, 36.0
 OVERHANG = 8.0  # by which a title may be longer than its axis
 COLUMNS_MOST = 64
-SIZE_MOST = 2000  # tenths of an inch
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,16 @@ def grow(page: Page, fits: Callable[[Page], bool]) -> Tuple[float, Optional[floa
         return math.ceil(points / INCH * 10 - 1e-6)
 
     def least(low: int, fits_: Callable[[int], bool]) -> int:
-        return next((n for n in range(low, SIZE_MOST) if fits_(n)), SIZE_MOST)
+        if fits_(low):
+            return low
+        step = 1
+        while low + step < 2000 and not fits_(low + step):
+            low, step = low + step, 2 * step
+        high = low + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fits_(middle) else (middle, high)
+        return high
 
     wide = least(tenths(page.width), lambda n: fits(Page(n * INCH / 10, 0.0, page.title)))
     high = page.height and least(tenths(page.height), lambda n: fits(Page(wide * INCH / 10, n * INCH / 10, page.title)))
