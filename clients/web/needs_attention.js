@@ -21,7 +21,8 @@ const LAYERS = 4;
 /** Names layers that no check says anything of, if there are any. */
 function unmeasuredNodes({ checks }) {
     const layers = checks?.unmeasured ?? [],
-        more = layers.length > LAYERS ? ` and ${layers.length - LAYERS} more layers` : "";
+        count = layers.length - LAYERS,
+        more = count > 0 ? ` and ${count} more ${count === 1 ? "layer" : "layers"}` : "";
     if (layers.length === 0) return [];
     return [h("p", { class: "unmeasured" }, `No numbers came in the last 8 windows of ${layers.slice(0, LAYERS).join(", ")}${more}.`)];
 }

@@ -174,8 +174,8 @@ int method_plan_set(struct control_request *request)
     before = before->from == PLAN_FROM_COST ? plans_default(view->plans) : before;
     struct config_plan what = before->what;
     const struct run *run = registry_find(view->registry, pattern, "");
-    if (run && before == plans_default(view->plans)) { /* an `every` of its own goes before that */
-        what.every = run->cut.capture_every;
+    if (run && run->own_every > 0 && before == plans_default(view->plans)) {
+        what.every = run->own_every; /* it goes before the default */
     }
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         if (control_plan_read_value(request, keys[i], &what) != 0) {

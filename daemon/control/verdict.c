@@ -5,10 +5,12 @@
 #include "daemon/control/internal.h"
 
 #include "daemon/history/params.h"
+#include "daemon/ingest/plan.h"
 
 /* An answer in the making. */
 struct verdict_answer {
     const struct run *run;
+    const struct plan *plan;
     uint64_t limit, count; /* of alerts: listed at most; that there are */
     struct mpk_writer *result;
 };
@@ -44,7 +46,8 @@ static void verdict_put_checks(struct verdict_answer *answer)
     for (const struct stream *stream = run->streams; run->alerts && stream;
          stream = stream->hh.next) {
         char name[LAYER_NAME_MAX];
-        if (!alerts_measured(run->alerts, stream->id)) {
+        if (layers_take(answer->plan->what.layers.text, stream->id) &&
+            !alerts_measured(run->alerts, stream->id)) {
             mpk_put_str(result, layers_name(stream->id, name));
         }
     }
@@ -99,6 +102,7 @@ int method_verdict(struct control_request *request)
     if (!answer.run) {
         return method_history(request);
     }
+    answer.plan = plans_for(request->view->plans, answer.run->job);
     verdict_put(&answer);
     return 0;
 }

@@ -117,6 +117,7 @@ int events_take(struct run *run, struct message *message)
         return code;
     }
     if (header->event == EVENT_HELLO && !code) {
+        run->own_every = header->own_every;
         code = costs_take(&run->costs, message->rank_index, header);
     }
     if (header->event == EVENT_HELLO && !code && events_asks_other_windows(run, header)) {

@@ -56,6 +56,7 @@ struct run {
     struct track tracks[TRACKS_MAX];
     uint32_t track_count;
     struct config_cut cut;  /* as far as is known when the run begins */
+    uint32_t own_every;     /* that the job's code asks for, by its newest hello; 0 = none */
     struct stream *streams; /* by key, in order of appearance */
     struct sequences events;
     struct sequences reliable_events; /* of the reliable lane */

@@ -278,6 +278,7 @@ def test_many_heads_of_many_layers_stay_readable(own_site, page):
     page.keys(".heat svg", "ArrowRight", "ArrowDown", "End")
     assert page.text(".columns > .stack:last-child h2") == "decoder.1.self.h0"
 
+
 def test_layers_whose_numbers_have_stopped_are_named_beside_the_checks_that_pass(looked, page):
     trainer, rng = Trainer(looked.daemon, "halts"), np.random.default_rng(5)
     for step in range(28):

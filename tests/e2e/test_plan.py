@@ -108,9 +108,15 @@ def test_a_plan_changes_while_the_job_is_connected():
 
 def test_a_plan_for_some_layers_leaves_a_job_its_own_every():
     attnd, trainer = listened()
-    trainer.event("hello", own_every=3)
+    trainer.event("hello")
     attnd.settled(1)
+    assert attnd.call("plan.set", job="gpt-small", layers="decoder.0.self")["every"] == 50, "it has none"
+    attnd.call("plan.reset", job="gpt-small")
+    trainer.event("hello", own_every=3)
+    attnd.settled(2)
     assert attnd.call("plan.set", job="gpt-small", layers="decoder.0.self")["every"] == 3
+    assert attnd.call("plan.set", job="gpt-small", every=9, rows=4)["every"] == 9
+    assert attnd.call("plan.set", job="gpt-small", rows=8)["every"] == 9
     assert attnd.call("plan.set", job="gpt-*", layers="decoder.0.self")["every"] == 50, "of a pattern"
 
 

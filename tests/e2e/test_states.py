@@ -12,7 +12,6 @@ from harness import Attnd, Trainer, softmax_maps, wait_until
 import formulas
 
 from attnd import Publisher
-from attnd.base.metrics import MESSAGE_METRICS
 from attnd.sending.layer_state import LayerState
 
 BATCH, HEADS, T, STEPS, MICROBATCHES, WINDOW = 2, 4, 12, 8, 2, 4
@@ -95,7 +94,7 @@ def test_states_say_what_the_maps_of_the_same_steps_say(rng):
         assert one["heads"]["pattern"] == two["heads"]["pattern"]
         assert one["sink_rate"] == two["sink_rate"]
         compare_rows(attnd, one["heads"], two["heads"], window)
-        assert set(one["heads"]) - set(two["heads"]) - NOT_HERE == set(MESSAGE_METRICS) & set(one["heads"]) >= {"mean"}
+        assert set(one["heads"]) - set(two["heads"]) - NOT_HERE == {"mean", "min", "max", "std", "variance", "locality", "importance"}
         assert "aggregate" in one and "aggregate" not in two and "top_pairs" not in two
     live, = attnd.call("live", job="states")
     expected, = attnd.call("live", job="maps")

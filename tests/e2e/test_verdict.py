@@ -124,6 +124,9 @@ def test_checks_that_pass_say_nothing_of_layers_whose_numbers_have_stopped():
     assert stopped["checks"]["unmeasured"] == ["decoder.1.self", "decoder.2.self"]
     attnd.restart(trainer, sig=signal.SIGKILL)
     assert by_control(attnd) == stopped
+    attnd.call("plan.set", job="gpt", layers="decoder.[02].*")
+    assert by_control(attnd)["checks"]["unmeasured"] == ["decoder.2.self"], "a plan may leave layers out"
+    attnd.call("plan.reset", job="gpt")
     for command in ("summary", "alerts"):
         assert "No numbers came in the last 8 windows of decoder.1.self, decoder.2.self\n" in by_attnctl(attnd, command)
     go_on(range(12, 15), COLLAPSED)

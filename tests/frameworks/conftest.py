@@ -27,7 +27,7 @@ client.Publisher.__init__.__kwdefaults__["linger"] = PATIENCE_S  # what is sent 
 
 @pytest.fixture(autouse=True)
 def drawn_alike():
-    """What a test draws by PyTorch does not go by the tests before it."""
+    """Random numbers of PyTorch are the same in a test whatever ran before it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(1)
 

@@ -138,7 +138,7 @@ def limited(said, **options):
 
 @pytest.fixture(autouse=True)
 def drawn_alike():
-    """What a test draws by PyTorch does not go by the tests before it."""
+    """Random numbers of PyTorch are the same in a test whatever ran before it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(1)
 

@@ -47,8 +47,8 @@ static void verdict_print_unmeasured(struct cli *cli, const msgpack_object *laye
                          FIELD_VALUE(field_at(layers, i)));
     }
     if (count > NAMED) {
-        snprintf(text + used, sizeof text - (size_t)used, " and %" PRIu32 " more layers",
-                 count - NAMED);
+        snprintf(text + used, sizeof text - (size_t)used, " and %" PRIu32 " more layer%s",
+                 count - NAMED, out_plural(count - NAMED));
     }
     if (count > 0) {
         text_wrap(text, 0, 0, cli->out);

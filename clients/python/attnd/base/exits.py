@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""exits: what is still open at the end of the program is closed then, before what was imported earlier takes its own away."""
+"""exits: what is still open at the end of the program is closed then, before modules that were imported earlier end."""
 from __future__ import annotations
 
 import atexit

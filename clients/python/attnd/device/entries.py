@@ -106,6 +106,7 @@ class Entries:
         """Adds these rows of the heads at `place` of all samples and heads in this shape; the last dimension of each tensor
         is rows. `weights`: sums of e^A - 1 and A e^A without key 0."""
         f64, keys = row.unit.dtype, p.keys
+        assert sums.squares is not None
         first = row.first
         squares = row.unit**2 * sums.squares.to(f64) + first**2
         grown, tilted = weights[0] + torch.expm1(first), weights[1] + first * torch.exp(first)

@@ -122,14 +122,15 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
         with_first, count, farthest = visible_keys(place.expand(shape), ends, p.causal, p.window)
     previous, own, following = (torch.where(s > -math.inf, torch.exp(s - largest), torch.zeros_like(s))
                                 for s in near)
-    sums = Sums(largest, total, weighted, left.sums[_LENGTH + 1], distance, local, previous, own, following, first, with_first > 0, count, farthest,
-                top, eighth)
+    squares = None if entries is None else left.sums[_LENGTH + 1]
+    sums = Sums(largest, total, weighted, squares, distance, local, previous, own, following, first, with_first > 0, count,
+                farthest, top, eighth)
     sinks = None if p.sinks is None else p.sinks.repeat(p.batch)[some, None]
     if entries is not None:
         row = scaled(sums, sinks)
-        finite, shift, logits, squares, lowest, cosines, cosine_count, cosine_max = left.sums[_OF_WEIGHTS:_LENGTH]
+        finite, shift, logits, squares_of_logits, lowest, cosines, cosine_count, cosine_max = left.sums[_OF_WEIGHTS:_LENGTH]
         of_q = inverse(entries.norms[0]).flatten(0, 1)[some]
-        seen = Logits(finite, shift, logits, squares, lowest, cosines * of_q, torch.where(of_q > 0, cosine_count, 0 * of_q),
+        seen = Logits(finite, shift, logits, squares_of_logits, lowest, cosines * of_q, torch.where(of_q > 0, cosine_count, 0 * of_q),
                       torch.where(of_q > 0, cosine_max * of_q, torch.full_like(of_q, -math.inf)))
         entries.add(p, (p.batch * p.heads,), (some,), slice(None), sums, row,
                     from_powers([total, *left.sums[_LENGTH + 1:]], row.unit), seen)

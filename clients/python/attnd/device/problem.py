@@ -155,7 +155,7 @@ def read(packed: bytes, here: Optional[np.ndarray]) -> Problem:
 
 
 def slices(count: int, step: int) -> Iterator[slice]:
-    """Cuts so many into slices of at most `step`, and of one at least."""
+    """Slices of at most `step`, one at least, that together are slice(0, count)."""
     step = max(1, step)
     return (slice(begin, min(begin + step, count)) for begin in range(0, count, step))
 

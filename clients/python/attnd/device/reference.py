@@ -257,7 +257,7 @@ def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.T
     s.sub_(torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))[..., None]).clamp_(min=_FLOOR)
     torch.exp(s, out=e)
     weighted = torch.mul(e, s, out=spare).sum(-1)
-    squares = torch.mul(e, e, out=spare).sum(-1)
+    squares = None if lengths_of is None else torch.mul(e, e, out=spare).sum(-1)
     distance = ((place - begin).to(e.dtype)[:, None] - (j - begin).to(e.dtype)).abs_()
     distances = torch.mul(e, distance, out=spare).sum(-1)
     near = slice(*(min(max(0, edge - begin), shape[-1]) for edge in (

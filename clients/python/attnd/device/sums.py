@@ -27,7 +27,7 @@ class Sums(NamedTuple):
     largest: torch.Tensor  # logit; -inf without any, NaN or +inf when the row is not sound
     total: torch.Tensor  # sum of e
     weighted: torch.Tensor  # sum of e (s - largest)
-    squares: torch.Tensor  # sum of e^2
+    squares: Optional[torch.Tensor]  # sum of e^2, where somebody asks for entries
     distance: torch.Tensor  # sum of e |p - j|
     local: torch.Tensor  # sum of e where |p - j| <= local_window
     previous: torch.Tensor  # e at p - 1, 0 where that is not visible or key 0
@@ -48,12 +48,12 @@ class Place(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """How sums of e become weights, and numbers that lose by that way: f64, where the device has it."""
-    unit: torch.Tensor  # sums of e are multiplied by it
+    """Sums over the weights of a row, f64 where the device has it."""
     first: torch.Tensor  # the weight of key 0
     largest: torch.Tensor
     entropy: torch.Tensor
     sans_first: torch.Tensor  # the entropy of the others, made a distribution
+    has_others: torch.Tensor  # bool: these have some weight
     parts: Sequence[torch.Tensor]  # Sums.distance to Sums.next, multiplied
 
 
@@ -81,14 +81,15 @@ def finish(sums: Sums, place: Place, sinks: Optional[torch.Tensor], cross: bool,
     if sinks is not None:
         mass, z = z, z + torch.exp(sinks.to(f64) - shift)
     log_z = torch.log(z)
-    parts = stacked[2:] * (share / z)
+    unit = share / z
+    parts = stacked[2:] * unit
     rest, weights, distance, local, previous, own, following = parts[:7]
     first = one / z
     kept = rest + first if sinks is not None else torch.ones_like(rest)
     entropy = (kept * log_z - weights - rest * fall - first * fall_first).clamp(min=0)
     sans_first = (torch.log(total) - weighted / total).clamp(min=0)
-    found = numbers(sums, Weights(share / z, first, torch.maximum(share, one) / z, entropy, sans_first, parts[2:7]), place, cross,
-                    local_window)
+    weights_of = Weights(first, torch.maximum(share, one) / z, entropy, sans_first, rest > 0, parts[2:7])
+    found = numbers(sums, weights_of, place, cross, local_window)
     found["max_logit"] = top, sound
     if has_top:
         found["tail_mass"] = (1 - parts[7] - first + torch.minimum(parts[8], first)).clamp(min=0), sound
@@ -117,12 +118,12 @@ def numbers(sums: Sums, weights: Weights, place: Place, cross: bool,
         "mean_distance": (mean_distance, always),
         "mean_distance_normalized": (mean_distance / sums.farthest.to(n.dtype), sums.farthest > 0),
         "first_token": (first, p >= 1),
-        "entropy_sans_first": (weights.sans_first / torch.log(n - sums.with_first.to(n.dtype)), (n >= 3) & (weights.unit * sums.total > 0)),
+        "entropy_sans_first": (weights.sans_first / torch.log(n - sums.with_first.to(n.dtype)), (n >= 3) & weights.has_others),
     }
     if not cross:
         for name, weight, step in (("previous_token", previous, -1), ("diagonal", own, 0), ("next_token", following, 1)):
-            found[name] = (weight + torch.where(p + step == 0, first, zero),
-                           (p + step >= 0) & (p + step < place.positions))
+            at = p + step
+            found[name] = weight + torch.where(at == 0, first, zero), (at >= 0) & (at < place.positions)
     return found
 
 

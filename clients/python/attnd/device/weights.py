@@ -84,10 +84,10 @@ def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, t
     previous, own, following = (_at(rest, p + step) for step in (-1, 0, 1))
     local = (rest * (gap <= local_window)).sum(-1)
     none = torch.zeros_like(mass)
-    sums = Sums(none, mass, -nats, (rest * rest).sum(-1), (rest * distance).sum(-1), local, previous, own, following,
-                a[..., 0].log(), seen[:, 0], n, (distance * seen).amax(-1))
+    sums = Sums(none, mass, -nats, None, (rest * distance).sum(-1), local, previous, own, following, none, seen[:, 0], n,
+                (distance * seen).amax(-1))
     largest = torch.where(seen, a, torch.full_like(a, -math.inf)).amax(-1)
-    whole = Weights(none + 1, a[..., 0], largest, nats + _nats(a[..., :1]), nats / mass + torch.log(mass),
+    whole = Weights(a[..., 0], largest, nats + _nats(a[..., :1]), nats / mass + torch.log(mass), mass > 0,
                     (sums.distance, local, previous, own, following))
     numbers = numbers_of(sums, whole, Place(p, end), words.cross, local_window)
     always = torch.ones_like(n, dtype=torch.bool)

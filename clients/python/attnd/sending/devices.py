@@ -58,7 +58,7 @@ def _copied(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def working_dtype(tensor: torch.Tensor) -> torch.dtype:
-    """In which numbers like these are computed with: f64 or f32."""
+    """The precision in which numbers like these are computed with: f64 or f32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
