@@ -34,7 +34,8 @@ struct flight_row *flight_add(struct flight_table *flight, uint64_t seq, uint64_
         return NULL;
     }
     struct flight_row *row = &flight->rows[flight->count++];
-    *row = (struct flight_row){seq, turn, size, pieces, pieces, done, false};
+    *row = (struct flight_row){
+        .seq = seq, .turn = turn, .size = size, .pieces = pieces, .left = pieces, .done = done};
     flight->bytes += size;
     return row;
 }
@@ -78,9 +79,10 @@ struct flight_row *flight_failed(struct flight_table *flight)
     return first;
 }
 
-void flight_fail_all(struct flight_table *flight)
+void flight_fail_before(struct flight_table *flight, uint64_t put_ns)
 {
     for (uint32_t i = 0; i < flight->count; i++) {
-        flight->rows[i].failed = true;
+        struct flight_row *row = &flight->rows[i];
+        row->failed = row->failed || row->put_ns < put_ns;
     }
 }

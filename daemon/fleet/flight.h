@@ -10,6 +10,7 @@
 
 struct flight_row {
     uint64_t seq, turn, size;
+    uint64_t put_ns;       /* when its pieces were handed over last, by the caller's clock */
     uint32_t pieces, left; /* left: not acknowledged */
     uint8_t *done;         /* [pieces]; owned */
     bool failed;           /* some piece is to go again */
@@ -34,7 +35,7 @@ bool flight_answer(struct flight_table *flight, uint64_t seq, uint64_t turn, uin
 void flight_remove(struct flight_table *flight, uint64_t seq);
 /* The failed row with the least number, or NULL. */
 struct flight_row *flight_failed(struct flight_table *flight);
-/* Nothing will be acknowledged any more: the connection has gone. */
-void flight_fail_all(struct flight_table *flight);
+/* Rows that were handed over before this time will not be acknowledged any more. */
+void flight_fail_before(struct flight_table *flight, uint64_t put_ns);
 
 #endif

@@ -34,10 +34,13 @@
 
 /* How long the first mark waits for others. */
 #define TAKEN_WAIT_NS UINT64_C(100000000)
-#define BEAT_NS       UINT64_C(2000000000)
-#define TURN_NS       UINT64_C(500000000)
-#define STOP_TURN_NS  UINT64_C(20000000)
-#define GOODBYE_MS    500
+/* Libnats gives an answer up after LINK_WAIT_MS by the wall clock: never, where that was set back.
+ */
+#define ANSWER_NS    (UINT64_C(5) * LINK_WAIT_MS / 2 * 1000000)
+#define BEAT_NS      UINT64_C(2000000000)
+#define TURN_NS      UINT64_C(500000000)
+#define STOP_TURN_NS UINT64_C(20000000)
+#define GOODBYE_MS   500
 
 static void uplink_wake(void *data)
 {
@@ -116,7 +119,7 @@ static void uplink_lose(void *data)
     uplink->questions = NULL;
     uplink->js = NULL;
     uplink->connection = NULL;
-    flight_fail_all(&uplink->flight);
+    flight_fail_before(&uplink->flight, UINT64_MAX); /* the connection has gone */
 }
 
 static bool uplink_prepare(struct uplink *uplink)
@@ -234,6 +237,7 @@ static void uplink_take_answers(struct uplink *uplink, uint64_t now)
         uplink->pause_ns = 0;
         link_set_trouble(uplink->link, "");
     }
+    flight_fail_before(&uplink->flight, now > ANSWER_NS ? now - ANSWER_NS : 0);
     if (uplink->taken_count > 0 && (uplink->ending || uplink->flight.count == 0 ||
                                     now >= uplink->taken_since_ns + TAKEN_WAIT_NS)) {
         uplink_mark(uplink, now);

@@ -141,6 +141,7 @@ static bool uplink_send_next(struct uplink *uplink, uint64_t after, struct fligh
         return false;
     }
     flying->failed = false;
+    flying->put_ns = now;
     if (!failed) {
         uplink->cursor = row->seq;
     }

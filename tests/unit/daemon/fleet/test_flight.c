@@ -44,7 +44,10 @@ TEST(rows_that_failed_go_again_in_their_order)
     flight_find(&flight, 30)->failed = false;
     assert_int_equal(flight_failed(&flight)->seq, 150);
     assert_true(flight_answer(&flight, 30, 0, 2, true));
-    flight_fail_all(&flight);
+    flight_find(&flight, 1)->put_ns = flight_find(&flight, 2)->put_ns = 7;
+    flight_fail_before(&flight, 7);
+    assert_int_equal(flight_failed(&flight)->seq, 3);
+    flight_fail_before(&flight, 8);
     assert_int_equal(flight_failed(&flight)->seq, 1);
     flight_remove(&flight, 1);
     flight_remove(&flight, 1);
