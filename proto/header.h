@@ -230,5 +230,8 @@ const char *event_name(enum event_type event);
 extern const char *const stack_names[2], *const site_names[2];
 const char *stack_name(enum stack stack);
 const char *site_name(enum site site);
+/* Writes and returns "decoder.3.self", by which plans and rules name layers. */
+#define LAYER_NAME_MAX 32
+const char *layer_name(struct layer_id layer, char ret_name[LAYER_NAME_MAX]);
 
 #endif

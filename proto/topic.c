@@ -21,6 +21,13 @@ const char *site_name(enum site site)
     return site_names[site];
 }
 
+const char *layer_name(struct layer_id layer, char ret_name[LAYER_NAME_MAX])
+{
+    snprintf(ret_name, LAYER_NAME_MAX, "%s.%u.%s", stack_name(layer.stack), layer.layer,
+             site_name(layer.site));
+    return ret_name;
+}
+
 static bool job_char(unsigned char c)
 {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||

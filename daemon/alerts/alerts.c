@@ -31,8 +31,7 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
         strcpy(where, "the messages since the run was last judged");
     }
     if (place->has_layer) {
-        snprintf(where, sizeof where, "%s.%" PRIu32 ".%s", stack_name(place->layer.stack),
-                 place->layer.layer, site_name(place->layer.site));
+        layer_name(place->layer, where);
     }
     if (place->head >= 0) {
         snprintf(head, sizeof head, " head %" PRId32, place->head);
@@ -187,7 +186,7 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
     if (rule->metric == RULE_INVALID_ORIGIN) {
         event.value = state == ALERT_RESOLVED ? cell->value : alerts->origin.share;
         /* The sentence of first_invalid. */
-        char head[32] = "several heads";
+        char head[32] = "several heads", layer[LAYER_NAME_MAX];
         if (alerts->origin.head >= 0) {
             snprintf(head, sizeof head, "head %" PRId32, alerts->origin.head);
         }
@@ -201,11 +200,10 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
                 alerts->origin.after, alerts->origin.before);
         } else {
             snprintf(message, ALERT_MESSAGE_MAX,
-                     "rows became invalid: first in %s of %s.%" PRIu32 ".%s, between steps %" PRIu64
+                     "rows became invalid: first in %s of %s, between steps %" PRIu64
                      " and %" PRIu64 ": %.4g of them",
-                     head, stack_name(alerts->origin.layer.stack),
-                     (uint32_t)alerts->origin.layer.layer, site_name(alerts->origin.layer.site),
-                     alerts->origin.after, alerts->origin.before, alerts->origin.share);
+                     head, layer_name(alerts->origin.layer, layer), alerts->origin.after,
+                     alerts->origin.before, alerts->origin.share);
         }
     } else {
         alert_message(rule, cell, place, value_now(rule, cells, index), state, message);

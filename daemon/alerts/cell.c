@@ -44,9 +44,8 @@ struct alert_layer *alert_layer_get(struct alerts *alerts, struct layer_id id)
         return NULL;
     }
     /* The rules that apply to the layer; the run is judged apart. */
-    char name[64];
-    snprintf(name, sizeof name, "%s.%u.%s", stack_name(layer->id.stack), (unsigned)layer->id.layer,
-             site_name(layer->id.site));
+    char name[LAYER_NAME_MAX];
+    layer_name(layer->id, name);
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         layer->cells[i].applies =
             !rule_is_of_run(alerts->rules[i]) && fnmatch(alerts->rules[i]->layer, name, 0) == 0;

@@ -93,9 +93,6 @@ bool request_takes(struct control_request *request, const char *takes);
 int request_find_run(struct control_request *request, const char *job, const char *prefix,
                      struct run **ret_run);
 
-/* "decoder.3.self" */
-#define LAYER_NAME_MAX 64
-const char *layers_name(struct layer_id layer, char ret_name[LAYER_NAME_MAX]);
 /* Whether a layer matches one of the patterns between blanks, as a plan has them. */
 bool layers_take(const char *patterns, struct layer_id layer);
 /* Names the layers of a run, the first ones of many: "encoder.0.self, decoder.0.self, ...". */

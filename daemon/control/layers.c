@@ -9,17 +9,10 @@
 /* Layers that a sentence names at most. */
 #define LAYERS_NAMED_MAX 6
 
-const char *layers_name(struct layer_id layer, char ret_name[LAYER_NAME_MAX])
-{
-    snprintf(ret_name, LAYER_NAME_MAX, "%s.%u.%s", stack_name(layer.stack), layer.layer,
-             site_name(layer.site));
-    return ret_name;
-}
-
 bool layers_take(const char *patterns, struct layer_id layer)
 {
     char name[LAYER_NAME_MAX], pattern[CONFIG_LAYERS_MAX];
-    layers_name(layer, name);
+    layer_name(layer, name);
     while (*(patterns += strspn(patterns, " "))) {
         size_t length = strcspn(patterns, " ");
         snprintf(pattern, sizeof pattern, "%.*s", (int)length, patterns);
@@ -40,6 +33,6 @@ void layers_list(const struct run *run, char ret_text[LAYERS_LIST_MAX])
     for (const struct stream *stream = run->streams; stream && index <= LAYERS_NAMED_MAX;
          stream = stream->hh.next, index++) {
         used += (size_t)snprintf(ret_text + used, LAYERS_LIST_MAX - used, "%s%s", index ? ", " : "",
-                                 index < LAYERS_NAMED_MAX ? layers_name(stream->id, name) : "...");
+                                 index < LAYERS_NAMED_MAX ? layer_name(stream->id, name) : "...");
     }
 }

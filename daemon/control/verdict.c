@@ -48,7 +48,7 @@ static void verdict_put_checks(struct verdict_answer *answer)
         char name[LAYER_NAME_MAX];
         if (layers_take(answer->plan->what.layers.text, stream->id) &&
             !alerts_measured(run->alerts, stream->id)) {
-            mpk_put_str(result, layers_name(stream->id, name));
+            mpk_put_str(result, layer_name(stream->id, name));
         }
     }
     mpk_close_array(result, &unmeasured);

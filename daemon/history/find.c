@@ -31,12 +31,6 @@ void track_text(const struct history_track *track, char ret_text[TRACK_TEXT_MAX]
     }
 }
 
-void layer_text(const struct found_layer *layer, char ret_text[LAYER_TEXT_MAX])
-{
-    snprintf(ret_text, LAYER_TEXT_MAX, "%s.%" PRIu32 ".%s", stack_name(layer->layer.stack),
-             layer->layer.layer, site_name(layer->layer.site));
-}
-
 /* Runs */
 
 static void history_find_read_run(sqlite3_stmt *statement, const char *job, struct found_run *run)
@@ -184,8 +178,8 @@ int find_layer(struct query *query, const struct found_run *run, struct found_la
                run->job);
     while (query_next(query, statement) == 1) {
         struct found_layer layer = found_layer(statement);
-        char text[LAYER_TEXT_MAX];
-        layer_text(&layer, text);
+        char text[LAYER_NAME_MAX];
+        layer_name(layer.layer, text);
         history_find_add_name(query, index++, text);
     }
     sqlite3_finalize(statement);
@@ -224,9 +218,9 @@ struct history_track column_track(sqlite3_stmt *row, int column)
 static int refuse_track(struct query *query, const struct found_layer *layer,
                         sqlite3_stmt *statement, int tracks)
 {
-    char wanted[TRACK_TEXT_MAX], text[TRACK_TEXT_MAX], name[LAYER_TEXT_MAX];
+    char wanted[TRACK_TEXT_MAX], text[TRACK_TEXT_MAX], name[LAYER_NAME_MAX];
     track_text(&query->params.track, wanted);
-    layer_text(layer, name);
+    layer_name(layer->layer, name);
     if (tracks == 0) {
         return query_fail(query, ERR_NO_HISTORY, "%s has no window in the history yet", name);
     }

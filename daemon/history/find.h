@@ -56,10 +56,6 @@ struct history_track column_track(sqlite3_stmt *row, int column);
 #define TRACK_TEXT_MAX 96
 void track_text(const struct history_track *track, char ret_text[TRACK_TEXT_MAX]);
 
-/* "decoder.3.self". */
-#define LAYER_TEXT_MAX 32
-void layer_text(const struct found_layer *layer, char ret_text[LAYER_TEXT_MAX]);
-
 /* Keys that several answers have. */
 void put_text(struct query *query, const char *key, const char *text);
 void put_u64(struct query *query, const char *key, uint64_t number);

@@ -49,12 +49,12 @@ static uint32_t window_limit(const struct query *query, const struct value_serie
 static int history_series_refuse_metric(struct query *query, const struct value_series *series)
 {
     bool has[NUMBER_COUNT];
-    char layer[LAYER_TEXT_MAX], name[NUMBER_NAME_MAX];
+    char layer[LAYER_NAME_MAX], name[NUMBER_NAME_MAX];
     int code = windows_numbers(query, &series->layer, &series->track, has);
     if (code) {
         return code;
     }
-    layer_text(&series->layer, layer);
+    layer_name(series->layer.layer, layer);
     query_fail(query, ERR_NO_HISTORY, "%s has no '%s' in these windows; it has", layer,
                series->metric);
     for (int i = 0; i < NUMBER_COUNT; i++) {
@@ -87,8 +87,8 @@ static int history_series_read_series(struct query *query, struct value_series *
         code = code ? code : series_read(query, series, 1);
     }
     if (!code && series->rows.count == 0) {
-        char layer[LAYER_TEXT_MAX], track[TRACK_TEXT_MAX];
-        layer_text(&series->layer, layer);
+        char layer[LAYER_NAME_MAX], track[TRACK_TEXT_MAX];
+        layer_name(series->layer.layer, layer);
         track_text(&series->track.track, track);
         return query_fail(query, ERR_NO_HISTORY, "%s has no window of %s in this range", layer,
                           track);

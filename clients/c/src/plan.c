@@ -316,12 +316,11 @@ bool plan_choose(const struct prefixes *prefixes, const char *job, const struct 
 
 bool plan_takes_layer(const attn_plan *plan, struct layer_id id)
 {
-    char name[64];
-    int len =
-        snprintf(name, sizeof name, "%s.%u.%s", stack_name(id.stack), id.layer, site_name(id.site));
+    char name[LAYER_NAME_MAX];
+    size_t len = strlen(layer_name(id, name));
     struct span rest = {plan->layers, strlen(plan->layers)}, pattern;
     while (plan_next_part(&rest, ' ', &pattern)) {
-        if (pattern.len > 0 && plan_glob(pattern.at, pattern.len, name, (size_t)len)) {
+        if (pattern.len > 0 && plan_glob(pattern.at, pattern.len, name, len)) {
             return true;
         }
     }

@@ -259,6 +259,17 @@ QUANTITY_TEST(a_head_writes_a_share_of_the_median)
     expect_same(take_window(f)->head[0].written_share, 3);
 }
 
+/* The shares of heads whose W_v W_o has these norms in the next window. */
+static void expect_written(struct quantity_fixture *f, const double *norm, const double *wanted)
+{
+    begin_window(f, decoder_0);
+    put_means(f, METRIC_WV_WO_SPECTRAL_NORM, norm);
+    const struct alert_numbers *numbers = take_window(f);
+    for (int h = 0; h < HEADS; h++) {
+        expect_same(numbers->head[h].written_share, wanted[h]);
+    }
+}
+
 QUANTITY_TEST(heads_that_die_together_are_told_by_their_own_past)
 {
     static const double norm[][HEADS] = {
@@ -266,12 +277,7 @@ QUANTITY_TEST(heads_that_die_together_are_told_by_their_own_past)
     static const double wanted[][HEADS] = {
         {1, 1, 1, 1}, {0.5, 1, 1, 1}, {0.02, 0.02, 1, 1}, {0.02, 0.02, 0.01, 0.01}};
     for (size_t i = 0; i < sizeof norm / sizeof norm[0]; i++) {
-        begin_window(f, decoder_0);
-        put_means(f, METRIC_WV_WO_SPECTRAL_NORM, norm[i]);
-        const struct alert_numbers *numbers = take_window(f);
-        for (int h = 0; h < HEADS; h++) {
-            expect_same(numbers->head[h].written_share, wanted[i][h]);
-        }
+        expect_written(f, norm[i], wanted[i]);
     }
 }
 
@@ -281,12 +287,7 @@ QUANTITY_TEST(heads_that_are_dead_from_the_first_step_are_told_by_their_second_m
     static const double norm[][HEADS] = {{0, 0, 0, 0}, {0, 0, 0.5, 1}, {0, 0.5, 0.5, 1}};
     static const double wanted[][HEADS] = {{NONE, NONE, NONE, NONE}, {0, 0, 1, 1}, {0, 1, 1, 1}};
     for (size_t i = 0; i < sizeof norm / sizeof norm[0]; i++) {
-        begin_window(f, decoder_0);
-        put_means(f, METRIC_WV_WO_SPECTRAL_NORM, norm[i]);
-        const struct alert_numbers *numbers = take_window(f);
-        for (int h = 0; h < HEADS; h++) {
-            expect_same(numbers->head[h].written_share, wanted[i][h]);
-        }
+        expect_written(f, norm[i], wanted[i]);
         pack_and_unpack(f->alerts);
     }
 }
