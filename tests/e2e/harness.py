@@ -25,7 +25,7 @@ NOT_YET = ("job_unknown", "run_unknown", "no_summary", "no_history")  # from con
 
 def free_ports(count):
     """The first of `count` ports in a row that were free a moment ago; below those the kernel gives to connections."""
-    start = 10000 + os.getpid() * 16 % 20000
+    start = 10000 + os.getpid() * 1009 % 20000  # processes that begin together are far apart
     for first in (*range(start, 32000, count + 1), *range(10000, start, count + 1)):
         taken = [socket.socket() for _ in range(count)]
         try:

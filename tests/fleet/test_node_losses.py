@@ -160,6 +160,12 @@ def test_a_history_that_is_restored_from_a_backup_gives_no_number_twice(server, 
     hub.says(lambda answer: (answer["gone"], answer["nodes"][0]["lacking"]) == (0, 0), "that it lacks nothing")
 
 
+def kept_and_said(node, most_bytes):
+    """Its outbox, once that has no more bytes, and the node's answer, half a second old at most, says so."""
+    said, rows = node.fleet(), outbox(node)
+    return rows if said["bytes"] <= most_bytes and said["rows"] == len(rows) else None
+
+
 def test_an_outbox_that_is_full_loses_the_oldest_and_counts_them(server):
     server.stop()
     node = Node(server, "one", "fleet.outbox=1MiB")
@@ -167,8 +173,8 @@ def test_an_outbox_that_is_full_loses_the_oldest_and_counts_them(server):
     while node.fleet()["outbox_lost"] == 0:
         training.steps(2)
     training.bye()
-    wait_until(lambda: node.fleet()["bytes"] <= 2**20, "room")
-    rows = outbox(node)
+    wait_until(lambda: outbox(node)[max(outbox(node))]["kind"] == "run", "that the end of the run is stored, the last of its rows")
+    rows = wait_until(lambda: kept_and_said(node, 2**20), "room")
     lost = node.fleet()["outbox_lost"]
     assert min(rows) == lost + 1 and sorted(rows) == list(range(lost + 1, max(rows) + 1))
     server.start()
