@@ -3,10 +3,12 @@
 
 Everything waits on a condition with a bound; nothing sleeps and hopes.
 """
+import contextlib
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -200,6 +202,12 @@ class Attnd:
         stats = wait_until(done, f"{received} messages (now {self.stats()})")
         assert stats["received"] == stats["processed"] + sum(stats["dropped"].values())
         return stats
+
+    def messages_kept(self):
+        """How many messages the newest checkpoint has of the only run: after a kill it goes on from there."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.history_path}?mode=ro", uri=True)) as database:
+            row = database.execute("SELECT value FROM kept WHERE key = 'about'").fetchone()
+            return msgpack.unpackb(row[0])["taken"] if row else 0
 
     def rss_kb(self):
         with open(f"/proc/{self.process.pid}/status") as status:

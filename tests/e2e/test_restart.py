@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 
-import msgpack
 import numpy as np
 import pytest
 import zmq
@@ -59,7 +58,7 @@ class Training:
     def begin(self, attnd):
         """Until a checkpoint knows every rank: attnd cannot count as lost what it has nothing saved of."""
         self.go()
-        wait_until(lambda: messages_kept(attnd) >= 10 * RANKS * LAYERS, "the first checkpoint")
+        wait_until(lambda: attnd.messages_kept() >= 10 * RANKS * LAYERS, "the first checkpoint")
 
     def wait(self):
         self.may_run.clear()
@@ -143,10 +142,10 @@ def keeps_up(attnd, seconds):
     """Waits until one checkpoint has come after the other for so long, as they do unless the machine stands still; when
     the newest one was seen."""
     began = last = time.monotonic()
-    deadline, kept = began + PATIENCE_S, messages_kept(attnd)
+    deadline, kept = began + PATIENCE_S, attnd.messages_kept()
     while last - began < seconds:
         time.sleep(0.02)
-        now, newest = time.monotonic(), messages_kept(attnd)
+        now, newest = time.monotonic(), attnd.messages_kept()
         assert now < deadline, "checkpoints come too rarely"
         if newest > kept:
             began, last, kept = began if now - last < 0.5 else now, now, newest
@@ -220,7 +219,7 @@ def test_a_restored_window_is_summed_over_the_kill():
     trainer.attention(WEIGHTS, step=0)
     trainer.attention(WEIGHTS, step=1)
     attnd.settled(2)
-    wait_until(lambda: messages_kept(attnd) == 2, "a checkpoint with both")
+    wait_until(lambda: attnd.messages_kept() == 2, "a checkpoint with both")
     kill(attnd)
     start_again(attnd, trainer)
     reader = Reader(attnd, "summary/")
@@ -228,13 +227,6 @@ def test_a_restored_window_is_summed_over_the_kill():
     trainer.event("epoch_end", epoch=0)
     summary = reader.next()[1]
     assert (summary["messages"], summary["lost"], summary["window"]["partial"]) == (3, 0, False)
-
-
-def messages_kept(attnd):
-    """How many messages the newest checkpoint has of the only run."""
-    with sqlite3.connect(f"file:{attnd.history_path}?mode=ro", uri=True) as database:
-        row = database.execute("SELECT value FROM kept WHERE key = 'about'").fetchone()
-        return msgpack.unpackb(row[0])["taken"] if row else 0
 
 
 def test_a_window_that_is_no_longer_configured_is_dropped_aloud():
@@ -317,15 +309,15 @@ def rolling(*settings):
 def test_what_a_full_disk_swallowed_is_saved_again():
     attnd, trainer, send = rolling()
     send(4)
-    wait_until(lambda: messages_kept(attnd) == 4, "a checkpoint")
+    wait_until(lambda: attnd.messages_kept() == 4, "a checkpoint")
     resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     send(5)
     wait_until(lambda: attnd.stats()["store_dropped"] > 0, "a write that failed")
     resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     send(2)
-    wait_until(lambda: messages_kept(attnd) == 11, "a checkpoint with all")
+    wait_until(lambda: attnd.messages_kept() == 11, "a checkpoint with all")
     send(1)
-    wait_until(lambda: messages_kept(attnd) == 12, "one more round")
+    wait_until(lambda: attnd.messages_kept() == 12, "one more round")
     kill(attnd)
     start_again(attnd, trainer)
     send(7)

@@ -54,10 +54,10 @@ def by_attnctl(attnd, command):
 
 
 def judged(attnd, step):
-    """The answer once the window of this step has been judged, and is on the disk."""
+    """The answer once the window of this step has been judged, and a checkpoint has that."""
     def done():
-        known = any(job["job"] == "gpt" for job in attnd.call("jobs"))
-        return known and by_control(attnd)["step"] == step and attnd.stats()["history"]["waiting"] == 0
+        (job,) = attnd.call("jobs") or [None]
+        return job and by_control(attnd)["step"] == step and attnd.messages_kept() == job["processed"]
     wait_until(done, f"step {step} to be judged")
     return by_control(attnd)
 
