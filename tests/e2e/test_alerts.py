@@ -239,7 +239,7 @@ def test_a_restart_tells_nothing_twice():
     attnd, reader, trainer = judging("history.checkpoint=100ms")
     send_steps(trainer, 500, range(4))
     assert next_alert(reader, "entropy_collapse")["state"] == "firing"
-    wait_until(lambda: kept(attnd), "the history")
+    wait_until(lambda: kept(attnd) and attnd.messages_kept() == 4, "the history, and a checkpoint with it")
     attnd.restart(trainer, sig=signal.SIGKILL)
     reader = Reader(attnd, "alert/gpt/")
     assert [one["rule"] for one in attnd.call("alerts", job="gpt")["firing"]] == ["entropy_collapse"]
