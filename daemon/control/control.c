@@ -105,7 +105,7 @@ static const struct control_method {
 #define BOTH(function)    method_##function
 #define PAST(function)    method_history
 #define OWN(function)     NULL
-#define METHOD(name, function, when, role, of_all, takes)                                          \
+#define METHOD(name, function, when, role, of_all, takes, result)                                  \
     {name, when(function), ACCESS_##role, of_all, takes},
 #include "proto/method.def"
 };

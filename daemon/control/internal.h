@@ -104,7 +104,7 @@ void layers_list(const struct run *run, char ret_text[LAYERS_LIST_MAX]);
 #define BOTH(function)    PRESENT(function)
 #define PAST(function)
 #define OWN(function)
-#define METHOD(name, function, when, role, of_all, takes) when(function)
+#define METHOD(name, function, when, role, of_all, takes, result) when(function)
 #include "proto/method.def"
 
 /* Any method of the past. */

@@ -34,11 +34,11 @@ static const struct method {
     history_method *run; /* NULL: of the present */
     const char *takes;
 } methods[] = {
-#define PRESENT(function)                                 NULL
-#define BOTH(function)                                    history_##function
-#define PAST(function)                                    history_##function
-#define OWN(function)                                     history_##function
-#define METHOD(name, function, when, role, of_all, takes) {name, when(function), takes},
+#define PRESENT(function)                                         NULL
+#define BOTH(function)                                            history_##function
+#define PAST(function)                                            history_##function
+#define OWN(function)                                             history_##function
+#define METHOD(name, function, when, role, of_all, takes, result) {name, when(function), takes},
 #include "proto/method.def"
 };
 enum { METHOD_COUNT = sizeof methods / sizeof methods[0] };

@@ -29,10 +29,10 @@ struct query {
 typedef int history_method(struct query *query);
 
 #define PRESENT(function)
-#define BOTH(function)                                    history_method history_##function;
-#define PAST(function)                                    BOTH(function)
-#define OWN(function)                                     BOTH(function)
-#define METHOD(name, function, when, role, of_all, takes) when(function)
+#define BOTH(function)                                            history_method history_##function;
+#define PAST(function)                                            BOTH(function)
+#define OWN(function)                                             BOTH(function)
+#define METHOD(name, function, when, role, of_all, takes, result) when(function)
 #include "proto/method.def"
 
 /* Says more about an error; returns its code. */

@@ -6,8 +6,8 @@
 #define JSON "application/json"
 
 const struct route routes[] = {
-#define METHOD(name, function, when, role, of_all, takes)
-#define ROUTED(name, function, when, role, of_all, takes, path, about, more, answer, help)         \
+#define METHOD(name, function, when, role, of_all, takes, result)
+#define ROUTED(name, function, when, role, of_all, takes, result, path, about, more, answer, help) \
     {path,      JSON,         handle_method, name, takes, "or_null " more,                         \
      FOR_KNOWN, JOBS_##about, answer,        help},
 #include "proto/method.def"

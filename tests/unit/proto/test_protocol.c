@@ -104,17 +104,62 @@ TEST(the_python_client_has_the_metrics)
     docs_expect_file("clients/python/attnd/base/metrics.py", print_module);
 }
 
+enum when { PRESENT, PAST, BOTH, OWN };
+static const char READ[] = "`read`", PLAN[] = "`plan`", ADMIN[] = "`admin`";
+
+static const struct {
+    const char *name, *takes, *role;
+    bool of_all;
+    enum when when;
+    const char *result;
+} methods[] = {
+#define METHOD(name, function, when, role, of_all, takes, result)                                  \
+    {name, takes, role, of_all, when, result},
+#include "proto/method.def"
+};
+
+static void print_parameters(FILE *out, const char *takes)
+{
+    const char *comma = "";
+
+    for (int size; (size = (int)strcspn(takes, " ")) > 0; takes += strspn(takes, " ")) {
+        bool needed = takes[size - 1] == '!';
+        const char *mark = needed ? "**" : "";
+        if (strncmp(takes, "...", 3) != 0) {
+            fprintf(out, "%s%s`%.*s`%s", comma, mark, size - needed, takes, mark);
+            comma = ", ";
+        }
+        takes += size;
+    }
+}
+
+static void print_methods(FILE *out, bool of_present)
+{
+    fputs("| method | parameters | role | result |\n|---|---|---|---|\n", out);
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
+        if (methods[i].when != OWN && (methods[i].when == PRESENT) == of_present) {
+            fprintf(out, "| `%s` | ", methods[i].name);
+            print_parameters(out, methods[i].takes);
+            fprintf(out, " | %s%s | %s |\n", methods[i].role, methods[i].of_all ? ", all jobs" : "",
+                    methods[i].result);
+        }
+    }
+}
+
+static void print_present(FILE *out)
+{
+    print_methods(out, true);
+}
+
+static void print_past(FILE *out)
+{
+    print_methods(out, false);
+}
+
 TEST(every_method_for_clients_is_listed)
 {
-    char *text = document();
-
-#define OWN(name)                                         (void)name
-#define BOTH(name)                                        expect_mention(text, name)
-#define PAST(name)                                        expect_mention(text, name)
-#define PRESENT(name)                                     expect_mention(text, name)
-#define METHOD(name, function, when, role, of_all, takes) when(name);
-#include "proto/method.def"
-    free(text);
+    docs_expect_table("proto/PROTOCOL.md", "methods", print_present);
+    docs_expect_table("proto/PROTOCOL.md", "methods of the past", print_past);
 }
 
 TEST(the_byte_examples_are_the_golden_files)
