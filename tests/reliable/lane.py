@@ -32,7 +32,7 @@ class Lane(Trainer):
         for option, value in ((zmq.LINGER, 0), (zmq.SNDHWM, 0), (zmq.RECONNECT_IVL, NEVER)):
             self.dealer.setsockopt(option, value)
         self.dealer.connect(self.attnd.endpoint("reliable"))
-        self.credit = 0
+        self.credit, self.again = 0, False
         self.dealer.send(struct.pack("<Q", 0))
         self.full = wait_until(lambda: self.hear() and self.credit, "credit")
         for number, frames in list(self.unanswered.items()):
@@ -45,6 +45,7 @@ class Lane(Trainer):
         while self.dealer.poll(0):
             answer = msgpack.unpackb(self.dealer.recv())
             self.credit += answer.get("credit", 0)
+            self.again = self.again or "again" in answer
             self.waits += [answer["waits"]] if "waits" in answer else []
             for number in answer.get("ack", []):
                 self.acknowledged.append(number)
@@ -95,5 +96,9 @@ class Lane(Trainer):
         self.settled()
 
     def settled(self):
-        """Everything is answered."""
-        wait_until(lambda: self.hear() and not self.unanswered, "answers")
+        """Everything is answered, by a new connection where attnd asks for that."""
+        def done():
+            if self.hear() and self.again:
+                self.join()
+            return not self.unanswered
+        wait_until(done, "answers")
