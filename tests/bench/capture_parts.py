@@ -58,7 +58,7 @@ def microseconds(what: Callable[[], Any], times: int, rounds: int = 9) -> float:
 
 class Nobody:
     """A watcher that follows everything and keeps nothing."""
-    wants_values = False
+    sends_values = False
 
     @property
     def notices(self) -> "Nobody":
@@ -94,7 +94,7 @@ class Listener:
         self._context: "zmq.Context[Any]" = zmq.Context()
         self.socket = self._context.socket(zmq.SUB)
         self.socket.setsockopt(zmq.RCVHWM, 8)
-        self.socket.setsockopt(zmq.SUBSCRIBE, b"limits/header=8")
+        self.socket.setsockopt(zmq.SUBSCRIBE, b"limits/header=10")
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
         self.socket.bind(self.endpoint)
 

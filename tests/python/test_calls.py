@@ -57,19 +57,19 @@ def message_of(seen, *given, **options):
     return message
 
 
-def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), layer=LAYER, apart=True):
+def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), layer=LAYER):
     found = [(lambda captured: (captured.keys(layer), {t[0]: frame for t, frame in zip(
         captured.frames.described, captured.frames.copies())}))(part.make(layer))
-             for part in cut(seen, plan, step, share, context, apart)]
+             for part in cut(seen, plan, step, share, context)]
     context = context._replace(state=states.Origin(0, step, 0, 48))
     values = []
-    for message, part in zip(found, cut(seen, plan, step, share, context, apart)):
+    for message, part in zip(found, cut(seen, plan, step, share, context)):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(states, "captured", lambda measured, *where: (measured, *where))
             made = part.make(layer)
             says_the_same(made, message, layer)
             values.append(made[0].values)
-    if hasattr(torch.cpu, "Stream") and apart:  # as on an accelerator; states are for an attnd that knows rows apart
+    if hasattr(torch.cpu, "Stream"):  # as on an accelerator
         computer = accelerator.Accelerator("job", Cost())
         context = context._replace(state=states.Origin(0, step, 0, 48, 0, computer, layer[2] == "cross"))
         mask = getattr(seen, "mask", None)
@@ -80,8 +80,8 @@ def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), la
                 patched.setattr(states, "message", lambda data, *where: data)
                 reference_stands_in(patched)
                 patched.setattr(accelerator, "strata",  # the rows that the message has
-                                lambda queries, rows: np.arange(queries)[plan.row_slice(step, queries, True)])
-                for message, part, on_cpu in zip(found, cut(seen, plan, step, share, context, apart), values):
+                                lambda queries, rows: np.arange(queries)[plan.row_slice(step, queries)])
+                for message, part, on_cpu in zip(found, cut(seen, plan, step, share, context), values):
                     made = part.make(layer)
                     adds_up_to_the_same(made, message, layer)
                     says_the_same_of_a_message(made[0].values, on_cpu)
@@ -274,10 +274,9 @@ def test_the_classic_mask_of_minus_10000_is_one_in_every_dtype(dtype):
     assert set(tensors) == {"q", "k"} and list(keys["k_len"]) == [10, 4, 1]
 
 
-@pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("kind", ["queries", "biased", "weights"])
 @pytest.mark.parametrize("mask", ["none", "both", "holes"])
-def test_a_plan_cuts_samples_heads_and_rows(kind, mask, apart):
+def test_a_plan_cuts_samples_heads_and_rows(kind, mask):
     q, k, mask = Q, random(B, 2, T, D, seed=1), ALLOWED[mask]
     allowed = np.ones((T, T), dtype=bool) if mask is None else mask.numpy()
     bias = random(H, T, T, seed=5) if kind == "biased" else torch.zeros(())
@@ -292,12 +291,11 @@ def test_a_plan_cuts_samples_heads_and_rows(kind, mask, apart):
             ~torch.from_numpy(np.broadcast_to(allowed, (B, H, T, T)).copy()), -1e9) + bias
         seen = Queries(q, k, given)
     plan = Plan(every=1, samples=2, rows=4, heads=((1, 1), (3, 3)))
-    turns = ((0, slice(0, 4)), (1, slice(8, 10)), (2, slice(4, 8)))
-    for step, rows in ((0, slice(0, T, 3)), (1, slice(2, T, 3)), (2, slice(1, T, 3))) if apart else turns:
-        parts = messages(seen, plan, step, apart=apart)
+    for step, rows in ((0, slice(0, T, 3)), (1, slice(2, T, 3)), (2, slice(1, T, 3))):
+        parts = messages(seen, plan, step)
         assert [(keys["head_offset"], keys["heads_total"]) for keys, _ in parts] == [(1, H), (3, H)]
         for head, part in zip((1, 3), parts):
-            assert (part[0].get("q_offset", 0), part[0].get("q_stride", 1)) == (rows.start, rows.step or 1)
+            assert (part[0].get("q_offset", 0), part[0].get("q_stride", 1)) == (rows.start, rows.step)
             check(part, whole[:2, head:head + 1, rows])
 
 

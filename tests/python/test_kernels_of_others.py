@@ -234,7 +234,7 @@ def check(seen, q, k, allowed, plan=EVERYTHING, is_cross=None, **more):
     q, k = ((x if x.dim() == 4 else x[None]).transpose(1, 2) for x in (q, k))
     is_cross = q.shape[2] != k.shape[2] if is_cross is None else is_cross
     message, = messages(seen, plan, layer=("decoder", 0, "cross" if is_cross else "self"))
-    part = slice(0, plan.samples or len(q)), slice(None), plan.row_slice(0, q.shape[2], True)
+    part = slice(0, plan.samples or len(q)), slice(None), plan.row_slice(0, q.shape[2])
     allowed = np.broadcast_to(allowed, (len(q), 1, q.shape[2], k.shape[2]))
     expected = truth(q, k, allowed, **more)[part]
     counted = visible(message).any(-1)

@@ -8,7 +8,7 @@ from attnd.base import limits, wire
 from conftest import identity_holds, limited, uniform, wait_until
 
 AT = {"stack": "decoder", "layer": 0}
-SAID = b"accepts=attention,qk,weights,event;header=2;max_message=4000;max_entries=300;max_heads=4"
+SAID = b"accepts=attention,qk,weights,event;header=10;max_message=4000;max_entries=300;max_heads=4"
 
 
 def refusal(said, kind="attention", nbytes=100, shape=(1, 2, 3, 4), **keys):
@@ -18,21 +18,20 @@ def refusal(said, kind="attention", nbytes=100, shape=(1, 2, 3, 4), **keys):
 
 def test_a_daemon_that_says_nothing_takes_version_1():
     assert limits.strictest([b"", b"tensor/", b"plan/0/*/every=1"]) == limits.VERSION_1
-    assert limits.VERSION_1.header == 1 and limits.VERSION_1.refusal("qk", 2**62, {}) is None
+    assert limits.VERSION_1.refusal("qk", 2**62, {}) is None
 
 
 def test_each_bound_holds():
-    said = b"limits/accepts=attention,event,smell;header=2;max_message=100;max_entries=24;max_heads=2;max_smell=1"
+    said = b"limits/accepts=attention,event,smell;header=10;max_message=100;max_entries=24;max_heads=2;max_smell=1"
     assert refusal(said) is None
     assert "101 bytes is larger than the 100 that attnd takes (ingest.max_message)" in refusal(said, nbytes=101)
     assert "limits.entries" in refusal(said, shape=(1, 2, 3, 5))
     assert "limits.heads" in refusal(said, heads_total=3) and "limits.heads" in refusal(said, shape=(1, 3, 1, 1))
     assert "does not know messages of type qk" in refusal(said, kind="qk")
     assert limits.strictest([said]).refusal("event", 100, {"event": "bye"}) is None
-    parts = {"tensors": [], "parts": {"wq": [4, 4, 0, 0]}}
-    old, new = (limits.strictest([b"limits/header=%d" % revision]) for revision in (6, 7))
-    assert old.refusal("weights", 0, parts) == "the attnd that listens does not know parts of matrices: update attnd"
-    assert new.refusal("weights", 0, parts) is None
+    old, new = (limits.strictest([b"limits/header=%d" % revision]) for revision in (9, 11))
+    assert old.refusal("qk", 0, {}) == "the attnd that listens is too old for this client: update attnd"
+    assert new.refusal("qk", 0, {}) is None
 
 
 def test_pairs_of_queries_and_keys_are_counted_by_the_keys_that_there_are():
@@ -42,10 +41,9 @@ def test_pairs_of_queries_and_keys_are_counted_by_the_keys_that_there_are():
 
 
 def test_of_several_the_strictest_holds():
-    got = limits.strictest([b"limits/accepts=attention,qk;header=7;max_message=50;max_heads=9",
+    got = limits.strictest([b"limits/accepts=attention,qk;header=11;max_message=50;max_heads=9",
                             b"limits/accepts=qk,event;max_message=70;max_heads=3"])
-    assert got == limits.Limits(frozenset(["qk"]), 1, 50, max_heads=3)
-    assert limits.strictest([b"limits/header=99"]).header == limits.HEADER_REVISION
+    assert got == limits.Limits(frozenset(["qk"]), max_message=50, max_heads=3)
     got = limits.strictest([b"limits/maps=32;maps_every=7", b"limits/maps=16;maps_every=900"])
     assert (got.maps, got.maps_every) == (16, 900) and limits.strictest([b"limits/maps=32", b"limits/header=9"]).maps == 0
 
@@ -91,18 +89,6 @@ def test_a_message_that_is_too_large_is_not_copied(strict, monkeypatch):
     assert publisher.stats()["too_large"] == 4
 
 
-@pytest.mark.parametrize("revision", [3, 4])
-def test_a_sample_of_rows_goes_to_those_who_know_q_stride(revision):
-    """Others would take its rows for a block, and compute other numbers."""
-    with limited(b"header=%d;max_message=900" % revision) as (daemon, publisher):
-        assert (publisher.limits.header >= 4) == (revision == 4)
-        q, k = np.ones((1, 1, 2, 4), np.float32), np.ones((1, 1, 8, 4), np.float32)
-        assert publisher.publish_qk(q, k, q_offset=1, q_stride=3, **AT) == (revision == 4)
-        assert publisher.publish_qk(q, k, q_offset=1, **AT)
-        headers = [daemon.next("qk")[1] for _ in range(revision - 2)]
-        assert [header.get("q_stride") for header in headers] == ([3, None] if revision == 4 else [None])
-
-
 def test_the_header_counts(strict):
     daemon, publisher = strict
     weights = uniform(1, 1, 7, 35, np.float64)
@@ -117,27 +103,27 @@ def test_a_hello_that_is_too_large_is_not_tried_without_end(monkeypatch):
     tried = []
     too_large = limits.Limits.too_large
     monkeypatch.setattr(limits.Limits, "too_large", lambda self, nbytes: tried.append(nbytes) or too_large(self, nbytes))
-    with limited(b"header=2;max_message=40") as (daemon, publisher):
+    with limited(b"header=10;max_message=40") as (daemon, publisher):
         assert not publisher.publish_attention(uniform(), **AT)
         wait_until(lambda: len(tried) > 1, "the hello that tells")
         assert daemon.receive(0.3) is None and len(tried) == 2
 
 
 def test_an_event_that_is_too_large_is_counted_as_dropped():
-    with limited(b"header=2;max_message=900") as (_, publisher):
+    with limited(b"header=10;max_message=900") as (_, publisher):
         publisher.hello([("decoder", layer, "self", 2) for layer in range(40)])
         assert publisher.drain(60)
         stats = publisher.stats()
         assert (stats["dropped"], stats["too_large"], stats["skipped"]) == (1, 1, 0) and identity_holds(stats)
 
 
-def test_a_full_queue_says_what_helps_and_events_of_a_daemon_of_version_1_have_no_total(daemon, caplog):
+def test_a_full_queue_says_what_helps(daemon, caplog):
     with attnd.Publisher("job", daemon.endpoint, queue_bytes=64) as publisher:
         daemon.attach(publisher)
         for _ in range(2):
             publisher.publish_attention(uniform(), **AT)
         assert publisher.stats()["too_large"] == 0
-    assert "dropped_total" not in daemon.until_bye()[-1][1] and wire.event_keys({"event": "bye"}, 0) == {"event": "bye"}
+    assert daemon.until_bye()[-1][1]["dropped_total"] == 2 and wire.event_keys({"event": "bye"}, 0) == {"event": "bye"}
     message, = caplog.messages
     assert "the queue of 64 bytes is full" in message
     for remedy in ("rows=512", "attnctl plan set job rows=512", "samples=1", "fused kernel"):

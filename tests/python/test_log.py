@@ -17,8 +17,7 @@ torch = pytest.importorskip("torch")
 
 @pytest.fixture
 def publisher():
-    """A publisher, and a daemon that knows logs."""
-    with limited(b"header=5") as (fake, made):
+    with limited(b"header=10") as (fake, made):
         made.fake = fake
         yield made
     assert identity_holds(made.stats())
@@ -104,25 +103,6 @@ def test_a_number_on_a_device_is_copied_now_and_read_by_the_sender_thread(publis
     assert set(readers) == {"attnd-sender"}
     publisher.log({"broken": on_device("broken")})
     wait_until(lambda: publisher.stats()["dropped"] == 1, "the one that could not be read is counted")
-
-
-def test_an_older_daemon_gets_no_log_which_is_told_once(caplog):
-    with limited(b"header=4") as (daemon, publisher):
-        assert not publisher.log({"loss": 1.0}) and not publisher.log({"loss": 2.0})
-        assert publisher.stats()["skipped"] == 2
-        publisher.hello([])
-    assert [text.partition(" (")[0] for text in caplog.messages] == ["job job: the attnd that listens"]
-    assert [message[1]["event"] for message in daemon.until_bye()] == ["hello", "bye"]
-
-
-def test_a_log_that_waits_for_a_daemon_that_is_older_is_skipped(publisher):
-    message = publisher._log_message({"loss": 1.0}, 0, 1)
-    with publisher._outbox.changed:  # the daemon changed between
-        publisher._outbox.limits = publisher._outbox.limits._replace(header=4)
-    assert publisher._outbox.reserve(message.topic, message.nbytes, "event")
-    publisher._outbox.put(message)
-    assert publisher.drain(60)
-    assert publisher.stats()["skipped"] == 1 and publisher.stats()["sent"] == 0
 
 
 def test_logs_do_not_fill_the_memory_while_the_daemon_takes_nothing(publisher, monkeypatch):

@@ -68,7 +68,7 @@ def test_by_hand_sends_as_many_samples_as_the_plan_says(daemon, publisher):
         assert attnd.publish_attention(weights, layer=0)
     publisher.close()
     got = [h for _, h, _ in daemon.tensors_until_bye()]
-    assert [t["shape"][0] for h in got for t in h["tensors"]] == [2] * 5 and got[0]["k_len"] == [T, 2]
+    assert [t["shape"][0] for h in got for t in h["tensors"]] == [2] * 8 and got[0]["k_len"] == [T, 2]
 
 
 @pytest.mark.parametrize("given", [True, None])

@@ -38,7 +38,7 @@ def called(model, target_padding=None, causal=LATER):
 
 def crossings(plan=b"every=1", steps=1, **masks):
     """The cross-attentions of some steps, as they arrive: (header, frames by name) in their order."""
-    model, daemon = made(), FakeDaemon(topics=(b"", b"plan/5/*/" + plan, b"limits/header=5"))
+    model, daemon = made(), FakeDaemon(topics=(b"", b"plan/5/*/" + plan, b"limits/header=10"))
     with attnd.Publisher("job", daemon.endpoint) as publisher:
         daemon.attach(publisher)
         with attnd.watch(model, job="job", publisher=publisher, steps="manual") as watched:

@@ -232,10 +232,6 @@ def test_a_stream_that_is_not_known_is_told_once(residual, caplog):
         "width], or its order is not certain"]
 
 
-def test_an_older_attnd_is_sent_none(residual):
-    assert set(captured(residual(limits=NEWEST.replace(b"=8", b"=5")))) == {"q", "k", "v"}
-
-
 def test_a_range_of_heads_has_its_own_part():
     q, whole = random(B, 4, T, D), np.arange(4 * D * D, dtype=np.float32).reshape(4, D, D)
     seen = Queries(q, q, v=q, wo_r=lambda: whole, x=x())

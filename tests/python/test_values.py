@@ -6,13 +6,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from test_calls import random
-from test_gradients import NEWEST, needs_sdpa, watched  # noqa: F401
+from test_gradients import needs_sdpa, watched  # noqa: F401
 from test_judge import OF_QUERIES_FIRST, QueriesFirst
 from test_residual import assert_writes
 from watching import tensors_of
 
 B, H, T, D = 2, 4, 6, 3
-OLDER = b"limits/accepts=attention,qk,weights,event;header=7"
 DROP = torch.nn.functional.dropout
 
 
@@ -134,12 +133,6 @@ def test_multi_head_attention_that_computes_its_weights_has_values(watched, batc
     np.testing.assert_allclose(tensors["x_norm"], x().norm(dim=-1).numpy(), rtol=1e-6)
 
 
-def test_an_older_attnd_gets_the_weights_alone(watched):  # noqa: F811
-    it = watched(Model(PRODUCTS["@"]), limits=OLDER, gradients=False, residual=True)
-    it.model(x())
-    assert it.names() == 2 * [{"weights"}]
-
-
 def test_weights_that_are_written_to_are_captured_before_that(watched):  # noqa: F811
     """From the second forward on."""
     it = watched(Model(PRODUCTS["@"], True), gradients=False, values=True, steps="manual")
@@ -154,8 +147,7 @@ def test_weights_that_are_written_to_are_captured_before_that(watched):  # noqa:
 
 
 @needs_sdpa
-@pytest.mark.parametrize("limits, more", [(NEWEST, {"v"}), (OLDER, set())])
-def test_a_bias_that_makes_weights_of_queries_and_keys_keeps_the_values(watched, limits, more):  # noqa: F811
+def test_a_bias_that_makes_weights_of_queries_and_keys_keeps_the_values(watched):  # noqa: F811
     class Biased(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -167,10 +159,9 @@ def test_a_bias_that_makes_weights_of_queries_and_keys_keeps_the_values(watched,
             return torch.nn.functional.scaled_dot_product_attention(q, k, self.v, attn_mask=bias)
 
     model = torch.nn.Sequential(Biased())
-    it = watched(model, limits=limits, gradients=False, values=True)
+    it = watched(model, gradients=False, values=True)
     model(x())
     message, = it.sent()
     tensors = tensors_of(message)
-    assert set(tensors) == {"weights"} | more
-    for name in more:
-        np.testing.assert_array_equal(tensors[name], model[0].v.detach().numpy())
+    assert set(tensors) == {"weights", "v"}
+    np.testing.assert_array_equal(tensors["v"], model[0].v.detach().numpy())

@@ -26,8 +26,7 @@ static const unsigned bounds_version_1 =
     1u << MESSAGE_ATTENTION | 1u << MESSAGE_QK | 1u << MESSAGE_WEIGHTS | 1u << MESSAGE_EVENT;
 
 /* Keys that are not known say something to newer clients. */
-static bool bounds_setting(struct span setting, struct bounds *bounds, unsigned *types,
-                           uint64_t *revision)
+static bool bounds_setting(struct span setting, struct bounds *bounds, unsigned *types)
 {
     struct span key, type;
     if (setting.len == 0) {
@@ -46,7 +45,7 @@ static bool bounds_setting(struct span setting, struct bounds *bounds, unsigned 
             }
         }
     } else if (plan_word_is(key, "header")) {
-        return bounds_number(setting, revision);
+        return bounds_number(setting, &bounds->header);
     } else if (plan_word_is(key, "max_message")) {
         return bounds_number(setting, &bounds->max_message);
     } else if (plan_word_is(key, "max_entries")) {
@@ -69,21 +68,14 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     struct span setting;
     struct bounds read = *bounds;
     unsigned types = bounds_version_1;
-    uint64_t revision = UINT32_MAX;
     if (prefix->len > BOUNDS_BYTES_MAX) {
         return false;
     }
     read.maps = read.maps_every = 0;
     while (plan_next_part(&rest, ';', &setting)) {
-        if (!bounds_setting(setting, &read, &types, &revision)) {
+        if (!bounds_setting(setting, &read, &types)) {
             return false;
         }
-    }
-    if (revision == UINT32_MAX) { /* not said */
-        revision = 1;
-    }
-    if (revision < read.header) {
-        read.header = (uint32_t)revision;
     }
     read.accepts &= types;
     read.maps = read.maps < bounds->maps ? read.maps : bounds->maps;
@@ -117,7 +109,6 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
     }
     if (!any) {
         bounds.accepts = bounds_version_1;
-        bounds.header = 1;
         bounds.maps = 0;
     }
     return bounds;
@@ -129,11 +120,5 @@ bool bounds_take(const struct bounds *bounds, const struct header *header, uint6
     return bounds->accepts & 1u << header->type && bytes <= bounds->max_message &&
            (header->type == MESSAGE_EVENT ||
             (header->heads_total <= bounds->max_heads && entries <= (double)bounds->max_entries &&
-             (header->q_stride <= 1 || bounds->header >= BOUNDS_Q_STRIDE)));
-}
-
-/* The event log came with revision 5. */
-bool bounds_know(const struct bounds *bounds, enum event_type event)
-{
-    return event != EVENT_LOG || bounds->header >= 5;
+             bounds->header >= BOUNDS_OLDEST));
 }

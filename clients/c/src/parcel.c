@@ -75,10 +75,10 @@ static void parcel_take_rows(struct parcel_view *view, const struct parcel_part 
 }
 
 static struct parcel_part part_of(const struct header *header, const attn_plan *plan, uint64_t step,
-                                  bool apart, attn_range range)
+                                  attn_range range)
 {
     struct parcel_part part = {.samples = header->batch,
-                               .rows = plan_rows(plan, step, header->queries, apart),
+                               .rows = plan_rows(plan, step, header->queries),
                                .head = range.first - header->head_offset,
                                .heads = range.last - range.first + 1,
                                .group = header->heads / header->kv_heads};
@@ -88,10 +88,10 @@ static struct parcel_part part_of(const struct header *header, const attn_plan *
     return part;
 }
 
-void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t step, bool apart,
+void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t step,
                      attn_range range, struct parcel *ret_part)
 {
-    struct parcel_part part = part_of(&whole->header, plan, step, apart, range);
+    struct parcel_part part = part_of(&whole->header, plan, step, range);
     struct header *header = &ret_part->header;
     uint64_t stride;
     *ret_part = *whole;

@@ -32,9 +32,8 @@ struct parcel {
 void parcel_add(struct parcel *parcel, const void *data, struct tensor tensor);
 
 /* Makes of a parcel with all of `attention` or `qk` one with the samples and rows of a plan at a
- * step, and the heads `range`, which are the layer's and lie in the parcel's slice. `apart` as for
- * plan_rows. */
-void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t step, bool apart,
+ * step, and the heads `range`, which are the layer's and lie in the parcel's slice. */
+void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t step,
                      attn_range range, struct parcel *ret_part);
 
 /* Copies tensor `index` to `to`, which has its bytes. */

@@ -380,7 +380,7 @@ static uint64_t plan_turn(uint64_t n)
     }
 }
 
-struct plan_rows plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries, bool apart)
+struct plan_rows plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries)
 {
     uint64_t every = plan->every ? plan->every : 1, turns, turn;
 
@@ -389,22 +389,15 @@ struct plan_rows plan_rows(const attn_plan *plan, uint64_t step, uint32_t querie
     }
     turns = ((uint64_t)queries + plan->rows - 1) / plan->rows;
     turn = step / every % turns * plan_turn(turns) % turns;
-    if (apart) {
-        return (struct plan_rows){.first = (uint32_t)turn,
-                                  .count = (uint32_t)((queries - turn + turns - 1) / turns),
-                                  .stride = (uint32_t)turns};
-    }
-    turn *= plan->rows;
     return (struct plan_rows){.first = (uint32_t)turn,
-                              .count = queries - turn < plan->rows ? (uint32_t)(queries - turn)
-                                                                   : plan->rows,
-                              .stride = 1};
+                              .count = (uint32_t)((queries - turn + turns - 1) / turns),
+                              .stride = (uint32_t)turns};
 }
 
 uint32_t attn_plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries, uint32_t *ret_first,
                         uint32_t *ret_stride)
 {
-    struct plan_rows rows = plan_rows(plan, step, queries, true);
+    struct plan_rows rows = plan_rows(plan, step, queries);
     *ret_first = rows.first;
     *ret_stride = rows.stride;
     return rows.count;

@@ -137,22 +137,14 @@ static void add_row_tensors(struct parcel *parcel, const uint8_t *mask, const in
                (struct tensor){TENSOR_DOCUMENTS, DTYPE_I32, 2, {h->batch, h->keys}, 0});
 }
 
-/* The tensors about what heads make of values; those that attnd does not know are checked, too, and
- * left out. */
+/* The tensors about what heads make of values. */
 struct output_tensors {
     const void *v; /* NULL = there are none */
     uint32_t value_dim, written_dim;
     const void *dout;
     attn_dtype dout_dtype;
     const float *wo_r, *x_norm;
-    bool known; /* all but v, by those who listen */
 };
-
-/* Nobody listens to the copy of a forked process, whose lock may be held for ever. */
-static bool listeners_know(attn_publisher *publisher, uint32_t revision)
-{
-    return !publisher_is_orphan(publisher) && publisher_revision(publisher) >= revision;
-}
 
 static void add_output(struct parcel *parcel, const struct output_tensors *o)
 {
@@ -160,9 +152,6 @@ static void add_output(struct parcel *parcel, const struct output_tensors *o)
     if ((!o->v && (o->dout || o->wo_r)) || (!o->wo_r && o->x_norm) ||
         (o->wo_r && (!dim_valid(o->written_dim) || o->written_dim > o->value_dim))) {
         parcel->invalid = true;
-    }
-    if (!(o->dout || o->wo_r) || !o->known) {
-        return;
     }
     parcel_add(parcel, o->dout,
                (struct tensor){TENSOR_DOUT,
@@ -196,7 +185,7 @@ static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
     const attn_range *ranges = plan->range_count ? plan->ranges : &all;
     uint32_t first = whole->header.head_offset, last = first + whole->header.heads - 1;
     int result = ATTN_SKIPPED;
-    bool any = false, apart = publisher_revision(publisher) >= BOUNDS_Q_STRIDE;
+    bool any = false;
     for (uint32_t i = 0; i < (plan->range_count ? plan->range_count : 1); i++) {
         attn_range range = {ranges[i].first > first ? ranges[i].first : first,
                             ranges[i].last < last ? ranges[i].last : last};
@@ -205,7 +194,7 @@ static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
         if (range.first > range.last) {
             continue;
         }
-        parcel_restrict(whole, plan, whole->header.step, apart, range, &part);
+        parcel_restrict(whole, plan, whole->header.step, range, &part);
         rc = queue_put(publisher, &part);
         result = !any || rc < result ? rc : result;
         any = true;
@@ -265,10 +254,9 @@ int attn_publish_attention(attn_publisher *publisher, const attn_attention *atte
         .written_dim = a->written_dim,
         .wo_r = a->wo_r,
         .x_norm = a->x_norm,
-        .known = a->v && listeners_know(publisher, BOUNDS_VALUES), /* once: they go together */
     };
     parcel_add(
-        &parcel, output.known ? a->v : NULL,
+        &parcel, a->v,
         (struct tensor){
             TENSOR_V, dtypes[a->v_dtype], 4, {h->batch, h->kv_heads, h->keys, a->value_dim}, 0});
     add_output(&parcel, &output);
@@ -309,7 +297,6 @@ int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
         .dout_dtype = qk->dout_dtype,
         .wo_r = qk->wo_r,
         .x_norm = qk->x_norm,
-        .known = (qk->dout || qk->wo_r) && listeners_know(publisher, BOUNDS_OUTPUT),
     };
     struct tensor vectors = {
         TENSOR_Q, dtypes[qk->q_dtype], 4, {h->batch, h->heads, h->queries, h->head_dim}, 0};
@@ -430,7 +417,7 @@ int attn_publish_state(attn_publisher *publisher, const attn_state *state)
     if (!s || !s->state || s->size < 1 || !layer_valid(s->stack, s->layer, s->site)) {
         return ATTN_E_ARGUMENT;
     }
-    if (publisher_is_orphan(publisher)) { /* as for listeners_know */
+    if (publisher_is_orphan(publisher)) { /* the lock of a forked process may be held for ever */
         return ATTN_SKIPPED;
     }
     publish_begin(publisher, MESSAGE_STATE, &parcel);

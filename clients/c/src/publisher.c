@@ -211,7 +211,7 @@ static int publisher_put_event(attn_publisher *publisher, struct wire_message **
     uint64_t max = (uint64_t)publisher->options.max_queued_messages +
                    (event == EVENT_LOG ? 0 : QUEUED_EVENTS_MAX);
     publisher->counts.published++;
-    if (!publisher->has_event_reader || !bounds_know(&publisher->bounds, event)) {
+    if (!publisher->has_event_reader) {
         publisher->counts.skipped++;
         return ATTN_SKIPPED;
     }
@@ -367,14 +367,6 @@ void attn_set_position(attn_publisher *publisher, uint64_t epoch, uint64_t step)
     pthread_mutex_unlock(&publisher->lock);
 }
 
-uint32_t publisher_revision(attn_publisher *publisher)
-{
-    pthread_mutex_lock(&publisher->lock);
-    uint32_t revision = publisher->bounds.header;
-    pthread_mutex_unlock(&publisher->lock);
-    return revision;
-}
-
 uint32_t attn_publisher_maps(attn_publisher *publisher, uint64_t *ret_every_ms)
 {
     uint64_t side = 0;
@@ -383,10 +375,8 @@ uint32_t attn_publisher_maps(attn_publisher *publisher, uint64_t *ret_every_ms)
         return 0;
     }
     pthread_mutex_lock(&publisher->lock);
-    if (publisher->bounds.header >= BOUNDS_MAPS) {
-        side = publisher->bounds.maps;
-        *ret_every_ms = publisher->bounds.maps_every;
-    }
+    side = publisher->bounds.maps;
+    *ret_every_ms = publisher->bounds.maps_every;
     pthread_mutex_unlock(&publisher->lock);
     return (uint32_t)side;
 }

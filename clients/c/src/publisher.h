@@ -111,9 +111,6 @@ void *sender_run(void *publisher);
 /* Whether this process is a fork's child, and the publisher its parent's. */
 bool publisher_is_orphan(const attn_publisher *publisher);
 
-/* The revision of header keys that those who listen know. */
-uint32_t publisher_revision(attn_publisher *publisher);
-
 bool layer_valid(attn_stack stack, uint32_t layer, attn_site site);
 struct layer_id layer_id_of(attn_stack stack, uint32_t layer, attn_site site);
 

@@ -71,8 +71,7 @@ bool queue_drop(attn_publisher *publisher, struct topic *topic, int rc)
     publisher->tensors_dropped++;
     bool first = !publisher->untold;
     publisher->untold = true;
-    return first && publisher->has_event_reader && publisher->bounds.header >= 2 &&
-           queue_rouse(publisher);
+    return first && publisher->has_event_reader && queue_rouse(publisher);
 }
 
 /* Counts a message that came, and reserves its place. Under the lock. Returns 0, ATTN_SKIPPED,

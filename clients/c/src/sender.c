@@ -329,7 +329,7 @@ static int try_send(attn_publisher *publisher, struct wire_message *message)
     pthread_mutex_lock(&publisher->lock);
     header->seq = message->topic->seq;
     header->dropped = message->topic->dropped;
-    header->dropped_total = publisher->bounds.header >= 2 ? publisher->tensors_dropped : 0;
+    header->dropped_total = publisher->tensors_dropped;
     if (header->type == MESSAGE_EVENT && header->event == EVENT_HELLO) {
         /* A hello repeats the last announcement. */
         if (publisher->has_next_layers) {
@@ -424,16 +424,12 @@ static struct wire_message *head(attn_publisher *publisher)
     return message;
 }
 
-/* A tensor was copied for somebody who has left: dropped. An absent daemon misses no event, nor
- * does one that has come meanwhile and does not know it. */
+/* A tensor was copied for somebody who has left: dropped. An absent daemon misses no event. */
 static int sender_deliver(attn_publisher *publisher, struct wire_message *message)
 {
     bool event = message->header.type == MESSAGE_EVENT;
     if (!publisher->link.socket || !sender_wants(publisher, &message->header)) {
         return event ? ATTN_SKIPPED : ATTN_E_TRANSPORT;
-    }
-    if (event && !bounds_know(&publisher->bounds, message->header.event)) {
-        return ATTN_SKIPPED;
     }
     return try_send(publisher, message);
 }
@@ -471,7 +467,7 @@ static bool flush(attn_publisher *publisher, bool *ret_moved)
 static bool sender_must_tell(attn_publisher *publisher)
 {
     pthread_mutex_lock(&publisher->lock);
-    bool must = publisher->untold && publisher->has_event_reader && publisher->bounds.header >= 2;
+    bool must = publisher->untold && publisher->has_event_reader;
     pthread_mutex_unlock(&publisher->lock);
     return must;
 }

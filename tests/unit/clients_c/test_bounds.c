@@ -48,18 +48,16 @@ TEST(a_daemon_that_says_nothing_takes_version_1)
 {
     struct bounds bounds = SAID("tensor/", "plan/0/*/every=1");
 
-    assert_int_equal(bounds.header, 1);
     assert_true(bounds_takes(&bounds, MESSAGE_QK, 1000000, 1000000, UINT64_MAX));
 }
 
 TEST(each_bound_holds)
 {
     struct bounds bounds =
-        SAID("limits/accepts=attention,event,smell;header=2;max_message=100;max_entries=200;"
+        SAID("limits/accepts=attention,event,smell;header=10;max_message=100;max_entries=200;"
              "max_heads=2;max_smell=3");
 
     assert_int_equal(malformed, 0);
-    assert_int_equal(bounds.header, 2);
     assert_true(bounds_takes(&bounds, MESSAGE_ATTENTION, 2, 10, 100));
     assert_false(bounds_takes(&bounds, MESSAGE_ATTENTION, 2, 10, 101));
     assert_false(bounds_takes(&bounds, MESSAGE_ATTENTION, 2, 11, 100));
@@ -72,16 +70,14 @@ TEST(what_is_left_out_is_that_of_version_1)
 {
     struct bounds bounds = SAID("limits/max_heads=5");
 
-    assert_int_equal(bounds.header, 1);
     assert_true(bounds_takes(&bounds, MESSAGE_WEIGHTS, 5, 1 << 30, UINT64_MAX));
 }
 
 TEST(of_several_the_strictest_holds)
 {
-    struct bounds bounds = SAID("limits/accepts=attention,qk;header=7;max_message=50;max_heads=9",
-                                "limits/accepts=qk,event;header=2;max_message=70;max_heads=3");
+    struct bounds bounds = SAID("limits/accepts=attention,qk;header=11;max_message=50;max_heads=9",
+                                "limits/accepts=qk,event;header=10;max_message=70;max_heads=3");
 
-    assert_int_equal(bounds.header, 2);
     assert_true(bounds_takes(&bounds, MESSAGE_QK, 3, 1, 50));
     assert_false(bounds_takes(&bounds, MESSAGE_QK, 3, 1, 51) ||
                  bounds_takes(&bounds, MESSAGE_QK, 4, 1, 50) ||
@@ -90,18 +86,23 @@ TEST(of_several_the_strictest_holds)
 
 TEST(maps_are_wanted_by_all_who_listen_or_not_sent)
 {
-    struct bounds one = SAID("limits/header=9;maps=100;maps_every=7"),
+    struct bounds one = SAID("limits/header=10;maps=100;maps_every=7"),
                   both = SAID("limits/maps=32;maps_every=7", "limits/maps=16;maps_every=900"),
-                  no = SAID("limits/maps=32;maps_every=7", "limits/header=9"), none = SAID("plan/");
+                  no = SAID("limits/maps=32;maps_every=7", "limits/header=10"),
+                  none = SAID("plan/");
 
     assert_true(one.maps == STATE_MAPS_SIDE && one.maps_every == 7);
     assert_true(both.maps == 16 && both.maps_every == 900);
     assert_true(no.maps == 0 && none.maps == 0);
 }
 
-TEST(a_newer_revision_than_ours_changes_nothing)
+TEST(an_attnd_that_is_too_old_gets_events_only)
 {
-    assert_int_equal(SAID("limits/header=99").header, HEADER_REVISION);
+    struct bounds old = SAID("limits/header=9"), newer = SAID("limits/header=99");
+
+    assert_false(bounds_takes(&old, MESSAGE_QK, 1, 1, 1));
+    assert_true(bounds_takes(&old, MESSAGE_EVENT, 0, 0, 1));
+    assert_true(bounds_takes(&newer, MESSAGE_QK, 1, 1, 1));
 }
 
 TEST(a_malformed_prefix_counts_for_nothing)
@@ -123,7 +124,7 @@ TEST(a_message_that_is_too_large_is_not_copied_and_is_told)
 {
     static const float weights[1024];
     OWNED(pair_close)
-    struct pairing pair = PAIR("limits/header=2;max_message=4000", "event/", "tensor/");
+    struct pairing pair = PAIR("limits/header=10;max_message=4000", "event/", "tensor/");
     attn_attention large = attention_of(1, weights, 1024), header = attention_of(0, weights, 990);
     attn_publisher_counts counts;
     OWNED(received_free) struct received received;
@@ -159,7 +160,7 @@ TEST(a_hello_that_is_too_large_is_not_tried_without_end)
 {
     static const float weights[1024];
     OWNED(pair_close)
-    struct pairing pair = PAIR("limits/header=2;max_message=40", "event/", "tensor/");
+    struct pairing pair = PAIR("limits/header=10;max_message=40", "event/", "tensor/");
     attn_attention large = attention_of(1, weights, 1024);
     struct received received;
     clock_t begin;
@@ -168,18 +169,4 @@ TEST(a_hello_that_is_too_large_is_not_tried_without_end)
     begin = clock();
     assert_false(peer_receive(&pair.peer, 300, &received));
     assert_true(clock() - begin < CLOCKS_PER_SEC / 10);
-}
-
-TEST(a_daemon_of_version_1_is_told_no_totals)
-{
-    static const float weights[1024];
-    OWNED(pair_close) struct pairing pair = PAIR("limits/max_message=4000", "event/", "tensor/");
-    attn_attention large = attention_of(1, weights, 1024);
-    OWNED(received_free) struct received received;
-
-    assert_int_equal(attn_publish_attention(pair.publisher, &large), ATTN_E_TOO_LARGE);
-    attn_publisher_free(&pair.publisher);
-    received = expect(&pair.peer);
-    assert_int_equal(received.header.event, EVENT_BYE);
-    assert_int_equal(received.header.dropped_total, 0);
 }

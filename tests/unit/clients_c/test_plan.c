@@ -273,18 +273,6 @@ TEST(the_table_of_rows)
     assert_true(lines > 40);
 }
 
-TEST(blocks_of_rows_take_turns)
-{
-    static const uint32_t first[] = {0, 8, 4, 0}, count[] = {4, 2, 4, 4};
-    attn_plan plan = test_plan_of("plan/0/*/every=10;rows=4");
-
-    for (uint64_t turn = 0; turn < 4; turn++) {
-        struct plan_rows rows = plan_rows(&plan, 10 * turn, 10, false);
-
-        assert_true(rows.first == first[turn] && rows.count == count[turn] && rows.stride == 1);
-    }
-}
-
 /* ---- through a publisher ---- */
 
 static void wait_for_every(attn_publisher *publisher, const struct peer *peer, uint32_t every)

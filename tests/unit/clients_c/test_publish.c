@@ -107,7 +107,7 @@ TEST(every_field_of_qk_arrives)
                         .documents = documents,
                         .microbatch = 1,
                         .module = "blocks.0#1"};
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
     OWNED(received_free)
     struct received got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     const struct header *h = &got.header;
@@ -129,7 +129,7 @@ TEST(scale_and_key_heads_have_the_usual_defaults)
 {
     static const float vectors[2 * 16];
     attn_qk qk;
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
     OWNED(received_free) struct received got;
 
     attn_qk_default(&qk);
@@ -158,7 +158,7 @@ TEST(every_matrix_arrives)
                                   .wk = {wk, ATTN_F16, 6},
                                   .wv = {wv, ATTN_F64, 7},
                                   .wo = {wo, ATTN_F32, 5}};
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
     OWNED(received_free)
     struct received got = pair_arrived(&pair, attn_publish_weights(pair.publisher, &weights));
 
@@ -177,7 +177,7 @@ TEST(the_tiers_of_a_layer_share_its_sequence)
     static const float numbers[4] = {1};
     attn_weights weights = {
         .stack = ATTN_DECODER, .heads = 1, .head_dim = 2, .wq = {numbers, ATTN_F32, 2}};
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
     OWNED(received_free) struct received got;
 
     assert_int_equal(publish(pair.publisher, 0), 0);
@@ -250,50 +250,25 @@ static attn_plan plan_with(uint32_t samples, uint32_t rows, attn_range range)
     return plan;
 }
 
+/* Rows 1 and 4 of five. */
 TEST(a_plan_cuts_samples_heads_and_rows_out_of_attention)
 {
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
     attn_attention attention = attention_with(a, &plan);
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
-    OWNED(received_free) struct received got;
-    const struct header *h = &got.header;
-    const float *weights;
-
-    attention.head_offset = 2;
-    attention.heads_total = 10;
-    attn_set_position(pair.publisher, 0, 2); /* the second block of rows */
-    got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
-    assert_true(h->batch == 2 && h->heads == 2 && h->queries == 2 && h->keys == K);
-    assert_true(h->head_offset == 3 && h->heads_total == 10 && h->q_offset == 2);
-    assert_true(h->q_len[0] == 2 && h->q_len[1] == 2);
-    weights = frame_of(&got, TENSOR_WEIGHTS);
-    for (int b = 0; b < 2; b++) {
-        for (int head = 0; head < 2; head++) {
-            assert_memory_equal(weights + (b * 2 + head) * 2 * K, a->weights[b][1 + head][2],
-                                2 * K * sizeof(float));
-        }
-    }
-    assert_memory_equal((const char *)frame_of(&got, TENSOR_MASK) + 2 * K, a->mask[1][2], 2 * K);
-    assert_memory_equal(frame_of(&got, TENSOR_TOKENS), a->tokens, 2 * sizeof a->tokens[0]);
-}
-
-/* Rows 1 and 4 of five. */
-TEST(a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride)
-{
-    const struct arrays *a = filled();
-    const attn_plan plan = plan_with(2, 2, (attn_range){3, 4});
-    attn_attention attention = attention_with(a, &plan);
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=4", "tensor/");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
     OWNED(received_free) struct received got;
     const struct header *h = &got.header;
     const float *weights;
     const char *mask;
 
     attention.q_offset = 1;
+    attention.head_offset = 2;
+    attention.heads_total = 10;
     attn_set_position(pair.publisher, 0, 2);
     got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
     assert_true(h->batch == 2 && h->heads == 2 && h->queries == 2 && h->keys == K);
+    assert_true(h->head_offset == 3 && h->heads_total == 10);
     assert_true(h->q_offset == 2 && h->q_stride == 3);
     assert_true(h->q_len[0] == 2 && h->q_len[1] == 1);
     weights = frame_of(&got, TENSOR_WEIGHTS);
@@ -304,7 +279,7 @@ TEST(a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride)
         }
         for (int head = 0; head < 2; head++) {
             for (int row = 0; row < 2; row++, weights += K) {
-                assert_memory_equal(weights, a->weights[b][3 + head][1 + 3 * row],
+                assert_memory_equal(weights, a->weights[b][1 + head][1 + 3 * row],
                                     K * sizeof(float));
             }
         }
@@ -312,25 +287,16 @@ TEST(a_plan_cuts_rows_that_are_apart_for_those_who_know_q_stride)
     assert_memory_equal(frame_of(&got, TENSOR_TOKENS), a->tokens, 2 * sizeof a->tokens[0]);
 }
 
-TEST(a_stride_of_the_callers_own_goes_to_those_who_know_it)
+TEST(a_stride_of_the_callers_own_arrives)
 {
     const struct arrays *a = filled();
     attn_attention attention = {
         .weights = a->weights, .batch = 1, .heads = 1, .queries = 2, .keys = K, .q_stride = 6};
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
+    OWNED(received_free)
+    struct received got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
 
-    for (int revision = 3; revision <= 4; revision++) {
-        struct pairing pair =
-            PAIR(revision == 3 ? "limits/header=3" : "limits/header=4", "tensor/");
-        int rc = attn_publish_attention(pair.publisher, &attention);
-
-        assert_int_equal(rc, revision == 3 ? ATTN_E_TOO_LARGE : 0);
-        if (!rc) {
-            OWNED(received_free) struct received got = expect(&pair.peer);
-
-            assert_int_equal(got.header.q_stride, 6);
-        }
-        pair_close(&pair);
-    }
+    assert_int_equal(got.header.q_stride, 6);
 }
 
 static attn_qk qk_of(const struct arrays *a, const attn_plan *plan)
@@ -346,36 +312,28 @@ static attn_qk qk_of(const struct arrays *a, const attn_plan *plan)
                      .plan = plan};
 }
 
-/* Values beside weights came with revision 8, the rest with 6. */
-TEST(tensors_of_the_output_go_to_those_who_know_them)
+TEST(tensors_of_the_output_arrive)
 {
     static const float dout[B][H][Q][D], wo_r[H][2][D], x_norm[B][Q];
-    static const char *const limits[] = {"limits/header=5", "limits/header=6", "limits/header=7",
-                                         "limits/header=8"};
     const struct arrays *a = filled();
     attn_qk qk = qk_of(a, NULL);
     attn_attention attention = {
         .weights = a->weights, SHAPE, .v = a->k, .kv_heads = G, .value_dim = D};
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
+    OWNED(received_free) struct received got;
 
     qk.v = a->k;
     qk.dout = dout;
     qk.wo_r = attention.wo_r = &wo_r[0][0][0];
     qk.x_norm = attention.x_norm = &x_norm[0][0];
     qk.written_dim = attention.written_dim = 2;
-    for (int i = 0; i < 4; i++) {
-        OWNED(pair_close) struct pairing pair = PAIR(limits[i], "tensor/");
-        OWNED(received_free) struct received got;
-
-        got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
-        assert_int_equal(got.header.tensor_count, i == 0 ? 3 : 6);
-        received_free(&got);
-        got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
-        assert_int_equal(got.header.tensor_count, i < 3 ? 1 : 4);
-        assert_int_equal(got.header.kv_heads, i < 3 ? H : G);
-    }
+    got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
+    assert_int_equal(got.header.tensor_count, 6);
+    received_free(&got);
+    got = pair_arrived(&pair, attn_publish_attention(pair.publisher, &attention));
+    assert_true(got.header.tensor_count == 4 && got.header.kv_heads == G);
 }
 
-/* Whether or not anybody knows the tensors. */
 TEST(bad_tensors_of_the_output_are_refused)
 {
     static const float numbers[B * H * Q * K * D];
@@ -390,7 +348,7 @@ TEST(bad_tensors_of_the_output_are_refused)
                                  .x_norm = numbers};
     attn_attention bad[7];
     attn_qk qk = qk_of(a, NULL);
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=5", "tensor/");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
 
     for (int i = 0; i < 7; i++) {
         bad[i] = good;
@@ -420,7 +378,7 @@ TEST(whole_groups_of_heads_take_their_key_heads)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(1, 0, (attn_range){2, 99});
     const attn_qk qk = qk_of(a, &plan);
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
     OWNED(received_free)
     struct received got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
 
@@ -436,7 +394,7 @@ TEST(parts_of_groups_get_a_key_head_each)
     const struct arrays *a = filled();
     const attn_plan plan = plan_with(0, 0, (attn_range){1, 3});
     const attn_qk qk = qk_of(a, &plan);
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
     OWNED(received_free)
     struct received got = pair_arrived(&pair, attn_publish_qk(pair.publisher, &qk));
     const float *k;
@@ -456,7 +414,7 @@ TEST(ranges_of_heads_are_messages_of_their_own)
     const struct arrays *a = filled();
     attn_plan plan = plan_with(0, 0, (attn_range){0, 0});
     attn_qk qk = qk_of(a, &plan);
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
     struct received got;
 
     plan.range_count = 3;

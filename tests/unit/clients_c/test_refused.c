@@ -129,7 +129,7 @@ TEST(a_state_arrives)
                              .first_epoch = 2,
                              .first_step = 8,
                              .module = "blocks.3"};
-    struct pairing pair = PAIR("limits/accepts=attention,state,event;header=8", "tensor/"), older;
+    struct pairing pair = PAIR("limits/accepts=attention,state,event;header=10", "tensor/"), others;
     attn_publisher *publisher = pair.publisher;
     attn_state bad;
     struct received got;
@@ -152,10 +152,10 @@ TEST(a_state_arrives)
     received_free(&got);
     pair_close(&pair);
 
-    older = PAIR("limits/header=3", "tensor/");
-    attn_set_position(older.publisher, 2, 9);
-    assert_int_equal(attn_publish_state(older.publisher, &good), ATTN_E_TOO_LARGE);
-    pair_close(&older);
+    others = PAIR("limits/header=10", "tensor/");
+    attn_set_position(others.publisher, 2, 9);
+    assert_int_equal(attn_publish_state(others.publisher, &good), ATTN_E_TOO_LARGE);
+    pair_close(&others);
 }
 
 /* To those who want them, as halves; checked in any case. */
@@ -178,8 +178,8 @@ TEST(maps_go_with_a_state)
                             .labels = labels};
     attn_maps maps = good;
     const attn_state s = {.heads = 3, .state = bytes, .size = sizeof bytes, .maps = &maps};
-    struct pairing pair = PAIR("limits/accepts=state;header=9;maps=4;maps_every=500", "tensor/"),
-                   older = PAIR("limits/accepts=state;header=8;maps=4", "tensor/");
+    struct pairing pair = PAIR("limits/accepts=state;header=10;maps=4;maps_every=500", "tensor/"),
+                   others = PAIR("limits/accepts=state;header=10", "tensor/");
     uint64_t every_ms;
     struct received got;
 
@@ -212,12 +212,12 @@ TEST(maps_go_with_a_state)
     received_free(&got);
     pair_close(&pair);
 
-    assert_int_equal(attn_publisher_maps(older.publisher, &every_ms), 0);
-    assert_int_equal(attn_publish_state(older.publisher, &s), 0);
-    got = expect(&older.peer);
+    assert_int_equal(attn_publisher_maps(others.publisher, &every_ms), 0);
+    assert_int_equal(attn_publish_state(others.publisher, &s), 0);
+    got = expect(&others.peer);
     assert_int_equal(got.header.tensor_count, 1);
     received_free(&got);
-    pair_close(&older);
+    pair_close(&others);
 }
 
 /* Lengths that make the header larger than 64 KiB are the caller's error, not a drop. */
@@ -226,7 +226,7 @@ TEST(a_header_that_does_not_fit_is_refused)
     enum { BATCH = 20000 };
     float *weights = calloc(BATCH, sizeof *weights);
     int32_t *lengths = calloc(BATCH, sizeof *lengths);
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
     attn_attention attention = attention_of(0, weights, 1);
     attn_publisher_counts counts;
 
@@ -244,7 +244,7 @@ TEST(labels_that_do_not_fit_are_left_out)
     enum { KEYS = 16384 };
     float *weights = calloc(KEYS, sizeof *weights);
     const char **labels = calloc(KEYS, sizeof *labels);
-    OWNED(pair_close) struct pairing pair = PAIR("limits/header=3", "tensor/");
+    OWNED(pair_close) struct pairing pair = PAIR("limits/header=10", "tensor/");
     attn_attention attention = attention_of(0, weights, KEYS);
     OWNED(received_free) struct received got;
 

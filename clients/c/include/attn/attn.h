@@ -250,8 +250,7 @@ typedef struct attn_attention {
        repeat: 1..256 bytes of UTF-8 without control characters; NULL = not said */
     const char *module;
 
-    /* With values attnd has numbers of the output. An attnd that is too old for the rest gets the
-       message without. */
+    /* With values attnd has numbers of the output. */
     const void *v; /* [batch][kv_heads][keys][value_dim]: head h reads
                       h / (heads / kv_heads); NULL = not given */
     attn_dtype v_dtype;
@@ -394,7 +393,7 @@ typedef struct attn_value {
 } attn_value;
 
 /* Reports numbers of the training at the current position (attn_set_position): 1..32 of different
- * names. Returns 0, ATTN_SKIPPED (nobody listens, or only an attnd that does not know them),
+ * names. Returns 0, ATTN_SKIPPED (nobody listens),
  * ATTN_E_ARGUMENT, ATTN_E_DROPPED (the queue is full) or ATTN_E_MEMORY. */
 ATTN_API int attn_log(attn_publisher *publisher, const attn_value *values, size_t count);
 

@@ -11,26 +11,20 @@ from typing import Any, Dict, FrozenSet, Iterable, Mapping, NamedTuple, Optional
 
 PREFIX = b"limits/"
 PREFIX_BYTES_MAX = 1024
-HEADER_REVISION = 10  # of the keys that this client knows
-Q_STRIDE = 4  # the revision that has q_stride: others would take the rows for a block
-LOG = 5  # the revision that has the event `log`
-DOUT = 6  # the revision that has the tensors dout, wo_r and x_norm
-PARTS = 7  # the revision that has parts of matrices: others would refuse them
-VALUES = 8  # the revision that has v, wo_r and x_norm beside weights
-MAPS = 9  # the revision that has maps beside states: others would refuse them
+HEADER_OLDEST = 10  # the revision of header keys that an attnd has to know: there was no release before it
 TYPES_1 = frozenset(("attention", "qk", "weights", "event"))  # that were there before an attnd announced any
 KNOWN_TYPES = TYPES_1 | {"state"}
 
 
 class Limits(NamedTuple):
-    """The message types that are accepted, the newest revision of header keys, and bounds of a message: its bytes with
+    """The message types that are accepted, the newest revision of header keys known there, and bounds of a message: its bytes with
     topic and header, its pairs of queries and keys, the heads of its layer. `weights_max_size`: the side of the largest
     projection matrix that has a spectrum as a whole. `buckets`: of the histograms in its windows. `maps`: cells a side
     of maps that come with states, 0 for none; `maps_every`: milliseconds between those of a layer. `reliable`: the port of
     the reliable lane, 0 for none on TCP; below 0: there is no such lane. `memory`: 1 when tensors may be in memory
     that is lent (sending/memory.py). `reliable_next`: the port of that lane at attnd's second address, 0 for none."""
     accepts: FrozenSet[str] = TYPES_1
-    header: int = 1
+    header: float = HEADER_OLDEST
     max_message: float = math.inf
     max_entries: float = math.inf
     max_heads: float = math.inf
@@ -49,12 +43,10 @@ class Limits(NamedTuple):
 
     def refusal(self, kind: Optional[str], nbytes: int, keys: Mapping[str, Any]) -> Optional[str]:
         """Why a message with these keys is not taken, as a clause; None: it is. `kind` None: not known yet."""
+        if self.header < HEADER_OLDEST:
+            return "the attnd that listens is too old for this client: update attnd"
         if kind is not None and kind not in self.accepts:
             return f"the attnd that listens does not know messages of type {kind}: update attnd"
-        if keys.get("q_stride", 1) > 1 and self.header < Q_STRIDE:
-            return "the attnd that listens does not know q_stride, and would misplace the rows: update attnd"
-        if "parts" in keys and self.header < PARTS:
-            return "the attnd that listens does not know parts of matrices: update attnd"
         if nbytes > self.max_message:
             return self.too_large(nbytes)
         shapes = {t["name"]: t["shape"] for t in keys.get("tensors", ())}
@@ -81,8 +73,7 @@ def strictest(prefixes: Iterable[bytes]) -> Limits:
     if not said:
         return VERSION_1
     strict = Limits(frozenset.intersection(*(limits.accepts for limits in said)),
-                    min(HEADER_REVISION, *(limits.header for limits in said)),
-                    *(min(numbers) for numbers in zip(*(limits[2:] for limits in said))))
+                    *(min(numbers) for numbers in zip(*(limits[1:] for limits in said))))
     return strict._replace(maps_every=max(limits.maps_every for limits in said))
 
 

@@ -81,16 +81,13 @@ class Plan:
                 ranges.append((first, end))
         return ranges
 
-    def row_slice(self, step: int, queries: int, apart: bool) -> slice:
+    def row_slice(self, step: int, queries: int) -> slice:
         """The query rows to take at this step: every n-th, from another one on each time, until each row has had
-        its turn. Not `apart`, because the daemon's header keys have no q_stride: as many blocks take turns."""
+        its turn."""
         if self.rows == 0 or queries <= self.rows:
             return slice(0, queries, 1)
         turns = -(-queries // self.rows)
-        turn = step // max(1, self.every) * _turn(turns) % turns
-        if apart:
-            return slice(turn, queries, turns)
-        return slice(turn * self.rows, min((turn + 1) * self.rows, queries), 1)
+        return slice(step // max(1, self.every) * _turn(turns) % turns, queries, turns)
 
 
 def strata(queries: int, rows: int) -> np.ndarray:

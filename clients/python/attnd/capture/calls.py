@@ -131,9 +131,9 @@ class _Rows(NamedTuple):
         return self.first + np.arange(queries) * self.stride
 
 
-def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apart: bool = True) -> List[Part]:
+def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> List[Part]:
     """The parts of a call that the plan wants, by range of heads; none when the call is empty or has no numbers.
-    Nothing is copied yet. `apart` as for Plan.row_slice. ValueError when its queries and keys do not fit together."""
+    Nothing is copied yet. ValueError when its queries and keys do not fit together."""
     seen = broadcast(seen) if isinstance(seen, Queries) else _fitting(seen)
     whole = seen.q if isinstance(seen, Queries) else seen.weights
     keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
@@ -141,7 +141,7 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context, apa
         return []
     batch, heads, queries = whole.shape[:3]
     samples = min(batch, plan.samples) if plan.samples else batch
-    wanted = plan.row_slice(step, queries, apart)
+    wanted = plan.row_slice(step, queries)
     offset, total = share.number * heads, share.of * heads
     found = []
     for low, high in plan.head_ranges(total):

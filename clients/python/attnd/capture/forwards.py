@@ -17,7 +17,6 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import torch
 
 from ..base import torch_state, wire
-from ..base.limits import Q_STRIDE, VALUES
 from ..base.once import log
 from ..base.paths import call_name, module_at
 from ..base.plan import Plan
@@ -72,7 +71,7 @@ class Forwards:
         self.names = names
         self.epoch, self.step = position  # of what is captured next
         self._evaluation = evaluation
-        self._sends_values = values
+        self.sends_values = values
         self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
         self._pending: List[Tuple[str, Part]] = []  # paths without a name yet, and their parts, copied
         self._pending_bytes = 0
@@ -190,7 +189,7 @@ class Forwards:
             share = self._shares.of(path, seen, self.spy.entered)
             layer = self.names.layers.get(path)
             plan = self.plan
-            if seen.v is not None and not (self._sends_values if isinstance(seen, Queries) else self.wants_values):
+            if seen.v is not None and not self.sends_values:
                 seen = seen._replace(v=None)
             if layer is None:
                 self._note_shown(path, seen)
@@ -204,7 +203,7 @@ class Forwards:
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
             context = Context(microbatch, self.tokens.sent(stack, *queries_of(seen)), self.tokens.labelled,
-                              beside=self.wants_values)
+                              beside=self.sends_values)
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(queries_of(seen)))
             origin, plan = self.origins.of(path, seen, plan, self.epoch, self.step, place[2] == "cross", context)
@@ -219,7 +218,7 @@ class Forwards:
             if self.gradients is not None:
                 output = self.gradients.awaited(path, seen, is_repeated=self._trains and not self.spy.records)
             seen = seen if seen.output is None else seen._replace(output=None)  # what is kept of it must not keep the graph
-            found: Sequence[Part] = parts(seen, plan, self.step, share, context, self._publisher.limits.header >= Q_STRIDE)
+            found: Sequence[Part] = parts(seen, plan, self.step, share, context)
             if self.gradients is not None and output is not None:
                 found = self.gradients.wait(path, found, output, self.epoch, self.step)
             for part in found:
@@ -243,11 +242,6 @@ class Forwards:
                 seen, plan.samples, self.origins.is_of_device(seen, plan)))
         except Exception:
             self.notices.failed("which queries of cross-attention are padding could not be read")
-
-    @property
-    def wants_values(self) -> bool:
-        """Whether saw() wants to know what weights are multiplied with."""
-        return self._sends_values and self._publisher.limits.header >= VALUES
 
     def expects(self, path: str, call: int, seen: Seen) -> None:
         """The same may be told later in this forward, or may not. Layers are named in the order in which they run."""

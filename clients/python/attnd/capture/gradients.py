@@ -27,7 +27,6 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import torch
 
 from ..base import wire
-from ..base.limits import DOUT
 from ..base.once import Once
 from ..base.torch_state import is_graph_captured, outside_modes, saves_elsewhere
 from ..forms.seen import Output, Queries, Seen
@@ -61,13 +60,10 @@ class Gradients:
             return None
         if not isinstance(seen, Queries):
             return output
-        is_known = self._publisher.limits.header >= DOUT
         if output.dropped:
             self._tell("dropout", "%s drops weights within its kernel, so it has no importance_gradient, nor have others "
                        "like it: set the dropout of attention to 0, or compute the weights explicitly", path or "the model")
-        elif not is_known:
-            self._tell("old", "the attnd that listens is too old for the gradients of fused attention: update attnd")
-        return output if is_known and not output.dropped and seen.v is not None else None
+        return output if not output.dropped and seen.v is not None else None
 
     def wait(self, path: str, found: Sequence[Part], output: Output, epoch: int, step: int) -> Sequence[Part]:
         """Lets the parts of a call wait. Returns the others: there is no gradient of a sample of rows, and there may be

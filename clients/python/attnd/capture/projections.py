@@ -39,7 +39,6 @@ import numpy as np
 import torch
 
 from ..base import wire
-from ..base.limits import PARTS
 from ..base.once import log
 from ..base.paths import clean_path
 from ..forms.seen import Queries, Seen, heads_of
@@ -349,9 +348,6 @@ class Projections:
         """The matrices of a layer; None: they cannot be published."""
         try:
             found = _find(modules, path, self._attends[path], self._given)
-            if found.is_spread and self._publisher.limits.header < PARTS:
-                raise Refused("parts", "ranks have parts of them, which the attnd that listens is too old to put together: "
-                              "update attnd")
             places = tuple((name, found.matrices[name].places) for name in GIVEN if name in found.matrices)
             other = self._sent.setdefault(places, path)
             if other != path:

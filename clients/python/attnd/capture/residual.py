@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Sequence, T
 import numpy as np
 import torch
 
-from ..base.limits import DOUT
 from ..base.once import Once
-from ..forms.seen import Queries, Seen, heads_of, queries_of
+from ..forms.seen import Seen, heads_of, queries_of
 from ..sending.publisher import Publisher
 from .projections import Refused, find_output, modules_of
 
@@ -46,7 +45,7 @@ class Residual:
 
     def added(self, path: str, seen: Seen, entered: Sequence[Entered], is_self: bool) -> Seen:
         """The call at `path` with them. `entered`: the modules that run, the innermost last."""
-        if seen.v is None or (isinstance(seen, Queries) and self._publisher.limits.header < DOUT):
+        if seen.v is None:
             return seen
         path = path.partition("#")[0]
         try:

@@ -154,7 +154,7 @@ class Spy:
                 self._shown.add((site.number, path))
                 seen = site.read(given)
                 if seen.lowered:
-                    v = site.cast(seen.v) if seen.v is not None and self.watcher.wants_values else None
+                    v = site.cast(seen.v) if seen.v is not None and self.watcher.sends_values else None
                     seen = seen._replace(q=site.cast(seen.q), k=site.cast(seen.k), v=v, lowered=False)
                 self._saw(path, seen)
         except NotCaptured as why:
@@ -252,7 +252,7 @@ class Spy:
         """Tells of a softmax when it is attention, as soon as that is known."""
         modules, name = [entered.module for entered in self._stack[-2:]], call_name(path, call)
         verdict = judge.known(name)
-        if verdict is not None and not (verdict.attention and self.watcher.wants_values and name not in self._written):
+        if verdict is not None and not (verdict.attention and self.watcher.sends_values and name not in self._written):
             if verdict.attention:
                 self.watcher.saw(path, call, judge.ordered(name, verdict, seen))
             return

@@ -79,9 +79,9 @@ def add_keys(frames: tensors.Frames, k: Any, v: Any, queries: Tuple[int, int, in
     return shape[2]
 
 
-def add_output(frames: tensors.Frames, shape: Tuple[int, int, int], known: bool, dout: Any, wo_r: Any,
+def add_output(frames: tensors.Frames, shape: Tuple[int, int, int], dout: Any, wo_r: Any,
                x_norm: Any) -> None:
-    """Checks what belongs to the output of a message of `shape` [B, H, Tq], and adds it when it is `known`."""
+    """Checks and adds what belongs to the output of a message of `shape` [B, H, Tq]."""
     batch, heads, queries = shape
     value = next((size for name, _, size in frames.described if name == "v"), None)
     for name, given, needed, there in (("dout", dout, "v", value), ("wo_r", wo_r, "v", value),
@@ -89,14 +89,13 @@ def add_output(frames: tensors.Frames, shape: Tuple[int, int, int], known: bool,
         if given is not None and there is None:
             raise ValueError(f"{name}: needs {needed}")
     width = value[3] if value else 0
-    added = frames if known else tensors.Frames()  # checked all the same
-    if dout is not None and added.add("dout", dout, ("batch", "heads", "queries", "value_dim")) != (*shape, width):
+    if dout is not None and frames.add("dout", dout, ("batch", "heads", "queries", "value_dim")) != (*shape, width):
         raise ValueError(f"dout: must be [batch, heads, queries, value_dim] = {(*shape, width)}")
     if wo_r is not None:
-        size = added.add_f32("wo_r", wo_r, ("heads", "r", "value_dim"))
+        size = frames.add_f32("wo_r", wo_r, ("heads", "r", "value_dim"))
         if (size[0], size[2]) != (heads, width) or size[1] > width:
             raise ValueError(f"wo_r of shape {size}: must be [heads, r, value_dim] = [{heads}, at most {width}, {width}]")
-    if x_norm is not None and added.add_f32("x_norm", x_norm, ("batch", "queries")) != (batch, queries):
+    if x_norm is not None and frames.add_f32("x_norm", x_norm, ("batch", "queries")) != (batch, queries):
         raise ValueError(f"x_norm: must be [batch, queries] = {(batch, queries)}")
 
 

@@ -386,8 +386,7 @@ class Outbox:
         self.dropped_tensors += 1
         if not self.untold:
             self.untold = True
-            if self.limits.header >= 2:
-                self._ring_once()
+            self._ring_once()
 
     def _ring_once(self) -> None:
         """Wakes the thread, unless a wake-up is under way."""

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence,
 import numpy as np
 
 from ..base import wire
-from ..base.limits import DOUT, LOG, MAPS, VALUES, Limits
+from ..base.limits import Limits
 from ..base.once import Once, log
 from ..base.plan import EVERYTHING, Plan, choose, lengthened
 from . import layer_state, memory, scalars, tensors
@@ -178,7 +178,7 @@ class Publisher:
     @property
     def maps_side(self) -> int:
         """Cells a side of the maps that those who listen want with states; 0: none."""
-        return int(self.limits.maps) if self.limits.header >= MAPS else 0
+        return int(self.limits.maps)
 
     @property
     def maps_every(self) -> float:
@@ -268,7 +268,7 @@ class Publisher:
         module        path of the module that attends, "vision_model.encoder.layers.3.self_attn": results repeat it
         v             [B, Hkv, Tk, dv] values, with which attnd has numbers of the output; Hkv divides H, head h reads
                       head h / (H / Hkv) of them
-        wo_r, x_norm  as for publish_qk. An attnd that is too old for these three gets the message without them
+        wo_r, x_norm  as for publish_qk
 
         False, and no work, when nobody is subscribed (counted as skipped), or when it is larger than attnd
         takes, the queue is full or there is no memory for the copy (counted as dropped). ValueError for arguments that contradict
@@ -280,13 +280,12 @@ class Publisher:
         if grad is not None and frames.add("grad", grad, _MAP) != shape:
             raise ValueError(f"grad: must have the shape of weights, {shape}")
         batch, heads, queries, keys = shape
-        beside = frames if self.limits.header >= VALUES else tensors.Frames()  # checked all the same
         if v is not None:
-            size = beside.add("v", v, ("batch", "key heads", "keys", "value_dim"))
+            size = frames.add("v", v, ("batch", "key heads", "keys", "value_dim"))
             if (size[0], size[2]) != (batch, keys) or heads % size[1]:
                 raise ValueError(f"v of shape {size}: must be [{batch}, key heads, {keys}, value_dim], and key heads divide "
                                  f"{heads}")
-        add_output(beside, (batch, heads, queries), True, None, wo_r, x_norm)
+        add_output(frames, (batch, heads, queries), None, wo_r, x_norm)
         rows = check_rows((batch, heads, queries, keys), causal, window, q_len, k_len, head_offset, heads_total)
         labels, q_labels = fitting_labels(labels, q_labels, shape)
         add_row_tensors(frames, (batch, queries, keys), site, queries - 1, mask, tokens, documents)
@@ -316,14 +315,13 @@ class Publisher:
         wo_r          [H, r, dv] R of the QR of each head's slice of the output projection, r <= dv; needs v
         x_norm        [B, Tq] norms of the layer's input, the residual stream; needs wo_r
 
-        An attnd that is too old for the last three gets the message without them. The rest, what is returned and what
-        is raised as for publish_attention.
+        The rest, what is returned and what is raised as for publish_attention.
         """
         where = self._where(stack, layer, site, epoch, step, module)
         frames = tensors.Frames()
         batch, heads, queries, width = frames.add("q", q, ("batch", "heads", "queries", "head_dim"))
         keys = add_keys(frames, k, v, (batch, heads, width))
-        add_output(frames, (batch, heads, queries), self.limits.header >= DOUT, dout, wo_r, x_norm)
+        add_output(frames, (batch, heads, queries), dout, wo_r, x_norm)
         scale = width**-0.5 if scale is None else check_real("scale", scale)
         softcap = check_real("softcap", softcap, 0.0)
         q_offset = wire.check_int("q_offset", q_offset, 2**32 - 1 - queries)
@@ -515,17 +513,12 @@ class Publisher:
         values   names of 1 to 64 bytes to numbers, or tensors of one number: one on a device is read later, by the
                  publishing thread. The first that is neither is told in a warning; NaN and infinities are kept as such
 
-        False, and no work, when nobody takes them (counted as skipped): an attnd that is too old does not, which is told
-        once.
+        False, and no work, when nobody is subscribed (counted as skipped).
         ValueError for a bad epoch or step; never another exception.
         """
         epoch = wire.check_int("epoch", epoch)
         step = self._step if step is None else wire.check_int("step", step)
-        is_known, is_wanted = self.limits.header >= LOG, self._sender.wanted(self._event_topic, "event")
-        if not is_known or not is_wanted:
-            if is_wanted and "old" not in self._once:  # where it is takes a look
-                self._once.warn("old", "the attnd that listens (%s) is too old for what is logged: it is not sent. Update attnd",
-                                self.where)
+        if not self._sender.wanted(self._event_topic, "event"):
             self._outbox.skip()
             return False
         queued = True

@@ -252,7 +252,7 @@ class Sender:
 
     def _tell_in_s(self) -> Optional[float]:
         """Seconds until it has to tell what was dropped; None: there is nothing to tell."""
-        if not self.outbox.untold or self.outbox.limits.header < 2 or self.is_away or not self.wanted(self._event_topic):
+        if not self.outbox.untold or self.is_away or not self.wanted(self._event_topic):
             return None
         return max(0.0, self._told_at + TELL_AFTER_S - time.monotonic())
 
@@ -333,8 +333,7 @@ class Sender:
         """
         if queued and message.keys.get("event") == "hello":
             self._hello = message
-        unknown = message.keys.get("event") == "log" and self.outbox.limits.header < limits.LOG
-        if unknown or not self.wanted(message.topic, message.kind):
+        if not self.wanted(message.topic, message.kind):
             if queued:
                 self.outbox.done(message, False)
             return True
@@ -350,7 +349,7 @@ class Sender:
         seqs, drops = (self._lane_seq, self.outbox.lane_drops) if by_lane else (self._seq, self.outbox.drops)
         with self.outbox.changed:
             seq, dropped = seqs.get(message.topic, 0), drops.get(message.topic, 0)
-            total = self.outbox.dropped_tensors if self.outbox.limits.header >= 2 else 0
+            total = self.outbox.dropped_tensors
         header = wire.common_keys(message.kind, *self.identity, seq=seq, dropped=dropped,
                                   time_ns=time.time_ns(), epoch=message.epoch, step=message.step)
         if by_lane:
