@@ -148,7 +148,7 @@ const struct command commands[] = {
      .help = "apply alert rules to a recording; needs no attnd",
      .text = "For the CI of training runs. Alerts about silence are left out, and spectra "
          "are computed however long it takes, unless RULES sets metrics.spectrum_budget. "
-         "A run that does not end in the recording is ended after it.",
+         "A run that does not end in the recording is ended after it. Layers that no numbers came of are named, which is no finding.",
      .finding = "a rule fired",
      .examples = {"attnctl check run.rec", "attnctl check run.rec --rules rules.yaml --json"}},
     {.name = "analyze", .arguments = "FILE...", .words = "FILE...", .group = COMMANDS_FILES,
