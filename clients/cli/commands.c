@@ -16,9 +16,8 @@ static int run_question(struct cli *cli)
 {
     const struct command *command = cli->command;
     struct ask ask;
-    if (cli->args->metric && cli->args->given & ARGS_JSON) {
-        return cli_usage(cli, "--metric: %s --json has every metric; leave one of them out",
-                         command->name);
+    if (cli_check_json(cli) != CLI_OK) {
+        return CLI_USAGE;
     }
     ask_job(&ask, cli->args);
     ask.patient = command->patient;

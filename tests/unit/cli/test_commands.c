@@ -437,7 +437,9 @@ SAYS(an_unknown_metric_names_those_there_are,
 
 SAYS(json_has_every_metric,
      {"summary gpt-small --json --metric entropy", 2,
-      "attnctl: --metric: summary --json has every metric; leave one of them out\n"});
+      "attnctl: --metric: summary --json has every metric; leave one of them out\n"},
+     {"tail --json --metric entropy", 2,
+      "attnctl: --metric: tail --json has every metric; leave one of them out\n"});
 
 /* Several numbers per head are no table. */
 SAYS(singular_values_are_not_tabulated,
