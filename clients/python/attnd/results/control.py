@@ -106,8 +106,8 @@ class Control:
     def plan(self, job: Optional[str] = None) -> Any:
         """The capture plan of a job: a dict of job, pattern, from ("default", "cost", "config" or "set"), every (0 =
         nothing), layers, heads, samples and rows (0 = all), tier, and cost: None until the job has told what capturing
-        costs it, else a dict whose `message` says it. Without a job the list of all plans; the first one whose pattern
-        matches a job holds for it."""
+        costs it, else a dict whose `message` says it; note: why it takes nothing of an active job, or None. Without a
+        job the list of all plans; the first one whose pattern matches a job holds for it."""
         return self.call("plan.get", past.given(job=job))
 
     def set_plan(self, job: str, **keys: Any) -> Any:
