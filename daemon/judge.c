@@ -7,6 +7,7 @@
 
 #include "daemon/base/clock.h"
 #include "daemon/internal.h"
+#include "daemon/run/judging.h"
 #include "proto/err.h"
 #include "proto/header.h"
 #include "proto/mpk.h"
@@ -30,6 +31,7 @@ struct judge {
     struct daemon *daemon;
     FILE *alerts; /* those that count, as they are printed */
     uint64_t count;
+    uint32_t unmeasured; /* layers of the run at hand */
     struct playback playback;
     struct ranks ranks;
     bool detached; /* the message that was given last is of those that others overtake */
@@ -207,7 +209,35 @@ static void judge_print_dropped(struct stats *stats, bool json)
     }
 }
 
-static void judge_print(const struct judge *judge, const char *alerts)
+static void judge_on_unmeasured(void *data, const char *layer)
+{
+    struct judge *judge = data;
+    const char *separator = judge->unmeasured++ > 0 ? "," : "";
+    printf(judge->json ? "%s\"%s\"" : "%s %s", separator, layer);
+}
+
+/* All runs have ended. */
+static void judge_print_unmeasured(struct judge *judge)
+{
+    struct daemon *daemon = judge->daemon;
+    const char *separator = "";
+    for (struct run *run = NULL; (run = registry_next(daemon->registry, run));) {
+        const struct plan *plan = plans_for(daemon->plans, run->job);
+        char hex[2 * RUN_BYTES + 1];
+        if (judging_unmeasured(run, plan, NULL, NULL) > 0) {
+            run_hex(run->id, hex);
+            printf(judge->json ? "%s{\"job\":\"%s\",\"run\":\"%s\",\"layers\":["
+                               : "%s%s, run %.8s: no numbers came in the last 8 windows of",
+                   separator, run->job, hex);
+            judge->unmeasured = 0;
+            judging_unmeasured(run, plan, judge_on_unmeasured, judge);
+            fputs(judge->json ? "]}" : "\n", stdout);
+            separator = judge->json ? "," : "";
+        }
+    }
+}
+
+static void judge_print(struct judge *judge, const char *alerts)
 {
     struct stats *stats = &judge->daemon->stats;
     uint64_t windows = stats_get(stats, COUNT_SUMMARIES), dropped = stats_dropped_total(stats);
@@ -216,7 +246,9 @@ static void judge_print(const struct judge *judge, const char *alerts)
                ",\"dropped\":{",
                alerts, judge->count > 0 ? "\n" : "", windows, judge->playback.messages);
         judge_print_dropped(stats, true);
-        puts("}}");
+        fputs("},\"unmeasured\":[", stdout);
+        judge_print_unmeasured(judge);
+        puts("]}");
         return;
     }
     printf("%s%s", alerts, judge->playback.path);
@@ -229,10 +261,11 @@ static void judge_print(const struct judge *judge, const char *alerts)
         judge_print_dropped(stats, false);
     }
     putchar('\n');
+    judge_print_unmeasured(judge);
 }
 
 /* A reader who has gone needs no explanation. */
-static int judge_verdict(const struct judge *judge, const char *alerts)
+static int judge_verdict(struct judge *judge, const char *alerts)
 {
     if (stats_get(&judge->daemon->stats, COUNT_SUMMARIES) == 0) {
         judge_complain("the recording has no window to judge: it is empty, or ends too early");

@@ -16,9 +16,8 @@ static int run_question(struct cli *cli)
 {
     const struct command *command = cli->command;
     struct ask ask;
-    if (cli->args->metric && cli->args->given & ARGS_JSON) {
-        return cli_usage(cli, "--metric: %s --json has every metric; leave one of them out",
-                         command->name);
+    if (cli_check_json(cli) != CLI_OK) {
+        return CLI_USAGE;
     }
     ask_job(&ask, cli->args);
     ask.patient = command->patient;
@@ -148,7 +147,7 @@ const struct command commands[] = {
      .help = "apply alert rules to a recording; needs no attnd",
      .text = "For the CI of training runs. Alerts about silence are left out, and spectra "
          "are computed however long it takes, unless RULES sets metrics.spectrum_budget. "
-         "A run that does not end in the recording is ended after it.",
+         "A run that does not end in the recording is ended after it. Layers that no numbers came of are named, which is no finding.",
      .finding = "a rule fired",
      .examples = {"attnctl check run.rec", "attnctl check run.rec --rules rules.yaml --json"}},
     {.name = "analyze", .arguments = "FILE...", .words = "FILE...", .group = COMMANDS_FILES,

@@ -177,7 +177,8 @@ class Overview {
 
     describe(layer, head) {
         const marks = this.marksOf(layer).filter((mark) => mark.head === head);
-        const value = `${headName(layer, head)}: ${number(this.valuesOf(layer)?.[head])}`;
+        const old = this.oldStepOf(layer),
+            value = `${headName(layer, head)}: ${number(this.valuesOf(layer)?.[head])}${old === null ? "" : `, of step ${old}`}`;
         return [value, withModule(layer, ""), ...marks.map((m) => m.text)].filter(Boolean).join("\n");
     }
 
@@ -300,13 +301,26 @@ class Overview {
         this.playback.name(this.whenText());
         this.drawStory();
         const isLive = this.layers.some((layer) => this.newestOf(layer));
-        const of = isLive ? `of step ${this.stepOfLive()}` : `${this.statistic} of the window${this.windowStep()}`;
+        const of = isLive ? `of step ${this.stepOfLive()}${this.oldText()}` : `${this.statistic} of the window${this.windowStep()}`;
         this.heat.setTitle("Layers × heads", `${unitOf(this.metric)} · ${of}`);
     }
 
     /** The numbers may be of an earlier step than the newest message, which the header of the page names. */
     stepOfLive() {
         return Math.max(...this.layers.map((layer) => this.store.newest(layer)?.step ?? -1));
+    }
+
+    /** The step of a layer's newest message, where it is of an earlier window than the last one; else null. */
+    oldStepOf(layer) {
+        const { count, windows } = this.grid ?? { count: 0 },
+            step = this.newestOf(layer)?.step;
+        return count > 1 && step <= windows.step[count - 2] ? step : null;
+    }
+
+    oldText() {
+        const old = this.layers.filter((layer) => this.oldStepOf(layer) !== null);
+        if (old.length === 1) return `, ${layerName(old[0])} of step ${this.oldStepOf(old[0])}`;
+        return old.length === 0 ? "" : `, ${old.length} layers of earlier ones`;
     }
 
     windowStep() {

@@ -190,10 +190,11 @@ bool alerts_has_judged(const struct alerts *alerts, uint32_t index)
     return judged;
 }
 
-bool alerts_measured(const struct alerts *alerts, struct layer_id id)
+bool alerts_measured(const struct alerts *alerts, struct layer_id id, bool ended)
 {
     uint32_t key = header_layer_key(id);
     const struct alert_layer *layer;
     HASH_FIND(hh, alerts->layers, &key, sizeof key, layer);
-    return alerts->windows - (layer ? layer->measured : 0) <= WINDOWS_NEWEST;
+    return alerts->windows - (layer ? layer->measured : 0) <= WINDOWS_NEWEST &&
+           !(ended && !(layer && layer->numbers));
 }

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Methods about the past: passed on to the history, whose answer is the answer, with two additions.
  * A job that attnd knows and the history does not is not unknown: it has no history yet. And
- * `alerts` begins with what is firing now, which is known here, also without a history. */
+ * `alerts` begins with what is firing or not measured now, which is known here, also without a
+ * history. */
 #include "daemon/control/internal.h"
 
 #include "daemon/history/history.h"
+#include "daemon/run/judging.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +15,8 @@
 struct history_asked {
     struct pending *pending;
     const struct control_view *view;
-    struct mpk_writer firing; /* of `alerts`: a list */
-    uint32_t older;           /* of it, the last ones */
+    struct mpk_writer firing, unmeasured; /* of `alerts`: lists */
+    uint32_t older;                       /* of it, the last ones */
     bool alerts;
     char job[JOB_NAME_MAX + 1];
 };
@@ -22,6 +24,7 @@ struct history_asked {
 static void asked_free(struct history_asked *asked)
 {
     mpk_writer_clear(&asked->firing);
+    mpk_writer_clear(&asked->unmeasured);
     free(asked);
 }
 
@@ -30,17 +33,22 @@ static void answer_alerts(struct history_asked *asked, const struct mpk_writer *
 {
     struct mpk_writer result;
     mpk_writer_init(&result);
-    mpk_put_map(&result, 4);
+    mpk_put_map(&result, 5);
     mpk_pair_u64(&result, "older", asked->older);
     mpk_put_str(&result, "firing");
     mpk_put_raw(&result, asked->firing.buffer.data, asked->firing.buffer.size);
+    mpk_put_str(&result, "unmeasured");
+    mpk_put_raw(&result, asked->unmeasured.buffer.data, asked->unmeasured.buffer.size);
     if (past) {
         mpk_put_raw(&result, past->buffer.data + 1, past->buffer.size - 1);
     } else {
         mpk_pair_nil(&result, "alerts");
         mpk_pair_bool(&result, "more", false);
     }
-    int code = mpk_writer_ok(&result) && mpk_writer_ok(&asked->firing) ? 0 : ERR_MEMORY;
+    int code =
+        mpk_writer_ok(&result) && mpk_writer_ok(&asked->firing) && mpk_writer_ok(&asked->unmeasured)
+            ? 0
+            : ERR_MEMORY;
     pending_answer(&asked->pending, code, NULL, &result);
     mpk_writer_clear(&result);
 }
@@ -67,7 +75,7 @@ struct firing {
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], rule[128], severity[16];
     bool older; /* those of runs that are over, whose job has a newer run; or others */
     uint32_t older_count;
-    struct mpk_writer *list;
+    struct mpk_writer *list, *unmeasured;
     const struct run *asked;  /* whose alerts are visited now */
     const struct run *newest; /* of its job, which comes first */
     bool listed;              /* this job is asked for */
@@ -87,6 +95,23 @@ static void visit_alert(void *data, const struct alert_result *alert)
     firing->older_count += firing->older;
 }
 
+/* Adds a run that is not older, unless all is measured. */
+static void control_history_put_unmeasured(struct firing *firing, const struct run *run)
+{
+    const struct plan *plan = plans_for(firing->request->view->plans, run->job);
+    char hex[2 * RUN_BYTES + 1];
+    if (judging_unmeasured(run, plan, NULL, NULL) == 0) {
+        return;
+    }
+    run_hex(run->id, hex);
+    mpk_put_map(firing->unmeasured, 3);
+    mpk_pair_str(firing->unmeasured, "job", run->job);
+    mpk_pair_str(firing->unmeasured, "run", hex);
+    struct mpk_open layers = mpk_open(firing->unmeasured, "layers");
+    judging_unmeasured(run, plan, layers_on_unmeasured, firing->unmeasured);
+    mpk_close_array(firing->unmeasured, &layers);
+}
+
 static void control_history_visit_run(struct firing *firing, struct run *run)
 {
     struct alert_sink sink = {.event = visit_alert, .data = firing};
@@ -101,6 +126,9 @@ static void control_history_visit_run(struct firing *firing, struct run *run)
         strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts ||
         older != firing->older) {
         return;
+    }
+    if (!older) {
+        control_history_put_unmeasured(firing, run);
     }
     firing->asked = run;
     if (alerts_each(run->alerts, &sink) != 0) {
@@ -142,6 +170,7 @@ static struct history_asked *asked_new(void)
     struct history_asked *asked = calloc(1, sizeof *asked);
     if (asked) {
         mpk_writer_init(&asked->firing);
+        mpk_writer_init(&asked->unmeasured);
     }
     return asked;
 }
@@ -166,8 +195,10 @@ int method_alerts(struct control_request *request)
         return ERR_MEMORY;
     }
     asked->alerts = true;
-    struct mpk_open open = mpk_open(&asked->firing, NULL);
+    struct mpk_open open = mpk_open(&asked->firing, NULL),
+                    unmeasured = mpk_open(&asked->unmeasured, NULL);
     firing.list = &asked->firing;
+    firing.unmeasured = &asked->unmeasured;
     for (int older = 0; older < 2; older++) {
         firing.older = older;
         firing.newest = NULL;
@@ -176,6 +207,7 @@ int method_alerts(struct control_request *request)
         }
     }
     mpk_close_array(&asked->firing, &open);
+    mpk_close_array(&asked->unmeasured, &unmeasured);
     asked->older = firing.older_count;
     return ask_or_answer(request, asked);
 }

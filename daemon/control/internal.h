@@ -93,8 +93,8 @@ bool request_takes(struct control_request *request, const char *takes);
 int request_find_run(struct control_request *request, const char *job, const char *prefix,
                      struct run **ret_run);
 
-/* Whether a layer matches one of the patterns between blanks, as a plan has them. */
-bool layers_take(const char *patterns, struct layer_id layer);
+/* For judging_unmeasured: `data` is the writer of a list, to which it adds. */
+void layers_on_unmeasured(void *data, const char *layer);
 /* Names the layers of a run, the first ones of many: "encoder.0.self, decoder.0.self, ...". */
 #define LAYERS_LIST_MAX 256
 void layers_list(const struct run *run, char ret_text[LAYERS_LIST_MAX]);

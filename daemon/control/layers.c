@@ -1,27 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* layers: the layers of a run by their names, for plans that name some, and for sentences. */
+/* layers: the layers of a run by their names, for sentences. */
 #include "daemon/control/internal.h"
 
-#include <fnmatch.h>
 #include <stdio.h>
-#include <string.h>
 
 /* Layers that a sentence names at most. */
 #define LAYERS_NAMED_MAX 6
 
-bool layers_take(const char *patterns, struct layer_id layer)
+void layers_on_unmeasured(void *data, const char *layer)
 {
-    char name[LAYER_NAME_MAX], pattern[CONFIG_LAYERS_MAX];
-    layer_name(layer, name);
-    while (*(patterns += strspn(patterns, " "))) {
-        size_t length = strcspn(patterns, " ");
-        snprintf(pattern, sizeof pattern, "%.*s", (int)length, patterns);
-        if (fnmatch(pattern, name, 0) == 0) {
-            return true;
-        }
-        patterns += length;
-    }
-    return false;
+    mpk_put_str(data, layer);
 }
 
 void layers_list(const struct run *run, char ret_text[LAYERS_LIST_MAX])

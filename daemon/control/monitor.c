@@ -5,6 +5,7 @@
 #include "daemon/control/internal.h"
 
 #include "config/rules.h"
+#include "daemon/run/judging.h"
 
 #include <string.h>
 
@@ -21,6 +22,7 @@ struct firing_rule {
 /* Runs come job by job, the newest of each first; a job is written when the next one begins. */
 struct jobs_visit {
     struct mpk_writer *result;
+    const struct plans *plans;
     const struct run *newest; /* of the job at hand, or `wanted`; NULL before the first */
     const struct run *wanted; /* stands for its job; NULL = none is asked for */
     uint32_t runs;
@@ -69,7 +71,7 @@ static void control_monitor_put_job(const struct jobs_visit *visit)
     struct mpk_writer *result = visit->result;
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
-    mpk_put_map(result, 16);
+    mpk_put_map(result, 17);
     mpk_pair_str(result, "job", run->job);
     mpk_pair_str(result, "run", hex);
     mpk_pair_u64(result, "runs", visit->runs);
@@ -80,6 +82,8 @@ static void control_monitor_put_job(const struct jobs_visit *visit)
     mpk_pair_u64(result, "world", run->tracks[0].window.world);
     mpk_pair_u64(result, "ranks", run->tracks[0].window.rank_count);
     mpk_pair_u64(result, "layers", HASH_COUNT(run->streams));
+    mpk_pair_u64(result, "unmeasured",
+                 judging_unmeasured(run, plans_for(visit->plans, run->job), NULL, NULL));
     struct reason_count dropped[TALLY_REASONS_MAX];
     struct counts counts = run_counts(run);
     uint32_t reasons = tally_reasons(&counts.tally, dropped);
@@ -97,7 +101,7 @@ static void control_monitor_put_job(const struct jobs_visit *visit)
 int method_monitor(struct control_request *request)
 {
     const struct registry *registry = request->view->registry;
-    struct jobs_visit visit = {.result = request->result};
+    struct jobs_visit visit = {.result = request->result, .plans = request->view->plans};
     char job[JOB_NAME_MAX + 1], digits[2 * RUN_BYTES + 1];
     if (!string_param(request, "job", "", job, sizeof job) ||
         !string_param(request, "run", "", digits, sizeof digits)) {

@@ -8,6 +8,8 @@
 #include "daemon/run/cost.h"
 
 #include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SENTENCE_MAX 256
@@ -60,12 +62,50 @@ static void control_plan_put_cost(const struct control_request *request, const c
     mpk_pair_str(result, "message", sentence);
 }
 
+/* The least head of "4-7,2". */
+static unsigned long control_plan_first_head(const char *heads)
+{
+    unsigned long first = ULONG_MAX;
+    for (const char *at = heads; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+        unsigned long head = strtoul(at, NULL, 10);
+        first = head < first ? head : first;
+    }
+    return first;
+}
+
+/* Why the plan takes nothing of an active job, by what is known of its layers; else nil. */
+static void control_plan_put_note(const struct control_request *request, const char *job,
+                                  const struct plan *plan)
+{
+    const struct run *run = job ? registry_find(request->view->registry, job, "") : NULL;
+    const struct stream *first = run && run->state == JOB_ACTIVE ? run->streams : NULL;
+    const char *wanted = plan->what.heads.text;
+    char sentence[SENTENCE_MAX] = "";
+    bool taken = false;
+    uint32_t heads = 0;
+    for (const struct stream *stream = first; stream; stream = stream->hh.next) {
+        if (plan_takes(plan, stream->id)) {
+            taken = true;
+            heads = stream->heads > heads ? stream->heads : heads;
+        }
+    }
+    if (first && !taken) {
+        snprintf(sentence, SENTENCE_MAX, "nothing is captured: the job has none of layers=%.100s",
+                 plan->what.layers.text);
+    } else if (heads > 0 && *wanted != '*' && control_plan_first_head(wanted) >= heads) {
+        snprintf(sentence, SENTENCE_MAX,
+                 "nothing is captured: the layers have %" PRIu32 " head%s, none of heads=%.100s",
+                 heads, heads == 1 ? "" : "s", wanted);
+    }
+    mpk_pair_str(request->result, "note", *sentence ? sentence : NULL);
+}
+
 /* `job` as it was asked for; NULL in the list of all. */
 static void control_plan_put_plan(const struct control_request *request, const char *job,
                                   const struct plan *plan)
 {
     struct mpk_writer *result = request->result;
-    mpk_put_map(result, 10);
+    mpk_put_map(result, 11);
     mpk_pair_str(result, "job", job);
     mpk_pair_str(result, "pattern", plan->pattern);
     mpk_pair_str(result, "from", plan_from_name(plan->from));
@@ -75,6 +115,7 @@ static void control_plan_put_plan(const struct control_request *request, const c
     mpk_pair_u64(result, "samples", plan->what.samples);
     mpk_pair_u64(result, "rows", plan->what.rows);
     mpk_pair_str(result, "tier", config_tier_name(plan->what.tier));
+    control_plan_put_note(request, job, plan);
     control_plan_put_cost(request, plan->from == PLAN_FROM_COST ? plan->pattern : job, plan);
 }
 

@@ -131,7 +131,7 @@ static bool control_summary_read_filter(const struct control_request *request,
 static bool summary_plan_takes_any(const struct plan *plan, const struct run *run)
 {
     const struct stream *stream = run->streams;
-    while (stream && !layers_take(plan->what.layers.text, stream->id)) {
+    while (stream && !plan_takes(plan, stream->id)) {
         stream = stream->hh.next;
     }
     return stream != NULL;

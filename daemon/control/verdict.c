@@ -5,7 +5,7 @@
 #include "daemon/control/internal.h"
 
 #include "daemon/history/params.h"
-#include "daemon/ingest/plan.h"
+#include "daemon/run/judging.h"
 
 /* An answer in the making. */
 struct verdict_answer {
@@ -43,14 +43,7 @@ static void verdict_put_checks(struct verdict_answer *answer)
     mpk_close_array(result, &unjudged);
     mpk_pair_u64(result, "judged", judged);
     struct mpk_open unmeasured = mpk_open(result, "unmeasured");
-    for (const struct stream *stream = run->streams; run->alerts && stream;
-         stream = stream->hh.next) {
-        char name[LAYER_NAME_MAX];
-        if (layers_take(answer->plan->what.layers.text, stream->id) &&
-            !alerts_measured(run->alerts, stream->id)) {
-            mpk_put_str(result, layer_name(stream->id, name));
-        }
-    }
+    judging_unmeasured(run, answer->plan, layers_on_unmeasured, result);
     mpk_close_array(result, &unmeasured);
 }
 

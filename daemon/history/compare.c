@@ -17,6 +17,7 @@
 #include "daemon/history/windows.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define WINDOWS_DEFAULT 20
@@ -246,11 +247,27 @@ static uint32_t find_same(const struct compare_side *side, struct layer_id id)
     return i;
 }
 
-/* Layers that both have, but no histograms of them any more. */
-static int check_pooled(struct query *query, const struct compare_side *side)
+/* Layers that both have, but not in the same windows, or no histograms of them any more. */
+static int check_pooled(struct query *query, const struct compare_side *side,
+                        const struct compare_side *other)
 {
+    struct found_track track;
+    char has[HISTORY_DETAIL_MAX];
+    uint32_t shared = 0;
     if (side->windows > 0) {
         return 0;
+    }
+    while (!side->matched[shared]) {
+        shared++;
+    }
+    int code = find_track(query, &side->layers[shared], &track);
+    if (code == ERR_NO_HISTORY) {
+        snprintf(has, sizeof has, "%s", query->detail);
+        return query_fail(query, code, "run %.8s of %s has not the windows of run %.8s of %s: %s",
+                          side->run.hex, side->run.job, other->run.hex, other->run.job, has);
+    }
+    if (code) {
+        return code;
     }
     return query_fail(query, ERR_NO_HISTORY,
                       "run %.8s of %s has no window with histograms in this range", side->run.hex,
@@ -403,10 +420,10 @@ int history_compare(struct query *query)
             code = compare_layer(query, &comparison, &a->layers[i], &b->layers[j]);
         }
         if (!code && shared) {
-            code = check_pooled(query, a);
+            code = check_pooled(query, a, b);
         }
         if (!code && shared) {
-            code = check_pooled(query, b);
+            code = check_pooled(query, b, a);
         }
     }
     query->detail[0] = code ? query->detail[0] : '\0';

@@ -221,6 +221,22 @@ const struct plan *plans_for(const struct plans *plans, const char *job)
     return plans_default(plans); /* not reached: its pattern matches every name */
 }
 
+bool plan_takes(const struct plan *plan, struct layer_id layer)
+{
+    const char *patterns = plan->what.layers.text;
+    char name[LAYER_NAME_MAX], pattern[CONFIG_LAYERS_MAX];
+    layer_name(layer, name);
+    while (*(patterns += strspn(patterns, " "))) {
+        size_t length = strcspn(patterns, " ");
+        snprintf(pattern, sizeof pattern, "%.*s", (int)length, patterns);
+        if (fnmatch(pattern, name, 0) == 0) {
+            return true;
+        }
+        patterns += length;
+    }
+    return false;
+}
+
 const struct plan *plans_before(const struct plans *plans, const char *pattern)
 {
     if (job_name_valid(pattern, strlen(pattern))) {

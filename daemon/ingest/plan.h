@@ -79,6 +79,8 @@ const struct plan *plans_at(const struct plans *plans, uint32_t index);
 const struct plan *plans_default(const struct plans *plans);
 /* The plan that holds for a job. */
 const struct plan *plans_for(const struct plans *plans, const char *job);
+/* Whether it captures the layer, by its patterns between blanks. */
+bool plan_takes(const struct plan *plan, struct layer_id layer);
 /* The plan that a new one for it begins as: for a name the plan of the job; for a pattern the plan
  * of the same pattern, else the default. */
 const struct plan *plans_before(const struct plans *plans, const char *pattern);

@@ -154,6 +154,24 @@ void judging_end(struct closing *closing)
     }
 }
 
+uint32_t judging_unmeasured(const struct run *run, const struct plan *plan,
+                            void (*visit)(void *data, const char *layer), void *data)
+{
+    uint32_t count = 0;
+    for (const struct stream *stream = run->streams; run->alerts && stream;
+         stream = stream->hh.next) {
+        char name[LAYER_NAME_MAX];
+        if (!alerts_measured(run->alerts, stream->id, run->state == JOB_ENDED) &&
+            plan_takes(plan, stream->id)) {
+            count++;
+            if (visit) {
+                visit(data, layer_name(stream->id, name));
+            }
+        }
+    }
+    return count;
+}
+
 void judging_of_layer(struct closing *closing, const struct layer_state *state,
                       struct summary_result *summary)
 {

@@ -4,6 +4,7 @@
 #ifndef DAEMON_RUN_JUDGING_H
 #define DAEMON_RUN_JUDGING_H
 
+#include "daemon/ingest/plan.h"
 #include "daemon/run/run.h"
 
 /* Lets the rules judge a layer, when its window closes and is one of the primary track. A failure
@@ -16,6 +17,11 @@ void judging_of_run(struct closing *closing);
 void judging_end(struct closing *closing);
 /* Outside of a closing window events make a batch of their own. */
 void judging_submit(struct closing *closing);
+
+/* Calls `visit`, unless it is NULL, for each layer that the plan takes and no number came of
+ * (alerts_measured). Returns how many there are. */
+uint32_t judging_unmeasured(const struct run *run, const struct plan *plan,
+                            void (*visit)(void *data, const char *layer), void *data);
 
 /* Judges what the run has lost since it was last judged, without a window: none will close. */
 void judging_of_losses(struct run *run);

@@ -288,4 +288,9 @@ def test_layers_whose_numbers_have_stopped_are_named_beside_the_checks_that_pass
     page.open(looked, "#/overview?job=halts").ready()
     wait_until(lambda: "No numbers came in the last 8 windows of decoder.1.self, decoder.2.self." in attention(page), "the layers")
     assert " checks passed in the window to step 25" in attention(page) and page.count(".attention.open") == 1, "it is not green"
+    assert "of step 27, 2 layers of earlier ones" in page.text(".heat header")
+    page.keys(".heat svg", "ArrowRight")
+    assert "step" not in page.readout()
+    page.keys(".heat svg", "ArrowDown")
+    assert page.readout().endswith(", of step 5")
     page.screenshot("first-look-halts-1440-light")

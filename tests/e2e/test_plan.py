@@ -95,7 +95,7 @@ def test_a_plan_changes_while_the_job_is_connected():
     attnd, trainer = listened()
     answer = attnd.call("plan.set", job="gpt-*", every=10, layers="decoder.*")
     assert answer == dict(job="gpt-*", pattern="gpt-*", **{"from": "set"}, every=10, layers="decoder.*", heads="*",
-                          samples=1, rows=0, tier="auto", cost=None)
+                          samples=1, rows=0, tier="auto", note=None, cost=None)
     trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*"), THE_DEFAULT)
     attnd.call("plan.set", job="gpt-small", every="2")
     trainer.wait_plans(plan(0, "gpt-small", 2, "decoder.*"), plan(1, "gpt-*", 10, "decoder.*"), THE_DEFAULT)
@@ -118,6 +118,23 @@ def test_a_plan_for_some_layers_leaves_a_job_its_own_every():
     assert attnd.call("plan.set", job="gpt-small", every=9, rows=4)["every"] == 9
     assert attnd.call("plan.set", job="gpt-small", rows=8)["every"] == 9
     assert attnd.call("plan.set", job="gpt-*", layers="decoder.0.self")["every"] == 50, "of a pattern"
+
+
+def test_a_plan_that_takes_nothing_of_an_active_job_says_so():
+    attnd, trainer = listened()
+    trainer.event("hello", layers=[dict(stack="decoder", layer=layer, site="self", heads=4 + 4 * layer) for layer in range(2)])
+    attnd.settled(1)
+    for keys, note in ((dict(heads="99,8-9"), "the layers have 8 heads, none of heads=99,8-9"), (dict(heads="99,7"), None),
+                       (dict(heads="4", layers="decoder.0.*"), "the layers have 4 heads, none of heads=4"),
+                       (dict(layers="encoder.*"), "the job has none of layers=encoder.*")):
+        expected = note and "nothing is captured: " + note
+        assert attnd.call("plan.set", job="gpt-small", **keys)["note"] == expected
+        assert attnd.call("plan.get", job="gpt-small")["note"] == expected
+    assert attnd.call("plan.set", job="gpt-*", heads="99")["note"] is None, "it may be of others"
+    assert attnd.call("plan.set", job="other", heads="99")["note"] is None, "nothing is known of it"
+    trainer.event("bye")
+    attnd.settled(2)
+    assert attnd.call("plan.get", job="gpt-small")["note"] is None, "the next run may have others"
 
 
 def test_the_new_plan_comes_before_the_old_one_goes():

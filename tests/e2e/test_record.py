@@ -501,6 +501,22 @@ def test_a_collapse_fails_the_check(tmp_path, rng, ends):
     assert (alerts["windows"], alerts["dropped"]) == (6, {})
 
 
+def test_a_check_names_the_layers_that_no_numbers_came_of(tmp_path, rng):
+    """It is no finding: the recorded training may have had a plan that leaves them out."""
+    layers = [dict(stack="decoder", layer=layer, site="self", heads=2) for layer in range(2)]
+    hello = [b"event/gpt/", msgpack.packb(common_keys("event", 0, 0, 0, event="hello", layers=layers))]
+    messages = [(0, hello), *((time, frames) for time, frames in training(rng, ends=False) if frames[0] != b"event/gpt/")]
+    result = check(tmp_path, messages)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == (f"{tmp_path}/run.rec: 0 alerts in 6 windows of 7 messages\n"
+                             "gpt, run 00010203: no numbers came in the last 8 windows of decoder.1.self\n")
+    unmeasured = [dict(job="gpt", run=bytes(range(16)).hex(), layers=["decoder.1.self"])]
+    assert json.loads(check(tmp_path, messages, "--json").stdout)["unmeasured"] == unmeasured
+    assert json.loads(check(tmp_path, training(rng), "--json").stdout)["unmeasured"] == []
+    planned = check(tmp_path, messages, rules=EPOCHS + "plan: {layers: 'decoder.0.*'}\n")
+    assert planned.stdout == f"{tmp_path}/run.rec: 0 alerts in 6 windows of 7 messages\n"
+
+
 def test_nothing_is_lost_behind_the_end_of_a_recording(tmp_path, rng):
     """The end that a check adds to a run takes the lane of its last event: the lanes count apart."""
     frames = [b"event/gpt/", msgpack.packb(common_keys("event", 900, 5, 5, reliable=True, event="log", values={"loss": 1.0}))]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A collapse made of maps: control and HTTP give the same verdict on it, worst first, before and after restarts, after
 kill -9, and from the history when the run is no longer in memory."""
+import json
 import signal
 
 import pytest
@@ -11,6 +12,7 @@ RULES = "rules: {mine: {metric: entropy_normalized, each: head, below: 0.3}}\n"
 HEADS = 4
 FLAT = 1
 WELL, COLLAPSED = [FLAT] * HEADS, [1000, 50, 400, 150]
+UNMEASURED = "No numbers came in the last 8 windows of decoder.1.self, decoder.2.self\n"
 FIRING = [("entropy_collapse", None), ("mine", 0), ("mine", 2), ("mine", 3), ("mine", 1)]  # rule and head, worst first
 
 
@@ -124,16 +126,32 @@ def test_checks_that_pass_say_nothing_of_layers_whose_numbers_have_stopped():
     assert stopped["checks"]["unmeasured"] == ["decoder.1.self", "decoder.2.self"]
     attnd.restart(trainer, sig=signal.SIGKILL)
     assert by_control(attnd) == stopped
+    said, = json.loads(attnctl(attnd, "alerts", "--json").stdout)["unmeasured"]
+    assert said == {"job": "gpt", "run": trainer.run.hex(), "layers": stopped["checks"]["unmeasured"]}
+    assert attnd.metric('attnd_training_layers_unmeasured{job="gpt"}') == 2
+    assert attnctl(attnd, "alerts").stdout.endswith("\ngpt: " + UNMEASURED)
     attnd.call("plan.set", job="gpt", layers="decoder.[02].*")
     assert by_control(attnd)["checks"]["unmeasured"] == ["decoder.2.self"], "a plan may leave layers out"
     attnd.call("plan.reset", job="gpt")
     for command in ("summary", "alerts"):
-        assert "No numbers came in the last 8 windows of decoder.1.self, decoder.2.self\n" in by_attnctl(attnd, command)
+        assert UNMEASURED in by_attnctl(attnd, command)
     go_on(range(12, 15), COLLAPSED)
     assert firing(judged(attnd, 13)) == FIRING, "of layer 0"
-    assert "No numbers came in the last 8 windows of decoder.1.self, decoder.2.self\n" in by_attnctl(attnd, "summary")
+    for command in ("summary", "alerts"):
+        assert UNMEASURED in by_attnctl(attnd, command)
     send(trainer, COLLAPSED, [15, 16])
     assert judged(attnd, 15)["checks"]["unmeasured"] == ["decoder.2.self"]
+
+
+def test_a_layer_that_never_came_is_not_measured_when_its_run_ends():
+    """However short the run is."""
+    attnd = judging()
+    trainer = Trainer(attnd, "gpt")
+    trainer.event("hello", layers=[dict(stack="decoder", layer=layer, site="self", heads=HEADS) for layer in range(3)])
+    send(trainer, WELL, range(3))
+    assert judged(attnd, 1)["checks"]["unmeasured"] == [], "it may yet come"
+    trainer.event("bye", step=2)
+    assert judged(attnd, 2)["checks"]["unmeasured"] == ["decoder.2.self"]
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])

@@ -6,8 +6,8 @@
  * sockets apart, and a server of HTTP answers a request. The same questions and sentences as
  * listener.py of the Python client.
  *
- * Any thread; no state. A question takes a second at most, and there are four at most; the look-up
- * of a host's name comes on top. */
+ * Any thread; no state. A question takes 0.3 s at most, and 0.5 s for each address of the host;
+ * there are four at most; the look-up of a host's name comes on top. */
 #ifndef CLIENTS_C_SRC_LISTENER_H
 #define CLIENTS_C_SRC_LISTENER_H
 

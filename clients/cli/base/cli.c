@@ -166,6 +166,14 @@ int cli_usage(struct cli *cli, const char *format, ...)
     return CLI_USAGE;
 }
 
+int cli_check_json(struct cli *cli)
+{
+    bool both = cli->args->metric && cli->args->given & ARGS_JSON;
+    return both ? cli_usage(cli, "--metric: %s --json has every metric; leave one of them out",
+                            cli->args->words[0])
+                : CLI_OK;
+}
+
 int cli_fail(struct cli *cli, int code, const char *format, ...)
 {
     char sentence[SENTENCE_MAX];
@@ -452,12 +460,14 @@ int cli_subscribe(struct cli *cli, enum address_socket which, const char *endpoi
     return cli_usage(cli, "cannot subscribe at %s: %s", endpoint, zmq_strerror(errno));
 }
 
-void cli_tell_waiting(struct cli *cli, const char *endpoint)
+bool cli_tell_waiting(struct cli *cli, const char *endpoint)
 {
     char there[LISTENER_TEXT_MAX];
-    if (!listener_ask(endpoint, there)) {
+    bool somebody = listener_ask(endpoint, there);
+    if (!somebody) {
         cli_fail(cli, CLI_OK,
                  "nobody listens at %s: waiting for attnd; start it with `attnd` or give --address",
                  endpoint);
     }
+    return somebody;
 }

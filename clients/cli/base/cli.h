@@ -50,6 +50,9 @@ int cli_run_connected(struct cli *cli, int (*run)(struct cli *cli));
 /* Explains on err what is wrong with the command line; returns CLI_USAGE. */
 int cli_usage(struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Refuses --metric beside --json, which has every metric; returns CLI_OK or CLI_USAGE. */
+int cli_check_json(struct cli *cli);
+
 /* Prints a sentence on err, control characters as '?'; nothing when it is empty. Returns `code`. */
 int cli_fail(struct cli *cli, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -111,13 +114,17 @@ int reach_endpoint(struct cli *cli, enum address_socket which, char ret_endpoint
 int cli_subscribe(struct cli *cli, enum address_socket which, const char *endpoint,
                   const char *topic, size_t frame_max, struct link *ret_link);
 /* For a command that waits for ever, when nothing has come for a while: says on err that it waits
- * if nobody listens at the endpoint. Takes a second at most. */
-void cli_tell_waiting(struct cli *cli, const char *endpoint);
+ * if nobody listens at the endpoint, and returns whether somebody does. Asks two questions of
+ * listener.h at most. */
+bool cli_tell_waiting(struct cli *cli, const char *endpoint);
 
 /* Prints the verdict of the run that the command line names: its worst alert, or how many checks
  * have passed and, unless `brief`, what each of the others needs. Returns whether attnd knows one;
  * else nothing is printed. */
 bool verdict_print(struct cli *cli, bool brief);
+/* Names layers that no check says anything of, if there are any, behind their job unless it is "".
+ */
+void verdict_print_unmeasured(struct cli *cli, const char *job, const msgpack_object *layers);
 
 /* Where a browser finds what attnd binds at `bound`. */
 void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ADDRESS_MAX]);

@@ -52,6 +52,15 @@ static void alerts_list_add(struct alerts_list *list, const msgpack_object *aler
     }
 }
 
+static void alerts_print_unmeasured(struct cli *cli, const msgpack_object *runs, bool with_job)
+{
+    for (uint32_t i = 0; i < mpk_items(runs); i++) {
+        const msgpack_object *run = field_at(runs, i);
+        verdict_print_unmeasured(cli, with_job ? FIELD_TEXT(run, "job") : "",
+                                 mpk_find(run, "layers"));
+    }
+}
+
 /* The list of `past` is nil when there is no history. */
 int show_alerts(struct cli *cli, const msgpack_object *result)
 {
@@ -110,6 +119,9 @@ int show_alerts(struct cli *cli, const msgpack_object *result)
                 FIELD_TEXT(list.alert[i], "message"));
     }
     free(list.alert);
+    if (with_job || current > 0) { /* else the verdict has said it */
+        alerts_print_unmeasured(cli, mpk_find(result, "unmeasured"), with_job);
+    }
     if (!all && older > 0) {
         fprintf(cli->out,
                 "%" PRIu32 " fired at the end of runs that a newer run of their job followed\n",

@@ -35,6 +35,7 @@ static int show_plans(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table;
     const char *cost = FIELD_TEXT(mpk_find(result, "cost"), "message");
+    const char *note = FIELD_TEXT(result, "note");
     out_begin(&table, "JOBS|EVERY|LAYERS|HEADS|SAMPLES|ROWS|TIER|FROM");
     for (uint32_t i = 0; i < field_columns(result); i++) {
         const msgpack_object *plan = field_column(result, i);
@@ -48,7 +49,7 @@ static int show_plans(struct cli *cli, const msgpack_object *result)
         out_text(&table, plan, "from", 0);
     }
     out_print(&table, cli->width, true, cli->out);
-    fprintf(cli->out, "%s%s", cost, *cost ? "\n" : "");
+    fprintf(cli->out, "%s%s%s%s", cost, *cost ? "\n" : "", note, *note ? "\n" : "");
     return CLI_OK;
 }
 

@@ -196,6 +196,29 @@ static bool print_message(struct cli *cli, zmq_msg_t *frame)
     return true;
 }
 
+/* Where attnd knows no job of the topic, yet. */
+static void tail_tell_no_job(struct cli *cli, const char *prefix)
+{
+    const char *slash = strchr(prefix, '/'), *job = slash ? slash + 1 : "";
+    size_t length = strcspn(job, "/");
+    char pattern[JOB_NAME_MAX + 2];
+    struct rpc_reply reply;
+    struct ask ask;
+    if (!job_name_valid(job, length)) {
+        return;
+    }
+    snprintf(pattern, sizeof pattern, "%.*s%s", (int)length, job, job[length] ? "" : "*");
+    ask_init(&ask);
+    ask_text(&ask, "jobs", pattern);
+    if (ask_call(cli->rpc, "jobs", &ask, &reply) == RPC_OK) {
+        if (mpk_items(reply.result) == 0) {
+            cli_fail(cli, CLI_OK, "no such job yet: '%s' (see attnctl jobs): waiting for it",
+                     pattern);
+        }
+        rpc_reply_clear(&reply);
+    }
+}
+
 /* A pager may take none for as long as it likes: the drain does. */
 static int tail(struct cli *cli, const char *endpoint, const char *prefix)
 {
@@ -218,7 +241,9 @@ static int tail(struct cli *cli, const char *endpoint, const char *prefix)
             int ready = zmq_poll(items, 2, quiet_ms);
             if (ready == 0) {
                 quiet_ms = -1;
-                cli_tell_waiting(cli, endpoint);
+                if (cli_tell_waiting(cli, endpoint) && !cli->args->summaries) {
+                    tail_tell_no_job(cli, prefix);
+                }
             }
             if (ready <= 0) {
                 continue;
@@ -263,7 +288,7 @@ int cmd_tail(struct cli *cli)
             "such as summary/gpt-small/)",
             prefix);
     }
-    if (unknown_check_metric(cli) != CLI_OK) {
+    if (cli_check_json(cli) != CLI_OK || unknown_check_metric(cli) != CLI_OK) {
         return CLI_USAGE;
     }
     if (cli->args->summaries) {

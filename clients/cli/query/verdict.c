@@ -35,13 +35,13 @@ static void verdict_print_needs(struct cli *cli, const msgpack_object *unjudged)
     }
 }
 
-/* Layers that no check says anything of. */
-static void verdict_print_unmeasured(struct cli *cli, const msgpack_object *layers)
+void verdict_print_unmeasured(struct cli *cli, const char *job, const msgpack_object *layers)
 {
     enum { NAMED = 4 };
     uint32_t count = mpk_items(layers);
     char text[SENTENCE_MAX];
-    int used = snprintf(text, sizeof text, "No numbers came in the last 8 windows of");
+    int used = snprintf(text, sizeof text, "%.128s%sNo numbers came in the last 8 windows of", job,
+                        *job ? ": " : "");
     for (uint32_t i = 0; i < count && i < NAMED; i++) {
         used += snprintf(text + used, sizeof text - (size_t)used, "%s %.71s", i ? "," : "",
                          FIELD_VALUE(field_at(layers, i)));
@@ -70,7 +70,7 @@ static void verdict_print_well(struct cli *cli, const msgpack_object *result, bo
               cli->out);
         return;
     }
-    verdict_print_unmeasured(cli, mpk_find(checks, "unmeasured"));
+    verdict_print_unmeasured(cli, "", mpk_find(checks, "unmeasured"));
     int used = snprintf(text, sizeof text, "%s%" PRIu64 " check%s passed",
                         brief ? "No alerts: " : "", passed, out_plural(passed));
     if (others > 0) {
@@ -109,7 +109,7 @@ bool verdict_print(struct cli *cli, bool brief)
                  mpk_find_u64(mpk_find(worst, "since"), "step"), FIELD_TEXT(worst, "message"),
                  more);
         text_wrap(text, 0, 0, cli->out);
-        verdict_print_unmeasured(cli, mpk_find(mpk_find(reply.result, "checks"), "unmeasured"));
+        verdict_print_unmeasured(cli, "", mpk_find(mpk_find(reply.result, "checks"), "unmeasured"));
     } else if (known) {
         verdict_print_well(cli, reply.result, brief);
     }

@@ -138,10 +138,11 @@ static void put_plans(struct mpk_writer *reply, const char *method, const msgpac
     }
     mpk_text(reply,
              "{'job': '%s', 'pattern': '%s', 'from': '%s', 'every': %u, 'layers': '%s',"
-             " 'heads': '%s', 'samples': %u, 'rows': %u, 'tier': '%s'}",
+             " 'heads': '%s', 'samples': %u, 'rows': %u, 'tier': '%s', 'note': %s}",
              job, *job ? job : "*", strcmp(method, "plan.set") == 0 ? "set" : "default",
              number_of(params, "every"), *layers ? layers : "*", *heads ? heads : "*",
-             number_of(params, "samples"), number_of(params, "rows"), *tier ? tier : "auto");
+             number_of(params, "samples"), number_of(params, "rows"), *tier ? tier : "auto",
+             strcmp(heads, "99") == 0 ? "'nothing is captured'" : "null");
 }
 
 static void commands_answer(const struct fake *fake, const char *method, uint64_t id,
@@ -437,7 +438,9 @@ SAYS(an_unknown_metric_names_those_there_are,
 
 SAYS(json_has_every_metric,
      {"summary gpt-small --json --metric entropy", 2,
-      "attnctl: --metric: summary --json has every metric; leave one of them out\n"});
+      "attnctl: --metric: summary --json has every metric; leave one of them out\n"},
+     {"tail --json --metric entropy", 2,
+      "attnctl: --metric: tail --json has every metric; leave one of them out\n"});
 
 /* Several numbers per head are no table. */
 SAYS(singular_values_are_not_tabulated,
@@ -558,6 +561,7 @@ SAYS(plans_are_shown_and_set,
       0,
       "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER   FROM\n"
       "gpt-*  10     decoder.*.self encoder.*  0-3,7  2        64    state  set\n"},
+     {"plan set gpt heads=99 | tail -n 1", 0, "nothing is captured\n"},
      {"plan reset gpt", 0,
       "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  TIER  FROM\n"
       "gpt   never  *       *      all      all   auto  default\n"},

@@ -5,17 +5,23 @@
 #include "tests/unit/mpk_text.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <unistd.h>
 #include <zmq.h>
 
+static atomic_int jobs_asked;
+
+/* It knows gpt-small. */
 static void tail_answer(const struct fake *fake, const char *method, uint64_t id,
                         const msgpack_object *params, struct mpk_writer *reply)
 {
-    (void)params;
     fake_put_ok(reply, id);
     if (strcmp(method, "config") == 0) {
         mpk_text(reply, "{'publish.endpoint': '%s', 'tap.endpoint': '%s'}", fake->published,
                  fake->published);
+    } else if (strcmp(method, "jobs") == 0) {
+        mpk_text(reply, mpk_is_str(mpk_find(params, "jobs"), "gpt-small") ? "[{}]" : "[]");
+        atomic_fetch_add(&jobs_asked, 1);
     } else {
         mpk_text(reply, "{'windows': 3}");
     }
@@ -204,6 +210,37 @@ FAKE_TEST(tail_says_once_that_nobody_listens_and_waits)
         "live    gpt-small encoder.0.self epoch 3 step 7 rank 1: entropy_normalized 0.5 [0.25, "
         "0.75] over 2 heads\n");
     unlink(endpoint + strlen("ipc://"));
+}
+
+/* Waits until a quiet tail has asked for its job. */
+static void assert_quiet_tail_says(struct fake *fake, const char *prefix, const char *text)
+{
+    static const char job[] = "job     gpt-small active, run abcdef01, epoch 3 step 1200, rank "
+                              "2/4, 0 layers, received 636, lost 5, dropped 3\n";
+    char arguments[64], expected[512];
+    int before = atomic_load(&jobs_asked);
+    snprintf(arguments, sizeof arguments, "tail --count 1 %s", prefix);
+    FILE *pipe = attnctl_start(fake->endpoint, arguments);
+    await_subscription(fake, prefix);
+    for (int i = 0; i < 6000 && atomic_load(&jobs_asked) == before; i++) {
+        zmq_poll(NULL, 0, 10);
+    }
+    assert_int_equal(atomic_load(&jobs_asked), before + 1);
+    publish_all(fake);
+    snprintf(expected, sizeof expected, "%s%s", text, job);
+    attnctl_finish(pipe, 0, expected);
+}
+
+FAKE_TEST(tail_says_once_that_there_is_no_such_job_and_waits)
+{
+    assert_quiet_tail_says(
+        fake, "job/gpt-s",
+        "attnctl: no such job yet: 'gpt-s*' (see attnctl jobs): waiting for it\n");
+}
+
+FAKE_TEST(tail_waits_for_a_job_that_there_is)
+{
+    assert_quiet_tail_says(fake, "job/gpt-small/", "");
 }
 
 FAKE_TEST(tail_as_json_is_one_line_per_message)

@@ -106,8 +106,8 @@ class Control:
     def plan(self, job: Optional[str] = None) -> Any:
         """The capture plan of a job: a dict of job, pattern, from ("default", "cost", "config" or "set"), every (0 =
         nothing), layers, heads, samples and rows (0 = all), tier, and cost: None until the job has told what capturing
-        costs it, else a dict whose `message` says it. Without a job the list of all plans; the first one whose pattern
-        matches a job holds for it."""
+        costs it, else a dict whose `message` says it; note: why it takes nothing of an active job, or None. Without a
+        job the list of all plans; the first one whose pattern matches a job holds for it."""
         return self.call("plan.get", past.given(job=job))
 
     def set_plan(self, job: str, **keys: Any) -> Any:
@@ -209,7 +209,8 @@ class Control:
 
     def alerts(self, job: Optional[str] = None, run: Optional[str] = None, **where: Any) -> Any:
         """A dict: `firing`, the alerts that fire now, or fired when their run ended (`state`: `firing_at_end`); `alerts`,
-        all that was told, newest first (None without a history); `more`. `where` narrows them down: rule, severity, state, from_, to, limit."""
+        all that was told, newest first (None without a history); `more`; `unmeasured`, the layers of each run that no
+        numbers came of in the last 8 windows. `where` narrows them down: rule, severity, state, from_, to, limit."""
         return self.call("alerts", past.given(job=job, run=run, **where))
 
     def compare(self, a: str, b: str, **where: Any) -> Any:

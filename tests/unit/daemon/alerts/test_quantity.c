@@ -11,6 +11,7 @@
 static const uint8_t run_id[RUN_BYTES] = {1};
 static const struct layer_id decoder_0 = {STACK_DECODER, 0, SITE_SELF};
 static const struct layer_id decoder_1 = {STACK_DECODER, 1, SITE_SELF};
+static const struct layer_id decoder_2 = {STACK_DECODER, 2, SITE_SELF};
 
 struct told {
     char rule[RULE_NAME_MAX + 1];
@@ -344,10 +345,10 @@ QUANTITY_TEST(a_layer_without_windows_is_not_measured_after_eight)
             judge_window(f);
         }
         end_window(f);
-        assert_true(alerts_measured(f->alerts, decoder_0));
-        assert_int_equal(alerts_measured(f->alerts, decoder_1), window < 9);
-        assert_int_equal(alerts_measured(f->alerts, (struct layer_id){STACK_DECODER, 2, SITE_SELF}),
-                         window < 8);
+        assert_true(alerts_measured(f->alerts, decoder_0, true));
+        assert_int_equal(alerts_measured(f->alerts, decoder_1, true), window < 9);
+        assert_int_equal(alerts_measured(f->alerts, decoder_2, false), window < 8);
+        assert_false(alerts_measured(f->alerts, decoder_2, true)); /* it will not come any more */
         if (window % 5 == 4) {
             pack_and_unpack(f->alerts);
         }

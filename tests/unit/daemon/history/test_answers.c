@@ -271,6 +271,21 @@ PAST_TEST(a_comparison_can_be_narrowed_down)
                  "job:s run:s run_b:s from:u", "gpt", "01", "02", UINT64_C(9));
 }
 
+PAST_TEST(runs_with_other_windows_are_not_compared)
+{
+    struct past_window window = answers_window(3, 1, 4);
+    window.unit = WINDOW_STEP;
+    window.length = 10;
+    window.every = 5;
+    history_answers_put_runs(past);
+    past_put(past, &window);
+    past_settle(past, 0);
+    past_refuses(past, ERR_NO_HISTORY,
+                 "run 03030303 of gpt has not the windows of run 01010101 of gpt: decoder.1.self "
+                 "has no windows of 1 epoch; it has those of 10 steps every 5",
+                 "compare", "job:s run:s run_b:s", "gpt", "01", "03");
+}
+
 /* Waiting */
 
 PAST_TEST(too_many_questions_are_refused_and_the_others_answered)
