@@ -5,6 +5,12 @@
 
 #define JSON "application/json"
 
+#define METHOD(name, function, when, role, of_all, takes, result)
+#define ROUTED(name, function, when, role, of_all, takes, result, path, about, more, answer, help) \
+    _Static_assert(!(of_all) || JOBS_##about == JOBS_LISTED || JOBS_##about == JOBS_ALL,           \
+                   path ": those who may not see all jobs would see all");
+#include "proto/method.def"
+
 const struct route routes[] = {
 #define METHOD(name, function, when, role, of_all, takes, result)
 #define ROUTED(name, function, when, role, of_all, takes, result, path, about, more, answer, help) \

@@ -100,8 +100,7 @@ static double random_thousandth(void)
 
 static struct oracle random_rule(char *ret_body)
 {
-    static const char *const names[] = {"below", "above", "falls_by", "rises_by", "grows_by"};
-    struct oracle o = {.condition = (enum rule_condition)(rand() % 5),
+    struct oracle o = {.condition = (enum rule_condition)(rand() % RULE_CONDITION_COUNT),
                        .bound = 0.3 + 0.1 * (rand() % 4),
                        .within = 1,
                        .windows = 1u + (uint32_t)(rand() % 3),
@@ -116,7 +115,7 @@ static struct oracle random_rule(char *ret_body)
     int used = sprintf(ret_body,
                        ENTROPY "each: head, %s: %.17g, clear: %.17g, for: %u, "
                                "after_clear: %s",
-                       names[o.condition], o.bound, o.clear, (unsigned)o.windows,
+                       rule_condition_name(o.condition), o.bound, o.clear, (unsigned)o.windows,
                        o.after_clear ? "true" : "false");
     if (o.condition > RULE_ABOVE) {
         sprintf(ret_body + used, ", within: %u", (unsigned)o.within);
