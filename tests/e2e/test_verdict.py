@@ -58,8 +58,9 @@ def by_attnctl(attnd, command):
 def judged(attnd, step):
     """The answer once the window of this step has been judged, and a checkpoint has that."""
     def done():
-        (job,) = attnd.call("jobs") or [None]
-        return job and by_control(attnd)["step"] == step and attnd.messages_kept() == job["processed"]
+        if not attnd.call("jobs") or by_control(attnd)["step"] != step or attnd.stats()["in_flight"] > 0:
+            return False
+        return attnd.messages_kept() == attnd.call("jobs")[0]["processed"]
     wait_until(done, f"step {step} to be judged")
     return by_control(attnd)
 
