@@ -43,7 +43,7 @@ class Limits(NamedTuple):
 
     def refusal(self, kind: Optional[str], nbytes: int, keys: Mapping[str, Any]) -> Optional[str]:
         """Why a message with these keys is not taken, as a clause; None: it is. `kind` None: not known yet."""
-        if self.header < HEADER_OLDEST:
+        if self.header < HEADER_OLDEST and kind != "event":
             return "the attnd that listens is too old for this client: update attnd"
         if kind is not None and kind not in self.accepts:
             return f"the attnd that listens does not know messages of type {kind}: update attnd"
