@@ -155,6 +155,16 @@ def test_a_layer_that_never_came_is_not_measured_when_its_run_ends():
     assert judged(attnd, 2)["checks"]["unmeasured"] == ["decoder.2.self"]
 
 
+def test_a_run_that_ends_before_its_first_window_says_so():
+    attnd = judging()
+    trainer = Trainer(attnd, "gpt")
+    trainer.event("hello", layers=[dict(stack="decoder", layer=layer, site="self", heads=HEADS) for layer in (1, 2)])
+    trainer.event("bye")
+    attnd.settled(2)
+    assert by_attnctl(attnd, "alerts").splitlines()[1:] == [
+        UNMEASURED.strip(), "The run ended before the first check, which comes with the first window"]
+
+
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_answers_the_same(sig):
     attnd = judging(config=RULES)

@@ -61,16 +61,18 @@ static void verdict_print_well(struct cli *cli, const msgpack_object *result, bo
                          *unjudged = mpk_find(checks, "unjudged");
     uint64_t passed = mpk_find_u64(checks, "judged");
     uint32_t others = mpk_items(unjudged);
+    bool ended = mpk_is_str(mpk_find(result, "state"), "ended");
     char text[SENTENCE_MAX];
+    verdict_print_unmeasured(cli, "", mpk_find(checks, "unmeasured"));
     if (passed == 0) { /* of a run that is only in the history it is not known */
         fputs(!mpk_find(checks, "judged") ? (brief ? "No alerts\n" : "")
-              : others > 0
-                  ? "Not monitoring yet: the first check comes with the first window\n"
-                  : "No rule is in force: alerts are switched off, or none is of this job\n",
+              : others == 0
+                  ? "No rule is in force: alerts are switched off, or none is of this job\n"
+              : ended ? "The run ended before the first check, which comes with the first window\n"
+                      : "Not monitoring yet: the first check comes with the first window\n",
               cli->out);
         return;
     }
-    verdict_print_unmeasured(cli, "", mpk_find(checks, "unmeasured"));
     int used = snprintf(text, sizeof text, "%s%" PRIu64 " check%s passed",
                         brief ? "No alerts: " : "", passed, out_plural(passed));
     if (others > 0) {
