@@ -69,8 +69,8 @@ bool alerts_judged_to(const struct alerts *alerts, uint64_t *ret_epoch, uint64_t
 uint32_t alerts_unjudged(const struct alerts *alerts,
                          void (*visit)(void *data, const struct rule *rule), void *data);
 
-/* Whether the layer was in one of the newest windows, when the run has ended in any of those; else
- * checks that pass say nothing of it. */
+/* Whether the layer was in one of the newest windows; else checks that pass say nothing of it. One
+ * that has not come yet may do so in the first of them, unless the run has ended. */
 bool alerts_measured(const struct alerts *alerts, struct layer_id id, bool ended);
 
 /* For checkpoints: one MessagePack map. Returns 0 or ERR_MEMORY. */

@@ -195,6 +195,8 @@ bool alerts_measured(const struct alerts *alerts, struct layer_id id, bool ended
     uint32_t key = header_layer_key(id);
     const struct alert_layer *layer;
     HASH_FIND(hh, alerts->layers, &key, sizeof key, layer);
-    return alerts->windows - (layer ? layer->measured : 0) <= WINDOWS_NEWEST &&
-           !(ended && !(layer && layer->numbers));
+    if (!layer || !layer->numbers) {
+        return !ended && alerts->windows <= WINDOWS_NEWEST;
+    }
+    return alerts->windows - layer->measured <= WINDOWS_NEWEST;
 }
