@@ -79,6 +79,15 @@ def test_a_message_that_is_too_large_is_said_once_and_told(strict, caplog):
     assert daemon.until_bye()[-1][1]["dropped_total"] == 3
 
 
+def test_an_attnd_that_is_too_old_gets_events_only(caplog):
+    with limited(b"header=9") as (daemon, publisher):
+        assert not publisher.publish_attention(uniform(1, 4, 2, 2), **AT) and publisher.log({"loss": 1.0})
+    assert caplog.messages == [
+        "job job: the attnd that listens is too old for this client: update attnd: dropped, and so is all that follows like it"]
+    messages = [header for _, header, _ in daemon.until_bye()]
+    assert {header["type"] for header in messages} == {"event"} and "log" in [header["event"] for header in messages]
+
+
 def test_a_message_that_is_too_large_is_not_copied(strict, monkeypatch):
     _, publisher = strict
     monkeypatch.setattr("attnd.sending.tensors.Frames.copies", lambda self: pytest.fail("copied"))

@@ -14,6 +14,7 @@ PREFIX_BYTES_MAX = 1024
 HEADER_OLDEST = 10  # the revision of header keys that an attnd has to know: there was no release before it
 TYPES_1 = frozenset(("attention", "qk", "weights", "event"))  # that were there before an attnd announced any
 KNOWN_TYPES = TYPES_1 | {"state"}
+UPDATE = ": update attnd"  # the end of a refusal that nothing else helps against
 
 
 class Limits(NamedTuple):
@@ -44,9 +45,9 @@ class Limits(NamedTuple):
     def refusal(self, kind: Optional[str], nbytes: int, keys: Mapping[str, Any]) -> Optional[str]:
         """Why a message with these keys is not taken, as a clause; None: it is. `kind` None: not known yet."""
         if self.header < HEADER_OLDEST and kind != "event":
-            return "the attnd that listens is too old for this client: update attnd"
+            return "the attnd that listens is too old for this client" + UPDATE
         if kind is not None and kind not in self.accepts:
-            return f"the attnd that listens does not know messages of type {kind}: update attnd"
+            return f"the attnd that listens does not know messages of type {kind}" + UPDATE
         if nbytes > self.max_message:
             return self.too_large(nbytes)
         shapes = {t["name"]: t["shape"] for t in keys.get("tensors", ())}

@@ -152,9 +152,9 @@ class Outbox:
         return False
 
     def warn_large(self, refusal: str) -> None:
-        """A message is larger than attnd takes."""
-        self._once.warn("large", f"%s: dropped, and so is all that follows like it. {REMEDIES}; or larger limits in attnd's config",
-                        refusal, self._job)
+        """A message is larger than attnd takes, or attnd is too old for it."""
+        remedy = "" if refusal.endswith(limits.UPDATE) else f". {REMEDIES}; or larger limits in attnd's config" % self._job
+        self._once.warn("large", "%s: dropped, and so is all that follows like it%s", refusal, remedy)
 
     def cancel(self, topic: bytes, nbytes: int, is_lost: bool = True) -> None:
         """Gives a reservation back and counts the message as dropped, or as skipped."""
