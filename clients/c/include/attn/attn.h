@@ -195,11 +195,10 @@ ATTN_API int attn_hello(attn_publisher *publisher, const attn_layer *layers, siz
  *     ATTN_E_DROPPED    the queue is full, or the daemon has taken nothing for three seconds; told
  *                       to it with the layer's next message, and with an event within 5 s
  *     ATTN_E_TOO_LARGE  it is larger than the daemon takes (its config: ingest.max_message,
- *                       limits.entries, limits.heads), or of a type or with a q_stride that it
- *                       does not know: not
- *                       copied, told like the above. Fewer rows or samples per message help
- *                       (`plan`, or attnctl plan set JOB rows=512), queries and keys instead of
- *                       weights (attn_publish_qk), or a larger ingest.max_message
+ *                       limits.entries, limits.heads), of a type that it does not know, or it is
+ *                       too old: not copied, told like the above. Fewer rows or samples per message
+ *                       help (`plan`, or attnctl plan set JOB rows=512), queries and keys instead
+ *                       of weights (attn_publish_qk), or a larger ingest.max_message
  *     ATTN_E_ARGUMENT   a field is out of range or contradicts another (found out whether or not
  *                       anybody listens), or q_len and k_len do not fit the 64 KiB header
  *     ATTN_E_MEMORY     no memory for the copy; counted as dropped
