@@ -392,8 +392,8 @@ typedef struct attn_value {
 } attn_value;
 
 /* Reports numbers of the training at the current position (attn_set_position): 1..32 of different
- * names. Returns 0, ATTN_SKIPPED (nobody listens),
- * ATTN_E_ARGUMENT, ATTN_E_DROPPED (the queue is full) or ATTN_E_MEMORY. */
+ * names. Returns 0, ATTN_SKIPPED (nobody listens), ATTN_E_ARGUMENT, ATTN_E_DROPPED (the queue is
+ * full) or ATTN_E_MEMORY. */
 ATTN_API int attn_log(attn_publisher *publisher, const attn_value *values, size_t count);
 
 /* Totals since attn_publisher_new, events included; hellos that were repeated are not. At any
