@@ -71,7 +71,7 @@ class Forwards:
         self.names = names
         self.epoch, self.step = position  # of what is captured next
         self._evaluation = evaluation
-        self.sends_values = values
+        self.sends_values = values  # whether saw() wants to know what weights are multiplied with
         self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
         self._pending: List[Tuple[str, Part]] = []  # paths without a name yet, and their parts, copied
         self._pending_bytes = 0
