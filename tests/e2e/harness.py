@@ -22,7 +22,7 @@ ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 # Sanitizer builds are slower by an order of magnitude.
 SANITIZED = "ATTND_TEST_SANITIZED" in os.environ
 PATIENCE_S = float(os.environ.get("ATTND_TEST_PATIENCE", "30"))
-NOT_YET = ("job_unknown", "run_unknown", "no_summary", "no_history")  # from control, by whichever client
+NOT_YET = ("again", "job_unknown", "run_unknown", "no_summary", "no_history")  # from control, by whichever client
 
 
 def free_ports(count):
