@@ -32,28 +32,14 @@ const OF_THEIR_OWN = new Set(["lost_focus", "written_share", "twin_correlation",
 export const isOnAxis = ({ condition, statistic, per_key: isPerKey, metric }) =>
     ["below", "above"].includes(condition) && OF_VALUES.has(statistic) && !isPerKey && !OF_THEIR_OWN.has(metric);
 
-const RATES = { falls_by: "fell by", rises_by: "rose by", grows_by: "grew by a factor of" };
+/** Names the number that a rule compares: "entropy_normalized", "max of max_logit". */
+export const comparedText = ({ metric, statistic }) => (statistic === "mean" ? metric : `${statistic} of ${metric}`);
 
-/** How a change is named, by the condition's own name where there are no better words; "": the condition is of the value. */
-const rateText = (condition) => RATES[condition] ?? (condition.endsWith("_by") ? condition.replace("_", " ") : "");
-
-/** Names the number that a rule compares: "entropy_normalized", "max of max_logit", "entropy_normalized fell by". */
-export function comparedText({ metric, statistic, condition }) {
-    const name = statistic === "mean" ? metric : `${statistic} of ${metric}`;
-    return `${name} ${rateText(condition)}`.trim();
-}
-
-/** "below 0.1", "more than 0.5 within 2 windows" */
-export function conditionText({ condition, within }, bound) {
-    if (!rateText(condition)) return `${condition} ${number(bound)}`;
-    return `more than ${number(bound)}${within > 1 ? ` within ${within} windows` : " from window to window"}`;
-}
-
-/** The condition of a rule beside a number: "below 0.1", or that this one is not beyond the bound, any more or yet. */
-export function boundText(rule, bound, value, isBefore) {
-    const isWithin = rule.condition === "below" ? value >= bound : value <= bound,
-        within = `${rule.condition === "below" ? "above" : "below"} ${number(bound)}`;
-    return isWithin ? (isBefore ? within : `back ${within}`) : conditionText(rule, bound);
+/** The condition of a rule on the axis beside a number: "below 0.1", or that this one is not beyond the bound, any more or yet. */
+export function boundText({ condition }, bound, value, isBefore) {
+    const isWithin = condition === "below" ? value >= bound : value <= bound,
+        within = `${condition === "below" ? "above" : "below"} ${number(bound)}`;
+    return isWithin ? (isBefore ? within : `back ${within}`) : `${condition} ${number(bound)}`;
 }
 
 /** Some rules judge a head only after it was clear of their bound: heads that begin there are none. */
@@ -90,6 +76,6 @@ export function boundsOf(rules, metric, layer = null) {
             rule: rule.name,
             value: rule.bound,
             side: rule.condition,
-            name: `${rule.name}: ${rule.each === "head" ? "" : `${rule.statistic} of a ${rule.each} `}${conditionText(rule, rule.bound)}${beforeText(rule)}`,
+            name: `${rule.name}: ${rule.each === "head" ? "" : `${rule.statistic} of a ${rule.each} `}${rule.condition} ${number(rule.bound)}${beforeText(rule)}`,
         }));
 }
