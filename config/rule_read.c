@@ -185,16 +185,15 @@ static int check_bound(const struct rule_draft *draft, char *reterr)
 {
     const struct rule *rule = &draft->rule;
     struct interval can_be = values(rule), valid = can_be;
-    const char *reason = "the metric is never on one side of it";
+    const char *reason = rule_is_rate(rule) ? "the metric cannot change by more, or always does"
+                                            : "the metric is never on one side of it";
     if (rule_compares(rule) == RULE_VALUE) {
         valid.low_open = rule_is_floor(rule);
         valid.high_open = !valid.low_open;
     } else if (rule_compares(rule) == RULE_RATIO) {
         valid = (struct interval){.low = 1, .high = INFINITY, .low_open = true};
-        reason = "growing is by more than 1";
     } else {
         valid = (struct interval){0, can_be.high - can_be.low, true, true};
-        reason = "the metric cannot change by more, or always does";
     }
     return require(draft, rule_condition_key((int)rule->condition), rule->bound, &valid, reason,
                    reterr);

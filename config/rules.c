@@ -77,8 +77,10 @@ static const struct {
     const char *name;
     enum rule_compares compares;
     bool low;
+    const char *change;
 } conditions[RULE_CONDITION_COUNT] = {
-#define RULE_CONDITION(symbol, name, compares, low, valid, help) {#name, RULE_##compares, low},
+#define RULE_CONDITION(symbol, name, compares, low, change, valid, help)                           \
+    {#name, RULE_##compares, low, change},
 #include "config/rules.def"
 #undef RULE_CONDITION
 };
@@ -112,6 +114,11 @@ const char *rule_condition_name(enum rule_condition condition)
 enum rule_compares rule_compares(const struct rule *rule)
 {
     return conditions[rule->condition].compares;
+}
+
+const char *rule_change(const struct rule *rule)
+{
+    return conditions[rule->condition].change;
 }
 
 bool rule_is_rate(const struct rule *rule)
@@ -195,7 +202,7 @@ const struct rule_field rule_fields[RULE_KEY_COUNT] = {
     [RULE_KEY_EACH] = {RULE_FIELD_WORD, FIELD(each), rule_each_names, 0},
     [RULE_KEY_JOB] = {RULE_FIELD_PATTERN, FIELD(job), NULL, 0},
     [RULE_KEY_LAYER] = {RULE_FIELD_PATTERN, FIELD(layer), NULL, 0},
-#define RULE_CONDITION(symbol, name, compares, low, valid, help)                                   \
+#define RULE_CONDITION(symbol, name, compares, low, change, valid, help)                           \
     [RULE_KEY_##symbol] = {RULE_FIELD_NUMBER, FIELD(bound), NULL, 0},
 #include "config/rules.def"
 #undef RULE_CONDITION

@@ -27,7 +27,7 @@ struct config;
 #define RULE_FOR_MAX     10000
 
 enum rule_condition {
-#define RULE_CONDITION(symbol, name, compares, low, valid, help) RULE_##symbol,
+#define RULE_CONDITION(symbol, name, compares, low, change, valid, help) RULE_##symbol,
 #include "config/rules.def"
 #undef RULE_CONDITION
     RULE_CONDITION_COUNT
@@ -103,6 +103,8 @@ bool rule_is_worse_low(const struct rule *rule);
 const char *rule_statistic_name(enum rule_statistic statistic);
 const char *rule_condition_name(enum rule_condition condition);
 enum rule_compares rule_compares(const struct rule *rule);
+/* Says the change of a rate in a sentence: "lower than", as in "0.3 lower than 2 windows ago". */
+const char *rule_change(const struct rule *rule);
 /* Whether the value is compared with that of `within` windows ago. */
 bool rule_is_rate(const struct rule *rule);
 /* Whether what is compared must not be below the bound; else not above it. */

@@ -50,19 +50,6 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
     snprintf(text, size, "%s%s%s%s%s", where, head, all, worst, pooled ? ")" : "");
 }
 
-/* "0.3 lower than 4 windows ago", "5 times what it was 1 window ago". */
-static void name_change(const struct rule *rule, double change, char *text, size_t size)
-{
-    const char *plural = rule->within == 1 ? "" : "s";
-    if (rule_compares(rule) == RULE_RATIO) {
-        snprintf(text, size, "%.4g times what it was %" PRIu32 " window%s ago", change,
-                 rule->within, plural);
-    } else {
-        snprintf(text, size, "%.4g %s than %" PRIu32 " window%s ago", change,
-                 rule_is_worse_low(rule) ? "lower" : "higher", rule->within, plural);
-    }
-}
-
 /* The bound that was crossed is always named; where it fires until it is clear, or is clear, that
  * number as well. */
 static void alert_message(const struct rule *rule, const struct alert_cell *cell,
@@ -71,7 +58,7 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
 {
     char value[96], where[128], change[96] = "", windows[32] = "";
     bool rate = rule_is_rate(rule);
-    const char *beyond = rate ? "more than" : rule_is_floor(rule) ? "below" : "above";
+    const char *beyond = rate ? "more than" : rule_condition_name(rule->condition);
     const char *end = state == ALERT_FIRING_AT_END ? ", when the run ended" : "";
     if (rule->metric == RULE_SILENCE) {
         if (state == ALERT_RESOLVED) {
@@ -90,9 +77,9 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
     snprintf(value, sizeof value, "%s%s%s%s", plain ? "" : statistic, plain ? "" : " of ",
              rule_metric_name(rule->metric), rule->per_key ? " per key" : "");
     alert_message_name_place(rule, cell, place, where, sizeof where);
-    if (rate) {
-        strcpy(change, ", ");
-        name_change(rule, cell->value, change + 2, sizeof change - 2);
+    if (rate) { /* ", 0.3 lower than 4 windows ago" */
+        snprintf(change, sizeof change, ", %.4g %s %" PRIu32 " window%s ago", cell->value,
+                 rule_change(rule), rule->within, rule->within == 1 ? "" : "s");
     }
     if (cell->held > 1) {
         snprintf(windows, sizeof windows, " for %" PRIu32 " windows", cell->held);

@@ -243,7 +243,7 @@ REFUSED(impossible_bounds_are_refused,
              ".rises_by: '1': the metric cannot change by more, or always does (valid: "
              "above 0, below 1)"),
         MINE("metric: max_logit, grows_by: 1",
-             ".grows_by: '1': growing is by more than 1 (valid: above 1)"),
+             ".grows_by: '1': the metric cannot change by more, or always does (valid: above 1)"),
         MINE("metric: entropy, above: nan", ".above: 'nan': not a number (valid: number)"));
 
 REFUSED(clear_is_on_the_other_side,
