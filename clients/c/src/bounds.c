@@ -21,8 +21,8 @@ static bool bounds_number(struct span text, uint64_t *number)
     return true;
 }
 
-/* The types that were there before an attnd announced any. */
-static const unsigned bounds_version_1 =
+/* The types that are sent to a daemon that does not say which it accepts. */
+static const unsigned types_unsaid =
     1u << MESSAGE_ATTENTION | 1u << MESSAGE_QK | 1u << MESSAGE_WEIGHTS | 1u << MESSAGE_EVENT;
 
 /* Keys that are not known say something to newer clients. */
@@ -67,7 +67,7 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     struct span rest = {prefix->text + strlen(BOUNDS_PREFIX), prefix->len - strlen(BOUNDS_PREFIX)};
     struct span setting;
     struct bounds read = *bounds;
-    unsigned types = bounds_version_1;
+    unsigned types = types_unsaid;
     if (prefix->len > BOUNDS_BYTES_MAX) {
         return false;
     }
@@ -108,7 +108,7 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
         }
     }
     if (!any) {
-        bounds.accepts = bounds_version_1;
+        bounds.accepts = types_unsaid;
         bounds.maps = 0;
     }
     return bounds;

@@ -20,8 +20,8 @@ struct bounds {
     uint64_t maps, maps_every; /* cells a side, 0 = none are wanted; ms between those of a layer */
 };
 
-/* The strictest of all announced limits; without any, the types of version 1 without bounds. Sets
- * *ret_malformed to how many prefixes were ignored. */
+/* The strictest of all announced limits; without any, the types that are sent to
+ * whoever says nothing, without bounds. Sets *ret_malformed to how many prefixes were ignored. */
 struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed);
 
 /* Whether they take a message of `bytes` bytes, its topic and header included as far as they are

@@ -44,7 +44,7 @@ static bool bounds_takes(const struct bounds *bounds, enum message_type type, ui
     return bounds_take(bounds, &header, bytes);
 }
 
-TEST(a_daemon_that_says_nothing_takes_version_1)
+TEST(a_daemon_that_says_nothing_has_no_bounds)
 {
     struct bounds bounds = SAID("tensor/", "plan/0/*/every=1");
 
@@ -66,7 +66,7 @@ TEST(each_bound_holds)
     assert_true(bounds_takes(&bounds, MESSAGE_EVENT, 0, 0, 1));
 }
 
-TEST(what_is_left_out_is_that_of_version_1)
+TEST(what_is_left_out_has_no_bound)
 {
     struct bounds bounds = SAID("limits/max_heads=5");
 

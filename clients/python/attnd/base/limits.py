@@ -12,8 +12,7 @@ from typing import Any, Dict, FrozenSet, Iterable, Mapping, NamedTuple, Optional
 PREFIX = b"limits/"
 PREFIX_BYTES_MAX = 1024
 HEADER_OLDEST = 10  # the revision of header keys that an attnd has to know: there was no release before it
-TYPES_1 = frozenset(("attention", "qk", "weights", "event"))  # that were there before an attnd announced any
-KNOWN_TYPES = TYPES_1 | {"state"}
+KNOWN_TYPES = frozenset(("attention", "qk", "weights", "state", "event"))
 UPDATE = ": update attnd"  # the end of a refusal that nothing else helps against
 
 
@@ -23,8 +22,9 @@ class Limits(NamedTuple):
     projection matrix that has a spectrum as a whole. `buckets`: of the histograms in its windows. `maps`: cells a side
     of maps that come with states, 0 for none; `maps_every`: milliseconds between those of a layer. `reliable`: the port of
     the reliable lane, 0 for none on TCP; below 0: there is no such lane. `memory`: 1 when tensors may be in memory
-    that is lent (sending/memory.py). `reliable_next`: the port of that lane at attnd's second address, 0 for none."""
-    accepts: FrozenSet[str] = TYPES_1
+    that is lent (sending/memory.py). `reliable_next`: the port of that lane at attnd's second address, 0 for none. The defaults
+    hold for what is not said, as by a bare SUB."""
+    accepts: FrozenSet[str] = KNOWN_TYPES - {"state"}
     header: float = HEADER_OLDEST
     max_message: float = math.inf
     max_entries: float = math.inf
@@ -65,14 +65,11 @@ class Limits(NamedTuple):
         return f"a message of {nbytes} bytes is larger than the {self.max_message} that attnd takes (ingest.max_message)"
 
 
-VERSION_1 = Limits()
-
-
 def strictest(prefixes: Iterable[bytes]) -> Limits:
     """The limits that hold, given the subscriptions. A prefix with a malformed value counts for nothing."""
     said = [limits for limits in (_read(p) for p in prefixes if p.startswith(PREFIX)) if limits is not None]
     if not said:
-        return VERSION_1
+        return Limits()
     strict = Limits(frozenset.intersection(*(limits.accepts for limits in said)),
                     *(min(numbers) for numbers in zip(*(limits[1:] for limits in said))))
     return strict._replace(maps_every=max(limits.maps_every for limits in said))

@@ -82,7 +82,7 @@ class Outbox:
         self._bytes_max = bytes_max
         self._goes_by_lane = goes_by_lane
         self._once = Once(job)
-        self.limits = limits.VERSION_1  # what the daemon takes; replaced as a whole
+        self.limits = limits.Limits()  # what the daemon takes; replaced as a whole
         self.bell = self._rope = -1  # the former can be read from when the sender thread has something to do
         self.reset()
 
