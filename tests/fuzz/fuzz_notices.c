@@ -22,8 +22,8 @@ static void fuzz_notices_look(const struct prefixes *prefixes)
     REQUIRE(plan_valid(&plan) && malformed <= prefixes->count);
     plan_takes_layer(&plan, (struct layer_id){STACK_DECODER, 3, SITE_SELF});
     for (uint64_t step = 0; step < 3; step++) {
-        struct plan_rows rows = plan_rows(&plan, step, 7);
-        REQUIRE(rows.count >= 1 && rows.first + (rows.count - 1) * rows.stride < 7);
+        uint32_t first, stride, count = attn_plan_rows(&plan, step, 7, &first, &stride);
+        REQUIRE(count >= 1 && first + (count - 1) * stride < 7);
     }
     for (size_t i = 0; i < prefixes->count; i++) {
         REQUIRE(strlen(prefixes->items[i].text) < prefixes->items[i].len ||

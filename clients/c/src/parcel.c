@@ -57,7 +57,7 @@ void parcel_add(struct parcel *parcel, const void *data, struct tensor tensor)
 
 struct parcel_part {
     uint32_t samples, head, heads; /* head: within the parcel */
-    struct plan_rows rows;
+    uint32_t row, rows, stride;
     uint32_t group; /* query heads that read one key head */
 };
 
@@ -69,41 +69,41 @@ static void take_heads(struct parcel_view *view, const struct parcel_part *part)
 
 static void parcel_take_rows(struct parcel_view *view, const struct parcel_part *part)
 {
-    view->row = part->rows.first;
-    view->rows_taken = part->rows.count;
-    view->stride = part->rows.stride;
+    view->row = part->row;
+    view->rows_taken = part->rows;
+    view->stride = part->stride;
 }
 
-static struct parcel_part part_of(const struct header *header, const attn_plan *plan, uint64_t step,
+static struct parcel_part part_of(const struct header *header, const attn_plan *plan,
                                   attn_range range)
 {
     struct parcel_part part = {.samples = header->batch,
-                               .rows = plan_rows(plan, step, header->queries),
                                .head = range.first - header->head_offset,
                                .heads = range.last - range.first + 1,
                                .group = header->heads / header->kv_heads};
+    part.rows = attn_plan_rows(plan, header->step, header->queries, &part.row, &part.stride);
     if (plan->samples > 0 && plan->samples < part.samples) {
         part.samples = plan->samples;
     }
     return part;
 }
 
-void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t step,
-                     attn_range range, struct parcel *ret_part)
+void parcel_restrict(const struct parcel *whole, const attn_plan *plan, attn_range range,
+                     struct parcel *ret_part)
 {
-    struct parcel_part part = part_of(&whole->header, plan, step, range);
+    struct parcel_part part = part_of(&whole->header, plan, range);
     struct header *header = &ret_part->header;
     uint64_t stride;
     *ret_part = *whole;
     header->batch = part.samples;
     header->heads = part.heads;
-    header->queries = part.rows.count;
+    header->queries = part.rows;
     header->head_offset = range.first;
-    header->q_offset += part.rows.first * header->q_stride;
-    stride = (uint64_t)header->q_stride * part.rows.stride;
+    header->q_offset += part.row * header->q_stride;
+    stride = (uint64_t)header->q_stride * part.stride;
     header->q_stride = stride > UINT32_MAX ? UINT32_MAX : (uint32_t)stride; /* of a single row */
-    ret_part->row = part.rows.first;
-    ret_part->stride = part.rows.stride;
+    ret_part->row = part.row;
+    ret_part->stride = part.stride;
     ret_part->bytes = 0;
     for (uint32_t i = 0; i < header->tensor_count; i++) {
         struct tensor *tensor = &header->tensors[i];

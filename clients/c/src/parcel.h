@@ -31,10 +31,10 @@ struct parcel {
  * invalid when a dimension is 0 or above INT32_MAX, or the bytes overflow. */
 void parcel_add(struct parcel *parcel, const void *data, struct tensor tensor);
 
-/* Makes of a parcel with all of `attention` or `qk` one with the samples and rows of a plan at a
+/* Makes of a parcel with all of `attention` or `qk` one with the samples and rows of a plan at its
  * step, and the heads `range`, which are the layer's and lie in the parcel's slice. */
-void parcel_restrict(const struct parcel *whole, const attn_plan *plan, uint64_t step,
-                     attn_range range, struct parcel *ret_part);
+void parcel_restrict(const struct parcel *whole, const attn_plan *plan, attn_range range,
+                     struct parcel *ret_part);
 
 /* Copies tensor `index` to `to`, which has its bytes. */
 void parcel_copy(const struct parcel *parcel, uint32_t index, void *to);

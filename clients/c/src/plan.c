@@ -380,25 +380,16 @@ static uint64_t plan_turn(uint64_t n)
     }
 }
 
-struct plan_rows plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries)
-{
-    uint64_t every = plan->every ? plan->every : 1, turns, turn;
-
-    if (plan->rows == 0 || queries <= plan->rows) {
-        return (struct plan_rows){.count = queries, .stride = 1};
-    }
-    turns = ((uint64_t)queries + plan->rows - 1) / plan->rows;
-    turn = step / every % turns * plan_turn(turns) % turns;
-    return (struct plan_rows){.first = (uint32_t)turn,
-                              .count = (uint32_t)((queries - turn + turns - 1) / turns),
-                              .stride = (uint32_t)turns};
-}
-
 uint32_t attn_plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries, uint32_t *ret_first,
                         uint32_t *ret_stride)
 {
-    struct plan_rows rows = plan_rows(plan, step, queries);
-    *ret_first = rows.first;
-    *ret_stride = rows.stride;
-    return rows.count;
+    uint64_t every = plan->every ? plan->every : 1, turns = 1, turn;
+
+    if (plan->rows > 0 && queries > plan->rows) {
+        turns = ((uint64_t)queries + plan->rows - 1) / plan->rows;
+    }
+    turn = step / every % turns * plan_turn(turns) % turns;
+    *ret_first = (uint32_t)turn;
+    *ret_stride = (uint32_t)turns;
+    return (uint32_t)((queries - turn + turns - 1) / turns);
 }

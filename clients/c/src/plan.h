@@ -35,12 +35,6 @@ bool plan_choose(const struct prefixes *prefixes, const char *job, const struct 
 bool plan_takes_layer(const attn_plan *plan, struct layer_id id);
 bool plan_takes_step(const attn_plan *plan, uint64_t step);
 
-/* The rows that a plan takes at a step: `count` of them, `stride` apart, from `first` on. */
-struct plan_rows {
-    uint32_t first, count, stride;
-};
-struct plan_rows plan_rows(const attn_plan *plan, uint64_t step, uint32_t queries);
-
 /* Whether the numbers of a plan that a caller may have made can be used. */
 bool plan_valid(const attn_plan *plan);
 

@@ -194,7 +194,7 @@ static int queue_planned(attn_publisher *publisher, const struct parcel *whole,
         if (range.first > range.last) {
             continue;
         }
-        parcel_restrict(whole, plan, whole->header.step, range, &part);
+        parcel_restrict(whole, plan, range, &part);
         rc = queue_put(publisher, &part);
         result = !any || rc < result ? rc : result;
         any = true;
