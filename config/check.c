@@ -6,11 +6,15 @@
 #include <inttypes.h>
 #include <string.h>
 
+static struct origin line_of(const struct config *config, int key)
+{
+    return (struct origin){config->path, config->line[key]};
+}
+
 /* The line of the key to change; or else of the one that it disagrees with. */
 static struct origin between(const struct config *config, int key, int other)
 {
-    return (struct origin){config->path,
-                           config->line[key] ? config->line[key] : config->line[other]};
+    return line_of(config, config->line[key] ? key : other);
 }
 
 static int check_parts(const struct config *config, int key, uint64_t length, uint64_t every,
@@ -37,7 +41,7 @@ static int check_distinct(const struct config *config, uint32_t i, char *reterr)
     if (config_window_find(config, (int)window->unit, length, every) == (int)own) {
         return 0;
     }
-    return config_error(reterr, between(config, KEY_window_also, KEY_window_also),
+    return config_error(reterr, line_of(config, KEY_window_also),
                         "window.also: a window of %" PRIu64 " every %" PRIu64
                         " is there already (valid: each window once, and none of window.unit)",
                         length, every);
@@ -163,7 +167,7 @@ static int check_drift(const struct config *config, char *reterr)
         return 0;
     }
     return config_error(
-        reterr, between(config, KEY_drift_baseline, KEY_drift_baseline),
+        reterr, line_of(config, KEY_drift_baseline),
         "drift.baseline: '%s': not a run (valid: first, or the 32 hexadecimal digits of a run)",
         config_quotable(baseline, quoted));
 }
@@ -174,14 +178,14 @@ static int check_alerts(const struct config *config, char *reterr)
     char public[CONFIG_PUBLIC_MAX], quoted[QUOTE_MAX + 4];
     if (*command && *command != '/') {
         return config_error(
-            reterr, between(config, KEY_alerts_command, KEY_alerts_command),
+            reterr, line_of(config, KEY_alerts_command),
             "alerts.command: '%s': not an absolute path (valid: /path/to/program, and its "
             "arguments between blanks)",
             config_quotable(config_public("alerts", "command", command, public), quoted));
     }
     if (*webhook && strncmp(webhook, "http://", 7) != 0 && strncmp(webhook, "https://", 8) != 0) {
         return config_error(
-            reterr, between(config, KEY_alerts_webhook, KEY_alerts_webhook),
+            reterr, line_of(config, KEY_alerts_webhook),
             "alerts.webhook: '%s': not such a URL (valid: http://... or https://...)",
             config_quotable(config_public("alerts", "webhook", webhook, public), quoted));
     }
@@ -242,7 +246,7 @@ static int check_keys(const struct config *config, char *reterr)
         return -1;
     }
     if (next && !server) {
-        return config_error(reterr, between(config, KEY_keys_next, KEY_keys_next),
+        return config_error(reterr, line_of(config, KEY_keys_next),
                             "keys.server: needed with keys.next");
     }
     if (next && strncmp(address, "tcp://", strlen("tcp://")) != 0) {
@@ -265,7 +269,7 @@ static int check_fleet(const struct config *config, char *reterr)
         return -1;
     }
     if (strlen(config->fleet_name.text) > 64) {
-        return config_error(reterr, between(config, KEY_fleet_name, KEY_fleet_name),
+        return config_error(reterr, line_of(config, KEY_fleet_name),
                             "fleet.name: '%.64s...': too long (valid: 64 bytes)",
                             config->fleet_name.text);
     }
