@@ -19,10 +19,12 @@ static void control_plan_put_cost(const struct control_request *request, const c
                                   const struct plan *plan)
 {
     struct mpk_writer *result = request->result;
-    const struct capture_cost *cost = job ? registry_cost(request->view->registry, job) : NULL;
+    const struct registry *registry = request->view->registry;
+    const struct capture_cost *cost = job ? registry_cost(registry, job) : NULL;
+    const struct run *run = cost ? registry_find(registry, job, "") : NULL;
     bool chosen = plan->from == PLAN_FROM_CONFIG || plan->from == PLAN_FROM_SET;
-    bool own = cost && cost->own_every > 0 && !chosen;
-    uint64_t every = own ? cost->own_every : plan->what.every;
+    bool own = run && run->own_every > 0 && !chosen;
+    uint64_t every = own ? run->own_every : plan->what.every;
     mpk_put_str(result, "cost");
     if (!cost || every == 0) {
         mpk_put_nil(result);

@@ -26,7 +26,7 @@ int costs_take(struct capture_costs *costs, uint32_t rank_index, const struct he
     }
     struct capture_cost *cost = &costs->of_rank[rank_index];
     double before = cost_ratio(cost);
-    *cost = (struct capture_cost){hello->step_seconds, hello->capture_seconds, hello->own_every};
+    *cost = (struct capture_cost){hello->step_seconds, hello->capture_seconds};
     uint32_t first = rank_index, end = rank_index + 1;
     if (rank_index == costs->largest && cost_ratio(cost) < before) {
         first = 0;

@@ -8,7 +8,6 @@
 struct capture_cost {
     double step_seconds;    /* of a step in which nothing is captured; 0: the rank has not told */
     double capture_seconds; /* that a captured one takes in addition */
-    uint32_t own_every;     /* as the job's own code asks for; 0 = it does not */
 };
 
 /* One per rank index, grown on demand. A zeroed struct is empty. */
