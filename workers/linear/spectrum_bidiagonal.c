@@ -116,39 +116,35 @@ static void reduce(struct reduction *r, const struct spectrum_kernels *kernel)
     }
 }
 
-/* Sizes everything and carves it from scratch. */
+static void reduction_lay(void *data, struct scratch_pieces *m)
+{
+    struct reduction *r = data;
+    size_t along = r->a.length, across = spectrum_padded(r->a.count);
+    r->a.data = scratch_carve(m, (uint64_t)r->a.count * r->a.stride, sizeof *r->a.data);
+    r->u = scratch_carve(m, along, sizeof *r->u);
+    r->old_u = scratch_carve(m, along, sizeof *r->old_u);
+    r->x = scratch_carve(m, along, sizeof *r->x);
+    r->w = scratch_carve(m, along, sizeof *r->w);
+    r->y = scratch_carve(m, across, sizeof *r->y);
+    r->v = scratch_carve(m, across, sizeof *r->v);
+    r->diagonal = scratch_carve(m, across, sizeof *r->diagonal);
+    r->beside = scratch_carve(m, across, sizeof *r->beside);
+    r->work = scratch_carve(m, 4 * across, sizeof *r->work);
+    r->values = scratch_carve(m, across, sizeof *r->values);
+}
+
 static int take_reduction(struct reduction *r, const struct matrix *m, struct scratch *scratch)
 {
     uint32_t longer = m->rows > m->columns ? m->rows : m->columns;
     uint32_t count = m->rows < m->columns ? m->rows : m->columns;
-    if (longer > INT32_MAX) {
+    size_t length = spectrum_padded(longer), stride = spectrum_stride(length);
+    *r = (struct reduction){.a = {NULL, length, stride, count}, .rows = longer};
+    if (longer > INT32_MAX || (uint64_t)count * stride > SIZE_MAX / 16 ||
+        scratch_take_pieces(scratch, reduction_lay, r) != 0) {
         return ERR_MEMORY;
     }
-    size_t length = spectrum_padded(longer), across = spectrum_padded(count);
-    size_t stride = spectrum_stride(length);
-    uint64_t f32_count = (uint64_t)count * stride + 4 * (uint64_t)length + 8 * (uint64_t)across;
-    uint64_t f64_count = across;
-    if (f32_count > SIZE_MAX / 16) {
-        return ERR_MEMORY;
-    }
-    float *at = scratch_take(scratch, f32_count * sizeof(float) + f64_count * sizeof(double));
-    if (!at) {
-        return ERR_MEMORY;
-    }
-    *r = (struct reduction){.a = {at, length, stride, count}, .rows = longer};
-    at += count * stride;
-    r->u = at;
-    r->old_u = at + length;
-    r->x = at + 2 * length;
-    r->w = at + 3 * length;
-    r->y = at + 4 * length;
-    r->v = r->y + across;
-    /* The first step has no step before it; the padding of all of them stays zero. */
-    memset(at, 0, (4 * length + 2 * across) * sizeof *at);
-    r->diagonal = r->v + across;
-    r->beside = r->diagonal + across;
-    r->work = r->beside + across;
-    r->values = (double *)(void *)(r->work + 4 * across);
+    /* u to v lie one behind the other. The first step has no step before it; padding stays zero. */
+    memset(r->u, 0, (size_t)(r->diagonal - r->u) * sizeof *r->u);
     return 0;
 }
 
