@@ -16,12 +16,15 @@ const EXTREMES = ["min", "max", "max_abs_logit", "qk_cosine_max"];
 /** Whether the rows of a live or a summary map are a sample. */
 export const isSampled = (map) => (map?.rows_of ?? 0) > map?.rows;
 
+/** "± 0.012" */
+export const plusMinus = (error) => `± ${number(Number(error.toPrecision(2)))}`;
+
 /**
  * "± 0.012", an upper bound of the standard error of a mean over `rows` rows whose standard deviation is `std`: strata make
  * it smaller (KERNELS.md); "" where all rows were taken.
  */
 export const errorText = (map, std, rows) =>
-    isSampled(map) && Number.isFinite(std) && rows > 0 ? `± ${number(Number((std / Math.sqrt(rows)).toPrecision(2)))}` : "";
+    isSampled(map) && Number.isFinite(std) && rows > 0 ? plusMinus(std / Math.sqrt(rows)) : "";
 
 /** The rows of each head in a live map; NaN of matrices. */
 const headRows = (live) => live.rows / live.shape?.[1];

@@ -240,7 +240,8 @@ export async function show(root, params, { store, isCurrent }) {
     function drawSeries() {
         series.draw(time.grid, time.last, { rules, alerts });
     }
-    const rolesSoon = pacedUntilStored(loadRoles);
+    const rolesSoon = pacedUntilStored(loadRoles),
+        errorsSoon = pacedUntilStored(() => series.load(run));
     const alertsSoon = pacedUntilStored(async () => {
         await loadAlerts();
         if (!isCurrent()) return;
@@ -253,7 +254,7 @@ export async function show(root, params, { store, isCurrent }) {
         drawRoles();
         await Promise.all([loadNumbers(), everyMap("now"), showMatrices()]);
     }
-    const coming = [everyMap("now"), run.load(COLUMNS, where).then(loadNumbers), loadRoles(), showMatrices()];
+    const coming = [everyMap("now"), run.load(COLUMNS, where).then(loadNumbers), loadRoles(), series.load(run), showMatrices()];
     drawNumbers();
     drawSeries();
     if (isSampled(map)) store.loadWindow(where);
@@ -272,11 +273,13 @@ export async function show(root, params, { store, isCurrent }) {
             if (!isOurs(summary)) return;
             time.reloadSoon();
             rolesSoon();
+            errorsSoon();
             numbersSoon();
         }),
         store.on("alerts", alertsSoon),
         () => numbersSoon.stop(),
         rolesSoon.stop,
+        errorsSoon.stop,
         () => alertsSoon.stop(),
         () => everyMap("stop"),
         () => time.stop(),

@@ -22,6 +22,7 @@ import {
 import { metricPicker, unitOf } from "./pickers.js";
 import { go, here, keep, link } from "./router.js";
 import { loadRules } from "./rules.js";
+import { isSampled, plusMinus } from "./run_text.js";
 
 const SHOWN = 40;
 
@@ -93,9 +94,14 @@ function chosenRuns(store, params) {
     return { all, a, b, more: [...new Set(more)].filter((run) => run !== a && run !== b) };
 }
 
-/** The list of heads, most different first; a click chooses one. */
-function drawList(frame, { heads, chosen, onPick, a, b }) {
-    const most = (head) => Object.entries(head.metrics).sort(([, p], [, q]) => q.js - p.js)[0];
+/** "-0.022 ± 0.0006": the difference of the means, with its standard error. */
+const deltaText = ({ delta, delta_error: error }) =>
+    `${number(delta)}${Number.isFinite(error) ? ` ${plusMinus(error)}` : ""}`;
+
+/** The list of heads, most different first; a click chooses one. `isOfSamples`: the rows of a run are a sample. */
+function drawList(frame, { heads, chosen, onPick, a, b, isOfSamples }) {
+    const most = (head) => Object.entries(head.metrics).sort(([, p], [, q]) => q.js - p.js)[0],
+        about = "of the rows taken; ±: standard error of B − A, at most; two samples of one head have a distance, too";
     const row = (head) => {
         const [which, numbers] = most(head) ?? ["–", {}],
             name = headName(head, head.head);
@@ -107,6 +113,7 @@ function drawList(frame, { heads, chosen, onPick, a, b }) {
             h("td", { class: "text" }, which),
             h("td", {}, number(numbers.mean_a)),
             h("td", {}, number(numbers.mean_b)),
+            isOfSamples ? h("td", { title: about }, deltaText(numbers)) : null,
             h("td", {}, h("a", { href: toHead(a, head) }, "A"), " ", h("a", { href: toHead(b, head) }, "B")),
         );
     };
@@ -116,6 +123,7 @@ function drawList(frame, { heads, chosen, onPick, a, b }) {
         h("th", { class: "text" }, "most by"),
         h("th", {}, "mean A"),
         h("th", {}, "mean B"),
+        isOfSamples ? h("th", { title: about }, "B − A") : null,
         h("th", {}, "open"),
     ];
     frame.body.replaceChildren(
@@ -247,7 +255,8 @@ export async function show(root, params, { store, isCurrent }) {
             return void series.body.replaceChildren(note(`No run has ${metric.name} of this head.`));
         drawRuns(chart, drawn, { metric, head: chosen, rules });
     }
-    const redrawList = () => drawList(list, { heads: found.heads, chosen, onPick, a, b });
+    const isOfSamples = isSampled(found.a) || isSampled(found.b),
+        redrawList = () => drawList(list, { heads: found.heads, chosen, onPick, a, b, isOfSamples });
     function onPick(head) {
         chosen = head;
         keep({ cell: headName(head, head.head) });

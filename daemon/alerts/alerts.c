@@ -56,7 +56,7 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
                           const struct alert_place *place, double now, enum alert_state state,
                           char ret_text[ALERT_MESSAGE_MAX])
 {
-    char value[96], where[128], change[96] = "", windows[32] = "";
+    char value[96], where[128], error[64] = "", change[96] = "", windows[32] = "";
     bool rate = rule_is_rate(rule);
     const char *beyond = rate ? "more than" : rule_condition_name(rule->condition);
     const char *end = state == ALERT_FIRING_AT_END ? ", when the run ended" : "";
@@ -77,6 +77,10 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
     snprintf(value, sizeof value, "%s%s%s%s", plain ? "" : statistic, plain ? "" : " of ",
              rule_metric_name(rule->metric), rule->per_key ? " per key" : "");
     alert_message_name_place(rule, cell, place, where, sizeof where);
+    if (cell->error > 0 && isfinite(cell->error)) {
+        snprintf(error, sizeof error, " (of sampled rows; standard error at most %.2g)",
+                 cell->error);
+    }
     if (rate) { /* ", 0.3 lower than 4 windows ago" */
         snprintf(change, sizeof change, ", %.4g %s %" PRIu32 " window%s ago", cell->value,
                  rule_change(rule), rule->within, rule->within == 1 ? "" : "s");
@@ -86,8 +90,8 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
     }
     const char *says =
         state == ALERT_RESOLVED ? NULL : rule_says(rule->name, rule_metric_name(rule->metric));
-    int used = snprintf(ret_text, ALERT_MESSAGE_MAX, "%s%s%s of %s is %.4g%s, ", says ? says : "",
-                        says ? ": " : "", value, where, now, change);
+    int used = snprintf(ret_text, ALERT_MESSAGE_MAX, "%s%s%s of %s is %.4g%s%s, ", says ? says : "",
+                        says ? ": " : "", value, where, now, error, change);
     char *rest = ret_text + used; /* names have their bounds, and leave room */
     size_t room = ALERT_MESSAGE_MAX - (size_t)used;
     if (state == ALERT_RESOLVED) {
@@ -202,12 +206,13 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
 
 static void judge_and_tell(struct alerts *alerts, const struct rule *rule,
                            struct alert_cells *cells, uint32_t index,
-                           const struct alert_place *place, double value,
+                           const struct alert_place *place, double value, double error,
                            const struct alert_sink *sink)
 {
-    alert_cells_judge(alerts, rule, cells, index, value);
-    /* Tells what has changed since it was last told, or holds it back. */
     struct alert_cell *cell = &cells->cell[index];
+    alert_cells_judge(alerts, rule, cells, index, value);
+    cell->error = isnan(value) ? cell->error : error;
+    /* Tells what has changed since it was last told, or holds it back. */
     if (cell->firing == cell->told) {
         cell->held_back = false;
         return;
@@ -238,10 +243,11 @@ static void alerts_gather(struct alert_gathered *gathered, const struct rule *ru
 {
     bool of_heads = rule_is_of_heads(rule);
     if (!of_heads) {
-        alert_gather(gathered, 0, alert_layer_value(layer, summary, rule));
+        alert_gather(gathered, 0, alert_layer_value(layer, summary, rule), NAN);
     }
     for (uint32_t h = 0; h < summary->heads && of_heads; h++) {
-        alert_gather(gathered, h, alert_head_value(layer, summary, rule, h));
+        double value = alert_head_value(layer, summary, rule, h);
+        alert_gather(gathered, h, value, alert_head_error(summary, rule, h, value));
     }
 }
 
@@ -260,7 +266,8 @@ static int alerts_judge_layer(struct alerts *alerts, uint32_t index, struct aler
     cells->cell[0].worst = rule->metric == RULE_RANK_DISTANCE
                                ? (int32_t)summary->odd_rank
                                : alert_gathered_worst(&gathered, rule);
-    judge_and_tell(alerts, rule, cells, 0, &place, alert_gathered_value(&gathered, rule), sink);
+    judge_and_tell(alerts, rule, cells, 0, &place, alert_gathered_value(&gathered, rule),
+                   alert_gathered_error(&gathered), sink);
     return 0;
 }
 
@@ -290,7 +297,8 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
             for (uint32_t h = 0; h < summary->heads && !code; h++) {
                 struct alert_place place = {true, summary->layer.id, (int32_t)h};
                 double value = alert_head_value(layer, summary, rule, h);
-                judge_and_tell(alerts, rule, cells, h, &place, value, sink);
+                judge_and_tell(alerts, rule, cells, h, &place, value,
+                               alert_head_error(summary, rule, h, value), sink);
             }
         }
         result = result ? result : code;
@@ -324,7 +332,7 @@ static struct alert_place alerts_run_place(const struct alerts *alerts, const st
 }
 
 /* A rule about the run. */
-static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value,
+static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value, double error,
                             const struct alert_sink *sink)
 {
     const struct rule *rule = alerts->rules[index];
@@ -332,7 +340,7 @@ static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value,
     struct alert_cells *cells = &alerts->whole->cells[index];
     int code = alert_cells_get(cells, rule, 1);
     if (!code) {
-        judge_and_tell(alerts, rule, cells, 0, &place, value, sink);
+        judge_and_tell(alerts, rule, cells, 0, &place, value, error, sink);
     }
     if (rule->metric == RULE_INVALID_ORIGIN && value == 0) {
         alerts->origin = (struct alert_origin){.after = alerts->newest.step};
@@ -354,7 +362,8 @@ int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct 
             at.step = alerts->judged.step;
         }
         alerts_note(alerts, &at);
-        int code = alerts_judge_run(alerts, i, run_value(alerts, i, run), sink);
+        int code = alerts_judge_run(alerts, i, run_value(alerts, i, run),
+                                    alert_gathered_error(&alerts->gathered[i]), sink);
         result = result ? result : code;
         alerts->gathered[i] = (struct alert_gathered){0};
     }
@@ -376,7 +385,7 @@ int alerts_silence(struct alerts *alerts, const struct result_common *common, do
         if (alerts->rules[i]->metric != RULE_SILENCE) {
             continue;
         }
-        int code = alerts_judge_run(alerts, i, silent_s, sink);
+        int code = alerts_judge_run(alerts, i, silent_s, NAN, sink);
         result = result ? result : code;
     }
     alerts->newest = window;

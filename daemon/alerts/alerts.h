@@ -7,7 +7,7 @@
  * ends, all that fires stays as it is: FIRING_AT_END, unless the run goes on after all. Partial
  * windows that will come again are not given to it. Pure; time comes in as an argument; one owner.
  *
- * Memory: about 40 bytes per head for each rule that judges heads one by one, and 8 bytes per
+ * Memory: about 48 bytes per head for each rule that judges heads one by one, and 8 bytes per
  * window of `within` where it compares with earlier ones. */
 #ifndef DAEMON_ALERTS_ALERTS_H
 #define DAEMON_ALERTS_ALERTS_H

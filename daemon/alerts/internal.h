@@ -12,6 +12,7 @@
 /* The state of a rule for one head, layer or run. */
 struct alert_cell {
     double value;                     /* what was compared last */
+    double error;                     /* of the newest value: alert_head_error */
     uint64_t since_epoch, since_step; /* where it began to hold */
     uint32_t held;                    /* windows on end */
     bool firing, told;                /* as it is; as the sink knows it */
@@ -72,8 +73,8 @@ struct alert_layer {
 
 /* For a rule about the run: the values of the layers of this window. */
 struct alert_gathered {
-    double sum, min, max;
-    uint32_t lowest, highest; /* heads */
+    double sum, min, max, errors; /* errors: their sum */
+    uint32_t lowest, highest;     /* heads */
     uint64_t count;
 };
 
@@ -151,9 +152,16 @@ double alert_head_value(const struct alert_layer *layer, const struct summary_re
                         const struct rule *rule, uint32_t head);
 double alert_layer_value(const struct alert_layer *layer, const struct summary_result *summary,
                          const struct rule *rule);
+/* Where the rows of the window are a sample, an upper bound of the standard error of a head's
+ * `value`, if that is a mean of rows (KERNELS.md); NaN of any other; 0: all rows were taken. */
+double alert_head_error(const struct summary_result *summary, const struct rule *rule,
+                        uint32_t head, double value);
 /* `head` counts where the values are of the heads of one layer. */
-void alert_gather(struct alert_gathered *gathered, uint32_t head, double value);
+void alert_gather(struct alert_gathered *gathered, uint32_t head, double value, double error);
 double alert_gathered_value(const struct alert_gathered *gathered, const struct rule *rule);
+/* The error of that value, likewise. The heads of a forward share their rows, so their errors do
+ * not average out: the error of their mean is at most the mean of their errors. */
+double alert_gathered_error(const struct alert_gathered *gathered);
 /* The head with the value farthest out on the side of the bound; -1: none differs. */
 int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct rule *rule);
 

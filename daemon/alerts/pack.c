@@ -2,7 +2,8 @@
 /* alerts_pack: packs the state of alerts for checkpoints.
  *
  *   {v: 1, run: bin16, epoch, step, time_ns, judged: [epoch, step] or nil,
- *    rules: [{name, judged, hash, places: [{place, count, armed: bin, cells: [...], past: bin}]}],
+ *    rules: [{name, judged, hash, places: [{place, count, armed: bin, cells: [...], past: bin,
+ *                                           errors: bin}]}],
  *    windows, heads: [the model's focus, [[layer, bin: what each head keeps, f32, window]...]],
  *    causal,
  *    origin: [layer, head + 1, share, everywhere, after, before]}
@@ -10,8 +11,8 @@
  * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell; `cells` of those
  * that hold or fire or were told [index, held, flags, epoch, step, value, worst + 1]; `past` of
  * rates, per cell, a byte with the number of values and room for `within` of them, oldest first,
- * little-endian. So a run that is well costs a bit per head and rule that was clear, and 20
- * bytes per head. */
+ * little-endian; `errors`, where one of `cells` has a standard error, those of all of them, f64. So
+ * a run that is well costs a bit per head and rule that was clear, and 20 bytes per head. */
 #include "daemon/alerts/internal.h"
 
 #include "proto/err.h"
@@ -86,10 +87,29 @@ static void alerts_pack_put_past(const struct rule *rule, const struct alert_cel
     free(bytes);
 }
 
+/* The errors of the busy cells, in their order. */
+static void put_errors(const struct alert_cells *cells, struct mpk_writer *writer)
+{
+    size_t size = 0;
+    uint8_t *bytes = malloc(cells->count * sizeof(double) + 1);
+    for (uint32_t i = 0; bytes && i < cells->count; i++) {
+        if (is_busy(&cells->cell[i])) {
+            memcpy(bytes + size, &cells->cell[i].error, sizeof(double));
+            size += sizeof(double);
+        }
+    }
+    put_bin(writer, "errors", bytes, size);
+    free(bytes);
+}
+
 static void alerts_pack_put_place(const struct rule *rule, const struct alert_cells *cells,
                                   uint64_t place, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, 5);
+    bool errors = false;
+    for (uint32_t i = 0; i < cells->count && !errors; i++) {
+        errors = is_busy(&cells->cell[i]) && cells->cell[i].error > 0;
+    }
+    mpk_put_map(writer, 5u + errors);
     mpk_pair_u64(writer, "place", place);
     mpk_pair_u64(writer, "count", cells->count);
     size_t size = armed_bytes(cells->count);
@@ -118,6 +138,9 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
     }
     mpk_close_array(writer, &busy);
     alerts_pack_put_past(rule, cells, writer);
+    if (errors) {
+        put_errors(cells, writer);
+    }
 }
 
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
@@ -217,7 +240,8 @@ static const msgpack_object_array *alerts_pack_get_array(const msgpack_object *m
     return value && value->type == MSGPACK_OBJECT_ARRAY ? &value->via.array : NULL;
 }
 
-static int get_cell(struct alert_cells *cells, const msgpack_object *object)
+/* `error`: NULL = it has none. */
+static int get_cell(struct alert_cells *cells, const msgpack_object *object, const uint8_t *error)
 {
     uint64_t index, held, flags, epoch, step, worst = 0;
     double value;
@@ -243,6 +267,9 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object)
     cell->since_step = step;
     cell->value = value;
     cell->worst = (int32_t)worst - 1;
+    if (error) {
+        memcpy(&cell->error, error, sizeof cell->error);
+    }
     return 0;
 }
 
@@ -265,7 +292,7 @@ static int get_past(const struct rule *rule, struct alert_cells *cells, uint32_t
 /* The state of one place, as it was packed. */
 struct packed_place {
     uint64_t place, count;
-    const uint8_t *armed, *past;
+    const uint8_t *armed, *past, *errors; /* errors: NULL = none */
     const msgpack_object_array *cells;
 };
 
@@ -280,7 +307,8 @@ static int fill_cells(const struct rule *rule, struct alert_cells *cells,
         }
     }
     for (uint32_t i = 0; !code && i < packed->cells->size; i++) {
-        code = get_cell(cells, &packed->cells->ptr[i]);
+        code = get_cell(cells, &packed->cells->ptr[i],
+                        packed->errors ? packed->errors + i * sizeof(double) : NULL);
     }
     return code;
 }
@@ -305,6 +333,7 @@ static int get_place(struct alerts *alerts, uint32_t index, const msgpack_object
     if (code) {
         return code;
     }
+    packed.errors = get_bin(map, "errors", packed.cells->size * sizeof(double));
     struct alert_layer *layer = alerts->whole;
     if (packed.place) {
         layer = alert_layer_get(alerts, header_layer_of((uint32_t)(packed.place - 1)));

@@ -84,6 +84,24 @@ double alert_head_value(const struct alert_layer *layer, const struct summary_re
     return keys ? value / keys : NAN;
 }
 
+double alert_head_error(const struct summary_result *summary, const struct rule *rule,
+                        uint32_t head, double value)
+{
+    /* A head that is saturated has the mean itself, any other 1. */
+    bool saturated = rule->metric == RULE_SATURATED_ENTROPY || rule->metric == RULE_SATURATED_ALONE;
+    bool alone = saturated && rule->each == RULE_EACH_HEAD && value < 1;
+    uint32_t metric = alone ? METRIC_ENTROPY_SANS_FIRST : rule->metric;
+    if (summary->layer.rows_of <= summary->layer.rows) {
+        return 0;
+    }
+    if (metric >= METRIC_ROW_COUNT || rule->statistic != RULE_MEAN) {
+        return NAN;
+    }
+    const struct result_stat *stat = &summary->stat[metric][head];
+    double error = stat->std / sqrt((double)stat->count);
+    return rule->per_key ? error / summary->layer.shape[3] : error;
+}
+
 static double alert_value_share(double part, double all)
 {
     return all > 0 ? part / all : NAN;
@@ -121,7 +139,7 @@ double alert_layer_value(const struct alert_layer *judged, const struct summary_
     }
 }
 
-void alert_gather(struct alert_gathered *gathered, uint32_t head, double value)
+void alert_gather(struct alert_gathered *gathered, uint32_t head, double value, double error)
 {
     if (isnan(value)) {
         return;
@@ -135,6 +153,7 @@ void alert_gather(struct alert_gathered *gathered, uint32_t head, double value)
         gathered->highest = head;
     }
     gathered->sum += value;
+    gathered->errors += error;
     gathered->count++;
 }
 
@@ -150,6 +169,11 @@ double alert_gathered_value(const struct alert_gathered *gathered, const struct 
         return gathered->max;
     }
     return gathered->sum / (double)gathered->count;
+}
+
+double alert_gathered_error(const struct alert_gathered *gathered)
+{
+    return gathered->errors / (double)gathered->count;
 }
 
 int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct rule *rule)

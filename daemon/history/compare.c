@@ -12,6 +12,9 @@
  * count: of the others a window has too few values for a histogram to mean anything. Heads are
  * sorted by distance, then by layer and head; what only one run has is listed apart.
  *
+ * Where the rows of a run are a sample, its means have a standard error of at most std /
+ * sqrt(count) (KERNELS.md). Each run draws its rows by itself, so the squares of both add up.
+ *
  * One layer of either run is in memory at a time, and TOGETHER_MAX of its windows. */
 #include "daemon/base/grow.h"
 #include "daemon/history/windows.h"
@@ -32,11 +35,13 @@ struct compare_side {
     bool *matched;        /* [layer_count]; the other run has it too */
     uint32_t windows;     /* most that were pooled for a layer */
     uint64_t first, last; /* units they cover */
+    uint64_t rows, of;    /* that were pooled; of how many they are */
     bool noted;           /* else there are none */
 };
 
 struct difference {
     double js, mean[2];
+    double error; /* of the difference of the means; NaN = all rows were taken */
 };
 
 struct head_distance {
@@ -172,6 +177,20 @@ static int pool_layer(struct query *query, struct compare_side *side,
 
 /* Comparing */
 
+/* The standard error of the difference of two means, at most. */
+static double difference_error(const struct layer_state *const pool[2], const struct dist dist[2])
+{
+    double squares = 0;
+    bool sampled = false;
+    for (int i = 0; i < 2; i++) {
+        if (pool[i]->rows_of > pool[i]->rows) {
+            squares += moments_variance(&dist[i].moments) / (double)dist[i].moments.n;
+            sampled = true;
+        }
+    }
+    return sampled ? sqrt(squares) : NAN;
+}
+
 static int compare_metric(const struct layer_state *const pool[2], int metric, uint32_t head,
                           struct difference *ret_difference)
 {
@@ -181,7 +200,8 @@ static int compare_metric(const struct layer_state *const pool[2], int metric, u
     if (!code) {
         *ret_difference =
             (struct difference){dist_js(&dist[0], &dist[1]),
-                                {moments_mean(&dist[0].moments), moments_mean(&dist[1].moments)}};
+                                {moments_mean(&dist[0].moments), moments_mean(&dist[1].moments)},
+                                difference_error(pool, dist)};
     }
     dist_clear(&dist[0]);
     dist_clear(&dist[1]);
@@ -204,7 +224,7 @@ static int compare_pools(struct comparison *comparison, const struct found_layer
         int compared = 0;
         for (int m = 0; m < METRIC_ROW_COUNT; m++) {
             struct difference *difference = &distance->metric[m];
-            *difference = (struct difference){NAN, {NAN, NAN}};
+            *difference = (struct difference){NAN, {NAN, NAN}, NAN};
             if (comparison->only >= 0 && comparison->only != m) {
                 continue;
             }
@@ -231,6 +251,10 @@ static int compare_layer(struct query *query, struct comparison *comparison,
     code = code ? code : pool_layer(query, &comparison->side[1], b, &pool[1]);
     if (!code && pool[0] && pool[1]) {
         code = compare_pools(comparison, a, (const struct layer_state *const[2]){pool[0], pool[1]});
+        for (int i = 0; i < 2; i++) {
+            comparison->side[i].rows += pool[i]->rows;
+            comparison->side[i].of += pool[i]->rows_of;
+        }
     }
     layer_state_free(&pool[0]);
     layer_state_free(&pool[1]);
@@ -296,11 +320,16 @@ static int compare_distances(const void *left, const void *right)
 static void history_compare_put_side(struct query *query, const char *key,
                                      const struct compare_side *side)
 {
-    mpk_pair_map(query->result, key, 5);
+    bool sampled = side->of > side->rows;
+    mpk_pair_map(query->result, key, 6u + sampled);
     put_run(query, &side->run);
     put_u64(query, "windows", side->windows);
     put_u64(query, "first", side->first);
     put_u64(query, "last", side->last);
+    put_u64(query, "rows", side->rows);
+    if (sampled) {
+        put_u64(query, "rows_of", side->of);
+    }
 }
 
 /* Heads of layers that the other run has not, or that go beyond its heads. */
@@ -344,11 +373,15 @@ static void history_compare_put_comparison(struct query *query, struct compariso
             if (isnan(difference->js)) {
                 continue;
             }
-            mpk_pair_map(query->result, metric_info[m].name, 4);
+            bool sampled = !isnan(difference->error);
+            mpk_pair_map(query->result, metric_info[m].name, 4u + sampled);
             mpk_pair_f64(query->result, "js", difference->js);
             mpk_pair_f64(query->result, "mean_a", difference->mean[0]);
             mpk_pair_f64(query->result, "mean_b", difference->mean[1]);
             mpk_pair_f64(query->result, "delta", difference->mean[1] - difference->mean[0]);
+            if (sampled) {
+                mpk_pair_f64(query->result, "delta_error", difference->error);
+            }
         }
         mpk_close_map(query->result, &metrics);
     }

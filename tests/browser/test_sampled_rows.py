@@ -28,7 +28,8 @@ class Course:
         wait_until(lambda: windows() == [31, 31], "the windows")
         wait_until(lambda: self.site.daemon.stats()["history"]["waiting"] == 0, "the history to have them")
 
-    def send(self, layer, step):
+    def send(self, layer, step, trainer=None):
+        trainer = trainer or self.trainer
         whole = layer == EXACT or step % WHOLE == 0
         queries = T if whole and layer == SAMPLED else ROWS
         entropy = self.rng.normal(2.3, 0.4, (1, HEADS, queries))
@@ -38,7 +39,7 @@ class Course:
         state = LayerState(HEADS)
         state.add({"entropy": entropy, "entropy_normalized": entropy / 9, "max_logit": entropy + 8}, keys=T if layer == SAMPLED else ROWS,
                   step=step, causal=True, values=values, sampled_of=None if layer == EXACT else T)
-        self.trainer.send(*self.trainer.tensor_frames("state", {"state": np.frombuffer(state.pack(), dtype=np.uint8)}, step=step, layer=layer,
+        trainer.send(*trainer.tensor_frames("state", {"state": np.frombuffer(state.pack(), dtype=np.uint8)}, step=step, layer=layer,
                                                       heads=HEADS, first_epoch=0, first_step=step))
         return entropy[0, 1]
 
@@ -107,6 +108,23 @@ def test_a_layer_of_sampled_rows_has_standard_errors_in_its_table(course, page):
         page.screenshot(f"sampled-rows-layer-{width}-{'dark' if dark else 'light'}")
 
 
+def test_the_chart_of_a_layer_says_the_largest_error_of_its_heads(course, page):
+    for layer in SAMPLED, EXACT:
+        page.open(course.site, f"#/layer?job=gpt&layer={layer}&metric=entropy").ready()
+        page.keys(".figure.series svg", "Home")
+        said = page.text("#tooltip")
+        assert said.startswith("step 15: head 0 2.")
+        assert ("±" in said) == (layer == SAMPLED)
+        if layer == SAMPLED:
+            stat = course.site.api("history", job="gpt", layer=layer, metric="entropy", to=15)["values"]
+            errors = np.array(stat["std"]) / np.sqrt(stat["count"])
+            assert errors.shape == (HEADS, 1) and said.endswith(f"each head and their mean ± {float(f'{errors.max():.2g}'):g} (standard error, at most)")
+            page.screenshot("sampled-rows-layer-chart")
+    page.open(course.site, f"#/layer?job=gpt&layer={SAMPLED}&metric=max_abs_logit").ready()  # an extreme of the rows taken
+    page.keys(".figure.series svg", "Home")
+    assert page.text("#tooltip").startswith("step 15: ") and "±" not in page.text("#tooltip")
+
+
 PAST = f"{8192 + 15 * ROWS:,} of about {16 * T:,} query rows"
 
 
@@ -152,6 +170,25 @@ def test_a_layer_of_all_rows_looks_as_before(course, page, view, at):
     page.open(course.site, f"#/{view}?job=gpt&layer={EXACT}&head=1&metric=entropy{at}").ready()
     wait_until(lambda: "12.5" in page.text("main") if view == "head" else page.texts("tbody td"), "the numbers")
     assert not any(word in page.text("main") for word in ("±", "rows taken", "query rows", "last window"))
+
+
+def test_differences_between_runs_of_sampled_rows_have_standard_errors(course, page):
+    trainer = Trainer(course.site.daemon, "other")
+    for step in range(WINDOW + 1):
+        course.send(SAMPLED, step, trainer)
+    trainer.event("bye")
+    wait_until(lambda: course.site.api("summary", job="other", or_null=1), "the window")
+    wait_until(lambda: course.site.daemon.stats()["history"]["waiting"] == 0, "the history to have it")
+    a, b = (course.site.api("runs", job=job)["runs"][0]["run"] for job in ("gpt", "other"))
+    page.open(course.site, f"#/runs?job=gpt&a=gpt/{a}&b=other/{b}").ready()
+    found = course.site.api("compare", job="gpt", job_b="other")["heads"][0]
+    most = max(found["metrics"].values(), key=lambda one: one["js"])
+    head = page.texts("thead th")
+    said = dict(zip(head, page.texts("tbody tr:first-child td")))["B − A"]
+    delta, error = said.split(" ± ")
+    assert float(delta) == pytest.approx(most["delta"], rel=1e-2) and float(error) == float(f"{most['delta_error']:.2g}")
+    assert 0.4 / np.sqrt(2 * 8192 + 30 * ROWS) < float(error) < 0.02
+    assert page.fits() and page.complaints() == []
 
 
 def test_after_a_restart_the_last_window_has_standard_errors(course, page):

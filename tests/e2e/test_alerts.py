@@ -184,6 +184,22 @@ def test_rows_of_nan_and_wrong_sums_are_told_at_once():
     assert next_alert(reader, "invalid_rows")["state"] == "resolved"
 
 
+def test_an_alert_of_sampled_rows_has_their_standard_error_also_after_a_restart():
+    """Every fourth query."""
+    attnd, reader, trainer = judging(config="rules: {mine: {metric: entropy, each: head, above: 0}}\n")
+    for step in range(2):
+        trainer.attention(np.ascontiguousarray(sharp_maps(1, HEADS)[:, :, ::4]), step=step, q_stride=4)
+    alert = next_alert(reader, "mine")
+    stat = attnd.call("summary", job="gpt")[0]["heads"]["entropy"]
+    assert stat["count"][alert["head"]] == T // 4 and alert["value"] == stat["mean"][alert["head"]]
+    error = stat["std"][alert["head"]] / np.sqrt(T // 4)
+    assert f" is {alert['value']:.4g} (of sampled rows; standard error at most {error:.2g}), above 0" in alert["message"]
+    before = attnd.call("alerts", job="gpt")["firing"]
+    assert attnd.stop() == 0
+    attnd.start()
+    assert [one["message"] for one in attnd.call("alerts", job="gpt")["firing"]] == [one["message"] for one in before]
+
+
 def test_silence_and_its_end_are_told():
     attnd, reader, trainer = judging(config="rules: {silence: {above: 0.3, clear: 0.2}}\n")
     send_steps(trainer, 1, [0])

@@ -282,6 +282,35 @@ def test_means_of_sampled_rows_have_a_standard_error_in_the_past(attnd, rng):
         attnd.start()
 
 
+def test_a_difference_between_runs_of_sampled_rows_has_a_standard_error(attnd, rng):
+    """Every fourth query of 16; of the job `whole` all."""
+    for job, stride in (("a", 4), ("b", 4), ("whole", 1)):
+        trainer = Trainer(attnd, job)
+        for epoch in range(3):
+            trainer.one_epoch(np.ascontiguousarray(softmax_maps(rng, 2, 2, 16, 16)[:, :, ::stride]), epoch, q_stride=stride)
+        trainer.event("bye", epoch=2)
+    values = {job: kept(attnd, job, 3, metric="entropy")["values"] for job in ("a", "b", "whole")}
+
+    def squared(job, head):
+        means, stds, counts = (np.array(values[job][name][head]) for name in ("mean", "std", "count"))
+        between = counts * (means - np.average(means, weights=counts)) ** 2
+        return (((counts - 1) * stds ** 2 + between).sum() / (counts.sum() - 1)) / counts.sum()
+
+    for one, other, sampled in (("a", "b", "ab"), ("a", "whole", "a"), ("whole", "b", "b")):
+        found = attnd.call("compare", job=one, job_b=other, metric="entropy")
+        for side, job in (("a", one), ("b", other)):
+            assert found[side]["rows"] == 3 * 2 * 2 * (4 if job in sampled else 16) and found[side].get("rows_of", 0) == (192 if job in sampled else 0)
+        for head in found["heads"]:
+            expected = np.sqrt(sum(squared(job, head["head"]) for job in sampled))
+            assert head["metrics"]["entropy"]["delta_error"] == pytest.approx(expected, rel=1e-9)
+        first = found["heads"][0]["metrics"]["entropy"]
+        code, out, err = attnctl(attnd, "compare", one, other, "--metric", "entropy")
+        assert (code, err) == (0, "") and f"{first['delta']:.4g} ± {first['delta_error']:.2g}\n" in out
+        assert "of the rows taken; ±: standard error of B - A, at most" in out
+    whole = attnd.call("compare", job="whole", job_b="whole")
+    assert "rows_of" not in whole["a"] and all("delta_error" not in one for head in whole["heads"] for one in head["metrics"].values())
+
+
 def test_a_job_without_a_window_has_no_history_yet(attnd):
     trainer = Trainer(attnd, "young")
     trainer.attention(softmax_maps(np.random.default_rng(1), 1, 2, 4, 4))

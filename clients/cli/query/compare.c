@@ -8,6 +8,7 @@
 #include "proto/header.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #define HEADS_DEFAULT 20
@@ -21,7 +22,14 @@ static void print_side(struct cli *cli, const char *name, const msgpack_object *
     uint64_t first = mpk_find_u64(side, "first"), last = mpk_find_u64(side, "last");
     fprintf(cli->out, "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64, name,
             FIELD_TEXT(side, "job"), FIELD_TEXT(side, "run"), windows, out_plural(windows), first);
-    fprintf(cli->out, first == last ? "\n" : " to %" PRIu64 "\n", last);
+    if (first != last) {
+        fprintf(cli->out, " to %" PRIu64, last);
+    }
+    if (mpk_find(side, "rows_of")) {
+        fprintf(cli->out, ", %" PRIu64 " of about %" PRIu64 " rows", mpk_find_u64(side, "rows"),
+                mpk_find_u64(side, "rows_of"));
+    }
+    putc('\n', cli->out);
 }
 
 /* The metric that differs most; NULL when there is none. */
@@ -39,6 +47,24 @@ static const msgpack_object_kv *most_different(const msgpack_object *head)
     return most;
 }
 
+/* Whether the rows of either are a sample. */
+static bool compare_is_sampled(const msgpack_object *result)
+{
+    return mpk_find(mpk_find(result, "a"), "rows_of") || mpk_find(mpk_find(result, "b"), "rows_of");
+}
+
+/* The difference of the means, with its standard error. */
+static void compare_add_delta(struct out_table *table, const msgpack_object *metric)
+{
+    double error = mpk_number(mpk_find(metric, "delta_error"));
+    if (isnan(error)) {
+        out_number(table, mpk_find(metric, "delta"));
+    } else {
+        out_cell(table, "%.4g %s %.2g", mpk_number(mpk_find(metric, "delta")), out_plus_minus(),
+                 error);
+    }
+}
+
 static void print_alone(struct cli *cli, const char *name, const msgpack_object *list)
 {
     uint32_t count = mpk_items(list);
@@ -50,7 +76,7 @@ static void print_alone(struct cli *cli, const char *name, const msgpack_object 
 static int show_comparison(struct cli *cli, const msgpack_object *result)
 {
     const msgpack_object *heads = mpk_find(result, "heads");
-    bool any = mpk_items(heads) > 0;
+    bool any = mpk_items(heads) > 0, sampled = compare_is_sampled(result);
     print_side(cli, "a", mpk_find(result, "a"));
     print_side(cli, "b", mpk_find(result, "b"));
     if (!any) {
@@ -60,6 +86,13 @@ static int show_comparison(struct cli *cli, const msgpack_object *result)
     } else {
         struct out_table table;
         out_begin(&table, "HEAD|DISTANCE|MOST BY|JS|MEAN A|MEAN B");
+        if (sampled) {
+            fprintf(cli->out,
+                    "of the rows taken; %s: standard error of B - A, at most; two samples of one "
+                    "head have a distance, too\n",
+                    out_plus_minus());
+            out_more(&table, "B - A");
+        }
         for (uint32_t i = 0; i < heads->via.array.size; i++) {
             const msgpack_object *head = &heads->via.array.ptr[i];
             const msgpack_object_kv *most = most_different(head);
@@ -69,6 +102,9 @@ static int show_comparison(struct cli *cli, const msgpack_object *result)
             out_number(&table, mpk_find(most ? &most->val : NULL, "js"));
             out_number(&table, mpk_find(most ? &most->val : NULL, "mean_a"));
             out_number(&table, mpk_find(most ? &most->val : NULL, "mean_b"));
+            if (sampled) {
+                compare_add_delta(&table, most ? &most->val : NULL);
+            }
         }
         putc('\n', cli->out);
         out_print(&table, cli->width, false, cli->out);

@@ -126,10 +126,14 @@ static void past_put_verdict(struct mpk_writer *reply, int judged, bool others)
              others ? "'head_twins', 'mine'" : "");
 }
 
-static void past_put_comparison(struct mpk_writer *reply, double distance)
+static void past_put_comparison(struct mpk_writer *reply, double distance, bool sampled)
 {
-    static const char means[] = "'mean_a': 2.5, 'mean_b': 0.25, 'delta': -2.25";
-    static const char windows[] = "'windows': 20, 'first': 80, 'last': 99";
+    const char *means = sampled
+                            ? "'mean_a': 2.5, 'mean_b': 0.25, 'delta': -2.25, 'delta_error': 0.0123"
+                            : "'mean_a': 2.5, 'mean_b': 0.25, 'delta': -2.25";
+    const char *windows = sampled
+                              ? "'windows': 20, 'first': 80, 'last': 99, 'rows': 80, 'rows_of': 640"
+                              : "'windows': 20, 'first': 80, 'last': 99, 'rows': 640";
     mpk_text(reply,
              "{'a': {'job': 'gpt', 'run': 'abcdef0123456789', %s},"
              " 'b': {'job': 'gpt', 'run': '0123456789abcdef', %s},"
@@ -201,7 +205,8 @@ static void test_past_answer(const struct fake *fake, const char *method, uint64
     } else if (strcmp(method, "rules") == 0) {
         mpk_text(reply, "[{'name': 'head_twins', 'needs': 'needs matrices'}]");
     } else if (strcmp(method, "compare") == 0) {
-        past_put_comparison(reply, strcmp(job, "same") == 0 ? 0 : 0.25);
+        past_put_comparison(reply, strcmp(job, "same") == 0 ? 0 : 0.25,
+                            strcmp(job, "sampled") == 0);
     } else if (strcmp(method, "runs") == 0) {
         past_put_runs(reply);
     } else {
@@ -416,6 +421,21 @@ SAYS(runs_that_are_alike_have_no_table, {"compare same same", 0,
                                          "no head differs\n"
                                          "1 head only in b\n"
                                          "there are more heads: --count shows them\n"});
+
+FAKE_TEST(a_difference_of_sampled_rows_has_a_standard_error)
+{
+    setenv("LC_ALL", "C", 1);
+    fake_says(fake, "compare sampled sampled/01 | head -n 7", 0,
+              "a: gpt, run abcdef01, 20 windows, 80 to 99, 80 of about 640 rows\n"
+              "b: gpt, run 01234567, 20 windows, 80 to 99, 80 of about 640 rows\n"
+              "of the rows taken; +-: standard error of B - A, at most; two samples of one head "
+              "have a distance, too\n"
+              "\n"
+              "HEAD               DISTANCE  MOST BY   JS  MEAN A  MEAN B           B - A\n"
+              "decoder.3.self.h2      0.25  entropy  0.5     2.5    0.25  -2.25 +- 0.012\n"
+              "1 head only in b\n");
+    unsetenv("LC_ALL");
+}
 
 SAYS_OF(what_compare_asks, answer_params,
         {"compare gpt/ab bert --metric entropi", 2,

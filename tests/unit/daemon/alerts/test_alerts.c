@@ -331,6 +331,116 @@ ALERTS_TEST(sink_rate_has_statistics)
     window_fires(f, &w, "p90 of sink_rate of decoder.3.self is 0.75, above 0.5");
 }
 
+/* Samples of rows */
+
+#define SAMPLED(error) " (of sampled rows; standard error at most " error ")"
+
+/* A window of a sample of an eighth of the rows. */
+static void fill_sampled(struct alerts_window *w, const struct alerts_fixture *f,
+                         enum metric metric, uint32_t heads, const double *means)
+{
+    alerts_fill(w, f, metric, heads, means);
+    w->summary.layer.rows_of = 8 * w->summary.layer.rows;
+    for (uint32_t h = 0; h < heads; h++) {
+        w->stat[h].std = 0.5 + h;
+        w->stat[h].count = 100;
+    }
+}
+
+ALERTS_TEST(a_mean_of_sampled_rows_has_a_standard_error)
+{
+    start_mine(f, ENTROPY "below: 0.3, each: head");
+    struct alerts_window w;
+    fill_sampled(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.2});
+    window_fires(f, &w, OF_LAYER " head 0 is 0.2" SAMPLED("0.05") ", below 0.3");
+    w.stat[0].mean = 0.5;
+    give_window(f, &w);
+    expect_resolved(f, OF_LAYER
+                    " head 0 is 0.5" SAMPLED("0.05") ", no longer below 0.3 (clear at 0.33)");
+    w.summary.layer.rows_of = w.summary.layer.rows;
+    w.stat[0].mean = 0.1;
+    window_fires(f, &w, OF_HEAD(0) "0.1, below 0.3");
+}
+
+/* Heads share their rows, so their errors of 0.05, 0.15 and 0.25 do not average out. */
+ALERTS_TEST(the_error_of_a_mean_of_heads_is_at_most_that_of_a_head)
+{
+    alerts_start(f, "  layers: {" ENTROPY "below: 0.3}\n"
+                    "  runs: {" ENTROPY "below: 0.3, each: run}\n");
+    struct alerts_window w;
+    fill_sampled(&w, f, METRIC_ENTROPY_NORMALIZED, 3, (double[]){0.2, 0.2, 0.2});
+    alerts_layer(f->alerts, &w.summary, &f->sink);
+    expect_firing(f, OF_LAYER " is 0.2" SAMPLED("0.15") ", below 0.3");
+    w.summary.layer.id.layer = 4; /* another has all its rows */
+    w.summary.layer.rows_of = w.summary.layer.rows;
+    give_window(f, &w);
+    expect_firing(f, "entropy_normalized of decoder.4.self is 0.2, below 0.3");
+    expect_firing(f, "entropy_normalized of the run (mean of its heads) is 0.2" SAMPLED(
+                         "0.075") ", below 0.3");
+}
+
+ALERTS_TEST(a_standard_error_outlives_a_restart)
+{
+    start_mine(f, ENTROPY "below: 0.3, each: head");
+    struct alerts_window w;
+    fill_sampled(&w, f, METRIC_ENTROPY_NORMALIZED, 3, (double[]){0.5, 0.2, 0.1});
+    give_window(f, &w);
+    expect_firing(f, OF_LAYER " head 1 is 0.2" SAMPLED("0.15") ", below 0.3");
+    expect_firing(f, OF_LAYER " head 2 is 0.1" SAMPLED("0.25") ", below 0.3");
+    save_and_restore(f);
+    assert_int_equal(alerts_each(f->alerts, &f->sink), 0);
+    expect_firing(f, OF_LAYER " head 2 is 0.1" SAMPLED("0.25") ", below 0.3");
+    expect_firing(f, OF_LAYER " head 1 is 0.2" SAMPLED("0.15") ", below 0.3");
+}
+
+ALERTS_TEST(a_change_names_the_error_of_the_newest_mean)
+{
+    start_mine(f, ENTROPY "falls_by: 0.3, each: head");
+    struct alerts_window w;
+    fill_sampled(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.9});
+    window_is_quiet(f, &w);
+    w.stat[0].mean = 0.1;
+    window_fires(f, &w,
+                 OF_LAYER " head 0 is 0.1" SAMPLED("0.05") ", 0.8 lower than 1 window ago, more "
+                                                           "than 0.3");
+}
+
+ALERTS_TEST(extremes_and_numbers_of_messages_have_no_error)
+{
+    alerts_start(f, "  largest: {metric: max_logit, statistic: max, above: 1}\n"
+                    "  quantile: {metric: max_logit, statistic: p90, above: 1, each: head}\n");
+    struct alerts_window w;
+    fill_sampled(&w, f, METRIC_MAX_LOGIT, 1, (double[]){2});
+    w.stat[0].max = w.stat[0].p90 = 3;
+    window_fires(f, &w, "max of max_logit of decoder.3.self is 3, above 1");
+    expect_firing(f, "p90 of max_logit of decoder.3.self head 0 is 3, above 1");
+    alerts_stop(f);
+    start_mine(f, "metric: std_logit, above: 1, each: head");
+    fill_sampled(&w, f, METRIC_STD_LOGIT, 1, (double[]){2});
+    window_fires(f, &w, "std_logit of decoder.3.self head 0 is 2, above 1");
+}
+
+ALERTS_TEST(a_saturated_head_has_the_error_of_its_entropy_and_a_layer_none)
+{
+    alerts_start(f, "  head: {metric: saturated_alone, each: head, below: 0.25}\n"
+                    "  layer: {metric: saturated_entropy, below: 0.9}\n");
+    struct result_stat spread[2] = {{.mean = 20, .count = 1}, {.mean = 2, .count = 1}};
+    struct alerts_window w;
+    fill_sampled(&w, f, METRIC_ENTROPY_SANS_FIRST, 2, (double[]){0.2, 0.8});
+    w.summary.stat[METRIC_STD_LOGIT] = spread;
+    window_fires(f, &w,
+                 "saturated_alone of decoder.3.self head 0 is 0.2" SAMPLED("0.05") ", below 0.25");
+    expect_firing(
+        f, "saturated_entropy of decoder.3.self (mean of its heads, head 0 has the lowest) is 0.6, "
+           "below 0.9");
+    spread[0].mean = 2;
+    give_window(f, &w);
+    expect_resolved(
+        f, "saturated_alone of decoder.3.self head 0 is 1, no longer below 0.25 (clear at 0.275)");
+    expect_resolved(
+        f, "saturated_entropy of decoder.3.self is 1, no longer below 0.9 (clear at 0.95)");
+}
+
 /* The run */
 
 ALERTS_TEST(losses_are_a_share_of_all_messages)
