@@ -241,6 +241,17 @@ void measure_free(struct measure **measure)
 
 /* Jobs */
 
+uint64_t measured_invalid_rows(const struct measured *measured, uint32_t head)
+{
+    if (measured->invalid_rows == 0 || !measured->value[METRIC_ENTROPY]) {
+        return 0;
+    }
+    /* Queries are valid for all heads of a message alike, and each sound row has an entropy. */
+    uint64_t rows = (measured->rows + measured->invalid_rows) / measured->heads;
+    uint64_t sound = measured->head[head].row[METRIC_ENTROPY].moments.n;
+    return rows > sound ? rows - sound : 0;
+}
+
 uint32_t measure_jobs(const struct measure *measure)
 {
     return measure->jobs;

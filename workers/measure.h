@@ -90,6 +90,9 @@ struct measured {
     const struct weights_result *weights; /* tier weights */
 };
 
+/* Rows of a head that were left out as unsound; 0 with metrics.core off. */
+uint64_t measured_invalid_rows(const struct measured *measured, uint32_t head);
+
 struct measure;
 
 /* Bytes that a measure and its results take at most; of weights also what is laid out meanwhile.

@@ -192,9 +192,9 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
         } else {
             snprintf(message, ALERT_MESSAGE_MAX,
                      "rows became invalid: first in %s of %s, between steps %" PRIu64
-                     " and %" PRIu64 ": %.4g of them",
+                     " and %" PRIu64 ": %.4g %% of its rows",
                      head, layer_name(alerts->origin.layer, layer), alerts->origin.after,
-                     alerts->origin.before, alerts->origin.share);
+                     alerts->origin.before, 100 * alerts->origin.share);
         }
     } else {
         alert_message(rule, cell, place, value_now(rule, cells, index), state, message);
@@ -309,7 +309,7 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
 static double run_value(struct alerts *alerts, uint32_t index, const struct alert_run *run)
 {
     if (alerts->rules[index]->metric == RULE_INVALID_ORIGIN) {
-        return alert_origin_value(alerts);
+        return alert_origin_value(alerts, false);
     }
     if (alerts->rules[index]->metric == RULE_SINK_SHARE) {
         return alert_sink_share(alerts);
@@ -372,6 +372,65 @@ int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct 
         sink->overflow(sink->data, alerts->held_back);
     }
     alerts->told = alerts->held_back = 0;
+    return result;
+}
+
+void alerts_capture(struct alerts *alerts, const struct result_common *common, struct layer_id id,
+                    uint32_t head, double invalid_share)
+{
+    struct alert_layer *layer = alerts->rule_count > 0 ? alert_layer_get(alerts, id) : NULL;
+    bool told = alerts->origin.share > 0;
+    if (!layer) {
+        return;
+    }
+    if (layer->captured_step != common->step) {
+        layer->captured = (struct alert_invalid){.heads = 0};
+        layer->captured_step = common->step;
+    }
+    alert_invalid_add(&layer->captured, head, invalid_share);
+    if (alerts->invalid.waits ? common->step >= alerts->invalid.step : told) {
+        return;
+    }
+    if (invalid_share > 0) {
+        alerts->invalid.waits = true;
+        alerts->invalid.epoch = common->epoch;
+        alerts->invalid.step = common->step;
+        alerts->invalid.time_ns = common->time_ns;
+    } else if (common->step > alerts->sound[0]) {
+        alerts->sound[1] = alerts->sound[0];
+        alerts->sound[0] = common->step;
+    }
+}
+
+bool alerts_has_invalid(const struct alerts *alerts, uint64_t before)
+{
+    return alerts->invalid.waits && alerts->invalid.step < before;
+}
+
+int alerts_invalid(struct alerts *alerts, const struct result_common *common,
+                   const struct alert_sink *sink)
+{
+    int result = 0;
+    const struct result_common window = alerts->newest; /* of what the others say */
+    struct result_common at = *common;
+    at.epoch = alerts->invalid.epoch;
+    at.step = alerts->invalid.step;
+    at.time_ns = alerts->invalid.time_ns;
+    alerts_note(alerts, &at);
+    for (int i = 1; i >= 0 && alerts->origin.share == 0; i--) {
+        if (alerts->sound[i] < at.step && alerts->sound[i] > alerts->origin.after) {
+            alerts->origin.after = alerts->sound[i];
+        }
+    }
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        const struct rule *rule = alerts->rules[i];
+        if (rule->metric == RULE_INVALID_ORIGIN && rule->windows == 1) {
+            int code = alerts_judge_run(alerts, i, alert_origin_value(alerts, true), NAN, sink);
+            result = result ? result : code;
+        }
+    }
+    alerts->invalid.waits = false;
+    alerts->newest = window;
     return result;
 }
 

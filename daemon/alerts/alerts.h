@@ -45,6 +45,16 @@ struct alert_run {
 };
 int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink);
 
+/* A head of a message in its turn: invalid rows are judged once their captured step is over, not
+ * only with its window. */
+void alerts_capture(struct alerts *alerts, const struct result_common *common, struct layer_id id,
+                    uint32_t head, double invalid_share);
+/* Whether a captured step with invalid rows, before this one, has not been judged. */
+bool alerts_has_invalid(const struct alerts *alerts, uint64_t before);
+/* Judges it, by the rules about where rows became invalid. Returns 0 or ERR_MEMORY. */
+int alerts_invalid(struct alerts *alerts, const struct result_common *common,
+                   const struct alert_sink *sink);
+
 /* Nothing has been heard of the run for so long; 0 when something came again. */
 int alerts_silence(struct alerts *alerts, const struct result_common *common, double silent_s,
                    const struct alert_sink *sink);

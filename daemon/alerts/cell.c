@@ -104,6 +104,8 @@ void alerts_forget(struct alerts *alerts)
     }
     memset(alerts->gathered, 0, sizeof alerts->gathered);
     alerts->origin = (struct alert_origin){.share = 0};
+    alerts->invalid.waits = false;
+    memset(alerts->sound, 0, sizeof alerts->sound);
     alerts->focus = alerts->focus_now = 0;
     alerts->sinks = alerts->sinkable = 0;
     alerts->causal = false;

@@ -48,7 +48,7 @@ struct alert_head_numbers {
 
 /* Shares of invalid rows of a layer's heads; head: the one with most, -1 = several have. */
 struct alert_invalid {
-    bool known; /* of the window that is judged */
+    uint32_t heads; /* up to the last one that was counted; 0 = nothing is known */
     double most, least;
     int32_t head;
 };
@@ -67,6 +67,8 @@ struct alert_layer {
     struct layer_id id;
     struct alert_numbers *numbers; /* owned; NULL = no window yet */
     uint32_t measured;             /* the last window that had it */
+    struct alert_invalid captured; /* of its newest captured step, */
+    uint64_t captured_step;        /* which is this one */
     UT_hash_handle hh;
     struct alert_cells cells[]; /* [rule_count] */
 };
@@ -84,7 +86,7 @@ struct alert_origin {
     int32_t head;
     double share;           /* of its rows; 0 = none are */
     bool everywhere;        /* in all of them alike: no capture saw where it began */
-    uint64_t after, before; /* newest steps of the last window without and of the first one with */
+    uint64_t after, before; /* the last step without, and the first with; of windows: their ends */
 };
 
 /* The newest window that was judged. */
@@ -108,7 +110,13 @@ struct alerts {
         sinkable; /* heads of this window with nearly all on the first token; with a number */
     bool causal;  /* a decoder's self-attention is */
     struct alert_origin origin; /* of what first_invalid told */
-    uint32_t windows;           /* that were judged */
+    /* The first captured step with invalid rows, until it is judged. */
+    struct {
+        bool waits;
+        uint64_t epoch, step, time_ns;
+    } invalid;
+    uint64_t sound[2]; /* the two newest captured steps with other rows */
+    uint32_t windows;  /* that were judged */
     struct alert_judged judged;
     uint32_t per_window, told, held_back; /* in this window */
 };
@@ -140,9 +148,11 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
 void alert_numbers_end(struct alerts *alerts);
 /* The share of sinks among the heads of the layers that were taken; NaN without any. */
 double alert_sink_share(const struct alerts *alerts);
-/* The share of the origin in this window; remembers where it is until none is invalid. NaN without
- * a layer. */
-double alert_origin_value(struct alerts *alerts);
+/* Takes a head's share of invalid rows in. */
+void alert_invalid_add(struct alert_invalid *invalid, uint32_t head, double share);
+/* The share of the origin in this window, or in the captured step that waits; remembers where it is
+ * until none is invalid. NaN without a layer, and of a window without any that ended before it. */
+double alert_origin_value(struct alerts *alerts, bool captured);
 
 /* Whether the window has what the rule judges. */
 bool alert_has(const struct summary_result *summary, const struct rule *rule);

@@ -442,22 +442,38 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
         alerts->sinks += is_taken(&numbers->head[h].past.first, first);
         alerts->sinkable += isnan(first) ? 0 : 1;
     }
-    struct alert_invalid *invalid = &numbers->invalid;
-    *invalid = (struct alert_invalid){.known = true, .head = -1};
-    for (uint32_t h = 0; h < summary->heads && summary->invalid_share; h++) {
-        double share = summary->invalid_share[h];
-        if (h == 0 || share > invalid->most + SAME_SHARE) {
-            invalid->head = (int32_t)h;
-            invalid->most = share;
-        } else if (share >= invalid->most - SAME_SHARE) {
-            invalid->head = -1;
-        }
-        invalid->least = h == 0 ? share : fmin(invalid->least, share);
+    numbers->invalid = (struct alert_invalid){.head = -1};
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        alert_invalid_add(&numbers->invalid, h,
+                          summary->invalid_share ? summary->invalid_share[h] : 0);
     }
     return 0;
 }
 
-double alert_origin_value(struct alerts *alerts)
+void alert_invalid_add(struct alert_invalid *invalid, uint32_t head, double share)
+{
+    bool first = invalid->heads == 0;
+    invalid->heads = head < invalid->heads ? invalid->heads : head + 1;
+    if (first || share > invalid->most + SAME_SHARE) {
+        invalid->head = (int32_t)head;
+        invalid->most = share;
+    } else if (share >= invalid->most - SAME_SHARE && invalid->head != (int32_t)head) {
+        invalid->head = -1;
+    }
+    invalid->least = first ? share : fmin(invalid->least, share);
+}
+
+static const struct alert_invalid *invalid_of(const struct alerts *alerts,
+                                              const struct alert_layer *layer, bool captured)
+{
+    const struct alert_invalid *invalid = layer->numbers ? &layer->numbers->invalid : NULL;
+    if (captured) {
+        invalid = layer->captured_step == alerts->invalid.step ? &layer->captured : NULL;
+    }
+    return invalid && invalid->heads > 0 ? invalid : NULL;
+}
+
+double alert_origin_value(struct alerts *alerts, bool captured)
 {
     /* One row that is invalid makes rows of all layers behind it invalid, more and more of them,
      * and from the next step on all rows everywhere. So it began in the first layer, by the order
@@ -468,15 +484,16 @@ double alert_origin_value(struct alerts *alerts)
     double least = INFINITY;
     uint32_t heads = 0;
     for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        if (layer->numbers && layer->numbers->invalid.known) {
-            least = fmin(least, layer->numbers->invalid.least);
-            heads += layer->numbers->heads;
+        const struct alert_invalid *invalid = invalid_of(alerts, layer, captured);
+        if (invalid) {
+            least = fmin(least, invalid->least);
+            heads += invalid->heads;
             found.share = 0;
         }
     }
     for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        const struct alert_invalid *invalid = layer->numbers ? &layer->numbers->invalid : NULL;
-        if (!invalid || !invalid->known || invalid->most <= 0) {
+        const struct alert_invalid *invalid = invalid_of(alerts, layer, captured);
+        if (!invalid || invalid->most <= 0) {
             continue;
         }
         bool more = invalid->most > least + SAME_SHARE;
@@ -491,16 +508,17 @@ double alert_origin_value(struct alerts *alerts)
         found.before = alerts->newest.step;
         alerts->origin = found;
     }
-    return found.share;
+    bool before = alerts->origin.share > 0 && alerts->newest.step < alerts->origin.before;
+    return found.share == 0 && before ? NAN : found.share;
 }
 
 void alert_numbers_end(struct alerts *alerts)
 {
     bool any = false; /* else losses alone were judged */
     for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        any = any || (layer->numbers && layer->numbers->invalid.known);
+        any = any || (layer->numbers && layer->numbers->invalid.heads > 0);
         if (layer->numbers) {
-            layer->numbers->invalid.known = false;
+            layer->numbers->invalid.heads = 0;
         }
     }
     if (any) {

@@ -126,6 +126,46 @@ void judging_of_losses(struct run *run)
     judging_submit(&closing);
 }
 
+/* Outside of a closing window, or before its layers are judged. */
+static void judging_of_invalid(struct closing *closing)
+{
+    struct run *run = closing->run;
+    struct alert_sink sink = judging_sink(closing);
+    struct result_common common = run_common(run);
+    run->alerts_unsaved = true;
+    if (alerts_invalid(run->alerts, &common, &sink) != 0) {
+        log_event(LOG_ERROR, "run_not_judged", LOG_STR("job", run->job));
+    }
+}
+
+void judging_of_message(struct run *run, const struct message *message)
+{
+    const struct header *header = &message->header;
+    if (!run->alerts || message_has_matrices(message)) {
+        return;
+    }
+    if (alerts_has_invalid(run->alerts, header->step)) {
+        struct closing closing = {.run = run, .batch = checkpoint_begin(run)};
+        judging_of_invalid(&closing);
+        judging_submit(&closing);
+    }
+    struct result_common common = run_common(run);
+    const struct layer_state *given = message->given;
+    for (uint32_t h = 0; h < header->heads; h++) {
+        uint32_t head = header->head_offset + h;
+        uint64_t invalid, rows;
+        if (given) {
+            rows = given->rows + given->invalid_rows;
+            invalid = given->head[head].invalid_rows;
+        } else {
+            rows = message->measured->rows + message->measured->invalid_rows;
+            invalid = measured_invalid_rows(message->measured, h);
+        }
+        double share = (double)invalid * header->heads / (double)(rows ? rows : 1);
+        alerts_capture(run->alerts, &common, header->layer, head, share);
+    }
+}
+
 void judging_of_silence(struct run *run, uint64_t now_ns)
 {
     struct closing closing = {.run = run};
@@ -181,6 +221,9 @@ void judging_of_layer(struct closing *closing, const struct layer_state *state,
         return;
     }
     run->alerts_unsaved = true;
+    if (alerts_has_invalid(run->alerts, summary->common.step + 1)) {
+        judging_of_invalid(closing);
+    }
     struct rank_entropy entropy = {.count = 0};
     int code = layer_state_ranks_entropy(state, state->heads, &entropy);
     if (!code) {

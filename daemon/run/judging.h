@@ -7,6 +7,9 @@
 #include "daemon/ingest/plan.h"
 #include "daemon/run/run.h"
 
+/* Lets the rules know of a message that was taken, and judges the captured step before it, if rows
+ * of that became invalid. */
+void judging_of_message(struct run *run, const struct message *message);
 /* Lets the rules judge a layer, when its window closes and is one of the primary track. A failure
  * costs the judgement, not the summary. */
 void judging_of_layer(struct closing *closing, const struct layer_state *state,

@@ -17,6 +17,7 @@
 #include "daemon/run/closing.h"
 #include "daemon/run/events.h"
 #include "daemon/run/forward.h"
+#include "daemon/run/judging.h"
 #include "daemon/run/live.h"
 #include "daemon/state/state_message.h"
 
@@ -388,6 +389,7 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
     if (message->stage == STAGE_FINISHED) {
         stream->counts.processed++;
         queue_show(run, stream, message);
+        judging_of_message(run, message);
     }
     return 0;
 }

@@ -205,12 +205,7 @@ static int layer_state_add_head(struct layer_state *state, const struct measured
         }
     }
     int code = stat_set_add(&head->stats, input.slot, input.mask, writer);
-    if (!code && measured->invalid_rows > 0 && measured->value[METRIC_ENTROPY]) {
-        /* Queries are valid for all heads of a message alike, and each sound row has an entropy. */
-        uint64_t rows = (measured->rows + measured->invalid_rows) / measured->heads;
-        uint64_t sound = measured->head[h].row[METRIC_ENTROPY].moments.n;
-        head->invalid_rows += rows > sound ? rows - sound : 0;
-    }
+    head->invalid_rows += code ? 0 : measured_invalid_rows(measured, h);
     if (!code && newest) {
         head->newest = *position;
         head->pattern = (uint8_t)(measured->pattern ? measured->pattern[h] : PATTERN_NONE);

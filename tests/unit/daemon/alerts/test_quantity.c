@@ -414,7 +414,7 @@ QUANTITY_TEST(rows_became_invalid_first_in_the_first_layer_with_more_than_others
     expect_told(f, ALERT_FIRING, decoder_1, 2);
     assert_string_equal(f->message,
                         "rows became invalid: first in head 2 of decoder.1.self, between "
-                        "steps 2 and 3: 0.6 of them");
+                        "steps 2 and 3: 60 % of its rows");
     judge_invalid(f, all_invalid, all_invalid);
     double share = 0;
     struct alert_sink sink = {keep_origin_share, NULL, &share};
