@@ -65,7 +65,7 @@ static void control_history_on_answered(void *data, int code, const char *detail
     if (code == ERR_JOB_UNKNOWN && registry_knows(asked->view->registry, asked->job)) {
         code = ERR_NO_HISTORY; /* which the history cannot know */
         snprintf(text, sizeof text,
-                 "%s has no window in the history yet: it comes when the first one closes",
+                 "%s has no window in the history yet: it comes soon after the first one closes",
                  asked->job);
         detail = text;
     }

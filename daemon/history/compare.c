@@ -387,12 +387,8 @@ static int read_sides(struct query *query, struct comparison *comparison)
         return code;
     }
     if (a->layer_count == 0 || b->layer_count == 0) {
-        const struct compare_side *none = a->layer_count == 0 ? a : b;
-        return query_fail(
-            query, ERR_NO_HISTORY,
-            "run %.8s of %s has no window in the history yet%s: it comes when the first one closes",
-            none->run.hex, none->run.job,
-            a->layer_count == b->layer_count ? ", nor has the other" : "");
+        return find_no_window(query, a->layer_count == 0 ? &a->run : &b->run,
+                              a->layer_count == b->layer_count ? ", nor has the other" : "");
     }
     /* Both runs in the same windows: those of the first layer of the first. */
     struct found_track track;
