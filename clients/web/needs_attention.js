@@ -24,7 +24,7 @@ function unmeasuredNodes({ checks }) {
         count = layers.length - LAYERS,
         more = count > 0 ? ` and ${count} more ${count === 1 ? "layer" : "layers"}` : "";
     if (layers.length === 0) return [];
-    return [h("p", { class: "unmeasured" }, `No numbers came in the last 8 windows of ${layers.slice(0, LAYERS).join(", ")}${more}.`)];
+    return [h("p", { class: "unmeasured" }, `No numbers came in the last windows of ${layers.slice(0, LAYERS).join(", ")}${more}.`)];
 }
 
 export class NeedsAttention {
@@ -105,7 +105,7 @@ export class NeedsAttention {
         const { found, frame } = this;
         const isJudged = Number.isFinite(found.step);
         frame.classList.toggle("open", !isJudged || unmeasuredNodes(found).length > 0);
-        frame.setTitle(isJudged ? "No alerts" : "Not monitoring yet", "");
+        frame.setTitle(isJudged ? "No alerts" : this.isEnded() || !this.rules.length ? "Not monitored" : "Not monitoring yet", "");
         refill(
             frame.body,
             ...unmeasuredNodes(found),
@@ -126,9 +126,13 @@ export class NeedsAttention {
     checksText() {
         const { judged, unjudged = [] } = this.found.checks ?? {};
         if (!judged) return undefined;
-        const needs = (name) => this.rules.find((rule) => rule.name === name)?.needs,
-            missing = unjudged.map((name) => (needs(name) ? `${name} (${needs(name)})` : name)),
-            also = missing.length ? `; ${missing.length} not measured: ${missing.join(", ")}` : "";
+        const reasons = new Map();
+        for (const name of unjudged) {
+            const why = this.rules.find((rule) => rule.name === name)?.needs ?? "";
+            reasons.set(why, [...(reasons.get(why) ?? []), name]);
+        }
+        const missing = [...reasons].map(([why, names]) => names.join(", ") + (why && ` (${why})`)),
+            also = missing.length ? `; ${unjudged.length} not measured: ${missing.join("; ")}` : "";
         return `${judged} checks passed ${this.momentText()}${also}.`;
     }
 

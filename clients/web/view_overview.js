@@ -50,6 +50,7 @@ function layersOf(store, grid) {
 function nothingYet(job, run, fleet) {
     const why = run ? whyNoWindow(fleet, run.run) : "";
     if (why) return note(why, " ", h("a", { href: link("fleet", {}) }, "The fleet"));
+    if (isOver(run)) return note(`${job} sent nothing that was measured before it ended.`);
     const refused = (run?.lost ?? 0) + (run ? droppedCount(run) : 0);
     return note(
         refused > 0
@@ -100,10 +101,10 @@ class Overview {
         return grid;
     }
 
-    /** A sentence about what capturing costs the job's runs that go on; "" when none has told. */
+    /** Why the plan takes nothing of the job's runs that go on, else what capturing costs them; "" when none has told. */
     async loadCost() {
         const plan = await find("plan", { job: this.params.job }).catch(() => null);
-        this.cost = plan?.cost?.message ?? "";
+        this.cost = plan?.note ?? plan?.cost?.message ?? "";
         if (this.isCurrent()) this.drawCost();
     }
 

@@ -28,8 +28,8 @@ static void asked_free(struct history_asked *asked)
     free(asked);
 }
 
-/* `past`: the history's map of two keys, or NULL when it has none. */
-static void answer_alerts(struct history_asked *asked, const struct mpk_writer *past)
+/* `past`: the history's map of two keys, or NULL when it has none of the job, or is off. */
+static void answer_alerts(struct history_asked *asked, const struct mpk_writer *past, bool off)
 {
     struct mpk_writer result;
     mpk_writer_init(&result);
@@ -42,7 +42,11 @@ static void answer_alerts(struct history_asked *asked, const struct mpk_writer *
     if (past) {
         mpk_put_raw(&result, past->buffer.data + 1, past->buffer.size - 1);
     } else {
-        mpk_pair_nil(&result, "alerts");
+        if (off) {
+            mpk_pair_nil(&result, "alerts");
+        } else {
+            mpk_pair_array(&result, "alerts", 0);
+        }
         mpk_pair_bool(&result, "more", false);
     }
     int code =
@@ -57,11 +61,16 @@ static void control_history_on_answered(void *data, int code, const char *detail
                                         const struct mpk_writer *result)
 {
     struct history_asked *asked = data;
+    char text[CONTROL_DETAIL_MAX];
     if (code == ERR_JOB_UNKNOWN && registry_knows(asked->view->registry, asked->job)) {
         code = ERR_NO_HISTORY; /* which the history cannot know */
+        snprintf(text, sizeof text,
+                 "%s has no window in the history yet: it comes soon after the first one closes",
+                 asked->job);
+        detail = text;
     }
     if (asked->alerts && (code == 0 || code == ERR_NO_HISTORY || code == ERR_HISTORY_OFF)) {
-        answer_alerts(asked, code ? NULL : result);
+        answer_alerts(asked, code ? NULL : result, code == ERR_HISTORY_OFF);
     } else {
         pending_answer(&asked->pending, code, detail, result);
     }

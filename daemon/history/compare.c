@@ -271,7 +271,8 @@ static uint32_t find_same(const struct compare_side *side, struct layer_id id)
     return i;
 }
 
-/* Layers that both have, but not in the same windows, or no histograms of them any more. */
+/* Layers that both have, but not in the same windows, or no histograms of them any more. Both sides
+ * have been pooled. */
 static int check_pooled(struct query *query, const struct compare_side *side,
                         const struct compare_side *other)
 {
@@ -294,8 +295,8 @@ static int check_pooled(struct query *query, const struct compare_side *side,
         return code;
     }
     return query_fail(query, ERR_NO_HISTORY,
-                      "run %.8s of %s has no window with histograms in this range", side->run.hex,
-                      side->run.job);
+                      "run %.8s of %s has no window with histograms in this range%s", side->run.hex,
+                      side->run.job, other->windows == 0 ? ", nor has the other" : "");
 }
 
 /* Answering */
@@ -418,15 +419,18 @@ static int read_sides(struct query *query, struct comparison *comparison)
     if (code) {
         return code;
     }
+    if (a->layer_count == 0 || b->layer_count == 0) {
+        return find_no_window(query, a->layer_count == 0 ? &a->run : &b->run,
+                              a->layer_count == b->layer_count ? ", nor has the other" : "");
+    }
     /* Both runs in the same windows: those of the first layer of the first. */
     struct found_track track;
-    if (a->layer_count == 0) {
-        return query_fail(
-            query, ERR_NO_HISTORY,
-            "run %.8s of %s has no window in the history yet: it comes when the first one closes",
-            a->run.hex, a->run.job);
-    }
     code = find_track(query, &a->layers[0], &track);
+    if (code == ERR_NO_HISTORY) {
+        char has[HISTORY_DETAIL_MAX];
+        snprintf(has, sizeof has, "%s", query->detail);
+        return query_fail(query, code, "run %.8s of %s: %s", a->run.hex, a->run.job, has);
+    }
     if (code) {
         return code;
     }

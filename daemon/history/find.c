@@ -106,6 +106,14 @@ int find_run(struct query *query, const char *job, const char *prefix, struct fo
 
 /* Layers */
 
+int find_no_window(struct query *query, const struct found_run *run, const char *also)
+{
+    bool ended = run->state == JOB_ENDED;
+    return query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no window in the history%s%s: %s",
+                      run->hex, run->job, ended ? "" : " yet", also,
+                      ended ? "it has ended" : "it comes when the first one closes");
+}
+
 int open_layers(struct query *query, const struct found_run *run, sqlite3_stmt **ret_statement)
 {
     /* A value that no layer has stands for "any". */
@@ -183,13 +191,7 @@ int find_layer(struct query *query, const struct found_run *run, struct found_la
         history_find_add_name(query, index++, text);
     }
     sqlite3_finalize(statement);
-    if (index == 0) {
-        query_fail(
-            query, ERR_NO_HISTORY,
-            "run %.8s of %s has no window in the history yet: it comes when the first one closes",
-            run->hex, run->job);
-    }
-    return ERR_NO_HISTORY;
+    return index > 0 ? ERR_NO_HISTORY : find_no_window(query, run, "");
 }
 
 /* Tracks */

@@ -35,6 +35,9 @@ struct found_track {
  * ERR_RUN_UNKNOWN (with a sentence; also when several begin so), or another error. */
 int find_run(struct query *query, const char *job, const char *prefix, struct found_run *ret_run);
 
+/* Refuses a question to a run that has no layer; `also` stands behind that. */
+int find_no_window(struct query *query, const struct found_run *run, const char *also);
+
 /* The layers that stack, layer and site of the parameters leave, in the order encoder, decoder;
  * layer; self, cross. Each row of the statement is read by found_layer. */
 int open_layers(struct query *query, const struct found_run *run, sqlite3_stmt **ret_statement);

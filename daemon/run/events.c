@@ -136,7 +136,7 @@ int events_take(struct run *run, struct message *message)
         if (header->event == EVENT_EPOCH_END) {
             window_epoch_end(window, message->rank_index, header->epoch);
         } else if (header->event == EVENT_BYE) {
-            window_bye(window, message->rank_index, message->received_ns);
+            window_bye(window, message->rank_index, header->step, message->received_ns);
         }
     }
     if (!code) {

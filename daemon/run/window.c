@@ -97,8 +97,7 @@ static uint64_t boundary_index(const struct window *window, uint64_t index)
     return index - index % stride + stride - 1;
 }
 
-/* By moving on, by an epoch_end, or by having sent the last step before its bye: the whole part was
- * seen. */
+/* By moving on, by an epoch_end, or by a bye after the last step: the whole part was seen. */
 static bool rank_completed(const struct window *window, const struct window_rank *rank,
                            const struct window_part *part)
 {
@@ -167,6 +166,14 @@ bool window_is_late(const struct window *window, uint64_t unit)
     return window->rule.unit != WINDOW_SECOND && unit / window->rule.part < window->next_index;
 }
 
+static void rank_reach(struct window_rank *rank, uint64_t unit)
+{
+    if (!rank->seen || unit > rank->position) {
+        rank->position = unit;
+    }
+    rank->seen = true;
+}
+
 int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, bool overtakes,
                   uint64_t now_ns, struct window_part **ret_part)
 {
@@ -196,11 +203,7 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, boo
         return ERR_MEMORY;
     }
     if (!overtakes) {
-        struct window_rank *rank = &window->ranks[rank_index];
-        if (!rank->seen || unit > rank->position) {
-            rank->position = unit;
-        }
-        rank->seen = true;
+        rank_reach(&window->ranks[rank_index], unit);
     }
     part->arrivals++;
     part->last_ns = now_ns;
@@ -224,10 +227,14 @@ void window_epoch_end(struct window *window, uint32_t rank_index, uint64_t epoch
     }
 }
 
-void window_bye(struct window *window, uint32_t rank_index, uint64_t now_ns)
+void window_bye(struct window *window, uint32_t rank_index, uint64_t step, uint64_t now_ns)
 {
-    window->ranks[rank_index].bye = true;
-    window->ranks[rank_index].bye_ns = now_ns;
+    struct window_rank *rank = &window->ranks[rank_index];
+    if (window->rule.unit == WINDOW_STEP) {
+        rank_reach(rank, step);
+    }
+    rank->bye = true;
+    rank->bye_ns = now_ns;
 }
 
 void window_take_bye_back(struct window *window, uint32_t rank_index, uint64_t now_ns)

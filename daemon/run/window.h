@@ -66,7 +66,7 @@ struct window_rank {
     bool bye;
     uint64_t bye_ns;   /* when it said so; 0: it did not, or took it back for good */
     uint64_t last_ns;  /* when it was last heard of */
-    uint64_t position; /* largest unit seen */
+    uint64_t position; /* largest unit seen, or the step of its bye */
     uint64_t finished; /* units below this are finished by an epoch_end */
 };
 
@@ -113,7 +113,8 @@ int window_arrive(struct window *window, uint32_t rank_index, uint64_t unit, boo
 void window_joined_late(struct window *window, const struct window_part *part);
 /* This rank has ended this epoch; it has no effect unless units are epochs. */
 void window_epoch_end(struct window *window, uint32_t rank_index, uint64_t epoch);
-void window_bye(struct window *window, uint32_t rank_index, uint64_t now_ns);
+/* This rank ends, and `step` was its last one. */
+void window_bye(struct window *window, uint32_t rank_index, uint64_t step, uint64_t now_ns);
 /* This rank goes on after its bye. Within `timeout` of the bye that may be what was on its way
  * still: when nothing more is heard of the rank for `timeout`, the bye holds after all. Later it is
  * taken back for good. */

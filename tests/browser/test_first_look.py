@@ -35,7 +35,9 @@ def publish(site, job, module=None):
 def looked(module_site):
     """A collapse that has ended, a healthy run, and one with a head of NaN."""
     site = module_site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "http.live_interval=0s",
-                       config="rules: {mine: {metric: confidence, each: head, above: 0.999, job: sharp}}\n")
+                       config="rules: {mine: {metric: confidence, each: head, above: 0.999, job: sharp},"
+                              " little: {metric: output_norm, each: head, below: 0.1, job: well},"
+                              " much: {metric: output_norm, each: head, above: 9, job: well}}\n")
     for job in RUNS:
         trainer = publish(site, job, module="<b>blocks.0</b>" if job == "well" else None)
         if job in ("well", "falls"):
@@ -57,6 +59,11 @@ def test_what_captures_cost_is_said_while_the_run_goes_on(looked, page):
     wait_until(lambda: page.text(".cost") == "capture: 0.3 % of step time", "the cost")
     page.open(looked, "#/overview?job=falls").ready()
     assert page.text(".cost") == ""
+    looked.daemon.call("plan.set", job="well", layers="decoder.9.*")
+    page.open(looked, "#/overview?job=well").ready()
+    wait_until(lambda: page.text(".cost") == "nothing is captured: the job has none of layers=decoder.9.*", "that a plan takes nothing")
+    page.screenshot("first-look-nothing-1440-light")
+    looked.daemon.call("plan.reset", job="well")
 
 
 def test_the_worst_alert_stands_first(looked, page):
@@ -91,6 +98,7 @@ def test_a_run_in_which_all_is_well_says_so_and_of_when(looked, page):
     wait_until(lambda: "No alerts" in page.text(".attention"), "that all is well")
     assert f" checks passed in the window to step {step}; " in attention(page) and page.texts(".attention .trouble") == []
     assert "head_silent (needs projection matrices of the last 8 windows (weights_every=) and metrics.spectrum, or watch(residual=True))" in attention(page)
+    assert "; little, much (needs watch(values=True))" in attention(page), "each reason once"
     assert page.count(".attention b, .heat b, main b") == page.js(
         "return document.querySelectorAll('.attention .soft b').length"), "names with markup are texts"
 
@@ -286,7 +294,7 @@ def test_layers_whose_numbers_have_stopped_are_named_beside_the_checks_that_pass
             trainer.attention(softmax_maps(rng, 1, HEADS, T, T), layer=layer, step=step)
     wait_until(lambda: (looked.api("verdict", job="halts", or_null=1) or {}).get("step") == 25, "the last window")
     page.open(looked, "#/overview?job=halts").ready()
-    wait_until(lambda: "No numbers came in the last 8 windows of decoder.1.self, decoder.2.self." in attention(page), "the layers")
+    wait_until(lambda: "No numbers came in the last windows of decoder.1.self, decoder.2.self." in attention(page), "the layers")
     assert " checks passed in the window to step 25" in attention(page) and page.count(".attention.open") == 1, "it is not green"
     assert "of step 27, 2 layers of earlier ones" in page.text(".heat header")
     page.keys(".heat svg", "ArrowRight")

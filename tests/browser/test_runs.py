@@ -291,6 +291,19 @@ def test_a_run_without_epochs_is_told_what_to_do(own_site, page):
     wait_until(lambda: page.js("return document.querySelector('.timeline svg') !== null"), "the picture when there are epochs")
 
 
+def test_a_run_that_ended_before_its_first_window_was_not_monitored(own_site, page):
+    site = own_site(*SETTINGS)
+    trainer = Trainer(site.daemon, "brief")
+    trainer.event("hello", layers=[dict(stack="decoder", layer=0, site="self", heads=HEADS)])
+    trainer.event("bye")
+    site.daemon.settled(2)
+    page.open(site, "#/overview?job=brief").ready()
+    wait_until(lambda: "The run ended before the first check" in page.text(".attention"), "that it was not judged")
+    assert page.text(".attention h2") == "Not monitored"
+    assert "No numbers came in the last windows of decoder.0.self." in page.text(".attention")
+    assert page.text(".heat .note") == "brief sent nothing that was measured before it ended."
+
+
 def through_a_proxy(page, is_so):
     """Requests of the browser have a header of those that forward; attnd's own user needs no token."""
     page.driver.execute_cdp_cmd("Network.enable", {})

@@ -385,6 +385,41 @@ def test_a_run_can_be_compared_with_another_one_or_with_a_window_of_its_own():
             attnd.call("baseline", job="gpt", to=wrong)
 
 
+def test_a_comparison_names_the_run_that_has_no_window_yet():
+    attnd = Attnd("history.commit=50ms")
+    run = train(attnd, run=b"o" * 16)
+    kept(attnd, "gpt", 1)
+    begun, over = [Trainer(attnd, job, run=job.encode().ljust(16, b"x")) for job in ("begun", "also")]
+    for trainer in begun, over:
+        trainer.event("hello")
+    wait_until(lambda: len(attnd.call("runs")["runs"]) == 3, "the runs")
+
+    def said(a, b):
+        with pytest.raises(RuntimeError, match="no_history") as refused:
+            attnd.call("compare", job=a, job_b=b)
+        return refused.value.sentence
+
+    nothing = "run 62656775 of begun has no window in the history yet"
+    assert said("gpt", "begun") == said("begun", "gpt") == f"{nothing}: it comes when the first one closes"
+    assert said("begun", "also") == f"{nothing}, nor has the other: it comes when the first one closes"
+    over.event("bye")
+    wait_until(lambda: "ended" in attnd.call("runs", job="also")["runs"][0]["state"], "its end")
+    assert said("gpt", "also").endswith(" of also has no window in the history: it has ended")
+    with pytest.raises(RuntimeError, match="no_history") as refused:
+        attnd.call("compare", job="gpt", job_b="gpt", window="100 steps")
+    assert refused.value.sentence.startswith(f"run {run[:8]} of gpt: decoder.0.self has no windows of 100 steps; it has those of ")
+
+
+def test_a_job_that_the_history_has_not_heard_of_has_no_window_yet():
+    attnd = Attnd("history.commit=1min")
+    Trainer(attnd, "gpt").event("hello")
+    attnd.settled(1)
+    for words in ("history", "gpt"), ("export", "gpt", "--csv"):
+        code, _, err = attnctl(attnd, *words)
+        assert (code, err) == (1, "attnctl: gpt has no window in the history yet: it comes soon after the first one closes\n")
+    assert attnd.call("alerts", job="gpt")["alerts"] == [], "there is a history"
+
+
 def test_the_config_can_name_the_run_to_compare_with():
     old = (b"o" * 16).hex()
     attnd = Attnd("drift.windows=2", f"drift.baseline={old}")

@@ -509,7 +509,7 @@ def test_a_check_names_the_layers_that_no_numbers_came_of(tmp_path, rng):
     result = check(tmp_path, messages)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == (f"{tmp_path}/run.rec: 0 alerts in 6 windows of 7 messages\n"
-                             "gpt, run 00010203: no numbers came in the last 8 windows of decoder.1.self\n")
+                             "gpt, run 00010203: no numbers came in the last windows of decoder.1.self\n")
     unmeasured = [dict(job="gpt", run=bytes(range(16)).hex(), layers=["decoder.1.self"])]
     assert json.loads(check(tmp_path, messages, "--json").stdout)["unmeasured"] == unmeasured
     assert json.loads(check(tmp_path, training(rng), "--json").stdout)["unmeasured"] == []

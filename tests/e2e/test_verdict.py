@@ -12,7 +12,7 @@ RULES = "rules: {mine: {metric: entropy_normalized, each: head, below: 0.3}}\n"
 HEADS = 4
 FLAT = 1
 WELL, COLLAPSED = [FLAT] * HEADS, [1000, 50, 400, 150]
-UNMEASURED = "No numbers came in the last 8 windows of decoder.1.self, decoder.2.self\n"
+UNMEASURED = "No numbers came in the last windows of decoder.1.self, decoder.2.self"
 FIRING = [("entropy_collapse", None), ("mine", 0), ("mine", 2), ("mine", 3), ("mine", 1)]  # rule and head, worst first
 
 
@@ -55,6 +55,11 @@ def by_attnctl(attnd, command):
     return attnctl(attnd, command, "gpt").stdout
 
 
+def flat(text):
+    """Without the breaks of lines."""
+    return " ".join(text.split())
+
+
 def judged(attnd, step):
     """The answer once the window of this step has been judged, and a checkpoint has that."""
     def done():
@@ -83,7 +88,7 @@ def test_it_is_the_same_everywhere_and_the_worst_comes_first():
     assert "why" not in mine, "it is no rule of attnd's own"
     assert answer["checks"]["judged"] > 5 and "head_silent" in answer["checks"]["unjudged"]
     assert by_http(attnd) == answer and attnd.call("alerts", job="gpt")["firing"] == answer["alerts"]
-    said = " ".join(by_attnctl(attnd, "summary").split("\n\n")[0].split())
+    said = flat(by_attnctl(attnd, "summary").split("\n\n")[0])
     assert said == f"critical entropy_collapse since step 5: {worst['message']}; 4 more: attnctl alerts gpt"
     few = by_control(attnd, limit=2)
     assert (few["alerts"], few["more"]) == (answer["alerts"][:2], True) and by_http(attnd, "&limit=2") == few
@@ -101,7 +106,7 @@ def test_a_run_in_which_nothing_fires_says_how_much_was_checked():
     answer = judged(attnd, 2)
     assert (answer["alerts"], answer["more"]) == ([], False) and answer["checks"]["judged"] > 5
     passed, missing = answer["checks"]["judged"], answer["checks"]["unjudged"]
-    said = " ".join(by_attnctl(attnd, "summary").split("\n\n")[0].split())
+    said = flat(by_attnctl(attnd, "summary").split("\n\n")[0])
     assert said == f"No alerts: {passed} checks passed; {len(missing)} not measured: {', '.join(missing)}"
     said = by_attnctl(attnd, "alerts").splitlines()[1:]
     assert said[0] == f"{passed} checks passed; {len(missing)} not measured:"
@@ -130,16 +135,16 @@ def test_checks_that_pass_say_nothing_of_layers_whose_numbers_have_stopped():
     said, = json.loads(attnctl(attnd, "alerts", "--json").stdout)["unmeasured"]
     assert said == {"job": "gpt", "run": trainer.run.hex(), "layers": stopped["checks"]["unmeasured"]}
     assert attnd.metric('attnd_training_layers_unmeasured{job="gpt"}') == 2
-    assert attnctl(attnd, "alerts").stdout.endswith("\ngpt: " + UNMEASURED)
+    assert f" gpt, run {trainer.run.hex()[:8]}: " + UNMEASURED in flat(attnctl(attnd, "alerts").stdout)
     attnd.call("plan.set", job="gpt", layers="decoder.[02].*")
     assert by_control(attnd)["checks"]["unmeasured"] == ["decoder.2.self"], "a plan may leave layers out"
     attnd.call("plan.reset", job="gpt")
     for command in ("summary", "alerts"):
-        assert UNMEASURED in by_attnctl(attnd, command)
+        assert UNMEASURED in flat(by_attnctl(attnd, command))
     go_on(range(12, 15), COLLAPSED)
     assert firing(judged(attnd, 13)) == FIRING, "of layer 0"
     for command in ("summary", "alerts"):
-        assert UNMEASURED in by_attnctl(attnd, command)
+        assert UNMEASURED in flat(by_attnctl(attnd, command))
     send(trainer, COLLAPSED, [15, 16])
     assert judged(attnd, 15)["checks"]["unmeasured"] == ["decoder.2.self"]
 
@@ -155,6 +160,18 @@ def test_a_layer_that_never_came_is_not_measured_when_its_run_ends():
     assert judged(attnd, 2)["checks"]["unmeasured"] == ["decoder.2.self"]
 
 
+def test_two_runs_of_a_job_are_told_apart_by_layers_that_are_not_measured():
+    attnd = judging()
+    trainers = [Trainer(attnd, "gpt") for _ in range(2)]
+    for trainer in trainers:
+        trainer.event("hello", layers=[dict(stack="decoder", layer=layer, site="self", heads=HEADS) for layer in range(3)])
+        for step in range(11):
+            trainer.attention(sharp_maps(WELL, HEADS), step=step, causal=True)
+    attnd.settled(24)
+    said = flat(attnctl(attnd, "alerts").stdout)
+    assert all(f"gpt, run {trainer.run.hex()[:8]}: {UNMEASURED}" in said for trainer in trainers)
+
+
 def test_a_run_that_ends_before_its_first_window_says_so():
     attnd = judging()
     trainer = Trainer(attnd, "gpt")
@@ -162,7 +179,7 @@ def test_a_run_that_ends_before_its_first_window_says_so():
     trainer.event("bye")
     attnd.settled(2)
     assert by_attnctl(attnd, "alerts").splitlines()[1:] == [
-        UNMEASURED.strip(), "The run ended before the first check, which comes with the first window"]
+        UNMEASURED, "The run ended before the first check, which comes with the first window"]
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])

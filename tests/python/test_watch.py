@@ -286,6 +286,18 @@ def test_test_points_that_see_training_points_alone_count(captured, need_weights
 
 # ------------------------------------------------------------------------------------- whole models
 
+@pytest.mark.parametrize("epoch_end", [False, True])
+def test_bye_tells_the_last_step_that_was_done(daemon, epoch_end):
+    """Captured or not, so that a window of which no capture is missing is whole."""
+    with attnd.watch(Model(), job="job", endpoint=daemon.endpoint, wait=0, every=10, steps="manual") as it:
+        daemon.attach(it.publisher)
+        for _ in range(15):
+            it.step()
+        if epoch_end:
+            it.epoch_end()
+    assert [(h["event"], h["step"]) for _, h, _ in daemon.until_bye()[-1:]] == [("bye", 14)]
+
+
 def test_torch_transformer_layers_and_hello(daemon):
     model = torch.nn.Transformer(D, H, 2, 2, 16, dropout=0.0, batch_first=True)
     with daemon.publisher() as publisher:

@@ -153,6 +153,13 @@ def test_a_run_in_which_nothing_fires_says_so(attnd, trainer, open_top):
     terminal.wait_for(r"^ No alerts at step [67]: \d+ checks passed, \d+ not measured$")
 
 
+def test_a_run_that_ended_before_its_first_window_says_so(attnd, trainer, open_top):
+    trainer.event("hello")
+    trainer.event("bye")
+    terminal = open_top(attnd, "gpt-small")
+    terminal.wait_for("The run ended before the first check, which comes with the first window")
+
+
 def test_layers_whose_numbers_have_stopped_are_counted_beside_the_checks_that_pass(attnd, trainer, open_top):
     send_steps(trainer, ([3, 4, 5, 6],) * 2, range(3))
     send_well(trainer, 3, 14)
@@ -176,7 +183,7 @@ def test_a_job_that_is_asked_for_is_waited_for(attnd, open_top):
     terminal.wait_for("attnd knows no job 'mine' yet")
     trainer = Trainer(attnd, "mine")
     trainer.event("hello", layers=[])
-    terminal.wait_for("mine has sent nothing that was measured yet")
+    terminal.wait_for("mine has sent nothing that was measured, or")
     send_well(trainer, 3)
     terminal.wait_for(r"decoder\.0\.self +0\.\d+")
 

@@ -25,7 +25,7 @@ const char *attn_strerror(int code)
     case ATTN_E_REFUSED:
         return "the daemon refused";
     case ATTN_E_TOO_LARGE:
-        return "larger than the daemon takes: dropped";
+        return "larger than the daemon takes, or the daemon is too old for it: dropped";
     default:
         return "unknown error";
     }

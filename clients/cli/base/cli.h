@@ -122,9 +122,10 @@ bool cli_tell_waiting(struct cli *cli, const char *endpoint);
  * have passed and, unless `brief`, what each of the others needs. Returns whether attnd knows one;
  * else nothing is printed. */
 bool verdict_print(struct cli *cli, bool brief);
-/* Names layers that no check says anything of, if there are any, behind their job unless it is "".
- */
-void verdict_print_unmeasured(struct cli *cli, const char *job, const msgpack_object *layers);
+/* Why no rule has judged a run yet, whether any is in force or not. */
+const char *verdict_unjudged(bool ended, bool any_rule);
+/* Names layers that no check says anything of, if there are any, behind the words `whose`. */
+void verdict_print_unmeasured(struct cli *cli, const char *whose, const msgpack_object *layers);
 
 /* Where a browser finds what attnd binds at `bound`. */
 void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ADDRESS_MAX]);

@@ -56,8 +56,10 @@ static void alerts_print_unmeasured(struct cli *cli, const msgpack_object *runs,
 {
     for (uint32_t i = 0; i < mpk_items(runs); i++) {
         const msgpack_object *run = field_at(runs, i);
-        verdict_print_unmeasured(cli, with_job ? FIELD_TEXT(run, "job") : "",
-                                 mpk_find(run, "layers"));
+        char whose[JOB_NAME_MAX + 24];
+        snprintf(whose, sizeof whose, "%s%srun %.8s: ", with_job ? FIELD_TEXT(run, "job") : "",
+                 with_job ? ", " : "", FIELD_TEXT(run, "run"));
+        verdict_print_unmeasured(cli, whose, mpk_find(run, "layers"));
     }
 }
 

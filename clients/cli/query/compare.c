@@ -20,8 +20,10 @@ static void print_side(struct cli *cli, const char *name, const msgpack_object *
 {
     uint64_t windows = mpk_find_u64(side, "windows");
     uint64_t first = mpk_find_u64(side, "first"), last = mpk_find_u64(side, "last");
-    fprintf(cli->out, "%s: %s, run %.8s, %" PRIu64 " window%s, %" PRIu64, name,
-            FIELD_TEXT(side, "job"), FIELD_TEXT(side, "run"), windows, out_plural(windows), first);
+    fprintf(cli->out, "%s: %s, run %.8s", name, FIELD_TEXT(side, "job"), FIELD_TEXT(side, "run"));
+    if (windows > 0) { /* else no layer is in both */
+        fprintf(cli->out, ", %" PRIu64 " window%s, %" PRIu64, windows, out_plural(windows), first);
+    }
     if (first != last) {
         fprintf(cli->out, " to %" PRIu64, last);
     }

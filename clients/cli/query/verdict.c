@@ -35,13 +35,19 @@ static void verdict_print_needs(struct cli *cli, const msgpack_object *unjudged)
     }
 }
 
-void verdict_print_unmeasured(struct cli *cli, const char *job, const msgpack_object *layers)
+const char *verdict_unjudged(bool ended, bool any_rule)
+{
+    return !any_rule ? "No rule is in force: alerts are switched off, or none is of this job"
+           : ended   ? "The run ended before the first check, which comes with the first window"
+                     : "Not monitoring yet: the first check comes with the first window";
+}
+
+void verdict_print_unmeasured(struct cli *cli, const char *whose, const msgpack_object *layers)
 {
     enum { NAMED = 4 };
     uint32_t count = mpk_items(layers);
     char text[SENTENCE_MAX];
-    int used = snprintf(text, sizeof text, "%.128s%sNo numbers came in the last 8 windows of", job,
-                        *job ? ": " : "");
+    int used = snprintf(text, sizeof text, "%.160sNo numbers came in the last windows of", whose);
     for (uint32_t i = 0; i < count && i < NAMED; i++) {
         used += snprintf(text + used, sizeof text - (size_t)used, "%s %.71s", i ? "," : "",
                          FIELD_VALUE(field_at(layers, i)));
@@ -64,13 +70,12 @@ static void verdict_print_well(struct cli *cli, const msgpack_object *result, bo
     bool ended = mpk_is_str(mpk_find(result, "state"), "ended");
     char text[SENTENCE_MAX];
     verdict_print_unmeasured(cli, "", mpk_find(checks, "unmeasured"));
-    if (passed == 0) { /* of a run that is only in the history it is not known */
-        fputs(!mpk_find(checks, "judged") ? (brief ? "No alerts\n" : "")
-              : others == 0
-                  ? "No rule is in force: alerts are switched off, or none is of this job\n"
-              : ended ? "The run ended before the first check, which comes with the first window\n"
-                      : "Not monitoring yet: the first check comes with the first window\n",
-              cli->out);
+    if (!mpk_find(checks, "judged")) { /* a run that is only in the history */
+        fputs(brief ? "No alerts\n" : "", cli->out);
+        return;
+    }
+    if (passed == 0) {
+        fprintf(cli->out, "%s\n", verdict_unjudged(ended, others > 0));
         return;
     }
     int used = snprintf(text, sizeof text, "%s%" PRIu64 " check%s passed",

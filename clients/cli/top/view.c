@@ -3,6 +3,7 @@
  * run has its verdict, its time line, and a table of layers, of heads, or of alerts. */
 #include "clients/cli/top/internal.h"
 
+#include "clients/cli/base/cli.h"
 #include "clients/cli/base/out.h"
 #include "proto/err.h"
 
@@ -271,6 +272,12 @@ static void draw_verdict(struct top_view *view)
 {
     const struct opened *opened = &view->model->opened;
     struct screen *screen = view->screen;
+    if (opened->alert_count == 0 && !opened->judged) {
+        screen_put(screen, view->row++, 1, REST, STYLE_FAINT,
+                   verdict_unjudged(strcmp(opened->row.state, "ended") == 0,
+                                    opened->checks + opened->unjudged > 0));
+        return;
+    }
     if (opened->alert_count == 0) {
         char layers[48] = "", checks[80] = "";
         if (opened->unmeasured > 0) {
@@ -282,11 +289,8 @@ static void draw_verdict(struct top_view *view)
                      ": %" PRIu64 " check%s passed, %" PRIu32 " not measured", opened->checks,
                      out_plural(opened->checks), opened->unjudged);
         }
-        screen_print(screen, view->row++, 1, REST, opened->judged ? STYLE_STRONG : STYLE_FAINT,
-                     opened->judged
-                         ? "No alerts at step %" PRIu64 "%s%s"
-                         : "Not monitoring yet: the first check comes with the first window",
-                     opened->judged_step, layers, checks);
+        screen_print(screen, view->row++, 1, REST, STYLE_STRONG,
+                     "No alerts at step %" PRIu64 "%s%s", opened->judged_step, layers, checks);
         return;
     }
     const struct alert *worst = &opened->alerts[0];
@@ -505,7 +509,7 @@ static void draw_run(struct top_view *view)
                  model_list_count(model));
     if (opened->layer_count == 0 && model->page == PAGE_LAYERS) {
         screen_print(screen, view->row, 3, REST, STYLE_FAINT,
-                     "%s has sent nothing that was measured yet, or nothing of %s", opened->job,
+                     "%s has sent nothing that was measured, or nothing of %s", opened->job,
                      model->metric);
     } else if (model->page == PAGE_ALERTS) {
         draw_alerts(view);

@@ -36,7 +36,7 @@ static const struct {
     {{"attnd_training_ranks", FAMILY_GAUGE, "Ranks that have been heard of."}, "ranks"},
     {{"attnd_training_ranks_announced", FAMILY_GAUGE, "Ranks that the job says it has."}, "world"},
     {{"attnd_training_layers_unmeasured", FAMILY_GAUGE,
-      "Layers that the plan takes and no numbers came of in the last 8 windows."},
+      "Layers that the plan takes and no numbers came of in the last windows, 8 at most."},
      "unmeasured"},
     {{"attnd_training_messages_received", FAMILY_COUNTER,
       "Messages of the newest run, with those that came again (dropped as repeated)."},

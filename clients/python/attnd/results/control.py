@@ -210,7 +210,8 @@ class Control:
     def alerts(self, job: Optional[str] = None, run: Optional[str] = None, **where: Any) -> Any:
         """A dict: `firing`, the alerts that fire now, or fired when their run ended (`state`: `firing_at_end`); `alerts`,
         all that was told, newest first (None without a history); `more`; `unmeasured`, the layers of each run that no
-        numbers came of in the last 8 windows. `where` narrows them down: rule, severity, state, from_, to, limit."""
+        numbers came of in the last windows, 8 at most. `where` narrows them down: rule, severity, state, from_, to,
+        limit."""
         return self.call("alerts", past.given(job=job, run=run, **where))
 
     def compare(self, a: str, b: str, **where: Any) -> Any:

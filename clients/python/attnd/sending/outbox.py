@@ -103,6 +103,7 @@ class Outbox:
         self._moves: Deque[int] = deque()  # what it was given and has let go of since: without the lock, as the latter is
         self.count = {"published": 0, "sent": 0, "dropped": 0, "skipped": 0, "sent_bytes": 0, "too_large": 0}
         self.position = (0, 0)  # epoch and step of the newest message
+        self.last_done: Optional[Tuple[int, int]] = None  # of the last step that was done, captured or not; None: not told
         self._pending = 0  # published, and neither sent, dropped nor skipped yet
         self.drops: Dict[bytes, int] = {}  # by topic
         self.lane_drops: Dict[bytes, int] = {}
@@ -328,7 +329,7 @@ class Outbox:
         if self.is_open:
             self.count["published"] += 1
             self._pending += 1
-            self._queue.append(Message(self._event_topic, "event", {"event": "bye"}, *self.position, (), 0))
+            self._queue.append(Message(self._event_topic, "event", {"event": "bye"}, *(self.last_done or self.position), (), 0))
         self._ring()
 
     def shut(self) -> None:

@@ -564,6 +564,10 @@ class Publisher:
         For capture/watch.py; the arguments are taken as checked."""
         self._cost.update(facts)
 
+    def step_done(self, epoch: int, step: int) -> None:
+        """This step is done, captured or not: the last one is told by `bye`. For capture/watch.py."""
+        self._outbox.last_done = (epoch, step)
+
     def bye(self) -> None:
         """Tells that this rank publishes nothing more. close() does it by itself."""
         self.close()

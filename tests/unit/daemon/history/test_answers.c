@@ -266,9 +266,10 @@ PAST_TEST(a_comparison_can_be_narrowed_down)
                  "metric is not accepted (valid: those with one value per attention row, such as "
                  "entropy)",
                  "compare", "job:s metric:s", "gpt", "variance");
-    past_refuses(past, ERR_NO_HISTORY,
-                 "run 01010101 of gpt has no window with histograms in this range", "compare",
-                 "job:s run:s run_b:s from:u", "gpt", "01", "02", UINT64_C(9));
+    past_refuses(
+        past, ERR_NO_HISTORY,
+        "run 01010101 of gpt has no window with histograms in this range, nor has the other",
+        "compare", "job:s run:s run_b:s from:u", "gpt", "01", "02", UINT64_C(9));
 }
 
 PAST_TEST(runs_with_other_windows_are_not_compared)

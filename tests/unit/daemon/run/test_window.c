@@ -160,7 +160,7 @@ WINDOW_TEST(bye_closes_and_cuts_what_was_not_ended)
 {
     uint32_t a = window_join(f, 0, 1);
     window_message(f, a, 0);
-    window_bye(&f->window, a, f->now);
+    window_bye(&f->window, a, 0, f->now);
     assert_true(window_next(f)->cut);
     assert_true(window_all_bye(&f->window));
 }
@@ -168,7 +168,7 @@ WINDOW_TEST(bye_closes_and_cuts_what_was_not_ended)
 WINDOW_TEST(a_bye_is_taken_back_and_holds_when_nothing_follows)
 {
     uint32_t a = window_join(f, 0, 1);
-    window_bye(&f->window, a, f->now);
+    window_bye(&f->window, a, 0, f->now);
     f->now += 10 * S; /* what was still on its way */
     window_join(f, 0, 1);
     window_take_bye_back(&f->window, a, f->now);
@@ -182,7 +182,7 @@ WINDOW_TEST(a_bye_is_taken_back_and_holds_when_nothing_follows)
 WINDOW_TEST(a_bye_that_is_followed_for_long_is_taken_back_for_good)
 {
     uint32_t a = window_join(f, 0, 1);
-    window_bye(&f->window, a, f->now);
+    window_bye(&f->window, a, 0, f->now);
     f->now += 61 * S;
     window_join(f, 0, 1);
     window_take_bye_back(&f->window, a, f->now);
@@ -285,9 +285,27 @@ WINDOW_TEST(the_last_step_before_a_bye_completes_its_window)
     for (uint64_t step = 0; step < 10; step++) {
         window_message(f, a, step);
     }
-    window_bye(&f->window, a, f->now);
+    window_bye(&f->window, a, 0, f->now);
     assert_false(window_next(f)->cut);
     assert_false(window_next(f)->cut);
+}
+
+WINDOW_TEST(a_bye_after_steps_without_a_message_completes_their_window)
+{
+    window_start(f, WINDOW_STEP, 100, 100);
+    uint32_t a = window_join(f, 0, 1);
+    window_message(f, a, 90);
+    window_bye(&f->window, a, 99, f->now);
+    assert_false(window_next(f)->cut);
+}
+
+WINDOW_TEST(a_bye_before_the_end_of_a_window_cuts_it)
+{
+    window_start(f, WINDOW_STEP, 100, 100);
+    uint32_t a = window_join(f, 0, 1);
+    window_message(f, a, 90);
+    window_bye(&f->window, a, 98, f->now);
+    assert_true(window_next(f)->cut);
 }
 
 WINDOW_TEST(parts_that_all_have_finished_are_not_too_many)
