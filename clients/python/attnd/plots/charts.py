@@ -122,7 +122,7 @@ def draw(chart: Chart, look: Look) -> Any:
         page = look.page(WIDTH_ONE, chart.title)
         lines, across = legend_lines([handle.get_label() for handle in handles], page.width, _SAMPLE)
         frame = layouts.Frame([chart], 1, True, True, [], "", lines * _LEGEND_LINE + 3 if lines else 0.0, is_chart=True)
-        layout = layouts.arrange(frame, page, "for a chart", lambda _: 1)
+        layout = layouts.arrange(frame, page, "for a chart")
         figure = Figure(figsize=(page.width / INCH, (page.height or float(np.ceil(layout.height - 0.01))) / INCH))
         box = layout.boxes[0]
         ax = place_axes(figure, box)

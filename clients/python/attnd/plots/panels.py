@@ -103,17 +103,13 @@ def draw(panels: Panels, look: Look) -> Any:
         if look.ax is not None:
             return _draw_into(panels, look, ranges)
         page = look.page(panels.inches or (WIDTH_ONE if len(panels.items) == 1 else WIDTH_TWO), panels.title)
-
-        def columns(of: layouts.Page) -> int:
-            wanted = panels.columns or look.columns or layouts.choose_columns(len(panels.items), of)
-            return min(wanted, len(panels.items))
-
+        columns = min(panels.columns or look.columns or layouts.choose_columns(len(panels.items), page), len(panels.items))
         entries = _entries(panels.items)
         lines, across = legend_lines([text for text, *_ in entries], page.width, _SWATCH)
-        frame = layouts.Frame(panels.items, columns(page), panels.shared, panels.stretch, ranges, panels.bar_title,
+        frame = layouts.Frame(panels.items, columns, panels.shared, panels.stretch, ranges, panels.bar_title,
                               3 + lines * _LEGEND_LINE if lines else 0.0)
         what = f"for {len(panels.items)} panel{'s' * (len(panels.items) != 1)}"
-        layout = layouts.arrange(frame, page, what, columns)
+        layout = layouts.arrange(frame, page, what)
         height = page.height or float(np.ceil(layout.height - 0.01))
         figure = Figure(figsize=(layout.width / INCH, height / INCH))
         _draw_all(figure, panels, look, ranges, frame, layout)

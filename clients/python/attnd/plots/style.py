@@ -81,15 +81,11 @@ class AllBelow(PlotError):
 
 
 class TooSmall(PlotError):
-    """The figure has no room in `size`, (width, height or None) in inches; `least` is large enough."""
+    """The figure has no room in `size`, (width, height or None) in inches."""
 
-    def __init__(self, size: Tuple[float, Optional[float]], least: Tuple[float, Optional[float]], what: str):
-        super().__init__(f"{_size_text(size)}: too small {what}: at least {_size_text(least)}")
-        self.size, self.least = size, least
-
-
-def _size_text(size: Tuple[float, Optional[float]]) -> str:
-    return "x".join(f"{side:g}" for side in size if side)
+    def __init__(self, size: Tuple[float, Optional[float]], what: str):
+        super().__init__(f"{'x'.join(f'{side:g}' for side in size if side)}: too small {what}: give it more inches")
+        self.size = size
 
 
 # ------------------------------------------------------------------------------------------------ fonts and style
