@@ -14,7 +14,8 @@ from . import labels, layout as layouts
 from .output import Figure
 from .panels import Look, axes_of, draw_title, legend_lines, place_axes, place_legend
 from .scale import Array
-from .style import ALERT, AXIS, CYCLE, GRID, INCH, LINE, NAME, REST, WIDTH_ONE, NothingToDraw
+from .names import NothingToDraw
+from .style import ALERT, AXIS, CYCLE, GRID, INCH, LINE, NAME, REST, WIDTH_ONE
 from . import style
 
 _SAMPLE, _LEGEND_LINE = 12.0, 10.0

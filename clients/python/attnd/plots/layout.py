@@ -16,7 +16,8 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 from . import labels, scale
 from .cells import bar_room
-from .style import INCH, MARGIN, NAME, TITLE, TooSmall, shorten, width
+from .names import TooSmall
+from .style import INCH, MARGIN, NAME, TITLE, shorten, width
 
 GAP = 7.0  # between panels
 CHART_RIGHT = 6.0  # beside a chart, where others have their bars

@@ -16,7 +16,8 @@ from .cells import BAR_GAP, BAR_WIDE, Bar, CellImage, bar_place
 from .data import MASKED, PADDED, SHOWN
 from .output import Figure
 from .scale import Array
-from .style import HATCH, INCH, MARGIN, NAME, SOFT, TICK, WIDTH_ONE, WIDTH_TWO, PlotError, colormap, ink_on, shorten, width
+from .names import PlotError
+from .style import HATCH, INCH, MARGIN, NAME, SOFT, TICK, WIDTH_ONE, WIDTH_TWO, colormap, ink_on, shorten, width
 from . import style
 
 _NUMBER_CELL = 15.0  # points of a cell that a number fits into

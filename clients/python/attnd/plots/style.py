@@ -18,7 +18,7 @@ from matplotlib import font_manager
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import Colormap
 
-from .names import COLORMAPS
+from .names import COLORMAPS, PlotError
 
 INCH = 72.0
 # Sizes are made for a column of 3.3 in, where nobody scales a figure down.
@@ -58,34 +58,6 @@ _FALLBACK = (
 )
 _GENERIC = {"sans-serif": "DejaVu Sans", "sans": "DejaVu Sans", "system-ui": "DejaVu Sans", "cursive": "DejaVu Sans",
             "serif": "DejaVu Serif", "monospace": "DejaVu Sans Mono", "mono": "DejaVu Sans Mono"}
-
-
-class PlotError(ValueError):
-    """A wrong request; the text is a sentence for people."""
-
-
-class NothingToDraw(PlotError):
-    """No value is a number, or the query attends to nothing."""
-
-
-class NotWhole(PlotError):
-    """The kind needs whole or square maps, and these are not."""
-
-
-class NoQuery(PlotError):
-    """There is no query of this number."""
-
-
-class AllBelow(PlotError):
-    """vmin is above all values."""
-
-
-class TooSmall(PlotError):
-    """The figure has no room in `size`, (width, height or None) in inches."""
-
-    def __init__(self, size: Tuple[float, Optional[float]], what: str):
-        super().__init__(f"{'x'.join(f'{side:g}' for side in size if side)}: too small {what}: give it more inches")
-        self.size = size
 
 
 # ------------------------------------------------------------------------------------------------ fonts and style
