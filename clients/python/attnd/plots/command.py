@@ -250,7 +250,7 @@ def _draw_past(options: Options) -> Any:
     head = options["head"] if isinstance(options["head"], int) else None
     course = timeline(options.words[0], options["metric"] or "entropy_normalized", layer=options["layer"], head=head,
                       run=options["run"], window=options["window"], start=options["from"], end=options["to"],
-                      kind=options.kind, **{name: options[name] for name in _ASKED})
+                      **{name: options[name] for name in _ASKED})
     return plots.draw(options.kind, course, **options.look())
 
 
