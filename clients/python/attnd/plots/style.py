@@ -7,9 +7,8 @@ points (1/72 inch).
 from __future__ import annotations
 
 import functools
-import unicodedata
 import warnings
-from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, Optional, Sequence, Tuple, Union
 from contextlib import contextmanager
 
 import matplotlib
@@ -115,31 +114,18 @@ def width(text: str, size: float) -> float:
     return _width(text, size, tuple(matplotlib.rcParams["font.family"])) if text else 0.0
 
 
-def _letters(text: str) -> List[str]:
-    """Letters as people see them: a character together with its combining marks."""
-    letters: List[str] = []
-    for char in text:
-        joins = unicodedata.combining(char) or char in "\u200d\ufe0e\ufe0f" or "\U0001f3fb" <= char <= "\U0001f3ff"
-        if letters and (joins or letters[-1].endswith("\u200d")):
-            letters[-1] += char
-        else:
-            letters.append(char)
-    return letters
-
-
 def shorten(text: str, size: float, room: float) -> str:
     """The text, or its first letters that fit, at least one, and an ellipsis."""
     if width(text, size) <= room:
         return text
-    letters = _letters(text)
-    low, high = 1, len(letters)
+    low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        if width("".join(letters[:middle]) + "…", size) <= room:
+        if width(text[:middle] + "…", size) <= room:
             low = middle
         else:
             high = middle - 1
-    return "".join(letters[:low]) + "…" if low < len(letters) else text
+    return text[:low] + "…" if low < len(text) else text
 
 
 # ------------------------------------------------------------------------------------------------ colours
