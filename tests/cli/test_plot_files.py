@@ -235,8 +235,7 @@ def test_the_date_of_a_pdf(file):
     (["heatmap", "nothing.npz", "-o", "a.png"], "No such file"),
     (["heatmap", "FILE", "--nonsense", "-o", "a.png"], "no option --nonsense"),
     (["heatmap", "FILE", "-o"], "-o needs a value"),
-    (["series", "FILE", "-o", "a.png"],
-     "series needs a job, or a file of attnctl export; FILE is a file of arrays"),
+    (["series", "FILE", "-o", "a.png"], "line 1: not the names of an export's columns"),
     (["series", "LABELS", "-o", "a.png"], "line 1: not the names of an export's columns"),
     (["series", "HISTORY", "--metric", "entropy_normalised", "-o", "a.png"], "did you mean 'entropy_normalized'?"),
     (["series", "HISTORY", "--metric", "loss", "-o", "a.png"], "valid: entropy_normalized"),
@@ -279,7 +278,7 @@ def test_a_source_that_cannot_be_run_leaves_nothing_open(file, monkeypatch):
 def test_a_recording_has_no_history():
     Path("run.rec").write_bytes(b"\x89attnd\r\n")
     assert refuse(2, "entropy", "run.rec", "-o", "a.png") == (
-        "entropy needs a job, or a file of attnctl export; run.rec is a recording")
+        "run.rec: line 1: not the names of an export's columns (expected is what attnctl export --csv or --json writes)")
 
 
 @pytest.mark.parametrize("words, asked", [(["--from", 99], " from 99"), (["--to", 3], " to 3"),

@@ -155,15 +155,6 @@ def test_layers_are_in_the_models_order():
                                                       "decoder.0.cross"]
 
 
-def test_a_picture_is_drawn_when_all_announced_layers_are_there():
-    pictures = Pictures(Selection(images="entropy"))
-    pictures.announce(RUN, {"layers": [{"stack": "decoder", "layer": n, "site": "self"} for n in range(2)]})
-    assert list(pictures.add(RUN, summary(0), (0, 9, 1))) == []
-    drawn = list(pictures.add(RUN, summary(1), (0, 9, 1)))
-    assert [(picture.name, picture.step) for picture in drawn] == [("attn/heatmap/entropy", 9)]
-    assert list(pictures.flush()) == []
-
-
 def test_a_picture_of_what_there_is_when_the_next_window_begins_or_nothing_comes():
     pictures = Pictures(Selection(images="entropy"))
     assert list(pictures.add(RUN, summary(0), (0, 9, 1))) == []

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attnd.notebook import cell
-from attnd.notebook.cell import pool, view
+from attnd.notebook.cell import view
 
 PAGE = pathlib.Path(cell.__file__).parents[1] / "page"
 pytestmark = pytest.mark.skipif(not any(map(pathlib.Path.is_file, map(pathlib.Path, cell._D3))), reason="no D3")
@@ -67,7 +67,7 @@ def test_rows_that_are_no_distribution_have_no_numbers():
     weights[0, 1] = 7
     values = data_of(view(weights))[0]["metrics"][0]["values"]
     rows = weights[0, 0, [0, 2]]
-    np.testing.assert_allclose(values[0][0], -(rows * np.log(rows)).sum(-1).mean())
+    np.testing.assert_allclose(values[0][0], -(rows * np.log(rows)).sum(-1).mean(), rtol=1e-6)
     assert values[0][1] is None
 
 
@@ -86,20 +86,18 @@ def test_many_heads_are_shown_in_larger_cells():
     edges = np.arange(32) * 40 // 31
     want = [[weights[1, 5, a:b, c:d].mean() for c, d in zip(edges, edges[1:])] for a, b in zip(edges, edges[1:])]
     np.testing.assert_allclose(maps[1][5], want, rtol=1e-5)
-    holes = np.array([[[np.nan, 1.0], [np.nan, 3.0]]])
-    np.testing.assert_array_equal(pool(holes, 1), [[[2.0]]])
 
 
 @pytest.mark.parametrize("what, more, says", [
     (np.zeros((2, 3)), {}, r"shape \[2, 3\].*queries, keys"), (np.zeros((1, 1, 1, 1, 2)), {}, "queries, keys"),
     ([], {}, "there are no maps"), ({}, {}, "there are no maps"), (3, {}, "int: pass the name of a job, or arrays"),
-    ([np.zeros((2, 2))], {}, r"decoder.0.self has the shape \[2, 2\]"), ([None], {}, "attn_implementation='eager'"),
-    ([np.zeros((2, 0, 3))], {}, "shape"), ([np.array([[["a"]]])], {}, "no array of numbers"),
+    ([np.zeros(2)], {}, r"decoder.0.self: maps are .* not of the shape \[2\]"), ([None], {}, "attn_implementation='eager'"),
+    ([np.zeros((2, 0, 3))], {}, "shape"), ([np.array([[["a"]]])], {}, "maps are numbers"),
     ({"layer3": np.zeros((1, 2, 2))}, {}, "'layer3' names no layer"),
     (np.zeros((1, 1, 2, 2)), {"tokens": ["a"]}, "1 texts, but decoder.0.self has 2 keys"),
     (np.zeros((1, 1, 2, 2)), {"tokens": "ab"}, "list of texts"),
     (np.zeros((1, 1, 2, 2)), {"tokens": {"source": ["a", "b"]}}, "'source' is no stack"),
-    ([np.zeros((1, 1, 2, 2))], {"sample": 1}, "has 1 samples"), (np.zeros((1, 1, 2, 2)), {"height": 5}, "height"),
+    ([np.zeros((1, 1, 2, 2))], {"sample": 1}, "no sample 1: they are 0 to 0"), (np.zeros((1, 1, 2, 2)), {"height": 5}, "height"),
     ("job", {"tokens": ["a"]}, "attnd.watch"), ("", {}, "job")])
 def test_what_is_wrong_is_said_with_what_to_pass(what, more, says):
     with pytest.raises(ValueError, match=says):

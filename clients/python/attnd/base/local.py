@@ -19,7 +19,6 @@ INSTALL = "pip install 'attnd[daemon]' (with --find-links dist after deploy/whee
 _OTHERWISE = f"{INSTALL}, or build attnd here, from source"
 VERSION_S = 10.0  # how long a program may take to say its version
 _REFUSAL_MAX = 1 << 16  # bytes
-_MACHINES = {3: "i386", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}  # of ELF
 
 
 class Unusable(Exception):
@@ -58,7 +57,9 @@ def version_of(program: str) -> str:
     except subprocess.TimeoutExpired:
         raise Unusable(f"{program} --version says nothing for {VERSION_S:.0f} s", _OTHERWISE) from None
     except OSError as error:
-        raise Unusable(f"{program} {_why_not_run(program, error)}", _OTHERWISE) from None
+        why = "needs the loader of another C library (glibc), which this system lacks" if error.errno == errno.ENOENT else \
+            f"cannot be run on this machine, {platform.machine()} ({error.strerror})"
+        raise Unusable(f"{program} {why}", _OTHERWISE) from None
     said = re.match(r"attnd (\S+)", done.stdout.decode("utf-8", "replace"))
     if done.returncode == 0 and said:
         return said[1]
@@ -66,31 +67,12 @@ def version_of(program: str) -> str:
         raise Unusable(f"{program} needs instructions that this processor lacks", "build attnd here, from source")
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
     last = lines[-1] if lines else f"it ends with status {done.returncode}"
-    needed = re.findall(r"version `GLIBC_([\d.]+)' not found", done.stderr.decode("utf-8", "replace"))
-    if needed:
-        newest = max(needed, key=lambda one: [int(number) for number in one.split(".")])
-        raise Unusable(f"{program} needs glibc {newest}, and this system has {platform.libc_ver()[1] or 'an older one'}",
-                       "build attnd here, from source, or use one on another machine (ATTND_ADDRESS)")
     raise Unusable(f"{program} does not run here ({last[:300]})", _OTHERWISE)
 
 
 def version_order(version: str) -> Tuple[int, ...]:
     """Its numbers: versions are in the order of these."""
     return tuple(int(number) for number in re.findall(r"\d+", version))
-
-
-def _why_not_run(program: str, error: OSError) -> str:
-    """A clause about a file that is there, and that the kernel does not execute."""
-    if error.errno == errno.ENOENT:
-        return "needs the loader of another C library (glibc), which this system lacks"
-    if error.errno != errno.ENOEXEC:
-        return f"cannot be run ({error.strerror})"
-    with open(program, "rb") as file:
-        header = file.read(20)
-    if header[:4] != b"\x7fELF" or len(header) < 20:
-        return "is no program"
-    number = int.from_bytes(header[18:20], "little" if header[5] == 1 else "big")
-    return f"is for {_MACHINES.get(number, f'machine {number}')} processors, and this one is {platform.machine()}"
 
 
 def state_directory() -> Optional[str]:

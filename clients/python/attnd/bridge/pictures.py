@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """pictures: collects the layers of a window until a heat map of all of them can be drawn.
 
-A picture is drawn when every layer that the job has announced is there, when a later window begins, or when nothing
-has come for a moment; when a straggler comes after that it is drawn once more.
+A picture is drawn when a later window begins, or when nothing has come for a moment; when a straggler comes after that it is
+drawn once more.
 """
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Dict, Iterator, Optional, Set
+from typing import Any, Dict, Iterator, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,6 @@ class _Window:
     def __init__(self, window: Dict[str, Any]):
         self.last = int(window["last"])
         self.metrics: Dict[str, Dict[str, npt.NDArray[Any]]] = {}
-        self.layers: Set[str] = set()
         self.position: Position = ()
         self.epoch = self.step = self.time_ns = 0
         self.changed = False
@@ -35,7 +34,6 @@ class _Window:
     def add(self, layer: str, summary: Dict[str, Any], position: Position, selection: Selection) -> None:
         for metric, means in selection.image_means(summary):
             self.metrics.setdefault(metric, {})[layer] = means
-        self.layers.add(layer)
         self.position = max(self.position, position)
         self.epoch, self.step = max((self.epoch, self.step), (summary["epoch"], summary["step"]))
         self.time_ns = max(self.time_ns, summary["time_ns"])
@@ -57,17 +55,9 @@ class Pictures:
     def __init__(self, selection: Selection):
         self._selection = selection
         self._open: "OrderedDict[Run, _Window]" = OrderedDict()
-        self._announced: Dict[Run, Set[str]] = {}
         self._draws = bool(selection.images) and heatmap.can_draw()
         if selection.images and not self._draws:
             log.warning("there are no heat maps: matplotlib is missing (pip install matplotlib)")
-
-    def announce(self, run: Run, job: Dict[str, Any]) -> None:
-        """Takes the layers of a `job` map."""
-        names = {flat.layer_name(layer) for layer in job.get("layers") or ()}
-        self._announced[run] = {name for name in names if self._selection.wants_layer(name)}
-        while len(self._announced) > RUNS_MAX:
-            del self._announced[next(iter(self._announced))]
 
     def add(self, run: Run, summary: Dict[str, Any], position: Position) -> Iterator[Picture]:
         """Takes the summary of a layer; the windows of a layer come in order."""
@@ -82,8 +72,6 @@ class Pictures:
             window = self._open[run] = _Window(summary["window"])
         window.add(flat.layer_name(summary), summary, position, self._selection)
         self._open.move_to_end(run)
-        if self._announced.get(run) and window.layers >= self._announced[run]:
-            yield from window.draw(run)
         if len(self._open) > RUNS_MAX:
             yield from self._finish(next(iter(self._open)))
 
@@ -96,7 +84,6 @@ class Pictures:
 
     def forget(self, run: Run) -> None:
         self._open.pop(run, None)
-        self._announced.pop(run, None)
 
     def _finish(self, run: Run) -> Iterator[Picture]:
         yield from self.flush(run)

@@ -205,7 +205,7 @@ class Bridge:
             return
         if run.run.strip("0123456789abcdef"):
             raise ValueError(f"run {run.run!r}")
-        self._meet(run, result)
+        self._meet(run)
         if run in self._cut_short:
             return
         taker = self._takers.get(result["kind"])
@@ -239,7 +239,6 @@ class Bridge:
     def _job(self, run: Run, job: Dict[str, Any]) -> None:
         if job["state"] != "ended":
             self._alive.add(run)
-            self._pictures.announce(run, job)
             return
         self._offer(self._pictures.flush(run))
         self._pictures.forget(run)
@@ -260,7 +259,7 @@ class Bridge:
 
     # ------------------------------------------------------------------------ what the daemon answers
 
-    def _meet(self, run: Run, result: Dict[str, Any]) -> None:
+    def _meet(self, run: Run) -> None:
         """Tells the past of a run before the first thing that comes of it."""
         if run in self._known:
             return
@@ -272,8 +271,6 @@ class Bridge:
         self._known[run] = None
         if not self._past or self._control is None:
             return
-        if result["kind"] == "job":
-            self._pictures.announce(run, result)
         try:
             self._tell_past(run, self._control)
         except (ControlError, TimeoutError, ConnectionError, *_NOT_OF_THIS_PROTOCOL) as error:

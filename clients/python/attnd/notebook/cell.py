@@ -25,6 +25,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 import numpy.typing as npt
 
+from ..plots.data import pool, take
+from ..plots.names import PlotError
 from .bundle import bundle
 
 Array = npt.NDArray[Any]
@@ -219,34 +221,15 @@ def _named(what: Any) -> List[Tuple[Tuple[str, int, str], Any]]:
 
 def _layer(place: Tuple[str, int, str], given: Any, sample: int) -> Layer:
     name = f"{place[0]}.{place[1]}.{place[2]}"
-    weights = _floats(name, given)
-    if weights.ndim == 4:
-        if sample >= len(weights):
-            raise ValueError(f"{name} has {len(weights)} samples: sample = {sample} is none of them")
-        weights = weights[sample]
-    if weights.ndim != 3 or 0 in weights.shape:
-        raise ValueError(f"{name} has the shape {list(np.shape(given))}: {SHAPE}")
-    queries, keys = int(weights.shape[1]), int(weights.shape[2])
+    try:
+        weights = take(given, sample if np.ndim(given) == 4 else None).weights
+    except PlotError as error:
+        raise ValueError(f"{name}: {error}; {SHAPE}") from None
     least = np.nanmin(weights, initial=0)
     if least < LEAST:
         raise ValueError(f"{name} has weights below 0, down to {least:.3g}: weights of attention are never negative; pass "
                          "them as they are after the softmax, not logits or differences")
-    return Layer(weights, *place, queries, keys)
-
-
-def _floats(name: str, given: Any) -> Array:
-    """As numpy, of any device and dtype."""
-    if hasattr(given, "detach"):
-        given = given.detach().cpu()
-        given = given.float() if str(given.dtype) in ("torch.bfloat16", "torch.float16") else given
-        given = given.numpy()
-    try:
-        weights = np.asarray(given)
-        if weights.dtype.kind not in "fiub":
-            raise TypeError(weights.dtype)
-        return weights.astype(np.float64 if weights.dtype == np.float64 else np.float32, copy=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is no array of numbers of one shape: {SHAPE}") from error
+    return Layer(weights, *place, *weights.shape[1:])
 
 
 def _with_tokens(layer: Layer, tokens: Any, query_tokens: Any) -> Layer:
@@ -313,24 +296,11 @@ def _pooled(layers: Sequence[Layer]) -> List[Layer]:
     """In larger cells where they are too many for a document."""
     heads = sum(len(layer.weights) for layer in layers)
     side = max(SIDE_MIN, min(SIDE_MAX, math.isqrt(CELLS_MAX // heads)))
-    return [layer._replace(weights=pool(layer.weights, side)) for layer in layers]
 
+    def smaller(weights: Array) -> Array:
+        return np.stack([pool(one, np.zeros(one.shape, np.uint8), side, side)[0] for one in weights])
 
-def pool(maps: Array, side: int) -> Array:
-    """Maps [heads, T, S] in at most `side` cells a side, cut as attnd cuts them: means of finite entries, NaN without
-    any."""
-    _, queries, keys = maps.shape
-    rows, columns = min(queries, side), min(keys, side)
-    if (rows, columns) == (queries, keys):
-        return maps
-    finite = np.isfinite(maps)
-
-    def cells(entries: Array) -> Array:
-        down = np.add.reduceat(entries, np.arange(rows) * queries // rows, axis=1)
-        return np.asarray(np.add.reduceat(down, np.arange(columns) * keys // columns, axis=2))
-
-    with np.errstate(invalid="ignore"):
-        return np.asarray(cells(np.where(finite, maps, 0).astype(np.float64)) / cells(finite.astype(np.float64)))
+    return [layer._replace(weights=smaller(layer.weights)) if max(layer.weights.shape[1:]) > side else layer for layer in layers]
 
 
 # -------------------------------------------------------------------------------------------------- jobs

@@ -22,8 +22,8 @@ _HOME = {
     "Maps": "data", "Timeline": "data", "Source": "read", "timeline": "read",
     "Figure": "output", "Receipt": "output", "Progress": "output", "render": "output", "save": "output",
     "write": "output",
-    "PlotError": "style", "NothingToDraw": "style", "NotWhole": "style", "AllBelow": "style", "NoQuery": "style",
-    "TooSmall": "style",
+    "PlotError": "names", "NothingToDraw": "names", "NotWhole": "names", "AllBelow": "names", "NoQuery": "names",
+    "TooSmall": "names",
 }
 KINDS = tuple(name for name, home in _HOME.items() if home in ("maps", "curves"))
 __all__ = [*_HOME, "KINDS", "draw"]

@@ -17,37 +17,13 @@ from matplotlib.patches import Polygon
 from matplotlib.transforms import Affine2D
 
 from . import scale
-from .data import MASKED, PADDED, SHOWN
-from .scale import Array, finite
+from .data import MASKED, PADDED, SHOWN, pool
+from .scale import Array
 from .style import AXIS, LINE, NAME, TICK, TICK_GAP, TICK_LONG, width
 from . import style
 
 CELLS_MOST = 2048  # of a side in SVG and PDF; larger maps are pooled
 _SIDE_LEAST = 512  # pixels of a side in SVG and PDF
-
-
-def _edges(size: int, most: int) -> Array:
-    return np.arange(min(size, most)) * size // min(size, most)
-
-
-def pool(values: Array, classes: Array, rows: int, columns: int) -> Tuple[Array, Array]:
-    """Pools a map to at most `rows` x `columns` cells, cut as the engine cuts maps. A cell becomes the mean of its
-    shown finite cells, NaN without any; it is masked or padding when all of its cells are."""
-    down, across = _edges(values.shape[0], rows), _edges(values.shape[1], columns)
-
-    def total(x: Array) -> Array:
-        return np.asarray(np.add.reduceat(np.add.reduceat(x, down, 0, dtype=np.float64), across, 1))
-
-    shown = classes == SHOWN
-    if shown.all() and finite(values) is values:
-        sizes = np.diff(np.append(down, values.shape[0]))[:, None] * np.diff(np.append(across, values.shape[1]))
-        return (total(values) / sizes).astype(np.float32), np.zeros(sizes.shape, np.uint8)
-    good = shown & np.isfinite(values)
-    count = total(good)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = (total(np.where(good, values, 0)) / count).astype(np.float32)
-    pooled = np.where(total(shown) > 0, SHOWN, np.where(total(classes == PADDED) > 0, PADDED, MASKED))
-    return means, pooled.astype(np.uint8)
 
 
 class CellImage(AxesImage):
@@ -64,25 +40,10 @@ class CellImage(AxesImage):
         classes = self.classes
         if values.shape[0] > rows or values.shape[1] > columns:
             values, classes = pool(values, classes, rows, columns)
-        colours = self._table()[self._places(values)]
+        colours: Array = np.round(255 * self.to_rgba(np.ma.masked_invalid(values))).astype(np.uint8)
         for kind, colour in ((MASKED, style.MASKED), (PADDED, style.PADDED)):
             colours[classes == kind] = np.round(255 * np.array(to_rgba(colour)))
         return colours
-
-    def _table(self) -> Array:
-        """u8 [N + 3, 4]: the colours, those for below and above, and a transparent one."""
-        cmap = self.get_cmap()
-        table = np.vstack([cmap(np.arange(cmap.N)), cmap(-1.0), cmap(2.0), np.zeros(4)])
-        return np.asarray(np.round(255 * table), np.uint8)
-
-    def _places(self, values: Array) -> Array:
-        """int16 [rows, columns]: the place of each value in that table."""
-        count = self.get_cmap().N
-        share: Array = np.ma.filled(self.norm(np.ma.masked_invalid(values)), np.nan)
-        with np.errstate(invalid="ignore"):
-            places = np.where(share == 1, count - 1, np.clip(share, 0, 1) * count)
-            places = np.where(share < 0, count, np.where(share > 1, count + 1, places))
-        return np.where(np.isnan(share), count + 2, places).astype(np.int16)
 
     def make_image(self, renderer: Any, magnification: float = 1.0, unsampled: bool = False) -> Any:
         """Overrides AxesImage: returns pixels from the lower left on, their place, and their scale."""

@@ -14,7 +14,8 @@ from . import labels, layout as layouts
 from .output import Figure
 from .panels import Look, axes_of, draw_title, legend_lines, place_axes, place_legend
 from .scale import Array
-from .style import ALERT, AXIS, CYCLE, GRID, INCH, LINE, NAME, REST, WIDTH_ONE, NothingToDraw
+from .names import NothingToDraw
+from .style import ALERT, AXIS, CYCLE, GRID, INCH, LINE, NAME, REST, WIDTH_ONE
 from . import style
 
 _SAMPLE, _LEGEND_LINE = 12.0, 10.0
@@ -122,7 +123,7 @@ def draw(chart: Chart, look: Look) -> Any:
         page = look.page(WIDTH_ONE, chart.title)
         lines, across = legend_lines([handle.get_label() for handle in handles], page.width, _SAMPLE)
         frame = layouts.Frame([chart], 1, True, True, [], "", lines * _LEGEND_LINE + 3 if lines else 0.0, is_chart=True)
-        layout = layouts.arrange(frame, page, "for a chart", lambda _: 1)
+        layout = layouts.arrange(frame, page, "for a chart")
         figure = Figure(figsize=(page.width / INCH, (page.height or float(np.ceil(layout.height - 0.01))) / INCH))
         box = layout.boxes[0]
         ax = place_axes(figure, box)

@@ -14,7 +14,7 @@ import signal
 import sys
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from .names import COLORMAPS, FORMATS, PIXELS_MAX
+from .names import COLORMAPS, FORMATS, PIXELS_MAX, NothingToDraw, NotWhole, PlotError
 from .read import Source, SourceError, matches, timeline
 
 _PAST = ("entropy", "series")
@@ -250,21 +250,21 @@ def _draw_past(options: Options) -> Any:
     head = options["head"] if isinstance(options["head"], int) else None
     course = timeline(options.words[0], options["metric"] or "entropy_normalized", layer=options["layer"], head=head,
                       run=options["run"], window=options["window"], start=options["from"], end=options["to"],
-                      kind=options.kind, **{name: options[name] for name in _ASKED})
+                      **{name: options[name] for name in _ASKED})
     return plots.draw(options.kind, course, **options.look())
 
 
 def _bytes(options: Options, draw: Callable[[], Any]) -> bytes:
     """The file of a figure; what cannot be drawn in the words of the command."""
-    from . import output, style
+    from . import output
 
     try:
         return output.render(draw(), options.format, options["dpi"] or 300)
-    except style.NothingToDraw as error:
+    except NothingToDraw as error:
         raise LeftOut(str(error)) from None
-    except style.NotWhole as error:
+    except NotWhole as error:
         raise Refused(str(error), 1) from None
-    except style.PlotError as error:
+    except PlotError as error:
         option = {"TooSmall": "--size: ", "AllBelow": "--vmin: ", "NoQuery": "--query: "}.get(type(error).__name__, "")
         raise Refused(option + str(error)) from None
 

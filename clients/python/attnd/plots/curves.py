@@ -14,7 +14,8 @@ from .labels import CellAxis, clean
 from .maps import panel_of, pooled_text
 from .panels import Look, Panel, Panels, draw as draw_panels
 from .scale import Array
-from .style import WIDTH_TWO, NoQuery, NothingToDraw, NotWhole, colors
+from .names import NoQuery, NothingToDraw, NotWhole
+from .style import WIDTH_TWO, colors
 
 BANDS_MOST = 3  # more layers have no bands
 HEADS_MOST = 64  # more heads have no lines of their own

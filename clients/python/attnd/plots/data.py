@@ -12,8 +12,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from .scale import Array
-from .style import PlotError
+from .scale import Array, finite
+from .names import PlotError
 
 Texts = Optional[Sequence[Optional[str]]]
 
@@ -128,6 +128,30 @@ def _find_padding(maps: Maps, values: Array) -> Optional[Tuple[int, int]]:
     if maps.is_self and rows == columns:
         ends = max(ends), max(ends)
     return int(ends[0] * int(maps.queries or rows) // rows), int(ends[1] * int(maps.keys or columns) // columns)
+
+
+def _edges(size: int, most: int) -> Array:
+    return np.arange(min(size, most)) * size // min(size, most)
+
+
+def pool(values: Array, classes: Array, rows: int, columns: int) -> Tuple[Array, Array]:
+    """Pools a map to at most `rows` x `columns` cells, cut as the engine cuts maps. A cell becomes the mean of its
+    shown finite cells, NaN without any; it is masked or padding when all of its cells are."""
+    down, across = _edges(values.shape[0], rows), _edges(values.shape[1], columns)
+
+    def total(x: Array) -> Array:
+        return np.asarray(np.add.reduceat(np.add.reduceat(x, down, 0, dtype=np.float64), across, 1))
+
+    shown = classes == SHOWN
+    if shown.all() and finite(values) is values:
+        sizes = np.diff(np.append(down, values.shape[0]))[:, None] * np.diff(np.append(across, values.shape[1]))
+        return (total(values) / sizes).astype(np.float32), np.zeros(sizes.shape, np.uint8)
+    good = shown & np.isfinite(values)
+    count = total(good)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (total(np.where(good, values, 0)) / count).astype(np.float32)
+    pooled = np.where(total(shown) > 0, SHOWN, np.where(total(classes == PADDED) > 0, PADDED, MASKED))
+    return means, pooled.astype(np.uint8)
 
 
 def _array(data: Any) -> Array:

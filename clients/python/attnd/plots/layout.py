@@ -4,19 +4,20 @@
 The width is given. Texts and bars beside the maps are measured, the maps get the rest, and the height follows from
 their shape. When the height is given too, the maps are as large as both allow and stand in the middle. The room that
 texts at an axis need depends on its length, and its length on that room: the length is guessed, then worked out.
-Without room, titles of axes, the legend of a chart and then ticks are left out; then arrange() raises TooSmall with a size that
-is enough. A chart is a figure of one panel that has no bar.
+Without room, titles of axes, the legend of a chart and then ticks are left out; then arrange() raises TooSmall. A chart is a
+figure of one panel that has no bar.
 Lengths are points; y goes down from the top of the figure.
 """
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 from . import labels, scale
 from .cells import bar_room
-from .style import INCH, MARGIN, NAME, TITLE, TooSmall, shorten, width
+from .names import TooSmall
+from .style import INCH, MARGIN, NAME, TITLE, shorten, width
 
 GAP = 7.0  # between panels
 CHART_RIGHT = 6.0  # beside a chart, where others have their bars
@@ -53,28 +54,6 @@ class Page:
     def title_room(self) -> float:
         lines = len(self.title_lines())
         return TITLE + 5 + (lines - 1) * (TITLE + 2) if lines else 0.0
-
-
-def grow(page: Page, fits: Callable[[Page], bool]) -> Tuple[float, Optional[float]]:
-    """Finds the least size in inches that fits: wider first, then higher, by tenths."""
-    def tenths(points: float) -> int:
-        return math.ceil(points / INCH * 10 - 1e-6)
-
-    def least(low: int, fits_: Callable[[int], bool]) -> int:
-        if fits_(low):
-            return low
-        step = 1
-        while low + step < 2000 and not fits_(low + step):
-            low, step = low + step, 2 * step
-        high = low + step
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if fits_(middle) else (middle, high)
-        return high
-
-    wide = least(tenths(page.width), lambda n: fits(Page(n * INCH / 10, 0.0, page.title)))
-    high = page.height and least(tenths(page.height), lambda n: fits(Page(wide * INCH / 10, n * INCH / 10, page.title)))
-    return wide / 10, high / 10 or None
 
 
 @dataclass(frozen=True)
@@ -214,8 +193,8 @@ def _lowered(frame: Frame, page: Page) -> Layout:
     return _lay_out(frame, replace(page, height=given)) if given < layout.height else layout
 
 
-def arrange(frame: Frame, page: Page, what: str, columns: Callable[[Page], int]) -> Layout:
-    """Lays panels out, or raises TooSmall. `columns` tells the columns for a page of another size."""
+def arrange(frame: Frame, page: Page, what: str) -> Layout:
+    """Lays panels out, or raises TooSmall."""
     bare = replace(frame, bare_titles=True, legend=0.0 if frame.is_chart else frame.legend)
     for one in (frame, replace(frame, bare_titles=True), bare, replace(bare, bare=True)):
         layout = _lowered(one, page)
@@ -226,6 +205,4 @@ def arrange(frame: Frame, page: Page, what: str, columns: Callable[[Page], int])
                          for title, side in zip(layout.titles, (wide, high, high)))
             layout.titles = x, y, bar
             return layout
-    bare = replace(bare, bare=True)
-    least = grow(page, lambda larger: _lowered(replace(bare, columns=columns(larger)), larger).fits)
-    raise TooSmall((page.width / INCH, page.height / INCH or None), least, what)
+    raise TooSmall((page.width / INCH, page.height / INCH or None), what)

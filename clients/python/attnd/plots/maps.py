@@ -16,7 +16,8 @@ from .data import Maps, take, take_all
 from .labels import CellAxis
 from .panels import Look, Panel, Panels, draw
 from .scale import Array, finite
-from .style import WIDTH_TWO, NothingToDraw, NotWhole, PlotError
+from .names import NothingToDraw, NotWhole, PlotError
+from .style import WIDTH_TWO
 
 
 def panel_of(maps: Maps, values: Array, title: str = "", x: str = "key", y: str = "query") -> Panel:

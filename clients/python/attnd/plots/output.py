@@ -17,8 +17,7 @@ import matplotlib.figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from . import style
-from .names import FORMATS, PIXELS_MAX
-from .style import NothingToDraw, PlotError
+from .names import FORMATS, PIXELS_MAX, NothingToDraw, PlotError
 
 DPI = 300.0
 _BAR = 30  # characters of a progress bar

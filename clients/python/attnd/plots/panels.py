@@ -16,7 +16,8 @@ from .cells import BAR_GAP, BAR_WIDE, Bar, CellImage, bar_place
 from .data import MASKED, PADDED, SHOWN
 from .output import Figure
 from .scale import Array
-from .style import HATCH, INCH, MARGIN, NAME, SOFT, TICK, WIDTH_ONE, WIDTH_TWO, PlotError, colormap, ink_on, shorten, width
+from .names import PlotError
+from .style import HATCH, INCH, MARGIN, NAME, SOFT, TICK, WIDTH_ONE, WIDTH_TWO, colormap, ink_on, shorten, width
 from . import style
 
 _NUMBER_CELL = 15.0  # points of a cell that a number fits into
@@ -103,17 +104,13 @@ def draw(panels: Panels, look: Look) -> Any:
         if look.ax is not None:
             return _draw_into(panels, look, ranges)
         page = look.page(panels.inches or (WIDTH_ONE if len(panels.items) == 1 else WIDTH_TWO), panels.title)
-
-        def columns(of: layouts.Page) -> int:
-            wanted = panels.columns or look.columns or layouts.choose_columns(len(panels.items), of)
-            return min(wanted, len(panels.items))
-
+        columns = min(panels.columns or look.columns or layouts.choose_columns(len(panels.items), page), len(panels.items))
         entries = _entries(panels.items)
         lines, across = legend_lines([text for text, *_ in entries], page.width, _SWATCH)
-        frame = layouts.Frame(panels.items, columns(page), panels.shared, panels.stretch, ranges, panels.bar_title,
+        frame = layouts.Frame(panels.items, columns, panels.shared, panels.stretch, ranges, panels.bar_title,
                               3 + lines * _LEGEND_LINE if lines else 0.0)
         what = f"for {len(panels.items)} panel{'s' * (len(panels.items) != 1)}"
-        layout = layouts.arrange(frame, page, what, columns)
+        layout = layouts.arrange(frame, page, what)
         height = page.height or float(np.ceil(layout.height - 0.01))
         figure = Figure(figsize=(layout.width / INCH, height / INCH))
         _draw_all(figure, panels, look, ranges, frame, layout)

@@ -10,6 +10,7 @@ The readers are attnctl's, one process per source: the numbers are those that it
 from __future__ import annotations
 
 import contextlib
+import csv
 import difflib
 import json
 import math
@@ -18,10 +19,9 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 ARRAYS = (".npy", ".npz", ".safetensors")
-_RECORDING = b"\x89attnd\r\n"
 _STACKS, _SITES = ("encoder", "decoder"), ("self", "cross")
 _ALERTS_MAX = 10000
 _LISTED = 10  # names in a sentence
@@ -169,16 +169,6 @@ class Source:
 
 # ------------------------------------------------------------------------------------------------ a metric's course
 
-def noun(path: str) -> Optional[str]:
-    """Names the kind of a file of maps; None for others."""
-    with contextlib.suppress(OSError):
-        if os.path.isfile(path):  # a pipe is read once, by who draws
-            with open(path, "rb") as file:
-                if file.read(len(_RECORDING)) == _RECORDING:
-                    return "a recording"
-    return "a file of arrays" if path.endswith(ARRAYS) and path not in ARRAYS else None
-
-
 def _is_file(word: str) -> bool:
     endings = (".csv", ".json", ".jsonl", ".ndjson", ".rec", *ARRAYS)
     return word == "-" or "/" in word or word.endswith(endings) or os.path.exists(word)
@@ -209,32 +199,28 @@ class _Course:
         return SourceError(f"{self.path}: line {self._number}: {why} (expected is what attnctl export --csv or --json "
                            "writes)")
 
-    def take(self, lines: Iterable[str]) -> None:
-        for values in self._values(lines):
-            self._take(*values)
+    def take(self, lines: Sequence[str]) -> None:
+        """Lines of JSON, or of CSV, whose first names its columns."""
+        first = next((line for line in lines if line.strip()), "")
+        if first.startswith("{"):
+            for self._number, line in enumerate(lines, 1):
+                if line.strip():
+                    self._take(*self._object(line))
+        elif first and not set(_FIELDS[:_NEEDED]) <= set(first.strip().split(",")):
+            self._number = lines.index(first) + 1
+            raise self.fail("not the names of an export's columns")
+        else:
+            self._take_csv(csv.DictReader(lines))
 
-    def _values(self, lines: Iterable[str]) -> Iterator[Sequence[Any]]:
-        columns: List[int] = []
-        is_json = False
-        for self._number, line in enumerate(lines, 1):
-            text = line.rstrip("\r\n")
-            if not text:
-                continue
-            if not columns and not is_json:
-                is_json = text.startswith("{")
-                names = text.split(",")
-                columns = [names.index(name) if name in names else -1 for name in _FIELDS]
-                if not is_json:
-                    if min(columns[:_NEEDED]) < 0:
-                        raise self.fail("not the names of an export's columns")
-                    continue
-            if is_json:
-                yield self._object(text)
-                continue
-            values = text.split(",")
-            if len(values) <= max(columns):
-                raise self.fail("too few columns")
-            yield [values[column] if column >= 0 else "" for column in columns]
+    def _take_csv(self, rows: "csv.DictReader[str]") -> None:
+        try:
+            for row in rows:
+                self._number = rows.line_num
+                if None in row.values():
+                    raise self.fail("too few columns")
+                self._take(*(row.get(name, "") for name in _FIELDS))
+        except csv.Error as error:
+            raise self.fail(str(error)) from None
 
     def _object(self, text: str) -> Sequence[Any]:
         try:
@@ -344,7 +330,7 @@ def _alerts(word: str, metric: str, wants: Callable[[str, int], bool],
 
 def timeline(word: str, metric: str = "entropy_normalized", *, layer: Union[int, str, None] = None,
              head: Optional[int] = None, run: Optional[str] = None, window: Optional[str] = None,
-             start: Optional[int] = None, end: Optional[int] = None, kind: str = "a timeline", **options: Any) -> Any:
+             start: Optional[int] = None, end: Optional[int] = None, **options: Any) -> Any:
     """The Timeline of one metric: of a job that a running attnd has in its history, or of a file that attnctl export
     wrote. `start` and `end` are --from and --to; `options` are address, endpoint, timeout. Raises SourceError."""
     def wants(name: str, index: int) -> bool:
@@ -353,7 +339,7 @@ def timeline(word: str, metric: str = "entropy_normalized", *, layer: Union[int,
     course = _Course(word, metric, run, wants, start, end)
     alerts: List[Tuple[int, str]] = []
     if _is_file(word):
-        course.take(_lines(word, kind))
+        course.take(_lines(word))
     else:
         asked = {**options, "run": run, "metric": metric, "window": window}
         course.take(_export(word, {**asked, "from": start, "to": end}))
@@ -366,12 +352,9 @@ def timeline(word: str, metric: str = "entropy_normalized", *, layer: Union[int,
     return course.arrange(course.job, alerts)
 
 
-def _lines(path: str, kind: str) -> List[str]:
-    maps = noun(path)
+def _lines(path: str) -> List[str]:
     try:
         with open(0 if path == "-" else path, encoding="utf-8", errors="replace", closefd=path != "-") as file:
-            if maps is not None:
-                raise SourceError(f"{kind} needs a job, or a file of attnctl export; {path} is {maps}")
             return file.readlines()
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from None

@@ -9,7 +9,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 import numpy as np
 import numpy.typing as npt
 
-from .style import AllBelow, NothingToDraw
+from .names import AllBelow, NothingToDraw
 
 Array = npt.NDArray[Any]
 

@@ -7,9 +7,8 @@ points (1/72 inch).
 from __future__ import annotations
 
 import functools
-import unicodedata
 import warnings
-from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, Optional, Sequence, Tuple, Union
 from contextlib import contextmanager
 
 import matplotlib
@@ -18,7 +17,7 @@ from matplotlib import font_manager
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import Colormap
 
-from .names import COLORMAPS
+from .names import COLORMAPS, PlotError
 
 INCH = 72.0
 # Sizes are made for a column of 3.3 in, where nobody scales a figure down.
@@ -58,38 +57,6 @@ _FALLBACK = (
 )
 _GENERIC = {"sans-serif": "DejaVu Sans", "sans": "DejaVu Sans", "system-ui": "DejaVu Sans", "cursive": "DejaVu Sans",
             "serif": "DejaVu Serif", "monospace": "DejaVu Sans Mono", "mono": "DejaVu Sans Mono"}
-
-
-class PlotError(ValueError):
-    """A wrong request; the text is a sentence for people."""
-
-
-class NothingToDraw(PlotError):
-    """No value is a number, or the query attends to nothing."""
-
-
-class NotWhole(PlotError):
-    """The kind needs whole or square maps, and these are not."""
-
-
-class NoQuery(PlotError):
-    """There is no query of this number."""
-
-
-class AllBelow(PlotError):
-    """vmin is above all values."""
-
-
-class TooSmall(PlotError):
-    """The figure has no room in `size`, (width, height or None) in inches; `least` is large enough."""
-
-    def __init__(self, size: Tuple[float, Optional[float]], least: Tuple[float, Optional[float]], what: str):
-        super().__init__(f"{_size_text(size)}: too small {what}: at least {_size_text(least)}")
-        self.size, self.least = size, least
-
-
-def _size_text(size: Tuple[float, Optional[float]]) -> str:
-    return "x".join(f"{side:g}" for side in size if side)
 
 
 # ------------------------------------------------------------------------------------------------ fonts and style
@@ -147,31 +114,18 @@ def width(text: str, size: float) -> float:
     return _width(text, size, tuple(matplotlib.rcParams["font.family"])) if text else 0.0
 
 
-def _letters(text: str) -> List[str]:
-    """Letters as people see them: a character together with its combining marks."""
-    letters: List[str] = []
-    for char in text:
-        joins = unicodedata.combining(char) or char in "\u200d\ufe0e\ufe0f" or "\U0001f3fb" <= char <= "\U0001f3ff"
-        if letters and (joins or letters[-1].endswith("\u200d")):
-            letters[-1] += char
-        else:
-            letters.append(char)
-    return letters
-
-
 def shorten(text: str, size: float, room: float) -> str:
     """The text, or its first letters that fit, at least one, and an ellipsis."""
     if width(text, size) <= room:
         return text
-    letters = _letters(text)
-    low, high = 1, len(letters)
+    low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        if width("".join(letters[:middle]) + "…", size) <= room:
+        if width(text[:middle] + "…", size) <= room:
             low = middle
         else:
             high = middle - 1
-    return "".join(letters[:low]) + "…" if low < len(letters) else text
+    return text[:low] + "…" if low < len(text) else text
 
 
 # ------------------------------------------------------------------------------------------------ colours

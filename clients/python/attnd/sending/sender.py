@@ -50,7 +50,6 @@ PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
 PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
 TELL_AFTER_S = 5.0  # how often what was dropped is told when nothing else is
-SETTLED_AFTER_S = 5.0  # the subscriptions of somebody without the lane, after an attnd that had it
 AFTER_MAX = 4000  # topics that an event names
 
 
@@ -87,7 +86,6 @@ class Sender:
         self._is_over = False  # the thread takes the lock no more
         self._dropped_open = 0  # tensors that were dropped before that
         self._told_at = -TELL_AFTER_S  # when an event last told what was dropped
-        self._settled_at: Optional[float] = None  # when the subscriptions of one that is back are taken for all
         self._once = Once(identity.job)
         self.is_wrong = False  # as Publisher.is_wrong
         self.link = Link(zmq.XPUB, "ingest", endpoint, address, lambda socket: _set_options(socket, high_water),
@@ -101,7 +99,7 @@ class Sender:
 
     def _reset_lane(self) -> None:
         self._lane = Lane(self.identity.job, self._reliable, self.outbox.acknowledged, self.outbox.lost,
-                          lambda: self.presence.take_denial(), self._turn)
+                          lambda: self.presence.tell_denied(), self._turn)
         self.is_away = False  # attnd has gone, and what went by the reliable lane before is kept for it
         self._by_lane: Set[bytes] = set()  # topics of messages that went by it
         self._moved: Dict[bytes, None] = {}  # topics of those that did not, since an event named them
@@ -214,8 +212,6 @@ class Sender:
         while True:
             self._turn.begin()
             self.link.tend()
-            if self._settled_at is not None and time.monotonic() >= self._settled_at:
-                self._follow_subscriptions(self._heard)
             sent, full = self._flush()
             self._lane.tend()
             with self.outbox.changed:
@@ -245,10 +241,9 @@ class Sender:
 
     def _idle_s(self) -> Optional[float]:
         """Seconds until there is something to do by itself; None: until a poll wakes."""
-        now = time.monotonic()
-        timers = (None if at is None else max(0.0, at - now) for at in (self._settled_at, self._deadline))
-        return min((at for at in (self.link.idle_s(), self._lane.idle_s(), self._tell_in_s(),
-                                  self.presence.idle_s(self._deadline is not None), *timers) if at is not None), default=None)
+        ends_in = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        return min((at for at in (self.link.idle_s(), self._lane.idle_s(), self._tell_in_s(), ends_in,
+                                  self.presence.idle_s(self._deadline is not None)) if at is not None), default=None)
 
     def _tell_in_s(self) -> Optional[float]:
         """Seconds until it has to tell what was dropped; None: there is nothing to tell."""
@@ -444,17 +439,11 @@ class Sender:
             self._follow_subscriptions(tuple(sorted(prefixes)))
 
     def _follow_subscriptions(self, heard: Tuple[bytes, ...]) -> None:
-        """They have changed, or have not for some time. A daemon with the lane that is away, or is back and has not said all, is
-        taken to want what it wanted."""
-        now = time.monotonic()
+        """They have changed. A daemon with the lane that is away, or is back and has not said all, is taken to want what it
+        wanted."""
         said = limits.strictest(heard)
         self._lane.announce(endpoint_of(self.link.endpoint, said.reliable, said.reliable_next), self.link.context, self.link.keys)
-        is_whole = self._has_tensors(heard) and self._event_topic.startswith(heard)
-        away = self._lane.joined and not is_whole and not (self._settled_at is not None and now >= self._settled_at)
-        if not away or not heard or said.reliable >= 0:  # attnd will say the rest
-            self._settled_at = None
-        elif self._settled_at is None:
-            self._settled_at = now + SETTLED_AFTER_S
+        away = self._lane.joined and not (self._has_tensors(heard) and self._event_topic.startswith(heard))
         with self.outbox.changed:
             self.is_away, self._heard = away, heard
             if not away:
