@@ -40,10 +40,25 @@ class CellImage(AxesImage):
         classes = self.classes
         if values.shape[0] > rows or values.shape[1] > columns:
             values, classes = pool(values, classes, rows, columns)
-        colours: Array = np.round(255 * self.to_rgba(np.ma.masked_invalid(values))).astype(np.uint8)
+        colours = self._table()[self._places(values)]
         for kind, colour in ((MASKED, style.MASKED), (PADDED, style.PADDED)):
             colours[classes == kind] = np.round(255 * np.array(to_rgba(colour)))
         return colours
+
+    def _table(self) -> Array:
+        """u8 [N + 3, 4]: the colours, those for below and above, and a transparent one."""
+        cmap = self.get_cmap()
+        table = np.vstack([cmap(np.arange(cmap.N)), cmap(-1.0), cmap(2.0), np.zeros(4)])
+        return np.asarray(np.round(255 * table), np.uint8)
+
+    def _places(self, values: Array) -> Array:
+        """int16 [rows, columns]: the place of each value in that table."""
+        count = self.get_cmap().N
+        share: Array = np.ma.filled(self.norm(np.ma.masked_invalid(values)), np.nan)
+        with np.errstate(invalid="ignore"):
+            places = np.where(share == 1, count - 1, np.clip(share, 0, 1) * count)
+            places = np.where(share < 0, count, np.where(share > 1, count + 1, places))
+        return np.where(np.isnan(share), count + 2, places).astype(np.int16)
 
     def make_image(self, renderer: Any, magnification: float = 1.0, unsampled: bool = False) -> Any:
         """Overrides AxesImage: returns pixels from the lower left on, their place, and their scale."""
