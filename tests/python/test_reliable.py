@@ -613,6 +613,28 @@ def test_a_mere_event_for_nobody_is_not_waited_for(attached, caplog):
     assert publisher.stats()["skipped"] == 1 and warnings(caplog) == []
 
 
+def test_a_late_refusal_puts_off_that_the_key_is_let_in_again(attached, said, monkeypatch):
+    """It was judged before attnd read its list again; its answer comes after attnd has dropped the prefix."""
+    monkeypatch.setattr(presence, "HOPE_S", 0.1)
+    daemon, publisher = attached()
+    first, second = unanswered(daemon, publisher, 2)
+    publisher._sender.link.keys = types.SimpleNamespace(public=40 * b"k")
+
+    def told():
+        return said("the messages of job job")
+
+    daemon.socket.subscribe(b"refused/" + 40 * b"k" + b"/job")
+    daemon.wait(lambda: len(told()) == 1, "that the key is refused")
+    daemon.socket.unsubscribe(b"refused/" + 40 * b"k" + b"/job")
+    daemon.wait(lambda: publisher._sender.presence.hope is not None, "that the prefix has gone")
+    daemon.answer(refused=[[first, "key"]])
+    daemon.wait(lambda: publisher.stats()["refused_by_reason"] == {"key": 1}, "the late answer")
+    assert len(told()) == 1, "nothing was taken yet"
+    daemon.answer(ack=[second])
+    daemon.wait(lambda: len(told()) == 2, "that it is let in again")
+    assert "takes the messages of job job again" in told()[1]
+
+
 def test_a_message_that_never_fits_is_told_so(attached, said):
     daemon, publisher = attached(reliable=True, reliable_bytes=1 << 16)
     publisher.publish_attention(np.full((1, 1, 256, 256), 1 / 256, np.float32), **AT)

@@ -409,8 +409,11 @@ def test_a_trainer_whose_key_is_of_another_job_is_told_what_mends_it(come, caplo
         attnd.admit((trainer, "publish", "mine"))
         wait_until(lambda: publish(publisher) or attnd.call("live", job="mine"), "the messages of a key that may")
         assert caplog.messages.count(sentence) == 1
+        again = f"job mine: attnd at {attnd.endpoint('ingest')} takes the messages of job mine again: what follows is captured"
+        wait_until(lambda: publish(publisher) or again in caplog.messages, "that they are taken again")
         attnd.admit((trainer, "publish", "other"))
         wait_until(lambda: publish(publisher) or caplog.messages.count(sentence) == 2, "the warning, once more")
+    assert caplog.messages.count(again) == 1
 
 
 def test_what_was_mended_is_told_nobody(come, caplog):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """presence: whether attnd is there and takes the messages of a job, and what people are told of that, in warnings: that it has gone,
-and is back; that it is older than what the job asks for; that it refuses the job's key; that it is stopped.
+and is back; that it is older than what the job asks for; that it refuses the job's key, and takes it again; that it is stopped.
 
 Subscriptions tell it: attnd that is there subscribes, and to a prefix of its own when it refuses the job.
 """
@@ -17,6 +17,7 @@ from .outbox import Outbox
 from .reliable import Lane, Wish
 
 GONE_AFTER_S = 5.0  # without a subscriber; a daemon that is back sooner was only restarted
+HOPE_S = 5.0  # between two looks at whether messages are taken again
 TO_START = 'Start one: attnd &, or attnd.watch(..., start="auto"); python -m attnd says what is wrong'
 REMOTE = "See whether attnd runs there, and whether the network and the firewalls let it through"
 
@@ -42,6 +43,7 @@ class Presence:
         self._left_at: Optional[float] = None  # since when nobody subscribes to anything
         self._told_gone = False
         self._count_before: Dict[str, int] = {}  # it left
+        self.hope: Optional[Tuple[float, int, bool]] = None  # see _look_whether_admitted
         self.say_next: Optional[Callable[[], str]] = None  # the end of the warning that attnd has gone; None: that is not told
 
     def notice(self, heard: Tuple[bytes, ...], is_there: bool) -> None:
@@ -53,10 +55,10 @@ class Presence:
                 log.warning("job %s: attnd is back, at %s%s", self._job, self._home, self._say_missed(time.monotonic() - self._left_at))
             self._left_at, self._told_gone = None, False
             self._tell_old()
-            if self._link.keys is not None and keyring.refusal_of(self._job, self._link.keys) in heard:
-                self.tell_denied()
-            else:  # attnd has read its list again, or was started again: the next refusal is told
-                self._once.again("denied")
+            if self._is_denied():
+                self._tell_denied()
+            elif "denied" in self._once and self.hope is None:  # attnd has read its list again, or was started again
+                self._begin_to_hope()
         elif not heard and self._home is not None and self._left_at is None:
             self._left_at, self._count_before = time.monotonic(), dict(self._outbox.count)
 
@@ -72,12 +74,15 @@ class Presence:
 
     def idle_s(self, is_ending: bool) -> Optional[float]:
         """Seconds until tend() has something to tell by itself; None: until subscriptions change."""
-        return self._gone_in_s(is_ending)
+        timers = [self._gone_in_s(is_ending), None if self.hope is None else max(0.0, self.hope[0] - time.monotonic())]
+        return min((at for at in timers if at is not None), default=None)
 
     def tend(self, is_ending: bool) -> None:
         """Tells what is due. `is_ending`: the job ends."""
         if self._gone_in_s(is_ending) == 0:
             self._tell_gone()
+        if self.hope is not None and time.monotonic() >= self.hope[0]:
+            self._look_whether_admitted(*self.hope)
 
     # ------------------------------------------------------------------------------ it has gone, and is back
 
@@ -116,8 +121,36 @@ class Presence:
         self._once.warn("stalled", "attnd at %s is stopped, or too busy: it takes nothing, and tensors are dropped and counted until "
                         "it does; training goes on. Further times are not told", self._home)
 
-    def tell_denied(self) -> None:
-        """It refuses the messages, because the key may not publish this job."""
+    # ------------------------------------------------------------------------------------ it refuses the job
+
+    def take_denial(self) -> None:
+        """An answer of the lane, which may be a late one, of before attnd read its list again: then it puts hope off."""
+        is_late = self.hope is not None and not self._is_denied()
+        self._tell_denied()
+        if is_late:
+            self._begin_to_hope(refused=1)
+
+    def _is_denied(self) -> bool:
+        """Whether attnd says by its subscriptions that it refuses this job."""
+        return self._link.keys is not None and keyring.refusal_of(self._job, self._link.keys) in self._heard
+
+    def _tell_denied(self) -> None:
+        """That the messages are refused, because the key may not publish this job."""
+        self.hope = None
         if self._link.keys is not None:
             self._once.warn("denied", "%s; training goes on, and attnd gets nothing of it. Further refusals are only counted",
                             keyring.denied(self._job, self._link.endpoint, self._link.keys))
+
+    def _begin_to_hope(self, refused: int = 0) -> None:
+        """Some of what is to come counts as sent, as it is refused."""
+        self.hope = time.monotonic() + HOPE_S, self._outbox.count["sent"] + refused, False
+
+    def _look_whether_admitted(self, at: float, sent: int, is_judged: bool) -> None:
+        """Tells that messages are taken again: `is_judged`, some were sent when this was looked at last, and none was refused
+        since. `sent` messages were when that began."""
+        self.hope = at + HOPE_S, sent, self._outbox.count["sent"] > sent
+        if is_judged and self._is_there:
+            self.hope = None
+            self._once.again("denied")
+            log.warning("job %s: attnd at %s takes the messages of job %s again: what follows is captured", self._job, self._home,
+                        self._job)

@@ -99,7 +99,7 @@ class Sender:
 
     def _reset_lane(self) -> None:
         self._lane = Lane(self.identity.job, self._reliable, self.outbox.acknowledged, self.outbox.lost,
-                          lambda: self.presence.tell_denied(), self._turn)
+                          lambda: self.presence.take_denial(), self._turn)
         self.is_away = False  # attnd has gone, and what went by the reliable lane before is kept for it
         self._by_lane: Set[bytes] = set()  # topics of messages that went by it
         self._moved: Dict[bytes, None] = {}  # topics of those that did not, since an event named them
