@@ -76,6 +76,25 @@ def test_a_collapse_fires_and_is_resolved():
     assert attnd.stats()["alerts"] >= 4
 
 
+def test_rows_that_became_invalid_are_told_long_before_their_window_ends():
+    attnd, reader, trainer = judging("window.length=1000", "window.every=1000")
+    sound = sharp_maps(1, HEADS)
+    broken = sound.copy()
+    broken[0, 1, 3] = np.nan
+    for step in (50, 100, 150):
+        for layer in (0, 1):
+            trainer.attention(broken if (step, layer) == (100, 1) else sound, step=step, layer=layer, causal=True)
+    first = next_alert(reader, "first_invalid")
+    assert (first["state"], first["step"], first["since"]) == ("firing", 100, {"epoch": 0, "step": 100})
+    assert (first["layer"], first["head"], first["value"]) == (1, 1, 1 / T)
+    assert first["message"] == ("rows became invalid: first in head 1 of decoder.1.self, between steps 50 and 100: "
+                                "6.25 % of its rows")
+    assert [one["message"] for one in attnd.call("alerts", job="gpt")["firing"]] == [first["message"]]
+    trainer.event("bye", step=150)
+    ended = next_alert(reader, "first_invalid")
+    assert (ended["state"], ended["since"], ended["message"]) == ("firing_at_end", first["since"], first["message"])
+
+
 def test_what_fires_when_the_run_ends_stays_so_after_a_restart_and_a_kill():
     attnd, reader, trainer = judging("history.commit=20ms")
     send_steps(trainer, 500, range(4))

@@ -442,6 +442,49 @@ QUANTITY_TEST(where_all_heads_are_invalid_alike_nobody_saw_the_origin)
     assert_string_equal(f->message, "no rows are invalid any more");
 }
 
+static void capture(struct quantity_fixture *f, uint64_t step, struct layer_id id,
+                    const double *shares)
+{
+    struct result_common common = {"gpt", run_id, 0, step, 0};
+    for (uint32_t h = 0; h < HEADS; h++) {
+        alerts_capture(f->alerts, &common, id, h, shares[h]);
+    }
+}
+
+/* The step of decoder.0 comes again from another rank, which has not got as far. */
+QUANTITY_TEST(a_captured_step_with_invalid_rows_is_judged_when_it_is_over)
+{
+    struct result_common now = {"gpt", run_id, 0, 90, 0};
+    capture(f, 30, decoder_0, none_invalid);
+    capture(f, 30, decoder_1, none_invalid);
+    capture(f, 60, decoder_0, none_invalid);
+    capture(f, 60, decoder_1, (double[]){0, 0, 0.6, 0});
+    capture(f, 60, decoder_0, none_invalid);
+    assert_false(alerts_has_invalid(f->alerts, 60));
+    assert_true(alerts_has_invalid(f->alerts, 90));
+    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
+    assert_false(alerts_has_invalid(f->alerts, 90));
+    expect_told(f, ALERT_FIRING, decoder_1, 2);
+    assert_string_equal(f->message,
+                        "rows became invalid: first in head 2 of decoder.1.self, between "
+                        "steps 30 and 60: 60 % of its rows");
+    capture(f, 90, decoder_0, all_invalid);
+    assert_false(alerts_has_invalid(f->alerts, 120));
+    f->step =
+        29; /* a window that ended before says nothing of it, its own window no more than it */
+    judge_invalid(f, none_invalid, none_invalid);
+    f->step = 60;
+    judge_invalid(f, all_invalid, all_invalid);
+    assert_int_equal(f->count, 1);
+    expect_told(f, ALERT_FIRING, decoder_1, 2);
+    judge_invalid(f, none_invalid, none_invalid);
+    assert_string_equal(f->message, "no rows are invalid any more");
+    capture(f, 150, decoder_1, all_invalid);
+    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
+    assert_string_equal(f->message, "rows of all heads are invalid alike: no capture saw where "
+                                    "that began, between steps 61 and 150");
+}
+
 /* Judges a window in which the heads of decoder.0 and decoder.1 give the first token this weight;
  * returns the share of the heads that it has taken. */
 static double judge_sinks(struct quantity_fixture *f, const double *of_0, const double *of_1)
