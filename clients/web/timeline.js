@@ -69,7 +69,8 @@ export function lossText(log, since, step) {
     const best = bestBefore(loss.step, loss.value, since),
         first = loss.value.indexOf(null);
     if (loss.value[end] === null) return `Loss NaN, first at step ${loss.step[first]}.`;
-    return `Loss ${number(loss.value[end])}${best === undefined ? "" : `; best before step ${since}: ${number(best)}`}.`;
+    const [now, before] = [loss.value[end], best].map((value) => value !== undefined && number(value));
+    return `Loss ${now}${before && before !== now ? `; best before step ${since}: ${before}` : ""}.`;
 }
 
 /** The lowest value that was logged before a step; undefined without any. */

@@ -82,7 +82,7 @@ function drawSeries(chart, series, { metric, summary, head, marks, last }) {
         ],
         bands: [
             { name: isSampled(series) ? "min to max of the rows taken" : "min to max", ends: ["min", "max"], low: v.min, high: v.max, class: "band light" },
-            { name: "p10 to p90", ends: ["p10", "p90"], low: v.p10, high: v.p90, class: "band" },
+            { name: "p10 to p90, like the median within 1.1 to 9.1 %", ends: ["p10", "p90"], low: v.p10, high: v.p90, class: "band" },
         ],
         baseline: baselineOf(summary, metric.name, head),
         bounds: marks.bounds,

@@ -87,6 +87,7 @@ def test_the_time_line_has_the_loss_and_the_spread_of_the_heads_at_each_window(p
 
 @pytest.mark.parametrize("values, since, step, said", [
     ([4, 3, 2, 5, 6], 3, None, "Loss 6; best before step 3: 2."), ([4, 3, 2, 5, 6], 3, 3, "Loss 5; best before step 3: 2."),
+    ([4, 3, 2.83701, 2.83702], 3, None, "Loss 2.837."),
     ([4, 3, None, None], 1, None, "Loss NaN, first at step 2."), ([4, 3], 0, None, "Loss 3."), ([], 0, None, "")])
 def test_what_the_loss_did_is_said_by_its_numbers(place, page, values, since, step, said):
     page.open(place).ready()

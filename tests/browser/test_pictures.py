@@ -91,7 +91,7 @@ def test_a_map_is_saved_with_its_image_and_its_texts(site, page, ending):
 
 @pytest.mark.parametrize("address, selector, what, parts", [
     (f"#/layer?job={JOB}", ".grid.small .tools button", "encoder.0.self.h0-map", {"key position"}),
-    (HEAD, ".figure.wide .tools button", "decoder.1.self.h3-entropy_normalized", {"median", "p10 to p90"}),
+    (HEAD, ".figure.wide .tools button", "decoder.1.self.h3-entropy_normalized", {"median", "p10 to p90, like the median within 1.1 to 9.1 %"}),
     (f"#/overview?job={JOB}", ".heat .tools button", None, {"an alert fires", "entropy_normalized: low and high are bad"})])
 def test_what_is_saved_can_be_read_alone(site, page, address, selector, what, parts):
     page.open(site, address).ready()

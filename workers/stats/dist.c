@@ -101,9 +101,18 @@ double dist_quantile(const struct dist *d, double q)
         return NAN;
     }
     /* Not moments.n: a count may have saturated. */
-    double rank = ceil(q * (double)hist_total(&d->hist));
-    int32_t key = hist_key_at(&d->hist, rank > 1 ? (uint64_t)rank : 1);
-    return fmin(fmax(hist_middle(key, d->hist.halvings), d->moments.min), d->moments.max);
+    double total = (double)hist_total(&d->hist), rank = ceil(q * total);
+    double min = d->moments.min, max = d->moments.max;
+    if (rank <= 1 || rank >= total) {
+        return rank <= 1 ? min : max;
+    }
+    int32_t key = hist_key_at(&d->hist, (uint64_t)rank);
+    double middle = hist_middle(key, d->hist.halvings), half = 1 + dist_quantile_error(d);
+    double low = fmin(middle / half, middle * half), high = fmax(middle / half, middle * half);
+    if (key != 0 && (min > low || max < high)) {
+        middle = copysign(sqrt(fmax(low, min) * fmin(high, max)), middle);
+    }
+    return fmin(fmax(middle, min), max);
 }
 
 void dist_limit(struct dist *d, uint32_t buckets)

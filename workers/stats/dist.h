@@ -34,8 +34,9 @@ struct dist {
 /* Non-finite x is ignored. Return 0 or ERR_MEMORY, then without effect. */
 int dist_add(struct dist *d, double x);
 int dist_merge(struct dist *into, const struct dist *from);
-/* The value at rank ceil(q * n) of the sorted values, to the width of a bucket, clamped to
- * [min, max]; NaN when empty. 0 <= q <= 1. */
+/* The value at rank ceil(q * n) of the sorted values: the first and the last exactly, any other as
+ * the geometric middle of its bucket, or of the part of it that is in [min, max]; NaN when empty.
+ * 0 <= q <= 1. */
 double dist_quantile(const struct dist *d, double q);
 void dist_clear(struct dist *d);
 

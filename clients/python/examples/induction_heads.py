@@ -84,8 +84,8 @@ def train(watch: attnd.Watch, model: Decoder, steps: int, lr: float) -> Iterator
         loss = functional.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
         watch.log(loss=loss)
+        optimizer.step()
         watch.step()
         yield loss.item()
 

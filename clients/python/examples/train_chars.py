@@ -166,8 +166,8 @@ class Trainer:
                                             ignore_index=chars_data.PAD)
             self.optimizer.zero_grad()
             loss.backward()
-            self.optimizer.step()
             self.watch.log(loss=loss)
+            self.optimizer.step()
             self.watch.step()
             total += loss.item()
             if self.verifier:

@@ -80,9 +80,9 @@ def train(a: argparse.Namespace, rank: int) -> None:
                 loss = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
                 optimizer.zero_grad()
                 loss.backward()
-                optimizer.step()
                 if rank == 0:  # one loss for the run
                     watch.log(loss=loss)
+                optimizer.step()
                 watch.step()
                 total += loss.item()
             watch.epoch_end()

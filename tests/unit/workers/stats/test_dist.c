@@ -238,11 +238,17 @@ TEST(quantiles_stay_between_min_and_max)
     double x[] = {1.0001, 1.0002, 1.0003};
     OWNED(dist_clear) struct dist d = {0};
     add_all(&d, x, 3);
-    assert_true(dist_quantile(&d, 0.5) == 1.0003);
+    assert_true(dist_quantile(&d, 0.1) == 1.0001 && dist_quantile(&d, 0.9) == 1.0003);
+    assert_close(dist_quantile(&d, 0.5), 1.0002, 1e-7);
     dist_clear(&d);
-    double y[] = {1e80, 3e80};
-    add_all(&d, y, 2);
+    double y[] = {1e80, 2e80, 3e80};
+    add_all(&d, y, 3);
     assert_true(dist_quantile(&d, 0.5) == 1e80);
+    dist_clear(&d);
+    double z[] = {-1.015, -1.012, -1.01, 0.98, 0.99, 0.999};
+    add_all(&d, z, 6);
+    assert_close(dist_quantile(&d, 0.25), -sqrt(1.015), 1e-12);
+    assert_close(dist_quantile(&d, 0.75), sqrt(0.999 * exp2(-1.0 / 32)), 1e-12);
 }
 
 TEST(dist_counts_saturate)
