@@ -38,7 +38,7 @@ void ticks_limit_costs(struct daemon *daemon)
         bool is_first = !job || strcmp(job, run->job) != 0;
         job = run->job;
         const struct capture_cost *cost = is_first ? registry_cost(registry, job) : NULL;
-        if (cost && run->own_every == 0) {
+        if (cost) {
             costs[count++] = (struct plan_cost){
                 job, cost_ratio(cost), config_for_job(&daemon->reload.plans, job)->plan_cost_max};
         }

@@ -73,6 +73,16 @@ export const RUNS_KEPT = 500;
 /** So long an answer that was asked for early may stand for one that is asked for now. */
 const FRESH_MS = 5000;
 
+/**
+ * The run that the name of a job means, of those in memory (job maps) or else in the history, the newest first: the newest
+ * that is active, or else the one that was heard of last, as attnd chooses (PROTOCOL.md, section 4); undefined without any.
+ */
+export function meantOf(job, known, past) {
+    const heard = ({ heard_ns, last_ns }) => heard_ns ?? last_ns,
+        [runs = []] = [known, past].map((list) => list.filter((run) => run.job === job)).filter((list) => list.length);
+    return runs.find(({ state }) => state === "active") ?? runs.reduce((last, run) => (heard(run) > heard(last) ? run : last), runs[0]);
+}
+
 /** Every view needs these first. */
 const FIRST = [["jobs"], ["runs", { limit: RUNS_KEPT, or_null: 1 }], ["alerts", { limit: 1, or_null: 1 }], ["metrics"]];
 
@@ -98,8 +108,8 @@ export async function askEarly({ view, params: { job, run, metric = "entropy_nor
     const answers = FIRST.map(put);
     if (view !== "overview" || !job) return;
     const [jobs, past] = await Promise.all(answers.slice(0, 2).map(async (response) => (await response).clone().json())),
-        newest = [...jobs.sort((a, b) => b.time_ns - a.time_ns), ...(past?.runs ?? [])].find((one) => one.job === job);
-    put(gridQuestion({ job, run: run || newest.run, metric, statistic }));
+        meant = meantOf(job, jobs, past?.runs ?? []);
+    put(gridQuestion({ job, run: run || meant.run, metric, statistic }));
 }
 
 /** The response to a question that was put early with this token, once. */

@@ -58,7 +58,7 @@ function drawPickers(params) {
     const jobs = store.jobNames(),
         runs = store.runsOf(params.job ?? "");
     fill(byId("job"), jobs.length ? jobs.map((name) => [name, name]) : [["", "none yet"]], params.job);
-    const run = params.run || runs[0]?.run;
+    const run = params.run || store.meant(params.job ?? "")?.run;
     fill(
         byId("run"),
         runs.map((run, i) => [run.run, `${runText(run)} ${i === 0 ? "newest" : ""} ${run.state}`]),
@@ -308,7 +308,7 @@ function start() {
     byId("run").addEventListener("change", (event) =>
         go(VIEWS[here().view].isApart ? "overview" : here().view, {
             ...here().params,
-            run: event.target.value === store.runsOf(here().params.job ?? store.job)[0]?.run ? "" : event.target.value,
+            run: event.target.value === store.meant(here().params.job ?? store.job)?.run ? "" : event.target.value,
         }),
     );
     onChange((name) => {

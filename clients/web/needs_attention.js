@@ -147,12 +147,12 @@ export class NeedsAttention {
         return h("p", { class: "soft" }, "At ", live, `: ${what}.`);
     }
 
-    /** Jobs beside this one that have firing alerts, of their newest run: the most severe and the oldest first. */
+    /** Jobs beside this one that have firing alerts, of the run that their name means: the most severe and the oldest first. */
     elsewhereNode() {
         const counts = new Map(),
             severity = (alert) => SEVERITIES.indexOf(alert.severity);
         for (const alert of [...this.store.firing].sort((a, b) => severity(a) - severity(b) || a.since.step - b.since.step))
-            if (alert.job !== this.params.job && alert.run === this.store.runsOf(alert.job)[0]?.run)
+            if (alert.job !== this.params.job && alert.run === this.store.meant(alert.job)?.run)
                 counts.set(alert.job, (counts.get(alert.job) ?? 0) + 1);
         if (counts.size === 0) return null;
         const names = [...counts].slice(0, ELSEWHERE).flatMap(([job, count], i) => [

@@ -14,11 +14,10 @@ const SAMPLES_MAX = 256; // windows of layers whose standard errors are kept
 export const NOT_KEPT =
     "No maps of single heads were kept of this window (history.head_maps): it has not all heads in one message, or an older attnd wrote it. Shown instead: the mean over the heads.";
 
-/** The run in full that an address means: the newest one when it does not say. */
+/** The run in full that an address means. */
 function runMeant(store, { job, run }) {
-    const runs = store.runsOf(job);
-    if (run) return runs.find((one) => one.run.startsWith(run))?.run ?? run;
-    return store.run || runs[0]?.run || "";
+    if (run) return store.runBy(job, run)?.run ?? run;
+    return store.run || (store.meant(job)?.run ?? "");
 }
 
 /** Has what pickers ask of a store. */

@@ -2,7 +2,7 @@
 // The page's data of the run it shows: the newest numbers of each layer, and the firing alerts of all runs. Never of two
 // runs at once. Bounded, however long a tab stays open: one value per layer, one alert per rule and place, and the newest
 // part of growing lists.
-import { find, get, now, RUNS_KEPT } from "./api.js";
+import { find, get, meantOf, now, RUNS_KEPT } from "./api.js";
 import { byLayer, layerName } from "./dom.js";
 import { silenceOf } from "./run_text.js";
 import { pacedUntilStored } from "./view_state.js";
@@ -43,7 +43,7 @@ const STARTS_MS = 2000;
 
 export class Store {
     constructor(events) {
-        this.jobs = []; // job maps, of all runs that attnd has in memory
+        this.jobs = []; // job maps, of all runs that attnd has in memory; of each job the newest first
         this.order = new Map(); // run -> number: the later it was heard of, the larger; lists keep their order while all go on
         this.heard = new Map(); // run -> {epoch, step, time_ns, at, interval}: when something came last, and how often (ms)
         this.past = []; // runs in the history, newest first
@@ -51,13 +51,12 @@ export class Store {
         this.asking = null; // for them
         this.job = "";
         this.run = ""; // everything below is of this run of the job alone
-        this.asked = ""; // the run that the address asks for; "": the newest, also when another begins
+        this.asked = ""; // the run that the address asks for; "": the one that the job's name means, also when it means another
         this.live = new Map(); // layer name -> live map
         this.summaries = new Map(); // layer name -> summary map, of the primary window; numbers of metrics may be null
         this.summarized = new Set(); // metrics that were asked for
         this.firing = []; // of all runs
         this.fleet = { role: "off" }; // as the method says, whoever asks
-        this.older = new Set(); // runs of the job that another one followed
         this.turn = 0; // of choose()
         this.isLoaded = false; // choose() has had its answer
         this.isFollowing = false; // while attnd does not answer nobody knows whether a run is silent
@@ -91,7 +90,7 @@ export class Store {
     takeLive(map) {
         this.hear(map);
         if (map.job !== this.job) return;
-        if (map.run !== this.run && !this.follow(map.run)) return;
+        if (map.run !== this.run && !this.follow(map)) return;
         const before = this.live.get(layerName(map)),
             isNew = !before;
         if (map.tier === "weights" && before) {
@@ -103,16 +102,15 @@ export class Store {
         if (isNew) this.tell("layers", map);
     }
 
-    /** Whether a run of the job that is heard of is shown from now on: it has been started again. */
-    follow(run) {
-        if (this.asked || this.older.has(run)) return false;
+    /** Whether a run of the job that is heard of is shown from now on: nobody knew it, so it is the newest. */
+    follow({ job, run }) {
+        if (this.asked || this.jobs.some((map) => map.job === job && map.run === run)) return false;
         this.beginRun(run);
         return true;
     }
 
-    /** Nothing of the run before is the newest any more. */
+    /** The job's name means another run than the one that is shown. */
     beginRun(run) {
-        if (this.run) this.older.add(this.run);
         this.run = run;
         this.live.clear();
         this.summaries.clear();
@@ -129,19 +127,14 @@ export class Store {
 
     takeJob(map) {
         const at = this.jobs.findIndex((job) => job.job === map.job && job.run === map.run);
-        if (at < 0) this.began(map);
         if (at >= 0) this.jobs[at] = { ...map, first_ns: this.jobs[at].first_ns };
-        else this.jobs.push({ first_ns: map.time_ns, ...map });
+        else this.jobs.unshift({ first_ns: map.time_ns, ...map });
         this.heardOf(map);
         this.knowOf(map);
-        if (this.jobs.length > RUNS_KEPT) this.forget(this.jobs.shift().run);
+        if (this.jobs.length > RUNS_KEPT) this.forget(this.jobs.pop().run);
+        const { run } = this.meant(map.job);
+        if (map.job === this.job && !this.asked && run !== this.run) this.beginRun(run);
         this.tell("jobs");
-    }
-
-    /** A run that was not in memory: of the job that is shown it is the newest, unless the history has had it. */
-    began(map) {
-        if (map.job !== this.job || map.run === this.run) return;
-        if (!this.past.some((run) => run.run === map.run)) this.follow(map.run);
     }
 
     forget(run) {
@@ -220,15 +213,13 @@ export class Store {
         return this.isLoaded && this.job === job && this.asked === asked;
     }
 
-    /** The newest numbers of one run of a job: of the newest run when `asked` is ""; of all layers those of `metric`. Listeners
+    /** The newest numbers of one run of a job: of the one that its name means when `asked` is ""; of all layers those of `metric`. Listeners
      * then get events of it. */
     async choose(job, asked = "", metric = "") {
-        const mine = ++this.turn,
-            runs = this.runsOf(job);
+        const mine = ++this.turn;
         this.job = job;
         this.asked = asked;
-        this.run = asked || (runs[0]?.run ?? "");
-        this.older = new Set(runs.slice(1).map((run) => run.run));
+        this.run = asked || (this.meant(job)?.run ?? "");
         this.isLoaded = false;
         this.live.clear();
         this.summaries.clear();
@@ -240,11 +231,11 @@ export class Store {
         for (const map of live) if (this.newest(map) === undefined) this.live.set(layerName(map), map);
     }
 
-    /** Live maps of the run that is shown, or its layers in the history. For a run that another one followed the history
-     * comes first: the last value of a layer is replaced by that of the next run. */
+    /** Live maps of the run that is shown, or its layers in the history. For a run that the job's name does not mean the
+     * history comes first: the last value of a layer is replaced by that of the next run. */
     async newestLayers(metric) {
         const { job, run } = this,
-            live = this.isNewest() ? await this.numbersOf(metric) : null;
+            live = run === this.meant(job)?.run ? await this.numbersOf(metric) : null;
         if (live?.length) return live;
         const past = await find("layers", { job, run });
         return past ? past.layers.map(pastLayer) : ((await this.numbersOf(metric)) ?? []);
@@ -281,11 +272,6 @@ export class Store {
         if (mine !== this.turn) return map;
         if (found?.length && lacks()) this.live.set(layerName(map), withMatrices(found[0], matrices?.[0]));
         return this.live.get(layerName(map));
-    }
-
-    /** Whether the run that is shown is the newest of its job. */
-    isNewest() {
-        return this.run === this.runsOf(this.job)[0]?.run;
     }
 
     /** `live` or `summary` maps of the run that is shown; null when attnd has none in memory. */
@@ -333,11 +319,14 @@ export class Store {
 
     /** Runs of a job, newest first: what attnd knows now, and the history. */
     runsOf(job) {
-        const known = this.jobs
-            .filter((map) => map.job === job)
-            .sort((a, b) => this.order.get(b.run) - this.order.get(a.run));
+        const known = this.jobs.filter((map) => map.job === job);
         const seen = new Set(known.map((map) => map.run));
         return [...known, ...this.past.filter((run) => run.job === job && !seen.has(run.run))];
+    }
+
+    /** The run that the name of a job means; undefined when there is none. */
+    meant(job) {
+        return meantOf(job, this.jobs, this.past);
     }
 
     /** A run by its first digits; undefined when the job has none. */

@@ -107,7 +107,7 @@ class Row {
     nameNodes() {
         const { run, home } = this,
             runs = home.store.runsOf(run.job),
-            target = { job: run.job, run: run.run === runs[0].run ? "" : run.run },
+            target = { job: run.job, run: run.run === home.store.meant(run.job).run ? "" : run.run },
             name = home.same ? `…${run.job.slice(home.same)}` : run.job;
         return [
             h("a", { href: link("overview", target), title: run.job }, visible(name)),

@@ -86,8 +86,8 @@ function drawDistances(frame, heads) {
 function chosenRuns(store, params) {
     const all = store.jobNames().flatMap((job) => store.runsOf(job)),
         at = (text) => all.find((run) => runKey(run) === text),
-        ofJob = store.runsOf(params.job ?? "");
-    const a = at(params.a) ?? ofJob.find((run) => run.run === params.run) ?? ofJob[0] ?? all[0],
+        { job = "", run: shown } = params;
+    const a = at(params.a) ?? store.runsOf(job).find((run) => run.run === shown) ?? store.meant(job) ?? all[0],
         own = at(params.b),
         b = own && runKey(own) !== runKey(a) ? own : previousOf(a, store.runsOf(a.job), all);
     const more = (params.with ?? "").split(",").map(at).filter(Boolean);

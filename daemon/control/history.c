@@ -82,12 +82,12 @@ static void control_history_on_answered(void *data, int code, const char *detail
 struct firing {
     const struct control_request *request;
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], rule[128], severity[16];
-    bool older; /* those of runs that are over, whose job has a newer run; or others */
+    bool older; /* those of runs that are over, and that the job's name does not mean; or others */
     uint32_t older_count;
     struct mpk_writer *list, *unmeasured;
-    const struct run *asked;  /* whose alerts are visited now */
-    const struct run *newest; /* of its job, which comes first */
-    bool listed;              /* this job is asked for */
+    const struct run *asked; /* whose alerts are visited now */
+    const struct run *meant; /* by the name of its job */
+    bool listed;             /* this job is asked for */
 };
 
 static void visit_alert(void *data, const struct alert_result *alert)
@@ -126,11 +126,11 @@ static void control_history_visit_run(struct firing *firing, struct run *run)
     struct alert_sink sink = {.event = visit_alert, .data = firing};
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
-    if (!firing->newest || strcmp(firing->newest->job, run->job) != 0) {
-        firing->newest = run;
+    if (!firing->meant || strcmp(firing->meant->job, run->job) != 0) {
+        firing->meant = registry_find(firing->request->view->registry, run->job, "");
         firing->listed = request_lists(firing->request, run->job);
     }
-    bool older = !*firing->run && run != firing->newest && run->state != JOB_ACTIVE;
+    bool older = !*firing->run && run != firing->meant && run->state != JOB_ACTIVE;
     if ((*firing->job && strcmp(firing->job, run->job) != 0) || !firing->listed ||
         strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts ||
         older != firing->older) {
@@ -210,7 +210,7 @@ int method_alerts(struct control_request *request)
     firing.unmeasured = &asked->unmeasured;
     for (int older = 0; older < 2; older++) {
         firing.older = older;
-        firing.newest = NULL;
+        firing.meant = NULL;
         for (struct run *run = NULL; (run = registry_next(request->view->registry, run));) {
             control_history_visit_run(&firing, run);
         }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The numbers that a monitoring system asks for every few seconds, in one answer that does not grow
- * with the layers: the counters, of each job its newest run and how many alerts fire, by rule, and
- * the fleet. */
+ * with the layers: the counters, of each job the run that its name means and how many alerts fire,
+ * by rule, and the fleet. */
 #include "daemon/control/internal.h"
 
 #include "config/rules.h"
@@ -19,11 +19,13 @@ struct firing_rule {
 /* A rule has one severity and two states that count. */
 #define FIRING_MAX (2 * RULES_MAX)
 
-/* Runs come job by job, the newest of each first; a job is written when the next one begins. */
+/* Runs come job by job; a job is written when the next one begins. */
 struct jobs_visit {
     struct mpk_writer *result;
     const struct plans *plans;
-    const struct run *newest; /* of the job at hand, or `wanted`; NULL before the first */
+    const struct run
+        *meant; /* by the name of the job at hand, or `wanted`; NULL before the first */
+    const struct run *asked;  /* whose alerts are visited now */
     const struct run *wanted; /* stands for its job; NULL = none is asked for */
     uint32_t runs;
     struct firing_rule firing[FIRING_MAX];
@@ -34,8 +36,8 @@ static void count_alert(void *data, const struct alert_result *alert)
 {
     struct jobs_visit *visit = data;
     uint32_t i = 0;
-    if (alert->state == ALERT_FIRING_AT_END && visit->runs > 1 && visit->newest != visit->wanted) {
-        return; /* of a run that another one came after */
+    if (alert->state == ALERT_FIRING_AT_END && visit->asked != visit->meant) {
+        return;
     }
     while (i < visit->firing_count && (visit->firing[i].severity != alert->severity ||
                                        visit->firing[i].state != alert->state ||
@@ -67,7 +69,7 @@ static void control_monitor_put_firing(const struct jobs_visit *visit)
 
 static void control_monitor_put_job(const struct jobs_visit *visit)
 {
-    const struct run *run = visit->newest;
+    const struct run *run = visit->meant;
     struct mpk_writer *result = visit->result;
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
@@ -123,22 +125,23 @@ int method_monitor(struct control_request *request)
     mpk_pair_array(request->result, "jobs", registry_jobs(registry));
     for (struct run *run = NULL; (run = registry_next(registry, run));) {
         struct alert_sink sink = {.event = count_alert, .data = &visit};
-        if (!visit.newest || strcmp(visit.newest->job, run->job) != 0) {
-            if (visit.newest) {
+        if (!visit.meant || strcmp(visit.meant->job, run->job) != 0) {
+            if (visit.meant) {
                 control_monitor_put_job(&visit);
             }
             bool asked = visit.wanted && strcmp(visit.wanted->job, run->job) == 0;
-            visit.newest = asked ? visit.wanted : run;
+            visit.meant = asked ? visit.wanted : registry_find(registry, run->job, "");
             visit.runs = visit.firing_count = 0;
         }
         visit.runs++;
-        if (run->alerts && (visit.newest != visit.wanted || run == visit.wanted)) {
+        visit.asked = run;
+        if (run->alerts && (visit.meant != visit.wanted || run == visit.wanted)) {
             if (alerts_each(run->alerts, &sink) != 0) {
                 visit.result->failed = true;
             }
         }
     }
-    if (visit.newest) {
+    if (visit.meant) {
         control_monitor_put_job(&visit);
     }
     return 0;

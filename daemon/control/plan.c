@@ -19,9 +19,9 @@ static void control_plan_put_cost(const struct control_request *request, const c
                                   const struct plan *plan)
 {
     struct mpk_writer *result = request->result;
-    const struct registry *registry = request->view->registry;
-    const struct capture_cost *cost = job ? registry_cost(registry, job) : NULL;
-    const struct run *run = cost ? registry_find(registry, job, "") : NULL;
+    const struct run *run = job ? registry_find(request->view->registry, job, "") : NULL;
+    const struct capture_cost *cost =
+        run && run->state != JOB_ENDED ? costs_largest(&run->costs) : NULL;
     bool chosen = plan->from == PLAN_FROM_CONFIG || plan->from == PLAN_FROM_SET;
     bool own = run && run->own_every > 0 && !chosen;
     uint64_t every = own ? run->own_every : plan->what.every;

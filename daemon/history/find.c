@@ -47,7 +47,7 @@ static void history_find_read_run(sqlite3_stmt *statement, const char *job, stru
     snprintf(run->job, sizeof run->job, "%s", job);
 }
 
-/* Looks at all runs of the job, newest first; keeps the first that fits. */
+/* Looks at all runs of the job, in the order of find_run; keeps the first that fits. */
 static int scan_runs(struct query *query, sqlite3_stmt *statement, const char *job,
                      const char *prefix, struct found_run *ret_run, int *ret_runs, int *ret_matches)
 {
@@ -73,8 +73,9 @@ int find_run(struct query *query, const char *job, const char *prefix, struct fo
     int runs = 0, matches = 0;
     int code = query_open(query,
                           "SELECT run_id, run, state, world, first_ns, last_ns, epoch, step"
-                          " FROM runs WHERE job = ?1 ORDER BY run_id DESC",
-                          &statement, SQL(sql_text(job)));
+                          " FROM runs WHERE job = ?1 ORDER BY state = ?2 DESC,"
+                          " CASE WHEN state = ?2 THEN run_id ELSE last_ns END DESC, run_id DESC",
+                          &statement, SQL(sql_text(job), sql_u64(JOB_ACTIVE)));
     if (code) {
         return code;
     }

@@ -31,8 +31,9 @@ struct found_track {
     struct history_track track;
 };
 
-/* The run of a job whose digits begin with `prefix`; "": the newest. Returns 0, ERR_JOB_UNKNOWN,
- * ERR_RUN_UNKNOWN (with a sentence; also when several begin so), or another error. */
+/* The run of a job whose digits begin with `prefix`; "": the one that its name means, as in
+ * registry_find, of those that the history has. Returns 0, ERR_JOB_UNKNOWN, ERR_RUN_UNKNOWN (with a
+ * sentence; also when several begin so), or another error. */
 int find_run(struct query *query, const char *job, const char *prefix, struct found_run *ret_run);
 
 /* Refuses a question to a run that has no layer; `also` stands behind that. */

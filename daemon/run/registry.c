@@ -488,9 +488,9 @@ int registry_merge(struct registry *registry, const struct merged *merged, uint6
 
 void registry_refused(struct registry *registry, const char *name, int code)
 {
-    struct job *job = registry_find_job(registry, name);
-    if (job) {
-        queue_refuse(job->runs, code);
+    struct run *run = registry_find(registry, name, "");
+    if (run) {
+        queue_refuse(run, code);
     }
 }
 
@@ -514,7 +514,7 @@ const struct capture_cost *registry_cost(const struct registry *registry, const 
     const struct capture_cost *largest = NULL;
     for (const struct run *run = job ? job->runs : NULL; run; run = run->next) {
         const struct capture_cost *cost = costs_largest(&run->costs);
-        if (cost && run->state != JOB_ENDED &&
+        if (cost && run->state != JOB_ENDED && run->own_every == 0 &&
             (!largest || cost_ratio(cost) > cost_ratio(largest))) {
             largest = cost;
         }
@@ -570,6 +570,24 @@ void registry_restore(struct registry *registry, uint64_t now_ns)
 bool registry_knows(const struct registry *registry, const char *job)
 {
     return registry_find_job(registry, job) != NULL;
+}
+
+struct run *registry_find(const struct registry *registry, const char *name, const char *prefix)
+{
+    const struct job *job = registry_find_job(registry, name);
+    struct run *last = NULL;
+    for (struct run *run = job ? job->runs : NULL; run; run = run->next) {
+        char hex[2 * RUN_BYTES + 1];
+        run_hex(run->id, hex);
+        if (strncmp(hex, prefix, strlen(prefix)) != 0) {
+            continue;
+        }
+        if (run->state == JOB_ACTIVE) {
+            return run;
+        }
+        last = !last || run->last_ns > last->last_ns ? run : last;
+    }
+    return last;
 }
 
 const struct run *registry_get(const struct registry *registry, const char *job, const uint8_t *id)

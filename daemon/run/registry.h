@@ -32,7 +32,7 @@ int registry_arrive(struct registry *registry, struct message *message, uint64_t
  * it to this attnd themselves count no more. Returns 0, or why there is no such run now. */
 int registry_merge(struct registry *registry, const struct merged *merged, uint64_t now_ns,
                    struct run **ret_run);
-/* A message that ingest refused: counted to the newest run of the job, if it is known. */
+/* A message that ingest refused: counted to the run that the job's name means, if it is known. */
 void registry_refused(struct registry *registry, const char *job, int code);
 
 /* Brings the runs back that the sink's store has kept: at the start, before any message. */
@@ -59,14 +59,15 @@ uint32_t registry_flushing(const struct registry *registry);
 uint64_t registry_waiting(const struct registry *registry);
 
 bool registry_knows(const struct registry *registry, const char *job);
-/* The run of a job whose digits begin with `prefix`, the newest of them; NULL when there is none.
- */
+/* The run that a job's name and the first digits of a run mean: of those that begin so the newest
+ * one that is active, or else the one that was heard of last; NULL when there is none. */
 struct run *registry_find(const struct registry *registry, const char *job, const char *prefix);
 /* The run of a job with this id; NULL when there is none. */
 const struct run *registry_get(const struct registry *registry, const char *job, const uint8_t *id);
 uint32_t registry_jobs(const struct registry *registry);
-/* The cost of capturing a job: that of the rank that pays most, of its runs that have not ended;
- * NULL when none has told. Borrowed until the next message. */
+/* The cost of capturing a job under its plan: that of the rank that pays most, of its runs that
+ * have not ended and whose code asks for no interval of its own; NULL when none has told. Borrowed
+ * until the next message. */
 const struct capture_cost *registry_cost(const struct registry *registry, const char *job);
 /* The run behind this one, NULL: the first; NULL behind the last. Jobs come in the order of their
  * first message, the newest run of each first. */

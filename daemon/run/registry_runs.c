@@ -85,15 +85,3 @@ uint64_t registry_waiting(const struct registry *registry)
     }
     return count;
 }
-
-struct run *registry_find(const struct registry *registry, const char *job, const char *prefix)
-{
-    for (struct run *run = NULL; (run = registry_next(registry, run));) {
-        char hex[2 * RUN_BYTES + 1];
-        run_hex(run->id, hex);
-        if (strcmp(run->job, job) == 0 && strncmp(hex, prefix, strlen(prefix)) == 0) {
-            return run;
-        }
-    }
-    return NULL;
-}

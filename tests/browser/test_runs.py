@@ -95,6 +95,27 @@ def test_an_unknown_run_is_said_to_be_unknown(place, twice, page):
     assert any(text.startswith(twice[0][:8]) for text in page.texts("main a"))
 
 
+def test_of_two_runs_at_once_the_one_that_goes_on_is_shown(place, page):
+    older, newer = (Trainer(place.daemon, "both") for _ in range(2))
+    publish(older, range(3))
+    wait_until(lambda: windows(place, "both"), "the older run")
+    publish(newer, range(3), layers=2)
+
+    def shows(trainer, count):
+        chosen = page.js("return document.querySelector('#run').selectedOptions[0]?.textContent ?? ''")
+        return cells(page) == count and trainer.run.hex()[:8] in chosen
+    page.open(place, "#/overview?job=both").ready()
+    wait_until(lambda: shows(newer, 2 * HEADS), "the newest that is active")
+    publish(older, [3])
+    wait_until(lambda: any((one["run"], one["step"]) == (older.run.hex(), 3) for one in place.api("jobs")), "the older one's next step")
+    assert shows(newer, 2 * HEADS)
+    end(place, newer, 2)
+    wait_until(lambda: shows(older, HEADS), "the one that goes on")
+    end(place, older, 3)
+    page.open(place, "#/overview?job=both").ready()
+    wait_until(lambda: shows(older, HEADS), "the one that ended last")
+
+
 def test_lists_say_when_runs_began(place, twice, page):
     page.open(place, "#/overview?job=twice").ready()
     publish(twice[2], [5, 6], layers=2)

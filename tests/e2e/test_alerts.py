@@ -160,7 +160,7 @@ def test_what_fired_at_the_end_counts_until_the_job_has_a_newer_run():
     for arguments in ((), ("gpt",)):
         code, text = alerts(*arguments)
         assert code == 0 and text.startswith("nothing is firing; attnctl alerts --all shows earlier ones\n")
-        assert text.endswith("\n1 fired at the end of runs that a newer run of their job followed\n")
+        assert text.endswith("\n1 fired at the end of runs of a job of which another goes on or ended later\n")
         assert (" checks passed; " in text) == bool(arguments)
     wait_until(lambda: "firing_at_end" in kept_states(attnd), "the history")
     assert "firing at end" in alerts("--all")[1]
@@ -174,6 +174,41 @@ def test_what_fired_at_the_end_counts_until_the_job_has_a_newer_run():
     send_steps(third, 1, range(2))
     wait_until(lambda: len(attnd.call("jobs")) == 3, "a run beside it")
     assert attnd.call("alerts")["older"] == 1 and alerts()[0] == 1, "the second still runs"
+
+
+def test_the_name_of_a_job_with_two_runs_at_once_means_the_same_one_everywhere():
+    attnd, _, sick = judging("history.commit=20ms")
+    send_steps(sick, 500, range(4))
+    wait_until(lambda: told(attnd), "an alert")
+    healthy = Trainer(attnd, "gpt")
+    healthy.event("hello", step_seconds=1.0, capture_seconds=0.25)
+    send_steps(healthy, 1, range(3))
+
+    def meant():
+        monitored, = attnd.call("monitor")["jobs"]
+        answers = [monitored, attnd.call("verdict", job="gpt"), *attnd.call("summary", job="gpt"),
+                   *attnd.call("live", job="gpt"), attnd.call("windows", job="gpt"), attnd.call("log", job="gpt")]
+        return {bytes.fromhex(one["run"]) for one in answers}
+
+    def fires():
+        return sum(one["count"] for one in attnd.call("monitor")["jobs"][0]["firing"])
+    wait_until(lambda: meant() == {healthy.run}, "the newest of those that are active")
+    assert attnd.call("plan.get", job="gpt")["cost"]["capture_seconds"] == 0.25
+    healthy.event("bye", step=2)
+    wait_until(lambda: meant() == {sick.run}, "the one that is active")
+    assert attnd.call("plan.get", job="gpt")["cost"] is None
+    assert sick.run.hex()[:8] in attnctl(attnd, "summary", "gpt").stdout
+    sick.event("bye", step=3)
+    wait_until(lambda: [one["state"] for one in told(attnd)] == ["firing_at_end"], "the end")
+    wait_until(lambda: meant() == {sick.run}, "the one that ended last")
+    assert attnd.call("alerts")["older"] == 0 and fires() == 1
+    assert attnctl(attnd, "alerts", "gpt").returncode == 1
+    send_steps(healthy, 1, range(3, 5))
+    wait_until(lambda: meant() == {healthy.run}, "the one that goes on")
+    assert attnd.call("alerts")["older"] == 1 and fires() == 0
+    healthy.event("bye", step=4)
+    wait_until(lambda: attnd.call("verdict", job="gpt")["state"] == "ended", "the end of both")
+    assert meant() == {healthy.run} and attnctl(attnd, "alerts", "gpt").returncode == 0
 
 
 def test_healthy_heads_and_uniform_beginnings_raise_nothing():

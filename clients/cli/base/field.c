@@ -238,12 +238,18 @@ bool field_node_is_late(const msgpack_object *node)
 
 const msgpack_object *field_run(const msgpack_object *runs, const char *job, const char *run)
 {
+    const msgpack_object *last = NULL;
     for (uint32_t i = 0; i < mpk_items(runs); i++) {
         const msgpack_object *one = field_at(runs, i);
-        if (mpk_is_str(mpk_find(one, "job"), job) &&
-            (!run || strncmp(FIELD_TEXT(one, "run"), run, strlen(run)) == 0)) {
+        if (!mpk_is_str(mpk_find(one, "job"), job) ||
+            (run && strncmp(FIELD_TEXT(one, "run"), run, strlen(run)) != 0)) {
+            continue;
+        }
+        if (mpk_is_str(mpk_find(one, "state"), "active")) {
             return one;
         }
+        bool later = !last || mpk_find_u64(one, "heard_ns") > mpk_find_u64(last, "heard_ns");
+        last = later ? one : last;
     }
-    return NULL;
+    return last;
 }

@@ -69,8 +69,8 @@ const char *field_layer(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]
 /* The same with ".h2" when it is about a head. */
 const char *field_place(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]);
 #define FIELD_PLACE(map) field_place(map, (char[LAYER_TEXT_MAX]){""})
-/* The first run of a job in a list with the newest first, or the one with these first digits; NULL
- * when it is not there. */
+/* The run of a job, in a list with the newest first, that its name and the first digits of a run
+ * (NULL: none) mean (PROTOCOL.md, section 4); NULL when it is not there. */
 const msgpack_object *field_run(const msgpack_object *runs, const char *job, const char *run);
 /* Whether a node of a fleet is for somebody to see to: "silent", "behind", "trouble", "refused". */
 bool field_node_is_late(const msgpack_object *node);

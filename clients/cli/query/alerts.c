@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* alerts: the alerts that fire now, or fired when their run ended, worst first, and with --all
  * those before, each once, by what was said of it last. An alert that fires, or did at the end, is
- * bad news: exit status 1, until its job has a newer run. */
+ * bad news: exit status 1, the latter as long as the name of its job means that run. */
 #include "clients/cli/base/cli.h"
 #include "clients/cli/base/field.h"
 #include "clients/cli/base/out.h"
@@ -13,7 +13,8 @@
 
 #define JOB_WIDTH 20
 
-/* How many fire that are not over with their run, whose job has a newer one: those come first. */
+/* How many fire that are not over with a run that the name of its job does not mean: those come
+ * first. */
 static uint32_t alerts_current(const msgpack_object *result)
 {
     uint32_t all = mpk_items(mpk_find(result, "firing"));
@@ -126,7 +127,8 @@ int show_alerts(struct cli *cli, const msgpack_object *result)
     }
     if (!all && older > 0) {
         fprintf(cli->out,
-                "%" PRIu32 " fired at the end of runs that a newer run of their job followed\n",
+                "%" PRIu32
+                " fired at the end of runs of a job of which another goes on or ended later\n",
                 older);
     }
     if (all && past && past->type == MSGPACK_OBJECT_NIL) {

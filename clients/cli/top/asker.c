@@ -157,6 +157,7 @@ static bool asker_take(struct asker *asker, struct model *model, int64_t now_ms)
     if (status == RPC_OK) {
         if (current) {
             struct run_row *row = model_row(model, asker->row_job);
+            row = row && strcmp(row->run, asker->row_run) == 0 ? row : NULL;
             if (kind == ASKER_MONITOR) {
                 read_monitor(model, reply.result, now_ms);
             } else if (kind == ASKER_ROW_VERDICT && row) {
@@ -192,6 +193,7 @@ bool asker_turn(struct asker *asker, struct model *model, int64_t now_ms)
         if (row && asker_send(asker, ASKER_ROW_VERDICT, row, model, now_ms)) {
             asker_send(asker, ASKER_ROW_LOG, row, model, now_ms);
             strcpy(asker->row_job, row->job);
+            strcpy(asker->row_run, row->run);
             row->asked_ms = now_ms > 0 ? now_ms : 1;
             row->asked_step = row->step;
             row->asked_firing = row->firing;

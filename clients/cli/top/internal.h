@@ -117,11 +117,12 @@ struct alert {
     uint64_t since_step;
 };
 
-/* A run in the list: the newest one of its job. */
+/* A row of the list: a job, and the run that its name means. */
 struct run_row {
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], state[16];
-    uint64_t epoch, step, world, received, firing;
-    enum severity severity; /* of the worst alert that fires */
+    uint64_t epoch, step, world, received;
+    uint64_t runs, firing;  /* runs of the job; alerts that fire in any of them */
+    enum severity severity; /* of the worst of these */
     bool known;             /* the answer of `verdict` has come: */
     struct alert worst;     /* severity NONE: no alert */
     uint32_t alert_count;
@@ -143,9 +144,9 @@ struct layer {
 /* The run that is opened; layers in the model's order. */
 struct opened {
     char job[JOB_NAME_MAX + 1]; /* "" = none */
-    const char *run;            /* digits of the run of it that is shown; NULL = the newest */
-    bool gone;                  /* attnd has forgotten that one */
-    bool known;                 /* attnd has it, and `row` is its newest state */
+    const char *run; /* digits of the run of it that is shown; NULL = by the job's name */
+    bool gone;       /* attnd has forgotten that one */
+    bool known;      /* attnd has it, and `row` is its newest state */
     struct run_row row;
     struct alert alerts[TOP_ALERTS_MAX]; /* what fires, worst first */
     uint32_t alert_count;
@@ -204,12 +205,15 @@ struct model {
 struct model *model_new(void);
 void model_free(struct model **model);
 
-/* Opens a run of a job, NULL: the newest; what was known of another one is forgotten. */
+/* Opens a run of a job, NULL: the one that its name means; what was known of another one is
+ * forgotten. */
 void model_open(struct model *model, const char *job, const char *run);
 /* Back to the list of runs. */
 void model_close_run(struct model *model);
 /* Shows another metric. */
 void model_choose_metric(struct model *model, const char *metric);
+/* The severity of the worst alert of a row's run, as far as it is known. */
+enum severity model_row_severity(const struct run_row *row);
 /* The row of a job; NULL = it is not there. */
 struct run_row *model_row(struct model *model, const char *job);
 /* The job of the chosen row, "" when that is the first one, which stays the first. */
@@ -281,7 +285,7 @@ struct asker {
     int64_t heard_ms, past_ms; /* an answer came; the past of the opened run was asked for */
     uint64_t generation;       /* that the past was asked for in */
     bool owes_past[ASKER_KINDS];
-    char row_job[JOB_NAME_MAX + 1]; /* of the questions about a row */
+    char row_job[JOB_NAME_MAX + 1], row_run[2 * RUN_BYTES + 1]; /* of the questions about a row */
 };
 
 /* attnd has just answered. */

@@ -73,6 +73,14 @@ void model_choose_metric(struct model *model, const char *metric)
     model->generation++;
 }
 
+enum severity model_row_severity(const struct run_row *row)
+{
+    if (row->runs > 1) { /* what fires may be of another run */
+        return row->known ? row->worst.severity : SEVERITY_NONE;
+    }
+    return row->severity;
+}
+
 struct run_row *model_row(struct model *model, const char *job)
 {
     for (uint32_t i = 0; i < model->row_count; i++) {

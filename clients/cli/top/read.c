@@ -68,6 +68,7 @@ static void read_runs(struct model *model, const msgpack_object *jobs)
         row->step = mpk_find_u64(map, "step");
         row->world = mpk_find_u64(map, "world");
         row->received = field_received(map);
+        row->runs = mpk_find_u64(map, "runs");
         row->severity = SEVERITY_NONE;
         row->firing = 0;
         for (uint32_t j = 0; j < mpk_items(firing); j++) {

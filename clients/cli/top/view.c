@@ -185,11 +185,17 @@ static struct list *list_begin(struct top_view *view, uint32_t *ret_end)
  * words, and that of a rule of one's own with none. */
 static void put_row_verdict(struct top_view *view, const struct run_row *row, int column)
 {
-    char others[32] = "";
+    char others[32] = "", beside[48] = "";
     int width = view->screen->width - column;
-    if (row->severity == SEVERITY_NONE || !row->known || row->worst.severity == SEVERITY_NONE) {
-        if (row->known &&
-            row->severity == SEVERITY_NONE) { /* else of an earlier run, or about to come */
+    enum severity severity = model_row_severity(row);
+    /* Both counts have to be of the same time. */
+    if (row->runs > 1 && row->firing > row->alert_count && row->firing == row->asked_firing &&
+        row->alert_count < TOP_ROW_ALERTS) {
+        snprintf(beside, sizeof beside, "; %" PRIu64 " fire%s in another run",
+                 row->firing - row->alert_count, row->firing - row->alert_count == 1 ? "s" : "");
+    }
+    if (severity == SEVERITY_NONE || !row->known || row->worst.severity == SEVERITY_NONE) {
+        if (row->known && severity == SEVERITY_NONE) { /* else about to come */
             char text[48] = "no alerts";
             if (row->unmeasured > 0) {
                 snprintf(text, sizeof text, "no alerts; no numbers of %" PRIu64 " layer%s",
@@ -198,7 +204,7 @@ static void put_row_verdict(struct top_view *view, const struct run_row *row, in
                 snprintf(text, sizeof text, "no alerts, %" PRIu64 " check%s passed", row->checks,
                          out_plural(row->checks));
             }
-            screen_print(view->screen, view->row, column, width, STYLE_FAINT, "%s", text);
+            screen_print(view->screen, view->row, column, width, STYLE_FAINT, "%s%s", text, beside);
         }
         return;
     }
@@ -211,8 +217,8 @@ static void put_row_verdict(struct top_view *view, const struct run_row *row, in
         snprintf(others, sizeof others, " +%" PRIu32, row->alert_count - 1);
     }
     screen_print(view->screen, view->row, column, width, mark_styles[worst->severity],
-                 "%.*s%s%s%s since %" PRIu64, length, says, somewhere ? ": " : "",
-                 somewhere ? TOP_PLACE(&worst->place) : "", others, worst->since_step);
+                 "%.*s%s%s%s since %" PRIu64 "%s", length, says, somewhere ? ": " : "",
+                 somewhere ? TOP_PLACE(&worst->place) : "", others, worst->since_step, beside);
 }
 
 static void draw_runs(struct top_view *view)
@@ -239,7 +245,8 @@ static void draw_runs(struct top_view *view)
         const struct run_row *row = &model->rows[model->shown[i]];
         const struct line *line = &row->loss;
         bool over = strcmp(row->state, "ended") == 0;
-        screen_put(screen, view->row, 0, 2, mark_styles[row->severity], marks[row->severity]);
+        enum severity severity = model_row_severity(row);
+        screen_put(screen, view->row, 0, 2, mark_styles[severity], marks[severity]);
         put_name(view, 3, name, over ? STYLE_FAINT : STYLE_PLAIN, row->job, same);
         screen_print(screen, view->row, step, bars - step - 1, STYLE_PLAIN,
                      wide ? "%-7s %" PRIu64 : "%.0s%" PRIu64, row->state, row->step);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Writes the newest run of each job, as `monitor` answers it. */
+/* Writes the run of each job that `monitor` answers. */
 #include "daemon/http/metrics/internal.h"
 
 #include "config/access.h"

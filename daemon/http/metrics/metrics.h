@@ -3,9 +3,9 @@
  * threads count.
  *
  * Numbers of layers are taken from results as they are published, so that a scrape only formats.
- * The loop thread's answer to `monitor` lists the jobs: the layers of a job's newest run are shown
- * while that run is active, and all other layers are forgotten. At most http.metrics_layers are
- * kept, first come, first served; scraping makes room. */
+ * The loop thread's answer to `monitor` lists the jobs: the layers of the run that it names of a
+ * job are shown while that run is active, and all other layers are forgotten. At most
+ * http.metrics_layers are kept, first come, first served; scraping makes room. */
 #ifndef DAEMON_HTTP_METRICS_METRICS_H
 #define DAEMON_HTTP_METRICS_METRICS_H
 

@@ -378,7 +378,7 @@ SAYS(calm_is_good_news,
      {"alerts again", 0, /* what fires is of an earlier run */
       "nothing is firing; attnctl alerts --all shows earlier ones\n"
       "No rule is in force: alerts are switched off, or none is of this job\n"
-      "1 fired at the end of runs that a newer run of their job followed\n"},
+      "1 fired at the end of runs of a job of which another goes on or ended later\n"},
      {"alerts again --json >/dev/null", 0, ""},
      {"alerts calm --all", 0,
       "nothing is firing\n"

@@ -385,13 +385,15 @@ SOURCE_TEST(labels_are_lines)
 /* attnd ------------------------------------------------------------------------------------------
  */
 
-/* Two layers, the second before the first; of decoder.1.self there is no map. Maps of 2 heads are
- * [3, 2] cells of 6 queries and 4 keys. */
+/* The newest run has ended, one goes on, with two layers, the second before the first; of
+ * decoder.1.self there is no map. Maps of 2 heads are [3, 2] cells of 6 queries and 4 keys. */
 static void source_put_jobs(struct mpk_writer *reply)
 {
     static const char site[] = "'stack': 'decoder', 'site': 'self', 'heads': 2";
     mpk_text(reply,
-             "[{'job': 'gpt', 'run': 'aa000000000000000000000000000000', 'time_ns': 5,"
+             "[{'job': 'gpt', 'run': 'ab', 'state': 'ended', 'heard_ns': 9},"
+             " {'job': 'gpt', 'run': 'aa000000000000000000000000000000', 'state': 'active',"
+             " 'time_ns': 5, 'heard_ns': 8,"
              " 'layers': [{'layer': 2, %s}, {'layer': 1, %s}, {'layer': 0, %s}]}]",
              site, site, site);
 }

@@ -5,6 +5,7 @@
 
 #include "clients/cli/top/internal.h"
 #include "tests/unit/cli/top/maps.h"
+#include "tests/unit/mpk_text.h"
 
 #include <stdatomic.h>
 #include <unistd.h>
@@ -13,8 +14,8 @@
 static atomic_int monitors, lives, silent, holds_live;
 static const char *_Atomic refused_as; /* code of the refusal of `monitor` of a run; NULL = none */
 
-/* Answers `monitor`, each with one more message than the one before, and `live`; nothing at all
- * while it is silent. */
+/* Answers `monitor`, each with one more message than the one before, `live` and `verdict`; nothing
+ * at all while it is silent. */
 static void top_asker_answer(const struct fake *fake, const char *method, uint64_t id,
                              const msgpack_object *params, struct mpk_writer *reply)
 {
@@ -44,6 +45,9 @@ static void top_asker_answer(const struct fake *fake, const char *method, uint64
         }
         fake_put_ok(reply, id);
         put_live(reply, 0, 4, 0.2, 10);
+    } else if (strcmp(method, "verdict") == 0) {
+        fake_put_ok(reply, id);
+        mpk_text(reply, "{'alerts': [], 'checks': {'judged': 5}}");
     } else {
         fake_put_error(reply, id, "history_off", "there is no history");
     }
@@ -219,6 +223,29 @@ ASKER_TEST(rows_in_view_are_asked_about_once)
     assert_int_equal(world->model->rows[1].asked_ms, 1000);
     asker_turn(&world->asker, world->model, 1000);
     assert_int_equal(world->asker.asked[ASKER_ROW_VERDICT].id, 0);
+}
+
+ASKER_TEST(an_answer_about_a_run_that_a_row_no_longer_shows_is_dropped)
+{
+    top_asker_start(world, 60000);
+    world->model->list_rows = 1;
+    for (int same = 0; same < 2; same++) {
+        asker_tick(&world->asker, world->model, 1000);
+        while (world->asker.asked[ASKER_ROW_VERDICT].id == 0) {
+            top_asker_turn(world, 1000 + 10000 * same);
+        }
+        struct run_row *row = model_row(world->model, world->asker.row_job);
+        if (!same) {
+            strcpy(row->run, "ff");
+        }
+        world->model->paused = true; /* nothing else is asked */
+        while (world->asker.asked[ASKER_ROW_VERDICT].id != 0) {
+            top_asker_turn(world, 1000);
+        }
+        assert_int_equal(row->known, same);
+        assert_int_equal(row->checks, 5 * same);
+        world->model->paused = false;
+    }
 }
 
 ASKER_TEST(an_answer_about_the_job_before_is_dropped)

@@ -164,6 +164,28 @@ TOP_TEST(a_row_says_what_is_wrong_or_that_nothing_is)
     assert_shows(&screen, "no alerts, 17 checks passed");
 }
 
+TOP_TEST(a_row_is_of_one_run_and_says_that_another_one_has_alerts)
+{
+    give_two(model, "zebra", "critical"); /* 3 fire in all runs of it */
+    struct run_row *row = model_row(model, "zebra");
+    row->runs = 2;
+    draw(model, &screen, 120, 24);
+    assert_row(&screen, 3, "  >zebra                                    active  30");
+    row->known = true;
+    row->checks = 17;
+    row->asked_firing = row->firing;
+    draw(model, &screen, 180, 24);
+    assert_shows_not(&screen, "!!");
+    assert_shows(&screen, "no alerts, 17 checks passed; 3 fire in another run");
+    row->alert_count = 2;
+    row->worst =
+        (struct alert){.severity = SEVERITY_WARNING, .message = "flat: 1", .since_step = 7};
+    draw(model, &screen, 180, 24);
+    assert_shows(&screen, "flat +1 since 7; 1 fires in another run");
+    assert_int_equal(screen.cells[3 * 180].text[0], '!');
+    assert_int_equal(screen.cells[3 * 180 + 1].text[0], ' ');
+}
+
 TOP_TEST(names_that_begin_alike_can_be_told_apart)
 {
     give_two(model, "gpt-small-with-a-name-as-long-as-people-give-them-seed-0017", NULL);

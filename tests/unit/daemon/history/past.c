@@ -137,7 +137,7 @@ void past_put_batch(struct past *past, const struct past_window *window,
     memset(run_id, window->run, sizeof run_id);
     const struct store_run run = {window->job,
                                   run_id,
-                                  JOB_ACTIVE,
+                                  window->state,
                                   1,
                                   window->last,
                                   window->last * 10,

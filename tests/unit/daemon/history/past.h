@@ -51,6 +51,7 @@ struct past_window {
     double shift;
     uint64_t seed;
     uint32_t stride; /* of the queries; 0: all of them came */
+    enum job_state state;
 };
 
 /* An empty history; `setting` changes the config before it is used, or is NULL. */

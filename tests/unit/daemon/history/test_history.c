@@ -278,6 +278,25 @@ FRESH_TEST(a_run_is_named_by_its_first_digits)
                  "history", "job:s run:s", "gpt", "b");
 }
 
+FRESH_TEST(a_name_means_the_newest_active_run_or_the_one_that_ended_last)
+{
+    struct past_window window = history_window_of("gpt", 0xa2, 0);
+    window.state = JOB_ENDED;
+    past_put(past, &window);
+    past_settle(past, 0);
+    assert_int_equal(past_text(past_ask(past, "windows", "job:s", "gpt")->root, "run")[1], '1');
+    window = history_window_of("gpt", 0xa1, WINDOWS);
+    window.state = JOB_ENDED;
+    past_put(past, &window);
+    past_settle(past, 0);
+    assert_int_equal(past_text(past_ask(past, "windows", "job:s", "gpt")->root, "run")[1], '1');
+    window = history_window_of("gpt", 0xa2, WINDOWS + 1);
+    window.state = JOB_ENDED;
+    past_put(past, &window);
+    past_settle(past, 0);
+    assert_int_equal(past_text(past_ask(past, "windows", "job:s", "gpt")->root, "run")[1], '2');
+}
+
 FRESH_TEST(runs_are_listed_newest_first)
 {
     struct past_window window = history_window_of("bert", 0xb1, 7);

@@ -339,6 +339,44 @@ REGISTRY_TEST(the_one_beyond_the_limit_needs_a_place_for_its_tensors)
     assert_int_equal(registry_jobs(f->registry), 2);
 }
 
+/* Says goodbye, and the other run that it goes on. */
+static void registry_end_run(struct registry_fixture *f, uint8_t run, uint8_t other, uint64_t seq)
+{
+    registry_event(f, "a", run, EVENT_BYE, seq);
+    f->now += f->config.window_timeout;
+    if (other) {
+        registry_event(f, "a", other, EVENT_EPOCH_END, seq);
+    }
+    registry_tick(f->registry, f->now);
+}
+
+REGISTRY_TEST(a_name_means_the_newest_active_run_or_the_one_that_ended_last)
+{
+    assert_null(registry_find(f->registry, "a", ""));
+    registry_event(f, "a", 1, EVENT_HELLO, 0);
+    registry_event(f, "a", 2, EVENT_HELLO, 0);
+    assert_int_equal(registry_find(f->registry, "a", "")->id[0], 2);
+    assert_int_equal(registry_find(f->registry, "a", "01")->id[0], 1);
+    assert_null(registry_find(f->registry, "a", "1"));
+    registry_end_run(f, 2, 1, 1);
+    assert_int_equal(registry_find(f->registry, "a", "")->id[0], 1);
+    assert_int_equal(registry_find(f->registry, "a", "0")->id[0], 1);
+    registry_end_run(f, 1, 0, 2);
+    assert_int_equal(registry_find(f->registry, "a", "")->state, JOB_ENDED);
+    assert_int_equal(registry_find(f->registry, "a", "")->id[0], 1);
+    registry_event(f, "a", 2, EVENT_HELLO, 2);
+    assert_int_equal(registry_find(f->registry, "a", "")->id[0], 2);
+}
+
+REGISTRY_TEST(what_captures_cost_a_run_with_an_interval_of_its_own_limits_no_plan)
+{
+    struct message message = event_of("a", 1, EVENT_HELLO);
+    message.header.step_seconds = message.header.capture_seconds = 1;
+    message.header.own_every = 2;
+    assert_int_equal(test_registry_arrive(f, &message), 0);
+    assert_null(registry_cost(f->registry, "a"));
+}
+
 REGISTRY_TEST(what_captures_cost_a_job_is_known_until_its_runs_end)
 {
     assert_null(registry_cost(f->registry, "a"));
