@@ -125,7 +125,7 @@ int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t se
     struct losses losses = {.joined_late = !sequence->seen && seq != 0};
     int gap = sequence_find_gap(doubt, seq);
     if (!sequence->seen) {
-        *sequence = (struct sequence){.seen = 1, .first = seq, .next = seq};
+        *sequence = (struct sequence){.seen = SEQUENCE_SEEN, .first = seq, .next = seq};
         if (losses.joined_late) {
             sequence->dropped = dropped; /* before attnd was there */
         }
@@ -143,6 +143,9 @@ int sequences_next(struct sequences *sequences, uint32_t rank_index, uint64_t se
     }
     losses.lost = seq - sequence->next;
     losses.source = sequence_newly_dropped(sequence, dropped);
+    losses.joined_late |=
+        sequence->seen == SEQUENCE_RESTORED && (losses.lost > 0 || losses.source > 0);
+    sequence->seen = SEQUENCE_SEEN;
     if (losses.lost > 0) {
         sequence_remember_gap(sequences, rank_index, sequence->next, seq);
     }
@@ -204,6 +207,14 @@ int sequences_merge(struct sequences *into, const struct sequences *from)
         }
     }
     return 0;
+}
+
+void sequences_restored(struct sequences *sequences)
+{
+    for (uint32_t i = 0; i < sequences->count; i++) {
+        struct sequence *sequence = &sequences->of_rank[i];
+        sequence->seen = sequence->seen ? SEQUENCE_RESTORED : SEQUENCE_UNSEEN;
+    }
 }
 
 void sequences_clear(struct sequences *sequences)

@@ -30,8 +30,14 @@
 #define SEQUENCE_DROPPED_MAX (UINT64_C(1) << 32)
 #define SEQUENCE_GAPS        2
 
+enum sequence_seen {
+    SEQUENCE_UNSEEN,
+    SEQUENCE_SEEN,
+    SEQUENCE_RESTORED, /* seen before attnd was started again, and not since */
+};
+
 struct sequence {
-    uint64_t seen;    /* 0 or 1; whole numbers only: it is stored as it is */
+    uint64_t seen;    /* enum sequence_seen; whole numbers only: it is stored as it is */
     uint64_t first;   /* the first seq seen */
     uint64_t next;    /* the seq to come */
     uint64_t dropped; /* as last reported by the publisher */
@@ -57,7 +63,8 @@ struct losses {
     uint64_t found;   /* 1: this message was counted as lost before */
     uint64_t source;  /* dropped by the publisher since its last message */
     uint64_t known;   /* of these: an event has told of them before (drop_totals, below) */
-    bool joined_late; /* the first message seen is not the first that was sent */
+    bool joined_late; /* the first message seen, or seen since attnd was started again, is not the
+                         next that was sent */
 };
 
 /* Bytes of a rank, with its doubts. */
@@ -80,6 +87,8 @@ bool sequences_reached(const struct sequences *sequences, uint32_t rank_index, u
 uint64_t sequences_since(const struct sequences *sequences, const struct sequences *older);
 /* Takes over the newer numbers, rank by rank. Returns 0 or ERR_MEMORY. */
 int sequences_merge(struct sequences *into, const struct sequences *from);
+/* They were saved by an attnd that has ended. */
+void sequences_restored(struct sequences *sequences);
 void sequences_clear(struct sequences *sequences);
 
 /* drop_totals: publishers report their own drops twice: each tensor message has the total of its

@@ -40,6 +40,7 @@ static void restore_sequences(struct stored *in, const char *key, struct sequenc
         sequences_clear(sequences);
         sequences->of_rank = of_rank;
         sequences->count = count;
+        sequences_restored(sequences);
     }
 }
 
@@ -490,17 +491,19 @@ void restore_finish(struct restore *restore)
         run_free(&restore->run);
         return;
     }
+    for (uint32_t t = 0; t < run->track_count; t++) {
+        run->tracks[t].joins_late = !restore->has_track[t];
+    }
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
-        for (uint32_t t = 0; t < restore->run->track_count; t++) {
+        for (uint32_t t = 0; t < run->track_count; t++) {
             struct layer_track *layer = &stream->tracks[t];
-            if (restore->has_track[t]) {
-                layer->pending.lost += sequences_since(&stream->sequences, &layer->restored);
+            uint64_t lacks = sequences_since(&stream->sequences, &layer->restored);
+            if (restore->has_track[t] && lacks > 0) {
+                layer->pending.lost += lacks;
+                run->tracks[t].joins_late = true;
             }
             sequences_clear(&layer->restored);
         }
-    }
-    for (uint32_t t = 0; t < run->track_count; t++) {
-        run->tracks[t].joins_late = !restore->has_track[t];
     }
     run->dirty = true;
     char hex[2 * RUN_BYTES + 1];

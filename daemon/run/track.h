@@ -19,7 +19,8 @@ struct track {
     struct window window;
     struct state_budget *budget;
     uint32_t buckets;     /* of a histogram, at most */
-    bool joins_late;      /* the run was restored without it: its first window is not whole */
+    bool joins_late;      /* the run was restored without it, or with less of a layer than others
+                             have: its next window is not whole */
     uint64_t next_before; /* parts below were closed before the one that closes */
     uint64_t losses;      /* of the store, when a part was closed last (forward.h) */
     bool knows_losses;

@@ -7,6 +7,9 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 
+#include <stdio.h>
+#include <string.h>
+
 /* How often a disk that was full is tried, and with how many bytes at most. */
 #define ROOM_EVERY_NS  UINT64_C(1000000000)
 #define ROOM_BYTES_MAX (UINT64_C(1) << 20)
@@ -15,13 +18,61 @@
 #define CALM_MIN_NS UINT64_C(1000000000)
 #define CALM_MAX_NS UINT64_C(600000000000)
 
+void room_drop(struct store *store, const struct store_batch *batch)
+{
+    struct room_run *runs = store->trouble_run;
+    uint32_t i = 0;
+    while (i < store->trouble_runs && (memcmp(runs[i].run, batch->run_id, RUN_BYTES) != 0 ||
+                                       strcmp(runs[i].job, batch->job) != 0)) {
+        i++;
+    }
+    if (i == STORE_ROOM_RUNS) {
+        return;
+    }
+    if (i == store->trouble_runs) {
+        store->trouble_runs++;
+        runs[i] = (struct room_run){.windows = 0};
+        snprintf(runs[i].job, sizeof runs[i].job, "%s", batch->job);
+        memcpy(runs[i].run, batch->run_id, RUN_BYTES);
+    }
+    runs[i].records += batch->records;
+    for (const struct record *r = batch->first; r; r = r->next) {
+        runs[i].windows += r->kind == RECORD_WINDOW;
+    }
+}
+
+/* The trouble is over, or attnd ends. */
+static void room_tell_dropped(struct store *store)
+{
+    for (uint32_t i = 0; i < store->trouble_runs; i++) {
+        const struct room_run *run = &store->trouble_run[i];
+        char hex[2 * RUN_BYTES + 1];
+        run_hex(run->run, hex);
+        log_event(LOG_WARNING, "history_not_written", LOG_STR("job", run->job), LOG_STR("run", hex),
+                  LOG_NUM("windows", run->windows), LOG_NUM("records", run->records));
+    }
+    store->told_code = SQLITE_OK;
+    store->trouble_dropped = 0;
+    store->trouble_runs = 0;
+}
+
 void room_tell_end(struct store *store, uint64_t now)
 {
     if (store->told_code != SQLITE_OK && store->trouble == SQLITE_OK &&
         now >= store->calm_until_ns) {
         log_event(LOG_WARNING, "history_recovered", LOG_NUM("dropped", store->trouble_dropped));
-        store->told_code = SQLITE_OK;
-        store->trouble_dropped = 0;
+        room_tell_dropped(store);
+    }
+}
+
+void room_tell_stop(struct store *store)
+{
+    room_tell_end(store, UINT64_MAX);
+    if (store->told_code != SQLITE_OK) {
+        log_event(LOG_ERROR, "history_not_recovered", LOG_STR("path", store->db.path),
+                  LOG_STR("reason", sqlite3_errstr(store->trouble)),
+                  LOG_NUM("dropped", store->trouble_dropped));
+        room_tell_dropped(store);
     }
 }
 

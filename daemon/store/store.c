@@ -424,6 +424,9 @@ static void store_finish(struct store *store, struct store_batch *taken)
         struct store_batch *next = taken->next;
         records += taken->records;
         bytes += taken->bytes;
+        if (code != SQLITE_OK) {
+            room_drop(store, taken);
+        }
         batch_free(&taken);
         taken = next;
     }
@@ -487,7 +490,7 @@ static void *store_main(void *data)
         }
     }
     pthread_mutex_unlock(&store->lock);
-    room_tell_end(store, UINT64_MAX);
+    room_tell_stop(store);
     return NULL;
 }
 

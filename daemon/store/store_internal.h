@@ -19,6 +19,14 @@ struct store_queue {
     struct store_batch *first, **last;
 };
 
+/* Records of a run that were dropped in a trouble, and how many of them are windows of a layer. */
+#define STORE_ROOM_RUNS 16
+struct room_run {
+    char job[JOB_NAME_MAX + 1];
+    uint8_t run[RUN_BYTES];
+    uint64_t windows, records;
+};
+
 struct store {
     uint64_t commit_ns, queue_bytes, keep_states;
     struct retention_rule rule;
@@ -57,6 +65,8 @@ struct store {
     atomic_int trouble;    /* SQLite's code of the last commit, if it failed; read by any thread */
     _Atomic uint64_t lost; /* store_lost, without the files */
     uint64_t trouble_dropped, trouble_bytes, room_next_ns;
+    struct room_run trouble_run[STORE_ROOM_RUNS]; /* of trouble_dropped, the runs that came first */
+    uint32_t trouble_runs;
     atomic_int damage; /* store_damage: an enum store_damage_state */
     bool repaired;     /* or tried, once: a repair that did not help does not help again */
     int told_code;     /* of trouble whose end was not told yet; it is when it was calm until... */
@@ -78,14 +88,18 @@ static inline bool store_is_off(const struct store *store)
 /* room.c: the disk is full, or fails: from when to when, what waits for it, and what the log says.
  * The store's thread, the database locked. */
 
+/* This batch could not be written, and is dropped; room_lost follows for all of them. */
+void room_drop(struct store *store, const struct store_batch *batch);
 /* A commit failed with this code, and `records` of `bytes` in all were dropped. */
 void room_lost(struct store *store, uint64_t records, uint64_t bytes, int code);
 /* There is none yet: those who wait are told. */
 void room_tell_wait(struct store *store);
 /* A commit did not fail. `is_kept`: it had records. */
 void room_found(struct store *store, bool is_kept);
-/* Says that trouble is over when it is. */
+/* Says that trouble is over when it is, and what was not written. */
 void room_tell_end(struct store *store, uint64_t now);
+/* The same when attnd ends, and also if the trouble goes on. */
+void room_tell_stop(struct store *store);
 /* When there is something to do about it; UINT64_MAX: never. */
 uint64_t room_next(const struct store *store);
 

@@ -47,6 +47,7 @@ class Sent:
     number: int       # how many were sent before it, over all ranks
     lost: int         # messages missing just before it
     withheld: int     # messages the source says it has dropped since
+    over_restart: bool  # some of these, and attnd was started again since the one before
     rows: dict = field(repr=False)     # row metric -> per head the values of sound rows
     values: dict = field(repr=False)   # message metric -> [H]
     sound: int = 0
@@ -148,7 +149,19 @@ class Track:
         for m in run:
             ends[m.rank] = max(ends.get(m.rank, 0), self.unit_of(m))
         complete = min(ends.values())  # in epochs the last one is ended explicitly; a last step is seen whole
-        return last - self.length + 1 < first_part or complete < last
+        return last - self.length + 1 < first_part or complete < last or any(
+            m.over_restart and last - self.length + 1 < (self.unit_of(m) // self.part + 1) * self.part and
+            not self.is_closed(run, m, last) for m in run)
+
+    def is_closed(self, run, message, last):
+        """Whether all ranks had gone past this window before this message came."""
+        if self.unit == "epoch":
+            return last < message.epoch
+        reached = {m.rank: -1 for m in run}
+        for m in run:
+            if m.number < message.number:
+                reached[m.rank] = max(reached[m.rank], m.step)
+        return min(reached.values()) > last
 
 
 def pool(messages):

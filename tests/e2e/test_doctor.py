@@ -126,7 +126,9 @@ def test_a_spool(tmp_path):
 
 
 def test_no_daemon():
-    assert doctor()["daemon"] == ['WRONG no attnd answers -> start one: attnd, or attnd.watch(..., start="auto")']
+    found = doctor()
+    assert found["daemon"] == ['WRONG no attnd answers -> start one: attnd, or attnd.watch(..., start="auto")']
+    assert " for an attnd without settings of its own, " in found["history"][0]
 
 
 def test_a_socket_that_is_left_over():
@@ -196,7 +198,8 @@ def test_a_disk_that_is_full(rng):
     trainer.attention(softmax_maps(rng, 1, 1, 8, 8))
     trainer.event("epoch_end")
     reason = wait_until(lambda: daemon.stats()["history"]["reason"], "the disk is full")
-    assert doctor()["history"][0].startswith(f"WRONG attnd keeps nothing new: {reason} -> ")
+    assert doctor()["history"] == [f"WRONG attnd keeps nothing new: {reason} -> make the file and its directory writable for this user: "
+                                   "attnd then goes on by itself, and writes what it holds; if it ends before that, it loses it"]
 
 
 def test_a_history_that_is_damaged(rng):

@@ -40,6 +40,7 @@ class Stream:
         self.sent, self.events = [], 0
         self.lives = []   # (messages sent when the summaries were read, summaries)
         self.trainers, self.withheld = [], {}
+        self.restored = set()  # (rank, topic) that attnd has not heard of since it was started again
         self.begin()
 
     # ----------------------------------------------------------------------------------- starts of attnd
@@ -64,6 +65,7 @@ class Stream:
             trainer.close()
         self.attnd.log.close()
         self.attnd.start()
+        self.restored = {(m.rank, f"tensor/job/decoder/{m.layer}/self/") for m in self.sent}
         self.begin()
 
     def settle(self):
@@ -98,12 +100,18 @@ class Stream:
             except TossUp:
                 continue
         topic = f"tensor/job/decoder/{layer}/self/"
+        key = trainer.rank, topic
         lost, withheld = self.losses(trainer, topic)
+        over_restart = key in self.restored and lost + withheld > 0
+        self.restored.discard(key)
+        if over_restart:  # which windows it makes partial depends on which are closed when it comes
+            self.settle()
         epoch = step // self.steps_per_epoch
-        trainer.attention(weights, layer=layer, epoch=epoch, step=step, dropped=self.withheld.get((trainer.rank, topic), 0),
-                          **keywords)
+        trainer.attention(weights, layer=layer, epoch=epoch, step=step, dropped=self.withheld.get(key, 0), **keywords)
         self.received += 1
-        self.sent.append(Sent(layer, trainer.rank, epoch, step, len(self.sent), lost, withheld, *measured))
+        self.sent.append(Sent(layer, trainer.rank, epoch, step, len(self.sent), lost, withheld, over_restart, *measured))
+        if over_restart:
+            self.settle()
 
     def losses(self, trainer, topic):
         """Now and then messages of a topic never arrive, or the source says that it has dropped some."""

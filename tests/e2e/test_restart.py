@@ -229,6 +229,28 @@ def test_a_restored_window_is_summed_over_the_kill():
     assert (summary["messages"], summary["lost"], summary["window"]["partial"]) == (3, 0, False)
 
 
+@pytest.mark.parametrize("lost", [0, 1, 6])
+def test_windows_that_lack_what_a_kill_lost_are_partial(lost):
+    """attnd cannot know which of them lacks it: that of the last message before, that of the next one, or one between."""
+    attnd = Attnd("window.unit=step", "window.length=5", "window.every=5", "history.checkpoint=100ms", "history.commit=10ms")
+    trainer = Trainer(attnd, "job")
+    for step in range(7):
+        trainer.attention(WEIGHTS, step=step)
+    attnd.settled(7)
+    wait_until(lambda: attnd.messages_kept() == 7, "a checkpoint with all")
+    kill(attnd)
+    for step in range(7, 7 + lost):
+        trainer.attention_frames(WEIGHTS, step=step)
+    start_again(attnd, trainer)
+    for step in range(7 + lost, 25):
+        trainer.attention(WEIGHTS, step=step)
+    trainer.event("bye", step=24)
+    stop_after_the_run(attnd)
+    with sqlite3.connect(f"file:{attnd.history_path}?mode=ro", uri=True) as database:
+        found = dict(database.execute("SELECT last, partial FROM windows ORDER BY last").fetchall())
+    assert found == {4: 0, 9: int(lost > 0), 14: int(lost == 6), 19: 0, 24: 0}
+
+
 def test_a_window_that_is_no_longer_configured_is_dropped_aloud():
     attnd = Attnd("window.also=[10 epochs]")
     Trainer(attnd, "job").attention(WEIGHTS)

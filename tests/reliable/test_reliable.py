@@ -84,7 +84,10 @@ def test_an_end_while_the_disk_is_full_says_what_is_not_kept(start, rng):
     lane.steps(range(1, 4))
     wait_until(lambda: small.stats()["history"]["reason"] and small.stats()["reliable_received"] >= 4, "the disk is full")
     assert small.stop() == 0
-    assert re.search(r"level=warning .*event=reliable_unanswered messages=3 ", small.log_text()), small.log_text()
+    said = small.log_text()
+    assert re.search(r"level=warning .*event=reliable_unanswered messages=3 ", said), said
+    assert re.search(r"event=history_not_recovered path=\S+ reason=.* dropped=\d", said), said
+    assert re.search(rf"event=history_not_written job=job run={lane.run.hex()} windows=[3-9] records=\d", said), said
 
 
 def test_a_message_that_comes_twice_counts_once(small):
@@ -407,8 +410,9 @@ def test_messages_wait_for_a_full_disk(start, rng):
     attnd.settled(39)
     wait_until(lambda: lane.hear(0.1) and lane.waits, "why nothing is answered")
     assert lane.waits == [attnd.stats()["history"]["reason"]] and len(lane.unanswered) == 38
-    shown = subprocess.run([ATTNCTL, "--address", attnd.directory, "jobs"], capture_output=True, text=True, check=True).stdout
-    assert shown.endswith(f"\nattnd cannot write its history: {lane.waits[0]}\n")
+    for command in ("jobs",), ("summary", "job"), ("alerts", "job"), ("alerts",):
+        shown = subprocess.run([ATTNCTL, "--address", attnd.directory, *command], capture_output=True, text=True, check=True).stdout
+        assert shown.endswith(f"\nattnd cannot write its history: {lane.waits[0]}\n"), shown
     resource.prlimit(attnd.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     lane.event("bye", step=20)
     lane.settled()

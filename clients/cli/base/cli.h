@@ -126,6 +126,9 @@ bool verdict_print(struct cli *cli, bool brief);
 const char *verdict_unjudged(bool ended, bool any_rule);
 /* Names layers that no check says anything of, if there are any, behind the words `whose`. */
 void verdict_print_unmeasured(struct cli *cli, const char *whose, const msgpack_object *layers);
+/* Says when attnd cannot write or read its history; whoever may not ask for it does not hear of
+ * it. */
+void runs_print_history(struct cli *cli);
 
 /* Where a browser finds what attnd binds at `bound`. */
 void reach_from_here(struct cli *cli, const char *bound, char ret_endpoint[ADDRESS_MAX]);

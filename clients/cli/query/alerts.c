@@ -137,6 +137,7 @@ int show_alerts(struct cli *cli, const msgpack_object *result)
     if (all && field_bool(result, "more")) {
         fputs("there are earlier ones: --count shows more\n", cli->out);
     }
+    runs_print_history(cli);
     return CLI_OK;
 }
 

@@ -87,15 +87,9 @@ static void print_jobs(struct cli *cli, const msgpack_object *result)
     }
 }
 
-/* Then of the history, which whoever may not ask for it does not hear of. */
-int show_jobs(struct cli *cli, const msgpack_object *result)
+void runs_print_history(struct cli *cli)
 {
     struct rpc_reply reply;
-    if (mpk_items(result) == 0) {
-        fputs("no jobs yet: attach one with attnd.watch(model, job=\"name\")\n", cli->out);
-    } else {
-        print_jobs(cli, result);
-    }
     if (rpc_call(cli->rpc, "stats", NULL, &reply) == RPC_OK) {
         const msgpack_object *history = mpk_find(reply.result, "history");
         const char *reason = FIELD_TEXT(history, "reason"),
@@ -108,5 +102,15 @@ int show_jobs(struct cli *cli, const msgpack_object *result)
         }
         rpc_reply_clear(&reply);
     }
+}
+
+int show_jobs(struct cli *cli, const msgpack_object *result)
+{
+    if (mpk_items(result) == 0) {
+        fputs("no jobs yet: attach one with attnd.watch(model, job=\"name\")\n", cli->out);
+    } else {
+        print_jobs(cli, result);
+    }
+    runs_print_history(cli);
     return CLI_OK;
 }

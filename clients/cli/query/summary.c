@@ -332,6 +332,7 @@ int show_summary(struct cli *cli, const msgpack_object *result)
             putc('\n', shown.out);
         }
         print_groups(&shown, rows, count);
+        runs_print_history(&shown);
     }
     free(rows);
     return code;

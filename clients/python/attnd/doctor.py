@@ -389,7 +389,7 @@ def _about_history(daemon: Optional[Daemon], address: Optional[str]) -> Findings
             yield Finding("history", WRONG, "there is no place for it: neither XDG_STATE_HOME nor HOME is set",
                           "set one of them")
             return
-        yield from _about_disk(folder)
+        yield from _about_disk(folder, " for an attnd without settings of its own")
         return
     if daemon.stats is None:
         yield Finding("history", NOTE, "attnd tells of it to a key with the role read only")
@@ -401,22 +401,24 @@ def _about_history(daemon: Optional[Daemon], address: Optional[str]) -> Findings
         yield Finding("history", WRONG, f"{path}: {what}", advice)
     elif path is None or reason:
         yield Finding("history", WRONG, f"attnd keeps {'none' if path is None else 'nothing new'}: {reason}",
-                      _about_reason(str(reason)))
+                      _about_reason(str(reason), path is not None))
     elif not daemon.place:
         yield Finding("history", OK, f"{path} on attnd's machine, {_bytes(history['size'])}")
     else:
         yield from _about_disk(path, f", {_bytes(history['size'])}")
 
 
-def _about_reason(reason: str) -> str:
+def _about_reason(reason: str, is_open: bool) -> str:
+    """`is_open`: attnd has its history, and tries again and again to write to it."""
     if "switched off" in reason or "history.enabled" in reason:
         return "set history.enabled to true"
     if "another attnd" in reason:
         return "one attnd per history: end the other one, or give this one its own history.path (or XDG_STATE_HOME)"
-    if "full" in reason or "No space" in reason:
-        return "free some space there, or set history.path (or XDG_STATE_HOME) to another disk; then start attnd again"
-    return "make the file and its directory writable for this user, or set history.path (or XDG_STATE_HOME) to " \
-           "another place; then start attnd again"
+    is_full = "full" in reason or "No space" in reason
+    what = "free some space there" if is_full else "make the file and its directory writable for this user"
+    if is_open:
+        return f"{what}: attnd then goes on by itself, and writes what it holds; if it ends before that, it loses it"
+    return f"{what}, or set history.path (or XDG_STATE_HOME) to another {'disk' if is_full else 'place'}; then start attnd again"
 
 
 def _about_disk(path: str, more: str = "") -> Findings:

@@ -32,6 +32,25 @@ SEQUENCE_TEST(starting_in_the_middle_loses_nothing)
     assert_int_equal(losses.source, 2);
 }
 
+SEQUENCE_TEST(what_is_lost_over_a_restart_is_joined_late)
+{
+    for (uint64_t lost = 0; lost < 2; lost++) {
+        for (uint64_t dropped = 0; dropped < 2; dropped++) {
+            sequences_clear(s);
+            sequence_next(s, 0, 0);
+            sequences_restored(s);
+            assert_int_equal(sequence_next(s, 1 + lost, dropped), 0);
+            assert_int_equal(losses.joined_late, lost + dropped > 0);
+            assert_int_equal(losses.lost, lost);
+            assert_int_equal(sequence_next(s, 9, 9), 0);
+            assert_false(losses.joined_late);
+        }
+    }
+    sequences_clear(s);
+    assert_int_equal(sequence_next(s, 0, 0), 0);
+    assert_false(losses.joined_late);
+}
+
 SEQUENCE_TEST(drops_before_the_first_message_count)
 {
     assert_int_equal(sequence_next(s, 0, 4), 0);
