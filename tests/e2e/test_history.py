@@ -252,7 +252,7 @@ def test_attnctl_shows_a_head_window_by_window(attnd, summaries):
     code, out, err = attnctl(attnd, "history", "gpt", "--layer", "1", "--head", "2", "--metric", "entropy")
     assert (code, err) == (0, "")
     assert f"gpt, run {summaries[1][:8]}, decoder.1.self.h2\nentropy, per 1 epoch\n\nEPOCH  STEP" in out
-    assert len(out.splitlines()) == 4 + EPOCHS
+    assert len(out.splitlines()) == 4 + EPOCHS + 2 and out.splitlines()[-1].startswith("P10, P50 and P90 are within 1.1 %")
     code, out, err = attnctl(attnd, "history", "gpt", "--run", "zz")
     assert code == 2 and "--run: 'zz': not accepted" in err
     code, out, err = attnctl(attnd, "history", "nobody")
