@@ -380,7 +380,7 @@ void alerts_capture(struct alerts *alerts, const struct result_common *common, s
 {
     struct alert_layer *layer = alerts->rule_count > 0 ? alert_layer_get(alerts, id) : NULL;
     bool told = alerts->origin.share > 0;
-    if (!layer) {
+    if (!layer || isnan(invalid_share)) {
         return;
     }
     if (layer->captured_step != common->step) {

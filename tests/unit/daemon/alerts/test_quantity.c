@@ -485,6 +485,23 @@ QUANTITY_TEST(a_captured_step_with_invalid_rows_is_judged_when_it_is_over)
                                     "that began, between steps 61 and 150");
 }
 
+QUANTITY_TEST(heads_without_rows_are_neither_sound_nor_invalid)
+{
+    struct result_common now = {"gpt", run_id, 0, 90, 0};
+    capture(f, 30, decoder_0, (double[]){NONE, 0, 0, NONE});
+    capture(f, 60, decoder_0, (double[]){NONE, 1, 1, NONE});
+    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
+    assert_string_equal(f->message, "rows of all heads are invalid alike: no capture saw where "
+                                    "that began, between steps 30 and 60");
+}
+
+/* As where a plan leaves head 0 out. */
+QUANTITY_TEST(a_window_without_rows_of_a_head_tells_of_the_others)
+{
+    judge_invalid(f, (double[]){NONE, 0, 0.6, 0}, (double[]){NONE, 0, 0, 0});
+    expect_told(f, ALERT_FIRING, decoder_1, 2);
+}
+
 /* Judges a window in which the heads of decoder.0 and decoder.1 give the first token this weight;
  * returns the share of the heads that it has taken. */
 static double judge_sinks(struct quantity_fixture *f, const double *of_0, const double *of_1)
