@@ -485,6 +485,21 @@ QUANTITY_TEST(a_captured_step_with_invalid_rows_is_judged_when_it_is_over)
                                     "that began, between steps 61 and 150");
 }
 
+/* Also when it is of the layer that has the invalid rows. */
+QUANTITY_TEST(a_rank_that_lags_behind_does_not_hide_invalid_rows)
+{
+    struct result_common now = {"gpt", run_id, 0, 90, 0};
+    capture(f, 30, decoder_0, none_invalid);
+    capture(f, 60, decoder_0, none_invalid);
+    capture(f, 60, decoder_1, (double[]){0, 0, 0.6, 0});
+    capture(f, 30, decoder_1, none_invalid);
+    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
+    expect_told(f, ALERT_FIRING, decoder_1, 2);
+    assert_string_equal(f->message,
+                        "rows became invalid: first in head 2 of decoder.1.self, between "
+                        "steps 30 and 60: 60 % of its rows");
+}
+
 QUANTITY_TEST(heads_without_rows_are_neither_sound_nor_invalid)
 {
     struct result_common now = {"gpt", run_id, 0, 90, 0};
