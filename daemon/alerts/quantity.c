@@ -445,7 +445,7 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     numbers->invalid = (struct alert_invalid){.head = -1};
     for (uint32_t h = 0; h < summary->heads; h++) {
         alert_invalid_add(&numbers->invalid, h,
-                          summary->invalid_share ? summary->invalid_share[h] : 0);
+                          summary->invalid_share ? summary->invalid_share[h] : NAN);
     }
     return 0;
 }

@@ -510,6 +510,15 @@ QUANTITY_TEST(heads_without_rows_are_neither_sound_nor_invalid)
                                     "that began, between steps 30 and 60");
 }
 
+/* metrics.core is off. */
+QUANTITY_TEST(a_window_without_shares_of_heads_has_no_origin)
+{
+    begin_window(f, decoder_0);
+    f->summary.invalid_share = NULL;
+    take_window(f);
+    expect_same(alert_origin_value(f->alerts, false), NONE);
+}
+
 /* As where a plan leaves head 0 out. */
 QUANTITY_TEST(a_window_without_rows_of_a_head_tells_of_the_others)
 {
