@@ -380,14 +380,18 @@ void alerts_capture(struct alerts *alerts, const struct result_common *common, s
 {
     struct alert_layer *layer = alerts->rule_count > 0 ? alert_layer_get(alerts, id) : NULL;
     bool told = alerts->origin.share > 0;
-    if (!layer) {
+    if (!layer || isnan(invalid_share)) {
         return;
     }
-    if (layer->captured_step != common->step) {
-        layer->captured = (struct alert_invalid){.heads = 0};
-        layer->captured_step = common->step;
+    /* A rank that has not got as far takes nothing back. */
+    bool waits = alerts->invalid.waits && layer->captured_step == alerts->invalid.step;
+    if (!waits || common->step >= alerts->invalid.step || invalid_share > 0) {
+        if (layer->captured_step != common->step) {
+            layer->captured = (struct alert_invalid){.heads = 0};
+            layer->captured_step = common->step;
+        }
+        alert_invalid_add(&layer->captured, head, invalid_share);
     }
-    alert_invalid_add(&layer->captured, head, invalid_share);
     if (alerts->invalid.waits ? common->step >= alerts->invalid.step : told) {
         return;
     }

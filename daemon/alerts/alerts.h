@@ -46,7 +46,7 @@ struct alert_run {
 int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink);
 
 /* A head of a message in its turn: invalid rows are judged once their captured step is over, not
- * only with its window. */
+ * only with its window. NaN: the message has no rows of the head. */
 void alerts_capture(struct alerts *alerts, const struct result_common *common, struct layer_id id,
                     uint32_t head, double invalid_share);
 /* Whether a captured step with invalid rows, before this one, has not been judged. */

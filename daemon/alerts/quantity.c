@@ -445,14 +445,14 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     numbers->invalid = (struct alert_invalid){.head = -1};
     for (uint32_t h = 0; h < summary->heads; h++) {
         alert_invalid_add(&numbers->invalid, h,
-                          summary->invalid_share ? summary->invalid_share[h] : 0);
+                          summary->invalid_share ? summary->invalid_share[h] : NAN);
     }
     return 0;
 }
 
 void alert_invalid_add(struct alert_invalid *invalid, uint32_t head, double share)
 {
-    bool first = invalid->heads == 0;
+    bool first = invalid->heads == 0 || isnan(invalid->most);
     invalid->heads = head < invalid->heads ? invalid->heads : head + 1;
     if (first || share > invalid->most + SAME_SHARE) {
         invalid->head = (int32_t)head;
@@ -488,12 +488,12 @@ double alert_origin_value(struct alerts *alerts, bool captured)
         if (invalid) {
             least = fmin(least, invalid->least);
             heads += invalid->heads;
-            found.share = 0;
+            found.share = isnan(invalid->most) ? found.share : 0;
         }
     }
     for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
         const struct alert_invalid *invalid = invalid_of(alerts, layer, captured);
-        if (!invalid || invalid->most <= 0) {
+        if (!invalid || !(invalid->most > 0)) {
             continue;
         }
         bool more = invalid->most > least + SAME_SHARE;

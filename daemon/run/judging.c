@@ -138,6 +138,19 @@ static void judging_of_invalid(struct closing *closing)
     }
 }
 
+/* A share of the rows of a head; NaN: it has none, as a head of another rank in a state. */
+static double judging_invalid_share(const struct message *message, uint32_t h)
+{
+    const struct layer_state *given = message->given;
+    const struct measured *measured = message->measured;
+    if (given) {
+        double invalid = (double)given->head[h].invalid_rows;
+        return invalid / (invalid + (double)layer_state_moments(given, METRIC_ENTROPY, h).n);
+    }
+    double rows = (double)measured->rows + (double)measured->invalid_rows;
+    return (double)measured_invalid_rows(measured, h) * measured->heads / rows;
+}
+
 void judging_of_message(struct run *run, const struct message *message)
 {
     const struct header *header = &message->header;
@@ -150,19 +163,10 @@ void judging_of_message(struct run *run, const struct message *message)
         judging_submit(&closing);
     }
     struct result_common common = run_common(run);
-    const struct layer_state *given = message->given;
+    uint32_t first = message->given ? 0 : header->head_offset; /* that of a state is of its maps */
     for (uint32_t h = 0; h < header->heads; h++) {
-        uint32_t head = header->head_offset + h;
-        uint64_t invalid, rows;
-        if (given) {
-            rows = given->rows + given->invalid_rows;
-            invalid = given->head[head].invalid_rows;
-        } else {
-            rows = message->measured->rows + message->measured->invalid_rows;
-            invalid = measured_invalid_rows(message->measured, h);
-        }
-        double share = (double)invalid * header->heads / (double)(rows ? rows : 1);
-        alerts_capture(run->alerts, &common, header->layer, head, share);
+        alerts_capture(run->alerts, &common, header->layer, first + h,
+                       judging_invalid_share(message, h));
     }
 }
 

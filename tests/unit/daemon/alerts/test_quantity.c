@@ -485,6 +485,47 @@ QUANTITY_TEST(a_captured_step_with_invalid_rows_is_judged_when_it_is_over)
                                     "that began, between steps 61 and 150");
 }
 
+/* Also when it is of the layer that has the invalid rows. */
+QUANTITY_TEST(a_rank_that_lags_behind_does_not_hide_invalid_rows)
+{
+    struct result_common now = {"gpt", run_id, 0, 90, 0};
+    capture(f, 30, decoder_0, none_invalid);
+    capture(f, 60, decoder_0, none_invalid);
+    capture(f, 60, decoder_1, (double[]){0, 0, 0.6, 0});
+    capture(f, 30, decoder_1, none_invalid);
+    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
+    expect_told(f, ALERT_FIRING, decoder_1, 2);
+    assert_string_equal(f->message,
+                        "rows became invalid: first in head 2 of decoder.1.self, between "
+                        "steps 30 and 60: 60 % of its rows");
+}
+
+QUANTITY_TEST(heads_without_rows_are_neither_sound_nor_invalid)
+{
+    struct result_common now = {"gpt", run_id, 0, 90, 0};
+    capture(f, 30, decoder_0, (double[]){NONE, 0, 0, NONE});
+    capture(f, 60, decoder_0, (double[]){NONE, 1, 1, NONE});
+    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
+    assert_string_equal(f->message, "rows of all heads are invalid alike: no capture saw where "
+                                    "that began, between steps 30 and 60");
+}
+
+/* metrics.core is off. */
+QUANTITY_TEST(a_window_without_shares_of_heads_has_no_origin)
+{
+    begin_window(f, decoder_0);
+    f->summary.invalid_share = NULL;
+    take_window(f);
+    expect_same(alert_origin_value(f->alerts, false), NONE);
+}
+
+/* As where a plan leaves head 0 out. */
+QUANTITY_TEST(a_window_without_rows_of_a_head_tells_of_the_others)
+{
+    judge_invalid(f, (double[]){NONE, 0, 0.6, 0}, (double[]){NONE, 0, 0, 0});
+    expect_told(f, ALERT_FIRING, decoder_1, 2);
+}
+
 /* Judges a window in which the heads of decoder.0 and decoder.1 give the first token this weight;
  * returns the share of the heads that it has taken. */
 static double judge_sinks(struct quantity_fixture *f, const double *of_0, const double *of_1)
