@@ -177,24 +177,26 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
     if (rule->metric == RULE_INVALID_ORIGIN) {
         event.value = state == ALERT_RESOLVED ? cell->value : alerts->origin.share;
         /* The sentence of first_invalid. */
-        char head[32] = "several heads", layer[LAYER_NAME_MAX];
-        if (alerts->origin.head >= 0) {
-            snprintf(head, sizeof head, "head %" PRId32, alerts->origin.head);
+        const struct alert_origin *origin = &alerts->origin;
+        char head[32] = "several heads", layer[LAYER_NAME_MAX], when[80];
+        int length =
+            origin->after < origin->before
+                ? snprintf(when, sizeof when, "between steps %" PRIu64 " and ", origin->after)
+                : snprintf(when, sizeof when, "by step ");
+        snprintf(when + length, sizeof when - (size_t)length, "%" PRIu64, origin->before);
+        if (origin->head >= 0) {
+            snprintf(head, sizeof head, "head %" PRId32, origin->head);
         }
         if (state == ALERT_RESOLVED) {
             snprintf(message, ALERT_MESSAGE_MAX, "no rows are invalid any more");
-        } else if (alerts->origin.everywhere) {
-            snprintf(
-                message, ALERT_MESSAGE_MAX,
-                "rows of all heads are invalid alike: no capture saw where that began, between "
-                "steps %" PRIu64 " and %" PRIu64,
-                alerts->origin.after, alerts->origin.before);
+        } else if (origin->everywhere) {
+            snprintf(message, ALERT_MESSAGE_MAX,
+                     "rows of all heads are invalid alike: no capture saw where that began, %s",
+                     when);
         } else {
             snprintf(message, ALERT_MESSAGE_MAX,
-                     "rows became invalid: first in %s of %s, between steps %" PRIu64
-                     " and %" PRIu64 ": %.4g %% of its rows",
-                     head, layer_name(alerts->origin.layer, layer), alerts->origin.after,
-                     alerts->origin.before, 100 * alerts->origin.share);
+                     "rows became invalid: first in %s of %s, %s: %.4g %% of its rows", head,
+                     layer_name(origin->layer, layer), when, 100 * origin->share);
         }
     } else {
         alert_message(rule, cell, place, value_now(rule, cells, index), state, message);
@@ -383,20 +385,26 @@ void alerts_capture(struct alerts *alerts, const struct result_common *common, s
     if (!layer || isnan(invalid_share)) {
         return;
     }
-    /* A rank that has not got as far takes nothing back. */
+    /* Neither a rank that has not got as far nor one that is ahead takes anything back. */
     bool waits = alerts->invalid.waits && layer->captured_step == alerts->invalid.step;
-    if (!waits || common->step >= alerts->invalid.step || invalid_share > 0) {
+    if (!waits || common->step == alerts->invalid.step ||
+        (common->step < alerts->invalid.step && invalid_share > 0)) {
         if (layer->captured_step != common->step) {
             layer->captured = (struct alert_invalid){.heads = 0};
             layer->captured_step = common->step;
         }
         alert_invalid_add(&layer->captured, head, invalid_share);
     }
-    if (alerts->invalid.waits ? common->step >= alerts->invalid.step : told) {
+    if (alerts->invalid.waits && common->step > alerts->invalid.step) {
+        alerts->invalid.later = alerts->invalid.later ? alerts->invalid.later : common->step;
+        return;
+    }
+    if (alerts->invalid.waits ? common->step == alerts->invalid.step : told) {
         return;
     }
     if (invalid_share > 0) {
         alerts->invalid.waits = true;
+        alerts->invalid.later = 0;
         alerts->invalid.epoch = common->epoch;
         alerts->invalid.step = common->step;
         alerts->invalid.time_ns = common->time_ns;
@@ -406,9 +414,10 @@ void alerts_capture(struct alerts *alerts, const struct result_common *common, s
     }
 }
 
-bool alerts_has_invalid(const struct alerts *alerts, uint64_t before)
+bool alerts_has_invalid(const struct alerts *alerts, uint64_t before, bool ranks)
 {
-    return alerts->invalid.waits && alerts->invalid.step < before;
+    uint64_t step = ranks ? alerts->invalid.later : alerts->invalid.step;
+    return alerts->invalid.waits && step < before && (!ranks || step > 0);
 }
 
 int alerts_invalid(struct alerts *alerts, const struct result_common *common,

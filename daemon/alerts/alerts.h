@@ -49,8 +49,9 @@ int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct 
  * only with its window. NaN: the message has no rows of the head. */
 void alerts_capture(struct alerts *alerts, const struct result_common *common, struct layer_id id,
                     uint32_t head, double invalid_share);
-/* Whether a captured step with invalid rows, before this one, has not been judged. */
-bool alerts_has_invalid(const struct alerts *alerts, uint64_t before);
+/* Whether a captured step with invalid rows, before this one, has not been judged; with several
+ * `ranks`, of which one may be a captured step ahead, before the one before this. */
+bool alerts_has_invalid(const struct alerts *alerts, uint64_t before, bool ranks);
 /* Judges it, by the rules about where rows became invalid. Returns 0 or ERR_MEMORY. */
 int alerts_invalid(struct alerts *alerts, const struct result_common *common,
                    const struct alert_sink *sink);

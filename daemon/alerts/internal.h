@@ -114,6 +114,7 @@ struct alerts {
     struct {
         bool waits;
         uint64_t epoch, step, time_ns;
+        uint64_t later; /* the first captured step after it; 0 = none yet */
     } invalid;
     uint64_t sound[2]; /* the two newest captured steps with other rows */
     uint32_t windows;  /* that were judged */

@@ -157,7 +157,7 @@ void judging_of_message(struct run *run, const struct message *message)
     if (!run->alerts || message_has_matrices(message)) {
         return;
     }
-    if (alerts_has_invalid(run->alerts, header->step)) {
+    if (alerts_has_invalid(run->alerts, header->step, run->tracks[0].window.rank_count > 1)) {
         struct closing closing = {.run = run, .batch = checkpoint_begin(run)};
         judging_of_invalid(&closing);
         judging_submit(&closing);
@@ -225,7 +225,7 @@ void judging_of_layer(struct closing *closing, const struct layer_state *state,
         return;
     }
     run->alerts_unsaved = true;
-    if (alerts_has_invalid(run->alerts, summary->common.step + 1)) {
+    if (alerts_has_invalid(run->alerts, summary->common.step + 1, false)) {
         judging_of_invalid(closing);
     }
     struct rank_entropy entropy = {.count = 0};

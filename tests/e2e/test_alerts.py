@@ -103,7 +103,7 @@ def test_ranks_with_slices_of_heads_tell_of_theirs_in_states_with_maps():
     run = os.urandom(16)
     ranks = [Trainer(attnd, "gpt", rank, 2, run) for rank in range(2)]
     heads, maps = 4, np.zeros((2, 4, 4), np.float16)
-    for sent, (step, rank) in enumerate((step, rank) for step in (50, 100, 150) for rank in range(2)):
+    for sent, (step, rank) in enumerate((step, rank) for step in (50, 100, 150, 200) for rank in range(2)):
         entropy = np.ones((1, 2, 10))
         if (step, rank) == (100, 1):
             entropy[0, 1, :5] = np.nan

@@ -460,16 +460,16 @@ QUANTITY_TEST(a_captured_step_with_invalid_rows_is_judged_when_it_is_over)
     capture(f, 60, decoder_0, none_invalid);
     capture(f, 60, decoder_1, (double[]){0, 0, 0.6, 0});
     capture(f, 60, decoder_0, none_invalid);
-    assert_false(alerts_has_invalid(f->alerts, 60));
-    assert_true(alerts_has_invalid(f->alerts, 90));
+    assert_false(alerts_has_invalid(f->alerts, 60, false));
+    assert_true(alerts_has_invalid(f->alerts, 90, false));
     assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
-    assert_false(alerts_has_invalid(f->alerts, 90));
+    assert_false(alerts_has_invalid(f->alerts, 90, false));
     expect_told(f, ALERT_FIRING, decoder_1, 2);
     assert_string_equal(f->message,
                         "rows became invalid: first in head 2 of decoder.1.self, between "
                         "steps 30 and 60: 60 % of its rows");
     capture(f, 90, decoder_0, all_invalid);
-    assert_false(alerts_has_invalid(f->alerts, 120));
+    assert_false(alerts_has_invalid(f->alerts, 120, false));
     f->step =
         29; /* a window that ended before says nothing of it, its own window no more than it */
     judge_invalid(f, none_invalid, none_invalid);
@@ -498,6 +498,22 @@ QUANTITY_TEST(a_rank_that_lags_behind_does_not_hide_invalid_rows)
     assert_string_equal(f->message,
                         "rows became invalid: first in head 2 of decoder.1.self, between "
                         "steps 30 and 60: 60 % of its rows");
+}
+
+QUANTITY_TEST(a_rank_that_is_a_captured_step_ahead_does_not_hide_where_it_began)
+{
+    struct result_common now = {"gpt", run_id, 0, 120, 0};
+    capture(f, 60, decoder_1, all_invalid); /* the first of all */
+    capture(f, 90, decoder_0, all_invalid);
+    capture(f, 90, decoder_1, all_invalid);
+    assert_false(alerts_has_invalid(f->alerts, 90, true));
+    capture(f, 60, decoder_0, (double[]){0, 0, 0.6, 0});
+    capture(f, 60, decoder_1, all_invalid);
+    assert_true(alerts_has_invalid(f->alerts, 120, true));
+    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
+    expect_told(f, ALERT_FIRING, decoder_0, 2);
+    assert_string_equal(f->message, "rows became invalid: first in head 2 of decoder.0.self, "
+                                    "between steps 0 and 60: 60 % of its rows");
 }
 
 QUANTITY_TEST(heads_without_rows_are_neither_sound_nor_invalid)
