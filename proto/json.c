@@ -16,13 +16,7 @@ enum mpk_bins { MPK_BINS_HEX, MPK_BINS_BASE64 };
 
 static json_t *text_to_json(const char *text, size_t len)
 {
-    json_t *json = NULL;
-    if (len == 0) {
-        return json_string("");
-    }
-    if (!memchr(text, '\0', len)) {
-        json = json_stringn(text, len);
-    }
+    json_t *json = len > 0 && !memchr(text, '\0', len) ? json_stringn(text, len) : NULL;
     if (json) {
         return json;
     }
@@ -167,7 +161,8 @@ static bool has_controls(const char *text)
     return text;
 }
 
-/* By a stream in memory, which keeps a failure: jansson does not look at every result of a write. */
+/* By a stream in memory, which keeps a failure: jansson does not look at every result of a write.
+ */
 static char *json_write(const json_t *json, size_t flags)
 {
     char *text = NULL;
