@@ -133,11 +133,13 @@ int address_is_trusted(const char *directory, uid_t uid, char reterr[ADDRESS_REA
     return 0;
 }
 
-/* 0 when somebody accepts connections on this path, else the reason as an errno. */
-static int knock(const char *path)
+int address_knock(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int error = 0;
+    if (strlen(path) >= sizeof address.sun_path) {
+        return ENAMETOOLONG;
+    }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         return errno;
@@ -163,7 +165,7 @@ static int try_place(const char *directory, enum address_socket which, char *ret
     if (rc != 0) {
         return rc;
     }
-    int error = knock(endpoint + strlen("ipc://"));
+    int error = address_knock(endpoint + strlen("ipc://"));
     if (error == ENOENT || error == ECONNREFUSED) {
         return -ENOENT;
     }

@@ -56,6 +56,10 @@ void address_default(uid_t uid, const char *runtime_dir, char ret_directory[ADDR
  * can have made it. Returns 0, -ENOENT, or -1 with a sentence. */
 int address_is_trusted(const char *directory, uid_t uid, char reterr[ADDRESS_REASON_MAX]);
 
+/* Returns 0 when somebody accepts connections on this path of a Unix socket, else the reason as an
+ * errno. Does not block. */
+int address_knock(const char *path);
+
 /* Writes the endpoint of the socket in the first place that is trusted and where it accepts a
  * connection; `runtime_dir` as in address_places. Does not block. Returns 0, or -1 with a sentence
  * that names the places that were tried. */

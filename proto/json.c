@@ -16,13 +16,7 @@ enum mpk_bins { MPK_BINS_HEX, MPK_BINS_BASE64 };
 
 static json_t *text_to_json(const char *text, size_t len)
 {
-    json_t *json = NULL;
-    if (len == 0) {
-        return json_string("");
-    }
-    if (!memchr(text, '\0', len)) {
-        json = json_stringn(text, len);
-    }
+    json_t *json = len > 0 && !memchr(text, '\0', len) ? json_stringn(text, len) : NULL;
     if (json) {
         return json;
     }
@@ -158,35 +152,6 @@ static json_t *to_json(const msgpack_object *value, enum mpk_bins bins)
     }
 }
 
-/* A growing text. A failure is sticky, because jansson does not look at every result of append. */
-struct json_text {
-    char *data; /* owned; not terminated */
-    size_t len, capacity;
-    bool failed;
-};
-
-static int json_append(const char *bytes, size_t len, void *data)
-{
-    struct json_text *text = data;
-    if (!text->failed && len > text->capacity - text->len) {
-        size_t capacity = 2 * (text->capacity + len);
-        char *grown = realloc(text->data, capacity);
-        text->failed = !grown;
-        if (grown) {
-            text->data = grown;
-            text->capacity = capacity;
-        }
-    }
-    if (text->failed) {
-        return -1;
-    }
-    if (len > 0) {
-        memcpy(text->data + text->len, bytes, len);
-    }
-    text->len += len;
-    return 0;
-}
-
 /* Whether a character of U+0080 to U+009F is in it, which jansson leaves as it is. */
 static bool has_controls(const char *text)
 {
@@ -196,28 +161,32 @@ static bool has_controls(const char *text)
     return text;
 }
 
-/* Appends the document and a NUL. Returns 0 or -1. */
-static int json_write(const json_t *json, size_t flags, struct json_text *text)
+/* By a stream in memory, which keeps a failure: jansson does not look at every result of a write.
+ */
+static char *json_write(const json_t *json, size_t flags)
 {
-    return json_dump_callback(json, json_append, text, flags) != 0 ? -1 : json_append("", 1, text);
+    char *text = NULL;
+    size_t size;
+    FILE *stream = open_memstream(&text, &size);
+    bool failed = !stream || json_dumpf(json, stream, flags) != 0 || ferror(stream);
+    if (stream && (fclose(stream) != 0 || failed)) {
+        free(text);
+        text = NULL;
+    }
+    return text;
 }
 
 static char *dump(const msgpack_object *root, unsigned indent, enum mpk_bins bins)
 {
     json_t *json = to_json(root, bins);
     size_t flags = JSON_ENCODE_ANY | (indent ? JSON_INDENT(indent) : (size_t)JSON_COMPACT);
-    struct json_text text = {0};
-    text.failed = !json || json_write(json, flags, &text) != 0;
-    if (!text.failed && has_controls(text.data)) {
-        text.len = 0;
-        text.failed = json_write(json, flags | JSON_ENSURE_ASCII, &text) != 0;
+    char *text = json ? json_write(json, flags) : NULL;
+    if (text && has_controls(text)) {
+        free(text);
+        text = json_write(json, flags | JSON_ENSURE_ASCII);
     }
     json_decref(json);
-    if (text.failed) {
-        free(text.data);
-        return NULL;
-    }
-    return text.data;
+    return text;
 }
 
 char *mpk_to_json(const msgpack_object *root, unsigned indent)

@@ -23,15 +23,11 @@ static struct recorded_rank *ranks_find(struct ranks *ranks, const struct header
 /* NULL when out of memory. */
 static struct recorded_rank *ranks_add(struct ranks *ranks, const struct header *header)
 {
-    if (ranks->count == ranks->capacity) {
-        size_t capacity = ranks->capacity ? 2 * ranks->capacity : 8;
-        void *items = realloc(ranks->items, capacity * sizeof *ranks->items);
-        if (!items) {
-            return NULL;
-        }
-        ranks->items = items;
-        ranks->capacity = capacity;
+    void *items = realloc(ranks->items, (ranks->count + 1) * sizeof *ranks->items);
+    if (!items) {
+        return NULL;
     }
+    ranks->items = items;
     struct recorded_rank *rank = &ranks->items[ranks->count++];
     *rank = (struct recorded_rank){.rank = header->rank};
     strcpy(rank->job, header->job);

@@ -19,7 +19,7 @@ struct recorded_rank {
 
 struct ranks {
     struct recorded_rank *items; /* owned, in order of appearance */
-    size_t count, capacity;
+    size_t count;
     size_t next; /* where the next look-up starts: ranks take turns */
 };
 

@@ -20,6 +20,11 @@ static void part_list(struct mpk_writer *writer, const char *key, const double *
     result_part_put_reals(writer, list, length);
 }
 
+static double part_number(const void *of, size_t offset)
+{
+    return *(const double *)(const void *)((const char *)of + offset);
+}
+
 /* A list of the same number of each of `count` structs of `size` bytes; `first` is that of the
  * first. */
 static void part_column(struct mpk_writer *writer, const char *key, const void *first, size_t size,
@@ -27,7 +32,7 @@ static void part_column(struct mpk_writer *writer, const char *key, const void *
 {
     mpk_pair_array(writer, key, count);
     for (uint32_t i = 0; i < count; i++) {
-        mpk_put_f64(writer, *(const double *)(const void *)((const char *)first + i * size));
+        mpk_put_f64(writer, part_number(first, i * size));
     }
 }
 
@@ -208,11 +213,6 @@ static const struct {
 };
 enum { FIELDS = sizeof fields / sizeof fields[0] };
 
-static double field_of(const struct spectrum *spectrum, unsigned field)
-{
-    return *(const double *)(const void *)((const char *)spectrum + fields[field].offset);
-}
-
 /* One list over the heads per number. */
 static void result_weights_put_heads(struct mpk_writer *writer, const struct spectrum *head,
                                      uint32_t heads)
@@ -234,7 +234,7 @@ static void result_weights_put_projection(struct mpk_writer *writer, const char 
     mpk_pair_map(writer, name, 4);
     mpk_pair_map(writer, "whole", FIELDS + 3);
     for (unsigned f = 0; f < FIELDS; f++) {
-        mpk_pair_f64(writer, fields[f].name, field_of(&projection->whole, f));
+        mpk_pair_f64(writer, fields[f].name, part_number(&projection->whole, fields[f].offset));
     }
     mpk_put_str(writer, "singular_values");
     part_vector_row(writer, VECTOR_SINGULAR_VALUES, projection->whole.singular_values);
@@ -426,16 +426,11 @@ static const struct {
 };
 enum { STAT_FIELDS = sizeof stat_fields / sizeof stat_fields[0], STAT_PERCENTILES = 4 };
 
-static double stat_field(const struct result_stat *stat, unsigned field)
-{
-    return *(const double *)(const void *)((const char *)stat + stat_fields[field].offset);
-}
-
 static void put_stat(struct mpk_writer *writer, const struct result_stat *stat)
 {
     mpk_put_map(writer, STAT_FIELDS + 1);
     for (unsigned f = 0; f < STAT_FIELDS; f++) {
-        mpk_pair_f64(writer, stat_fields[f].name, stat_field(stat, f));
+        mpk_pair_f64(writer, stat_fields[f].name, part_number(stat, stat_fields[f].offset));
     }
     mpk_pair_u64(writer, "count", stat->count);
 }
@@ -480,7 +475,7 @@ static void put_vector_row(struct mpk_writer *writer, enum vector vector,
         if (field == STAT_FIELDS) {
             mpk_put_u64(writer, row[i].count);
         } else {
-            mpk_put_f64(writer, stat_field(&row[i], field));
+            mpk_put_f64(writer, part_number(&row[i], stat_fields[field].offset));
         }
     }
 }

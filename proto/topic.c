@@ -63,66 +63,28 @@ size_t topic_job(const char *word, const char *job, char *ret_topic)
     return (size_t)snprintf(ret_topic, TOPIC_MAX, "%s/%s/", word, job);
 }
 
-/* One part of a topic, without its slash. */
-struct topic_part {
-    const char *text;
-    size_t len;
-};
-
-/* Splits at the slashes; the topic must end in one. Returns the number of parts, 0 when there are
- * more than `max` or the end is open. */
-static unsigned topic_split(const char *topic, size_t len, struct topic_part *parts, unsigned max)
-{
-    unsigned count = 0;
-    while (len > 0) {
-        const char *slash = memchr(topic, '/', len);
-        size_t part = slash ? (size_t)(slash - topic) : 0;
-        if (!slash || count == max) {
-            return 0;
-        }
-        parts[count++] = (struct topic_part){topic, part};
-        topic += part + 1;
-        len -= part + 1;
-    }
-    return count;
-}
-
-static bool part_is(struct topic_part part, const char *word)
-{
-    return part.len == strlen(word) && memcmp(part.text, word, part.len) == 0;
-}
-
-/* A layer's number as topic_layer writes it: no sign, no leading zeros, at most LAYER_MAX. */
-static bool part_is_layer(struct topic_part part)
-{
-    unsigned layer = 0;
-    if (part.len < 1 || part.len > 5 || (part.len > 1 && part.text[0] == '0')) {
-        return false;
-    }
-    for (size_t i = 0; i < part.len; i++) {
-        if (part.text[i] < '0' || part.text[i] > '9') {
-            return false;
-        }
-        layer = 10 * layer + (unsigned)(part.text[i] - '0');
-    }
-    return layer <= LAYER_MAX;
-}
-
-/* Whether the text has one of the two forms, whatever it names. */
+/* Whether the text has one of the two forms, whatever it names: it is what the parts that are read
+ * from it make. */
 static bool well_formed(const char *topic, size_t len)
 {
-    struct topic_part parts[5];
-    unsigned count = topic_split(topic, len, parts, 5);
-    if (count < 2 || !job_name_valid(parts[1].text, parts[1].len)) {
+    char text[TOPIC_MAX] = "", job[JOB_NAME_MAX + 1] = "", made[TOPIC_MAX];
+    unsigned layer = 0;
+    if (len >= sizeof text) {
         return false;
     }
-    if (count == 2) {
-        return part_is(parts[0], "event");
+    memcpy(text, topic, len);
+    if (sscanf(text, "event/%128[^/]/", job) == 1) {
+        return job_name_valid(job, strlen(job)) && topic_job("event", job, made) == len &&
+               memcmp(topic, made, len) == 0;
     }
-    return count == 5 && part_is(parts[0], "tensor") &&
-           (part_is(parts[2], stack_names[0]) || part_is(parts[2], stack_names[1])) &&
-           part_is_layer(parts[3]) &&
-           (part_is(parts[4], site_names[0]) || part_is(parts[4], site_names[1]));
+    bool found = false;
+    sscanf(text, "tensor/%128[^/]/%*7[^/]/%5u/", job, &layer);
+    for (unsigned i = 0; i < 4; i++) {
+        struct layer_id id = {(enum stack)(i / 2), layer, (enum site)(i % 2)};
+        found = found || (topic_layer("tensor", job, id, made) == len &&
+                          memcmp(topic, made, len) == 0);
+    }
+    return found && layer <= LAYER_MAX && job_name_valid(job, strlen(job));
 }
 
 int topic_check(const struct header *header, const void *topic, size_t len)

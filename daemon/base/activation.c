@@ -4,7 +4,6 @@
 #include "config/config.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
 #include <netdb.h>
@@ -143,15 +142,6 @@ static const char *complaint(int fd, const char *name, bool tcp_allowed)
     return NULL;
 }
 
-static int activation_prepare(int fd)
-{
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) {
-        return -1;
-    }
-    return fcntl(fd, F_SETFD, FD_CLOEXEC);
-}
-
 int activation_check(bool tcp_allowed, char *reterr)
 {
     char name[NAME_SIZE];
@@ -164,14 +154,13 @@ int activation_check(bool tcp_allowed, char *reterr)
     for (int i = 0; i < count; i++) {
         read_name(i, name);
         const char *why = complaint(FIRST_FD + i, name, tcp_allowed);
-        if (!why && activation_prepare(FIRST_FD + i) != 0) {
-            why = strerror(errno);
-        }
         if (why) {
             snprintf(reterr, CONFIG_ERROR_MAX, "socket %d of LISTEN_FDS, '%s': %s", i + 1, name,
                      why);
             return -1;
         }
+        fcntl(FIRST_FD + i, F_SETFL, O_NONBLOCK); /* of a socket neither fails */
+        fcntl(FIRST_FD + i, F_SETFD, FD_CLOEXEC);
     }
     return 0;
 }

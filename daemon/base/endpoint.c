@@ -11,14 +11,13 @@
 #include "daemon/base/clock.h"
 #include "config/config.h"
 #include "daemon/base/log.h"
+#include "proto/address.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 #include <zmq.h>
@@ -47,31 +46,18 @@
 
 enum io_thread { THREAD_IN, THREAD_OUT, THREAD_COUNT };
 
-bool endpoint_answers(const char *endpoint)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    const char *path = endpoint + strlen("ipc://");
-    if (strncmp(endpoint, "ipc://", strlen("ipc://")) != 0 ||
-        strlen(path) >= sizeof address.sun_path) {
-        return false;
-    }
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0) {
-        return false;
-    }
-    memcpy(address.sun_path, path, strlen(path) + 1);
-    bool answers = connect(fd, (const struct sockaddr *)&address, sizeof address) == 0 ||
-                   errno == EAGAIN; /* who listens there is busy */
-    close(fd);
-    return answers;
-}
-
 /* The path of an ipc:// endpoint in the file system, or NULL. */
 static const char *endpoint_file_of(const char *endpoint)
 {
     size_t scheme = strlen("ipc://");
     return strncmp(endpoint, "ipc://", scheme) == 0 && endpoint[scheme] != '@' ? endpoint + scheme
                                                                                : NULL;
+}
+
+bool endpoint_answers(const char *endpoint)
+{
+    const char *path = endpoint_file_of(endpoint);
+    return path && address_knock(path) == 0;
 }
 
 mode_t endpoint_mode(const char *path)
@@ -189,12 +175,6 @@ static int set_limits(void *socket, const struct endpoint_options *options)
     return rc;
 }
 
-/* "ingest" of "ingest.endpoint" */
-static void endpoint_name(const struct endpoint_options *options, char ret_name[32])
-{
-    snprintf(ret_name, 32, "%.*s", (int)strcspn(options->key, "."), options->key);
-}
-
 bool endpoint_is_secured(const struct keyring *keys, const char *endpoint)
 {
     return keys && strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
@@ -237,24 +217,9 @@ static int endpoint_bind_next(void *socket, const char *name,
     return keys_test(options->keys, name, options->type, endpoint, KEYS_NEXT, reterr);
 }
 
-/* A socket that strangers can reach must have turned one away before it is used. */
-static int endpoint_test(void *socket, const struct endpoint_options *options, char *reterr)
-{
-    char name[32];
-    if (!endpoint_is_secured(options->keys, options->endpoint)) {
-        return 0;
-    }
-    endpoint_name(options, name);
-    return keys_test(options->keys, name, options->type, options->endpoint, KEYS_SERVER, reterr) ==
-                   0
-               ? endpoint_bind_next(socket, name, options, reterr)
-               : -1;
-}
-
-static int endpoint_secure(void *socket, const struct endpoint_options *options)
+static int endpoint_secure(void *socket, const char *name, const struct endpoint_options *options)
 {
     const int64_t handshake = HANDSHAKE_BYTES;
-    char name[32];
     if (!endpoint_is_secured(options->keys, options->endpoint)) {
         /* Whoever has a socket with a ZAP domain must speak ZMTP 3: the older ones begin so that a
          * request of a browser passes for them. Without keys nobody answers for the domain, and all
@@ -264,7 +229,6 @@ static int endpoint_secure(void *socket, const struct endpoint_options *options)
             !options->keys && strncmp(options->endpoint, "tcp://", strlen("tcp://")) == 0;
         return is_open ? zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) : 0;
     }
-    endpoint_name(options, name);
     int rc = keys_secure(options->keys, socket, name, KEYS_SERVER);
     if (options->max_message < handshake) {
         rc |= zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &handshake, sizeof handshake);
@@ -285,12 +249,11 @@ void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, c
 {
     /* The socket that a service manager opened for this key's section, or -1. One that asks for
      * keys may be closed and taken once more. */
-    char name[32];
-    endpoint_name(options, name);
+    char name[32]; /* "ingest" of "ingest.endpoint" */
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(options->key, "."), options->key);
     int fd = activation_take(name, options->endpoint);
-    fd = fd >= 0 && endpoint_is_secured(options->keys, options->endpoint)
-             ? fcntl(fd, F_DUPFD_CLOEXEC, 0)
-             : fd;
+    bool secured = endpoint_is_secured(options->keys, options->endpoint);
+    fd = fd >= 0 && secured ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : fd;
     if (fd < 0 && endpoint_answers(options->endpoint)) {
         return endpoint_fail(NULL, options, EADDRINUSE, reterr);
     }
@@ -298,7 +261,7 @@ void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, c
     if (!socket) {
         return endpoint_fail(NULL, options, zmq_errno(), reterr);
     }
-    if (set_limits(socket, options) != 0 || endpoint_secure(socket, options) != 0 ||
+    if (set_limits(socket, options) != 0 || endpoint_secure(socket, name, options) != 0 ||
         bind_socket(socket, options, fd) != 0) {
         return endpoint_fail(socket, options, zmq_errno(), reterr);
     }
@@ -307,7 +270,10 @@ void *endpoint_bind(void *zmq_context, const struct endpoint_options *options, c
     if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, bound, &size) == 0) {
         strcpy(options->endpoint, bound);
     }
-    if (endpoint_test(socket, options, reterr) != 0) {
+    /* A socket that strangers can reach must have turned one away before it is used. */
+    if (secured && (keys_test(options->keys, name, options->type, options->endpoint, KEYS_SERVER,
+                              reterr) != 0 ||
+                    endpoint_bind_next(socket, name, options, reterr) != 0)) {
         zmq_close(socket);
         return NULL;
     }

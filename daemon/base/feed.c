@@ -21,24 +21,18 @@ void feed_clear(struct feed *feed)
     pthread_mutex_destroy(&feed->lock);
 }
 
-static struct published *feed_copy(const char *topic, const void *map, size_t size)
-{
-    struct published *item = malloc(sizeof *item + size);
-    size_t length = strlen(topic);
-    if (!item || length >= sizeof item->topic) {
-        free(item);
-        return NULL;
-    }
-    item->next = NULL;
-    item->size = size;
-    memcpy(item->topic, topic, length + 1);
-    memcpy(item->map, map, size);
-    return item;
-}
-
 bool feed_put(struct feed *feed, const char *topic, const void *map, size_t size)
 {
-    struct published *item = feed_copy(topic, map, size);
+    struct published *item = NULL;
+    if (strlen(topic) < sizeof item->topic) {
+        item = malloc(sizeof *item + size);
+    }
+    if (item) {
+        item->next = NULL;
+        item->size = size;
+        strcpy(item->topic, topic);
+        memcpy(item->map, map, size);
+    }
     pthread_mutex_lock(&feed->lock);
     bool fits = item && feed->bytes + sizeof *item + size <= feed->limit;
     if (fits) {

@@ -35,6 +35,9 @@
 
 /* Keys whose refused connections are counted one by one. */
 #define KEYS_OUTSIDE_MAX 64
+/* Keys whose refused messages are counted: those of a list, and as many that were taken away, whose
+ * connections may go on, and which may come back. */
+#define KEYS_REFUSED_MAX (2 * ACCESS_LINES_MAX)
 /* The end of a socket's domain at the address of the next key. */
 #define NEXT_DOMAIN "/next"
 /* The property of messages that has the number of their connection: they grow, and the rest by
@@ -48,16 +51,10 @@ struct keys_connection {
     struct sockaddr_in6 from;
 };
 
-/* A key that was taken away: its connections may go on, and it may come back. */
-struct keys_gone {
-    char key[KEY_LENGTH + 1]; /* "": none */
-    uint64_t refused;
-};
-
-/* A key whose connections were refused. */
+/* A key whose connections were refused, or messages. */
 struct keys_outside {
     char key[KEY_LENGTH + 1];
-    uint64_t count; /* of connections; 0: none */
+    uint64_t count; /* of them; 0: none */
 };
 
 struct keyring {
@@ -68,13 +65,12 @@ struct keyring {
     char next_address[ENDPOINT_MAX]; /* "": there is no next key */
     pthread_rwlock_t lock;           /* of the two below */
     struct access *access;
-    char test[KEY_LENGTH + 1];               /* the key of a test that goes on */
-    pthread_mutex_t heard_lock;              /* of what follows, within the other one */
-    struct keys_connection *heard;           /* by descriptor */
-    uint32_t heard_size;                     /* places of it */
-    uint64_t refused[ACCESS_LINES_MAX];      /* messages, by the first line of a key */
-    struct keys_gone gone[ACCESS_LINES_MAX]; /* the oldest makes room */
-    uint32_t gone_next;                      /* the place of the next one */
+    char test[KEY_LENGTH + 1];                     /* the key of a test that goes on */
+    pthread_mutex_t heard_lock;                    /* of what follows, within the other one */
+    struct keys_connection *heard;                 /* by descriptor */
+    uint32_t heard_size;                           /* places of it */
+    struct keys_outside refused[KEYS_REFUSED_MAX]; /* messages; the oldest makes room */
+    uint32_t refused_next;                         /* the place of the next one */
     struct stats *stats;
     struct keys_outside outside[KEYS_OUTSIDE_MAX]; /* this and the next two: the handler's alone */
     uint64_t others;                               /* connections of keys that the table lacks */
@@ -132,6 +128,17 @@ static void keys_hear(struct keyring *keys, const char *key, zmq_msg_t *frame)
     pthread_mutex_unlock(&keys->heard_lock);
 }
 
+/* NULL: no message of the key was refused. */
+static struct keys_outside *keys_find_refused(struct keyring *keys, const char *key)
+{
+    for (uint32_t i = 0; i < KEYS_REFUSED_MAX && *keys->refused[i].key; i++) {
+        if (strcmp(keys->refused[i].key, key) == 0) {
+            return &keys->refused[i];
+        }
+    }
+    return NULL;
+}
+
 void keys_each(struct keyring *keys,
                void (*visit)(void *data, const struct access_line *line,
                              const bool connected[KEYS_OWN_COUNT], uint64_t refused),
@@ -155,8 +162,9 @@ void keys_each(struct keyring *keys,
     }
     for (uint32_t i = 0; i < access_count(keys->access); i++) {
         struct access_line line = access_line(keys->access, i);
+        const struct keys_outside *refused = keys_find_refused(keys, line.who);
         int first = access_find_key(keys->access, line.who);
-        visit(data, &line, connected[first], keys->refused[first]);
+        visit(data, &line, connected[first], refused ? refused->count : 0);
     }
     pthread_mutex_unlock(&keys->heard_lock);
     pthread_rwlock_unlock(&keys->lock);
@@ -215,33 +223,6 @@ bool keys_know(struct keyring *keys, zmq_msg_t *frame)
     return known;
 }
 
-/* NULL: the key was not taken away, or long ago. */
-static struct keys_gone *keys_find_gone(struct keyring *keys, const char *key)
-{
-    for (uint32_t i = 0; i < ACCESS_LINES_MAX; i++) {
-        if (strcmp(keys->gone[i].key, key) == 0) {
-            return &keys->gone[i];
-        }
-    }
-    return NULL;
-}
-
-static struct keys_gone *keys_add_gone(struct keyring *keys, const char *key, uint64_t refused)
-{
-    struct keys_gone *gone = &keys->gone[keys->gone_next];
-    keys->gone_next = (keys->gone_next + 1) % ACCESS_LINES_MAX;
-    *gone = (struct keys_gone){.refused = refused};
-    strcpy(gone->key, key);
-    return gone;
-}
-
-/* The count of a key that no line names. */
-static uint64_t *keys_refused_of_gone(struct keyring *keys, const char *key)
-{
-    struct keys_gone *gone = keys_find_gone(keys, key);
-    return &(gone ? gone : keys_add_gone(keys, key, 0))->refused;
-}
-
 void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_sender *ret_sender)
 {
     const char *key = keys_sender(frame);
@@ -256,8 +237,13 @@ void keys_count_refused(struct keyring *keys, zmq_msg_t *frame, struct keys_send
     snprintf(ret_sender->name, sizeof ret_sender->name, "%.*s",
              *name ? ACCESS_COMMENT_MAX : KEY_SHORT, *name ? name : key);
     pthread_mutex_lock(&keys->heard_lock);
-    uint64_t *refused = line < 0 ? keys_refused_of_gone(keys, key) : &keys->refused[line];
-    ret_sender->refused = ++*refused;
+    struct keys_outside *refused = keys_find_refused(keys, key);
+    if (!refused) {
+        refused = &keys->refused[keys->refused_next++ % KEYS_REFUSED_MAX];
+        *refused = (struct keys_outside){.count = 0};
+        strcpy(refused->key, key);
+    }
+    ret_sender->refused = ++refused->count;
     pthread_mutex_unlock(&keys->heard_lock);
     pthread_rwlock_unlock(&keys->lock);
 }
@@ -506,29 +492,6 @@ int keys_reload(struct keyring *keys, bool *ret_revoked, char *reterr)
     pthread_rwlock_wrlock(&keys->lock);
     struct access *before = keys->access;
     keys->access = next;
-    /* The lines have changed. */
-    uint64_t moved[ACCESS_LINES_MAX] = {0};
-    for (uint32_t i = 0; i < access_count(keys->access); i++) {
-        const char *key = access_line(keys->access, i).who;
-        if (access_find_key(keys->access, key) == (int)i) {
-            /* The count of a key of the list, at its first line: the list before may have known the
-             * key. */
-            int line = access_find_key(before, key);
-            struct keys_gone *gone = line < 0 ? keys_find_gone(keys, key) : NULL;
-            uint64_t refused = gone ? gone->refused : 0;
-            if (gone) {
-                *gone = (struct keys_gone){.refused = 0};
-            }
-            moved[i] = line < 0 ? refused : keys->refused[line];
-        }
-    }
-    for (uint32_t i = 0; i < access_count(before); i++) {
-        const char *key = access_line(before, i).who;
-        if (!access_knows(keys->access, key) && access_find_key(before, key) == (int)i) {
-            keys_add_gone(keys, key, keys->refused[i]);
-        }
-    }
-    memcpy(keys->refused, moved, sizeof moved);
     pthread_rwlock_unlock(&keys->lock);
     access_free(&before);
     return 0;

@@ -17,30 +17,22 @@ static bool is_one_of(const msgpack_object *name, const bool *metrics)
     return false;
 }
 
-static void reply_result(struct request *request, const void *result, size_t size)
+static void reply_result(struct request *request, struct mpk_doc *doc)
 {
-    struct mpk_doc doc;
-    int code = mpk_parse(result, size, &mpk_result_limits, &doc);
-    if (code) {
-        reply_code(request, ERR_MEMORY, "the answer is too large: ask for less of it");
-        return;
-    }
     if (request->arguments.given & 1u << ARG_metrics) {
         /* A list of live or summary maps without the numbers of other metrics: they become null,
          * and their names stay. So do the spectra of matrices, which are longer than all numbers of
          * the heads. */
         static const char *const of_heads[] = {"heads", "drift"};
-        for (uint32_t i = 0; doc.root->type == MSGPACK_OBJECT_ARRAY && i < doc.root->via.array.size;
-             i++) {
+        for (uint32_t i = 0; i < mpk_items(doc->root); i++) {
             msgpack_object *weights =
-                (msgpack_object *)mpk_find(&doc.root->via.array.ptr[i], "weights");
+                (msgpack_object *)mpk_find(&doc->root->via.array.ptr[i], "weights");
             if (weights) {
                 weights->type = MSGPACK_OBJECT_NIL;
             }
             for (size_t k = 0; k < sizeof of_heads / sizeof of_heads[0]; k++) {
-                const msgpack_object *map = mpk_find(&doc.root->via.array.ptr[i], of_heads[k]);
-                bool is_map = map && map->type == MSGPACK_OBJECT_MAP;
-                for (uint32_t p = 0; is_map && p < map->via.map.size; p++) {
+                const msgpack_object *map = mpk_find(&doc->root->via.array.ptr[i], of_heads[k]);
+                for (uint32_t p = 0; p < mpk_pairs(map); p++) {
                     if (!is_one_of(&map->via.map.ptr[p].key, request->arguments.metrics)) {
                         map->via.map.ptr[p].val.type = MSGPACK_OBJECT_NIL;
                     }
@@ -48,8 +40,7 @@ static void reply_result(struct request *request, const void *result, size_t siz
             }
         }
     }
-    char *json = mpk_to_json_base64(doc.root);
-    mpk_doc_clear(&doc);
+    char *json = mpk_to_json_base64(doc->root);
     if (json) {
         reply_owned(request, MHD_HTTP_OK, "application/json", json, strlen(json));
     } else {
@@ -65,12 +56,12 @@ static bool is_missing(int code)
 
 static void on_result(struct request *request, struct question *question)
 {
+    struct mpk_doc doc;
     if (is_missing(question->code) && request->arguments.or_null) {
         reply_text(request, MHD_HTTP_OK, "application/json", "null");
-    } else if (question->code) {
-        reply_code(request, question->code, question->detail);
-    } else {
-        reply_result(request, question->result, question->size);
+    } else if (reply_parse(request, question, &doc)) {
+        reply_result(request, &doc);
+        mpk_doc_clear(&doc);
     }
 }
 

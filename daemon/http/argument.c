@@ -125,16 +125,13 @@ static bool argument_put_value(struct mpk_writer *writer, enum argument_type typ
 static bool read_metrics(struct argument_reader *reader, const char *value)
 {
     for (const char *at = value;; at++) {
+        char name[VALUE_MAX];
         size_t length = strcspn(at, ",");
-        int m = 0;
-        while (m < METRIC_COUNT && (strlen(metric_info[m].name) != length ||
-                                    memcmp(metric_info[m].name, at, length) != 0)) {
-            m++;
-        }
+        snprintf(name, sizeof name, "%.*s", (int)length, at);
+        unsigned m = metric_find(name);
         if (m == METRIC_COUNT) {
             snprintf(reader->reterr, sizeof reader->reterr,
-                     "metrics: %.*s: no such metric (valid: those of /api/v1/metrics)",
-                     (int)(length < 32 ? length : 32), at);
+                     "metrics: %.32s: no such metric (valid: those of /api/v1/metrics)", name);
             return false;
         }
         reader->metrics[m] = true;

@@ -295,23 +295,6 @@ static void client_free(void *data)
     free(client);
 }
 
-static struct event_client *client_new(struct events *events, struct MHD_Connection *connection,
-                                       const struct event_filter *filter, uint64_t now_ns)
-{
-    struct event_client *client = calloc(1, sizeof *client);
-    if (!client) {
-        return NULL;
-    }
-    client->events = events;
-    client->connection = connection;
-    client->filter = *filter;
-    client->next = events->ring.newest + 1;
-    client->heard_ns = now_ns;
-    DL_PREPEND2(events->clients, client, previous, following);
-    events->client_count++;
-    return client;
-}
-
 bool events_parse_id(const char *text, uint32_t boot, uint64_t *ret_number)
 {
     unsigned given;
@@ -332,10 +315,17 @@ struct MHD_Response *events_open(struct events *events, struct MHD_Connection *c
     if (events->closing || events->client_count >= events->client_limit) {
         return NULL;
     }
-    struct event_client *client = client_new(events, connection, filter, now_ns);
+    struct event_client *client = calloc(1, sizeof *client);
     if (!client) {
         return NULL;
     }
+    client->events = events;
+    client->connection = connection;
+    client->filter = *filter;
+    client->next = events->ring.newest + 1;
+    client->heard_ns = now_ns;
+    DL_PREPEND2(events->clients, client, previous, following);
+    events->client_count++;
     /* Where it left off, if that is known; when it has left the ring, the first read says so. */
     uint64_t number;
     bool known =

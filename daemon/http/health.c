@@ -43,32 +43,26 @@ static bool disk_is_full(const char *path)
     return blocks * disk.f_frsize < ROOM_MIN;
 }
 
-static bool health_is_text(const msgpack_object *object)
-{
-    return object && object->type == MSGPACK_OBJECT_STR;
-}
-
 /* `history` of stats: {path, reason, damaged}; path is nil when there is none, the others when
  * nothing is wrong. Returns why the history cannot be written or read, in a text that is kept in
  * `room`, or NULL. */
 static const char *why_not_ready(const msgpack_object *stats, char *room, size_t size)
 {
     const msgpack_object *history = mpk_find(stats, "history");
-    const msgpack_object *path = mpk_find(history, "path"), *reason = mpk_find(history, "reason"),
-                         *damaged = mpk_find(history, "damaged");
-    if (health_is_text(reason)) {
-        snprintf(room, size, "the history cannot be written: %.*s", (int)reason->via.str.size,
-                 reason->via.str.ptr);
+    char reason[PATH_MAX];
+    mpk_find_text(history, "reason", reason, sizeof reason);
+    if (*reason) {
+        snprintf(room, size, "the history cannot be written: %s", reason);
         return room;
     }
-    if (health_is_text(damaged)) {
-        snprintf(room, size, "%.*s", (int)damaged->via.str.size, damaged->via.str.ptr);
+    mpk_find_text(history, "damaged", room, size);
+    if (*room) {
         return room;
     }
-    if (!health_is_text(path)) {
+    mpk_find_text(history, "path", room, size);
+    if (!*room) {
         return err_text(ERR_HISTORY_OFF);
     }
-    snprintf(room, size, "%.*s", (int)path->via.str.size, path->via.str.ptr);
     return disk_is_full(room) ? "the history cannot be written: its disk is full" : NULL;
 }
 

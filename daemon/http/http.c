@@ -55,20 +55,17 @@ static void answer_question(void *data, int code, const char *detail,
     }
 }
 
-static struct question *take_asked(struct http *http)
-{
-    uv_mutex_lock(&http->lock);
-    struct question *question = question_take(&http->to_loop);
-    uv_mutex_unlock(&http->lock);
-    return question;
-}
-
 static void http_on_asked(uv_async_t *asked)
 {
     struct http *http = asked->data;
     uint64_t until_ns = clock_monotonic_ns() + TURN_NS;
-    struct question *question;
-    while ((question = take_asked(http))) {
+    for (;;) {
+        uv_mutex_lock(&http->lock);
+        struct question *question = question_take(&http->to_loop);
+        uv_mutex_unlock(&http->lock);
+        if (!question) {
+            return;
+        }
         control_call(http->control, question->method, question->params.buffer.data,
                      question->params.buffer.size, answer_question, question);
         if (clock_monotonic_ns() >= until_ns) {

@@ -54,20 +54,14 @@ static int listen_open_socket(const struct sockaddr *address, socklen_t size)
     return listen_close(fd);
 }
 
+/* The port is at the same place in an address of either family. */
 static void listen_read_bound(int fd, const char *host, char *endpoint)
 {
-    struct sockaddr_storage address;
+    struct sockaddr_in address = {.sin_port = 0};
     socklen_t size = sizeof address;
-    char port[8];
-    if (getsockname(fd, (struct sockaddr *)&address, &size) != 0 ||
-        getnameinfo((struct sockaddr *)&address, size, NULL, 0, port, sizeof port,
-                    NI_NUMERICSERV) != 0) {
-        return;
-    }
-    char given[ENDPOINT_MAX];
-    snprintf(given, sizeof given, "%s", host);
-    snprintf(endpoint, ENDPOINT_MAX, strchr(given, ':') ? "tcp://[%.200s]:%s" : "tcp://%.200s:%s",
-             given, port);
+    getsockname(fd, (struct sockaddr *)&address, &size);
+    snprintf(endpoint, ENDPOINT_MAX, strchr(host, ':') ? "tcp://[%.200s]:%u" : "tcp://%.200s:%u",
+             host, ntohs(address.sin_port));
 }
 
 /* A file that an attnd which was killed has left makes room. */

@@ -128,14 +128,15 @@ void reply_code(struct request *request, int code, const char *detail)
 
 bool reply_parse(struct request *request, const struct question *question, struct mpk_doc *ret_doc)
 {
-    int code = question->code;
-    if (!code && mpk_parse(question->result, question->size, &mpk_result_limits, ret_doc) != 0) {
-        code = ERR_MEMORY;
+    if (question->code) {
+        reply_code(request, question->code, question->detail);
+        return false;
     }
-    if (code) {
-        reply_code(request, code, question->detail);
+    if (mpk_parse(question->result, question->size, &mpk_result_limits, ret_doc) != 0) {
+        reply_code(request, ERR_MEMORY, "the answer is too large: ask for less of it");
+        return false;
     }
-    return !code;
+    return true;
 }
 
 void reply_finish(struct request *request)

@@ -123,9 +123,13 @@ static struct last_value *find_value(const struct publisher *publisher, enum wor
 static void publisher_add_value(struct publisher *publisher, enum worth worth,
                                 struct last_value *value)
 {
+    if (!value) {
+        return;
+    }
     HASH_ADD(hh, publisher->values[worth], key, sizeof value->key, value);
     if (value->hh.tbl) {
         publisher->value_bytes += publisher_cost(value);
+        keep_within_limit(publisher);
         return;
     }
     free(value->value);
@@ -169,12 +173,7 @@ static void keep_value(struct publisher *publisher, enum worth worth, const stru
         memcpy(now->key.run, now->run, RUN_BYTES);
         publisher_add_value(publisher, WORTH_OTHER_RUN, now);
     }
-    struct last_value *value = make_value(key, run, buffer, size);
-    if (!value) {
-        return;
-    }
-    publisher_add_value(publisher, worth, value);
-    keep_within_limit(publisher);
+    publisher_add_value(publisher, worth, make_value(key, run, buffer, size));
 }
 
 bool publisher_send(struct publisher *publisher, const char *topic, const struct mpk_writer *writer)
@@ -212,12 +211,8 @@ bool publisher_recall(struct publisher *publisher, const uint8_t *run, const cha
     if (worth == WORTH_OTHER_RUN) {
         memcpy(key.run, run, RUN_BYTES);
     }
-    struct last_value *value =
-        make_value(&key, run, msgpack_sbuffer_release(&writer->buffer), size);
-    if (value) {
-        publisher_add_value(publisher, worth, value);
-        keep_within_limit(publisher);
-    }
+    publisher_add_value(publisher, worth,
+                        make_value(&key, run, msgpack_sbuffer_release(&writer->buffer), size));
     return publisher->value_bytes + size < publisher->config->publish_budget / CONFIG_PUBLISH_SHARE;
 }
 

@@ -8,19 +8,6 @@
 #define BOUNDS_PREFIX    "limits/"
 #define BOUNDS_BYTES_MAX 1024
 
-/* Keeps the smaller number. */
-static bool bounds_number(struct span text, uint64_t *number)
-{
-    uint64_t value = 0;
-    if (!plan_read_number(text, UINT64_MAX, &value)) {
-        return false;
-    }
-    if (value < *number) {
-        *number = value;
-    }
-    return true;
-}
-
 /* The types that are sent to a daemon that does not say which it accepts. */
 static const unsigned types_unsaid =
     1u << MESSAGE_ATTENTION | 1u << MESSAGE_QK | 1u << MESSAGE_WEIGHTS | 1u << MESSAGE_EVENT;
@@ -44,20 +31,24 @@ static bool bounds_setting(struct span setting, struct bounds *bounds, unsigned 
                 }
             }
         }
-    } else if (plan_word_is(key, "header")) {
-        return bounds_number(setting, &bounds->header);
-    } else if (plan_word_is(key, "max_message")) {
-        return bounds_number(setting, &bounds->max_message);
-    } else if (plan_word_is(key, "max_entries")) {
-        return bounds_number(setting, &bounds->max_entries);
-    } else if (plan_word_is(key, "max_heads")) {
-        return bounds_number(setting, &bounds->max_heads);
-    } else if (plan_word_is(key, "maps")) {
-        bounds->maps = STATE_MAPS_SIDE;
-        return bounds_number(setting, &bounds->maps);
-    } else if (plan_word_is(key, "maps_every")) {
-        bounds->maps_every = UINT64_MAX;
-        return bounds_number(setting, &bounds->maps_every);
+    }
+    /* Each, and what it may have at most: the smaller number is kept. */
+    const struct {
+        const char *key;
+        uint64_t *number, most;
+    } numbers[] = {{"header", &bounds->header, bounds->header},
+                   {"max_message", &bounds->max_message, bounds->max_message},
+                   {"max_entries", &bounds->max_entries, bounds->max_entries},
+                   {"max_heads", &bounds->max_heads, bounds->max_heads},
+                   {"maps", &bounds->maps, STATE_MAPS_SIDE},
+                   {"maps_every", &bounds->maps_every, UINT64_MAX}};
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        if (plan_word_is(key, numbers[i].key)) {
+            uint64_t value = 0;
+            bool good = plan_read_number(setting, UINT64_MAX, &value);
+            *numbers[i].number = value < numbers[i].most ? value : numbers[i].most;
+            return good;
+        }
     }
     return true;
 }

@@ -145,23 +145,10 @@ static int open_answer(attn_control *control, attn_result *result)
     if (part[2].type == MSGPACK_OBJECT_NIL) {
         return 0;
     }
-    static const char *const keys[] = {"code", "message"};
-    size_t used = 0;
-    for (int i = 0; i < 2; i++) {
-        const msgpack_object *text = mpk_find(&part[2], keys[i]);
-        size_t len = text && text->type == MSGPACK_OBJECT_STR ? text->via.str.size : 0;
-        size_t room = used + 3 < ERROR_MAX ? ERROR_MAX - used - 3 : 0;
-        len = len < room ? len : room;
-        if (len > 0) {
-            memcpy(control->error + used, text->via.str.ptr, len);
-        }
-        used += len;
-        if (i == 0) {
-            memcpy(control->error + used, ": ", 2);
-            used += 2;
-        }
-    }
-    control->error[used] = '\0';
+    char code[64], message[ERROR_MAX - 66];
+    mpk_find_text(&part[2], "code", code, sizeof code);
+    mpk_find_text(&part[2], "message", message, sizeof message);
+    snprintf(control->error, sizeof control->error, "%s: %s", code, message);
     return ATTN_E_REFUSED;
 }
 

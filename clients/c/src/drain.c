@@ -67,19 +67,11 @@ static void *drain_run(void *data)
 }
 
 /* An end of the queue, with half of it: no use when it is closed. */
-static void *open_end(void *context, int messages)
+static int open_end(void *context, int messages, void **ret_socket)
 {
-    const int nothing = 0;
-    void *socket = zmq_socket(context, ZMQ_PAIR);
-    if (socket && zmq_setsockopt(socket, ZMQ_LINGER, &nothing, sizeof nothing) == 0 &&
-        zmq_setsockopt(socket, ZMQ_SNDHWM, &messages, sizeof messages) == 0 &&
-        zmq_setsockopt(socket, ZMQ_RCVHWM, &messages, sizeof messages) == 0) {
-        return socket;
-    }
-    if (socket) {
-        zmq_close(socket);
-    }
-    return NULL;
+    const struct socket_option options[] = {
+        {ZMQ_LINGER, 0}, {ZMQ_SNDHWM, messages}, {ZMQ_RCVHWM, messages}};
+    return socket_open(context, ZMQ_PAIR, options, 3, -1, ret_socket);
 }
 
 static void close_ends(struct drain *drain)
@@ -99,10 +91,9 @@ int drain_start(struct drain *ret_drain, void *context, struct link *link, int m
     char name[64];
     *ret_drain = (struct drain){.link = link, .bytes_max = bytes_max};
     snprintf(name, sizeof name, "inproc://drain-%p", (void *)ret_drain);
-    ret_drain->inner = open_end(context, (messages + 1) / 2);
-    ret_drain->socket = open_end(context, (messages + 1) / 2);
-    if (ret_drain->inner && ret_drain->socket && zmq_bind(ret_drain->inner, name) == 0 &&
-        zmq_connect(ret_drain->socket, name) == 0 &&
+    if (open_end(context, (messages + 1) / 2, &ret_drain->inner) == 0 &&
+        open_end(context, (messages + 1) / 2, &ret_drain->socket) == 0 &&
+        zmq_bind(ret_drain->inner, name) == 0 && zmq_connect(ret_drain->socket, name) == 0 &&
         socket_thread(&ret_drain->thread, drain_run, ret_drain) == 0) {
         return 0;
     }

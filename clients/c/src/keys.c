@@ -14,20 +14,14 @@ bool keys_are_for(const struct key_client *keys, const char *endpoint)
     return *keys->secret && strncmp(endpoint, "tcp://", strlen("tcp://")) == 0;
 }
 
-static int keys_give(void *socket, const struct key_client *keys)
-{
-    char public[KEY_LENGTH + 1];
-    if (zmq_curve_public(public, keys->secret) != 0 ||
-        zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, keys->server, sizeof keys->server) != 0 ||
-        zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, public, sizeof public) != 0) {
-        return -1;
-    }
-    return zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, keys->secret, sizeof keys->secret);
-}
-
 int keys_connect(void *socket, const struct key_client *keys, const char *endpoint)
 {
-    if (keys_are_for(keys, endpoint) && keys_give(socket, keys) != 0) {
+    char public[KEY_LENGTH + 1];
+    if (keys_are_for(keys, endpoint) &&
+        (zmq_curve_public(public, keys->secret) != 0 ||
+         zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, keys->server, sizeof keys->server) != 0 ||
+         zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, public, sizeof public) != 0 ||
+         zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, keys->secret, sizeof keys->secret) != 0)) {
         return -1;
     }
     return zmq_connect(socket, endpoint);

@@ -59,24 +59,19 @@ static int copy_tensors(const struct parcel *parcel, _Atomic uint64_t *queued_by
                         struct wire_message *message)
 {
     uint64_t bytes = sizeof(struct payload);
-    struct payload *payload = NULL;
     for (uint32_t i = 0; i < parcel->header.tensor_count; i++) {
         bytes += message_aligned(parcel->header.tensors[i].bytes);
     }
-    if (bytes <= SIZE_MAX - ALIGNMENT) {
-        payload = aligned_alloc(ALIGNMENT, (size_t)message_aligned(bytes));
-    }
-    if (payload) {
-        payload->holders = 1;
-        payload->queued_bytes = queued_bytes;
-        payload->bytes = parcel->bytes;
-    }
-    uint64_t at = 0;
-    int rc = 0;
+    struct payload *payload = aligned_alloc(ALIGNMENT, (size_t)message_aligned(bytes));
     if (!payload) {
         atomic_fetch_sub(queued_bytes, parcel->bytes);
         return ATTN_E_MEMORY;
     }
+    payload->holders = 1;
+    payload->queued_bytes = queued_bytes;
+    payload->bytes = parcel->bytes;
+    uint64_t at = 0;
+    int rc = 0;
     for (uint32_t i = 0; i < parcel->header.tensor_count && !rc; i++) {
         parcel_copy(parcel, i, payload->data + at);
         rc = add_frame(message, payload, payload->data + at, parcel->header.tensors[i].bytes);
@@ -194,13 +189,11 @@ int message_new(const struct parcel *parcel, _Atomic uint64_t *queued_bytes,
     }
     if (rc) {
         message_free(message);
-    } else {
-        *ret_message = message;
+        return rc;
     }
-    if (!rc) {
-        message->bytes = parcel->bytes;
-    }
-    return rc;
+    message->bytes = parcel->bytes;
+    *ret_message = message;
+    return 0;
 }
 
 void message_free(struct wire_message *message)

@@ -19,16 +19,9 @@ static bool prefixes_add(struct prefixes *prefixes, const char *text, size_t len
     if (prefixes_find(prefixes, text, len) < prefixes->count || prefixes->count == PREFIXES_MAX) {
         return true;
     }
-    if (prefixes->count == prefixes->capacity) {
-        size_t capacity = prefixes->capacity ? 2 * prefixes->capacity : 16;
-        struct prefix *items = realloc(prefixes->items, capacity * sizeof *items);
-        if (!items) {
-            return false;
-        }
-        prefixes->items = items;
-        prefixes->capacity = capacity;
-    }
-    char *copy = malloc(len + 1);
+    struct prefix *items = realloc(prefixes->items, (prefixes->count + 1) * sizeof *items);
+    prefixes->items = items ? items : prefixes->items;
+    char *copy = items ? malloc(len + 1) : NULL;
     if (!copy) {
         return false;
     }

@@ -16,7 +16,7 @@ struct prefix {
 
 struct prefixes {
     struct prefix *items; /* owned; unordered */
-    size_t count, capacity;
+    size_t count;
 };
 
 /* Applies an XPUB notice: 0x01 prefix adds, 0x00 prefix removes; anything else is ignored. Returns

@@ -137,32 +137,23 @@ static void add_row_tensors(struct parcel *parcel, const uint8_t *mask, const in
                (struct tensor){TENSOR_DOCUMENTS, DTYPE_I32, 2, {h->batch, h->keys}, 0});
 }
 
-/* The tensors about what heads make of values. */
-struct output_tensors {
-    const void *v; /* NULL = there are none */
-    uint32_t value_dim, written_dim;
-    const void *dout;
-    attn_dtype dout_dtype;
-    const float *wo_r, *x_norm;
-};
-
-static void add_output(struct parcel *parcel, const struct output_tensors *o)
+/* The tensors about what heads make of values, of which `v` says whether there are any. */
+static void add_output(struct parcel *parcel, const void *v, uint32_t value_dim, const void *dout,
+                       attn_dtype dout_dtype, const float *wo_r, uint32_t written_dim,
+                       const float *x_norm)
 {
     const struct header *h = &parcel->header;
-    if ((!o->v && (o->dout || o->wo_r)) || (!o->wo_r && o->x_norm) ||
-        (o->wo_r && (!dim_valid(o->written_dim) || o->written_dim > o->value_dim))) {
+    if ((!v && (dout || wo_r)) || (!wo_r && x_norm) ||
+        (wo_r && (!dim_valid(written_dim) || written_dim > value_dim))) {
         parcel->invalid = true;
     }
-    parcel_add(parcel, o->dout,
-               (struct tensor){TENSOR_DOUT,
-                               dtypes[o->dout_dtype],
-                               4,
-                               {h->batch, h->heads, h->queries, o->value_dim},
-                               0});
     parcel_add(
-        parcel, o->wo_r,
-        (struct tensor){TENSOR_WO_R, DTYPE_F32, 3, {h->heads, o->written_dim, o->value_dim}, 0});
-    parcel_add(parcel, o->x_norm,
+        parcel, dout,
+        (struct tensor){
+            TENSOR_DOUT, dtypes[dout_dtype], 4, {h->batch, h->heads, h->queries, value_dim}, 0});
+    parcel_add(parcel, wo_r,
+               (struct tensor){TENSOR_WO_R, DTYPE_F32, 3, {h->heads, written_dim, value_dim}, 0});
+    parcel_add(parcel, x_norm,
                (struct tensor){TENSOR_X_NORM, DTYPE_F32, 2, {h->batch, h->queries}, 0});
 }
 
@@ -248,18 +239,11 @@ int attn_publish_attention(attn_publisher *publisher, const attn_attention *atte
     weights.role = TENSOR_GRAD;
     weights.dtype = dtypes[a->grad_dtype];
     parcel_add(&parcel, a->grad, weights);
-    const struct output_tensors output = {
-        .v = a->v,
-        .value_dim = a->value_dim,
-        .written_dim = a->written_dim,
-        .wo_r = a->wo_r,
-        .x_norm = a->x_norm,
-    };
     parcel_add(
         &parcel, a->v,
         (struct tensor){
             TENSOR_V, dtypes[a->v_dtype], 4, {h->batch, h->kv_heads, h->keys, a->value_dim}, 0});
-    add_output(&parcel, &output);
+    add_output(&parcel, a->v, a->value_dim, NULL, ATTN_F32, a->wo_r, a->written_dim, a->x_norm);
     return queue(publisher, &parcel, a->plan);
 }
 
@@ -289,15 +273,7 @@ int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
     if (!rows_valid(h) || !documents_valid(h, qk->documents) || !take_module(h, qk->module)) {
         return ATTN_E_ARGUMENT;
     }
-    const struct output_tensors output = {
-        .v = qk->v,
-        .value_dim = qk->value_dim ? qk->value_dim : qk->head_dim,
-        .written_dim = qk->written_dim,
-        .dout = qk->dout,
-        .dout_dtype = qk->dout_dtype,
-        .wo_r = qk->wo_r,
-        .x_norm = qk->x_norm,
-    };
+    uint32_t value_dim = qk->value_dim ? qk->value_dim : qk->head_dim;
     struct tensor vectors = {
         TENSOR_Q, dtypes[qk->q_dtype], 4, {h->batch, h->heads, h->queries, h->head_dim}, 0};
     parcel_add(&parcel, qk->q, vectors);
@@ -306,10 +282,11 @@ int attn_publish_qk(attn_publisher *publisher, const attn_qk *qk)
     parcel_add(&parcel, qk->k, vectors);
     vectors.role = TENSOR_V;
     vectors.dtype = dtypes[qk->v_dtype];
-    vectors.shape[3] = output.value_dim;
+    vectors.shape[3] = value_dim;
     parcel_add(&parcel, qk->v, vectors);
     add_row_tensors(&parcel, qk->mask, qk->tokens, qk->documents);
-    add_output(&parcel, &output);
+    add_output(&parcel, qk->v, value_dim, qk->dout, qk->dout_dtype, qk->wo_r, qk->written_dim,
+               qk->x_norm);
     return queue(publisher, &parcel, qk->plan);
 }
 

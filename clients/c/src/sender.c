@@ -70,14 +70,6 @@ __attribute__((format(printf, 4, 5))) static void warner_tell(struct warner *war
 /* Without a refusal: the key is let in. */
 #define ADMITTED_MS 5000
 
-/* Whether anybody wants messages with this topic. */
-static bool sender_wants(const attn_publisher *publisher, const struct header *header)
-{
-    char name[TOPIC_MAX];
-    message_topic(header, name);
-    return prefixes_match(&publisher->prefixes, name);
-}
-
 /* Whether attnd says by its subscriptions that it refuses this job. */
 static bool is_denied(const attn_publisher *publisher)
 {
@@ -399,16 +391,6 @@ static int repeat_hello(attn_publisher *publisher)
     return try_send(publisher, &hello);
 }
 
-/* Whether a hello is to be said before anything else; forgets it. */
-static bool take_hello_due(attn_publisher *publisher)
-{
-    pthread_mutex_lock(&publisher->lock);
-    bool due = publisher->hello_due && publisher->has_event_reader;
-    publisher->hello_due = publisher->hello_due && !due;
-    pthread_mutex_unlock(&publisher->lock);
-    return due;
-}
-
 static void set_hello_due(attn_publisher *publisher)
 {
     pthread_mutex_lock(&publisher->lock);
@@ -416,19 +398,13 @@ static void set_hello_due(attn_publisher *publisher)
     pthread_mutex_unlock(&publisher->lock);
 }
 
-static struct wire_message *head(attn_publisher *publisher)
-{
-    pthread_mutex_lock(&publisher->lock);
-    struct wire_message *message = publisher->first;
-    pthread_mutex_unlock(&publisher->lock);
-    return message;
-}
-
 /* A tensor was copied for somebody who has left: dropped. An absent daemon misses no event. */
 static int sender_deliver(attn_publisher *publisher, struct wire_message *message)
 {
     bool event = message->header.type == MESSAGE_EVENT;
-    if (!publisher->link.socket || !sender_wants(publisher, &message->header)) {
+    char topic[TOPIC_MAX];
+    message_topic(&message->header, topic);
+    if (!publisher->link.socket || !prefixes_match(&publisher->prefixes, topic)) {
         return event ? ATTN_SKIPPED : ATTN_E_TRANSPORT;
     }
     return try_send(publisher, message);
@@ -438,21 +414,22 @@ static int sender_deliver(attn_publisher *publisher, struct wire_message *messag
 static bool flush(attn_publisher *publisher, bool *ret_moved)
 {
     for (;;) {
-        struct wire_message *message;
-        int rc;
         if (!sender_take_notices(publisher)) {
             sender_replace_socket(publisher);
         }
-        if (take_hello_due(publisher) && publisher->link.socket &&
-            repeat_hello(publisher) == WAITS) {
+        pthread_mutex_lock(&publisher->lock);
+        struct wire_message *message = publisher->first;
+        bool due = publisher->hello_due && publisher->has_event_reader;
+        publisher->hello_due = publisher->hello_due && !due;
+        pthread_mutex_unlock(&publisher->lock);
+        if (due && publisher->link.socket && repeat_hello(publisher) == WAITS) {
             set_hello_due(publisher);
             return true;
         }
-        message = head(publisher);
         if (!message) {
             return false;
         }
-        rc = sender_deliver(publisher, message);
+        int rc = sender_deliver(publisher, message);
         if (rc == WAITS) {
             return true;
         }
@@ -587,7 +564,7 @@ void *sender_run(void *argument)
                 "and counted until it does; training goes on. Further times are not told",
                 publisher->link.endpoint);
         }
-        if (full && !moved) {
+        if (blocked) {
             pause_ms = 2 * pause_ms < PAUSE_MAX_MS ? 2 * pause_ms : PAUSE_MAX_MS;
         } else {
             pause_ms = PAUSE_MIN_MS;

@@ -27,13 +27,6 @@ const struct attention_info attention_info[ATTENTION_COUNT] = {
 
 /* Layers */
 
-/* "live/<job>/..." and the run: what the layer is found by. Returns false for another topic. */
-static bool layer_key(const char *topic, const char *run, char ret_key[LAYER_KEY_MAX])
-{
-    const char *job = strchr(topic, '/');
-    return job && snprintf(ret_key, LAYER_KEY_MAX, "%s%s", run, job) < LAYER_KEY_MAX;
-}
-
 /* The part of a key from *at to the next slash. */
 static void metrics_layer_next_part(const char **at, char *to, size_t size)
 {
@@ -248,15 +241,13 @@ void metrics_free(struct metrics **metrics_p)
 
 /* Results */
 
-/* NULL when there is no room. */
+/* By "live/<job>/..." and the run. NULL when there is no room. */
 static struct metrics_layer *metrics_find(struct metrics *metrics, const char *topic,
                                           const char *run)
 {
     char key[LAYER_KEY_MAX];
     struct metrics_layer *layer = NULL;
-    if (!layer_key(topic, run, key)) {
-        return NULL;
-    }
+    snprintf(key, sizeof key, "%s%s", run, strchr(topic, '/'));
     HASH_FIND_STR(metrics->layers, key, layer);
     if (layer || HASH_COUNT(metrics->layers) >= metrics->config->http_metrics_layers) {
         return layer;
@@ -271,37 +262,28 @@ static struct metrics_layer *metrics_find(struct metrics *metrics, const char *t
     return layer;
 }
 
-static void metrics_put_map(struct metrics *metrics, const char *topic, const msgpack_object *map,
-                            uint64_t now_ns)
-{
-    char run[2 * RUN_BYTES + 1];
-    bool live = strncmp(topic, "live/", 5) == 0;
-    mpk_find_text(map, "run", run, sizeof run);
-    /* A summary counts when its window is that of the config. */
-    if (!*run || (!live && mpk_find_u64(map, "track") != 0)) {
-        return;
-    }
-    struct metrics_layer *layer = metrics_find(metrics, topic, run);
-    if (!layer) {
-        return;
-    }
-    layer->put_ns = now_ns;
-    if (live) {
-        layer_put_live(layer, map);
-    } else {
-        layer_put_summary(layer, mpk_find(map, "drift"));
-    }
-}
-
 void metrics_put(struct metrics *metrics, const struct published *published, uint64_t now_ns)
 {
     struct mpk_doc doc;
-    bool of_layer =
-        strncmp(published->topic, "live/", 5) == 0 || strncmp(published->topic, "summary/", 8) == 0;
-    if (of_layer && mpk_parse(published->map, published->size, &mpk_result_limits, &doc) == 0) {
-        metrics_put_map(metrics, published->topic, doc.root, now_ns);
-        mpk_doc_clear(&doc);
+    char run[2 * RUN_BYTES + 1];
+    bool live = strncmp(published->topic, "live/", 5) == 0;
+    if ((!live && strncmp(published->topic, "summary/", 8) != 0) ||
+        mpk_parse(published->map, published->size, &mpk_result_limits, &doc) != 0) {
+        return;
     }
+    mpk_find_text(doc.root, "run", run, sizeof run);
+    /* A summary counts when its window is that of the config. */
+    bool counts = *run && (live || mpk_find_u64(doc.root, "track") == 0);
+    struct metrics_layer *layer = counts ? metrics_find(metrics, published->topic, run) : NULL;
+    if (layer) {
+        layer->put_ns = now_ns;
+    }
+    if (layer && live) {
+        layer_put_live(layer, doc.root);
+    } else if (layer) {
+        layer_put_summary(layer, mpk_find(doc.root, "drift"));
+    }
+    mpk_doc_clear(&doc);
 }
 
 /* Scraping */
