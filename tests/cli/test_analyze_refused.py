@@ -31,8 +31,8 @@ def test_a_shortage_of_memory_is_no_mistake_of_the_user():
         pytest.skip("the program does not start with 400 MB (a sanitizer's does not)")
     np.savez_compressed("reader.npz", arr_0=np.zeros((1, 8, 4096, 4096), "<f4"))
     np.savez("engine.npz", arr_0=np.ones((1, 20000, 1, 1), "<f4"))
-    for name, says in (("reader", "out of memory: arr_0 takes 536870912 bytes"), ("engine", "out of memory")):
-        assert sentence(run_within(400, "analyze", f"{name}.npz"), code=1).endswith(says)
+    for name in ("reader", "engine"):
+        assert sentence(run_within(400, "analyze", f"{name}.npz"), code=1).endswith("out of memory")
 
 
 def test_output_that_cannot_be_written(good):

@@ -196,7 +196,7 @@ static int analyze_measure(struct cli *cli, struct analysis *analysis)
         }
         int rc = input_load(input, analysis->error);
         if (rc != 0) {
-            code = cli_fail(cli, input_exit_of(rc), "%s", analysis->error);
+            code = cli_fail(cli, CLI_USAGE, "%s", analysis->error);
         } else if (statistics) {
             analysis->entries[i] = statistics_measure(&input->attention);
         } else {
@@ -242,7 +242,7 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
     }
     struct inputs *inputs = &analysis.inputs;
     int rc = inputs_open(&analysis.options, false, inputs, analysis.error);
-    int code = rc == 0 ? CLI_OK : cli_fail(cli, input_exit_of(rc), "%s", analysis.error);
+    int code = rc == 0 ? CLI_OK : cli_fail(cli, CLI_USAGE, "%s", analysis.error);
     analysis.results = memory_new(inputs->count, sizeof *analysis.results);
     analysis.entries = memory_new(inputs->count, sizeof *analysis.entries);
     for (size_t i = 0; i < inputs->count; i++) {

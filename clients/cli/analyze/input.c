@@ -4,8 +4,6 @@
  * layer shows at once. */
 #include "clients/cli/analyze/input.h"
 
-#include "proto/err.h"
-#include "clients/cli/base/cli.h"
 #include "clients/cli/base/system.h"
 
 #include <inttypes.h>
@@ -450,11 +448,6 @@ static int check_self(const struct inputs *inputs, const struct options *options
         return 0;
     }
     return array_fail(reterr, "--%s: there is no self-attention that it is about", name);
-}
-
-int input_exit_of(int rc)
-{
-    return rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE;
 }
 
 int inputs_open(const struct options *options, bool maps, struct inputs *inputs, char *reterr)

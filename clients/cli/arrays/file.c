@@ -6,11 +6,10 @@
  * the program with a bus error, as it does any program that maps files. */
 #include "clients/cli/arrays/array_internal.h"
 
-#include "proto/err.h"
+#include "clients/cli/base/system.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,7 +90,7 @@ static int map(int fd, struct array_file *file, char *reterr)
     }
     void *data = mmap(NULL, (size_t)stat.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (data == MAP_FAILED && errno == ENOMEM) {
-        return array_fail_memory(reterr);
+        memory_short();
     }
     if (data == MAP_FAILED) {
         return array_fail(reterr, "%s", strerror(errno));
@@ -202,12 +201,6 @@ void array_file_close(struct array_file *file)
 
 /* Contents ------------------------------------------------------------------------------------ */
 
-static int fail_large(const struct array *array, char *reterr)
-{
-    array_fail(reterr, "out of memory: %s takes %" PRIu64 " bytes", array->name, array->bytes);
-    return ERR_MEMORY;
-}
-
 /* The contents in the order of the file. */
 static int array_load_plain(const struct array *array, struct array_data *ret_data, char *reterr)
 {
@@ -215,11 +208,7 @@ static int array_load_plain(const struct array *array, struct array_data *ret_da
         ret_data->data = array->file->data + array->offset;
         return 0;
     }
-    ret_data->owned = malloc(array->bytes ? array->bytes : 1);
-    ret_data->data = ret_data->owned;
-    if (!ret_data->owned) {
-        return fail_large(array, reterr);
-    }
+    ret_data->data = ret_data->owned = memory_new(array->bytes, 1);
     return npz_load(array, ret_data->owned, reterr);
 }
 
@@ -228,30 +217,26 @@ int array_load(const struct array *array, struct array_data *ret_data, char *ret
     struct array_data data = {0};
     int rc = array_load_plain(array, &data, reterr);
     if (rc == 0 && array->fortran && array->rank > 1) {
-        uint8_t *ordered = malloc(array->bytes ? array->bytes : 1);
-        if (ordered) {
-            /* Copies an array in Fortran order to C order. The C index counts up like an odometer,
-             * its last digit fastest; `from` follows it. */
-            size_t size = array_type_size(array->type), stride[ARRAY_RANK_MAX], from = 0;
-            uint64_t index[ARRAY_RANK_MAX] = {0};
-            size_t step = size;
-            for (uint32_t i = 0; i < array->rank; i++) {
-                stride[i] = step;
-                step *= array->shape[i];
-            }
-            for (uint64_t done = 0; done < array->bytes; done += size) {
-                memcpy(ordered + done, (const char *)data.data + from, size);
-                for (uint32_t i = array->rank; i-- > 0;) {
-                    from += stride[i];
-                    if (++index[i] < array->shape[i]) {
-                        break;
-                    }
-                    from -= stride[i] * array->shape[i];
-                    index[i] = 0;
+        uint8_t *ordered = memory_new(array->bytes, 1);
+        /* Copies an array in Fortran order to C order. The C index counts up like an odometer, its
+         * last digit fastest; `from` follows it. */
+        size_t size = array_type_size(array->type), stride[ARRAY_RANK_MAX], from = 0;
+        uint64_t index[ARRAY_RANK_MAX] = {0};
+        size_t step = size;
+        for (uint32_t i = 0; i < array->rank; i++) {
+            stride[i] = step;
+            step *= array->shape[i];
+        }
+        for (uint64_t done = 0; done < array->bytes; done += size) {
+            memcpy(ordered + done, (const char *)data.data + from, size);
+            for (uint32_t i = array->rank; i-- > 0;) {
+                from += stride[i];
+                if (++index[i] < array->shape[i]) {
+                    break;
                 }
+                from -= stride[i] * array->shape[i];
+                index[i] = 0;
             }
-        } else {
-            rc = fail_large(array, reterr);
         }
         array_data_clear(&data);
         data = (struct array_data){ordered, ordered};

@@ -51,7 +51,7 @@ static int files_rows(struct source *source, size_t layer, uint32_t sample, uint
         files->loaded = rc == 0 ? input : NULL;
         if (rc != 0) {
             input_unload(input);
-            return input_exit_of(rc);
+            return CLI_USAGE;
         }
     }
     return source_give(&input->attention, &source->layers[layer], sample, head, sink, reterr);
@@ -81,7 +81,7 @@ static int source_open_files(const struct source_request *request, struct source
     spectrum_global_init();
     int rc = inputs_open(options, true, &files->inputs, reterr);
     if (rc != 0) {
-        return input_exit_of(rc);
+        return CLI_USAGE;
     }
     source->layer_count = files->inputs.count;
     source->layers = memory_new(source->layer_count, sizeof *source->layers);
