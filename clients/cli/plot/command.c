@@ -401,11 +401,11 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
                        const char *which)
 {
     const struct source_layer *layer = &source->layers[at];
-    char error[SOURCE_ERROR_MAX] = "out of memory";
+    char error[SOURCE_ERROR_MAX];
     struct mpk_writer writer;
-    bool all = strcmp(which, "all") == 0, mean = strcmp(which, "mean") == 0;
-    uint32_t head = 0, maps = all ? layer->heads : 1;
-    if (!all && !mean && !option_whole_u32(which, UINT32_MAX, &head)) {
+    bool all = strcmp(which, "all") == 0;
+    uint32_t head = HEAD_MEAN, maps = all ? layer->heads : 1;
+    if (!all && strcmp(which, "mean") != 0 && !option_whole_u32(which, HEAD_MEAN - 1, &head)) {
         answer_error(cli, CLI_USAGE, "no such head (valid: a number from 0, mean, all)");
         return;
     }
@@ -417,14 +417,8 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
         code = source_check_labels(source, at, error);
     }
     size_t cells = (size_t)layer->rows * layer->columns;
-    float *values = code == CLI_OK ? calloc(maps * cells, sizeof *values) : NULL;
-    if (code == CLI_OK && !values) {
-        code = CLI_FINDING;
-    }
-    if (code == CLI_OK && mean) {
-        code = source_mean(source, at, sample, values, error);
-    }
-    for (uint32_t i = 0; !mean && i < maps && code == CLI_OK; i++) {
+    float *values = memory_new(maps * cells, sizeof *values);
+    for (uint32_t i = 0; i < maps && code == CLI_OK; i++) {
         code = source_map(source, at, sample, all ? i : head, values + i * cells, error);
     }
     if (code != CLI_OK) {

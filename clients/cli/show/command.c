@@ -161,8 +161,7 @@ static int show_choose(const struct show_options *options, struct view *view,
     view->request = request;
     place_layer(view->layer->id, view->name);
     request->sample = options->sample != SAMPLE_FIRST ? options->sample : view->layer->first_sample;
-    code = source_check(view->source, request->layer, request->sample,
-                        request->head == HEAD_MEAN ? 0 : request->head, reterr);
+    code = source_check(view->source, request->layer, request->sample, request->head, reterr);
     if (code == CLI_OK) {
         code = source_trim(view->source, request->layer, request->sample, reterr);
     }

@@ -80,7 +80,6 @@ void screen_title(const struct show_screen *screen, const char *format, ...)
  * one query's weights, a small picture, the largest entries. Numbers are of the map that was asked
  * for, one head's or the mean over the heads. One thread. */
 
-#define HEAD_MEAN      UINT32_MAX
 #define TOKEN_AUTO     UINT32_MAX
 #define TOP_KEYS       3
 #define TOP_PAIRS_MOST 100

@@ -317,7 +317,9 @@ int source_check(const struct source *source, size_t layer, uint32_t sample, uin
     if (sample < l->first_sample || sample - l->first_sample >= l->batch) {
         return fail_range("sample", sample, l->first_sample, l->batch, l->id, reterr);
     }
-    return head < l->heads ? CLI_OK : fail_range("head", head, 0, l->heads, l->id, reterr);
+    return head < l->heads || head == HEAD_MEAN
+               ? CLI_OK
+               : fail_range("head", head, 0, l->heads, l->id, reterr);
 }
 
 int source_trim(struct source *source, size_t layer, uint32_t sample, char *reterr)
@@ -448,42 +450,31 @@ int source_rows(struct source *source, size_t layer, uint32_t sample, uint32_t h
 struct map {
     float *values;
     uint32_t columns;
+    bool add; /* to what is there */
 };
 
-static void copy_row(void *data, uint32_t row, const float *weights)
+static void map_row(void *data, uint32_t row, const float *weights)
 {
     const struct map *map = data;
-    memcpy(map->values + (size_t)row * map->columns, weights, map->columns * sizeof *weights);
-}
-
-static void source_add_row(void *data, uint32_t row, const float *weights)
-{
-    const struct map *map = data;
-    float *sum = map->values + (size_t)row * map->columns;
+    float *to = map->values + (size_t)row * map->columns;
     for (uint32_t j = 0; j < map->columns; j++) {
-        sum[j] += weights[j];
+        to[j] = map->add ? to[j] + weights[j] : weights[j];
     }
 }
 
+/* The mean in f32, head after head: good to heads * 2^-24, without a second map. */
 int source_map(struct source *source, size_t layer, uint32_t sample, uint32_t head, float *ret_map,
                char *reterr)
 {
-    struct map map = {ret_map, source->layers[layer].columns};
-    return source_rows(source, layer, sample, head, copy_row, &map, reterr);
-}
-
-/* In f32, head after head: good to heads * 2^-24, without a second map. */
-int source_mean(struct source *source, size_t layer, uint32_t sample, float *ret_map, char *reterr)
-{
     const struct source_layer *l = &source->layers[layer];
-    size_t cells = (size_t)l->rows * l->columns;
-    struct map map = {ret_map, l->columns};
-    int code = source_check(source, layer, sample, 0, reterr);
-    memset(ret_map, 0, cells * sizeof *ret_map);
-    for (uint32_t h = 0; h < l->heads && code == CLI_OK; h++) {
-        code = source_rows(source, layer, sample, h, source_add_row, &map, reterr);
+    bool mean = head == HEAD_MEAN;
+    struct map map = {ret_map, l->columns, false};
+    int code = source_rows(source, layer, sample, mean ? 0 : head, map_row, &map, reterr);
+    map.add = true;
+    for (uint32_t h = 1; mean && h < l->heads && code == CLI_OK; h++) {
+        code = source_rows(source, layer, sample, h, map_row, &map, reterr);
     }
-    for (size_t i = 0; i < cells && code == CLI_OK; i++) {
+    for (size_t i = 0; mean && i < (size_t)l->rows * l->columns && code == CLI_OK; i++) {
         ret_map[i] /= (float)l->heads;
     }
     return code;

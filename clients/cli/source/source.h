@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* source: attention maps from array files, a recording, or a running attnd.
  *
- *     source_open -> source_find_layer -> source_rows, source_map or source_mean
+ *     source_open -> source_find_layer -> source_rows or source_map
  *
  * Opening reads names and shapes; a map is read when it is asked for, and little else: of a file of
  * arrays the layer that it is in. A recording is read one message at a time. Maps of
@@ -96,8 +96,9 @@ void source_free(struct source **source);
  * NULL = the first. */
 int source_find_layer(const struct source *source, const char *text, size_t *ret_layer,
                       char *reterr);
-/* Whether the sample and the head exist, and an entry at all; the sentence names the existing
- * ones. */
+/* In the place of a head: the mean over all of them. */
+#define HEAD_MEAN UINT32_MAX
+/* Whether the sample and the head exist; the sentence names the existing ones. */
 int source_check(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
                  char *reterr);
 /* Makes the layer's maps begin and end where the sample does, without its padding: for maps of this
@@ -111,11 +112,10 @@ typedef void source_visitor(void *data, uint32_t row, const float *weights);
 /* Calls `visit` with all rows of one head's map of one sample, in order. */
 int source_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                 source_visitor *visit, void *data, char *reterr);
-/* One head's map: ret_map[rows * columns]. */
+/* One head's map, or the mean over the heads, NaN where a head has none: ret_map[rows * columns].
+ */
 int source_map(struct source *source, size_t layer, uint32_t sample, uint32_t head, float *ret_map,
                char *reterr);
-/* The mean over the heads: ret_map[rows * columns], NaN where a head has none. */
-int source_mean(struct source *source, size_t layer, uint32_t sample, float *ret_map, char *reterr);
 
 /* The text of a key's token, valid UTF-8 that may hold anything, control characters too; NULL when
  * there is none. Labels of the request are of every sample, those of a source of its first. */

@@ -197,7 +197,7 @@ SOURCE_TEST(the_mean_is_over_heads)
     float mean[MAP];
     source_write_file(f, "decoder.0.self.npy", &bytes);
     opened_open(f);
-    assert_int_equal(source_mean(f->source, 0, 1, mean, f->error), CLI_OK);
+    assert_int_equal(source_map(f->source, 0, 1, HEAD_MEAN, mean, f->error), CLI_OK);
     for (uint32_t n = 0; n < MAP; n++) {
         assert_true(mean[n] == (float)(H * MAP + MAP + n)); /* head 1 is the middle one */
     }
