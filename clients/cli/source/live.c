@@ -43,7 +43,7 @@ static int live_explain(struct live *live, enum rpc_status status, const struct 
     struct cli cli = live->cli;
     cli.err = fmemopen(text, sizeof text - 1, "w"); /* the last byte stays 0 */
     if (!cli.err) {
-        return source_fail_memory(reterr);
+        memory_short();
     }
     int code = cli_explain(&cli, status, reply);
     fclose(cli.err);
@@ -197,18 +197,17 @@ static int live_add_layer(struct live *live, struct source *source, const msgpac
         bool none = status == RPC_REFUSED && strcmp(reply.code, err_slug(ERR_NO_MAP)) == 0;
         return none ? CLI_OK : code;
     }
-    int rc = 0;
     *ret_any = live_read_layer(reply.result, &layer);
     if (*ret_any) {
         size_t at = source->layer_count++; /* at its place in the order */
         for (; at > 0 && place_compare(layer.id, source->layers[at - 1].id) < 0; at--) {
             source->layers[at] = source->layers[at - 1];
         }
-        rc = labels_add_list(&layer.labels, mpk_find(reply.result, "labels"));
+        labels_add_list(&layer.labels, mpk_find(reply.result, "labels"));
         source->layers[at] = layer;
     }
     rpc_reply_clear(&reply);
-    return rc == 0 ? CLI_OK : source_fail_memory(reterr);
+    return CLI_OK;
 }
 
 static int live_add_layers(struct live *live, struct source *source, const msgpack_object *run,

@@ -219,8 +219,8 @@ static int recording_rows(struct source *source, size_t layer, uint32_t sample, 
             return code;
         }
         struct attention a = recorded_attention(recording);
-        return source_give(&a, &source->layers[layer], sample, head - piece->first_head, sink,
-                           reterr);
+        source_give(&a, &source->layers[layer], sample, head - piece->first_head, sink);
+        return CLI_OK;
     }
     return source_fail(reterr, CLI_USAGE,
                        "the recording has no head %" PRIu32 " of %s at step %" PRIu64
@@ -238,9 +238,7 @@ static const char *recording_label(struct source *source, size_t layer, uint32_t
     if (!l->has_labels && recorded_load(recording, l->pieces[0].at, error) == CLI_OK &&
         mpk_parse(recording->message.frames[1].data, recording->message.frames[1].size,
                   &mpk_header_limits, &doc) == 0) {
-        if (labels_add_list(&l->labels, mpk_find(doc.root, "labels")) != 0) {
-            labels_clear(&l->labels);
-        }
+        labels_add_list(&l->labels, mpk_find(doc.root, "labels"));
         mpk_doc_clear(&doc);
     }
     l->has_labels = true;

@@ -4,7 +4,6 @@
 #include "clients/cli/source/internal.h"
 
 #include "clients/cli/base/system.h"
-#include "proto/err.h"
 #include "proto/recording.h"
 #include "clients/cli/analyze/input.h"
 #include "workers/linear/spectrum.h"
@@ -54,7 +53,8 @@ static int files_rows(struct source *source, size_t layer, uint32_t sample, uint
             return CLI_USAGE;
         }
     }
-    return source_give(&input->attention, &source->layers[layer], sample, head, sink, reterr);
+    source_give(&input->attention, &source->layers[layer], sample, head, sink);
+    return CLI_OK;
 }
 
 /* Opening ------------------------------------------------------------------------------------- */
@@ -143,11 +143,8 @@ static int read_given(const char *file, const char *words, const char *of, struc
     if (file && words) {
         return source_fail(reterr, CLI_USAGE, "%slabels and %stokens: give one of them", of, of);
     }
-    int rc = file ? labels_add_file(labels, file) : words ? labels_add_words(labels, words) : 0;
-    if (rc == ERR_TOO_LARGE) {
-        return source_fail(reterr, CLI_USAGE, "%s%s: more than %d tokens", of, option, LABELS_MAX);
-    }
-    if (rc != 0) {
+    labels_add_words(labels, words ? words : "");
+    if (file && labels_add_file(labels, file) != 0) {
         return source_fail(reterr, CLI_USAGE, "%s%s: %.300s: %s", of, option, file,
                            strerror(errno));
     }
