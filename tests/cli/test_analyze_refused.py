@@ -173,7 +173,7 @@ def test_instruction_sets_that_are_not_here_are_answered_with_those_that_are(goo
 def test_patterns_that_are_about_no_array(good):
     assert refuse(good, "--name", "blocks.{layer}.p=decoder.{layer}.self") == (
         "--name: blocks.{layer}.p=decoder.{layer}.self: no array has a name like blocks.{layer}.p")
-    assert refuse(good, "--ignore", "embed*") == "--ignore: embed*: no array has a name like that"
+    assert refuse(good, "--ignore", "embed*") == "--ignore: embed*: no array has a name like embed*"
     assert len(analyze(good, "--name", "arr_{}=encoder.{}.self", "--ignore", "arr*", "--groups", "core")) == 1
 
 
