@@ -38,13 +38,6 @@ struct plot_options {
 /* plot_options: one table drives getopt, the help, and which kinds of figures take which option.
  * Values are judged where they are used: what asks attnd (--endpoint, --run, --metric, ...) by
  * args.c, what says where maps come from here, and all others by Python. */
-static const char *set_step(void *to, const char *text)
-{
-    struct source_request *request = to;
-    request->at_step = true;
-    return option_whole(text, UINT64_MAX, &request->step) ? NULL : "valid: a whole number";
-}
-
 /* The kinds ----------------------------------------------------------------------------------- */
 
 /* Bits of sets of kinds. */
@@ -167,7 +160,7 @@ static const struct option_info option_info[] = {
         "it as only one site has: cross (default: the first layer's)"),
     DRAW(AGGREGATE, "head-weights", "A,B,..", NULL, "aggregate: the weights of the weighted map"),
     DRAW(SIMILARITY, "js", NULL, NULL, "similarity: Jensen-Shannon divergence, not cosine"),
-    SET("step", "N", source, set_step, NULL, "recordings: this step, not the newest"),
+    SET("step", "N", source, source_set_step, NULL, "recordings: this step, not the newest"),
     FIELD(MAPS, "padding", NULL, OPTION_FLAG, source.padding, NULL, NULL, "recordings: padding too, which maps leave out"),
     ASK(ALL, "run", "RUN", NULL, "recordings, jobs: by its first digits (default: the newest)"),
     TEXT(LABELLED, "tokens", "TEXT", tokens, NULL, "the tokens' texts, with blanks between them"),

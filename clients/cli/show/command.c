@@ -21,13 +21,6 @@ static const char *show_options_set_head(void *to, const char *text)
     return option_whole_u32(text, NUMBER_MAX, head) ? NULL : "valid: a number from 0, or mean";
 }
 
-static const char *set_step(void *to, const char *text)
-{
-    struct source_request *request = to;
-    request->at_step = true;
-    return option_whole(text, UINT64_MAX - 1, &request->step) ? NULL : "valid: a number from 0";
-}
-
 static const char *const part_name[PART_COUNT] = {
     [PART_REPORT] = "report", [PART_MAP] = "map",     [PART_TOKEN] = "token",
     [PART_HEADS] = "heads",   [PART_PAIRS] = "pairs",
@@ -71,7 +64,7 @@ static const struct option_row option_info[] = {
     PLAIN("sample", "N", NULL, OPTION_COUNT, sample, 0, NUMBER_MAX, "valid: a number from 0", "index in the batch (default: the first there is)"),
     PLAIN("token", "N", NULL, OPTION_COUNT, token, 0, NUMBER_MAX, "valid: a query's position, from 0", "the query whose attention is shown (default: the first; when that attends "
         "to one key at most, the last one that attends to any)"),
-    SET("step", "N", source, set_step, NULL, "recordings: this step, not the newest"),
+    SET("step", "N", source, source_set_step, NULL, "recordings: this step, not the newest"),
     SET("run", "RUN", source.run, option_set_run, NULL, "recordings, jobs: by its first digits (default: the newest)"),
     FLAG("padding", source.padding, "recordings: padding too, which maps leave out"),
     TITLE("output"),

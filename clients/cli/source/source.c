@@ -122,6 +122,13 @@ bool source_is_file(const char *word)
            source_ends_with(word, ".rec") || access(word, F_OK) == 0;
 }
 
+const char *source_set_step(void *to, const char *text)
+{
+    struct source_request *request = to;
+    request->at_step = true;
+    return option_whole(text, UINT64_MAX, &request->step) ? NULL : "valid: a number from 0";
+}
+
 static bool is_recording(const char *path)
 {
     uint8_t begin[RECORDING_MAGIC_BYTES];

@@ -87,6 +87,9 @@ struct source {
  * that can be read; "-" is standard input, which arrays are read from. */
 bool source_is_file(const char *word);
 
+/* The value of --step, for a struct source_request; returns as option.h wants it. */
+const char *source_set_step(void *to, const char *text);
+
 /* On failure *ret_source is NULL. */
 int source_open(const struct source_request *request, struct source **ret_source, char *reterr);
 /* Accepts a pointer to NULL. */
