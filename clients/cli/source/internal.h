@@ -32,8 +32,6 @@ struct source_ops {
     /* Sample, head and layer were checked. */
     int (*rows)(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                 const struct sink *sink, char *reterr);
-    /* The source's own text of a key of its first sample as sent, or NULL; NULL = the layer's. */
-    const char *(*label)(struct source *source, size_t layer, uint32_t key);
     /* As source_trim; NULL = maps come without padding, or it is not known. */
     int (*trim)(struct source *source, size_t layer, uint32_t sample, char *reterr);
     void (*free)(void *own);

@@ -224,7 +224,7 @@ static int live_add_layers(struct live *live, struct source *source, const msgpa
 
 int source_open_daemon(const struct source_request *request, struct source *source, char *reterr)
 {
-    static const struct source_ops ops = {live_rows, NULL, NULL, free_live};
+    static const struct source_ops ops = {live_rows, NULL, free_live};
     struct rpc_reply reply;
     if (request->at_step) {
         return source_fail(reterr, CLI_USAGE,

@@ -62,7 +62,7 @@ static int files_rows(struct source *source, size_t layer, uint32_t sample, uint
 static int source_open_files(const struct source_request *request, struct source *source,
                              char *reterr)
 {
-    static const struct source_ops ops = {files_rows, NULL, NULL, free_files};
+    static const struct source_ops ops = {files_rows, NULL, free_files};
     struct files *files = memory_new(1, sizeof *files);
     struct options *options = &files->options;
     *options = (struct options){.naming = {.stack = STACK_DECODER},
@@ -349,14 +349,9 @@ static const struct labels *given_keys(const struct source *source, const struct
 }
 
 /* Labels of the source are of its first sample. */
-static const char *source_own_label(struct source *source, size_t layer, uint32_t sample,
-                                    uint32_t key)
+static const char *source_own_label(const struct source_layer *layer, uint32_t sample, uint32_t key)
 {
-    if (sample != 0) {
-        return NULL;
-    }
-    return source->ops->label ? source->ops->label(source, layer, key)
-                              : labels_get(&source->layers[layer].labels, key);
+    return sample == 0 ? labels_get(&layer->labels, key) : NULL;
 }
 
 const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)
@@ -366,7 +361,7 @@ const char *source_label(struct source *source, size_t layer, uint32_t sample, u
     if (given->count > 0) {
         return label_shown(given, key, l->first_key, l->keys + l->padding_keys);
     }
-    return source_own_label(source, layer, sample, l->first_key + key);
+    return source_own_label(l, sample, l->first_key + key);
 }
 
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample, uint32_t query)
@@ -385,7 +380,7 @@ const char *source_query_label(struct source *source, size_t layer, uint32_t sam
             if (own->id.stack == l->id.stack && own->id.site == SITE_SELF && own->step == l->step &&
                 own->keys + own->padding_keys == l->queries + l->padding_queries &&
                 l->q_offset == 0) {
-                return source_own_label(source, i, sample, l->first_query + query);
+                return source_own_label(own, sample, l->first_query + query);
             }
         }
         return NULL;

@@ -43,7 +43,7 @@ struct source_layer {
     uint32_t q_offset;    /* position of query 0 among the keys */
     uint64_t epoch, step; /* recording, daemon */
     double tolerance;     /* largest |sum - 1| of a row that is as it should be */
-    struct labels labels; /* daemon: of its keys; owned by the source */
+    struct labels labels; /* recording, daemon: of its keys; owned by the source */
 };
 
 /* Strings and pointers are borrowed until source_free, except `naming`. */
