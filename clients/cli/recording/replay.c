@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <poll.h>
 #include <string.h>
 #include <zmq.h>
@@ -394,28 +395,6 @@ static int await_room(struct pace *pace, const struct sender *sender,
 
 /* Sending ------------------------------------------------------------------------------------- */
 
-/* When messages are due: the first one now. */
-struct rhythm {
-    double factor; /* 0 = at once */
-    uint64_t first_ns, started_ns;
-};
-
-static int await_turn(struct sender *sender, struct rhythm *rhythm, uint64_t received_ns)
-{
-    uint64_t now = now_ns();
-    if (rhythm->started_ns == 0) {
-        rhythm->started_ns = now;
-        rhythm->first_ns = received_ns;
-    }
-    if (rhythm->factor == 0 || received_ns <= rhythm->first_ns) {
-        return CLI_OK;
-    }
-    double due_ns = (double)(received_ns - rhythm->first_ns) / rhythm->factor;
-    double left_ns = due_ns - (double)(now - rhythm->started_ns);
-    return left_ns > 0 ? sender_pause(sender, left_ns < 1e18 ? (uint64_t)left_ns : UINT64_MAX / 2)
-                       : CLI_OK;
-}
-
 /* Sends every message that can be read: --rhythm times as fast as recorded, or at once; but
  * never so fast that more than half of attnd's budget is in flight, beyond which it would drop. A
  * last record that is cut short is only mentioned on err. Returns CLI_OK, or the exit code after
@@ -424,15 +403,18 @@ static int replay_send(struct playback *playback, struct sender *sender,
                        const struct replay_counts *before)
 {
     struct cli *cli = sender->cli;
-    struct rhythm rhythm = {.factor = cli->args->rhythm};
+    uint64_t started_ns = now_ns(), first_ns = UINT64_MAX; /* the first message is due now */
     struct pace pace = {.before = *before, .now = *before};
     struct recorded recorded;
     enum playback_status status;
     char error[PLAYBACK_ERROR_MAX];
     while ((status = playback_next(playback, &recorded, error)) == PLAYBACK_MESSAGE) {
         int code = await_room(&pace, sender, &recorded);
-        if (code == CLI_OK) {
-            code = await_turn(sender, &rhythm, recorded.received_ns);
+        first_ns = first_ns == UINT64_MAX ? recorded.received_ns : first_ns;
+        if (code == CLI_OK && cli->args->rhythm > 0 && recorded.received_ns > first_ns) {
+            double due_ns = (double)(recorded.received_ns - first_ns) / cli->args->rhythm;
+            double left_ns = due_ns - (double)(now_ns() - started_ns);
+            code = sender_pause(sender, (uint64_t)fmin(fmax(left_ns, 0), 1e18));
         }
         if (code == CLI_OK) {
             code = sender_send(sender, recorded.frames, recorded.frame_count);
