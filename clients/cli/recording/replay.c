@@ -94,39 +94,30 @@ static int await_subscriptions(struct sender *sender, const char *endpoint)
     return ended ? sender_fail_gone(sender) : CLI_OK;
 }
 
-/* Messages still under way are thrown away: see first that attnd has them. Accepts a closed one. */
+/* Messages still under way are thrown away: see first that attnd has them. */
 static void sender_close(struct sender *sender)
 {
     if (sender->socket) {
         zmq_close(sender->socket);
     }
     prefixes_clear(&sender->wanted);
-    *sender = (struct sender){0};
 }
 
-/* Connects, and waits until attnd has subscribed. On failure nothing is left to close. */
-static int sender_open(struct cli *cli, const char *endpoint, struct sender *ret_sender)
+/* Connects, and waits until attnd has subscribed; sender_close afterwards, on failure too. */
+static int sender_open(struct sender *sender, const char *endpoint)
 {
     static const struct socket_option options[] = {
         {ZMQ_IMMEDIATE, 1},        {ZMQ_XPUB_NODROP, 1},      {ZMQ_SNDHWM, SEND_QUEUE},
         {ZMQ_SNDTIMEO, LOOK_MS},   {ZMQ_HEARTBEAT_IVL, 1000}, {ZMQ_HEARTBEAT_TIMEOUT, 3000},
         {ZMQ_HANDSHAKE_IVL, 5000},
     };
-    struct sender sender = {.cli = cli,
-                            .socket = rpc_connect(cli->rpc, ZMQ_XPUB, options,
-                                                  sizeof options / sizeof options[0],
-                                                  NOTICE_BYTES_MAX, endpoint)};
-    if (!sender.socket) {
-        return cli_usage(cli, "'%.200s': not an endpoint (valid: tcp://host:port, ipc://path)",
-                         endpoint);
-    }
-    int code = await_subscriptions(&sender, endpoint);
-    if (code == CLI_OK) {
-        *ret_sender = sender;
-    } else {
-        sender_close(&sender);
-    }
-    return code;
+    struct cli *cli = sender->cli;
+    sender->socket = rpc_connect(cli->rpc, ZMQ_XPUB, options, sizeof options / sizeof options[0],
+                                 NOTICE_BYTES_MAX, endpoint);
+    return sender->socket
+               ? await_subscriptions(sender, endpoint)
+               : cli_usage(cli, "'%.200s': not an endpoint (valid: tcp://host:port, ipc://path)",
+                           endpoint);
 }
 
 /* One frame, waiting for room. */
@@ -501,7 +492,7 @@ int cmd_replay(struct cli *cli)
 {
     char endpoint[ADDRESS_MAX], error[PLAYBACK_ERROR_MAX];
     struct playback playback;
-    struct sender sender;
+    struct sender sender = {.cli = cli};
     if (playback_open(cli->args->words[1], &playback, error) != 0) {
         return cli_usage(cli, "%s", error);
     }
@@ -513,12 +504,12 @@ int cmd_replay(struct cli *cli)
     }
     interrupt_catch();
     if (code == CLI_OK) {
-        code = sender_open(cli, endpoint, &sender);
+        code = sender_open(&sender, endpoint);
     }
     if (code == CLI_OK) {
         code = replay_file(&playback, &sender);
-        sender_close(&sender);
     }
+    sender_close(&sender);
     playback_close(&playback);
     return code;
 }
