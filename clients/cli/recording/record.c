@@ -12,7 +12,6 @@
 #include "clients/cli/base/out.h"
 #include "proto/header.h"
 #include "proto/ranks.h"
-#include "proto/err.h"
 #include "clients/cli/recording/internal.h"
 
 #include <errno.h>
@@ -28,12 +27,6 @@
  * writing was decided against: ZeroMQ's thread reads on while this one writes, and behind it the
  * daemon keeps up to a quarter of publish.budget. */
 
-static int recorder_fail(const char *path, const char *what, const char *advice, char *reterr)
-{
-    snprintf(reterr, RECORDER_ERROR_MAX, "%.300s: %s%s", path, what, advice);
-    return -1;
-}
-
 static int fail_system(const char *path, char *reterr)
 {
     int error = errno;
@@ -42,7 +35,8 @@ static int fail_system(const char *path, char *reterr)
                          : error == ENOSPC || error == EDQUOT
                              ? "; what was written before can be used"
                              : "";
-    return recorder_fail(path, strerror(error), advice, reterr);
+    snprintf(reterr, RECORDER_ERROR_MAX, "%.300s: %s%s", path, strerror(error), advice);
+    return -1;
 }
 
 static int recorder_write_all(int fd, const void *data, size_t size)
@@ -86,7 +80,7 @@ int recorder_write(struct recorder *recorder, uint64_t received_ns,
     uint8_t head[RECORDING_HEAD_MAX];
     struct recording_frame packed = {0};
     if (recorder->pack && recording_pack(frames, count, &packed) != 0) {
-        return recorder_fail(recorder->path, err_text(ERR_MEMORY), "", reterr);
+        memory_short();
     }
     size_t size =
         recording_encode_record(received_ns, frames, count, packed.data ? &packed : NULL, head);
@@ -225,11 +219,11 @@ static int write_tapped(struct live_recording *recording, struct tapped *tapped)
         recording->tokens = header_frame_of(&header, TENSOR_TOKENS) != 0;
         header_clear(&header);
     }
-    if (!(recording->cli->args->given & ARGS_UNTIL_END) ||
-        ranks_note(&recording->ranks, frames, count) == 0) {
-        return CLI_OK;
+    if (recording->cli->args->given & ARGS_UNTIL_END &&
+        ranks_note(&recording->ranks, frames, count) != 0) {
+        memory_short();
     }
-    return cli_fail(recording->cli, CLI_FINDING, "out of memory");
+    return CLI_OK;
 }
 
 /* Start --------------------------------------------------------------------------------------- */
