@@ -229,9 +229,13 @@ static const char *take(const void *row, char *value, void *data)
     return option_take(&info->row, value, options);
 }
 
-static int parse(struct plot_options *options, int argc, char **argv, char *reterr)
+/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (SOURCE_ERROR_MAX
+ * bytes); plot_options_clear afterwards, on failure too. */
+static int plot_options_parse(int argc, char **argv, struct plot_options *options, char *reterr)
 {
     static char program[] = "attnctl";
+    *options = (struct plot_options){.naming = {.stack = STACK_DECODER}};
+    options->whole = memory_new((size_t)argc + 1, sizeof *options->whole);
     struct parsing parsing = {.options = options, .asked = {program}, .asked_count = 1};
     struct option_rest rest;
     int rc =
@@ -285,20 +289,6 @@ static void plot_options_clear(struct plot_options *options)
         free(options->whole[--options->whole_count]);
     }
     free(options->whole);
-    options->whole = NULL;
-}
-
-/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (SOURCE_ERROR_MAX
- * bytes); *ret_options then needs no plot_options_clear. */
-static int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr)
-{
-    *ret_options = (struct plot_options){.naming = {.stack = STACK_DECODER}};
-    ret_options->whole = memory_new((size_t)argc + 1, sizeof *ret_options->whole);
-    int rc = parse(ret_options, argc, argv, reterr);
-    if (rc != 0) {
-        plot_options_clear(ret_options);
-    }
-    return rc;
 }
 
 /* The help ------------------------------------------------------------------------------------ */
@@ -459,6 +449,7 @@ static int open_source(struct cli *cli, const struct plot_options *options,
         return CLI_USAGE;
     }
     struct source_request request = options->source;
+    cli->args = &options->args;
     request.cli = cli;
     request.files = file ? options->words : NULL;
     request.file_count = file ? options->word_count : 0;
@@ -479,13 +470,9 @@ int plot_maps(struct cli *cli, int argc, char **argv)
     if (!requests) {
         return cli_usage(cli, PLOT_MAPS_COMMAND " FD KIND SOURCE: for attnctl plot alone");
     }
-    if (plot_options_parse(argc, argv, &options, error) != 0) {
-        answer_error(cli, CLI_USAGE, error);
-        fclose(requests);
-        return CLI_OK;
-    }
-    cli->args = &options.args;
-    int code = open_source(cli, &options, &source, error);
+    int code = plot_options_parse(argc, argv, &options, error) == 0
+                   ? open_source(cli, &options, &source, error)
+                   : CLI_USAGE;
     if (code == CLI_OK) {
         char *line = NULL, which[16];
         size_t at, room = 0;
@@ -518,6 +505,7 @@ int cmd_plot(struct cli *cli, int argc, char **argv)
     char error[SOURCE_ERROR_MAX];
     int count = 0;
     if (plot_options_parse(argc, argv, &options, error) != 0) {
+        plot_options_clear(&options);
         return cli_fail(cli, CLI_USAGE, "%s", error);
     }
     size_t size = (size_t)options.whole_count + (size_t)options.word_count + 2;
