@@ -119,27 +119,17 @@ static int spool_copy(int fd, char *reterr)
 {
     static char block[1 << 16];
     uint64_t copied = 0;
-    for (ssize_t got; (got = read(STDIN_FILENO, block, sizeof block)) != 0;) {
-        if (got < 0 && errno == EINTR) {
-            continue;
-        }
-        if (got < 0) {
-            return array_fail(reterr, "%s", strerror(errno));
-        }
-        copied += (uint64_t)got;
+    for (size_t got; (got = fread(block, 1, sizeof block, stdin)) > 0;) {
+        copied += got;
         if (copied > SPOOL_MAX) {
             return array_fail(reterr, "larger than %d GiB: give a file", (int)(SPOOL_MAX >> 30));
         }
-        for (ssize_t done = 0; done < got;) { /* after signals and short writes, too */
-            ssize_t written = write(fd, block + done, (size_t)(got - done));
-            if (written < 0 && errno != EINTR) {
-                return array_fail(reterr, "cannot be kept in a temporary file: %s",
-                                  strerror(errno));
-            }
-            done += written > 0 ? written : 0;
+        errno = ENOSPC; /* after a short write: no signal is caught here */
+        if (write(fd, block, got) != (ssize_t)got) {
+            return array_fail(reterr, "cannot be kept in a temporary file: %s", strerror(errno));
         }
     }
-    return 0;
+    return ferror(stdin) ? array_fail(reterr, "%s", strerror(errno)) : 0;
 }
 
 /* Standard input as a descriptor that can be mapped: itself when it is a file, otherwise a file

@@ -105,20 +105,12 @@ static int check_sizes(const zip_stat_t *stat, const struct array *array, char *
 /* "decoder.0.self.npy" without its ending. */
 static int check_entry(const zip_stat_t *stat, size_t *ret_len, char *reterr)
 {
-    zip_uint64_t needed = ZIP_STAT_NAME | ZIP_STAT_INDEX | ZIP_STAT_SIZE | ZIP_STAT_COMP_SIZE |
-                          ZIP_STAT_COMP_METHOD | ZIP_STAT_ENCRYPTION_METHOD;
-    if ((stat->valid & needed) != needed) {
-        return array_fail(reterr, "the archive's directory is incomplete");
-    }
     size_t len = strlen(stat->name);
     if (len < 4 || strcmp(stat->name + len - 4, ".npy") != 0) {
         return array_fail(reterr,
                           "its entry %.200s is not a .npy array (PyTorch's own files must be saved "
                           "as .safetensors or by numpy)",
                           stat->name);
-    }
-    if (stat->encryption_method != ZIP_EM_NONE) {
-        return array_fail(reterr, "%.200s is encrypted", stat->name);
     }
     if (stat->comp_method != ZIP_CM_STORE && stat->comp_method != ZIP_CM_DEFLATE) {
         return array_fail(reterr, "%.200s is compressed by method %d (known: stored, deflated)",
