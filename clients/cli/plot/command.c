@@ -392,13 +392,7 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
         answer_error(cli, CLI_USAGE, "no such head (valid: a number from 0, mean, all)");
         return;
     }
-    int code = source_check(source, at, sample, head, error);
-    if (code == CLI_OK) {
-        code = source_trim(source, at, sample, error);
-    }
-    if (code == CLI_OK) {
-        code = source_check_labels(source, at, error);
-    }
+    int code = source_choose(source, at, sample, head, error);
     size_t cells = (size_t)layer->rows * layer->columns;
     float *values = memory_new(maps * cells, sizeof *values);
     for (uint32_t i = 0; i < maps && code == CLI_OK; i++) {

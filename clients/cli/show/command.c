@@ -154,10 +154,7 @@ static int show_choose(const struct show_options *options, struct view *view,
     view->request = request;
     place_layer(view->layer->id, view->name);
     request->sample = options->sample != SAMPLE_FIRST ? options->sample : view->layer->first_sample;
-    code = source_check(view->source, request->layer, request->sample, request->head, reterr);
-    if (code == CLI_OK) {
-        code = source_trim(view->source, request->layer, request->sample, reterr);
-    }
+    code = source_choose(view->source, request->layer, request->sample, request->head, reterr);
     uint32_t queries = view->layer->queries;
     if (code == CLI_OK && options->token != TOKEN_AUTO && options->token >= queries) {
         snprintf(reterr, SOURCE_ERROR_MAX,
@@ -165,9 +162,6 @@ static int show_choose(const struct show_options *options, struct view *view,
                               : "--token: %s has no query %" PRIu32 " (valid: 0 to %" PRIu32 ")",
                  view->name, options->token, queries - 1);
         return CLI_USAGE;
-    }
-    if (code == CLI_OK) {
-        code = source_check_labels(view->source, request->layer, reterr);
     }
     if (code == CLI_OK) {
         view_plan(view, &request->picture_rows, &request->picture_columns);

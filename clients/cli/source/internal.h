@@ -32,7 +32,7 @@ struct source_ops {
     /* Sample, head and layer were checked. */
     int (*rows)(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                 const struct sink *sink, char *reterr);
-    /* As source_trim; NULL = maps come without padding, or it is not known. */
+    /* Leaves padding out, as source_choose; NULL = maps come without, or it is not known. */
     int (*trim)(struct source *source, size_t layer, uint32_t sample, char *reterr);
     void (*free)(void *own);
 };
@@ -47,7 +47,7 @@ int source_fail(char *reterr, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* Gives the sink the map of one sample and head, made when there are queries and keys alone, as far
- * as source_trim has left it. */
+ * as source_choose has left it. */
 void source_give(const struct attention *a, const struct source_layer *layer, uint32_t sample,
                  uint32_t head, const struct sink *sink);
 

@@ -314,8 +314,8 @@ static int fail_range(const char *option, uint32_t number, uint32_t first, uint3
                        PLACE_LAYER(id), option, number, valid);
 }
 
-int source_check(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
-                 char *reterr)
+static int check_sample(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
+                        char *reterr)
 {
     const struct source_layer *l = &source->layers[layer];
     if (sample < l->first_sample || sample - l->first_sample >= l->batch) {
@@ -324,12 +324,6 @@ int source_check(const struct source *source, size_t layer, uint32_t sample, uin
     return head < l->heads || head == HEAD_MEAN
                ? CLI_OK
                : fail_range("head", head, 0, l->heads, l->id, reterr);
-}
-
-int source_trim(struct source *source, size_t layer, uint32_t sample, char *reterr)
-{
-    bool any = source->ops->trim && !source->padding;
-    return any ? source->ops->trim(source, layer, sample, reterr) : CLI_OK;
 }
 
 /* The label of query or key `at` of those shown, the first of which is `first` of `all`: labels are
@@ -410,17 +404,24 @@ static int check_count(const struct labels *labels, const struct source_layer *l
         keys ? (there == 1 ? "key" : "keys") : (there == 1 ? "query" : "queries"), more);
 }
 
-int source_check_labels(const struct source *source, size_t layer, char *reterr)
+int source_choose(struct source *source, size_t layer, uint32_t sample, uint32_t head, char *reterr)
 {
     const struct source_layer *l = &source->layers[layer];
     bool cross = l->id.site == SITE_CROSS;
+    int code = check_sample(source, layer, sample, head, reterr);
+    if (code == CLI_OK && source->ops->trim && !source->padding) {
+        code = source->ops->trim(source, layer, sample, reterr);
+    }
+    if (code != CLI_OK) {
+        return code;
+    }
     if (source->given_queries.count > 0 && !cross && !source->together) {
         return source_fail(reterr, CLI_USAGE,
                            "--query-tokens, --query-labels: in %s the queries are the keys: give "
                            "--tokens or --labels",
                            PLACE_LAYER(l->id));
     }
-    int code = check_count(given_keys(source, l), l, true, reterr);
+    code = check_count(given_keys(source, l), l, true, reterr);
     return code == CLI_OK && cross ? check_count(&source->given_queries, l, false, reterr) : code;
 }
 
@@ -438,7 +439,7 @@ uint32_t source_cell(uint32_t at, uint32_t length, uint32_t cells)
 int source_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                 source_visitor *visit, void *data, char *reterr)
 {
-    int code = source_check(source, layer, sample, head, reterr);
+    int code = check_sample(source, layer, sample, head, reterr);
     if (code != CLI_OK) {
         return code;
     }

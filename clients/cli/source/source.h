@@ -37,7 +37,7 @@ struct source_layer {
      * row r covers the queries from source_edge(r, queries, rows) on, a cell is the mean of its
      * finite entries, NaN without any. */
     uint32_t rows, columns;
-    /* How many source_trim has left out, and of these those before the others. */
+    /* How many source_choose has left out, and of these those before the others. */
     uint32_t padding_queries, padding_keys, first_query, first_key;
     bool causal;
     uint32_t q_offset;    /* position of query 0 among the keys */
@@ -101,12 +101,13 @@ int source_find_layer(const struct source *source, const char *text, size_t *ret
                       char *reterr);
 /* In the place of a head: the mean over all of them. */
 #define HEAD_MEAN UINT32_MAX
-/* Whether the sample and the head exist; the sentence names the existing ones. */
-int source_check(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
-                 char *reterr);
-/* Makes the layer's maps begin and end where the sample does, without its padding: for maps of this
- * sample only. Nothing with `padding` in the request. The sample was checked. */
-int source_trim(struct source *source, size_t layer, uint32_t sample, char *reterr);
+/* Makes the layer's maps begin and end where the sample does, without its padding, unless the
+ * request has `padding`: from then on maps are of this sample. The sample and the head exist, and
+ * the labels of the request, if any, are as many as the layer's keys and queries, without or with
+ * those that are left out, or no more where it is pooled; only those of cross-attention have
+ * queries of their own. Else the sentence says what is wrong. */
+int source_choose(struct source *source, size_t layer, uint32_t sample, uint32_t head,
+                  char *reterr);
 
 /* Row `row` of a map, [columns] numbers as they were sent, NaN where there is none. The pointer is
  * good until the visitor returns. */
@@ -127,10 +128,6 @@ const char *source_label(struct source *source, size_t layer, uint32_t sample, u
  * of the request, or the source's own of the tokens that its stack attends to itself. */
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample,
                                uint32_t query);
-/* Whether the labels of the request, if any, are as many as the layer's keys and queries, without
- * or with those that source_trim has left out, or no more where it is pooled; and only those of
- * cross-attention have queries of their own. */
-int source_check_labels(const struct source *source, size_t layer, char *reterr);
 
 /* The first of `length` queries or keys in cell `cell` of `cells`; of `cells` itself, `length`. */
 static inline uint32_t source_edge(uint32_t cell, uint32_t length, uint32_t cells)

@@ -49,6 +49,6 @@ const struct source_layer *opened_layer(struct fixture *f, size_t index)
 
 void opened_expect_labels_refused(struct fixture *f, const char *why)
 {
-    assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_USAGE);
+    assert_int_equal(source_choose(f->source, 0, 0, HEAD_MEAN, f->error), CLI_USAGE);
     assert_string_equal(f->error, why);
 }

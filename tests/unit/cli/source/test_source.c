@@ -354,7 +354,7 @@ SOURCE_TEST(tokens_are_words)
     source_free(&f->source);
     f->request.tokens = "a b c d e";
     opened_open(f);
-    assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_OK);
+    assert_int_equal(source_choose(f->source, 0, 0, HEAD_MEAN, f->error), CLI_OK);
     source_free(&f->source);
     f->request.tokens = "a b c d e f";
     opened_open(f);
