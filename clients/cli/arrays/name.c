@@ -157,10 +157,9 @@ const char *place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
     if (place->shared) {
         snprintf(ret_text, PLACE_TEXT_MAX, "%s", role);
     } else {
-        snprintf(ret_text, PLACE_TEXT_MAX, "%s.%" PRIu32 ".%s%s%s", stack_name(place->id.stack),
-                 place->id.layer, site_name(place->id.site),
-                 place->role == TENSOR_WEIGHTS ? "" : ".",
-                 place->role == TENSOR_WEIGHTS ? "" : role);
+        bool weights = place->role == TENSOR_WEIGHTS;
+        snprintf(ret_text, PLACE_TEXT_MAX, "%s%s%s", PLACE_LAYER(place->id), weights ? "" : ".",
+                 weights ? "" : role);
     }
     return ret_text;
 }
@@ -315,9 +314,4 @@ enum name_verdict name_place(const struct naming *naming, const char *name, stru
         }
     }
     return place_known(naming->stack, name, ret_place) ? NAME_PLACED : NAME_UNKNOWN;
-}
-
-const char *place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
-{
-    return place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
 }

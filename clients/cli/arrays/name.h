@@ -72,9 +72,7 @@ bool name_rule_matches(const struct name_rule *rule, const char *name, uint32_t 
 /* "decoder.3.self", "decoder.3.self.q"; "mask" when shared. */
 #define PLACE_TEXT_MAX 64
 const char *place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX]);
-/* "decoder.3.self" */
-const char *place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX]);
-/* The same in memory that is good as long as the block that the macro stands in. */
-#define PLACE_LAYER(id) place_layer(id, (char[PLACE_TEXT_MAX]){""})
+/* "decoder.3.self" in memory that is good as long as the block that the macro stands in. */
+#define PLACE_LAYER(id) layer_name(id, (char[LAYER_NAME_MAX]){""})
 
 #endif

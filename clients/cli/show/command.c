@@ -152,7 +152,6 @@ static int show_choose(const struct show_options *options, struct view *view,
     }
     view->layer = &view->source->layers[request->layer];
     view->request = request;
-    place_layer(view->layer->id, view->name);
     request->sample = options->sample != SAMPLE_FIRST ? options->sample : view->layer->first_sample;
     code = source_choose(view->source, request->layer, request->sample, request->head, reterr);
     uint32_t queries = view->layer->queries;
@@ -160,7 +159,7 @@ static int show_choose(const struct show_options *options, struct view *view,
         snprintf(reterr, SOURCE_ERROR_MAX,
                  queries == 1 ? "--token: %s has no query %" PRIu32 " (valid: 0)"
                               : "--token: %s has no query %" PRIu32 " (valid: 0 to %" PRIu32 ")",
-                 view->name, options->token, queries - 1);
+                 PLACE_LAYER(view->layer->id), options->token, queries - 1);
         return CLI_USAGE;
     }
     if (code == CLI_OK) {
@@ -201,7 +200,7 @@ static int clients_show_show(struct cli *cli, const struct show_options *options
         print_code =
             cli_fail(cli, CLI_FINDING,
                      "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
-                     view->name, request.sample, VIEW_HEAD(view));
+                     PLACE_LAYER(view->layer->id), request.sample, VIEW_HEAD(view));
     }
     findings_clear(&found);
     return print_code;

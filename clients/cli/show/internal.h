@@ -171,7 +171,6 @@ struct view {
     struct source *source;
     const char *origin; /* a file's path, or a job, fit for the screen */
     const struct source_layer *layer;
-    char name[PLACE_TEXT_MAX]; /* the layer's */
     const struct show_request *request;
     const struct findings *found;
 };

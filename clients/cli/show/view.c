@@ -103,7 +103,7 @@ int view_json(const struct view *view, struct cli *cli)
     for (size_t i = 0; i < source->layer_count; i++) {
         mpk_put_str(&writer, PLACE_LAYER(source->layers[i].id));
     }
-    mpk_pair_str(&writer, "layer", view->name);
+    mpk_pair_str(&writer, "layer", PLACE_LAYER(view->layer->id));
     mpk_pair_str(&writer, "module", *view->layer->module ? view->layer->module : NULL);
     if (timed) {
         mpk_pair_u64(&writer, "epoch", view->layer->epoch);
@@ -226,7 +226,7 @@ void view_report(const struct view *view)
         snprintf(where, sizeof where, ", epoch %" PRIu64 ", step %" PRIu64 ", run %.8s",
                  layer->epoch, layer->step, source->run);
     }
-    screen_title(&view->screen, "%s of %s%s", view->name, view->origin, where);
+    screen_title(&view->screen, "%s of %s%s", PLACE_LAYER(view->layer->id), view->origin, where);
     if (layer->module[0]) {
         screen_say(&view->screen, 4, "  module %s", layer->module);
     }
