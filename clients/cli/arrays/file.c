@@ -135,42 +135,37 @@ static int spool_copy(int fd, char *reterr)
 /* Standard input as a descriptor that can be mapped: itself when it is a file, otherwise a file
  * without a name in $TMPDIR, or /tmp, that all of it was copied to: arrays are read from the end
  * too, which a pipe cannot do, and the kernel may write a file out when memory is short. */
-static int spool_input(int *ret_fd, char *reterr)
+static int spool_input(char *reterr)
 {
     struct stat stat;
     if (isatty(STDIN_FILENO)) {
         return array_fail(reterr, "standard input is a terminal: give a file or a pipe");
     }
-    if (fstat(STDIN_FILENO, &stat) != 0) {
-        return array_fail(reterr, "%s", strerror(errno));
+    if (fstat(STDIN_FILENO, &stat) == 0 && S_ISREG(stat.st_mode)) {
+        return STDIN_FILENO;
     }
-    if (!S_ISREG(stat.st_mode)) {
-        *ret_fd = open_nameless(reterr);
-        if (*ret_fd >= 0 && spool_copy(*ret_fd, reterr) != 0) {
-            close(*ret_fd);
-            return -1;
-        }
-        return *ret_fd < 0 ? -1 : 0;
+    int fd = open_nameless(reterr);
+    if (fd >= 0 && spool_copy(fd, reterr) != 0) {
+        close(fd);
+        return -1;
     }
-    *ret_fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
-    return *ret_fd < 0 ? array_fail(reterr, "%s", strerror(errno)) : 0;
+    return fd;
 }
 
 int array_file_open(const char *path, struct array_file *ret_file, struct array_list *list,
                     char *reterr)
 {
-    int fd = -1;
+    bool input = strcmp(path, "-") == 0;
+    /* O_NONBLOCK: a pipe is refused, not waited for. */
+    int fd = input ? spool_input(reterr) : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     *ret_file = (struct array_file){.path = path};
-    if (strcmp(path, "-") == 0) {
-        if (spool_input(&fd, reterr) != 0) {
-            return -1;
-        }
-    } else if ((fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) < 0) {
-        /* O_NONBLOCK: a pipe is refused, not waited for. */
-        return array_fail(reterr, "%s", strerror(errno));
+    if (fd < 0) {
+        return input ? -1 : array_fail(reterr, "%s", strerror(errno));
     }
     int rc = map(fd, ret_file, reterr);
-    close(fd);
+    if (fd != STDIN_FILENO) {
+        close(fd);
+    }
     if (rc == 0) {
         rc = list_arrays(ret_file, list, reterr);
     }
