@@ -111,17 +111,6 @@ static bool is_alone(const struct array_list *list, const struct naming *naming,
     return true;
 }
 
-static enum name_verdict place_one(const struct array_list *list, const struct naming *naming,
-                                   size_t index, struct place *ret_place)
-{
-    enum name_verdict verdict = name_place(naming, list->items[index].name, ret_place);
-    if (verdict != NAME_UNKNOWN || !is_alone(list, naming, index)) {
-        return verdict;
-    }
-    *ret_place = (struct place){.id = {naming->stack, 0, SITE_SELF}, .role = TENSOR_WEIGHTS};
-    return NAME_PLACED;
-}
-
 /* Sets *ret_count to how many are not ignored. */
 static int place_all(const struct array_list *list, const struct naming *naming,
                      struct placed *placed, size_t *ret_count, char *reterr)
@@ -129,7 +118,12 @@ static int place_all(const struct array_list *list, const struct naming *naming,
     size_t count = 0;
     for (size_t i = 0; i < list->count; i++) {
         const struct array *array = &list->items[i];
-        enum name_verdict verdict = place_one(list, naming, i, &placed[count].place);
+        struct place *place = &placed[count].place;
+        enum name_verdict verdict = name_place(naming, array->name, place);
+        if (verdict == NAME_UNKNOWN && is_alone(list, naming, i)) {
+            *place = (struct place){.id = {naming->stack, 0, SITE_SELF}, .role = TENSOR_WEIGHTS};
+            verdict = NAME_PLACED;
+        }
         if (verdict == NAME_UNKNOWN && list->count == 1 &&
             npy_is(array->file->data, array->file->size)) {
             return array_fail(reterr,
