@@ -31,7 +31,6 @@ struct plot_options {
     int whole_count;
 
     struct source_request source; /* but where the maps are */
-    struct naming naming;
     struct args args; /* of what asks attnd: endpoint, run, metric, window, from, to, ... */
 };
 
@@ -188,9 +187,9 @@ static const struct option_info option_info[] = {
     DRAW(ALL, "font", "NAME", NULL, "as matplotlib knows it (default sans-serif)"),
     TITLE("what files of arrays do not say"),
     FIELD(MAPS, "causal", NULL, OPTION_FLAG, source.causal, NULL, NULL, "later keys are masked"),
-    SET("name", "PAT=TARGET", naming, naming_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
-    SET("ignore", "PAT", naming, naming_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
-    SET("stack", "STACK", naming, naming_set_stack, "encoder|decoder", "of names without one (default decoder)"),
+    SET("name", "PAT=TARGET", source.naming, naming_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", source.naming, naming_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", source.naming, naming_set_stack, "encoder|decoder", "of names without one (default decoder)"),
 };
 /* clang-format on */
 enum { ROWS = sizeof option_info / sizeof option_info[0] };
@@ -234,7 +233,7 @@ static const char *take(const void *row, char *value, void *data)
 static int plot_options_parse(int argc, char **argv, struct plot_options *options, char *reterr)
 {
     static char program[] = "attnctl";
-    *options = (struct plot_options){.naming = {.stack = STACK_DECODER}};
+    *options = (struct plot_options){.source = {.naming = {.stack = STACK_DECODER}}};
     options->whole = memory_new((size_t)argc + 1, sizeof *options->whole);
     struct parsing parsing = {.options = options, .asked = {program}, .asked_count = 1};
     struct option_rest rest;
@@ -449,7 +448,6 @@ static int open_source(struct cli *cli, const struct plot_options *options,
     request.file_count = file ? options->word_count : 0;
     request.job = file ? NULL : options->words[0];
     request.run = options->args.run;
-    request.naming = &options->naming;
     return source_open(&request, ret_source, reterr);
 }
 

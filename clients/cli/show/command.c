@@ -80,9 +80,9 @@ static const struct option_row option_info[] = {
     COUNT("width", width, SCREEN_WIDTH_MIN, 1000, "columns (default: the terminal's, else 80)"),
     FLAG("json", json, "the numbers, as JSON (attnd.show/1)"),
     TITLE("array files: names and missing facts (see attnctl analyze --help)"),
-    SET("name", "PAT=TARGET", naming, naming_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
-    SET("ignore", "PAT", naming, naming_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
-    SET("stack", "STACK", naming, naming_set_stack, "encoder|decoder", "stack of names without one (decoder)"),
+    SET("name", "PAT=TARGET", source.naming, naming_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", source.naming, naming_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", source.naming, naming_set_stack, "encoder|decoder", "stack of names without one (decoder)"),
     FLAG("causal", source.causal, "queries and keys: key j only for queries i >= j"),
     COUNT("window", source.window, 1, INT32_MAX, "queries and keys: only keys j > i - N"),
     SET("scale", "X", source.scale, show_options_set_scale, NULL, "scale of their logits (default 1/sqrt(d))"),
@@ -124,7 +124,6 @@ static int show_open_source(struct cli *asking, struct show_options *options,
 {
     struct source_request *request = &options->source;
     request->cli = asking;
-    request->naming = &options->naming;
     if (is_job(options)) {
         struct args *args = &options->args;
         asking->args = args;
@@ -215,7 +214,7 @@ int cmd_show(struct cli *cli, int argc, char **argv)
                                    .sample = SAMPLE_FIRST,
                                    .pairs = PAIRS_DEFAULT,
                                    .args = {.timeout_ms = ARGS_TIMEOUT_MS},
-                                   .naming = {.stack = STACK_DECODER},
+                                   .source = {.naming = {.stack = STACK_DECODER}},
                                    .part = {true, true, true, true, true}};
     if (option_parse(&show_options, argc, argv, option_take, &options, &rest, error,
                      SHOW_ERROR_MAX) != 0) {

@@ -158,7 +158,6 @@ struct show_options {
     uint32_t sample;              /* SAMPLE_FIRST = the first that there is */
     uint32_t head, token, pairs;  /* as in struct show_request */
     struct source_request source; /* but where the maps are */
-    struct naming naming;         /* of files */
     struct args args;             /* of a job: which attnd */
     char *const *words;           /* [word_count]; in argv: files, or a job */
     int word_count;

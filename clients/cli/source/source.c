@@ -65,16 +65,13 @@ static int source_open_files(const struct source_request *request, struct source
     static const struct source_ops ops = {files_rows, NULL, free_files};
     struct files *files = memory_new(1, sizeof *files);
     struct options *options = &files->options;
-    *options = (struct options){.naming = {.stack = STACK_DECODER},
+    *options = (struct options){.naming = request->naming,
                                 .causal = request->causal,
                                 .window = request->window,
                                 .softcap = request->softcap,
                                 .scale = request->scale != 0 ? request->scale : NAN,
                                 .files = request->files,
                                 .file_count = request->file_count};
-    if (request->naming) {
-        options->naming = *request->naming;
-    }
     source->kind = SOURCE_FILES;
     source->ops = &ops;
     source->own = files;
@@ -165,17 +162,16 @@ static int read_given(const char *file, const char *words, const char *of, struc
  * have; NULL = none. */
 static const char *find_foreign(const struct source_request *request, bool arrays)
 {
-    const struct naming *naming = request->naming;
     if (arrays) {
         return request->at_step ? "step" : request->run ? "run" : NULL;
     }
-    return naming && naming->rule_count > 0     ? "name"
-           : naming && naming->ignore_count > 0 ? "ignore"
-           : request->causal                    ? "causal"
-           : request->window > 0                ? "window"
-           : request->scale != 0                ? "scale"
-           : request->softcap != 0              ? "softcap"
-                                                : NULL;
+    return request->naming.rule_count > 0     ? "name"
+           : request->naming.ignore_count > 0 ? "ignore"
+           : request->causal                  ? "causal"
+           : request->window > 0              ? "window"
+           : request->scale != 0              ? "scale"
+           : request->softcap != 0            ? "softcap"
+                                              : NULL;
 }
 
 static int open_kind(const struct source_request *request, struct source *source, char *reterr)

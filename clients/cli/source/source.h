@@ -46,7 +46,7 @@ struct source_layer {
     struct labels labels; /* recording, daemon: of its keys; owned by the source */
 };
 
-/* Strings and pointers are borrowed until source_free, except `naming`. */
+/* Strings and pointers are borrowed until source_free. */
 struct source_request {
     struct cli *cli;    /* whose args say where attnd is; used with `job` only */
     char *const *files; /* [file_count]: arrays, or one recording; NULL with `job` */
@@ -55,8 +55,8 @@ struct source_request {
     const char *run; /* recording, daemon: its first digits; NULL = the newest */
     bool at_step;    /* recording: `step`, and not the newest */
     uint64_t step;
-    bool padding;                /* recording: maps have it */
-    const struct naming *naming; /* files; NULL = the names of arrays/name.h, decoder */
+    bool padding;         /* recording: maps have it */
+    struct naming naming; /* files */
     /* files: facts that they lack */
     bool causal;
     uint32_t window;       /* keys a query may look back; 0 = all */

@@ -9,7 +9,8 @@ int opened_set_up(void **state)
     f = (struct fixture){.directory = "/tmp/attnd-source-XXXXXX"};
     assert_non_null(mkdtemp(f.directory));
     f.file = f.path;
-    f.request = (struct source_request){.files = &f.file, .file_count = 1};
+    f.request = (struct source_request){
+        .files = &f.file, .file_count = 1, .naming = {.stack = STACK_DECODER}};
     *state = &f;
     return 0;
 }
