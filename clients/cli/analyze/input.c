@@ -4,8 +4,6 @@
  * layer shows at once. */
 #include "clients/cli/analyze/input.h"
 
-#include "proto/err.h"
-#include "clients/cli/base/cli.h"
 #include "clients/cli/base/system.h"
 
 #include <inttypes.h>
@@ -236,24 +234,24 @@ static int check_per_key(const struct input *input, enum tensor_role role, char 
 }
 
 /* Sets *ret_lengths to the list, which is one number per sample, each within the axis. */
-static int check_lengths(const struct input *input, const struct int_list *own,
+static int check_lengths(const struct input *input, const struct number_list *own,
                          const struct options *options, uint32_t limit, const char *what,
                          const int32_t **ret_lengths, char *reterr)
 {
-    const struct int_list *list = own->items ? own : &options->lengths;
+    const struct number_list *list = own->lengths ? own : &options->lengths;
     const char *text = PLACE_LAYER(input->id);
-    *ret_lengths = list->items;
-    if (!list->items) {
+    *ret_lengths = list->lengths;
+    if (!list->lengths) {
         return 0;
     }
     if (list->count != input->attention.batch) {
         return array_fail(reterr, "%s: --%s: %" PRIu32 " given for a batch of %" PRIu32, text,
-                          own->items ? what : "lengths", list->count, input->attention.batch);
+                          own->lengths ? what : "lengths", list->count, input->attention.batch);
     }
     for (uint32_t i = 0; i < list->count; i++) {
-        if ((uint32_t)list->items[i] > limit) {
+        if ((uint32_t)list->lengths[i] > limit) {
             return array_fail(reterr, "%s: --%s: %" PRId32 " is more than the %" PRIu32 " %s", text,
-                              own->items ? what : "lengths", list->items[i], limit,
+                              own->lengths ? what : "lengths", list->lengths[i], limit,
                               own == &options->q_lengths ? "queries" : "keys");
         }
     }
@@ -287,7 +285,7 @@ static int check_rows(struct input *input, const struct options *options, bool m
     a->learned_sink = options->learned_sink;
     a->qk.scale = isnan(options->scale) ? 1 / sqrt((double)a->qk.head_dim) : options->scale;
     a->qk.softcap = options->softcap;
-    if (options->head_weights.items && options->head_weights.count != a->heads) {
+    if (options->head_weights.reals && options->head_weights.count != a->heads) {
         return fail_layer(input->id, reterr, "--head-weights: not one number per head");
     }
     if (check_lengths(input, &options->q_lengths, options, a->queries, "q-lengths", &a->q_len,
@@ -450,11 +448,6 @@ static int check_self(const struct inputs *inputs, const struct options *options
         return 0;
     }
     return array_fail(reterr, "--%s: there is no self-attention that it is about", name);
-}
-
-int input_exit_of(int rc)
-{
-    return rc == ERR_MEMORY ? CLI_FINDING : CLI_USAGE;
 }
 
 int inputs_open(const struct options *options, bool maps, struct inputs *inputs, char *reterr)

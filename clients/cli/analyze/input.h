@@ -55,16 +55,13 @@ struct inputs {
 
 /* Opens the files of the options: their measurable inputs, with shapes and options checked and
  * nothing read yet; with `maps` only those that are maps of attention, or make them. Arrays that
- * belong to nothing are an error. Returns 0, or -1 or ERR_MEMORY with a sentence (ARRAY_ERROR_MAX
- * bytes); inputs_clear afterwards, on failure too. */
+ * belong to nothing are an error. Returns 0, or -1 with a sentence (ARRAY_ERROR_MAX bytes);
+ * inputs_clear afterwards, on failure too. */
 int inputs_open(const struct options *options, bool maps, struct inputs *inputs, char *reterr);
 void inputs_clear(struct inputs *inputs);
 
-/* The exit code of what failed: running out of memory may be legitimate. */
-int input_exit_of(int rc);
-
-/* Reads the contents; input_unload afterwards, on failure too. Returns 0, or -1 or
- * ERR_MEMORY with a sentence. */
+/* Reads the contents; input_unload afterwards, on failure too. Returns 0, or -1 with
+ * a sentence. */
 int input_load(struct input *input, char *reterr);
 void input_unload(struct input *input);
 

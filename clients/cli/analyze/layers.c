@@ -71,28 +71,19 @@ static void write_hint(const struct array *array, char *ret_hint, size_t size)
 }
 
 /* Patterns that are about nothing are mistakes. */
-static int check_patterns(const struct array_list *list, const struct naming *naming, char *reterr)
+static int check_patterns(const struct array_list *list, const struct name_rule *rules,
+                          uint32_t count, const char *option, char *reterr)
 {
-    for (uint32_t r = 0; r < naming->rule_count; r++) {
-        const struct name_rule *rule = &naming->rules[r];
-        int len = (int)(rule->pattern_len < 200 ? rule->pattern_len : 200);
+    for (uint32_t r = 0; r < count; r++) {
+        int len = (int)(rules[r].pattern_len < 200 ? rules[r].pattern_len : 200);
         bool used = false;
         for (size_t i = 0; i < list->count && !used; i++) {
-            used = name_rule_matches(rule, list->items[i].name);
+            uint32_t layer;
+            used = name_rule_matches(&rules[r], list->items[i].name, &layer);
         }
         if (!used) {
-            return array_fail(reterr, "--name: %.200s: no array has a name like %.*s",
-                              rule->pattern, len, rule->pattern);
-        }
-    }
-    for (uint32_t r = 0; r < naming->ignore_count; r++) {
-        bool used = false;
-        for (size_t i = 0; i < list->count && !used; i++) {
-            used = name_ignore_matches(naming->ignore[r], list->items[i].name);
-        }
-        if (!used) {
-            return array_fail(reterr, "--ignore: %.200s: no array has a name like that",
-                              naming->ignore[r]);
+            return array_fail(reterr, "--%s: %.200s: no array has a name like %.*s", option,
+                              rules[r].pattern, len, rules[r].pattern);
         }
     }
     return 0;
@@ -120,17 +111,6 @@ static bool is_alone(const struct array_list *list, const struct naming *naming,
     return true;
 }
 
-static enum name_verdict place_one(const struct array_list *list, const struct naming *naming,
-                                   size_t index, struct place *ret_place)
-{
-    enum name_verdict verdict = name_place(naming, list->items[index].name, ret_place);
-    if (verdict != NAME_UNKNOWN || !is_alone(list, naming, index)) {
-        return verdict;
-    }
-    *ret_place = (struct place){.id = {naming->stack, 0, SITE_SELF}, .role = TENSOR_WEIGHTS};
-    return NAME_PLACED;
-}
-
 /* Sets *ret_count to how many are not ignored. */
 static int place_all(const struct array_list *list, const struct naming *naming,
                      struct placed *placed, size_t *ret_count, char *reterr)
@@ -138,7 +118,12 @@ static int place_all(const struct array_list *list, const struct naming *naming,
     size_t count = 0;
     for (size_t i = 0; i < list->count; i++) {
         const struct array *array = &list->items[i];
-        enum name_verdict verdict = place_one(list, naming, i, &placed[count].place);
+        struct place *place = &placed[count].place;
+        enum name_verdict verdict = name_place(naming, array->name, place);
+        if (verdict == NAME_UNKNOWN && is_alone(list, naming, i)) {
+            *place = (struct place){.id = {naming->stack, 0, SITE_SELF}, .role = TENSOR_WEIGHTS};
+            verdict = NAME_PLACED;
+        }
         if (verdict == NAME_UNKNOWN && list->count == 1 &&
             npy_is(array->file->data, array->file->size)) {
             return array_fail(reterr,
@@ -225,7 +210,10 @@ int layers_collect(const struct array_list *list, const struct naming *naming,
     struct layers layers = {0};
     size_t count = 0;
     struct placed *placed = memory_new(list->count, sizeof *placed);
-    int rc = check_patterns(list, naming, reterr);
+    int rc = check_patterns(list, naming->rules, naming->rule_count, "name", reterr);
+    if (rc == 0) {
+        rc = check_patterns(list, naming->ignore, naming->ignore_count, "ignore", reterr);
+    }
     if (rc == 0) {
         rc = place_all(list, naming, placed, &count, reterr);
     }

@@ -6,7 +6,6 @@
 #include "clients/cli/base/system.h"
 #include "clients/cli/analyze/options.h"
 
-#include <errno.h>
 #include <math.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -18,65 +17,47 @@
 
 /* Lists --------------------------------------------------------------------------------------- */
 
-static bool parse_real(const char *text, char **ret_end, void *ret_number)
+static void clear_list(struct number_list *list)
 {
-    double number = strtod(text, ret_end);
-    *(double *)ret_number = number;
-    return *ret_end != text && isfinite(number) && *text != ' ';
+    free(list->reals);
+    free(list->lengths);
+    *list = (struct number_list){0};
 }
 
-static bool parse_length(const char *text, char **ret_end, void *ret_number)
-{
-    if (*text < '0' || *text > '9') {
-        return false;
-    }
-    errno = 0;
-    unsigned long long number = strtoull(text, ret_end, 10);
-    *(int32_t *)ret_number = (int32_t)number;
-    return errno == 0 && number <= INT32_MAX;
-}
-
-/* The numbers between commas, each of `size` bytes; *ret_wrong becomes `valid` when one is none. */
-static void *parse_list(const char *text, size_t size,
-                        bool (*parse)(const char *text, char **ret_end, void *ret_number),
-                        const char *valid, uint32_t *ret_count, const char **ret_wrong)
+/* The finite numbers between commas; with `whole` lengths. Returns whether all are valid. */
+static bool parse_list(const char *text, bool whole, struct number_list *list)
 {
     uint32_t count = 1;
     for (const char *at = text; *at; at++) {
         count += *at == ',';
     }
-    *ret_count = count <= OPTIONS_LIST_MAX ? count : 0;
-    *ret_wrong = *ret_count ? NULL : "too many numbers";
-    char *items = *ret_count ? memory_new(count, size) : NULL, *end;
-    for (uint32_t i = 0; i < *ret_count && !*ret_wrong; i++) {
-        if (!parse(text, &end, items + i * size) || (*end != ',' && *end != '\0')) {
-            *ret_wrong = valid;
+    clear_list(list);
+    list->reals = memory_new(count, sizeof *list->reals);
+    list->lengths = memory_new(count, sizeof *list->lengths);
+    for (list->count = 0; list->count < count; list->count++, text++) {
+        char *end;
+        double number = strtod(text, &end);
+        bool length = strspn(text, "0123456789") == (size_t)(end - text) && number <= INT32_MAX;
+        if (end == text || *text == ' ' || (*end != ',' && *end != '\0') || !isfinite(number) ||
+            (whole && !length)) {
+            return false;
         }
-        text = *ret_wrong || !*end ? text : end + 1;
+        list->reals[list->count] = number;
+        list->lengths[list->count] = length ? (int32_t)number : 0;
+        text = end;
     }
-    return items;
+    return true;
 }
 
-static const char *set_int_list(void *to, const char *text)
+static const char *set_lengths(void *to, const char *text)
 {
-    struct int_list *list = to;
-    const char *wrong;
-    free(list->items);
-    list->items =
-        parse_list(text, sizeof *list->items, parse_length,
-                   "valid: numbers such as 12,9,16, one per sample", &list->count, &wrong);
-    return wrong;
+    return parse_list(text, true, to) ? NULL : "valid: numbers such as 12,9,16, one per sample";
 }
 
 static const char *set_head_weights(void *to, const char *text)
 {
-    struct real_list *list = to;
-    const char *wrong;
-    free(list->items);
-    list->items =
-        parse_list(text, sizeof *list->items, parse_real,
-                   "valid: numbers such as 0.5,0.25,0.25, one per head", &list->count, &wrong);
-    return wrong;
+    return parse_list(text, false, to) ? NULL
+                                       : "valid: numbers such as 0.5,0.25,0.25, one per head";
 }
 
 /* Words --------------------------------------------------------------------------------------- */
@@ -144,9 +125,9 @@ static const struct option_row option_info[] = {
     FLAG("causal", causal, "key j only for queries i >= j (self-attention; where there are layers of both stacks, "
          "the decoder's)"),
     COUNT("window", window, 1, INT32_MAX, "only keys j > i - N; for the same layers"),
-    SET("lengths", "A,B,..", lengths, set_int_list, NULL, "valid queries and keys per sample (right padding)"),
-    SET("q-lengths", "A,B,..", q_lengths, set_int_list, NULL, "valid queries; before --lengths"),
-    SET("k-lengths", "A,B,..", k_lengths, set_int_list, NULL, "valid keys; before --lengths"),
+    SET("lengths", "A,B,..", lengths, set_lengths, NULL, "valid queries and keys per sample (right padding)"),
+    SET("q-lengths", "A,B,..", q_lengths, set_lengths, NULL, "valid queries; before --lengths"),
+    SET("k-lengths", "A,B,..", k_lengths, set_lengths, NULL, "valid keys; before --lengths"),
     COUNT("q-offset", q_offset, 0, INT32_MAX, "position of query 0 among the keys (self-attention)"),
     FLAG("dropout", dropout, "weights are after dropout: sums are not checked"),
     FLAG("learned-sink", learned_sink, "rows may sum to less than 1"),
@@ -204,7 +185,7 @@ int options_parse(int argc, char **argv, struct options *ret_options, char *rete
         options_clear(&options);
         return rc;
     }
-    options.plan.head_weights = options.head_weights.items;
+    options.plan.head_weights = options.head_weights.reals;
     options.plan.head_weight_count = options.head_weights.count;
     options.files = rest.words;
     options.file_count = rest.word_count;
@@ -214,12 +195,10 @@ int options_parse(int argc, char **argv, struct options *ret_options, char *rete
 
 void options_clear(struct options *options)
 {
-    free(options->lengths.items);
-    free(options->q_lengths.items);
-    free(options->k_lengths.items);
-    free(options->head_weights.items);
-    options->lengths = options->q_lengths = options->k_lengths = (struct int_list){0};
-    options->head_weights = (struct real_list){0};
+    clear_list(&options->lengths);
+    clear_list(&options->q_lengths);
+    clear_list(&options->k_lengths);
+    clear_list(&options->head_weights);
 }
 
 /* The help ------------------------------------------------------------------------------------ */

@@ -12,17 +12,13 @@
 #include <stdio.h>
 
 #define OPTIONS_ERROR_MAX 512
-/* Most numbers in a list of lengths or head weights. */
-#define OPTIONS_LIST_MAX 65536
 /* Most heads of an attention. */
 #define HEADS_MOST 65536
 
-struct int_list {
-    int32_t *items; /* owned; NULL = not given */
-    uint32_t count;
-};
-struct real_list {
-    double *items; /* owned; NULL = not given */
+/* The same numbers twice: as they are, and as lengths. */
+struct number_list {
+    double *reals;    /* [count]; owned; NULL = not given */
+    int32_t *lengths; /* [count]; owned; 0 for what is none */
     uint32_t count;
 };
 
@@ -33,12 +29,12 @@ struct options {
     /* what the files do not say */
     bool causal, dropout, learned_sink;
     uint32_t window, q_offset;
-    struct int_list lengths, q_lengths, k_lengths;
+    struct number_list lengths, q_lengths, k_lengths;
     double scale, softcap;              /* scale NaN = 1 / sqrt(head_dim) */
     uint32_t heads, kv_heads, head_dim; /* tier weights; 0 = not given */
     /* what is computed */
     struct measure_plan plan;
-    struct real_list head_weights; /* of the plan */
+    struct number_list head_weights; /* of the plan */
     uint32_t threads;
 
     char *const *files; /* [file_count]; in argv */

@@ -2,7 +2,7 @@
 /* The common part of the formats: types, shapes, the list of arrays, errors. */
 #include "clients/cli/arrays/array_internal.h"
 
-#include "proto/err.h"
+#include "clients/cli/base/system.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -17,12 +17,6 @@ int array_fail(char *reterr, const char *format, ...)
     vsnprintf(reterr, ARRAY_ERROR_MAX, format, args);
     va_end(args);
     return -1;
-}
-
-int array_fail_memory(char *reterr)
-{
-    array_fail(reterr, "%s", err_text(ERR_MEMORY));
-    return ERR_MEMORY;
 }
 
 /* Types and shapes ---------------------------------------------------------------------------- */
@@ -135,17 +129,10 @@ int array_list_add(struct array_list *list, const struct array *array, const cha
     }
     if (list->count == list->room) {
         size_t room = list->room ? 2 * list->room : 32;
-        struct array *items = realloc(list->items, room * sizeof *items);
-        if (!items) {
-            return array_fail_memory(reterr);
-        }
-        list->items = items;
+        list->items = memory_grow(list->items, room, sizeof *list->items);
         list->room = room;
     }
-    char *copy = strndup(name, len);
-    if (!copy) {
-        return array_fail_memory(reterr);
-    }
+    char *copy = memcpy(memory_new(len + 1, 1), name, len);
     list->items[list->count] = *array;
     list->items[list->count++].name = copy;
     return 0;

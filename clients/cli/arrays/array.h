@@ -6,9 +6,8 @@
  *
  * Files are mapped, so that what is not looked at is not read; what is compressed or in Fortran
  * order is copied when it is loaded. Everything a file says about itself is checked before it is
- * believed: sizes that are declared must be the sizes that are there. No logging; a failure is -1,
- * or ERR_MEMORY, with one sentence (ARRAY_ERROR_MAX bytes) that does not name the file. One
- * thread. */
+ * believed: sizes that are declared must be the sizes that are there. No logging; a failure is -1
+ * with one sentence (ARRAY_ERROR_MAX bytes) that does not name the file. One thread. */
 #ifndef CLIENTS_CLI_ARRAYS_ARRAY_H
 #define CLIENTS_CLI_ARRAYS_ARRAY_H
 
@@ -105,8 +104,6 @@ const char *array_shape_text(const struct array *array, char ret_text[ARRAY_SHAP
 
 /* Writes the sentence to reterr (ARRAY_ERROR_MAX bytes); returns -1. */
 int array_fail(char *reterr, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* The sentence of a shortage of memory; returns ERR_MEMORY. */
-int array_fail_memory(char *reterr);
 
 /* Whether a file begins as a .npy does. */
 bool npy_is(const uint8_t *data, size_t size);

@@ -7,7 +7,7 @@
 
 #include <jansson.h>
 
-/* Everything that can fail returns 0, or -1, or ERR_MEMORY, with a sentence. */
+/* Everything that can fail returns 0, or -1 with a sentence. */
 
 /* Appends a copy of the array under a name (not NUL-terminated; at most ARRAY_NAME_MAX). */
 int array_list_add(struct array_list *list, const struct array *array, const char *name, size_t len,

@@ -6,11 +6,10 @@
  * the program with a bus error, as it does any program that maps files. */
 #include "clients/cli/arrays/array_internal.h"
 
-#include "proto/err.h"
+#include "clients/cli/base/system.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,7 +90,7 @@ static int map(int fd, struct array_file *file, char *reterr)
     }
     void *data = mmap(NULL, (size_t)stat.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (data == MAP_FAILED && errno == ENOMEM) {
-        return array_fail_memory(reterr);
+        memory_short();
     }
     if (data == MAP_FAILED) {
         return array_fail(reterr, "%s", strerror(errno));
@@ -120,68 +119,53 @@ static int spool_copy(int fd, char *reterr)
 {
     static char block[1 << 16];
     uint64_t copied = 0;
-    for (ssize_t got; (got = read(STDIN_FILENO, block, sizeof block)) != 0;) {
-        if (got < 0 && errno == EINTR) {
-            continue;
-        }
-        if (got < 0) {
-            return array_fail(reterr, "%s", strerror(errno));
-        }
-        copied += (uint64_t)got;
+    for (size_t got; (got = fread(block, 1, sizeof block, stdin)) > 0;) {
+        copied += got;
         if (copied > SPOOL_MAX) {
             return array_fail(reterr, "larger than %d GiB: give a file", (int)(SPOOL_MAX >> 30));
         }
-        for (ssize_t done = 0; done < got;) { /* after signals and short writes, too */
-            ssize_t written = write(fd, block + done, (size_t)(got - done));
-            if (written < 0 && errno != EINTR) {
-                return array_fail(reterr, "cannot be kept in a temporary file: %s",
-                                  strerror(errno));
-            }
-            done += written > 0 ? written : 0;
+        errno = ENOSPC; /* after a short write: no signal is caught here */
+        if (write(fd, block, got) != (ssize_t)got) {
+            return array_fail(reterr, "cannot be kept in a temporary file: %s", strerror(errno));
         }
     }
-    return 0;
+    return ferror(stdin) ? array_fail(reterr, "%s", strerror(errno)) : 0;
 }
 
 /* Standard input as a descriptor that can be mapped: itself when it is a file, otherwise a file
  * without a name in $TMPDIR, or /tmp, that all of it was copied to: arrays are read from the end
  * too, which a pipe cannot do, and the kernel may write a file out when memory is short. */
-static int spool_input(int *ret_fd, char *reterr)
+static int spool_input(char *reterr)
 {
     struct stat stat;
     if (isatty(STDIN_FILENO)) {
         return array_fail(reterr, "standard input is a terminal: give a file or a pipe");
     }
-    if (fstat(STDIN_FILENO, &stat) != 0) {
-        return array_fail(reterr, "%s", strerror(errno));
+    if (fstat(STDIN_FILENO, &stat) == 0 && S_ISREG(stat.st_mode)) {
+        return STDIN_FILENO;
     }
-    if (!S_ISREG(stat.st_mode)) {
-        *ret_fd = open_nameless(reterr);
-        if (*ret_fd >= 0 && spool_copy(*ret_fd, reterr) != 0) {
-            close(*ret_fd);
-            return -1;
-        }
-        return *ret_fd < 0 ? -1 : 0;
+    int fd = open_nameless(reterr);
+    if (fd >= 0 && spool_copy(fd, reterr) != 0) {
+        close(fd);
+        return -1;
     }
-    *ret_fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
-    return *ret_fd < 0 ? array_fail(reterr, "%s", strerror(errno)) : 0;
+    return fd;
 }
 
 int array_file_open(const char *path, struct array_file *ret_file, struct array_list *list,
                     char *reterr)
 {
-    int fd = -1;
+    bool input = strcmp(path, "-") == 0;
+    /* O_NONBLOCK: a pipe is refused, not waited for. */
+    int fd = input ? spool_input(reterr) : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     *ret_file = (struct array_file){.path = path};
-    if (strcmp(path, "-") == 0) {
-        if (spool_input(&fd, reterr) != 0) {
-            return -1;
-        }
-    } else if ((fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) < 0) {
-        /* O_NONBLOCK: a pipe is refused, not waited for. */
-        return array_fail(reterr, "%s", strerror(errno));
+    if (fd < 0) {
+        return input ? -1 : array_fail(reterr, "%s", strerror(errno));
     }
     int rc = map(fd, ret_file, reterr);
-    close(fd);
+    if (fd != STDIN_FILENO) {
+        close(fd);
+    }
     if (rc == 0) {
         rc = list_arrays(ret_file, list, reterr);
     }
@@ -202,12 +186,6 @@ void array_file_close(struct array_file *file)
 
 /* Contents ------------------------------------------------------------------------------------ */
 
-static int fail_large(const struct array *array, char *reterr)
-{
-    array_fail(reterr, "out of memory: %s takes %" PRIu64 " bytes", array->name, array->bytes);
-    return ERR_MEMORY;
-}
-
 /* The contents in the order of the file. */
 static int array_load_plain(const struct array *array, struct array_data *ret_data, char *reterr)
 {
@@ -215,11 +193,7 @@ static int array_load_plain(const struct array *array, struct array_data *ret_da
         ret_data->data = array->file->data + array->offset;
         return 0;
     }
-    ret_data->owned = malloc(array->bytes ? array->bytes : 1);
-    ret_data->data = ret_data->owned;
-    if (!ret_data->owned) {
-        return fail_large(array, reterr);
-    }
+    ret_data->data = ret_data->owned = memory_new(array->bytes, 1);
     return npz_load(array, ret_data->owned, reterr);
 }
 
@@ -228,30 +202,26 @@ int array_load(const struct array *array, struct array_data *ret_data, char *ret
     struct array_data data = {0};
     int rc = array_load_plain(array, &data, reterr);
     if (rc == 0 && array->fortran && array->rank > 1) {
-        uint8_t *ordered = malloc(array->bytes ? array->bytes : 1);
-        if (ordered) {
-            /* Copies an array in Fortran order to C order. The C index counts up like an odometer,
-             * its last digit fastest; `from` follows it. */
-            size_t size = array_type_size(array->type), stride[ARRAY_RANK_MAX], from = 0;
-            uint64_t index[ARRAY_RANK_MAX] = {0};
-            size_t step = size;
-            for (uint32_t i = 0; i < array->rank; i++) {
-                stride[i] = step;
-                step *= array->shape[i];
-            }
-            for (uint64_t done = 0; done < array->bytes; done += size) {
-                memcpy(ordered + done, (const char *)data.data + from, size);
-                for (uint32_t i = array->rank; i-- > 0;) {
-                    from += stride[i];
-                    if (++index[i] < array->shape[i]) {
-                        break;
-                    }
-                    from -= stride[i] * array->shape[i];
-                    index[i] = 0;
+        uint8_t *ordered = memory_new(array->bytes, 1);
+        /* Copies an array in Fortran order to C order. The C index counts up like an odometer, its
+         * last digit fastest; `from` follows it. */
+        size_t size = array_type_size(array->type), stride[ARRAY_RANK_MAX], from = 0;
+        uint64_t index[ARRAY_RANK_MAX] = {0};
+        size_t step = size;
+        for (uint32_t i = 0; i < array->rank; i++) {
+            stride[i] = step;
+            step *= array->shape[i];
+        }
+        for (uint64_t done = 0; done < array->bytes; done += size) {
+            memcpy(ordered + done, (const char *)data.data + from, size);
+            for (uint32_t i = array->rank; i-- > 0;) {
+                from += stride[i];
+                if (++index[i] < array->shape[i]) {
+                    break;
                 }
+                from -= stride[i] * array->shape[i];
+                index[i] = 0;
             }
-        } else {
-            rc = fail_large(array, reterr);
         }
         array_data_clear(&data);
         data = (struct array_data){ordered, ordered};

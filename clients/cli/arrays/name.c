@@ -157,10 +157,9 @@ const char *place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX])
     if (place->shared) {
         snprintf(ret_text, PLACE_TEXT_MAX, "%s", role);
     } else {
-        snprintf(ret_text, PLACE_TEXT_MAX, "%s.%" PRIu32 ".%s%s%s", stack_name(place->id.stack),
-                 place->id.layer, site_name(place->id.site),
-                 place->role == TENSOR_WEIGHTS ? "" : ".",
-                 place->role == TENSOR_WEIGHTS ? "" : role);
+        bool weights = place->role == TENSOR_WEIGHTS;
+        snprintf(ret_text, PLACE_TEXT_MAX, "%s%s%s", PLACE_LAYER(place->id), weights ? "" : ".",
+                 weights ? "" : role);
     }
     return ret_text;
 }
@@ -218,8 +217,7 @@ static size_t count_holes(const char *text, size_t len)
     return count;
 }
 
-/* Whether a name matches a rule; sets the number in it. */
-static bool rule_matches(const struct name_rule *rule, const char *name, uint32_t *ret_layer)
+bool name_rule_matches(const struct name_rule *rule, const char *name, uint32_t *ret_layer)
 {
     size_t hole, len = strlen(name);
     const char *at = find_hole(rule->pattern, rule->pattern_len, &hole);
@@ -250,11 +248,17 @@ static bool fill_target(const struct name_rule *rule, uint32_t layer, char ret_n
     return used < TARGET_MAX;
 }
 
-const char *name_rule_parse(const char *text, struct name_rule *ret_rule)
+static const char too_many[] = "too many of these (at most 64)";
+
+const char *naming_add_rule(void *to, const char *text)
 {
+    struct naming *naming = to;
     const char *equals = strrchr(text, '=');
     char name[TARGET_MAX];
     struct place place;
+    if (naming->rule_count == NAME_RULES_MAX) {
+        return too_many;
+    }
     if (!equals || equals == text) {
         return "not PATTERN=TARGET, such as 'h.{layer}.attn=decoder.{layer}.self'";
     }
@@ -266,21 +270,8 @@ const char *name_rule_parse(const char *text, struct name_rule *ret_rule)
     if (!fill_target(&rule, 0, name) || !place_known(STACK_DECODER, name, &place)) {
         return "the name behind = is none of " NAME_FORMS;
     }
-    *ret_rule = rule;
+    naming->rules[naming->rule_count++] = rule;
     return NULL;
-}
-
-static const char too_many[] = "too many of these (at most 64)";
-
-const char *naming_add_rule(void *to, const char *text)
-{
-    struct naming *naming = to;
-    if (naming->rule_count == NAME_RULES_MAX) {
-        return too_many;
-    }
-    const char *wrong = name_rule_parse(text, &naming->rules[naming->rule_count]);
-    naming->rule_count += !wrong;
-    return wrong;
 }
 
 const char *naming_add_ignored(void *to, const char *pattern)
@@ -292,7 +283,7 @@ const char *naming_add_ignored(void *to, const char *pattern)
     if (*pattern == '\0') {
         return "not a pattern, such as 'embed*'";
     }
-    naming->ignore[naming->ignore_count++] = pattern;
+    naming->ignore[naming->ignore_count++] = (struct name_rule){pattern, NULL, strlen(pattern)};
     return NULL;
 }
 
@@ -305,23 +296,12 @@ const char *naming_set_stack(void *to, const char *text)
     return good ? NULL : "valid: encoder, decoder";
 }
 
-bool name_rule_matches(const struct name_rule *rule, const char *name)
-{
-    uint32_t layer;
-    return rule_matches(rule, name, &layer);
-}
-
-bool name_ignore_matches(const char *pattern, const char *name)
-{
-    return name_matches(pattern, strlen(pattern), name, strlen(name));
-}
-
 enum name_verdict name_place(const struct naming *naming, const char *name, struct place *ret_place)
 {
     char target[TARGET_MAX];
     uint32_t layer;
     for (uint32_t i = 0; i < naming->rule_count; i++) {
-        if (rule_matches(&naming->rules[i], name, &layer)) {
+        if (name_rule_matches(&naming->rules[i], name, &layer)) {
             return fill_target(&naming->rules[i], layer, target) &&
                            place_known(naming->stack, target, ret_place)
                        ? NAME_PLACED
@@ -329,14 +309,9 @@ enum name_verdict name_place(const struct naming *naming, const char *name, stru
         }
     }
     for (uint32_t i = 0; i < naming->ignore_count; i++) {
-        if (name_ignore_matches(naming->ignore[i], name)) {
+        if (name_rule_matches(&naming->ignore[i], name, &layer)) {
             return NAME_IGNORED;
         }
     }
     return place_known(naming->stack, name, ret_place) ? NAME_PLACED : NAME_UNKNOWN;
-}
-
-const char *place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX])
-{
-    return place_text(&(struct place){.id = id, .role = TENSOR_WEIGHTS}, ret_text);
 }

@@ -40,7 +40,7 @@ struct place {
  * number stands for {layer} or {} in TARGET, which is a name as above. Both point into the rule's
  * text. */
 struct name_rule {
-    const char *pattern, *target;
+    const char *pattern, *target; /* target NULL: such names are left out */
     size_t pattern_len;
 };
 
@@ -50,12 +50,10 @@ struct naming {
     enum stack stack;
     struct name_rule rules[NAME_RULES_MAX];
     uint32_t rule_count;
-    const char *ignore[NAME_RULES_MAX]; /* patterns of names that are left out */
+    struct name_rule ignore[NAME_RULES_MAX];
     uint32_t ignore_count;
 };
 
-/* Checks PATTERN=TARGET, which is borrowed. Returns NULL, or what is wrong with it. */
-const char *name_rule_parse(const char *text, struct name_rule *ret_rule);
 /* The values of --name, --ignore and --stack, for a struct naming; the text is borrowed. Each
  * returns NULL, or what is wrong with it, as option.h wants it. */
 const char *naming_add_rule(void *to, const char *text);
@@ -68,16 +66,13 @@ enum name_verdict { NAME_PLACED, NAME_IGNORED, NAME_UNKNOWN };
 enum name_verdict name_place(const struct naming *naming, const char *name,
                              struct place *ret_place);
 
-/* Whether a rule, or a pattern to ignore, is about this name at all. */
-bool name_rule_matches(const struct name_rule *rule, const char *name);
-bool name_ignore_matches(const char *pattern, const char *name);
+/* Whether a rule is about this name at all; sets the number in it, 0 without one. */
+bool name_rule_matches(const struct name_rule *rule, const char *name, uint32_t *ret_layer);
 
 /* "decoder.3.self", "decoder.3.self.q"; "mask" when shared. */
 #define PLACE_TEXT_MAX 64
 const char *place_text(const struct place *place, char ret_text[PLACE_TEXT_MAX]);
-/* "decoder.3.self" */
-const char *place_layer(struct layer_id id, char ret_text[PLACE_TEXT_MAX]);
-/* The same in memory that is good as long as the block that the macro stands in. */
-#define PLACE_LAYER(id) place_layer(id, (char[PLACE_TEXT_MAX]){""})
+/* "decoder.3.self" in memory that is good as long as the block that the macro stands in. */
+#define PLACE_LAYER(id) layer_name(id, (char[LAYER_NAME_MAX]){""})
 
 #endif

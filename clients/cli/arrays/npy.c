@@ -10,6 +10,8 @@
  * writes it as raw pairs of bytes, "V2", and that is how it is read. */
 #include "clients/cli/arrays/array_internal.h"
 
+#include "clients/cli/base/system.h"
+
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -93,10 +95,7 @@ int npy_header(const uint8_t *data, size_t size, struct array *ret_array, char *
     if (len > size - begin) {
         return array_fail(reterr, "truncated: no whole .npy header");
     }
-    char *text = malloc(len + 1);
-    if (!text) {
-        return array_fail_memory(reterr);
-    }
+    char *text = memory_new(len, 1);
     npy_json((const char *)data + begin, len, text);
     json_t *dictionary = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
     bool good = read_dictionary(dictionary, &array);

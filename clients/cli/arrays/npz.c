@@ -9,6 +9,8 @@
  * the checksum when the end of an entry is reached. */
 #include "clients/cli/arrays/array_internal.h"
 
+#include "clients/cli/base/system.h"
+
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +46,7 @@ static int npz_fail_entry(const struct array_file *file, zip_file_t *entry, cons
     zip_error_t *error = entry ? zip_file_get_error(entry) : zip_get_error(file->zip);
     int code = zip_error_code_zip(error);
     if (code == ZIP_ER_MEMORY) {
-        return array_fail_memory(reterr);
+        memory_short();
     }
     return array_fail(reterr, "%.200s: corrupt: %s", name,
                       code == ZIP_ER_OK ? "not as many bytes as declared"
@@ -55,10 +57,7 @@ static int npz_fail_entry(const struct array_file *file, zip_file_t *entry, cons
 static int npz_read_header(struct array_file *file, const zip_stat_t *stat, uint64_t size,
                            struct array *ret_array, char *reterr)
 {
-    uint8_t *data = malloc(size);
-    if (!data) {
-        return array_fail_memory(reterr);
-    }
+    uint8_t *data = memory_new(size, 1);
     char error[ARRAY_ERROR_MAX];
     zip_file_t *entry = zip_fopen_index(file->zip, stat->index, 0);
     zip_int64_t got = entry ? 1 : -1;
@@ -106,20 +105,12 @@ static int check_sizes(const zip_stat_t *stat, const struct array *array, char *
 /* "decoder.0.self.npy" without its ending. */
 static int check_entry(const zip_stat_t *stat, size_t *ret_len, char *reterr)
 {
-    zip_uint64_t needed = ZIP_STAT_NAME | ZIP_STAT_INDEX | ZIP_STAT_SIZE | ZIP_STAT_COMP_SIZE |
-                          ZIP_STAT_COMP_METHOD | ZIP_STAT_ENCRYPTION_METHOD;
-    if ((stat->valid & needed) != needed) {
-        return array_fail(reterr, "the archive's directory is incomplete");
-    }
     size_t len = strlen(stat->name);
     if (len < 4 || strcmp(stat->name + len - 4, ".npy") != 0) {
         return array_fail(reterr,
                           "its entry %.200s is not a .npy array (PyTorch's own files must be saved "
                           "as .safetensors or by numpy)",
                           stat->name);
-    }
-    if (stat->encryption_method != ZIP_EM_NONE) {
-        return array_fail(reterr, "%.200s is encrypted", stat->name);
     }
     if (stat->comp_method != ZIP_CM_STORE && stat->comp_method != ZIP_CM_DEFLATE) {
         return array_fail(reterr, "%.200s is compressed by method %d (known: stored, deflated)",
@@ -161,10 +152,7 @@ int npz_list(struct array_file *file, struct array_list *list, char *reterr)
     file->zip = source ? zip_open_from_source(source, ZIP_RDONLY, &error) : NULL;
     int rc = 0;
     if (!file->zip) {
-        rc = zip_error_code_zip(&error) == ZIP_ER_MEMORY
-                 ? array_fail_memory(reterr)
-                 : array_fail(reterr, "truncated or no zip archive (%s)",
-                              zip_error_strerror(&error));
+        rc = array_fail(reterr, "truncated or no zip archive (%s)", zip_error_strerror(&error));
         zip_source_free(source);
     }
     zip_error_fini(&error);

@@ -7,6 +7,8 @@
  * cut short anywhere is found out. `__metadata__` is skipped. */
 #include "clients/cli/arrays/array_internal.h"
 
+#include "clients/cli/base/system.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,7 +135,7 @@ int safetensors_list(struct array_file *file, struct array_list *list, char *ret
     json_t *header =
         json_loadb((const char *)file->data + 8, (size_t)len, JSON_REJECT_DUPLICATES, &error);
     if (!header && json_error_code(&error) == json_error_out_of_memory) {
-        return array_fail_memory(reterr);
+        memory_short();
     }
     if (!json_is_object(header)) {
         json_decref(header);

@@ -56,14 +56,19 @@ bool interrupt_came(void)
 
 void (*memory_last)(void);
 
+void memory_short(void)
+{
+    if (memory_last) {
+        memory_last();
+    }
+    fputs("attnctl: out of memory\n", stderr);
+    exit(1); /* CLI_FINDING */
+}
+
 static void *memory_check(void *memory)
 {
     if (!memory) {
-        if (memory_last) {
-            memory_last();
-        }
-        fputs("attnctl: out of memory\n", stderr);
-        exit(1); /* CLI_FINDING */
+        memory_short();
     }
     return memory;
 }

@@ -24,5 +24,6 @@ bool interrupt_came(void);
 extern void (*memory_last)(void);
 void *memory_new(size_t count, size_t size);
 void *memory_grow(void *memory, size_t count, size_t size);
+_Noreturn void memory_short(void); /* the same end for whoever asks elsewhere */
 
 #endif

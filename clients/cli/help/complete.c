@@ -10,37 +10,19 @@ struct completion {
     const char *typed;  /* what has been typed of the value; candidates begin like it */
     const char *before; /* goes before every candidate: of "--stack=dec" what is before "dec" */
     int before_length;
-    bool list;                      /* what is before it has items already */
     const struct command *command;  /* NULL = none yet */
     const struct option_kind *kind; /* of the command; NULL = none yet, or there are none */
 };
 
 /* Candidates ---------------------------------------------------------------------------------- */
 
-/* Whether an item of a list is in it before the cursor. */
-static bool complete_is_listed(const struct completion *completion, const char *word, int length)
-{
-    const char *at = completion->before, *end = at + completion->before_length;
-    for (; completion->list && at < end; at++) {
-        const char *item = at;
-        at += strcspn(at, ",=");
-        if (at < end && *at == ',' && at - item == length &&
-            strncmp(item, word, (size_t)length) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static void offer(const struct completion *completion, const char *word, int length,
                   const char *help)
 {
-    if (strncmp(word, completion->typed, strlen(completion->typed)) != 0 ||
-        complete_is_listed(completion, word, length)) {
-        return;
+    if (strncmp(word, completion->typed, strlen(completion->typed)) == 0) {
+        fprintf(completion->out, "%.*s%.*s%s%s\n", completion->before_length, completion->before,
+                length, word, help ? "\t" : "", help ? help : "");
     }
-    fprintf(completion->out, "%.*s%.*s%s%s\n", completion->before_length, completion->before,
-            length, word, help ? "\t" : "", help ? help : "");
 }
 
 static void offer_commands(const struct completion *completion)
@@ -114,7 +96,6 @@ static void offer_values(struct completion completion, const char *values)
             }
             completion.before_length = (int)(comma + 1 - completion.before);
             completion.typed = comma + 1;
-            completion.list = true;
         }
     }
     length -= complete_ends_with(values, length, ",");

@@ -31,20 +31,12 @@ struct plot_options {
     int whole_count;
 
     struct source_request source; /* but where the maps are */
-    struct naming naming;
     struct args args; /* of what asks attnd: endpoint, run, metric, window, from, to, ... */
 };
 
 /* plot_options: one table drives getopt, the help, and which kinds of figures take which option.
  * Values are judged where they are used: what asks attnd (--endpoint, --run, --metric, ...) by
  * args.c, what says where maps come from here, and all others by Python. */
-static const char *set_step(void *to, const char *text)
-{
-    struct source_request *request = to;
-    request->at_step = true;
-    return option_whole(text, UINT64_MAX, &request->step) ? NULL : "valid: a whole number";
-}
-
 /* The kinds ----------------------------------------------------------------------------------- */
 
 /* Bits of sets of kinds. */
@@ -167,7 +159,7 @@ static const struct option_info option_info[] = {
         "it as only one site has: cross (default: the first layer's)"),
     DRAW(AGGREGATE, "head-weights", "A,B,..", NULL, "aggregate: the weights of the weighted map"),
     DRAW(SIMILARITY, "js", NULL, NULL, "similarity: Jensen-Shannon divergence, not cosine"),
-    SET("step", "N", source, set_step, NULL, "recordings: this step, not the newest"),
+    SET("step", "N", source, source_set_step, NULL, "recordings: this step, not the newest"),
     FIELD(MAPS, "padding", NULL, OPTION_FLAG, source.padding, NULL, NULL, "recordings: padding too, which maps leave out"),
     ASK(ALL, "run", "RUN", NULL, "recordings, jobs: by its first digits (default: the newest)"),
     TEXT(LABELLED, "tokens", "TEXT", tokens, NULL, "the tokens' texts, with blanks between them"),
@@ -195,9 +187,9 @@ static const struct option_info option_info[] = {
     DRAW(ALL, "font", "NAME", NULL, "as matplotlib knows it (default sans-serif)"),
     TITLE("what files of arrays do not say"),
     FIELD(MAPS, "causal", NULL, OPTION_FLAG, source.causal, NULL, NULL, "later keys are masked"),
-    SET("name", "PAT=TARGET", naming, naming_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
-    SET("ignore", "PAT", naming, naming_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
-    SET("stack", "STACK", naming, naming_set_stack, "encoder|decoder", "of names without one (default decoder)"),
+    SET("name", "PAT=TARGET", source.naming, naming_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", source.naming, naming_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", source.naming, naming_set_stack, "encoder|decoder", "of names without one (default decoder)"),
 };
 /* clang-format on */
 enum { ROWS = sizeof option_info / sizeof option_info[0] };
@@ -236,9 +228,13 @@ static const char *take(const void *row, char *value, void *data)
     return option_take(&info->row, value, options);
 }
 
-static int parse(struct plot_options *options, int argc, char **argv, char *reterr)
+/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (SOURCE_ERROR_MAX
+ * bytes); plot_options_clear afterwards, on failure too. */
+static int plot_options_parse(int argc, char **argv, struct plot_options *options, char *reterr)
 {
     static char program[] = "attnctl";
+    *options = (struct plot_options){.source = {.naming = {.stack = STACK_DECODER}}};
+    options->whole = memory_new((size_t)argc + 1, sizeof *options->whole);
     struct parsing parsing = {.options = options, .asked = {program}, .asked_count = 1};
     struct option_rest rest;
     int rc =
@@ -292,20 +288,6 @@ static void plot_options_clear(struct plot_options *options)
         free(options->whole[--options->whole_count]);
     }
     free(options->whole);
-    options->whole = NULL;
-}
-
-/* argv[0] is skipped; its order may change. Returns 0, or -1 with a sentence (SOURCE_ERROR_MAX
- * bytes); *ret_options then needs no plot_options_clear. */
-static int plot_options_parse(int argc, char **argv, struct plot_options *ret_options, char *reterr)
-{
-    *ret_options = (struct plot_options){.naming = {.stack = STACK_DECODER}};
-    ret_options->whole = memory_new((size_t)argc + 1, sizeof *ret_options->whole);
-    int rc = parse(ret_options, argc, argv, reterr);
-    if (rc != 0) {
-        plot_options_clear(ret_options);
-    }
-    return rc;
 }
 
 /* The help ------------------------------------------------------------------------------------ */
@@ -401,30 +383,18 @@ static void answer_map(struct cli *cli, struct source *source, size_t at, uint32
                        const char *which)
 {
     const struct source_layer *layer = &source->layers[at];
-    char error[SOURCE_ERROR_MAX] = "out of memory";
+    char error[SOURCE_ERROR_MAX];
     struct mpk_writer writer;
-    bool all = strcmp(which, "all") == 0, mean = strcmp(which, "mean") == 0;
-    uint32_t head = 0, maps = all ? layer->heads : 1;
-    if (!all && !mean && !option_whole_u32(which, UINT32_MAX, &head)) {
+    bool all = strcmp(which, "all") == 0;
+    uint32_t head = HEAD_MEAN, maps = all ? layer->heads : 1;
+    if (!all && strcmp(which, "mean") != 0 && !option_whole_u32(which, HEAD_MEAN - 1, &head)) {
         answer_error(cli, CLI_USAGE, "no such head (valid: a number from 0, mean, all)");
         return;
     }
-    int code = source_check(source, at, sample, head, error);
-    if (code == CLI_OK) {
-        code = source_trim(source, at, sample, error);
-    }
-    if (code == CLI_OK) {
-        code = source_check_labels(source, at, error);
-    }
+    int code = source_choose(source, at, sample, head, error);
     size_t cells = (size_t)layer->rows * layer->columns;
-    float *values = code == CLI_OK ? calloc(maps * cells, sizeof *values) : NULL;
-    if (code == CLI_OK && !values) {
-        code = CLI_FINDING;
-    }
-    if (code == CLI_OK && mean) {
-        code = source_mean(source, at, sample, values, error);
-    }
-    for (uint32_t i = 0; !mean && i < maps && code == CLI_OK; i++) {
+    float *values = memory_new(maps * cells, sizeof *values);
+    for (uint32_t i = 0; i < maps && code == CLI_OK; i++) {
         code = source_map(source, at, sample, all ? i : head, values + i * cells, error);
     }
     if (code != CLI_OK) {
@@ -472,12 +442,12 @@ static int open_source(struct cli *cli, const struct plot_options *options,
         return CLI_USAGE;
     }
     struct source_request request = options->source;
+    cli->args = &options->args;
     request.cli = cli;
     request.files = file ? options->words : NULL;
     request.file_count = file ? options->word_count : 0;
     request.job = file ? NULL : options->words[0];
     request.run = options->args.run;
-    request.naming = &options->naming;
     return source_open(&request, ret_source, reterr);
 }
 
@@ -492,13 +462,9 @@ int plot_maps(struct cli *cli, int argc, char **argv)
     if (!requests) {
         return cli_usage(cli, PLOT_MAPS_COMMAND " FD KIND SOURCE: for attnctl plot alone");
     }
-    if (plot_options_parse(argc, argv, &options, error) != 0) {
-        answer_error(cli, CLI_USAGE, error);
-        fclose(requests);
-        return CLI_OK;
-    }
-    cli->args = &options.args;
-    int code = open_source(cli, &options, &source, error);
+    int code = plot_options_parse(argc, argv, &options, error) == 0
+                   ? open_source(cli, &options, &source, error)
+                   : CLI_USAGE;
     if (code == CLI_OK) {
         char *line = NULL, which[16];
         size_t at, room = 0;
@@ -531,6 +497,7 @@ int cmd_plot(struct cli *cli, int argc, char **argv)
     char error[SOURCE_ERROR_MAX];
     int count = 0;
     if (plot_options_parse(argc, argv, &options, error) != 0) {
+        plot_options_clear(&options);
         return cli_fail(cli, CLI_USAGE, "%s", error);
     }
     size_t size = (size_t)options.whole_count + (size_t)options.word_count + 2;

@@ -12,7 +12,6 @@
 #include "clients/cli/base/out.h"
 #include "proto/header.h"
 #include "proto/ranks.h"
-#include "proto/err.h"
 #include "clients/cli/recording/internal.h"
 
 #include <errno.h>
@@ -22,18 +21,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
-/* One writev per message, straight from ZeroMQ's frames to the page cache. A thread of its own for
+/* Straight from ZeroMQ's frames to the page cache. A thread of its own for
  * writing was decided against: ZeroMQ's thread reads on while this one writes, and behind it the
  * daemon keeps up to a quarter of publish.budget. */
-
-static int recorder_fail(const char *path, const char *what, const char *advice, char *reterr)
-{
-    snprintf(reterr, RECORDER_ERROR_MAX, "%.300s: %s%s", path, what, advice);
-    return -1;
-}
 
 static int fail_system(const char *path, char *reterr)
 {
@@ -43,35 +35,20 @@ static int fail_system(const char *path, char *reterr)
                          : error == ENOSPC || error == EDQUOT
                              ? "; what was written before can be used"
                              : "";
-    return recorder_fail(path, strerror(error), advice, reterr);
+    snprintf(reterr, RECORDER_ERROR_MAX, "%.300s: %s%s", path, strerror(error), advice);
+    return -1;
 }
 
-static int recorder_write_all(int fd, struct iovec *parts, int count)
+static int recorder_write_all(int fd, const void *data, size_t size)
 {
-    while (count > 0) {
-        ssize_t written = writev(fd, parts, count);
+    for (const char *at = data, *end = at + size; at < end;) {
+        ssize_t written = write(fd, at, (size_t)(end - at));
         if (written < 0 && errno != EINTR) {
             return -1;
         }
-        /* Moves on by what was written. */
-        for (size_t left = written > 0 ? (size_t)written : 0;
-             count > 0 && (left > 0 || parts->iov_len == 0);) {
-            size_t step = left < parts->iov_len ? left : parts->iov_len;
-            parts->iov_base = (char *)parts->iov_base + step;
-            parts->iov_len -= step;
-            left -= step;
-            if (parts->iov_len == 0) {
-                parts++;
-                count--;
-            }
-        }
+        at += written > 0 ? written : 0;
     }
     return 0;
-}
-
-static struct iovec part(const void *data, size_t size)
-{
-    return (struct iovec){.iov_base = (void *)(uintptr_t)data, .iov_len = size};
 }
 
 int recorder_open(const char *path, bool replace, uint64_t now_ns, struct recorder *ret_recorder,
@@ -87,8 +64,8 @@ int recorder_open(const char *path, bool replace, uint64_t now_ns, struct record
     struct stat file;
     bool open = fstat(fd, &file) == 0 && S_ISREG(file.st_mode) && file.st_mode & 077;
     recording_encode_header(now_ns, header);
-    struct iovec parts[] = {part(header, sizeof header)};
-    if ((open && fchmod(fd, file.st_mode & 0700) != 0) || recorder_write_all(fd, parts, 1) != 0) {
+    if ((open && fchmod(fd, file.st_mode & 0700) != 0) ||
+        recorder_write_all(fd, header, sizeof header) != 0) {
         fail_system(path, reterr);
         close(fd);
         return -1;
@@ -101,21 +78,19 @@ int recorder_write(struct recorder *recorder, uint64_t received_ns,
                    const struct recording_frame *frames, uint32_t count, char *reterr)
 {
     uint8_t head[RECORDING_HEAD_MAX];
-    struct iovec parts[1 + RECORDING_FRAMES_MAX];
     struct recording_frame packed = {0};
     if (recorder->pack && recording_pack(frames, count, &packed) != 0) {
-        return recorder_fail(recorder->path, err_text(ERR_MEMORY), "", reterr);
+        memory_short();
     }
     size_t size =
         recording_encode_record(received_ns, frames, count, packed.data ? &packed : NULL, head);
     const struct recording_frame *stored = packed.data ? &packed : frames;
     uint32_t stored_count = packed.data ? 1 : count;
-    parts[0] = part(head, size);
-    for (uint32_t i = 0; i < stored_count; i++) {
-        parts[1 + i] = part(stored[i].data, stored[i].size);
+    int rc = recorder_write_all(recorder->fd, head, size);
+    for (uint32_t i = 0; i < stored_count && rc == 0; i++) {
+        rc = recorder_write_all(recorder->fd, stored[i].data, stored[i].size);
         size += stored[i].size;
     }
-    int rc = recorder_write_all(recorder->fd, parts, 1 + (int)stored_count);
     if (rc != 0) {
         fail_system(recorder->path, reterr);
         (void)!ftruncate(recorder->fd, (off_t)recorder->bytes); /* else a reader finds it cut */
@@ -244,11 +219,11 @@ static int write_tapped(struct live_recording *recording, struct tapped *tapped)
         recording->tokens = header_frame_of(&header, TENSOR_TOKENS) != 0;
         header_clear(&header);
     }
-    if (!(recording->cli->args->given & ARGS_UNTIL_END) ||
-        ranks_note(&recording->ranks, frames, count) == 0) {
-        return CLI_OK;
+    if (recording->cli->args->given & ARGS_UNTIL_END &&
+        ranks_note(&recording->ranks, frames, count) != 0) {
+        memory_short();
     }
-    return cli_fail(recording->cli, CLI_FINDING, "out of memory");
+    return CLI_OK;
 }
 
 /* Start --------------------------------------------------------------------------------------- */

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <poll.h>
 #include <string.h>
 #include <zmq.h>
@@ -93,39 +94,30 @@ static int await_subscriptions(struct sender *sender, const char *endpoint)
     return ended ? sender_fail_gone(sender) : CLI_OK;
 }
 
-/* Messages still under way are thrown away: see first that attnd has them. Accepts a closed one. */
+/* Messages still under way are thrown away: see first that attnd has them. */
 static void sender_close(struct sender *sender)
 {
     if (sender->socket) {
         zmq_close(sender->socket);
     }
     prefixes_clear(&sender->wanted);
-    *sender = (struct sender){0};
 }
 
-/* Connects, and waits until attnd has subscribed. On failure nothing is left to close. */
-static int sender_open(struct cli *cli, const char *endpoint, struct sender *ret_sender)
+/* Connects, and waits until attnd has subscribed; sender_close afterwards, on failure too. */
+static int sender_open(struct sender *sender, const char *endpoint)
 {
     static const struct socket_option options[] = {
         {ZMQ_IMMEDIATE, 1},        {ZMQ_XPUB_NODROP, 1},      {ZMQ_SNDHWM, SEND_QUEUE},
         {ZMQ_SNDTIMEO, LOOK_MS},   {ZMQ_HEARTBEAT_IVL, 1000}, {ZMQ_HEARTBEAT_TIMEOUT, 3000},
         {ZMQ_HANDSHAKE_IVL, 5000},
     };
-    struct sender sender = {.cli = cli,
-                            .socket = rpc_connect(cli->rpc, ZMQ_XPUB, options,
-                                                  sizeof options / sizeof options[0],
-                                                  NOTICE_BYTES_MAX, endpoint)};
-    if (!sender.socket) {
-        return cli_usage(cli, "'%.200s': not an endpoint (valid: tcp://host:port, ipc://path)",
-                         endpoint);
-    }
-    int code = await_subscriptions(&sender, endpoint);
-    if (code == CLI_OK) {
-        *ret_sender = sender;
-    } else {
-        sender_close(&sender);
-    }
-    return code;
+    struct cli *cli = sender->cli;
+    sender->socket = rpc_connect(cli->rpc, ZMQ_XPUB, options, sizeof options / sizeof options[0],
+                                 NOTICE_BYTES_MAX, endpoint);
+    return sender->socket
+               ? await_subscriptions(sender, endpoint)
+               : cli_usage(cli, "'%.200s': not an endpoint (valid: tcp://host:port, ipc://path)",
+                           endpoint);
 }
 
 /* One frame, waiting for room. */
@@ -394,28 +386,6 @@ static int await_room(struct pace *pace, const struct sender *sender,
 
 /* Sending ------------------------------------------------------------------------------------- */
 
-/* When messages are due: the first one now. */
-struct rhythm {
-    double factor; /* 0 = at once */
-    uint64_t first_ns, started_ns;
-};
-
-static int await_turn(struct sender *sender, struct rhythm *rhythm, uint64_t received_ns)
-{
-    uint64_t now = now_ns();
-    if (rhythm->started_ns == 0) {
-        rhythm->started_ns = now;
-        rhythm->first_ns = received_ns;
-    }
-    if (rhythm->factor == 0 || received_ns <= rhythm->first_ns) {
-        return CLI_OK;
-    }
-    double due_ns = (double)(received_ns - rhythm->first_ns) / rhythm->factor;
-    double left_ns = due_ns - (double)(now - rhythm->started_ns);
-    return left_ns > 0 ? sender_pause(sender, left_ns < 1e18 ? (uint64_t)left_ns : UINT64_MAX / 2)
-                       : CLI_OK;
-}
-
 /* Sends every message that can be read: --rhythm times as fast as recorded, or at once; but
  * never so fast that more than half of attnd's budget is in flight, beyond which it would drop. A
  * last record that is cut short is only mentioned on err. Returns CLI_OK, or the exit code after
@@ -424,15 +394,18 @@ static int replay_send(struct playback *playback, struct sender *sender,
                        const struct replay_counts *before)
 {
     struct cli *cli = sender->cli;
-    struct rhythm rhythm = {.factor = cli->args->rhythm};
+    uint64_t started_ns = now_ns(), first_ns = UINT64_MAX; /* the first message is due now */
     struct pace pace = {.before = *before, .now = *before};
     struct recorded recorded;
     enum playback_status status;
     char error[PLAYBACK_ERROR_MAX];
     while ((status = playback_next(playback, &recorded, error)) == PLAYBACK_MESSAGE) {
         int code = await_room(&pace, sender, &recorded);
-        if (code == CLI_OK) {
-            code = await_turn(sender, &rhythm, recorded.received_ns);
+        first_ns = first_ns == UINT64_MAX ? recorded.received_ns : first_ns;
+        if (code == CLI_OK && cli->args->rhythm > 0 && recorded.received_ns > first_ns) {
+            double due_ns = (double)(recorded.received_ns - first_ns) / cli->args->rhythm;
+            double left_ns = due_ns - (double)(now_ns() - started_ns);
+            code = sender_pause(sender, (uint64_t)fmin(fmax(left_ns, 0), 1e18));
         }
         if (code == CLI_OK) {
             code = sender_send(sender, recorded.frames, recorded.frame_count);
@@ -519,7 +492,7 @@ int cmd_replay(struct cli *cli)
 {
     char endpoint[ADDRESS_MAX], error[PLAYBACK_ERROR_MAX];
     struct playback playback;
-    struct sender sender;
+    struct sender sender = {.cli = cli};
     if (playback_open(cli->args->words[1], &playback, error) != 0) {
         return cli_usage(cli, "%s", error);
     }
@@ -531,12 +504,12 @@ int cmd_replay(struct cli *cli)
     }
     interrupt_catch();
     if (code == CLI_OK) {
-        code = sender_open(cli, endpoint, &sender);
+        code = sender_open(&sender, endpoint);
     }
     if (code == CLI_OK) {
         code = replay_file(&playback, &sender);
-        sender_close(&sender);
     }
+    sender_close(&sender);
     playback_close(&playback);
     return code;
 }

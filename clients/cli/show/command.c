@@ -21,13 +21,6 @@ static const char *show_options_set_head(void *to, const char *text)
     return option_whole_u32(text, NUMBER_MAX, head) ? NULL : "valid: a number from 0, or mean";
 }
 
-static const char *set_step(void *to, const char *text)
-{
-    struct source_request *request = to;
-    request->at_step = true;
-    return option_whole(text, UINT64_MAX - 1, &request->step) ? NULL : "valid: a number from 0";
-}
-
 static const char *const part_name[PART_COUNT] = {
     [PART_REPORT] = "report", [PART_MAP] = "map",     [PART_TOKEN] = "token",
     [PART_HEADS] = "heads",   [PART_PAIRS] = "pairs",
@@ -71,7 +64,7 @@ static const struct option_row option_info[] = {
     PLAIN("sample", "N", NULL, OPTION_COUNT, sample, 0, NUMBER_MAX, "valid: a number from 0", "index in the batch (default: the first there is)"),
     PLAIN("token", "N", NULL, OPTION_COUNT, token, 0, NUMBER_MAX, "valid: a query's position, from 0", "the query whose attention is shown (default: the first; when that attends "
         "to one key at most, the last one that attends to any)"),
-    SET("step", "N", source, set_step, NULL, "recordings: this step, not the newest"),
+    SET("step", "N", source, source_set_step, NULL, "recordings: this step, not the newest"),
     SET("run", "RUN", source.run, option_set_run, NULL, "recordings, jobs: by its first digits (default: the newest)"),
     FLAG("padding", source.padding, "recordings: padding too, which maps leave out"),
     TITLE("output"),
@@ -87,9 +80,9 @@ static const struct option_row option_info[] = {
     COUNT("width", width, SCREEN_WIDTH_MIN, 1000, "columns (default: the terminal's, else 80)"),
     FLAG("json", json, "the numbers, as JSON (attnd.show/1)"),
     TITLE("array files: names and missing facts (see attnctl analyze --help)"),
-    SET("name", "PAT=TARGET", naming, naming_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
-    SET("ignore", "PAT", naming, naming_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
-    SET("stack", "STACK", naming, naming_set_stack, "encoder|decoder", "stack of names without one (decoder)"),
+    SET("name", "PAT=TARGET", source.naming, naming_add_rule, NULL, "arrays named PAT are TARGET; may be given again"),
+    SET("ignore", "PAT", source.naming, naming_add_ignored, NULL, "leave arrays named PAT out; may be given again"),
+    SET("stack", "STACK", source.naming, naming_set_stack, "encoder|decoder", "stack of names without one (decoder)"),
     FLAG("causal", source.causal, "queries and keys: key j only for queries i >= j"),
     COUNT("window", source.window, 1, INT32_MAX, "queries and keys: only keys j > i - N"),
     SET("scale", "X", source.scale, show_options_set_scale, NULL, "scale of their logits (default 1/sqrt(d))"),
@@ -131,7 +124,6 @@ static int show_open_source(struct cli *asking, struct show_options *options,
 {
     struct source_request *request = &options->source;
     request->cli = asking;
-    request->naming = &options->naming;
     if (is_job(options)) {
         struct args *args = &options->args;
         asking->args = args;
@@ -159,23 +151,15 @@ static int show_choose(const struct show_options *options, struct view *view,
     }
     view->layer = &view->source->layers[request->layer];
     view->request = request;
-    place_layer(view->layer->id, view->name);
     request->sample = options->sample != SAMPLE_FIRST ? options->sample : view->layer->first_sample;
-    code = source_check(view->source, request->layer, request->sample,
-                        request->head == HEAD_MEAN ? 0 : request->head, reterr);
-    if (code == CLI_OK) {
-        code = source_trim(view->source, request->layer, request->sample, reterr);
-    }
+    code = source_choose(view->source, request->layer, request->sample, request->head, reterr);
     uint32_t queries = view->layer->queries;
     if (code == CLI_OK && options->token != TOKEN_AUTO && options->token >= queries) {
         snprintf(reterr, SOURCE_ERROR_MAX,
                  queries == 1 ? "--token: %s has no query %" PRIu32 " (valid: 0)"
                               : "--token: %s has no query %" PRIu32 " (valid: 0 to %" PRIu32 ")",
-                 view->name, options->token, queries - 1);
+                 PLACE_LAYER(view->layer->id), options->token, queries - 1);
         return CLI_USAGE;
-    }
-    if (code == CLI_OK) {
-        code = source_check_labels(view->source, request->layer, reterr);
     }
     if (code == CLI_OK) {
         view_plan(view, &request->picture_rows, &request->picture_columns);
@@ -215,7 +199,7 @@ static int clients_show_show(struct cli *cli, const struct show_options *options
         print_code =
             cli_fail(cli, CLI_FINDING,
                      "%s, sample %" PRIu32 ", %s: no entry is a number: there is nothing to show",
-                     view->name, request.sample, VIEW_HEAD(view));
+                     PLACE_LAYER(view->layer->id), request.sample, VIEW_HEAD(view));
     }
     findings_clear(&found);
     return print_code;
@@ -230,7 +214,7 @@ int cmd_show(struct cli *cli, int argc, char **argv)
                                    .sample = SAMPLE_FIRST,
                                    .pairs = PAIRS_DEFAULT,
                                    .args = {.timeout_ms = ARGS_TIMEOUT_MS},
-                                   .naming = {.stack = STACK_DECODER},
+                                   .source = {.naming = {.stack = STACK_DECODER}},
                                    .part = {true, true, true, true, true}};
     if (option_parse(&show_options, argc, argv, option_take, &options, &rest, error,
                      SHOW_ERROR_MAX) != 0) {

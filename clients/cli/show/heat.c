@@ -251,38 +251,21 @@ static struct token_unit header_unit(const struct view *view, const struct layou
     return (more && at == count - 1) || units[at].width > layout->cell ? cut : units[at];
 }
 
-/* A round number of keys whose ticks are far enough apart. */
-static uint32_t tick_step(const struct view *view, const struct layout *layout, int apart)
-{
-    double per_cell = (double)view->layer->keys / layout->columns;
-    for (uint64_t power = 1; power <= UINT32_MAX; power *= 10) {
-        for (uint64_t step = power; step <= 5 * power;
-             step = step == 2 * power ? 5 * power : 2 * step) {
-            if ((double)step / per_cell * layout->cell >= apart) {
-                return (uint32_t)step;
-            }
-        }
-    }
-    return UINT32_MAX;
-}
-
-/* The picture's column that a key is in. */
-static uint32_t column_of(const struct view *view, const struct layout *layout, uint32_t key)
-{
-    const struct source_layer *layer = view->layer;
-    return source_cell(source_cell(key, layer->keys, layer->columns), layer->columns,
-                       layout->columns);
-}
-
 static void put_ticks(const struct view *view, const struct layout *layout)
 {
-    uint32_t keys = view->layer->keys;
-    uint32_t step = tick_step(view, layout, digits_of(keys - 1) + 1);
+    const struct source_layer *layer = view->layer;
+    uint64_t keys = layer->keys, step = 1, apart = (uint64_t)digits_of(layer->keys - 1) + 1;
     int at = 0;
     put_margin(view, layout);
+    /* A round number of keys whose ticks are far enough apart: 1, 2, 5, 10, 20, 50, ... */
+    for (int i = 0; step * layout->columns * (uint64_t)layout->cell < keys * apart; i++) {
+        step = i % 3 == 1 ? step / 2 * 5 : step * 2;
+    }
     for (uint64_t key = 0; key < keys; key += step) {
         char text[16];
-        int place = (int)column_of(view, layout, (uint32_t)key) * layout->cell;
+        /* The picture's cells are of the source's, and those of keys. */
+        uint32_t cell = source_cell((uint32_t)key, layer->keys, layer->columns);
+        int place = (int)source_cell(cell, layer->columns, layout->columns) * layout->cell;
         int len = snprintf(text, sizeof text, "%" PRIu64, key);
         if (place < at || place + len > (int)layout->columns * layout->cell + 1) {
             continue;

@@ -80,7 +80,6 @@ void screen_title(const struct show_screen *screen, const char *format, ...)
  * one query's weights, a small picture, the largest entries. Numbers are of the map that was asked
  * for, one head's or the mean over the heads. One thread. */
 
-#define HEAD_MEAN      UINT32_MAX
 #define TOKEN_AUTO     UINT32_MAX
 #define TOP_KEYS       3
 #define TOP_PAIRS_MOST 100
@@ -159,7 +158,6 @@ struct show_options {
     uint32_t sample;              /* SAMPLE_FIRST = the first that there is */
     uint32_t head, token, pairs;  /* as in struct show_request */
     struct source_request source; /* but where the maps are */
-    struct naming naming;         /* of files */
     struct args args;             /* of a job: which attnd */
     char *const *words;           /* [word_count]; in argv: files, or a job */
     int word_count;
@@ -172,7 +170,6 @@ struct view {
     struct source *source;
     const char *origin; /* a file's path, or a job, fit for the screen */
     const struct source_layer *layer;
-    char name[PLACE_TEXT_MAX]; /* the layer's */
     const struct show_request *request;
     const struct findings *found;
 };

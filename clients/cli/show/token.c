@@ -74,17 +74,6 @@ static struct token_unit token_escape(uint32_t code)
     return unit;
 }
 
-static struct token_unit token_plain(uint32_t code, int width)
-{
-    struct token_unit unit = {
-        .width = width,
-        .right_to_left = (is_between(code, 0x590, 0x8ff) || is_between(code, 0xfb1d, 0xfdff) ||
-                          is_between(code, 0xfe70, 0xfefe) || is_between(code, 0x10800, 0x10fff) ||
-                          is_between(code, 0x1e800, 0x1efff))};
-    unit.text[utf8_put(code, unit.text)] = '\0';
-    return unit;
-}
-
 /* The width that one character adds; `count` < most. Returns the new count. */
 static int add_character(uint32_t code, bool utf8, struct token_unit *units, int count, int *marks)
 {
@@ -95,21 +84,27 @@ static int add_character(uint32_t code, bool utf8, struct token_unit *units, int
     }
     if (shown && width == 0) {
         /* A mark joins the character before it, or gets one to stand on. */
-        int mark_count = count;
-        struct token_unit *last = mark_count > 0 ? &units[mark_count - 1] : NULL;
-        if (!last || last->text[0] == '\\') {
-            units[mark_count] = (struct token_unit){.text = DOTTED_CIRCLE, .width = 1};
-            last = &units[mark_count++];
+        if (count == 0 || units[count - 1].text[0] == '\\') {
+            units[count++] = (struct token_unit){.text = DOTTED_CIRCLE, .width = 1};
             *marks = 0;
         }
+        char *text = units[count - 1].text;
         if ((*marks)++ < MARKS_MAX) {
-            size_t used = strlen(last->text);
-            last->text[used + utf8_put(code, last->text + used)] = '\0';
+            utf8_put(code, text + strlen(text)); /* the rest of the text is 0 */
         }
-        return mark_count;
+        return count;
     }
     *marks = 0;
-    units[count] = shown ? token_plain(code, width) : token_escape(code);
+    if (!shown) {
+        units[count] = token_escape(code);
+        return count + 1;
+    }
+    units[count] = (struct token_unit){
+        .width = width,
+        .right_to_left = is_between(code, 0x590, 0x8ff) || is_between(code, 0xfb1d, 0xfdff) ||
+                         is_between(code, 0xfe70, 0xfefe) || is_between(code, 0x10800, 0x10fff) ||
+                         is_between(code, 0x1e800, 0x1efff)};
+    utf8_put(code, units[count].text);
     return count + 1;
 }
 

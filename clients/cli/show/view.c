@@ -89,44 +89,6 @@ static void view_query_text(const struct view *view, char ret_text[QUERY_TEXT_MA
 /* The numbers, as JSON. Numbers that do not exist are null; cells of a pooled map are given by
  * their first query or key. */
 
-static void json_put_labels(const struct view *view, struct mpk_writer *writer)
-{
-    uint32_t columns = view->layer->columns;
-    bool any = false;
-    for (uint32_t c = 0; c < columns && !any; c++) {
-        any = view_key_label(view, c) != NULL;
-    }
-    mpk_put_str(writer, "labels");
-    if (!any) {
-        mpk_put_nil(writer);
-        return;
-    }
-    mpk_put_array(writer, columns);
-    for (uint32_t c = 0; c < columns; c++) {
-        mpk_put_str(writer, view_key_label(view, c));
-    }
-}
-
-static void json_put_heads(const struct view *view, struct mpk_writer *writer)
-{
-    const struct findings *found = view->found;
-    const struct source_layer *l = view->layer;
-    mpk_pair_array(writer, "top_keys", l->heads);
-    for (uint32_t h = 0; h < l->heads; h++) {
-        mpk_put_array(writer, found->top_count);
-        for (uint32_t i = 0; i < found->top_count; i++) {
-            const struct entry *entry = &found->tops[(size_t)h * found->top_count + i];
-            if (isnan(entry->weight)) {
-                mpk_put_nil(writer);
-                continue;
-            }
-            mpk_put_map(writer, 2);
-            mpk_pair_u64(writer, "key", source_edge(entry->column, l->keys, l->columns));
-            mpk_pair_f64(writer, "weight", (double)entry->weight);
-        }
-    }
-}
-
 int view_json(const struct view *view, struct cli *cli)
 {
     struct mpk_writer writer;
@@ -141,7 +103,7 @@ int view_json(const struct view *view, struct cli *cli)
     for (size_t i = 0; i < source->layer_count; i++) {
         mpk_put_str(&writer, PLACE_LAYER(source->layers[i].id));
     }
-    mpk_pair_str(&writer, "layer", view->name);
+    mpk_pair_str(&writer, "layer", PLACE_LAYER(view->layer->id));
     mpk_pair_str(&writer, "module", *view->layer->module ? view->layer->module : NULL);
     if (timed) {
         mpk_pair_u64(&writer, "epoch", view->layer->epoch);
@@ -174,7 +136,15 @@ int view_json(const struct view *view, struct cli *cli)
     mpk_pair_f64(&writer, "min", any ? sums->min : NAN);
     mpk_pair_f64(&writer, "max", any ? sums->max : NAN);
     mpk_pair_f64(&writer, "mean_deviation", sums->deviation);
-    json_put_labels(view, &writer);
+    mpk_put_str(&writer, "labels");
+    if (view_label_width(view, 2) > 0) {
+        mpk_put_array(&writer, l->columns);
+        for (uint32_t c = 0; c < l->columns; c++) {
+            mpk_put_str(&writer, view_key_label(view, c));
+        }
+    } else {
+        mpk_put_nil(&writer);
+    }
     const struct findings *found = view->found;
     mpk_pair_map(&writer, "token", 3);
     mpk_pair_u64(&writer, "query", source_edge(found->row, l->queries, l->rows));
@@ -183,7 +153,20 @@ int view_json(const struct view *view, struct cli *cli)
     for (uint32_t c = 0; c < view->layer->columns; c++) {
         mpk_put_f64(&writer, (double)found->query[c]);
     }
-    json_put_heads(view, &writer);
+    mpk_pair_array(&writer, "top_keys", l->heads);
+    for (uint32_t h = 0; h < l->heads; h++) {
+        mpk_put_array(&writer, found->top_count);
+        for (uint32_t i = 0; i < found->top_count; i++) {
+            const struct entry *entry = &found->tops[(size_t)h * found->top_count + i];
+            if (isnan(entry->weight)) {
+                mpk_put_nil(&writer);
+                continue;
+            }
+            mpk_put_map(&writer, 2);
+            mpk_pair_u64(&writer, "key", source_edge(entry->column, l->keys, l->columns));
+            mpk_pair_f64(&writer, "weight", (double)entry->weight);
+        }
+    }
     mpk_pair_array(&writer, "top_pairs", found->pair_count);
     for (uint32_t i = 0; i < found->pair_count; i++) {
         mpk_put_map(&writer, 3);
@@ -243,7 +226,7 @@ void view_report(const struct view *view)
         snprintf(where, sizeof where, ", epoch %" PRIu64 ", step %" PRIu64 ", run %.8s",
                  layer->epoch, layer->step, source->run);
     }
-    screen_title(&view->screen, "%s of %s%s", view->name, view->origin, where);
+    screen_title(&view->screen, "%s of %s%s", PLACE_LAYER(view->layer->id), view->origin, where);
     if (layer->module[0]) {
         screen_say(&view->screen, 4, "  module %s", layer->module);
     }
@@ -326,26 +309,24 @@ static void put_bar(const struct show_screen *screen, double columns)
     }
 }
 
-static void put_percent(const struct show_screen *screen, float weight)
-{
-    if (isfinite(weight)) {
-        fprintf(screen->out, "%*.1f %%", PERCENT_WIDTH - 2, 100 * (double)weight);
-    } else {
-        fprintf(screen->out, "%*s", PERCENT_WIDTH, "-");
-    }
-}
-
 /* The widths of labels and bars. */
 struct widths {
     int spot, label, bar;
 };
 
-static void lists_put_key(const struct view *view, const struct widths *w, uint32_t column)
+static void lists_put_key(const struct view *view, const struct widths *w, uint32_t column,
+                          float weight)
 {
-    fprintf(view->screen.out, "%*s", w->spot, KEY_SPOT(view->layer, column));
+    FILE *out = view->screen.out;
+    fprintf(out, "%*s", w->spot, KEY_SPOT(view->layer, column));
     if (w->label > 0) {
-        putc(' ', view->screen.out);
+        putc(' ', out);
         view_put_label(view, view_key_label(view, column), w->label);
+    }
+    if (isfinite(weight)) {
+        fprintf(out, " %*.1f %%", PERCENT_WIDTH - 2, 100 * (double)weight);
+    } else {
+        fprintf(out, " %*s", PERCENT_WIDTH, "-");
     }
 }
 
@@ -354,9 +335,7 @@ static void put_bar_line(const struct view *view, const struct widths *w, uint32
 {
     const struct show_screen *screen = &view->screen;
     fputs("  ", screen->out);
-    lists_put_key(view, w, column);
-    putc(' ', screen->out);
-    put_percent(screen, weight);
+    lists_put_key(view, w, column, weight);
     if (w->bar > 0 && isfinite(weight) && weight > 0) {
         put_bar(screen, (double)weight / largest * w->bar);
     }
@@ -425,18 +404,6 @@ void view_token(const struct view *view)
                layer->columns < layer->keys ? "cells" : "keys", 100 * fmax(rest, 0));
 }
 
-static void put_top(const struct view *view, const struct widths *w, const struct entry *entry)
-{
-    if (isnan(entry->weight)) {
-        fprintf(view->screen.out, "%*s%*s", w->spot, "-",
-                (w->label ? 1 + w->label : 0) + 1 + PERCENT_WIDTH, "");
-        return;
-    }
-    lists_put_key(view, w, entry->column);
-    putc(' ', view->screen.out);
-    put_percent(&view->screen, entry->weight);
-}
-
 /* How wide labels may be so that all first keys are on one line; -1 = they are not. */
 static int fit_labels(const struct view *view, int head, int spot)
 {
@@ -478,7 +445,12 @@ void view_heads(const struct view *view)
                 fprintf(view->screen.out, "\n  %*s", digits, "");
             }
             fputs("  ", view->screen.out);
-            put_top(view, &w, &tops[i]);
+            if (isnan(tops[i].weight)) {
+                fprintf(view->screen.out, "%*s%*s", w.spot, "-",
+                        (w.label ? 1 + w.label : 0) + 1 + PERCENT_WIDTH, "");
+            } else {
+                lists_put_key(view, &w, tops[i].column, tops[i].weight);
+            }
         }
         putc('\n', view->screen.out);
     }
@@ -514,9 +486,7 @@ void view_pairs(const struct view *view)
             view_put_label(view, view_query_label(view, pair->row), query.label);
         }
         fputs(screen->utf8 ? " \xe2\x86\x92 " : " -> ", screen->out);
-        lists_put_key(view, &key, pair->column);
-        putc(' ', screen->out);
-        put_percent(screen, pair->weight);
+        lists_put_key(view, &key, pair->column, pair->weight);
         putc('\n', screen->out);
     }
     if (found->pair_count == 0) {

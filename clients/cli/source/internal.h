@@ -9,15 +9,14 @@
 
 /* labels: the texts of tokens, as valid UTF-8: bytes that are not become U+FFFD. One thread. */
 
-/* More are no text that somebody looks at. */
+/* More are no text that somebody looks at; they are left out. */
 #define LABELS_MAX 16777216
 
-/* Adds a copy of each of a list of texts; what is none is left out. Returns 0, or ERR_TOO_LARGE
- * when there are LABELS_MAX; so do the next two. */
-int labels_add_list(struct labels *labels, const msgpack_object *list);
+/* Adds a copy of each of a list of texts; what is none is left out. */
+void labels_add_list(struct labels *labels, const msgpack_object *list);
 /* Adds the words between blanks. */
-int labels_add_words(struct labels *labels, const char *text);
-/* Adds the lines of a file; an empty one is an empty text. Returns also -1, with errno. */
+void labels_add_words(struct labels *labels, const char *text);
+/* Adds the lines of a file; an empty one is an empty text. Returns 0, or -1 with errno. */
 int labels_add_file(struct labels *labels, const char *path);
 /* NULL when there is none. */
 const char *labels_get(const struct labels *labels, uint32_t index);
@@ -33,9 +32,7 @@ struct source_ops {
     /* Sample, head and layer were checked. */
     int (*rows)(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                 const struct sink *sink, char *reterr);
-    /* The source's own text of a key of its first sample as sent, or NULL; NULL = the layer's. */
-    const char *(*label)(struct source *source, size_t layer, uint32_t key);
-    /* As source_trim; NULL = maps come without padding, or it is not known. */
+    /* Leaves padding out, as source_choose; NULL = maps come without, or it is not known. */
     int (*trim)(struct source *source, size_t layer, uint32_t sample, char *reterr);
     void (*free)(void *own);
 };
@@ -48,11 +45,10 @@ int source_open_daemon(const struct source_request *request, struct source *sour
 /* Writes the sentence; returns `code`. */
 int source_fail(char *reterr, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-int source_fail_memory(char *reterr);
 
 /* Gives the sink the map of one sample and head, made when there are queries and keys alone, as far
- * as source_trim has left it. */
-int source_give(const struct attention *a, const struct source_layer *layer, uint32_t sample,
-                uint32_t head, const struct sink *sink, char *reterr);
+ * as source_choose has left it. */
+void source_give(const struct attention *a, const struct source_layer *layer, uint32_t sample,
+                 uint32_t head, const struct sink *sink);
 
 #endif

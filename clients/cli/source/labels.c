@@ -2,7 +2,6 @@
 #include "clients/cli/source/internal.h"
 
 #include "clients/cli/base/system.h"
-#include "proto/err.h"
 #include "proto/utf8.h"
 
 #include <errno.h>
@@ -10,16 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int labels_add(struct labels *labels, const char *text, size_t len)
+static void labels_add(struct labels *labels, const char *text, size_t len)
 {
     len = strnlen(text, len);
+    if (labels->count == LABELS_MAX) {
+        return;
+    }
     if (labels->count == labels->room) {
-        uint32_t room = labels->room ? 2 * labels->room : 64;
-        if (room > LABELS_MAX) {
-            return ERR_TOO_LARGE;
-        }
-        labels->items = memory_grow(labels->items, room, sizeof *labels->items);
-        labels->room = room;
+        labels->room = labels->room ? 2 * labels->room : 64;
+        labels->items = memory_grow(labels->items, labels->room, sizeof *labels->items);
     }
     /* A copy of valid UTF-8; a byte that is none takes three. */
     char *copy = memory_new(3 * len + 1, 1), *to = copy;
@@ -32,31 +30,26 @@ static int labels_add(struct labels *labels, const char *text, size_t len)
     }
     *to = '\0';
     labels->items[labels->count++] = copy;
-    return 0;
 }
 
-int labels_add_list(struct labels *labels, const msgpack_object *list)
+void labels_add_list(struct labels *labels, const msgpack_object *list)
 {
     uint32_t count = list && list->type == MSGPACK_OBJECT_ARRAY ? list->via.array.size : 0;
-    int rc = 0;
-    for (uint32_t i = 0; i < count && rc == 0; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         const msgpack_object *item = &list->via.array.ptr[i];
         if (item->type == MSGPACK_OBJECT_STR) {
-            rc = labels_add(labels, item->via.str.ptr, item->via.str.size);
+            labels_add(labels, item->via.str.ptr, item->via.str.size);
         }
     }
-    return rc;
 }
 
-int labels_add_words(struct labels *labels, const char *text)
+void labels_add_words(struct labels *labels, const char *text)
 {
-    int rc = 0;
-    for (text += strspn(text, " "); *text && rc == 0; text += strspn(text, " ")) {
+    for (text += strspn(text, " "); *text; text += strspn(text, " ")) {
         size_t len = strcspn(text, " ");
-        rc = labels_add(labels, text, len);
+        labels_add(labels, text, len);
         text += len;
     }
-    return rc;
 }
 
 int labels_add_file(struct labels *labels, const char *path)
@@ -68,17 +61,13 @@ int labels_add_file(struct labels *labels, const char *path)
     char *line = NULL;
     size_t size = 0;
     ssize_t got;
-    int rc = 0;
-    while (rc == 0 && (errno = 0, got = getline(&line, &size, file)) >= 0) {
+    while ((errno = 0, got = getline(&line, &size, file)) >= 0) {
         size_t len = (size_t)got;
         len -= len > 0 && line[len - 1] == '\n';
         len -= len > 0 && line[len - 1] == '\r';
-        rc = labels_add(labels, line, len);
+        labels_add(labels, line, len);
     }
-    int number = errno;
-    if (rc == 0 && !feof(file)) {
-        rc = -1;
-    }
+    int number = errno, rc = feof(file) ? 0 : -1;
     free(line);
     fclose(file);
     errno = number;

@@ -43,7 +43,7 @@ static int live_explain(struct live *live, enum rpc_status status, const struct 
     struct cli cli = live->cli;
     cli.err = fmemopen(text, sizeof text - 1, "w"); /* the last byte stays 0 */
     if (!cli.err) {
-        return source_fail_memory(reterr);
+        memory_short();
     }
     int code = cli_explain(&cli, status, reply);
     fclose(cli.err);
@@ -72,17 +72,6 @@ static enum rpc_status call_maps(struct live *live, const struct source *source,
 
 /* Answers ------------------------------------------------------------------------------------- */
 
-static bool live_read_u32(const msgpack_object *map, const char *key, uint32_t *ret_number)
-{
-    const msgpack_object *value = mpk_find(map, key);
-    uint64_t number;
-    if (!value || mpk_get_u64(value, UINT32_MAX, &number) != 0) {
-        return false;
-    }
-    *ret_number = (uint32_t)number;
-    return true;
-}
-
 /* The layer's description without its heads; false when attnd does not make sense. */
 static bool live_read_layer(const msgpack_object *result, struct source_layer *layer)
 {
@@ -95,14 +84,15 @@ static bool live_read_layer(const msgpack_object *result, struct source_layer *l
     layer->causal = field_bool(result, "causal");
     layer->epoch = mpk_find_u64(result, "epoch");
     layer->step = mpk_find_u64(result, "step");
+    layer->queries = (uint32_t)mpk_find_u64(result, "queries");
+    layer->keys = (uint32_t)mpk_find_u64(result, "keys");
+    layer->rows = (uint32_t)mpk_find_u64(result, "rows");
+    layer->columns = (uint32_t)mpk_find_u64(result, "columns");
+    layer->first_sample = (uint32_t)mpk_find_u64(result, "sample");
+    layer->q_offset = (uint32_t)mpk_find_u64(result, "q_offset");
     layer->tolerance = LIVE_TOLERANCE;
-    return live_read_u32(result, "queries", &layer->queries) &&
-           live_read_u32(result, "keys", &layer->keys) &&
-           live_read_u32(result, "rows", &layer->rows) &&
-           live_read_u32(result, "columns", &layer->columns) &&
-           live_read_u32(result, "sample", &layer->first_sample) &&
-           live_read_u32(result, "q_offset", &layer->q_offset) && layer->rows > 0 &&
-           layer->columns > 0 && layer->rows <= layer->queries && layer->columns <= layer->keys;
+    return layer->rows > 0 && layer->columns > 0 && layer->rows <= layer->queries &&
+           layer->columns <= layer->keys;
 }
 
 /* Maps ---------------------------------------------------------------------------------------- */
@@ -186,9 +176,9 @@ static int live_add_layer(struct live *live, struct source *source, const msgpac
     *ret_any = false;
     layer.id.stack = mpk_is_str(mpk_find(map, "stack"), "encoder") ? STACK_ENCODER : STACK_DECODER;
     layer.id.site = mpk_is_str(mpk_find(map, "site"), "cross") ? SITE_CROSS : SITE_SELF;
-    if (!live_read_u32(map, "layer", &layer.id.layer) ||
-        !live_read_u32(map, "heads", &layer.heads) || layer.heads == 0 ||
-        layer.heads > HEADS_TOTAL_MAX) {
+    layer.id.layer = (uint32_t)mpk_find_u64(map, "layer");
+    layer.heads = (uint32_t)mpk_find_u64(map, "heads");
+    if (layer.heads == 0 || layer.heads > HEADS_TOTAL_MAX) {
         return CLI_OK;
     }
     enum rpc_status status = call_maps(live, source, layer.id, 0, &reply);
@@ -197,18 +187,17 @@ static int live_add_layer(struct live *live, struct source *source, const msgpac
         bool none = status == RPC_REFUSED && strcmp(reply.code, err_slug(ERR_NO_MAP)) == 0;
         return none ? CLI_OK : code;
     }
-    int rc = 0;
     *ret_any = live_read_layer(reply.result, &layer);
     if (*ret_any) {
         size_t at = source->layer_count++; /* at its place in the order */
         for (; at > 0 && place_compare(layer.id, source->layers[at - 1].id) < 0; at--) {
             source->layers[at] = source->layers[at - 1];
         }
-        rc = labels_add_list(&layer.labels, mpk_find(reply.result, "labels"));
+        labels_add_list(&layer.labels, mpk_find(reply.result, "labels"));
         source->layers[at] = layer;
     }
     rpc_reply_clear(&reply);
-    return rc == 0 ? CLI_OK : source_fail_memory(reterr);
+    return CLI_OK;
 }
 
 static int live_add_layers(struct live *live, struct source *source, const msgpack_object *run,
@@ -235,7 +224,7 @@ static int live_add_layers(struct live *live, struct source *source, const msgpa
 
 int source_open_daemon(const struct source_request *request, struct source *source, char *reterr)
 {
-    static const struct source_ops ops = {live_rows, NULL, NULL, free_live};
+    static const struct source_ops ops = {live_rows, NULL, free_live};
     struct rpc_reply reply;
     if (request->at_step) {
         return source_fail(reterr, CLI_USAGE,

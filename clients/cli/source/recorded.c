@@ -29,8 +29,6 @@ struct recorded_layer {
     uint32_t microbatch;
     struct recorded_piece *pieces; /* [piece_count]; owned */
     uint32_t piece_count;
-    bool has_labels; /* they were read */
-    struct labels labels;
 };
 
 struct recording {
@@ -53,7 +51,6 @@ static void clear_layers(struct recording *recording)
 {
     for (size_t i = 0; i < recording->layer_count; i++) {
         free(recording->layers[i].pieces);
-        labels_clear(&recording->layers[i].labels);
     }
     recording->layer_count = 0;
 }
@@ -219,32 +216,13 @@ static int recording_rows(struct source *source, size_t layer, uint32_t sample, 
             return code;
         }
         struct attention a = recorded_attention(recording);
-        return source_give(&a, &source->layers[layer], sample, head - piece->first_head, sink,
-                           reterr);
+        source_give(&a, &source->layers[layer], sample, head - piece->first_head, sink);
+        return CLI_OK;
     }
     return source_fail(reterr, CLI_USAGE,
                        "the recording has no head %" PRIu32 " of %s at step %" PRIu64
                        ": heads come in slices over ranks",
                        head, PLACE_LAYER(l->layer.id), l->layer.step);
-}
-
-/* Labels are of the first piece. */
-static const char *recording_label(struct source *source, size_t layer, uint32_t key)
-{
-    struct recording *recording = source->own;
-    struct recorded_layer *l = &recording->layers[layer];
-    char error[SOURCE_ERROR_MAX];
-    struct mpk_doc doc;
-    if (!l->has_labels && recorded_load(recording, l->pieces[0].at, error) == CLI_OK &&
-        mpk_parse(recording->message.frames[1].data, recording->message.frames[1].size,
-                  &mpk_header_limits, &doc) == 0) {
-        if (labels_add_list(&l->labels, mpk_find(doc.root, "labels")) != 0) {
-            labels_clear(&l->labels);
-        }
-        mpk_doc_clear(&doc);
-    }
-    l->has_labels = true;
-    return labels_get(&l->labels, key);
 }
 
 /* Choosing messages --------------------------------------------------------------------------- */
@@ -430,7 +408,19 @@ static int recorded_fill_layers(struct recording *recording, struct source *sour
     source->layers = memory_new(recording->layer_count, sizeof *source->layers);
     qsort(recording->layers, recording->layer_count, sizeof *recording->layers, by_id);
     for (size_t i = 0; i < recording->layer_count; i++) {
-        source->layers[i] = recording->layers[i].layer;
+        struct recorded_layer *layer = &recording->layers[i];
+        const struct recorded *message = &recording->message;
+        char error[PLAYBACK_ERROR_MAX];
+        struct mpk_doc doc;
+        playback_seek(&recording->playback, layer->pieces[0].at);
+        if (playback_skim(&recording->playback, &recording->message, error) == PLAYBACK_MESSAGE &&
+            message->frame_count > 1 &&
+            mpk_parse(message->frames[1].data, message->frames[1].size, &mpk_header_limits, &doc) ==
+                0) {
+            labels_add_list(&layer->layer.labels, mpk_find(doc.root, "labels"));
+            mpk_doc_clear(&doc);
+        }
+        source->layers[i] = layer->layer;
     }
     source->layer_count = recording->layer_count;
     run_hex(recording->runs[recording->run_count - 1], source->run);
@@ -439,8 +429,7 @@ static int recorded_fill_layers(struct recording *recording, struct source *sour
 
 int source_open_recording(const struct source_request *request, struct source *source, char *reterr)
 {
-    static const struct source_ops ops = {recording_rows, recording_label, recording_trim,
-                                          free_recording};
+    static const struct source_ops ops = {recording_rows, recording_trim, free_recording};
     struct recording *recording = memory_new(1, sizeof *recording);
     char error[PLAYBACK_ERROR_MAX];
     *recording = (struct recording){

@@ -21,11 +21,6 @@ int source_fail(char *reterr, int code, const char *format, ...)
     return code;
 }
 
-int source_fail_memory(char *reterr)
-{
-    return source_fail(reterr, CLI_FINDING, "out of memory");
-}
-
 /* Entries that are made of queries and keys at a time. */
 #define BLOCK_ENTRIES ((size_t)1 << 20)
 
@@ -55,12 +50,12 @@ static void give_weights(const struct attention *a, const struct source_layer *l
     free(row);
 }
 
-int source_give(const struct attention *a, const struct source_layer *layer, uint32_t sample,
-                uint32_t head, const struct sink *sink, char *reterr)
+void source_give(const struct attention *a, const struct source_layer *layer, uint32_t sample,
+                 uint32_t head, const struct sink *sink)
 {
     if (a->weights) {
         give_weights(a, layer, sample, head, sink);
-        return CLI_OK;
+        return;
     }
     /* The same attention as if the batch had this sample and this head alone. */
     struct attention one = *a;
@@ -80,15 +75,15 @@ int source_give(const struct attention *a, const struct source_layer *layer, uin
     size_t most = BLOCK_ENTRIES / a->keys;
     uint32_t block = most < 1 ? 1 : most < a->queries ? (uint32_t)most : a->queries;
     float *rows = memory_new((size_t)block * a->keys, sizeof *rows);
-    int rc = 0;
-    for (uint32_t begin = 0; begin < one.queries && rc == 0; begin += block) {
+    for (uint32_t begin = 0; begin < one.queries; begin += block) {
         uint32_t end = one.queries - begin < block ? one.queries : begin + block;
-        rc = qk_weights(&one, begin, end, rows, isa_best(), &scratch);
-        for (uint32_t i = begin; i < end && rc == 0; i++) {
+        if (qk_weights(&one, begin, end, rows, isa_best(), &scratch) != 0) {
+            memory_short(); /* all that can fail there */
+        }
+        for (uint32_t i = begin; i < end; i++) {
             give_row(layer, i, rows + (size_t)(i - begin) * one.keys, sink);
         }
     }
     free(rows);
     scratch_clear(&scratch);
-    return rc == 0 ? CLI_OK : source_fail_memory(reterr);
 }

@@ -4,7 +4,6 @@
 #include "clients/cli/source/internal.h"
 
 #include "clients/cli/base/system.h"
-#include "proto/err.h"
 #include "proto/recording.h"
 #include "clients/cli/analyze/input.h"
 #include "workers/linear/spectrum.h"
@@ -51,10 +50,11 @@ static int files_rows(struct source *source, size_t layer, uint32_t sample, uint
         files->loaded = rc == 0 ? input : NULL;
         if (rc != 0) {
             input_unload(input);
-            return input_exit_of(rc);
+            return CLI_USAGE;
         }
     }
-    return source_give(&input->attention, &source->layers[layer], sample, head, sink, reterr);
+    source_give(&input->attention, &source->layers[layer], sample, head, sink);
+    return CLI_OK;
 }
 
 /* Opening ------------------------------------------------------------------------------------- */
@@ -62,26 +62,23 @@ static int files_rows(struct source *source, size_t layer, uint32_t sample, uint
 static int source_open_files(const struct source_request *request, struct source *source,
                              char *reterr)
 {
-    static const struct source_ops ops = {files_rows, NULL, NULL, free_files};
+    static const struct source_ops ops = {files_rows, NULL, free_files};
     struct files *files = memory_new(1, sizeof *files);
     struct options *options = &files->options;
-    *options = (struct options){.naming = {.stack = STACK_DECODER},
+    *options = (struct options){.naming = request->naming,
                                 .causal = request->causal,
                                 .window = request->window,
                                 .softcap = request->softcap,
                                 .scale = request->scale != 0 ? request->scale : NAN,
                                 .files = request->files,
                                 .file_count = request->file_count};
-    if (request->naming) {
-        options->naming = *request->naming;
-    }
     source->kind = SOURCE_FILES;
     source->ops = &ops;
     source->own = files;
     spectrum_global_init();
     int rc = inputs_open(options, true, &files->inputs, reterr);
     if (rc != 0) {
-        return input_exit_of(rc);
+        return CLI_USAGE;
     }
     source->layer_count = files->inputs.count;
     source->layers = memory_new(source->layer_count, sizeof *source->layers);
@@ -122,6 +119,13 @@ bool source_is_file(const char *word)
            source_ends_with(word, ".rec") || access(word, F_OK) == 0;
 }
 
+const char *source_set_step(void *to, const char *text)
+{
+    struct source_request *request = to;
+    request->at_step = true;
+    return option_whole(text, UINT64_MAX, &request->step) ? NULL : "valid: a number from 0";
+}
+
 static bool is_recording(const char *path)
 {
     uint8_t begin[RECORDING_MAGIC_BYTES];
@@ -143,11 +147,8 @@ static int read_given(const char *file, const char *words, const char *of, struc
     if (file && words) {
         return source_fail(reterr, CLI_USAGE, "%slabels and %stokens: give one of them", of, of);
     }
-    int rc = file ? labels_add_file(labels, file) : words ? labels_add_words(labels, words) : 0;
-    if (rc == ERR_TOO_LARGE) {
-        return source_fail(reterr, CLI_USAGE, "%s%s: more than %d tokens", of, option, LABELS_MAX);
-    }
-    if (rc != 0) {
+    labels_add_words(labels, words ? words : "");
+    if (file && labels_add_file(labels, file) != 0) {
         return source_fail(reterr, CLI_USAGE, "%s%s: %.300s: %s", of, option, file,
                            strerror(errno));
     }
@@ -161,17 +162,16 @@ static int read_given(const char *file, const char *words, const char *of, struc
  * have; NULL = none. */
 static const char *find_foreign(const struct source_request *request, bool arrays)
 {
-    const struct naming *naming = request->naming;
     if (arrays) {
         return request->at_step ? "step" : request->run ? "run" : NULL;
     }
-    return naming && naming->rule_count > 0     ? "name"
-           : naming && naming->ignore_count > 0 ? "ignore"
-           : request->causal                    ? "causal"
-           : request->window > 0                ? "window"
-           : request->scale != 0                ? "scale"
-           : request->softcap != 0              ? "softcap"
-                                                : NULL;
+    return request->naming.rule_count > 0     ? "name"
+           : request->naming.ignore_count > 0 ? "ignore"
+           : request->causal                  ? "causal"
+           : request->window > 0              ? "window"
+           : request->scale != 0              ? "scale"
+           : request->softcap != 0            ? "softcap"
+                                              : NULL;
 }
 
 static int open_kind(const struct source_request *request, struct source *source, char *reterr)
@@ -310,20 +310,16 @@ static int fail_range(const char *option, uint32_t number, uint32_t first, uint3
                        PLACE_LAYER(id), option, number, valid);
 }
 
-int source_check(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
-                 char *reterr)
+static int check_sample(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
+                        char *reterr)
 {
     const struct source_layer *l = &source->layers[layer];
     if (sample < l->first_sample || sample - l->first_sample >= l->batch) {
         return fail_range("sample", sample, l->first_sample, l->batch, l->id, reterr);
     }
-    return head < l->heads ? CLI_OK : fail_range("head", head, 0, l->heads, l->id, reterr);
-}
-
-int source_trim(struct source *source, size_t layer, uint32_t sample, char *reterr)
-{
-    bool any = source->ops->trim && !source->padding;
-    return any ? source->ops->trim(source, layer, sample, reterr) : CLI_OK;
+    return head < l->heads || head == HEAD_MEAN
+               ? CLI_OK
+               : fail_range("head", head, 0, l->heads, l->id, reterr);
 }
 
 /* The label of query or key `at` of those shown, the first of which is `first` of `all`: labels are
@@ -343,14 +339,9 @@ static const struct labels *given_keys(const struct source *source, const struct
 }
 
 /* Labels of the source are of its first sample. */
-static const char *source_own_label(struct source *source, size_t layer, uint32_t sample,
-                                    uint32_t key)
+static const char *source_own_label(const struct source_layer *layer, uint32_t sample, uint32_t key)
 {
-    if (sample != 0) {
-        return NULL;
-    }
-    return source->ops->label ? source->ops->label(source, layer, key)
-                              : labels_get(&source->layers[layer].labels, key);
+    return sample == 0 ? labels_get(&layer->labels, key) : NULL;
 }
 
 const char *source_label(struct source *source, size_t layer, uint32_t sample, uint32_t key)
@@ -360,7 +351,7 @@ const char *source_label(struct source *source, size_t layer, uint32_t sample, u
     if (given->count > 0) {
         return label_shown(given, key, l->first_key, l->keys + l->padding_keys);
     }
-    return source_own_label(source, layer, sample, l->first_key + key);
+    return source_own_label(l, sample, l->first_key + key);
 }
 
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample, uint32_t query)
@@ -379,7 +370,7 @@ const char *source_query_label(struct source *source, size_t layer, uint32_t sam
             if (own->id.stack == l->id.stack && own->id.site == SITE_SELF && own->step == l->step &&
                 own->keys + own->padding_keys == l->queries + l->padding_queries &&
                 l->q_offset == 0) {
-                return source_own_label(source, i, sample, l->first_query + query);
+                return source_own_label(own, sample, l->first_query + query);
             }
         }
         return NULL;
@@ -409,17 +400,24 @@ static int check_count(const struct labels *labels, const struct source_layer *l
         keys ? (there == 1 ? "key" : "keys") : (there == 1 ? "query" : "queries"), more);
 }
 
-int source_check_labels(const struct source *source, size_t layer, char *reterr)
+int source_choose(struct source *source, size_t layer, uint32_t sample, uint32_t head, char *reterr)
 {
     const struct source_layer *l = &source->layers[layer];
     bool cross = l->id.site == SITE_CROSS;
+    int code = check_sample(source, layer, sample, head, reterr);
+    if (code == CLI_OK && source->ops->trim && !source->padding) {
+        code = source->ops->trim(source, layer, sample, reterr);
+    }
+    if (code != CLI_OK) {
+        return code;
+    }
     if (source->given_queries.count > 0 && !cross && !source->together) {
         return source_fail(reterr, CLI_USAGE,
                            "--query-tokens, --query-labels: in %s the queries are the keys: give "
                            "--tokens or --labels",
                            PLACE_LAYER(l->id));
     }
-    int code = check_count(given_keys(source, l), l, true, reterr);
+    code = check_count(given_keys(source, l), l, true, reterr);
     return code == CLI_OK && cross ? check_count(&source->given_queries, l, false, reterr) : code;
 }
 
@@ -437,7 +435,7 @@ uint32_t source_cell(uint32_t at, uint32_t length, uint32_t cells)
 int source_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                 source_visitor *visit, void *data, char *reterr)
 {
-    int code = source_check(source, layer, sample, head, reterr);
+    int code = check_sample(source, layer, sample, head, reterr);
     if (code != CLI_OK) {
         return code;
     }
@@ -448,42 +446,31 @@ int source_rows(struct source *source, size_t layer, uint32_t sample, uint32_t h
 struct map {
     float *values;
     uint32_t columns;
+    bool add; /* to what is there */
 };
 
-static void copy_row(void *data, uint32_t row, const float *weights)
+static void map_row(void *data, uint32_t row, const float *weights)
 {
     const struct map *map = data;
-    memcpy(map->values + (size_t)row * map->columns, weights, map->columns * sizeof *weights);
-}
-
-static void source_add_row(void *data, uint32_t row, const float *weights)
-{
-    const struct map *map = data;
-    float *sum = map->values + (size_t)row * map->columns;
+    float *to = map->values + (size_t)row * map->columns;
     for (uint32_t j = 0; j < map->columns; j++) {
-        sum[j] += weights[j];
+        to[j] = map->add ? to[j] + weights[j] : weights[j];
     }
 }
 
+/* The mean in f32, head after head: good to heads * 2^-24, without a second map. */
 int source_map(struct source *source, size_t layer, uint32_t sample, uint32_t head, float *ret_map,
                char *reterr)
 {
-    struct map map = {ret_map, source->layers[layer].columns};
-    return source_rows(source, layer, sample, head, copy_row, &map, reterr);
-}
-
-/* In f32, head after head: good to heads * 2^-24, without a second map. */
-int source_mean(struct source *source, size_t layer, uint32_t sample, float *ret_map, char *reterr)
-{
     const struct source_layer *l = &source->layers[layer];
-    size_t cells = (size_t)l->rows * l->columns;
-    struct map map = {ret_map, l->columns};
-    int code = source_check(source, layer, sample, 0, reterr);
-    memset(ret_map, 0, cells * sizeof *ret_map);
-    for (uint32_t h = 0; h < l->heads && code == CLI_OK; h++) {
-        code = source_rows(source, layer, sample, h, source_add_row, &map, reterr);
+    bool mean = head == HEAD_MEAN;
+    struct map map = {ret_map, l->columns, false};
+    int code = source_rows(source, layer, sample, mean ? 0 : head, map_row, &map, reterr);
+    map.add = true;
+    for (uint32_t h = 1; mean && h < l->heads && code == CLI_OK; h++) {
+        code = source_rows(source, layer, sample, h, map_row, &map, reterr);
     }
-    for (size_t i = 0; i < cells && code == CLI_OK; i++) {
+    for (size_t i = 0; mean && i < (size_t)l->rows * l->columns && code == CLI_OK; i++) {
         ret_map[i] /= (float)l->heads;
     }
     return code;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* source: attention maps from array files, a recording, or a running attnd.
  *
- *     source_open -> source_find_layer -> source_rows, source_map or source_mean
+ *     source_open -> source_find_layer -> source_rows or source_map
  *
  * Opening reads names and shapes; a map is read when it is asked for, and little else: of a file of
  * arrays the layer that it is in. A recording is read one message at a time. Maps of
@@ -37,16 +37,16 @@ struct source_layer {
      * row r covers the queries from source_edge(r, queries, rows) on, a cell is the mean of its
      * finite entries, NaN without any. */
     uint32_t rows, columns;
-    /* How many source_trim has left out, and of these those before the others. */
+    /* How many source_choose has left out, and of these those before the others. */
     uint32_t padding_queries, padding_keys, first_query, first_key;
     bool causal;
     uint32_t q_offset;    /* position of query 0 among the keys */
     uint64_t epoch, step; /* recording, daemon */
     double tolerance;     /* largest |sum - 1| of a row that is as it should be */
-    struct labels labels; /* daemon: of its keys; owned by the source */
+    struct labels labels; /* recording, daemon: of its keys; owned by the source */
 };
 
-/* Strings and pointers are borrowed until source_free, except `naming`. */
+/* Strings and pointers are borrowed until source_free. */
 struct source_request {
     struct cli *cli;    /* whose args say where attnd is; used with `job` only */
     char *const *files; /* [file_count]: arrays, or one recording; NULL with `job` */
@@ -55,8 +55,8 @@ struct source_request {
     const char *run; /* recording, daemon: its first digits; NULL = the newest */
     bool at_step;    /* recording: `step`, and not the newest */
     uint64_t step;
-    bool padding;                /* recording: maps have it */
-    const struct naming *naming; /* files; NULL = the names of arrays/name.h, decoder */
+    bool padding;         /* recording: maps have it */
+    struct naming naming; /* files */
     /* files: facts that they lack */
     bool causal;
     uint32_t window;       /* keys a query may look back; 0 = all */
@@ -87,6 +87,9 @@ struct source {
  * that can be read; "-" is standard input, which arrays are read from. */
 bool source_is_file(const char *word);
 
+/* The value of --step, for a struct source_request; returns as option.h wants it. */
+const char *source_set_step(void *to, const char *text);
+
 /* On failure *ret_source is NULL. */
 int source_open(const struct source_request *request, struct source **ret_source, char *reterr);
 /* Accepts a pointer to NULL. */
@@ -96,13 +99,15 @@ void source_free(struct source **source);
  * NULL = the first. */
 int source_find_layer(const struct source *source, const char *text, size_t *ret_layer,
                       char *reterr);
-/* Whether the sample and the head exist, and an entry at all; the sentence names the existing
- * ones. */
-int source_check(const struct source *source, size_t layer, uint32_t sample, uint32_t head,
-                 char *reterr);
-/* Makes the layer's maps begin and end where the sample does, without its padding: for maps of this
- * sample only. Nothing with `padding` in the request. The sample was checked. */
-int source_trim(struct source *source, size_t layer, uint32_t sample, char *reterr);
+/* In the place of a head: the mean over all of them. */
+#define HEAD_MEAN UINT32_MAX
+/* Makes the layer's maps begin and end where the sample does, without its padding, unless the
+ * request has `padding`: from then on maps are of this sample. The sample and the head exist, and
+ * the labels of the request, if any, are as many as the layer's keys and queries, without or with
+ * those that are left out, or no more where it is pooled; only those of cross-attention have
+ * queries of their own. Else the sentence says what is wrong. */
+int source_choose(struct source *source, size_t layer, uint32_t sample, uint32_t head,
+                  char *reterr);
 
 /* Row `row` of a map, [columns] numbers as they were sent, NaN where there is none. The pointer is
  * good until the visitor returns. */
@@ -111,11 +116,10 @@ typedef void source_visitor(void *data, uint32_t row, const float *weights);
 /* Calls `visit` with all rows of one head's map of one sample, in order. */
 int source_rows(struct source *source, size_t layer, uint32_t sample, uint32_t head,
                 source_visitor *visit, void *data, char *reterr);
-/* One head's map: ret_map[rows * columns]. */
+/* One head's map, or the mean over the heads, NaN where a head has none: ret_map[rows * columns].
+ */
 int source_map(struct source *source, size_t layer, uint32_t sample, uint32_t head, float *ret_map,
                char *reterr);
-/* The mean over the heads: ret_map[rows * columns], NaN where a head has none. */
-int source_mean(struct source *source, size_t layer, uint32_t sample, float *ret_map, char *reterr);
 
 /* The text of a key's token, valid UTF-8 that may hold anything, control characters too; NULL when
  * there is none. Labels of the request are of every sample, those of a source of its first. */
@@ -124,10 +128,6 @@ const char *source_label(struct source *source, size_t layer, uint32_t sample, u
  * of the request, or the source's own of the tokens that its stack attends to itself. */
 const char *source_query_label(struct source *source, size_t layer, uint32_t sample,
                                uint32_t query);
-/* Whether the labels of the request, if any, are as many as the layer's keys and queries, without
- * or with those that source_trim has left out, or no more where it is pooled; and only those of
- * cross-attention have queries of their own. */
-int source_check_labels(const struct source *source, size_t layer, char *reterr);
 
 /* The first of `length` queries or keys in cell `cell` of `cells`; of `cells` itself, `length`. */
 static inline uint32_t source_edge(uint32_t cell, uint32_t length, uint32_t cells)

@@ -169,9 +169,8 @@ TEST(options_and_their_values_are_completed)
     assert_completes("check --rules ", ":FILE ");
     assert_completes("summary --layer ", "");
     assert_completes("analyze --groups core,sp", "core,spectrum ");
-    assert_completes("show --only map,pairs,", "map,pairs,report map,pairs,token map,pairs,heads ");
+    assert_completes("show --only map,t", "map,token ");
     assert_completes("show --only=map,pairs,h", "--only=map,pairs,heads ");
-    assert_completes("show --only=map,map", "");
     assert_completes("analyze --groups=core,sp", "--groups=core,spectrum ");
     assert_completes("analyze --spectrum l", "leading ");
     assert_completes("bridge jsonl --statistics mean,p9", "mean,p90 mean,p99 ");

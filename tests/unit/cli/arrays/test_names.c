@@ -98,8 +98,8 @@ TEST(other_names_have_no_place)
 /* A naming with one rule. */
 static struct naming rule(const char *text)
 {
-    struct naming naming = {.stack = STACK_DECODER, .rule_count = 1};
-    assert_null(name_rule_parse(text, &naming.rules[0]));
+    struct naming naming = {.stack = STACK_DECODER};
+    assert_null(naming_add_rule(&naming, text));
     return naming;
 }
 
@@ -133,33 +133,37 @@ TEST(a_number_in_a_rule_is_a_whole_run_of_digits)
 TEST(patterns_say_which_names_they_are_about)
 {
     struct naming naming = rule("h.{layer}.*=decoder.{layer}.self");
-    assert_true(name_rule_matches(&naming.rules[0], "h.12.attn"));
-    assert_false(name_rule_matches(&naming.rules[0], "h.attn"));
-    assert_true(name_ignore_matches("embed*", "embeddings"));
-    assert_false(name_ignore_matches("embed", "embeddings"));
+    uint32_t layer;
+    assert_true(name_rule_matches(&naming.rules[0], "h.12.attn", &layer));
+    assert_int_equal(layer, 12);
+    assert_false(name_rule_matches(&naming.rules[0], "h.attn", &layer));
 }
 
 TEST(rules_that_lead_nowhere_are_refused)
 {
-    struct name_rule parsed;
-    assert_string_equal(name_rule_parse("probs", &parsed),
+    struct naming naming = {.stack = STACK_DECODER};
+    assert_string_equal(naming_add_rule(&naming, "probs"),
                         "not PATTERN=TARGET, such as 'h.{layer}.attn=decoder.{layer}.self'");
-    assert_non_null(name_rule_parse("=decoder.0.self", &parsed));
-    assert_string_equal(name_rule_parse("h.{layer}=decoder.0.self", &parsed),
+    assert_non_null(naming_add_rule(&naming, "=decoder.0.self"));
+    assert_string_equal(naming_add_rule(&naming, "h.{layer}=decoder.0.self"),
                         "PATTERN and TARGET have one {layer} each, or none");
-    assert_non_null(name_rule_parse("h=decoder.{layer}.self", &parsed));
-    assert_non_null(name_rule_parse("{layer}.{layer}=decoder.{layer}.self", &parsed));
-    assert_string_equal(name_rule_parse("h=layer 1", &parsed),
+    assert_non_null(naming_add_rule(&naming, "h=decoder.{layer}.self"));
+    assert_non_null(naming_add_rule(&naming, "{layer}.{layer}=decoder.{layer}.self"));
+    assert_string_equal(naming_add_rule(&naming, "h=layer 1"),
                         "the name behind = is none of " NAME_FORMS);
 }
 
 TEST(rules_come_before_what_is_ignored)
 {
     struct naming naming = rule("keep.{layer}=decoder.{layer}.self");
-    naming.ignore[naming.ignore_count++] = "*";
+    assert_null(naming_add_ignored(&naming, "*"));
     ASSERT_PLACED(&naming, "keep.1", "decoder.1.self");
     ASSERT_PLACED(&naming, "decoder.0.self", "ignored");
-    naming.ignore[0] = "embed*.weight";
+    naming.ignore_count = 0;
+    assert_null(naming_add_ignored(&naming, "embed*.weight"));
+    assert_null(naming_add_ignored(&naming, "h.{layer}.bias"));
     ASSERT_PLACED(&naming, "embeddings.weight", "ignored");
     ASSERT_PLACED(&naming, "embeddings.bias", "unknown");
+    ASSERT_PLACED(&naming, "h.3.bias", "ignored");
+    ASSERT_PLACED(&naming, "h.x.bias", "unknown");
 }

@@ -208,7 +208,8 @@ static void show_measure(struct fixture *f, struct show_request request)
     fwrite(header, sizeof header - 1, 1, out);
     fwrite(f->map, sizeof f->map, 1, out);
     assert_int_equal(fclose(out), 0);
-    struct source_request opening = {.files = &file, .file_count = 1};
+    struct source_request opening = {
+        .files = &file, .file_count = 1, .naming = {.stack = STACK_DECODER}};
     assert_int_equal(source_open(&opening, &f->source, f->error), CLI_OK);
     assert_int_equal(measure_map(f->source, &request, &f->found, f->error), CLI_OK);
 }

@@ -9,7 +9,8 @@ int opened_set_up(void **state)
     f = (struct fixture){.directory = "/tmp/attnd-source-XXXXXX"};
     assert_non_null(mkdtemp(f.directory));
     f.file = f.path;
-    f.request = (struct source_request){.files = &f.file, .file_count = 1};
+    f.request = (struct source_request){
+        .files = &f.file, .file_count = 1, .naming = {.stack = STACK_DECODER}};
     *state = &f;
     return 0;
 }
@@ -49,6 +50,6 @@ const struct source_layer *opened_layer(struct fixture *f, size_t index)
 
 void opened_expect_labels_refused(struct fixture *f, const char *why)
 {
-    assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_USAGE);
+    assert_int_equal(source_choose(f->source, 0, 0, HEAD_MEAN, f->error), CLI_USAGE);
     assert_string_equal(f->error, why);
 }

@@ -198,7 +198,7 @@ SOURCE_TEST(padding_of_a_recording_is_left_out)
     opened_open(f);
     for (uint32_t layer = 0; layer < 2; layer++) {
         const struct source_layer *l = opened_layer(f, layer);
-        assert_int_equal(source_trim(f->source, layer, 0, f->error), CLI_OK);
+        assert_int_equal(source_choose(f->source, layer, 0, HEAD_MEAN, f->error), CLI_OK);
         assert_int_equal(l->keys, 1);
         assert_int_equal(l->columns, 1);
         assert_int_equal(l->padding_keys, 1);
@@ -218,15 +218,13 @@ SOURCE_TEST(given_labels_are_of_the_keys_shown_or_of_all)
     for (int i = 0; i < 2; i++) {
         f->request.tokens = tokens[i];
         opened_open(f);
-        assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_OK);
-        assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_OK);
+        assert_int_equal(source_choose(f->source, 0, 0, HEAD_MEAN, f->error), CLI_OK);
         assert_string_equal(source_label(f->source, 0, 0, 0), "cat");
         assert_string_equal(source_query_label(f->source, 0, 0, 0), "cat");
         source_free(&f->source);
     }
     f->request.tokens = "a b c";
     opened_open(f);
-    assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_OK);
     opened_expect_labels_refused(
         f, "3 tokens were given, but decoder.0.self has 1 key, 2 with padding");
 }
@@ -237,7 +235,7 @@ SOURCE_TEST(padding_of_a_recording_is_shown_when_asked_for)
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .k_len = &one});
     f->request.padding = true;
     opened_open(f);
-    assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_OK);
+    assert_int_equal(source_choose(f->source, 0, 0, HEAD_MEAN, f->error), CLI_OK);
     assert_int_equal(opened_layer(f, 0)->keys, 2);
     expect_weight(f, 0, 1, 0.25);
 }
@@ -247,7 +245,7 @@ SOURCE_TEST(a_sample_of_padding_alone_is_refused)
     static int32_t none = 0;
     WRITE(f, {.heads = 2, .step = 1, .weight = 0.25, .k_len = &none});
     opened_open(f);
-    assert_int_equal(source_trim(f->source, 0, 0, f->error), CLI_USAGE);
+    assert_int_equal(source_choose(f->source, 0, 0, HEAD_MEAN, f->error), CLI_USAGE);
     assert_string_equal(f->error, "--sample: sample 0 of decoder.0.self is all padding (--padding "
                                   "shows it)");
 }

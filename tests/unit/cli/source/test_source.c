@@ -197,7 +197,7 @@ SOURCE_TEST(the_mean_is_over_heads)
     float mean[MAP];
     source_write_file(f, "decoder.0.self.npy", &bytes);
     opened_open(f);
-    assert_int_equal(source_mean(f->source, 0, 1, mean, f->error), CLI_OK);
+    assert_int_equal(source_map(f->source, 0, 1, HEAD_MEAN, mean, f->error), CLI_OK);
     for (uint32_t n = 0; n < MAP; n++) {
         assert_true(mean[n] == (float)(H * MAP + MAP + n)); /* head 1 is the middle one */
     }
@@ -354,7 +354,7 @@ SOURCE_TEST(tokens_are_words)
     source_free(&f->source);
     f->request.tokens = "a b c d e";
     opened_open(f);
-    assert_int_equal(source_check_labels(f->source, 0, f->error), CLI_OK);
+    assert_int_equal(source_choose(f->source, 0, 0, HEAD_MEAN, f->error), CLI_OK);
     source_free(&f->source);
     f->request.tokens = "a b c d e f";
     opened_open(f);
