@@ -478,23 +478,34 @@ static int decode_map(const msgpack_object *map, struct header *header, const ch
     if (rc) {
         return rc;
     }
-    const struct header_check checks[] = {
-        {header->rank >= header->world, "rank", ERR_KEY_RANGE},
-        {header->capture_seconds > 0 && !(header->step_seconds > 0), "step_seconds",
-         ERR_KEY_MISSING},
-        /* Neither number is above 2^31, so the sum is exact. */
-        {header->heads_total > HEADS_TOTAL_MAX ||
-             (uint64_t)header->head_offset + header_map_heads(header) > header->heads_total,
-         "heads_total", ERR_KEY_RANGE},
-        {header->type == MESSAGE_STATE &&
-             (header->first_epoch > header->epoch ||
-              (header->first_epoch == header->epoch && header->first_step > header->step)),
-         "first_step", ERR_KEY_RANGE},
-        {header_last_position(header) >= UINT32_MAX,
-         header->q_offset > UINT32_MAX - header->queries ? "q_offset" : "q_stride", ERR_KEY_RANGE},
-    };
-    rc = header_judge(checks, sizeof checks / sizeof checks[0], reterr_key);
-    return rc || header->type == MESSAGE_EVENT ? rc : header_check_tensors(header, reterr_key);
+    if (header->rank >= header->world) {
+        *reterr_key = "rank";
+        return ERR_KEY_RANGE;
+    }
+    if (header->capture_seconds > 0 && !(header->step_seconds > 0)) {
+        *reterr_key = "step_seconds";
+        return ERR_KEY_MISSING;
+    }
+    if (header->type == MESSAGE_EVENT) {
+        return 0;
+    }
+    /* Neither number is above 2^31, so the sum is exact. */
+    if (header->heads_total > HEADS_TOTAL_MAX ||
+        (uint64_t)header->head_offset + header_map_heads(header) > header->heads_total) {
+        *reterr_key = "heads_total";
+        return ERR_KEY_RANGE;
+    }
+    if (header->type == MESSAGE_STATE &&
+        (header->first_epoch > header->epoch ||
+         (header->first_epoch == header->epoch && header->first_step > header->step))) {
+        *reterr_key = "first_step";
+        return ERR_KEY_RANGE;
+    }
+    if (header_last_position(header) >= UINT32_MAX) {
+        *reterr_key = header->q_offset > UINT32_MAX - header->queries ? "q_offset" : "q_stride";
+        return ERR_KEY_RANGE;
+    }
+    return header_check_tensors(header, reterr_key);
 }
 
 int header_decode(const void *buf, size_t len, struct header *ret_header, const char **reterr_key)

@@ -15,15 +15,6 @@ int header_read_tensors(const msgpack_object *value, struct header *header);
  * or an error of err.def. */
 int header_read_parts(const msgpack_object *value, struct header *header);
 
-/* Something that must not be so, the key at fault, and the code. */
-struct header_check {
-    bool wrong;
-    const char *key;
-    int code;
-};
-/* Returns the code of the first that is so, with its key; 0: none is. */
-int header_judge(const struct header_check *checks, size_t count, const char **reterr_key);
-
 /* Checks that need all keys: heads against key heads, matrices against heads * head_dim, documents
  * against positions. Returns 0 or an error, with the key at fault. */
 int header_check_tensors(const struct header *header, const char **reterr_key);

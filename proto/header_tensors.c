@@ -302,17 +302,6 @@ int header_read_parts(const msgpack_object *value, struct header *header)
 
 /* ---- against the other keys ---- */
 
-int header_judge(const struct header_check *checks, size_t count, const char **reterr_key)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (checks[i].wrong) {
-            *reterr_key = checks[i].key;
-            return checks[i].code;
-        }
-    }
-    return 0;
-}
-
 /* A matrix of which nothing was sent fits. */
 static bool matrices_fit(const struct header *header)
 {
@@ -334,6 +323,21 @@ static bool documents_fit(const struct header *header)
     return header->layer.site == SITE_SELF && header_last_position(header) < header->keys;
 }
 
+/* A tensor that says nothing without another one. */
+static bool tensors_stand(const struct header *header)
+{
+    bool v = header_find_tensor(header, TENSOR_V), wo_r = header_find_tensor(header, TENSOR_WO_R);
+    return (v || !(wo_r || header_find_tensor(header, TENSOR_DOUT))) &&
+           (wo_r || !header_find_tensor(header, TENSOR_X_NORM));
+}
+
+/* R of a QR has no more rows than columns. */
+static bool wo_r_fits(const struct header *header)
+{
+    const struct tensor *tensor = header_find_tensor(header, TENSOR_WO_R);
+    return !tensor || tensor->shape[1] <= tensor->shape[2];
+}
+
 static uint32_t header_tensors_cells(uint32_t T, uint32_t side)
 {
     return T < side ? T : side;
@@ -344,20 +348,37 @@ static int header_tensors_check_maps(const struct header *header, const char **r
 {
     const struct state_maps *maps = &header->maps;
     uint32_t side = maps->rows > maps->columns ? maps->rows : maps->columns;
-    const struct header_check checks[] = {
-        {maps->queries == 0, "queries", ERR_KEY_MISSING},
-        {maps->keys == 0, "keys", ERR_KEY_MISSING},
-        {maps->queries_sent == 0, "queries_sent", ERR_KEY_MISSING},
-        {maps->keys_sent == 0, "keys_sent", ERR_KEY_MISSING},
-        {maps->rows != header_tensors_cells(maps->queries, side) ||
-             maps->columns != header_tensors_cells(maps->keys, side),
-         "tensors", ERR_SHAPE},
-        {(uint64_t)maps->first_query + maps->queries > maps->queries_sent, "queries_sent",
-         ERR_KEY_RANGE},
-        {(uint64_t)maps->first_key + maps->keys > maps->keys_sent, "keys_sent", ERR_KEY_RANGE},
-        {(uint64_t)header->q_offset + maps->queries_sent > UINT32_MAX, "q_offset", ERR_KEY_RANGE},
-    };
-    return header_judge(checks, sizeof checks / sizeof checks[0], reterr_key);
+    const struct {
+        const char *key;
+        uint32_t number;
+    } needed[] = {{"queries", maps->queries},
+                  {"keys", maps->keys},
+                  {"queries_sent", maps->queries_sent},
+                  {"keys_sent", maps->keys_sent}};
+    for (int i = 0; i < 4; i++) {
+        if (needed[i].number == 0) {
+            *reterr_key = needed[i].key;
+            return ERR_KEY_MISSING;
+        }
+    }
+    if (maps->rows != header_tensors_cells(maps->queries, side) ||
+        maps->columns != header_tensors_cells(maps->keys, side)) {
+        *reterr_key = "tensors";
+        return ERR_SHAPE;
+    }
+    if ((uint64_t)maps->first_query + maps->queries > maps->queries_sent) {
+        *reterr_key = "queries_sent";
+        return ERR_KEY_RANGE;
+    }
+    if ((uint64_t)maps->first_key + maps->keys > maps->keys_sent) {
+        *reterr_key = "keys_sent";
+        return ERR_KEY_RANGE;
+    }
+    if ((uint64_t)header->q_offset + maps->queries_sent > UINT32_MAX) {
+        *reterr_key = "q_offset";
+        return ERR_KEY_RANGE;
+    }
+    return 0;
 }
 
 int header_check_tensors(const struct header *header, const char **reterr_key)
@@ -365,19 +386,25 @@ int header_check_tensors(const struct header *header, const char **reterr_key)
     if (header->maps.heads > 0) {
         return header_tensors_check_maps(header, reterr_key);
     }
-    bool of_matrices = header->type == MESSAGE_WEIGHTS;
-    const struct tensor *wo_r = header_find_tensor(header, TENSOR_WO_R);
-    bool v = header_find_tensor(header, TENSOR_V);
-    const struct header_check checks[] = {
-        {header->heads % header->kv_heads != 0, of_matrices ? "kv_heads" : "tensors", ERR_GQA},
-        {of_matrices && !matrices_fit(header), "head_dim", ERR_HEAD_DIM},
-        /* A tensor that says nothing without another one. */
-        {(!v && (wo_r || header_find_tensor(header, TENSOR_DOUT))) ||
-             (!wo_r && header_find_tensor(header, TENSOR_X_NORM)),
-         "tensors", ERR_TENSOR_NEEDS},
-        /* R of a QR has no more rows than columns. */
-        {wo_r && wo_r->shape[1] > wo_r->shape[2], "tensors", ERR_SHAPE},
-        {!documents_fit(header), "tensors", ERR_DOCUMENTS},
-    };
-    return header_judge(checks, sizeof checks / sizeof checks[0], reterr_key);
+    if (header->heads % header->kv_heads != 0) {
+        *reterr_key = header->type == MESSAGE_WEIGHTS ? "kv_heads" : "tensors";
+        return ERR_GQA;
+    }
+    if (header->type == MESSAGE_WEIGHTS && !matrices_fit(header)) {
+        *reterr_key = "head_dim";
+        return ERR_HEAD_DIM;
+    }
+    if (!tensors_stand(header)) {
+        *reterr_key = "tensors";
+        return ERR_TENSOR_NEEDS;
+    }
+    if (!wo_r_fits(header)) {
+        *reterr_key = "tensors";
+        return ERR_SHAPE;
+    }
+    if (!documents_fit(header)) {
+        *reterr_key = "tensors";
+        return ERR_DOCUMENTS;
+    }
+    return 0;
 }
