@@ -56,7 +56,7 @@ export const sinceText = ({ since }) => (since ? `since step ${since.step}${sinc
 
 /** The same, with what that step is for those who point at it. */
 export const sinceNode = (alert) =>
-    h("span", { class: "soft", title: "the last captured step of the first window that failed: it began after the last one that passed" }, sinceText(alert));
+    h("span", { class: "soft", title: "the last captured step of the first window that failed: it began after the last one that passed; of first_invalid the captured step itself" }, sinceText(alert));
 
 const plural = (count, name) => (count ? `${count} ${name}${count === 1 ? "" : "s"}` : "");
 
