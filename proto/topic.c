@@ -81,8 +81,8 @@ static bool well_formed(const char *topic, size_t len)
     sscanf(text, "tensor/%128[^/]/%*7[^/]/%5u/", job, &layer);
     for (unsigned i = 0; i < 4; i++) {
         struct layer_id id = {(enum stack)(i / 2), layer, (enum site)(i % 2)};
-        found = found || (topic_layer("tensor", job, id, made) == len &&
-                          memcmp(topic, made, len) == 0);
+        found =
+            found || (topic_layer("tensor", job, id, made) == len && memcmp(topic, made, len) == 0);
     }
     return found && layer <= LAYER_MAX && job_name_valid(job, strlen(job));
 }
