@@ -3,7 +3,7 @@
 /* global d3 */
 import { find, doubles, integers } from "./api.js";
 import { alertsList } from "./alerts_list.js";
-import { loadIntervals } from "./alerts_past.js";
+import { loadIntervals, worstFirst } from "./alerts_past.js";
 import { strongestPairs } from "./cells.js";
 import { alertsAbout, alertsAt, chartMarks } from "./chart_marks.js";
 import { ZoomChart } from "./chart_zoom.js";
@@ -436,7 +436,7 @@ class HeadView {
         const { run, map, metric, head, name, time } = this,
             summary = this.isLive() ? this.summary() : null,
             live = withWindow(this.moment ?? run.newest(map), summary),
-            held = alertsAbout(alertsAt(this.intervals, time.step), map, head),
+            held = worstFirst(alertsAbout(alertsAt(this.intervals, time.step), map, head), this.rules),
             isHeld = ({ rule, from }) => held.some((one) => one.rule === rule && one.from === from);
         this.drawSpectrum(live, summary);
         this.about.setTitle(name, withModule(map, live ? run.when(live) : ""));

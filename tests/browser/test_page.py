@@ -64,7 +64,7 @@ def test_the_header_has_one_line(site, page, width):
     page.open(site, f"#/overview?job={JOB}", width=width).ready()
     tops, bottoms = page.js("const boxes = [...document.querySelectorAll('.bar > :not(h1, .grow)')].map((e) => e.getBoundingClientRect());"
                             "return [boxes.map((box) => box.top), boxes.map((box) => box.bottom)]")
-    assert max(tops) < min(bottoms) and "step 60" in page.text("#where")
+    assert max(tops) < min(bottoms) and "step 59" in page.text("#where")
     assert page.fits()
 
 

@@ -68,7 +68,7 @@ def test_explicit_steps_and_epochs(daemon, watched):
     got = [(h["epoch"], h["step"], h.get("microbatch", 0), h.get("event", "")) for _, h, _ in daemon.until_bye()
            if h.get("event") != "hello"]
     assert got == [(0, 0, 0, ""), (0, 0, 1, ""), (0, 1, 0, ""), (0, 1, 1, ""), (0, 2, 0, "epoch_end"),
-                   (1, 2, 0, ""), (1, 2, 1, ""), (1, 3, 0, ""), (1, 3, 1, ""), (1, 4, 0, "epoch_end"), (1, 4, 0, "bye")]
+                   (1, 2, 0, ""), (1, 2, 1, ""), (1, 3, 0, ""), (1, 3, 1, ""), (1, 4, 0, "epoch_end"), (1, 3, 0, "bye")]
 
 
 @needs_step_hooks

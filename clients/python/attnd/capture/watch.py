@@ -286,7 +286,7 @@ class Watch:
             if self.forwards.spy.is_in_doubt:
                 self.forwards.disarm()
         self.forwards.place(self.forwards.epoch, self.forwards.step + 1)
-        self.publisher.step_done(*self._position)
+        self.publisher.step_done(self.forwards.epoch, self.forwards.step - 1)
         if installed or self._notices.is_followed:
             self._guarded(self._notices.step_ends, installed)
         if self._probe is not None:
