@@ -138,7 +138,7 @@ int message_check(struct message *message, const struct config *config, const ch
  * one, of the header alone, for estimating the cost: pointers only mark which tensors exist and
  * must not be followed. */
 struct attention message_attention(const struct header *header, struct message *message);
-/* The same of type weights. */
+/* Type weights: the matrices, likewise. */
 struct weights message_weights(const struct header *header, struct message *message);
 /* Makes it the one that stands for the matrices of which it and `parts` have the blocks, all of
  * them and of one dtype each: message_weights gives them whole. On 0 it owns the parts. Returns 0

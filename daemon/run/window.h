@@ -153,7 +153,7 @@ struct result_window window_describe(const struct window *window, const struct w
 /* All parts, closed and open, ascending: the one behind `part`, NULL: the first; NULL behind the
  * last. */
 struct window_part *window_part_after(const struct window *window, const struct window_part *part);
-/* The same of the window that ends with `last` alone. */
+/* Likewise, but only the parts of the window that ends with `last`. */
 struct window_part *window_part_of(const struct window *window, const struct window_part *last,
                                    const struct window_part *part);
 

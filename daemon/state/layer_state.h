@@ -93,7 +93,7 @@ int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
                      struct dist *ret_dist);
 /* Its moments alone. */
 struct moments layer_state_moments(const struct layer_state *state, int metric, uint32_t head);
-/* The same of all metrics, in much less time than one by one. */
+/* The moments of all metrics, in much less time than one by one. */
 void layer_state_all_moments(const struct layer_state *state, uint32_t head,
                              struct moments ret_moments[METRIC_COUNT]);
 

@@ -208,7 +208,7 @@ def wait_merged(hub, nodes):
 
 
 def play_merged(hub, nodes, parts=1):
-    """The same of the next parts of each."""
+    """Has each node send its next parts, and waits until they are merged."""
     for node in nodes:
         node.play(parts)
     wait_merged(hub, nodes)

@@ -37,7 +37,7 @@ def contents(data):
 
 
 def contents_of(place):
-    """The same of the file that a message is in."""
+    """The messages of the file that a message is in, and the flaw."""
     return contents(pathlib.Path(place.segment.path).read_bytes())
 
 

@@ -60,8 +60,8 @@ int cli_fail(struct cli *cli, int code, const char *format, ...)
 /* The value as JSON on out, `indent` 0 for one line. Returns CLI_OK, or CLI_FINDING when out of
  * memory. */
 int cli_print_json(struct cli *cli, const msgpack_object *value, unsigned indent);
-/* The same of a writer's value, and clears the writer. CLI_FINDING also when it is too much for one
- * document, said on err. */
+/* Prints the value of a writer as JSON, and clears the writer. CLI_FINDING also when it is too much
+ * for one document, said on err. */
 int cli_print_written(struct cli *cli, struct mpk_writer *writer, unsigned indent);
 
 /* A question: parameters collected one by one, and an answer that may take its time. */

@@ -110,7 +110,7 @@ def finish(launched: Computed, about: "About", then: Then, data: Any) -> Tuple[O
 
 
 def finished(launched: Computed, here: Dict[Tuple[int, str], torch.Tensor]) -> Tuple[Optional[np.ndarray], Arrived]:
-    """The same of tensors."""
+    """As finish(), of tensors that are on the host."""
     of_all, *blocks = ({name: one for (block, name), one in here.items() if block == number}
                        for number in range(ALL, len(launched.finish)))
     shape = launched.shape
@@ -197,7 +197,7 @@ class Left:
 
 
 def weights_left(names: Sequence[str], here: Dict[str, torch.Tensor], meaning: Known) -> Numbers:
-    """The same of weights, of which these metrics were computed."""
+    """The numbers of explicit weights, of which these metrics were computed."""
     found = dict(zip(names, here["rows"]))
     sound = torch.isfinite(found["entropy"])
     return found, {"sound": sound.sum((0, 2))[None], "invalid": (meaning.valid[:, None] & ~sound).sum((0, 2))[None],

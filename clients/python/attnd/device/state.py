@@ -65,7 +65,7 @@ def _joined(parts: Sequence[Reduced]) -> Reduced:
 
 
 def _reduce_heads(several: Sequence[torch.Tensor]) -> List[Reduced]:
-    """The same of each of these metrics [B, H, Tq] at once."""
+    """Reduces each of these metrics [B, H, Tq], all at once."""
     heads, device = several[0].shape[1], several[0].device
     values = torch.cat([one.transpose(0, 1).reshape(heads, -1) for one in several])
     exists = torch.isfinite(values)

@@ -194,7 +194,7 @@ static inline void expect_resolved(struct alerts_fixture *f, const char *text)
     alerts_expect(f, ALERT_RESOLVED, text);
 }
 
-/* The same of a window with one head, which has this mean. */
+/* Judges a window with one head, which has this mean, and expects that an alert fires. */
 static inline const struct told *fires(struct alerts_fixture *f, double mean, const char *text)
 {
     give(f, 1, &mean);
