@@ -336,8 +336,8 @@ ALERTS_TEST(sink_rate_has_statistics)
 #define SAMPLED(error) " (of sampled rows; standard error at most " error ")"
 
 /* A window of a sample of an eighth of the rows. */
-static void fill_sampled(struct alerts_window *w, const struct alerts_fixture *f,
-                         enum metric metric, uint32_t heads, const double *means)
+static void fill_sampled(struct alerts_window *w, const struct alerts_fixture *f, int metric,
+                         uint32_t heads, const double *means)
 {
     alerts_fill(w, f, metric, heads, means);
     w->summary.layer.rows_of = 8 * w->summary.layer.rows;
