@@ -342,20 +342,27 @@ static void limit_files(rlim_t bytes)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
 }
 
-STORE_TEST(a_full_disk_costs_records_until_there_is_room)
+/* Has room for one window, which is in it, but for none with these bytes. */
+static const char too_many[100000] = "x";
+
+static void open_on_full_disk(struct store_fixture *fixture)
 {
-    static const char bytes[100000] = "x";
     signal(SIGXFSZ, SIG_IGN);
     fixture_open(fixture);
     log_capture();
     store_window(fixture, 1, "x", 1);
     limit_files(150000);
+}
+
+STORE_TEST(a_full_disk_costs_records_until_there_is_room)
+{
+    open_on_full_disk(fixture);
     for (uint64_t i = 1; i <= 3; i++) {
-        submit_window(fixture, i + 1, bytes, sizeof bytes);
+        submit_window(fixture, i + 1, too_many, sizeof too_many);
         wait_count(fixture, COUNT_STORE_DROPPED, i);
     }
     limit_files(RLIM_INFINITY);
-    store_window(fixture, 5, bytes, sizeof bytes);
+    store_window(fixture, 5, too_many, sizeof too_many);
     fixture_close(fixture);
     assert_int_equal(log_release(" windows=3 records=3"), 1);
     assert_answer(fixture, 15, "SELECT group_concat(last, '') FROM windows");
@@ -365,14 +372,9 @@ STORE_TEST(a_full_disk_costs_records_until_there_is_room)
 
 STORE_TEST(a_disk_that_is_full_at_the_end_says_what_is_not_written)
 {
-    static const char bytes[100000] = "x";
-    signal(SIGXFSZ, SIG_IGN);
-    fixture_open(fixture);
-    log_capture();
-    store_window(fixture, 1, "x", 1);
-    limit_files(150000);
+    open_on_full_disk(fixture);
     for (uint64_t i = 2; i <= 3; i++) {
-        submit_window(fixture, i, bytes, sizeof bytes);
+        submit_window(fixture, i, too_many, sizeof too_many);
     }
     fixture_close(fixture);
     limit_files(RLIM_INFINITY);
@@ -383,7 +385,6 @@ STORE_TEST(a_disk_that_is_full_at_the_end_says_what_is_not_written)
 /* Small windows get through, large ones do not: it is one trouble for the log. */
 STORE_TEST(a_trouble_that_comes_and_goes_is_told_once)
 {
-    static const char bytes[100000] = "x";
     signal(SIGXFSZ, SIG_IGN);
     fixture_open(fixture);
     log_capture();
@@ -391,7 +392,7 @@ STORE_TEST(a_trouble_that_comes_and_goes_is_told_once)
         store_window(fixture, 2 * i - 1, "x", 1);
         assert_null(store_trouble(fixture->store));
         limit_files(150000);
-        submit_window(fixture, 2 * i, bytes, sizeof bytes);
+        submit_window(fixture, 2 * i, too_many, sizeof too_many);
         wait_count(fixture, COUNT_STORE_DROPPED, i);
         assert_non_null(store_trouble(fixture->store));
         limit_files(RLIM_INFINITY);
@@ -433,7 +434,6 @@ static void damage_settle(void *data, struct promises *promises)
 /* Batches that were promised wait for it, and so do those behind them; all get there, once. */
 STORE_TEST(promised_records_wait_for_a_full_disk)
 {
-    static const char bytes[100000] = "x";
     signal(SIGXFSZ, SIG_IGN);
     fixture_open(fixture);
     store_set_settle(fixture->store, damage_settle, NULL);
@@ -449,7 +449,7 @@ STORE_TEST(promised_records_wait_for_a_full_disk)
                                     i == 2   ? "a"
                                     : i == 3 ? "b"
                                              : "c",
-                                    bytes, sizeof bytes),
+                                    too_many, sizeof too_many),
                          0);
         batch_hold(batch, true);
         promises_add(batch_promises(batch), promise);
