@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 import attnd
 from attnd.base.plan import Plan
 from attnd.capture.calls import Context, parts
-from attnd.capture.projections import _Matrix
+from attnd.capture.matrix import Matrix
 from attnd.capture.residual import Factor
 from attnd.forms.seen import Queries, Share
 from conftest import FakeDaemon, warnings
@@ -246,7 +246,7 @@ def test_a_range_of_heads_has_its_own_part():
 @pytest.mark.parametrize("dtype, kind", [(torch.float32, "f32"), (torch.float16, "f16"), (torch.bfloat16, "bf16"), (torch.float64, "f64")])
 def test_the_factor_of_any_dtype_is_that_of_its_numbers(dtype, kind):
     wo = random(5, 3 * D).to(dtype)
-    copied = _Matrix(wo).copy(floats=True)
+    copied = Matrix(wo).copy(floats=True)
     np.testing.assert_array_equal(copied()[1], wo.to(torch.float64 if kind == "f64" else torch.float32).numpy())
     factor = Factor(copied, 3, 3 * D)
     gram = wo.double().view(5, 3, D).transpose(0, 1)

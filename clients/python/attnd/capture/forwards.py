@@ -210,8 +210,9 @@ class Forwards:
             context = context if origin is None else context._replace(state=origin)
             if layer is None:
                 self._unnamed[path] = heads_of(seen) * share.of
-                if self.projections is not None:
-                    self.projections.note(path, seen)
+            if self.projections is not None:
+                self.projections.note(path, seen)
+                self.spy.follows = self.projections.entered if self.projections.follows else None
             if self.residual is not None:
                 seen = self.residual.added(path, seen, self.spy.entered, place[2] == "self")
             output = None
@@ -312,6 +313,9 @@ class Forwards:
         finally:
             self.tokens.forget()
             self._padding.forget()
+            if self.projections is not None:
+                self.projections.forward_ends()
+                self.spy.follows = None
             self._publisher.hurry()  # not before: now a backward follows, which needs no Python
 
     def taken(self, path: str) -> Optional[wire.NamedLayer]:

@@ -12,10 +12,11 @@ They are looked for in the module that attends, then in those around it, up to i
     gated      a q_proj of queries and a gate, by the class of the module (GATED_BY_HEAD): W_q alone; of another class the
                order is not certain, and W_q is not sent, which is said
     told       projections={"wq": "to_q", ...}, names as above; what it does not name is looked for all the same
+    taken      W_o under another name: the one matrix of its shape that takes what the attention gives (takers.py)
 
-The heads are those that were captured, and all shapes have to agree with them. LoRA: base + scale B A, put together on
-the sender thread. A matrix that is quantised or parametrised is not there in words that attnd understands: its layer is
-skipped, and a warning says so, once for each kind of reason.
+The heads are those that were captured, and all shapes have to agree with them. What each matrix is made of, matrix.py says.
+One that cannot be read, or is not found beside others, is not sent; a layer of which none is sent is skipped. A warning says
+so, once for each kind of reason. That no matrix takes what an attention gives is no fault: then there is no W_o.
 
 The first rank publishes, of what it holds. Matrices that FSDP2 shares out are published by all, each the rows that it
 has (shards.py). Their rows have to be of one step on all ranks, and nobody asks the others: so the layers of a time
@@ -25,28 +26,30 @@ whether or not a rank's queue has that room then. attnd drops, and counts, parts
 Nothing here is a collective call, so ranks may differ in what they publish, and whether. All matrices are sent each
 time: a tensor's `_version` does not count what is written through `.data`, so it cannot tell that one has not changed.
 
-The training thread clones the matrices (on CUDA as devices.py has it); splitting, transposing and LoRA's product are
-left to the sender thread. Queued matrices fill half of the queue at most, unless one layer is larger: whole layers that
+The training thread clones the matrices (on CUDA as devices.py has it); splitting, transposing and the products of
+adapters are left to the sender thread. Queued matrices fill half of the queue at most, unless one layer is larger: whole layers that
 find no room wait for the ends of the next steps.
 """
 from __future__ import annotations
 
 import functools
 import re
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 
 from ..base import wire
-from ..base.once import log
+from ..base.once import Once, log
 from ..base.paths import clean_path
 from ..forms.seen import Queries, Seen, heads_of
 from ..sending import tensors
 from ..sending.contents import Captured, Maker
-from ..sending.devices import DTYPE_NAMES, HostCopy
 from ..sending.publisher import Publisher
-from .shards import Shard, blocks, is_sharded, shard_of
+from .applied import Refused, failure, is_of_torch
+from .matrix import Matrix, Modules, held, matrix_at, matrix_of, part_at, storage
+from .shards import blocks
+from .takers import Takers
 
 SHARDS_PART = 4  # the part of the queue that shards fill at the end of a step
 STEPS_WITHOUT_EPOCH = 1000  # an epoch of a run that has ended none
@@ -54,7 +57,8 @@ FIRST_STEPS = 100  # the first time comes no later, so that a run is judged by i
 
 SEPARATE = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("q", "k", "v"), ("to_q", "to_k", "to_v"),
             ("wq", "wk", "wv"), ("w_q", "w_k", "w_v"), ("W_q", "W_k", "W_v"), ("Wq", "Wk", "Wv"), ("q_lin", "k_lin", "v_lin"),
-            ("query_proj", "key_proj", "value_proj"), ("q_proj_weight", "k_proj_weight", "v_proj_weight"))
+            ("query_proj", "key_proj", "value_proj"), ("q_linear", "k_linear", "v_linear"), ("linear_q", "linear_k", "linear_v"),
+            ("queries", "keys", "values"), ("q_proj_weight", "k_proj_weight", "v_proj_weight"))
 FUSED = ("in_proj_weight", "c_attn", "qkv", "qkv_proj", "to_qkv", "Wqkv", "W_pack", "in_proj", "query_key_value")
 OUT = ("out_proj", "o_proj", "o", "c_proj", "proj", "to_out", "to_out.0", "wo", "w_o", "W_o", "Wo", "out_lin", "out", "dense",
        "output.dense")
@@ -68,15 +72,10 @@ BY_CLASS = {"GPTNeoXAttention": BY_HEAD, "BloomAttention": BY_HEAD, "PersimmonAt
 GATED_BY_HEAD = re.compile(r"Qwen3Next|Qwen3_5")  # of each head its query, then its gate
 LATENT = (("kv_b_proj", "kv_a_proj_with_mqa", "kv_a_layernorm"), ("wkv_b", "wkv_a", "kv_norm"))  # of values, what they read, its norm
 READ = ("wq", "wk", "wv")
+ABSENT = "no W_o"
 GIVEN = (*READ, "wo", BLOCKS, BY_HEAD)  # the names in projections=
-
-
-class Refused(Exception):
-    """The matrices of a layer cannot be published: `kind` of reason, of which each is told once, and the reason."""
-
-    def __init__(self, kind: str, reason: str):
-        super().__init__(reason)
-        self.kind = kind
+TOLD = {"wq": "W_q", "wk": "W_k", "wv": "W_v", "wo": "W_o", BLOCKS: "W_q, W_k and W_v", BY_HEAD: "W_q, W_k and W_v"}
+Unread = Callable[[str, Exception], None]  # is told the name of a matrix that could not be made, and why
 
 
 class _Attends(NamedTuple):
@@ -86,82 +85,15 @@ class _Attends(NamedTuple):
     order: Optional[str]
 
 
-class _Matrix(NamedTuple):
-    """A matrix of the model, [out, in] or `transposed`, and what LoRA adds to it: scale B A of each.
-
-    shard    the tensor is a part of the matrix
-    rows     (each, first, count): in every `each` rows of the tensor, the matrix has the `count` rows from `first` on
-    latent   (scale or None, factor): the matrix is tensor diag(scale) factor, of whose rows as many count as the tensor has
-             columns
-    """
-    tensor: torch.Tensor
-    transposed: bool = False
-    added: Tuple[Tuple[float, torch.Tensor, torch.Tensor], ...] = ()
-    shard: Optional[Shard] = None
-    rows: Optional[Tuple[int, int, int]] = None
-    latent: Optional[Tuple[Optional[torch.Tensor], torch.Tensor]] = None
-
-    @property
-    def shape(self) -> Tuple[int, int]:
-        rows, columns = self.shard.shape if self.shard is not None else (int(n) for n in self.tensor.shape)
-        rows, columns = (columns, rows) if self.transposed else (rows, columns)
-        if self.rows is not None:
-            rows = rows // self.rows[0] * self.rows[2]
-        return rows, columns if self.latent is None else int(self.latent[1].shape[1])
-
-    @property
-    def at(self) -> Tuple[int, int]:
-        """The row and column of the whole where the tensor begins."""
-        first = self.shard.first if self.shard is not None else 0
-        return (0, first) if self.transposed else (first, 0)
-
-    def is_sent(self, by_first: bool) -> bool:
-        """Whether this rank sends it, as a part; `by_first`: it is the rank that sends what all have."""
-        return by_first if self.shard is None else self.shard.sent
-
-    @property
-    def nbytes(self) -> int:
-        sources = [self.tensor, *(tensor for _, *pair in self.added for tensor in pair),
-                   *(tensor for tensor in self.latent or () if tensor is not None)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in sources)
-
-    @property
-    def places(self) -> Tuple[int, ...]:
-        """Where its numbers lie."""
-        if self.shard is not None:
-            return (self.shard.identity,)
-        return (self.tensor.data_ptr(), *(tensor.data_ptr() for _, *pair in self.added for tensor in pair))
-
-    def copy(self, floats: bool = False) -> Callable[[], Tuple[str, np.ndarray]]:
-        """Copies it now; what is returned gives dtype and numbers, [out, in]. `floats`: f16 and bf16 as f32."""
-        whole = HostCopy(self.tensor)
-        added = [(scale, HostCopy(b), HostCopy(a)) for scale, b, a in self.added]
-        latent = None if self.latent is None else [None if one is None else HostCopy(one) for one in self.latent]
-
-        def finish() -> Tuple[str, np.ndarray]:
-            kind, array = ("f32", whole.floats()) if added or floats or latent else (whole.dtype_name, whole.numpy())
-            array = array.T if self.transposed else array
-            for scale, b, a in added:
-                array = array + np.float32(scale) * (b.floats() @ a.floats())
-            if self.rows is not None:
-                each, first, count = self.rows
-                array = array.reshape(-1, each, array.shape[1])[:, first:first + count].reshape(-1, array.shape[1])
-            if latent is not None and latent[1] is not None:
-                scaled = array if latent[0] is None else array * latent[0].floats()
-                array = scaled @ latent[1].floats()[:array.shape[1]]
-            return ("f64" if array.dtype == np.float64 else kind), array
-
-        return finish
-
-
 class _Layer(NamedTuple):
     """The matrices of a layer by their names of GIVEN, and what its heads are. `unsent`: the names of others, and why these are
-    not sent."""
-    matrices: Mapping[str, _Matrix]
+    not sent. `absent`: it has no W_o."""
+    matrices: Mapping[str, Matrix]
     heads: int
     kv_heads: int
     head_dim: int
-    unsent: Optional[Tuple[str, str]] = None
+    unsent: Tuple[Tuple[str, str], ...] = ()
+    absent: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -191,35 +123,43 @@ class _Layer(NamedTuple):
             sides += matrix.shape[1:] if name in (BLOCKS, BY_HEAD) else matrix.shape
         return max(sides)
 
-    def copy(self, ranks: int) -> Maker:
+    def copy(self, ranks: int, unread: Unread) -> Maker:
         """Copies them now; what is returned makes the message. `ranks` as for Projections."""
-        copies = {name: matrix.copy() for name, matrix in self.matrices.items()}
+        copies = self._copies(unread)
 
-        def make() -> Captured:
+        def make() -> Optional[Captured]:
             arrays: Dict[str, Tuple[str, np.ndarray]] = {}
-            for name, finish in copies.items():
-                kind, array = finish()
+            for name, (kind, array) in _made(copies, unread):
                 parts = self._split(name, array) if name in (BLOCKS, BY_HEAD) else {name: array}
                 arrays.update((part, (kind, numbers)) for part, numbers in parts.items())
-            return self._message(arrays, ranks)
+            return self._message(arrays, ranks) if arrays else None
 
         return make
 
-    def copy_parts(self, ranks: int, by_first: bool) -> Maker:
+    def copy_parts(self, ranks: int, by_first: bool, unread: Unread) -> Maker:
         """Copies what this rank has of a layer that is spread."""
         places = {part: [*shape, 0, 0] for part, shape in self._parts()}
-        copies = [(name, matrix.at, matrix.copy()) for name, matrix in self.sent(by_first).matrices.items()]
+        sent = self.sent(by_first)
+        copies = sent._copies(unread)
 
-        def make() -> Captured:
+        def make() -> Optional[Captured]:
             found: Dict[str, Tuple[str, np.ndarray]] = {}
-            for name, at, finish in copies:
-                kind, array = finish()
-                for part, place, numbers in blocks(self._rows(name), array, at):
+            for name, (kind, array) in _made(copies, unread):
+                for part, place, numbers in blocks(self._rows(name), array, sent.matrices[name].at):
                     found[part] = kind, numbers
                     places[part][2:] = place
-            return self._message(found, ranks, places)
+            return self._message(found, ranks, places) if found else None
 
         return make
+
+    def _copies(self, unread: Unread) -> Dict[str, Callable[[], Tuple[str, np.ndarray]]]:
+        copies = {}
+        for name, matrix in self.matrices.items():
+            try:
+                copies[name] = matrix.copy()
+            except Exception as error:
+                unread(name, error)
+        return copies
 
     def _message(self, arrays: Mapping[str, Tuple[str, np.ndarray]], ranks: int,
                  parts: Optional[Mapping[str, List[int]]] = None) -> Captured:
@@ -253,8 +193,18 @@ class _Layer(NamedTuple):
         return {"wq": q, "wk": k, "wv": v}
 
 
-Modules = Mapping[str, torch.nn.Module]  # by path
 Layers = Callable[[], Mapping[str, wire.Layer]]  # gives layers by the path of their module
+
+
+def _made(copies: Mapping[str, Callable[[], Tuple[str, np.ndarray]]], unread: Unread) -> Iterator[Tuple[str, Tuple[str, np.ndarray]]]:
+    """(name, dtype and numbers) of those that can be made."""
+    for name, finish in copies.items():
+        try:
+            made = finish()
+        except Exception as error:
+            unread(name, error)
+            continue
+        yield name, made
 
 
 class Projections:
@@ -284,12 +234,31 @@ class Projections:
         self._begun = False  # the first time has come
         self._refused: Dict[str, List[Tuple[str, str]]] = {}  # paths and reasons, by kind
         self._told: List[str] = []
+        self._once = Once(publisher.job)
+        self._takers = Takers()
 
     def note(self, path: str, seen: Seen) -> None:
-        """An attention was seen for the first time."""
+        """An attention was seen."""
+        if self._takers.of(path) is None and seen.output is not None:
+            self._takers.seek(path, seen.output.tensor)
+        if path in self._attends:
+            return
         heads = heads_of(seen)
         self._attends[path] = _Attends(heads, int(seen.q.shape[3]), _order_of(seen)) if isinstance(seen, Queries) \
             else _Attends(heads, None, None)
+
+    @property
+    def follows(self) -> bool:
+        """Whether entered() is to be told of modules."""
+        return self._takers.is_seeking
+
+    def entered(self, path: str, first: Any) -> None:
+        """A module of the model begins, with this first input."""
+        self._takers.entered(path, first)
+
+    def forward_ends(self) -> None:
+        """The forward that was followed is over."""
+        self._takers.forward_ends()
 
     def epoch_ends(self, layers: Layers, epoch: int, step: int) -> None:
         """The epoch is over, of which `step` was the last; `layers` gives those that are wanted."""
@@ -314,6 +283,13 @@ class Projections:
 
     def _send(self, epoch: int, step: int) -> None:
         """Queues those that wait, as far as there is room; shards as far as they have their turn."""
+        try:
+            self._send_waiting(epoch, step)
+        except Exception as error:
+            self._once.warn("failed", "matrices are not published: queuing them failed (%s); attention is captured all the same",
+                            failure(error), exc_info=True)
+
+    def _send_waiting(self, epoch: int, step: int) -> None:
         modules = modules_of(self._root) if self._waiting else {}
         waiting, self._waiting = self._waiting, {}
         self._spread, self._needs, shards = False, 0, 0
@@ -331,12 +307,12 @@ class Projections:
                     self._waiting[path] = layer
                 else:
                     self._queue(layer, epoch, step, found.sent(self._first).nbytes,
-                                functools.partial(found.copy_parts, self._ranks, self._first))
+                                functools.partial(found.copy_parts, self._ranks, self._first, self._unread_of(modules, path)))
             elif self._first and (self._needs or not self._publisher.has_room(found.nbytes)):
                 self._needs = self._needs or found.nbytes
                 self._waiting[path] = layer
             elif self._first:
-                self._queue(layer, epoch, step, found.nbytes, functools.partial(found.copy, self._ranks))
+                self._queue(layer, epoch, step, found.nbytes, functools.partial(found.copy, self._ranks, self._unread_of(modules, path)))
         self._publisher.hurry()
         self._tell(modules)
 
@@ -347,17 +323,45 @@ class Projections:
     def _found(self, modules: Modules, path: str) -> Optional[_Layer]:
         """The matrices of a layer; None: they cannot be published."""
         try:
-            found = _find(modules, path, self._attends[path], self._given)
+            found = _find(modules, path, self._attends[path], self._given, self._takers_of(modules, path))
             places = tuple((name, found.matrices[name].places) for name in GIVEN if name in found.matrices)
             other = self._sent.setdefault(places, path)
             if other != path:
                 raise Refused("tied", f"they are those of {other}, of which they are published")
-            if found.unsent is not None:
-                self._refused.setdefault(found.unsent[0], []).append((path, found.unsent[1]))
+            for names, why in found.unsent:
+                self._refused.setdefault(names, []).append((path, why))
+            if found.absent and ABSENT not in self._told:
+                self._told.append(ABSENT)
+                log.info("job %s: %s has no W_o: no matrix takes what it gives", self._publisher.job, path or "the model")
             return found
         except Refused as refused:
             self._refused.setdefault(refused.kind, []).append((path, str(refused)))
-            return None
+        except Exception as error:
+            log.debug("job %s: matrices of %s", self._publisher.job, path, exc_info=True)
+            self._refused.setdefault("failed", []).append((path, f"reading them failed ({failure(error)})"))
+        return None
+
+    def _takers_of(self, modules: Modules, path: str) -> Optional[List[str]]:
+        """What takes the output of the attention at `path`; where nothing tells, as of one of its class."""
+        own = self._takers.of(path)
+        kind = type(modules.get(path))
+        if own is None:
+            like = next((one for one in self._attends if type(modules.get(one)) is kind and self._takers.of(one)), None)
+            if like is not None:
+                own = [path + taker[len(like):] for taker in self._takers.of(like) or () if taker.startswith(like + ".")] or None
+        return own
+
+    def _unread_of(self, modules: Modules, path: str) -> Unread:
+        """Tells of a matrix of the layer at `path` that could not be made. Any thread."""
+        kind = type(modules.get(path)).__name__
+
+        def unread(name: str, error: Exception) -> None:
+            why = str(error) if isinstance(error, Refused) else f"making it failed ({failure(error)})"
+            self._once.warn(f"unread {name}", "%s of %s (%s) %s not published: %s. attnd.publish_weights takes a matrix of yours; "
+                            "projections={'%s': 'NAME'} tells another module", TOLD[name], path or "the model", kind,
+                            "are" if " and " in TOLD[name] else "is", why, name)
+
+        return unread
 
     def _tell(self, modules: Modules) -> None:
         refused, self._refused = self._refused, {}
@@ -392,12 +396,12 @@ def check_projections(given: Any, root: torch.nn.Module) -> Mapping[str, str]:
 
 # ------------------------------------------------------------------------------------------- finding them
 
-def find_output(modules: Modules, path: str, heads: int, width: int, given: Mapping[str, str]) -> _Matrix:
+def find_output(modules: Modules, path: str, heads: int, width: int, given: Mapping[str, str]) -> Matrix:
     """W_o of the attention at `path`, whose heads have outputs of `width` numbers. It is looked for alone, so W_q,
     W_k and W_v may be what cannot be published, or have other names. Refused."""
     for holder in _around(path):
         if "wo" in given:
-            found = _matrix_at(modules, holder, given["wo"])
+            found = matrix_at(modules, holder, given["wo"])
             if found is not None and found.shape[1] != heads * width:
                 raise Refused("shapes", f"wo {list(found.shape)} does not fit {heads} heads of {width} dimensions")
         else:
@@ -411,6 +415,10 @@ def find_output(modules: Modules, path: str, heads: int, width: int, given: Mapp
         if found is not None and found.shard is not None:
             raise Refused("sharded", f"{given.get('wo', 'the output projection')} is sharded (DTensor), and no rank has all "
                           "of it")
+        if found is not None and found.applied is not None:
+            if found.applied.weight is None:
+                raise Refused("applied", f"{found.applied.what} is no matrix as it is; what it multiplies by is made with weights_every alone")
+            return Matrix(found.applied.weight)
         if found is not None:
             return found
     raise Refused("names", f"it has none of {given.get('wo') or ', '.join(OUT)} that fits {heads} heads of {width} dimensions. "
@@ -421,28 +429,56 @@ def _reader(modules: Modules, holder: str, given: Mapping[str, str]) -> Optional
     """The name of what makes queries in `holder`; None: there is no such thing. It need not be what can be published."""
     told = [(given[name],) for name in ("wq", BLOCKS, BY_HEAD) if name in given]
     for names in told or (*SEPARATE, *((name,) for name in FUSED)):
-        if all(_at(modules, holder, name) is not None for name in names):
+        if all(part_at(modules, holder, name) is not None for name in names):
             return names[0]
     return None
 
 
-def _readable(modules: Modules, holder: str, reader: Optional[str]) -> Optional[_Matrix]:
+def _readable(modules: Modules, holder: str, reader: Optional[str]) -> Optional[Matrix]:
     """The matrix of that name; None: it is none that can be read."""
     try:
-        return None if reader is None else _matrix_at(modules, holder, reader)
+        return None if reader is None else matrix_at(modules, holder, reader)
     except Refused:
         return None
 
 
-def _output(modules: Modules, holder: str, read: Optional[_Matrix], fits: Callable[[int], bool], around: bool = True
-            ) -> Optional[_Matrix]:
+def _output(modules: Modules, holder: str, read: Optional[Matrix], fits: Callable[[int], bool], around: bool = True
+            ) -> Optional[Matrix]:
     """W_o by a name in OUT, whose columns fit, and which leads back to where `read` reads from, when that is known; `around`:
-    or BERT's, in the module around. Refused."""
+    or BERT's, in the module around. Refused when one of them is what cannot be read, and no other fits."""
+    refused: Optional[Refused] = None
     for place, name in [(holder, name) for name in OUT] + [(holder.rpartition(".")[0], "output.dense")] * around:
-        matrix = _matrix_at(modules, place, name)
+        try:
+            matrix = matrix_at(modules, place, name)
+        except Refused as why:
+            refused = refused or why
+            continue
         if matrix is not None and fits(matrix.shape[1]) and (read is None or matrix.shape[0] == read.shape[1]):
             return matrix
+    if refused is not None:
+        raise refused
     return None
+
+
+def _taken(modules: Modules, path: str, takers: Sequence[str], fits: Callable[[Matrix], bool]) -> Optional[Matrix]:
+    """The matrix that takes what the attention at `path` gives; None: there is none. Refused when there are several."""
+    top, refused = _around(path)[-1], None
+    found: Dict[str, Matrix] = {}
+    for taker in takers:
+        if not f"{taker}.".startswith(f"{top}.".lstrip(".")) or any(taker.startswith(f"{one}.") for one in found):
+            continue
+        try:
+            matrix = matrix_of(taker, modules[taker])
+        except Refused as why:
+            refused = why
+            continue
+        if matrix is not None and fits(matrix):
+            found[taker] = matrix
+    if len(found) > 1:
+        raise Refused("names", f"{' and '.join(found)} take what it gives. projections={{'wo': 'NAME'}} tells which")
+    if refused is not None and not found:
+        raise refused
+    return next(iter(found.values()), None)
 
 
 def modules_of(root: torch.nn.Module) -> Dict[str, torch.nn.Module]:
@@ -450,42 +486,98 @@ def modules_of(root: torch.nn.Module) -> Dict[str, torch.nn.Module]:
     return {clean_path(path): module for path, module in root.named_modules(remove_duplicate=False)}
 
 
-def _find(modules: Modules, path: str, attends: _Attends, given: Mapping[str, str]) -> _Layer:
-    """The matrices of the attention at `path`. Refused."""
-    found: Dict[str, _Matrix] = {}
+def _find(modules: Modules, path: str, attends: _Attends, given: Mapping[str, str], takers: Optional[Sequence[str]]) -> _Layer:
+    """The matrices of the attention at `path`. `takers`: paths of what takes its output, None: not known. Refused."""
+    found: Dict[str, Matrix] = {}
     wanted = () if BLOCKS in given or BY_HEAD in given else tuple(name for name in READ if name not in given)
-    automatic = [*(" ".join(names) for names in SEPARATE), *FUSED] if wanted else []
-    unsent: Optional[Tuple[str, str]] = None
-    for holder in _around(path):
-        latent = None if given or found else _latent(modules, holder, attends)
-        if latent is not None:
-            return latent
-        told = {name: _matrix_at(modules, holder, given[name]) for name in given if name not in found}
-        here = {name: matrix for name, matrix in told.items() if matrix is not None}
-        if wanted:
-            read = _separate(modules, holder, wanted) or (_fused(modules, holder, attends) if wanted == READ else {})
-            wanted = () if read else wanted
-            if "wq" in read:
-                read, unsent = _without_gate(modules[holder], read, attends)
-            here.update(read)
-        found.update(here)
-        first = next((found[name] for name in ("wq", BLOCKS, BY_HEAD, "wk", "wv") if name in found), None)
-        if here and first is not None and "wo" not in {**given, **found}:
-            inner = first.shape[0] if "wq" in found else None
-            out = _output(modules, holder, first, lambda columns: columns % attends.heads == 0 and inner in (None, columns))
-            found.update({} if out is None else {"wo": out})
+    unsent: List[Tuple[str, str]] = []
+    reads = path  # where what reads was found
+    for missing in (0, 1):
+        for holder in _around(path) if wanted or not missing else ():
+            latent = None if given or found else _latent(modules, holder, attends)
+            if latent is not None:
+                return latent
+            told = {name: matrix_at(modules, holder, given[name]) for name in given if name not in found}
+            here = {name: matrix for name, matrix in told.items() if matrix is not None}
+            if wanted:
+                read = _separate(modules, holder, wanted, missing) or (
+                    _fused(modules, holder, attends) if wanted == READ and not missing else {})
+                unsent += [(TOLD[name], _unnamed(name)) for name in wanted if read and missing and name not in read]
+                wanted = () if read else wanted
+                if "wq" in read:
+                    read, gated = _without_gate(modules[holder], read, attends)
+                    unsent += gated
+                here.update(read)
+            found.update(here)
+            if any(name in here for name in (*READ, BLOCKS, BY_HEAD)):
+                reads = holder
     if not found:
-        looked_at = ", ".join((*given.values(), *automatic))
-        raise Refused("names", f"it has none of {looked_at}. projections={{'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': "
-                      "'NAME'} tells their names within an attention, weights_every=0 silences this")
-    return _checked(found, attends)._replace(unsent=unsent)
+        raise Refused("names", _none_found(modules, path, given))
+    unsent += [(TOLD[name], f"it has no {given[name]}, as projections= says") for name in given if name not in found]
+    unsent += [(TOLD[name], _unnamed(name)) for name in wanted]
+    absent = False
+    first = next((found[name] for name in ("wq", BLOCKS, BY_HEAD, "wk", "wv") if name in found), None)
+    if first is not None and "wo" not in {**given, **found}:
+        inner = first.shape[0] if "wq" in found else None
+        try:
+            out, absent = _output_of(modules, path, reads, found, first, takers,
+                                     lambda columns: columns % attends.heads == 0 and inner in (None, columns))
+            found.update({} if out is None else {"wo": out})
+        except Refused as why:
+            unsent.append(("W_o", str(why)))
+    return _checked(found, attends)._replace(unsent=tuple(unsent), absent=absent)
+
+
+def _output_of(modules: Modules, path: str, holder: str, found: Mapping[str, Matrix], read: Matrix, takers: Optional[Sequence[str]],
+               fits: Callable[[int], bool]) -> Tuple[Optional[Matrix], bool]:
+    """W_o beside what reads in `holder`, by its name or because it takes what the attention gives; and whether it is certain that there is
+    none. Refused."""
+    def fits_both(matrix: Matrix) -> bool:
+        return fits(matrix.shape[1]) and matrix.shape[0] == read.shape[1]
+
+    out = _output(modules, holder, read, fits) or (_taken(modules, path, takers, fits_both) if takers else None)
+    if out is not None:
+        return out, False
+    known = {place for matrix in found.values() for place in matrix.places}
+    others = [one for one, module in modules.items() if one.startswith(f"{holder}.".lstrip(".")) and is_of_torch(module)
+              and (matrix := _tried(one, module)) is not None and fits_both(matrix) and not known.intersection(matrix.places)]
+    if takers is None or others:
+        beside = f"{others[0]} has its shape, but nothing tells that it takes" if others else "nothing tells what takes"
+        raise Refused("names", f"it has none of {', '.join(OUT)} that fits, and {beside} what the attention gives. "
+                      "projections={'wo': 'NAME'} tells its name")
+    return None, True
+
+
+def _tried(name: str, module: torch.nn.Module) -> Optional[Matrix]:
+    try:
+        return matrix_of(name, module)
+    except Refused:
+        return None
+
+
+def _unnamed(name: str) -> str:
+    """Why one of W_q, W_k and W_v is not sent, whose others are."""
+    return f"it has none of {', '.join(names[READ.index(name)] for names in SEPARATE)}. projections={{'{name}': 'NAME'}} tells its name"
+
+
+def _none_found(modules: Modules, path: str, given: Mapping[str, str]) -> str:
+    """Why there is no matrix at all: names that are not there, and those that are, but are no matrices or lack the others."""
+    groups: List[Tuple[str, ...]] = [(name,) for name in given.values()]
+    if not (BLOCKS in given or BY_HEAD in given or set(READ) <= set(given)):
+        groups += [*SEPARATE, *((name,) for name in FUSED)]
+    there = {name: part for holder in reversed(_around(path)) for names in groups for name in names
+             if (part := part_at(modules, holder, name)) is not None}
+    lacking = ", ".join(" ".join(names) for names in groups if not there.keys() & set(names))
+    return f"it has none of {lacking}" + "".join(f"; its {name} is {held(part)}" for name, part in there.items()) + (
+        ". projections={'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': 'NAME'} tells their names within an attention, "
+        "weights_every=0 silences this")
 
 
 def _latent(modules: Modules, holder: str, attends: _Attends) -> Optional[_Layer]:
     """W_v and W_o of multi-head latent attention; None: it is none. Refused."""
     heads = attends.heads
     for names in LATENT:
-        b, a = (_matrix_at(modules, holder, name) for name in names[:2])
+        b, a = (matrix_at(modules, holder, name) for name in names[:2])
         norm: Any = getattr(modules.get(f"{holder}.{names[2]}".lstrip(".")), "weight", None)
         if b is None or a is None or b.shard is not None or a.shard is not None or a.shape[0] < b.shape[1] or b.shape[0] % heads:
             continue
@@ -493,27 +585,27 @@ def _latent(modules: Modules, holder: str, attends: _Attends) -> Optional[_Layer
         out = _output(modules, holder, a, lambda columns: columns % heads == 0 and columns // heads < each, around=False)
         if out is None:
             continue
-        if a.added:
-            raise Refused("parametrised", f"LoRA adds to {names[1]}, the first of two factors")
+        if a.added or a.applied is not None:
+            raise Refused("parametrised", f"an adapter changes {names[1]}, the first of two factors")
         d = out.shape[1] // heads
         v = b._replace(rows=(each, each - d, d), latent=(None if norm is None else norm.detach(), a.tensor))
-        return _checked({"wv": v, "wo": out}, attends._replace(head_dim=d))._replace(unsent=(
+        return _checked({"wv": v, "wo": out}, attends._replace(head_dim=d))._replace(unsent=((
             "W_q and W_k", f"the heads that they make are of another dimension than those of values, which are of {d}; of this latent "
-            "attention W_v (both factors multiplied, without what the norm between them divides by) and W_o are"))
+            "attention W_v (both factors multiplied, without what the norm between them divides by) and W_o are"),))
     return None
 
 
-def _without_gate(module: torch.nn.Module, read: Dict[str, _Matrix],
-                  attends: _Attends) -> Tuple[Dict[str, _Matrix], Optional[Tuple[str, str]]]:
+def _without_gate(module: torch.nn.Module, read: Dict[str, Matrix],
+                  attends: _Attends) -> Tuple[Dict[str, Matrix], List[Tuple[str, str]]]:
     """W_q without the gate that it has for each query, and what cannot be sent, with the reason."""
     stated: Any = getattr(module, "head_dim", None)
     d, wq = attends.head_dim or (stated if isinstance(stated, int) else 0), read["wq"]
     if not d or wq.shape[0] != 2 * attends.heads * d:
-        return read, None
+        return read, []
     if GATED_BY_HEAD.match(type(module).__name__) and wq.shard is None:
-        return {**read, "wq": wq._replace(rows=(2 * d, 0, d))}, None
-    return {name: matrix for name, matrix in read.items() if name != "wq"}, (
-        "W_q", "its matrix has twice the rows of its heads, as with a gate, in an order that is not certain, or in parts")
+        return {**read, "wq": wq._replace(rows=(2 * d, 0, d))}, []
+    return {name: matrix for name, matrix in read.items() if name != "wq"}, [(
+        "W_q", "its matrix has twice the rows of its heads, as with a gate, in an order that is not certain, or in parts")]
 
 
 def _around(path: str) -> List[str]:
@@ -525,18 +617,19 @@ def _around(path: str) -> List[str]:
     return found
 
 
-def _separate(modules: Modules, holder: str, wanted: Tuple[str, ...]) -> Dict[str, _Matrix]:
+def _separate(modules: Modules, holder: str, wanted: Tuple[str, ...], missing: int) -> Dict[str, Matrix]:
+    """Those of `wanted` by their names of SEPARATE, of which this number may be missing, but not all."""
     for names in SEPARATE:
-        told = {key: _matrix_at(modules, holder, name) for key, name in zip(READ, names) if key in wanted}
+        told = {key: matrix_at(modules, holder, name) for key, name in zip(READ, names) if key in wanted}
         found = {key: matrix for key, matrix in told.items() if matrix is not None}
-        if len(found) == len(wanted):
+        if found and len(found) + missing == len(wanted):
             return found
     return {}
 
 
-def _fused(modules: Modules, holder: str, attends: _Attends) -> Dict[str, _Matrix]:
+def _fused(modules: Modules, holder: str, attends: _Attends) -> Dict[str, Matrix]:
     for name in FUSED:
-        matrix = _matrix_at(modules, holder, name)
+        matrix = matrix_at(modules, holder, name)
         if matrix is None:
             continue
         module = modules[holder]
@@ -550,7 +643,7 @@ def _fused(modules: Modules, holder: str, attends: _Attends) -> Dict[str, _Matri
     return {}
 
 
-def _checked(found: Mapping[str, _Matrix], attends: _Attends) -> _Layer:
+def _checked(found: Mapping[str, Matrix], attends: _Attends) -> _Layer:
     """With its heads. Refused when shapes do not agree with them."""
     heads, order = attends.heads, next((name for name in (BLOCKS, BY_HEAD) if name in found), None)
     shapes = {name: matrix.shape for name, matrix in found.items()}
@@ -575,101 +668,9 @@ def _order_of(seen: Queries) -> Optional[str]:
     and so lie in one tensor; None: they do not."""
     q, k = seen.q, seen.k
     heads, d = int(q.shape[1]), int(q.shape[3])
-    if heads < 2 or k.shape[1] != heads or q.stride() != k.stride() or q.stride(3) != 1 or _storage(q).data_ptr() != _storage(k).data_ptr():
+    if heads < 2 or k.shape[1] != heads or q.stride() != k.stride() or q.stride(3) != 1 or storage(q).data_ptr() != storage(k).data_ptr():
         return None
     row, apart = 3 * heads * d, k.storage_offset() - q.storage_offset()
     if q.storage_offset() % row or row not in (q.stride(0), q.stride(2)) or q.stride(2) % row:
         return None
     return {(d, heads * d): BLOCKS, (3 * d, d): BY_HEAD}.get((int(q.stride(1)), int(apart)))
-
-
-# --------------------------------------------------------------------------------------- one of them
-
-def _matrix_at(modules: Modules, holder: str, name: str) -> Optional[_Matrix]:
-    """The matrix that a module or parameter of `holder` is; None: there is no such thing. Refused."""
-    found = _at(modules, holder, name)
-    if isinstance(found, torch.nn.Module):
-        return _matrix_of(name, found)
-    return None if found is None else _held(name, found)
-
-
-def _at(modules: Modules, holder: str, name: str) -> Union[None, torch.nn.Module, torch.Tensor]:
-    """The module or parameter of `holder` that has this name, be it a matrix or not; None: there is none."""
-    module = modules.get(f"{holder}.{name}".lstrip("."))
-    *inner, last = name.split(".")
-    owner = modules.get(".".join(filter(None, (holder, *inner))))
-    return module if module is not None or owner is None else owner._parameters.get(last)
-
-
-def _matrix_of(name: str, module: torch.nn.Module) -> Optional[_Matrix]:
-    base: Any = getattr(module, "base_layer", None)
-    if isinstance(base, torch.nn.Module) and hasattr(module, "lora_A"):
-        matrix = _matrix_of(name, base)
-        added = () if matrix is None else _lora(name, module)
-        if added and matrix is not None and matrix.shard is not None:
-            raise Refused("sharded", f"{name} is sharded (DTensor), and what LoRA adds to it is not")
-        return None if matrix is None else matrix._replace(added=added)
-    if hasattr(module, "parametrizations"):
-        raise Refused("parametrised", f"{name} is parametrised (torch.nn.utils.parametrize)")
-    weight: Any = getattr(module, "weight", None)
-    if weight is None:
-        packed = next((part for part in ("qweight", "W_q") if hasattr(module, part)), None)
-        if packed is not None:
-            raise Refused("quantised", f"{name} is quantised ({type(module).__name__})")
-        return None
-    matrix = _held(name, weight)
-    declared = getattr(module, "out_features", None), getattr(module, "in_features", None)
-    if None not in declared and matrix.shape != declared:
-        raise Refused("sharded", f"this process has a part of {name} alone")
-    return matrix._replace(transposed=type(module).__name__ == "Conv1D")
-
-
-def _lora(name: str, module: Any) -> Tuple[Tuple[float, torch.Tensor, torch.Tensor], ...]:
-    """The addends of LoRA in a forward, as peft has it."""
-    if module.merged or module.disable_adapters:
-        return ()
-    active = [adapter for adapter in module.active_adapters if adapter in module.lora_A]
-    if any(adapter in getattr(module, "lora_variant", ()) or getattr(module, "use_dora", {}).get(adapter)
-           for adapter in active):
-        raise Refused("parametrised", f"{name} has a variant of LoRA that does more than add B A")
-    return tuple((float(module.scaling[adapter]), _plain(name, module.lora_B[adapter].weight),
-                  _plain(name, module.lora_A[adapter].weight)) for adapter in active)
-
-
-def _held(name: str, weight: Any) -> _Matrix:
-    """The matrix, or the rows of it that are shared out to this process. Refused."""
-    if not is_sharded(weight):
-        return _Matrix(_plain(name, weight))
-    try:
-        local, shard = shard_of(weight)
-    except ValueError as why:
-        raise Refused("sharded", f"{name} {why}") from None
-    if local.dtype not in DTYPE_NAMES:
-        raise Refused("quantised", f"{name} is quantised ({local.dtype})")
-    if shard.sent and (local.device.type == "meta" or not _is_held(local)):
-        raise Refused("sharded", f"this process has no part of {name} now, as it should")
-    return _Matrix(local.detach(), shard=shard)
-
-
-def _plain(name: str, weight: Any) -> torch.Tensor:
-    """The tensor, when its numbers are all here as they are. Refused."""
-    if is_sharded(weight):
-        raise Refused("sharded", f"{name} is sharded (DTensor), and no rank has all of it")
-    if not isinstance(weight, torch.Tensor) or type(weight) not in (torch.Tensor, torch.nn.Parameter) or \
-            weight.dtype not in DTYPE_NAMES:
-        what = getattr(weight, "dtype", None) or type(weight).__name__
-        raise Refused("quantised", f"{name} is quantised ({type(weight).__name__}, {what})")
-    if weight.dim() != 2 or weight.numel() == 0 or weight.device.type == "meta" or not _is_held(weight):
-        raise Refused("sharded", f"this process has no matrix {name} now: it is sharded (FSDP, ZeRO), or none")
-    return weight.detach()
-
-
-def _storage(tensor: Any) -> Any:
-    return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()  # torch 1.13
-
-
-def _is_held(tensor: torch.Tensor) -> bool:
-    """Whether its memory is there: FSDP frees that of views and leaves them."""
-    storage = _storage(tensor)
-    last = tensor.storage_offset() + sum((int(n) - 1) * step for n, step in zip(tensor.shape, tensor.stride()))
-    return bool(storage.nbytes() >= (last + 1) * tensor.element_size())

@@ -22,7 +22,8 @@ import torch
 from ..base.once import Once
 from ..forms.seen import Seen, heads_of, queries_of
 from ..sending.publisher import Publisher
-from .projections import Refused, find_output, modules_of
+from .applied import Refused
+from .projections import find_output, modules_of
 
 if TYPE_CHECKING:
     from ..forms.spy import Entered

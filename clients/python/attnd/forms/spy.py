@@ -94,6 +94,7 @@ class Spy:
         self._trains = True  # what this forward computes is trained with
         self._again = False  # it is repeated by backward
         self._fast: Optional[torch.nn.Module] = None  # takes its fast path now, and is passed over
+        self.follows: Optional[Callable[[str, Any], None]] = None  # is told of modules that begin, and of their first input
         self.seconds = 0.0  # that the hooks took, and what is told from within the mode
 
     @property
@@ -330,6 +331,8 @@ class Spy:
                 self._stack.append(Entered(module, path, sys._getframe(1), args))
                 self._entered[path] = module
                 self._pass_over(module, path, args)
+                if self.follows is not None:
+                    self.follows(path, self._stack[-1].first)
         except Exception:
             self.watcher.notices.failed("a forward could not be followed")
         finally:

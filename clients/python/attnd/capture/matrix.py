@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: MIT
+"""matrix: the matrix that a module or parameter of a model is, as it acts now, and its copy.
+
+    as it is      a Linear or Conv1D, a convolution over one place, a parameter
+    LoRA          base + scale B A, as peft has it, put together on the sender thread
+    applied       anything else that has parameters: applied.py. Shapes are those of what it is wrapped around
+
+What it is not: quantised, in another process, or no matrix at all.
+"""
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple, Union
+
+import numpy as np
+import torch
+
+from ..sending.devices import DTYPE_NAMES, HostCopy
+from .applied import Applied, Refused, described, failure, is_of_torch, is_parametrisation
+from .shards import Shard, is_sharded, shard_of
+
+Modules = Mapping[str, torch.nn.Module]  # by path
+
+Added = Tuple[Tuple[float, torch.Tensor, torch.Tensor], ...]
+
+
+class Matrix(NamedTuple):
+    """A matrix of the model, [out, in] or `transposed`, and what LoRA adds to it: scale B A of each.
+
+    shard    the tensor is a part of the matrix
+    rows     (each, first, count): in every `each` rows of the tensor, the matrix has the `count` rows from `first` on
+    latent   (scale or None, factor): the matrix is tensor diag(scale) factor, of whose rows as many count as the tensor has
+             columns
+    applied  computes the matrix, of which the tensor has the shape alone
+    """
+    tensor: torch.Tensor
+    transposed: bool = False
+    added: Added = ()
+    shard: Optional[Shard] = None
+    rows: Optional[Tuple[int, int, int]] = None
+    latent: Optional[Tuple[Optional[torch.Tensor], torch.Tensor]] = None
+    applied: Optional[Applied] = None
+
+    @property
+    def shape(self) -> Tuple[int, int]:
+        rows, columns = self.shard.shape if self.shard is not None else (int(n) for n in self.tensor.shape)
+        rows, columns = (columns, rows) if self.transposed else (rows, columns)
+        if self.rows is not None:
+            rows = rows // self.rows[0] * self.rows[2]
+        return rows, columns if self.latent is None else int(self.latent[1].shape[1])
+
+    @property
+    def at(self) -> Tuple[int, int]:
+        """The row and column of the whole where the tensor begins."""
+        first = self.shard.first if self.shard is not None else 0
+        return (0, first) if self.transposed else (first, 0)
+
+    def is_sent(self, by_first: bool) -> bool:
+        """Whether this rank sends it, as a part; `by_first`: it is the rank that sends what all have."""
+        return by_first if self.shard is None else self.shard.sent
+
+    @property
+    def nbytes(self) -> int:
+        sources = [*self._sources, *(tensor for tensor in self.latent or () if tensor is not None)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in sources)
+
+    @property
+    def places(self) -> Tuple[int, ...]:
+        """Where its numbers lie."""
+        if self.shard is not None:
+            return (self.shard.identity,)
+        return tuple(tensor.data_ptr() for tensor in self._sources)
+
+    @property
+    def _sources(self) -> Iterator[torch.Tensor]:
+        if self.applied is not None:
+            return iter(self.applied.tensors())
+        return iter((self.tensor, *(tensor for _, *pair in self.added for tensor in pair)))
+
+    def copy(self, floats: bool = False) -> Callable[[], Tuple[str, np.ndarray]]:
+        """Copies it now; what is returned gives dtype and numbers, [out, in]. `floats`: f16 and bf16 as f32."""
+        whole = HostCopy(self.tensor) if self.applied is None else self.applied.copy()
+        added = [(scale, HostCopy(b), HostCopy(a)) for scale, b, a in self.added]
+        latent = None if self.latent is None else [None if one is None else HostCopy(one) for one in self.latent]
+
+        def finish() -> Tuple[str, np.ndarray]:
+            if not isinstance(whole, HostCopy):
+                kind, array = "f32", whole()
+            else:
+                kind, array = ("f32", whole.floats()) if added or floats or latent else (whole.dtype_name, whole.numpy())
+            array = array.T if self.transposed else array
+            for scale, b, a in added:
+                array = array + np.float32(scale) * (b.floats() @ a.floats())
+            if self.rows is not None:
+                each, first, count = self.rows
+                array = array.reshape(-1, each, array.shape[1])[:, first:first + count].reshape(-1, array.shape[1])
+            if latent is not None and latent[1] is not None:
+                scaled = array if latent[0] is None else array * latent[0].floats()
+                array = scaled @ latent[1].floats()[:array.shape[1]]
+            return ("f64" if array.dtype == np.float64 else kind), array
+
+        return finish
+
+
+# --------------------------------------------------------------------------------------- one of them
+
+def matrix_at(modules: Modules, holder: str, name: str) -> Optional[Matrix]:
+    """The matrix that a module or parameter of `holder` is; None: there is no such thing. Refused."""
+    found = part_at(modules, holder, name)
+    if isinstance(found, torch.nn.Module):
+        try:
+            return matrix_of(name, found)
+        except Refused:
+            raise
+        except Exception as error:
+            raise Refused("failed", f"{name}, {described(found)}, could not be read ({failure(error)})") from error
+    if found is None or found.dim() == 1 and found.numel():
+        return None
+    matrix = _own(name, found)
+    around, _, last = ".".join((holder, name)).rpartition(".")[0].rpartition(".")
+    wrapper = modules.get(around) if last == "base_layer" else None
+    added = _lora(name, wrapper) if hasattr(wrapper, "lora_A") else ()
+    if added is None or added and matrix.shard is not None:
+        raise Refused("applied", f"{name} has an adapter ({type(wrapper).__name__}) that does more than add to it")
+    return matrix._replace(added=added)
+
+
+def part_at(modules: Modules, holder: str, name: str) -> Union[None, torch.nn.Module, torch.Tensor]:
+    """The module or parameter of `holder` that has this name, be it a matrix or not; None: there is none. Of a parameter that is
+    parametrised, what gives it."""
+    module = modules.get(f"{holder}.{name}".lstrip("."))
+    *inner, last = name.split(".")
+    owner = modules.get(".".join(filter(None, (holder, *inner))))
+    if module is not None or owner is None:
+        return module
+    given: Any = owner._modules.get("parametrizations")
+    if given is not None and last in given:
+        part: torch.nn.Module = given[last]
+        return part
+    found = owner._parameters.get(last, vars(owner).get(last))
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def held(part: Union[torch.nn.Module, torch.Tensor]) -> str:
+    """What a part of an attention is that is not sent."""
+    return described(part) if isinstance(part, torch.nn.Module) else f"a parameter {list(part.shape)}"
+
+
+def matrix_of(name: str, module: torch.nn.Module) -> Optional[Matrix]:
+    """The matrix that a module multiplies by; None: it is none. Refused."""
+    base: Any = getattr(module, "base_layer", None)
+    if isinstance(base, torch.nn.Module) and hasattr(module, "lora_A"):
+        added = _lora(name, module)
+        if added is not None:
+            matrix = matrix_of(name, base)
+            if added and matrix is not None and matrix.shard is not None:
+                raise Refused("sharded", f"{name} is sharded (DTensor), and what LoRA adds to it is not")
+            return None if matrix is None else matrix._replace(added=added)
+    if isinstance(module, torch.nn.Sequential):
+        inner = _only_matrix(module)
+        if inner is not None:
+            return matrix_of(f"{name}.{inner}", module.get_submodule(inner))
+    if isinstance(module, torch.nn.Embedding) or (type(module).forward is torch.nn.Module.forward and "forward" not in vars(module)
+                                                  and not is_parametrisation(module)):
+        return None
+    if callable(getattr(type(module), "weight", None)) or any(
+            isinstance(own.get(part), torch.Tensor) for own in (module._parameters, module._buffers, vars(module))
+            for part in ("qweight", "W_q")):
+        raise Refused("quantised", f"{name} is quantised ({type(module).__name__})")
+    weight = module._parameters.get("weight")
+    if weight is None or not (is_of_torch(module) or type(module).__name__ == "Conv1D"):
+        return _applied(name, module)
+    if weight.dim() > 2 and not is_sharded(weight):
+        if any(n != 1 for n in weight.shape[2:]) or getattr(module, "groups", 1) != 1:
+            raise Refused("convolution", f"{name} is a convolution over several places or in groups ({type(module).__name__})")
+    if weight.dim() == 1 and weight.numel():
+        return None
+    matrix = _own(name, weight if weight.dim() < 3 else weight.detach().flatten(1))
+    declared = getattr(module, "out_features", None), getattr(module, "in_features", None)
+    if None not in declared and matrix.shape != declared:
+        raise Refused("sharded", f"this process has a part of {name} alone")
+    return matrix._replace(transposed=type(module).__name__ == "Conv1D")
+
+
+def _only_matrix(module: torch.nn.Sequential) -> Optional[str]:
+    """The name of the one part that multiplies, when others have no weights but those of norms; norms stand outside of a matrix
+    everywhere. None: there are several, or activations between."""
+    found = [name for name, part in module._modules.items() if part is not None
+             and not isinstance(part, torch.nn.Identity) and not any(word in type(part).__name__ for word in ("Dropout", "Norm"))]
+    return found[0] if len(found) == 1 else None
+
+
+def _applied(name: str, module: torch.nn.Module) -> Optional[Matrix]:
+    """What is told by applying it; None: it has nothing that multiplies."""
+    for parameter in module.parameters():
+        _check(name, parameter)
+    sides = _sides(name, module)
+    if sides is None:
+        return None
+    return Matrix(torch.empty(sides, device="meta"), applied=Applied(name, module, *sides))
+
+
+def _sides(name: str, module: torch.nn.Module) -> Optional[Tuple[int, int]]:
+    """(rows, columns) of a module that says so, or is around one that does: the largest, as adapters beside it are smaller."""
+    base: Any = getattr(module, "base_layer", None)
+    if isinstance(base, torch.nn.Module) and not is_of_torch(module):
+        matrix = matrix_of(name, base)
+        return None if matrix is None else matrix.shape
+    said = [(getattr(part, out, None), getattr(part, into, None)) for part in module.modules() for out, into in (
+        ("out_features", "in_features"), ("out_channels", "in_channels"), ("nf", "nx"))]  # Linears, convolutions, GPT-2's Conv1D
+    found = [(out, into) for out, into in said if isinstance(out, int) and isinstance(into, int)]
+    if said[0] in found:
+        return found[0]
+    if not found:
+        found = [(int(one.shape[0]), int(one.shape[1])) for one in module.parameters() if one.dim() == 2]
+    return (max(rows for rows, _ in found), max(columns for _, columns in found)) if found else None
+
+
+def _lora(name: str, module: Any) -> Optional[Added]:
+    """The addends of LoRA in a forward, as peft has it; None: it does something else. Refused."""
+    if type(module).__name__ == "ParamWrapper" or not all(hasattr(module, part) for part in (
+            "lora_B", "scaling", "active_adapters", "merged", "disable_adapters")):
+        return None
+    if module.merged or module.disable_adapters:
+        return None if module.merged and module.disable_adapters else ()
+    active = [adapter for adapter in module.active_adapters if adapter in module.lora_A]
+    variants: Any = getattr(module, "lora_variant", {})
+    if any("ALora" in str(variants.get(adapter)) for adapter in active):
+        raise Refused("applied", f"{name} has an adapter that acts on some of the tokens (aLoRA), so it is no one matrix")
+    pairs = [(module.lora_B[adapter], module.lora_A[adapter]) for adapter in active]
+    if any(adapter in variants or getattr(module, "use_dora", {}).get(adapter) for adapter in active) or \
+            not all(isinstance(part, torch.nn.Module) and is_of_torch(part) and "weight" in part._parameters for pair in pairs
+                    for part in pair):
+        return None
+    return tuple((float(module.scaling[adapter]), *(_plain(name, part.weight if part.weight.dim() < 3 else part.weight.flatten(1)) for part in pair))  # type: ignore[misc]
+                 for adapter, pair in zip(active, pairs))
+
+
+def _own(name: str, weight: Any) -> Matrix:
+    """The matrix, or the rows of it that are shared out to this process. Refused."""
+    if not is_sharded(weight):
+        return Matrix(_plain(name, weight))
+    try:
+        local, shard = shard_of(weight)
+    except ValueError as why:
+        raise Refused("sharded", f"{name} {why}") from None
+    if local.dtype not in DTYPE_NAMES:
+        raise Refused("quantised", f"{name} is quantised ({local.dtype})")
+    if shard.sent and (local.device.type == "meta" or not _is_held(local)):
+        raise Refused("sharded", f"this process has no part of {name} now, as it should")
+    return Matrix(local.detach(), shard=shard)
+
+
+def _check(name: str, weight: Any) -> None:
+    """Refused, unless its numbers are all here as they are."""
+    if is_sharded(weight):
+        raise Refused("sharded", f"{name} is sharded (DTensor), and no rank has all of it")
+    if not isinstance(weight, torch.Tensor) or type(weight) not in (torch.Tensor, torch.nn.Parameter) or \
+            weight.dtype not in DTYPE_NAMES and not weight.is_complex():
+        what = getattr(weight, "dtype", None) or type(weight).__name__
+        raise Refused("quantised", f"{name} is quantised ({type(weight).__name__}, {what})")
+    if weight.numel() == 0 or weight.device.type == "meta" or not _is_held(weight):
+        raise Refused("sharded", f"this process has no matrix {name} now: it is sharded (FSDP, ZeRO), or none")
+
+
+def _plain(name: str, weight: Any) -> torch.Tensor:
+    """The tensor, when it is a matrix. Refused."""
+    _check(name, weight)
+    if weight.dim() != 2 or weight.is_complex():
+        raise Refused("sharded", f"this process has no matrix {name} now: it is sharded (FSDP, ZeRO), or none")
+    plain: torch.Tensor = weight.detach()
+    return plain
+
+
+def storage(tensor: Any) -> Any:
+    """Its memory."""
+    return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()  # torch 1.13
+
+
+def _is_held(tensor: torch.Tensor) -> bool:
+    """Whether its memory is there: FSDP frees that of views and leaves them."""
+    memory = storage(tensor)
+    last = tensor.storage_offset() + sum((int(n) - 1) * step for n, step in zip(tensor.shape, tensor.stride()))
+    return bool(memory.nbytes() >= (last + 1) * tensor.element_size())
