@@ -524,3 +524,138 @@ def test_a_block_of_a_fused_matrix_falls_into_parts_of_those_it_consists_of():
     for name, rows in by_head:
         assert np.array_equal(together[name][:, 1:], matrix[rows, 1:])
     assert [name for name, _, _ in blocks(by_head, matrix[:2], (0, 0))] == ["wq"]
+
+
+# ------------------------------------------------------------------------------------------ W_o under another name
+
+class Unnamed(nn.Module):
+    """Attention whose W_o is `far`, if anything: `end` is what becomes of its heads' outputs and its input."""
+
+    def __init__(self, end, **parts):
+        super().__init__()
+        self.num_heads, self.end = H, end
+        for name in READ:
+            setattr(self, name, nn.Linear(D, D))
+        for name, part in parts.items():
+            setattr(self, name, part())
+
+    def forward(self, x):
+        q, k, v = (heads(getattr(self, name)(x)) for name in READ)
+        return self.end(self, ((q @ k.transpose(2, 3)).softmax(-1) @ v).transpose(1, 2).flatten(2), x)
+
+
+class Finish(nn.Module):
+    """As BERT has it: of two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.norm = nn.Linear(D, D), nn.LayerNorm(D)
+
+    def forward(self, y, x):
+        return self.norm(self.dense(y) + x)
+
+
+def square():
+    return nn.Linear(D, D)
+
+
+@pytest.mark.parametrize("end, parts, where", [
+    (lambda self, y, x: self.far(y), {"far": square}, "far"),
+    (lambda self, y, x: self.far(y * self.gate(x).sigmoid()), {"gate": square, "far": square}, "far"),
+    (lambda self, y, x: self.far(self.norm(nn.functional.dropout(y, 0.1))), {"norm": lambda: nn.LayerNorm(D), "far": square}, "far"),
+    (lambda self, y, x: self.far(y), {"far": lambda: nn.Sequential(nn.Linear(D, D), nn.Dropout(0.1)), "other": square}, "far.0"),
+    (lambda self, y, x: self.far(y, x), {"far": Finish}, "far.dense"),
+    (lambda self, y, x: self.far(y.transpose(1, 2)).transpose(1, 2), {"far": lambda: nn.Conv1d(D, D, 1)}, "far")],
+    ids=["alone", "a gate", "a norm", "a dropout", "two inputs", "a convolution"])
+def test_the_output_matrix_is_the_one_that_takes_what_the_attention_gives(watched, caplog, end, parts, where):
+    model = Model(lambda: Unnamed(end, **parts))
+    it = watched(model)
+    model(torch.rand(1, T, D)).sum().backward()
+    it.step()
+    it.epoch_end()
+    for layer, _, _, got in sent(it):
+        want = attn(model, layer).get_submodule(where).weight.detach().flatten(1).numpy()
+        np.testing.assert_array_equal(got["wo"], want)
+    assert caplog.messages == []
+
+
+def test_the_output_matrix_of_the_module_around_is_found(watched):
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.core, self.mixer = Unnamed(lambda self, y, x: y), square()
+            self.mlp = nn.Sequential(nn.Linear(D, 2 * D), nn.Linear(2 * D, D))
+
+        def forward(self, x):
+            x = x + self.mixer(self.core(x))
+            return x + self.mlp(x)
+
+    it = watched(Model(Around))
+    assert_equal(trained(it)[0][3], *weights_of(attn(it.model).core, *READ), attn(it.model).mixer.weight)
+
+
+@pytest.mark.parametrize("end, parts, said", [
+    (lambda self, y, x: self.far(y * self.gate(y).sigmoid()), {"gate": square, "far": square},
+     r"job job: W_o of blocks.0.attn \(Unnamed, and 1 more layer\) is not published: blocks.0.attn.gate and blocks.0.attn.far take "
+     r"what it gives. projections={'wo': 'NAME'} tells which$"),
+    (lambda self, y, x: self.far(x + y), {"far": square},
+     r"it has none of out_proj, .*, and blocks.0.attn.far has its shape, but nothing tells that it takes what the attention gives. "
+     r"projections={'wo': 'NAME'} tells its name$"),
+    (lambda self, y, x: self.far(y.detach()), {"far": square}, "projections={'wo': 'NAME'} tells its name$"),
+    (lambda self, y, x: self.far(y), {"far": lambda: nn.Linear(D, 3 * D)}, "blocks.0.attn.far takes what the attention gives, but gives no 16 numbers"),
+    (lambda self, y, x: y, {"far": lambda: nn.Linear(D, 2)}, None)],
+    ids=["two take it", "a residual", "cut off", "another width", "there is none"])
+def test_an_output_matrix_that_is_not_certain_is_told_once_and_one_that_is_not_there_is_no_fault(watched, caplog, end, parts, said):
+    it = watched(Model(lambda: Unnamed(end, **parts)))
+    assert [set(matrices) for *_, matrices in trained(it, 2)] == [set(("wq", "wk", "wv"))] * 4
+    assert [bool(re.search(said or "none", message)) for message in caplog.messages] == [True] * (said is not None)
+
+
+@pytest.mark.parametrize("names, told, got, said", [
+    (("q_proj", "other", "v_proj"), {}, {"wq", "wv", "wo"}, "W_k of blocks.0.attn .* is not published: it has none of k_proj, key, .*projections={'wk': 'NAME'}"),
+    (("q_net", "k_net", "v_net"), {}, None, "it has none of q_proj k_proj v_proj, .*; in it are q_net, k_net, v_net, o_proj. projections="),
+    (("q_net", "k_net", "v_net"), {"wo": "o_proj"}, {"wo"}, "W_q of blocks.0.attn .* is not published: it has none of q_proj, ")],
+    ids=["one is missing", "all are", "all but W_o"])
+def test_names_that_are_not_known_are_told_beside_those_that_are(watched, caplog, names, told, got, said):
+    found = trained(watched(Model(lambda: simple(*names)), projections=told), 2)
+    assert [set(matrices) for *_, matrices in found] == ([] if got is None else [got] * 4)
+    assert re.search(said, caplog.messages[0]) and len(caplog.messages) == len(set(caplog.messages))
+
+
+def test_what_has_a_name_and_is_no_matrix_is_told_as_what_it_is(watched, caplog):
+    class Each(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList(nn.Linear(D, D) for _ in range(3))
+
+        def forward(self, x, scale):
+            return torch.cat([part(x) for part in self.parts], -1) * scale
+
+    model = Model(lambda: Attention({}, lambda self, x: in_turn(self.qkv(x, 1.0))))
+    for block in model.blocks:
+        block["attn"].qkv = Each()
+    assert trained(watched(model), 2) == []
+    said, = caplog.messages
+    assert "; its qkv is Each of test_projections around parts.0 (Linear); in it are qkv.parts.0, qkv.parts.1, qkv.parts.2. projections=" in said
+    assert "Wqkv" in said and " qkv," not in said
+
+
+def test_a_failure_in_reading_one_layer_names_it_and_loses_no_attention(watched, caplog):
+    class Broken(nn.Linear):
+        @property
+        def in_features(self):
+            raise OSError("no such file")
+
+        @in_features.setter
+        def in_features(self, value):
+            pass
+
+    it = watched(Model(simple))
+    train(it)
+    attn(it.model, 0).k_proj.__class__ = Broken
+    it.epoch_end()
+    train(it)
+    assert [layer for layer, *_ in sent(it)] == [1]
+    assert caplog.messages == ["job job: W_q, W_k, W_v and W_o of blocks.0.attn (Attention) are not published: k_proj (Broken of test_projections) "
+                               "could not be read (OSError: no such file)"]
+    assert sum(message.kind == "attention" for message in it.messages) == 4

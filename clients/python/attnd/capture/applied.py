@@ -5,7 +5,7 @@ The training thread copies the tensors of the module as they are. The sender thr
 in eval mode and without hooks (those of torch.nn.utils are kept, as they make the weight), and lets it
 
     tell its weight       a layer of torch whose weight is parametrised, or made by such a hook
-    multiply the identity anything else; two further inputs show whether it is linear at all
+    multiply the identity anything else; further inputs, apart, show whether it is linear, and the same in each batch
 
 The module of the training is not called, so its buffers, hooks and random numbers are left alone. The copy computes in f32 or
 f64, without autocast, and may neither draw random numbers nor speak to other ranks: an operation that would is refused before
@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..sending.devices import HostCopy
 
-TOLERANCE = 1e-4  # of the largest possible sum: far above rounding in f32, below what bends visibly
+TOLERANCE = 1e-5  # of the largest possible sum: thirty times above rounding in f32
 COPIED_MAX = 16  # times the numbers of the matrix: a module with more refers to more than itself
 COPIED_MIN = 1 << 20  # numbers that any may have
 OF_TORCH = (torch.nn.Linear.forward, torch.nn.Conv1d.forward, torch.nn.Conv2d.forward)
@@ -46,7 +46,7 @@ def is_of_torch(module: torch.nn.Module) -> bool:
 def described(module: torch.nn.Module) -> str:
     """What people are told that a module is: its class, and what it is around."""
     inner = next(((name, part) for name, part in module.named_modules() if part is not module and is_of_torch(part)), None)
-    return f"a {type(module).__name__} of {type(module).__module__}" + (
+    return f"{type(module).__name__} of {type(module).__module__}" + (
         "" if inner is None else f" around {inner[0]} ({type(inner[1]).__name__})")
 
 
@@ -59,7 +59,7 @@ class Applied:
     """The matrix [rows, columns] of a module that is called `name`."""
 
     def __init__(self, name: str, module: torch.nn.Module, rows: int, columns: int):
-        self.what, self._module, self._shape = f"{name}, {described(module)},", module, (rows, columns)
+        self.what, self._module, self._shape = f"{name} ({described(module)})", module, (rows, columns)
 
     @property
     def is_alone(self) -> bool:
@@ -127,10 +127,9 @@ class Applied:
                     return self._fitting(module.weight)
             except Exception:  # it needs an accelerator, or other ranks: nothing but its weight can be in its product
                 return self._fitting(module.weight)
-        given = torch.cat((others, torch.eye(columns, dtype=dtype)))
-        made = _called(module, given)
-        matrix = (made[3:] - made[0]).T
-        if not _agrees(matrix, others, made[:3]):
+        made = _called(module, torch.cat((others[:1], torch.eye(columns, dtype=dtype))))
+        matrix = (made[1:] - made[0]).T
+        if not _agrees(matrix, others, _called(module, others)):
             raise Refused("applied", f"{self.what} is no product with one matrix")
         return self._fitting(matrix)
 

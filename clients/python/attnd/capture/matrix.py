@@ -9,6 +9,8 @@ What it is not: quantised, in another process, or no matrix at all.
 """
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
@@ -19,6 +21,8 @@ from .applied import Applied, Refused, described, failure, is_of_torch, is_param
 from .shards import Shard, is_sharded, shard_of
 
 Modules = Mapping[str, torch.nn.Module]  # by path
+
+_NORM = re.compile("(Layer|RMS|Rms|Batch|Group|Instance)Norm")
 
 Added = Tuple[Tuple[float, torch.Tensor, torch.Tensor], ...]
 
@@ -112,7 +116,7 @@ def matrix_at(modules: Modules, holder: str, name: str) -> Optional[Matrix]:
         except Refused:
             raise
         except Exception as error:
-            raise Refused("failed", f"{name}, {described(found)}, could not be read ({failure(error)})") from error
+            raise Refused("failed", f"{name} ({described(found)}) could not be read ({failure(error)})") from error
     if found is None or found.dim() == 1 and found.numel():
         return None
     matrix = _own(name, found)
@@ -136,7 +140,9 @@ def part_at(modules: Modules, holder: str, name: str) -> Union[None, torch.nn.Mo
     if given is not None and last in given:
         part: torch.nn.Module = given[last]
         return part
-    found = owner._parameters.get(last, vars(owner).get(last))
+    found = owner._parameters.get(last)
+    if found is None and last.endswith("_weight"):  # peft puts tensors in the place of what it merges
+        found = vars(owner).get(last)
     return found if isinstance(found, torch.Tensor) else None
 
 
@@ -185,12 +191,16 @@ def _only_matrix(module: torch.nn.Sequential) -> Optional[str]:
     """The name of the one part that multiplies, when others have no weights but those of norms; norms stand outside of a matrix
     everywhere. None: there are several, or activations between."""
     found = [name for name, part in module._modules.items() if part is not None
-             and not isinstance(part, torch.nn.Identity) and not any(word in type(part).__name__ for word in ("Dropout", "Norm"))]
+             and not isinstance(part, torch.nn.Identity) and "Dropout" not in type(part).__name__ and not _NORM.search(type(part).__name__)]
     return found[0] if len(found) == 1 else None
 
 
 def _applied(name: str, module: torch.nn.Module) -> Optional[Matrix]:
-    """What is told by applying it; None: it has nothing that multiplies."""
+    """What is told by applying it; None: it has nothing that multiplies, or does more: it takes several inputs, or norms."""
+    needed = [one for one in inspect.signature(module.forward).parameters.values()
+              if one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    if "weight" not in module._parameters and (len(needed) > 1 or any(_NORM.search(type(part).__name__) for part in module.modules())):
+        return None
     for parameter in module.parameters():
         _check(name, parameter)
     sides = _sides(name, module)
@@ -266,7 +276,7 @@ def _plain(name: str, weight: Any) -> torch.Tensor:
     """The tensor, when it is a matrix. Refused."""
     _check(name, weight)
     if weight.dim() != 2 or weight.is_complex():
-        raise Refused("sharded", f"this process has no matrix {name} now: it is sharded (FSDP, ZeRO), or none")
+        raise Refused("shapes", f"{name} {list(weight.shape)} is no matrix of real numbers")
     plain: torch.Tensor = weight.detach()
     return plain
 

@@ -73,6 +73,7 @@ GATED_BY_HEAD = re.compile(r"Qwen3Next|Qwen3_5")  # of each head its query, then
 LATENT = (("kv_b_proj", "kv_a_proj_with_mqa", "kv_a_layernorm"), ("wkv_b", "wkv_a", "kv_norm"))  # of values, what they read, its norm
 READ = ("wq", "wk", "wv")
 ABSENT = "no W_o"
+NAMED_MAX = 6  # matrices of other names that are told
 GIVEN = (*READ, "wo", BLOCKS, BY_HEAD)  # the names in projections=
 TOLD = {"wq": "W_q", "wk": "W_k", "wv": "W_v", "wo": "W_o", BLOCKS: "W_q, W_k and W_v", BY_HEAD: "W_q, W_k and W_v"}
 Unread = Callable[[str, Exception], None]  # is told the name of a matrix that could not be made, and why
@@ -512,8 +513,8 @@ def _find(modules: Modules, path: str, attends: _Attends, given: Mapping[str, st
             if any(name in here for name in (*READ, BLOCKS, BY_HEAD)):
                 reads = holder
     if not found:
-        raise Refused("names", _none_found(modules, path, given))
-    unsent += [(TOLD[name], f"it has no {given[name]}, as projections= says") for name in given if name not in found]
+        raise Refused("names", _none_found(modules, path, {} if wanted else given))
+    unsent += [(TOLD[name], _none_found(modules, path, {name: given[name]})) for name in given if name not in found]
     unsent += [(TOLD[name], _unnamed(name)) for name in wanted]
     absent = False
     first = next((found[name] for name in ("wq", BLOCKS, BY_HEAD, "wk", "wv") if name in found), None)
@@ -538,6 +539,8 @@ def _output_of(modules: Modules, path: str, holder: str, found: Mapping[str, Mat
     out = _output(modules, holder, read, fits) or (_taken(modules, path, takers, fits_both) if takers else None)
     if out is not None:
         return out, False
+    if takers and _taken(modules, path, takers, lambda matrix: fits(matrix.shape[1])) is not None:
+        raise Refused("shapes", f"{takers[0]} takes what the attention gives, but gives no {read.shape[1]} numbers, as is read")
     known = {place for matrix in found.values() for place in matrix.places}
     others = [one for one, module in modules.items() if one.startswith(f"{holder}.".lstrip(".")) and is_of_torch(module)
               and (matrix := _tried(one, module)) is not None and fits_both(matrix) and not known.intersection(matrix.places)]
@@ -563,12 +566,14 @@ def _unnamed(name: str) -> str:
 def _none_found(modules: Modules, path: str, given: Mapping[str, str]) -> str:
     """Why there is no matrix at all: names that are not there, and those that are, but are no matrices or lack the others."""
     groups: List[Tuple[str, ...]] = [(name,) for name in given.values()]
-    if not (BLOCKS in given or BY_HEAD in given or set(READ) <= set(given)):
+    if not given:
         groups += [*SEPARATE, *((name,) for name in FUSED)]
     there = {name: part for holder in reversed(_around(path)) for names in groups for name in names
              if (part := part_at(modules, holder, name)) is not None}
     lacking = ", ".join(" ".join(names) for names in groups if not there.keys() & set(names))
-    return f"it has none of {lacking}" + "".join(f"; its {name} is {held(part)}" for name, part in there.items()) + (
+    others = [one[len(path):].lstrip(".") for one, module in modules.items() if one.startswith(f"{path}.".lstrip(".")) and is_of_torch(module)]
+    return "; ".join((*([f"it has none of {lacking}"] if lacking else []), *(f"its {name} is {held(part)}" for name, part in there.items()),
+                      *([f"in it are {', '.join(others[:NAMED_MAX])}"] if others else []))) + (
         ". projections={'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': 'NAME'} tells their names within an attention, "
         "weights_every=0 silences this")
 
