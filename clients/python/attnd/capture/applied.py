@@ -56,10 +56,11 @@ def failure(error: Exception) -> str:
 
 
 class Applied:
-    """The matrix [rows, columns] of a module that is called `name`."""
+    """The matrix [rows, columns] of a module that is called `name`; `merged`: of that part of what peft's adapter of a
+    multi-head attention is around, when it has merged itself into it, as it does in each forward."""
 
-    def __init__(self, name: str, module: torch.nn.Module, rows: int, columns: int):
-        self.what, self._module, self._shape = f"{name} ({described(module)})", module, (rows, columns)
+    def __init__(self, name: str, module: torch.nn.Module, rows: int, columns: int, merged: Optional[str] = None):
+        self.what, self._module, self._shape, self._merged = f"{name} ({described(module)})", module, (rows, columns), merged
 
     @property
     def is_alone(self) -> bool:
@@ -70,7 +71,7 @@ class Applied:
     @property
     def weight(self) -> Optional[torch.Tensor]:
         """Its weight, where that alone is its matrix."""
-        weight = self._module._parameters.get("weight")
+        weight = None if self._merged is not None else self._module._parameters.get("weight")
         return weight.detach() if self.is_alone and weight is not None and tuple(weight.shape) == self._shape else None
 
     def tensors(self) -> List[torch.Tensor]:
@@ -117,6 +118,11 @@ class Applied:
                         for key, one in own.items() if one is not None and one.is_floating_point()})
         if is_parametrisation(module):
             return self._fitting(module())
+        if self._merged is not None:
+            adapter: Any = module
+            adapter.merge(adapter_names=[one for one in adapter.active_adapters if one in adapter.lora_A])
+            part = getattr(adapter.base_layer, self._merged)
+            return self._fitting(part if isinstance(part, torch.Tensor) else part.get_base_layer().weight)
         if is_of_torch(module):
             _make_weights(module, ())
             return self._fitting(module.weight.flatten(1))

@@ -110,9 +110,12 @@ class Matrix(NamedTuple):
 def matrix_at(modules: Modules, holder: str, name: str) -> Optional[Matrix]:
     """The matrix that a module or parameter of `holder` is; None: there is no such thing. Refused."""
     found = part_at(modules, holder, name)
+    around, _, last = holder.rpartition(".")
+    wrapper: Any = modules.get(around) if last == "base_layer" else None
     if isinstance(found, torch.nn.Module):
         try:
-            return matrix_of(name, found)
+            matrix = matrix_of(name, found)
+            return matrix if matrix is None or not _merges(wrapper) else _merged(name, wrapper, matrix)
         except Refused:
             raise
         except Exception as error:
@@ -120,12 +123,21 @@ def matrix_at(modules: Modules, holder: str, name: str) -> Optional[Matrix]:
     if found is None or found.dim() == 1 and found.numel():
         return None
     matrix = _own(name, found)
-    around, _, last = ".".join((holder, name)).rpartition(".")[0].rpartition(".")
-    wrapper = modules.get(around) if last == "base_layer" else None
-    added = _lora(name, wrapper) if hasattr(wrapper, "lora_A") else ()
-    if added is None or added and matrix.shard is not None:
-        raise Refused("applied", f"{name} has an adapter ({type(wrapper).__name__}) that does more than add to it")
-    return matrix._replace(added=added)
+    return matrix if not _merges(wrapper) else _merged(name, wrapper, matrix)
+
+
+def _merges(wrapper: Any) -> bool:
+    """Whether it is peft's adapter of a multi-head attention, which merges itself into that for each forward."""
+    return type(wrapper).__name__ == "MultiheadAttention" and hasattr(wrapper, "lora_A") \
+        and not wrapper.merged and not wrapper.disable_adapters
+
+
+def _merged(name: str, wrapper: torch.nn.Module, matrix: Matrix) -> Matrix:
+    if matrix.shard is not None:
+        raise Refused("sharded", f"{name} is sharded (DTensor), and what LoRA adds to it is not")
+    for parameter in wrapper.parameters():
+        _check(name, parameter)
+    return Matrix(torch.empty(matrix.shape, device="meta"), applied=Applied(name, wrapper, *matrix.shape, merged=name))
 
 
 def part_at(modules: Modules, holder: str, name: str) -> Union[None, torch.nn.Module, torch.Tensor]:
