@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Matrices of modules that are around a Linear, or whose weight is made: those that act, or a sentence; and the module is left alone."""
+"""Matrices of modules that are around a Linear, or whose weight is made: those that act, or a sentence."""
 import functools
 import types
 
@@ -40,7 +40,8 @@ class OfParameters(nn.Linear):
         self.lora_A, self.lora_B = nn.Parameter(torch.rand(2, D)), nn.Parameter(torch.rand(D, 2))
 
     def forward(self, x):
-        return functional.linear(x, self.weight, self.bias) + functional.dropout(x, 0.5, self.training) @ self.lora_A.T @ self.lora_B.T
+        dropped = functional.dropout(x, 0.5, self.training)
+        return functional.linear(x, self.weight, self.bias) + dropped @ self.lora_A.T @ self.lora_B.T
 
 
 class Standardised(nn.Linear):
@@ -86,14 +87,17 @@ def stepped(linear, name):
 
 
 MADE = {
-    "around base": Around, "around linear": lambda: Around("linear"), "of parameters": OfParameters, "standardised": lambda: Standardised(D, D),
+    "around base": Around, "around linear": lambda: Around("linear"), "of parameters": OfParameters,
+    "standardised": lambda: Standardised(D, D),
     "scaled": Scaled, "two in turn": lambda: nn.Sequential(nn.Linear(D, 4), nn.Linear(4, D)),
     "dropout behind": lambda: nn.Sequential(nn.Linear(D, D), nn.Dropout(0.5)),
     "in double": lambda: Around().double(),
     "a closure": lambda: with_forward(lambda linear, other, before: lambda x: before(x) + other(x)),
-    "a method": lambda: with_forward(lambda linear, other, before: types.MethodType(lambda self, x: x @ self.weight.T * 3, linear)),
+    "a method": lambda: with_forward(
+        lambda linear, other, before: types.MethodType(lambda self, x: x @ self.weight.T * 3, linear)),
     "another's method": lambda: with_forward(lambda linear, other, before: Beside(other, before).forward),
-    "a partial": lambda: with_forward(lambda linear, other, before: functools.partial(lambda one, x: before(x) + one(x), other)),
+    "a partial": lambda: with_forward(
+        lambda linear, other, before: functools.partial(lambda one, x: before(x) + one(x), other)),
     "spectral norm": lambda: parametrizations.spectral_norm(nn.Linear(D, D)),
     "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(D, D)),
     "old weight norm": lambda: stepped(nn.utils.weight_norm(nn.Linear(D, D)), "weight_g"),
@@ -166,15 +170,17 @@ class Mixes(nn.Module):
 
 
 @pytest.mark.parametrize("make, said", [
-    (lambda: Around(then=lambda x, training: x.relu()), r"q_proj \(Around of test_applied around base \(Linear\)\) is no product with one matrix"),
+    (lambda: Around(then=lambda x, training: x.relu()),
+     r"q_proj \(Around of test_applied around base \(Linear\)\) is no product with one matrix"),
     (lambda: nn.Sequential(nn.Linear(D, D), nn.GELU()), "around 0 .Linear.. is no product with one matrix"),
     (Mixes, "is no product with one matrix"),
-    (lambda: Around(then=lambda x, training: functional.dropout(x, 0.5, True)), "cannot be applied by itself .RuntimeError: it draws random numbers"),
+    (lambda: Around(then=lambda x, training: functional.dropout(x, 0.5, True)),
+     "cannot be applied by itself .RuntimeError: it draws random numbers"),
     (lambda: Around(then=lambda x, training: x + None), "cannot be applied by itself .TypeError"),
     (lambda: Around(then=lambda x, training: x[..., :4]), r"the matrix of q_proj .* is \[4, 16\] and not \[16, 16\]"),
     (lambda: nn.Conv1d(D, D, 3), "q_proj is a convolution over several places"),
-    (lambda: with_forward(lambda linear, other, before: functools.partial(lambda many, x: before(x), [nn.Linear(700, 700) for _ in range(3)])),
-     "q_proj .* refers to more than itself")],
+    (lambda: with_forward(lambda linear, other, before: functools.partial(
+        lambda many, x: before(x), [nn.Linear(700, 700) for _ in range(3)])), "q_proj .* refers to more than itself")],
     ids=["bent", "an activation", "differs by batch", "random", "fails", "narrower", "a wide convolution", "too much"])
 def test_what_is_no_one_matrix_is_refused_with_its_reason(make, said):
     module = make()
@@ -203,9 +209,10 @@ def test_a_parametrised_parameter_is_what_its_parametrisation_gives():
 
 
 @pytest.mark.parametrize("then, said", [
-    (lambda x, training: x.relu(), "job job: W_q of blocks.0.attn (Attention) is not published: q_proj (Around of test_applied around "
-     "base (Linear)) is no product with one matrix. attnd.publish_weights takes a matrix of yours; projections={'wq': 'NAME'} tells "
-     "another module"), (None, None)])
+    (lambda x, training: x.relu(),
+     "job job: W_q of blocks.0.attn (Attention) is not published: q_proj (Around of test_applied around base (Linear)) is no "
+     "product with one matrix. attnd.publish_weights takes a matrix of yours; projections={'wq': 'NAME'} tells another module"),
+    (None, None)])
 def test_a_matrix_that_cannot_be_made_is_told_and_the_others_are_sent(watched, caplog, then, said):  # noqa: F811
     model = Model(simple)
     for block in model.blocks:

@@ -596,13 +596,14 @@ def test_the_output_matrix_of_the_module_around_is_found(watched):
 
 @pytest.mark.parametrize("end, parts, said", [
     (lambda self, y, x: self.far(y * self.gate(y).sigmoid()), {"gate": square, "far": square},
-     r"job job: W_o of blocks.0.attn \(Unnamed, and 1 more layer\) is not published: blocks.0.attn.gate and blocks.0.attn.far take "
-     r"what it gives. projections={'wo': 'NAME'} tells which$"),
+     r"job job: W_o of blocks.0.attn \(Unnamed, and 1 more layer\) is not published: blocks.0.attn.gate and blocks.0.attn.far "
+     r"take what it gives. projections={'wo': 'NAME'} tells which$"),
     (lambda self, y, x: self.far(x + y), {"far": square},
-     r"it has none of out_proj, .*, and blocks.0.attn.far has its shape, but nothing tells that it takes what the attention gives. "
-     r"projections={'wo': 'NAME'} tells its name$"),
+     r"it has none of out_proj, .*, and blocks.0.attn.far has its shape, but nothing tells that it takes what the attention "
+     r"gives. projections={'wo': 'NAME'} tells its name$"),
     (lambda self, y, x: self.far(y.detach()), {"far": square}, "projections={'wo': 'NAME'} tells its name$"),
-    (lambda self, y, x: self.far(y), {"far": lambda: nn.Linear(D, 3 * D)}, "blocks.0.attn.far takes what the attention gives, but gives no 16 numbers"),
+    (lambda self, y, x: self.far(y), {"far": lambda: nn.Linear(D, 3 * D)},
+     "blocks.0.attn.far takes what the attention gives, but gives no 16 numbers"),
     (lambda self, y, x: y, {"far": lambda: nn.Linear(D, 2)}, None)],
     ids=["two take it", "a residual", "cut off", "another width", "there is none"])
 def test_an_output_matrix_that_is_not_certain_is_told_once_and_one_that_is_not_there_is_no_fault(watched, caplog, end, parts, said):
@@ -612,9 +613,12 @@ def test_an_output_matrix_that_is_not_certain_is_told_once_and_one_that_is_not_t
 
 
 @pytest.mark.parametrize("names, told, got, said", [
-    (("q_proj", "other", "v_proj"), {}, {"wq", "wv", "wo"}, "W_k of blocks.0.attn .* is not published: it has none of k_proj, key, .*projections={'wk': 'NAME'}"),
-    (("q_net", "k_net", "v_net"), {}, None, "it has none of q_proj k_proj v_proj, .*; in it are q_net, k_net, v_net, o_proj. projections="),
-    (("q_net", "k_net", "v_net"), {"wo": "o_proj"}, {"wo"}, "W_q of blocks.0.attn .* is not published: it has none of q_proj, ")],
+    (("q_proj", "other", "v_proj"), {}, {"wq", "wv", "wo"},
+     "W_k of blocks.0.attn .* is not published: it has none of k_proj, key, .*projections={'wk': 'NAME'}"),
+    (("q_net", "k_net", "v_net"), {}, None,
+     "it has none of q_proj k_proj v_proj, .*; in it are q_net, k_net, v_net, o_proj. projections="),
+    (("q_net", "k_net", "v_net"), {"wo": "o_proj"}, {"wo"},
+     "W_q of blocks.0.attn .* is not published: it has none of q_proj, ")],
     ids=["one is missing", "all are", "all but W_o"])
 def test_names_that_are_not_known_are_told_beside_those_that_are(watched, caplog, names, told, got, said):
     found = trained(watched(Model(lambda: simple(*names)), projections=told), 2)
@@ -636,7 +640,7 @@ def test_what_has_a_name_and_is_no_matrix_is_told_as_what_it_is(watched, caplog)
         block["attn"].qkv = Each()
     assert trained(watched(model), 2) == []
     said, = caplog.messages
-    assert "; its qkv is Each of test_projections around parts.0 (Linear); in it are qkv.parts.0, qkv.parts.1, qkv.parts.2. projections=" in said
+    assert "; its qkv is Each of test_projections around parts.0 (Linear); in it are qkv.parts.0, qkv.parts.1, qkv.parts.2. " in said
     assert "Wqkv" in said and " qkv," not in said
 
 
@@ -656,6 +660,6 @@ def test_a_failure_in_reading_one_layer_names_it_and_loses_no_attention(watched,
     it.epoch_end()
     train(it)
     assert [layer for layer, *_ in sent(it)] == [1]
-    assert caplog.messages == ["job job: W_q, W_k, W_v and W_o of blocks.0.attn (Attention) are not published: k_proj (Broken of test_projections) "
-                               "could not be read (OSError: no such file)"]
+    assert caplog.messages == ["job job: W_q, W_k, W_v and W_o of blocks.0.attn (Attention) are not published: k_proj (Broken of "
+                               "test_projections) could not be read (OSError: no such file)"]
     assert sum(message.kind == "attention" for message in it.messages) == 4

@@ -39,12 +39,12 @@ class Refused(Exception):
 
 
 def is_of_torch(module: torch.nn.Module) -> bool:
-    """Whether its forward is the product with its weight and nothing else, whatever made the weight. accelerate keeps it aside."""
+    """Whether its forward is the product with its weight and nothing else, whatever made that. accelerate keeps it aside."""
     return ("forward" not in vars(module) or "_old_forward" in vars(module)) and type(module).forward in OF_TORCH
 
 
 def described(module: torch.nn.Module) -> str:
-    """What people are told that a module is: its class, and what it is around."""
+    """A module in words: its class, and what it is around."""
     inner = next(((name, part) for name, part in module.named_modules() if part is not module and is_of_torch(part)), None)
     return f"{type(module).__name__} of {type(module).__module__}" + (
         "" if inner is None else f" around {inner[0]} ({type(inner[1]).__name__})")
@@ -151,7 +151,7 @@ def is_parametrisation(module: torch.nn.Module) -> bool:
 
 
 def _called(module: torch.nn.Module, given: torch.Tensor) -> torch.Tensor:
-    """Of inputs [n, columns] the outputs [n, rows]; they go as one sample."""
+    """The outputs [n, rows] of inputs [n, columns], which go as one sample."""
     made: Any = module(given[None])
     made = made[0] if isinstance(made, tuple) else made
     if not isinstance(made, torch.Tensor) or made.dim() != 3 or made.shape[:2] != (1, len(given)):
@@ -212,7 +212,8 @@ def _rebuilt_module(module: torch.nn.Module, leaf: Callable[[Any], Any], memo: D
     own = vars(made)
     for key, value in vars(module).items():
         if key == "_forward_pre_hooks":
-            own[key] = OrderedDict((number, hook) for number, hook in value.items() if type(hook).__module__.startswith("torch.nn.utils."))
+            own[key] = OrderedDict((number, hook) for number, hook in value.items()
+                                   if type(hook).__module__.startswith("torch.nn.utils."))
         elif "hooks" in key:
             own[key] = OrderedDict()
         elif key == "forward":
@@ -224,7 +225,7 @@ def _rebuilt_module(module: torch.nn.Module, leaf: Callable[[Any], Any], memo: D
 
 
 def _rebuilt_function(function: Any, leaf: Callable[[Any], Any], memo: Dict[int, Tuple[Any, Any]]) -> Any:
-    """What takes the place of a module's forward; of a function also what it closes over."""
+    """A forward that took the place of that of its class; with a function goes what it closes over."""
     if not isinstance(function, types.FunctionType) or not function.__closure__:
         return _rebuilt(function, leaf, memo)
     cells = tuple(types.CellType(_rebuilt_function(cell.cell_contents, leaf, memo)) for cell in function.__closure__)

@@ -5,7 +5,7 @@
     LoRA          base + scale B A, as peft has it, put together on the sender thread
     applied       anything else that has parameters: applied.py. Shapes are those of what it is wrapped around
 
-What it is not: quantised, in another process, or no matrix at all.
+A matrix that is quantised, or in another process, is Refused.
 """
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from .shards import Shard, is_sharded, shard_of
 Modules = Mapping[str, torch.nn.Module]  # by path
 
 _NORM = re.compile("(Layer|RMS|Rms|Batch|Group|Instance)Norm")
+_BESIDE = re.compile(_NORM.pattern + "|Dropout")
 
 Added = Tuple[Tuple[float, torch.Tensor, torch.Tensor], ...]
 
@@ -141,8 +142,8 @@ def _merged(name: str, wrapper: torch.nn.Module, matrix: Matrix) -> Matrix:
 
 
 def part_at(modules: Modules, holder: str, name: str) -> Union[None, torch.nn.Module, torch.Tensor]:
-    """The module or parameter of `holder` that has this name, be it a matrix or not; None: there is none. Of a parameter that is
-    parametrised, what gives it."""
+    """The module or parameter of `holder` that has this name, be it a matrix or not; None: there is none. Where a parameter is
+    parametrised it is what gives that."""
     module = modules.get(f"{holder}.{name}".lstrip("."))
     *inner, last = name.split(".")
     owner = modules.get(".".join(filter(None, (holder, *inner))))
@@ -159,7 +160,7 @@ def part_at(modules: Modules, holder: str, name: str) -> Union[None, torch.nn.Mo
 
 
 def held(part: Union[torch.nn.Module, torch.Tensor]) -> str:
-    """What a part of an attention is that is not sent."""
+    """A part of an attention in words, which is not sent."""
     return described(part) if isinstance(part, torch.nn.Module) else f"a parameter {list(part.shape)}"
 
 
@@ -177,8 +178,8 @@ def matrix_of(name: str, module: torch.nn.Module) -> Optional[Matrix]:
         inner = _only_matrix(module)
         if inner is not None:
             return matrix_of(f"{name}.{inner}", module.get_submodule(inner))
-    if isinstance(module, torch.nn.Embedding) or (type(module).forward is torch.nn.Module.forward and "forward" not in vars(module)
-                                                  and not is_parametrisation(module)):
+    is_container = type(module).forward is torch.nn.Module.forward and "forward" not in vars(module)
+    if isinstance(module, torch.nn.Embedding) or is_container:
         return None
     if callable(getattr(type(module), "weight", None)) or any(
             isinstance(own.get(part), torch.Tensor) for own in (module._parameters, module._buffers, vars(module))
@@ -202,16 +203,17 @@ def matrix_of(name: str, module: torch.nn.Module) -> Optional[Matrix]:
 def _only_matrix(module: torch.nn.Sequential) -> Optional[str]:
     """The name of the one part that multiplies, when others have no weights but those of norms; norms stand outside of a matrix
     everywhere. None: there are several, or activations between."""
-    found = [name for name, part in module._modules.items() if part is not None
-             and not isinstance(part, torch.nn.Identity) and "Dropout" not in type(part).__name__ and not _NORM.search(type(part).__name__)]
+    found = [name for name, part in module._modules.items()
+             if not isinstance(part, torch.nn.Identity) and not _BESIDE.search(type(part).__name__)]
     return found[0] if len(found) == 1 else None
 
 
 def _applied(name: str, module: torch.nn.Module) -> Optional[Matrix]:
-    """What is told by applying it; None: it has nothing that multiplies, or does more: it takes several inputs, or norms."""
+    """The matrix that applying it tells; None: it has nothing that multiplies, or does more, as norms do."""
     needed = [one for one in inspect.signature(module.forward).parameters.values()
               if one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    if "weight" not in module._parameters and (len(needed) > 1 or any(_NORM.search(type(part).__name__) for part in module.modules())):
+    norms = any(_NORM.search(type(part).__name__) for part in module.modules())
+    if "weight" not in module._parameters and (len(needed) > 1 or norms):
         return None
     for parameter in module.parameters():
         _check(name, parameter)
@@ -253,8 +255,13 @@ def _lora(name: str, module: Any) -> Optional[Added]:
             not all(isinstance(part, torch.nn.Module) and is_of_torch(part) and "weight" in part._parameters for pair in pairs
                     for part in pair):
         return None
-    return tuple((float(module.scaling[adapter]), *(_plain(name, part.weight if part.weight.dim() < 3 else part.weight.flatten(1)) for part in pair))  # type: ignore[misc]
-                 for adapter, pair in zip(active, pairs))
+    return tuple((float(module.scaling[adapter]), _factor(name, b.weight), _factor(name, a.weight))
+                 for adapter, (b, a) in zip(active, pairs))
+
+
+def _factor(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """It is a matrix, also of a convolution over one place."""
+    return _plain(name, weight if weight.dim() < 3 else weight.flatten(1))
 
 
 def _own(name: str, weight: Any) -> Matrix:

@@ -14,7 +14,7 @@ They are looked for in the module that attends, then in those around it, up to i
     told       projections={"wq": "to_q", ...}, names as above; what it does not name is looked for all the same
     taken      W_o under another name: the one matrix of its shape that takes what the attention gives (takers.py)
 
-The heads are those that were captured, and all shapes have to agree with them. What each matrix is made of, matrix.py says.
+The heads are those that were captured, and all shapes have to agree with them. In matrix.py is what each of them may be.
 One that cannot be read, or is not found beside others, is not sent; a layer of which none is sent is skipped. A warning says
 so, once for each kind of reason. That no matrix takes what an attention gives is no fault: then there is no W_o.
 
@@ -27,8 +27,8 @@ Nothing here is a collective call, so ranks may differ in what they publish, and
 time: a tensor's `_version` does not count what is written through `.data`, so it cannot tell that one has not changed.
 
 The training thread clones the matrices (on CUDA as devices.py has it); splitting, transposing and the products of
-adapters are left to the sender thread. Queued matrices fill half of the queue at most, unless one layer is larger: whole layers that
-find no room wait for the ends of the next steps.
+adapters are left to the sender thread. Queued matrices fill half of the queue at most, unless one layer is larger:
+whole layers that find no room wait for the ends of the next steps.
 """
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ ABSENT = "no W_o"
 NAMED_MAX = 6  # matrices of other names that are told
 GIVEN = (*READ, "wo", BLOCKS, BY_HEAD)  # the names in projections=
 TOLD = {"wq": "W_q", "wk": "W_k", "wv": "W_v", "wo": "W_o", BLOCKS: "W_q, W_k and W_v", BY_HEAD: "W_q, W_k and W_v"}
+Copies = Dict[str, Callable[[], Tuple[str, np.ndarray]]]  # by the name of a matrix, what gives dtype and numbers
 Unread = Callable[[str, Exception], None]  # is told the name of a matrix that could not be made, and why
 
 
@@ -153,7 +154,7 @@ class _Layer(NamedTuple):
 
         return make
 
-    def _copies(self, unread: Unread) -> Dict[str, Callable[[], Tuple[str, np.ndarray]]]:
+    def _copies(self, unread: Unread) -> Copies:
         copies = {}
         for name, matrix in self.matrices.items():
             try:
@@ -197,7 +198,7 @@ class _Layer(NamedTuple):
 Layers = Callable[[], Mapping[str, wire.Layer]]  # gives layers by the path of their module
 
 
-def _made(copies: Mapping[str, Callable[[], Tuple[str, np.ndarray]]], unread: Unread) -> Iterator[Tuple[str, Tuple[str, np.ndarray]]]:
+def _made(copies: Copies, unread: Unread) -> Iterator[Tuple[str, Tuple[str, np.ndarray]]]:
     """(name, dtype and numbers) of those that can be made."""
     for name, finish in copies.items():
         try:
@@ -313,7 +314,8 @@ class Projections:
                 self._needs = self._needs or found.nbytes
                 self._waiting[path] = layer
             elif self._first:
-                self._queue(layer, epoch, step, found.nbytes, functools.partial(found.copy, self._ranks, self._unread_of(modules, path)))
+                self._queue(layer, epoch, step, found.nbytes,
+                            functools.partial(found.copy, self._ranks, self._unread_of(modules, path)))
         self._publisher.hurry()
         self._tell(modules)
 
@@ -343,7 +345,7 @@ class Projections:
         return None
 
     def _takers_of(self, modules: Modules, path: str) -> Optional[List[str]]:
-        """What takes the output of the attention at `path`; where nothing tells, as of one of its class."""
+        """The modules that take the output of the attention at `path`; where nothing tells, as of one of its class."""
         own = self._takers.of(path)
         kind = type(modules.get(path))
         if own is None:
@@ -358,8 +360,8 @@ class Projections:
 
         def unread(name: str, error: Exception) -> None:
             why = str(error) if isinstance(error, Refused) else f"making it failed ({failure(error)})"
-            self._once.warn(f"unread {name}", "%s of %s (%s) %s not published: %s. attnd.publish_weights takes a matrix of yours; "
-                            "projections={'%s': 'NAME'} tells another module", TOLD[name], path or "the model", kind,
+            self._once.warn(f"unread {name}", "%s of %s (%s) %s not published: %s. attnd.publish_weights takes a matrix of "
+                            "yours; projections={'%s': 'NAME'} tells another module", TOLD[name], path or "the model", kind,
                             "are" if " and " in TOLD[name] else "is", why, name)
 
         return unread
@@ -418,7 +420,7 @@ def find_output(modules: Modules, path: str, heads: int, width: int, given: Mapp
                           "of it")
         if found is not None and found.applied is not None:
             if found.applied.weight is None:
-                raise Refused("applied", f"{found.applied.what} is no matrix as it is; what it multiplies by is made with weights_every alone")
+                raise Refused("applied", f"{found.applied.what} has to be applied to tell its matrix, which is done once an epoch")
             return Matrix(found.applied.weight)
         if found is not None:
             return found
@@ -529,10 +531,10 @@ def _find(modules: Modules, path: str, attends: _Attends, given: Mapping[str, st
     return _checked(found, attends)._replace(unsent=tuple(unsent), absent=absent)
 
 
-def _output_of(modules: Modules, path: str, holder: str, found: Mapping[str, Matrix], read: Matrix, takers: Optional[Sequence[str]],
-               fits: Callable[[int], bool]) -> Tuple[Optional[Matrix], bool]:
-    """W_o beside what reads in `holder`, by its name or because it takes what the attention gives; and whether it is certain that there is
-    none. Refused."""
+def _output_of(modules: Modules, path: str, holder: str, found: Mapping[str, Matrix], read: Matrix,
+               takers: Optional[Sequence[str]], fits: Callable[[int], bool]) -> Tuple[Optional[Matrix], bool]:
+    """W_o beside what reads in `holder`, by its name or because it takes what the attention gives; and whether it is certain that
+    there is none. Refused."""
     def fits_both(matrix: Matrix) -> bool:
         return fits(matrix.shape[1]) and matrix.shape[0] == read.shape[1]
 
@@ -560,7 +562,8 @@ def _tried(name: str, module: torch.nn.Module) -> Optional[Matrix]:
 
 def _unnamed(name: str) -> str:
     """Why one of W_q, W_k and W_v is not sent, whose others are."""
-    return f"it has none of {', '.join(names[READ.index(name)] for names in SEPARATE)}. projections={{'{name}': 'NAME'}} tells its name"
+    known = ", ".join(names[READ.index(name)] for names in SEPARATE)
+    return f"it has none of {known}. projections={{'{name}': 'NAME'}} tells its name"
 
 
 def _none_found(modules: Modules, path: str, given: Mapping[str, str]) -> str:
@@ -571,11 +574,12 @@ def _none_found(modules: Modules, path: str, given: Mapping[str, str]) -> str:
     there = {name: part for holder in reversed(_around(path)) for names in groups for name in names
              if (part := part_at(modules, holder, name)) is not None}
     lacking = ", ".join(" ".join(names) for names in groups if not there.keys() & set(names))
-    others = [one[len(path):].lstrip(".") for one, module in modules.items() if one.startswith(f"{path}.".lstrip(".")) and is_of_torch(module)]
-    return "; ".join((*([f"it has none of {lacking}"] if lacking else []), *(f"its {name} is {held(part)}" for name, part in there.items()),
-                      *([f"in it are {', '.join(others[:NAMED_MAX])}"] if others else []))) + (
-        ". projections={'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': 'NAME'} tells their names within an attention, "
-        "weights_every=0 silences this")
+    others = [one[len(path):].lstrip(".") for one, module in modules.items()
+              if one.startswith(f"{path}.".lstrip(".")) and is_of_torch(module)]
+    said = [f"it has none of {lacking}"] * bool(lacking) + [f"its {name} is {held(part)}" for name, part in there.items()] \
+        + [f"in it are {', '.join(others[:NAMED_MAX])}"] * bool(others)
+    return "; ".join(said) + (". projections={'wq': 'NAME', 'wk': 'NAME', 'wv': 'NAME', 'wo': 'NAME'} tells their names within "
+                              "an attention, weights_every=0 silences this")
 
 
 def _latent(modules: Modules, holder: str, attends: _Attends) -> Optional[_Layer]:
@@ -623,7 +627,7 @@ def _around(path: str) -> List[str]:
 
 
 def _separate(modules: Modules, holder: str, wanted: Tuple[str, ...], missing: int) -> Dict[str, Matrix]:
-    """Those of `wanted` by their names of SEPARATE, of which this number may be missing, but not all."""
+    """The ones of `wanted` by their names of SEPARATE; this number of them may be missing, but not all."""
     for names in SEPARATE:
         told = {key: matrix_at(modules, holder, name) for key, name in zip(READ, names) if key in wanted}
         found = {key: matrix for key, matrix in told.items() if matrix is not None}

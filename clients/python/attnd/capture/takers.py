@@ -13,10 +13,11 @@ import torch
 
 SOUGHT_MAX = 4  # attentions whose takers are awaited at a time
 NODES_MAX = 128  # of the graph, looked at for one module
-_THROUGH = {"View", "UnsafeView", "Reshape", "ReshapeAlias", "Transpose", "T", "Permute", "Unsqueeze", "Squeeze", "Clone", "ToCopy",
-            "Copy", "CopySlices", "Expand", "Slice", "Select", "Split", "SplitWithSizes", "Unbind", "Cat", "Stack", "Alias", "AsStrided",
-            "Mul", "Div", "NativeDropout", "FusedDropout", "MaskedFill", "Where", "Index", "IndexSelect", "Roll", "Flip", "Bmm",
-            "NativeLayerNorm", "NativeGroupNorm", "RmsNorm", "FusedRmsNorm", "Repeat", "Sum"}
+_THROUGH = {"View", "UnsafeView", "Reshape", "ReshapeAlias", "Transpose", "T", "Permute", "Unsqueeze", "Squeeze", "Clone",
+            "ToCopy", "Copy", "CopySlices", "Expand", "Slice", "Select", "Split", "SplitWithSizes", "Unbind", "Cat", "Stack",
+            "Alias", "AsStrided", "Mul", "Div", "NativeDropout", "FusedDropout", "MaskedFill", "Where", "Index",
+            "IndexSelect", "Roll", "Flip", "Bmm", "NativeLayerNorm", "NativeGroupNorm", "RmsNorm", "FusedRmsNorm", "Repeat",
+            "Sum"}
 
 
 class Takers:
