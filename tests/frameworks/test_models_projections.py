@@ -112,9 +112,11 @@ def test_latent_and_gated_matrices_are_made_and_what_is_not_sent_is_said_once(da
 
 SEVERAL = {"target_modules": ["q_proj", "v_proj"]}
 ADAPTERS = {
-    "LoraConfig": {"r": 2, "lora_dropout": 0.2}, "dora": {"r": 2, "use_dora": True}, "AdaLoraConfig": {"init_r": 4, "target_r": 2, "total_step": 100},
+    "LoraConfig": {"r": 2, "lora_dropout": 0.2}, "dora": {"r": 2, "use_dora": True},
+    "AdaLoraConfig": {"init_r": 4, "target_r": 2, "total_step": 100},
     "VeraConfig": {"r": 4}, "IA3Config": {"feedforward_modules": ["v_proj"]}, "LoHaConfig": {"r": 2}, "LoKrConfig": {"r": 2},
-    "OFTConfig": {"oft_block_size": 8}, "BOFTConfig": {"boft_block_size": 4}, "HRAConfig": {"r": 4}, "FourierFTConfig": {"n_frequency": 50},
+    "OFTConfig": {"oft_block_size": 8}, "BOFTConfig": {"boft_block_size": 4}, "HRAConfig": {"r": 4},
+    "FourierFTConfig": {"n_frequency": 50},
     "VBLoRAConfig": {"r": 4, "num_vectors": 20, "vector_length": 8}, "RandLoraConfig": {"r": 4}, "MissConfig": {"r": 4},
     "C3AConfig": {"block_size": 8}, "parameters": {"r": 2, "target_modules": ["v_proj"], "target_parameters": ["q_proj.weight"]}}
 
@@ -165,7 +167,8 @@ def test_the_matrix_of_an_adapter_is_the_one_that_acts(name):
     steps(model)
     state, drawn = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
     assert_acts(model, "trained")
-    assert torch.equal(drawn, torch.get_rng_state()) and all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     with model.disable_adapter():
         assert_acts(model, "disabled")
     if name != "parameters":
@@ -211,7 +214,8 @@ def test_the_matrices_of_an_adapted_multi_head_attention_are_those_of_its_forwar
     inner = torch.nn.ModuleDict({"attn": torch.nn.MultiheadAttention(16, 4)})
     inner.forward = lambda x: inner["attn"](x, x, x)
     model = peft.get_peft_model(inner, peft.LoraConfig(r=2, target_modules=["attn"], init_lora_weights=False))
-    path, attention = next((path, one) for path, one in projections.modules_of(model).items() if type(one) is torch.nn.MultiheadAttention)
+    path, attention = next((path, one) for path, one in projections.modules_of(model).items()
+                           if type(one) is torch.nn.MultiheadAttention)
     attention.register_forward_pre_hook(lambda one, args: seen.update(
         in_proj_weight=one.in_proj_weight.detach().clone(), out_proj=one.out_proj.weight.detach().clone()))
     inner(torch.rand(3, 1, 16))
@@ -226,7 +230,8 @@ def test_an_adapted_training_has_the_same_bits_with_and_without_a_watch(daemon, 
         model, _ = adapted(name)
         if not watched:
             return [*steps(model), *model.state_dict().values()]
-        with attnd.watch(model, job=f"bits.{name}", endpoint=daemon.endpoint("ingest"), every=1, wait=60.0, steps="manual", weights_every=1) as w:
+        with attnd.watch(model, job=f"bits.{name}", endpoint=daemon.endpoint("ingest"), every=1, wait=60.0, steps="manual",
+                         weights_every=1) as w:
             return [*steps(model, each=lambda: (w.step(), w.epoch_end())), *model.state_dict().values()]
 
     assert all(torch.equal(*pair) for pair in zip(run(True), run(False)))
