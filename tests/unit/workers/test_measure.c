@@ -349,9 +349,7 @@ TEST(maps_of_queries_and_keys_are_those_of_their_weights)
         for (uint32_t h = 0; want->value[i] && h < H; h++) {
             assert_non_null(r->value[i]);
             double expected = want->value[i][h];
-            if (!isnan(expected)) {
-                assert_close(r->value[i][h], expected, 1e-4 * fmax(1, fabs(expected)));
-            }
+            assert_close_or_nan(r->value[i][h], expected, 1e-4 * fmax(1, fabs(expected)));
         }
     }
     assert_true(r->has_aggregate[AGGREGATE_IMPORTANCE]);
