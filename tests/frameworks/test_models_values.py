@@ -79,7 +79,8 @@ def test_what_heads_write_to_the_residual_stream_is_right(stepwise, kind):
             want = residual_numbers(call, attended, output_weight(kind, state, layer.module),
                                     streams[layer.module] if is_self else None)
             for name, numbers in want.items():
-                worst = float(np.maximum(worst, (np.abs(np.array(got[name]["mean"], float) - numbers) / np.maximum(1, numbers)).max()))
+                found = np.array(got[name]["mean"], float)
+                worst = float(np.maximum(worst, (np.abs(found - numbers) / np.maximum(1, numbers)).max()))
             assert is_self or np.isnan(np.array(got.get("residual_share", {}).get("mean", [None]), float)).all()
     report.append((f"{kind.name} residual", 2 * len(layers), worst))
     assert worst < 1e-5
