@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* accept4 as libzmq calls it in attnd: the program's own symbol comes before that of the C library.
  *
- * libzmq (4.3.4 and 4.3.5) ends the process when a Unix socket has a connection to accept and there
- * is no descriptor left, or no memory; and on TCP it leaves the connection in the backlog, and its
- * thread turns on the spot. Whoever opens connections without end would do both. Here the last
- * descriptors are kept for attnd itself: a connection that gets one of them is closed. The peer
- * sees a connection that ends, and tries again later. If the last ones are used up, too, or the
- * whole system has none, accepting pauses. */
+ * The last descriptors are kept for attnd itself: a connection that gets one of them is closed. The
+ * peer sees a connection that ends, and tries again later. If the last ones are used up, too, or
+ * the whole system has none, accepting pauses, and libzmq never sees that error
+ * (base/README.md, "Asserts of libzmq"). */
 #include "daemon/accept.h"
 
 #include "daemon/base/log.h"

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* rand as libzmq calls it in attnd: the program's own symbol comes before that of the C library.
  *
- * libzmq (4.3.4 and 4.3.5) numbers the nameless peers of a ROUTER upwards from a number that it
- * makes of two calls of rand, which nobody seeds: it is the same in each process. A peer may name
- * itself, also by the number that comes next, and then libzmq ends the process. From the kernel's
- * random numbers nobody knows the next one: README.md has what is left to chance. */
+ * libzmq (4.3.4 and 4.3.5) numbers the peers without a name of a ROUTER from a number that it makes
+ * of two calls of rand, which nobody seeds. With the kernel's random numbers the first number is
+ * another one in each process (base/README.md, "Asserts of libzmq"). */
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/random.h>

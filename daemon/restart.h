@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* restart: attnd begins again at once when something in the process calls abort, as libzmq does
- * where a peer surprises it (base/README.md, "Asserts of libzmq").
+/* restart: attnd begins again at once when something in the process calls abort, as an assert of a
+ * library does (base/README.md, "Asserts of libzmq").
  *
  * The same process executes its program anew, with the arguments and the environment that it was
  * started with: who waits for it, a service manager too, sees the same process id. As after a kill

@@ -22,20 +22,17 @@
 #include <unistd.h>
 #include <zmq.h>
 
-/* The receive queue has no limit. When a connection breaks while its queue is full, libzmq (4.3.4
- * and 4.3.5) gives its descriptor up and keeps the rest, and the next ping, one that is due or one
- * that is read from what is left, aborts the process (stream_engine_base.cpp). A queue without a
- * limit is never full; memory is bounded by reading all the time. Peers that vanish without closing
- * are noticed after VANISHED_MS, by the kernel's probes. */
+/* The receive queue has no limit: memory is bounded by reading all the time, and libzmq (4.3.4 and
+ * 4.3.5) can end a process whose queue has one (README.md, "Asserts of libzmq"). Peers that vanish
+ * without closing are noticed after VANISHED_MS, by the kernel's probes. */
 #define NO_LIMIT         0
 #define PROBE_AFTER_S    5
 #define PROBE_INTERVAL_S 5
 #define PROBES           2
 #define VANISHED_MS      15000
 #define HANDSHAKE_MS     5000
-/* Trainers send no pings: a connection that breaks while a socket is closed that has still to send
- * is given up as above, and at the end of a training that is nothing unusual. So attnd sends them,
- * from a socket that does not linger, and a trainer that misses them takes it to hang. */
+/* attnd pings trainers, from a socket that does not linger, and a trainer that misses the pings
+ * takes attnd to hang. Trainers send none: a socket of theirs lingers (README.md, as above). */
 #define PING_EVERY_MS 1000
 #define PING_LIVES_MS 3000
 /* The limit of a frame is also that of the frames of a handshake with keys: at most 257 bytes and a

@@ -8,6 +8,7 @@ of the reference and of the Triton kernel against the forward of scaled_dot_prod
 difference from the reference, and the largest memory beside queries and keys. Prints one JSON line: medians, ratios
 of the medians of pairs."""
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -35,13 +36,14 @@ def clocked(call, on_cpu):
 
 
 def difference(found, expected):
-    """The largest, relative to max(1, |value|), of the metrics that both have."""
-    largest = 0.0
+    """The largest, relative to max(1, |value|); infinite where a value exists that the other has not."""
+    errors = []
     for name, value in found.items():
-        size = expected[name].abs().clamp(min=1)
-        error = ((value - expected[name]).abs() / size).nan_to_num()
-        largest = max(largest, float(error.max()))
-    return largest
+        exists = ~expected[name].isnan()
+        if not torch.equal(exists, ~value.isnan()):
+            return math.inf
+        errors.append(((value - expected[name]).abs() / expected[name].abs().clamp(min=1))[exists])
+    return float(torch.cat(errors).max())
 
 
 def main():

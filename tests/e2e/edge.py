@@ -3,7 +3,7 @@
 """edge: conversations with the sockets of a real attnd that begin as ZMTP and go wrong somewhere: greeting, handshake without
 and with keys, commands, messages in parts, records of lent memory.
 
-    ATTND_BIN=build/daemon/attnd python3 tests/e2e/edge.py [COUNT] [--seed N] [--first N] [--keys | --claims]
+    ATTND_BIN=build/daemon/attnd python3 tests/e2e/edge.py [COUNT] [--seed N] [--first N] [--keys]
 
 Conversation N of a seed is always the same: with --first N and a COUNT of 1 it is held alone. After each thousand a healthy
 trainer's messages must all have come, none lost, and the identity holds; at the end memory is what it was.
@@ -35,7 +35,6 @@ from keyed import Keyed, Pair  # noqa: E402
 GOLDEN = os.path.join(HERE, "..", "golden")
 CHECK_EVERY = 1000
 GROWN_KB = 128 * 1024
-CLAIMS_HELD = 640
 HANDSHAKE_S = 0.2  # how long a peer waits for the next step
 TYPES = [b"PUB", b"XPUB", b"SUB", b"XSUB", b"DEALER", b"ROUTER", b"REQ", b"REP", b"PAIR", b"PUSH", b"NOSUCH", b""]
 OWN_TYPES = {"ingest": b"XPUB", "publish": b"SUB", "control": b"DEALER", "tap": b"SUB", "reliable": b"DEALER"}
@@ -343,45 +342,13 @@ def hold(count, seed=1, first=1, keys=False, progress=lambda **_: None):
     attnd.close()
 
 
-# ------------------------------------------------------------------------------------------------ numbers of strangers
-
-def numbers_unseeded(routers=8):
-    """From which libzmq would number the nameless peers of the first ROUTERs of a process that seeds nothing."""
-    library = ctypes.CDLL(None)
-    library.srand(1)
-    return [(library.rand() | library.rand() << 31) & 0xffffffff for _ in range(routers)]
-
-
-def claim(count, progress=lambda **_: None):
-    """`count` peers of ROUTERs name themselves by such numbers, and by some before and after; strangers come between them."""
-    attnd = Attnd("log.level=error")
-    witness, started, firsts = Witness(attnd), time.monotonic(), numbers_unseeded()
-    for number in range(0, count, CLAIMS_HELD):
-        peers = []
-        for claimed in range(number, min(number + CLAIMS_HELD, count)):
-            value = firsts[claimed % len(firsts)] + claimed // (2 * len(firsts)) - count // (32 * len(firsts))
-            name = ("control", "reliable")[claimed // len(firsts) % 2]
-            peers.append(zmtp.introduce(zmtp.connect(attnd.endpoint(name)), b"DEALER", b"\0" + (value & 0xffffffff).to_bytes(4, "big")))
-        peers += [zmtp.introduce(zmtp.connect(attnd.endpoint(name)), b"DEALER") for name in ("control", "reliable") for _ in range(4)]
-        witness.go_on()
-        witness.check()
-        for peer in peers:
-            peer.close()
-        progress(claims=min(number + CLAIMS_HELD, count), seconds=round(time.monotonic() - started))
-    attnd.close()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("count", type=int, nargs="?", default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--keys", action="store_true", help="TCP with keys: strangers, and a guest who may publish")
-    parser.add_argument("--claims", action="store_true", help="COUNT peers that name themselves as libzmq numbers others")
     arguments = parser.parse_args()
-    if arguments.claims:
-        claim(arguments.count, lambda **numbers: print(json.dumps(numbers), flush=True))
-        return 0
 
     def progress(**numbers):
         if numbers["conversations"] % 10_000 == 0 or numbers["conversations"] == arguments.count:

@@ -3,7 +3,7 @@
 import ctypes.util
 
 import pytest
-from edge import claim, hold
+from edge import hold
 from harness import SANITIZED
 
 
@@ -14,7 +14,3 @@ def test_peers_that_speak_zmtp_badly():
 @pytest.mark.skipif(not ctypes.util.find_library("sodium"), reason="the handshake with keys is made with libsodium")
 def test_strangers_and_guests_who_speak_zmtp_with_keys_badly():
     hold(40 if SANITIZED else 200, keys=True)
-
-
-def test_peers_that_name_themselves_by_the_number_of_the_next_stranger():
-    claim(640)

@@ -114,7 +114,7 @@ def compare_rows(attnd, one, two, window):
         assert one[name]["count"] == two[name]["count"], name
         for statistic in ("mean", "std", "min", "max", "last", "p10", "p50", "p90", "p99"):
             a, b = (np.array(each[name][statistic], dtype=float) for each in (one, two))
-            assert np.allclose(a, b, rtol=1e-9, atol=1e-9, equal_nan=True), (name, statistic, a, b)
+            assert np.allclose(a, b, rtol=1e-9, atol=1e-9), (name, statistic, a, b)
 
 
 def frames_of(trainer, state, step=0, heads=HEADS, **keys):

@@ -31,6 +31,12 @@ class Call(NamedTuple):
         return weights, values
 
 
+def seen_by_some(logits: torch.Tensor, dtype: Optional[torch.dtype] = None) -> torch.Tensor:
+    """Rows that see nothing, as padding on the left, look at all keys alike: NaN would spread to all rows of the next
+    layer."""
+    return logits.masked_fill(logits.to(dtype or logits.dtype).isneginf().all(-1, keepdim=True), 0)
+
+
 @contextmanager
 def recording() -> Iterator[List[Call]]:
     """The attentions that are computed within, in their order."""
@@ -51,11 +57,11 @@ def recording() -> Iterator[List[Call]]:
             attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool).tril()
         if attn_mask is not None:
             logits = logits.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
-        return keep(softmax_of[torch.Tensor](logits, -1), value) @ value
+        return keep(softmax_of[torch.Tensor](seen_by_some(logits), -1), value) @ value
 
     def softmax(owner: Any) -> Any:  # that of functional calls that of Tensor: the result is kept once
-        def call(*args: Any, **kwargs: Any) -> torch.Tensor:
-            made = softmax_of[owner](*args, **kwargs)
+        def call(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            made = softmax_of[owner](seen_by_some(logits, kwargs.get("dtype")), *args, **kwargs)
             return made if calls and made is calls[-1].weights else keep(made)
 
         return call
@@ -116,7 +122,8 @@ def streams_of(kind: Kind, state: Dict[str, torch.Tensor], batch: Batch, paths: 
     for path in paths:
         model.get_submodule(block_of(path)).register_forward_pre_hook(
             lambda module, args, path=path: found.update({path: args[0].detach().numpy()}))
-    kind.loss(model, doubled(batch))
+    with recording():
+        kind.loss(model, doubled(batch))
     return {path: x.swapaxes(0, 1) if "seq-first" in kind.name else x for path, x in found.items()}
 
 

@@ -45,7 +45,7 @@ def test_the_numbers_of_outputs_are_right(stepwise, kind, samples):
         attended, = expected[0, tuple(layer)]
         for name, want in values_numbers(call, attended).items():
             found = summaries[0, tuple(layer)]["heads"][name]["mean"]
-            worst = max(worst, float((np.abs(found - want) / np.maximum(1, want)).max()))
+            worst = float(np.maximum(worst, (np.abs(found - want) / np.maximum(1, want)).max()))
     report.append((f"{kind.name} values", len(layers), worst))
     assert worst < 1e-5
 
@@ -79,7 +79,8 @@ def test_what_heads_write_to_the_residual_stream_is_right(stepwise, kind):
             want = residual_numbers(call, attended, output_weight(kind, state, layer.module),
                                     streams[layer.module] if is_self else None)
             for name, numbers in want.items():
-                worst = max(worst, float((np.abs(np.array(got[name]["mean"], float) - numbers) / np.maximum(1, numbers)).max()))
+                found = np.array(got[name]["mean"], float)
+                worst = float(np.maximum(worst, (np.abs(found - numbers) / np.maximum(1, numbers)).max()))
             assert is_self or np.isnan(np.array(got.get("residual_share", {}).get("mean", [None]), float)).all()
     report.append((f"{kind.name} residual", 2 * len(layers), worst))
     assert worst < 1e-5

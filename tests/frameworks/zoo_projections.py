@@ -75,8 +75,9 @@ def slices(name: str, matrix: np.ndarray, heads: int) -> List[np.ndarray]:
 
 def spectrum(matrix: np.ndarray, count: int) -> Dict[str, Any]:
     s = np.linalg.svd(matrix, compute_uv=False)[:count]
+    whole = s[-1] > s[0] * max(matrix.shape) * 2.0**-23  # else its rank is short
     return {"spectral_norm": s[0], "nuclear_norm": s.sum(), "stable_rank": (s**2).sum() / s[0]**2,
-            "condition_number": np.log10(s[0] / s[-1]), "singular_values": s[:16],
+            "condition_number": np.log10(s[0] / s[-1]) if whole else np.nan, "singular_values": s[:16],
             "effective_rank_entropy": np.exp(-(s / s.sum() * np.log(s / s.sum())).sum())}
 
 
@@ -103,7 +104,7 @@ def of_heads(name: str, heads: List[Dict[str, Any]]) -> Iterator[Tuple[str, Any]
 
 
 def errors(matrices: Matrices, weights: Dict[str, Any]) -> Dict[str, float]:
-    """{what: the largest error}, of what attnd says under `weights`: of singular values and norms by the largest one, of
+    """{what: the largest error, or NaN}, of what attnd says under `weights`: of singular values and norms by the largest one, of
     cosines as they are, of others by themselves."""
     found: Dict[str, float] = {}
     for path, want in expected(matrices):
@@ -111,10 +112,10 @@ def errors(matrices: Matrices, weights: Dict[str, Any]) -> Dict[str, float]:
         got: Any = weights[name]
         for key in keys:
             got = got[key]
-        wanted = np.asarray(want)
+        wanted, numbers = np.asarray(want), np.asarray(got, float)
         scale = 1.0 if path.endswith("correlation") else np.abs(wanted).max() if "singular" in path else np.abs(wanted)
-        worst = float((np.abs(np.asarray(got, float) - wanted) / scale).max())
-        found[keys[-1]] = max(found.get(keys[-1], 0.0), worst)
+        error = np.where(np.isnan(wanted) & np.isnan(numbers), 0, np.abs(numbers - wanted) / scale).max()
+        found[keys[-1]] = float(np.maximum(found.get(keys[-1], 0.0), error))
     return found
 
 

@@ -213,6 +213,21 @@ class House(unittest.TestCase):
     def test_a_macro_whose_body_has_no_braces(self):
         self.assert_code("#define M(x) \\\n    if (x) \\\n        x++;\n", "the body of if has no braces")
 
+    def test_tests_that_pass_with_nan(self):
+        rooms = ROOMS.replace("| `daemon/` | who", "| `tests/` | tests | nothing else |\n| `daemon/` | who")
+        for line in ("assert_float_equal(a, 1, 1);", "assert_double_not_equal(a, 1, 1);", "assert_false(a > b);",
+                     "assert_true(!(a->b <= c));", "if (c && fabs(a - b) > d) {\n    }", "if (fabsf((a)) >= b) {\n    }"):
+            self.assert_broken({"CONTRIBUTING.md": rooms, "tests/a.c": function("clock", f"    {line}\n")}, "a.c:3: nan: passes")
+            self.assert_code(f"    {line}\n")
+        good = ("    assert_false(a->b);\n    assert_false(a << 1);\n    assert_true(a > b);\n    assert_true(!(a && b));\n"
+                "    if (!(fabs(a - b) <= c)) {\n    }\n    assert_false(a); b = c > d;\n    x = fabs(a) > b;\n")
+        self.assert_broken({"CONTRIBUTING.md": rooms, "tests/a.c": function("clock", good)})
+
+    def test_tests_in_python_that_pass_with_nan(self):
+        for line in ("not a > b", "b and not (abs(a - b) >= c)", "not (a < b).any()", "not any(x > 1 for x in y)"):
+            self.assert_broken({"tests/a.py": f"\nassert {line}\n"}, "tests/a.py:2: nan: passes with NaN")
+        self.assert_broken({"tests/a.py": "assert not a\nassert a <= b and not a == b\nif not a > b:\n    c()\n"})
+
     def test_sentences_that_begin_badly(self):
         self.assert_code("    /* Of all rows. */\n", 'clock.c:3: prose: a sentence begins with "Of"')
         self.assert_code("    /* Rows are read. Those\n     * below wait. What is left\n     * goes. */\n", '"What"')

@@ -382,13 +382,18 @@ def only_with(window, path):
             if group in ("heads", "spectrum", "aggregate") else value for group, value in window.items()}
 
 
-def test_no_number_can_be_wrong_unnoticed(window):
-    """Every single number of the window, changed by a little more than its tolerance, is found where it is."""
+def nothing_instead_of(value, path):
+    return math.nan if isinstance(value, float) and not math.isnan(value) else None
+
+
+@pytest.mark.parametrize("wrong_instead_of", [a_lie_instead_of, nothing_instead_of])
+def test_no_number_can_be_wrong_unnoticed(window, wrong_instead_of):
+    """Every single number of the window, changed by a little more than its tolerance, or NaN, is found where it is."""
     checked, lie = 0, summary_of(window)
     for path in list(paths_of(lie)):
         inside = functools.reduce(lambda value, key: value[key], path[:-1], lie)
         right = inside[path[-1]]
-        wrong = a_lie_instead_of(right, path)
+        wrong = wrong_instead_of(right, path)
         if wrong is None:
             continue
         inside[path[-1]] = wrong

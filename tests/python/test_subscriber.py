@@ -242,6 +242,18 @@ def test_one_that_its_own_thread_collects_ends_too(source, monkeypatch):
     assert drain.socket.closed and drain._link.context.closed
 
 
+@pytest.mark.parametrize("client", [attnd.Subscriber, attnd.Control, lambda endpoint: attnd.Publisher("x", endpoint=endpoint)],
+                         ids=["Subscriber", "Control", "Publisher"])
+def test_no_receive_queue_has_a_limit_and_no_socket_pings(client, monkeypatch):
+    """libzmq needs both to be safe; daemon/base/README.md."""
+    links, opened = [], Link.__init__
+    monkeypatch.setattr(Link, "__init__", lambda link, *args, **more: (opened(link, *args, **more), links.append(link)) and None)
+    with client(free_endpoint()):
+        wait_until(lambda: links, "a link")
+        for link in links:
+            assert link.socket.getsockopt(zmq.RCVHWM) == 0 and link.socket.getsockopt(zmq.HEARTBEAT_IVL) == 0
+
+
 def test_with_keys_an_attnd_that_is_away_is_tried_as_zeromq_would_and_its_keys_once_a_second(monkeypatch):
     (server, _), (_, secret) = zmq.curve_keypair(), zmq.curve_keypair()
     monkeypatch.setenv("ATTND_KEY", secret.decode())

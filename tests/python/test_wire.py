@@ -179,9 +179,16 @@ def test_topics():
     assert wire.event_topic("gpt") == b"event/gpt/"
 
 
-@pytest.mark.parametrize("name, job", [("org/model lr=3e-4", "org-model-lr-3e-4"), ("a//=b", "a-b"), ("ä", "-"), ("gpt_2.x-y", "gpt_2.x-y")])
+@pytest.mark.parametrize("name, job", [("org/model lr=3e-4", "org-model-lr-3e-4-7c0d3933"), ("实验一", "b77de1ec"), ("gpt_2.x-y", "gpt_2.x-y")])
 def test_a_name_that_a_person_gives_becomes_that_of_a_job(name, job):
     assert wire.job_name(name) == job
+
+
+def test_two_names_that_a_person_gives_never_become_one():
+    names = ["实验一", "训练二", "опыт", "lr=1e+3", "lr=1e-3", "lr-1e-3", "a/b", "a b", "a//b", "a-b", "a\n", "a"]
+    assert len({wire.job_name(name) for name in names}) == len(names)
+    assert wire.job_name("e\u0301 1") == wire.job_name("\u00e9 1"), "the same letters"
+    assert wire.check_job(wire.job_name("/" + 127 * "x")) and wire.check_job(wire.job_name("(" + 127 * "é"))
 
 
 @pytest.mark.parametrize("check, about, values", [

@@ -73,6 +73,8 @@ static inline double random_unit(uint64_t *state)
     return (double)(*state >> 11) * 0x1p-53;
 }
 
+/* Fails where `got` is NaN, as cmocka's own macros of float and `fabs(got - want) > tolerance` do
+ * not. */
 static inline void assert_close(double got, double want, double tolerance)
 {
     if (!(fabs(got - want) <= tolerance)) {
@@ -84,6 +86,16 @@ static inline void assert_nan(double got)
 {
     if (!isnan(got)) {
         fail_msg("got %.17g, want NaN", got);
+    }
+}
+
+/* For a reference that has no number somewhere: `want` is NaN there, and so must `got` be. */
+static inline void assert_close_or_nan(double got, double want, double tolerance)
+{
+    if (isnan(want)) {
+        assert_nan(got);
+    } else {
+        assert_close(got, want, tolerance);
     }
 }
 

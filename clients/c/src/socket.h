@@ -11,8 +11,8 @@ struct socket_option {
     int option, value;
 };
 
-/* A context; NULL when there is no memory, or when few descriptors are left: libzmq (4.3.4, 4.3.5)
- * aborts the process when it gets none for its threads. */
+/* A context; NULL when there is no memory, or when fewer descriptors are left than its threads and
+ * sockets need. */
 void *socket_context_new(void);
 
 /* Makes a socket, sets its options and bounds incoming frames. Returns 0 or ATTN_E_TRANSPORT. */

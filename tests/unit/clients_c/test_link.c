@@ -85,3 +85,20 @@ TEST(keys_are_not_shown_to_a_unix_socket)
     link_close(&link);
     zmq_ctx_term(context);
 }
+
+TEST(a_receive_queue_has_no_limit)
+{
+    void *context = zmq_ctx_new();
+    struct link_target target = link_to("ipc:///tmp/no-such-attnd");
+    struct link link;
+    int limit = -1, pings = -1;
+    size_t size = sizeof limit;
+
+    assert_int_equal(link_subscribe(&link, context, "", -1, &target), 0);
+    assert_int_equal(zmq_getsockopt(link.socket, ZMQ_RCVHWM, &limit, &size), 0);
+    assert_int_equal(zmq_getsockopt(link.socket, ZMQ_HEARTBEAT_IVL, &pings, &size), 0);
+    assert_int_equal(limit, 0);
+    assert_int_equal(pings, 0);
+    link_close(&link);
+    zmq_ctx_term(context);
+}

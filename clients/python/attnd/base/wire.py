@@ -11,8 +11,10 @@ Daemon to readers: topic, and one MessagePack map (`decode_result`).
 """
 from __future__ import annotations
 
+import hashlib
 import operator
 import re
+import unicodedata
 from typing import Any, Callable, Container, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import msgpack
@@ -76,9 +78,14 @@ def check_job(job: str) -> str:
 
 
 def job_name(name: str) -> str:
-    """The name of a job for a name that a person gave it, such as "org/model lr=3e-4": whatever is not of
-    [A-Za-z0-9._-] becomes "-", a row of it one. ValueError when nothing is left, or too much."""
-    return check_job(_NOT_OF_JOB.sub("-", name) if isinstance(name, str) else name)
+    """The name of a job for a name that a person gave it, such as "org/model lr=3e-4": each row of characters beside
+    [A-Za-z0-9._-] becomes "-", and 8 hex digits of a hash of the given name follow, so that two names never become one.
+    ValueError for "", and for what is too long."""
+    if not isinstance(name, str) or not 0 < len(name) <= 128 or _JOB.match(name):
+        return check_job(name)
+    given = unicodedata.normalize("NFC", name)
+    told_apart = hashlib.blake2b(given.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    return "-".join(filter(None, (_NOT_OF_JOB.sub("-", given).strip("-")[:128 - 1 - len(told_apart)], told_apart)))
 
 
 def check_layer(stack: str, layer: int, site: str) -> Layer:

@@ -127,7 +127,7 @@ def wrong(which: str, endpoint: Optional[str], keys: Optional[Keys]) -> Optional
 
 
 def new_context() -> "zmq.Context[Any]":
-    """OSError when few descriptors are left: libzmq (4.3.4, 4.3.5) aborts the process when it gets none for its threads."""
+    """OSError when fewer descriptors are left than libzmq's threads and sockets need."""
     spare: List[int] = []
     try:
         while len(spare) < SPARE:

@@ -64,8 +64,7 @@ class Link:
         self.endpoint = self._named  # connected to, or on the way; None: nobody was found
         self.context = keys.new_context()
         self.socket = self.context.socket(kind)
-        # No limit: libzmq (4.3.4, 4.3.5) aborts the process when a ping is read, or is due, on a connection that broke
-        # while its receive queue was full. So whoever owns the link reads all the time.
+        # No limit, which libzmq (4.3.4, 4.3.5) needs to be safe: whoever owns the link reads all the time.
         self.socket.setsockopt(zmq.RCVHWM, 0)
         self.monitor: Optional["zmq.Socket[Any]"] = None
         set_options(self.socket)

@@ -331,7 +331,7 @@ def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, 
         if side:
             part = (torch.uint8, torch.int64) if is_part else (given[0], given[0])
             calls.append((_cells(p, side, is_part), (*given[:4], f32, given[0] if p.sinks is None else f32, *part, torch.float16)))
-        # The end of the process waits for it: it would be torn out of the compiler, which aborts then.
+        # The end of the process waits for the compiler, which may not be interrupted.
         threading.Thread(target=_compile, args=(key, p.q.device, calls), name="attnd compiles").start()
     if isinstance(found, str):
         raise RuntimeError(found)

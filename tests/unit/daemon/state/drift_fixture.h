@@ -142,9 +142,7 @@ static inline struct result_drift newest(const struct drift *drift, int metric)
 
 static inline void assert_near(double got, double want, double tolerance)
 {
-    if (isnan(got) != isnan(want) || fabs(got - want) > tolerance * fmax(1, fabs(want))) {
-        fail_msg("got %.17g, want %.17g", got, want);
-    }
+    assert_close_or_nan(got, want, tolerance * fmax(1, fabs(want)));
 }
 
 /* Levels that slide and jump, heads that come late or are missing now and then. */

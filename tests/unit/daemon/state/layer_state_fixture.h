@@ -78,10 +78,7 @@ static inline void assert_same_bytes(const struct mpk_writer *a, const struct mp
 
 static inline void assert_relative(double got, double want, double relative)
 {
-    bool same = got == want || (isnan(got) && isnan(want));
-    if (!same && !(fabs(got - want) <= relative * fabs(want) + 1e-300)) {
-        fail_msg("got %.17g, want %.17g", got, want);
-    }
+    assert_close_or_nan(got, want, relative * fabs(want) + 1e-300);
 }
 
 /* Deviations are compared with the spread of the values as a whole: of values that are nearly the

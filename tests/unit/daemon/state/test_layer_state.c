@@ -277,9 +277,7 @@ TEST(bytes_are_what_the_heap_gave_out)
         take_from_stream(state, i);
         double said = (double)layer_state_bytes(state), used = (double)blocks_of(state);
         /* A sanitizer's heap gives exactly what was asked for. */
-        if (fabs(said - used) > 0.02 * used + 16 * 12) {
-            fail_msg("message %d: %g bytes, said to be %g", i, used, said);
-        }
+        assert_close(said, used, 0.02 * used + 16 * 12);
     }
     OWNED(mpk_writer_clear) struct mpk_writer packed;
     test_layer_state_pack(state, &packed);

@@ -376,7 +376,7 @@ static struct spectrum test_spectrum_compute(const struct attention *a, enum spe
 
 static void near(const char *map, const char *what, double got, double want, double tolerance)
 {
-    if (isnan(got) != isnan(want) || fabs(got - want) > tolerance) {
+    if (isnan(want) ? !isnan(got) : !(fabs(got - want) <= tolerance)) {
         fail_msg("%s: %s: got %.17g, want %.17g, tolerance %g", map, what, got, want, tolerance);
     }
 }

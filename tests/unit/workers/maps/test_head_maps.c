@@ -122,11 +122,7 @@ static double head_maps_brute_cell(const struct head_maps *m, uint32_t h, uint32
 
 static void assert_cell(double got, double want)
 {
-    if (isnan(want)) {
-        assert_nan(got);
-    } else {
-        assert_close(got, want, 2e-6 * fabs(want));
-    }
+    assert_close_or_nan(got, want, 2e-6 * fabs(want));
 }
 
 static void assert_means(const struct head_maps *m)

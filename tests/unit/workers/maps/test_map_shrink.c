@@ -38,7 +38,7 @@ static void check(uint32_t rows, uint32_t columns, uint32_t size)
         for (uint32_t c = 0; c < m; c++) {
             double wanted = mean_in(cells, rows, columns, n, m, r, c);
             double got = (double)in_place[r * m + c];
-            assert_true(isnan(wanted) ? isnan(got) : fabs(got - wanted) <= 1e-7);
+            assert_close_or_nan(got, wanted, 1e-7);
         }
     }
     free(cells);

@@ -181,11 +181,7 @@ static void qk_assert_same_numbers(const struct block *got, const struct block *
     assert_int_equal(got->invalid_rows, want->invalid_rows);
     for (uint32_t m = 0; m <= METRIC_LOCALITY; m++) {
         for (uint32_t h = 0; m != METRIC_MAX_LOGIT && h < HEADS; h++) {
-            if (isnan(w.value[m][h])) {
-                assert_nan(g.value[m][h]);
-            } else {
-                assert_close(g.value[m][h], w.value[m][h], tolerance * fmax(1, w.value[m][h]));
-            }
+            assert_close_or_nan(g.value[m][h], w.value[m][h], tolerance * fmax(1, w.value[m][h]));
         }
     }
 }
