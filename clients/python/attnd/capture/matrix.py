@@ -295,7 +295,7 @@ def _plain(name: str, weight: Any) -> torch.Tensor:
     """The tensor, when it is a matrix. Refused."""
     _check(name, weight)
     if weight.dim() != 2 or weight.is_complex():
-        raise Refused("shapes", f"{name} {list(weight.shape)} is no matrix of real numbers")
+        raise Refused("shapes", f"{name} {list(weight.shape)} is no matrix")
     plain: torch.Tensor = weight.detach()
     return plain
 
