@@ -57,6 +57,10 @@ class Notices:
         """An attention cannot be captured."""
         self._uncaptured("unreadable", path, f"it {why}{'. ' + what_helps if what_helps else ''}")
 
+    def unplaced(self, path: str, why: str) -> None:
+        """Nothing tells whether an attention reads its own sequence or another one."""
+        self._uncaptured("unplaced", path, f"it {why}. Say which, by layers={{{path!r}: ('decoder', 0, 'cross')}} or 'self'")
+
     def _uncaptured(self, about: str, path: str, why: str) -> None:
         if about in self._once:
             return
