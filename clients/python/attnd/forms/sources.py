@@ -4,14 +4,13 @@ its module: how long they are, what they are called, and in a forward that autog
 are made of. Three tensors that are made of one, as views or by a norm each, are one source."""
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import deque
 from typing import Any, Container, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 
-from ..base.torch_state import outside_modes, saves_elsewhere
+from ..base.torch_state import outside_modes
 from .seen import NotCaptured, Queries, Seen, keys_of, queries_of, sees_ahead
 
 _NO_KEYS = re.compile(r"mask|pos|bias|residual|rope|rotary|freq|(^|_)(cos|sin)(_|$)")  # names of inputs that are no sequence
@@ -207,14 +206,15 @@ def _made_of(start: _Edge, made: Mapping[_Edge, _Input], data: Sequence[_Input])
 
 
 def _kept_by(node: Any) -> Set[int]:
-    """Where data are that a node takes and keeps for backward."""
+    """The places of data that a node takes and keeps for backward, as they are: nothing is unpacked, which activation
+    checkpointing would take for backward. Older versions of torch do not show them."""
     places = set()
-    if not saves_elsewhere() and any(parent is None for parent, _ in node.next_functions):
+    if any(parent is None for parent, _ in node.next_functions):
         for name in dir(node):
-            with contextlib.suppress(RuntimeError):  # it was written to since
-                kept = getattr(node, name) if name.startswith("_saved_") else None
-                if isinstance(kept, torch.Tensor) and not kept.requires_grad:
-                    places.add(_place(kept))
+            saved = getattr(node, name) if name.startswith("_raw_saved_") else None
+            kept = getattr(saved, "data", None) if getattr(saved, "unpack_hook", saved) is None else None
+            if isinstance(kept, torch.Tensor) and not kept.requires_grad:
+                places.add(_place(kept))
     return places - {0}
 
 
