@@ -14,7 +14,7 @@ from attnd.capture import accelerator, states
 from attnd.capture.calls import Context, beyond_device, parts
 from attnd.capture.cost import Cost
 from attnd.forms import interface, mods
-from attnd.forms.seen import NotCaptured, Queries, Share, Weights, heads_of, reads_other, sees_ahead
+from attnd.forms.seen import NotCaptured, Queries, Share, Weights, heads_of, sees_ahead
 from attnd.sending.devices import HeldCopy, HostCopy
 from attnd.sending.layer_state import reduce_rows
 from conftest import ROOT
@@ -536,13 +536,3 @@ def test_queries_see_ahead_when_nothing_hides_later_keys():
     assert not sees_ahead(Weights(sink.softmax(-1), sink, sink=True))
     for logits, ahead in ((late, True), (late.masked_fill(~band, float("-inf")), False)):
         assert bool(sees_ahead(Weights(logits.softmax(-1), logits))) is ahead
-
-
-@pytest.mark.parametrize("inputs, keys, other", [
-    ({"x": (2, 6, 8)}, 2, False), ({"x": (2, 6, 8), "context": (2, 6, 4)}, 6, True), ({"x": (2, 6, 8), "y": (2, 3, 4)}, 3, True),
-    ({"x": (2, 6, 8), "y": (2, 6, 4)}, 6, False), ({"x": (2, 6, 8), "position_bias": (2, 3, 6)}, 3, False),
-    ({"x": (2, 6, 8), "context": (2, 4, 8)}, 10, False), ({"ids": (2, 6)}, 6, None)])
-def test_keys_are_of_another_input_when_it_has_as_many_and_says_so(inputs, keys, other):
-    assert reads_other({name: torch.rand(shape) for name, shape in inputs.items()}, 6, keys) is other
-    same = torch.rand(2, 6, 8)
-    assert reads_other({"query": same, "key": same}, 6, 6) is False

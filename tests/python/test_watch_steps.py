@@ -108,6 +108,207 @@ def test_without_anybody_who_tells_forwards_are_steps(daemon, watched, monkeypat
     assert len(caplog.messages) == TORCH_2 and all("step()" in message for message in caplog.messages)
 
 
+def trains(model, *optimizers, forward=True):
+    """A forward and a backward, then each of these steps."""
+    if forward:
+        model(X, X, X)[0].sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def pair(model):
+    """Two optimizers, which share the parameters of a model."""
+    return sgd(model.attn.in_proj_weight), torch.optim.Adam([model.attn.out_proj.weight], 1e-3)
+
+
+@needs_step_hooks
+def test_an_optimizer_that_takes_over_ends_steps_as_the_first_did(daemon, watched, caplog):
+    model = Model()
+    (first, second), it = pair(model), watched(model)
+    for optimizer in [first] * 3 + [second] * 3:
+        trains(model, optimizer)
+    trains(model, sgd(*model.parameters()))  # made late
+    assert it.current_step == 7 and not caplog.messages
+    assert [(h["step"], h.get("microbatch", 0)) for _, h, _ in daemon.captured(it)] == [(step, 0) for step in range(7)]
+
+
+@needs_step_hooks
+@pytest.mark.parametrize("order", [["ab", "ab", "ab"], ["ab", "ba", "ab"], ["a", "ab", "b", "ba"], ["aa", "abab", "bb"]])
+def test_optimizers_that_step_after_one_forward_make_one_step(watched, caplog, order):
+    model = Model()
+    of, it = dict(zip("ab", pair(model))), watched(model)
+    for names in order:
+        trains(model, *map(of.get, names))
+    assert it.current_step == len(order) and not caplog.messages
+
+
+@needs_step_hooks
+@pytest.mark.parametrize("forwards, told", [(3, 0), (9, 1)])
+def test_optimizers_in_turn_end_a_step_each_which_is_said_once(watched, caplog, forwards, told):
+    model = Model()
+    optimizers, it = pair(model), watched(model)
+    for number in range(forwards):
+        trains(model, optimizers[number % 2])
+    assert it.current_step == forwards
+    assert [message for message in caplog.messages if "step in turn" in message] == caplog.messages and len(caplog.messages) == told
+
+
+@needs_step_hooks
+def test_an_optimizer_per_parameter_that_steps_in_backward_makes_one_step(watched):
+    model = Model()
+    of = {parameter: sgd(parameter) for parameter in model.parameters()}
+    for parameter in of:
+        parameter.register_post_accumulate_grad_hook(lambda one: of[one].step())
+    it = watched(model)
+    for step in range(3):
+        trains(model)
+        assert it.current_step == step + 1
+
+
+@needs_step_hooks
+def test_parameters_that_an_optimizer_is_given_late_are_known_to_the_step(watched):
+    model, other = Model(), torch.nn.Linear(2, 2)
+    optimizer, it = sgd(*other.parameters()), watched(model)
+    trains(model, optimizer)
+    optimizer.add_param_group({"params": list(model.parameters())})
+    trains(model, optimizer)
+    assert it.current_step == 1
+    trains(model, optimizer)
+    assert it.current_step == 2
+
+
+@needs_step_hooks
+def test_the_forwards_of_a_closure_are_of_one_step(daemon, watched):
+    model = Model()
+    optimizers, it = [sgd(*model.parameters()), torch.optim.LBFGS(model.parameters(), max_iter=5)], watched(model)
+
+    def closure():
+        model.zero_grad()
+        loss = model(X, X, X)[0].square().sum()
+        loss.backward()
+        return loss
+
+    for optimizer in optimizers:
+        for _ in range(2):
+            optimizer.step(closure)
+    steps = steps_of(daemon.captured(it))
+    assert it.current_step == 4 and sorted(set(steps)) == [0, 1, 2, 3] and steps.count(2) > 1
+
+
+@needs_step_hooks
+def test_a_step_without_a_forward_ends_none(watched):
+    model = Model()
+    optimizer, it = sgd(*model.parameters()), watched(model)
+    trains(model, optimizer, optimizer, forward=False)  # for a scheduler
+    assert it.current_step == 0
+    for _ in range(3):
+        trains(model, optimizer)
+        with torch.no_grad():
+            model(X, X, X)
+        trains(model, optimizer, forward=False)
+    assert it.current_step == 3
+
+
+@needs_step_hooks
+def test_a_step_that_a_scaler_leaves_out_ends_none(daemon, watched):
+    model = Model()
+    optimizer, it = sgd(*model.parameters()), watched(model)
+    for scale in (1.0, float("inf"), 1.0):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        scaler.scale(model(X, X, X)[0].sum() * scale).backward()
+        scaler.step(optimizer)
+        optimizer.zero_grad()
+    assert it.current_step == 2 and steps_of(daemon.captured(it)) == [0, 1, 1]
+
+
+@needs_step_hooks
+@pytest.mark.parametrize("every", [1, 4])
+def test_forwards_that_are_not_seen_are_counted_by_their_gradients(watched, every):
+    model = Model()
+    optimizers, it = pair(model), watched(model, every=every)
+    for step in range(6):  # a part is called, not the model
+        model.attn(X, X, X)[0].sum().backward()
+        trains(model, *optimizers, forward=False)
+        assert it.current_step == step + 1
+        model.zero_grad(set_to_none=step % 2 == 0)
+
+
+@needs_step_hooks
+def test_an_optimizer_takes_over_in_a_compiled_model_too(watched):
+    model = Model()
+    compiled, optimizers = torch.compile(model, backend="eager"), pair(model)
+    it = watched(compiled, every=3)
+    for step in range(8):
+        compiled(X, X, X)[0].sum().backward()
+        trains(model, optimizers[step > 3], forward=False)
+        assert it.current_step == step + 1
+
+
+@needs_step_hooks
+def test_replayed_graphs_whose_gradients_are_always_the_same_are_steps(watched, monkeypatch):
+    model = Model()
+    optimizer, it = sgd(*model.parameters()), watched(model)
+    trains(model, optimizer)
+    monkeypatch.setattr(watches.torch_state, "is_graph_captured", lambda: True)
+    trains(model)
+    monkeypatch.undo()
+    for _ in range(3):
+        trains(model, optimizer, forward=False)
+    assert it.current_step == 4
+
+
+@needs_step_hooks
+def test_a_training_that_ends_no_step_any_more_is_told(watched, caplog):
+    model = Model()
+    optimizer, it = sgd(*model.parameters()), watched(model, every=0)
+    for _ in range(3):
+        for _ in range(40):
+            trains(model)
+        optimizer.step()
+    model.eval()
+    for _ in range(200):
+        model(X, X, X)  # a validation that forgot no_grad()
+    assert it.current_step == 3 and not caplog.messages
+    for _ in range(200):
+        trains(model.train())
+    assert len(caplog.messages) == 1 and "after step 2: all are of one step; call step()" in caplog.text
+
+
+class OwnOptimizer:
+    """None of torch's: fastai's is like this."""
+
+    def __init__(self, parameters):
+        self.parameters = list(parameters)
+
+    def step(self):
+        for parameter in self.parameters:
+            parameter.data.sub_(parameter.grad, alpha=1e-3)
+
+
+@needs_step_hooks
+@pytest.mark.parametrize("forwards, told", [(1, []), (5, ["5 forwards, so all are of one step; call step()"]),
+                                            (70, ["64 forwards, so each counts as a step; call step()"])])
+def test_an_optimizer_that_is_none_of_torchs_is_told_at_the_end_at_the_latest(watched, caplog, forwards, told):
+    model = Model()
+    optimizer, it = OwnOptimizer(model.parameters()), watched(model, every=0)
+    for _ in range(forwards):
+        trains(model, optimizer)
+    it.close()
+    assert len(caplog.messages) == len(told) and all(text in caplog.text for text in told)
+
+
+@needs_step_hooks
+def test_who_says_when_a_step_ends_is_told_nothing_of_optimizers(watched, caplog):
+    model = Model()
+    optimizer, it = OwnOptimizer(model.parameters()), watched(model, every=0)
+    for step in range(5):
+        trains(model, optimizer)
+        it.step()
+        assert it.current_step == step + 1
+    it.close()
+    assert not caplog.messages
+
+
 @needs_step_hooks
 def test_parameters_that_were_replaced_after_watch_are_known_to_the_step(watched):
     model = Model()

@@ -213,7 +213,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         made = Watch(root, publisher, own, forwards, starter, looks)
         if not passive:
             opened.callback(made.close)
-            made.follow_steps(optimizer, steps)
+            made.follow_steps(optimizer, steps, model if _is_compiled(model) else root)
             if weights_every != 0 and 0 in (publisher.rank, share.number):
                 forwards.projections = Projections(root, publisher, weights_every, names, share.of)
             if probe is not None:
@@ -260,6 +260,11 @@ def _share(tensor_parallel: Optional[Tuple[int, int]]) -> Share:
     index, size = tensor_parallel
     size = wire.check_int("tensor_parallel: size", size, wire.WORLD_MAX, 1)
     return Share(wire.check_int("tensor_parallel: index", index, size - 1), size)
+
+
+def _is_compiled(model: torch.nn.Module) -> bool:
+    """Whether it is made by torch.compile, or wraps what is: then the hooks of the model within do not run."""
+    return any("_orig_mod" in one._modules for one in (model, model._modules.get("module")) if one is not None)
 
 
 def _innermost(model: Any) -> torch.nn.Module:

@@ -22,12 +22,13 @@ from ..base.paths import call_name, module_at
 from ..base.plan import Plan
 from ..forms import look
 from ..forms.judge import Judge
-from ..forms.seen import (Queries, Seen, Share, heads_of, keys_of, may_read_other, placements_of, queries_of, reads_other,
-                          sees_ahead, tells_padding)
+from ..forms.seen import (NotCaptured, Queries, Seen, Share, heads_of, keys_of, placements_of, queries_of, sees_ahead,
+                          tells_padding)
 from ..forms.shares import Shares, ShareUnknown
+from ..forms.sources import may_read_other, reads_other
 from ..forms.spy import Spy
 from ..model.labels import Labels, Texts
-from ..model.layers import Shown
+from ..model.layers import Shown, says_site
 from ..model.names import Names
 from ..model.notices import Notices
 from ..model.tokens import Tokens
@@ -76,6 +77,7 @@ class Forwards:
         self._pending: List[Tuple[str, Part]] = []  # paths without a name yet, and their parts, copied
         self._pending_bytes = 0
         self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
+        self._unplaced: Dict[str, str] = {}  # paths of which nothing tells what they attend to, and why
         self._trains = False  # the forward that runs began with gradients, and it is known when backward repeats it
         self._padding = DecoderPadding()
         self._pid = os.getpid()
@@ -193,6 +195,10 @@ class Forwards:
                 seen = seen._replace(v=None)
             if layer is None:
                 self._note_shown(path, seen)
+                if path in self._unplaced:
+                    self._unnamed.pop(path, None)
+                    self.notices.unplaced(path, self._unplaced[path])
+                    return
             place = layer or self.names.place_of(path, self._unnamed)
             self._note_padding(place, seen, plan)
             stack = self.names.stack_of(path)
@@ -255,19 +261,24 @@ class Forwards:
 
     def _note_shown(self, path: str, seen: Seen) -> None:
         """Keeps what an attention without a name shows of itself, which its name is made by."""
-        if self.names.knows(path):
+        if self.names.knows(path) or path in self._unplaced:
             return
         cross: Optional[bool] = None
         try:
             queries, keys = queries_of(seen)[1], keys_of(seen)
-            for entered in reversed(self.spy.entered[-2:]):  # the kernel may be a module of its own, which has no parameters
-                if cross is None and next(entered.module.parameters(), None) is not None:
-                    cross = reads_other(entered.inputs, queries, keys)
-            ahead = sees_ahead(seen)
+            modules = [entered for entered in self.spy.entered[-3:] if next(entered.module.parameters(), None) is not None]
+            for entered in reversed(modules[-2:]):  # what computes the attention may be a module of its own, without parameters
+                if cross is None:
+                    cross = reads_other(entered.inputs, seen)
+                    if cross is False and queries != keys and "cross" in type(entered.module).__name__.lower():
+                        cross = True  # a class token that reads all tokens of the same tensor
             if cross is None and 1 < queries != keys and self.spy.is_looking:  # compiled code shows no inputs of modules
                 module: Any = module_at(self._root, path.partition("#")[0])
                 cross = may_read_other(inspect.signature(module.forward).parameters)
-            self.names.note(path, Shown(cross, ahead))
+            self.names.note(path, Shown(cross, sees_ahead(seen)))
+        except NotCaptured as why:
+            if not says_site(path):
+                self._unplaced[path] = str(why)
         except Exception:
             self.notices.failed(f"{path or 'the model'} could not be looked at for its name")
 
@@ -297,7 +308,7 @@ class Forwards:
             self._pending_bytes = 0
             news = self.judge.news()
             unnamed = [(path, heads) for path, heads in self._unnamed.items() if heads and not self.judge.refuses(path)]
-            self._unnamed = {}
+            self._unnamed, self._unplaced = {}, {}
             if unnamed and self.names.add(unnamed):
                 self._publisher.hello(self.names.described(), self.epoch, self.step)
             for path, part in pending:

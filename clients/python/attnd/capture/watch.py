@@ -6,11 +6,12 @@ but no wrapper, no hook of a layer, no mode. At the end of each step it is decid
 somebody is subscribed, and the plan says so. Then a spy (spy.py) is installed for that one step. It copies what the
 plan wants (calls.py); the sender thread does the rest.
 
-A step ends with `w.step()`, or with the step() of an optimizer that holds parameters of the model, which is noticed by
-itself (torch 2). When neither is seen in the first 64 forwards, every forward of the model in training counts as one
-from then on, which is said once; so it is in torch 1.13, and without gradients (`evaluation=True`), until `w.step()` is
-called. An optimizer's step() that is compiled, or is part of a training step that is compiled as a whole, is not noticed
-(nor are the forwards in the latter): those trainings call `w.step()`.
+A step ends with `w.step()`, or with the first step() of an optimizer that holds parameters of the model after a forward of
+it, which is noticed by itself (torch 2). When neither is seen in the first 64 forwards, every forward of the model in
+training counts as one from then on, which is said once, at the end where there are fewer; so it is in torch 1.13, and
+without gradients (`evaluation=True`), until `w.step()` is called. An optimizer that is none of torch's is not noticed, nor is
+a step() that is compiled, or is part of a training step that is compiled as a whole (nor are the forwards in the latter):
+those trainings call `w.step()`.
 
 A forward counts when gradients are on; others (validation, generation, rollouts) only with `evaluation=True`. Code here
 must not hurt the training: our own errors are logged once and swallowed.
@@ -63,9 +64,10 @@ class Watch:
         self.tells_unsent = False  # the end says that attnd was not there
         self._stepped = False  # somebody has said when a step ends
         self._explicit = False  # that is step()
-        self._uncounted = 0  # forwards since a step ended
+        self.uncounted = 0  # forwards that train since a step ended
+        self._most = FORWARDS_PER_STEP  # of these nothing is said
+        self.is_blind = True  # no forward of the model was seen, or the last one was made a CUDA graph
         self._given_up_at: Optional[int] = None  # the newest step whose attentions are counted as dropped
-        self._told_untold = False
         self._told_cost = False
         self._handles: List[Any] = []
         self._probe: Optional[Probe] = None
@@ -95,7 +97,7 @@ class Watch:
     def step(self) -> None:
         """One training step is done. From the first call on, only these calls count."""
         if not self._explicit:  # the optimizer may have told of this very step
-            self._explicit, self._stepped, self._uncounted = True, False, 0
+            self._explicit, self._stepped, self.uncounted = True, False, 0
             remove_all(self._handles)
             self.forwards.tells_calls = False
         self.optimizer_stepped()
@@ -157,6 +159,8 @@ class Watch:
         if self.forwards.is_closed:
             return
         self._guarded(self._notices.end, self.forwards.step > self._first_step)
+        if not self._stepped and 1 < self.uncounted <= FORWARDS_PER_STEP:
+            self._notices.no_step(self.uncounted, "so all are of one step")
         if self.tells_unsent and self.forwards.step > self._first_step:
             self._guarded(self._tell_unsent)
         self.forwards.is_closed = True
@@ -210,11 +214,11 @@ class Watch:
         weakref.finalize(self, remove_all, self._handles).atexit = False
         self.rearm()
 
-    def follow_steps(self, optimizer: Any, steps: str) -> None:
-        """Notices by itself when a step ends; called once, by attnd.watch."""
+    def follow_steps(self, optimizer: Any, steps: str, called: torch.nn.Module) -> None:
+        """Notices by itself when a step ends; called once, by attnd.watch. `called`: the model, or what is called in its place."""
         if steps == "manual":
             return
-        self._handles.append(self._root.register_forward_hook(ForwardHook(self)))
+        self._handles.append(called.register_forward_hook(ForwardHook(self)))
         self.forwards.tells_calls = True
         if optimizer is not None and hasattr(optimizer, "register_step_post_hook"):
             self._handles.append(optimizer.register_step_post_hook(OptimizerHook(self, None)))
@@ -237,17 +241,22 @@ class Watch:
 
     def forward_done(self) -> None:
         """The model's forward is done: the end of a step, when nobody else says where steps end."""
-        self._notices.model_called()
-        if self.forwards.is_closed or self._stepped or probed() is not None or not self.forwards.is_training() \
-                or torch_state.is_graph_captured():
+        self._notices.is_called = True
+        self.is_blind = torch_state.is_graph_captured()
+        if self._stepped:
+            if torch.is_grad_enabled() and (self._root.training or not self.uncounted):  # no validation that forgot no_grad()
+                self.uncounted += 1
+                if self.uncounted > self._most:
+                    self._notices.no_step(self.uncounted, f"after step {self.forwards.step - 1}: all are of one step")
+            return
+        if self.forwards.is_closed or probed() is not None or not self.forwards.is_training() \
+                or self.is_blind:
             return
         forwards_are_steps = register_optimizer_hook is None or not torch.is_grad_enabled()
-        self._uncounted += not forwards_are_steps
-        if self._uncounted == FORWARDS_PER_STEP + 1 and not self._told_untold:
-            self._told_untold = True
-            log.warning("job %s: no step of an optimizer was seen in %d forwards, so each counts as a step; call "
-                        "step() of what attnd.watch returned at the end of each", self.publisher.job, FORWARDS_PER_STEP)
-        if forwards_are_steps or self._uncounted > FORWARDS_PER_STEP:
+        self.uncounted += not forwards_are_steps
+        if self.uncounted == FORWARDS_PER_STEP + 1:
+            self._notices.no_step(FORWARDS_PER_STEP, "so each counts as a step")
+        if forwards_are_steps or self.uncounted > FORWARDS_PER_STEP:
             self._advance(before_backward=True)
             if self._alerts is not None:
                 self._guarded(self._alerts.run_log.write)
@@ -255,14 +264,18 @@ class Watch:
         else:
             self._guarded(self.rearm)  # a daemon may have come since the first one
 
+    def optimizers_alternate(self) -> None:
+        """Optimizers of the model end steps in turn."""
+        self._notices.alternate()
+
     def optimizer_stepped(self) -> None:
         """An optimizer of the model has stepped, or step() was called."""
         if self.forwards.is_closed or torch_state.is_graph_captured():  # a step that is captured is not computed
             return
         if not self._stepped:
             self._stepped = True
-            self._uncounted = 0
             self.forwards.step = self._first_step  # whatever the forwards of the first step had counted
+        self._most, self.uncounted = max(self._most, 4 * self.uncounted), 0
         self._advance()
         if self._alerts is not None:
             self._guarded(self._alerts.run_log.write)
@@ -308,7 +321,7 @@ class Watch:
     def rearm(self) -> None:
         """Installs or removes the spy, by whether the step that begins now is to be captured."""
         wanted = not self.forwards.is_closed and self.plan.takes_step(self.forwards.step) \
-            and not FORWARDS_UNTOLD <= self._uncounted <= FORWARDS_PER_STEP \
+            and (self._stepped or not FORWARDS_UNTOLD <= self.uncounted <= FORWARDS_PER_STEP) \
             and self.publisher.listened_to and not self._gives_up()
         if wanted and not self.forwards.spy.installed:
             self.forwards.arm()

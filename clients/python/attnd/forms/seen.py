@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
 """forms.seen: one call of an attention as it was seen, queries and keys or weights, and what can be told by it alone: its
-sizes, whether it can be copied, whether its keys are of another sequence, whether it looks ahead."""
+sizes, whether it can be copied, whether it looks ahead."""
 from __future__ import annotations
 
-import re
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -14,8 +13,6 @@ from ..base.torch_state import why_unreadable
 from ..sending.devices import DTYPE_NAMES
 from . import mods
 
-_NO_KEYS = re.compile(r"mask|pos|bias|residual")  # names of inputs that are none of another sequence
-_OF_KEYS = re.compile(r"encoder|context|memory|(^|_)(keys?|kv|source|src|other|cond)(_|$)")  # and of some that are
 _LOOKED_AHEAD = 32  # queries of which a late mask is evaluated, to tell whether they see later keys
 
 
@@ -146,23 +143,6 @@ def placements_of(seen: Seen) -> Optional[Sequence[Any]]:
     return getattr(seen.q if isinstance(seen, Queries) else seen.weights, "placements", None)
 
 
-def reads_other(inputs: Mapping[str, Any], queries: int, keys: int) -> Optional[bool]:
-    """Whether the keys of an attention are of another of these inputs of its module, by name, than the first [B, T, width]: as many
-    as the keys, and either fewer or more than queries, or called so. None: it has no such inputs."""
-    given = [(name, value) for name, value in inputs.items()
-             if isinstance(value, torch.Tensor) and value.dim() == 3 and value.is_floating_point()]
-    if not given:
-        return None
-    _, own = given[0]
-    others = [name for name, value in given[1:] if value is not own and keys in value.shape[:2] and not _NO_KEYS.search(name)]
-    return bool(others) and (queries != keys or may_read_other(others))
-
-
-def may_read_other(names: Iterable[str]) -> bool:
-    """Whether one of these names of inputs says that keys come by it."""
-    return any(_OF_KEYS.search(name) and not _NO_KEYS.search(name) for name in names)
-
-
 def sees_ahead(seen: Seen) -> Union[None, bool, torch.Tensor]:
     """Whether queries see keys behind their own: each sees the next, but for one in 16, as at the end of a document. A mask
     tells it on its device, bool []. None: nothing tells, as with one query."""
@@ -177,16 +157,18 @@ def sees_ahead(seen: Seen) -> Union[None, bool, torch.Tensor]:
         mask = seen.late_mask((slice(0, 1), slice(0, 1), slice(0, min(queries, _LOOKED_AHEAD))))
     elif seen.score_mod is not None:
         return None
-    if queries < 2 or keys < 2 or (queries != keys and mask is not None):
+    if queries < 2 or keys < 2 or (queries > keys and mask is not None):
         return None
     if mask is None or mask.dim() < 2 or 1 in mask.shape[-2:]:  # of keys alone
         return True
-    own, following = (mask[..., :keys].diagonal(beside, -2, -1) for beside in (0, 1))
-    count = min(own.shape[-1] - 1, following.shape[-1])  # of a part of the rows `following` has one more
-    own, following = own[..., 1:count + 1], following[..., :count]
-    if mask.dtype != torch.bool:
-        own, following = own > IGNORED_AT, following > IGNORED_AT
-    return (own & ~following).sum() * 16 <= own.sum()
+    mask = mask[..., :keys] if mask.dtype == torch.bool else mask[..., :keys] > IGNORED_AT
+    ahead: Any = True
+    for first in {0, keys - queries}:  # further keys, as nn.MultiheadAttention may add, are behind the queries' own, or before
+        own, following = (mask.diagonal(first + beside, -2, -1) for beside in (0, 1))
+        count = min(own.shape[-1] - 1, following.shape[-1])  # of a part of the rows `following` has one more
+        own, following = own[..., 1:count + 1], following[..., :count]
+        ahead = ((own & ~following).sum() * 16 <= own.sum()) & ahead
+    return ahead  # type: ignore[no-any-return]
 
 
 def makes_by_head(seen: Seen) -> bool:

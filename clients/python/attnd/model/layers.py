@@ -7,8 +7,8 @@
     layer   the last number in the path (of `block.3.layer.1`, as T5 has it, the first; of `block.3.attn2` the 3); 0 without one
     site    'cross' after that number (anywhere, without one), or 'encoder_attn', 'encdec', 'enc_dec', 'src_attn': cross;
             'multihead_attn' next to another attention of the same parent, as in torch's TransformerDecoderLayer: cross;
-            'self' in the last component: self; else cross, where the keys are of another input of the module than its first
-            (forms.seen.reads_other); else self. A sign of cross says nothing about the stack
+            'self' in the last component: self; else cross, where the keys are of another input of the module than the queries
+            (forms.sources.reads_other); else self. A sign of cross says nothing about the stack
 
     encoder.layers.3.self_attn       encoder 3 self
     decoder.layers.0.multihead_attn  decoder 0 cross
@@ -60,6 +60,11 @@ def guess_layer(path: str, paths: Sequence[str] = (), shown: Shown = Shown()) ->
     """(stack, layer, site) of one path; `paths` are those of all attention modules of the model."""
     stack, layer, site = _guess(path, _parents((path, *paths)), shown)
     return stack or "decoder", layer, site
+
+
+def says_site(path: str) -> bool:
+    """Whether the path alone says what its attention reads."""
+    return guess_layer(path)[2] == "cross" or "self" in path.lower().rpartition(".")[2]
 
 
 def _parents(paths: Iterable[str]) -> "Counter[str]":

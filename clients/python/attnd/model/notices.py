@@ -25,7 +25,7 @@ class Notices:
         self._root, self._publisher, self._spy, self._names, self._say_hello = root, publisher, spy, names, say_hello
         self._once = Once(publisher.job)
         self._told = False  # what is not captured, and why
-        self._called = False  # a forward of the model was, or one of a part that is followed
+        self.is_called = False  # a forward of the model was done, or one of a part that is followed began
         self._begun = self._evaluated = False  # a forward was followed; one was left out as a validation
         self._steps_uncalled = self._parts_uncalled = 0
         self._unseen: Dict[str, None] = {}  # paths of attentions in this step that showed none, in order
@@ -57,6 +57,10 @@ class Notices:
         """An attention cannot be captured."""
         self._uncaptured("unreadable", path, f"it {why}{'. ' + what_helps if what_helps else ''}")
 
+    def unplaced(self, path: str, why: str) -> None:
+        """Nothing tells whether an attention reads its own sequence or another one."""
+        self._uncaptured("unplaced", path, f"it {why}. Say which, by layers={{{path!r}: ('decoder', 0, 'cross')}} or 'self'")
+
     def _uncaptured(self, about: str, path: str, why: str) -> None:
         if about in self._once:
             return
@@ -69,12 +73,8 @@ class Notices:
 
     def forward_begins(self, counts: bool) -> None:
         """A forward that is followed. `counts`: it is no validation."""
-        self._called = self._called or counts
+        self.is_called = self.is_called or counts
         self._begun, self._evaluated = self._begun or counts, self._evaluated or not counts
-
-    def model_called(self) -> None:
-        """A forward of the whole model is done."""
-        self._called = True
 
     def forward_ends(self, unseen: Sequence[str]) -> None:
         """A forward was followed to its end. `unseen`: paths of attentions in it that showed none."""
@@ -93,6 +93,16 @@ class Notices:
         if self._steps_uncalled >= STEPS_UNCALLED:
             self._tell_uncalled()
         self._tell_unseen()
+
+    def no_step(self, forwards: int, therefore: str) -> None:
+        """No step of the training ended in these forwards."""
+        self._once.warn("steps", "no step of an optimizer was seen in %d forwards, %s; call step() of what attnd.watch returned "
+                                 "at the end of each", forwards, therefore)
+
+    def alternate(self) -> None:
+        """Several optimizers of the model step in turn, after forwards of their own."""
+        self._once.warn("turns", "optimizers of the model step in turn, each after a forward of its own, so each ends a step; where "
+                                 "they make one together, call step() of what attnd.watch returned at its end")
 
     def end(self, stepped: bool) -> None:
         """Nothing is captured any more. `stepped`: the training has ended a step."""
@@ -134,7 +144,7 @@ class Notices:
     def _tell_uncalled(self) -> None:
         """The model itself is never called, or its compiled code shows nothing."""
         looking = self._spy.is_looking
-        if self._told or self.has_failed or (self._names.layers if looking else self._called):
+        if self._told or self.has_failed or (self._names.layers if looking else self.is_called):
             return
         self._told = True
         if looking:
