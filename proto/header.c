@@ -409,7 +409,9 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
     KEY(keys_sent, OPTIONAL, IN_STATE, READ_POSITIVE, FIELD(maps.keys_sent, INT32_MAX))            \
     KEY(first_query, OPTIONAL, IN_STATE, READ_U32, FIELD(maps.first_query, INT32_MAX))             \
     KEY(first_key, OPTIONAL, IN_STATE, READ_U32, FIELD(maps.first_key, INT32_MAX))                 \
-    KEY(sample, OPTIONAL, IN_STATE, READ_U32, FIELD(maps.sample, INT32_MAX))                       \
+    KEY(sample, OPTIONAL, IN_SHOWN, READ_U32, FIELD(maps.sample, INT32_MAX))                       \
+    KEY(sample_stride, OPTIONAL, IN_MAPS, READ_POSITIVE, FIELD(sample_stride, INT32_MAX))          \
+    KEY(batch, OPTIONAL, IN_SHOWN, READ_POSITIVE, FIELD(whole_batch, INT32_MAX))                   \
     KEY(heads_total, OPTIONAL, IN_SLICED, READ_U32, FIELD(heads_total, HEADS_TOTAL_MAX))           \
     KEY(dropout, OPTIONAL, IN_MAPS, READ_BOOL, FIELD(dropout, 0))                                  \
     KEY(learned_sink, OPTIONAL, IN_MAPS, READ_BOOL, FIELD(learned_sink, 0))                        \
@@ -503,6 +505,11 @@ static int decode_map(const msgpack_object *map, struct header *header, const ch
     }
     if (header_last_position(header) >= UINT32_MAX) {
         *reterr_key = header->q_offset > UINT32_MAX - header->queries ? "q_offset" : "q_stride";
+        return ERR_KEY_RANGE;
+    }
+    if (header->whole_batch &&
+        header_sample_number(header, header->batch - 1) >= header->whole_batch) {
+        *reterr_key = "batch";
         return ERR_KEY_RANGE;
     }
     return header_check_tensors(header, reterr_key);

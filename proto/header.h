@@ -102,8 +102,8 @@ struct matrix_place {
 /* The pooled maps that a state brings, of one sample of its newest message. */
 struct state_maps {
     uint32_t heads, rows, columns; /* 0 = it has none */
-    uint32_t sample;
-    uint32_t queries, keys; /* that they are of, without padding */
+    uint32_t sample;               /* its number in the batch; in other types the first one's */
+    uint32_t queries, keys;        /* that they are of, without padding */
     uint32_t first_query, first_key;
     uint32_t queries_sent, keys_sent; /* with padding */
 };
@@ -154,8 +154,10 @@ struct header {
     uint32_t head_offset, heads_total; /* this slice of the model's heads; default 0 and H */
     bool dropout;                      /* weights are after dropout */
     bool learned_sink;                 /* rows may sum to less than 1 */
-    uint32_t microbatch;               /* which forward of the step this was, from 0 */
-    uint64_t first_epoch, first_step;  /* of a state: where it begins; it ends at epoch and step */
+    uint32_t sample_stride; /* from the number of a sample in its batch to the next one's; 0 = 1 */
+    uint32_t whole_batch;   /* samples of the batch that these are some of; 0 = not said */
+    uint32_t microbatch;    /* which forward of the step this was, from 0 */
+    uint64_t first_epoch, first_step; /* of a state: where it begins; it ends at epoch and step */
     struct state_maps maps; /* of a state; their first head is head_offset, queries at q_offset */
     const char *const *labels; /* of the encoder: [label_count] texts; not owned, not read */
     uint32_t label_count;
@@ -176,6 +178,14 @@ int header_encode(const struct header *header, struct mpk_writer *writer);
 static inline uint32_t header_map_heads(const struct header *header)
 {
     return header->type == MESSAGE_STATE ? header->maps.heads : header->heads;
+}
+
+/* The number in its batch of a sample of the message, counted from 0; of a state the one that its
+ * maps are of. */
+static inline uint64_t header_sample_number(const struct header *header, uint32_t sample)
+{
+    uint64_t stride = header->sample_stride ? header->sample_stride : 1;
+    return header->maps.sample + (header->type == MESSAGE_STATE ? 0 : sample * stride);
 }
 
 /* Where the last query of type `attention` or `qk` stands; no factor is above 2^32. */

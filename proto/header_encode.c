@@ -127,6 +127,7 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
         header_encode_put_number(writer, "first_query", maps->first_query);
         header_encode_put_number(writer, "first_key", maps->first_key);
         header_encode_put_number(writer, "sample", maps->sample);
+        header_encode_put_number(writer, "batch", header->whole_batch);
     }
     header_encode_put_flag(writer, "dropout", header->dropout);
     header_encode_put_flag(writer, "learned_sink", header->learned_sink);

@@ -217,7 +217,7 @@ export async function openRun(store, params) {
 export function mapStep(found, numbers) {
     const own = found.ofWindow
         ? `${found.heads ? `map of step ${found.step}, kept in ${found.rows} × ${found.columns} cells` : "mean over heads"}, window of ${found.unit} ${found.first === found.last ? "" : `${found.first} to `}${found.last}`
-        : [`map of step ${found.step}, sample ${found.sample}`, pooledText(found), paddingText(found)].filter(Boolean).join(", ");
+        : [`map of step ${found.step}, sample ${found.sample}${found.batch ? ` of ${found.batch}` : ""}`, pooledText(found), paddingText(found)].filter(Boolean).join(", ");
     if (numbers?.past)
         return numbers.last === undefined || numbers.last === found.last
             ? own

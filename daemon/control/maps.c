@@ -149,7 +149,8 @@ static void control_maps_put_layer(struct mpk_writer *result, const struct maps_
                                    const struct run *run, const struct stream *stream)
 {
     const struct layer_maps *maps = stream->maps.shown;
-    mpk_put_map(result, MAPS_COMMON_KEYS + 11 + (stream->module ? 1 : 0));
+    mpk_put_map(result,
+                MAPS_COMMON_KEYS + 11 + (stream->module ? 1U : 0U) + (maps->batch ? 1U : 0U));
     maps_put_common(result, asked, run, maps);
     mpk_pair_str(result, "stack", stack_name(stream->id.stack));
     mpk_pair_u64(result, "layer", stream->id.layer);
@@ -159,7 +160,10 @@ static void control_maps_put_layer(struct mpk_writer *result, const struct maps_
     }
     mpk_pair_str(result, "tier", message_type_name(maps->type));
     mpk_pair_u64(result, "time_ns", maps->time_ns);
-    mpk_pair_u64(result, "sample", maps_shape(maps)->sample);
+    mpk_pair_u64(result, "sample", maps->sample);
+    if (maps->batch) {
+        mpk_pair_u64(result, "batch", maps->batch);
+    }
     mpk_pair_u64(result, "q_offset", maps->q_offset);
     mpk_pair_bool(result, "causal", maps->causal);
     mpk_pair_str(result, "kind", maps_kind_name[asked->kind]);

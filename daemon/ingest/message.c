@@ -376,7 +376,8 @@ char *message_labels(struct message *message, const char *key, uint32_t first, u
 void message_label_maps(struct message *message)
 {
     const struct head_maps *maps = message->head_maps;
-    if (maps && maps->sample == 0) {
+    bool is_of_texts = message->header.type == MESSAGE_STATE && message->header.whole_batch > 0;
+    if (maps && (maps->sample == 0 || is_of_texts)) {
         message->labels =
             message_labels(message, "labels", maps->first_key, maps->keys, &message->label_count);
         message->q_labels = message_labels(message, "q_labels", maps->first_query, maps->queries,

@@ -161,6 +161,8 @@ static struct layer_maps *layer_maps_new(struct message *message)
         .step = header->step,
         .time_ns = header->time_ns,
         .microbatch = header->microbatch,
+        .sample = (uint32_t)header_sample_number(header, message->head_maps->sample),
+        .batch = header->whole_batch,
         .q_offset = offset_shown(header, message->head_maps),
         .causal = header->causal,
         .labels = message->labels,

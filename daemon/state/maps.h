@@ -30,6 +30,8 @@ struct layer_maps {
     enum message_type type;   /* of the messages */
     uint64_t epoch, step, time_ns;
     uint32_t microbatch;
+    uint32_t sample, batch; /* its number in the batch of the training, and of how many; 0: nobody
+                               has said of how many */
     uint32_t q_offset; /* of the first query shown, in self-attention from the first key shown on */
     bool causal;
     char *labels, *q_labels; /* texts of the keys shown and of the queries, each with its NUL;

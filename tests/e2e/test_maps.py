@@ -7,7 +7,7 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from harness import Attnd, Trainer, ranks_of, softmax_maps, wait_until
+from harness import Attnd, Trainer, attnctl, ranks_of, softmax_maps, wait_until
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
 import attnd as package  # noqa: E402
@@ -120,6 +120,17 @@ def test_the_sample_the_size_and_one_head_can_be_chosen(rng):
     assert answer["heads"] == [1] and answer["sample"] == 1 and values.shape == (1, 8, 8)
     np.testing.assert_allclose(values[0], pooled(weights[1, 1], 8), rtol=1e-6)
     assert answer["labels"] is None, "they are of the first sample"
+
+
+def test_a_sample_is_shown_by_its_number_in_the_batch(rng):
+    """The second of three, 3, 5 and 7 of eight."""
+    daemon = Attnd(EVERY, "maps.sample=1")
+    weights = softmax_maps(rng, 3, 2, 5, 5)
+    send(daemon, weights, sample=3, sample_stride=2, batch=8)
+    answer, values = ask(daemon)
+    assert (answer["sample"], answer["batch"]) == (5, 8)
+    np.testing.assert_allclose(values, weights[1], rtol=1e-6)
+    assert "sample 5 of 8" in attnctl(daemon, "show", "job").stdout
 
 
 def test_the_python_client_gives_arrays(attnd, rng):

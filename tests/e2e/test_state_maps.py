@@ -69,6 +69,17 @@ def test_maps_of_a_state_are_those_of_the_weights(attnd, rng, queries, keys):
             refused(attnd, "no_map", "maps that were pooled before they came", job="job", kind="max")
 
 
+def test_labels_are_of_the_sample_where_its_batch_is_said(attnd, rng):
+    weights, labels = softmax_maps(rng, 1, HEADS, 4, 4)[0], list("abcd")
+    with publisher_of(attnd) as publisher:
+        for step, (said, shown) in enumerate([({"sample": 5, "batch": 8}, labels), ({"sample": 5}, None), ({}, labels)]):
+            maps = HeadMaps(weights.astype(np.float16), 4, 4, labels=labels, **said)
+            assert publisher.publish_state(state_of(weights[None], step), stack="decoder", layer=step, maps=maps)
+            attnd.settled(step + 1)
+            answer = ask(attnd, layer=step)[0]
+            assert (answer["sample"], answer.get("batch"), answer["labels"]) == (said.get("sample", 0), said.get("batch"), shown)
+
+
 def test_padding_and_slices_of_heads_are_put_where_they_belong(attnd, rng):
     """Two ranks with two and one of three heads; a text of 4 after 2 of padding."""
     weights = softmax_maps(rng, 1, HEADS, 4, 4)[0]

@@ -63,13 +63,12 @@ class Attended:
     learned_sink: bool = False
     tokens: Optional[np.ndarray] = None
     documents: Optional[np.ndarray] = None
+    samples: Optional[slice] = None
 
-    def first(self, samples: int) -> "Attended":
-        """The attention of the first samples of the batch; 0: all."""
-        if samples == 0:
-            return self
+    def of(self, samples: slice) -> "Attended":
+        """The attention of these samples of the batch."""
         parts = {name: getattr(self, name) for name in ("weights", "logits", "q_len", "k_len", "mask", "tokens", "documents")}
-        return replace(self, **{name: part[:samples] for name, part in parts.items() if part is not None})
+        return replace(self, samples=samples, **{name: part[samples] for name, part in parts.items() if part is not None})
 
 
 def case_of(attended: Attended) -> SimpleNamespace:

@@ -99,7 +99,7 @@ def calls_of(kind: Kind, state: Dict[str, torch.Tensor], batch: Batch) -> List[C
 
 def values_numbers(call: Call, attended: Attended) -> Dict[str, np.ndarray]:
     """{metric of values: one number per head} of one message."""
-    weights, values = (x[:len(attended.weights)] for x in call.by_head())
+    weights, values = (x[attended.samples or slice(None)] for x in call.by_head())
     _, query = formulas.visible(case_of(attended))
     valid = np.broadcast_to(query, (len(weights), weights.shape[2]))
     values = np.broadcast_to(values, (len(weights), *values.shape[1:]))
@@ -129,14 +129,14 @@ def streams_of(kind: Kind, state: Dict[str, torch.Tensor], batch: Batch, paths: 
 
 def residual_numbers(call: Call, attended: Attended, wo: np.ndarray, x: Optional[np.ndarray]) -> Dict[str, np.ndarray]:
     """{metric of what is written to the residual stream: one number per head} of one message. `wo` [out, H * dv]."""
-    weights, values = (x[:len(attended.weights)] for x in call.by_head())
+    weights, values = (x[attended.samples or slice(None)] for x in call.by_head())
     _, query = formulas.visible(case_of(attended))
     valid = np.broadcast_to(query, (len(weights), weights.shape[2]))
     by_head = wo.reshape(len(wo), weights.shape[1], -1).swapaxes(0, 1)
     written = np.linalg.norm(weights @ values @ by_head.swapaxes(1, 2), axis=-1)
     numbers = {"write_norm": written}
     if x is not None:
-        numbers["residual_share"] = written / np.linalg.norm(x[:len(weights)], axis=-1)[:, None]
+        numbers["residual_share"] = written / np.linalg.norm(x[attended.samples or slice(None)], axis=-1)[:, None]
     return {name: np.array([rows[:, head][valid].mean() for head in range(weights.shape[1])])
             for name, rows in numbers.items()}
 

@@ -15,6 +15,7 @@ ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 sys.path[:0] = [os.path.join(ROOT, *folder) for folder in (("clients", "python"), ("tests", "e2e"), ("tests", "python"))]
 import attnd  # noqa: E402
 import attnd.capture.origins  # noqa: E402
+from attnd.base.plan import Folds, Plan  # noqa: E402
 from device_grid import reference_stands_in  # noqa: E402
 from harness import PATIENCE_S, Attnd, Reader, wait_until  # noqa: E402
 from zoo import Batch, Kind  # noqa: E402
@@ -162,7 +163,7 @@ def assert_captured(daemon: Attnd, kind: Kind, model: Optional[torch.nn.Module] 
     with Session(daemon) as session:
         watch = session.watch(model, **options)
         trained = list(train(wrap(model), kind, steps, microbatches))
-    expected = expected_of(kind, trained[::options.get("every", 1)], options.get("samples", 0))
+    expected = expected_of(kind, trained[::options.get("every", 1)], options.get("samples", 0), watch.publisher.run)
     assert_right(name or kind.name, session.summaries(), expected, tiers or kind.tiers, tolerance)
     return watch
 
@@ -183,12 +184,13 @@ def tokens_of(batch: Batch, layer: Layer, shape: Sequence[int]) -> Any:
 
 
 def expected_of(kind: Kind, trained: Sequence[Tuple[int, List[Batch], State]],
-                samples: int = 0) -> Dict[Tuple[int, Layer], List[Attended]]:
-    """What the summaries of these steps must say."""
+                samples: int = 0, run: str = "") -> Dict[Tuple[int, Layer], List[Attended]]:
+    """What the summaries of these steps must say, of so many samples of the `run`."""
     expected: Dict[Tuple[int, Layer], List[Attended]] = {}
     for step, batches, state in trained:
-        for batch in batches:
+        for number, batch in enumerate(batches):
             for layer, attended in kind.reference(state, batch).items():
                 attended.tokens = tokens_of(batch, layer, attended.weights.shape)
-                expected.setdefault((step, layer), []).append(attended.first(samples))
+                expected.setdefault((step, layer), []).append(
+                    attended.of(Plan(samples=samples).take((run, step, number), len(attended.weights), Folds(), 0).rows))
     return expected

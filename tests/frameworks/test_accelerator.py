@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT / "clients" / "python"), str(ROOT / "tests" / "python")
 from attnd import device  # noqa: E402
 from attnd import gpu  # noqa: E402
 from attnd.base import plan  # noqa: E402
-from attnd.capture import accelerator, forwards, origins, states  # noqa: E402
+from attnd.capture import accelerator, calls, forwards, origins, states  # noqa: E402
 from attnd.capture.accelerator import Accelerator, OfQueries, OfWeights  # noqa: E402
 from attnd.capture.cost import Cost  # noqa: E402
 from attnd.device import arrived, finisher, launch, pooled, reference, state  # noqa: E402
@@ -179,7 +179,9 @@ def rows_on_device(seen):
     """The rows that a capture takes which is not the first of its attention."""
     made = origins.Origins(SimpleNamespace(job="job"), Cost(), False)
     made._captures["layer"] = 0
-    return made.plan_on_device("layer", seen, plan.Plan(), False, None).rows
+    batch = len(seen.q)
+    context = calls.Context(samples=plan.some(range(batch), batch))
+    return made.plan_on_device("layer", seen, plan.Plan(), False, context, ("run", 1))[0].rows
 
 
 @pytest.mark.parametrize("on_nowhere", ["triton"], indirect=True)

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 transformers = pytest.importorskip("transformers")
@@ -179,3 +180,37 @@ def test_what_has_no_weights_is_named_and_the_rest_is_captured(stepwise, caplog,
         assert watch.publisher._settings["attnd.not_captured"].startswith(f"{module.split()[0]}: {kind}")
     message, = said(caplog)
     assert f"{module}, and " in message and f") is {kind}: no softmax, no weights: not captured" in message
+
+
+FOLDED = {
+    "Swin": (dict(patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4, drop_path_rate=0.0), (3, 32, 32)),
+    "Timesformer": (dict(patch_size=8, num_frames=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                         intermediate_size=32, hidden_dropout_prob=0.0), (4, 3, 32, 32))}
+
+
+@pytest.mark.parametrize("how", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", FOLDED)
+def test_a_sample_of_a_picture_is_all_its_windows_or_frames(stepwise, name, how):
+    """The entropies of each layer are those of one picture alone, the same in all layers, another one later."""
+    options, shape = FOLDED[name]
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(image_size=32, **options))
+    model.set_attn_implementation(how)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(20 if parameter.dim() == 2 else 1)
+    pixels, alone = torch.randn(5, *shape), []
+    for picture in [*pixels[:, None], pixels]:
+        with Session(stepwise) as session:
+            session.watch(model, samples=1)
+            for _ in range(1 if len(picture) == 1 else 6):
+                model(picture).last_hidden_state.sum().backward()
+                session.watches[0].step()
+        alone.append(session.summaries())
+    of_all, chosen = alone.pop(), set()
+    for (step, layer), summary in of_all.items():
+        found = summary["heads"]["entropy"]["mean"]
+        near = [n for n in range(5) if np.allclose(found, alone[n][0, layer]["heads"]["entropy"]["mean"], atol=1e-5)]
+        chosen.update((step, n) for n in near)
+        assert len(near) == 1, (step, layer)
+    assert len(chosen) == len({step for step, _ in of_all}) == 6 and len({n for _, n in chosen}) > 1

@@ -44,6 +44,12 @@ def test_every_layer_of_a_compiled_model_is_right(stepwise, kind, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_another_sample_at_each_step_compiles_nothing_again(stepwise, way):
+    assert_captured(stepwise, KIND, name=f"samples, {way}", steps=6, wrap=WAYS[way], samples=1)
+    assert compilations() == (1, 0)
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("saves", ["full", "selective"])
 def test_recomputation_shows_an_attention_once(stepwise, way, saves):
     options = {"context_fn": modes.every_second_product} if saves == "selective" else {}

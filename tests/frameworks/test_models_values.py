@@ -38,7 +38,7 @@ def test_the_numbers_of_outputs_are_right(stepwise, kind, samples):
         watch = session.watch(model, samples=samples, values=True)
         trained = list(train(model, kind, 1))
         layers = list(watch.layers)
-    summaries, expected = session.summaries(), expected_of(kind, trained, samples)
+    summaries, expected = session.summaries(), expected_of(kind, trained, samples, watch.publisher.run)
     (_, (batch,), state), = trained
     worst = 0.0
     for layer, call in zip(layers, calls_of(kind, state, batch)):
@@ -68,7 +68,7 @@ def test_what_heads_write_to_the_residual_stream_is_right(stepwise, kind):
         watch = session.watch(model, samples=2, residual=True)
         trained = list(train(model, kind, 2))
         layers = list(watch.layers)
-    summaries, expected = session.summaries(), expected_of(kind, trained, 2)
+    summaries, expected = session.summaries(), expected_of(kind, trained, 2, watch.publisher.run)
     worst = 0.0
     for step, (batch,), state in trained:
         streams = streams_of(kind, state, batch, [layer.module for layer in layers])

@@ -52,6 +52,10 @@ attention_unknown_keys = attention | {"labels": ["the", "cat"], "x-note": {"deep
 attention_documents = common("attention", seq=0, epoch=0, step=1) | layer("decoder", 0, "self") | {
     "tensors": [tensor("weights", "f16", 1, 2, 6, 6), tensor("documents", "i32", 1, 6)], "causal": True}
 
+# Samples 1, 3 and 5 of a batch of eight.
+attention_batch = common("attention", seq=5, epoch=0, step=50) | layer("decoder", 1, "self") | {
+    "tensors": [tensor("weights", "f32", 3, 2, 6, 6)], "sample": 1, "sample_stride": 2, "batch": 8}
+
 # Rows 3 and 4 of six, of the second forward of a step.
 attention_rows = common("attention", seq=3, epoch=0, step=50) | layer("decoder", 1, "self") | {
     "tensors": [tensor("weights", "f32", 1, 2, 2, 6), tensor("documents", "i32", 1, 6)], "q_offset": 3,
@@ -323,7 +327,7 @@ state = common("state", seq=11, epoch=3, step=1200, rank=9, world=16) | layer("d
 # Maps of the first two of its heads, a slice: of 300 queries after a cache of 20 keys, with padding of keys before and after.
 state_maps = state | {
     "tensors": [tensor("state", "u8", len(state_bytes)), tensor("maps", "f16", 2, 4, 4)], "q_offset": 20,
-    "head_offset": 1, "queries": 300, "keys": 310, "queries_sent": 300, "keys_sent": 330, "first_key": 8, "sample": 2}
+    "head_offset": 1, "queries": 300, "keys": 310, "queries_sent": 300, "keys_sent": 330, "first_key": 8, "sample": 2, "batch": 8}
 
 
 def readable(value):
@@ -337,7 +341,7 @@ def readable(value):
 
 
 NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_documents", "attention_rows",
-         "attention_module", "attention_sample", "attention_output", "qk", "qk_full", "qk_output", "weights",
+         "attention_module", "attention_sample", "attention_batch", "attention_output", "qk", "qk_full", "qk_output", "weights",
          "weights_slice", "weights_part", "epoch_end", "bye",
          "bye_dropped", "hello", "hello_modules", "hello_settings", "hello_cost", "hello_window", "log", "epoch_end_reliable", "lane_answer", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
          "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "state", "state_maps"]

@@ -33,6 +33,13 @@ def wait_until(condition, what, timeout_s=WAIT_S):
         time.sleep(0.002)
 
 
+def samples_of(header, batch):
+    """Which of a batch the samples of a message are."""
+    first, stride, count = header.get("sample", 0), header.get("sample_stride", 1), header["tensors"][0]["shape"][0]
+    assert header["batch"] == batch if count < batch else "batch" not in header
+    return list(range(batch))[first::stride][:count]
+
+
 class Fake:
     """A socket where one of the daemon's would be."""
 

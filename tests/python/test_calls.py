@@ -9,12 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd.base.plan import EVERYTHING, Plan
+from attnd.base.plan import EVERYTHING, Plan, some
 from attnd.capture import accelerator, states
 from attnd.capture.calls import Context, beyond_device, parts
 from attnd.capture.cost import Cost
 from attnd.forms import interface, mods
-from attnd.forms.seen import NotCaptured, Queries, Share, Weights, heads_of, sees_ahead
+from attnd.forms.seen import NotCaptured, Queries, Share, Weights, heads_of, queries_of, sees_ahead
 from attnd.sending.devices import HeldCopy, HostCopy
 from attnd.sending.layer_state import reduce_rows
 from conftest import ROOT
@@ -58,6 +58,8 @@ def message_of(seen, *given, **options):
 
 
 def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), layer=LAYER):
+    if plan.samples:
+        context = context._replace(samples=some(range(plan.samples), queries_of(seen)[0]))
     found = [(lambda captured: (captured.keys(layer), {t[0]: frame for t, frame in zip(
         captured.frames.described, captured.frames.copies())}))(part.make(layer))
              for part in cut(seen, plan, step, share, context)]
@@ -375,7 +377,7 @@ def test_the_gradient_of_an_output_goes_along_or_becomes_that_of_weights(kind, c
         if not hasattr(torch, "func"):
             pytest.skip("torch has no flex attention")
         seen = seen._replace(score_mod=mods.ScoreMod(lambda score, b, h, i, j: score + bias[h, i, j]))
-    part, = parts(seen, Plan(samples=2, heads=((1, 2),)), 0, Share(), Context())
+    part, = parts(seen, Plan(heads=((1, 2),)), 0, Share(), Context(samples=some(range(2), B)))
     assert part.whole and part.kept == (kind != "score_mod")
     cut = part.copy(copy if part.kept else HostCopy)
     cut.take()

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import attnd
 from attnd.model import hooks
 from attnd.sending import devices
-from conftest import FakeDaemon
+from conftest import FakeDaemon, samples_of
 from watching import tensors_of
 from torch.utils.checkpoint import checkpoint
 
@@ -122,9 +122,10 @@ def test_the_gradient_of_weights_goes_along(watched, plan, samples):
     it = watched(**plan)
     it.model(x()).square().sum().backward()
     for message, block in zip(it.sent(), it.model.blocks):
-        tensors, weights = tensors_of(message), block.made[0][0]
-        np.testing.assert_array_equal(tensors["weights"], weights.detach()[:samples].numpy())
-        np.testing.assert_array_equal(tensors["grad"], weights.grad[:samples].numpy())
+        tensors, weights, taken = tensors_of(message), block.made[0][0], samples_of(message[1], B)
+        assert len(taken) == samples
+        np.testing.assert_array_equal(tensors["weights"], weights.detach()[taken].numpy())
+        np.testing.assert_array_equal(tensors["grad"], weights.grad[taken].numpy())
 
 
 @needs_sdpa

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 import attnd
 from attnd.integrations.session import Session
-from conftest import FakeDaemon, free_endpoint
+from conftest import FakeDaemon, free_endpoint, samples_of
 
 T, D, H = 6, 8, 2
 
@@ -68,7 +68,8 @@ def test_by_hand_sends_as_many_samples_as_the_plan_says(daemon, publisher):
         assert attnd.publish_attention(weights, layer=0)
     publisher.close()
     got = [h for _, h, _ in daemon.tensors_until_bye()]
-    assert [t["shape"][0] for h in got for t in h["tensors"]] == [2] * 8 and got[0]["k_len"] == [T, 2]
+    assert [t["shape"][0] for h in got for t in h["tensors"]] == [2] * 8
+    assert got[0]["k_len"] == [[T, 2, 1][n] for n in samples_of(got[0], 3)]
 
 
 @pytest.mark.parametrize("given", [True, None])
@@ -82,9 +83,9 @@ def test_by_hand_has_the_tokens_of_the_input_as_what_is_captured(daemon, publish
         it._root(tokens)
         attnd.publish_qk(torch.rand(2, H, T, D), torch.rand(2, H, T, D), layer=9)  # of no forward
     publisher.close()
-    sent = [[frame for t, frame in zip(h["tensors"], frames) if t["name"] == "tokens"]
-            for _, h, frames in daemon.tensors_until_bye()]
-    expected = [[tokens[:1].numpy().astype("<i4").tobytes()]] * 4 if given else [[]] * 4
+    messages = daemon.tensors_until_bye()
+    sent = [[frame for t, frame in zip(h["tensors"], frames) if t["name"] == "tokens"] for _, h, frames in messages]
+    expected = [[tokens[samples_of(h, 2)].numpy().astype("<i4").tobytes()] if given else [] for _, h, _ in messages[:4]]
     assert sent == [*expected, []]
 
 

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 import attnd
 from attnd.base.masks import Visibility
 from attnd.capture.padding import with_queries
-from conftest import FakeDaemon
+from conftest import FakeDaemon, samples_of
 from test_masks import visible_by
 
 WIDTH, HEADS, SOURCE, TARGET = 8, 2, 7, 5
@@ -57,7 +57,7 @@ def test_the_queries_of_cross_attention_are_those_of_the_decoder():
 
 def test_a_plan_of_cross_attention_alone_and_of_some_samples():
     found = crossings(b"every=1;layers=*.*.cross;samples=2", steps=2, target_padding=right(LENGTHS, TARGET))
-    assert len(found) == 4 and all(h["q_len"] == LENGTHS[:2] for h, _ in found)
+    assert len(found) == 4 and all(h["q_len"] == [LENGTHS[n] for n in samples_of(h, 3)] for h, _ in found)
 
 
 def test_of_a_sample_of_rows_those_count_that_are_there():

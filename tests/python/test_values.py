@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from conftest import samples_of
 from test_calls import random
 from test_gradients import needs_sdpa, watched  # noqa: F401
 from test_judge import OF_QUERIES_FIRST, QueriesFirst
@@ -104,10 +105,12 @@ def test_where_the_values_are_not_certain_weights_go_alone(watched):  # noqa: F8
 def test_what_heads_write_goes_along_with_weights(watched, plan, samples):  # noqa: F811
     it = watched(Model(PRODUCTS["@"]), gradients=False, residual=True, **plan)
     it.model(x())
-    found = [tensors_of(message) for message in it.sent()]
+    sent = it.sent()
+    found = [tensors_of(message) for message in sent]
     assert [set(tensors) for tensors in found] == 2 * [{"weights", "v", "wo_r"}]  # this block gets no stream of its own
-    for block, tensors in zip(it.model.blocks, found):
-        np.testing.assert_array_equal(tensors["v"], block["attn"].v.detach()[:samples].numpy())
+    for block, tensors, (_, header, _) in zip(it.model.blocks, found, sent):
+        assert len(tensors["v"]) == samples
+        np.testing.assert_array_equal(tensors["v"], block["attn"].v.detach()[samples_of(header, B)].numpy())
         assert_writes(tensors["wo_r"], block["attn"].out_proj.weight)
 
 

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import attnd
-from attnd.base.plan import Plan
+from attnd.base.plan import Folds, Plan
 from attnd.capture import calls
 from attnd.model import hooks
 from attnd.sending import devices
@@ -213,11 +213,13 @@ MASK = torch.zeros(3, 1, 6, 5)
     calls.Weights(torch.rand(3, 4, 6, 5), torch.rand(3, 4, 6, 5)),
     calls.Weights(torch.rand(3, 4, 6, 5), torch.rand(3, 4, 6, 5), True)])
 def test_what_is_reserved_is_what_the_copies_take(seen, plan):
+    batch = calls.queries_of(seen)[0]
+    context = calls.Context(samples=Plan(**plan).take(("run", 1, 0), batch, Folds(), 0))
     for share in (calls.Share(), calls.Share(1, 2)):
-        parts = calls.parts(seen, Plan(**plan), 1, share, calls.Context())
+        parts = calls.parts(seen, Plan(**plan), 1, share, context)
         copies = [part.copy() for part in parts]
         assert [part.nbytes for part in parts] == [copy.nbytes for copy in copies]
-        together = [part.copy() for part in calls.parts(seen, Plan(**plan), 1, share, calls.Context())]
+        together = [part.copy() for part in calls.parts(seen, Plan(**plan), 1, share, context)]
         assert [copy.nbytes for copy in copies] == [copy.nbytes for copy in together]
 
 

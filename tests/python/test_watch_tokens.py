@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 import attnd
 from attnd.model import tokens as tokens_module
-from conftest import FakeDaemon
+from conftest import FakeDaemon, samples_of
 from watching import MHA, D, H, Model, next_tensors, tensors_of
 
 TOKENS, OTHERS = torch.randint(50, (2, 5)), torch.randint(50, (2, 5))
@@ -110,8 +110,9 @@ def test_tokens_travel_by_default_through_a_unix_socket_only(tmp_path, given, ov
     fake, model = FakeDaemon(f"ipc://{tmp_path}/ingest" if over_ipc else "tcp://127.0.0.1:*"), Embedded()
     it = attnd.watch(model, job="job", publisher=fake.publisher(), tokens=given, samples=1)
     model(MASK, TOKENS)
-    encoder, decoder = map(tokens_in, fake.captured(it))
-    assert encoder == (TOKENS[:1].tolist() if travel else None) and decoder is None
+    sent = fake.captured(it)
+    encoder, decoder = map(tokens_in, sent)
+    assert encoder == (TOKENS[samples_of(sent[0][1], len(TOKENS))].tolist() if travel else None) and decoder is None
 
 
 @pytest.mark.parametrize("by_name", [True, False])

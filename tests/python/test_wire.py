@@ -23,8 +23,10 @@ def named(twin):
     return wire.NamedLayer(twin["stack"], twin["layer"], twin["site"], twin.get("module"))
 
 
-ROWS = ("q_offset", "q_stride", "causal", "window", "q_len", "k_len", "head_offset", "heads_total", "dropout", "learned_sink")
-MAPS = ("q_offset", "head_offset", "queries", "keys", "queries_sent", "keys_sent", "first_query", "first_key", "sample")
+ROWS = ("q_offset", "q_stride", "causal", "window", "q_len", "k_len", "head_offset", "heads_total", "dropout", "learned_sink", "sample", "sample_stride",
+        "batch")
+MAPS = ("q_offset", "head_offset", "queries", "keys", "queries_sent", "keys_sent", "first_query", "first_key", "sample",
+        "batch")
 KEYS = {"attention": ROWS, "qk": ("scale", "softcap", *ROWS), "state": MAPS,
         "weights": ("heads", "kv_heads", "head_dim", "parts", "heads_total")}
 
@@ -47,7 +49,7 @@ def own_keys(twin):
 
 
 @pytest.mark.parametrize("name", [
-    "attention", "attention_full", "attention_documents", "attention_module", "attention_sample", "qk", "qk_full", "weights",
+    "attention", "attention_full", "attention_documents", "attention_module", "attention_sample", "attention_batch", "qk", "qk_full", "weights",
     "weights_slice", "weights_part", "state", "state_maps", "epoch_end", "bye", "bye_dropped", "hello", "hello_modules", "hello_cost",
     "hello_window", "hello_settings", "log"])
 def test_headers_encode_to_the_golden_bytes(name):

@@ -230,12 +230,16 @@ void view_report(const struct view *view)
     if (layer->module[0]) {
         screen_say(&view->screen, 4, "  module %s", layer->module);
     }
-    /* A running attnd has one sample, and does not say of how many. */
+    /* A running attnd has one sample. */
     if (source->kind == SOURCE_DAEMON) {
+        char of[16] = "";
+        if (layer->whole_batch) {
+            snprintf(of, sizeof of, " of %" PRIu32, layer->whole_batch);
+        }
         screen_say(&view->screen, 4,
                    "  [heads, query, key] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32
-                   "], sample %" PRIu32,
-                   layer->heads, layer->queries, layer->keys, layer->first_sample);
+                   "], sample %" PRIu32 "%s",
+                   layer->heads, layer->queries, layer->keys, layer->first_sample, of);
     } else {
         screen_say(&view->screen, 4,
                    "  [batch, heads, query, key] = [%" PRIu32 ", %" PRIu32 ", %" PRIu32 ", %" PRIu32

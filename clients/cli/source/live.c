@@ -89,6 +89,7 @@ static bool live_read_layer(const msgpack_object *result, struct source_layer *l
     layer->rows = (uint32_t)mpk_find_u64(result, "rows");
     layer->columns = (uint32_t)mpk_find_u64(result, "columns");
     layer->first_sample = (uint32_t)mpk_find_u64(result, "sample");
+    layer->whole_batch = (uint32_t)mpk_find_u64(result, "batch");
     layer->q_offset = (uint32_t)mpk_find_u64(result, "q_offset");
     layer->tolerance = LIVE_TOLERANCE;
     return layer->rows > 0 && layer->columns > 0 && layer->rows <= layer->queries &&

@@ -32,6 +32,7 @@ struct source_layer {
     char module[MODULE_MAX + 1]; /* path of the module that attends; "" = not known */
     enum message_type tier;      /* MESSAGE_ATTENTION: the map was there; MESSAGE_QK: it is made */
     uint32_t first_sample; /* samples are [first_sample, first_sample + batch): attnd keeps one */
+    uint32_t whole_batch;  /* of how many it is, where attnd says so; else 0 */
     uint32_t batch, heads, queries, keys;
     /* The rows of a map as given: queries and keys, or fewer when attnd has pooled it (maps.size):
      * row r covers the queries from source_edge(r, queries, rows) on, a cell is the mean of its

@@ -7,8 +7,8 @@
             attnd.publish_qk(q, k, causal=True)      # q [B, H, T, d], k [B, Hkv, T, d]
 
 Each function goes to the watch that was opened last and is still open, at its epoch and step, when its plan takes the
-step and the layer and somebody is subscribed, with as many samples as the plan says; otherwise, and without a watch,
-it does nothing, cheaply. So it does in forwards that watch() does not count: a validation, and what activation
+step and the layer and somebody is subscribed, with as many samples as the plan says, others each time, but the first ones
+where it brings their labels; otherwise, and without a watch, it does nothing, cheaply. So it does in forwards that watch() does not count: a validation, and what activation
 checkpointing runs again. Nothing is raised into the training: what is wrong with the arguments is logged once. True
 when a message was queued.
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, Optional, Tuple
 
 from .base import torch_state, wire
+from .base.plan import some
 from .capture.watch import Watch, innermost
 from .sending.publisher import Publisher
 
@@ -54,7 +55,7 @@ def _publish(method: Callable[..., bool], stack: Optional[str], layer: Optional[
                 return False
             if tensors:
                 options.setdefault("tokens", _tokens(watch, where, tensors))
-                tensors, options = _first_samples(watch.plan.samples, tensors, options)
+                tensors, options = _taken(watch, where, tensors, options)
             options.setdefault("module", where.module)
             return method(watch.publisher, *tensors, stack=where[0], layer=where[1], site=where[2], epoch=watch.epoch,
                           step=watch.current_step, **options)
@@ -85,11 +86,14 @@ def _tokens(watch: Watch, where: wire.NamedLayer, tensors: Tuple[Any, ...]) -> A
 PER_SAMPLE = ("q_len", "k_len", "mask", "grad", "tokens", "documents", "v", "dout", "x_norm")
 
 
-def _first_samples(count: int, tensors: Tuple[Any, ...], options: Dict[str, Any]
-                   ) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:
-    """Tensors and options cut to the first `count` samples; 0: all."""
-    if count == 0:
+def _taken(watch: Watch, where: wire.NamedLayer, tensors: Tuple[Any, ...], options: Dict[str, Any]
+           ) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:
+    """Tensors and options cut to the samples of the plan."""
+    count, batch = watch.plan.samples, len(tensors[0])
+    if not 0 < count < batch:
         return tensors, options
-    cut = {name: value[:count] if name in PER_SAMPLE and value is not None else value
+    first_ones = some(range(count), batch)
+    samples = first_ones if options.get("labels") or options.get("q_labels") else watch.forwards.samples_by_hand(where, batch)
+    cut = {name: value[samples.rows] if name in PER_SAMPLE and value is not None else value
            for name, value in options.items()}
-    return tuple(tensor[:count] if hasattr(tensor, "shape") else tensor for tensor in tensors), cut
+    return tuple(tensor[samples.rows] if hasattr(tensor, "shape") else tensor for tensor in tensors), {**cut, "samples": samples}

@@ -45,6 +45,22 @@ GOLDEN_TEST(every_optional_key_is_read, "attention_full")
     assert_int_equal(header_frame_of(header, TENSOR_GRAD), 5);
 }
 
+GOLDEN_TEST(the_samples_of_a_batch_have_numbers, "attention_batch")
+{
+    assert_int_equal(header->batch, 3);
+    assert_int_equal(header->whole_batch, 8);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(header_sample_number(header, i), 1 + 2 * i);
+    }
+}
+
+HEADERS(samples_beyond_their_batch_are_refused,
+        {"attention_batch", "batch", LITERAL("\x06"), 0, NULL},
+        {"attention_batch", "batch", LITERAL("\x05"), ERR_KEY_RANGE, "batch"},
+        {"attention_batch", "sample", LITERAL("\x04"), ERR_KEY_RANGE, "batch"},
+        {"attention_batch", "sample_stride", LITERAL("\x00"), ERR_KEY_RANGE, "sample_stride"},
+        {"state_maps", "batch", LITERAL("\x02"), ERR_KEY_RANGE, "batch"});
+
 GOLDEN_TEST(the_qk_header_is_read, "qk_full")
 {
     assert_int_equal(header->type, MESSAGE_QK);

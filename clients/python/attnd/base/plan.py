@@ -13,12 +13,13 @@ the one before it where the daemon makes it rarer for a job; before these stands
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import math
 import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -31,8 +32,37 @@ DEFAULT_ORDER = 999999
 LENGTHENED_ORDER = DEFAULT_ORDER - 1  # the default, less often, as it would cost this job too much
 NUMBER_MAX = 10**9
 TIERS = ("auto", "raw", "state")
+FOLDED_MAX = 1 << 22  # logits, over heads, of a capture that takes several rows of a sample
 
 _random = np.random.default_rng()  # not the training's
+
+
+class Folds(NamedTuple):
+    """How an attention's batch holds that of the model: `each` rows are of every sample, as windows, frames or the rows of a
+    picture are. `apart`: rows from one of a sample to its next; 0: it is not known which rows are of one sample."""
+    each: int = 1
+    apart: int = 1
+
+
+class Samples(NamedTuple):
+    """The rows that are taken of an attention's batch, of how many, and how many these are: as some() makes it."""
+    rows: slice
+    of: int
+    taken: int
+
+    def header(self) -> Dict[str, Any]:
+        """As a header says it; nothing when all are taken."""
+        if self.taken == self.of:
+            return {}
+        return {"sample": self.rows.start, "sample_stride": self.rows.step if self.taken > 1 else 1, "batch": self.of}
+
+
+ALL = Samples(slice(0, 0, 1), 0, 0)  # of whatever batch
+
+
+def some(rows: range, of: int) -> Samples:
+    """These rows of a batch."""
+    return Samples(slice(rows.start, rows.stop, rows.step), of, len(rows))
 
 
 @dataclass(frozen=True)
@@ -42,7 +72,7 @@ class Plan:
     every    every n-th step; 0: none
     layers   patterns of stack.layer.site ("decoder.*.self"), of which one has to match
     heads    (first, last) of each range of heads, both included; None: all
-    samples  the first n of a batch; 0: all
+    samples  n of a batch, others at each forward; 0: all
     rows     at most n query rows of a call, others at each captured step, evenly spaced, or on an accelerator one of each
              stratum; 0: all, or what the client likes on an accelerator
     tier     what travels: 'state', the numbers of an attention; 'raw', its queries and keys, or weights; 'auto': the
@@ -81,6 +111,30 @@ class Plan:
                 ranges.append((first, end))
         return ranges
 
+    def take(self, forward: Sequence[Any], batch: int, folds: Folds, logits: int) -> Samples:
+        """The rows of an attention's batch to take: of each of so many samples, evenly spaced from a drawn one on, all rows. Where
+        these have more than FOLDED_MAX logits, of which each has `logits`, evenly spaced ones of them; and where it is not known
+        which rows are of one sample, of the whole batch. `forward`: run, step and microbatch, by which all layers and ranks, and
+        a forward that is repeated, have the same samples."""
+        if self.samples == 0:
+            return some(range(batch), batch)
+        of = batch // folds.each
+        count = min(self.samples, of)
+        if folds.each == 1:
+            apart = of // count
+            first = drawn(of - (count - 1) * apart, *forward)
+            return some(range(first, first + (count - 1) * apart + 1, apart), batch)
+        if of > 1 and folds.apart == 0:
+            rows = range(batch)
+        elif folds.apart == 1:
+            first = drawn(of - count + 1, *forward)
+            rows = range(first * folds.each, (first + count) * folds.each)
+        else:  # the same samples of each fold: as many as divide it
+            apart = next(n for n in range(-(-of // count), of + 1) if of % n == 0)
+            rows = range(drawn(apart, *forward), batch, apart)
+        every = -(-len(rows) // max(count, FOLDED_MAX // max(1, logits)))
+        return some(rows[drawn(every, *forward, batch)::every], batch)
+
     def row_slice(self, step: int, queries: int) -> slice:
         """The query rows to take at this step: every n-th, from another one on each time, until each row has had
         its turn."""
@@ -88,6 +142,12 @@ class Plan:
             return slice(0, queries, 1)
         turns = -(-queries // self.rows)
         return slice(step // max(1, self.every) * _turn(turns) % turns, queries, turns)
+
+
+def drawn(below: int, *of: Any) -> int:
+    """A number from 0 up to `below`, of what it is drawn of alone: no generator of the training moves."""
+    digest = hashlib.blake2b(repr((*of, below)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % max(1, below)
 
 
 def strata(queries: int, rows: int) -> np.ndarray:

@@ -221,8 +221,10 @@ def _shape_of(tensors: Described, name: str) -> Sequence[int]:
 def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_offset: int = 0, q_stride: int = 1,
               microbatch: int = 0, q_len: Optional[Iterable[int]] = None, k_len: Optional[Iterable[int]] = None,
               head_offset: Optional[int] = None, heads_total: Optional[int] = None, dropout: bool = False, learned_sink: bool = False,
-              labels: Optional[Sequence[str]] = None, q_labels: Optional[Sequence[str]] = None) -> Dict[str, Any]:
-    """The keys that rows may attend to, and the slice of the layer's heads in a message of `heads` heads."""
+              labels: Optional[Sequence[str]] = None, q_labels: Optional[Sequence[str]] = None, sample: int = 0,
+              sample_stride: int = 1, batch: Optional[int] = None) -> Dict[str, Any]:
+    """The keys that rows may attend to, the slice of the layer's heads in a message of `heads` heads, and the samples of how
+    many it has."""
     if head_offset is not None or heads_total is not None:
         head_offset = head_offset or 0
         heads_total = heads_total if heads_total is not None else int(heads) + head_offset
@@ -231,7 +233,8 @@ def _row_keys(heads: int, *, causal: bool = False, window: int = 0, q_offset: in
         "causal": bool(causal) or None, "window": window or None, "q_len": None if q_len is None else [int(x) for x in q_len],
         "k_len": None if k_len is None else [int(x) for x in k_len], "head_offset": head_offset, "heads_total": heads_total,
         "dropout": bool(dropout) or None, "learned_sink": bool(learned_sink) or None, "labels": None if labels is None else list(labels),
-        "q_labels": None if q_labels is None else list(q_labels)})
+        "q_labels": None if q_labels is None else list(q_labels), "sample": sample or None,
+        "sample_stride": sample_stride if sample_stride > 1 else None, "batch": batch})
 
 
 def _said(keys: Dict[str, Any]) -> Dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 
 from ..base import wire
 from ..base.masks import IGNORED_AT, Visibility, describe
-from ..base.plan import Plan
+from ..base.plan import ALL, Plan, Samples, some
 from ..forms import mods
 from ..forms.seen import (Queries, Seen, Share, Weights, broadcast, heads_of, lowered_dtype, precision_of, queries_of,
                           values_fit)
@@ -35,14 +35,15 @@ from .padding import Present, valid_queries, with_queries
 
 class Context(NamedTuple):
     """The facts in a message besides the attention itself. `tokens`: HostCopy [B, Tk] of the forward's input; `labels`:
-    the texts of the first sample's; `present`: which queries of a cross-attention are no padding; `beside`: attnd takes
-    values beside weights; `state`: what is sent is their numbers, of this capture."""
+    the texts of its samples; `present`: which queries of a cross-attention are no padding; `beside`: attnd takes values
+    beside weights; `state`: what is sent is their numbers, of this capture; `samples`: those that are taken."""
     microbatch: int = 0
     tokens: Optional[HostCopy] = None
     labels: Optional[ForwardLabels] = None
     present: Optional[Present] = None
     beside: bool = False
     state: Optional[states.Origin] = None
+    samples: Samples = ALL
 
 
 class Cut(NamedTuple):
@@ -140,7 +141,8 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> 
     if whole.numel() == 0 or keys == 0 or whole.dtype not in DTYPE_NAMES:
         return []
     batch, heads, queries = whole.shape[:3]
-    samples = min(batch, plan.samples) if plan.samples else batch
+    if context.samples is ALL:
+        context = context._replace(samples=some(range(batch), batch))
     wanted = plan.row_slice(step, queries)
     offset, total = share.number * heads, share.of * heads
     found = []
@@ -148,7 +150,7 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> 
         low, high = max(low - offset, 0), min(high - offset, heads)
         if low < high:
             rows = _Rows(offset + low, total, wanted.start, wanted.step, queries)
-            part = (slice(0, samples), slice(low, high), wanted)
+            part = (context.samples.rows, slice(low, high), wanted)
             nbytes = _device_nbytes(seen, part) if _computer(context) is not None else \
                 _nbytes(seen, part) + (context.present.nbytes if context.present is not None else 0)
             found.append(Part(nbytes, functools.partial(_cut, seen, part, rows, context), rows.stride == 1,
@@ -157,25 +159,24 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> 
     return found
 
 
-def logits_of(seen: Seen, plan: Plan) -> int:
-    """How many logits the part of a call has that a plan takes."""
-    (batch, queries), keys = queries_of(seen), int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
-    return min(batch, plan.samples or batch) * heads_of(seen) * min(queries, plan.rows or queries) * keys
+def logits_of(seen: Seen, plan: Plan, samples: int) -> int:
+    """How many logits the part of a call has that a plan takes, of so many samples."""
+    queries, keys = queries_of(seen)[1], int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
+    return samples * heads_of(seen) * min(queries, plan.rows or queries) * keys
 
 
-def looker_for_padding(seen: Seen, samples: int, on_device: bool = False) -> Optional[Callable[[], Optional[Present]]]:
-    """The function that finds which positions of a self-attention are no padding, of its first `samples` samples (0: of all),
-    by the mask; None: there is no mask. The function holds the mask until it is called, and neither queries nor keys, and
-    evaluates no late mask of more than MASK_BYTES_MAX pairs. `on_device`: as a tensor there, too."""
-    batch, queries = queries_of(seen)
-    batch = min(batch, samples) if samples else batch
-    part = (slice(0, batch), slice(None), slice(None))
+def looker_for_padding(seen: Seen, samples: Samples, on_device: bool = False) -> Optional[Callable[[], Optional[Present]]]:
+    """The function that finds which positions of a self-attention are no padding, of these samples, by the mask; None: there is no
+    mask. The function holds the mask until it is called, and neither queries nor keys, and evaluates no late mask of more than
+    MASK_BYTES_MAX pairs. `on_device`: as a tensor there, too."""
+    batch, queries = samples.taken, queries_of(seen)[1]
+    part = (samples.rows, slice(None), slice(None))
     rows = _Rows(0, 1, 0, 1, queries)
     layer = ("decoder", 0, "self")
     if isinstance(seen, Weights):
         visible = _visible_of(seen, part)
         copy = HostCopy(visible)
-        found = Present(copy.nbytes, lambda: valid_queries(describe(copy.numpy()), (batch, queries)),
+        found = Present(copy.nbytes, samples, lambda: valid_queries(describe(copy.numpy()), (batch, queries)),
                         valid_of(visible[:, None], False, 0) if on_device else None)
         return lambda: found
     given, late = seen.mask, seen.late_mask
@@ -199,8 +200,8 @@ def looker_for_padding(seen: Seen, samples: int, on_device: bool = False) -> Opt
             return valid_queries(_described(whole, form, rows, layer), (batch, queries))
 
         if not on_device or form.offset or (form.window and not form.causal):
-            return Present(copy.nbytes, find)
-        return Present(copy.nbytes, find, valid_of(own.expand(-1, -1, queries, queries), form.causal, form.window))
+            return Present(copy.nbytes, samples, find)
+        return Present(copy.nbytes, samples, find, valid_of(own.expand(-1, -1, queries, queries), form.causal, form.window))
 
     return look
 
@@ -208,7 +209,8 @@ def looker_for_padding(seen: Seen, samples: int, on_device: bool = False) -> Opt
 def _sizes(part: Tuple[slice, slice, slice]) -> Tuple[int, int, int]:
     """How many samples, heads and rows a part has."""
     samples, heads, rows = part
-    return samples.stop - samples.start, heads.stop - heads.start, len(range(rows.start, rows.stop, rows.step or 1))
+    count = len(range(samples.start, samples.stop, samples.step or 1))
+    return count, heads.stop - heads.start, len(range(rows.start, rows.stop, rows.step or 1))
 
 
 def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
@@ -291,7 +293,7 @@ def beyond_device(seen: Seen, plan: Plan, cross: bool, context: Context) -> Opti
     """Why an accelerator does not compute the state of a call, which then travels as another tier; None when it does."""
     if isinstance(seen, Weights):
         queries, keys, offset, masked = int(seen.weights.shape[2]), int(seen.weights.shape[3]) - seen.sink, 0, True
-        if logits_of(seen, plan) > MASK_BYTES_MAX * heads_of(seen):
+        if logits_of(seen, plan, context.samples.taken) > MASK_BYTES_MAX * heads_of(seen):
             return "a map that is too large"
     else:
         queries, keys, offset = int(seen.q.shape[2]), int(seen.k.shape[2]), seen.offset
@@ -300,11 +302,11 @@ def beyond_device(seen: Seen, plan: Plan, cross: bool, context: Context) -> Opti
             return "a window to both sides, or fewer keys than queries"
         if seen.documents is not None and (masked or cross or offset or seen.documents[0].shape != seen.documents[1].shape):
             return "documents of another kind"
-        if seen.late_mask is not None and logits_of(seen, plan) > MASK_BYTES_MAX * heads_of(seen):
+        if seen.late_mask is not None and logits_of(seen, plan, context.samples.taken) > MASK_BYTES_MAX * heads_of(seen):
             return "a mask that is too large"
     if masked and not cross and queries + offset != keys:
         return "a mask with a cache"
-    return "padding of cross-attention" if cross and context.present is not None and context.present.valid is None else None
+    return "padding of cross-attention" if cross and context.present is not None and context.present.valid(context.samples) is None else None
 
 
 def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
@@ -312,7 +314,7 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
     origin, (samples, heads, queries) = context.state, part
     assert origin is not None and origin.computer is not None
     causal, differ = False, None
-    present = context.present.valid.expand(samples.stop, -1) if origin.cross and context.present is not None else None
+    present = context.present.valid(context.samples) if origin.cross and context.present is not None else None
     if isinstance(seen, Weights):
         asked: Asked = OfWeights(seen.weights.detach()[part], seen.logits.detach()[part], seen.sink, rows.first, rows.stride,
                                  origin.cross, None if present is None else present[:, queries], seen.shared)
@@ -464,7 +466,7 @@ def _state_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context,
     """Tier state; `says`: documents or bias."""
     assert context.state is not None
     heads, queries = parts.q.shape[1:3]
-    visibility = _of_present(visibility, context, rows, layer, parts.q.shape[0], queries, parts.k.shape[2])
+    visibility = _of_present(visibility, context, rows, layer, queries, parts.k.shape[2])
     whole = heads == rows.heads_total and rows.stride == 1
     found = states.of_queries(parts.q.tensor(), parts.k.tensor(), visibility, rows.stride, scale=form.scale,
                               softcap=form.softcap, cross=layer[2] == "cross", whole=whole, side=context.state.maps, **says)
@@ -626,10 +628,10 @@ def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bo
 def _state_of_weights(weights: torch.Tensor, visibility: Visibility, sink: bool, rows: _Rows, context: Context,
                       layer: wire.Layer) -> Captured:
     assert context.state is not None
-    batch, _, queries, keys = weights.shape
-    visibility = _of_present(visibility, context, rows, layer, batch, queries, keys)
+    queries, keys = weights.shape[2:]
+    visibility = _of_present(visibility, context, rows, layer, queries, keys)
     found = states.of_weights(weights, visibility, rows.stride, cross=layer[2] == "cross", sink=sink,
-                              tokens=_tokens_of(context, layer, batch, keys), side=context.state.maps)
+                              tokens=_tokens_of(context, layer, keys), side=context.state.maps)
     return _captured_state(found, visibility, rows, context, layer, queries, keys)
 
 
@@ -644,26 +646,25 @@ def _captured_state(found: states.Measured, visibility: Visibility, rows: _Rows,
 
 # ----------------------------------------------------------------------------------------- the header
 
-def _of_present(visibility: Visibility, context: Context, rows: _Rows, layer: wire.Layer, batch: int, queries: int,
-                keys: int) -> Visibility:
+def _of_present(visibility: Visibility, context: Context, rows: _Rows, layer: wire.Layer, queries: int, keys: int) -> Visibility:
     """With what is known of the queries of a cross-attention."""
     if layer[2] != "cross" or context.present is None:
         return visibility
-    return with_queries(visibility, context.present.at(rows.positions(queries))[:batch], keys)
+    return with_queries(visibility, context.present.at(rows.positions(queries), context.samples), keys)
 
 
-def _tokens_of(context: Context, layer: wire.Layer, batch: int, keys: int) -> Optional[np.ndarray]:
+def _tokens_of(context: Context, layer: wire.Layer, keys: int) -> Optional[np.ndarray]:
     """The token numbers of the keys, where they are known."""
     if context.tokens is None or layer[2] != "self" or context.tokens.shape[1] != keys:
         return None
-    numbers = context.tokens.numpy()[:batch]
+    numbers = context.tokens.numpy()[context.samples.rows]
     return numbers if tensors.fit_32_bits(numbers) else None
 
 
 def _labelled(maps: HeadMaps, context: Context, layer: wire.Layer, rows: _Rows, queries: int, keys: int) -> HeadMaps:
     """With the texts of what they are of."""
     labels, q_labels = _texts_of(context, layer, rows, queries, keys)
-    return maps._replace(labels=labels, q_labels=q_labels)
+    return maps._replace(labels=labels, q_labels=q_labels, sample=context.samples.rows.start, batch=context.samples.of)
 
 
 def _texts_of(context: Context, layer: wire.Layer, rows: _Rows, queries: int,
@@ -671,10 +672,10 @@ def _texts_of(context: Context, layer: wire.Layer, rows: _Rows, queries: int,
     """The labels of the keys, and of the queries of a cross-attention."""
     if context.labels is None:
         return None, None
-    labels = context.labels.of(layer, keys)
+    labels = context.labels.of(layer, keys, context.samples)
     if layer[2] != "cross" or rows.stride > 1:
         return labels, None
-    return labels, context.labels.of_queries(layer, rows.total, rows.positions(queries).tolist())
+    return labels, context.labels.of_queries(layer, rows.total, rows.positions(queries).tolist(), context.samples)
 
 
 def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _Rows, context: Context,
@@ -682,15 +683,16 @@ def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _
     described = {name: shape for name, _, shape in frames.described}
     batch, heads, queries = described["q" if kind == "qk" else "weights"][:3]
     keys = described["k"][2] if kind == "qk" else described["weights"][3]
-    visibility = _of_present(visibility, context, rows, layer, batch, queries, keys)
+    visibility = _of_present(visibility, context, rows, layer, queries, keys)
     frames.add_mask(visibility.mask, batch, queries, keys)
-    frames.add_ids("tokens", _tokens_of(context, layer, batch, keys), batch, keys)
+    frames.add_ids("tokens", _tokens_of(context, layer, keys), batch, keys)
     texts, q_texts = fitting_labels(*_texts_of(context, layer, rows, queries, keys), (batch, heads, queries, keys))
     sliced = (rows.head_offset, heads) != (0, rows.heads_total)
     row_keys: Dict[str, Any] = {
         "causal": visibility.causal, "window": visibility.window, "q_offset": visibility.q_offset,
         "q_stride": rows.stride, "q_len": visibility.q_len, "k_len": visibility.k_len, "microbatch": context.microbatch,
         "labels": texts, "q_labels": q_texts,
-        "head_offset": rows.head_offset if sliced else None, "heads_total": rows.heads_total if sliced else None}
+        "head_offset": rows.head_offset if sliced else None, "heads_total": rows.heads_total if sliced else None,
+        **context.samples.header()}
     make: Callable[..., Dict[str, Any]] = wire.qk_keys if kind == "qk" else wire.attention_keys
     return Captured(kind, frames, lambda where: make(where, frames.described, **extra, **row_keys))

@@ -19,7 +19,7 @@ import torch
 from ..base import torch_state, wire
 from ..base.once import log
 from ..base.paths import call_name, module_at
-from ..base.plan import Plan
+from ..base.plan import Folds, Plan, Samples, some
 from ..forms import look
 from ..forms.judge import Judge
 from ..forms.seen import (NotCaptured, Queries, Seen, Share, heads_of, keys_of, placements_of, queries_of, sees_ahead,
@@ -200,20 +200,21 @@ class Forwards:
                     self.notices.unplaced(path, self._unplaced[path])
                     return
             place = layer or self.names.place_of(path, self._unnamed)
-            self._note_padding(place, seen, plan)
-            stack = self.names.stack_of(path)
-            if stack == "encoder":
-                self.tokens.encoder_attends(queries_of(seen)[1])
-            if layer is not None and not (plan.takes_layer(layer) and self._publisher.wanted(*layer)):
-                return
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1
-            context = Context(microbatch, self.tokens.sent(stack, *queries_of(seen)), self.tokens.labelled,
-                              beside=self.sends_values)
+            size = queries_of(seen)
+            samples = self._samples(path, seen, plan, microbatch, *size)
+            self._note_padding(place, seen, plan, samples)
+            stack = self.names.stack_of(path)
+            if stack == "encoder":
+                self.tokens.encoder_attends(size[1])
+            if layer is not None and not (plan.takes_layer(layer) and self._publisher.wanted(*layer)):
+                return
+            context = Context(microbatch, self.tokens.sent(stack, *size), self.tokens.labelled,
+                              beside=self.sends_values, samples=samples)
             if place[0] == "decoder" and place[2] == "cross":
-                context = context._replace(present=self._padding.of(queries_of(seen)))
-            origin, plan = self.origins.of(path, seen, plan, self.epoch, self.step, place[2] == "cross", context)
-            context = context if origin is None else context._replace(state=origin)
+                context = context._replace(present=self._padding.of(size, samples))
+            plan, context = self.origins.of(path, seen, plan, self.epoch, self.step, place[2] == "cross", context)
             if layer is None:
                 self._unnamed[path] = heads_of(seen) * share.of
             if self.projections is not None:
@@ -238,7 +239,18 @@ class Forwards:
         except Exception:
             self.notices.failed(f"the attention of {path or 'the model'} could not be captured")
 
-    def _note_padding(self, place: wire.Layer, seen: Seen, plan: Plan) -> None:
+    def _samples(self, path: str, seen: Seen, plan: Plan, microbatch: int, batch: int, queries: int) -> Samples:
+        """The samples that the plan takes of the attention at `path` in this forward."""
+        if plan.samples == 0:
+            return some(range(batch), batch)
+        folds, logits = self.tokens.batches.folds(path, batch, self.tokens.sizes, seen), 0
+        if folds.each > 1:
+            logits = heads_of(seen) * queries * keys_of(seen)
+            if folds.apart == 0 and batch > folds.each:
+                self.notices.folded(path, batch, batch // folds.each)
+        return plan.take((self._publisher.run, self.step, microbatch), batch, folds, logits)
+
+    def _note_padding(self, place: wire.Layer, seen: Seen, plan: Plan, samples: Samples) -> None:
         """A self-attention of the decoder may tell which queries of a cross-attention are padding."""
         if place[0] != "decoder" or place[2] != "self" or not tells_padding(seen):
             return
@@ -246,7 +258,7 @@ class Forwards:
             return
         try:
             self._padding.tell(queries_of(seen), lambda: looker_for_padding(
-                seen, plan.samples, self.origins.is_of_device(seen, plan)))
+                seen, samples, self.origins.is_of_device(seen, plan)))
         except Exception:
             self.notices.failed("which queries of cross-attention are padding could not be read")
 
@@ -391,6 +403,12 @@ class Forwards:
         if layer[0] == "encoder" and not wanted:
             self.tokens.encoder_attends()
         return wanted
+
+    def samples_by_hand(self, layer: wire.Layer, batch: int) -> Samples:
+        """The samples that the plan takes of this attention, which is computed now."""
+        said = f"by hand {layer}"
+        number = self._passes[said] = self._passes.get(said, -1) + 1
+        return self.plan.take((self._publisher.run, self.step, number), batch, Folds(), 0)
 
     def name(self, path: str) -> wire.NamedLayer:
         """The layer that the module at `path` is."""

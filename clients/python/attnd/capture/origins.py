@@ -6,7 +6,7 @@ import functools
 from dataclasses import replace
 from typing import Dict, Optional, Tuple
 
-from ..base.plan import Plan
+from ..base.plan import Plan, drawn, some
 from ..forms.seen import Seen, Weights, device_of, heads_of, keys_of, makes_by_head, precision_of, queries_of
 from ..sending.head_maps import Turns
 from ..sending.publisher import Publisher
@@ -31,58 +31,60 @@ class Origins:
         self._maps = Turns()
 
     def of(self, path: str, seen: Seen, plan: Plan, epoch: int, step: int, cross: bool, context: Context
-           ) -> Tuple[Optional[Origin], Plan]:
-        """The origin of the state that travels instead of tensors, None: they do; and the part of the call that is taken. At
-        most now and then maps go along."""
+           ) -> Tuple[Plan, Context]:
+        """The part of a call that is taken, and its context: with the origin of the state that travels instead of tensors, if one
+        does. At most now and then maps go along."""
         if plan.tier == "raw" or self._sends_values or not self._publisher.limits.states:
-            return None, plan
+            return plan, context
         computer = None
         if not computes(device_of(seen)):
             if plan.tier != "state":
-                return None, plan
+                return plan, context
         else:
-            there = self.plan_on_device(path, seen, plan, cross, context)
-            if not self.accelerator.is_trusted or not self._fits_device(seen, there, cross, context):
-                return None, plan
-            computer, plan = self.accelerator, there
+            there, some = self.plan_on_device(path, seen, plan, cross, context, (self._publisher.run, step))
+            if not self.accelerator.is_trusted or not self._fits_device(seen, there, cross, some):
+                return plan, context
+            computer, plan, context = self.accelerator, there, some
         side = self._publisher.maps_side
         if computer is not None and 0 < plan.rows < queries_of(seen)[1]:
             side = 0  # they need all rows
         weights = heads_of(seen) * queries_of(seen)[1] * keys_of(seen)  # of the maps of a sample
         if side and not self._maps.take(path, epoch, step, plan.every, self._publisher.maps_every, weights):
             side = 0
-        return Origin(epoch, step, self._publisher.rank, self._publisher.buckets, side, computer, cross), plan
+        return plan, context._replace(state=Origin(epoch, step, self._publisher.rank, self._publisher.buckets, side, computer, cross))
 
     def is_of_device(self, seen: Seen, plan: Plan) -> bool:
         """Whether an accelerator computes the state, if one travels."""
         return plan.tier != "raw" and self._publisher.limits.states and computes(device_of(seen))
 
-    def plan_on_device(self, path: str, seen: Seen, plan: Plan, cross: bool, context: Context) -> Plan:
+    def plan_on_device(self, path: str, seen: Seen, plan: Plan, cross: bool, context: Context, at: Tuple[str, int]
+                       ) -> Tuple[Plan, Context]:
         """The part of a call that an accelerator computes: at most ROWS_MAX rows, or MADE_MAX logits; and where the plan says
-        nothing of them, some of each sample, and now and then all of one sample: maps, and numbers of the map as a whole, need
-        those."""
-        (batch, queries), heads = queries_of(seen), heads_of(seen)
+        nothing of them, some of each sample, and now and then all of one sample, drawn `at` this run and step: maps, and numbers
+        of the map as a whole, need those."""
+        queries, heads, samples = queries_of(seen)[1], heads_of(seen), context.samples
         rows_max = whole_max = ROWS_MAX
         if makes_by_head(seen):
             rows_max, whole_max = (min(ROWS_MAX, most // keys_of(seen)) for most in (MADE_MAX, MADE_WHOLE_MAX))
-        most = max(1, rows_max // (heads * min(batch, plan.samples or batch)))
+        most = max(1, rows_max // (heads * samples.taken))
         taken = min(most, plan.rows or ROWS_ON_DEVICE)
         if not plan.rows:
             if queries <= taken:
-                return plan
+                return plan, context
             captures = self._captures[path] = self._captures.get(path, len(self._captures) - 1) + 1  # layers take turns
             if captures % WHOLE_EVERY == 0 and heads * queries <= whole_max:
-                whole = replace(plan, samples=1)
-                if self._fits_device(seen, whole, cross, context):
-                    return whole
-        return _of_rows(plan, taken)
+                row = range(samples.of)[samples.rows][drawn(samples.taken, *at, context.microbatch)]
+                one = context._replace(samples=some(range(row, row + 1), samples.of))
+                if self._fits_device(seen, plan, cross, one):
+                    return plan, one
+        return _of_rows(plan, taken), context
 
     def _fits_device(self, seen: Seen, plan: Plan, cross: bool, context: Context) -> bool:
         if beyond_device(seen, plan, cross, context) is not None:
             return False
         if isinstance(seen, Weights):
             return True
-        return self.accelerator.is_fast_for(logits_of(seen, plan), seen.q, precision_of(seen), seen.documents and seen.documents[0])
+        return self.accelerator.is_fast_for(logits_of(seen, plan, context.samples.taken), seen.q, precision_of(seen), seen.documents and seen.documents[0])
 
 
 @functools.lru_cache(16)

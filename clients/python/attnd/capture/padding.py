@@ -20,24 +20,41 @@ from typing import Any, Callable, Dict, Optional, Tuple, Union
 import numpy as np
 
 from ..base.masks import Visibility
+from ..base.plan import Samples
 
 
 class Present:
-    """Which positions of the decoder are no padding. `find` gives them as bool [B, T], and is called once, on the
+    """Which positions of the decoder are no padding, of `samples`. `find` gives them as bool [B, T], and is called once, on the
     sender thread; `nbytes`: of the copies that it holds; `valid`: the same as a tensor on an accelerator, if it has been
-    worked out there."""
+    worked out there, [B or 1, T]."""
 
-    def __init__(self, nbytes: int, find: Callable[[], np.ndarray], valid: Any = None):
+    def __init__(self, nbytes: int, samples: Samples, find: Callable[[], np.ndarray], valid: Any = None):
         self.nbytes = nbytes
-        self.valid = valid
+        self._samples = samples
+        self._valid = valid
         self._find: Optional[Callable[[], np.ndarray]] = find
         self._found: Any = None
 
-    def at(self, positions: np.ndarray) -> np.ndarray:
-        """bool [B, rows]: of the queries at these positions."""
+    def at(self, positions: np.ndarray, samples: Samples) -> np.ndarray:
+        """bool [B, rows]: of the queries of these samples at these positions."""
         if self._find is not None:
             self._found, self._find = self._find(), None
-        return np.asarray(self._found[:, positions])
+        return np.asarray(self._found[self._where(samples)][:, positions])
+
+    def valid(self, samples: Samples) -> Any:
+        """The tensor on an accelerator, of these samples [B, T]; None: there is none."""
+        if self._valid is None:
+            return None
+        return self._valid.expand(samples.taken, -1) if self._valid.shape[0] == 1 else self._valid[self._where(samples)]
+
+    def has(self, samples: Samples) -> bool:
+        """Whether it is of these samples, too."""
+        mine = range(self._samples.of)[self._samples.rows]
+        return samples.of == self._samples.of and all(row in mine for row in range(samples.of)[samples.rows])
+
+    def _where(self, samples: Samples) -> slice:
+        mine, wanted = range(self._samples.of)[self._samples.rows], range(samples.of)[samples.rows]
+        return slice(mine.index(wanted[0]), mine.index(wanted[-1]) + 1, max(1, wanted.step // mine.step))
 
 
 Look = Callable[[], Optional[Present]]
@@ -57,12 +74,12 @@ class DecoderPadding:
             if look is not None:
                 self._told[size] = look
 
-    def of(self, size: Tuple[int, int]) -> Optional[Present]:
-        """The padding of a cross-attention of this size, samples and queries; None: it is not known."""
+    def of(self, size: Tuple[int, int], samples: Samples) -> Optional[Present]:
+        """The padding of a cross-attention of this size, samples and queries, of which these are taken; None: it is not known."""
         told = self._told.get(size)
         if callable(told):
             told = self._told[size] = told()
-        return told
+        return told if told is not None and told.has(samples) else None
 
     def forget(self) -> None:
         """The forward is done."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""labels: the texts of the first sample's tokens, for people to look at.
+"""labels: the texts of a sample's tokens, for people to look at.
 
 The caller's function is called on the sender thread, once for each forward and input that is captured. A failure there
 costs only the labels.
@@ -7,9 +7,10 @@ costs only the labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ..base import wire
+from ..base.plan import Samples
 from ..sending.devices import HostCopy
 
 Texts = Callable[[List[int]], Any]
@@ -33,10 +34,10 @@ class Labels:
         self._texts = texts
         self._failed = failed
 
-    def of(self, tokens: HostCopy) -> Optional[List[str]]:
-        """The texts of the first sample of [B, T], or None. On the sender thread."""
+    def of(self, tokens: HostCopy, sample: int) -> Optional[List[str]]:
+        """The texts of a sample of [B, T], or None. On the sender thread."""
         try:
-            numbers = [int(number) for number in tokens.numpy()[0]]
+            numbers = [int(number) for number in tokens.numpy()[sample]]
             texts = [_text(text) for text in self._texts(numbers)]
             if len(texts) != len(numbers):
                 raise ValueError(f"labels: {len(texts)} texts of {len(numbers)} tokens")
@@ -52,24 +53,28 @@ class ForwardLabels:
     def __init__(self, labels: Labels, tokens: Callable[[str], Optional[HostCopy]]):
         self._labels = labels
         self._tokens = {stack: tokens(stack) for stack in wire.STACKS}
-        self._texts: Dict[int, Optional[List[str]]] = {}  # by the tokens that they are of
+        self._texts: Dict[Tuple[int, int], Optional[List[str]]] = {}  # by the tokens that they are of, and the sample
 
-    def of(self, layer: wire.Layer, keys: int) -> Optional[List[str]]:
-        """The texts of so many keys; None when they are not the tokens. The keys of cross attention are the encoder's."""
-        return self._texts_of("encoder" if layer[2] == "cross" else layer[0], keys)
+    def of(self, layer: wire.Layer, keys: int, samples: Samples) -> Optional[List[str]]:
+        """The texts of so many keys of the first of these samples; None when they are not the tokens. The keys of cross attention
+        are the encoder's."""
+        return self._texts_of("encoder" if layer[2] == "cross" else layer[0], keys, samples)
 
-    def of_queries(self, layer: wire.Layer, queries: int, rows: Sequence[int]) -> Optional[List[str]]:
+    def of_queries(self, layer: wire.Layer, queries: int, rows: Sequence[int], samples: Samples) -> Optional[List[str]]:
         """The texts of these rows of so many queries of cross attention; None when they are not the tokens."""
-        texts = self._texts_of(layer[0], queries)
+        texts = self._texts_of(layer[0], queries, samples)
         return None if texts is None else [texts[row] for row in rows]
 
-    def _texts_of(self, stack: str, count: int) -> Optional[List[str]]:
+    def _texts_of(self, stack: str, count: int, samples: Samples) -> Optional[List[str]]:
         tokens = self._tokens[stack]
         if tokens is None or tokens.shape[1] != count:
             return None
-        if id(tokens) not in self._texts:
-            self._texts[id(tokens)] = self._labels.of(tokens)
-        return self._texts[id(tokens)]
+        sample = 0 if tokens.shape[0] == 1 else samples.rows.start
+        if tokens.shape[0] not in (1, samples.of):  # of a batch that is folded
+            return None
+        if (id(tokens), sample) not in self._texts:
+            self._texts[id(tokens), sample] = self._labels.of(tokens, sample)
+        return self._texts[id(tokens), sample]
 
 
 def _text(text: Any) -> str:

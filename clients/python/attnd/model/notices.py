@@ -45,6 +45,13 @@ class Notices:
         """A module attends more than `most` times in a forward."""
         self._once.warn("many", "%s attends more than %d times in a forward; the rest is not captured", path or "the model", most)
 
+    def folded(self, path: str, batch: int, of: int) -> None:
+        """It is not known which rows of an attention's batch are of one of the model's samples."""
+        self._once.warn("folded", "the attention of %s has %d rows in its batch, where the model has %d samples, and nothing tells "
+                        "which rows are of one sample: evenly spaced rows of all are captured, here and in others like it. It is "
+                        "told in forwards with gradients that are not compiled (compiled=\"eager\"); samples=0 captures all rows",
+                        path or "the model", batch, of)
+
     def spread(self, path: str, placements: Sequence[Any]) -> None:
         """The queries of an attention are spread over ranks."""
         along = any(getattr(one, "dim", None) in (2, -2) for one in placements)

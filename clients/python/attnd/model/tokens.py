@@ -10,13 +10,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 import torch
 
 from ..base.torch_state import is_graph_captured
 from ..forms.spy import Spy
 from ..sending.devices import HostCopy
+from .folds import Batches
 from .hooks import TokensHook
 from .induction import InductionInputs, Named
 from .labels import ForwardLabels, Labels
@@ -25,8 +26,8 @@ from .labels import ForwardLabels, Labels
 class Tokens:
     """The token numbers of the model's input: of the integer tensors [B, T] among its arguments, also in one that is a
     dict, `input_ids`, else the first one that is not called something else. `decoder_input_ids` or `tgt` are those of
-    the decoder; those that an encoder has read are not, though its texts may be as long. All samples are kept when
-    they travel, else the first alone, which labels are made of.
+    the decoder; those that an encoder has read are not, though its texts may be as long. Also the sizes that the model's
+    batch may have.
 
     Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
 
@@ -36,6 +37,8 @@ class Tokens:
         self._labels = labels
         self._handle: Any = None
         self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
+        self.batches = Batches(root)
+        self._sizes: Set[int] = set()
         self._encoded = False  # an encoder has read those
         self._labelled: Optional[ForwardLabels] = None  # these
         self._names = _parameter_names(root)
@@ -55,6 +58,7 @@ class Tokens:
         if is_graph_captured():
             return
         self.forget()
+        self._sizes = self.batches.sizes(args, kwargs)
         travel = self._travel()
         if not (travel or self._labels or self.inputs):
             return
@@ -69,7 +73,7 @@ class Tokens:
         for name, value in given if travel or self._labels else ():
             stack = "decoder" if _OF_DECODER.match(name) else ""
             if stack not in self._copies:
-                self._copies[stack] = HostCopy(value if travel else value[:1])
+                self._copies[stack] = HostCopy(value)
 
     def sent(self, stack: str, samples: int, queries: int) -> Optional[HostCopy]:
         """The tokens that travel with an attention of this size in the forward that runs; None: none."""
@@ -79,6 +83,14 @@ class Tokens:
         if stack == "encoder":
             self.encoder_attends(queries)
         return tokens if self._travel() and tokens.shape[0] == samples else None
+
+    @property
+    def sizes(self) -> Set[int]:
+        """The sizes that the model's batch may have; of a part of it that runs by itself, by what that was given."""
+        if self._sizes or not self._spy.entered:
+            return self._sizes
+        outermost = self._spy.entered[0]
+        return self.batches.sizes(outermost.args, outermost.frame.f_locals.get("kwargs") or {})
 
     def encoder_attends(self, queries: Optional[int] = None) -> None:
         """An encoder attends in the forward that runs, captured or not; `queries` None: how many is not known."""
@@ -101,7 +113,7 @@ class Tokens:
 
     def forget(self) -> None:
         """The forward is done."""
-        self._copies, self._labelled, self._encoded = {}, None, False
+        self._copies, self._labelled, self._encoded, self._sizes = {}, None, False, set()
         if self.inputs is not None:
             self.inputs.done()
 

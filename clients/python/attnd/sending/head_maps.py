@@ -24,8 +24,9 @@ class HeadMaps(NamedTuple):
     queries_sent, keys_sent   of the sample, with padding; by default none comes after the others
     q_offset     position of the sample's first query, padding or not
     head_offset  when these are a slice of the layer's heads
-    sample       of the batch
-    labels, q_labels          texts of all keys, and of the queries of cross-attention, when `sample` is 0
+    sample, batch             its number in the batch, and of how many; 0: not said
+    labels, q_labels          texts of all keys, and of the queries of cross-attention, of the sample if `batch` is said, else
+                              when `sample` is 0
     """
     values: np.ndarray
     queries: int
@@ -39,6 +40,7 @@ class HeadMaps(NamedTuple):
     sample: int = 0
     labels: Optional[Sequence[str]] = None
     q_labels: Optional[Sequence[str]] = None
+    batch: int = 0
 
     def sent(self) -> Tuple[int, int]:
         """Queries and keys of the sample, with padding."""
@@ -53,7 +55,7 @@ class HeadMaps(NamedTuple):
         if self.values.dtype != np.float16 or len(shape) != 3 or 0 in shape or max(shape[1:]) > SIDE_MAX:
             raise ValueError(f"maps of {self.values.dtype} {shape}: must be float16 [heads, rows, columns], at most "
                              f"{SIDE_MAX} rows and columns")
-        for name in ("first_query", "first_key", "sample"):
+        for name in ("first_query", "first_key", "sample", "batch"):
             wire.check_int(name, getattr(self, name), 2**31 - 1)
         for name in ("queries", "keys"):
             wire.check_int(name, getattr(self, name), 2**31 - 1, 1)
@@ -71,7 +73,7 @@ class HeadMaps(NamedTuple):
         sent = self.sent()
         said = {"q_offset": self.q_offset, "head_offset": self.head_offset, "queries": self.queries, "keys": self.keys,
                 "queries_sent": sent[0], "keys_sent": sent[1], "first_query": self.first_query,
-                "first_key": self.first_key, "sample": self.sample}
+                "first_key": self.first_key, "sample": self.sample, "batch": self.batch}
         return {name: int(number) for name, number in said.items() if number}
 
 

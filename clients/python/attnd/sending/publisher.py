@@ -16,7 +16,7 @@ import numpy as np
 from ..base import wire
 from ..base.limits import Limits
 from ..base.once import Once, log
-from ..base.plan import EVERYTHING, Plan, choose, lengthened
+from ..base.plan import EVERYTHING, Plan, Samples, choose, lengthened
 from . import layer_state, memory, scalars, tensors
 from .contents import (Captured, Maker as Maker, add_keys, add_maps, add_output, add_row_tensors, check_heads, check_real,
                        check_rows, fits_header, fitting_labels)
@@ -246,7 +246,7 @@ class Publisher:
                           dtype: Optional[str] = None, grad: Any = None, tokens: Any = None,
                           documents: Any = None, module: Optional[str] = None,
                           q_labels: Optional[Sequence[str]] = None, v: Any = None, wo_r: Any = None,
-                          x_norm: Any = None) -> bool:
+                          x_norm: Any = None, samples: Optional[Samples] = None) -> bool:
         """Publishes the attention weights of one layer in one step; True when they were queued.
 
         weights       [B, H, Tq, Tk] f32, f64, f16 or bf16, numpy or torch; copied once, here; rows sum to 1
@@ -269,6 +269,7 @@ class Publisher:
         v             [B, Hkv, Tk, dv] values, with which attnd has numbers of the output; Hkv divides H, head h reads
                       head h / (H / Hkv) of them
         wo_r, x_norm  as for publish_qk
+        samples       of which batch these are, and which of it (base/plan.py); by default they are all of it
 
         False, and no work, when nobody is subscribed (counted as skipped), or when it is larger than attnd
         takes, the queue is full or there is no memory for the copy (counted as dropped). ValueError for arguments that contradict
@@ -291,7 +292,7 @@ class Publisher:
         add_row_tensors(frames, (batch, queries, keys), site, queries - 1, mask, tokens, documents)
         return self._publish("attention", where, frames, lambda: wire.attention_keys(
             where.layer, frames.described, dropout=bool(dropout), learned_sink=bool(learned_sink), labels=labels,
-            q_labels=q_labels, **rows))
+            q_labels=q_labels, **rows, **({} if samples is None else samples.header())))
 
     def publish_qk(self, q: Any, k: Any, v: Any = None, *, stack: str, layer: int, site: str = "self",
                    epoch: int = 0, step: int = 0, scale: Optional[float] = None, softcap: float = 0.0,
@@ -300,7 +301,7 @@ class Publisher:
                    heads_total: Optional[int] = None, labels: Optional[Sequence[str]] = None, tokens: Any = None,
                    documents: Any = None, module: Optional[str] = None,
                    q_labels: Optional[Sequence[str]] = None, dout: Any = None, wo_r: Any = None,
-                   x_norm: Any = None) -> bool:
+                   x_norm: Any = None, samples: Optional[Samples] = None) -> bool:
         """Publishes a layer's queries and keys, from which attnd computes the weights; True when queued.
 
         q             [B, H, Tq, d] f32, f64, f16 or bf16, numpy or torch, after the position encoding
@@ -332,7 +333,7 @@ class Publisher:
                          documents)
         return self._publish("qk", where, frames, lambda: wire.qk_keys(
             where.layer, frames.described, scale=scale, softcap=softcap, q_offset=q_offset,
-            q_stride=q_stride, labels=labels, q_labels=q_labels, **rows))
+            q_stride=q_stride, labels=labels, q_labels=q_labels, **rows, **({} if samples is None else samples.header())))
 
     def publish_weights(self, *, heads: int, head_dim: int, stack: str, layer: int, site: str = "self", epoch: int = 0,
                         step: int = 0, kv_heads: Optional[int] = None, heads_total: Optional[int] = None,
