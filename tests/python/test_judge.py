@@ -367,7 +367,7 @@ def test_as_many_samples_as_heads_are_understood_by_the_values(daemon, watched):
 
 
 def test_an_unknown_layout_whose_heads_change_is_told(watched, caplog):
-    model = HeadsFirst(contiguous=True)
+    model = HeadsFirst(contiguous=True, product=lambda weights, values: weights @ values.detach())
     it = watched(model)
     for samples in (3, 5, 3):
         model(torch.randn(samples, T, H * D)).sum().backward()

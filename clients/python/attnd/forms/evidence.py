@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import torch
 from torch.nn import functional
 
+from .lead import Lead, find
 from .seen import Weights
 
 FOLLOWED_MAX = 64  # tensors of one trail
@@ -34,6 +35,7 @@ class Findings(NamedTuple):
     selected     its largest values were looked for
     heads_first  the values' heads are the first axis; None: they do not tell
     linear       its input is the output of a layer, and no product of queries and keys; None: not known
+    lead         where the heads are in the first axes, by how the values were made, for as many as the module says
     """
     product: Optional[str]
     covered: int
@@ -41,6 +43,7 @@ class Findings(NamedTuple):
     selected: bool
     heads_first: Optional[bool]
     linear: Optional[bool]
+    lead: Callable[[Optional[int]], Optional[Lead]] = lambda heads: None
 
 
 class Trail:
@@ -63,6 +66,7 @@ class Trail:
         self._queries: Optional[int] = None
         self._selected = False
         self._heads_first: Optional[bool] = None
+        self._lead: Callable[[Optional[int]], Optional[Lead]] = lambda heads: None
 
     @property
     def altered(self) -> bool:
@@ -73,7 +77,8 @@ class Trail:
         """The findings so far."""
         lost = self._product is None or len(self._keys) == FOLLOWED_MAX
         product = CHAINED if self._chained and lost else self._product
-        return Findings(product, self._covered, self._queries, self._selected, self._heads_first, _is_of_layer(self.seen.logits))
+        return Findings(product, self._covered, self._queries, self._selected, self._heads_first, _is_of_layer(self.seen.logits),
+                        self._lead)
 
     def after(self, function: Any, args: Any, operands: Sequence[torch.Tensor], made: Any) -> bool:
         """The model has called a torch function, which made this; whether the trail is at its end."""
@@ -133,7 +138,34 @@ class Trail:
             self._heads_first = _heads_first(*_arranged((0, 1, 2, 3) if order[0] < order[1] else (1, 0, 2, 3), values))
         if left is own and kind == OWN:
             self._find_values(own, values, order)
+        places = tuple(range(values.dim()))
+        self._note_lead(own, values, places if left is own else (*places[:-2], places[-1], places[-2]))
         return kind
+
+    def _note_lead(self, own: torch.Tensor, values: torch.Tensor, axes: Sequence[int]) -> None:
+        """The values, whose axes these are as [..., Tk, d], with -1 for one that they have not, belong to these weights."""
+        rows, sizes = self._rows(own), self._result.shape[:-2]
+        if rows is None or len(axes) != own.dim():
+            return
+        for axis, place in enumerate(axes[:-2]):
+            rows = rows.narrow(axis, 0, 1) if place < 0 or values.shape[place] == 1 else rows
+        for axis in reversed([axis for axis, place in enumerate(axes) if place < 0]):
+            rows = rows.squeeze(axis)
+        rows, axes = rows, [place for place in axes if place >= 0]
+        self._lead = lambda heads: find(values, axes, rows, sizes, heads)
+
+    def _rows(self, own: torch.Tensor) -> Optional[torch.Tensor]:
+        """The number of each leading element of weights [..., Tq, Tk] or [..., Tk, Tq] among those of the result; None: not certain."""
+        result, count, size = self._result, math.prod(self._result.shape[:-2]), math.prod(self._result.shape[-2:])
+        if math.prod(own.shape[:-2]) != count or not count:
+            return None
+        rows = torch.arange(count).reshape(own.shape[:-2])
+        if id(own) not in self._turned:
+            return rows
+        if own.numel() != result.numel() or not result.is_contiguous() or any(stride % size for stride in own.stride()[:-2]) \
+                or (own.is_contiguous() and own.data_ptr() != result.data_ptr()):
+            return None
+        return torch.as_strided(torch.arange(count), own.shape[:-2], [stride // size for stride in own.stride()[:-2]])
 
     def _find_values(self, own: torch.Tensor, values: torch.Tensor, order: Optional[Order]) -> None:
         """`values`, [..., Tk, dv], are what the weights `own` were multiplied with."""
@@ -189,6 +221,9 @@ class Trail:
                 axes.append(6 - sum(axes))  # the features
                 self._heads_first = _heads_first(*_arranged(axes, values))
                 self.values = values.permute(axes) if kind == OWN else None
+        features = [at for at, x in enumerate(theirs) if x not in mine]
+        if "." not in mine + theirs and {query, key} == set(mine[-2:]) and len(features) == 1:
+            self._note_lead(own, values, (*(theirs.find(x) for x in mine[:-2]), theirs.index(key), features[0]))
         return kind
 
 

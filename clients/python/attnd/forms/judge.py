@@ -29,9 +29,11 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 import torch
 
 from .evidence import CHAINED, MIXED, OWN, SHARED, SOME, Findings
-from .seen import Weights
+from .lead import TOKENS, Lead, Leads
+from .seen import Queries, Weights
 
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
+_SHORT_COUNTS = ("h", "nheads", "num_head")  # of what is called an attention
 SAYS_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 SIGMOID = "sigmoid attention: no softmax, its weights sum to no 1"
 _LINEAR = re.compile(r"(Linear|Lightning|Delta|Performer|Rwkv|RWKV\d?|GLA)\w*Att\w*$|DeltaNet$|Performer$|Retention$|(^|\.)linear_attn$")
@@ -39,11 +41,17 @@ _STATE_SPACE = re.compile(r"Mamba\d?(Mixer|Layer)?$|SSM$|(^|[a-z])S4D?$|(^|[a-z]
 
 
 class Verdict(NamedTuple):
-    """Decided about one softmax. `heads`: stated by its module; `heads_first`: told by the values; `queries`: their axis."""
+    """Decided about one softmax. `heads`: stated by its module; `heads_first`: told by the values; `queries`: their axis; `lead`: where
+    the heads are, if not in one of two axes of their own."""
     attention: bool
     heads: Optional[int] = None
     heads_first: Optional[bool] = None
     queries: int = 2
+    lead: Optional[Lead] = None
+
+    def holds(self, seen: Weights) -> bool:
+        """Whether it tells where the heads are in this one."""
+        return not self.attention or self.lead is None or self.lead.fits(_sizes(seen))
 
 
 class _Refused(NamedTuple):
@@ -65,6 +73,7 @@ class Judge:
         self._site = site
         self._counts_heads = counts_heads
         self._verdicts: Dict[str, Verdict] = {}
+        self._leads = Leads()
         self._excluded: Dict[str, bool] = {}
         self._shapes: Dict[str, Tuple[int, int]] = {}  # of calls whose layout nothing tells: the first two axes
         self._news: List[str] = []
@@ -89,12 +98,16 @@ class Judge:
         verdict = self._verdicts.get(path)
         return verdict is not None and not verdict.attention
 
+    def arranged(self, path: str, seen: Queries, modules: Sequence[torch.nn.Module], batches: Sequence[int]) -> Queries:
+        """[B, H, T, d], however scaled_dot_product_attention was called; see lead.Leads."""
+        return seen if seen.called is None else self._leads.arranged(path, seen, self._heads(modules), batches)
+
     def decide(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Verdict:
         """Judges a call's softmax for good. `modules`: those that run, the innermost last."""
         heads, shape = self._heads(modules), list(seen.weights.shape)
-        queries = self._axis_of_queries(shape, int(shape[3]) - seen.sink, heads, found)
+        queries = 2 if seen.merged else self._axis_of_queries(shape, int(shape[3]) - seen.sink, heads, found)
         plain, kind = path.partition("#")[0], type(modules[-1]).__name__
-        refused = None
+        refused, lead = None, None
         if queries is None:
             refused = _Refused(plain, kind, f"nothing tells the heads of its result {shape} from its queries",
                                "Let the module say num_heads")
@@ -109,10 +122,36 @@ class Judge:
                 reason = f"it is of {other}" if reason and other else reason
                 refused = None if reason is None else _Refused(
                     plain, kind, reason, "If it is attention, pass include={} to attnd.watch")
-        verdict = self._verdicts[path] = Verdict(refused is None, heads, found.heads_first, 2 if queries is None else queries)
+                if refused is not None and seen.merged and heads is None:
+                    self._verdicts[path] = Verdict(False)  # as most of such shapes are: nothing is to be said
+                    return self._verdicts[path]
+            if refused is None:
+                lead, why = self._lead(seen, heads, queries, found)
+                if why is not None:
+                    refused = _Refused(plain, kind, why, "Let it compute [B, H, Tq, Tk]")
+        verdict = self._verdicts[path] = Verdict(refused is None, heads, found.heads_first, 2 if queries is None else queries, lead)
         if refused is not None:
             self._refuse(refused)
         return verdict
+
+    def _lead(self, seen: Weights, heads: Optional[int], queries: int, found: Findings) -> Tuple[Optional[Lead], Optional[str]]:
+        """Where the heads are, unless one of two axes is theirs alone; and why it is not known."""
+        sizes, lead = _sizes(seen), found.lead(heads) if queries == 2 and found.heads_first is None else None
+        shape = [*sizes, *seen.weights.shape[2:]]
+        if lead is TOKENS:
+            return None, f"its result {shape} is of heads at each position by itself, as if they were positions"
+        alone = lead is not None and lead.first is None and lead.heads > 1
+        if not seen.merged and (lead is None or lead.heads == 1 or alone):
+            if lead is not None and alone:
+                return lead if lead.axis == 0 else None, None
+            contradicts = heads is not None and heads not in sizes and sizes[0] % heads == 0 and sizes[1] % heads != 0 != heads % sizes[1]
+            return None, f"its module says {heads} heads, which are no axis of its result {shape}" if contradicts else None
+        if lead is not None:
+            differs = heads is not None and lead.heads != heads
+            return lead, f"its module says {heads} heads, and the values of its result {shape} have {lead.heads}" if differs else None
+        if heads in (1, sizes[0]):
+            return Lead(heads or 1, 0), None
+        return None, f"nothing tells heads from samples in the first axis of its result {shape}"
 
     def shows_more(self, path: str, module: torch.nn.Module, axes: int) -> None:
         """The module at `path` computed a softmax over `axes` axes: a part of an attention, when it shows other softmaxes too."""
@@ -126,6 +165,8 @@ class Judge:
 
     def ordered(self, path: str, verdict: Verdict, seen: Weights) -> Weights:
         """[B, H, Tq, Tk], however it is laid out."""
+        if verdict.lead is not None:
+            return _in_lead(seen, verdict.lead)
         seen = _moved(seen, verdict.queries)
         first, second = (int(size) for size in seen.weights.shape[:2])
         swapped = verdict.heads_first
@@ -147,6 +188,11 @@ class Judge:
             output = output._replace(arrange=lambda gradient: arrange(gradient).transpose(0, 1))
         v = None if seen.v is None else seen.v.transpose(0, 1)
         return seen._replace(weights=seen.weights.transpose(0, 1), logits=seen.logits.transpose(0, 1), output=output, v=v)
+
+    @property
+    def has_told(self) -> bool:
+        """Whether it has said of any softmax that it is not captured, and why."""
+        return bool(self._told)
 
     def news(self) -> List[str]:
         """Tells what is new since, once: for all modules of one place in the model together."""
@@ -217,11 +263,13 @@ def other_attention(path: str, module: torch.nn.Module) -> Optional[str]:
 
 
 def head_count(module: Any) -> Optional[int]:
-    """Stated by a module as its number of heads."""
-    for name in HEAD_COUNTS:
-        count = getattr(module, name, None)
-        if isinstance(count, int) and count > 0:
-            return count
+    """Stated by a module, or else by its config, as its number of heads."""
+    short = _SHORT_COUNTS if SAYS_ATTENTION.search(type(module).__name__) else ()
+    for owner, names in ((module, (*HEAD_COUNTS, *short)), (getattr(module, "config", None), HEAD_COUNTS)):
+        for name in names:
+            count = getattr(owner, name, None)
+            if isinstance(count, int) and count > 0:
+                return count
     return None
 
 
@@ -230,6 +278,26 @@ def _is_named(path: str, modules: Sequence[torch.nn.Module]) -> bool:
     parent = modules[-2:-1] if not any(True for _ in modules[-1].parameters()) else ()
     names = [*path.split(".")[-1 - len(parent):], *(type(module).__name__ for module in (modules[-1], *parent))]
     return any(SAYS_ATTENTION.search(name) for name in names)
+
+
+def _sizes(seen: Weights) -> Tuple[int, ...]:
+    """The sizes of the axes before queries and keys, as they were in the model."""
+    return tuple(seen.weights.shape[:1 if seen.merged else 2])
+
+
+def _in_lead(seen: Weights, lead: Lead) -> Weights:
+    """With the heads, which are there, as the second axis."""
+    sizes = _sizes(seen)
+
+    def arranged(tensor: torch.Tensor) -> torch.Tensor:
+        return lead.arranged(tensor.reshape(*sizes, *tensor.shape[2:]))
+
+    output = seen.output
+    if output is not None:
+        arrange = output.arrange
+        output = output._replace(arrange=lambda gradient: arranged(arrange(gradient)))
+    v = None if seen.v is None or seen.v.shape[:2] != seen.weights.shape[:2] else arranged(seen.v)
+    return seen._replace(weights=arranged(seen.weights), logits=arranged(seen.logits), output=output, v=v, merged=False)
 
 
 def _moved(seen: Weights, queries: int) -> Weights:

@@ -63,6 +63,7 @@ class Queries(NamedTuple):
     x       [B, Tq, width]: the residual stream that the layer reads
     share   of the layer's heads that these are, where DTensors tell
     shared  the mask is one for all samples, and not of keys alone: it tells of no padding
+    called  queries, keys, values and mask with the axes that they were given in, which may be in another order; None: they are not
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -84,6 +85,7 @@ class Queries(NamedTuple):
     x: Optional[torch.Tensor] = None
     share: Optional[Share] = None
     shared: bool = False
+    called: Optional[Sequence[Any]] = None
 
 
 class Weights(NamedTuple):
@@ -92,6 +94,7 @@ class Weights(NamedTuple):
     sink   the last key is a learned sink and no key
     v      [B or 1, Hkv, Tk, dv]: the values that the keys have, where they are known and wanted; Hkv divides H
     wo_r, x, shared  as of Queries
+    merged  they were [N, Tq, Tk], and are [N, 1, Tq, Tk]: heads may be among the N
     """
     weights: torch.Tensor
     logits: torch.Tensor
@@ -101,6 +104,7 @@ class Weights(NamedTuple):
     wo_r: Optional[Callable[[], np.ndarray]] = None
     x: Optional[torch.Tensor] = None
     shared: bool = False
+    merged: bool = False
 
 
 Seen = Union[Queries, Weights]

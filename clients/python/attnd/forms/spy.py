@@ -38,7 +38,7 @@ from . import flex, look
 from .evidence import Trail
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
 from .lookout import Lookout, lookout_here, stance
-from .seen import NotCaptured, Seen, Weights, unreadable
+from .seen import NotCaptured, Queries, Seen, Weights, unreadable
 
 if TYPE_CHECKING:
     from ..capture.forwards import Forwards
@@ -242,16 +242,33 @@ class Spy:
             self.watcher.saw(path, call, seen)
         elif self.judge.excludes(call_name(path, call)):
             self.watcher.leaves_out(path, call, seen)
+        elif result is not None and isinstance(seen, Weights):
+            self._judged(self.judge, path, call, seen, result)
         else:
-            if result is None or not isinstance(seen, Weights):
-                self.watcher.saw(path, call, seen)
-            else:
-                self._judged(self.judge, path, call, seen, result)
+            try:
+                if isinstance(seen, Queries):
+                    seen = self.judge.arranged(call_name(path, call), seen, self._modules_at(path), self._batches())
+            except NotCaptured as strange:
+                self._cannot_read(path, str(strange))
+                return
+            self.watcher.saw(path, call, seen)
+
+    def _modules_at(self, path: str) -> List[torch.nn.Module]:
+        """The module at `path`, which computes an attention now, after the one that it is a part of."""
+        return [entered.module for entered in self._stack[-2:]] or [
+            module for name, module in ((self._paths.get(id(module)), module) for module in self.root.modules()) if name == path]
+
+    def _batches(self) -> Sequence[int]:
+        """Sizes one of which counts the samples that the innermost module was given; none: it is not known."""
+        given = self._stack[-1].first if self._stack else None
+        return tuple(given.shape[:2]) if isinstance(given, torch.Tensor) and given.dim() > 2 else ()
 
     def _judged(self, judge: Judge, path: str, call: int, seen: Weights, result: torch.Tensor) -> None:
         """Tells of a softmax when it is attention, as soon as that is known."""
         modules, name = [entered.module for entered in self._stack[-2:]], call_name(path, call)
         verdict = judge.known(name)
+        if verdict is not None and not verdict.holds(seen):
+            verdict = None
         if verdict is not None and not (verdict.attention and self.watcher.sends_values and name not in self._written):
             if verdict.attention:
                 self.watcher.saw(path, call, judge.ordered(name, verdict, seen))

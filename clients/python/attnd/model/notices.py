@@ -122,7 +122,7 @@ class Notices:
             log.warning("job %s: what %s does cannot be seen: not scaled_dot_product_attention, multi_head_attention_forward or "
                         "a softmax over [B, H, Tq, Tk]. Publish its queries and keys with attnd.publish_qk.",
                         self._publisher.job, self._listed(unseen))
-        elif not kinds:
+        elif not kinds and not (self._spy.judge is not None and self._spy.judge.has_told):
             log.warning("job %s: no attention was seen in a forward of the model; attnd.publish_qk and "
                         "attnd.publish_attention publish what is computed by other means", self._publisher.job)
 
