@@ -25,7 +25,7 @@ from ..forms.judge import Judge
 from ..forms.seen import (Queries, Seen, Share, heads_of, keys_of, may_read_other, placements_of, queries_of, reads_other,
                           sees_ahead, tells_padding)
 from ..forms.shares import Shares, ShareUnknown
-from ..forms.spy import Spy
+from ..forms.spy import Entered, Spy
 from ..model.labels import Labels, Texts
 from ..model.layers import Shown
 from ..model.names import Names
@@ -192,7 +192,8 @@ class Forwards:
             if seen.v is not None and not self.sends_values:
                 seen = seen._replace(v=None)
             if layer is None:
-                self._note_shown(path, seen)
+                if not self.names.knows(path):
+                    self._note_shown(path, seen, self.spy.entered)
             place = layer or self.names.place_of(path, self._unnamed)
             self._note_padding(place, seen, plan)
             stack = self.names.stack_of(path)
@@ -243,23 +244,22 @@ class Forwards:
         except Exception:
             self.notices.failed("which queries of cross-attention are padding could not be read")
 
-    def expects(self, path: str, call: int, seen: Seen) -> None:
-        """The same may be told later in this forward, or may not. Layers are named in the order in which they run."""
+    def expects(self, path: str, call: int, seen: Seen, entered: Sequence[Entered]) -> None:
+        """The same may be told later in this forward, or may not, by the modules that run now, the innermost last. Layers are named in
+        the order in which they run. May be told again, when more is known."""
         if call_name(path, call) in self.names.layers:
             return
-        self._note_shown(call_name(path, call), seen)
+        self._note_shown(call_name(path, call), seen, entered)
         self._unnamed.setdefault(call_name(path, call), 0)
         if self.names.stack_of(call_name(path, call)) == "encoder":
             self.tokens.encoder_attends()
 
-    def _note_shown(self, path: str, seen: Seen) -> None:
+    def _note_shown(self, path: str, seen: Seen, running: Sequence[Entered]) -> None:
         """Keeps what an attention without a name shows of itself, which its name is made by."""
-        if self.names.knows(path):
-            return
         cross: Optional[bool] = None
         try:
             queries, keys = queries_of(seen)[1], keys_of(seen)
-            for entered in reversed(self.spy.entered[-2:]):  # the kernel may be a module of its own, which has no parameters
+            for entered in reversed(running[-2:]):  # the kernel may be a module of its own, which has no parameters
                 if cross is None and next(entered.module.parameters(), None) is not None:
                     cross = reads_other(entered.inputs, queries, keys)
             ahead = sees_ahead(seen)

@@ -28,7 +28,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 import torch
 
-from .evidence import CHAINED, MIXED, OWN, SHARED, SOME, Findings
+from .evidence import CHAINED, CHANGED, MIXED, OWN, SHARED, SOME, Findings
 from .lead import TOKENS, Lead, Leads
 from .seen import Queries, Weights
 
@@ -48,6 +48,7 @@ class Verdict(NamedTuple):
     heads_first: Optional[bool] = None
     queries: int = 2
     lead: Optional[Lead] = None
+    sinks: Tuple[int, int] = (0, 0)  # columns in front and behind that no value belongs to
 
     def holds(self, seen: Weights) -> bool:
         """Whether it tells where the heads are in this one."""
@@ -104,11 +105,17 @@ class Judge:
 
     def decide(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Verdict:
         """Judges a call's softmax for good. `modules`: those that run, the innermost last."""
+        sinks = self._sinks(path, seen, found)
+        if any(sinks):
+            seen, found = seen.of_keys(*sinks), found if found.product != SOME else found._replace(product=OWN)
         heads, shape = self._heads(modules), list(seen.weights.shape)
-        queries = 2 if seen.merged else self._axis_of_queries(shape, int(shape[3]) - seen.sink, heads, found)
+        queries = 2 if seen.merged else self._axis_of_queries(shape, int(shape[3]), heads, found)
         plain, kind = path.partition("#")[0], type(modules[-1]).__name__
         refused, lead = None, None
-        if queries is None:
+        if found.product == CHANGED:
+            refused = _Refused(plain, kind, f"its result {shape} is not what is multiplied with the values: {found.changed} comes between",
+                               "attnd.publish_attention publishes what is")
+        elif queries is None:
             refused = _Refused(plain, kind, f"nothing tells the heads of its result {shape} from its queries",
                                "Let the module say num_heads")
         else:
@@ -129,10 +136,21 @@ class Judge:
                 lead, why = self._lead(seen, heads, queries, found)
                 if why is not None:
                     refused = _Refused(plain, kind, why, "Let it compute [B, H, Tq, Tk]")
-        verdict = self._verdicts[path] = Verdict(refused is None, heads, found.heads_first, 2 if queries is None else queries, lead)
+        verdict = self._verdicts[path] = Verdict(refused is None, heads, found.heads_first, 2 if queries is None else queries, lead,
+                                                sinks)
         if refused is not None:
             self._refuse(refused)
         return verdict
+
+    def _sinks(self, path: str, seen: Weights, found: Findings) -> Tuple[int, int]:
+        """How many columns in front and behind are no keys: no value belongs to them, or a constant zero does. Where there are as many
+        queries as columns, all are of keys: some were left out."""
+        queries, columns = int(seen.weights.shape[found.queries or 2]), int(seen.weights.shape[3])
+        cross = self._site(path) == "cross"
+        if found.product in (OWN, SOME) and found.covered < columns and (
+                cross or found.covered == queries or (columns - found.covered == 1 and queries != columns)):
+            return found.first, columns - found.first - found.covered
+        return found.zeros if any(found.zeros) and (cross or queries != columns) else seen.sinks
 
     def _lead(self, seen: Weights, heads: Optional[int], queries: int, found: Findings) -> Tuple[Optional[Lead], Optional[str]]:
         """Where the heads are, unless one of two axes is theirs alone; and why it is not known."""
@@ -165,6 +183,7 @@ class Judge:
 
     def ordered(self, path: str, verdict: Verdict, seen: Weights) -> Weights:
         """[B, H, Tq, Tk], however it is laid out."""
+        seen = seen.of_keys(*verdict.sinks)
         if verdict.lead is not None:
             return _in_lead(seen, verdict.lead)
         seen = _moved(seen, verdict.queries)
@@ -224,7 +243,7 @@ class Judge:
         queries, columns = int(seen.weights.shape[2]), int(seen.weights.shape[3])
         if found.product == CHAINED:
             return "is multiplied with nothing but what is made of it"
-        if queries == columns - seen.sink or self._site(path) == "cross":
+        if queries == columns or self._site(path) == "cross":
             return None
         if found.product == SOME:
             return f"is multiplied with values of {found.covered} of its {columns} columns"
@@ -234,7 +253,7 @@ class Judge:
 
     def _against(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Optional[str]:
         """Why it is no attention; None: it is one."""
-        queries, keys = int(seen.weights.shape[2]), int(seen.weights.shape[3]) - seen.sink
+        queries, keys = int(seen.weights.shape[2]), int(seen.weights.shape[3])
         shape = list(seen.weights.shape)
         square, cross = queries == keys, self._site(path) == "cross"
         named, own = _is_named(path, modules), found.product in (OWN, SOME)

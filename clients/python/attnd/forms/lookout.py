@@ -104,6 +104,8 @@ class Lookout:
             with self._inside(args, kwargs):
                 return function(*args, **kwargs)
         result = function(*args, **kwargs)
+        if self.trails and function is not _sdpa:
+            self.follow(function, args, kwargs, result)
         if function is _sdpa:
             self.tell(lambda: sdpa.of_call(args, kwargs, result))
         elif function in _SIGMOIDS:
@@ -421,8 +423,8 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
         logits, weights = logits.reshape(shape), weights.reshape(shape)
     if logits.dim() != 4:
         return None
-    return Weights(weights, logits, getattr(module, "sinks", None) is not None,
-                   Output(result, lambda gradient: gradient.reshape(shape)), merged=merged)
+    return Weights(weights, logits, output=Output(result, lambda gradient: gradient.reshape(shape)),
+                   sinks=(0, int(getattr(module, "sinks", None) is not None)), merged=merged)
 
 
 def _marked(seen: Optional[Seen], inside: Any) -> Optional[Seen]:

@@ -90,6 +90,7 @@ class Spy:
         self._unread: Set[str] = set()  # of those that made a call of which nothing is captured
         self._sigmoids: Set[str] = set()  # of those that computed a sigmoid over [.., T, T]
         self._written: Set[str] = set()  # calls whose weights the model writes to before they meet the values
+        self._compared: Set[str] = set()  # calls of which another function gave the same numbers, and may give others tomorrow
         self._altered = False  # the model wrote to weights before they were known to be such
         self._trains = True  # what this forward computes is trained with
         self._again = False  # it is repeated by backward
@@ -269,20 +270,27 @@ class Spy:
         verdict = judge.known(name)
         if verdict is not None and not verdict.holds(seen):
             verdict = None
-        if verdict is not None and not (verdict.attention and self.watcher.sends_values and name not in self._written):
+        follows = (self.watcher.sends_values and name not in self._written) or name in self._compared
+        if verdict is not None and not (verdict.attention and follows):
             if verdict.attention:
                 self.watcher.saw(path, call, judge.ordered(name, verdict, seen))
             return
 
         def settle(trail: Trail) -> None:
-            decided = verdict or judge.decide(name, seen, modules, trail.findings())
+            decided = verdict if verdict is not None and not trail.is_changed else judge.decide(name, seen, modules, trail.findings())
+            if trail.compares:
+                self._compared.add(name)
             if decided.attention and trail.altered:
                 self._altered = True  # from the next forward on it is captured before that
                 self._written.add(name)
             elif decided.attention:
-                self.watcher.saw(path, call, judge.ordered(name, decided, seen._replace(v=trail.values)))
+                ordered = judge.ordered(name, decided, seen._replace(v=trail.values))
+                if any(decided.sinks) and decided.sinks != seen.sinks:
+                    self.watcher.expects(path, call, ordered, entered)
+                self.watcher.saw(path, call, ordered)
 
-        self.watcher.expects(path, call, seen)
+        entered = list(self._stack[-2:])
+        self.watcher.expects(path, call, seen.of_keys(*seen.sinks), entered)
         if self._lookout is not None:
             self._lookout.begin_trail(Trail(seen, result, self, settle))
 
