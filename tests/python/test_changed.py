@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from test_judge import Attention, Model, heads_of, trained, watched  # noqa: F401
+from test_spy import needs_sdpa
 from torch.nn import functional
 from watching import tensors_of
 
@@ -145,3 +146,38 @@ def test_a_mask_that_hides_nothing_at_first_is_told_when_it_does(daemon, watched
     assert len([message for message in daemon.captured(it) if message[1]["type"] == "attention"]) == 1
     told, = caplog.messages
     assert "is not what is multiplied with the values: mul" in told or "__mul__" in told
+
+
+# ------------------------------------------------------------------------------- rows that are no positions
+
+PICKS = {"by index": lambda q, picked: q[torch.arange(B)[:, None, None], torch.arange(H)[None, :, None], picked],
+         "gathered": lambda q, picked: q.gather(2, picked[..., None].expand(-1, -1, -1, D)),
+         "selected": lambda q, picked: q.index_select(2, picked[0, 0]), "taken": lambda q, picked: torch.take_along_dim(q, picked[..., None], 2)}
+
+
+class PickingAttention(Attention):
+    """As Informer: the queries that look at few keys attend, the others get the mean."""
+
+    def __init__(self, pick, fused):
+        super().__init__()
+        self.pick, self.fused = pick, fused
+
+    def attend(self, q, k, v):
+        picked = (q @ k.transpose(-1, -2)).amax(-1).topk(3, -1)[1]
+        q = self.pick(q, picked)
+        y = functional.scaled_dot_product_attention(q, k, v) if self.fused else (q @ k.transpose(-1, -2)).softmax(-1) @ v
+        return v.mean(2, keepdim=True).expand_as(v).scatter(2, picked[..., None].expand(-1, -1, -1, D), y)
+
+
+@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=needs_sdpa)], ids=["softmax", "fused"])
+@pytest.mark.parametrize("pick", PICKS)
+def test_queries_that_were_picked_are_told_and_a_name_captures_their_rows(daemon, watched, caplog, pick, fused):  # noqa: F811
+    model = Model(PickingAttention(PICKS[pick], fused), Attention())
+    named = {"layers.0": ("encoder", 0, "cross")}
+    for options, expected in (({}, [("encoder", 1, "self")]), ({"layers": named}, [("encoder", 0, "cross"), ("decoder", 1, "self")])):
+        it = watched(model, **options)
+        model(torch.randn(B, T, H * D)).sum().backward()
+        it.step()
+        assert len(daemon.captured(it)) == len(it.layers) and it.layers == expected
+    told, = caplog.messages
+    assert "layers.0" in told and f"layers={named} captures its rows, without numbers of positions" in told

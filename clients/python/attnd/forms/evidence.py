@@ -409,10 +409,30 @@ def _heads_first(strides: Sequence[int], sizes: Sequence[int]) -> Optional[bool]
 
 # ------------------------------------------------------------------------------------------ where it comes from
 
+def _node_of(tensor: torch.Tensor) -> Any:
+    """The operation that made it, or what it is a view of that was made for us."""
+    return tensor.grad_fn if tensor.grad_fn is not None or tensor._base is None else tensor._base.grad_fn
+
+
+def is_gathered(tensor: torch.Tensor) -> bool:
+    """Whether rows of queries were picked by their numbers before this, which is made of them or of their product with keys."""
+    nodes = [_node_of(tensor)]
+    for _ in range(64):
+        if not nodes:
+            return False
+        node = nodes.pop()
+        name = "" if node is None else type(node).__name__.partition("Backward")[0]
+        if name in _GATHERED:
+            return True
+        if name in _PASSED_ON or name in _OF_PRODUCT:
+            nodes.extend(before for before, _ in node.next_functions)
+    return False
+
+
 def _is_of_layer(logits: torch.Tensor) -> Optional[bool]:
     """Whether these are the output of a linear layer or the like, by what autograd has noted of them; None when it
     has not, or that leads elsewhere."""
-    nodes, found = [logits.grad_fn], False
+    nodes, found = [_node_of(logits)], False
     for _ in range(64):
         if not nodes:
             return found or None
@@ -431,6 +451,7 @@ def _is_of_layer(logits: torch.Tensor) -> Optional[bool]:
     return None
 
 
+_GATHERED = {"Index", "IndexSelect", "Gather", "MaskedSelect"}
 _OF_PRODUCT = {"Bmm", "Baddbmm"}
 _OF_LAYER = {"Addmm", "Mm", "Linear", "Convolution", "NativeLayerNorm", "Embedding", "Cdist", "EuclideanDist",
              "AccumulateGrad"}

@@ -28,9 +28,9 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 import torch
 
-from .evidence import CHAINED, CHANGED, MIXED, OWN, SHARED, SOME, Findings
+from .evidence import CHAINED, CHANGED, MIXED, OWN, SHARED, SOME, Findings, is_gathered
 from .lead import TOKENS, Lead, Leads
-from .seen import Queries, Weights
+from .seen import NotCaptured, Queries, Weights
 
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
 _SHORT_COUNTS = ("h", "nheads", "num_head")  # of what is called an attention
@@ -75,6 +75,7 @@ class Judge:
         self._counts_heads = counts_heads
         self._verdicts: Dict[str, Verdict] = {}
         self._leads = Leads()
+        self._gathered: Dict[str, bool] = {}  # fused calls that have fewer queries than keys: whether these were picked
         self._excluded: Dict[str, bool] = {}
         self._shapes: Dict[str, Tuple[int, int]] = {}  # of calls whose layout nothing tells: the first two axes
         self._news: List[str] = []
@@ -101,7 +102,12 @@ class Judge:
 
     def arranged(self, path: str, seen: Queries, modules: Sequence[torch.nn.Module], batches: Sequence[int]) -> Queries:
         """[B, H, T, d], however scaled_dot_product_attention was called; see lead.Leads."""
-        return seen if seen.called is None else self._leads.arranged(path, seen, self._heads(modules), batches)
+        if seen.called is None:
+            return seen
+        if seen.q.shape[2] != seen.k.shape[2] and self._site(path) != "cross":
+            if self._gathered.setdefault(path, is_gathered(seen.called[0])):
+                raise NotCaptured(f"has queries that were picked: row i is not position i. {_as_cross(path)}")
+        return self._leads.arranged(path, seen, self._heads(modules), batches)
 
     def decide(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Verdict:
         """Judges a call's softmax for good. `modules`: those that run, the innermost last."""
@@ -123,6 +129,8 @@ class Judge:
             if part is not None:
                 refused = _Refused(plain, kind, f"it is a part of an attention: its result {shape} {part}")
                 self._beyond[plain] = refused
+            elif seen.weights.shape[queries] != seen.weights.shape[3] and self._site(path) != "cross" and is_gathered(seen.logits):
+                refused = _Refused(plain, kind, "its queries were picked: row i is not position i", _as_cross(path))
             elif path not in self._given and not _matches(self._include, path):
                 reason = self._against(path, _moved(seen, queries), modules, found)
                 other = other_attention(plain, modules[-1])
@@ -292,6 +300,13 @@ def head_count(module: Any) -> Optional[int]:
     return None
 
 
+def _as_cross(path: str) -> str:
+    """How an attention is captured whose rows are no positions."""
+    plain = path.partition("#")[0]
+    number = re.findall(r"\d+", plain)[-1:] or ["0"]
+    return f"layers={{{plain!r}: ('encoder', {number[0]}, 'cross')}} captures its rows, without numbers of positions"
+
+
 def _is_named(path: str, modules: Sequence[torch.nn.Module]) -> bool:
     """Whether the module, or the one that a mere nn.Softmax is a part of, is called an attention."""
     parent = modules[-2:-1] if not any(True for _ in modules[-1].parameters()) else ()
@@ -335,7 +350,7 @@ def _told(pattern: str, found: Sequence[_Refused]) -> str:
     others = len({other.path for other in found}) - 1
     more = f", and {others} more like it" if others else ""
     wanted = pattern if others else first.path
-    remedy = first.remedy.format(repr(wanted)) + "; " if first.remedy else ""
+    remedy = first.remedy.replace("{}", repr(wanted)) + "; " if first.remedy else ""
     return (f"the softmax of {first.path or 'the model'} ({first.kind}{more}) is not captured, as {first.reason}. "
             f"{remedy}exclude={wanted!r} silences this")
 
