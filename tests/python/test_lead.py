@@ -124,6 +124,21 @@ def test_where_the_order_of_heads_and_samples_is_not_known_it_is_told(daemon, wa
     assert "layers.0" in told and "nothing tells heads from samples in the first axis" in told and "[B, H, T" in told
 
 
+def test_a_count_of_heads_suffices_where_it_is_asked_for(daemon, watched, caplog):  # noqa: F811
+    """One head of keys and values for all tells no number of heads."""
+    made = LAYOUTS["[B * H, T, d]"]
+    model = Model(Attention(*made, values=lambda x: x[..., None, :D].expand(*x.shape[:2], H, D).flatten(2)))
+    it = watched(model)
+    model(torch.randn(B, T, H * D)).sum().backward()
+    it.step()
+    assert daemon.captured(it) == []
+    told, = caplog.messages
+    assert "layers.0 (Attention) is not captured, as nothing tells heads from samples in the first axis of its result [12, 6, 6]. " \
+        "Let the module say how many heads, as module.num_heads = 8 does." in told
+    model.layers[0].num_heads = H
+    assert_right(run(daemon, watched(model), model), model.layers[0])
+
+
 @needs_sdpa
 @pytest.mark.parametrize("tokens", [T, H])
 def test_heads_and_positions_that_are_swapped_are_told(daemon, watched, caplog, tokens):  # noqa: F811

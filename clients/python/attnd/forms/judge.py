@@ -36,6 +36,7 @@ HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead",
 _SHORT_COUNTS = ("h", "nheads", "num_head")  # of what is called an attention
 SAYS_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 SIGMOID = "sigmoid attention: no softmax, its weights sum to no 1"
+_REMEDY = "Where it computes [B, H, Tq, Tk] it is"
 _LINEAR = re.compile(r"(Linear|Lightning|Delta|Performer|Rwkv|RWKV\d?|GLA)\w*Att\w*$|DeltaNet$|Performer$|Retention$|(^|\.)linear_attn$")
 _STATE_SPACE = re.compile(r"Mamba\d?(Mixer|Layer)?$|SSM$|(^|[a-z])S4D?$|(^|[a-z])S6$|(Rglru|RGLRU)$|(^|\.)mamba\d?$")
 
@@ -81,6 +82,7 @@ class Judge:
         self._news: List[str] = []
         self._told: Set[str] = set()  # patterns and paths
         self._refused: Dict[str, List[_Refused]] = {}  # by pattern
+        self._others: Dict[str, str] = {}  # by path
         self._beyond: Dict[str, _Refused] = {}  # by path: modules that show a softmax over more axes
 
     def excludes(self, path: str) -> bool:
@@ -134,16 +136,19 @@ class Judge:
             elif path not in self._given and not _matches(self._include, path):
                 reason = self._against(path, _moved(seen, queries), modules, found)
                 other = other_attention(plain, modules[-1])
-                reason = f"it is of {other}" if reason and other else reason
-                refused = None if reason is None else _Refused(
-                    plain, kind, reason, "If it is attention, pass include={} to attnd.watch")
+                if reason and other:
+                    refused = _Refused(plain, kind, f"its name says {other.partition(':')[0]}, which has no weights for queries and keys",
+                                       "If the name is wrong, pass include={} to attnd.watch")
+                elif reason:
+                    refused = _Refused(plain, kind, reason, "If it is attention, pass include={} to attnd.watch")
                 if refused is not None and seen.merged and heads is None:
                     self._verdicts[path] = Verdict(False)  # as most of such shapes are: nothing is to be said
                     return self._verdicts[path]
             if refused is None:
                 lead, why = self._lead(seen, heads, queries, found)
                 if why is not None:
-                    refused = _Refused(plain, kind, why, "Let it compute [B, H, Tq, Tk]")
+                    refused = _Refused(plain, kind, why, _REMEDY if heads is not None else
+                                       f"Let the module say how many heads, as module.num_heads = 8 does. {_REMEDY}")
         verdict = self._verdicts[path] = Verdict(refused is None, heads, found.heads_first, 2 if queries is None else queries, lead,
                                                 sinks)
         if refused is not None:
@@ -179,10 +184,17 @@ class Judge:
             return Lead(heads or 1, 0), None
         return None, f"nothing tells heads from samples in the first axis of its result {shape}"
 
-    def shows_more(self, path: str, module: torch.nn.Module, axes: int) -> None:
-        """The module at `path` computed a softmax over `axes` axes: a part of an attention, when it shows other softmaxes too."""
-        self._beyond.setdefault(path, _Refused(path, type(module).__name__, "it is a part of an attention: another softmax of "
-                                                                            f"this module has {axes} axes"))
+    def shows_other(self, path: str, module: torch.nn.Module, shape: Sequence[int]) -> None:
+        """The module at `path` computed a softmax of this shape: over more than four axes a part of an attention, when it shows other
+        softmaxes too."""
+        self._others.setdefault(path, f"{list(shape)} in {path or 'the model'} ({type(module).__name__})")
+        if len(shape) > 4:
+            self._beyond.setdefault(path, _Refused(path, type(module).__name__, "it is a part of an attention: another softmax of "
+                                                                                f"this module has {len(shape)} axes"))
+
+    def others(self) -> List[str]:
+        """The softmaxes over other axes than the four of an attention, by module."""
+        return list(self._others.values())
 
     def _refuse(self, refused: _Refused) -> None:
         pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", refused.path)

@@ -114,8 +114,11 @@ class Lookout:
                     spy.sees_sigmoid()
         elif isinstance(result, torch.Tensor) and result.dim() > 4:
             for spy in list(self.spies) if _is_over_last(args, kwargs) else ():
-                spy.sees_more(result.dim())
+                spy.sees_other(result)
         else:
+            if isinstance(result, torch.Tensor) and result.dim() == 3 and _is_over_last(args, kwargs):
+                for spy in list(self.spies):
+                    spy.sees_other(result)
             self.tell(lambda: _softmax(args, kwargs, result, self._module()), result)
         return result
 

@@ -294,10 +294,10 @@ class Spy:
         if self._lookout is not None:
             self._lookout.begin_trail(Trail(seen, result, self, settle))
 
-    def sees_more(self, axes: int) -> None:
-        """A softmax over more axes than those of an attention was computed."""
+    def sees_other(self, result: torch.Tensor) -> None:
+        """A softmax over other axes than the four of an attention was computed."""
         if self.judge is not None and self.current_module is not None and not self._again:
-            self.judge.shows_more(self._stack[-1].path, self._stack[-1].module, axes)
+            self.judge.shows_other(self._stack[-1].path, self._stack[-1].module, result.shape)
 
     def sees_sigmoid(self) -> None:
         """The module that runs now computed a sigmoid over [.., T, T]."""
