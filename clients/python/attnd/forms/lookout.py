@@ -27,7 +27,7 @@ from ..base.torch_state import is_graph_captured, outside_modes, unseen_by_modes
 from . import flex, interface, kernels_of_others, sdpa
 from .detours import Detour
 from .evidence import Trail, tensors_in
-from .judge import SAYS_ATTENTION
+from .judge import SAYS_ATTENTION, head_count
 from .seen import NotCaptured, Output, Queries, Seen, Weights
 
 if TYPE_CHECKING:
@@ -420,7 +420,7 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
     result, shape, merged = weights, tuple(logits.shape), False
     if logits.dim() == 3 and shape[0] > 0:
         merged = heads is None
-        if merged and not SAYS_ATTENTION.search(type(module).__name__) and not 1 < shape[1] == shape[2]:
+        if merged and not SAYS_ATTENTION.search(type(module).__name__) and not 1 < shape[1] == shape[2] and head_count(module) is None:
             return None
         shape = (-1, heads or 1, *logits.shape[1:])
         logits, weights = logits.reshape(shape), weights.reshape(shape)
