@@ -318,7 +318,7 @@ def test_a_softmax_tells_what_is_visible_by_its_logits(ignored):
 
 def test_a_learned_sink_is_no_key():
     logits = random(B, H, T, T + 1)
-    keys, tensors = message_of(Weights(logits.softmax(-1), logits, sink=True))
+    keys, tensors = message_of(Weights(logits.softmax(-1), logits).of_keys(0, 1))
     assert keys["learned_sink"] and tensors["weights"].shape[3] == T
 
 

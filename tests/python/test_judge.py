@@ -367,7 +367,7 @@ def test_as_many_samples_as_heads_are_understood_by_the_values(daemon, watched):
 
 
 def test_an_unknown_layout_whose_heads_change_is_told(watched, caplog):
-    model = HeadsFirst(contiguous=True)
+    model = HeadsFirst(contiguous=True, product=lambda weights, values: weights @ values.detach())
     it = watched(model)
     for samples in (3, 5, 3):
         model(torch.randn(samples, T, H * D)).sum().backward()
@@ -545,7 +545,7 @@ class SoftLinearAttention(Attention):
     (SigmoidAttention, "is sigmoid attention: no softmax, its weights sum to no 1: not captured"),
     (GatedDeltaNet, "is linear attention: no softmax, no weights: not captured"),
     (MambaMixer, "is a state space model: no softmax, no weights: not captured"),
-    (SoftLinearAttention, "is not captured, as it is of linear attention: no softmax, no weights. If it is attention, pass include=")])
+    (SoftLinearAttention, "is not captured, as its name says linear attention, which has no weights for queries and keys. If the name is wrong, pass include=")])
 def test_attention_without_weights_is_named_once_and_not_half_captured(trained, caplog, kind, said):
     it, _ = trained(Model(kind(), kind(), Attention()), steps=6)
     message, = caplog.messages

@@ -34,6 +34,36 @@ def test_whether_any_attention_is_seen_is_judged_by_the_step(watched, caplog, at
     assert [message.partition(":")[2][:23] for message in caplog.messages] == [" no attention was seen "] * (not attends)
 
 
+@pytest.mark.parametrize("shape", [(6, 5, 5), (2, 2, 3, 5, 5)])
+def test_where_no_attention_is_seen_the_softmaxes_are_told(watched, caplog, shape):
+    class Block(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(torch.rand(shape).softmax(-1).log().mean() + x)
+
+    model = torch.nn.Sequential(Block(D, D))
+    it = watched(model, steps="manual")
+    model(X).sum().backward()
+    it.step()
+    told, = caplog.messages
+    assert f"no attention was seen in a forward of the model, but softmaxes over {list(shape)} in 0 (Block); attnd.publish_qk" in told
+
+
+def test_a_failure_says_what_and_why_and_that_the_rest_goes_on(watched, caplog, monkeypatch):
+    model = Model()
+    it = watched(model, steps="manual")
+
+    def fail(*_):
+        raise ValueError("of two matrices")
+
+    monkeypatch.setattr(it.forwards.notices, "step_ends", fail)
+    for _ in range(2):
+        model(X, X, X)
+        it.step()
+    told, = caplog.messages
+    assert told == "job job: a step could not be watched: ValueError: of two matrices. The training goes on, and so does the capture " \
+        "of all else; further failures are not logged"
+
+
 def uncalled(caplog):
     return [message for message in caplog.messages if "is not called itself" in message]
 

@@ -105,7 +105,7 @@ class OfQueries(NamedTuple):
 
 
 class OfWeights(NamedTuple):
-    """Weights and logits [B, H, Tq, Tk]. `sink`: there is one more key, which is a learned sink; the queries are every
+    """Weights and logits [B, H, Tq, Tk]. `sink`: what rows lack of 1 is of learned sinks; the queries are every
     `stride`th, from position `first` on; the rest as above."""
     weights: torch.Tensor
     logits: torch.Tensor
@@ -452,7 +452,7 @@ def _block(tensors: Dict[str, torch.Tensor], p: Problem, again: Optional[Again],
 # --------------------------------------------------------------------------------------------------- from weights
 
 def _weights(asked: OfWeights, side: int = 0) -> Computed:
-    weights_of, logits = (one[..., :-1] if asked.sink else one for one in (asked.weights, asked.logits))
+    weights_of, logits = asked.weights, asked.logits
     batch, heads, queries, keys = weights_of.shape
     step = max(1, _ENTRIES // (batch * heads * keys))
     mask = torch.cat([~(logits[:, :, begin:begin + step] <= IGNORED_AT).all(1) for begin in range(0, queries, step)], 1)

@@ -218,7 +218,7 @@ def _nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
     samples, count, rows = _sizes(part)
     heads = part[1]
     if isinstance(seen, Weights):
-        keys = int(seen.weights.shape[3]) - seen.sink
+        keys = int(seen.weights.shape[3])
         return samples * rows * keys * (count * seen.weights.element_size() + 1) + _values_nbytes(seen, samples, heads, rows)
     q, k = seen.q, seen.k
     nbytes = _values_nbytes(seen, samples, heads, rows)
@@ -257,7 +257,7 @@ def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Con
         return _cut_queries(seen, part, mask if seen.late_mask is None else seen.late_mask(part), rows, context, copy)
     given, mod = _given(seen, part), seen.score_mod
     if mod.biased(*given):
-        weights = Weights(*mod.weights(*given), sink=mod.sinks is not None)
+        weights = Weights(*mod.weights(*given)).of_keys(0, int(mod.sinks is not None))
         values = _copied_values(seen, part, HostCopy, None) if waits or context.beside else None
         everything = (slice(None), slice(None), slice(None))
         return _cut_weights(weights, everything, rows, context, HostCopy, values)._replace(part=part)
@@ -292,7 +292,7 @@ def _computer(context: Context) -> Any:
 def beyond_device(seen: Seen, plan: Plan, cross: bool, context: Context) -> Optional[str]:
     """Why an accelerator does not compute the state of a call, which then travels as another tier; None when it does."""
     if isinstance(seen, Weights):
-        queries, keys, offset, masked = int(seen.weights.shape[2]), int(seen.weights.shape[3]) - seen.sink, 0, True
+        queries, keys, offset, masked = int(seen.weights.shape[2]), int(seen.weights.shape[3]), 0, True
         if logits_of(seen, plan, context.samples.taken) > MASK_BYTES_MAX * heads_of(seen):
             return "a map that is too large"
     else:
@@ -395,7 +395,7 @@ def _scale(seen: Queries) -> float:
 def _fitting(seen: Weights) -> Weights:
     """Without values that fit no message with these weights."""
     batch, heads, _, keys = (int(size) for size in seen.weights.shape)
-    return seen if values_fit(seen.v, batch, heads, keys - seen.sink) else seen._replace(v=None)
+    return seen if values_fit(seen.v, batch, heads, keys) else seen._replace(v=None)
 
 
 def _key_heads(seen: Seen, shared: torch.Tensor, heads: slice) -> Sequence[int]:
@@ -592,10 +592,8 @@ def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray])
 def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, context: Context, copy: Type[HostCopy],
                  of_output: Optional[_Values] = None) -> Cut:
     """`of_output`: the values, when a gradient is of the output."""
-    weights, sink, shared = seen.weights.detach()[part], seen.sink, seen.shared
-    if sink:
-        weights = weights[..., :-1]
-    copied, allowed = copy(weights), HostCopy(_visible_of(seen, part))
+    sink, shared = seen.sink, seen.shared
+    copied, allowed = copy(seen.weights.detach()[part]), HostCopy(_visible_of(seen, part))
     beside = _copied_values(seen, part, copy, None)
     copies = [copied, allowed, *(values for some in (of_output, beside) if some is not None for values in some.copies())]
     return Cut(sum(one.nbytes for one in copies),
@@ -606,8 +604,7 @@ def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, c
 
 def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor:
     """bool [B, Tq, Tk]: all heads say what is visible, whichever of them travel. NaN hides nothing: it is an error."""
-    visible = ~(seen.logits.detach()[part[0], :, part[2]] <= IGNORED_AT).all(dim=1)
-    return visible[..., :-1] if seen.sink else visible
+    return ~(seen.logits.detach()[part[0], :, part[2]] <= IGNORED_AT).all(dim=1)
 
 
 def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bool, rows: _Rows, context: Context, layer: wire.Layer,
@@ -619,7 +616,7 @@ def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bo
     frames.add_owned("weights", weights.dtype_name, weights.numpy())
     _add_beside(frames, of_output, gradient, context)
     if gradient is not None and of_output is None:
-        frames.add_owned("grad", gradient.dtype_name, gradient.numpy()[..., :weights.shape[3]])
+        frames.add_owned("grad", gradient.dtype_name, gradient.numpy())
     if beside is not None:
         beside.add(frames)
     return _captured("attention", frames, visibility, rows, context, layer, {"learned_sink": sink})

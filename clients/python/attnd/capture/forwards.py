@@ -26,7 +26,7 @@ from ..forms.seen import (NotCaptured, Queries, Seen, Share, heads_of, keys_of, 
                           tells_padding)
 from ..forms.shares import Shares, ShareUnknown
 from ..forms.sources import may_read_other, reads_other
-from ..forms.spy import Spy
+from ..forms.spy import Entered, Spy
 from ..model.labels import Labels, Texts
 from ..model.layers import Shown, says_site
 from ..model.names import Names
@@ -194,7 +194,8 @@ class Forwards:
             if seen.v is not None and not self.sends_values:
                 seen = seen._replace(v=None)
             if layer is None:
-                self._note_shown(path, seen)
+                if not self.names.knows(path) and path not in self._unplaced:
+                    self._note_shown(path, seen, self.spy.entered)
                 if path in self._unplaced:
                     self._unnamed.pop(path, None)
                     self.notices.unplaced(path, self._unplaced[path])
@@ -262,23 +263,24 @@ class Forwards:
         except Exception:
             self.notices.failed("which queries of cross-attention are padding could not be read")
 
-    def expects(self, path: str, call: int, seen: Seen) -> None:
-        """The same may be told later in this forward, or may not. Layers are named in the order in which they run."""
+    def expects(self, path: str, call: int, seen: Seen, entered: Sequence[Entered]) -> None:
+        """The same may be told later in this forward, or may not, by the modules that run now, the innermost last. Layers are named in
+        the order in which they run. May be told again, when more is known."""
         if call_name(path, call) in self.names.layers:
             return
-        self._note_shown(call_name(path, call), seen)
+        if self.names.given_to(call_name(path, call)) is None:
+            self._unplaced.pop(call_name(path, call), None)
+            self._note_shown(call_name(path, call), seen, entered)
         self._unnamed.setdefault(call_name(path, call), 0)
         if self.names.stack_of(call_name(path, call)) == "encoder":
             self.tokens.encoder_attends()
 
-    def _note_shown(self, path: str, seen: Seen) -> None:
+    def _note_shown(self, path: str, seen: Seen, running: Sequence[Entered]) -> None:
         """Keeps what an attention without a name shows of itself, which its name is made by."""
-        if self.names.knows(path) or path in self._unplaced:
-            return
         cross: Optional[bool] = None
         try:
             queries, keys = queries_of(seen)[1], keys_of(seen)
-            modules = [entered for entered in self.spy.entered[-3:] if next(entered.module.parameters(), None) is not None]
+            modules = [entered for entered in running[-3:] if next(entered.module.parameters(), None) is not None]
             for entered in reversed(modules[-2:]):  # what computes the attention may be a module of its own, without parameters
                 if cross is None:
                     cross = reads_other(entered.inputs, seen)

@@ -3,9 +3,11 @@
 
 The weights of an attention are next multiplied with values of the same keys, which each sample has of its own:
 [B, H, Tq, Tk] with [B, H or 1, Tk, d]. A Trail follows a result through the torch functions of a forward, by the
-identity of tensors, until such a product. A tensor made of it with as many numbers (dropout, a cast, another shape or
-order of axes), or a slice of it (without a learned sink), is followed as well. Until then the trail keeps what it follows alive, and
-copies nothing. The values are those of whose axes the product is certain.
+identity of tensors, until such a product. A tensor made of it by dropout, a cast, another shape or order of axes, or a factor for each
+head, and a slice of it (without sinks), is followed as well. So is one whose numbers are others, as heads were mixed or a mask came
+after the softmax: if that meets the values, the softmax is not what the model attends by. An operation by element is compared with
+what it was given, in each forward that is captured, as a mask may hide nothing today. Until then the trail keeps what it follows alive,
+and copies nothing. The values are those of whose axes the product is certain.
 """
 from __future__ import annotations
 
@@ -15,11 +17,12 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import torch
 from torch.nn import functional
 
+from .lead import Lead, find
 from .seen import Weights
 
 FOLLOWED_MAX = 64  # tensors of one trail
 
-OWN, SHARED, MIXED, SOME, CHAINED = "own", "shared", "mixed", "some", "chained"
+OWN, SHARED, MIXED, SOME, CHAINED, CHANGED = "own", "shared", "mixed", "some", "chained", "changed"
 Order = Tuple[int, ...]
 
 
@@ -28,19 +31,26 @@ class Findings(NamedTuple):
 
     product      OWN: multiplied with values of its keys that each sample has; SHARED: with what all samples share;
                  MIXED: with what each query has of its own; SOME: as OWN, but of some of its columns only; CHAINED: with
-                 nothing but what is made of it; None: not multiplied in sight
-    covered      of how many columns
+                 nothing but what is made of it; CHANGED: what is multiplied has other numbers; None: not multiplied in sight
+    first, covered   of which columns that have values, and of how many
+    changed      the function that made other numbers of it
+    zeros        rows of the values in front and behind that were concatenated to them as zeros
     queries      the axis of the queries, where the product tells
     selected     its largest values were looked for
     heads_first  the values' heads are the first axis; None: they do not tell
     linear       its input is the output of a layer, and no product of queries and keys; None: not known
+    lead         where the heads are in the first axes, by how the values were made, for as many as the module says
     """
     product: Optional[str]
+    first: int
     covered: int
+    changed: Optional[str]
+    zeros: Tuple[int, int]
     queries: Optional[int]
     selected: bool
     heads_first: Optional[bool]
     linear: Optional[bool]
+    lead: Callable[[Optional[int]], Optional[Lead]] = lambda heads: None
 
 
 class Trail:
@@ -59,10 +69,21 @@ class Trail:
         self._turned: Set[int] = set()  # of those, which have their axes in another order
         self._product: Optional[str] = None
         self._chained: Set[int] = set()  # of those, products of the result with what is made of it
-        self._covered = 0
+        self._changed: Dict[int, str] = {}  # of those, whose numbers are others, and the function that made them
+        self._unchanged: Dict[int, torch.Tensor] = {}  # of those: the same before operations by element
+        self._firsts: Dict[int, Optional[int]] = {id(result): 0}  # of those: the column that is their first; None: not certain
+        self._covered: List[Tuple[int, int]] = []  # columns that were multiplied: from, to
+        self._zeros = (0, 0)
+        self.compares = False  # what met the values was compared with the result
         self._queries: Optional[int] = None
         self._selected = False
         self._heads_first: Optional[bool] = None
+        self._lead: Callable[[Optional[int]], Optional[Lead]] = lambda heads: None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether other numbers than those of the result meet the values."""
+        return self._product == CHANGED
 
     @property
     def altered(self) -> bool:
@@ -73,47 +94,99 @@ class Trail:
         """The findings so far."""
         lost = self._product is None or len(self._keys) == FOLLOWED_MAX
         product = CHAINED if self._chained and lost else self._product
-        return Findings(product, self._covered, self._queries, self._selected, self._heads_first, _is_of_layer(self.seen.logits))
+        first, last = self._span()
+        changed = next(iter(self._changed.values()), None)
+        return Findings(product, first, last - first, changed, self._zeros, self._queries, self._selected, self._heads_first, _is_of_layer(self.seen.logits),
+                        self._lead)
 
     def after(self, function: Any, args: Any, operands: Sequence[torch.Tensor], made: Any) -> bool:
         """The model has called a torch function, which made this; whether the trail is at its end."""
         own = next((x for x in operands if id(x) in self._keys), None)
         if own is None:
             return False
-        keys = self._keys[id(own)][1]
+        keys, name = self._keys[id(own)][1], getattr(function, "__name__", "")
         multiplies = function is torch.einsum or function in _PRODUCTS or function is functional.linear
+        product = None
         if multiplies and any(x is not own and id(x) in self._keys for x in operands):
-            self._follow(made, None, None, True, True)
-        elif multiplies and id(own) in self._chained:
+            self._follow(made, own, name, None, chained=True)
+            return False
+        if multiplies and id(own) in self._chained:
             return False  # no weights any more
-        elif function is torch.einsum:
-            self._product = self._of_einsum(args, own, keys)
+        if function is torch.einsum:
+            product = self._of_einsum(args, own, keys)
         elif function is functional.linear:
-            self._product = SHARED if own is operands[0] else None
+            product = SHARED if own is operands[0] and own.shape[-1] == keys and not self._is_turned(own) else None
         elif function in _PRODUCTS:
             left, right = (operands[i] for i in _PRODUCTS[function])
-            self._product = self._of_product(left, right, own, keys)
-        elif getattr(function, "__name__", "") in _SELECTING and not (function in _LARGEST and torch.is_tensor(made)):
+            product = self._of_product(left, right, own, keys)
+        if product is None:
+            self._becomes(name, args, operands, own, made)
+        elif id(own) in self._changed:
+            self._product, self._changed = CHANGED, {0: self._changed[id(own)]}
+        else:
+            self._product = product
+        return self._product is not None and (product not in (OWN, SOME) or self._is_whole())
+
+    def _becomes(self, name: str, args: Any, operands: Sequence[torch.Tensor], own: torch.Tensor, made: Any) -> None:
+        """Follows what a function that multiplies nothing has made of `own`."""
+        if name in _SELECTING and not (name == "max" and torch.is_tensor(made)):
             self._selected = True
-        elif isinstance(made, torch.Tensor) and (made.numel() == own.numel() or function in _SLICES):
-            turns = getattr(function, "__name__", "") in _TURNING
-            self._follow(made, keys if made.numel() == own.numel() else None, _order(self._orders[id(own)], own, made, turns),
-                         id(own) in self._turned or turns, id(own) in self._chained)
-        return self._product is not None
+        elif name in _SAME or (id(own) not in self._unchanged and _is_factor(name, own, operands)):
+            for part in (made,) if isinstance(made, torch.Tensor) else made if name in _SPLITTING else ():
+                if name in _PARTING or part.numel() == own.numel() or name.startswith("expand"):
+                    self._follow(part, own, name, None)
+        elif args and args[0] is own and (made is own or name == "__setitem__"):
+            self._changed.update((one, name) for one in self._keys)
+        elif isinstance(made, torch.Tensor) and made.is_floating_point() and made.shape == own.shape and made is not own \
+                and (id(own) not in self._changed or id(own) in self._unchanged):
+            before = self._unchanged.get(id(own), own)  # of a dropout by hand: before the first of several operations
+            is_same = _is_same(made, before)
+            self.compares = self.compares or is_same
+            self._follow(made, before, name, None if is_same else name)
+            if not is_same:
+                self._unchanged[id(made)] = before
+        elif isinstance(made, torch.Tensor) and _has_axes(made.shape, self._result.shape[-2:]) and not (
+                made.dim() == own.dim() and any(before == 1 < after for before, after in zip(own.shape, made.shape))):
+            self._follow(made, own, name, name)
 
-    def _follow(self, made: torch.Tensor, keys: Optional[int], order: Optional[Order], turned: bool, chained: bool) -> None:
-        if len(self._keys) == FOLLOWED_MAX or not made.dim():
+    def _is_turned(self, own: torch.Tensor) -> bool:
+        """Whether its last axis is not that of the keys, or may not be."""
+        order = self._orders[id(own)]
+        return id(own) in self._turned and (order is None or order[-1] != 3)
+
+    def _follow(self, made: torch.Tensor, own: torch.Tensor, name: str, changed: Optional[str], chained: bool = False) -> None:
+        """`made` is made of `own` by the function of this name; `changed`: by which its numbers are others."""
+        if len(self._keys) == FOLLOWED_MAX or not made.dim() or made is own:
             return
-        self._keys[id(made)] = made, int(made.shape[-1]) if keys is None else keys
-        self._orders[id(made)] = order
-        if turned:
-            self._turned.add(id(made))
-        if chained:
-            self._chained.add(id(made))
+        turns, at = name in _TURNING, id(made)
+        as_many = made.numel() == own.numel() and not chained
+        self._keys[at] = made, self._keys[id(own)][1] if as_many else int(made.shape[-1])
+        self._orders[at] = None if chained or changed else _order(self._orders[id(own)], own, made, turns)
+        self._firsts[at] = self._firsts[id(own)] if as_many else _first_column(self._firsts[id(own)], own, made)
+        if chained or turns or id(own) in self._turned:
+            self._turned.add(at)
+        if chained or id(own) in self._chained:
+            self._chained.add(at)
+        if changed or id(own) in self._changed:
+            self._changed[at] = self._changed.get(id(own), changed or "")
 
-    def _covers(self, keys: int) -> str:
-        self._covered = keys
-        return OWN if keys >= int(self._result.shape[-1]) - 1 else SOME
+    def _covers(self, own: torch.Tensor, keys: int) -> str:
+        """The kind of a product with values of these columns, those before counted."""
+        first, columns = self._firsts[id(own)], int(self._result.shape[-1])
+        first = columns - keys if first is None else first
+        self._covered.append((first, first + keys))
+        self.values = None  # what several products have makes no tensor
+        first, last = self._span()
+        return OWN if last - first >= columns - 1 else SOME
+
+    def _span(self) -> Tuple[int, int]:
+        """The columns that have values: from, to. Others may be between them, as far as is known."""
+        return min((first for first, _ in self._covered), default=0), max((last for _, last in self._covered), default=0)
+
+    def _is_whole(self) -> bool:
+        """Whether no more columns are to meet values."""
+        first, last = self._span()
+        return last - first >= int(self.seen.weights.shape[-1]) - sum(self.seen.sinks)
 
     def _of_product(self, left: torch.Tensor, right: torch.Tensor, own: torch.Tensor, keys: int) -> Optional[str]:
         """The kind of a matrix product; None when it does not sum over the keys."""
@@ -126,14 +199,43 @@ class Trail:
         if own.dim() > values.dim() or (own.dim() == 2 and samples > 1) \
                 or (values.shape[0] == 1 and own.shape[0] > 1) or _is_shared(values, 0):
             return SHARED
-        kind, order = self._covers(keys), self._orders[id(own)]
+        kind, order = self._covers(own, keys), self._orders[id(own)]
         if order is not None:
             self._queries = order[axes[1]]
         if order is not None and values.dim() == 4 and left is own:
             self._heads_first = _heads_first(*_arranged((0, 1, 2, 3) if order[0] < order[1] else (1, 0, 2, 3), values))
-        if left is own and kind == OWN:
+        if left is own and len(self._covered) == 1:
             self._find_values(own, values, order)
+        if keys == self._result.shape[-1]:
+            self._zeros = _zero_rows(values if left is own else values.transpose(-1, -2), values)
+        places = tuple(range(values.dim()))
+        self._note_lead(own, values, places if left is own else (*places[:-2], places[-1], places[-2]))
         return kind
+
+    def _note_lead(self, own: torch.Tensor, values: torch.Tensor, axes: Sequence[int]) -> None:
+        """The values, whose axes these are as [..., Tk, d], with -1 for one that they have not, belong to these weights."""
+        rows, sizes = self._rows(own), self._result.shape[:-2]
+        if rows is None or len(axes) != own.dim():
+            return
+        for axis, place in enumerate(axes[:-2]):
+            rows = rows.narrow(axis, 0, 1) if place < 0 or values.shape[place] == 1 else rows
+        for axis in reversed([axis for axis, place in enumerate(axes) if place < 0]):
+            rows = rows.squeeze(axis)
+        rows, axes = rows, [place for place in axes if place >= 0]
+        self._lead = lambda heads: find(values, axes, rows, sizes, heads)
+
+    def _rows(self, own: torch.Tensor) -> Optional[torch.Tensor]:
+        """The number of each leading element of weights [..., Tq, Tk] or [..., Tk, Tq] among those of the result; None: not certain."""
+        result, count, size = self._result, math.prod(self._result.shape[:-2]), math.prod(self._result.shape[-2:])
+        if math.prod(own.shape[:-2]) != count or not count:
+            return None
+        rows = torch.arange(count).reshape(own.shape[:-2])
+        if id(own) not in self._turned:
+            return rows
+        if own.numel() != result.numel() or not result.is_contiguous() or any(stride % size for stride in own.stride()[:-2]) \
+                or (own.is_contiguous() and own.data_ptr() != result.data_ptr()):
+            return None
+        return torch.as_strided(torch.arange(count), own.shape[:-2], [stride // size for stride in own.stride()[:-2]])
 
     def _find_values(self, own: torch.Tensor, values: torch.Tensor, order: Optional[Order]) -> None:
         """`values`, [..., Tk, dv], are what the weights `own` were multiplied with."""
@@ -159,7 +261,7 @@ class Trail:
         at = next(i for i, operand in enumerate(operands) if operand is own)
         mine = letters[at]
         key = next((x for x in reversed(mine.replace(".", "")) if x not in made and _size(mine, own, x) == keys), None)
-        if key is None:
+        if key is None or (key != mine[-1] and id(own) not in self._turned):
             return None
         for i, values in enumerate(operands):
             if i != at and key in letters[i]:
@@ -181,14 +283,21 @@ class Trail:
             shared = at < 0 or _is_shared(values, at) or (values.shape[at] == 1 and own.shape[0] > 1)
         if shared:
             return SHARED
-        kind, order = self._covers(int(own.shape[mine.index(key) - len(mine)])), self._orders[id(own)]
+        keys = int(own.shape[mine.index(key) - len(mine)])
+        kind, order = self._covers(own, keys), self._orders[id(own)]
         if order is not None and len(mine) == 4 and absent == [query]:
             self._queries = order[mine.index(query)]
             axes = [theirs.find(x) for x in (*sorted(set(mine) - {query, key}, key=lambda x: order[mine.index(x)]), key)]
             if len(theirs) == 4:
                 axes.append(6 - sum(axes))  # the features
                 self._heads_first = _heads_first(*_arranged(axes, values))
-                self.values = values.permute(axes) if kind == OWN else None
+                self.values = values.permute(axes) if len(self._covered) == 1 else None
+        if keys == self._result.shape[-1]:
+            self._zeros = _zero_rows(values.movedim(theirs.index(key) - (len(theirs) if "." in theirs[:theirs.index(key)] else 0), -2),
+                                     values)
+        features = [at for at, x in enumerate(theirs) if x not in mine]
+        if "." not in mine + theirs and {query, key} == set(mine[-2:]) and len(features) == 1:
+            self._note_lead(own, values, (*(theirs.find(x) for x in mine[:-2]), theirs.index(key), features[0]))
         return kind
 
 
@@ -199,6 +308,63 @@ def tensors_in(given: Any) -> Iterator[torch.Tensor]:
             yield value
         elif isinstance(value, (list, tuple)):
             yield from (inner for inner in value if isinstance(inner, torch.Tensor))
+
+
+def _zero_rows(values: torch.Tensor, made: torch.Tensor) -> Tuple[int, int]:
+    """How many rows of values [..., Tk, d] in front and behind are zeros that something constant was concatenated for, as autograd
+    has noted of how these were made."""
+    node: Any = made.grad_fn
+    for _ in range(12):
+        name = "" if node is None else type(node).__name__.partition("Backward")[0]
+        if name not in _PASSED_ON and name != "ConstantPadNd":
+            return 0, 0
+        befores = [before for before, _ in node.next_functions]
+        if name in ("Cat", "ConstantPadNd"):
+            is_padded = name == "ConstantPadNd"
+            rows: List[bool] = (values.detach() != 0).any(-1).flatten(0, -2).any(0).tolist()
+            front, behind = (next((at for at, row in enumerate(some) if row), 0) for some in (rows, rows[::-1]))
+            return front if is_padded or befores[0] is None else 0, behind if is_padded or befores[-1] is None else 0
+        node = next((before for before in befores if before is not None), None)
+    return 0, 0
+
+
+def _is_factor(name: str, own: torch.Tensor, operands: Sequence[torch.Tensor]) -> bool:
+    """Whether a product is with a factor for each head at most, as a mask of heads is: rows stay what they are to each other."""
+    return name in _FACTORS and all(x is own or x.numel() == 1 or (x.dim() == own.dim() and x.shape[-2:].numel() == 1)
+                                    for x in operands)
+
+
+def _is_same(made: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether weights have the same numbers, but for rows that are 0 now; or as after a dropout: 0, or larger by one factor."""
+    bound, same = max(1e-5, 2 * torch.finfo(own.dtype).eps), []
+    if not own.numel():
+        return True
+    for after, before in zip(*(tensor.detach().chunk(8) for tensor in (made, own))):  # as little beside them as that
+        kept = after != 0
+        factor = torch.where(kept, after / before, torch.full_like(after, torch.nan)).float()
+        least, most = (torch.nan_to_num(factor, fill).aminmax() for fill in (torch.inf, -torch.inf))
+        is_dropout = (least.min > 1.001) & (most.max - least.min < 1e-3 * most.max)
+        same.append((((after - before).abs() <= bound) | before.isnan() | ~kept.any(-1, keepdim=True)).all() | is_dropout)
+    return bool(torch.stack(same).all())
+
+
+def _has_axes(sizes: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether these sizes have those of queries and of keys, or both in one axis."""
+    left = list(sizes)
+    for size in wanted:
+        if size not in left:
+            return math.prod(wanted) in sizes
+        left.remove(size)
+    return True
+
+
+def _first_column(before: Optional[int], own: torch.Tensor, made: torch.Tensor) -> Optional[int]:
+    """The first column of a part of a tensor that begins with this one; None: not certain."""
+    if before is None or made.shape[-1:] == own.shape[-1:]:
+        return before
+    if made.dim() != own.dim() or own.stride(-1) != 1 or own.dim() < 2 or own.stride(-2) < own.shape[-1]:
+        return None
+    return before + int(made.storage_offset() - own.storage_offset()) % int(own.stride(-2))
 
 
 def _version(tensor: torch.Tensor) -> int:
@@ -245,10 +411,30 @@ def _heads_first(strides: Sequence[int], sizes: Sequence[int]) -> Optional[bool]
 
 # ------------------------------------------------------------------------------------------ where it comes from
 
+def _node_of(tensor: torch.Tensor) -> Any:
+    """The operation that made it, or what it is a view of that was made for us."""
+    return tensor.grad_fn if tensor.grad_fn is not None or tensor._base is None else tensor._base.grad_fn
+
+
+def is_gathered(tensor: torch.Tensor) -> bool:
+    """Whether rows of queries were picked by their numbers before this, which is made of them or of their product with keys."""
+    nodes = [_node_of(tensor)]
+    for _ in range(64):
+        if not nodes:
+            return False
+        node = nodes.pop()
+        name = "" if node is None else type(node).__name__.partition("Backward")[0]
+        if name in _GATHERED:
+            return True
+        if name in _PASSED_ON or name in _OF_PRODUCT:
+            nodes.extend(before for before, _ in node.next_functions)
+    return False
+
+
 def _is_of_layer(logits: torch.Tensor) -> Optional[bool]:
     """Whether these are the output of a linear layer or the like, by what autograd has noted of them; None when it
     has not, or that leads elsewhere."""
-    nodes, found = [logits.grad_fn], False
+    nodes, found = [_node_of(logits)], False
     for _ in range(64):
         if not nodes:
             return found or None
@@ -267,6 +453,7 @@ def _is_of_layer(logits: torch.Tensor) -> Optional[bool]:
     return None
 
 
+_GATHERED = {"Index", "IndexSelect", "Gather", "MaskedSelect"}
 _OF_PRODUCT = {"Bmm", "Baddbmm"}
 _OF_LAYER = {"Addmm", "Mm", "Linear", "Convolution", "NativeLayerNorm", "Embedding", "Cdist", "EuclideanDist",
              "AccumulateGrad"}
@@ -279,7 +466,13 @@ _PRODUCTS: Dict[Any, Tuple[int, int]] = {
     torch.Tensor.__rmatmul__: (1, 0),
     torch.bmm: (0, 1), torch.Tensor.bmm: (0, 1), torch.mm: (0, 1), torch.Tensor.mm: (0, 1),
     torch.baddbmm: (1, 2), torch.Tensor.baddbmm: (1, 2)}
-_SELECTING = {"topk", "argmax", "argsort", "sort", "multinomial", "max"}
-_LARGEST = {torch.max, torch.Tensor.max}  # of all, or along an axis
+_SELECTING = {"topk", "argmax", "argsort", "sort", "multinomial", "max"}  # max: along an axis
 _TURNING = {"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "__get__"}
-_SLICES = {torch.Tensor.__getitem__, torch.narrow, torch.Tensor.narrow}
+_SPLITTING = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind"}
+_PARTING = {"__getitem__", "narrow", "select", *_SPLITTING}  # make parts of a tensor
+_SAME = {*_TURNING, *_PARTING, "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze", "expand",
+         "expand_as", "contiguous", "clone", "detach", "to", "type", "type_as", "float", "half", "bfloat16", "double", "cuda", "cpu",
+         "dropout", "dropout_", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d",
+         "requires_grad_", "ravel", "adjoint", "broadcast_to"}
+_FACTORS = {"mul", "multiply", "__mul__", "__rmul__", "div", "divide", "true_divide", "__truediv__", "mul_", "div_", "__imul__",
+            "__itruediv__"}

@@ -28,22 +28,32 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 import torch
 
-from .evidence import CHAINED, MIXED, OWN, SHARED, SOME, Findings
-from .seen import Weights
+from .evidence import CHAINED, CHANGED, MIXED, OWN, SHARED, SOME, Findings, is_gathered
+from .lead import TOKENS, Lead, Leads
+from .seen import NotCaptured, Queries, Weights
 
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
+_SHORT_COUNTS = ("h", "nheads", "num_head")  # of what is called an attention
 SAYS_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 SIGMOID = "sigmoid attention: no softmax, its weights sum to no 1"
+_REMEDY = "Where it computes [B, H, Tq, Tk] it is"
 _LINEAR = re.compile(r"(Linear|Lightning|Delta|Performer|Rwkv|RWKV\d?|GLA)\w*Att\w*$|DeltaNet$|Performer$|Retention$|(^|\.)linear_attn$")
 _STATE_SPACE = re.compile(r"Mamba\d?(Mixer|Layer)?$|SSM$|(^|[a-z])S4D?$|(^|[a-z])S6$|(Rglru|RGLRU)$|(^|\.)mamba\d?$")
 
 
 class Verdict(NamedTuple):
-    """Decided about one softmax. `heads`: stated by its module; `heads_first`: told by the values; `queries`: their axis."""
+    """Decided about one softmax. `heads`: stated by its module; `heads_first`: told by the values; `queries`: their axis; `lead`: where
+    the heads are, if not in one of two axes of their own."""
     attention: bool
     heads: Optional[int] = None
     heads_first: Optional[bool] = None
     queries: int = 2
+    lead: Optional[Lead] = None
+    sinks: Tuple[int, int] = (0, 0)  # columns in front and behind that no value belongs to
+
+    def holds(self, seen: Weights) -> bool:
+        """Whether it tells where the heads are in this one."""
+        return not self.attention or self.lead is None or self.lead.fits(_sizes(seen))
 
 
 class _Refused(NamedTuple):
@@ -65,11 +75,14 @@ class Judge:
         self._site = site
         self._counts_heads = counts_heads
         self._verdicts: Dict[str, Verdict] = {}
+        self._leads = Leads()
+        self._gathered: Dict[str, bool] = {}  # fused calls that have fewer queries than keys: whether these were picked
         self._excluded: Dict[str, bool] = {}
         self._shapes: Dict[str, Tuple[int, int]] = {}  # of calls whose layout nothing tells: the first two axes
         self._news: List[str] = []
         self._told: Set[str] = set()  # patterns and paths
         self._refused: Dict[str, List[_Refused]] = {}  # by pattern
+        self._others: Dict[str, str] = {}  # by path
         self._beyond: Dict[str, _Refused] = {}  # by path: modules that show a softmax over more axes
 
     def excludes(self, path: str) -> bool:
@@ -89,13 +102,28 @@ class Judge:
         verdict = self._verdicts.get(path)
         return verdict is not None and not verdict.attention
 
+    def arranged(self, path: str, seen: Queries, modules: Sequence[torch.nn.Module], batches: Sequence[int]) -> Queries:
+        """[B, H, T, d], however scaled_dot_product_attention was called; see lead.Leads."""
+        if seen.called is None:
+            return seen
+        if seen.q.shape[2] != seen.k.shape[2] and self._site(path) != "cross":
+            if self._gathered.setdefault(path, is_gathered(seen.called[0])):
+                raise NotCaptured(f"has queries that were picked: row i is not position i. {_as_cross(path)}")
+        return self._leads.arranged(path, seen, self._heads(modules), batches)
+
     def decide(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Verdict:
         """Judges a call's softmax for good. `modules`: those that run, the innermost last."""
+        sinks = self._sinks(path, seen, found)
+        if any(sinks):
+            seen, found = seen.of_keys(*sinks), found if found.product != SOME else found._replace(product=OWN)
         heads, shape = self._heads(modules), list(seen.weights.shape)
-        queries = self._axis_of_queries(shape, int(shape[3]) - seen.sink, heads, found)
+        queries = 2 if seen.merged else self._axis_of_queries(shape, int(shape[3]), heads, found)
         plain, kind = path.partition("#")[0], type(modules[-1]).__name__
-        refused = None
-        if queries is None:
+        refused, lead = None, None
+        if found.product == CHANGED:
+            refused = _Refused(plain, kind, f"its result {shape} is not what is multiplied with the values: {found.changed} comes between",
+                               "attnd.publish_attention publishes what is")
+        elif queries is None:
             refused = _Refused(plain, kind, f"nothing tells the heads of its result {shape} from its queries",
                                "Let the module say num_heads")
         else:
@@ -103,21 +131,70 @@ class Judge:
             if part is not None:
                 refused = _Refused(plain, kind, f"it is a part of an attention: its result {shape} {part}")
                 self._beyond[plain] = refused
+            elif seen.weights.shape[queries] != seen.weights.shape[3] and self._site(path) != "cross" and is_gathered(seen.logits):
+                refused = _Refused(plain, kind, "its queries were picked: row i is not position i", _as_cross(path))
             elif path not in self._given and not _matches(self._include, path):
                 reason = self._against(path, _moved(seen, queries), modules, found)
                 other = other_attention(plain, modules[-1])
-                reason = f"it is of {other}" if reason and other else reason
-                refused = None if reason is None else _Refused(
-                    plain, kind, reason, "If it is attention, pass include={} to attnd.watch")
-        verdict = self._verdicts[path] = Verdict(refused is None, heads, found.heads_first, 2 if queries is None else queries)
+                if reason and other:
+                    refused = _Refused(plain, kind, f"its name says {other.partition(':')[0]}, which has no weights for queries and keys",
+                                       "If the name is wrong, pass include={} to attnd.watch")
+                elif reason:
+                    refused = _Refused(plain, kind, reason, "If it is attention, pass include={} to attnd.watch")
+                if refused is not None and seen.merged and heads is None:
+                    self._verdicts[path] = Verdict(False)  # as most of such shapes are: nothing is to be said
+                    return self._verdicts[path]
+            if refused is None:
+                lead, why = self._lead(seen, heads, queries, found)
+                if why is not None:
+                    refused = _Refused(plain, kind, why, _REMEDY if heads is not None else
+                                       f"Let the module say how many heads, as module.num_heads = 8 does. {_REMEDY}")
+        verdict = self._verdicts[path] = Verdict(refused is None, heads, found.heads_first, 2 if queries is None else queries, lead,
+                                                sinks)
         if refused is not None:
             self._refuse(refused)
         return verdict
 
-    def shows_more(self, path: str, module: torch.nn.Module, axes: int) -> None:
-        """The module at `path` computed a softmax over `axes` axes: a part of an attention, when it shows other softmaxes too."""
-        self._beyond.setdefault(path, _Refused(path, type(module).__name__, "it is a part of an attention: another softmax of "
-                                                                            f"this module has {axes} axes"))
+    def _sinks(self, path: str, seen: Weights, found: Findings) -> Tuple[int, int]:
+        """How many columns in front and behind are no keys: no value belongs to them, or a constant zero does. Where there are as many
+        queries as columns, all are of keys: some were left out."""
+        queries, columns = int(seen.weights.shape[found.queries or 2]), int(seen.weights.shape[3])
+        cross = self._site(path) == "cross"
+        if found.product in (OWN, SOME) and found.covered < columns and (
+                cross or found.covered == queries or (columns - found.covered == 1 and queries != columns)):
+            return found.first, columns - found.first - found.covered
+        return found.zeros if any(found.zeros) and (cross or queries != columns) else seen.sinks
+
+    def _lead(self, seen: Weights, heads: Optional[int], queries: int, found: Findings) -> Tuple[Optional[Lead], Optional[str]]:
+        """Where the heads are, unless one of two axes is theirs alone; and why it is not known."""
+        sizes, lead = _sizes(seen), found.lead(heads) if queries == 2 and found.heads_first is None else None
+        shape = [*sizes, *seen.weights.shape[2:]]
+        if lead is TOKENS:
+            return None, f"its result {shape} is of heads at each position by itself, as if they were positions"
+        alone = lead is not None and lead.first is None and lead.heads > 1
+        if not seen.merged and (lead is None or lead.heads == 1 or alone):
+            if lead is not None and alone:
+                return lead if lead.axis == 0 else None, None
+            contradicts = heads is not None and heads not in sizes and sizes[0] % heads == 0 and sizes[1] % heads != 0 != heads % sizes[1]
+            return None, f"its module says {heads} heads, which are no axis of its result {shape}" if contradicts else None
+        if lead is not None:
+            differs = heads is not None and lead.heads != heads
+            return lead, f"its module says {heads} heads, and the values of its result {shape} have {lead.heads}" if differs else None
+        if heads in (1, sizes[0]):
+            return Lead(heads or 1, 0), None
+        return None, f"nothing tells heads from samples in the first axis of its result {shape}"
+
+    def shows_other(self, path: str, module: torch.nn.Module, shape: Sequence[int]) -> None:
+        """The module at `path` computed a softmax of this shape: over more than four axes a part of an attention, when it shows other
+        softmaxes too."""
+        self._others.setdefault(path, f"{list(shape)} in {path or 'the model'} ({type(module).__name__})")
+        if len(shape) > 4:
+            self._beyond.setdefault(path, _Refused(path, type(module).__name__, "it is a part of an attention: another softmax of "
+                                                                                f"this module has {len(shape)} axes"))
+
+    def others(self) -> List[str]:
+        """The softmaxes over other axes than the four of an attention, by module."""
+        return list(self._others.values())
 
     def _refuse(self, refused: _Refused) -> None:
         pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", refused.path)
@@ -126,6 +203,9 @@ class Judge:
 
     def ordered(self, path: str, verdict: Verdict, seen: Weights) -> Weights:
         """[B, H, Tq, Tk], however it is laid out."""
+        seen = seen.of_keys(*verdict.sinks)
+        if verdict.lead is not None:
+            return _in_lead(seen, verdict.lead)
         seen = _moved(seen, verdict.queries)
         first, second = (int(size) for size in seen.weights.shape[:2])
         swapped = verdict.heads_first
@@ -147,6 +227,11 @@ class Judge:
             output = output._replace(arrange=lambda gradient: arrange(gradient).transpose(0, 1))
         v = None if seen.v is None else seen.v.transpose(0, 1)
         return seen._replace(weights=seen.weights.transpose(0, 1), logits=seen.logits.transpose(0, 1), output=output, v=v)
+
+    @property
+    def has_told(self) -> bool:
+        """Whether it has said of any softmax that it is not captured, and why."""
+        return bool(self._told)
 
     def news(self) -> List[str]:
         """Tells what is new since, once: for all modules of one place in the model together."""
@@ -178,7 +263,7 @@ class Judge:
         queries, columns = int(seen.weights.shape[2]), int(seen.weights.shape[3])
         if found.product == CHAINED:
             return "is multiplied with nothing but what is made of it"
-        if queries == columns - seen.sink or self._site(path) == "cross":
+        if queries == columns or self._site(path) == "cross":
             return None
         if found.product == SOME:
             return f"is multiplied with values of {found.covered} of its {columns} columns"
@@ -188,7 +273,7 @@ class Judge:
 
     def _against(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Optional[str]:
         """Why it is no attention; None: it is one."""
-        queries, keys = int(seen.weights.shape[2]), int(seen.weights.shape[3]) - seen.sink
+        queries, keys = int(seen.weights.shape[2]), int(seen.weights.shape[3])
         shape = list(seen.weights.shape)
         square, cross = queries == keys, self._site(path) == "cross"
         named, own = _is_named(path, modules), found.product in (OWN, SOME)
@@ -217,12 +302,21 @@ def other_attention(path: str, module: torch.nn.Module) -> Optional[str]:
 
 
 def head_count(module: Any) -> Optional[int]:
-    """Stated by a module as its number of heads."""
-    for name in HEAD_COUNTS:
-        count = getattr(module, name, None)
-        if isinstance(count, int) and count > 0:
-            return count
+    """Stated by a module, or else by its config, as its number of heads."""
+    short = _SHORT_COUNTS if SAYS_ATTENTION.search(type(module).__name__) else ()
+    for owner, names in ((module, (*HEAD_COUNTS, *short)), (getattr(module, "config", None), HEAD_COUNTS)):
+        for name in names:
+            count = getattr(owner, name, None)
+            if isinstance(count, int) and count > 0:
+                return count
     return None
+
+
+def _as_cross(path: str) -> str:
+    """How an attention is captured whose rows are no positions."""
+    plain = path.partition("#")[0]
+    number = re.findall(r"\d+", plain)[-1:] or ["0"]
+    return f"layers={{{plain!r}: ('encoder', {number[0]}, 'cross')}} captures its rows, without numbers of positions"
 
 
 def _is_named(path: str, modules: Sequence[torch.nn.Module]) -> bool:
@@ -230,6 +324,26 @@ def _is_named(path: str, modules: Sequence[torch.nn.Module]) -> bool:
     parent = modules[-2:-1] if not any(True for _ in modules[-1].parameters()) else ()
     names = [*path.split(".")[-1 - len(parent):], *(type(module).__name__ for module in (modules[-1], *parent))]
     return any(SAYS_ATTENTION.search(name) for name in names)
+
+
+def _sizes(seen: Weights) -> Tuple[int, ...]:
+    """The sizes of the axes before queries and keys, as they were in the model."""
+    return tuple(seen.weights.shape[:1 if seen.merged else 2])
+
+
+def _in_lead(seen: Weights, lead: Lead) -> Weights:
+    """With the heads, which are there, as the second axis."""
+    sizes = _sizes(seen)
+
+    def arranged(tensor: torch.Tensor) -> torch.Tensor:
+        return lead.arranged(tensor.reshape(*sizes, *tensor.shape[2:]))
+
+    output = seen.output
+    if output is not None:
+        arrange = output.arrange
+        output = output._replace(arrange=lambda gradient: arranged(arrange(gradient)))
+    v = None if seen.v is None or seen.v.shape[:2] != seen.weights.shape[:2] else arranged(seen.v)
+    return seen._replace(weights=arranged(seen.weights), logits=arranged(seen.logits), output=output, v=v, merged=False)
 
 
 def _moved(seen: Weights, queries: int) -> Weights:
@@ -248,7 +362,7 @@ def _told(pattern: str, found: Sequence[_Refused]) -> str:
     others = len({other.path for other in found}) - 1
     more = f", and {others} more like it" if others else ""
     wanted = pattern if others else first.path
-    remedy = first.remedy.format(repr(wanted)) + "; " if first.remedy else ""
+    remedy = first.remedy.replace("{}", repr(wanted)) + "; " if first.remedy else ""
     return (f"the softmax of {first.path or 'the model'} ({first.kind}{more}) is not captured, as {first.reason}. "
             f"{remedy}exclude={wanted!r} silences this")
 

@@ -28,7 +28,7 @@ from . import flex, interface, kernels_of_others, sdpa
 from .detours import Detour
 from .evidence import Trail, tensors_in
 from .judge import SAYS_ATTENTION, head_count
-from .seen import NotCaptured, Output, Seen, Weights
+from .seen import NotCaptured, Output, Queries, Seen, Weights
 
 if TYPE_CHECKING:
     from .spy import Spy
@@ -104,6 +104,8 @@ class Lookout:
             with self._inside(args, kwargs):
                 return function(*args, **kwargs)
         result = function(*args, **kwargs)
+        if self.trails and function is not _sdpa:
+            self.follow(function, args, kwargs, result)
         if function is _sdpa:
             self.tell(lambda: sdpa.of_call(args, kwargs, result))
         elif function in _SIGMOIDS:
@@ -112,8 +114,11 @@ class Lookout:
                     spy.sees_sigmoid()
         elif isinstance(result, torch.Tensor) and result.dim() > 4:
             for spy in list(self.spies) if _is_over_last(args, kwargs) else ():
-                spy.sees_more(result.dim())
+                spy.sees_other(result)
         else:
+            if isinstance(result, torch.Tensor) and result.dim() == 3 and _is_over_last(args, kwargs):
+                for spy in list(self.spies):
+                    spy.sees_other(result)
             self.tell(lambda: _softmax(args, kwargs, result, self._module()), result)
         return result
 
@@ -407,29 +412,30 @@ def _is_over_last(args: Any, kwargs: Any) -> bool:
 
 def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
              heads: Optional[int] = None) -> Optional[Weights]:
-    """The weights that a softmax of attention shows: of [B, H, Tq, Tk], or [B * H, Tq, Tk] when it is known how
-    many heads there are."""
+    """The weights that a softmax of attention may show: of [B, H, Tq, Tk], or [B * H, Tq, Tk] with this many heads, or of
+    [N, T, T], in an attention [N, Tq, Tk], whose heads are to be found."""
     if not _is_over_last(args, kwargs):
         return None
     logits = _logits(args, kwargs)
-    result, shape = weights, tuple(logits.shape)
-    if logits.dim() == 3:
-        heads = heads or (head_count(module) if SAYS_ATTENTION.search(type(module).__name__) else None)
-        if not heads or logits.shape[0] % heads:
+    result, shape, merged = weights, tuple(logits.shape), False
+    if logits.dim() == 3 and shape[0] > 0:
+        merged = heads is None
+        if merged and not SAYS_ATTENTION.search(type(module).__name__) and not 1 < shape[1] == shape[2] and head_count(module) is None:
             return None
-        shape = (-1, heads, *logits.shape[1:])
+        shape = (-1, heads or 1, *logits.shape[1:])
         logits, weights = logits.reshape(shape), weights.reshape(shape)
     if logits.dim() != 4:
         return None
-    return Weights(weights, logits, getattr(module, "sinks", None) is not None,
-                   Output(result, lambda gradient: gradient.reshape(shape)))
+    return Weights(weights, logits, output=Output(result, lambda gradient: gradient.reshape(shape)),
+                   sinks=(0, int(getattr(module, "sinks", None) is not None)), merged=merged)
 
 
 def _marked(seen: Optional[Seen], inside: Any) -> Optional[Seen]:
     """With whether F.multi_head_attention_forward, in this frame, was given one mask [Tq, Tk] for all samples, and no padding."""
     mask, padding = inside.f_locals.get("attn_mask"), inside.f_locals.get("key_padding_mask")
     shared = mask is not None and padding is None and (mask.dim() == 2 or mask.shape[0] == 1)
-    return None if seen is None else seen._replace(shared=shared)
+    own = seen._replace(called=None) if isinstance(seen, Queries) else seen  # whose axes it has arranged itself
+    return None if own is None else own._replace(shared=shared)
 
 
 def _with_values(seen: Optional[Weights], v: Any) -> Optional[Weights]:

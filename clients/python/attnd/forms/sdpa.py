@@ -11,7 +11,6 @@ from .shares import share_of_heads
 
 ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
-
 def of_call(args: Sequence[Any], kwargs: Mapping[str, Any], result: torch.Tensor) -> Queries:
     """By what the function was called with, and returned."""
     return queries_of({**dict(zip(ARGUMENTS, args)), **kwargs}, result)
@@ -26,11 +25,12 @@ def queries_of(given: Mapping[str, Any], result: Optional[torch.Tensor] = None) 
     share = share_of_heads(q, k, v)
     if share is None and hasattr(q, "placements"):
         return Queries(q, k)  # whose placements say why it is not captured
-    q, k, v, mask = _four_axes([_local(q), _local(k), _local(v), None if mask is None else _local(mask)])
+    called = [_local(q), _local(k), _local(v), None if mask is None else _local(mask)]
+    q, k, v, mask = _four_axes(called)
     assert q is not None and k is not None
     output = None if result is None else Output(result, _in_four_axes, bool(given.get("dropout_p")))
     return Queries(q, k, mask, bool(given.get("is_causal")), given.get("scale"), v=v, output=output, share=share,
-                   shared=shared)
+                   shared=shared, called=called)
 
 
 def _local(tensor: Any) -> torch.Tensor:

@@ -60,6 +60,7 @@ class Queries(NamedTuple):
     x       [B, Tq, width]: the residual stream that the layer reads
     share   of the layer's heads that these are, where DTensors tell
     shared  the mask is one for all samples, and not of keys alone: it tells of no padding
+    called  queries, keys, values and mask with the axes that they were given in, which may be in another order; None: they are not
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -81,14 +82,17 @@ class Queries(NamedTuple):
     x: Optional[torch.Tensor] = None
     share: Optional[Share] = None
     shared: bool = False
+    called: Optional[Sequence[Any]] = None
 
 
 class Weights(NamedTuple):
     """The result of an explicit softmax: weights [B, H, Tq, Tk], before dropout, of logits of the same shape.
 
-    sink   the last key is a learned sink and no key
+    sink   rows sum to less than 1: the rest is of learned sinks, whose columns are not here
     v      [B or 1, Hkv, Tk, dv]: the values that the keys have, where they are known and wanted; Hkv divides H
     wo_r, x, shared  as of Queries
+    sinks  columns in front of and behind those of keys that are sinks, as the module says; they are here still
+    merged  they were [N, Tq, Tk], and are [N, 1, Tq, Tk]: heads may be among the N
     """
     weights: torch.Tensor
     logits: torch.Tensor
@@ -98,6 +102,21 @@ class Weights(NamedTuple):
     wo_r: Optional[Callable[[], np.ndarray]] = None
     x: Optional[torch.Tensor] = None
     shared: bool = False
+    sinks: Tuple[int, int] = (0, 0)
+    merged: bool = False
+
+    def of_keys(self, before: int, behind: int) -> Weights:
+        """Without the columns of sinks at both ends."""
+        if not before + behind:
+            return self
+        output, v, first, count = self.output, self.v, before, int(self.weights.shape[3]) - before - behind
+        if output is not None:
+            arrange = output.arrange
+            output = output._replace(arrange=lambda gradient: arrange(gradient).narrow(-1, first, count))
+        if v is not None and v.shape[2] != count:
+            v = v.narrow(2, first, count) if v.shape[2] == self.weights.shape[3] else None
+        return self._replace(weights=self.weights.narrow(-1, first, count), logits=self.logits.narrow(-1, first, count), sink=True,
+                             output=output, v=v, sinks=(0, 0))
 
 
 Seen = Union[Queries, Weights]
@@ -115,8 +134,8 @@ def queries_of(seen: Seen) -> Tuple[int, int]:
 
 
 def keys_of(seen: Seen) -> int:
-    """Tk, without a sink."""
-    return int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3] - seen.sink)
+    """Tk."""
+    return int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
 
 
 def device_of(seen: Seen) -> torch.device:

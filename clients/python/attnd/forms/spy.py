@@ -38,7 +38,7 @@ from . import flex, look
 from .evidence import Trail
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
 from .lookout import Lookout, lookout_here, stance
-from .seen import NotCaptured, Seen, Weights, unreadable
+from .seen import NotCaptured, Queries, Seen, Weights, unreadable
 
 if TYPE_CHECKING:
     from ..capture.forwards import Forwards
@@ -90,6 +90,7 @@ class Spy:
         self._unread: Set[str] = set()  # of those that made a call of which nothing is captured
         self._sigmoids: Set[str] = set()  # of those that computed a sigmoid over [.., T, T]
         self._written: Set[str] = set()  # calls whose weights the model writes to before they meet the values
+        self._compared: Set[str] = set()  # calls of which another function gave the same numbers, and may give others tomorrow
         self._altered = False  # the model wrote to weights before they were known to be such
         self._trains = True  # what this forward computes is trained with
         self._again = False  # it is repeated by backward
@@ -243,37 +244,61 @@ class Spy:
             self.watcher.saw(path, call, seen)
         elif self.judge.excludes(call_name(path, call)):
             self.watcher.leaves_out(path, call, seen)
+        elif result is not None and isinstance(seen, Weights):
+            self._judged(self.judge, path, call, seen, result)
         else:
-            if result is None or not isinstance(seen, Weights):
-                self.watcher.saw(path, call, seen)
-            else:
-                self._judged(self.judge, path, call, seen, result)
+            try:
+                if isinstance(seen, Queries):
+                    seen = self.judge.arranged(call_name(path, call), seen, self._modules_at(path), self._batches())
+            except NotCaptured as strange:
+                self._cannot_read(path, str(strange))
+                return
+            self.watcher.saw(path, call, seen)
+
+    def _modules_at(self, path: str) -> List[torch.nn.Module]:
+        """The module at `path`, which computes an attention now, after the one that it is a part of."""
+        return [entered.module for entered in self._stack[-2:]] or [
+            module for name, module in ((self._paths.get(id(module)), module) for module in self.root.modules()) if name == path]
+
+    def _batches(self) -> Sequence[int]:
+        """Sizes one of which counts the samples that the innermost module was given; none: it is not known."""
+        given = self._stack[-1].first if self._stack else None
+        return tuple(given.shape[:2]) if isinstance(given, torch.Tensor) and given.dim() > 2 else ()
 
     def _judged(self, judge: Judge, path: str, call: int, seen: Weights, result: torch.Tensor) -> None:
         """Tells of a softmax when it is attention, as soon as that is known."""
         modules, name = [entered.module for entered in self._stack[-2:]], call_name(path, call)
         verdict = judge.known(name)
-        if verdict is not None and not (verdict.attention and self.watcher.sends_values and name not in self._written):
+        if verdict is not None and not verdict.holds(seen):
+            verdict = None
+        follows = (self.watcher.sends_values and name not in self._written) or name in self._compared
+        if verdict is not None and not (verdict.attention and follows):
             if verdict.attention:
                 self.watcher.saw(path, call, judge.ordered(name, verdict, seen))
             return
 
         def settle(trail: Trail) -> None:
-            decided = verdict or judge.decide(name, seen, modules, trail.findings())
+            decided = verdict if verdict is not None and not trail.is_changed else judge.decide(name, seen, modules, trail.findings())
+            if trail.compares:
+                self._compared.add(name)
             if decided.attention and trail.altered:
                 self._altered = True  # from the next forward on it is captured before that
                 self._written.add(name)
             elif decided.attention:
-                self.watcher.saw(path, call, judge.ordered(name, decided, seen._replace(v=trail.values)))
+                ordered = judge.ordered(name, decided, seen._replace(v=trail.values))
+                if any(decided.sinks) and decided.sinks != seen.sinks:
+                    self.watcher.expects(path, call, ordered, entered)
+                self.watcher.saw(path, call, ordered)
 
-        self.watcher.expects(path, call, seen)
+        entered = list(self._stack[-2:])
+        self.watcher.expects(path, call, seen.of_keys(*seen.sinks), entered)
         if self._lookout is not None:
             self._lookout.begin_trail(Trail(seen, result, self, settle))
 
-    def sees_more(self, axes: int) -> None:
-        """A softmax over more axes than those of an attention was computed."""
+    def sees_other(self, result: torch.Tensor) -> None:
+        """A softmax over other axes than the four of an attention was computed."""
         if self.judge is not None and self.current_module is not None and not self._again:
-            self.judge.shows_more(self._stack[-1].path, self._stack[-1].module, axes)
+            self.judge.shows_other(self._stack[-1].path, self._stack[-1].module, result.shape)
 
     def sees_sigmoid(self) -> None:
         """The module that runs now computed a sigmoid over [.., T, T]."""

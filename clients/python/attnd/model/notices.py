@@ -3,6 +3,7 @@
 and `python -m attnd` finds it there."""
 from __future__ import annotations
 
+import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
@@ -33,7 +34,9 @@ class Notices:
 
     def failed(self, what: str) -> None:
         """Logs with the current exception, the first time only."""
-        self._once.warn("failed", "%s; training goes on, further failures are not logged", what, exc_info=True)
+        why = sys.exc_info()[1]
+        self._once.warn("failed", "%s: %s: %s. The training goes on, and so does the capture of all else; further failures are not "
+                        "logged", what, type(why).__name__, why, exc_info=True)
 
     @property
     def has_failed(self) -> bool:
@@ -137,11 +140,16 @@ class Notices:
             self._say_hello()
         if unseen:
             log.warning("job %s: what %s does cannot be seen: not scaled_dot_product_attention, multi_head_attention_forward or "
-                        "a softmax over [B, H, Tq, Tk]. Publish its queries and keys with attnd.publish_qk.",
-                        self._publisher.job, self._listed(unseen))
-        elif not kinds:
-            log.warning("job %s: no attention was seen in a forward of the model; attnd.publish_qk and "
-                        "attnd.publish_attention publish what is computed by other means", self._publisher.job)
+                        "a softmax over [B, H, Tq, Tk]%s. Publish its queries and keys with attnd.publish_qk.",
+                        self._publisher.job, self._listed(unseen), self._softmaxes())
+        elif not kinds and not (self._spy.judge is not None and self._spy.judge.has_told):
+            log.warning("job %s: no attention was seen in a forward of the model%s; attnd.publish_qk and "
+                        "attnd.publish_attention publish what is computed by other means", self._publisher.job, self._softmaxes())
+
+    def _softmaxes(self) -> str:
+        """The softmaxes that were seen, and are none of attention by their shape."""
+        found = [] if self._spy.judge is None else self._spy.judge.others()
+        return f", but softmaxes over {', '.join(found[:3])}{' and more' if len(found) > 3 else ''}" if found else ""
 
     def _listed(self, paths: Sequence[str]) -> str:
         """The first module, and how many there are beside it."""
