@@ -53,7 +53,7 @@ struct alert_invalid {
     int32_t head;
 };
 
-/* What a layer's mask does with the next token of its rows. */
+/* The mask of a layer: whether it hides the next token from any of its rows. */
 enum alert_mask { ALERT_MASK_UNKNOWN, ALERT_MASK_NONE, ALERT_MASK_HIDES };
 
 /* How many layers of a window have such masks. */

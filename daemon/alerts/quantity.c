@@ -12,7 +12,7 @@
 #include <string.h>
 
 /* alert_value: the number of a window that a rule judges. */
-/* What a key has that a mask hides, also one that adds no more than -70. */
+/* The weight of a key that a mask hides, also by no more than -70. */
 #define HIDDEN_WEIGHT 1e-30
 /* Beyond the widest tolerance (of f16 and bf16) a sum is off, unless nobody judged it. */
 #define ROW_SUM_TOLERANCE 2e-2
