@@ -80,6 +80,16 @@ def test_a_bad_header_has_its_own_reason(attnd, rng):
     assert sum(attnd.stats()["dropped"].values()) == count
 
 
+@pytest.mark.parametrize("key, value, wanted", [
+    ("time_ns", 1.7e18, "an integer of nanoseconds since 1970, no float"), ("step", 3.0, "an integer, no float"),
+    ("run", "text", "a binary of 16 bytes"), ("causal", 1, "true or false")])
+def test_the_log_says_what_a_key_of_another_type_must_be(attnd, rng, key, value, wanted):
+    trainer = Trainer(attnd, "job")
+    trainer.send(*with_header(good_frames(trainer, rng), **{key: value}))
+    attnd.settled(1)
+    wait_log(attnd, f'detail="a key\'s value has the wrong type; needed is {wanted}" key={key}')
+
+
 def test_more_pairs_of_queries_and_keys_than_allowed_are_refused(rng):
     """A message of queries and keys asks for more the longer it is, by the square."""
     attnd = Attnd("limits.entries=10000")
