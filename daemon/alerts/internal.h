@@ -129,6 +129,8 @@ struct alerts {
     uint32_t windows;  /* that were judged */
     struct alert_judged judged;
     uint32_t per_window, told, held_back; /* in this window */
+    bool other_heads; /* most of the messages that were last lost are of layers whose heads are
+                         others */
 };
 
 /* With its cells. */

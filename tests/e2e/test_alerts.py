@@ -329,6 +329,19 @@ def test_silence_and_its_end_are_told():
     assert next_alert(reader, "silence")["message"] == "the run has been heard of again"
 
 
+@pytest.mark.parametrize("before, after", [(4, 2), (2, 4)])
+def test_heads_that_are_removed_or_added_are_told_as_that(before, after):
+    attnd, reader, trainer = judging()
+    for step in range(8):
+        for layer in range(2):  # the first stays as it is
+            trainer.attention(sharp_maps(1, after if layer and step > 2 else before), layer=layer, step=step, causal=True)
+    losses = next_alert(reader, "losses")
+    assert losses["message"].startswith("layers have other numbers of heads than before: ") and "heads_changed" in losses["message"]
+    assert "another number of heads" in losses["why"] and "begin another" in losses["advice"], "and not that attnd is slow"
+    wait_until(lambda: told(attnd, job="gpt"), "it fires")
+    assert [one["message"][:42] for one in told(attnd, job="gpt") if one["rule"] == "losses"] == ["layers have other numbers of heads than be"]
+
+
 def test_losses_are_told():
     attnd, reader, trainer = judging()
     send_steps(trainer, 1, range(3))
