@@ -139,10 +139,12 @@ def arguments_of_methods(*kinds):
     """(method, argument) of the table, of methods of these kinds."""
     with open(METHOD_DEF, encoding="utf-8") as file:
         rows = re.findall(r'(?:METHOD|ROUTED)\("([\w.]+)", \w+, (\w+), \w+, \w+,\s+"([^"]*)"', file.read())
-    return [(method, word) for method, when, takes in rows if when in kinds for word in takes.replace("!", "").split() if word != "..."]
+    words = [(method, word) for method, when, takes in rows if when in kinds for word in takes.replace("!", "").split()]
+    return [(method, word) for method, word in words if word != "..."]
 
 
-@pytest.mark.parametrize("kinds, settings", [(("PRESENT", "BOTH", "PAST"), ()), (("PRESENT", "BOTH"), ("history.enabled=false",))])
+@pytest.mark.parametrize("kinds, settings", [(("PRESENT", "BOTH", "PAST"), ()),
+                                             (("PRESENT", "BOTH"), ("history.enabled=false",))])
 def test_an_argument_that_is_refused_is_named_with_its_value(rng, kinds, settings):
     attnd, arguments = Attnd(*settings), arguments_of_methods(*kinds)
     trainer = Trainer(attnd, "job")
@@ -157,9 +159,10 @@ def test_an_argument_that_is_refused_is_named_with_its_value(rng, kinds, setting
 
 
 def test_a_number_that_comes_as_text_is_refused_as_that(attnd):
-    for method, name, valid in (("summary", "layer", "0 to 65535"), ("live", "layer", "0 to 65535"), ("maps", "head", "0 to 1048575"),
-                                ("maps", "heads", "1 to 1048576"), ("maps", "size", "1 to 4294967295"), ("verdict", "limit", "1 to 200000"),
-                                ("maps", "packed", "true, false"), ("summary", "site", "self, cross"), ("live", "stack", "encoder, decoder")):
+    for method, name, valid in (
+            ("summary", "layer", "0 to 65535"), ("live", "layer", "0 to 65535"), ("maps", "head", "0 to 1048575"),
+            ("maps", "heads", "1 to 1048576"), ("maps", "size", "1 to 4294967295"), ("verdict", "limit", "1 to 200000"),
+            ("maps", "packed", "true, false"), ("summary", "site", "self, cross"), ("live", "stack", "encoder, decoder")):
         with pytest.raises(RuntimeError, match="^argument") as caught:
             attnd.call(method, job="job", **{name: "1"})
         assert caught.value.sentence == f"{name} is not accepted: the text '1' (valid: {valid})"
