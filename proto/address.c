@@ -158,9 +158,10 @@ static int try_place(const char *directory, enum address_socket which, char *ret
                      char *reterr)
 {
     char endpoint[ADDRESS_MAX];
-    int rc = address_is_trusted(directory, geteuid(), reterr);
+    /* A path that no socket can have is the reason, whether or not the directory is there. */
+    int rc = ipc_endpoint(directory, which, endpoint, reterr);
     if (rc == 0) {
-        rc = ipc_endpoint(directory, which, endpoint, reterr);
+        rc = address_is_trusted(directory, geteuid(), reterr);
     }
     if (rc != 0) {
         return rc;
@@ -180,7 +181,7 @@ int address_search(const char *runtime_dir, enum address_socket which,
                    char ret_endpoint[ADDRESS_MAX], char reterr[ADDRESS_REASON_MAX])
 {
     struct address_places places;
-    char list[ADDRESS_REASON_MAX / 2] = "", reasons[ADDRESS_REASON_MAX / 2] = "";
+    char list[ADDRESS_REASON_MAX / 2] = "", reasons[ADDRESS_PLACES_MAX * 304] = "";
     size_t listed = 0, reasoned = 0;
     address_places(geteuid(), runtime_dir, &places);
     for (int i = 0; i < places.count; i++) {
@@ -193,7 +194,7 @@ int address_search(const char *runtime_dir, enum address_socket which,
                                    places.directory[i]);
         if (rc == -1) {
             reasoned +=
-                (size_t)snprintf(reasons + reasoned, sizeof reasons - reasoned, "; %.120s", reason);
+                (size_t)snprintf(reasons + reasoned, sizeof reasons - reasoned, "; %.300s", reason);
         }
     }
     return address_fail(reterr, "no attnd answers in %s%s", list, reasons);

@@ -438,6 +438,34 @@ enum { KEYS(INDEX) KEY_COUNT };
 static const struct header_rule rules[] = {KEYS(RULE)};
 static const char *const key_names[] = {KEYS(NAME)};
 
+const char *header_wanted(const char *key)
+{
+    unsigned i = 0;
+    while (i < KEY_COUNT && strcmp(rules[i].key, key) != 0) {
+        i++;
+    }
+    if (i == KEY_time_ns) {
+        return "an integer of nanoseconds since 1970, no float";
+    }
+    switch (i < KEY_COUNT ? rules[i].kind : READ_VALUES) {
+    case READ_RUN:
+        return "a binary of 16 bytes";
+    case READ_U32:
+    case READ_POSITIVE:
+    case READ_HEADS:
+    case READ_U64:
+        return "an integer, no float";
+    case READ_BOOL:
+        return "true or false";
+    case READ_SCALE:
+    case READ_POSITIVE_REAL:
+    case READ_NOT_NEGATIVE:
+        return "a number";
+    default:
+        return NULL;
+    }
+}
+
 static unsigned scope_of(const struct header *header)
 {
     bool event = header->type == MESSAGE_EVENT;

@@ -169,6 +169,8 @@ struct header {
  * error of err.def (never ERR_AGAIN, ERR_CLOSED). */
 int header_decode(const void *buf, size_t len, struct header *ret_header, const char **reterr_key);
 void header_clear(struct header *header);
+/* The value that a key must have, in words; NULL where only the contract says it. */
+const char *header_wanted(const char *key);
 
 /* Appends the header's map to an empty writer, with the keys that C programs send. Returns 0 or
  * ERR_MEMORY. */

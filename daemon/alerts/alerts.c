@@ -174,7 +174,15 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
         .why = rule_why(rule->name, rule_metric_name(rule->metric)),
         .advice = rule_advice(rule->name, rule_metric_name(rule->metric)),
     };
-    if (rule->metric == RULE_INVALID_ORIGIN) {
+    if (rule->metric == RULE_LOST_SHARE && alerts->other_heads && state != ALERT_RESOLVED) {
+        event.why = "a layer has another number of heads than before, as after heads were removed";
+        event.advice = "A layer has one number of heads in a run. End the watch and begin another, "
+                       "which is another run.";
+        snprintf(message, ALERT_MESSAGE_MAX,
+                 "layers have other numbers of heads than before: %.4g %% of the messages are "
+                 "dropped as heads_changed%s",
+                 100 * cell->value, state == ALERT_FIRING_AT_END ? ", when the run ended" : "");
+    } else if (rule->metric == RULE_INVALID_ORIGIN) {
         event.value = state == ALERT_RESOLVED ? cell->value : alerts->origin.share;
         /* The sentence of first_invalid. */
         const struct alert_origin *origin = &alerts->origin;
@@ -318,6 +326,7 @@ static double run_value(struct alerts *alerts, uint32_t index, const struct aler
     }
     double away = (double)run->lost + (double)run->dropped, all = away + (double)run->processed;
     if (alerts->rules[index]->metric == RULE_LOST_SHARE) {
+        alerts->other_heads = away > 0 ? (double)run->other_heads > away / 2 : alerts->other_heads;
         return all > 0 ? away / all : NAN;
     }
     return alert_gathered_value(&alerts->gathered[index], alerts->rules[index]);

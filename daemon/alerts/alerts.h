@@ -41,7 +41,8 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
 struct alert_run {
     struct result_common common;
     uint64_t processed, lost,
-        dropped; /* messages since the last call; dropped: by attnd or the source */
+        dropped;          /* messages since the last call; dropped: by attnd or the source */
+    uint64_t other_heads; /* of those dropped: of layers that had another number of heads */
 };
 int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink);
 

@@ -108,7 +108,7 @@ void alerts_forget(struct alerts *alerts)
     memset(alerts->sound, 0, sizeof alerts->sound);
     alerts->focus = alerts->focus_now = 0;
     alerts->sinks = alerts->sinkable = 0;
-    alerts->causal = false;
+    alerts->masks = alerts->masks_now = (struct alert_masks){0};
     alerts->judged.any = false;
     alerts->told = alerts->held_back = alerts->windows = 0;
 }

@@ -53,10 +53,19 @@ struct alert_invalid {
     int32_t head;
 };
 
+/* The mask of a layer: whether it hides the next token from any of its rows. */
+enum alert_mask { ALERT_MASK_UNKNOWN, ALERT_MASK_NONE, ALERT_MASK_HIDES };
+
+/* How many layers of a window have such masks. */
+struct alert_masks {
+    uint32_t none, hides;
+};
+
 /* The numbers of a layer's newest window that no metric has (quantity.c); NaN where there is none.
  */
 struct alert_numbers {
     double focus_share, later_keys;
+    enum alert_mask mask; /* of a decoder's self-attention */
     struct alert_invalid invalid;
     uint32_t heads;
     struct alert_head_numbers head[]; /* [heads] */
@@ -108,8 +117,8 @@ struct alerts {
                                 saturated: last window, this one */
     uint32_t sinks,
         sinkable; /* heads of this window with nearly all on the first token; with a number */
-    bool causal;  /* a decoder's self-attention is */
-    struct alert_origin origin; /* of what first_invalid told */
+    struct alert_masks masks, masks_now; /* last window, this one */
+    struct alert_origin origin;          /* of what first_invalid told */
     /* The first captured step with invalid rows, until it is judged. */
     struct {
         bool waits;
@@ -120,6 +129,8 @@ struct alerts {
     uint32_t windows;  /* that were judged */
     struct alert_judged judged;
     uint32_t per_window, told, held_back; /* in this window */
+    bool other_heads; /* most of the messages that were last lost are of layers whose heads are
+                         others */
 };
 
 /* With its cells. */

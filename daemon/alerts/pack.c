@@ -204,7 +204,7 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
         mpk_put_u64(writer, layer->measured);
     }
     mpk_close_array(writer, &layers);
-    mpk_pair_u64(writer, "causal", alerts->causal);
+    mpk_pair_u64(writer, "causal", alerts->masks.hides > 0);
     mpk_pair_array(writer, "origin", 6);
     mpk_put_u64(writer, header_layer_key(origin->layer));
     mpk_put_u64(writer, (uint64_t)(origin->head + 1));
@@ -453,7 +453,7 @@ static int get_all(struct alerts *alerts, const msgpack_object *map)
         mpk_get_u64(&origin->ptr[5], UINT64_MAX, &to->before) != 0) {
         return ERR_STORE_FORMAT;
     }
-    alerts->causal = causal;
+    alerts->masks.hides = (uint32_t)causal;
     to->layer = header_layer_of((uint32_t)key);
     to->head = (int32_t)head - 1;
     to->everywhere = everywhere;

@@ -12,6 +12,8 @@
 #include <string.h>
 
 /* alert_value: the number of a window that a rule judges. */
+/* The weight of a key that a mask hides, also by no more than -70. */
+#define HIDDEN_WEIGHT 1e-30
 /* Beyond the widest tolerance (of f16 and bf16) a sum is off, unless nobody judged it. */
 #define ROW_SUM_TOLERANCE 2e-2
 
@@ -329,14 +331,50 @@ static double twin(const struct summary_result *summary, uint32_t head)
     return isnan(q) || isnan(v) ? NAN : fmin(q, v);
 }
 
-static double later_keys(struct alerts *alerts, const struct summary_result *summary)
+/* Whether a mask hides the next token from rows of the layer, by the smallest weight that a head's
+ * rows give it: hidden from one of them it is 0 in all heads, however it is hidden: by a causal
+ * flag, or by a mask that leaves prefixes or pictures open and hides the rest. A head of a layer
+ * without a mask gives it something everywhere, a softmax knows no 0. Such masks are meant: of the
+ * layer alone nobody can tell one that was lost from none, so others of the same window must have
+ * theirs. */
+static enum alert_mask mask_of(const struct summary_result *summary)
+{
+    const struct result_stat *next = summary->stat[METRIC_NEXT_TOKEN];
+    enum alert_mask mask = ALERT_MASK_UNKNOWN;
+    for (uint32_t h = 0; h < summary->heads && next; h++) {
+        if (next[h].count > 0 && next[h].min > HIDDEN_WEIGHT) {
+            return ALERT_MASK_NONE;
+        }
+        mask = next[h].count > 0 ? ALERT_MASK_HIDES : mask;
+    }
+    return mask;
+}
+
+/* Whether a layer without a mask is the exception among these. Where as many layers are without one
+ * as have one, but for a model of two, that is the model's design. */
+static bool mask_is_lost(const struct alert_masks *masks)
+{
+    return masks->hides > masks->none || (masks->hides == 1 && masks->none == 1);
+}
+
+/* Layers of a window come one by one: until most of them have, those of the window before tell. */
+static double later_keys(struct alerts *alerts, struct alert_numbers *numbers,
+                         const struct summary_result *summary)
 {
     double most = NAN;
     if (summary->layer.id.stack != STACK_DECODER || summary->layer.id.site != SITE_SELF) {
         return NAN;
     }
-    alerts->causal = alerts->causal || summary->layer.causal;
-    for (uint32_t h = 0; h < summary->heads && alerts->causal; h++) {
+    enum alert_mask before = numbers->mask;
+    numbers->mask = mask_of(summary);
+    alerts->masks_now.hides += numbers->mask == ALERT_MASK_HIDES;
+    alerts->masks_now.none += numbers->mask == ALERT_MASK_NONE;
+    if (numbers->mask != ALERT_MASK_NONE) {
+        return numbers->mask == ALERT_MASK_HIDES ? 0 : NAN;
+    }
+    bool lost = alerts->masks_now.hides > alerts->masks_now.none ||
+                (before == ALERT_MASK_NONE && mask_is_lost(&alerts->masks));
+    for (uint32_t h = 0; h < summary->heads && lost; h++) {
         most = fmax(most, mean_of(summary, METRIC_NEXT_TOKEN, h));
     }
     return most;
@@ -436,7 +474,7 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     free(room);
     alerts->focus_now = fmax(alerts->focus_now, learned);
     numbers->focus_share = alerts->focus >= FOCUS_OF_OTHERS ? focus / alerts->focus : NAN;
-    numbers->later_keys = later_keys(alerts, summary);
+    numbers->later_keys = later_keys(alerts, numbers, summary);
     for (uint32_t h = 0; h < summary->heads; h++) {
         float first = (float)mean_of(summary, METRIC_FIRST_TOKEN, h);
         alerts->sinks += is_taken(&numbers->head[h].past.first, first);
@@ -525,6 +563,8 @@ void alert_numbers_end(struct alerts *alerts)
         alerts->focus = alerts->focus_now;
         alerts->focus_now = 0;
         alerts->sinks = alerts->sinkable = 0;
+        alerts->masks = alerts->masks_now;
+        alerts->masks_now = (struct alert_masks){0};
         alerts->windows++;
     }
 }

@@ -249,8 +249,7 @@ static bool read_to(struct control_request *request, struct baseline_job *job)
             return true;
         }
     }
-    snprintf(request->detail, CONTROL_DETAIL_MAX,
-             "to is not accepted (valid: first, the first digits of a run, {last: unit})");
+    request_refuse(request, "to", "first, the first digits of a run, {last: unit}");
     return false;
 }
 

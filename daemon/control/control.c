@@ -127,6 +127,7 @@ static int run_request(struct control_request *request, const char *name)
     int code = ERR_METHOD_UNKNOWN;
     if (method && method->run) {
         request->method = method->name;
+        request->takes = method->takes;
         /* The history looks at those of the past. */
         code = method->run == method_history || request_takes(request, method->takes)
                    ? method->run(request)

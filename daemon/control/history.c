@@ -6,6 +6,7 @@
 #include "daemon/control/internal.h"
 
 #include "daemon/history/history.h"
+#include "daemon/history/params.h"
 #include "daemon/run/judging.h"
 
 #include <stdlib.h>
@@ -81,7 +82,7 @@ static void control_history_on_answered(void *data, int code, const char *detail
 
 struct firing {
     const struct control_request *request;
-    char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], rule[128], severity[16];
+    struct history_params wanted;
     bool older; /* those of runs that are over, and that the job's name does not mean; or others */
     uint32_t older_count;
     struct mpk_writer *list, *unmeasured;
@@ -93,10 +94,11 @@ struct firing {
 static void visit_alert(void *data, const struct alert_result *alert)
 {
     struct firing *firing = data;
-    if (*firing->rule && strcmp(firing->rule, alert->rule) != 0) {
+    const struct history_params *wanted = &firing->wanted;
+    if (*wanted->rule && strcmp(wanted->rule, alert->rule) != 0) {
         return;
     }
-    if (*firing->severity && strcmp(firing->severity, alert_severity_name(alert->severity)) != 0) {
+    if (*wanted->severity && strcmp(wanted->severity, alert_severity_name(alert->severity)) != 0) {
         return;
     }
     const struct alert_result named = run_with_module(firing->asked, alert);
@@ -124,15 +126,16 @@ static void control_history_put_unmeasured(struct firing *firing, const struct r
 static void control_history_visit_run(struct firing *firing, struct run *run)
 {
     struct alert_sink sink = {.event = visit_alert, .data = firing};
+    const struct history_params *wanted = &firing->wanted;
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
     if (!firing->meant || strcmp(firing->meant->job, run->job) != 0) {
         firing->meant = registry_find(firing->request->view->registry, run->job, "");
         firing->listed = request_lists(firing->request, run->job);
     }
-    bool older = !*firing->run && run != firing->meant && run->state != JOB_ACTIVE;
-    if ((*firing->job && strcmp(firing->job, run->job) != 0) || !firing->listed ||
-        strncmp(firing->run, hex, strlen(firing->run)) != 0 || !run->alerts ||
+    bool older = !*wanted->run && run != firing->meant && run->state != JOB_ACTIVE;
+    if ((*wanted->job && strcmp(wanted->job, run->job) != 0) || !firing->listed ||
+        strncmp(wanted->run, hex, strlen(wanted->run)) != 0 || !run->alerts ||
         older != firing->older) {
         return;
     }
@@ -193,10 +196,8 @@ int method_history(struct control_request *request)
 int method_alerts(struct control_request *request)
 {
     struct firing firing = {.request = request};
-    if (!string_param(request, "job", "", firing.job, sizeof firing.job) ||
-        !string_param(request, "run", "", firing.run, sizeof firing.run) ||
-        !string_param(request, "rule", "", firing.rule, sizeof firing.rule) ||
-        !string_param(request, "severity", "", firing.severity, sizeof firing.severity)) {
+    if (history_params_read(request->params, request->takes, &firing.wanted, request->detail,
+                            CONTROL_DETAIL_MAX) != 0) {
         return ERR_ARGUMENT;
     }
     struct history_asked *asked = asked_new();

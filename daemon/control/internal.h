@@ -36,7 +36,7 @@ struct answers {
 
 struct control_request {
     const struct control_view *view;
-    const char *method;           /* its name */
+    const char *method, *takes;   /* its name and parameters (method.def) */
     const msgpack_object *params; /* a map, or what else the client sent */
     struct mpk_writer *result;    /* one value, written before 0 is returned */
     char *detail;                 /* CONTROL_DETAIL_MAX; written before an error is returned */
@@ -73,14 +73,22 @@ void answers_close(struct answers *answers);
 
 /* A parameter; NULL when it is missing, or nil. */
 const msgpack_object *request_param(const struct control_request *request, const char *key);
-/* Reads a number of at most `most`; without one *ret_number stays. Returns false for what is none.
- */
-bool number_param(const struct control_request *request, const char *key, uint64_t most,
-                  uint64_t *ret_number);
+/* Writes to `detail` that a parameter that is given may not have its value, and which it may have.
+ * Returns ERR_ARGUMENT. */
+int request_refuse(const struct control_request *request, const char *key, const char *valid);
+/* The readers below have refused a value, in `detail`, when they return false or NULL. */
+/* Reads a number of these; without one *ret_number stays. */
+bool number_param(const struct control_request *request, const char *key, uint64_t least,
+                  uint64_t most, uint64_t *ret_number);
+/* Reads true or false; without one *ret_flag stays. */
+bool flag_param(const struct control_request *request, const char *key, bool *ret_flag);
 /* A string parameter, or `fallback` when it is missing, in `buffer`, which is returned; NULL when
  * it does not fit or is no string, or is missing without a fallback. */
 const char *string_param(const struct control_request *request, const char *key,
                          const char *fallback, char *buffer, size_t size);
+/* One of the words in "a, b, c"; or "", also when it is missing. */
+bool word_param(const struct control_request *request, const char *key, const char *words,
+                char *buffer, size_t size);
 /* Whether the answer may list this job, or pattern of jobs, by the parameter `jobs`: patterns
  * between blanks, or none for all. */
 bool request_lists(const struct control_request *request, const char *job);

@@ -14,16 +14,16 @@ const char *const maps_kind_name[MAPS_KIND_COUNT] = {"heads", "mean",     "sum",
 static bool read_kind(struct control_request *request, enum maps_kind *ret_kind)
 {
     char name[16];
-    const char *text = string_param(request, "kind", "heads", name, sizeof name);
-    for (int i = 0; text && i < MAPS_KIND_COUNT; i++) {
-        if (strcmp(text, maps_kind_name[i]) == 0) {
+    if (!word_param(request, "kind", "heads, mean, sum, max, weighted, importance", name,
+                    sizeof name)) {
+        return false;
+    }
+    for (int i = 0; i < MAPS_KIND_COUNT; i++) {
+        if (strcmp(name, maps_kind_name[i]) == 0) {
             *ret_kind = (enum maps_kind)i;
-            return true;
         }
     }
-    snprintf(request->detail, CONTROL_DETAIL_MAX,
-             "kind is not accepted (valid: heads, mean, sum, max, weighted, importance)");
-    return false;
+    return true;
 }
 
 int maps_read(struct control_request *request, struct maps_asked *ret_asked)
@@ -31,17 +31,15 @@ int maps_read(struct control_request *request, struct maps_asked *ret_asked)
     struct maps_asked *asked = ret_asked;
     *asked = (struct maps_asked){
         .layer = UINT64_MAX, .head = UINT64_MAX, .heads = UINT64_MAX, .size = UINT64_MAX};
-    const msgpack_object *packed = request_param(request, "packed");
     bool ok = string_param(request, "job", NULL, asked->job, sizeof asked->job) &&
               string_param(request, "run", "", asked->run, sizeof asked->run) &&
-              string_param(request, "stack", "", asked->stack, sizeof asked->stack) &&
-              string_param(request, "site", "", asked->site, sizeof asked->site) &&
-              number_param(request, "layer", UINT32_MAX, &asked->layer) &&
-              number_param(request, "head", UINT32_MAX, &asked->head) &&
-              number_param(request, "heads", UINT32_MAX, &asked->heads) &&
-              number_param(request, "size", UINT32_MAX, &asked->size) &&
-              read_kind(request, &asked->kind) &&
-              (!packed || mpk_get_bool(packed, &asked->packed) == 0);
+              word_param(request, "stack", "encoder, decoder", asked->stack, sizeof asked->stack) &&
+              word_param(request, "site", "self, cross", asked->site, sizeof asked->site) &&
+              number_param(request, "layer", 0, LAYER_MAX, &asked->layer) &&
+              number_param(request, "head", 0, HEADS_TOTAL_MAX - 1, &asked->head) &&
+              number_param(request, "heads", 1, HEADS_TOTAL_MAX, &asked->heads) &&
+              number_param(request, "size", 1, UINT32_MAX, &asked->size) &&
+              read_kind(request, &asked->kind) && flag_param(request, "packed", &asked->packed);
     return ok ? 0 : ERR_ARGUMENT;
 }
 

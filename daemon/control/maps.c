@@ -184,17 +184,15 @@ static int control_maps_check_heads(struct control_request *request, const struc
 {
     bool named = asked->head != UINT64_MAX, counted = asked->heads != UINT64_MAX;
     bool of_heads = asked->kind == MAPS_HEADS || !(named || counted);
-    if (asked->size == 0 || asked->heads == 0 || (counted && !of_heads)) {
-        snprintf(request->detail, CONTROL_DETAIL_MAX, "%s is not accepted (valid: from 1 on%s)",
-                 asked->size == 0 ? "size" : "heads", asked->size == 0 ? "" : ", with kind heads");
-        return ERR_ARGUMENT;
-    }
+    char valid[64];
     if (of_heads && (!named || asked->head < maps->heads)) {
         return 0;
     }
-    snprintf(request->detail, CONTROL_DETAIL_MAX,
-             "head is not accepted (valid: 0 to %u, with kind heads)", (unsigned)(maps->heads - 1));
-    return ERR_ARGUMENT;
+    if (counted && !of_heads) {
+        return request_refuse(request, "heads", "only with kind heads");
+    }
+    snprintf(valid, sizeof valid, "0 to %u, with kind heads", (unsigned)(maps->heads - 1));
+    return request_refuse(request, "head", valid);
 }
 
 int method_maps(struct control_request *request)

@@ -13,6 +13,7 @@
 #include "proto/result.h"
 
 #include <fnmatch.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -59,16 +60,21 @@ static void control_rules_put(struct mpk_writer *result, const struct rule *rule
 int method_rules(struct control_request *request)
 {
     const struct config *config = request->view->config;
-    char name[JOB_NAME_MAX + 1];
+    char name[JOB_NAME_MAX + 1], shown[HISTORY_SHOWN_MAX];
     const char *job = string_param(request, "job", "", name, sizeof name);
     if (!job || (*job && !job_name_valid(job, strlen(job)))) {
         snprintf(request->detail, CONTROL_DETAIL_MAX,
-                 "job: not the name of one (valid: 1 to 128 of A-Z a-z 0-9 . _ -; without it the "
-                 "rules of all jobs are listed)");
+                 "job: not the name of one: %s (valid: 1 to 128 of A-Z a-z 0-9 . _ -; without it "
+                 "the rules of all jobs are listed)",
+                 history_show_value(request_param(request, "job"), shown));
         return ERR_ARGUMENT;
     }
     const struct rule *found[RULES_MAX];
+    char jobs[ACCESS_JOBS_MAX];
     uint32_t count = 0;
+    if (!string_param(request, "jobs", "", jobs, sizeof jobs)) {
+        return ERR_ARGUMENT;
+    }
     uint32_t all = config->alerts_enabled ? config_rule_count(config) : 0;
     for (uint32_t i = 0; i < all && count < RULES_MAX; i++) {
         const struct rule *rule = config_rule(config, i);
@@ -126,11 +132,33 @@ const msgpack_object *request_param(const struct control_request *request, const
     return value && value->type != MSGPACK_OBJECT_NIL ? value : NULL;
 }
 
-bool number_param(const struct control_request *request, const char *key, uint64_t most,
-                  uint64_t *ret_number)
+int request_refuse(const struct control_request *request, const char *key, const char *valid)
+{
+    history_refuse_value(key, mpk_find(request->params, key), valid, request->detail,
+                         CONTROL_DETAIL_MAX);
+    return ERR_ARGUMENT;
+}
+
+bool number_param(const struct control_request *request, const char *key, uint64_t least,
+                  uint64_t most, uint64_t *ret_number)
 {
     const msgpack_object *value = request_param(request, key);
-    return !value || mpk_get_u64(value, most, ret_number) == 0;
+    char valid[64];
+    uint64_t number = least;
+    if (value && (mpk_get_u64(value, most, &number) != 0 || number < least)) {
+        snprintf(valid, sizeof valid, "%" PRIu64 " to %" PRIu64, least, most);
+        request_refuse(request, key, valid);
+        return false;
+    }
+    *ret_number = value ? number : *ret_number;
+    return true;
+}
+
+bool flag_param(const struct control_request *request, const char *key, bool *ret_flag)
+{
+    const msgpack_object *value = request_param(request, key);
+    return !value || mpk_get_bool(value, ret_flag) == 0 ||
+           request_refuse(request, key, "true, false") == 0;
 }
 
 const char *string_param(const struct control_request *request, const char *key,
@@ -147,13 +175,25 @@ const char *string_param(const struct control_request *request, const char *key,
     }
     if (value->type != MSGPACK_OBJECT_STR || value->via.str.size >= size ||
         memchr(value->via.str.ptr, '\0', value->via.str.size)) {
-        snprintf(request->detail, CONTROL_DETAIL_MAX,
-                 "%s is not accepted (valid: text of at most %zu bytes)", key, size - 1);
+        char valid[64];
+        snprintf(valid, sizeof valid, "text of at most %zu bytes", size - 1);
+        request_refuse(request, key, valid);
         return NULL;
     }
     memcpy(buffer, value->via.str.ptr, value->via.str.size);
     buffer[value->via.str.size] = '\0';
     return buffer;
+}
+
+bool word_param(const struct control_request *request, const char *key, const char *words,
+                char *buffer, size_t size)
+{
+    const char *text = string_param(request, key, "", buffer, size);
+    if (text && (!*text || history_is_word(text, words))) {
+        return true;
+    }
+    request_refuse(request, key, words);
+    return false;
 }
 
 bool request_lists(const struct control_request *request, const char *job)

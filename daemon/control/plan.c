@@ -4,6 +4,7 @@
 #include "daemon/control/internal.h"
 
 #include "config/config.h"
+#include "daemon/history/params.h"
 #include "daemon/ingest/plan.h"
 #include "daemon/run/cost.h"
 
@@ -133,10 +134,23 @@ static int control_plan_refuse(struct control_request *request, const char *what
     return ERR_ARGUMENT;
 }
 
+/* "job: not the name of one: a list of 2 (valid: ...)". */
+static int control_plan_refuse_value(struct control_request *request, const char *key,
+                                     const char *what, const char *valid)
+{
+    char shown[HISTORY_SHOWN_MAX];
+    snprintf(request->detail, CONTROL_DETAIL_MAX, "%s: %s: %s%s", key, what,
+             history_show_value(request_param(request, key), shown), valid);
+    return ERR_ARGUMENT;
+}
+
 int method_plan_get(struct control_request *request)
 {
     const struct plans *plans = request->view->plans;
-    char name[JOB_NAME_MAX + 1];
+    char name[JOB_NAME_MAX + 1], jobs[ACCESS_JOBS_MAX];
+    if (!string_param(request, "jobs", "", jobs, sizeof jobs)) {
+        return ERR_ARGUMENT;
+    }
     const char *job = string_param(request, "job", "", name, sizeof name);
     if (job && !*job) {
         uint32_t count = 0;
@@ -152,9 +166,9 @@ int method_plan_get(struct control_request *request)
     } else if (job && job_name_valid(job, strlen(job))) {
         control_plan_put_plan(request, job, plans_for(plans, job));
     } else {
-        return control_plan_refuse(
-            request, "job: not the name of one (valid: 1 to 128 of A-Z a-z 0-9 . _ -; "
-                     "without it all plans are listed)");
+        return control_plan_refuse_value(
+            request, "job", "not the name of one",
+            " (valid: 1 to 128 of A-Z a-z 0-9 . _ -; without it all plans are listed)");
     }
     return 0;
 }
@@ -167,9 +181,8 @@ static const char *control_plan_read_pattern(struct control_request *request, ch
     if (pattern && config_is_pattern(pattern)) {
         return pattern;
     }
-    control_plan_refuse(
-        request, "job: not a name or pattern (valid: 1 to 128 of A-Z a-z 0-9 . _ - and * ? [ ] "
-                 "!)");
+    control_plan_refuse_value(request, "job", "not a name or pattern",
+                              " (valid: 1 to 128 of A-Z a-z 0-9 . _ - and * ? [ ] !)");
     return NULL;
 }
 
@@ -196,9 +209,10 @@ static int control_plan_read_value(struct control_request *request, const char *
         return 0;
     }
     if (!value_text(request, key, text, sizeof text)) {
+        char shown[HISTORY_SHOWN_MAX];
         snprintf(request->detail, CONTROL_DETAIL_MAX,
-                 "plan.%s: neither a whole number nor a text of at most %d characters", key,
-                 CONFIG_ERROR_MAX - 1);
+                 "plan.%s: neither a whole number nor a text of at most %d characters: %s", key,
+                 CONFIG_ERROR_MAX - 1, history_show_value(request_param(request, key), shown));
         return ERR_ARGUMENT;
     }
     return config_plan_set(plan, key, text, error) == 0 ? 0 : control_plan_refuse(request, error);

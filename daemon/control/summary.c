@@ -63,7 +63,7 @@ static void visit_value(void *data, const char *topic, const uint8_t *run, uint3
 static bool read_layer_number(const struct control_request *request, struct value_filter *filter)
 {
     uint64_t layer = UINT64_MAX;
-    bool sound = number_param(request, "layer", LAYER_MAX, &layer);
+    bool sound = number_param(request, "layer", 0, LAYER_MAX, &layer);
     if (layer <= LAYER_MAX) {
         snprintf(filter->layer, sizeof filter->layer, "%u", (unsigned)layer);
     }
@@ -77,7 +77,7 @@ static bool control_summary_read_track(const struct control_request *request, st
     uint32_t last = run->track_count - 1;
     uint64_t number = filter->track;
     char text[80];
-    if (number_param(request, "window", last, &number)) {
+    if (number_param(request, "window", 0, last, &number)) {
         filter->track = (uint32_t)number;
         return true;
     }
@@ -88,10 +88,10 @@ static bool control_summary_read_track(const struct control_request *request, st
         found = run_find_track(run, &window);
     }
     if (!found) {
-        snprintf(request->detail, CONTROL_DETAIL_MAX,
-                 "window is not accepted (valid: those of window.unit and window.also, or their "
-                 "number, 0 to %u)",
-                 (unsigned)last);
+        char valid[96];
+        snprintf(valid, sizeof valid,
+                 "those of window.unit and window.also, or their number, 0 to %u", (unsigned)last);
+        request_refuse(request, "window", valid);
         return false;
     }
     filter->track = found->index;
@@ -104,12 +104,7 @@ static bool control_summary_read_tier(const struct control_request *request,
                                       struct value_filter *filter)
 {
     char tier[16];
-    if (!string_param(request, "tier", "", tier, sizeof tier)) {
-        return false;
-    }
-    if (*tier && strcmp(tier, message_type_name(MESSAGE_WEIGHTS)) != 0) {
-        snprintf(request->detail, CONTROL_DETAIL_MAX, "tier is not accepted (valid: %s)",
-                 message_type_name(MESSAGE_WEIGHTS));
+    if (!word_param(request, "tier", message_type_name(MESSAGE_WEIGHTS), tier, sizeof tier)) {
         return false;
     }
     filter->track = *tier ? LIVE_PROJECTIONS : filter->track;
@@ -121,8 +116,8 @@ static bool control_summary_read_filter(const struct control_request *request,
 {
     return string_param(request, "job", NULL, filter->job, sizeof filter->job) &&
            string_param(request, "run", "", filter->run, sizeof filter->run) &&
-           string_param(request, "stack", "", filter->stack, sizeof filter->stack) &&
-           string_param(request, "site", "", filter->site, sizeof filter->site) &&
+           word_param(request, "stack", "encoder, decoder", filter->stack, sizeof filter->stack) &&
+           word_param(request, "site", "self, cross", filter->site, sizeof filter->site) &&
            read_layer_number(request, filter) && control_summary_read_tier(request, filter);
 }
 

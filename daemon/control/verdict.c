@@ -71,24 +71,13 @@ static void verdict_put(struct verdict_answer *answer)
     verdict_put_checks(answer);
 }
 
-static bool verdict_read_limit(struct control_request *request, uint64_t *ret_limit)
-{
-    *ret_limit = HISTORY_LIMIT;
-    if (number_param(request, "limit", HISTORY_LIMIT_MAX, ret_limit) && *ret_limit > 0) {
-        return true;
-    }
-    snprintf(request->detail, CONTROL_DETAIL_MAX, "limit is not accepted (valid: 1 to %d)",
-             HISTORY_LIMIT_MAX);
-    return false;
-}
-
 int method_verdict(struct control_request *request)
 {
-    struct verdict_answer answer = {.result = request->result};
+    struct verdict_answer answer = {.result = request->result, .limit = HISTORY_LIMIT};
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1];
     if (!string_param(request, "job", NULL, job, sizeof job) ||
         !string_param(request, "run", "", run, sizeof run) ||
-        !verdict_read_limit(request, &answer.limit)) {
+        !number_param(request, "limit", 1, HISTORY_LIMIT_MAX, &answer.limit)) {
         return ERR_ARGUMENT;
     }
     answer.run = registry_find(request->view->registry, job, run);

@@ -398,8 +398,9 @@ static int history_compare_choose_metric(struct query *query, int *ret_only)
     *ret_only = metric < METRIC_ROW_COUNT ? (int)metric : -1;
     if (*name && *ret_only < 0) {
         return query_fail(query, ERR_ARGUMENT,
-                          "metric is not accepted (valid: those with one value per attention row, "
-                          "such as entropy)");
+                          "metric is not accepted: %s (valid: those with one value per attention "
+                          "row, such as entropy)",
+                          name);
     }
     return 0;
 }

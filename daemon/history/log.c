@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* log: the numbers that a training reported itself, such as its loss. The store keeps few enough of
- * them (STORE_POINTS_MAX) to give them all, and `points` asks for fewer. */
+ * them (STORE_POINTS_MAX) to give them all, and `points` asks for fewer. Fewer points keep what a
+ * curve is looked at for, its jumps and what is not finite, as the store does (write.c). */
 #include "daemon/history/find.h"
 #include "daemon/history/params.h"
 #include "daemon/store/store.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct log_point {
     uint64_t number[3]; /* step, epoch, time_ns */
@@ -38,18 +40,78 @@ static int log_read(struct query *query, uint64_t log_id, struct log_point *ret_
     return code ? code : count;
 }
 
-/* Leaves evenly chosen ones, the first and the last included, where the question limits them.
- * Returns how many. */
+/* The points of a bucket that stay, in this order where there is no room for all. */
+enum stays { FIRST, LAST, FIRST_BROKEN, LARGEST, SMALLEST, LAST_BROKEN, STAYS_COUNT };
+
+static void log_find_stays(const struct log_point *points, uint32_t from, uint32_t to,
+                           uint32_t ret_stays[STAYS_COUNT])
+{
+    uint32_t *stays = ret_stays;
+    for (int i = 0; i < STAYS_COUNT; i++) {
+        stays[i] = from;
+    }
+    stays[LAST] = to - 1;
+    bool any = false, any_broken = false;
+    for (uint32_t i = from; i < to; i++) {
+        double value = points[i].value;
+        if (!isfinite(value)) {
+            stays[FIRST_BROKEN] = any_broken ? stays[FIRST_BROKEN] : i;
+            stays[LAST_BROKEN] = i;
+            any_broken = true;
+        } else {
+            stays[LARGEST] = any && value <= points[stays[LARGEST]].value ? stays[LARGEST] : i;
+            stays[SMALLEST] = any && value >= points[stays[SMALLEST]].value ? stays[SMALLEST] : i;
+            any = true;
+        }
+    }
+}
+
+/* Marks those that stay of each of as many buckets, at most `most` of one. Returns how many. */
+static uint32_t log_mark(const struct log_point *points, uint32_t count, uint32_t buckets,
+                         uint64_t most, bool *ret_marked)
+{
+    uint32_t marked = 0;
+    memset(ret_marked, 0, count * sizeof *ret_marked);
+    for (uint32_t b = 0; b < buckets; b++) {
+        uint32_t stays[STAYS_COUNT], from = (uint32_t)((uint64_t)b * count / buckets);
+        log_find_stays(points, from, (uint32_t)((uint64_t)(b + 1) * count / buckets), stays);
+        uint64_t here = 0;
+        for (int i = 0; i < STAYS_COUNT && here < most; i++) {
+            here += !ret_marked[stays[i]];
+            ret_marked[stays[i]] = true;
+        }
+        marked += (uint32_t)here;
+    }
+    return marked;
+}
+
+/* Where the question limits them, leaves as the store does the first, last, smallest and largest of
+ * each of some buckets, and the first and last that are not finite. Returns how many. */
 static uint32_t choose_points(const struct query *query, struct log_point *points, uint32_t count)
 {
     uint64_t most = query->params.points;
+    bool marked[STORE_POINTS_MAX];
     if (!(query->params.given & PARAM_POINTS) || count <= most) {
         return count;
     }
-    for (uint32_t i = 0; i < most; i++) {
-        points[i] = points[(uint64_t)i * (count - 1) / (most - 1)];
+    /* As many buckets as there is room for; of one those that come first in the order. */
+    uint32_t buckets = 1, too_many = (uint32_t)most;
+    while (too_many - buckets > 1) {
+        uint32_t middle = buckets + (too_many - buckets) / 2;
+        if (log_mark(points, count, middle, most, marked) <= most) {
+            buckets = middle;
+        } else {
+            too_many = middle;
+        }
     }
-    return (uint32_t)most;
+    log_mark(points, count, buckets, most, marked);
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (marked[i]) {
+            points[left++] = points[i];
+        }
+    }
+    return left;
 }
 
 int history_log(struct query *query)

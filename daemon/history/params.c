@@ -6,8 +6,12 @@
 #include "proto/method.h"
 #include "config/value.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+
+/* Bytes of a text that a sentence repeats. */
+#define SHOWN_MAX 64
 
 const char *const statistic_name[STATISTIC_COUNT] = {
     [STATISTIC_MEAN] = "mean",    [STATISTIC_STD] = "std", [STATISTIC_MIN] = "min",
@@ -22,14 +26,15 @@ static const struct info {
     const char *name;
     enum params_kind kind;
     size_t offset, room;
-    uint64_t most;
+    uint64_t least, most;
     const char *valid;
 } info[] = {
-#define PARAM(symbol, name, kind, field, most, valid)                                              \
+#define PARAM(symbol, name, kind, field, least, most, valid)                                       \
     {name,                                                                                         \
      KIND_##kind,                                                                                  \
      offsetof(struct history_params, field),                                                       \
      sizeof(((struct history_params *)NULL)->field),                                               \
+     least,                                                                                        \
      most,                                                                                         \
      valid},
 #include "daemon/history/param.def"
@@ -61,8 +66,7 @@ bool history_track_parse(const char *text, struct history_track *ret_track)
     return true;
 }
 
-/* Whether one of the words in "a, b, c". */
-static bool history_params_is_word(const char *text, const char *words)
+bool history_is_word(const char *text, const char *words)
 {
     size_t length = strlen(text);
     for (; words; words = strchr(words, ',') ? strchr(words, ',') + 2 : NULL) {
@@ -83,7 +87,7 @@ static bool text_fits(unsigned bit, const char *text)
         return job_name_valid(text, strlen(text));
     }
     if (bit & (PARAM_STACK | PARAM_SITE | PARAM_SEVERITY | PARAM_STATE | PARAM_KIND)) {
-        return history_params_is_word(text, info[__builtin_ctz(bit)].valid);
+        return history_is_word(text, info[__builtin_ctz(bit)].valid);
     }
     return true;
 }
@@ -108,7 +112,7 @@ static bool history_params_read_value(const msgpack_object *value, int index,
     case KIND_TEXT:
         return history_params_read_text(value, field, one->room) && text_fits(1u << index, field);
     case KIND_NUMBER:
-        return mpk_get_u64(value, one->most, field) == 0;
+        return mpk_get_u64(value, one->most, field) == 0 && *(uint64_t *)field >= one->least;
     case KIND_BOOL:
         return mpk_get_bool(value, &params->packed) == 0;
     case KIND_TRACK:
@@ -139,19 +143,69 @@ static enum method_parameter params_find(const char *takes, int index)
     return method_parameter_find(takes, info[index].name, strlen(info[index].name));
 }
 
+/* The beginning of a text, for a sentence: what cannot be shown becomes '?'. */
+static void params_show_text(const msgpack_object *text, char ret_shown[SHOWN_MAX])
+{
+    size_t length = text->via.str.size < SHOWN_MAX - 1 ? text->via.str.size : SHOWN_MAX - 1;
+    for (size_t i = 0; i < length; i++) {
+        char c = text->via.str.ptr[i];
+        ret_shown[i] = c < ' ' || c > '~' ? '?' : c;
+    }
+    ret_shown[length] = '\0';
+}
+
 void history_refuse_key(const msgpack_object *key, char *reterr, size_t size)
 {
-    char name[64] = "?";
+    char name[SHOWN_MAX] = "?";
     if (key->type == MSGPACK_OBJECT_STR) {
-        /* Copies a text for a sentence: what cannot be shown becomes '?'. */
-        size_t length = key->via.str.size < sizeof name - 1 ? key->via.str.size : sizeof name - 1;
-        for (size_t i = 0; i < length; i++) {
-            name[i] =
-                key->via.str.ptr[i] < ' ' || key->via.str.ptr[i] > '~' ? '?' : key->via.str.ptr[i];
-        }
-        name[length] = '\0';
+        params_show_text(key, name);
     }
     snprintf(reterr, size, "this method has no parameter '%s'", name);
+}
+
+const char *history_show_value(const msgpack_object *value, char ret_shown[HISTORY_SHOWN_MAX])
+{
+    const size_t size = HISTORY_SHOWN_MAX;
+    char text[SHOWN_MAX];
+    switch (value ? value->type : MSGPACK_OBJECT_NIL) {
+    case MSGPACK_OBJECT_NIL:
+        snprintf(ret_shown, size, "none");
+        break;
+    case MSGPACK_OBJECT_STR:
+        params_show_text(value, text);
+        snprintf(ret_shown, size, "the text '%s'", text);
+        break;
+    case MSGPACK_OBJECT_POSITIVE_INTEGER:
+        snprintf(ret_shown, size, "%" PRIu64, value->via.u64);
+        break;
+    case MSGPACK_OBJECT_NEGATIVE_INTEGER:
+        snprintf(ret_shown, size, "%" PRId64, value->via.i64);
+        break;
+    case MSGPACK_OBJECT_FLOAT32:
+    case MSGPACK_OBJECT_FLOAT64:
+        snprintf(ret_shown, size, "the float %.17g", value->via.f64);
+        break;
+    case MSGPACK_OBJECT_BOOLEAN:
+        snprintf(ret_shown, size, "%s", value->via.boolean ? "true" : "false");
+        break;
+    case MSGPACK_OBJECT_ARRAY:
+        snprintf(ret_shown, size, "a list of %" PRIu32, value->via.array.size);
+        break;
+    case MSGPACK_OBJECT_MAP:
+        snprintf(ret_shown, size, "a map");
+        break;
+    default:
+        snprintf(ret_shown, size, "a binary");
+    }
+    return ret_shown;
+}
+
+void history_refuse_value(const char *name, const msgpack_object *value, const char *valid,
+                          char *reterr, size_t size)
+{
+    char shown[HISTORY_SHOWN_MAX];
+    snprintf(reterr, size, "%s is not accepted: %s (valid: %s)", name,
+             history_show_value(value, shown), valid);
 }
 
 int history_params_read(const msgpack_object *map, const char *takes,
@@ -182,8 +236,7 @@ int history_params_read(const msgpack_object *map, const char *takes,
             continue;
         }
         if (!history_params_read_value(&pair->val, index, &params)) {
-            snprintf(reterr, size, "%s is not accepted (valid: %s)", info[index].name,
-                     info[index].valid);
+            history_refuse_value(info[index].name, &pair->val, info[index].valid, reterr, size);
             return ERR_ARGUMENT;
         }
         params.given |= 1u << index;
@@ -196,12 +249,8 @@ int history_params_read(const msgpack_object *map, const char *takes,
     if (missing < INFO_COUNT) {
         snprintf(reterr, size, "%s is missing", info[missing].name);
     } else if (params.from > params.to) {
-        snprintf(reterr, size, "from is greater than to");
-    } else if (params.limit == 0 || params.count == 0) {
-        snprintf(reterr, size, "%s is not accepted (valid: 1 to 200000)",
-                 params.limit ? "windows" : "limit");
-    } else if (params.points < 2) {
-        snprintf(reterr, size, "points is not accepted (valid: 2 to %d)", HISTORY_POINTS_MAX);
+        snprintf(reterr, size, "from %" PRIu64 " is greater than to %" PRIu64, params.from,
+                 params.to);
     } else {
         *ret_params = params;
         return 0;

@@ -18,12 +18,13 @@
 #define HISTORY_POINTS_MAX 10000
 
 enum {
-#define PARAM(symbol, name, kind, field, most, valid) PARAM_OF_##symbol,
+#define PARAM(symbol, name, kind, field, least, most, valid) PARAM_OF_##symbol,
 #include "daemon/history/param.def"
 #undef PARAM
 };
 enum history_param {
-#define PARAM(symbol, name, kind, field, most, valid) PARAM_##symbol = 1 << PARAM_OF_##symbol,
+#define PARAM(symbol, name, kind, field, least, most, valid)                                       \
+    PARAM_##symbol = 1 << PARAM_OF_##symbol,
 #include "daemon/history/param.def"
 #undef PARAM
 };
@@ -78,6 +79,14 @@ int history_params_read(const msgpack_object *map, const char *takes,
 
 /* Says that a method has no parameter of this name. */
 void history_refuse_key(const msgpack_object *key, char *reterr, size_t size);
+/* A value in a sentence: -1, the text 'abc', a list of 2; none for NULL. Returns ret_shown. */
+#define HISTORY_SHOWN_MAX 96
+const char *history_show_value(const msgpack_object *value, char ret_shown[HISTORY_SHOWN_MAX]);
+/* Says that a parameter may not have this value, and which ones it may have. */
+void history_refuse_value(const char *name, const msgpack_object *value, const char *valid,
+                          char *reterr, size_t size);
+/* Whether a text is one of the words in "a, b, c". */
+bool history_is_word(const char *text, const char *words);
 
 /* "100 steps every 10", "1 epoch", "60 seconds every 30". Returns whether it is one. */
 bool history_track_parse(const char *text, struct history_track *ret_track);

@@ -280,7 +280,9 @@ int history_ranks(struct query *query)
     struct ranks_found whole = {.count = 0}, parts = {.count = 0};
     if ((query->params.given & PARAM_METRIC) && strcmp(query->params.metric, "entropy") != 0) {
         return query_fail(query, ERR_ARGUMENT,
-                          "metric is not accepted: only entropy is known by rank");
+                          "metric is not accepted: %s (valid: entropy, which alone is known by "
+                          "rank)",
+                          query->params.metric);
     }
     int code = find_asked(query, &window.run, &window.layer, &window.track);
     code = code ? code : history_ranks_read_window(query, &window, &whole);

@@ -172,7 +172,8 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
     if (i == ARG_or_null) {
         /* A parameter of the API itself: the method does not know it. */
         if (!argument_read_flag(value, &reader->or_null)) {
-            snprintf(reader->reterr, sizeof reader->reterr, "or_null: 1 or 0 is needed");
+            snprintf(reader->reterr, sizeof reader->reterr,
+                     "or_null: 1 or 0 is needed, not '%.32s'", value);
         }
         return !*reader->reterr;
     }
@@ -184,8 +185,8 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
     if (argument_put_value(&reader->pairs, arguments[i].type, value)) {
         return true;
     }
-    snprintf(reader->reterr, sizeof reader->reterr, "%s: %s is needed", name,
-             wanted[arguments[i].type]);
+    snprintf(reader->reterr, sizeof reader->reterr, "%s: %s is needed, not '%.32s'", name,
+             wanted[arguments[i].type], value);
     return false;
 }
 

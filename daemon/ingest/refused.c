@@ -20,14 +20,17 @@ static void refused_topic(const struct message *message, char ret_topic[TOPIC_MA
 
 void refused_log(const struct message *message, int code, const char *key, uint64_t before)
 {
-    char topic[TOPIC_MAX];
+    char topic[TOPIC_MAX], detail[160];
+    const char *wanted = code == ERR_KEY_TYPE && key ? header_wanted(key) : NULL;
     if (!log_is_round(before)) {
         return;
     }
     refused_topic(message, topic);
+    snprintf(detail, sizeof detail, "%s%s%s", err_text(code), wanted ? "; needed is " : "",
+             wanted ? wanted : "");
     log_event(LOG_WARNING, "message_refused", LOG_STR("reason", err_slug(code)),
-              LOG_STR("detail", err_text(code)), LOG_STR("key", key ? key : "-"),
-              LOG_STR("topic", topic), LOG_NUM("count", before + 1));
+              LOG_STR("detail", detail), LOG_STR("key", key ? key : "-"), LOG_STR("topic", topic),
+              LOG_NUM("count", before + 1));
 }
 
 /* Whether it is said for the first time, and there is room for it. */

@@ -92,11 +92,13 @@ void judging_of_run(struct closing *closing)
     struct run *run = closing->run;
     struct counts counts = run_counts(run);
     uint64_t lost = counts.tally.lost, judged = run->judged.tally.lost;
+    const int other_heads = err_index(ERR_HEADS_CHANGED);
     struct alert_run said = {
         .common = run_common(run),
         .processed = counts.processed - run->judged.processed,
         .lost = lost > judged ? lost - judged : 0, /* less when late messages came */
         .dropped = judging_dropped(&counts) - judging_dropped(&run->judged),
+        .other_heads = counts.tally.dropped[other_heads] - run->judged.tally.dropped[other_heads],
     };
     struct alert_sink sink = judging_sink(closing);
     run->alerts_unsaved = true;

@@ -106,8 +106,9 @@ static const char *const version_2 = "";
 static const char version_3[] = "ALTER TABLE layers ADD COLUMN module TEXT;";
 
 /* settings: of the training, as a MessagePack map; NULL: not known. logs: the names of the numbers
- * that a training reports; shift: of the steps that differ in the lowest `shift` bits, the newest
- * is kept; points: how many there are. value: NULL = was not a finite number. */
+ * that a training reports; shift: steps that differ in the lowest `shift` bits are a bucket, of
+ * which few points are kept (write.c); points: how many there are. value: NULL = was not a finite
+ * number. */
 static const char version_4[] =
     "ALTER TABLE runs ADD COLUMN settings BLOB;"
     "CREATE TABLE logs("

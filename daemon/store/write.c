@@ -9,9 +9,11 @@
 /* The numbers that a training reports, such as its loss: a row each, as they come one by one.
  *
  * A training may report at every step for weeks, and a curve has no use for more points than a
- * screen has columns. So there are at most STORE_POINTS_MAX of a name, evenly spread over its
- * steps: of steps that agree but for the lowest `shift` bits the newest stays, and `shift` grows
- * when there are too many. A run that is replayed finds its points, and changes none. */
+ * screen has columns. So there are at most STORE_POINTS_MAX of a name: steps that agree but for the
+ * lowest `shift` bits are a bucket, and `shift` grows when there are too many. A curve is looked at
+ * for its jumps, so a bucket is not a mean or a sample: its first, last, smallest and largest point
+ * stay, and the first and last that are not finite, six at most. Which ones these are does not
+ * depend on when buckets were joined: a run that is replayed finds its points, and changes none. */
 
 /* No step has more bits. */
 #define SHIFT_MAX 62
@@ -53,22 +55,32 @@ static int points_run(const struct store_writer *writer, enum statement statemen
     return code;
 }
 
+/* Thins out the buckets of these steps. */
+static int points_thin(const struct store_writer *writer, struct points_log *log, uint64_t first,
+                       uint64_t last)
+{
+    return points_run(writer, STATEMENT_THIN_POINTS,
+                      SQL(sql_i64(log->log_id), sql_u64(first), sql_u64(last),
+                          sql_i64((INT64_C(1) << log->shift) - 1)),
+                      -1, &log->points);
+}
+
 static int points_put(const struct store_writer *writer, struct points_log *log,
                       const struct store_point *point)
 {
     uint64_t bits = (UINT64_C(1) << log->shift) - 1;
-    int code =
-        points_run(writer, STATEMENT_DROP_POINTS,
-                   SQL(sql_i64(log->log_id), sql_u64(point->step & ~bits), sql_u64(point->step)),
-                   -1, &log->points);
-    if (code != SQLITE_OK) {
+    int code = points_run(writer, STATEMENT_DROP_POINT,
+                          SQL(sql_i64(log->log_id), sql_u64(point->step)), -1, &log->points);
+    if (code == SQLITE_OK) {
+        code = points_run(writer, STATEMENT_PUT_POINT,
+                          SQL(sql_i64(log->log_id), sql_u64(point->step), sql_u64(point->epoch),
+                              sql_u64(point->time_ns), sql_f64(point->value)),
+                          1, &log->points);
+    }
+    if (code != SQLITE_OK || log->shift == 0) {
         return code;
     }
-    return points_run(writer, STATEMENT_PUT_POINT,
-                      SQL(sql_i64(log->log_id), sql_u64(point->step), sql_u64(point->epoch),
-                          sql_u64(point->time_ns), sql_f64(point->value),
-                          sql_u64(point->step | bits)),
-                      1, &log->points);
+    return points_thin(writer, log, point->step & ~bits, point->step | bits);
 }
 
 /* Writes a point among those of its name. Returns an SQLite code. */
@@ -88,9 +100,7 @@ static int points_write(const struct store_writer *writer, int64_t run_id,
     code = points_put(writer, &log, point);
     while (code == SQLITE_OK && log.points > STORE_POINTS_MAX && log.shift < SHIFT_MAX) {
         log.shift++;
-        code = points_run(writer, STATEMENT_JOIN_POINTS,
-                          SQL(sql_i64(log.log_id), sql_i64((INT64_C(1) << log.shift) - 1)), -1,
-                          &log.points);
+        code = points_thin(writer, &log, 0, INT64_MAX);
     }
     if (code != SQLITE_OK || (log.points == before.points && log.shift == before.shift)) {
         return code;

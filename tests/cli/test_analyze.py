@@ -152,6 +152,25 @@ def test_hugging_faces_names_are_of_all_layers():
     assert analyze(npz(a, mask=attention_mask), "--dropout")[0]["rows"] == 4 * 4, "this one is [Tq,Tk]"
 
 
+@pytest.mark.parametrize("queries, options, first", [(1, (), 5), (3, (), 3), (3, ("--causal",), 3), (1, ("--q-offset", 0), 0), (1, ("--q-offset", 2), 2)])
+def test_fewer_queries_than_keys_are_the_last_ones(queries, options, first):
+    """As saved of generate(): [B,H,1,n] of its last token, or a chunk of a prompt."""
+    valid = np.tri(queries, 6, first, dtype=bool) if "--causal" in options else np.ones((queries, 6), bool)
+    a = attend(44, valid, shape=(1, 2, queries, 6))
+    layer, = analyze(npz(a), "--groups", "core", *options)
+    rows, position = np.arange(queries), first + np.arange(queries)
+    away = np.abs(position[:, None] - np.arange(6))
+    close(layer["heads"]["mean_distance"], (a[0] * away).sum(-1).mean(-1))
+    close(layer["heads"]["diagonal"], a[0][:, rows, position].mean(-1))
+    behind = position > 0
+    close(layer["heads"].get("previous_token", [None] * 2), a[0][:, rows[behind], position[behind] - 1].mean(-1) if behind.any() else [None] * 2)
+
+
+def test_queries_of_cross_attention_have_no_place_among_its_keys():
+    one, = analyze(npz(**{"decoder.0.cross": attend(45, shape=(1, 2, 2, 6))}), "--groups", "core")
+    assert one["heads"]["diagonal"] == one["heads"]["previous_token"] == [None, None]
+
+
 def test_padding_of_queries_that_are_behind_the_first_key():
     """With a cache: query i stands at position q_offset + i."""
     valid = np.tri(2, 6, 4, dtype=bool)[None] & np.array([1, 1, 0, 1, 0, 1], bool)

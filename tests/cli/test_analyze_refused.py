@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import resource
 import struct
 import subprocess
@@ -65,6 +66,22 @@ def test_output_that_cannot_be_written(good):
 def test_bad_values_are_named(good, option, text, says):
     reason = f"not accepted ({says})" if says.startswith("valid: ") else says
     assert refuse(good, f"--{option}", text) == f"--{option}: '{text}': {reason}"
+
+
+@pytest.mark.parametrize("command", ["analyze", "show", "plot"])
+@pytest.mark.parametrize("shape", [(3, 2, 4, 5, 5), (3, 2, 1, 4, 5, 5)])
+def test_an_array_of_more_axes_is_refused_with_calls_that_work(tmp_path, command, shape):
+    array, path = np.full(shape, 0.2, np.float32), str(tmp_path / "maps.npy")
+    np.save(path, array)
+    words = ["plot", "heads", "-o", str(tmp_path / "x.png")] if command == "plot" else [command]
+    done = attnctl(*words, path)
+    assert done.returncode != 0 and f"its shape is {list(shape)}, not [B,H,Tq,Tk]" in done.stderr
+    calls = re.findall(r"np\.\w+\(file, .*?\)+(?= saves| makes)", done.stderr)
+    assert len(calls) == 2, done.stderr
+    for call, layers in zip(calls, (3, 1)):
+        file = str(tmp_path / f"again{layers}.np{'z' if 'savez' in call else 'y'}")
+        eval(call, {"np": np, "file": file, "array": array})
+        assert [one["shape"] for one in analyze(file)] == [[2, 4, 5, 5] if layers == 3 else [6, 4, 5, 5]] * layers
 
 
 def test_bad_command_lines(good):
@@ -216,7 +233,7 @@ def test_a_map_that_is_alone_needs_no_name(axes):
     layer, = analyze("my attention.npy", "mask.npy", "--stack", "encoder")
     assert (layer["stack"], layer["layer"], layer["site"]) == ("encoder", 0, "self")
     assert "cannot place array 'my attention'" in refuse("my attention.npy", "decoder.0.self.npy")
-    for other in (a[0, 0, 0], a.astype(int), a[None]):
+    for other in (a[0, 0, 0], a.astype(int)):
         np.save("other.npy", other)
         assert "no attention map (valid: [[batch,] heads,] queries, keys" in refuse("other.npy")
 
@@ -251,7 +268,7 @@ def test_shapes_that_do_not_fit():
     def says(**arrays):
         return refuse(npz(**{f"decoder.0.self.{name}": array for name, array in arrays.items()}))
     assert says(weights=a[0, 0, 0]).endswith("self.weights: its shape is [24], not [B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]")
-    assert says(weights=a[None]).endswith("its shape is [1, 2, 4, 24, 24], not [B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]")
+    assert "its shape is [1, 2, 4, 24, 24], not [B,H,Tq,Tk], [H,Tq,Tk] or [Tq,Tk]; where" in says(weights=a[None])
     assert says(weights=a, mask=np.ones((T, 9), bool)).endswith(
         "decoder.0.self.mask: its shape is [24, 9], not [B,Tq,Tk] = [2, 24, 24], [Tq,Tk] or [B,Tk]")
     assert says(weights=a, mask=np.ones((3, T, T), bool)).endswith("not [B,Tq,Tk] = [2, 24, 24], [Tq,Tk] or [B,Tk]")

@@ -56,6 +56,40 @@ def told(attnd, **where):
             for one in attnd.call("alerts", **where)["firing"]]
 
 
+MASKS = {"causal": np.tri(T, dtype=bool), "prefix": np.tri(T, dtype=bool) | (np.arange(T) < 5),
+         "picture": np.tri(T, dtype=bool) | np.equal.outer(np.arange(T) // 8, np.arange(T) // 8) & (np.arange(T) < 8), "none": None}
+
+
+def send_masked(trainer, masks, steps, qk):
+    """Of each layer a message a step, with this mask: as queries and keys, or as weights without any flag of it."""
+    for step in steps:
+        for layer, name in enumerate(masks):
+            rng, mask = np.random.default_rng(step), MASKS[name]
+            q, k = rng.standard_normal((2, 1, HEADS, T, 4), dtype=np.float32)
+            if qk:
+                causal = name == "causal"
+                visible = {} if causal or mask is None else dict(mask=mask[None].astype(np.uint8))
+                trainer.qk(q, k, scale=0.5, layer=layer, step=step, causal=causal, **visible)
+            else:
+                seen = np.exp(q @ k.swapaxes(2, 3) / 2) * (1 if mask is None else mask)
+                trainer.attention((seen / seen.sum(-1, keepdims=True)).astype(np.float32), layer=layer, step=step)
+
+
+@pytest.mark.parametrize("qk", [True, False])
+@pytest.mark.parametrize("first, then, ahead", [
+    (["causal"] * 4, ["picture"] * 4, []), (["prefix"] * 4, ["prefix"] * 4, []), (["causal", "picture"] * 2, ["causal", "prefix"] * 2, []),
+    (["causal"] * 4, ["none"] * 4, []), (["causal", "none"] * 2, ["causal", "none"] * 2, []),
+    (["causal", "none", "causal"], ["causal", "none", "causal"], [1]), (["picture"] * 3, ["none", "picture", "prefix"], [0])])
+def test_a_mask_that_is_meant_is_none_that_is_lost(first, then, ahead, qk):
+    attnd, _, trainer = judging()
+    send_masked(trainer, first, range(4), qk)
+    send_masked(trainer, then, range(4, 8), qk)
+    attnd.settled(8 * len(first))
+    wait_until(lambda: attnd.call("verdict", job="gpt")["step"] >= 6, "the windows")
+    found = [(one["layer"], one["severity"]) for one in attnd.call("verdict", job="gpt")["alerts"] if one["rule"] == "looks_ahead"]
+    assert found == [(layer, "critical") for layer in ahead]
+
+
 def test_a_collapse_fires_and_is_resolved():
     attnd, reader, trainer = judging()
     send_steps(trainer, 1, range(5))
@@ -293,6 +327,19 @@ def test_silence_and_its_end_are_told():
     resolved.step = 1
     wait_until(resolved, "the end of the silence")
     assert next_alert(reader, "silence")["message"] == "the run has been heard of again"
+
+
+@pytest.mark.parametrize("before, after", [(4, 2), (2, 4)])
+def test_heads_that_are_removed_or_added_are_told_as_that(before, after):
+    attnd, reader, trainer = judging()
+    for step in range(8):
+        for layer in range(2):  # the first stays as it is
+            trainer.attention(sharp_maps(1, after if layer and step > 2 else before), layer=layer, step=step, causal=True)
+    losses = next_alert(reader, "losses")
+    assert losses["message"].startswith("layers have other numbers of heads than before: ") and "heads_changed" in losses["message"]
+    assert "another number of heads" in losses["why"] and "begin another" in losses["advice"], "and not that attnd is slow"
+    wait_until(lambda: told(attnd, job="gpt"), "it fires")
+    assert [one["message"][:42] for one in told(attnd, job="gpt") if one["rule"] == "losses"] == ["layers have other numbers of heads than be"]
 
 
 def test_losses_are_told():

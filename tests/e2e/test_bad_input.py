@@ -2,6 +2,7 @@
 """Hostile and broken messages: each is refused or counted with its own reason, and nobody else notices."""
 import os
 import random
+import re
 
 import msgpack
 import numpy as np
@@ -79,6 +80,16 @@ def test_a_bad_header_has_its_own_reason(attnd, rng):
     assert sum(attnd.stats()["dropped"].values()) == count
 
 
+@pytest.mark.parametrize("key, value, wanted", [
+    ("time_ns", 1.7e18, "an integer of nanoseconds since 1970, no float"), ("step", 3.0, "an integer, no float"),
+    ("run", "text", "a binary of 16 bytes"), ("causal", 1, "true or false")])
+def test_the_log_says_what_a_key_of_another_type_must_be(attnd, rng, key, value, wanted):
+    trainer = Trainer(attnd, "job")
+    trainer.send(*with_header(good_frames(trainer, rng), **{key: value}))
+    attnd.settled(1)
+    wait_log(attnd, f'detail="a key\'s value has the wrong type; needed is {wanted}" key={key}')
+
+
 def test_more_pairs_of_queries_and_keys_than_allowed_are_refused(rng):
     """A message of queries and keys asks for more the longer it is, by the square."""
     attnd = Attnd("limits.entries=10000")
@@ -117,6 +128,44 @@ def send_after_bye(trainer, rng):
     trainer.attention(softmax_maps(rng, 1, 2, 4, 4))
     trainer.event("bye")
     trainer.attention(softmax_maps(rng, 1, 2, 4, 4), seq=0)
+
+
+# No argument of any method has one of these values; each with its words.
+NO_VALUES = ((-1, "-1"), (1.5, "1.5"), ([1, 2], "a list of 2"), ({"a": 1}, "a map"), (b"z", "a binary"))
+METHOD_DEF = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "proto", "method.def")
+
+
+def arguments_of_methods(*kinds):
+    """(method, argument) of the table, of methods of these kinds."""
+    with open(METHOD_DEF, encoding="utf-8") as file:
+        rows = re.findall(r'(?:METHOD|ROUTED)\("([\w.]+)", \w+, (\w+), \w+, \w+,\s+"([^"]*)"', file.read())
+    words = [(method, word) for method, when, takes in rows if when in kinds for word in takes.replace("!", "").split()]
+    return [(method, word) for method, word in words if word != "..."]
+
+
+@pytest.mark.parametrize("kinds, settings", [(("PRESENT", "BOTH", "PAST"), ()),
+                                             (("PRESENT", "BOTH"), ("history.enabled=false",))])
+def test_an_argument_that_is_refused_is_named_with_its_value(rng, kinds, settings):
+    attnd, arguments = Attnd(*settings), arguments_of_methods(*kinds)
+    trainer = Trainer(attnd, "job")
+    trainer.send(*good_frames(trainer, rng))
+    wait_until(lambda: attnd.call("jobs"), "the job")
+    assert {("summary", "window"), ("maps", "packed"), ("alerts", "limit"), ("baseline", "to")} <= set(arguments)
+    for method, name in arguments:
+        for value, shown in NO_VALUES:
+            with pytest.raises(RuntimeError, match="^argument") as caught:
+                attnd.call(method, **{**({"job": "job"} if (method, "job") in arguments else {}), name: value})
+            assert name in caught.value.sentence and shown in caught.value.sentence, (method, name, value)
+
+
+def test_a_number_that_comes_as_text_is_refused_as_that(attnd):
+    for method, name, valid in (
+            ("summary", "layer", "0 to 65535"), ("live", "layer", "0 to 65535"), ("maps", "head", "0 to 1048575"),
+            ("maps", "heads", "1 to 1048576"), ("maps", "size", "1 to 4294967295"), ("verdict", "limit", "1 to 200000"),
+            ("maps", "packed", "true, false"), ("summary", "site", "self, cross"), ("live", "stack", "encoder, decoder")):
+        with pytest.raises(RuntimeError, match="^argument") as caught:
+            attnd.call(method, job="job", **{name: "1"})
+        assert caught.value.sentence == f"{name} is not accepted: the text '1' (valid: {valid})"
 
 
 @pytest.mark.parametrize("send, count, dropped", [

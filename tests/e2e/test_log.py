@@ -52,10 +52,22 @@ def test_few_points_may_be_asked_for(attnd):
     for step in range(21):
         trainer.event("log", step=step, values={"loss": float(step)})
     await_steps(attnd, list(range(21)))
-    assert list(series_of(attnd, job="gpt", points=5)["loss"]) == [0, 5, 10, 15, 20], "the first and the last among them"
+    assert list(series_of(attnd, job="gpt", points=5)["loss"]) == [0, 9, 10, 20], "the first and the last of two halves"
+    assert list(series_of(attnd, job="gpt", points=2)["loss"]) == [0, 20]
     assert len(series_of(attnd, job="gpt", points=100)["loss"]) == 21
     with pytest.raises(RuntimeError, match="argument"):
         attnd.call("log", job="gpt", points=1)
+
+
+@pytest.mark.parametrize("points", [4, 6, 40, 120, 900])
+def test_few_points_keep_the_jump_and_what_is_not_finite(attnd, points):
+    trainer, odd = Trainer(attnd, "gpt"), {777: None, 1234: 50.0}
+    for step in range(1900):
+        trainer.event("log", step=step, values={"loss": odd.get(step, 1 + step * 7919 % 101 / 100)})
+    await_steps(attnd, list(range(1900)))
+    few = series_of(attnd, job="gpt", points=points)["loss"]
+    assert points / 2 < len(few) <= points
+    assert {0, 777, 1234, 1899} <= set(few) and few[777] is None and few[1234] == 50.0
 
 
 def test_a_log_moves_neither_windows_nor_the_position_of_the_run(attnd, rng):

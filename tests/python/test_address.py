@@ -93,6 +93,12 @@ def test_only_a_directory_that_nobody_else_writes_is_trusted(homes, tmp_path, mo
         assert address.distrust(home, 1000) == f"{home}: belongs to user 12345"
 
 
+def test_a_path_that_is_too_long_for_a_socket_is_said(monkeypatch):
+    runtime = "/" + "x" * 150
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+    assert f"; '{runtime}/attnd': too long: a directory of sockets has at most 98 bytes" in address.why_nobody("control")
+
+
 def test_the_first_place_that_answers_is_found_and_a_stale_socket_is_not(homes):
     for home in homes:
         leave_stale_socket(home)

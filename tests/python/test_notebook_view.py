@@ -104,6 +104,16 @@ def test_what_is_wrong_is_said_with_what_to_pass(what, more, says):
         view(what, **more)
 
 
+@pytest.mark.parametrize("axes, remedies", [(5, ["list(array)", "array[0]"]), (6, ["array[0, 0]"]), (2, ["array[None]"])])
+def test_an_array_of_other_axes_is_refused_with_what_works(axes, remedies):
+    array = softmax(*[1] * 4, 2, 2)[(0,) * (6 - axes)]
+    with pytest.raises(ValueError, match="queries, keys") as caught:
+        view(array)
+    for remedy in remedies:
+        assert remedy in str(caught.value)
+        assert data_of(view(eval(remedy, {"array": array, "list": list})))[0]["layers"][0]["queries"] == 2
+
+
 def test_the_document_stands_alone(tmp_path):
     shown = view(softmax(1, 1, 2, 2), tokens=["</script><script>", "<!--"], title="</title><script>")
     assert "default-src 'none'" in shown.document

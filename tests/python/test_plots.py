@@ -526,6 +526,8 @@ REFUSED = [
     (lambda: plots.heatmap(CROSS, key_tokens=["a", "b", "c"]), plots.PlotError, "key_tokens: 3 texts of 8 tokens"),
     (lambda: plots.save("a.png", "heads", LAYERS, every_layer=True), plots.PlotError, "one figure would replace another"),
     (lambda: plots.save("a.jpg", "heatmap", CROSS), plots.PlotError, "must end in .png, .svg or .pdf"),
+    (lambda: plots.heatmap(np.full((3, 1, 1, 2, 2), 0.5)), plots.PlotError, re.escape("not of the shape [3, 1, 1, 2, 2]; choose")),
+    (lambda: plots.heads(np.full((3, 1, 1, 1, 2, 2), 0.5)), plots.PlotError, re.escape("before the last three: array[0, 0, 0]")),
     (lambda: plots.heatmap([[1], [0.5, 0.5]]), plots.PlotError, "the parts of these differ in shape|numbers, not list"),  # by numpy
     (lambda: plots.heatmap(None), plots.PlotError, "maps are numbers, not NoneType"),
     (lambda: plots.heatmap(LAYERS), plots.PlotError, "maps are numbers, not dict"),

@@ -41,6 +41,23 @@ static uint32_t axis(const struct array *array, uint32_t from_end)
     return from_end < array->rank ? (uint32_t)array->shape[array->rank - 1 - from_end] : 1;
 }
 
+/* More axes are those of layers, windows or frames; in Python both are one call. */
+static int fail_rank(const struct array *array, const char *wanted, char *reterr)
+{
+    char last[80], layers[128] = "array";
+    snprintf(last, sizeof last, "%" PRIu32 ", %" PRIu32 ", %" PRIu32, axis(array, 2),
+             axis(array, 1), axis(array, 0));
+    if (array->rank > 5) {
+        snprintf(layers, sizeof layers, "array.reshape(%" PRIu64 ", -1, %s)", array->shape[0],
+                 last);
+    }
+    return array_fail(reterr,
+                      "%.200s: %.100s: its shape is %s, not %s; where the first axis is of layers, "
+                      "np.savez(file, *%s) saves each for itself; else np.save(file, "
+                      "array.reshape(-1, %s)) makes one batch of the axes before the last three",
+                      array->file->path, array->name, ARRAY_SHAPE(array), wanted, layers, last);
+}
+
 /* Whether the array has `axes` to 4 axes of a size we can count, and one of the four dtypes. */
 static int check_map(const struct array *array, uint32_t axes, const char *wanted,
                      enum dtype *ret_dtype, char *reterr)
@@ -48,6 +65,9 @@ static int check_map(const struct array *array, uint32_t axes, const char *wante
     bool good = array->rank >= axes && array->rank <= 4;
     for (uint32_t i = 0; i < array->rank; i++) {
         good = good && array->shape[i] <= AXIS_MAX;
+    }
+    if (array->rank > 4) {
+        return fail_rank(array, wanted, reterr);
     }
     if (!good) {
         return fail_array(array, reterr, wanted);
@@ -258,6 +278,12 @@ static int check_lengths(const struct input *input, const struct number_list *ow
     return 0;
 }
 
+/* Whether --causal, --window and --q-offset are about it. */
+static bool input_is_meant(const struct input *input, bool mixed)
+{
+    return input->id.site == SITE_SELF && (!mixed || input->id.stack == STACK_DECODER);
+}
+
 /* Statements about the rows must fit them. */
 static int check_rows(struct input *input, const struct options *options, bool mixed, char *reterr)
 {
@@ -269,10 +295,12 @@ static int check_rows(struct input *input, const struct options *options, bool m
                           PLACE_LAYER(input->id), a->batch, a->heads, a->queries, a->keys);
     }
     a->self = input->id.site == SITE_SELF;
-    if (a->self && (!mixed || input->id.stack == STACK_DECODER)) {
+    /* Fewer queries than keys are the newest tokens, as a decoder with a cache has them. */
+    a->q_offset = a->self && a->queries < a->keys ? a->keys - a->queries : 0;
+    if (input_is_meant(input, mixed)) {
         a->causal = options->causal;
         a->window = options->window;
-        a->q_offset = options->q_offset;
+        a->q_offset = options->q_offset == OPTIONS_LAST ? a->q_offset : options->q_offset;
     }
     if (input->array[TENSOR_DOCUMENTS] && input->id.site == SITE_CROSS) {
         return fail_layer(input->id, reterr, "documents are a matter of self-attention");
@@ -441,10 +469,10 @@ static int check_self(const struct inputs *inputs, const struct options *options
     bool any = false;
     const char *name = options->causal ? "causal" : options->window ? "window" : "q-offset";
     for (size_t i = 0; i < inputs->count; i++) {
-        const struct attention *a = &inputs->items[i].attention;
-        any = any || a->causal || a->window || a->q_offset;
+        const struct input *input = &inputs->items[i];
+        any = any || (input->tier != TIER_WEIGHTS && input_is_meant(input, inputs->layers.mixed));
     }
-    if (any || !(options->causal || options->window || options->q_offset)) {
+    if (any || !(options->causal || options->window || options->q_offset != OPTIONS_LAST)) {
         return 0;
     }
     return array_fail(reterr, "--%s: there is no self-attention that it is about", name);

@@ -97,7 +97,7 @@ static bool is_alone(const struct array_list *list, const struct naming *naming,
 {
     const struct array *array = &list->items[index];
     enum dtype dtype;
-    if (!npy_is(array->file->data, array->file->size) || array->rank < 2 || array->rank > 4 ||
+    if (!npy_is(array->file->data, array->file->size) || array->rank < 2 ||
         !array_type_dtype(array->type, &dtype)) {
         return false;
     }

@@ -128,7 +128,7 @@ static const struct option_row option_info[] = {
     SET("lengths", "A,B,..", lengths, set_lengths, NULL, "valid queries and keys per sample (right padding)"),
     SET("q-lengths", "A,B,..", q_lengths, set_lengths, NULL, "valid queries; before --lengths"),
     SET("k-lengths", "A,B,..", k_lengths, set_lengths, NULL, "valid keys; before --lengths"),
-    COUNT("q-offset", q_offset, 0, INT32_MAX, "position of query 0 among the keys (self-attention)"),
+    COUNT("q-offset", q_offset, 0, INT32_MAX, "position of query 0 among the keys (self-attention; default: the queries are the last ones)"),
     FLAG("dropout", dropout, "weights are after dropout: sums are not checked"),
     FLAG("learned-sink", learned_sink, "rows may sum to less than 1"),
     TITLE("queries and keys; projections"),
@@ -165,6 +165,7 @@ int options_parse(int argc, char **argv, struct options *ret_options, char *rete
     struct options options = {
         .naming = {.stack = STACK_DECODER},
         .scale = NAN,
+        .q_offset = OPTIONS_LAST,
         .plan = {.whole = true,
                  .top_pairs = 10,
                  .local_window = 8,
@@ -235,7 +236,10 @@ static const char names[] =
     "  cross_attentions.<layer>    decoder.<layer>.cross\n"
     "  mask, tokens, documents, attention_mask, input_ids\n"
     "                          of every self-attention that has none of its own\n"
-    "A map that is alone, in a .npy file of any name, is STACK.0.self.\n";
+    "A map that is alone, in a .npy file of any name, is STACK.0.self. Where a map of\n"
+    "self-attention has fewer queries than keys, as of generate() with a cache, they\n"
+    "are the last ones, unless --q-offset says where they begin; in cross-attention,\n"
+    "which its name says, queries have no place among the keys.\n";
 
 static const char notes[] =
     "\nPAT matches a whole name: {layer} is a number, * any text. --name goes before\n"

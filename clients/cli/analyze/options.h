@@ -14,6 +14,8 @@
 #define OPTIONS_ERROR_MAX 512
 /* Most heads of an attention. */
 #define HEADS_MOST 65536
+/* No --q-offset: it goes to INT32_MAX. */
+#define OPTIONS_LAST UINT32_MAX
 
 /* The same numbers twice: as they are, and as lengths. */
 struct number_list {
@@ -28,7 +30,8 @@ struct options {
     struct naming naming;
     /* what the files do not say */
     bool causal, dropout, learned_sink;
-    uint32_t window, q_offset;
+    uint32_t window;
+    uint32_t q_offset; /* OPTIONS_LAST: the queries are the last of the keys */
     struct number_list lengths, q_lengths, k_lengths;
     double scale, softcap;              /* scale NaN = 1 / sqrt(head_dim) */
     uint32_t heads, kv_heads, head_dim; /* tier weights; 0 = not given */

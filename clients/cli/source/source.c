@@ -68,6 +68,7 @@ static int source_open_files(const struct source_request *request, struct source
     *options = (struct options){.naming = request->naming,
                                 .causal = request->causal,
                                 .window = request->window,
+                                .q_offset = OPTIONS_LAST,
                                 .softcap = request->softcap,
                                 .scale = request->scale != 0 ? request->scale : NAN,
                                 .files = request->files,

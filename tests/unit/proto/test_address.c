@@ -160,6 +160,21 @@ ADDRESS_TEST(the_place_that_answers_is_found_and_a_stale_socket_is_not)
     }
 }
 
+/* Whether or not the directory is there: no socket can be. */
+ADDRESS_TEST(a_place_whose_path_is_too_long_for_a_socket_is_named)
+{
+    char runtime[150], expected[ADDRESS_MAX];
+    memset(runtime, 'x', sizeof runtime);
+    runtime[0] = '/';
+    runtime[sizeof runtime - 1] = '\0';
+    setenv("XDG_RUNTIME_DIR", runtime, 1);
+    snprintf(expected, sizeof expected,
+             "'%s/attnd': too long: a directory of sockets has at most 98 bytes", runtime);
+    if (address_find(NULL, ADDRESS_CONTROL, endpoint, reason) != 0) {
+        assert_non_null(strstr(reason, expected));
+    }
+}
+
 ADDRESS_TEST(a_place_that_is_not_trusted_is_named_and_passed_over)
 {
     char expected[ADDRESS_MAX];

@@ -18,6 +18,7 @@ SOCKETS = ("ingest", "publish", "control", "tap", "reliable")
 SERVICE = "/run/attnd"
 NOBODY = "inproc://attnd-nobody"  # an endpoint at which nobody will ever be
 _PATH_MAX = 107  # of a Unix socket
+_DIRECTORY_MAX = _PATH_MAX - len("/reliable")  # for all sockets, so that a directory works as a whole or not at all
 _PORT_MAX = 65535 - len(SOCKETS) + 1
 _TCP = re.compile(r"(tcp://.+):([0-9]+)\Z", re.DOTALL)
 
@@ -36,9 +37,8 @@ def endpoint(address: Any, socket: str) -> str:
         raise AddressError(f"address {address!r}: must be a text")
     if text.startswith("/"):
         directory = text.rstrip("/") or "/"
-        longest = _PATH_MAX - len("/reliable")  # for all, so that a directory works as a whole or not at all
-        if len(os.fsencode(directory)) > longest:
-            raise AddressError(f"'{text[:200]}': too long: a directory of sockets has at most {longest} bytes")
+        if len(os.fsencode(directory)) > _DIRECTORY_MAX:
+            raise AddressError(f"'{text[:200]}': too long: a directory of sockets has at most {_DIRECTORY_MAX} bytes")
         _need_unix_sockets()
         return f"ipc://{directory}/{socket}"
     if text.startswith("tcp://"):
@@ -153,8 +153,8 @@ def knock(directory: str, socket: str) -> Optional[str]:
     """Why nobody is there: "" when nobody listens, None when somebody does. Does not block. The connection is closed at
     once, which ZeroMQ takes for a peer that changed its mind."""
     path = f"{directory}/{socket}"
-    if len(os.fsencode(path)) > _PATH_MAX:
-        return f"{directory}: too long"
+    if len(os.fsencode(directory)) > _DIRECTORY_MAX:
+        return f"'{directory[:200]}': too long: a directory of sockets has at most {_DIRECTORY_MAX} bytes"
     try:
         with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM) as knock:
             knock.setblocking(False)

@@ -209,7 +209,10 @@ def _named(what: Any) -> List[Tuple[Tuple[str, int, str], Any]]:
         return [((match[1], int(match[2]), match[3]), array) for match, _, array in found if match is not None]
     if hasattr(what, "shape"):
         if len(what.shape) not in (3, 4):
-            raise ValueError(f"an array of the shape {list(what.shape)}: {SHAPE}")
+            axes = len(what.shape)
+            remedy = f"choose by its first axes: array[{', '.join('0' * (axes - 4))}]" if axes > 4 else "pass it as array[None]"
+            remedy = "pass list(array), if its first axis is of layers; else " * (axes == 5) + remedy * (axes > 1)
+            raise ValueError(f"an array of the shape {list(what.shape)}: {SHAPE}{'; ' * bool(remedy)}{remedy}")
         what = [what] if len(what.shape) == 3 else list(what)
     if not isinstance(what, Sequence) or isinstance(what, (bytes, bytearray)):
         raise ValueError(f"{type(what).__name__}: pass the name of a job, or arrays; {SHAPE}")

@@ -10,6 +10,7 @@ with the range of its heads), or with `layer` one per head.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -23,7 +24,7 @@ from ..bridge.pump import checked_window
 from ..results.subscriber import Subscriber
 from .cell import notebook_display
 
-POINTS_MAX = 1000  # per line; a run that is longer has every 2nd of its points kept, then every 4th, ...
+POINTS_MAX = 1000  # per line; of a run that is longer few of each 2 points are kept, then of each 4, ...
 LAYERS_MAX = 1024
 DRAW_S = 0.5  # between two drawings, at least
 _POLL_S = 0.2
@@ -32,25 +33,50 @@ Array = npt.NDArray[Any]
 
 
 class Course:
-    """How the heads of one layer went: at most POINTS_MAX points, evenly thinned."""
+    """How the heads of one layer went: at most POINTS_MAX points, thinned out as the daemon thins a log.
+
+    Each bucket of points keeps the first, the last, those with the smallest and the largest number of a head, and the
+    first and the last with one that is not finite.
+    """
 
     def __init__(self) -> None:
         self.steps: List[int] = []
         self.values: List[Array] = []  # [heads] each
-        self._each = 1
+        self._numbers: List[int] = []  # which point of all it is
+        self._ranges: List[Tuple[float, float, bool]] = []  # the least and the largest finite number; whether all are
+        self._bucket = 1  # points
         self._taken = 0
 
     def add(self, step: int, values: Array) -> None:
-        """The newest point is always there; of the earlier ones every _each-th stays."""
-        if self.steps and (self._taken - 1) % self._each:
-            self.steps.pop()
-            self.values.pop()
         self.steps.append(step)
         self.values.append(values)
+        self._numbers.append(self._taken)
+        finite = values[np.isfinite(values)]
+        self._ranges.append((float(finite.min(initial=np.inf)), float(finite.max(initial=-np.inf)), len(finite) == len(values)))
         self._taken += 1
-        if len(self.steps) > POINTS_MAX:
-            self.steps, self.values = self.steps[::2], self.values[::2]
-            self._each *= 2
+        first = len(self.steps) - 1
+        while first and self._bucket_of(first - 1) == self._bucket_of(-1):
+            first -= 1
+        self._thin(first)
+        while len(self.steps) > POINTS_MAX:
+            self._bucket *= 2
+            self._thin(0)
+
+    def _bucket_of(self, place: int) -> int:
+        return self._numbers[place] // self._bucket
+
+    def _thin(self, first: int) -> None:
+        """The buckets from this place on."""
+        stay: List[int] = []
+        for _, places in itertools.groupby(range(first, len(self.steps)), self._bucket_of):
+            bucket = list(places)
+            odd = [i for i in bucket if not self._ranges[i][2]]
+            stay += sorted({bucket[0], bucket[-1], *odd[:1], *odd[-1:], min(bucket, key=lambda i: self._ranges[i][0]),
+                            max(bucket, key=lambda i: self._ranges[i][1])})
+        self.steps[first:] = [self.steps[i] for i in stay]
+        self.values[first:] = [self.values[i] for i in stay]
+        self._numbers[first:] = [self._numbers[i] for i in stay]
+        self._ranges[first:] = [self._ranges[i] for i in stay]
 
     def table(self) -> Array:
         """float64 [points, heads]; what is missing is NaN."""

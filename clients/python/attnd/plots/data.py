@@ -186,6 +186,10 @@ def take(data: Any, sample: Optional[int] = None, **about: Any) -> Maps:
         maps = dataclasses.replace(maps, sample=sample if sample is not None else maps.sample)
     elif sample not in (None, 0, maps.sample):
         raise PlotError(f"there is no sample {sample}: these maps have only one")
+    if weights.ndim > 4:
+        first = ", ".join("0" * (weights.ndim - 3))
+        raise PlotError("maps are [heads, queries, keys] or [batch, heads, queries, keys], not of the shape "
+                        f"{list(weights.shape)}; choose a layer, a sample or a window by the axes before the last three: array[{first}]")
     if weights.ndim != 3 or 0 in weights.shape:
         raise PlotError(f"maps are [heads, queries, keys], not of the shape {list(weights.shape)}")
     weights = weights if weights.dtype == np.float32 else weights.astype(np.float32)

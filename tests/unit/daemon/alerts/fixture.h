@@ -140,7 +140,7 @@ static inline void alerts_fill(struct alerts_window *w, const struct alerts_fixt
 static inline void give_run(struct alerts_fixture *f, uint64_t messages, uint64_t lost,
                             uint64_t dropped)
 {
-    struct alert_run run = {alerts_common_of(f), messages, lost, dropped};
+    struct alert_run run = {alerts_common_of(f), messages, lost, dropped, 0};
     assert_int_equal(alerts_run(f->alerts, &run, &f->sink), 0);
     f->epoch++;
 }

@@ -68,7 +68,6 @@ static void begin_window(struct quantity_fixture *f, struct layer_id id)
     f->summary = (struct summary_result){.common = {"gpt", run_id, 0, f->step, 0}, .heads = HEADS};
     f->summary.layer.id = id;
     f->summary.layer.rows = 100;
-    f->summary.layer.causal = true;
     f->summary.invalid_share = f->invalid;
     memset(f->invalid, 0, sizeof f->invalid);
 }
@@ -78,7 +77,8 @@ static void put_means(struct quantity_fixture *f, enum metric metric, const doub
 {
     for (int h = 0; h < HEADS; h++) {
         double x = mean[h];
-        f->stat[metric][h] = (struct result_stat){.mean = x, .max = x, .count = isnan(x) ? 0U : 1U};
+        f->stat[metric][h] =
+            (struct result_stat){.mean = x, .min = x, .max = x, .count = isnan(x) ? 0U : 1U};
     }
     f->summary.stat[metric] = f->stat[metric];
 }
@@ -351,20 +351,72 @@ QUANTITY_TEST(a_layer_without_windows_is_not_measured_after_eight)
     }
 }
 
-QUANTITY_TEST(later_keys_count_where_another_layer_is_causal)
+/* The later keys of a decoder's layer: 'c' has a causal mask, 'p' one that leaves a prefix or a
+ * picture open, 'n' none, ' ' no rows. */
+static double take_mask(struct quantity_fixture *f, uint16_t layer, char mask)
+{
+    double next = mask == 'c' ? 0 : mask == ' ' ? NONE : 0.3;
+    begin_window(f, (struct layer_id){STACK_DECODER, layer, SITE_SELF});
+    put_means(f, METRIC_NEXT_TOKEN, (double[]){next, next, NONE, next});
+    for (int h = 0; h < HEADS && mask == 'p'; h++) {
+        f->stat[METRIC_NEXT_TOKEN][h].min = 0;
+    }
+    return take_window(f)->later_keys;
+}
+
+/* Which layers look ahead in the last of some windows: a letter a layer, words a window. */
+static void expect_ahead(struct quantity_fixture *f, const char *windows, const char *wanted)
+{
+    char found[32] = "";
+    uint16_t layer = 0;
+    for (const char *at = windows; *at; at++) {
+        if (*at == '/') {
+            end_window(f);
+            layer = 0;
+            continue;
+        }
+        double later = take_mask(f, layer, *at);
+        found[layer] = isnan(later) ? '?' : later > 0.001 ? '!' : '.';
+        found[++layer] = '\0';
+    }
+    assert_string_equal(found, wanted);
+    quantity_stop(f);
+    quantity_start(f);
+}
+
+QUANTITY_TEST(a_layer_without_a_mask_looks_ahead_among_layers_with_one)
+{
+    expect_ahead(f, "ccncc", "..!..");
+    expect_ahead(f, "nccc", "?...");
+    expect_ahead(f, "nccc/nccc", "!...");
+    expect_ahead(f, "cn/cn", ".!");
+    expect_ahead(f, "nc/nc", "!.");
+    expect_ahead(f, "cccc/cccc/cncc", ".?..");
+    expect_ahead(f, "cccc/cccc/cncc/cncc", ".!..");
+    expect_ahead(f, "ppnp/ppnp", "..!.");
+}
+
+QUANTITY_TEST(masks_that_are_meant_leave_later_keys_to_no_rule)
+{
+    expect_ahead(f, "pppp/pppp", "....");
+    expect_ahead(f, "cccc/pppp", "....");
+    expect_ahead(f, "cpcp/cpcp", "....");
+    expect_ahead(f, "nnnn/nnnn", "????");
+    expect_ahead(f, "cccc/nnnn", "????");      /* an objective a step */
+    expect_ahead(f, "cccc/nnnn/pppp", "...."); /* as UniLM has them */
+    expect_ahead(f, "cncn/cncn", ".?.?");      /* every second layer: a design */
+    expect_ahead(f, "    /cccc", "....");
+}
+
+QUANTITY_TEST(layers_of_an_encoder_may_see_later_keys)
 {
     for (int window = 0; window < 2; window++) {
-        begin_window(f, decoder_0);
-        f->summary.layer.causal = false;
-        put_means(f, METRIC_NEXT_TOKEN, (double[]){0.1, 0.3, NONE, 0});
-        expect_same(take_window(f)->later_keys, window ? 0.3 : NONE);
-        begin_window(f, decoder_1);
-        put_means(f, METRIC_NEXT_TOKEN, (double[]){0, 0, 0, 0});
-        expect_same(take_window(f)->later_keys, 0);
+        expect_same(take_mask(f, 0, 'c'), 0);
+        begin_window(f, (struct layer_id){STACK_ENCODER, 0, SITE_SELF});
+        put_means(f, METRIC_NEXT_TOKEN, (double[]){0.1, 0.3, 0.2, 0.1});
+        expect_same(take_window(f)->later_keys, NONE);
+        end_window(f);
     }
-    begin_window(f, (struct layer_id){STACK_ENCODER, 0, SITE_SELF});
-    put_means(f, METRIC_NEXT_TOKEN, (double[]){0.1, 0.3, 0.2, 0.1});
-    expect_same(take_window(f)->later_keys, NONE);
 }
 
 /* Judges windows of decoder.1 and then decoder.0, with these shares of invalid rows. */

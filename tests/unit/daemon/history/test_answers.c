@@ -134,7 +134,8 @@ PAST_TEST(alerts_are_chosen_by_what_they_are)
     assert_int_equal(past_size(answer->root, "alerts"), 2);
     assert_true(past_bool(answer->root, "more"));
     past_refuses(past, ERR_ARGUMENT, "run needs a job", "alerts", "run:s", "01");
-    past_refuses(past, ERR_ARGUMENT, "severity is not accepted (valid: info, warning, critical)",
+    past_refuses(past, ERR_ARGUMENT,
+                 "severity is not accepted: the text 'dire' (valid: info, warning, critical)",
                  "alerts", "severity:s", "dire");
 }
 
@@ -262,10 +263,11 @@ PAST_TEST(a_comparison_can_be_narrowed_down)
     assert_int_equal(past_u64(answer->root, "a.first"), 3);
     assert_int_equal(past_u64(answer->root, "a.windows"), 2);
     assert_true(past_bool(answer->root, "more"));
-    past_refuses(past, ERR_ARGUMENT,
-                 "metric is not accepted (valid: those with one value per attention row, such as "
-                 "entropy)",
-                 "compare", "job:s metric:s", "gpt", "variance");
+    past_refuses(
+        past, ERR_ARGUMENT,
+        "metric is not accepted: variance (valid: those with one value per attention row, such as "
+        "entropy)",
+        "compare", "job:s metric:s", "gpt", "variance");
     past_refuses(
         past, ERR_NO_HISTORY,
         "run 01010101 of gpt has no window with histograms in this range, nor has the other",

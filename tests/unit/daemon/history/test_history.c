@@ -385,14 +385,17 @@ SHARED_TEST(what_is_no_such_parameter_is_refused)
         {ERR_ARGUMENT, "job is missing", "history", "metric:s", "x", NULL},
         {ERR_ARGUMENT, "this method has no parameter 'jop'", "history", "jop:s", "x", NULL},
         {ERR_ARGUMENT, "this method has no parameter 'metric'", "runs", "metric:s", "x", NULL},
-        {ERR_ARGUMENT, "stack is not accepted (valid: encoder, decoder)", "history",
-         "job:s stack:s", "gpt", "coder"},
-        {ERR_ARGUMENT, "run is not accepted (valid: the first of 32 hexadecimal digits)", "history",
-         "job:s run:s", "gpt", "A1"},
-        {ERR_ARGUMENT, "window is not accepted (valid: such as 1 epoch, 100 steps every 10)",
+        {ERR_ARGUMENT, "stack is not accepted: the text 'coder' (valid: encoder, decoder)",
+         "history", "job:s stack:s", "gpt", "coder"},
+        {ERR_ARGUMENT,
+         "run is not accepted: the text 'A1' (valid: the first of 32 hexadecimal digits)",
+         "history", "job:s run:s", "gpt", "A1"},
+        {ERR_ARGUMENT,
+         "window is not accepted: the text 'often' (valid: such as 1 epoch, 100 steps every 10)",
          "history", "job:s window:s", "gpt", "often"},
         {ERR_ARGUMENT,
-         "statistics is not accepted (valid: a list of mean, std, min, max, p10, p50, p90, p99, "
+         "statistics is not accepted: a list of 1 (valid: a list of mean, std, min, max, p10, p50, "
+         "p90, p99, "
          "last, count)",
          "history", "job:s statistics:l", "gpt", "median"},
         {ERR_NO_HISTORY, "encoder.4.cross has no windows of 10 steps; it has those of 1 epoch",
@@ -406,11 +409,15 @@ SHARED_TEST(what_is_no_such_parameter_is_refused)
 
 SHARED_TEST(a_limit_and_a_range_have_bounds)
 {
-    past_refuses(past, ERR_ARGUMENT, "limit is not accepted (valid: 1 to 200000)", "history",
+    past_refuses(past, ERR_ARGUMENT, "limit is not accepted: 0 (valid: 1 to 200000)", "history",
                  "job:s limit:u", "gpt", UINT64_C(0));
-    past_refuses(past, ERR_ARGUMENT, "limit is not accepted (valid: 1 to 200000)", "history",
-                 "job:s limit:u", "gpt", UINT64_C(200001));
-    past_refuses(past, ERR_ARGUMENT, "from is greater than to", "history", "job:s from:u to:u",
+    past_refuses(past, ERR_ARGUMENT, "limit is not accepted: 200001 (valid: 1 to 200000)",
+                 "history", "job:s limit:u", "gpt", UINT64_C(200001));
+    past_refuses(past, ERR_ARGUMENT, "points is not accepted: 1 (valid: 2 to 10000)", "log",
+                 "job:s points:u", "gpt", UINT64_C(1));
+    past_refuses(past, ERR_ARGUMENT, "layer is not accepted: the text '4' (valid: 0 to 65535)",
+                 "history", "job:s layer:s", "gpt", "4");
+    past_refuses(past, ERR_ARGUMENT, "from 2 is greater than to 1", "history", "job:s from:u to:u",
                  "gpt", UINT64_C(2), UINT64_C(1));
     past_refuses(past, ERR_NO_HISTORY, "encoder.4.cross has no window of 1 epoch in this range",
                  "history", "job:s from:u", "gpt", UINT64_MAX);

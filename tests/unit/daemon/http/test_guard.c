@@ -164,7 +164,7 @@ TEST(parameters_have_the_types_that_methods_want)
 
 TEST(parameters_that_are_wrong_are_named)
 {
-    char long_text[600];
+    char long_text[600], wanted[80];
     memset(long_text, 'a', sizeof long_text - 1);
     long_text[sizeof long_text - 1] = '\0';
     assert_non_null(strstr(READ({"color", "red"}), "color: no such parameter (valid: job, run,"));
@@ -172,9 +172,10 @@ TEST(parameters_that_are_wrong_are_named)
     assert_string_equal(READ({"job", "a"}, {"job", "a"}), "job: given twice");
     for (int i = 0; i < 5; i++) {
         const char *bad = (const char *[]){"-1", "+1", " 1", "1.5", "18446744073709551616"}[i];
-        assert_string_equal(READ({"limit", bad}), "limit: a whole number is needed");
+        snprintf(wanted, sizeof wanted, "limit: a whole number is needed, not '%s'", bad);
+        assert_string_equal(READ({"limit", bad}), wanted);
     }
-    assert_string_equal(READ({"packed", "yes"}), "packed: 1 or 0 is needed");
+    assert_string_equal(READ({"packed", "yes"}), "packed: 1 or 0 is needed, not 'yes'");
     assert_non_null(strstr(READ({"job", NULL}), "job: a value of at most 511"));
     assert_non_null(strstr(READ({"job", long_text}), "job: a value of at most 511"));
     assert_non_null(strstr(READ({"job", "a\nb"}), "printable"));

@@ -63,7 +63,7 @@ OPEN_STORE_TEST(of_one_step_the_newest_value_counts)
     assert_answer(fixture, 1, "SELECT points FROM logs");
 }
 
-/* 10,000 of them: each eighth stays, the newest of its neighbours, and the last. */
+/* 10,000 of them that rise: in buckets of 16 the first and last are the smallest and largest. */
 OPEN_STORE_TEST(a_name_has_at_most_2000_points_evenly_spread)
 {
     put_points(fixture, 0, 9999, 1);
@@ -71,8 +71,62 @@ OPEN_STORE_TEST(a_name_has_at_most_2000_points_evenly_spread)
     assert_answer(fixture, 1250, "SELECT count(*) FROM log_points");
     assert_answer(fixture, 1250, "SELECT points FROM logs");
     assert_answer(fixture, 9999, "SELECT max(step) FROM log_points");
-    assert_answer(fixture, 1250, "SELECT count(*) FROM log_points WHERE step % 8 = 7");
+    assert_answer(fixture, 1250, "SELECT count(*) FROM log_points WHERE step % 16 IN (0, 15)");
     assert_answer(fixture, 1250, "SELECT count(*) FROM log_points WHERE value = step");
+}
+
+/* A noisy loss, of which every 401st step is something else. */
+static double noisy(uint64_t step, double other)
+{
+    return step % 401 == 7 ? other : 1 + 0.01 * (double)(step * 7919 % 101);
+}
+
+static void put_noise(struct store_fixture *fixture, uint64_t steps, double other)
+{
+    struct store_batch *batch = batch_of(7, 1);
+    for (uint64_t step = 0; step < steps; step++) {
+        struct store_point point = point_of("loss", step, noisy(step, other));
+        assert_int_equal(batch_point(batch, &point), 0);
+    }
+    submit(fixture, batch);
+    wait_count(fixture, COUNT_STORED, steps);
+    assert_answer(fixture, 1, "SELECT count(*) BETWEEN 900 AND 2000 FROM log_points");
+    assert_answer(fixture, 1, "SELECT points = (SELECT count(*) FROM log_points) FROM logs");
+}
+
+OPEN_STORE_TEST(every_jump_stays_where_points_are_thinned_out)
+{
+    put_noise(fixture, 20000, 50);
+    assert_answer(fixture, 50, "SELECT count(*) FROM log_points WHERE value = 50");
+    assert_answer(fixture, 50,
+                  "SELECT count(*) FROM log_points WHERE value = 50 AND step % 401 = 7");
+}
+
+OPEN_STORE_TEST(every_dip_stays_where_points_are_thinned_out)
+{
+    put_noise(fixture, 20000, -2);
+    assert_answer(fixture, 50, "SELECT count(*) FROM log_points WHERE value = -2");
+}
+
+OPEN_STORE_TEST(whatever_is_not_finite_stays_where_points_are_thinned_out)
+{
+    put_noise(fixture, 20000, NAN);
+    assert_answer(fixture, 50, "SELECT count(*) FROM log_points WHERE value IS NULL");
+}
+
+/* A training that goes on after its loss has broken: the first and last NaN of each bucket. */
+OPEN_STORE_TEST(a_loss_that_is_never_finite_again_is_bounded_and_its_beginning_stays)
+{
+    struct store_batch *batch = batch_of(7, 1);
+    for (uint64_t step = 0; step < 20000; step++) {
+        struct store_point point = point_of("loss", step, step < 7777 ? 1.0 : NAN);
+        assert_int_equal(batch_point(batch, &point), 0);
+    }
+    submit(fixture, batch);
+    wait_count(fixture, COUNT_STORED, 20000);
+    assert_answer(fixture, 7777, "SELECT min(step) FROM log_points WHERE value IS NULL");
+    assert_answer(fixture, 7776, "SELECT max(step) FROM log_points WHERE value IS NOT NULL");
+    assert_answer(fixture, 1, "SELECT count(*) BETWEEN 900 AND 2000 FROM log_points");
 }
 
 /* One step that is far from all others costs them nothing but one halving. */
@@ -82,7 +136,7 @@ OPEN_STORE_TEST(a_step_far_away_leaves_the_others_as_they_are)
     put_point(fixture, "loss", UINT64_C(1) << 62, 1.0);
     wait_count(fixture, COUNT_STORED, 2000);
     assert_answer(fixture, 2000, "SELECT count(*) FROM log_points");
-    put_point(fixture, "loss", 1999, 1.0);
+    put_point(fixture, "loss", 1999, 1999.0);
     wait_count(fixture, COUNT_STORED, 2001);
     assert_answer(fixture, 1001, "SELECT count(*) FROM log_points");
 }
@@ -91,13 +145,17 @@ OPEN_STORE_TEST(a_run_that_is_replayed_changes_nothing)
 {
     int64_t sum, points;
     put_points(fixture, 0, 50000, 10);
-    wait_count(fixture, COUNT_STORED, 5001);
+    put_point(fixture, "loss", 25000, NAN);
+    put_point(fixture, "loss", 25010, -1);
+    wait_count(fixture, COUNT_STORED, 5003);
     sum = ask(fixture, "SELECT sum(step) FROM log_points");
     points = ask(fixture, "SELECT count(*) FROM log_points");
     assert_true(points > 1000 && points <= 2000);
     fixture_reopen(fixture);
     put_points(fixture, 0, 50000, 10);
-    wait_count(fixture, COUNT_STORED, 10002);
+    put_point(fixture, "loss", 25000, NAN);
+    put_point(fixture, "loss", 25010, -1);
+    wait_count(fixture, COUNT_STORED, 10006);
     assert_answer(fixture, sum, "SELECT sum(step) FROM log_points");
     assert_answer(fixture, points, "SELECT count(*) FROM log_points");
     assert_answer(fixture, points, "SELECT points FROM logs");
