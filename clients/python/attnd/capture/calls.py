@@ -21,8 +21,8 @@ from ..base import wire
 from ..base.masks import IGNORED_AT, Visibility, describe
 from ..base.plan import Plan
 from ..forms import mods
-from ..forms.seen import (Queries, Seen, Share, Weights, broadcast, heads_of, lowered_dtype, precision_of, queries_of,
-                          values_fit)
+from ..forms.seen import (Queries, Seen, Share, Weights, broadcast, heads_of, keys_before, lowered_dtype, precision_of,
+                          queries_of, values_fit)
 from ..model.labels import ForwardLabels
 from ..sending import tensors
 from ..sending.contents import Captured, fitting_labels
@@ -90,6 +90,7 @@ class _Form(NamedTuple):
     softcap: float
     offset: int
     shared: bool = False
+    extra: int = 0
 
 
 class _Values(NamedTuple):
@@ -329,7 +330,8 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
         elif seen.mask is not None:  # which has its rows where it is
             mask = _part_of_mask(seen.mask, (samples, heads, queries if some is None else slice(None)))
         banded, before, causal = seen.causal or seen.window > 0 or mask is not None, max(seen.offset, 0), seen.causal
-        before = before if banded else 0
+        if not banded:
+            before = 0 if origin.cross or seen.documents is not None else keys_before(seen)
         documents = None if seen.documents is None else seen.documents[0].expand(q.shape[0], -1)[samples]
         if seen.documents is not None and seen.documents[0] is not seen.documents[1]:
             differ = HostCopy((seen.documents[0] != seen.documents[1]).any())
@@ -367,7 +369,7 @@ def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], given_mask: Op
     mask = None if given_mask is None else HostCopy(given_mask)
     documents = [HostCopy(one) for one in (*(seen.documents or ()), *(seen.ends or ()))]
     copies = [one for one in (q, k, *(values.copies() if values else ()), mask, *documents) if one is not None]
-    form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset, seen.shared)
+    form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset, seen.shared, seen.extra)
     parts = _Parts(q, k, values, mask, documents)
     return Cut(sum(one.nbytes for one in copies),
                lambda layer, gradient=None: _finish_queries(parts, form, rows, context, layer, gradient), part,
@@ -509,7 +511,8 @@ def _visible(allowed: np.ndarray, form: _Form, rows: _Rows, documents: _Document
 def _said_plainly(parts: _Parts, form: _Form, rows: _Rows, documents: _Documents,
                   layer: wire.Layer) -> Optional[Visibility]:
     """The visible keys, where the call states them in words; None where it does not."""
-    offset = rows.first + (form.offset if form.causal or form.window else 0)
+    cached = max(0, parts.k.shape[2] - form.extra - rows.total) if layer[2] == "self" and documents is None else 0
+    offset = rows.first + (form.offset if form.causal or form.window else cached)
     if parts.mask is not None or (form.window and not form.causal) or offset < 0:
         return None
     if documents is not None and not (layer[2] == "self" and offset == rows.first
@@ -524,7 +527,7 @@ def _said_plainly(parts: _Parts, form: _Form, rows: _Rows, documents: _Documents
 
 def _described(allowed: np.ndarray, form: _Form, rows: _Rows, layer: wire.Layer) -> Visibility:
     before = max(form.offset, 0)
-    return describe(allowed, rows.first + before, rows.stride, rows.total + before, layer[2] == "self", form.shared)
+    return describe(allowed, rows.first + before, rows.stride, rows.total + before + form.extra, layer[2] == "self", form.shared)
 
 
 def _read_mask(mask: Optional[HostCopy], shape: Tuple[int, int, int, int]) -> Tuple[np.ndarray, Optional[np.ndarray]]:
@@ -590,14 +593,14 @@ def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray])
 def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, context: Context, copy: Type[HostCopy],
                  of_output: Optional[_Values] = None) -> Cut:
     """`of_output`: the values, when a gradient is of the output."""
-    weights, sink, shared = seen.weights.detach()[part], seen.sink, seen.shared
+    weights, sink, shared, extra = seen.weights.detach()[part], seen.sink, seen.shared, seen.extra
     if sink:
         weights = weights[..., :-1]
     copied, allowed = copy(weights), HostCopy(_visible_of(seen, part))
     beside = _copied_values(seen, part, copy, None)
     copies = [copied, allowed, *(values for some in (of_output, beside) if some is not None for values in some.copies())]
     return Cut(sum(one.nbytes for one in copies),
-               lambda layer, gradient=None: _finish_weights(copied, allowed, sink, shared, rows, context, layer, gradient,
+               lambda layer, gradient=None: _finish_weights(copied, allowed, sink, shared, extra, rows, context, layer, gradient,
                                                             of_output, beside),
                part, [one for one in copies if isinstance(one, HeldCopy)])
 
@@ -608,9 +611,10 @@ def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor
     return visible[..., :-1] if seen.sink else visible
 
 
-def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bool, rows: _Rows, context: Context, layer: wire.Layer,
-                    gradient: Optional[HostCopy], of_output: Optional[_Values], beside: Optional[_Values]) -> Optional[Captured]:
-    visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self", shared)
+def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bool, extra: int, rows: _Rows, context: Context,
+                    layer: wire.Layer, gradient: Optional[HostCopy], of_output: Optional[_Values],
+                    beside: Optional[_Values]) -> Optional[Captured]:
+    visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total + extra, layer[2] == "self", shared)
     if context.state is not None:
         return _state_of_weights(weights.tensor(), visibility, sink, rows, context, layer)
     frames = tensors.Frames()

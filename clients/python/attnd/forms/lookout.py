@@ -426,10 +426,13 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
 
 
 def _marked(seen: Optional[Seen], inside: Any) -> Optional[Seen]:
-    """With whether F.multi_head_attention_forward, in this frame, was given one mask [Tq, Tk] for all samples, and no padding."""
-    mask, padding = inside.f_locals.get("attn_mask"), inside.f_locals.get("key_padding_mask")
+    """With whether F.multi_head_attention_forward, in this frame, was given one mask [Tq, Tk] for all samples, and no padding, and
+    how many keys it has put behind those that it was given."""
+    given = inside.f_locals
+    mask, padding = given.get("attn_mask"), given.get("key_padding_mask")
     shared = mask is not None and padding is None and (mask.dim() == 2 or mask.shape[0] == 1)
-    return None if seen is None else seen._replace(shared=shared)
+    extra = (given.get("bias_k") is not None) + bool(given.get("add_zero_attn"))
+    return None if seen is None else seen._replace(shared=shared, extra=extra)
 
 
 def _with_values(seen: Optional[Weights], v: Any) -> Optional[Weights]:

@@ -63,6 +63,7 @@ class Queries(NamedTuple):
     x       [B, Tq, width]: the residual stream that the layer reads
     share   of the layer's heads that these are, where DTensors tell
     shared  the mask is one for all samples, and not of keys alone: it tells of no padding
+    extra   how many keys are behind those of the sequence, as learned ones are
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -84,6 +85,7 @@ class Queries(NamedTuple):
     x: Optional[torch.Tensor] = None
     share: Optional[Share] = None
     shared: bool = False
+    extra: int = 0
 
 
 class Weights(NamedTuple):
@@ -91,7 +93,7 @@ class Weights(NamedTuple):
 
     sink   the last key is a learned sink and no key
     v      [B or 1, Hkv, Tk, dv]: the values that the keys have, where they are known and wanted; Hkv divides H
-    wo_r, x, shared  as of Queries
+    wo_r, x, shared, extra  as of Queries
     """
     weights: torch.Tensor
     logits: torch.Tensor
@@ -101,6 +103,7 @@ class Weights(NamedTuple):
     wo_r: Optional[Callable[[], np.ndarray]] = None
     x: Optional[torch.Tensor] = None
     shared: bool = False
+    extra: int = 0
 
 
 Seen = Union[Queries, Weights]
@@ -120,6 +123,11 @@ def queries_of(seen: Seen) -> Tuple[int, int]:
 def keys_of(seen: Seen) -> int:
     """Tk, without a sink."""
     return int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3] - seen.sink)
+
+
+def keys_before(seen: Seen) -> int:
+    """How many keys are before those of the queries in self-attention, where no mask says so: those of a cache."""
+    return max(0, keys_of(seen) - seen.extra - queries_of(seen)[1])
 
 
 def device_of(seen: Seen) -> torch.device:
