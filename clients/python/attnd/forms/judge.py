@@ -145,8 +145,8 @@ class Judge:
         if output is not None:
             arrange = output.arrange
             output = output._replace(arrange=lambda gradient: arrange(gradient).transpose(0, 1))
-        v = None if seen.v is None else seen.v.transpose(0, 1)
-        return seen._replace(weights=seen.weights.transpose(0, 1), logits=seen.logits.transpose(0, 1), output=output, v=v)
+        v, hidden = (None if one is None else one.transpose(0, 1) for one in (seen.v, seen.hidden))
+        return seen._replace(weights=seen.weights.transpose(0, 1), logits=seen.logits.transpose(0, 1), output=output, v=v, hidden=hidden)
 
     def news(self) -> List[str]:
         """Tells what is new since, once: for all modules of one place in the model together."""
@@ -240,7 +240,8 @@ def _moved(seen: Weights, queries: int) -> Weights:
     if output is not None:
         arrange = output.arrange
         output = output._replace(arrange=lambda gradient: arrange(gradient).movedim(queries, 2))
-    return seen._replace(weights=seen.weights.movedim(queries, 2), logits=seen.logits.movedim(queries, 2), output=output)
+    hidden = None if seen.hidden is None else seen.hidden.movedim(queries, 2)
+    return seen._replace(weights=seen.weights.movedim(queries, 2), logits=seen.logits.movedim(queries, 2), output=output, hidden=hidden)
 
 
 def _told(pattern: str, found: Sequence[_Refused]) -> str:

@@ -29,6 +29,7 @@ from .detours import Detour
 from .evidence import Trail, tensors_in
 from .judge import SAYS_ATTENTION, head_count
 from .seen import NotCaptured, Output, Seen, Weights
+from .terms import FOLLOWED, Terms, hidden_by, term_of
 
 if TYPE_CHECKING:
     from .spy import Spy
@@ -44,6 +45,7 @@ class Lookout:
         self.count = 0  # attentions seen so far
         self.heads: Optional[int] = None  # of the F.multi_head_attention_forward that runs now
         self.trails: List[Trail] = []  # of softmaxes that are not judged yet
+        self.terms = Terms()  # of what may become the argument of a softmax
         self.sinks: Optional[torch.Tensor] = None  # of the function of transformers that runs now
         self.within = 0  # functions of transformers that run now
         self.records = True  # autograd does, what is looked at
@@ -63,6 +65,7 @@ class Lookout:
         if spy in self.spies:
             self.spies.remove(spy)
             if not self.spies:
+                self.terms.clear()
                 _interface.leave()
         self.resume(spy)
 
@@ -114,7 +117,7 @@ class Lookout:
             for spy in list(self.spies) if _is_over_last(args, kwargs) else ():
                 spy.sees_more(result.dim())
         else:
-            self.tell(lambda: _softmax(args, kwargs, result, self._module()), result)
+            self.tell(lambda: _softmax(args, kwargs, result, self._module(), None, self.terms), result)
         return result
 
     def instead(self, run: Callable[[], Any], look: Callable[[Any], Optional[Seen]]) -> Any:
@@ -168,6 +171,16 @@ class Lookout:
             oldest = self.trails.pop(0)
             oldest.settle(oldest)
         self.trails.append(trail)
+
+    def note(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
+        """The model called one of FOLLOWED, which made that."""
+        if not self.terms.concerns(function, args) or is_graph_captured():
+            return
+        with self._timed():
+            try:
+                self.terms.after(function, args, kwargs, made)
+            except Exception:  # called in a way that is not known
+                self.terms.clear()
 
     def follow(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
         """The model called this function, which made that, while there are trails."""
@@ -382,6 +395,8 @@ class _Mode(TorchFunctionMode):
         if func in _LOOKED_AT and self.is_open:
             return self._lookout.look(_stand_ins.original(func), args, kwargs)
         made = func(*args, **kwargs)
+        if func in FOLLOWED and self.is_open:
+            self._lookout.note(func, args, kwargs, made)
         if self._trails and self.is_open:
             self._lookout.follow(func, args, kwargs, made)
         return made
@@ -406,12 +421,13 @@ def _is_over_last(args: Any, kwargs: Any) -> bool:
 
 
 def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
-             heads: Optional[int] = None) -> Optional[Weights]:
+             heads: Optional[int] = None, terms: Optional[Terms] = None) -> Optional[Weights]:
     """The weights that a softmax of attention shows: of [B, H, Tq, Tk], or [B * H, Tq, Tk] when it is known how
-    many heads there are."""
+    many heads there are. `terms`: those that were followed."""
     if not _is_over_last(args, kwargs):
         return None
     logits = _logits(args, kwargs)
+    added = None if terms is None else terms.of(logits)
     result, shape = weights, tuple(logits.shape)
     if logits.dim() == 3:
         heads = heads or (head_count(module) if SAYS_ATTENTION.search(type(module).__name__) else None)
@@ -421,8 +437,8 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
         logits, weights = logits.reshape(shape), weights.reshape(shape)
     if logits.dim() != 4:
         return None
-    return Weights(weights, logits, getattr(module, "sinks", None) is not None,
-                   Output(result, lambda gradient: gradient.reshape(shape)))
+    return Weights(weights, logits, getattr(module, "sinks", None) is not None, Output(result, lambda gradient: gradient.reshape(shape)),
+                   hidden=hidden_by(added or (), tuple(logits.shape)), is_known=added is not None)
 
 
 def _marked(seen: Optional[Seen], inside: Any) -> Optional[Seen]:
@@ -432,6 +448,10 @@ def _marked(seen: Optional[Seen], inside: Any) -> Optional[Seen]:
     mask, padding = given.get("attn_mask"), given.get("key_padding_mask")
     shared = mask is not None and padding is None and (mask.dim() == 2 or mask.shape[0] == 1)
     extra = (given.get("bias_k") is not None) + bool(given.get("add_zero_attn"))
+    if isinstance(seen, Weights):  # whose logits are of [B * H, Tq, Tk], as the mask is now
+        (batch, heads), shape = seen.logits.shape[:2], tuple(seen.logits.shape)
+        hidden = None if mask is None else hidden_by((term_of(mask, (batch * heads, *shape[2:])),), shape)
+        seen = seen._replace(hidden=hidden, is_known=True)
     return None if seen is None else seen._replace(shared=shared, extra=extra)
 
 

@@ -9,13 +9,15 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Seque
 import numpy as np
 import torch
 
+from ..base.hidden import hidden_at
 from ..base.masks import IGNORED_AT
 from ..base.torch_state import why_unreadable
-from ..sending.devices import DTYPE_NAMES
+from ..sending.devices import DTYPE_NAMES, working_dtype
 from . import mods
 
 _NO_KEYS = re.compile(r"mask|pos|bias|residual")  # names of inputs that are none of another sequence
 _OF_KEYS = re.compile(r"encoder|context|memory|(^|_)(keys?|kv|source|src|other|cond)(_|$)")  # and of some that are
+_WEIGHT_LEFT = 1e-7  # of a row, on hidden keys
 _LOOKED_AHEAD = 32  # queries of which a late mask is evaluated, to tell whether they see later keys
 
 
@@ -92,6 +94,9 @@ class Weights(NamedTuple):
     """The result of an explicit softmax: weights [B, H, Tq, Tk], before dropout, of logits of the same shape.
 
     sink   the last key is a learned sink and no key
+    hidden  bool [B, H, Tq, Tk]: the keys that are hidden by what was added to the logits; None: no others than those of logits
+           below IGNORED_AT
+    is_known  it is known what was added
     v      [B or 1, Hkv, Tk, dv]: the values that the keys have, where they are known and wanted; Hkv divides H
     wo_r, x, shared, extra  as of Queries
     """
@@ -104,6 +109,8 @@ class Weights(NamedTuple):
     x: Optional[torch.Tensor] = None
     shared: bool = False
     extra: int = 0
+    hidden: Optional[torch.Tensor] = None
+    is_known: bool = True
 
 
 Seen = Union[Queries, Weights]
@@ -175,12 +182,14 @@ def sees_ahead(seen: Seen) -> Union[None, bool, torch.Tensor]:
     """Whether queries see keys behind their own: each sees the next, but for one in 16, as at the end of a document. A mask
     tells it on its device, bool []. None: nothing tells, as with one query."""
     queries, keys, mask = queries_of(seen)[1], keys_of(seen), None
+    least: Union[float, torch.Tensor] = IGNORED_AT
     if isinstance(seen, Weights):
-        mask = seen.logits.detach()
+        mask = seen.logits.detach() if seen.hidden is None else ~seen.hidden & (seen.logits > IGNORED_AT)
     elif seen.causal:
         return False
     elif seen.mask is not None:
         mask = seen.mask.detach()
+        least = IGNORED_AT if mask.dtype == torch.bool else hidden_at(mask)
     elif seen.late_mask is not None and queries == keys:
         mask = seen.late_mask((slice(0, 1), slice(0, 1), slice(0, min(queries, _LOOKED_AHEAD))))
     elif seen.score_mod is not None:
@@ -193,8 +202,20 @@ def sees_ahead(seen: Seen) -> Union[None, bool, torch.Tensor]:
     count = min(own.shape[-1] - 1, following.shape[-1])  # of a part of the rows `following` has one more
     own, following = own[..., 1:count + 1], following[..., :count]
     if mask.dtype != torch.bool:
-        own, following = own > IGNORED_AT, following > IGNORED_AT
+        own, following = own > least, following > least
     return (own & ~following).sum() * 16 <= own.sum()
+
+
+def visible_keys(weights: torch.Tensor, logits: torch.Tensor, hidden: Optional[torch.Tensor]) -> torch.Tensor:
+    """bool [B, Tq, Tk] of weights, logits and what is hidden of them, as Weights has it: all heads say what is visible. NaN hides
+    nothing: it is an error. A row that has other keys, and to whose hidden ones logits of hundreds give weight, sees these."""
+    visible = ~(logits <= IGNORED_AT).all(dim=1)
+    if hidden is None:
+        return visible
+    left = visible & hidden.all(dim=1)
+    seen = visible & ~left
+    weight = torch.where(left[:, None], weights, torch.zeros_like(weights)).sum(-1, dtype=working_dtype(weights)).amax(1)
+    return seen | (left & ((weight > _WEIGHT_LEFT) & seen.any(-1))[..., None])
 
 
 def makes_by_head(seen: Seen) -> bool:
