@@ -22,7 +22,7 @@ from ..base.paths import call_name, module_at
 from ..base.plan import Plan
 from ..forms import look
 from ..forms.judge import Judge
-from ..forms.seen import (Queries, Seen, Share, heads_of, keys_of, may_read_other, placements_of, queries_of, reads_other,
+from ..forms.seen import (Queries, Seen, Share, heads_of, keys_of, may_be_masked, may_read_other, placements_of, queries_of, reads_other,
                           sees_ahead, tells_padding)
 from ..forms.shares import Shares, ShareUnknown
 from ..forms.spy import Spy
@@ -267,6 +267,8 @@ class Forwards:
                 module: Any = module_at(self._root, path.partition("#")[0])
                 cross = may_read_other(inspect.signature(module.forward).parameters)
             self.names.note(path, Shown(cross, ahead))
+            if may_be_masked(seen):
+                self.notices.unclear(path)
         except Exception:
             self.notices.failed(f"{path or 'the model'} could not be looked at for its name")
 

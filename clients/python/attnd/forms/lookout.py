@@ -47,6 +47,7 @@ class Lookout:
         self.trails: List[Trail] = []  # of softmaxes that are not judged yet
         self.terms = Terms()  # of what may become the argument of a softmax
         self.sinks: Optional[torch.Tensor] = None  # of the function of transformers that runs now
+        self.asked: Optional[Sequence[int]] = None  # the shape of the queries that it was given
         self.within = 0  # functions of transformers that run now
         self.records = True  # autograd does, what is looked at
         self._mode: Optional[_Mode] = None
@@ -108,7 +109,7 @@ class Lookout:
                 return function(*args, **kwargs)
         result = function(*args, **kwargs)
         if function is _sdpa:
-            self.tell(lambda: sdpa.of_call(args, kwargs, result))
+            self.tell(lambda: sdpa.unpacked(sdpa.of_call(args, kwargs, result), self.asked))
         elif function in _SIGMOIDS:
             if isinstance(result, torch.Tensor) and result.dim() > 2 and result.shape[-1] == result.shape[-2]:
                 for spy in list(self.spies):
@@ -211,15 +212,15 @@ class Lookout:
         return next((spy.current_module for spy in self.spies if spy.current_module is not None), None)
 
     @contextlib.contextmanager
-    def inside_interface(self, sinks: Optional[torch.Tensor]) -> Iterator[None]:
+    def inside_interface(self, sinks: Optional[torch.Tensor], query: Optional[torch.Tensor] = None) -> Iterator[None]:
         """Within an attention function of transformers, which may call kernels of others."""
-        own, self.sinks = self.sinks, sinks
+        own, self.sinks, asked, self.asked = self.sinks, sinks, self.asked, None if query is None else query.shape
         self.within += 1
         try:
             yield
         finally:
             self.within -= 1
-            self.sinks = own
+            self.sinks, self.asked = own, asked
 
     @contextlib.contextmanager
     def _inside(self, args: Any, kwargs: Any) -> Iterator[None]:

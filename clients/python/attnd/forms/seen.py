@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Seque
 import numpy as np
 import torch
 
-from ..base.hidden import hidden_at
+from ..base.hidden import STEP, hidden_at
 from ..base.masks import IGNORED_AT
 from ..base.torch_state import why_unreadable
 from ..sending.devices import DTYPE_NAMES, working_dtype
@@ -216,6 +216,16 @@ def visible_keys(weights: torch.Tensor, logits: torch.Tensor, hidden: Optional[t
     seen = visible & ~left
     weight = torch.where(left[:, None], weights, torch.zeros_like(weights)).sum(-1, dtype=working_dtype(weights)).amax(1)
     return seen | (left & ((weight > _WEIGHT_LEFT) & seen.any(-1))[..., None])
+
+
+def may_be_masked(seen: Seen) -> bool:
+    """Whether something may hide keys that is not known: all heads have the same keys far below the largest logit of their rows.
+    Waits for the device where it is not known what was added."""
+    if not isinstance(seen, Weights) or seen.is_known:
+        return False
+    logits = seen.logits.detach()
+    far = (logits <= logits.amax(-1, keepdim=True) - STEP) & (logits > IGNORED_AT)
+    return bool(far.all(dim=1).any())
 
 
 def makes_by_head(seen: Seen) -> bool:

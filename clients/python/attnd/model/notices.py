@@ -57,6 +57,12 @@ class Notices:
         """An attention cannot be captured."""
         self._uncaptured("unreadable", path, f"it {why}{'. ' + what_helps if what_helps else ''}")
 
+    def unclear(self, path: str) -> None:
+        """What was added to the logits of an attention is not known, and may be a mask."""
+        self._once.warn("unclear", "%s adds to its logits what cannot be seen, and some keys are 50 or more below others in all heads. "
+                        "A mask there, and in others like it, hides only keys whose logits it makes -9000 or less: let it say "
+                        "-inf, or torch.finfo(dtype).min", path or "the model")
+
     def _uncaptured(self, about: str, path: str, why: str) -> None:
         if about in self._once:
             return
