@@ -26,8 +26,8 @@ _known: Dict[Any, Tuple[Any, torch.Tensor]] = {}  # of the masks that were looke
 
 
 def hidden_at(mask: torch.Tensor, find: Optional[Callable[[torch.Tensor], torch.Tensor]] = None) -> torch.Tensor:
-    """The value, f32 [], of a mask [.., H or 1, Tq, Tk] of numbers, on its device; nobody waits for it there. Of a large mask a
-    part of the rows is looked at, of all samples and heads. `find`: finds it in another way."""
+    """The value, f32 [], of a mask [.., H or 1, Tq, Tk] of numbers, on its device; nobody waits for it there. A part of the
+    rows of a large mask is looked at, of all samples and heads. `find`: finds it in another way."""
     find = _found if find is None else find
     if mask.is_inference() or mask.device.type == "meta":
         return find(mask)
@@ -79,7 +79,7 @@ def _some(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded(values: torch.Tensor) -> torch.Tensor:
-    """What is there besides -inf, in rising order, rounded down where there are several: sorting them takes a CPU much longer."""
+    """The values that are there besides -inf, in rising order, rounded down where there are several: sorting them takes a CPU much longer."""
     values = values[values > -math.inf]
     if values.numel() == 0 or bool(values.amax() - values.amin() < STEP):
         return values[:0] if values.numel() == 0 or bool(values.amin() < values.amax()) else values[:1]

@@ -3,8 +3,8 @@
 
 A softmax shows logits and mask in one. A bias, a mask of -100 and a saturated head look alike there, so the functions that make
 its argument are followed from the product on, by the identity of tensors: what is added (add, sub, baddbmm), and what takes the
-place of logits (masked_fill, where, an assignment). Casts, scales and changes of shape and of order are gone along with. What a
-term hides is decided when the softmax has come (base/hidden.py). A function that is not known here ends a way: of such a softmax
+place of logits (masked_fill, where, an assignment). Casts, scales and changes of shape and of order are gone along with. When the
+softmax has come, base/hidden.py decides which keys a term hides. A function that is not known here ends a way: of such a softmax
 only what is at or below IGNORED_AT is hidden. A way keeps what is added alive, and copies nothing.
 """
 from __future__ import annotations

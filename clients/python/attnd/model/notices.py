@@ -58,7 +58,7 @@ class Notices:
         self._uncaptured("unreadable", path, f"it {why}{'. ' + what_helps if what_helps else ''}")
 
     def unclear(self, path: str) -> None:
-        """What was added to the logits of an attention is not known, and may be a mask."""
+        """Something was added to the logits of an attention that is not known, and may be a mask."""
         self._once.warn("unclear", "%s adds to its logits what cannot be seen, and some keys are 50 or more below others in all heads. "
                         "A mask there, and in others like it, hides only keys whose logits it makes -9000 or less: let it say "
                         "-inf, or torch.finfo(dtype).min", path or "the model")
