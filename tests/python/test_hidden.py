@@ -12,7 +12,8 @@ from attnd.base.masks import IGNORED_AT
 from attnd.base.plan import EVERYTHING
 from attnd.capture.calls import Context
 from attnd.device import row_statistics
-from attnd.forms.seen import Queries, Share, sees_ahead, visible_keys
+from attnd.forms import mods
+from attnd.forms.seen import Queries, Share, may_be_masked, sees_ahead, visible_keys
 from test_calls import LAYER, cut, message_of, random, rows_of, truth, weights_of
 from test_spy import Calls, spied  # noqa: F401
 
@@ -176,6 +177,21 @@ def test_a_key_with_weight_is_seen_whatever_was_added(spied):  # noqa: F811
     assert float(weight.max()) < 1e-6 and not visible.all() and (visible & PADDING[:, 0]).any()
 
 
-def test_what_is_added_by_a_function_that_is_not_known_is_not_guessed(spied):  # noqa: F811
-    seen = weights_seen(spied, lambda x: torch.cumsum(x, -1) + added(PADDING))
-    assert not seen.is_known and seen.hidden is None
+def test_what_is_added_by_a_function_that_is_not_known_is_not_guessed_and_told(spied):  # noqa: F811
+    for value in (-100.0, 0.0):
+        seen = weights_seen(spied, lambda x: torch.cumsum(x, -1) + added(PADDING, value))
+        assert not seen.is_known and seen.hidden is None
+        assert may_be_masked(seen) == (value < 0)
+
+
+@pytest.mark.skipif(not hasattr(torch, "vmap"), reason="flex attention needs vmap")
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_score_mod_hides_what_it_is_100_below(biased, monkeypatch):
+    monkeypatch.setattr(mods, "_biased", {})
+    mask, bias = added(PADDING)[:, 0, 0], BIAS[0] if biased else torch.zeros(H, T, T)
+    mod = mods.ScoreMod(lambda score, b, h, i, j: score + bias[h, i, j] + mask[b, j])
+    given = Q, K, D**-0.5, mods.where((slice(0, B), slice(0, H), slice(0, T)), T, Q.device)
+    assert mod.biased(*given) is biased
+    expected = truth(Q, K, (~PADDING).numpy(), bias.numpy())
+    np.testing.assert_allclose(mod.weights(*given)[0].numpy(), expected, atol=1e-6)
+    assert (mod.logits(*given)[..., :1, :].isinf() == PADDING).all()
