@@ -144,9 +144,7 @@ def beside(given, side):
     if given.bias is not None:
         yield launch._look(given, given.bias), (bias, rows, hides_at, NOWHERE)
         if given.bias.dtype != torch.bool:
-            mark, decide = launch._marks(given, given.bias)
-            yield mark, (bias, rows, torch.empty(1, dtype=torch.uint8, device="meta"))
-            yield decide, (torch.empty(1, dtype=torch.uint8, device="meta"), NOWHERE)
+            yield launch._marks(given, given.bias)[0], (bias, rows, torch.empty(1, dtype=torch.uint8, device="meta"))
     if side:
         shown = torch.empty(1, dtype=torch.uint8, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
         yield launch._cells(given, side, True), (q, k, bias, documents, hides_at, NOWHERE, NOWHERE, *shown, NOWHERE.half())

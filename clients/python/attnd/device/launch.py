@@ -295,7 +295,7 @@ def _marks(p: Problem, mask: torch.Tensor) -> Tuple[_Call, _Call]:
     how = {"SAMPLED": p.rows is not None, "BIAS_OF_ALL": p.bias_of_all, "LOWEST": IGNORED_AT, "ROWS": rows, "KEYS": 64, "num_warps": 4}
     return (_Call(kernel.mark_values, (-(-p.queries // rows) if mask.shape[2] > 1 else 1, mask.shape[0] * mask.shape[1]), numbers, how, numbers),
             _Call(kernel.step_of_values, (1, 1), (), {"LOWEST": IGNORED_AT, "STEP": int(STEP), "STEPS_MAX": STEPS_MAX, "GAP": int(GAP),
-                                                      "COUNT": _MARKS, "num_warps": 8}, ()))
+                                                      "COUNT": _MARKS, "num_warps": 16}, ()))
 
 
 def _look(p: Problem, mask: torch.Tensor) -> _Call:
