@@ -15,10 +15,11 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "python"))
 
 import attnd  # noqa: E402
 from attnd.base import plan  # noqa: E402
+from attnd.base.hidden import hidden_at  # noqa: E402
 from attnd.capture import accelerator  # noqa: E402
 from attnd.capture.cost import Cost  # noqa: E402
 from attnd.device import launch, pooled  # noqa: E402
-from attnd.device.problem import Rows  # noqa: E402
+from attnd.device.problem import Problem, Rows  # noqa: E402
 from attnd.sending.sender import NotYet  # noqa: E402
 from device_grid import MASKS, SHAPES, VALUES, agree, agree_of_message, make, message, reference_stands_in  # noqa: E402
 from harness import Attnd  # noqa: E402
@@ -263,3 +264,25 @@ def test_its_states_say_what_attnd_says_of_the_same_queries_and_keys(dtype, valu
         same_layer(raw, state, mask)
         same_numbers(raw, state, mask)
     daemon.close()
+
+
+STEPS = {"-100": lambda d, hidden: torch.zeros_like(d).masked_fill(hidden, -100.0), "-50": lambda d, hidden: torch.zeros_like(d).masked_fill(hidden, -50.0),
+         "-49": lambda d, hidden: torch.zeros_like(d).masked_fill(hidden, -49.0), "ALiBi": lambda d, hidden: -0.5 * d,
+         "ALiBi below -inf": lambda d, hidden: (-0.5 * d).masked_fill(hidden, -float("inf")), "two masks": lambda d, hidden: -100.0 * (hidden.float() + (d > 30)),
+         "bias and mask": lambda d, hidden: torch.sin(d) - 1000.0 * hidden, "one value": lambda d, hidden: torch.full_like(d, -100.0),
+         "NaN": lambda d, hidden: torch.full_like(d, float("nan"))}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_step_of_a_mask_is_the_one_that_pytorch_finds(name):
+    """And the kernels hide what the reference hides."""
+    q, k, _ = make("full", "plain", (1, 2, 2, 70, 70, 16), "f32")
+    distance = (torch.arange(70)[:, None] - torch.arange(70)).abs().float()
+    mask = STEPS[name](distance, torch.ones(70, 70).triu(1).bool())[None, None]
+    (on_q, on_k, words), here = there(q, k, {"bias": mask}), np.arange(0, 70, 3)
+    problem, expected = Problem(on_q, on_k, **words), hidden_at(mask)
+    for one in (problem, problem.sampled(Rows(torch.from_numpy(here).to(DEVICE), here), words["bias"])):
+        assert torch.equal(mask <= launch.hides_at(one, words["bias"]).cpu(), mask <= expected)
+    by_kernel, by_reference = (rows(q, k, {"bias": mask}, one) for one in ("triton", "reference"))
+    for metric, values in by_reference.items():
+        torch.testing.assert_close(by_kernel[metric], values, atol=2e-5, rtol=2e-5, equal_nan=True, msg=metric)

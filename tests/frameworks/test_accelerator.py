@@ -89,6 +89,7 @@ def some_rows(queries, rows, device=torch.device("cpu")):
     return Rows(torch.from_numpy(here) if device.type == "cpu" else torch.empty(rows, dtype=torch.int64, device=device), here)
 
 
+KERNELS = ("row_sums", "few_keys", "key_lengths", "seen_keys", "map_cells", "mark_values", "step_of_values")
 FORMS = {
     "causal": lambda device: {}, "window": lambda device: {"window": 5, "softcap": 3.0, "first": 3, "k": torch.randn(B, HK, 2 * T + 3, D, device=device)},
     "mask": lambda device: {"mask": torch.ones(B, 1, 1, T, device=device, dtype=torch.bool)},
@@ -110,7 +111,7 @@ def on_nowhere(request, monkeypatch):
     if request.param == "triton":
         pytest.importorskip("triton")
         grid = defaultdict(lambda: lambda *given, **how: None)
-        monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=grid, few_keys=grid, seen_keys=grid, map_cells=grid, key_lengths=grid), raising=False)
+        monkeypatch.setattr(device, "kernel", SimpleNamespace(**dict.fromkeys(KERNELS, grid)), raising=False)
         can_run(monkeypatch)
     return request.param
 
@@ -137,7 +138,7 @@ LAUNCHES = {
     "mask of keys": (8, lambda heads, tokens: {"mask": nothing(torch.bool, 1, 1, 1, tokens)}),
     "mask": (8, lambda heads, tokens: {"mask": nothing(torch.bool, 1, 1, tokens, tokens), "causal": False}),
     "mask by head": (8, lambda heads, tokens: {"mask": nothing(torch.bool, 1, heads, tokens, tokens), "causal": False}),
-    "bias by head": (8, lambda heads, tokens: {"mask": nothing(torch.bfloat16, 1, heads, tokens, tokens), "causal": False}),
+    "bias by head": (11, lambda heads, tokens: {"mask": nothing(torch.bfloat16, 1, heads, tokens, tokens), "causal": False}),
     "logits of a score_mod": (8, lambda heads, tokens: {"mask": nothing(torch.float32, 1, heads, 256, tokens), "causal": False,
                                                         "replaces": True}),
     "all rows, with maps": (6, lambda heads, tokens: {"rows": None, "whole": True}),
@@ -159,7 +160,7 @@ def test_a_layer_is_few_launches_and_little_memory(heads, key_heads, tokens, wid
     given, kernels = given._replace(**changes(heads, tokens)), []
     grid = defaultdict(lambda: lambda *given, **how: kernels.append(1))
     monkeypatch.setattr(device, "kernel", SimpleNamespace(
-        **dict.fromkeys(("row_sums", "few_keys", "key_lengths", "seen_keys", "map_cells"), grid)), raising=False)
+        **dict.fromkeys(KERNELS, grid)), raising=False)
     with gpu._Launches() as launches, Held() as held, torch.no_grad():
         held.keep_out(q, k, *(one for one in (given.mask, given.documents) if one is not None))
         arrived.packed(list(computer()._queries(given, False, 64 if given.rows is None else 0).tensors.values()))

@@ -139,13 +139,15 @@ def test_no_form_spills_registers_or_needs_much_shared_memory(form, given, capab
 
 def beside(given, side):
     """The launches besides those two."""
-    q, k, bias, documents, *_, rows = launch._tensors(given)
+    q, k, bias, documents, *_, rows, hides_at = launch._tensors(given)
     yield launch._calls(given, slice(0, HEADS), True)[0], (k, NOWHERE, NOWHERE)
     if given.bias is not None:
-        yield launch._look(given, given.bias), (bias, rows, NOWHERE)
+        yield launch._look(given, given.bias), (bias, rows, hides_at, NOWHERE)
+        if given.bias.dtype != torch.bool:
+            yield launch._marks(given, given.bias)[0], (bias, rows, torch.empty(1, dtype=torch.uint8, device="meta"))
     if side:
         shown = torch.empty(1, dtype=torch.uint8, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
-        yield launch._cells(given, side, True), (q, k, bias, documents, NOWHERE, NOWHERE, *shown, NOWHERE.half())
+        yield launch._cells(given, side, True), (q, k, bias, documents, hides_at, NOWHERE, NOWHERE, *shown, NOWHERE.half())
 
 
 @pytest.mark.parametrize("capability", SHARED_MAX)

@@ -14,6 +14,7 @@ import torch
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "kernels"))
 import formulas  # noqa: E402
+from attnd.base.hidden import hidden_at
 from attnd.capture import accelerator  # noqa: E402
 from attnd.device import arrived, launch, reference, state, visible  # noqa: E402
 from attnd.device.entries import Entries, norms  # noqa: E402
@@ -228,12 +229,14 @@ def reference_stands_in(patch):
     def looked_at(problem, mask):
         at = problem.number(torch.arange(problem.queries))
         mask = mask[:, :, at] if problem.bias_of_all else mask
-        allowed = accelerator._allowed(mask, problem.keys, problem.causal, problem.window, at, problem.q_offset)
+        least = None if mask.dtype == torch.bool else problem.hides_at
+        allowed = accelerator._allowed(mask, least, problem.keys, problem.causal, problem.window, at, problem.q_offset)
         return visible.looked_at(allowed, problem.queries, problem.keys)
 
     can_run(patch)
     patch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
     patch.setattr(launch, "looked_at", looked_at)
+    patch.setattr(launch, "hides_at", lambda problem, mask: hidden_at(mask))
 
 
 def kernel_of(rows):

@@ -38,8 +38,12 @@ BAND = WHOLE & (np.arange(8) > np.arange(8)[:, None] - 2)
 
 
 @pytest.mark.parametrize("allowed, where, seen", [
-    *((np.ones(shape, dtype=bool), (), Visibility())
-      for shape in ((B, T, T), (B, T, 9), (B, 9, T), (B, 1, T), (B, T, 1), (1, 1, 1))),
+    *((np.ones(shape, dtype=bool), (), Visibility()) for shape in ((B, T, T), (B, 9, T), (B, T, 1), (1, 1, 1))),
+    # a cache: the queries are the last ones, unless the mask says otherwise
+    *((np.ones((B, queries, 9), dtype=bool), (), Visibility(q_offset=9 - queries)) for queries in (1, 2, T)),
+    (np.ones((B, 2, 9), dtype=bool), (1, 2, 4), Visibility(q_offset=6)),
+    (triangle(4, 9), (), Visibility(causal=True)), (triangle(4, 9, first=2), (), Visibility(causal=True, q_offset=2)),
+    (triangle(4, 9, first=2)[:, 1::2], (1, 2, 4), Visibility(causal=True, q_offset=3)),
     (triangle(T, T), (), Visibility(causal=True)), (triangle(9, T), (), Visibility(causal=True)),
     (triangle(2, T, first=T - 2), (), Visibility(causal=True, q_offset=T - 2)),  # one that ends at the last key
     (BAND, (), Visibility(causal=True, window=2)),
@@ -54,6 +58,19 @@ BAND = WHOLE & (np.arange(8) > np.arange(8)[:, None] - 2)
 def test_maps_that_are_told_in_words(allowed, where, seen):
     said = describe(allowed, *where)
     assert all(x is None and y is None or np.array_equal(x, y) for x, y in zip(said, seen)), said
+
+
+@pytest.mark.parametrize("filled", [5, 9])
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("chunk", ["causal", "both ways"])
+def test_queries_of_a_cache_stand_at_the_end_of_what_is_filled(filled, queries, chunk):
+    """Samples are padded on the left, as where they generate; the cache may be longer than what is in it."""
+    allowed = triangle(queries, 9, filled - queries) if chunk == "causal" else np.ones((B, queries, 9), dtype=bool)
+    allowed = allowed & ~padding([0, 1, 2], 9)[:, None] & (np.arange(9) < filled)
+    said = describe(allowed)
+    assert said.q_offset == filled - queries
+    assert (visible_by(said, allowed.shape) == allowed).all()
+    assert describe(np.ones((B, queries, 9), dtype=bool), self_attention=False).q_offset == 0
 
 
 @pytest.mark.parametrize("side", ["right", "left", "left opened"])

@@ -16,6 +16,9 @@ mask is: a mask of keys, the same for all queries, below everything, a causal tr
 sides, as where prompts are padded on the left and what was generated on the right. A mask that all samples share is the
 model's own and tells of no padding (test points see the training points alone); in one of another kind (top-k, a strictly
 causal one) each query that sees some key counts.
+
+Self-attention of fewer queries than keys has a cache of keys: its queries are the last ones, unless the mask says otherwise, as
+where it hides the end of a cache that is not full, or is a triangle from key 0 on.
 """
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ def describe(allowed: np.ndarray, first: int = 0, stride: int = 1, total: Option
     square = self_attention and total == keys and (queries == total or stride > 1)
     if square:
         allowed = _without_opened_rows(allowed, position)
-    for offset in dict.fromkeys((first, first + keys - total)):
+    behind = first + keys - total
+    if self_attention and total < keys:
+        first = behind = _behind(allowed, first, stride, total)
+    for offset in dict.fromkeys((first, behind)):
         padded = not shared and (square or (self_attention and queries != total))
         found = _simple(allowed, offset, stride, padded) if offset >= 0 else None
         if found is not None:
@@ -61,6 +67,20 @@ def describe(allowed: np.ndarray, first: int = 0, stride: int = 1, total: Option
             of_keys |= (empty | (allowed == (base & present[:, None])).all(axis=2)).all(axis=1)
         allowed = np.asarray(allowed & (present[:, position] | ~of_keys[:, None])[:, :, None])
     return Visibility(q_offset=first, mask=allowed)
+
+
+def _behind(allowed: np.ndarray, first: int, stride: int, total: int) -> int:
+    """Where the first of these rows stands, of fewer queries than keys: at the last key that it sees, where the next row sees that
+    many more and none sees beyond its own; else all queries end where what is seen does."""
+    seen = np.asarray(allowed.any(axis=0))
+    key, number = np.arange(seen.shape[1]), np.arange(len(seen))
+    ends = np.where(seen.any(axis=1), len(key) - seen[:, ::-1].argmax(axis=1), 0)
+    for row in np.flatnonzero(np.diff(ends) == stride)[::-1][:1]:
+        begin = int(ends[row]) - 1 - int(row) * stride
+        beyond = seen & (key > begin + number[:, None] * stride)
+        if begin >= 0 and not beyond[~seen.all(axis=1)].any():
+            return begin
+    return max(int(ends.max(initial=0)) - total, 0) + first
 
 
 def _without_opened_rows(allowed: np.ndarray, position: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import numpy as np
 import torch
 
+from ..base.hidden import hidden_at
 from ..base.masks import IGNORED_AT
 from ..base.once import log
 from ..base.plan import strata
@@ -36,6 +37,7 @@ from ..device.entries import norms
 from ..device.problem import Problem, Rows
 from ..device.sums import only, wide
 from ..device.visible import Allowed, known, looked_at, visible_keys_of
+from ..forms.seen import visible_keys
 from ..sending.sender import NotYet
 from .cost import Cost
 
@@ -106,7 +108,7 @@ class OfQueries(NamedTuple):
 
 class OfWeights(NamedTuple):
     """Weights and logits [B, H, Tq, Tk]. `sink`: what rows lack of 1 is of learned sinks; the queries are every
-    `stride`th, from position `first` on; the rest as above."""
+    `stride`th, from position `first` on; `hidden` as of forms.seen.Weights; the rest as above."""
     weights: torch.Tensor
     logits: torch.Tensor
     sink: bool
@@ -115,6 +117,7 @@ class OfWeights(NamedTuple):
     cross: bool
     present: Optional[torch.Tensor] = None
     shared: bool = False
+    hidden: Optional[torch.Tensor] = None
 
 
 Asked = Union[OfQueries, OfWeights]
@@ -232,8 +235,10 @@ class Accelerator:
                     is_awaited |= not self._tried(problem, launch.is_ready, asked.whole, mask, side, said is not None)
                 if is_awaited:
                     raise NotYet(_AWAITED)
-                again = _again(problem, head - some.start) if some.start <= head < some.stop else None
                 by_kernel = backend == "triton"
+                if asked.mask is not None and asked.mask.dtype != torch.bool and not asked.replaces:
+                    problem.hides_at = hidden_at(asked.mask, functools.partial(self._tried, problem, launch.hides_at) if by_kernel else None)
+                again = _again(problem, head - some.start) if some.start <= head < some.stop else None
                 if asked.mask is not None and not blocks:
                     facts["looked"] = self._tried(problem, launch.looked_at, asked.mask) if by_kernel else _looked_at(asked)
                 block = self._tried(problem, _by_kernel, asked.whole, again) if by_kernel else \
@@ -321,6 +326,12 @@ def _problems(asked: OfQueries, alike: Dict[Any, Any]) -> Iterator[Tuple[slice, 
         yield some, one.like(*_tensors_of(asked, some), rows, None if asked.sinks is None else asked.sinks[some])
 
 
+def _hides_at(asked: OfQueries) -> Optional[torch.Tensor]:
+    """Problem.hides_at of all heads; None where nothing is added."""
+    mask = asked.mask
+    return None if mask is None or mask.dtype == torch.bool or asked.replaces else hidden_at(mask)
+
+
 def _looks(tensor: Optional[torch.Tensor]) -> Any:
     """All that a problem is told by of a tensor, but for its numbers."""
     return None if tensor is None else (tensor.device, tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr() % 16)
@@ -364,18 +375,19 @@ def _looked_at(asked: OfQueries) -> torch.Tensor:
     assert mask is not None
     some = torch.arange(asked.q.shape[2], device=mask.device) if rows is None else rows.there
     mask = mask if mask.shape[2] in (1, len(some)) else mask.index_select(2, some)
-    return looked_at(_allowed(mask, keys, asked.causal, asked.window, some, asked.first), len(some), keys)
+    return looked_at(_allowed(mask, _hides_at(asked), keys, asked.causal, asked.window, some, asked.first), len(some), keys)
 
 
-def _allowed(mask: torch.Tensor, keys: int, causal: bool, window: int, rows: torch.Tensor, first: int = 0) -> Allowed:
+def _allowed(mask: torch.Tensor, hides_at: Optional[torch.Tensor], keys: int, causal: bool, window: int, rows: torch.Tensor, first: int = 0) -> Allowed:
     """The keys that a mask of the queries `rows` and the words beside it leave to some of these; to some head, where heads
-    differ."""
+    differ. `hides_at`: as of a Problem; None: IGNORED_AT."""
+    least = IGNORED_AT if hides_at is None else hides_at
     j = torch.arange(keys, device=mask.device)
 
     def allowed(some: slice) -> torch.Tensor:
         mine = rows[some]
         part = mask[:, :, some] if mask.shape[2] > 1 else mask
-        seen = part if part.dtype == torch.bool else ~(part <= IGNORED_AT)
+        seen = part if part.dtype == torch.bool else ~(part <= least)
         p = first + mine[:, None]
         seen = seen.any(1).expand(-1, len(mine), keys)
         if causal:
@@ -390,7 +402,8 @@ def valid_of(mask: torch.Tensor, causal: bool, window: int) -> torch.Tensor:
     """Which queries of self-attention are no padding, bool [B or 1, T], by a mask [B or 1, H or 1, T, T]: on its device and
     in the training's stream, which waits for nothing."""
     rows = torch.arange(mask.shape[2], device=mask.device)
-    return known(looked_at(_allowed(mask, len(rows), causal, window, rows), len(rows), len(rows)), rows, len(rows), len(rows), False).valid
+    allowed = _allowed(mask, None if mask.dtype == torch.bool else hidden_at(mask), len(rows), causal, window, rows)
+    return known(looked_at(allowed, len(rows), len(rows)), rows, len(rows), len(rows), False).valid
 
 
 def _again(p: Problem, head: int) -> Again:
@@ -452,10 +465,12 @@ def _block(tensors: Dict[str, torch.Tensor], p: Problem, again: Optional[Again],
 # --------------------------------------------------------------------------------------------------- from weights
 
 def _weights(asked: OfWeights, side: int = 0) -> Computed:
-    weights_of, logits = asked.weights, asked.logits
+    weights_of, logits, hidden = asked.weights, asked.logits, asked.hidden
     batch, heads, queries, keys = weights_of.shape
     step = max(1, _ENTRIES // (batch * heads * keys))
-    mask = torch.cat([~(logits[:, :, begin:begin + step] <= IGNORED_AT).all(1) for begin in range(0, queries, step)], 1)
+    some = [slice(begin, begin + step) for begin in range(0, queries, step)]
+    mask = torch.cat([visible_keys(weights_of[:, :, rows], logits[:, :, rows], None if hidden is None else hidden[:, :, rows])
+                      for rows in some], 1)
     facts = {"looked": looked_at(lambda some: mask[:, some], queries, keys), **({} if asked.present is None else {"present": asked.present})}
     after = asked.first + queries * asked.stride
     said = Said(asked.first, after, keys, queries, False, asked.cross, asked.shared, None, asked.stride)

@@ -18,17 +18,17 @@ import numpy as np
 import torch
 
 from ..base import wire
-from ..base.masks import IGNORED_AT, Visibility, describe
+from ..base.masks import Visibility, describe
 from ..base.plan import ALL, Plan, Samples, some
 from ..forms import mods
-from ..forms.seen import (Queries, Seen, Share, Weights, broadcast, heads_of, lowered_dtype, precision_of, queries_of,
-                          values_fit)
+from ..forms.seen import (Queries, Seen, Share, Weights, broadcast, heads_of, keys_before, lowered_dtype, precision_of,
+                          queries_of, values_fit, visible_keys)
 from ..model.labels import ForwardLabels
 from ..sending import tensors
 from ..sending.contents import Captured, fitting_labels
 from ..sending.devices import DTYPE_NAMES, HeldCopy, HostCopy, working_dtype
 from ..sending.head_maps import HeadMaps
-from . import states
+from . import added, states
 from .accelerator import MASK_BYTES_MAX, Asked, OfQueries, OfWeights, valid_of
 from .padding import Present, valid_queries, with_queries
 
@@ -91,6 +91,7 @@ class _Form(NamedTuple):
     softcap: float
     offset: int
     shared: bool = False
+    extra: int = 0
 
 
 class _Values(NamedTuple):
@@ -194,8 +195,7 @@ def looker_for_padding(seen: Seen, samples: Samples, on_device: bool = False) ->
         copy = HostCopy(own)
 
         def find() -> np.ndarray:
-            allowed, _ = _read_mask(copy, (batch, 1, queries, queries))
-            some = np.asarray(allowed.any(axis=1, keepdims=True))
+            some = np.asarray(added.read(copy, (batch, 1, queries, queries)).allowed.any(axis=1, keepdims=True))
             whole = _visible(some, form, rows, None, (batch, 1, queries, queries))[:, 0]
             return valid_queries(_described(whole, form, rows, layer), (batch, queries))
 
@@ -317,7 +317,8 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
     present = context.present.valid(context.samples) if origin.cross and context.present is not None else None
     if isinstance(seen, Weights):
         asked: Asked = OfWeights(seen.weights.detach()[part], seen.logits.detach()[part], seen.sink, rows.first, rows.stride,
-                                 origin.cross, None if present is None else present[:, queries], seen.shared)
+                                 origin.cross, None if present is None else present[:, queries], seen.shared,
+                                 None if seen.hidden is None else seen.hidden[part])
     else:
         q, k = seen.q.detach(), seen.k.detach().expand(seen.q.shape[0], -1, -1, -1)
         count = _sizes(part)[2]
@@ -331,7 +332,8 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
         elif seen.mask is not None:  # which has its rows where it is
             mask = _part_of_mask(seen.mask, (samples, heads, queries if some is None else slice(None)))
         banded, before, causal = seen.causal or seen.window > 0 or mask is not None, max(seen.offset, 0), seen.causal
-        before = before if banded else 0
+        if not banded:
+            before = 0 if origin.cross or seen.documents is not None else keys_before(seen)
         documents = None if seen.documents is None else seen.documents[0].expand(q.shape[0], -1)[samples]
         if seen.documents is not None and seen.documents[0] is not seen.documents[1]:
             differ = HostCopy((seen.documents[0] != seen.documents[1]).any())
@@ -369,7 +371,7 @@ def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], given_mask: Op
     mask = None if given_mask is None else HostCopy(given_mask)
     documents = [HostCopy(one) for one in (*(seen.documents or ()), *(seen.ends or ()))]
     copies = [one for one in (q, k, *(values.copies() if values else ()), mask, *documents) if one is not None]
-    form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset, seen.shared)
+    form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset, seen.shared, seen.extra)
     parts = _Parts(q, k, values, mask, documents)
     return Cut(sum(one.nbytes for one in copies),
                lambda layer, gradient=None: _finish_queries(parts, form, rows, context, layer, gradient), part,
@@ -427,8 +429,12 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
                     gradient: Optional[HostCopy]) -> Optional[Captured]:
     q, k = parts.q, parts.k
     batch, heads, queries, keys = *q.shape[:3], k.shape[2]
-    allowed, bias = _read_mask(parts.mask, (batch, heads, queries, keys))
-    documents = _read_documents(parts.documents, form.causal)
+    shape = batch, heads, queries, keys
+    found, documents = added.read(parts.mask, shape), _read_documents(parts.documents, form.causal)
+    if found.left is not None and parts.mask is not None:
+        others = _visible(np.ones((1, 1, 1, 1), dtype=bool), form, rows, documents, (batch, 1, queries, keys))
+        found = added.with_weight(found, parts.mask, others, q.floats(), k.floats(), form.scale, form.softcap)
+    allowed, bias = found.allowed, found.bias
     if bias is None and allowed.shape[1] == 1:
         plain = _said_plainly(parts, form, rows, documents, layer)
         visibility = plain or _described(_visible(allowed, form, rows, documents, (batch, 1, queries, keys))[:, 0],
@@ -446,13 +452,13 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
         frames.add_ids("documents", ids, batch, keys)
         return _captured("qk", frames, visibility, rows, context, layer,
                          {"scale": form.scale, "softcap": form.softcap})
-    unbanded, allowed = allowed, _visible(allowed, form, rows, documents, (batch, heads, queries, keys))
+    unbanded, allowed = allowed, _visible(allowed, form, rows, documents, shape)
     visibility = _described(np.asarray(allowed.any(axis=1)), form, rows, layer)
     if context.state is not None and bias is not None and unbanded.shape[1] == 1:
         hidden = unbanded if _has_band(visibility, form, rows) and documents is None else allowed
         return _state_of_queries(parts, form, rows, context, layer, visibility, bias=np.where(hidden, bias, -np.inf))
     valid = valid_queries(visibility, (batch, queries))[:, None, :, None]  # padding has rows of zeros, as in tier qk
-    weights = softmax(_logits(q.floats(), k.floats(), form.scale, form.softcap), allowed & valid, bias)
+    weights = added.softmax(added.logits(q.floats(), k.floats(), form.scale, form.softcap), allowed & valid, bias)
     if context.state is not None:
         return _state_of_weights(torch.from_numpy(weights), visibility, False, rows, context, layer)
     frames = tensors.Frames()
@@ -511,7 +517,8 @@ def _visible(allowed: np.ndarray, form: _Form, rows: _Rows, documents: _Document
 def _said_plainly(parts: _Parts, form: _Form, rows: _Rows, documents: _Documents,
                   layer: wire.Layer) -> Optional[Visibility]:
     """The visible keys, where the call states them in words; None where it does not."""
-    offset = rows.first + (form.offset if form.causal or form.window else 0)
+    cached = max(0, parts.k.shape[2] - form.extra - rows.total) if layer[2] == "self" and documents is None else 0
+    offset = rows.first + (form.offset if form.causal or form.window else cached)
     if parts.mask is not None or (form.window and not form.causal) or offset < 0:
         return None
     if documents is not None and not (layer[2] == "self" and offset == rows.first
@@ -526,24 +533,7 @@ def _said_plainly(parts: _Parts, form: _Form, rows: _Rows, documents: _Documents
 
 def _described(allowed: np.ndarray, form: _Form, rows: _Rows, layer: wire.Layer) -> Visibility:
     before = max(form.offset, 0)
-    return describe(allowed, rows.first + before, rows.stride, rows.total + before, layer[2] == "self", form.shared)
-
-
-def _read_mask(mask: Optional[HostCopy], shape: Tuple[int, int, int, int]) -> Tuple[np.ndarray, Optional[np.ndarray]]:
-    """(bool, what is added) of a mask, each to broadcast to [B, H, Tq, Tk]; one head when all heads agree.
-
-    Nothing is added (None) when the mask only allows and ignores.
-    """
-    if mask is None:
-        return np.ones((1, 1, 1, 1), dtype=bool), None
-    values = mask.numpy() if mask.dtype == torch.bool else mask.floats()
-    allowed = values if mask.dtype == torch.bool else values > IGNORED_AT
-    bias = None
-    if mask.dtype != torch.bool and bool(((values != 0) & allowed).any()):
-        bias = values
-    if allowed.shape[1] > 1 and bool((allowed == allowed[:, :1]).all()):
-        allowed = allowed[:, :1]
-    return np.broadcast_to(allowed, (shape[0], allowed.shape[1], *shape[2:])), bias
+    return describe(allowed, rows.first + before, rows.stride, rows.total + before + form.extra, layer[2] == "self", form.shared)
 
 
 def _band(form: _Form, query: np.ndarray, keys: int) -> np.ndarray:
@@ -557,12 +547,6 @@ def _band(form: _Form, query: np.ndarray, keys: int) -> np.ndarray:
     return band
 
 
-def _logits(q: np.ndarray, k: np.ndarray, scale: float, softcap: float) -> np.ndarray:
-    """[B, H, Tq, Tk] of q [B, H, Tq, d] and k [B, Hkv, Tk, d]."""
-    product = q @ np.repeat(k, q.shape[1] // k.shape[1], axis=1).swapaxes(2, 3) * scale
-    return np.asarray(softcap * np.tanh(product / softcap) if softcap else product)
-
-
 def _add_beside(frames: tensors.Frames, values: Optional[_Values], gradient: Optional[HostCopy],
                 context: Context) -> None:
     """Adds to weights that were computed here what goes along with them: dL/dA, of the gradient of the output and the
@@ -570,21 +554,10 @@ def _add_beside(frames: tensors.Frames, values: Optional[_Values], gradient: Opt
     if values is None:
         return
     if gradient is not None:
-        product = _logits(gradient.floats(), values.v.floats(), 1.0, 0.0)
+        product = added.logits(gradient.floats(), values.v.floats(), 1.0, 0.0)
         frames.add_owned("grad", "f64" if product.dtype == np.float64 else "f32", product)
     if context.beside:
         values.add(frames)
-
-
-def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray]) -> np.ndarray:
-    """Weights of what is allowed; a row that may attend to nothing is 0."""
-    if bias is not None:
-        logits = logits + np.where(bias > IGNORED_AT, bias, 0)
-    logits = np.where(allowed, logits, -np.inf)
-    top = logits.max(axis=-1, keepdims=True)
-    weights = np.exp(logits - np.where(np.isfinite(top), top, 0))
-    total = weights.sum(axis=-1, keepdims=True)
-    return np.asarray(weights / np.where(total > 0, total, 1))
 
 
 # ------------------------------------------------------------------------------------- tier attention
@@ -592,24 +565,26 @@ def softmax(logits: np.ndarray, allowed: np.ndarray, bias: Optional[np.ndarray])
 def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, context: Context, copy: Type[HostCopy],
                  of_output: Optional[_Values] = None) -> Cut:
     """`of_output`: the values, when a gradient is of the output."""
-    sink, shared = seen.sink, seen.shared
+    sink, shared, extra = seen.sink, seen.shared, seen.extra
     copied, allowed = copy(seen.weights.detach()[part]), HostCopy(_visible_of(seen, part))
     beside = _copied_values(seen, part, copy, None)
     copies = [copied, allowed, *(values for some in (of_output, beside) if some is not None for values in some.copies())]
     return Cut(sum(one.nbytes for one in copies),
-               lambda layer, gradient=None: _finish_weights(copied, allowed, sink, shared, rows, context, layer, gradient,
+               lambda layer, gradient=None: _finish_weights(copied, allowed, sink, shared, extra, rows, context, layer, gradient,
                                                             of_output, beside),
                part, [one for one in copies if isinstance(one, HeldCopy)])
 
 
 def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor:
-    """bool [B, Tq, Tk]: all heads say what is visible, whichever of them travel. NaN hides nothing: it is an error."""
-    return ~(seen.logits.detach()[part[0], :, part[2]] <= IGNORED_AT).all(dim=1)
+    """bool [B, Tq, Tk]: all heads say what is visible, whichever of them travel."""
+    some = part[0], slice(None), part[2]
+    return visible_keys(seen.weights.detach()[some], seen.logits.detach()[some], None if seen.hidden is None else seen.hidden[some])
 
 
-def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bool, rows: _Rows, context: Context, layer: wire.Layer,
-                    gradient: Optional[HostCopy], of_output: Optional[_Values], beside: Optional[_Values]) -> Optional[Captured]:
-    visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self", shared)
+def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bool, extra: int, rows: _Rows, context: Context,
+                    layer: wire.Layer, gradient: Optional[HostCopy], of_output: Optional[_Values],
+                    beside: Optional[_Values]) -> Optional[Captured]:
+    visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total + extra, layer[2] == "self", shared)
     if context.state is not None:
         return _state_of_weights(weights.tensor(), visibility, sink, rows, context, layer)
     frames = tensors.Frames()

@@ -22,8 +22,8 @@ from ..base.paths import call_name, module_at
 from ..base.plan import Folds, Plan, Samples, some
 from ..forms import look
 from ..forms.judge import Judge
-from ..forms.seen import (NotCaptured, Queries, Seen, Share, heads_of, keys_of, placements_of, queries_of, sees_ahead,
-                          tells_padding)
+from ..forms.seen import (NotCaptured, Queries, Seen, Share, heads_of, keys_of, may_be_masked, placements_of, queries_of,
+                          sees_ahead, tells_padding)
 from ..forms.shares import Shares, ShareUnknown
 from ..forms.sources import may_read_other, reads_other
 from ..forms.spy import Entered, Spy
@@ -200,6 +200,8 @@ class Forwards:
                     self._unnamed.pop(path, None)
                     self.notices.unplaced(path, self._unplaced[path])
                     return
+                if may_be_masked(seen):
+                    self.notices.unclear(path)
             place = layer or self.names.place_of(path, self._unnamed)
             microbatch = self._passes.get(path, 0)
             self._passes[path] = microbatch + 1

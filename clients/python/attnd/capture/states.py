@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..base import wire
-from ..base.masks import Visibility
+from ..base.masks import IGNORED_AT, Visibility
 from ..device import pooled, reference, weights
 from ..device.arrived import Arrived
 from ..device.entries import Entries
@@ -69,6 +69,8 @@ def of_queries(q: torch.Tensor, k: torch.Tensor, visibility: Visibility, stride:
         _list(visibility.k_len), _list(visibility.q_len),
         None if given is None else torch.from_numpy(np.array(given[:, None] if bias is None else given)),
         softcap, None, None if documents is None else torch.from_numpy(np.array(documents)), cross, q_stride=stride)
+    if bias is not None:  # what it hides is -inf
+        problem = problem.like(problem.q, problem.k, problem.bias, problem.documents, None, None, torch.full((), IGNORED_AT))
     valid = valid_queries(visibility, (problem.batch, problem.queries))
     counts = torch.from_numpy(valid)[:, None]
     entries = Entries(problem, whole, counts)

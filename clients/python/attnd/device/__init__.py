@@ -47,7 +47,8 @@ def row_statistics(q: torch.Tensor, k: torch.Tensor, *, scale: Optional[float] =
     k_len, q_len  [B] integers, a sequence or a tensor, or one for all: how many keys and queries of each sample are no
                   padding
     bias          broadcastable to [B, H, Tq, Tk]. Bool: True may attend. Else added to the logits; what is at or below
-                  -9000 hides its key, as everywhere in this client
+                  -9000 hides its key, and what is 50 or more below all other values of the bias in all heads, as
+                  everywhere in this client
     softcap       c > 0: logits S become c tanh(S / c), before the bias
     sinks         [H] learned logits that take part in each row's softmax and in nothing else
     backend       "reference" is chunked PyTorch, for any device; "triton" is a kernel, in f32, for a head dimension of at

@@ -141,10 +141,11 @@ def _part(p: Problem, sample: int, queries: slice) -> Problem:
     if bias is not None:
         bias = bias[one] if bias.shape[0] > 1 else bias
         bias = bias[:, :, queries] if bias.shape[2] > 1 else bias
-    return Problem(p.q[one, :, queries], p.k[one], p.scale, p.causal, p.position(queries.start), p.window,
+    part = Problem(p.q[one, :, queries], p.k[one], p.scale, p.causal, p.position(queries.start), p.window,
                    None if p.k_len is None else p.k_len[one], None, bias, p.softcap, None,
                    None if p.documents is None else p.documents[one], p.cross, p.local_window,
                    p.q_stride * queries.step)
+    return part if bias is None or bias.dtype == torch.bool else part.like(part.q, part.k, bias, part.documents, None, None, p.hides_at)
 
 
 def _expected(part: Problem) -> Dict[str, torch.Tensor]:
@@ -179,7 +180,7 @@ def _mistakes(part: Problem, sinks: Optional[torch.Tensor], want: torch.Tensor, 
     if sinks is not None:
         found.append(("it counted the learned sinks", torch.logaddexp(want, sinks.to(want.dtype)[:, None])))
     if part.scale != 1:
-        unscaled = Problem(part.q, part.k, 1.0, part.causal, part.q_offset, part.window, part.k_len, None, part.bias,
-                           part.softcap, None, part.documents, part.cross, part.local_window, part.q_stride)
+        unscaled = part.like(part.q, part.k, part.bias, part.documents, None)
+        unscaled.scale = 1.0
         found.append(("the scale were missing", _expected(unscaled)[name]))
     return found

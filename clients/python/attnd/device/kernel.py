@@ -90,9 +90,9 @@ def logits_of(product, scale, softcap, SOFTCAP: tl.constexpr):
 def block_logits(vectors, places, j, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
                  DOCUMENTS: tl.constexpr, NARROW: tl.constexpr, WIDEN: tl.constexpr, REST: tl.constexpr):
     """Logits of the queries `at`, which stand at p, with their bias, which has them as `row`, at keys j, -inf where a query
-    does not see the key; q K^T; and which keys are seen. `places` as block_of_rows() has them. BIAS: 1, added; 2, bool; 3, what
-    takes the place of the logits."""
-    bias, documents, own, row, at, p, rows_end, keys_end, keys, bias_q, bias_k, doc_k, scale, softcap, window = places
+    does not see the key; q K^T; and which keys are seen. `places` as block_of_rows() has them. BIAS: 1, added, where what is at or
+    below `hides_at` hides its key; 2, bool; 3, what takes the place of the logits."""
+    bias, documents, own, row, at, p, rows_end, keys_end, keys, bias_q, bias_k, doc_k, scale, softcap, window, hides_at = places
     product = block_product(vectors, j, False, NARROW, WIDEN, REST)
     s = logits_of(product, scale, softcap, SOFTCAP)
     seen = (j[None, :] < keys_end) & (at[:, None] < rows_end)
@@ -109,7 +109,10 @@ def block_logits(vectors, places, j, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
             seen &= added != 0
         else:
             added = added.to(tl.float32)
-            seen &= (added <= -9000.0) == 0
+            least = -9000.0
+            if BIAS == 1:
+                least = tl.load(hides_at)
+            seen &= (added <= least) == 0
             s = added * _PER_LN_2 if BIAS == 3 else s + added * _PER_LN_2
     return tl.where(seen, s, float("-inf")), product, seen
 
@@ -132,7 +135,7 @@ def block_of_rows(tensors, numbers, strides, CAUSAL: tl.constexpr, WINDOW: tl.co
     """The rows of this program: what block_product() and block_logits() read of them; their numbers among the results and
     their places among the keys; which key head they read, counted over all samples; the lowest and highest place; and the keys
     that some of them may see by causal bound, window and length."""
-    q, k, bias, documents, q_len, k_len, rows = tensors
+    q, k, bias, documents, q_len, k_len, rows, hides_at = tensors
     first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window = numbers
     q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k = strides
     block = tl.program_id(0)
@@ -166,7 +169,7 @@ def block_of_rows(tensors, numbers, strides, CAUSAL: tl.constexpr, WINDOW: tl.co
     if WINDOW:
         begin = tl.maximum(0, lowest - window + 1) // KEYS * KEYS
     vectors = (of_rows[0], of_rows[1], of_rows[2], of_rows[3], k, keys, width, k_t, k_d)
-    places = (bias, documents, own, row, at, p, rows_end, keys_end, keys, bias_q, bias_k, doc_k, scale, softcap, window)
+    places = (bias, documents, own, row, at, p, rows_end, keys_end, keys, bias_q, bias_k, doc_k, scale, softcap, window, hides_at)
     return vectors, places, i, p, sample_64 * (heads // group) + head // group, lowest, highest, begin, end
 
 
@@ -241,7 +244,7 @@ def stored(out, stride, there, numbers, COUNT: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stride, first_head,
+def row_sums(q, k, bias, documents, q_len, k_len, rows, hides_at, inverse_k, out, out_stride, first_head,
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
@@ -256,7 +259,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
     With POWERS there are the last fields.
     """
     vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
-        (q, k, bias, documents, q_len, k_len, rows),
+        (q, k, bias, documents, q_len, k_len, rows, hides_at),
         (first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window),
         (q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k),
         CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH, REST)
@@ -369,7 +372,7 @@ def eight_largest(base, kept, COUNT: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_head,
+def few_keys(q, k, bias, documents, q_len, k_len, rows, hides_at, out, out_stride, first_head,
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window, local_window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
@@ -380,7 +383,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
     fewer; the sum of e of keys that are at most `local_window` away; and the logits of the keys before, at and after p.
     Arguments as for row_sums."""
     vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
-        (q, k, bias, documents, q_len, k_len, rows),
+        (q, k, bias, documents, q_len, k_len, rows, hides_at),
         (first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window),
         (q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k),
         CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH, REST)
@@ -453,7 +456,7 @@ def key_lengths(k, out, inverse, heads, keys, width, k_b, k_h, k_t, k_d, KEYS: t
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def seen_keys(bias, rows, out, heads, queries, keys, q_offset, window, bias_b, bias_h, bias_q, bias_k, CAUSAL: tl.constexpr,
+def seen_keys(bias, rows, hides_at, out, heads, queries, keys, q_offset, window, bias_b, bias_h, bias_q, bias_k, CAUSAL: tl.constexpr,
               WINDOW: tl.constexpr, BIAS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, ROWS: tl.constexpr,
               KEYS: tl.constexpr):
     """Finds what visible.looked_at() does, of a bias with this number of heads. Grid: (blocks of queries, samples). The last numbers
@@ -464,6 +467,9 @@ def seen_keys(bias, rows, out, heads, queries, keys, q_offset, window, bias_b, b
     out += sample * (3 * queries + keys)
     count = tl.zeros((ROWS,), tl.int32)
     lowest, highest = count + keys, count - 1
+    least = -9000.0
+    if BIAS == 1:
+        least = tl.load(hides_at)
     for turn in range(2):
         for start in range(0, keys, KEYS):
             j = start + tl.arange(0, KEYS)
@@ -471,7 +477,7 @@ def seen_keys(bias, rows, out, heads, queries, keys, q_offset, window, bias_b, b
             for head in range(heads):
                 added = tl.load(bias + sample * bias_b + head * bias_h + row.to(tl.int64)[:, None] * bias_q
                                 + j.to(tl.int64)[None, :] * bias_k, mask=j[None, :] < keys, other=0)
-                seen |= added != 0 if BIAS == 2 else (added.to(tl.float32) <= -9000.0) == 0
+                seen |= added != 0 if BIAS == 2 else (added.to(tl.float32) <= least) == 0
             seen &= (j[None, :] < keys) & (i[:, None] < queries)
             if CAUSAL:
                 seen &= j[None, :] <= p[:, None]
@@ -489,8 +495,43 @@ def seen_keys(bias, rows, out, heads, queries, keys, q_offset, window, bias_b, b
     tl.store(out + 2 * queries + i, highest.to(tl.float32), mask=i < queries)
 
 
+@triton.jit(do_not_specialize=_VARYING)
+def mark_values(bias, rows, marks, heads, queries, keys, bias_b, bias_h, bias_q, bias_k, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr,
+                LOWEST: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr):
+    """Marks which values there are in a bias of numbers, each rounded down and counted from LOWEST on; what is not above that has no
+    mark. Grid: (blocks of queries, samples * heads)."""
+    i, head = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
+    row, at = places_of(i, rows, queries, SAMPLED, BIAS_OF_ALL)
+    bias += (head // heads).to(tl.int64) * bias_b + (head % heads).to(tl.int64) * bias_h
+    for start in range(0, keys, KEYS):
+        j = start + tl.arange(0, KEYS)
+        value = tl.load(bias + row.to(tl.int64)[:, None] * bias_q + j.to(tl.int64)[None, :] * bias_k, mask=j[None, :] < keys,
+                        other=float("-inf")).to(tl.float32)
+        there = (value > LOWEST) & (value < float("inf"))
+        mark = tl.floor(tl.minimum(tl.where(there, value, 0.0), -LOWEST / 2 - 1.0) - LOWEST).to(tl.int32)
+        tl.store(marks + mark, tl.full((ROWS, KEYS), 1, tl.uint8), mask=there)
+
+
+@triton.jit
+def step_of_values(marks, out, LOWEST: tl.constexpr, STEP: tl.constexpr, STEPS_MAX: tl.constexpr, GAP: tl.constexpr, COUNT: tl.constexpr):
+    """Writes what base/hidden.py finds of the values that are marked, of COUNT. Grid: (1, 1)."""
+    n = tl.arange(0, COUNT)
+    there = tl.load(marks + n) != 0
+    beside = tl.zeros((COUNT,), tl.int1)
+    for gap in range(1, GAP):
+        beside |= tl.load(marks + n - gap, mask=n >= gap, other=0) != 0
+    low = tl.where(there & (beside == 0), n, -1)  # the lowest of those that are together
+    high, up = tl.max(tl.where(there, n, -1), 0), tl.max(low, 0)
+    down, under = tl.max(tl.where(there & (n < up), n, -1), 0), tl.max(tl.where(low < up, low, -1), 0)
+    steps = tl.sum((low >= 0).to(tl.int32), 0) - 1
+    is_step = (steps >= 1) & (steps <= STEPS_MAX) & (tl.maximum(high - down, up - under) >= STEP)
+    found = tl.where(is_step, (up + down).to(tl.float32) * 0.5 + LOWEST, LOWEST)
+    is_one = (tl.sum(there.to(tl.int32), 0) == 1) & (high <= -LOWEST - STEP)
+    tl.store(out, tl.where(is_one, high + 1.0 + LOWEST, found))
+
+
 @triton.jit(do_not_specialize=[*_VARYING, "row_cells", "column_cells"])
-def map_cells(q, k, bias, documents, sums, sinks, shown, extent, out, row_cells, column_cells, out_stride, first_head,
+def map_cells(q, k, bias, documents, hides_at, sums, sinks, shown, extent, out, row_cells, column_cells, out_stride, first_head,
               heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window,
               q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
               CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
@@ -539,7 +580,7 @@ def map_cells(q, k, bias, documents, sums, sinks, shown, extent, out, row_cells,
         if CAUSAL:
             keys_end = tl.minimum(to_key, q_offset + (tl.minimum(start + ROWS, end) - 1) * q_stride + 1)
         vectors = (of_rows[0], of_rows[1], of_rows[2], of_rows[3], k, keys, width, k_t, k_d)
-        places = (bias, documents, own, at, at, p, queries, to_key, keys, bias_q, bias_k, doc_k, scale, softcap, window)
+        places = (bias, documents, own, at, at, p, queries, to_key, keys, bias_q, bias_k, doc_k, scale, softcap, window, hides_at)
         for from_here in range(from_key, keys_end, KEYS):
             j = from_here + tl.arange(0, KEYS)
             s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)

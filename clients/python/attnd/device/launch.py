@@ -10,7 +10,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
+from ..base.hidden import GAP, STEP, STEPS_MAX
 from ..base.local import version_order
+from ..base.masks import IGNORED_AT
 from ..sending.devices import relaxed
 from ..sending.head_maps import cells
 from .entries import Entries, Logits, from_powers, inverse, norms, scaled
@@ -24,6 +26,7 @@ _SUMS, _SUMS_WITH_POWERS, _FEW = 18, 23, 6  # numbers that the kernels leave of 
 _OF_WEIGHTS, _LENGTH = 8, 16  # how many of these Sums are made of, and which is the length of the query
 _SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
 SLICE_HEADS = 65535  # over samples, of a launch: the most blocks that CUDA has along the second axis of a grid
+_MARKS = 1 << 14  # values of a mask that are told apart
 _NOTHING = contextlib.nullcontext()
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -196,7 +199,8 @@ def _tensors(p: Problem) -> Tuple[torch.Tensor, ...]:
     """The tensors that both kernels read; q is in the place of what there is not."""
     q, bias = p.q, p.bias
     return (q, p.k, q if bias is None else _bits(bias), q if p.documents is None else p.documents,
-            q if p.q_len is None else p.q_len.to(q.device), q if p.k_len is None else p.k_len.to(q.device), q if p.rows is None else p.rows.there)
+            q if p.q_len is None else p.q_len.to(q.device), q if p.k_len is None else p.k_len.to(q.device), q if p.rows is None else p.rows.there,
+            p.hides_at if _kind(p) == 1 else q)
 
 
 def _bits(bias: torch.Tensor) -> torch.Tensor:
@@ -269,8 +273,29 @@ def looked_at(p: Problem, mask: torch.Tensor) -> torch.Tensor:
     """visible.looked_at() of the mask of all heads, of which the problem has some."""
     found = torch.zeros(mask.shape[0], 3 * p.queries + p.keys, dtype=torch.float32, device=p.q.device)
     with _current(p.q.device):
-        _look(p, mask).launch(_bits(mask), _tensors(p)[6], found)
+        _look(p, mask).launch(_bits(mask), *_tensors(p)[6:], found)
     return found
+
+
+def hides_at(p: Problem, mask: torch.Tensor) -> torch.Tensor:
+    """Problem.hides_at by the mask of all heads, of which the problem has some, and by the rows that are taken."""
+    marks, found = torch.zeros(_MARKS, dtype=torch.uint8, device=p.q.device), torch.empty((), dtype=torch.float32, device=p.q.device)
+    mark, decide = _marks(p, mask)
+    with _current(p.q.device):
+        mark.launch(mask, p.q if p.rows is None else p.rows.there, marks)
+        decide.launch(marks, found)
+    return found
+
+
+def _marks(p: Problem, mask: torch.Tensor) -> Tuple[_Call, _Call]:
+    """The launches of mark_values and step_of_values."""
+    from . import kernel
+
+    rows, numbers = 32, (mask.shape[1], p.queries, p.keys, *_strides(mask))
+    how = {"SAMPLED": p.rows is not None, "BIAS_OF_ALL": p.bias_of_all, "LOWEST": IGNORED_AT, "ROWS": rows, "KEYS": 64, "num_warps": 4}
+    return (_Call(kernel.mark_values, (-(-p.queries // rows) if mask.shape[2] > 1 else 1, mask.shape[0] * mask.shape[1]), numbers, how, numbers),
+            _Call(kernel.step_of_values, (1, 1), (), {"LOWEST": IGNORED_AT, "STEP": int(STEP), "STEPS_MAX": STEPS_MAX, "GAP": int(GAP),
+                                                      "COUNT": _MARKS, "num_warps": 16}, ()))
 
 
 def _look(p: Problem, mask: torch.Tensor) -> _Call:
@@ -287,7 +312,7 @@ def maps(p: Problem, left: Swept, side: int, shown: Optional[Shown]) -> torch.Te
     q, found = p.q, torch.empty(p.heads, *cells(p.queries, p.keys, side), dtype=torch.float16, device=p.q.device)
     with _current(q.device):
         _cells(p, side, shown is not None).launch(
-            *_tensors(p)[:4], left.sums, q if p.sinks is None else p.sinks, q if shown is None else shown.queries.view(torch.uint8),
+            *_tensors(p)[:4], _tensors(p)[7], left.sums, q if p.sinks is None else p.sinks, q if shown is None else shown.queries.view(torch.uint8),
             q if shown is None else shown.extent, found)
     return found
 
@@ -327,10 +352,13 @@ def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, 
         calls: List[Tuple[_Call, Tuple[Any, ...]]] = [
             (lengths, (given[1], f32, f32)), (sums, (*given, f32, f32)), (few, (*given, f32))]
         if mask is not None:
-            calls.append((_look(p, mask), (*given[2::4], f32)))
+            calls.append((_look(p, mask), (given[2], *given[6:], f32)))
+            if _kind(p) == 1:
+                mark, decide = _marks(p, mask)
+                calls += (mark, (given[2], given[6], torch.uint8)), (decide, (torch.uint8, f32))
         if side:
             part = (torch.uint8, torch.int64) if is_part else (given[0], given[0])
-            calls.append((_cells(p, side, is_part), (*given[:4], f32, given[0] if p.sinks is None else f32, *part, torch.float16)))
+            calls.append((_cells(p, side, is_part), (*given[:4], given[7], f32, given[0] if p.sinks is None else f32, *part, torch.float16)))
         # The end of the process waits for the compiler, which may not be interrupted.
         threading.Thread(target=_compile, args=(key, p.q.device, calls), name="attnd compiles").start()
     if isinstance(found, str):

@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterable, Iterator, NamedTuple, Optional
 import numpy as np
 import torch
 
+from ..base.hidden import hidden_at
 from ..base.masks import IGNORED_AT
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -60,6 +61,7 @@ class Problem:
         self.cross = _flag("cross", cross)
         self.rows: Optional[Rows] = None
         self.replaces = False  # the bias is what takes the place of the logits
+        self._hides_at: Optional[torch.Tensor] = None
         self._end = self.position(self.queries)
         self.alike: Dict[Any, Any] = {}  # what was found out of problems whose tensors alone are others
 
@@ -80,7 +82,7 @@ class Problem:
         """The same with these queries alone; the bias has these or all. `q` still has all; `q_len` has to be unknown."""
         found = copy.copy(self)
         found.rows, found.queries, found.alike = rows, len(rows.here), {}
-        found.bias = (self if bias is not None and bias.shape[2] == self.queries else found)._fitted(bias)
+        found.bias, found._hides_at = (self if bias is not None and bias.shape[2] == self.queries else found)._fitted(bias), None
         return found
 
     @property
@@ -88,11 +90,13 @@ class Problem:
         """Whether the bias has all queries, and not `rows` alone."""
         return self.rows is not None and self.bias is not None and self.bias.shape[2] not in (1, self.queries)
 
-    def like(self, q: Any, k: Any, bias: Any, documents: Any, rows: Optional[Rows], sinks: Any = None) -> "Problem":
-        """The same with other tensors of the same kind; None where it has none."""
+    def like(self, q: Any, k: Any, bias: Any, documents: Any, rows: Optional[Rows], sinks: Any = None,
+             hides_at: Optional[torch.Tensor] = None) -> "Problem":
+        """The same with other tensors of the same kind; None where it has none. `hides_at`: where that is known of the bias."""
         found: Problem = object.__new__(Problem)
         found.__dict__.update(self.__dict__)
         found.q, found.k, found.bias, found.documents, found.rows, found.sinks = q, k, bias, documents, rows, sinks
+        found._hides_at = hides_at
         return found
 
     def taken(self) -> "Problem":
@@ -102,6 +106,7 @@ class Problem:
         found = copy.copy(self)
         found.q = self.q.index_select(2, self.rows.there)
         if self.bias is not None and self.bias_of_all:
+            found._hides_at = None if self.bias.dtype == torch.bool else self.hides_at
             found.bias = self.bias.index_select(2, self.rows.there)
         return found
 
@@ -132,9 +137,21 @@ class Problem:
         """The position after the first `queries` queries, a number or several; of a sample the position after all queries."""
         return self.q_offset + queries * self.q_stride if self.rows is None else self._end
 
+    @property
+    def hides_at(self) -> torch.Tensor:
+        """f32 []: what is at or below it in the bias, which is of numbers, hides its key."""
+        if self._hides_at is None:
+            assert self.bias is not None
+            self._hides_at = torch.full((), IGNORED_AT, device=self.bias.device) if self.replaces else hidden_at(self.bias)
+        return self._hides_at
+
+    @hides_at.setter
+    def hides_at(self, value: torch.Tensor) -> None:
+        self._hides_at = value
+
     def hidden(self, bias: torch.Tensor) -> torch.Tensor:
         """Which entries of a part of the bias hide their key."""
-        return ~bias if bias.dtype == torch.bool else bias <= IGNORED_AT
+        return ~bias if bias.dtype == torch.bool else bias <= self.hides_at
 
     def nothing(self) -> torch.Tensor:
         """The numbers that no row has: NaN [B, H, Tq], one number in memory."""

@@ -51,7 +51,7 @@ def _observed(lookout: Callable[[], "Lookout"], function: Callable[..., Any]) ->
              **kwargs: Any) -> Any:
         here = lookout()
         before = here.count
-        with here.inside_interface(kwargs.get("s_aux")):
+        with here.inside_interface(kwargs.get("s_aux"), query):
             result = function(module, query, key, value, attention_mask, *args, **kwargs)
         if here.count == before:
             here.tell(lambda: _queries(module, query, key, value, attention_mask, kwargs)._replace(

@@ -225,8 +225,8 @@ class Judge:
         if output is not None:
             arrange = output.arrange
             output = output._replace(arrange=lambda gradient: arrange(gradient).transpose(0, 1))
-        v = None if seen.v is None else seen.v.transpose(0, 1)
-        return seen._replace(weights=seen.weights.transpose(0, 1), logits=seen.logits.transpose(0, 1), output=output, v=v)
+        v, hidden = (None if one is None else one.transpose(0, 1) for one in (seen.v, seen.hidden))
+        return seen._replace(weights=seen.weights.transpose(0, 1), logits=seen.logits.transpose(0, 1), output=output, v=v, hidden=hidden)
 
     @property
     def has_told(self) -> bool:
@@ -343,7 +343,8 @@ def _in_lead(seen: Weights, lead: Lead) -> Weights:
         arrange = output.arrange
         output = output._replace(arrange=lambda gradient: arranged(arrange(gradient)))
     v = None if seen.v is None or seen.v.shape[:2] != seen.weights.shape[:2] else arranged(seen.v)
-    return seen._replace(weights=arranged(seen.weights), logits=arranged(seen.logits), output=output, v=v, merged=False)
+    hidden = None if seen.hidden is None else arranged(seen.hidden)
+    return seen._replace(weights=arranged(seen.weights), logits=arranged(seen.logits), output=output, v=v, hidden=hidden, merged=False)
 
 
 def _moved(seen: Weights, queries: int) -> Weights:
@@ -354,7 +355,8 @@ def _moved(seen: Weights, queries: int) -> Weights:
     if output is not None:
         arrange = output.arrange
         output = output._replace(arrange=lambda gradient: arrange(gradient).movedim(queries, 2))
-    return seen._replace(weights=seen.weights.movedim(queries, 2), logits=seen.logits.movedim(queries, 2), output=output)
+    hidden = None if seen.hidden is None else seen.hidden.movedim(queries, 2)
+    return seen._replace(weights=seen.weights.movedim(queries, 2), logits=seen.logits.movedim(queries, 2), output=output, hidden=hidden)
 
 
 def _told(pattern: str, found: Sequence[_Refused]) -> str:

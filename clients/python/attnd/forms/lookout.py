@@ -29,6 +29,7 @@ from .detours import Detour
 from .evidence import Trail, tensors_in
 from .judge import SAYS_ATTENTION, head_count
 from .seen import NotCaptured, Output, Queries, Seen, Weights
+from .terms import FOLLOWED, Terms, hidden_by, term_of
 
 if TYPE_CHECKING:
     from .spy import Spy
@@ -44,7 +45,9 @@ class Lookout:
         self.count = 0  # attentions seen so far
         self.heads: Optional[int] = None  # of the F.multi_head_attention_forward that runs now
         self.trails: List[Trail] = []  # of softmaxes that are not judged yet
+        self.terms = Terms()  # of what may become the argument of a softmax
         self.sinks: Optional[torch.Tensor] = None  # of the function of transformers that runs now
+        self.asked: Optional[Sequence[int]] = None  # the shape of the queries that it was given
         self.within = 0  # functions of transformers that run now
         self.records = True  # autograd does, what is looked at
         self._mode: Optional[_Mode] = None
@@ -63,6 +66,7 @@ class Lookout:
         if spy in self.spies:
             self.spies.remove(spy)
             if not self.spies:
+                self.terms.clear()
                 _interface.leave()
         self.resume(spy)
 
@@ -107,7 +111,7 @@ class Lookout:
         if self.trails and function is not _sdpa:
             self.follow(function, args, kwargs, result)
         if function is _sdpa:
-            self.tell(lambda: sdpa.of_call(args, kwargs, result))
+            self.tell(lambda: sdpa.unpacked(sdpa.of_call(args, kwargs, result), self.asked))
         elif function in _SIGMOIDS:
             if isinstance(result, torch.Tensor) and result.dim() > 2 and result.shape[-1] == result.shape[-2]:
                 for spy in list(self.spies):
@@ -119,7 +123,7 @@ class Lookout:
             if isinstance(result, torch.Tensor) and result.dim() == 3 and _is_over_last(args, kwargs):
                 for spy in list(self.spies):
                     spy.sees_other(result)
-            self.tell(lambda: _softmax(args, kwargs, result, self._module()), result)
+            self.tell(lambda: _softmax(args, kwargs, result, self._module(), None, self.terms), result)
         return result
 
     def instead(self, run: Callable[[], Any], look: Callable[[Any], Optional[Seen]]) -> Any:
@@ -174,6 +178,16 @@ class Lookout:
             oldest.settle(oldest)
         self.trails.append(trail)
 
+    def note(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
+        """The model called one of FOLLOWED, which made that."""
+        if not self.terms.concerns(function, args) or is_graph_captured():
+            return
+        with self._timed():
+            try:
+                self.terms.after(function, args, kwargs, made)
+            except Exception:  # called in a way that is not known
+                self.terms.clear()
+
     def follow(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
         """The model called this function, which made that, while there are trails."""
         if is_graph_captured():
@@ -203,15 +217,15 @@ class Lookout:
         return next((spy.current_module for spy in self.spies if spy.current_module is not None), None)
 
     @contextlib.contextmanager
-    def inside_interface(self, sinks: Optional[torch.Tensor]) -> Iterator[None]:
+    def inside_interface(self, sinks: Optional[torch.Tensor], query: Optional[torch.Tensor] = None) -> Iterator[None]:
         """Within an attention function of transformers, which may call kernels of others."""
-        own, self.sinks = self.sinks, sinks
+        own, self.sinks, asked, self.asked = self.sinks, sinks, self.asked, None if query is None else query.shape
         self.within += 1
         try:
             yield
         finally:
             self.within -= 1
-            self.sinks = own
+            self.sinks, self.asked = own, asked
 
     @contextlib.contextmanager
     def _inside(self, args: Any, kwargs: Any) -> Iterator[None]:
@@ -387,6 +401,8 @@ class _Mode(TorchFunctionMode):
         if func in _LOOKED_AT and self.is_open:
             return self._lookout.look(_stand_ins.original(func), args, kwargs)
         made = func(*args, **kwargs)
+        if func in FOLLOWED and self.is_open:
+            self._lookout.note(func, args, kwargs, made)
         if self._trails and self.is_open:
             self._lookout.follow(func, args, kwargs, made)
         return made
@@ -411,12 +427,13 @@ def _is_over_last(args: Any, kwargs: Any) -> bool:
 
 
 def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[torch.nn.Module],
-             heads: Optional[int] = None) -> Optional[Weights]:
+             heads: Optional[int] = None, terms: Optional[Terms] = None) -> Optional[Weights]:
     """The weights that a softmax of attention may show: of [B, H, Tq, Tk], or [B * H, Tq, Tk] with this many heads, or of
-    [N, T, T], in an attention [N, Tq, Tk], whose heads are to be found."""
+    [N, T, T], in an attention [N, Tq, Tk], whose heads are to be found. `terms`: those that were followed."""
     if not _is_over_last(args, kwargs):
         return None
     logits = _logits(args, kwargs)
+    added = None if terms is None else terms.of(logits)
     result, shape, merged = weights, tuple(logits.shape), False
     if logits.dim() == 3 and shape[0] > 0:
         merged = heads is None
@@ -427,15 +444,23 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
     if logits.dim() != 4:
         return None
     return Weights(weights, logits, output=Output(result, lambda gradient: gradient.reshape(shape)),
-                   sinks=(0, int(getattr(module, "sinks", None) is not None)), merged=merged)
+                   sinks=(0, int(getattr(module, "sinks", None) is not None)), merged=merged,
+                   hidden=hidden_by(added or (), tuple(logits.shape)), is_known=added is not None)
 
 
 def _marked(seen: Optional[Seen], inside: Any) -> Optional[Seen]:
-    """With whether F.multi_head_attention_forward, in this frame, was given one mask [Tq, Tk] for all samples, and no padding."""
-    mask, padding = inside.f_locals.get("attn_mask"), inside.f_locals.get("key_padding_mask")
+    """With whether F.multi_head_attention_forward, in this frame, was given one mask [Tq, Tk] for all samples, and no padding, and
+    how many keys it has put behind those that it was given."""
+    given = inside.f_locals
+    mask, padding = given.get("attn_mask"), given.get("key_padding_mask")
     shared = mask is not None and padding is None and (mask.dim() == 2 or mask.shape[0] == 1)
-    own = seen._replace(called=None) if isinstance(seen, Queries) else seen  # whose axes it has arranged itself
-    return None if own is None else own._replace(shared=shared)
+    extra = (given.get("bias_k") is not None) + bool(given.get("add_zero_attn"))
+    if isinstance(seen, Weights):  # whose logits are of [B * H, Tq, Tk], as the mask is now
+        (batch, heads), axes = seen.logits.shape[:2], tuple(seen.logits.shape)
+        hidden = None if mask is None else hidden_by((term_of(mask, (batch * heads, *axes[2:])),), axes)
+        return seen._replace(hidden=hidden, is_known=True, shared=shared, extra=extra)
+    # It has arranged the axes itself.
+    return None if seen is None else seen._replace(called=None, shared=shared, extra=extra)
 
 
 def _with_values(seen: Optional[Weights], v: Any) -> Optional[Weights]:

@@ -2,7 +2,7 @@
 """mods: the functions that flex attention is given, evaluated for the part of a call that is captured.
 
 mask_mod    (b, h, i, j) -> whether query i of head h may attend to key j
-score_mod   (score, b, h, i, j) -> what takes the place of the logit; -inf hides the key
+score_mod   (score, b, h, i, j) -> what takes the place of the logit; -inf hides the key, as does a step (base/hidden.py)
 
 Both are functions of single numbers; torch.vmap makes them functions of many, as in torch's own flex attention. Rows
 are evaluated in chunks of at most `ELEMENTS` logits. Everything here runs on the training thread, because the functions
@@ -22,6 +22,7 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, NamedTuple, Op
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..base.hidden import hidden_at
 from ..base.masks import IGNORED_AT
 from ..sending.devices import working_dtype
 
@@ -144,6 +145,8 @@ class ScoreMod:
                     if self.mask_mod is not None:
                         allowed = _mapped(self.mask_mod, _needed(self.mask_mod, here))[0].bool()
                         changed = changed.masked_fill(~allowed, -torch.inf)
+                added = changed - scores
+                changed = changed.masked_fill(added <= hidden_at(added), -torch.inf)
                 yield sample, rows, scores, changed
 
 

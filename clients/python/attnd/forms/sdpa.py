@@ -33,6 +33,20 @@ def queries_of(given: Mapping[str, Any], result: Optional[torch.Tensor] = None) 
                    shared=shared, called=called)
 
 
+def unpacked(seen: Queries, asked: Optional[Sequence[int]]) -> Queries:
+    """With the heads that an attention function of transformers was asked for, by the shape of its queries: for a single query it
+    makes those that read the same keys queries of one head."""
+    if asked is None or asked[2] != 1 or tuple(seen.q.shape) != (asked[0], seen.k.shape[1], asked[1] // seen.k.shape[1], asked[3]):
+        return seen
+    mask, output = seen.mask, seen.output
+    if mask is not None and mask.shape[1] > 1:
+        mask = mask.reshape(mask.shape[0], asked[1], 1, -1)
+    if output is not None:
+        arrange = output.arrange
+        output = output._replace(arrange=lambda gradient: arrange(gradient).reshape(asked[0], asked[1], 1, -1))
+    return seen._replace(q=seen.q.reshape(*asked), mask=mask, output=output)
+
+
 def _local(tensor: Any) -> torch.Tensor:
     """This process's part of a distributed tensor."""
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor

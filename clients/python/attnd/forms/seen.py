@@ -8,11 +8,13 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 import torch
 
+from ..base.hidden import STEP, hidden_at
 from ..base.masks import IGNORED_AT
 from ..base.torch_state import why_unreadable
-from ..sending.devices import DTYPE_NAMES
+from ..sending.devices import DTYPE_NAMES, working_dtype
 from . import mods
 
+_WEIGHT_LEFT = 1e-7  # of a row, on hidden keys
 _LOOKED_AHEAD = 32  # queries of which a late mask is evaluated, to tell whether they see later keys
 
 
@@ -61,6 +63,7 @@ class Queries(NamedTuple):
     share   of the layer's heads that these are, where DTensors tell
     shared  the mask is one for all samples, and not of keys alone: it tells of no padding
     called  queries, keys, values and mask with the axes that they were given in, which may be in another order; None: they are not
+    extra   how many keys are behind those of the sequence, as learned ones are
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -83,14 +86,18 @@ class Queries(NamedTuple):
     share: Optional[Share] = None
     shared: bool = False
     called: Optional[Sequence[Any]] = None
+    extra: int = 0
 
 
 class Weights(NamedTuple):
     """The result of an explicit softmax: weights [B, H, Tq, Tk], before dropout, of logits of the same shape.
 
     sink   rows sum to less than 1: the rest is of learned sinks, whose columns are not here
+    hidden  bool [B, H, Tq, Tk]: the keys that are hidden by what was added to the logits; None: no others than those of logits
+            below IGNORED_AT
+    is_known  it is known what was added
     v      [B or 1, Hkv, Tk, dv]: the values that the keys have, where they are known and wanted; Hkv divides H
-    wo_r, x, shared  as of Queries
+    wo_r, x, shared, extra  as of Queries
     sinks  columns in front of and behind those of keys that are sinks, as the module says; they are here still
     merged  they were [N, Tq, Tk], and are [N, 1, Tq, Tk]: heads may be among the N
     """
@@ -102,6 +109,9 @@ class Weights(NamedTuple):
     wo_r: Optional[Callable[[], np.ndarray]] = None
     x: Optional[torch.Tensor] = None
     shared: bool = False
+    extra: int = 0
+    hidden: Optional[torch.Tensor] = None
+    is_known: bool = True
     sinks: Tuple[int, int] = (0, 0)
     merged: bool = False
 
@@ -115,8 +125,9 @@ class Weights(NamedTuple):
             output = output._replace(arrange=lambda gradient: arrange(gradient).narrow(-1, first, count))
         if v is not None and v.shape[2] != count:
             v = v.narrow(2, first, count) if v.shape[2] == self.weights.shape[3] else None
+        hidden = None if self.hidden is None else self.hidden.narrow(-1, first, count)
         return self._replace(weights=self.weights.narrow(-1, first, count), logits=self.logits.narrow(-1, first, count), sink=True,
-                             output=output, v=v, sinks=(0, 0))
+                             output=output, v=v, hidden=hidden, sinks=(0, 0))
 
 
 Seen = Union[Queries, Weights]
@@ -136,6 +147,11 @@ def queries_of(seen: Seen) -> Tuple[int, int]:
 def keys_of(seen: Seen) -> int:
     """Tk."""
     return int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
+
+
+def keys_before(seen: Seen) -> int:
+    """How many keys are before those of the queries in self-attention, where no mask says so: those of a cache."""
+    return max(0, keys_of(seen) - seen.extra - queries_of(seen)[1])
 
 
 def device_of(seen: Seen) -> torch.device:
@@ -166,12 +182,14 @@ def sees_ahead(seen: Seen) -> Union[None, bool, torch.Tensor]:
     """Whether queries see keys behind their own: each sees the next, but for one in 16, as at the end of a document. A mask
     tells it on its device, bool []. None: nothing tells, as with one query."""
     queries, keys, mask = queries_of(seen)[1], keys_of(seen), None
+    least: Union[float, torch.Tensor] = IGNORED_AT
     if isinstance(seen, Weights):
-        mask = seen.logits.detach()
+        mask = seen.logits.detach() if seen.hidden is None else ~seen.hidden & (seen.logits > IGNORED_AT)
     elif seen.causal:
         return False
     elif seen.mask is not None:
         mask = seen.mask.detach()
+        least = IGNORED_AT if mask.dtype == torch.bool else hidden_at(mask)
     elif seen.late_mask is not None and queries == keys:
         mask = seen.late_mask((slice(0, 1), slice(0, 1), slice(0, min(queries, _LOOKED_AHEAD))))
     elif seen.score_mod is not None:
@@ -180,7 +198,7 @@ def sees_ahead(seen: Seen) -> Union[None, bool, torch.Tensor]:
         return None
     if mask is None or mask.dim() < 2 or 1 in mask.shape[-2:]:  # of keys alone
         return True
-    mask = mask[..., :keys] if mask.dtype == torch.bool else mask[..., :keys] > IGNORED_AT
+    mask = mask[..., :keys] if mask.dtype == torch.bool else mask[..., :keys] > least
     ahead: Any = True
     for first in {0, keys - queries}:  # further keys, as nn.MultiheadAttention may add, are behind the queries' own, or before
         own, following = (mask.diagonal(first + beside, -2, -1) for beside in (0, 1))
@@ -188,6 +206,28 @@ def sees_ahead(seen: Seen) -> Union[None, bool, torch.Tensor]:
         own, following = own[..., 1:count + 1], following[..., :count]
         ahead = ((own & ~following).sum() * 16 <= own.sum()) & ahead
     return ahead  # type: ignore[no-any-return]
+
+
+def visible_keys(weights: torch.Tensor, logits: torch.Tensor, hidden: Optional[torch.Tensor]) -> torch.Tensor:
+    """bool [B, Tq, Tk] of weights, logits and what is hidden of them, as Weights has it: all heads say what is visible. NaN hides
+    nothing: it is an error. A row that has other keys, and to whose hidden ones logits of hundreds give weight, sees these."""
+    visible = ~(logits <= IGNORED_AT).all(dim=1)
+    if hidden is None:
+        return visible
+    left = visible & hidden.all(dim=1)
+    seen = visible & ~left
+    weight = torch.where(left[:, None], weights, torch.zeros_like(weights)).sum(-1, dtype=working_dtype(weights)).amax(1)
+    return seen | (left & ((weight > _WEIGHT_LEFT) & seen.any(-1))[..., None])
+
+
+def may_be_masked(seen: Seen) -> bool:
+    """Whether something may hide keys that is not known: all heads have the same keys far below the largest logit of their rows.
+    Waits for the device where it is not known what was added."""
+    if not isinstance(seen, Weights) or seen.is_known:
+        return False
+    logits = seen.logits.detach()
+    far = (logits <= logits.amax(-1, keepdim=True) - STEP) & (logits > IGNORED_AT)
+    return bool(far.all(dim=1).any())
 
 
 def makes_by_head(seen: Seen) -> bool:
