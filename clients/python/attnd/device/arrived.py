@@ -161,7 +161,7 @@ class Left:
 
     def __call__(self, here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Numbers:
         p = read(self.problem, self.rows)
-        p = p.like(p.q, p.k, p.bias, p.documents, p.rows, here.get("sinks"))
+        p = p.like(p.q, p.k, p.bias, p.documents, p.rows, here.get("sinks"), here.get("first"))
         if self.names:
             found = launch.whole(p, dict(zip(self.names, here["rows"])))
             return self.numbers(p, (here["q"], here["k"]), lambda entries: found, here, meaning)
@@ -199,7 +199,7 @@ class Left:
 def weights_left(names: Sequence[str], here: Dict[str, torch.Tensor], meaning: Known) -> Numbers:
     """The numbers of explicit weights, of which these metrics were computed."""
     found = dict(zip(names, here["rows"]))
-    sound = torch.isfinite(found["entropy"])
+    sound = torch.isfinite(found["entropy"]) | torch.isfinite(found.get("sink_deficit", found["entropy"]))
     return found, {"sound": sound.sum((0, 2))[None], "invalid": (meaning.valid[:, None] & ~sound).sum((0, 2))[None],
                    "row_sum_error": here["error"].view(1, 1)}
 

@@ -171,6 +171,24 @@ def block_of_rows(tensors, numbers, strides, CAUSAL: tl.constexpr, WINDOW: tl.co
 
 
 @triton.jit
+def first_of_rows(first_keys, i, queries, heads, first_head, FIRST: tl.constexpr, ROWS: tl.constexpr):
+    """The first key of each of these rows."""
+    first = tl.zeros((ROWS,), tl.int32)
+    if FIRST:
+        sample = ((first_head + tl.program_id(1)) // heads).to(tl.int64)
+        first = tl.load(first_keys + sample * queries + i, mask=i < queries, other=0)
+    return first
+
+
+@triton.jit
+def put_aside(s, seen, is_first, first, with_first, lost):
+    """The logit of the first key of each row, whether it is seen, and whether it is NaN or +inf, with this block of keys."""
+    return (tl.maximum(first, tl.max(tl.where(is_first, s, float("-inf")), 1)),
+            tl.maximum(with_first, tl.max((seen & is_first).to(tl.float32), 1)),
+            tl.maximum(lost, tl.max((is_first & ((s < float("inf")) == 0)).to(tl.float32), 1)))
+
+
+@triton.jit
 def of_nothing(ROWS: tl.constexpr):
     """The sums of no logits, in the order of fold()."""
     none, zero = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
@@ -179,7 +197,7 @@ def of_nothing(ROWS: tl.constexpr):
 
 @triton.jit
 def fold(s, others, product, inverse, gap, sums, INSIDE: tl.constexpr, POWERS: tl.constexpr, KEYS: tl.constexpr):
-    """The sums with those of a block of logits s, of which `others` are those of all keys but key 0. `gap`: how far the first
+    """The sums with those of a block of logits s, of which `others` are those of all keys but the first. `gap`: how far the first
     key is before the rows. INSIDE: none is -inf, all keys have a length, and are before each row, or behind it."""
     (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
      power_2, power_3, power_4, power_5, power_6, power_7) = sums
@@ -241,19 +259,19 @@ def stored(out, stride, there, numbers, COUNT: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stride, first_head,
+def row_sums(q, k, bias, documents, q_len, k_len, first_keys, rows, inverse_k, out, out_stride, first_head,
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
              DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
-             WIDEN: tl.constexpr, NARROW: tl.constexpr, POWERS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-             WIDTH: tl.constexpr, REST: tl.constexpr):
+             WIDEN: tl.constexpr, NARROW: tl.constexpr, POWERS: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr,
+             KEYS: tl.constexpr, WIDTH: tl.constexpr, REST: tl.constexpr):
     """Writes the sums of ROWS queries of one head to out[field, n, query], f32, in the order below.
 
     Grid: (blocks of queries, heads of all samples, counted from first_head = sample * heads + head as n = 0). Strides
     are of elements. A query beyond q_len has no visible key. SAMPLED: the queries are those with the numbers `rows`, i64 in
     rising order; `bias` has them alone, or BIAS_OF_ALL. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, NaN where there is none.
-    With POWERS there are the last fields.
+    With POWERS there are the last fields. FIRST: first_keys, i32 [B, Tq], has the first key of each row; else that is key 0.
     """
     vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
         (q, k, bias, documents, q_len, k_len, rows),
@@ -297,8 +315,9 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
     if tl.min(tl.where(sums[9] == sums[9], sums[8], float("-inf")), 0) == float("-inf"):
         inner, near, far, outer = begin, begin, end, end
         sums = of_nothing(ROWS)
+    first_key = first_of_rows(first_keys, i, queries, heads, first_head, FIRST, ROWS)
     zero = tl.zeros((ROWS,), tl.float32)
-    first, with_first, count, farthest = zero - float("inf"), zero, zero, zero
+    first, with_first, count, farthest, lost = zero - float("inf"), zero, zero, zero, zero
     EDGE: tl.constexpr = KEYS // 2
     before = (inner - begin + EDGE - 1) // EDGE
     between = before + (far - near + EDGE - 1) // EDGE
@@ -307,17 +326,18 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stri
                          tl.where(n < between, near + (n - before) * EDGE, outer + (n - between) * EDGE))
         j = start + tl.arange(0, EDGE)
         s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-        others = tl.where(j[None, :] == 0, float("-inf"), s)
+        is_first = j[None, :] == first_key[:, None]
+        others = tl.where(is_first, float("-inf"), s)
         inverse = tl.load(inverse_k + j, mask=j < keys, other=0.0)
         sums = fold(s, others, product, inverse, (p - start).to(tl.float32), sums, False, POWERS, EDGE)
         if BIAS != 0 or DOCUMENTS:
             count += tl.sum(seen.to(tl.float32), 1)
             farthest = tl.maximum(farthest, tl.max(tl.where(seen, tl.abs(p[:, None] - j[None, :]), 0), 1).to(tl.float32))
-        if start == 0:
-            first = tl.max(tl.where(j[None, :] == 0, s, float("-inf")), 1)
-            with_first = tl.max((seen & (j[None, :] == 0)).to(tl.float32), 1)
-            lost = tl.max(((j[None, :] == 0) & ((s < float("inf")) == 0)).to(tl.float32), 1)
-            first = tl.where(lost > 0.0, float("nan"), first)
+        if FIRST:
+            first, with_first, lost = put_aside(s, seen, is_first, first, with_first, lost)
+        elif start == 0:
+            first, with_first, lost = put_aside(s, seen, is_first, first, with_first, lost)
+    first = tl.where(lost > 0.0, float("nan"), first)
 
     (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
      power_2, power_3, power_4, power_5, power_6, power_7) = sums
@@ -369,14 +389,14 @@ def eight_largest(base, kept, COUNT: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_head,
+def few_keys(q, k, bias, documents, q_len, k_len, first_keys, rows, out, out_stride, first_head,
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window, local_window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
              DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
-             WIDEN: tl.constexpr, NARROW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+             WIDEN: tl.constexpr, NARROW: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
              WIDTH: tl.constexpr, REST: tl.constexpr):
-    """Writes to out[field, n, query] the sum of the 8 largest e of a row, key 0 apart, and the eighth, 0 when there are
+    """Writes to out[field, n, query] the sum of the 8 largest e of a row, its first key apart, and the eighth, 0 when there are
     fewer; the sum of e of keys that are at most `local_window` away; and the logits of the keys before, at and after p.
     Arguments as for row_sums."""
     vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
@@ -384,12 +404,13 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
         (first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window),
         (q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k),
         CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH, REST)
+    first_key = first_of_rows(first_keys, i, queries, heads, first_head, FIRST, ROWS)
     nothing = tl.full((ROWS, KEYS), float("-inf"), tl.float32)
     kept = (nothing, nothing, nothing, nothing)
     for start in range(begin, end, KEYS):
         j = start + tl.arange(0, KEYS)
         s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-        kept = inserted(tl.where(j[None, :] == 0, float("-inf"), s), kept)
+        kept = inserted(tl.where(j[None, :] == first_key[:, None], float("-inf"), s), kept)
 
     none, zero = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
     one, two, three, four = kept
@@ -401,7 +422,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
         for start in range(begin, end, KEYS):
             j = start + tl.arange(0, KEYS)
             s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-            more = inserted(tl.where((j[None, :] == 0) | (s > four), float("-inf"), s), more)
+            more = inserted(tl.where((j[None, :] == first_key[:, None]) | (s > four), float("-inf"), s), more)
         one = tl.where(one > four, one, float("-inf"))  # what equals the fourth is found once more
         two = tl.where(two > four, two, float("-inf"))
         three = tl.where(three > four, three, float("-inf"))
@@ -413,7 +434,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
                 for start in range(begin, end, KEYS):
                     j = start + tl.arange(0, KEYS)
                     s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-                    s = tl.where((j[None, :] == 0) | (s >= bound[:, None]), float("-inf"), s)
+                    s = tl.where((j[None, :] == first_key[:, None]) | (s >= bound[:, None]), float("-inf"), s)
                     here = tl.max(s, 1)
                     found = tl.sum((s == here[:, None]).to(tl.float32), 1)
                     count = tl.where(here > value, found, tl.where(here == value, count + found, count))
@@ -427,7 +448,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_h
     for start in range(from_key, tl.minimum(end, highest + reach + 1), KEYS):
         j = start + tl.arange(0, KEYS)
         s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-        s = tl.where(j[None, :] == 0, float("-inf"), s)
+        s = tl.where(j[None, :] == first_key[:, None], float("-inf"), s)
         gap = p[:, None] - j[None, :]
         local += tl.sum(tl.where((tl.abs(gap) <= local_window) & (s > float("-inf")), tl.exp2(s - base[:, None]), 0.0), 1)
         previous = tl.maximum(previous, tl.max(tl.where(gap == 1, s, float("-inf")), 1))

@@ -17,9 +17,10 @@ from .entries import Entries, Logits, from_powers, inverse, norms, scaled
 from .pooled import Shown
 from .problem import Problem, slices
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
+from .visible import placed
 
 WIDTH_MAX = 256
-VISIBLE = slice(5, 8)  # numbers of kernel.row_sums: whether key 0 is visible, how many keys are, and the distance of the farthest
+VISIBLE = slice(5, 8)  # numbers of kernel.row_sums: whether the first key is visible, how many keys are, and the distance of the farthest
 _SUMS, _SUMS_WITH_POWERS, _FEW = 18, 23, 6  # numbers that the kernels leave of a row
 _OF_WEIGHTS, _LENGTH = 8, 16  # how many of these Sums are made of, and which is the length of the query
 _SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
@@ -79,7 +80,7 @@ class Swept(NamedTuple):
 def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swept] = None) -> Dict[str, torch.Tensor]:
     """The row metrics, name to f32 [B, H, Tq]; adds to `entries`. `left`: of all heads, where that is known. Then nothing is
     launched, no query and no key is read, and the problem may be one of Problem.on_host()."""
-    p = problem
+    p = problem if left is not None else placed(problem)
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
     inverse_k = None if left is not None else inverse(norms(p.k) if entries is None else entries.norms[1], math.nan)
@@ -134,7 +135,8 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
                       torch.where(of_q > 0, cosine_max * of_q, torch.full_like(of_q, -math.inf)))
         entries.add(p, (p.batch * p.heads,), (some,), slice(None), sums, row,
                     from_powers([total, *left.sums[_LENGTH + 1:]], row.unit), seen)
-    return finish(sums, Place(place, positions), sinks, p.cross, p.local_window)
+    first_key = 0 if p.first is None else p.first.repeat_interleave(p.heads, 0)[some]
+    return finish(sums, Place(place, positions, first_key), sinks, p.cross, p.local_window)
 
 
 def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool) -> Swept:
@@ -196,7 +198,19 @@ def _tensors(p: Problem) -> Tuple[torch.Tensor, ...]:
     """The tensors that both kernels read; q is in the place of what there is not."""
     q, bias = p.q, p.bias
     return (q, p.k, q if bias is None else _bits(bias), q if p.documents is None else p.documents,
-            q if p.q_len is None else p.q_len.to(q.device), q if p.k_len is None else p.k_len.to(q.device), q if p.rows is None else p.rows.there)
+            q if p.q_len is None else p.q_len.to(q.device), q if p.k_len is None else p.k_len.to(q.device), _first_keys(p),
+            q if p.rows is None else p.rows.there)
+
+
+def _first_keys(p: Problem) -> torch.Tensor:
+    """Those of all rows; of no numbers where the problem is only looked at."""
+    if not _has_first_keys(p):
+        return p.q
+    return torch.empty(p.batch, p.queries, dtype=torch.int32, device=p.q.device) if p.first is None else p.first
+
+
+def _has_first_keys(p: Problem) -> bool:
+    return not p.cross and (p.bias is not None or p.documents is not None)
 
 
 def _bits(bias: torch.Tensor) -> torch.Tensor:
@@ -231,7 +245,9 @@ def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call, _Call]:
     lengths = _Call(kernel.key_lengths, (-(-p.keys // keys), p.batch * p.key_heads), of_keys,
                     {"KEYS": keys, "WIDTH": 1 << (p.width - 1).bit_length(), "num_warps": 4}, of_keys)
     of_sums, of_few = _tiles(p)
-    made = lengths, call(kernel.row_sums, of_sums, (), POWERS=powers), call(kernel.few_keys, of_few, (local_window,))
+    first = _has_first_keys(p)
+    made = (lengths, call(kernel.row_sums, of_sums, (), POWERS=powers, FIRST=first),
+            call(kernel.few_keys, of_few, (local_window,), FIRST=first))
     p.alike[key] = made
     return made
 
@@ -269,7 +285,7 @@ def looked_at(p: Problem, mask: torch.Tensor) -> torch.Tensor:
     """visible.looked_at() of the mask of all heads, of which the problem has some."""
     found = torch.zeros(mask.shape[0], 3 * p.queries + p.keys, dtype=torch.float32, device=p.q.device)
     with _current(p.q.device):
-        _look(p, mask).launch(_bits(mask), _tensors(p)[6], found)
+        _look(p, mask).launch(_bits(mask), _tensors(p)[-1], found)
     return found
 
 
@@ -297,7 +313,7 @@ def _cells(p: Problem, side: int, is_part: bool) -> _Call:
 
     (_, sums, few), (rows, columns) = _calls(p, slice(0, p.batch * p.heads), True), cells(p.queries, p.keys, side)
     return _Call(kernel.map_cells, (rows * columns, p.heads), (rows, columns, *sums.numbers),
-                 {**few.how, "SINKS": p.sinks is not None, "PART": is_part}, ())
+                 {**{name: one for name, one in few.how.items() if name != "FIRST"}, "SINKS": p.sinks is not None, "PART": is_part}, ())
 
 
 def _current(device: torch.device) -> Any:
@@ -327,7 +343,7 @@ def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, 
         calls: List[Tuple[_Call, Tuple[Any, ...]]] = [
             (lengths, (given[1], f32, f32)), (sums, (*given, f32, f32)), (few, (*given, f32))]
         if mask is not None:
-            calls.append((_look(p, mask), (*given[2::4], f32)))
+            calls.append((_look(p, mask), (given[2], given[-1], f32)))
         if side:
             part = (torch.uint8, torch.int64) if is_part else (given[0], given[0])
             calls.append((_cells(p, side, is_part), (*given[:4], f32, given[0] if p.sinks is None else f32, *part, torch.float16)))
