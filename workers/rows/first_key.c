@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* first_key: by documents the first key of the same number. With a mask tensor by the blocks that
- * it leaves: a block begins at a key that a row begins with, when no row of the sample sees keys
- * on both sides of it.
+/* first_key: by documents the first key that a row of the same number sees. Without them by the
+ * blocks that a mask tensor leaves: a block begins at a key that a row begins with, when no row of
+ * the sample sees keys on both sides of it.
  *
  * A band has rows that begin one key later each, and nothing begins there. Where all rows are
  * known the next one overlaps; in a sample of them it need not, and a single row does not tell. So
@@ -28,23 +28,8 @@ static void first_key_lay(void *data, struct scratch_pieces *m)
     struct first_key_work *w = data;
     uint64_t keys = w->a->keys;
     w->key = scratch_carve(m, keys + 1, sizeof *w->key);
-    w->order = scratch_carve(m, w->a->mask ? 0 : 2 * keys, sizeof *w->order);
+    w->order = scratch_carve(m, w->a->documents ? 2 * keys : 0, sizeof *w->order);
     w->begins = scratch_carve(m, keys, sizeof *w->begins);
-}
-
-/* Documents without a mask. */
-static void first_key_of_documents(const struct first_key_work *w, uint32_t b, uint32_t *ret_first)
-{
-    const struct attention *a = w->a;
-    uint32_t *first = w->key, keys = attention_key_count(a, b);
-    occurrence_link(a->documents + (size_t)b * a->keys, a->keys, w->order, first);
-    for (uint32_t j = 0; j < a->keys; j++) {
-        first[j] = first[j] == OCCURRENCE_NONE ? j : first[first[j]];
-    }
-    for (uint32_t i = 0; i < a->queries; i++) {
-        uint64_t p = attention_position(a, i);
-        ret_first[i] = p < a->keys && first[p] < keys ? first[p] : 0;
-    }
 }
 
 /* The first of the keys [0, end) that mask and documents leave the row; FIRST_KEY_NONE without. */
@@ -105,6 +90,29 @@ static int64_t first_key_set_begins(const struct attention *a, uint32_t *ret_beg
     return farthest;
 }
 
+/* `begin`: the keys that the rows begin with, when there is a mask. */
+static void first_key_of_documents(const struct first_key_work *w, uint32_t b, uint32_t *begin)
+{
+    const struct attention *a = w->a;
+    uint32_t *place = w->key, *least = w->order, keys = attention_key_count(a, b);
+    occurrence_link(a->documents + (size_t)b * a->keys, a->keys, w->order, place);
+    for (uint32_t j = 0; j < a->keys; j++) {
+        place[j] = place[j] == OCCURRENCE_NONE ? j : place[place[j]];
+        least[j] = !a->mask && j < keys ? j : FIRST_KEY_NONE;
+    }
+    for (uint32_t i = 0; a->mask && i < a->queries; i++) {
+        if (begin[i] != FIRST_KEY_NONE) { /* it has a document */
+            uint32_t *of_document = &least[place[attention_position(a, i)]];
+            *of_document = begin[i] < *of_document ? begin[i] : *of_document;
+        }
+    }
+    for (uint32_t i = 0; i < a->queries; i++) {
+        uint64_t p = attention_position(a, i);
+        uint32_t first = p < a->keys ? least[place[p]] : FIRST_KEY_NONE;
+        begin[i] = first == FIRST_KEY_NONE ? 0 : first;
+    }
+}
+
 /* From the keys that the rows of sample b begin with to those that their blocks do. */
 static void first_key_of_blocks(const struct first_key_work *w, uint32_t b, int64_t farthest,
                                 uint32_t *begin)
@@ -141,10 +149,10 @@ int first_key_find(const struct attention *a, struct scratch *scratch, uint32_t 
     int64_t farthest = a->mask ? first_key_set_begins(a, ret_first) : 0;
     for (uint32_t b = 0; b < a->batch; b++) {
         uint32_t *first = ret_first + (size_t)b * a->queries;
-        if (a->mask) {
-            first_key_of_blocks(&w, b, farthest, first);
-        } else {
+        if (a->documents) {
             first_key_of_documents(&w, b, first);
+        } else {
+            first_key_of_blocks(&w, b, farthest, first);
         }
     }
     return 0;

@@ -48,6 +48,7 @@ class Attention(NamedTuple):
     q_stride: int = 1
     qk: Any = None                            # reference_qk.Vectors, when those were sent
     values: Any = None                        # reference_qk.Values, the same
+    first: Optional[torch.Tensor] = None      # [B,Tq] first_keys, where a mask of other heads has a say in it
 
 
 class Rows(NamedTuple):
@@ -113,18 +114,22 @@ def _left(a: Attention) -> Tuple[torch.Tensor, torch.Tensor]:
 def first_keys(a: Attention) -> torch.Tensor:
     """The first key of each row's document, [B,Tq]; 0 of a row that sees nothing, and in cross-attention.
 
-    Without a mask documents are numbered. With one they are the blocks that it leaves: a block begins at a key that a row
-    begins with, when no row sees keys on both sides of it; but not where only rows begin that reach back as far as the
-    farthest of the message, as those of a band do."""
+    That of a numbered document is the first that a row of it sees. Else documents are the blocks that a mask leaves: a block
+    begins at a key that a row begins with, when no row sees keys on both sides of it; but not where only rows begin that reach
+    back as far as the farthest of the message, as those of a band do."""
     B, _, Tq, Tk = a.weights.shape
     found = torch.zeros(B, Tq, dtype=torch.long)
+    if a.first is not None:
+        return a.first
     if a.site != "self" or (a.mask is None and a.documents is None):
         return found
     seen = _left(a)[1]
-    if a.mask is None:
-        return seen.long().argmax(-1)
-    seen[torch.arange(Tq) >= lengths(a)[0][:, None]] = False
+    seen = seen & (torch.arange(Tq) < lengths(a)[0][:, None])[..., None]
     some, begin = seen.any(-1), seen.long().argmax(-1)
+    if a.documents is not None:
+        own = a.documents[:, places(a).clamp(max=Tk - 1)]
+        of_same = torch.where((own[:, :, None] == own[:, None]) & some[:, None], begin[:, None], Tk).amin(-1)
+        return torch.where(some, of_same, 0)
     last = Tk - 1 - seen.flip(-1).long().argmax(-1)
     reach = (places(a) - begin).masked_fill(~some, -2**40)
     farthest = reach.max()

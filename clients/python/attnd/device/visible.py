@@ -84,15 +84,30 @@ def placed(p: Problem) -> Problem:
     if p.first is not None or p.cross or (p.bias is None and p.documents is None):
         return p
     at = p.position(torch.arange(p.queries, device=p.q.device))
-    if p.bias is not None:
-        rows = None if p.q_len is None else torch.arange(p.queries, device=p.q.device) < p.q_len.to(p.q.device)[:, None]
-        first = first_of_blocks(looked_at(lambda some: _left(p, some), p.queries, p.keys), at, rows)
+    looked = None if p.bias is None else looked_at(lambda some: _left(p, some), p.queries, p.keys)
+    rows = None if p.q_len is None else torch.arange(p.queries, device=p.q.device) < p.q_len.to(p.q.device)[:, None]
+    if p.documents is None:
+        assert looked is not None
+        first = first_of_blocks(looked, at, rows)
     else:
-        assert p.documents is not None
         first = first_of_documents(p.documents, at, p.k_len)
+        if looked is not None:
+            seen, begin, _ = looked[:, :3 * p.queries].long().view(-1, 3, p.queries).unbind(1)
+            begin = begin if rows is None else torch.where(rows, begin, torch.full_like(begin, p.keys))
+            first = _least_of_each(first, begin, p.keys) % p.keys  # of none 0
     found = copy.copy(p)
     found.first = first.int().expand(p.batch, -1).contiguous()
     return found
+
+
+def _least_of_each(group: torch.Tensor, values: torch.Tensor, most: int) -> torch.Tensor:
+    """The least value, 0 to `most`, of the group of each, which is a number below that: [B, n]."""
+    ordered = (group * (most + 1) + values).sort(1)[0]
+    of_group = torch.div(ordered, most + 1, rounding_mode="floor")
+    begins = torch.nn.functional.pad(of_group[:, 1:] != of_group[:, :-1], (1, 0), value=True)
+    least = torch.zeros(len(group), most + 1, dtype=ordered.dtype, device=ordered.device)
+    least.scatter_(1, torch.where(begins, of_group, torch.full_like(of_group, most)), ordered - of_group * (most + 1))
+    return least.gather(1, group)
 
 
 def _left(p: Problem, queries: slice) -> torch.Tensor:
