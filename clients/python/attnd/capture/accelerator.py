@@ -235,7 +235,7 @@ class Accelerator:
                 by_kernel = backend == "triton"
                 if asked.mask is not None and not blocks:
                     facts["looked"] = self._tried(problem, launch.looked_at, asked.mask) if by_kernel else _looked_at(asked)
-                if not blocks:
+                if not blocks and (checked or not by_kernel):  # else the kernel finds them
                     facts.update(_first_keys(asked, problem, facts.get("looked")))
                 problem.first = facts.get("first")
                 again = _again(problem, head - some.start) if some.start <= head < some.stop else None

@@ -171,18 +171,14 @@ def block_of_rows(tensors, numbers, strides, CAUSAL: tl.constexpr, WINDOW: tl.co
 
 
 @triton.jit
-def first_of_rows(first_keys, i, queries, heads, first_head, FIRST: tl.constexpr, ROWS: tl.constexpr):
-    """The first key of each of these rows."""
-    first = tl.zeros((ROWS,), tl.int32)
-    if FIRST:
-        sample = ((first_head + tl.program_id(1)) // heads).to(tl.int64)
-        first = tl.load(first_keys + sample * queries + i, mask=i < queries, other=0)
-    return first
+def apart(aside, seen, j, FIRST: tl.constexpr):
+    """The key of each row that stands apart, with this block of keys: the first that it sees; without FIRST key 0."""
+    return tl.minimum(aside, tl.min(tl.where(seen, j[None, :], 1 << 30), 1)) if FIRST else aside
 
 
 @triton.jit
 def put_aside(s, seen, is_first, first, with_first, lost):
-    """The logit of the first key of each row, whether it is seen, and whether it is NaN or +inf, with this block of keys."""
+    """The logit of the key of each row that stands apart, whether it is seen, and whether it is NaN or +inf, with this block."""
     return (tl.maximum(first, tl.max(tl.where(is_first, s, float("-inf")), 1)),
             tl.maximum(with_first, tl.max((seen & is_first).to(tl.float32), 1)),
             tl.maximum(lost, tl.max((is_first & ((s < float("inf")) == 0)).to(tl.float32), 1)))
@@ -259,7 +255,7 @@ def stored(out, stride, there, numbers, COUNT: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def row_sums(q, k, bias, documents, q_len, k_len, first_keys, rows, inverse_k, out, out_stride, first_head,
+def row_sums(q, k, bias, documents, q_len, k_len, rows, inverse_k, out, out_stride, first_head,
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
@@ -271,7 +267,8 @@ def row_sums(q, k, bias, documents, q_len, k_len, first_keys, rows, inverse_k, o
     Grid: (blocks of queries, heads of all samples, counted from first_head = sample * heads + head as n = 0). Strides
     are of elements. A query beyond q_len has no visible key. SAMPLED: the queries are those with the numbers `rows`, i64 in
     rising order; `bias` has them alone, or BIAS_OF_ALL. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, NaN where there is none.
-    With POWERS there are the last fields. FIRST: first_keys, i32 [B, Tq], has the first key of each row; else that is key 0.
+    With POWERS there are the last fields. FIRST: the first key that a row sees stands apart, and its number is written, or, where an
+    earlier one is of the same document, -1 - that; else key 0 does, and whether it is seen is written.
     """
     vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
         (q, k, bias, documents, q_len, k_len, rows),
@@ -315,7 +312,7 @@ def row_sums(q, k, bias, documents, q_len, k_len, first_keys, rows, inverse_k, o
     if tl.min(tl.where(sums[9] == sums[9], sums[8], float("-inf")), 0) == float("-inf"):
         inner, near, far, outer = begin, begin, end, end
         sums = of_nothing(ROWS)
-    first_key = first_of_rows(first_keys, i, queries, heads, first_head, FIRST, ROWS)
+    aside = tl.full((ROWS,), 1 << 30 if FIRST else 0, tl.int32)
     zero = tl.zeros((ROWS,), tl.float32)
     first, with_first, count, farthest, lost = zero - float("inf"), zero, zero, zero, zero
     EDGE: tl.constexpr = KEYS // 2
@@ -326,7 +323,8 @@ def row_sums(q, k, bias, documents, q_len, k_len, first_keys, rows, inverse_k, o
                          tl.where(n < between, near + (n - before) * EDGE, outer + (n - between) * EDGE))
         j = start + tl.arange(0, EDGE)
         s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-        is_first = j[None, :] == first_key[:, None]
+        aside = apart(aside, seen, j, FIRST)
+        is_first = j[None, :] == aside[:, None]
         others = tl.where(is_first, float("-inf"), s)
         inverse = tl.load(inverse_k + j, mask=j < keys, other=0.0)
         sums = fold(s, others, product, inverse, (p - start).to(tl.float32), sums, False, POWERS, EDGE)
@@ -345,6 +343,16 @@ def row_sums(q, k, bias, documents, q_len, k_len, first_keys, rows, inverse_k, o
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     out, there = out + i, i < queries
     stored(out, out_stride, there, (largest * _LN_2, total, weighted * _LN_2, distances, first * _LN_2), 5)
+    if FIRST:
+        with_first = tl.minimum(aside, keys).to(tl.float32)
+        if DOCUMENTS and WINDOW:
+            earlier = zero
+            for start in range(0, tl.minimum(tl.max(aside, 0), keys), KEYS):
+                j = start + tl.arange(0, KEYS)
+                theirs = tl.load(places[1] + j.to(tl.int64) * places[11], mask=j < keys, other=0)
+                same = (theirs[None, :] == places[2][:, None]) & (j[None, :] < aside[:, None])
+                earlier = tl.maximum(earlier, tl.max(same.to(tl.float32), 1))
+            with_first = tl.where(earlier > 0.0, -1.0 - with_first, with_first)
     if BIAS != 0 or DOCUMENTS:
         stored(out + 5 * out_stride, out_stride, there, (with_first, count, farthest), 3)
     stored(out + 8 * out_stride, out_stride, there, (finite, shift * _LN_2, logits * _LN_2, squares * (_LN_2 * _LN_2),
@@ -389,14 +397,14 @@ def eight_largest(base, kept, COUNT: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def few_keys(q, k, bias, documents, q_len, k_len, first_keys, rows, out, out_stride, first_head,
+def few_keys(q, k, bias, documents, q_len, k_len, rows, out, out_stride, first_head,
              heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window, local_window,
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
              DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
              WIDEN: tl.constexpr, NARROW: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
              WIDTH: tl.constexpr, REST: tl.constexpr):
-    """Writes to out[field, n, query] the sum of the 8 largest e of a row, its first key apart, and the eighth, 0 when there are
+    """Writes to out[field, n, query] the sum of the 8 largest e of a row, one key apart, and the eighth, 0 when there are
     fewer; the sum of e of keys that are at most `local_window` away; and the logits of the keys before, at and after p.
     Arguments as for row_sums."""
     vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
@@ -404,13 +412,14 @@ def few_keys(q, k, bias, documents, q_len, k_len, first_keys, rows, out, out_str
         (first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window),
         (q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k),
         CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH, REST)
-    first_key = first_of_rows(first_keys, i, queries, heads, first_head, FIRST, ROWS)
+    aside = tl.full((ROWS,), 1 << 30 if FIRST else 0, tl.int32)
     nothing = tl.full((ROWS, KEYS), float("-inf"), tl.float32)
     kept = (nothing, nothing, nothing, nothing)
     for start in range(begin, end, KEYS):
         j = start + tl.arange(0, KEYS)
         s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-        kept = inserted(tl.where(j[None, :] == first_key[:, None], float("-inf"), s), kept)
+        aside = apart(aside, seen, j, FIRST)
+        kept = inserted(tl.where(j[None, :] == aside[:, None], float("-inf"), s), kept)
 
     none, zero = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
     one, two, three, four = kept
@@ -422,7 +431,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, first_keys, rows, out, out_str
         for start in range(begin, end, KEYS):
             j = start + tl.arange(0, KEYS)
             s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-            more = inserted(tl.where((j[None, :] == first_key[:, None]) | (s > four), float("-inf"), s), more)
+            more = inserted(tl.where((j[None, :] == aside[:, None]) | (s > four), float("-inf"), s), more)
         one = tl.where(one > four, one, float("-inf"))  # what equals the fourth is found once more
         two = tl.where(two > four, two, float("-inf"))
         three = tl.where(three > four, three, float("-inf"))
@@ -434,7 +443,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, first_keys, rows, out, out_str
                 for start in range(begin, end, KEYS):
                     j = start + tl.arange(0, KEYS)
                     s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-                    s = tl.where((j[None, :] == first_key[:, None]) | (s >= bound[:, None]), float("-inf"), s)
+                    s = tl.where((j[None, :] == aside[:, None]) | (s >= bound[:, None]), float("-inf"), s)
                     here = tl.max(s, 1)
                     found = tl.sum((s == here[:, None]).to(tl.float32), 1)
                     count = tl.where(here > value, found, tl.where(here == value, count + found, count))
@@ -448,7 +457,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, first_keys, rows, out, out_str
     for start in range(from_key, tl.minimum(end, highest + reach + 1), KEYS):
         j = start + tl.arange(0, KEYS)
         s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-        s = tl.where(j[None, :] == first_key[:, None], float("-inf"), s)
+        s = tl.where(j[None, :] == aside[:, None], float("-inf"), s)
         gap = p[:, None] - j[None, :]
         local += tl.sum(tl.where((tl.abs(gap) <= local_window) & (s > float("-inf")), tl.exp2(s - base[:, None]), 0.0), 1)
         previous = tl.maximum(previous, tl.max(tl.where(gap == 1, s, float("-inf")), 1))

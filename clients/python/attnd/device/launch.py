@@ -77,10 +77,11 @@ class Swept(NamedTuple):
 
 
 @torch.no_grad()
-def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swept] = None) -> Dict[str, torch.Tensor]:
+def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swept] = None,
+         visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
     """The row metrics, name to f32 [B, H, Tq]; adds to `entries`. `left`: of all heads, where that is known. Then nothing is
-    launched, no query and no key is read, and the problem may be one of Problem.on_host()."""
-    p = problem if left is not None else placed(problem)
+    launched, no query and no key is read, and the problem may be one of Problem.on_host(). `visible`: as for reference.rows()."""
+    p = problem if left is not None or problem.bias is None else placed(problem)
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
     inverse_k = None if left is not None else inverse(norms(p.k) if entries is None else entries.norms[1], math.nan)
@@ -90,7 +91,7 @@ def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swe
         else:
             assert inverse_k is not None
             mine = swept(p, some, inverse_k, entries is not None)
-        for name, value in _metrics(p, some, mine, entries).items():
+        for name, value in _metrics(p, some, mine, entries, visible).items():
             if name not in found:
                 found[name] = torch.empty(flat, dtype=torch.float32, device=p.q.device)
             found[name][some] = value
@@ -108,8 +109,9 @@ def whole(p: Problem, found: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]
     return {name: found[name].view(shape) if name in found else p.nothing() for name in ROW_METRICS}
 
 
-def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -> Dict[str, torch.Tensor]:
-    """The row metrics that these heads have, f32 [heads, Tq]; adds to `entries`."""
+def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries],
+             visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
+    """The row metrics that these heads have, f32 [heads, Tq]; adds to `entries`. `visible` as for rows()."""
     device = left.sums.device
     shape = left.sums.shape[1:]
     place = p.position(torch.arange(p.queries, device=device))[None]
@@ -119,6 +121,14 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
     ends, positions = (n.repeat_interleave(p.heads)[some, None] for n in (ends, torch.minimum(ends, known)))
     largest, total, weighted, distance, first, with_first, count, farthest = left.sums[:_OF_WEIGHTS].unbind()
     top, eighth, local, *near = left.few.unbind()
+    first_key: Union[int, torch.Tensor] = 0
+    aside: Optional[torch.Tensor] = None
+    if _has_first_keys(p):
+        aside = torch.where(with_first < 0, -1 - with_first, with_first).long()
+        first_key = aside - (with_first < 0).long() if p.first is None else p.first.repeat_interleave(p.heads, 0)[some].long()
+        with_first = (aside == first_key).float() if visible is None else visible[0, some]
+        if visible is not None:
+            count, farthest = visible[1:, some]
     if p.bias is None and p.documents is None:
         with_first, count, farthest = visible_keys(place.expand(shape), ends, p.causal, p.window)
     previous, own, following = (torch.where(s > -math.inf, torch.exp(s - largest), torch.zeros_like(s))
@@ -135,8 +145,7 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
                       torch.where(of_q > 0, cosine_max * of_q, torch.full_like(of_q, -math.inf)))
         entries.add(p, (p.batch * p.heads,), (some,), slice(None), sums, row,
                     from_powers([total, *left.sums[_LENGTH + 1:]], row.unit), seen)
-    first_key = 0 if p.first is None else p.first.repeat_interleave(p.heads, 0)[some]
-    return finish(sums, Place(place, positions, first_key), sinks, p.cross, p.local_window)
+    return finish(sums, Place(place, positions, first_key, aside), sinks, p.cross, p.local_window)
 
 
 def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool) -> Swept:
@@ -198,15 +207,7 @@ def _tensors(p: Problem) -> Tuple[torch.Tensor, ...]:
     """The tensors that both kernels read; q is in the place of what there is not."""
     q, bias = p.q, p.bias
     return (q, p.k, q if bias is None else _bits(bias), q if p.documents is None else p.documents,
-            q if p.q_len is None else p.q_len.to(q.device), q if p.k_len is None else p.k_len.to(q.device), _first_keys(p),
-            q if p.rows is None else p.rows.there)
-
-
-def _first_keys(p: Problem) -> torch.Tensor:
-    """Those of all rows; of no numbers where the problem is only looked at."""
-    if not _has_first_keys(p):
-        return p.q
-    return torch.empty(p.batch, p.queries, dtype=torch.int32, device=p.q.device) if p.first is None else p.first
+            q if p.q_len is None else p.q_len.to(q.device), q if p.k_len is None else p.k_len.to(q.device), q if p.rows is None else p.rows.there)
 
 
 def _has_first_keys(p: Problem) -> bool:

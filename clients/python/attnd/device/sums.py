@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """sums: what one pass over a row's keys leaves, and the row metrics in closed form from it.
 
-The first key of a row's document is in no sum: a sink that holds nearly everything would drown the rest, whose entropy
+The first key of a row's document, or the first that it sees, is in no sum: a sink that holds nearly everything would drown the rest, whose entropy
 `entropy_sans_first` is. It is put back here, in f64 where the device has it. `e` is exp(s - largest), s a logit. Learned
 sinks are in none of these numbers but `sink_deficit`.
 """
@@ -47,6 +47,7 @@ class Place(NamedTuple):
     position: torch.Tensor  # p
     positions: Union[int, torch.Tensor]  # how many there are: P of KERNELS.md
     first: Union[int, torch.Tensor] = 0  # the first key of the row's document, visible or not
+    aside: Optional[torch.Tensor] = None  # the key that is in no sum, when it may be another
 
 
 class Weights(NamedTuple):
@@ -104,7 +105,13 @@ def numbers(sums: Sums, weights: Weights, place: Place, cross: bool,
     """name -> the values of sound rows, and which of them have one; all but what is told from the largest weights, from
     logits, from a sink and from tokens."""
     n, p, first = sums.seen.to(weights.first.dtype), place.position, weights.first
-    gap = (p - place.first).abs()
+    aside = place.first if place.aside is None else place.aside
+    gap = (p - aside).abs()
+    at_first, sans_first, has_others = first, weights.sans_first, weights.has_others
+    if place.aside is not None:
+        is_first = place.aside == place.first
+        at_first, sans_first = torch.where(is_first, first, torch.zeros_like(first)), torch.where(is_first, sans_first, weights.entropy)
+        has_others = has_others | ~is_first
     distance, local, previous, own, following = weights.parts
     always, zero = sums.seen > 0, torch.zeros_like(first)
     mean_distance = distance + first * gap
@@ -116,13 +123,13 @@ def numbers(sums: Sums, weights: Weights, place: Place, cross: bool,
         "local_mass": (local + torch.where(gap <= local_window, first, zero), always),
         "mean_distance": (mean_distance, always),
         "mean_distance_normalized": (mean_distance / sums.farthest.to(n.dtype), sums.farthest > 0),
-        "first_token": (first, p > place.first),
-        "entropy_sans_first": (weights.sans_first / torch.log(n - sums.with_first.to(n.dtype)), (n >= 3) & weights.has_others),
+        "first_token": (at_first, p > place.first),
+        "entropy_sans_first": (sans_first / torch.log(n - sums.with_first.to(n.dtype)), (n >= 3) & has_others),
     }
     if not cross:
         for name, weight, step in (("previous_token", previous, -1), ("diagonal", own, 0), ("next_token", following, 1)):
             at = p + step
-            found[name] = weight + torch.where(at == place.first, first, zero), (at >= 0) & (at < place.positions)
+            found[name] = weight + torch.where(at == aside, first, zero), (at >= 0) & (at < place.positions)
     return found
 
 
