@@ -322,30 +322,26 @@ static void choose_shape(uint64_t *state, struct sample_case *c)
 static void fill_mask(uint64_t *state, struct sample_case *c)
 {
     const struct attention *a = &c->a;
-    uint8_t *mask = c->mask;
     bool blocks = random_chance(state, 0.5);
-    double open = kernel_check_random_unit(state) < 0.5 ? 0.9 : 0.1;
-    uint32_t length = 1 + kernel_check_random_below(state, a->keys);
-    for (uint32_t b = 0; b < a->batch; b++) {
-        uint32_t padding = kernel_check_random_below(state, a->keys);
-        for (uint32_t i = 0; i < a->queries; i++) {
-            uint64_t block = attention_position(a, i) / length;
-            for (uint32_t j = 0; j < a->keys; j++) {
-                *mask++ = blocks ? j >= padding && j / length == block : random_chance(state, open);
-            }
-        }
+    double open = random_chance(state, 0.5) ? 0.9 : 0.1;
+    uint32_t keys = a->keys, padding = kernel_check_random_below(state, keys);
+    uint32_t length = 1 + kernel_check_random_below(state, keys);
+    for (size_t at = 0; at < (size_t)a->batch * a->queries * keys; at++) {
+        uint32_t j = (uint32_t)(at % keys), i = (uint32_t)(at / keys % a->queries);
+        bool same = j >= padding && attention_position(a, i) / length == j / length;
+        c->mask[at] = blocks ? same : random_chance(state, open);
     }
 }
 
 static void set_first_keys(struct sample_case *c)
 {
-    struct attention *a = &c->a;
+    const struct attention *a = &c->a;
     struct scratch scratch = {0};
     c->first = malloc((size_t)a->batch * a->queries * sizeof *c->first);
     if (!c->first || (first_key_differs(a) && first_key_find(a, &scratch, c->first) != 0)) {
         abort();
     }
-    a->first = first_key_differs(a) ? c->first : NULL;
+    c->a.first = first_key_differs(a) ? c->first : NULL;
     scratch_clear(&scratch);
 }
 

@@ -140,7 +140,7 @@ static float slope_of(const struct attention *a)
     return (float)(a->qk.softcap > 0 ? log2e : log2e * a->qk.scale);
 }
 
-/* Those that see the same first key, together: its value is put back. */
+/* Rows that see the same first key, together: its value is put back. */
 static int finish_rows(struct qk_work *w, uint32_t rows)
 {
     int rc = 0;

@@ -115,7 +115,7 @@ def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, t
 
 
 def _first_keys(words: Words, batch: int, queries: int, keys: int, device: torch.device) -> Optional[torch.Tensor]:
-    """Those of all rows by their mask; None: key 0."""
+    """The first keys of all rows by their mask; None: key 0."""
     if words.cross or words.mask is None:
         return None
     query, j = torch.arange(queries, device=device), torch.arange(keys, device=device)

@@ -100,7 +100,7 @@ TEST(dropout_rows_are_compared_as_distributions)
     expect_pair(&a, sqrt(0.5), 0.75 * log(4.0 / 3), 1);
 }
 
-/* What a sink took says nothing about the keys; a row that it took whole has no divergence. */
+/* A sink's share says nothing about the keys; a row that it took whole has no divergence. */
 TEST(rows_beside_a_learned_sink_are_compared_as_distributions)
 {
     const double x[2][2][2] = {{{0.02, 0}, {0, 0}}, {{0.25, 0.25}, {0.5, 0}}};
