@@ -14,6 +14,7 @@
 #include "proto/err.h"
 #include "workers/measure_internal.h"
 #include <math.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,9 @@ struct measure {
     struct weights weights; /* tier weights */
     enum tier tier;
     double *head_weights; /* [heads] or NULL */
+    uint32_t *first;      /* what attention.first is, or NULL; the first job of rows sets it */
+    bool has_first;
+    pthread_mutex_t first_lock;
     uint32_t parts, spectrum_jobs, jobs;
     struct measure_part *part; /* [parts] */
     struct spectra spectra;    /* when spectrum_jobs: of the map, or of Q K^T */
@@ -158,6 +162,11 @@ static int measure_prepare(struct measure *m)
         m->part[i].end = (uint32_t)((uint64_t)m->attention.queries * (i + 1) / m->parts);
     }
     int rc = copy_head_weights(m);
+    if (rc == 0 && !m->attention.first && wants_first_keys(&m->attention, &m->plan)) {
+        size_t rows = (size_t)m->attention.batch * m->attention.queries;
+        m->attention.first = m->first = malloc(rows * sizeof *m->first);
+        rc = m->first ? 0 : ERR_MEMORY;
+    }
     if (rc == 0 &&
         (wants_spectra(&m->attention, &m->plan) || wants_qk_spectra(&m->attention, &m->plan))) {
         const struct attention *a = &m->attention;
@@ -190,6 +199,7 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
     m->attention = *a;
     m->tier = a->weights ? TIER_ATTENTION : TIER_QK;
     m->parts = measure_parts(a, plan);
+    pthread_mutex_init(&m->first_lock, NULL);
     if (measure_prepare(m) < 0) {
         measure_free(&m);
         return ERR_MEMORY;
@@ -213,6 +223,7 @@ int measure_new_weights(const struct weights *weights, const struct measure_plan
     m->weights.eigenvalue_max_size = plan->eigenvalues_max_size;
     m->tier = TIER_WEIGHTS;
     m->jobs = 1;
+    pthread_mutex_init(&m->first_lock, NULL);
     *ret_measure = m;
     return 0;
 }
@@ -231,6 +242,8 @@ void measure_free(struct measure **measure)
     weights_result_clear(&m->weights_result);
     free(m->part);
     free(m->head_weights);
+    free(m->first);
+    pthread_mutex_destroy(&m->first_lock);
     free(m->map);
     head_maps_free(&m->head_maps);
     free((void *)m->pooled.values);
@@ -246,9 +259,12 @@ uint64_t measured_invalid_rows(const struct measured *measured, uint32_t head)
     if (measured->invalid_rows == 0 || !measured->value[METRIC_ENTROPY]) {
         return 0;
     }
-    /* Queries are valid for all heads of a message alike, and each sound row has an entropy. */
+    /* Queries are valid for all heads of a message alike, and each sound row has an entropy, or a
+     * learned sink took all of it. */
+    const struct dist *row = measured->head[head].row;
     uint64_t rows = (measured->rows + measured->invalid_rows) / measured->heads;
-    uint64_t sound = measured->head[head].row[METRIC_ENTROPY].moments.n;
+    uint64_t sound = row[METRIC_ENTROPY].moments.n, sinks = row[METRIC_SINK_DEFICIT].moments.n;
+    sound = sinks > sound ? sinks : sound;
     return rows > sound ? rows - sound : 0;
 }
 
@@ -265,9 +281,23 @@ enum measure_job measure_job_kind(const struct measure *measure, uint32_t job)
     return job < measure->parts ? MEASURE_ROWS : MEASURE_SPECTRA;
 }
 
+/* The first keys of all rows, by one of the jobs; others wait. */
+static int find_first_keys(struct measure *m, struct scratch *scratch)
+{
+    int rc = 0;
+    pthread_mutex_lock(&m->first_lock);
+    if (m->first && !m->has_first) {
+        rc = first_key_find(&m->attention, scratch, m->first);
+        m->has_first = rc == 0;
+    }
+    pthread_mutex_unlock(&m->first_lock);
+    return rc;
+}
+
 static int measure_run_part(struct measure *m, struct measure_part *p, struct scratch *scratch)
 {
     int rc = allocate_part(m, p);
+    rc = rc == 0 ? find_first_keys(m, scratch) : rc;
     if (rc != 0) {
         return rc;
     }

@@ -131,6 +131,9 @@ uint64_t measure_cost(const struct attention *a, const struct measure_plan *want
         bytes += measure_cost_map_bytes(a, plan);
     }
     bytes += measure_cost_pooled_bytes(a, plan) + head_maps_cost(a, plan);
+    if (wants_first_keys(a, plan)) {
+        bytes += (double)a->batch * a->queries * sizeof(uint32_t);
+    }
     return saturated(bytes);
 }
 

@@ -7,6 +7,7 @@
 #include "workers/across/outputs.h"
 #include "workers/linear/spectra.h"
 #include "workers/measure.h"
+#include "workers/rows/first_key.h"
 
 /* A group that needs all heads of the layer. */
 static inline bool measure_across(const struct measure_plan *plan, enum metric_group group)
@@ -55,6 +56,12 @@ static inline bool wants_gradient(const struct attention *a, const struct measur
 static inline bool wants_outputs(const struct attention *a, const struct block_plan *block)
 {
     return a->weights && a->qk.v && block->group[METRIC_GROUP_CORE];
+}
+
+/* Numbers of rows that begin at other keys than key 0. */
+static inline bool wants_first_keys(const struct attention *a, const struct measure_plan *plan)
+{
+    return plan->group[METRIC_GROUP_CORE] && first_key_differs(a);
 }
 
 static inline bool wants_maps_of_qk(const struct attention *a, const struct measure_plan *plan)

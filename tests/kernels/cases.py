@@ -43,9 +43,9 @@ SHAPES = [(1, 1, 1, 1), (2, 3, 1, 1), (1, 1, 2, 2), (1, 2, 3, 3), (2, 1, 1, 5), 
           (4, 1, 31, 31), (1, 2, 96, 96), (1, 3, 131, 131), (1, 1, 3, 517)]
 MASKS = ["full", "causal", "lengths", "causal lengths", "window", "causal window", "explicit",
          "causal lengths window explicit", "nothing", "documents", "causal documents lengths",
-         "causal offset", "offset lengths window", "causal offset documents explicit"]
+         "causal offset", "offset lengths window", "causal offset documents explicit", "blocks", "causal blocks window"]
 # samples of rows
-STRIDED = ["causal stride", "causal stride offset lengths", "stride offset window documents explicit"]
+STRIDED = ["causal stride", "causal stride offset lengths", "stride offset window documents explicit", "stride blocks", "stride band"]
 
 
 def set_mask(case, kind, rng):
@@ -66,8 +66,23 @@ def set_mask(case, kind, rng):
         case.q_offset = int(rng.integers(0, keys + 2))
     if "stride" in kind:
         case.q_stride = int(rng.integers(2, max(3, 2 * keys // queries)))
+    if "blocks" in kind:
+        case.mask = random_blocks(case, rng)
+    if "band" in kind:
+        p, j = places(case)
+        case.mask = np.repeat((abs(p - j) < 2)[None], batch, 0).astype(np.uint8)
     if kind == "nothing":
         case.k_len = [0] * batch
+
+
+def random_blocks(case, rng):
+    """Texts packed into a mask, behind padding on the left."""
+    (p, j), (batch, _, queries, keys) = places(case), case.weights.shape
+    mask = np.empty((batch, queries, keys), np.uint8)
+    for b in range(batch):
+        text = np.sort(rng.integers(0, 1 + keys // 4, keys + 1))
+        mask[b] = (text[np.minimum(p, keys)] == text[j]) & (j >= rng.integers(0, 1 + keys // 3))
+    return mask
 
 
 def random_documents(batch, keys, rng):

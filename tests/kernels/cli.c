@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/kernels/cli.h"
+#include "workers/rows/first_key.h"
 
 #include <errno.h>
 #include <math.h>
@@ -148,6 +149,14 @@ void input_read(struct input *in)
     a->mask = read_tensor(in->mask, keys * a->queries, in->offset);
     a->documents = read_tensor(in->documents, keys * sizeof *a->documents, in->offset);
     a->tokens = read_tensor(in->tokens, keys * sizeof *a->tokens, in->offset);
+    if (first_key_differs(a)) {
+        static uint32_t *first; /* no leaks */
+        struct scratch scratch = {0};
+        first = must_have(malloc((size_t)a->batch * a->queries * sizeof *first));
+        must(first_key_find(a, &scratch, first));
+        a->first = first;
+        scratch_clear(&scratch);
+    }
 }
 
 uint32_t input_cut(const struct input *in, uint32_t i)

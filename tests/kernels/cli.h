@@ -54,7 +54,7 @@ struct input {
 /* Takes the arguments apart by the table and by the fields of `in`, which may be NULL. */
 void parse_options(int argc, char **argv, struct input *in, const struct option *options,
                    size_t count);
-/* Sets the shape and the lengths, and reads the mask, documents and tokens. */
+/* Sets the shape and the lengths, reads the mask, documents and tokens, and finds first keys. */
 void input_read(struct input *in);
 /* The rows where block `i` of cuts.count + 1 begins; of the one behind the last, their number. */
 uint32_t input_cut(const struct input *in, uint32_t i);

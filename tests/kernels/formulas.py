@@ -32,7 +32,8 @@ def attention(case, a):
     mask, documents, tokens = (None if x is None else torch.from_numpy(x) for x in (case.mask, case.documents, case.tokens))
     return rows.Attention(torch.from_numpy(np.ascontiguousarray(a, dtype=np.float64)), case.dtype, "self" if case.is_self else "cross",
                           bool(case.causal), case.window, case.q_offset, case.q_len, case.k_len, mask, documents, tokens,
-                          dropout=case.dropout, learned_sink=case.learned_sink, q_stride=case.q_stride)
+                          dropout=case.dropout, learned_sink=case.learned_sink, q_stride=case.q_stride,
+                          first=getattr(case, "first", None))
 
 
 def lengths(case):

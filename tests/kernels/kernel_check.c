@@ -9,6 +9,7 @@
  * makes the same case again; at the end, the largest differences seen. Needs nothing but workers/,
  * so that it is easily built for another machine. */
 #include "workers/rows/block.h"
+#include "workers/rows/first_key.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -84,6 +85,7 @@ struct sample_case {
     unsigned char *weights; /* allocated */
     uint8_t *mask;
     int32_t *documents, *tokens;
+    uint32_t *first;
     int32_t q_len[BATCH_MAX], k_len[BATCH_MAX];
 };
 
@@ -316,6 +318,33 @@ static void choose_shape(uint64_t *state, struct sample_case *c)
     a->dtype = (enum dtype)kernel_check_random_below(state, 4);
 }
 
+/* Holes anywhere, or blocks of texts, padded on the left. */
+static void fill_mask(uint64_t *state, struct sample_case *c)
+{
+    const struct attention *a = &c->a;
+    bool blocks = random_chance(state, 0.5);
+    double open = random_chance(state, 0.5) ? 0.9 : 0.1;
+    uint32_t keys = a->keys, padding = kernel_check_random_below(state, keys);
+    uint32_t length = 1 + kernel_check_random_below(state, keys);
+    for (size_t at = 0; at < (size_t)a->batch * a->queries * keys; at++) {
+        uint32_t j = (uint32_t)(at % keys), i = (uint32_t)(at / keys % a->queries);
+        bool same = j >= padding && attention_position(a, i) / length == j / length;
+        c->mask[at] = blocks ? same : random_chance(state, open);
+    }
+}
+
+static void set_first_keys(struct sample_case *c)
+{
+    const struct attention *a = &c->a;
+    struct scratch scratch = {0};
+    c->first = malloc((size_t)a->batch * a->queries * sizeof *c->first);
+    if (!c->first || (first_key_differs(a) && first_key_find(a, &scratch, c->first) != 0)) {
+        abort();
+    }
+    c->a.first = first_key_differs(a) ? c->first : NULL;
+    scratch_clear(&scratch);
+}
+
 static void choose_masks(uint64_t *state, struct sample_case *c)
 {
     struct attention *a = &c->a;
@@ -329,17 +358,14 @@ static void choose_masks(uint64_t *state, struct sample_case *c)
     }
     a->q_len = random_chance(state, 0.25) ? c->q_len : NULL;
     a->k_len = random_chance(state, 0.25) ? c->k_len : NULL;
-    size_t cells = (size_t)a->batch * a->queries * a->keys, places = (size_t)a->batch * a->keys;
-    c->mask = malloc(cells);
+    size_t places = (size_t)a->batch * a->keys;
+    c->mask = malloc(places * a->queries);
     c->documents = malloc(places * sizeof *c->documents);
     c->tokens = malloc(places * sizeof *c->tokens);
     if (!c->mask || !c->documents || !c->tokens) {
         abort();
     }
-    double open = kernel_check_random_unit(state) < 0.5 ? 0.9 : 0.1;
-    for (size_t k = 0; k < cells; k++) {
-        c->mask[k] = random_chance(state, open);
-    }
+    fill_mask(state, c);
     for (size_t k = 0; k < places; k++) {
         c->documents[k] = (int32_t)(k % a->keys * 3 / a->keys);
         c->tokens[k] = (int32_t)kernel_check_random_below(state, 1 + a->keys / 4);
@@ -366,6 +392,7 @@ static void make_case(struct sample_case *c, uint64_t seed)
     *c = (struct sample_case){.seed = seed};
     choose_shape(&state, c);
     choose_masks(&state, c);
+    set_first_keys(c);
     choose_plan(&state, c);
     c->filling = (enum filling)kernel_check_random_below(&state, FILL_COUNT);
     c->spoilt = random_chance(&state, 0.3) ? 0.2 : 0;
@@ -381,6 +408,7 @@ static void free_case(struct sample_case *c)
     free(c->weights);
     free(c->mask);
     free(c->documents);
+    free(c->first);
     free(c->tokens);
 }
 

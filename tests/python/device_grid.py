@@ -26,7 +26,7 @@ DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf1
 SHAPES = [(1, 1, 1, 1, 1, 16), (2, 4, 2, 33, 33, 32), (1, 2, 1, 5, 70, 64), (1, 2, 2, 67, 67, 128), (1, 1, 1, 40, 40, 256),
           (2, 3, 3, 17, 17, 80), (1, 2, 1, 66, 200, 24), (1, 2, 1, 150, 700, 16), (1, 1, 1, 66, 200, 192)]
 MASKS = ["full", "causal", "causal offset", "window", "causal window offset", "lengths", "causal lengths", "documents",
-         "causal documents lengths", "documents offset", "bias", "causal hidden", "hidden bool lengths", "softcap",
+         "causal documents lengths", "documents offset", "documents hidden", "blocks", "blocks lengths window", "bias", "causal hidden", "hidden bool lengths", "softcap",
          "sinks causal", "cross lengths",
          "sinks softcap bias causal window offset lengths"]
 VALUES = ["plain", "one_hot", "uniform", "offset_200", "sink", "infinities", "narrow_200"]
@@ -76,6 +76,11 @@ def make(mask, values, shape, dtype):
         allowed = rng.random((batch, 1, queries, keys)) < 0.6
         allowed[rng.random((batch, 1, queries)) < 0.1] = False
         words["bias"] = torch.as_tensor(allowed if "bool" in mask else np.where(allowed, 0, -1e4).astype(np.float32))
+    if "blocks" in mask:  # texts behind padding on the left
+        text = np.sort(rng.integers(0, 1 + keys // 8, (batch, keys)))
+        p, j = np.arange(queries)[:, None], np.arange(keys)
+        allowed = (text[:, p % keys] == text[:, None, :]) & (j >= rng.integers(0, 1 + keys // 3, (batch, 1, 1)))
+        words["bias"] = torch.as_tensor(allowed[:, None])
     if "softcap" in mask:
         words["softcap"] = 5.0
     if "sinks" in mask:
@@ -100,7 +105,9 @@ def truth(q, k, words, local_window=8):
     bias = np.zeros((1, 1, 1, 1)) if bias is None else np.where(bias, 0, -np.inf) if bias.dtype == torch.bool else bias.numpy()
     shown = np.broadcast_to(bias > -9e3, s.shape)
     s = np.where(shown, s, 0) + bias
-    found = [_head(s, shown, h, words, local_window) for h in range(q.shape[1])]
+    mask = None if words.get("bias") is None else shown.any(1, keepdims=True)
+    first = formulas.rows.first_keys(formulas.attention(_case(s, mask, 0, words), s))  # that of all heads
+    found = [_head(s, shown, h, words, local_window, first) for h in range(q.shape[1])]
     names = [*NO_TOKENS, "valid", "weights"]
     result = {name: np.concatenate([one[name] for one in found], 1) for name in names}
     result["message"] = {name: np.array([one["message"][name] for one in found]) for name in found[0]["message"]}
@@ -131,30 +138,39 @@ def _mean(values):
     return values.mean() if values.size else np.nan
 
 
-def _head(s, shown, h, words, local_window):
+def _case(s, shown, h, words, first=None):
+    """The message of a head."""
     documents, sinks = words.get("documents"), words.get("sinks")
-    case = SimpleNamespace(
+    return SimpleNamespace(
         weights=s[:, h:h + 1], is_self=not words["cross"], causal=words["causal"], window=words.get("window", 0),
-        q_offset=words.get("q_offset", 0), q_stride=1, q_len=words.get("q_len"), k_len=words.get("k_len"), mask=shown[:, h],
+        q_offset=words.get("q_offset", 0), q_stride=1, q_len=words.get("q_len"), k_len=words.get("k_len"),
+        mask=None if shown is None else shown[:, h],
         documents=None if documents is None else documents.numpy(), tokens=None, learned_sink=sinks is not None, dtype="f64",
-        dropout=False)
+        dropout=False, first=first)
+
+
+def _head(s, shown, h, words, local_window, first):
+    sinks, case = words.get("sinks"), _case(s, shown, h, words, first)
     seen, query = formulas.visible(case)
     logits = np.where(seen, s[:, h], -np.inf)[:, None]
     with np.errstate(all="ignore"):
         largest = logits.max(-1, keepdims=True)
         sound = (query & np.isfinite(largest[:, 0, :, 0]) & ~np.isnan(logits).any(-1)[:, 0])[:, None]
         sink = -np.inf if sinks is None else float(sinks[h])
-        shift = np.maximum(np.where(sound[..., None], largest, 0), sink)
+        shift = np.where(sound[..., None], largest, 0)
         e = np.exp(logits - shift)
         weights = e / (e.sum(-1, keepdims=True) + np.exp(sink - shift))
-        values = formulas.row_values(case, weights, local_window)
+        among, case_among = e / e.sum(-1, keepdims=True), SimpleNamespace(**{**vars(case), "learned_sink": False})
+        values = formulas.row_values(case_among, among, local_window)
+        beside = formulas.head_values(case_among, among, sound)["locality"][0]
     values["max_logit"] = largest[..., 0], True
+    values["sink_deficit"] = 1 - weights.sum(-1), sinks is not None
     query = query[:, None]
     broken = query & seen.any(-1)[:, None]
     result = {"valid": query, "weights": np.where(sound[..., None], weights, np.where(broken, np.nan, 0)[..., None])}
     result["logits"] = np.where(sound[:, 0, :, None] & seen, logits[:, 0], np.nan)
     finite = result["logits"][np.isfinite(result["logits"])]
-    result["message"] = {**{name: values[0] for name, values in formulas.head_values(case, weights, sound).items()},
+    result["message"] = {**{name: values[0] for name, values in formulas.head_values(case, weights, sound).items()}, "locality": beside,
                          "max_abs_logit": np.abs(finite).max() if finite.size else np.nan, "mean_logit": _mean(finite),
                          "std_logit": finite.std(ddof=1) if finite.size > 1 else np.nan}
     for name in NO_TOKENS:

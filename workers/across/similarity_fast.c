@@ -70,8 +70,9 @@ static float *similarity_fast_weight_of(const struct similarity_pass *p, uint32_
 /* The divisor that similarity_ref uses. Returns whether f32 can. */
 static bool similarity_fast_set_scale(struct similarity_pass *p, double sum)
 {
-    p->scale[p->sound] = p->a->dropout ? sum : 1;
-    return !p->a->dropout || sum <= 0 || (sum > SUM_MIN && sum < SUM_MAX);
+    bool divides = p->a->dropout || p->a->learned_sink;
+    p->scale[p->sound] = divides ? sum : 1;
+    return !divides || sum <= 0 || (sum > SUM_MIN && sum < SUM_MAX);
 }
 
 /* Loads the sound heads of the row. Returns whether f32 can tell what they are. */

@@ -42,11 +42,12 @@ static double jensen_shannon(const double *g, double scale_g, const double *h, d
     return fmin(fmax(sum, 0), M_LN2);
 }
 
-/* The divisor of the weights before the divergence: their sum after dropout, which leaves rows that
- * are no distributions; 1 otherwise. NaN when there is no distribution. */
+/* The divisor of the weights before the divergence: their sum after dropout and beside a learned
+ * sink, which leave rows that are no distributions; 1 otherwise. NaN when there is no distribution.
+ */
 static double scale_of(const struct attention *a, const double *weight, uint32_t n)
 {
-    if (!a->dropout) {
+    if (!a->dropout && !a->learned_sink) {
         return 1;
     }
     double sum = 0;

@@ -50,6 +50,7 @@ struct attention {
     const int32_t *documents; /* [B, Tk]: key j is visible when documents[j] == documents[i]; self
                                  only; NULL = all one */
     const int32_t *tokens;    /* [B, Tk] token ids; NULL = not sent */
+    const uint32_t *first;    /* [B, Tq] first_key_find; NULL = key 0 */
     bool dropout;             /* after dropout: row sums are not checked */
     bool learned_sink;        /* rows may sum to less than 1 */
 };
@@ -74,6 +75,12 @@ void attention_key_range(const struct attention *a, uint32_t b, uint32_t i, uint
 /* Positions of sample b that are both a key and at or before its last query, or where that could be
  * between the rows of a sample: the neighbours of a query are looked for among these. */
 uint64_t attention_position_count(const struct attention *a, uint32_t b);
+
+/* The first key of the document of query i. */
+static inline uint32_t attention_first_key(const struct attention *a, uint32_t b, uint32_t i)
+{
+    return a->first ? a->first[(size_t)b * a->queries + i] : 0;
+}
 
 /* The mask and the documents for one row; NULL where there is none. */
 struct attention_holes {

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* qk_finish: key 0 is put back, and everything is divided by the sum, in f64; what follows from the
- * weights' sums is row_batch's.
+/* qk_finish: a row's first key is put back, and everything is divided by the sum, in f64; what
+ * follows from the weights' sums is row_batch's.
  *
  * Logits are in base 2 here. With `max` the row's largest logit of all its keys, `down` =
- * 2^(row->max - max) turns what the sums are relative to, and `first` = 2^(logit of key 0 - max) is
- * the share of key 0, before the division by Z = down * z + first. All exponentials of a batch of
- * rows are taken in one go by the vector kernel. */
+ * 2^(row->max - max) turns what the sums are relative to, and `first` = 2^(logit of the first key -
+ * max) is the share of that key, before the division by Z = down * z + first. All exponentials of a
+ * batch of rows are taken in one go by the vector kernel. */
 #include "workers/qk/internal.h"
 
 #include <math.h>
+#include <string.h>
 
 #define LN2 0.69314718055994530942
 
@@ -29,10 +30,10 @@ struct state {
     const struct qk_row *row;
     const float *exp;
     const struct qk_totals *totals;
-    double max, first_logit; /* base 2, first_logit -infinity when key 0 is excluded */
+    double max, first_logit; /* base 2, first_logit -infinity when it is excluded */
     double down, first;      /* see above */
     double z, scale, unit;   /* Z, 1 / Z, down / Z */
-    double keys;             /* valid keys, key 0 included */
+    double keys;             /* valid keys, the first included */
     bool has_first;
 };
 
@@ -99,7 +100,7 @@ static struct state qk_finish_begin_row(const struct qk_finish *f, const struct 
     return s;
 }
 
-/* sum A ln A over all keys but key 0: A = e unit, so ln A = ln 2 (x - max) + ln unit. */
+/* sum A ln A over all keys but the first: A = e unit, so ln A = ln 2 (x - max) + ln unit. */
 static double rest_plogp(const struct state *s)
 {
     if (s->row->count == 0 || !(s->down > 0)) {
@@ -124,7 +125,8 @@ static double smallest_weight(const struct state *s)
     return (s->has_first ? qk_finish_smaller(low, s->first) : low) * s->scale;
 }
 
-/* The sum of the 8 largest weights: key 0 takes the place of the smallest when it is larger. */
+/* The sum of the 8 largest weights: the first key takes the place of the smallest when it is
+ * larger. */
 static double top_weights(const struct state *s)
 {
     double sum = 0, last = s->row->count >= QK_TOP ? (double)s->exp[EXP_TOP + QK_TOP - 1] : 0;
@@ -137,8 +139,8 @@ static double top_weights(const struct state *s)
     return qk_finish_smaller(1, (sum + qk_finish_larger(last, s->first)) * s->scale);
 }
 
-/* sum (A - 1/n)^2: of the rest about its own mean, then between the rest, the weights 0 and key 0
- */
+/* sum (A - 1/n)^2: of the rest about its own mean, then between the rest, the weights 0 and the
+ * first key */
 static double squares(const struct state *s)
 {
     double n = s->row->count, share = 1 / s->keys, sum = 0;
@@ -158,6 +160,12 @@ static double position_of(const struct state *s)
     return (double)s->row->position;
 }
 
+/* |p - f| of the first key, where that is seen. */
+static double first_distance(const struct state *s)
+{
+    return fabs(position_of(s) - (double)s->row->begin);
+}
+
 static double largest_distance(const struct state *s)
 {
     double begin = fabs(position_of(s) - (double)s->row->begin);
@@ -167,7 +175,7 @@ static double largest_distance(const struct state *s)
 
 static double qk_finish_local_mass(const struct qk_finish *f, const struct state *s)
 {
-    double first = position_of(s) <= f->local_window ? s->first * s->scale : 0;
+    double first = first_distance(s) <= f->local_window ? s->first * s->scale : 0;
     return s->unit * (double)s->totals->sum[QK_LOCAL] + first;
 }
 
@@ -178,11 +186,17 @@ static double qk_finish_at_offset(const struct qk_finish *f, const struct state 
     if (!f->a->self || j < 0 || (uint64_t)j >= attention_position_count(f->a, f->sample)) {
         return NAN;
     }
-    if (j == 0) {
+    if (s->has_first && j == s->row->begin) {
         return s->first * s->scale;
     }
     uint32_t k = (uint32_t)(offset + 1);
     return isnan(s->row->near[k]) ? 0 : (double)s->exp[EXP_NEAR + k] * s->scale;
+}
+
+static bool same_token(const struct qk_finish *f, int64_t j, int64_t p)
+{
+    const int32_t *tokens = f->a->tokens + (size_t)f->sample * f->a->keys; /* at any address */
+    return memcmp(tokens + j, tokens + p, sizeof *tokens) == 0;
 }
 
 /* Over the earlier occurrences of the query's token, and what follows them. */
@@ -194,9 +208,12 @@ static void put_occurrences(const struct qk_finish *f, const struct state *s, fl
     if (!f->first_same || p >= attention_key_count(f->a, f->sample) || f->first_same[p] == p) {
         return;
     }
-    double first = f->first_same[p] == 0 ? s->first * s->scale : 0;
-    *ret_duplicate = (float)(s->unit * (double)s->row->duplicate + first);
-    *ret_induction = (float)(s->unit * (double)s->row->induction);
+    double first = s->first * s->scale;
+    int64_t j = s->row->begin;
+    double same = j < p && same_token(f, j, p) ? first : 0;
+    double behind = j > 0 && j <= p && same_token(f, j - 1, p) ? first : 0;
+    *ret_duplicate = (float)(s->unit * (double)s->row->duplicate + same);
+    *ret_induction = (float)(s->unit * (double)s->row->induction + behind);
 }
 
 /* The factor from a logit of the sums to the unit that users see. */
@@ -232,13 +249,13 @@ static void put_row(struct qk_finish *f, const struct state *s)
     b->max[slot] = (float)largest_weight(s);
     b->top[slot] = (float)top_weights(s);
     b->distance[slot] = (float)(s->unit * (double)s->totals->sum[QK_DISTANCE] +
-                                s->first * s->scale * position_of(s));
+                                s->first * s->scale * first_distance(s));
     b->largest_distance[slot] = (float)largest_distance(s);
     b->local_mass[slot] = (float)qk_finish_local_mass(f, s);
     b->diagonal[slot] = (float)qk_finish_at_offset(f, s, 0);
     b->previous[slot] = (float)qk_finish_at_offset(f, s, -1);
     b->next[slot] = (float)qk_finish_at_offset(f, s, 1);
-    b->first_token[slot] = s->row->position >= 1 ? b->first[slot] : NAN;
+    b->first_token[slot] = s->row->position > s->row->first_key ? b->first[slot] : NAN;
     put_occurrences(f, s, &b->duplicate[slot], &b->induction[slot]);
     b->max_logit[slot] = (float)largest_logit(f, s);
 }
@@ -280,8 +297,9 @@ static void add_cosines(struct qk_finish *f, const struct state *s, double inver
                inverse_length * (double)s->totals->cosine_low,
                inverse_length * (double)s->totals->cosine_high);
     }
-    if (inverse_length > 0 && s->first_logit > -INFINITY && f->first_inverse_length > 0) {
-        double first = (double)s->row->first * f->first_inverse_length * inverse_length;
+    double first_inverse = s->has_first ? (double)f->inverse_length[s->row->begin] : 0;
+    if (inverse_length > 0 && s->first_logit > -INFINITY && first_inverse > 0) {
+        double first = (double)s->row->first * first_inverse * inverse_length;
         add_to(&f->cosines, 1, first, 0, first, first);
     }
 }
@@ -306,7 +324,7 @@ static void flush_totals(struct row_totals *t, struct moments *into)
 static double norm_weighted_entropy(const struct qk_finish *f, const struct state *s)
 {
     double rest = s->down * (double)s->totals->sum[QK_VALUE],
-           first = s->first * f->first_value_length;
+           first = s->has_first ? s->first * (double)f->value_length[s->row->begin] : 0;
     double sum = rest + first, logs = 0;
     if (rest > 0) {
         logs = s->down * ((double)s->totals->sum[QK_VALUE_LOG] +
@@ -316,7 +334,7 @@ static double norm_weighted_entropy(const struct qk_finish *f, const struct stat
     return sum > 0 ? qk_finish_larger(0, log(sum) - LN2 * logs / sum) : NAN;
 }
 
-/* |x| over all keys, x without key 0 and of key 0. */
+/* |x| over all keys, x without the first key and of it. */
 static double whole_norm(const struct state *s, const float *rest, const float *first, uint32_t n)
 {
     double sum = 0;

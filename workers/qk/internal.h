@@ -51,9 +51,10 @@ struct qk_finish {
     const struct attention *a;
     struct head_block *head;
     uint32_t sample, local_window;
-    double slope;                                    /* base 2 logits per logit */
-    double first_inverse_length, first_value_length; /* of key 0 */
-    const float *first_value;                        /* [value_dim]; NULL = no values */
+    double slope;                               /* base 2 logits per logit */
+    const float *inverse_length, *value_length; /* by key; the last NULL = no values */
+    /* of the first key of rows that see it: the same key when they are finished together */
+    const float *first_value;   /* [value_dim]; NULL = no values */
     const float *first_written; /* [written_dim] R_h of it; NULL = the head has no R_h */
     double written_unit;        /* what that is to be multiplied by */
     const uint32_t *first_same; /* the first key with the same token; NULL = no tokens */
@@ -65,8 +66,8 @@ struct qk_finish {
 /* The values of a row besides its sums. */
 struct qk_row_extra {
     double inverse_length; /* 1 / |q|; 0 for a zero vector */
-    const float *output;   /* [value_dim] A V without key 0, relative to the row's maximum; NULL =
-                              none */
+    const float *output;   /* [value_dim] A V without the first key, relative to the row's maximum;
+                              NULL = none */
     const float *written;  /* [written_dim] R_h of that, in the head's unit; NULL = none */
     double x_norm;         /* |x|; NaN = none */
     const struct qk_gradient *gradient; /* NULL = none */
@@ -125,9 +126,10 @@ struct qk_work {
     /* by infinite key: the run of alike ones that it is in; by run: its first key */
     uint32_t *infinite_run, *run_key;
     double longest_key; /* of those that are not odd */
-    float *first_value;
-    /* of the head: R_h, whose unit is 0 when it is not there, and R_h of the first value */
-    float *wo_r, *first_written;
+    /* of the head: R_h, whose unit is 0 when it is not there */
+    float *wo_r;
+    /* of the key that was loaded, and R_h of it */
+    float *first_value, *first_written;
     double written_unit;
     /* by key, of the sample: chains of equal tokens; NULL without */
     uint32_t *next_same, *previous_same, *first_same, *sort;
@@ -152,6 +154,9 @@ int qk_work_begin(struct qk_work *w, struct scratch *scratch);
 void qk_work_begin_sample(struct qk_work *w, uint32_t b);
 void qk_work_begin_key_head(struct qk_work *w, uint32_t kv);
 void qk_work_begin_head(struct qk_work *w, uint32_t h);
+
+/* Loads the value of a key as the one that is put back, with values only. */
+void qk_work_load_first(const struct qk_work *w, uint32_t j);
 
 /* The way that row i goes, whose query is valid and |q| long. The query of a
  * sound one is then at w->query + at * head_dim, as f32. */

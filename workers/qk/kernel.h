@@ -6,8 +6,9 @@
  * The online softmax: with x = slope * logit, the logit in base 2, a row keeps its largest x so far
  * and sums of e = 2^(x - max); when a tile brings a larger one, the sums shrink by 2^(old - new).
  *
- * Key 0 is in none of the sums. entropy_sans_first is about the row without it, and cannot be had
- * from sums with it: a sink of 0.9999 leaves four digits of seven. finish.c puts it back. */
+ * A row's first key (attention_first_key) is in none of the sums. entropy_sans_first is about the
+ * row without it, and cannot be had from sums with it: a sink of 0.9999 leaves four digits of
+ * seven. finish.c puts it back. */
 #ifndef WORKERS_QK_KERNEL_H
 #define WORKERS_QK_KERNEL_H
 
@@ -43,18 +44,20 @@ struct qk_row {
     float max;         /* of x; -infinity while count = 0 */
     float shift, logit_shift;
     float rescale;    /* what the last tile did to the sums: 2^(old max - new max) */
-    uint32_t count;   /* keys, without key 0 */
+    uint32_t count;   /* keys, without the first */
     uint32_t cosines; /* of them with a cosine */
-    float first;      /* product of key 0; near: of p-1, p, p+1; NaN = excluded */
+    float first;      /* product of the first key; near: of p-1, p, p+1; NaN = excluded */
     float near[3];
     float duplicate, induction;              /* e at the earlier occurrences, and behind them */
     uint32_t duplicate_next, induction_next; /* the first occurrence that is not yet in */
     /* what is known before the first tile */
     uint32_t begin, end; /* the valid keys lie in [begin, end), both ends valid */
+    bool with_first;     /* key `begin` is the first key; else that is not seen */
     int64_t position;    /* p */
+    int64_t first_key;   /* seen or not */
     bool has_holes;      /* some keys between are excluded */
     uint32_t silent;     /* keys with the logit -infinity: holes, but their weight 0 counts */
-    bool silent_first;   /* key 0 is one of them */
+    bool silent_first;   /* the first key is one of them */
     bool zeros;          /* some keys between may be zero vectors: they have no cosine */
     struct attention_holes holes;
 };
@@ -75,16 +78,16 @@ struct qk_tile {
     const float *value_log;
     const uint32_t *occurrence; /* the next key with the same token, or OCCURRENCE_NONE; NULL = no
                                    tokens */
-    bool keep;     /* leave e in place of the products, 0 where excluded and at key 0 */
+    bool keep;     /* leave e in place of the products, 0 where excluded and at the first key */
     float *room;   /* QK_ROOM(widest tile) floats */
     uint32_t *key; /* as many as the tile has columns */
 };
 
 /* One row's sum |A dL/dA|, as far as it has come. */
 struct qk_gradient {
-    double sum;   /* of e |dL/dA| without key 0, relative to the row's maximum */
+    double sum;   /* of e |dL/dA| without the first key, relative to the row's maximum */
     double unit;  /* what both are to be multiplied by; 0 when no product is finite */
-    double first; /* |dL/dA| of key 0 */
+    double first; /* |dL/dA| of the first key */
 };
 
 /* Compacted columns of a row with holes, and candidates for the top. */

@@ -331,12 +331,12 @@ static void raise_bound(struct qk_row *row, float eighth)
     }
 }
 
-/* Where the row's valid keys begin and end within the tile, key 0 left out. */
+/* Where the row's valid keys begin and end within the tile, the first key left out. */
 static bool clip(const struct qk_tile *tile, const struct qk_row *row, uint32_t *ret_begin,
                  uint32_t *ret_end)
 {
-    uint32_t begin = row->begin > tile->key_begin ? row->begin : tile->key_begin;
-    *ret_begin = begin > 0 ? begin : 1;
+    uint32_t begin = row->begin + row->with_first;
+    *ret_begin = begin > tile->key_begin ? begin : tile->key_begin;
     *ret_end = row->end < tile->key_end ? row->end : tile->key_end;
     return *ret_begin < *ret_end;
 }
@@ -382,17 +382,17 @@ static struct part direct(const struct qk_tile *tile, const struct qk_row *row, 
                          .offset_begin = (float)((int64_t)begin - row->position)};
 }
 
-/* Products of key 0 and of the keys next to the query, before they are overwritten. */
+/* Products of the first key and of the keys next to the query, before they are overwritten. */
 static void capture(const struct qk_tile *tile, struct qk_row *row, const float *product)
 {
     uint32_t end = row->end < tile->key_end ? row->end : tile->key_end;
     uint32_t begin = row->begin > tile->key_begin ? row->begin : tile->key_begin;
-    if (begin == 0 && end > 0) {
-        row->first = row->silent_first ? -INFINITY : product[0];
+    if (row->with_first && begin == row->begin && begin < end) {
+        row->first = row->silent_first ? -INFINITY : product[begin - tile->key_begin];
     }
     for (int offset = -1; offset <= 1; offset++) {
         int64_t j = row->position + offset;
-        if (j >= begin && j < end && j > 0 &&
+        if (j >= begin + (begin == row->begin && row->with_first) && j < end &&
             (!row->has_holes || attention_hole_free(&row->holes, (uint32_t)j))) {
             row->near[offset + 1] = product[j - tile->key_begin];
         }
@@ -483,7 +483,7 @@ static void fold_occurrences(const struct qk_tile *tile, struct qk_row *row, con
     row->induction_next = j;
 }
 
-/* A row's tile when it has no key there but maybe key 0. */
+/* A row's tile when it has no key there but maybe the first. */
 static void pass_row(const struct qk_tile *tile, struct qk_row *row, float *product)
 {
     row->rescale = 1;
@@ -552,8 +552,9 @@ static void fold_gradient(const struct qk_tile *tile, const float *gradient,
         const float *g = gradient + r * tile->stride, *e = tile->product + r * tile->stride;
         uint32_t begin, end;
         row[r].sum *= (double)tile->row[r].rescale;
-        if (tile->key_begin == 0) {
-            row[r].first = (double)fabsf(g[0]);
+        uint32_t first = tile->row[r].begin;
+        if (first >= tile->key_begin && first < tile->key_end) {
+            row[r].first = (double)fabsf(g[first - tile->key_begin]);
         }
         if (clip(tile, &tile->row[r], &begin, &end)) {
             uint32_t from = begin - tile->key_begin;

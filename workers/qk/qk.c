@@ -25,6 +25,8 @@ static void qk_begin_row(const struct qk_work *w, uint32_t i, double query_lengt
     row->begin = span->begin;
     row->end = span->end;
     row->position = (int64_t)attention_position(w->a, i);
+    row->first_key = attention_first_key(w->a, w->sample, i);
+    row->with_first = row->first_key == span->begin;
     row->has_holes = span->has_holes;
     row->holes = attention_row_holes(w->a, w->sample, i);
     row->zeros = to->zero != from->zero;
@@ -36,7 +38,7 @@ static void qk_begin_row(const struct qk_work *w, uint32_t i, double query_lengt
         row->top[k] = -INFINITY;
     }
     row->silent = to->infinite - from->infinite;
-    row->silent_first = span->begin == 0 && !w->usual[0];
+    row->silent_first = row->with_first && !w->usual[span->begin];
     if (row->silent > 0) { /* and there are no others */
         row->has_holes = true;
         row->holes = (struct attention_holes){.mask = w->usual};
@@ -114,7 +116,7 @@ static void run_tile(const struct qk_work *w, struct qk_tile *tile, uint32_t beg
 {
     int d = (int)w->a->qk.head_dim;
     scratch_pause(w->scratch);
-    /* Key 0 stands apart: key 1 is the one to be aligned. */
+    /* Key 0 mostly stands apart: key 1 is the one to be aligned. */
     tile->product = w->product + (begin == 0 ? QK_LANES - 1 : 0);
     tile->key_begin = begin;
     tile->key_end = end;
@@ -136,6 +138,33 @@ static float slope_of(const struct attention *a)
 {
     const double log2e = 1.44269504088896340736;
     return (float)(a->qk.softcap > 0 ? log2e : log2e * a->qk.scale);
+}
+
+/* Rows that see the same first key, together: its value is put back. */
+static int finish_rows(struct qk_work *w, uint32_t rows)
+{
+    int rc = 0;
+    for (uint32_t r = 0, n; rc == 0 && r < rows; r += n) {
+        const struct qk_row *row = &w->row[r], *first = NULL;
+        for (n = 0; r + n < rows; n++) {
+            if (w->values && row[n].with_first) {
+                if (first && row[n].begin != first->begin) {
+                    break;
+                }
+                first = &row[n];
+            }
+        }
+        if (first) {
+            qk_work_load_first(w, first->begin);
+        } else if (w->values) {
+            memset(w->first_value, 0, w->a->qk.value_dim * sizeof *w->first_value);
+            if (w->written_unit > 0) {
+                memset(w->first_written, 0, w->a->qk.written_dim * sizeof *w->first_written);
+            }
+        }
+        rc = qk_finish_rows(&w->finish, row, w->extra + r, n, w->room);
+    }
+    return rc;
 }
 
 /* The rows that were taken, from their first tile to their metrics. */
@@ -174,7 +203,7 @@ static int run_rows(struct qk_work *w, uint32_t rows)
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, r, dim, 1, w->output, dim,
                     w->wo_r, dim, 0, w->written, r);
     }
-    return qk_finish_rows(&w->finish, w->row, w->extra, rows, w->room);
+    return finish_rows(w, rows);
 }
 
 static int run_head(struct qk_work *w, uint32_t h)
@@ -187,8 +216,8 @@ static int run_head(struct qk_work *w, uint32_t h)
                                    .sample = w->sample,
                                    .local_window = w->block->plan.local_window,
                                    .slope = (double)slope_of(w->a),
-                                   .first_inverse_length = (double)w->inverse_length[0],
-                                   .first_value_length = w->values ? (double)w->value_length[0] : 0,
+                                   .inverse_length = w->inverse_length,
+                                   .value_length = w->values ? w->value_length : NULL,
                                    .first_value = w->values ? w->first_value : NULL,
                                    .first_written = w->first_written,
                                    .written_unit = w->written_unit,

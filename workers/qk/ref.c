@@ -175,8 +175,11 @@ static void merge_finite(struct moments *into, double *x, uint32_t n)
 static int add_core(struct qk_ref *ref, struct head_block *head, uint32_t h, uint32_t i, uint32_t n)
 {
     qk_ref_softmax(ref->logit, n, ref->weight);
-    struct row r = {
-        .position = attention_position(&ref->a, i), .n = n, .key = ref->key, .weight = ref->weight};
+    struct row r = {.position = attention_position(&ref->a, i),
+                    .first = attention_first_key(&ref->a, ref->sample, i),
+                    .n = n,
+                    .key = ref->key,
+                    .weight = ref->weight};
     struct row_context context = {.a = &ref->a,
                                   .sample = ref->sample,
                                   .local_window = ref->local_window,

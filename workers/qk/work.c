@@ -300,7 +300,6 @@ static void zero_extraordinary(const struct qk_work *w, uint32_t begin, uint32_t
 
 void qk_work_begin_key_head(struct qk_work *w, uint32_t kv)
 {
-    const struct qk *qk = &w->a->qk;
     w->kv = kv;
     measure_keys(w);
     if (w->core && w->row_begin == 0 && w->row_end > 0) {
@@ -312,14 +311,6 @@ void qk_work_begin_key_head(struct qk_work *w, uint32_t kv)
         uint32_t group = w->a->heads / w->a->qk.kv_heads;
         for (uint32_t h = w->kv * group; h < (w->kv + 1) * group; h++) {
             row_merge_moments(&w->block->head[h].k_norm, w->key_length, n);
-        }
-    }
-    if (w->values) {
-        w->kernel->load((const unsigned char *)qk->v +
-                            key_begin_of(w, 0, qk->value_dim) * dtype_size(qk->v_dtype),
-                        qk->v_dtype, qk->value_dim, w->first_value);
-        if (attention_key_count(w->a, w->sample) > 0) {
-            zero_extraordinary(w, 0, 1, w->first_value);
         }
     }
 }
@@ -374,8 +365,18 @@ void qk_work_begin_head(struct qk_work *w, uint32_t h)
     size_t first = (size_t)h * qk->written_dim * qk->value_dim;
     w->written_unit =
         load_scaled(w, qk->wo_r, DTYPE_F32, first, qk->written_dim, qk->value_dim, w->wo_r);
-    cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)qk->written_dim, (int)qk->value_dim, 1, w->wo_r,
-                (int)qk->value_dim, w->first_value, 1, 0, w->first_written, 1);
+}
+
+void qk_work_load_first(const struct qk_work *w, uint32_t j)
+{
+    const struct qk *qk = &w->a->qk;
+    size_t at = key_begin_of(w, j, qk->value_dim) * dtype_size(qk->v_dtype);
+    w->kernel->load((const unsigned char *)qk->v + at, qk->v_dtype, qk->value_dim, w->first_value);
+    zero_extraordinary(w, j, j + 1, w->first_value);
+    if (w->written_unit > 0) {
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)qk->written_dim, (int)qk->value_dim, 1,
+                    w->wo_r, (int)qk->value_dim, w->first_value, 1, 0, w->first_written, 1);
+    }
 }
 
 /* A unit beyond is that of an f64: sums in it may pass f64 where the single products do not. */

@@ -101,6 +101,7 @@ static void block_fast_begin(struct fast *f)
     size_t row_bytes = a->keys * f->element;
     f->rows_ahead = row_bytes < ROW_AHEAD ? (uint32_t)(ROW_AHEAD / row_bytes) : 1;
     f->row_kernel = (f->core ? f->kernels->core : f->kernels->rows)[a->dtype];
+    f->batch.learned_sink = a->learned_sink;
     float room = (float)(attention_tolerance(a->dtype) - SUM_UNCERTAIN);
     f->sum_least = a->dropout || a->learned_sink ? 0 : 1 - room;
     f->sum_most = a->dropout ? (float)SUM_MOST : 1 + room;
@@ -263,12 +264,14 @@ static int judge_row(struct fast *f, uint32_t s)
     return 0;
 }
 
-/* Slots whose weights but the first are 0 as f32, but may not be as the f64 they were sent in. */
+/* Slots whose weights, or all but the first, are 0 as f32, but may not be as the f64 they were sent
+ * in. */
 static uint32_t rounded_away(const struct fast *f)
 {
     uint32_t bits = 0;
     for (uint32_t s = 0; f->core && f->a->dtype == DTYPE_F64 && s < f->batch.used; s++) {
-        bits |= (uint32_t)(f->batch.rest_keys[s] > 0 && !(f->batch.rest_sum[s] > 0)) << s;
+        bool rest = f->batch.rest_keys[s] > 0 || !(f->batch.first[s] > 0);
+        bits |= (uint32_t)(rest && !(f->batch.rest_sum[s] > 0)) << s;
     }
     return bits;
 }

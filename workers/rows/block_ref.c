@@ -232,8 +232,11 @@ static int add_valid_row(struct block *block, const struct attention *a, const s
                          uint32_t b, uint32_t h, uint32_t i, uint32_t n)
 {
     row_gather(w->sent, w->key, n, w->weight);
-    struct row r = {
-        .position = attention_position(a, i), .n = n, .key = w->key, .weight = w->weight};
+    struct row r = {.position = attention_position(a, i),
+                    .first = attention_first_key(a, b, i),
+                    .n = n,
+                    .key = w->key,
+                    .weight = w->weight};
     bool sound = block_ref_count_row(block, a, &r);
     if (!sound || !block->plan.group[METRIC_GROUP_CORE]) {
         return 0;
@@ -241,6 +244,7 @@ static int add_valid_row(struct block *block, const struct attention *a, const s
     struct row_context context = {.a = a,
                                   .sample = b,
                                   .local_window = block->plan.local_window,
+                                  .share = w->softmax,
                                   .previous =
                                       !w->previous ? NULL : w->previous + (size_t)b * a->keys};
     return row_metrics_add(&block->head[h], &context, &r);

@@ -45,14 +45,15 @@ void frame_set_singles(struct frame *frame, const struct attention *a)
 {
     struct row_job *job = &frame->job;
     uint64_t p = job->position, positions = attention_position_count(a, frame->b);
+    uint32_t first = attention_first_key(a, frame->b, frame->i);
     const uint64_t at[SINGLE_COUNT] = {
-        [SINGLE_FIRST] = 0,
+        [SINGLE_FIRST] = first,
         [SINGLE_DIAGONAL] = p,
         [SINGLE_PREVIOUS] = p - 1, /* p = 0: past every end */
         [SINGLE_NEXT] = p + 1,
     };
     for (uint32_t s = 0; s < SINGLE_COUNT; s++) {
-        frame->has[s] = s == SINGLE_FIRST ? p >= 1 : a->self && at[s] < positions;
+        frame->has[s] = s == SINGLE_FIRST ? p > first : a->self && at[s] < positions;
         /* KEY_NONE where the weight is 0 because the key is not valid. */
         job->single[s] = frame_key_valid(job, at[s]) ? (uint32_t)at[s] : KEY_NONE;
     }

@@ -9,8 +9,7 @@
 /* The values that the rows (b, 0..H, i) share. */
 struct frame {
     uint32_t b, i, n;
-    bool counts;    /* the query is valid */
-    bool has_first; /* p >= 1 */
+    bool counts; /* the query is valid */
     bool has[SINGLE_COUNT];
     bool has_occurrences;
     float largest_distance;

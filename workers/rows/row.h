@@ -9,6 +9,7 @@
 
 struct row {
     uint64_t position;    /* where the query stands: attention_position */
+    uint32_t first;       /* attention_first_key */
     uint32_t n;           /* number of valid keys */
     const uint32_t *key;  /* ascending */
     const double *weight; /* [n] */

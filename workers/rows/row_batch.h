@@ -17,18 +17,20 @@
 
 #define ROW_BATCH 16
 
-/* Struct of arrays. Sums are over valid keys; "rest" leaves out key 0, so that a sink that holds
- * nearly all weight cannot drown it. Weights must not be negative. */
+/* Struct of arrays. Sums are over valid keys; "rest" leaves out the row's first key
+ * (attention_first_key), so that a sink that holds nearly all weight cannot drown it. Weights must
+ * not be negative. */
 struct row_batch {
     uint32_t used;               /* slots filled, from 0 */
+    bool learned_sink;           /* metrics are of A / sum A */
     float sound[ROW_BATCH];      /* 1 = counts, 0 = leave out whatever the slot holds */
     float keys[ROW_BATCH];       /* n >= 1 */
-    float rest_keys[ROW_BATCH];  /* n without key 0 */
+    float rest_keys[ROW_BATCH];  /* n without the first key */
     float rest_sum[ROW_BATCH];   /* sum A */
     float rest_plogp[ROW_BATCH]; /* sum A ln A, of the rest too */
     /* Both of the rest's weights in a unit in which they are no denormals; 0 = the rest is 0. */
     float unit_sum[ROW_BATCH], unit_plogp[ROW_BATCH];
-    float first[ROW_BATCH];   /* A[i,0]; 0 when key 0 is not valid */
+    float first[ROW_BATCH];   /* A at the first key; 0 when that is not valid */
     float squares[ROW_BATCH]; /* sum (A - mean)^2, mean = sum A / n */
     float min[ROW_BATCH], max[ROW_BATCH];
     float top[ROW_BATCH];              /* sum of the 8 largest */

@@ -38,12 +38,28 @@ SIMD_INLINE vf v_sans_first(vf rest_plogp, vf s, vf rest_keys)
 
 _Static_assert(METRIC_ROW_COUNT <= 32, "one bit each");
 
-/* SIMD_WIDTH slots from `s`. */
-SIMD_INLINE uint32_t finish_slots(const struct row_batch *b, uint32_t s,
-                                  float *const ret_value[METRIC_ROW_COUNT])
+/* Makes the weights of SIMD_WIDTH slots from `s` shares of their sum; those of rows that sum to 0
+ * are NaN. */
+SIMD_INLINE void divide_by_sums(struct row_batch *b, uint32_t s)
+{
+    float *const share[] = {b->first,      b->max,       b->top,         b->distance,
+                            b->local_mass, b->diagonal,  b->first_token, b->previous,
+                            b->next,       b->induction, b->duplicate};
+    vf rest = v_load(b->rest_sum + s), sum = v_add(rest, v_load(b->first + s));
+    vf log = v_ln(v_max(sum, v_set(FLT_MIN)));
+    vf plogp = v_sub(v_load(b->rest_plogp + s), v_mul(rest, log));
+    v_store(b->rest_plogp + s, v_div(plogp, sum));
+    for (size_t k = 0; k < sizeof share / sizeof share[0]; k++) {
+        v_store(share[k] + s, v_div(v_load(share[k] + s), sum));
+    }
+}
+
+/* SIMD_WIDTH slots from `s`; `sent`: before they were divided. */
+SIMD_INLINE uint32_t finish_slots(const struct row_batch *b, const struct row_batch *sent,
+                                  uint32_t s, float *const ret_value[METRIC_ROW_COUNT])
 {
     vm sound = v_less(v_set(0), v_load(b->sound + s));
-    vf keys = v_load(b->keys + s), rest_sum = v_load(b->rest_sum + s);
+    vf keys = v_load(b->keys + s), sum = v_add(v_load(sent->rest_sum + s), v_load(sent->first + s));
     vf rest_plogp = v_load(b->rest_plogp + s), first = v_load(b->first + s);
     vf max = v_load(b->max + s), distance = v_load(b->distance + s);
     vf largest = v_load(b->largest_distance + s);
@@ -56,7 +72,7 @@ SIMD_INLINE uint32_t finish_slots(const struct row_batch *b, uint32_t s,
     const vf value[METRIC_ROW_COUNT] = {
         [METRIC_ENTROPY] = h,
         [METRIC_ENTROPY_NORMALIZED] = v_where(has_two, normalized),
-        [METRIC_EFFECTIVE_KEYS] = v_exp(h),
+        [METRIC_EFFECTIVE_KEYS] = v_where(v_less_equal(h, h), v_exp(h)), /* of NaN it may be any */
         [METRIC_CONFIDENCE] = max,
         [METRIC_DIAGONAL] = v_load(b->diagonal + s),
         [METRIC_LOCAL_MASS] = v_load(b->local_mass + s),
@@ -70,7 +86,7 @@ SIMD_INLINE uint32_t finish_slots(const struct row_batch *b, uint32_t s,
         [METRIC_TAIL_MASS] = v_sub(v_set(1), v_load(b->top + s)),
         [METRIC_INDUCTION] = v_load(b->induction + s),
         [METRIC_DUPLICATE_TOKEN] = v_load(b->duplicate + s),
-        [METRIC_SINK_DEFICIT] = v_sub(v_set(1), v_add(rest_sum, first)),
+        [METRIC_SINK_DEFICIT] = v_sub(v_set(1), sum),
         [METRIC_MAX_LOGIT] = v_load(b->max_logit + s),
     };
     uint32_t gaps = 0, left = b->used > s ? b->used - s : 0;
@@ -86,8 +102,17 @@ SIMD_INLINE uint32_t finish_slots(const struct row_batch *b, uint32_t s,
 static uint32_t row_finish(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT])
 {
     uint32_t gaps = 0;
+    struct row_batch shares;
+    const struct row_batch *b = batch;
+    if (batch->learned_sink) {
+        shares = *batch;
+        for (uint32_t s = 0; s < ROW_BATCH; s += SIMD_WIDTH) {
+            divide_by_sums(&shares, s);
+        }
+        b = &shares;
+    }
     for (uint32_t s = 0; s < ROW_BATCH; s += SIMD_WIDTH) {
-        gaps |= finish_slots(batch, s, ret_value);
+        gaps |= finish_slots(b, batch, s, ret_value);
     }
     return gaps;
 }

@@ -39,8 +39,8 @@ enum row_maps { ROW_MAPS_NONE, ROW_MAPS_BEGIN, ROW_MAPS_ADD, ROW_MAPS_COUNT };
 
 /* The result of a pass over a row: lanes to be summed across, of sixteen rows side by side. */
 enum lane_sum {
-    LANES_SUM,      /* A, without key 0 */
-    LANES_PLOGP,    /* A (log2 A - LOG2_CONSTANT), without key 0 */
+    LANES_SUM,      /* A, without the first key */
+    LANES_PLOGP,    /* A (log2 A - LOG2_CONSTANT), without the first key */
     LANES_SQUARES,  /* A^2 */
     LANES_DISTANCE, /* A |p - j| */
     LANES_LOCAL,

@@ -34,10 +34,10 @@ static double entropy_normalized(const struct row *r, double h)
     return r->n >= 2 ? h / log(r->n) : NAN;
 }
 
-/* The row without key 0, made a distribution: H / ln of the number of its keys. */
+/* The row without its first key, made a distribution: H / ln of the number of its keys. */
 static double entropy_sans_first(const struct row *r)
 {
-    uint32_t first = r->key[0] == 0;
+    uint32_t first = r->key[0] == r->first;
     struct row rest = {.n = r->n - first, .weight = r->weight + first};
     double sum = row_sum(&rest), h = 0;
     if (r->n < 3 || !(sum > 0)) {
@@ -117,10 +117,10 @@ static double row_metrics_at_offset(const struct row_context *c, const struct ro
                : NAN;
 }
 
-/* A[i, 0], p >= 1 */
+/* A[i, f], p > f */
 static double first_token(const struct row *r)
 {
-    return r->position >= 1 ? row_weight_of(r, 0) : NAN;
+    return r->position > r->first ? row_weight_of(r, r->first) : NAN;
 }
 
 /* sum of A[i, j + offset] over the earlier positions j of the query's token; none is before key[0]
@@ -139,14 +139,9 @@ static double at_occurrences(const struct row_context *c, const struct row *r, u
     return sum;
 }
 
-/* 1 - sum A, what a learned sink took */
-static double sink_deficit(const struct row_context *c, const struct row *r)
-{
-    return c->a->learned_sink ? 1 - row_sum(r) : NAN;
-}
-
-void row_metrics(const struct row_context *context, const struct row *r,
-                 double ret_value[METRIC_ROW_COUNT])
+/* The numbers of a row that is a distribution, or was one before dropout. */
+static void row_metrics_of_keys(const struct row_context *context, const struct row *r,
+                                double ret_value[METRIC_ROW_COUNT])
 {
     double h = row_metrics_entropy(r), mean = mean_distance(r);
     ret_value[METRIC_ENTROPY] = h;
@@ -164,8 +159,27 @@ void row_metrics(const struct row_context *context, const struct row *r,
     ret_value[METRIC_TAIL_MASS] = tail_mass(r);
     ret_value[METRIC_INDUCTION] = at_occurrences(context, r, 1);
     ret_value[METRIC_DUPLICATE_TOKEN] = at_occurrences(context, r, 0);
-    ret_value[METRIC_SINK_DEFICIT] = sink_deficit(context, r);
-    ret_value[METRIC_MAX_LOGIT] = NAN;
+}
+
+/* Beside a learned sink they are of A / S, S = sum A, and 1 - S is what the sink took. */
+void row_metrics(const struct row_context *context, const struct row *r,
+                 double ret_value[METRIC_ROW_COUNT])
+{
+    struct row keys = *r;
+    double sum = context->a->learned_sink ? row_sum(r) : NAN;
+    for (uint32_t m = 0; m < METRIC_ROW_COUNT; m++) {
+        ret_value[m] = NAN;
+    }
+    ret_value[METRIC_SINK_DEFICIT] = 1 - sum;
+    if (context->a->learned_sink) {
+        for (uint32_t k = 0; k < r->n; k++) {
+            context->share[k] = r->weight[k] / sum;
+        }
+        keys.weight = context->share;
+    }
+    if (!(sum <= 0)) { /* NaN: there is no sink */
+        row_metrics_of_keys(context, &keys, ret_value);
+    }
 }
 
 /* Locality: both neighbours, where they are positions of this sample. */

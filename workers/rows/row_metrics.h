@@ -12,6 +12,7 @@ struct row_context {
     const struct attention *a;
     uint32_t sample;
     uint32_t local_window;    /* block_plan.local_window */
+    double *share;            /* room for a row's weights; of a learned_sink only */
     const uint32_t *previous; /* [attention_key_count] occurrence_link of the sample's tokens; NULL
                                  = not sent, or cross-attention */
 };

@@ -3,8 +3,8 @@
  *
  * A row is walked by vectors from its first element, whatever its address and whatever the cut into
  * blocks, so that its sums do not depend on either. Vectors that are not wholly valid (the ends of
- * the valid interval, key 0, holes) and the one that holds the query's own position go through
- * `careful`; all others through two plain loops, left and right of the position.
+ * the valid interval, the first key, holes) and the one that holds the query's own position go
+ * through `careful`; all others through two plain loops, left and right of the position.
  *
  * Left of it the distances cost one addition: D += S after S += x counts every weight once per
  * vector that follows, so with the loop ending before vector k1
@@ -56,7 +56,7 @@ struct walk {
     const unsigned char *ahead, *ahead_next;
     uint32_t turn;
     float *maps;
-    uint32_t keys;
+    uint32_t keys, first;
 };
 
 SIMD_INLINE struct walk walk_of(enum dtype dtype, const struct row_job *job,
@@ -70,7 +70,8 @@ SIMD_INLINE struct walk walk_of(enum dtype dtype, const struct row_job *job,
                          .ahead_next = next - (bytes - ahead),
                          .turn = (uint32_t)((bytes - ahead) / (W * dtype_size(dtype))),
                          .maps = job->maps,
-                         .keys = job->keys};
+                         .keys = job->keys,
+                         .first = job->single[SINGLE_FIRST]};
 }
 
 /* Vector k of the row, which must be whole. */
@@ -165,6 +166,12 @@ SIMD_INLINE vf add_plogp(vf plogp, vf x)
     return v_fma(x, v_log2_shifted(x), plogp);
 }
 
+/* Vector k without the row's first key. */
+SIMD_INLINE vf without_first(const struct walk *w, uint32_t k, vf x)
+{
+    return k == w->first / W ? v_select(v_mask_of_bits(~(1u << w->first % W)), x, v_set(0)) : x;
+}
+
 /* Vector k under its mask. */
 SIMD_INLINE void careful(enum dtype dtype, bool core, enum row_maps maps, const struct walk *w,
                          struct sums *s, uint32_t k)
@@ -175,8 +182,7 @@ SIMD_INLINE void careful(enum dtype dtype, bool core, enum row_maps maps, const 
         add_to_maps(maps, w, k, sent);
     }
     vm valid = valid_lanes(w->job, w->job->begin, w->job->end, k);
-    vf x = v_select(valid, sent, zero);
-    vf rest = k == 0 ? v_select(v_mask_of_bits(~1u), x, zero) : x;
+    vf x = v_select(valid, sent, zero), rest = without_first(w, k, x);
     s->sum = v_add(s->sum, rest);
     s->min = v_min_bits(s->min, v_select(valid, sent, v_set(INFINITY)));
     if (core) {
@@ -187,7 +193,7 @@ SIMD_INLINE void careful(enum dtype dtype, bool core, enum row_maps maps, const 
     }
 }
 
-/* A vector k that is wholly valid, wherever the position and key 0 are. */
+/* A vector k that is wholly valid, of a row without holes, whose first key is key 0. */
 SIMD_INLINE void single(enum dtype dtype, bool core, enum row_maps maps, const struct walk *w,
                         struct sums *s, uint32_t k)
 {

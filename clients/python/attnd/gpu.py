@@ -255,8 +255,10 @@ def _plain(q: torch.Tensor, k: torch.Tensor, causal: bool = False, window: int =
     seen = torch.ones(q.shape[0], 1, len(i), len(j), dtype=torch.bool)
     seen = seen & (j <= p) if causal else seen
     seen = seen & (j > p - window) if window else seen
+    first = torch.zeros(q.shape[0], 1, len(i), 1, dtype=torch.long)
     if documents is not None:
-        seen = seen & (documents[:, None, p[:, 0], None] == documents[:, None, None])
+        same = documents[:, None, p[:, 0], None] == documents[:, None, None]
+        seen, first = seen & same, same.long().argmax(-1, keepdim=True)
     if bias is not None:
         seen, s = (seen & bias, s) if bias.dtype == torch.bool else (seen, s + bias)
     if k_len:
@@ -265,10 +267,10 @@ def _plain(q: torch.Tensor, k: torch.Tensor, causal: bool = False, window: int =
     there = seen.any(-1).expand(s.shape[:-1])
     a = torch.where(there[..., None], torch.softmax(s, -1), torch.full_like(s, math.nan))
     distance = (p - j).abs()
-    before = a.gather(-1, (p - 1).clamp(min=0).expand(*a.shape[:-1], 1))[..., 0]
+    before, at_first = (a.gather(-1, one.expand(*a.shape[:-1], 1))[..., 0] for one in ((p - 1).clamp(min=0), first))
     nan = torch.full_like(before, math.nan)
     return {"entropy": -torch.xlogy(a, a).sum(-1), "confidence": a.amax(-1), "local_mass": (a * (distance <= 8)).sum(-1),
-            "mean_distance": (a * distance).sum(-1), "first_token": torch.where(p[:, 0] >= 1, a[..., 0], nan),
+            "mean_distance": (a * distance).sum(-1), "first_token": torch.where(p[:, 0] > first[..., 0], at_first, nan),
             "max_logit": torch.where(there, s.amax(-1), nan), "previous_token": torch.where(p[:, 0] >= 1, before, nan)}
 
 

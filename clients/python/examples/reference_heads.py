@@ -140,17 +140,17 @@ def similarity(a: Attention, rows: Rows, bound: float) -> Dict[str, Any]:
             P, Q = rows.A[:, g][both], rows.A[:, h][both]
             norm = float(P.norm() * Q.norm())
             cosine[g, h] = float((P * Q).sum()) / norm if norm > 0 else math.nan
-            js[g, h] = _mean_divergence(P, Q, a.dropout)
+            js[g, h] = _mean_divergence(P, Q, a.dropout or a.learned_sink)
     pairs = sorted((js[g, h], g, h) for g in range(H) for h in range(g + 1, H) if js[g, h] < bound)
     return {"head_similarity": cosine, "head_js": js, "redundant_total": len(pairs),
             "redundant_pairs": [{"heads": [g, h], "js": value} for value, g, h in pairs[:REDUNDANT_PAIRS]]}
 
 
-def _mean_divergence(P: torch.Tensor, Q: torch.Tensor, dropout: bool) -> float:
-    """Mean over rows of the Jensen-Shannon divergence, at most ln 2. After dropout rows are made distributions
-    first; one that has nothing left is left out."""
+def _mean_divergence(P: torch.Tensor, Q: torch.Tensor, divided: bool) -> float:
+    """Mean over rows of the Jensen-Shannon divergence, at most ln 2. `divided`: rows, after dropout or beside a learned
+    sink, are made distributions first; one that has nothing left is left out."""
     P, Q = P.clamp(min=0), Q.clamp(min=0)
-    if dropout:
+    if divided:
         kept = (P.sum(-1) > 0) & (Q.sum(-1) > 0)
         P, Q = P[kept] / P[kept].sum(-1, keepdim=True), Q[kept] / Q[kept].sum(-1, keepdim=True)
     if len(P) == 0:

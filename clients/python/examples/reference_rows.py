@@ -7,7 +7,8 @@ there is one, and mask[b,i,j] = 1 if there is one, and in self-attention documen
 any. A query counts when i < q_len[b] and mask and documents together leave it some key.
 
 A row is sound when it sees a key, its weights are finite and not negative beyond rounding, and they sum to 1 within the
-tolerance of the dtype (after dropout the sum is not checked; with a learned sink it may be less).
+tolerance of the dtype (after dropout the sum is not checked; with a learned sink it may be less). With a learned sink
+every number of a row but sink_deficit is of its weights divided by their sum.
 """
 from __future__ import annotations
 
@@ -47,6 +48,7 @@ class Attention(NamedTuple):
     q_stride: int = 1
     qk: Any = None                            # reference_qk.Vectors, when those were sent
     values: Any = None                        # reference_qk.Values, the same
+    first: Optional[torch.Tensor] = None      # [B,Tq] first_keys, where a mask of other heads has a say in it
 
 
 class Rows(NamedTuple):
@@ -88,19 +90,55 @@ def visible(a: Attention) -> Tuple[torch.Tensor, torch.Tensor]:
     B, _, Tq, Tk = a.weights.shape
     p, j = places(a)[:, None], torch.arange(Tk)[None, :]
     q_len, k_len = lengths(a)
+    free, seen = _left(a)
+    if a.window:
+        seen = seen & (j > p - a.window)
+    query = (torch.arange(Tq)[None, :] < q_len[:, None]) & free.any(-1)
+    return query[:, None], seen[:, None]
+
+
+def _left(a: Attention) -> Tuple[torch.Tensor, torch.Tensor]:
+    """[B,Tq,Tk] each: the keys that mask and documents leave, and those that length and causal bound leave of them."""
+    B, _, Tq, Tk = a.weights.shape
+    p, j = places(a)[:, None], torch.arange(Tk)[None, :]
     free = torch.ones(B, Tq, Tk, dtype=torch.bool)
     if a.mask is not None:
         free = free & (a.mask == 1)
     if a.documents is not None and a.site == "self":
         own = a.documents[:, p[:, 0].clamp(max=Tk - 1)]
         free = free & (own[:, :, None] == a.documents[:, None, :]) & (p < Tk)
-    seen = free & (j < k_len[:, None, None])
-    if a.causal:
-        seen = seen & (j <= p)
-    if a.window:
-        seen = seen & (j > p - a.window)
-    query = (torch.arange(Tq)[None, :] < q_len[:, None]) & free.any(-1)
-    return query[:, None], seen[:, None]
+    seen = free & (j < lengths(a)[1][:, None, None])
+    return free, seen & (j <= p) if a.causal else seen
+
+
+def first_keys(a: Attention) -> torch.Tensor:
+    """The first key of each row's document, [B,Tq]; 0 of a row that sees nothing, and in cross-attention.
+
+    That of a numbered document is the first that a row of it sees. Else documents are the blocks that a mask leaves: a block
+    begins at a key that a row begins with, when no row sees keys on both sides of it; but not where only rows begin that reach
+    back as far as the farthest of the message, as those of a band do."""
+    B, _, Tq, Tk = a.weights.shape
+    found = torch.zeros(B, Tq, dtype=torch.long)
+    if a.first is not None:
+        return a.first
+    if a.site != "self" or (a.mask is None and a.documents is None):
+        return found
+    seen = _left(a)[1]
+    seen = seen & (torch.arange(Tq) < lengths(a)[0][:, None])[..., None]
+    some, begin = seen.any(-1), seen.long().argmax(-1)
+    if a.documents is not None:
+        own = a.documents[:, places(a).clamp(max=Tk - 1)]
+        of_same = torch.where((own[:, :, None] == own[:, None]) & some[:, None], begin[:, None], Tk).amin(-1)
+        return torch.where(some, of_same, 0)
+    last = Tk - 1 - seen.flip(-1).long().argmax(-1)
+    reach = (places(a) - begin).masked_fill(~some, -2**40)
+    farthest = reach.max()
+    for b in range(B):
+        rows = some[b]
+        starts = {int(j) for j in begin[b][rows & (reach[b] < farthest)] if not (rows & (begin[b] < j) & (last[b] >= j)).any()}
+        for i in torch.nonzero(rows)[:, 0]:
+            found[b, i] = max((j for j in starts if j <= begin[b, i]), default=0)
+    return found
 
 
 def shown(a: Attention) -> torch.Tensor:
@@ -133,15 +171,23 @@ def row_metrics(a: Attention, rows: Rows, local_window: int) -> Dict[str, List[n
 
 def row_columns(a: Attention, rows: Rows, local_window: int) -> Dict[str, Column]:
     """Every number of every row, sound or not."""
-    columns = {**_entropies(rows), **_distances(a, rows, local_window), **neighbours(a, rows), **_tokens(a, rows)}
+    sent, always = rows, torch.ones_like(rows.sound)
+    rows = _among_keys(a, rows)
+    columns = {**_entropies(a, rows), **_distances(a, rows, local_window), **neighbours(a, sent), **_tokens(a, rows)}
     A, visible = rows.A, rows.seen.expand(rows.A.shape)
     largest = torch.where(visible, A, torch.full_like(A, -torch.inf)).sort(-1, descending=True).values
     head = largest[..., :HEAD_KEYS]
-    always = torch.ones_like(rows.sound)
     columns["confidence"] = largest[..., 0], always
     columns["tail_mass"] = 1 - torch.where(head > -torch.inf, head, torch.zeros_like(head)).sum(-1), always
-    columns["sink_deficit"] = 1 - rows.sums, always & a.learned_sink
+    if a.learned_sink:  # a row that it has taken all of has nothing else
+        columns = {name: (value, exists & (sent.sums > 0)) for name, (value, exists) in columns.items()}
+    columns["sink_deficit"] = 1 - sent.sums, always & a.learned_sink
     return columns
+
+
+def _among_keys(a: Attention, rows: Rows) -> Rows:
+    """The rows, beside a learned sink with weights that sum to 1."""
+    return rows._replace(A=rows.A / rows.sums[..., None]) if a.learned_sink else rows
 
 
 def of_heads(rows: Rows, values: torch.Tensor, exists: torch.Tensor) -> List[np.ndarray]:
@@ -156,12 +202,12 @@ def _plogp(x: torch.Tensor) -> torch.Tensor:
     return torch.where(positive, x * torch.where(positive, x, torch.ones_like(x)).log(), torch.zeros_like(x))
 
 
-def _entropies(rows: Rows) -> Dict[str, Column]:
+def _entropies(a: Attention, rows: Rows) -> Dict[str, Column]:
     A, n = rows.A, rows.seen.sum(-1).expand(rows.sound.shape)
     entropy = -_plogp(A).sum(-1)
-    rest = A.clone()
-    rest[..., 0] = 0
-    left = n - rows.seen[..., 0].long()
+    first = first_keys(a)[:, None, :, None]
+    rest = A.scatter(-1, first.expand(*A.shape[:-1], 1), 0.0)
+    left = n - rows.seen.gather(-1, first)[..., 0].long()
     total = rest.sum(-1)
     without_first = -_plogp(rest / total[..., None]).sum(-1) / left.double().log()
     always = torch.ones_like(rows.sound)
@@ -180,11 +226,13 @@ def _distances(a: Attention, rows: Rows, local_window: int) -> Dict[str, Column]
 
 
 def neighbours(a: Attention, rows: Rows) -> Dict[str, Column]:
-    """Weights on the query's own position, those next to it, and the first."""
+    """Weights on the query's own position, those next to it, and the first of its document; of rows as they were sent."""
+    rows = _among_keys(a, rows)
     p, Tk = places(a), rows.A.shape[-1]
     q_len, k_len = lengths(a)
     positions = torch.minimum(k_len, a.q_offset + q_len * a.q_stride)
-    columns = {"first_token": (rows.A[..., 0], (p >= 1).expand(rows.sound.shape))}
+    first, shape = first_keys(a)[:, None], rows.sound.shape
+    columns = {"first_token": (rows.A.gather(-1, first.expand(shape)[..., None])[..., 0], (p > first).expand(shape))}
     for name, offset in (("previous_token", -1), ("diagonal", 0), ("next_token", 1)):
         j = p + offset
         exists = (j >= 0) & (j < positions[:, None]) & (a.site == "self")

@@ -168,6 +168,58 @@ TEST(jobs_of_any_size_give_the_same_numbers)
     }
 }
 
+/* Two texts in each sample, by their numbers or by a mask; jobs of one row each share what the
+ * first of them has found. */
+TEST(rows_of_all_jobs_begin_at_their_own_text)
+{
+    static uint8_t mask[B * T * T];
+    static int32_t documents[B * T];
+    for (uint32_t at = 0; at < B * T * T; at++) {
+        uint32_t i = at / T % T, j = at % T;
+        mask[at] = j <= i && (i < T / 3) == (j < T / 3);
+        documents[at / T] = i < T / 3;
+    }
+    for (int by_map = 0; by_map < 2; by_map++) {
+        struct attention one = by_map ? by_weights() : by_qk(), other = one;
+        one.self = other.self = one.causal = other.causal = true;
+        one.dropout = other.dropout = true; /* whatever its rows sum to */
+        one.mask = mask;
+        other.documents = documents;
+        struct measure_plan plan = everything(1);
+        OWNED(measure_free) struct measure *m = must_run(&one, &plan), *d = must_run(&other, &plan);
+        for (uint32_t h = 0; h < H; h++) {
+            const struct moments *x = &measure_result(m)->head[h].row[METRIC_FIRST_TOKEN].moments;
+            const struct moments *y = &measure_result(d)->head[h].row[METRIC_FIRST_TOKEN].moments;
+            assert_int_equal(x->n, B * (T - 2));
+            assert_true(x->min > 0); /* each row sees its own */
+            assert_int_equal(y->n, x->n);
+            assert_close(y->mean, x->mean, 1e-6);
+        }
+    }
+}
+
+TEST(a_row_that_a_sink_took_whole_is_no_invalid_one)
+{
+    static float x[2 * 3];
+    x[3] = x[4] = 0.25f;
+    struct attention a = {.weights = x,
+                          .dtype = DTYPE_F32,
+                          .batch = 1,
+                          .heads = 1,
+                          .queries = 2,
+                          .keys = 3,
+                          .learned_sink = true};
+    struct measure_plan plan = everything(1);
+    plan.head_weight_count = 0;
+    OWNED(measure_free) struct measure *m = must_run(&a, &plan);
+    assert_int_equal(measure_result(m)->rows, 2);
+    assert_int_equal(measure_result(m)->invalid_rows, 0);
+    assert_true(measure_result(m)->value[METRIC_SINK_DEFICIT][0] == 0.75);
+    x[0] = NAN;
+    OWNED(measure_free) struct measure *with_nan = must_run(&a, &plan);
+    assert_int_equal(measured_invalid_rows(measure_result(with_nan), 0), 1);
+}
+
 /* With blocks of one row and without the map, and as one block with it. */
 TEST(the_gradient_score_of_qk_is_that_of_its_map)
 {

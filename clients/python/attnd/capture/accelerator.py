@@ -36,7 +36,7 @@ from ..device.arrived import (CHECKED, Again, Arrived, Block, Computed, Left, Pa
 from ..device.entries import norms
 from ..device.problem import Problem, Rows
 from ..device.sums import only, wide
-from ..device.visible import Allowed, known, looked_at, visible_keys_of
+from ..device.visible import Allowed, first_of_blocks, first_of_documents, known, looked_at, visible_keys_of
 from ..forms.seen import visible_keys
 from ..sending.sender import NotYet
 from .cost import Cost
@@ -238,9 +238,12 @@ class Accelerator:
                 by_kernel = backend == "triton"
                 if asked.mask is not None and asked.mask.dtype != torch.bool and not asked.replaces:
                     problem.hides_at = hidden_at(asked.mask, functools.partial(self._tried, problem, launch.hides_at) if by_kernel else None)
-                again = _again(problem, head - some.start) if some.start <= head < some.stop else None
                 if asked.mask is not None and not blocks:
                     facts["looked"] = self._tried(problem, launch.looked_at, asked.mask) if by_kernel else _looked_at(asked)
+                if not blocks and (checked or not by_kernel):  # else the kernel finds them
+                    facts.update(_first_keys(asked, problem, facts.get("looked")))
+                problem.first = facts.get("first")
+                again = _again(problem, head - some.start) if some.start <= head < some.stop else None
                 block = self._tried(problem, _by_kernel, asked.whole, again) if by_kernel else \
                     _by_reference(problem, again, facts.get("looked"))
                 if side and asked.rows is None:
@@ -369,6 +372,19 @@ def _said(asked: OfQueries) -> Tuple[Optional[Said], Dict[str, torch.Tensor]]:
                 None if rows is None else rows.here), facts
 
 
+def _first_keys(asked: OfQueries, p: Problem, looked: Optional[torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """The first key of the document of each row, if it may be another than key 0."""
+    if asked.cross or (looked is None and asked.documents is None):
+        return {}
+    at = p.position(torch.arange(p.queries, device=p.q.device))
+    if looked is not None:
+        found = first_of_blocks(looked, at, opened=True)
+    else:
+        assert asked.documents is not None
+        found = first_of_documents(asked.documents, at)
+    return {"first": found.int().expand(p.batch, -1).contiguous()}
+
+
 def _looked_at(asked: OfQueries) -> torch.Tensor:
     """The mask, by PyTorch."""
     mask, keys, rows = asked.mask, asked.k.shape[2], asked.rows
@@ -430,11 +446,12 @@ def _again(p: Problem, head: int) -> Again:
     if p.documents is not None:
         seen = seen & (p.documents[sample][position.clamp(max=p.keys - 1)] == p.documents[sample]) & (position < p.keys)
     logits = torch.where(seen, s, torch.full_like(s, -math.inf))
-    a = torch.softmax(logits if p.sinks is None else torch.cat([logits, p.sinks[head].to(f64).expand(len(at), 1)], 1), 1)[:, :p.keys]
+    a = torch.softmax(logits, 1)  # sinks have no part in what is compared
     distance = (position - j).abs()
+    first = torch.zeros_like(position) if p.first is None else torch.stack([p.first[sample, i] for i in at])[:, None].long()
     top = logits.amax(1)
     numbers = (-torch.xlogy(a, a).sum(1), a.amax(1), (a * (distance <= p.local_window)).sum(1), (a * distance).sum(1),
-               only(a[:, 0], position[:, 0] >= 1), top)
+               only(a.gather(1, first)[:, 0], position[:, 0] > first[:, 0]), top)
     expected = torch.stack([only(one, torch.isfinite(top)) for one in numbers])
     return Again(sample, head, at, torch.stack([expected, rounding.expand_as(expected)]))
 
@@ -477,6 +494,9 @@ def _weights(asked: OfWeights, side: int = 0) -> Computed:
     meaning = said(facts)
     words = weights.Words(q_offset=asked.first, q_stride=asked.stride, mask=mask, cross=asked.cross, valid=meaning.valid,
                           end=meaning.end)
+    if not asked.cross:
+        at = asked.first + torch.arange(queries, device=mask.device) * asked.stride
+        words = words._replace(first=first_of_blocks(facts["looked"], at, opened=True).expand(batch, -1))
     judged = weights.rows(weights_of, words, asked.sink)
     tensors = {"rows": torch.stack([values.float() for values in judged.rows.values()]), "error": judged.row_sum_error}
     if side and asked.stride == 1:

@@ -23,7 +23,7 @@ from . import launch, pooled, state
 from .entries import Entries, values_of
 from .problem import Problem, read
 from .sums import only
-from .visible import Known, known, visible_keys_of
+from .visible import Known, first_of_blocks, known, visible_keys_of
 
 CHECKED = ("entropy", "confidence", "local_mass", "mean_distance", "first_token", "max_logit")
 _ROOM_KEPT_MAX = 4 << 20  # bytes of pinned memory that are kept for the next capture: those of all rows take more
@@ -161,16 +161,22 @@ class Left:
 
     def __call__(self, here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Numbers:
         p = read(self.problem, self.rows)
-        p = p.like(p.q, p.k, p.bias, p.documents, p.rows, here.get("sinks"))
+        p = p.like(p.q, p.k, p.bias, p.documents, p.rows, here.get("sinks"), first=here.get("first") if self.names else None)
         if self.names:
             found = launch.whole(p, dict(zip(self.names, here["rows"])))
             return self.numbers(p, (here["q"], here["k"]), lambda entries: found, here, meaning)
         _, flat, of_keys = launch.parts_of(p, self.whole, here["left"])
         left = launch.Swept(*(one.view(-1, p.batch * p.heads, p.queries) for one in flat))
+        visible: Optional[torch.Tensor] = None
         if p.bias is not None:  # keys are visible that some head sees
-            left.sums[launch.VISIBLE] = visible_keys_of(here["looked"], p)
+            if not p.cross:
+                at = p.position(torch.arange(p.queries, device="cpu"))
+                p.first = first_of_blocks(here["looked"], at, opened=True).expand(p.batch, -1)
+            visible = visible_keys_of(here["looked"], p)
+            if p.cross:
+                left.sums[launch.VISIBLE] = visible
         lengths = launch.lengths_of_queries(p, left), of_keys
-        return self.numbers(p, lengths, lambda entries: launch.rows(p, entries, left), here, meaning)
+        return self.numbers(p, lengths, lambda entries: launch.rows(p, entries, left, visible), here, meaning)
 
     def numbers(self, p: Problem, lengths: Tuple[torch.Tensor, torch.Tensor],
                 rows_of: Callable[[Entries], Dict[str, torch.Tensor]], here: Dict[str, torch.Tensor],
@@ -199,7 +205,7 @@ class Left:
 def weights_left(names: Sequence[str], here: Dict[str, torch.Tensor], meaning: Known) -> Numbers:
     """The numbers of explicit weights, of which these metrics were computed."""
     found = dict(zip(names, here["rows"]))
-    sound = torch.isfinite(found["entropy"])
+    sound = torch.isfinite(found["entropy"]) | torch.isfinite(found.get("sink_deficit", found["entropy"]))
     return found, {"sound": sound.sum((0, 2))[None], "invalid": (meaning.valid[:, None] & ~sound).sum((0, 2))[None],
                    "row_sum_error": here["error"].view(1, 1)}
 

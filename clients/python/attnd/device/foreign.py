@@ -20,6 +20,7 @@ from .problem import Problem, slices
 from .reference import Chunk
 from .state import valid_rows
 from .sums import only, visible_keys, wide
+from .visible import placed
 
 _CHECKED = 8  # rows of each head that are computed again
 _OFF = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-2}  # that an lse may be
@@ -37,11 +38,10 @@ def rows(p: Problem, lse: torch.Tensor, max_logit: Optional[torch.Tensor]) -> Di
             raise ValueError(f"{name} {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}: must be real, "
                              f"{(p.batch, p.heads, p.queries)}, on {p.q.device}")
     _check(p, given)
+    p = placed(p)
     shape = (p.batch, p.key_heads, p.group, p.queries)
     f64 = wide(p.q.device)
     z = lse.detach().to(f64)
-    if p.sinks is not None:
-        z = torch.logaddexp(z, p.sinks.to(f64)[:, None])
     z = only(z, _rows_with_keys(p) & torch.isfinite(lse)).view(shape)
     names = ["local_mass", "first_token"] + ([] if p.cross else ["previous_token", "diagonal", "next_token"])
     found = {name: torch.full(shape, math.nan, dtype=torch.float32, device=p.q.device) for name in names}
@@ -56,7 +56,7 @@ def rows(p: Problem, lse: torch.Tensor, max_logit: Optional[torch.Tensor]) -> Di
         result["max_logit"] = torch.where(torch.isnan(z), z, largest).float()
         result["confidence"] = torch.exp(largest - z).float()
     if p.sinks is not None:
-        result["sink_deficit"] = torch.exp(p.sinks.to(f64)[:, None] - z).float()
+        result["sink_deficit"] = torch.sigmoid(p.sinks.to(f64)[:, None] - z).float()
     return result
 
 
@@ -70,8 +70,8 @@ def _rows_with_keys(p: Problem) -> torch.Tensor:
 
 
 def _bands(p: Problem) -> Iterator[Tuple[Chunk, int]]:
-    """The keys near each row, a few rows of some heads at a time, and how many positions the sample has; key 0 is
-    among them only where it is near."""
+    """The keys near each row, a few rows of some heads at a time, and how many positions the sample has; first
+    keys are among them only where they are near."""
     reach = max(p.local_window, 1)
     for sample, (q_len, k_len) in enumerate(reference.lengths(p)):
         for queries in slices(q_len, 128 // p.q_stride):
@@ -83,12 +83,16 @@ def _bands(p: Problem) -> Iterator[Tuple[Chunk, int]]:
 
 
 def _near(p: Problem, chunk: Chunk, positions: int, z: torch.Tensor) -> Dict[str, torch.Tensor]:
-    """The numbers of a chunk, of the weights of its keys and of key 0."""
+    """The numbers of a chunk, of the weights of its keys and of the first ones."""
     place = p.position(torch.arange(chunk.queries.start, chunk.queries.stop, device=z.device))
     begin, width = chunk.keys.start, chunk.keys.stop - chunk.keys.start
     room = torch.empty(z.numel() * max(1, width), dtype=working_dtype(p.q), device=z.device)
-    first = torch.exp(reference.masked_logits(p, chunk._replace(keys=slice(0, 1)), room)[0][..., 0].to(z.dtype) - z)
-    found = {"first_token": only(first, place >= 1)}
+    first_key = torch.zeros_like(place) if p.first is None else p.first[chunk.samples.start, chunk.queries].long()
+    logit = torch.zeros_like(z)
+    for key in sorted(set(first_key.tolist())):
+        of_key = reference.masked_logits(p, chunk._replace(keys=slice(key, key + 1)), room)[0][..., 0].to(z.dtype)
+        logit = torch.where(first_key == key, of_key, logit)
+    found = {"first_token": only(torch.exp(logit - z), place > first_key)}
     a = torch.zeros(*z.shape, 1, dtype=z.dtype, device=z.device)
     if width:
         a = torch.exp(reference.masked_logits(p, chunk, room)[0].to(z.dtype) - z[..., None])

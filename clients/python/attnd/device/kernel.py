@@ -174,6 +174,20 @@ def block_of_rows(tensors, numbers, strides, CAUSAL: tl.constexpr, WINDOW: tl.co
 
 
 @triton.jit
+def apart(aside, seen, j, FIRST: tl.constexpr):
+    """The key of each row that stands apart, with this block of keys: the first that it sees; without FIRST key 0."""
+    return tl.minimum(aside, tl.min(tl.where(seen, j[None, :], 1 << 30), 1)) if FIRST else aside
+
+
+@triton.jit
+def put_aside(s, seen, is_first, first, with_first, lost):
+    """The logit of the key of each row that stands apart, whether it is seen, and whether it is NaN or +inf, with this block."""
+    return (tl.maximum(first, tl.max(tl.where(is_first, s, float("-inf")), 1)),
+            tl.maximum(with_first, tl.max((seen & is_first).to(tl.float32), 1)),
+            tl.maximum(lost, tl.max((is_first & ((s < float("inf")) == 0)).to(tl.float32), 1)))
+
+
+@triton.jit
 def of_nothing(ROWS: tl.constexpr):
     """The sums of no logits, in the order of fold()."""
     none, zero = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
@@ -182,7 +196,7 @@ def of_nothing(ROWS: tl.constexpr):
 
 @triton.jit
 def fold(s, others, product, inverse, gap, sums, INSIDE: tl.constexpr, POWERS: tl.constexpr, KEYS: tl.constexpr):
-    """The sums with those of a block of logits s, of which `others` are those of all keys but key 0. `gap`: how far the first
+    """The sums with those of a block of logits s, of which `others` are those of all keys but the first. `gap`: how far the first
     key is before the rows. INSIDE: none is -inf, all keys have a length, and are before each row, or behind it."""
     (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
      power_2, power_3, power_4, power_5, power_6, power_7) = sums
@@ -249,14 +263,15 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, hides_at, inverse_k, out
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
              DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
-             WIDEN: tl.constexpr, NARROW: tl.constexpr, POWERS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-             WIDTH: tl.constexpr, REST: tl.constexpr):
+             WIDEN: tl.constexpr, NARROW: tl.constexpr, POWERS: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr,
+             KEYS: tl.constexpr, WIDTH: tl.constexpr, REST: tl.constexpr):
     """Writes the sums of ROWS queries of one head to out[field, n, query], f32, in the order below.
 
     Grid: (blocks of queries, heads of all samples, counted from first_head = sample * heads + head as n = 0). Strides
     are of elements. A query beyond q_len has no visible key. SAMPLED: the queries are those with the numbers `rows`, i64 in
     rising order; `bias` has them alone, or BIAS_OF_ALL. inverse_k: 1 / |k| of every key, [B, Hk, Tk] f32, NaN where there is none.
-    With POWERS there are the last fields.
+    With POWERS there are the last fields. FIRST: the first key that a row sees stands apart, and its number is written, or, where an
+    earlier one is of the same document, -1 - that; else key 0 does, and whether it is seen is written.
     """
     vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
         (q, k, bias, documents, q_len, k_len, rows, hides_at),
@@ -300,8 +315,9 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, hides_at, inverse_k, out
     if tl.min(tl.where(sums[9] == sums[9], sums[8], float("-inf")), 0) == float("-inf"):
         inner, near, far, outer = begin, begin, end, end
         sums = of_nothing(ROWS)
+    aside = tl.full((ROWS,), 1 << 30 if FIRST else 0, tl.int32)
     zero = tl.zeros((ROWS,), tl.float32)
-    first, with_first, count, farthest = zero - float("inf"), zero, zero, zero
+    first, with_first, count, farthest, lost = zero - float("inf"), zero, zero, zero, zero
     EDGE: tl.constexpr = KEYS // 2
     before = (inner - begin + EDGE - 1) // EDGE
     between = before + (far - near + EDGE - 1) // EDGE
@@ -310,17 +326,19 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, hides_at, inverse_k, out
                          tl.where(n < between, near + (n - before) * EDGE, outer + (n - between) * EDGE))
         j = start + tl.arange(0, EDGE)
         s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-        others = tl.where(j[None, :] == 0, float("-inf"), s)
+        aside = apart(aside, seen, j, FIRST)
+        is_first = j[None, :] == aside[:, None]
+        others = tl.where(is_first, float("-inf"), s)
         inverse = tl.load(inverse_k + j, mask=j < keys, other=0.0)
         sums = fold(s, others, product, inverse, (p - start).to(tl.float32), sums, False, POWERS, EDGE)
         if BIAS != 0 or DOCUMENTS:
             count += tl.sum(seen.to(tl.float32), 1)
             farthest = tl.maximum(farthest, tl.max(tl.where(seen, tl.abs(p[:, None] - j[None, :]), 0), 1).to(tl.float32))
-        if start == 0:
-            first = tl.max(tl.where(j[None, :] == 0, s, float("-inf")), 1)
-            with_first = tl.max((seen & (j[None, :] == 0)).to(tl.float32), 1)
-            lost = tl.max(((j[None, :] == 0) & ((s < float("inf")) == 0)).to(tl.float32), 1)
-            first = tl.where(lost > 0.0, float("nan"), first)
+        if FIRST:
+            first, with_first, lost = put_aside(s, seen, is_first, first, with_first, lost)
+        elif start == 0:
+            first, with_first, lost = put_aside(s, seen, is_first, first, with_first, lost)
+    first = tl.where(lost > 0.0, float("nan"), first)
 
     (largest, total, weighted, distances, finite, shift, logits, squares, smallest, cosines, cosine_count, cosine_max,
      power_2, power_3, power_4, power_5, power_6, power_7) = sums
@@ -328,6 +346,16 @@ def row_sums(q, k, bias, documents, q_len, k_len, rows, hides_at, inverse_k, out
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     out, there = out + i, i < queries
     stored(out, out_stride, there, (largest * _LN_2, total, weighted * _LN_2, distances, first * _LN_2), 5)
+    if FIRST:
+        with_first = tl.minimum(aside, keys).to(tl.float32)
+        if DOCUMENTS and WINDOW:
+            earlier = zero
+            for start in range(0, tl.minimum(tl.max(aside, 0), keys), KEYS):
+                j = start + tl.arange(0, KEYS)
+                theirs = tl.load(places[1] + j.to(tl.int64) * places[11], mask=j < keys, other=0)
+                same = (theirs[None, :] == places[2][:, None]) & (j[None, :] < aside[:, None])
+                earlier = tl.maximum(earlier, tl.max(same.to(tl.float32), 1))
+            with_first = tl.where(earlier > 0.0, -1.0 - with_first, with_first)
     if BIAS != 0 or DOCUMENTS:
         stored(out + 5 * out_stride, out_stride, there, (with_first, count, farthest), 3)
     stored(out + 8 * out_stride, out_stride, there, (finite, shift * _LN_2, logits * _LN_2, squares * (_LN_2 * _LN_2),
@@ -377,9 +405,9 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, hides_at, out, out_strid
              q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k,
              CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
              DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
-             WIDEN: tl.constexpr, NARROW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+             WIDEN: tl.constexpr, NARROW: tl.constexpr, FIRST: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
              WIDTH: tl.constexpr, REST: tl.constexpr):
-    """Writes to out[field, n, query] the sum of the 8 largest e of a row, key 0 apart, and the eighth, 0 when there are
+    """Writes to out[field, n, query] the sum of the 8 largest e of a row, one key apart, and the eighth, 0 when there are
     fewer; the sum of e of keys that are at most `local_window` away; and the logits of the keys before, at and after p.
     Arguments as for row_sums."""
     vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
@@ -387,12 +415,14 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, hides_at, out, out_strid
         (first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window),
         (q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k),
         CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH, REST)
+    aside = tl.full((ROWS,), 1 << 30 if FIRST else 0, tl.int32)
     nothing = tl.full((ROWS, KEYS), float("-inf"), tl.float32)
     kept = (nothing, nothing, nothing, nothing)
     for start in range(begin, end, KEYS):
         j = start + tl.arange(0, KEYS)
         s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-        kept = inserted(tl.where(j[None, :] == 0, float("-inf"), s), kept)
+        aside = apart(aside, seen, j, FIRST)
+        kept = inserted(tl.where(j[None, :] == aside[:, None], float("-inf"), s), kept)
 
     none, zero = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
     one, two, three, four = kept
@@ -404,7 +434,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, hides_at, out, out_strid
         for start in range(begin, end, KEYS):
             j = start + tl.arange(0, KEYS)
             s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-            more = inserted(tl.where((j[None, :] == 0) | (s > four), float("-inf"), s), more)
+            more = inserted(tl.where((j[None, :] == aside[:, None]) | (s > four), float("-inf"), s), more)
         one = tl.where(one > four, one, float("-inf"))  # what equals the fourth is found once more
         two = tl.where(two > four, two, float("-inf"))
         three = tl.where(three > four, three, float("-inf"))
@@ -416,7 +446,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, hides_at, out, out_strid
                 for start in range(begin, end, KEYS):
                     j = start + tl.arange(0, KEYS)
                     s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-                    s = tl.where((j[None, :] == 0) | (s >= bound[:, None]), float("-inf"), s)
+                    s = tl.where((j[None, :] == aside[:, None]) | (s >= bound[:, None]), float("-inf"), s)
                     here = tl.max(s, 1)
                     found = tl.sum((s == here[:, None]).to(tl.float32), 1)
                     count = tl.where(here > value, found, tl.where(here == value, count + found, count))
@@ -430,7 +460,7 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, hides_at, out, out_strid
     for start in range(from_key, tl.minimum(end, highest + reach + 1), KEYS):
         j = start + tl.arange(0, KEYS)
         s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
-        s = tl.where(j[None, :] == 0, float("-inf"), s)
+        s = tl.where(j[None, :] == aside[:, None], float("-inf"), s)
         gap = p[:, None] - j[None, :]
         local += tl.sum(tl.where((tl.abs(gap) <= local_window) & (s > float("-inf")), tl.exp2(s - base[:, None]), 0.0), 1)
         previous = tl.maximum(previous, tl.max(tl.where(gap == 1, s, float("-inf")), 1))

@@ -19,9 +19,10 @@ from .entries import Entries, Logits, from_powers, inverse, norms, scaled
 from .pooled import Shown
 from .problem import Problem, slices
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
+from .visible import placed
 
 WIDTH_MAX = 256
-VISIBLE = slice(5, 8)  # numbers of kernel.row_sums: whether key 0 is visible, how many keys are, and the distance of the farthest
+VISIBLE = slice(5, 8)  # numbers of kernel.row_sums: whether the first key is visible, how many keys are, and the distance of the farthest
 _SUMS, _SUMS_WITH_POWERS, _FEW = 18, 23, 6  # numbers that the kernels leave of a row
 _OF_WEIGHTS, _LENGTH = 8, 16  # how many of these Sums are made of, and which is the length of the query
 _SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
@@ -79,10 +80,11 @@ class Swept(NamedTuple):
 
 
 @torch.no_grad()
-def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swept] = None) -> Dict[str, torch.Tensor]:
+def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swept] = None,
+         visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
     """The row metrics, name to f32 [B, H, Tq]; adds to `entries`. `left`: of all heads, where that is known. Then nothing is
-    launched, no query and no key is read, and the problem may be one of Problem.on_host()."""
-    p = problem
+    launched, no query and no key is read, and the problem may be one of Problem.on_host(). `visible`: as for reference.rows()."""
+    p = problem if left is not None or problem.bias is None else placed(problem)
     flat = (p.batch * p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
     inverse_k = None if left is not None else inverse(norms(p.k) if entries is None else entries.norms[1], math.nan)
@@ -92,7 +94,7 @@ def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swe
         else:
             assert inverse_k is not None
             mine = swept(p, some, inverse_k, entries is not None)
-        for name, value in _metrics(p, some, mine, entries).items():
+        for name, value in _metrics(p, some, mine, entries, visible).items():
             if name not in found:
                 found[name] = torch.empty(flat, dtype=torch.float32, device=p.q.device)
             found[name][some] = value
@@ -110,8 +112,9 @@ def whole(p: Problem, found: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]
     return {name: found[name].view(shape) if name in found else p.nothing() for name in ROW_METRICS}
 
 
-def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -> Dict[str, torch.Tensor]:
-    """The row metrics that these heads have, f32 [heads, Tq]; adds to `entries`."""
+def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries],
+             visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
+    """The row metrics that these heads have, f32 [heads, Tq]; adds to `entries`. `visible` as for rows()."""
     device = left.sums.device
     shape = left.sums.shape[1:]
     place = p.position(torch.arange(p.queries, device=device))[None]
@@ -121,6 +124,14 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
     ends, positions = (n.repeat_interleave(p.heads)[some, None] for n in (ends, torch.minimum(ends, known)))
     largest, total, weighted, distance, first, with_first, count, farthest = left.sums[:_OF_WEIGHTS].unbind()
     top, eighth, local, *near = left.few.unbind()
+    first_key: Union[int, torch.Tensor] = 0
+    aside: Optional[torch.Tensor] = None
+    if _has_first_keys(p):
+        aside = torch.where(with_first < 0, -1 - with_first, with_first).long()
+        first_key = aside - (with_first < 0).long() if p.first is None else p.first.repeat_interleave(p.heads, 0)[some].long()
+        with_first = (aside == first_key).float() if visible is None else visible[0, some]
+        if visible is not None:
+            count, farthest = visible[1:, some]
     if p.bias is None and p.documents is None:
         with_first, count, farthest = visible_keys(place.expand(shape), ends, p.causal, p.window)
     previous, own, following = (torch.where(s > -math.inf, torch.exp(s - largest), torch.zeros_like(s))
@@ -137,7 +148,7 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries]) -
                       torch.where(of_q > 0, cosine_max * of_q, torch.full_like(of_q, -math.inf)))
         entries.add(p, (p.batch * p.heads,), (some,), slice(None), sums, row,
                     from_powers([total, *left.sums[_LENGTH + 1:]], row.unit), seen)
-    return finish(sums, Place(place, positions), sinks, p.cross, p.local_window)
+    return finish(sums, Place(place, positions, first_key, aside), sinks, p.cross, p.local_window)
 
 
 def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool) -> Swept:
@@ -203,6 +214,10 @@ def _tensors(p: Problem) -> Tuple[torch.Tensor, ...]:
             p.hides_at if _kind(p) == 1 else q)
 
 
+def _has_first_keys(p: Problem) -> bool:
+    return not p.cross and (p.bias is not None or p.documents is not None)
+
+
 def _bits(bias: torch.Tensor) -> torch.Tensor:
     return bias.view(torch.uint8) if bias.dtype == torch.bool else bias
 
@@ -235,7 +250,9 @@ def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call, _Call]:
     lengths = _Call(kernel.key_lengths, (-(-p.keys // keys), p.batch * p.key_heads), of_keys,
                     {"KEYS": keys, "WIDTH": 1 << (p.width - 1).bit_length(), "num_warps": 4}, of_keys)
     of_sums, of_few = _tiles(p)
-    made = lengths, call(kernel.row_sums, of_sums, (), POWERS=powers), call(kernel.few_keys, of_few, (local_window,))
+    first = _has_first_keys(p)
+    made = (lengths, call(kernel.row_sums, of_sums, (), POWERS=powers, FIRST=first),
+            call(kernel.few_keys, of_few, (local_window,), FIRST=first))
     p.alike[key] = made
     return made
 
@@ -322,7 +339,7 @@ def _cells(p: Problem, side: int, is_part: bool) -> _Call:
 
     (_, sums, few), (rows, columns) = _calls(p, slice(0, p.batch * p.heads), True), cells(p.queries, p.keys, side)
     return _Call(kernel.map_cells, (rows * columns, p.heads), (rows, columns, *sums.numbers),
-                 {**few.how, "SINKS": p.sinks is not None, "PART": is_part}, ())
+                 {**{name: one for name, one in few.how.items() if name != "FIRST"}, "SINKS": p.sinks is not None, "PART": is_part}, ())
 
 
 def _current(device: torch.device) -> Any:

@@ -60,6 +60,7 @@ class Problem:
         self.documents = None if cross else documents
         self.cross = _flag("cross", cross)
         self.rows: Optional[Rows] = None
+        self.first: Optional[torch.Tensor] = None  # visible.first_keys(), i32 [B, Tq], where that is known; None: key 0
         self.replaces = False  # the bias is what takes the place of the logits
         self._hides_at: Optional[torch.Tensor] = None
         self._end = self.position(self.queries)
@@ -91,11 +92,11 @@ class Problem:
         return self.rows is not None and self.bias is not None and self.bias.shape[2] not in (1, self.queries)
 
     def like(self, q: Any, k: Any, bias: Any, documents: Any, rows: Optional[Rows], sinks: Any = None,
-             hides_at: Optional[torch.Tensor] = None) -> "Problem":
+             hides_at: Optional[torch.Tensor] = None, first: Optional[torch.Tensor] = None) -> "Problem":
         """The same with other tensors of the same kind; None where it has none. `hides_at`: where that is known of the bias."""
         found: Problem = object.__new__(Problem)
         found.__dict__.update(self.__dict__)
-        found.q, found.k, found.bias, found.documents, found.rows, found.sinks = q, k, bias, documents, rows, sinks
+        found.q, found.k, found.bias, found.documents, found.rows, found.sinks, found.first = q, k, bias, documents, rows, sinks, first
         found._hides_at = hides_at
         return found
 

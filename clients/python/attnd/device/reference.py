@@ -17,6 +17,7 @@ from ..sending.devices import working_dtype
 from .entries import Entries, Logits, Scaled, inverse, norms, scaled
 from .problem import Problem, slices
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
+from .visible import placed
 
 _ENTRIES = 1 << 20  # logits of a chunk on the CPU
 _ENTRIES_DEVICE = 1 << 21  # elsewhere, where each call costs more
@@ -57,7 +58,7 @@ def rows(problem: Problem, entries: Optional[Entries] = None,
          visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
     """The row metrics, name to f32 [B, H, Tq]; adds to `entries`. `visible`: Sums.with_first, seen and farthest of all rows,
     [3, B H, Tq], where these go by more than what a row sees itself."""
-    problem = problem.taken()
+    problem = placed(problem).taken()
     q = problem.q
     shape = (problem.batch, problem.key_heads, problem.group, problem.queries)
     sinks = None if problem.sinks is None else problem.sinks.view(shape[1:3])
@@ -249,8 +250,15 @@ def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.T
     s, place, j, seen = masked_logits(p, chunk, buffers[0])
     of_logits = None if lengths_of is None else _of_logits(p, chunk, s, spare, lengths_of)
 
+    first_key = 0 if p.first is None else p.first[chunk.samples, None, None, chunk.queries]
     first = torch.full_like(s[..., 0], -math.inf)
-    if begin == 0:
+    if p.first is not None:
+        index = (first_key - begin).clamp(0, shape[-1] - 1).long().expand(s.shape[:-1])[..., None]
+        kept = s.gather(-1, index)
+        here = index[..., 0] == first_key - begin
+        first = torch.where(here, kept[..., 0], first)
+        s.scatter_(-1, index, kept.masked_fill(here[..., None], -math.inf))
+    elif begin == 0:
         first.copy_(s[..., 0])
         s[..., 0] = -math.inf
     largest = s.amax(-1)
@@ -266,7 +274,7 @@ def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.T
     with_first, seen_keys, reach = _counted(p, chunk, seen, place, distance, spare)
     previous, own, following = (at(e, place + step - begin) for step in (-1, 0, 1))
     top, eighth = _largest(e)
-    return Place(place, positions), Sums(largest, e.sum(-1), weighted, squares, distances, local, previous, own, following, first,
+    return Place(place, positions, first_key), Sums(largest, e.sum(-1), weighted, squares, distances, local, previous, own, following, first,
                                          with_first, seen_keys, reach, top, eighth), of_logits
 
 
@@ -353,12 +361,14 @@ def _hide(p: Problem, chunk: Chunk, s: torch.Tensor, place: torch.Tensor, j: tor
 
 def _counted(p: Problem, chunk: Chunk, seen: Optional[torch.Tensor], place: torch.Tensor, distance: torch.Tensor,
              spare: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Whether key 0 is visible, how many keys are, and the largest distance of these."""
+    """Whether the first key is visible, how many keys are, and the largest distance of these."""
     if seen is not None:
         room = spare.flatten()[:seen.numel()].view(seen.shape)
         farthest = torch.mul(distance, seen, out=room).amax(-1)
-        with_first = seen[..., 0] if chunk.keys.start == 0 else torch.zeros_like(farthest, dtype=torch.bool)
-        return with_first, seen.sum(-1), farthest
+        if p.first is None:
+            return at(seen, torch.full_like(place, -chunk.keys.start)), seen.sum(-1), farthest
+        column = p.first[chunk.samples, None, None, chunk.queries].long() - chunk.keys.start
+        return at(seen.expand(len(column), *seen.shape[1:]), column), seen.sum(-1), farthest
     return visible_keys(place, chunk.keys.stop, p.causal, p.window)
 
 
@@ -370,7 +380,7 @@ def _split(tensor: torch.Tensor, dimension: int, outer: int, inner: int) -> torc
 def at(e: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
     """e of every query at a key of its own, 0 where the chunk has no such key."""
     there = (column >= 0) & (column < e.shape[-1])
-    index = torch.where(there, column, torch.zeros_like(column))[:, None].expand(*e.shape[:-1], 1)
+    index = torch.where(there, column, torch.zeros_like(column))[..., None].expand(*e.shape[:-1], 1)
     return e.gather(-1, index)[..., 0] * there
 
 

@@ -6,7 +6,8 @@ them, there or on the host. Nobody waits for an answer.
 """
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Tuple
+import copy
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -78,13 +79,99 @@ def known(looked: torch.Tensor, position: torch.Tensor, after: int, keys: int, c
     return found
 
 
+def placed(p: Problem) -> Problem:
+    """The problem, which knows the first key of each row where that may be another than key 0."""
+    if p.first is not None or p.cross or (p.bias is None and p.documents is None):
+        return p
+    at = p.position(torch.arange(p.queries, device=p.q.device))
+    looked = None if p.bias is None else looked_at(lambda some: _left(p, some), p.queries, p.keys)
+    rows = None if p.q_len is None else torch.arange(p.queries, device=p.q.device) < p.q_len.to(p.q.device)[:, None]
+    if p.documents is None:
+        assert looked is not None
+        first = first_of_blocks(looked, at, rows)
+    else:
+        first = first_of_documents(p.documents, at, p.k_len)
+        if looked is not None:
+            seen, begin, _ = looked[:, :3 * p.queries].long().view(-1, 3, p.queries).unbind(1)
+            begin = begin if rows is None else torch.where(rows, begin, torch.full_like(begin, p.keys))
+            first = _least_of_each(first, begin, p.keys) % p.keys  # of none 0
+    found = copy.copy(p)
+    found.first = first.int().expand(p.batch, -1).contiguous()
+    return found
+
+
+def _least_of_each(group: torch.Tensor, values: torch.Tensor, most: int) -> torch.Tensor:
+    """The least value, 0 to `most`, of the group of each, which is a number below that: [B, n]."""
+    ordered = (group * (most + 1) + values).sort(1)[0]
+    of_group = torch.div(ordered, most + 1, rounding_mode="floor")
+    begins = torch.nn.functional.pad(of_group[:, 1:] != of_group[:, :-1], (1, 0), value=True)
+    least = torch.zeros(len(group), most + 1, dtype=ordered.dtype, device=ordered.device)
+    least.scatter_(1, torch.where(begins, of_group, torch.full_like(of_group, most)), ordered - of_group * (most + 1))
+    return least.gather(1, group)
+
+
+def _left(p: Problem, queries: slice) -> torch.Tensor:
+    """The keys that all but the window leave these queries, in some head: bool [B or 1, queries, Tk]."""
+    assert p.bias is not None
+    i, j = torch.arange(queries.start, queries.stop, device=p.q.device), torch.arange(p.keys, device=p.q.device)
+    at, part = p.position(i)[:, None], p.bias
+    if part.shape[2] > 1:
+        part = part[:, :, p.number(i) if p.bias_of_all else queries]
+    seen = (~p.hidden(part)).any(1).expand(-1, len(i), p.keys)
+    if p.causal:
+        seen = seen & (j <= at)
+    if p.k_len is not None:
+        seen = seen & (j < p.k_len.to(j.device)[:, None, None])
+    if p.documents is not None:
+        seen = seen & (p.documents[:, at[:, 0].clamp(max=p.keys - 1), None] == p.documents[:, None]) & (at < p.keys)
+    return seen
+
+
+@torch.no_grad()
+def first_of_documents(documents: torch.Tensor, position: torch.Tensor, k_len: Optional[torch.Tensor] = None) -> torch.Tensor:
+    """The first key of the document of the rows at these positions, [B, Tq], by the numbers of all keys; where it is in the padding
+    behind k_len, 0."""
+    keys = documents.shape[1]
+    number, order = torch.sort(documents, dim=1, stable=True)
+    begins = torch.nn.functional.pad(number[:, 1:] != number[:, :-1], (1, 0), value=True)
+    group = torch.where(begins, torch.arange(keys, device=order.device), torch.zeros_like(order)).cummax(1)[0]
+    first = torch.empty_like(order).scatter_(1, order, order.gather(1, group))
+    first = torch.where(position < keys, first[:, position.clamp(max=keys - 1)], torch.zeros_like(position))
+    return first if k_len is None else torch.where(first < k_len.to(first.device)[:, None], first, torch.zeros_like(first))
+
+
+@torch.no_grad()
+def first_of_blocks(looked: torch.Tensor, position: torch.Tensor, rows: Optional[torch.Tensor] = None,
+                    opened: bool = False) -> torch.Tensor:
+    """The same, [B or 1, Tq], by the blocks that a mask leaves, which was looked at: a block begins at a key that a row begins
+    with, when no row sees keys on both sides of it, and not where only rows begin that reach back as far as the farthest of
+    all, as those of a band do. `rows`, bool [B, Tq]: others do not count; `opened`: nor rows of left padding that see all keys."""
+    queries = len(position)
+    extent = _Extent(*looked[:, :3 * queries].long().view(-1, 3, queries).unbind(1))
+    keys = looked.shape[1] - 3 * queries
+    counts = extent.seen > 0
+    if opened:
+        counts = counts & ~_opened(extent, position, keys)
+    counts = counts if rows is None else counts & rows
+    begin, end = (torch.where(counts, one, torch.zeros_like(one)) for one in (extent.lowest, extent.highest))
+    begin, end = begin.expand_as(counts), end.expand_as(counts)
+    reach = torch.where(counts, position - begin, torch.full_like(begin, -2**40))
+    across = torch.zeros(len(counts), keys + 2, dtype=torch.int64, device=position.device)
+    across.scatter_add_(1, begin + 1, counts.long()).scatter_add_(1, end + 1, -counts.long())
+    begins = torch.zeros_like(across).scatter_add_(1, begin, (counts & (reach < reach.amax())).long())
+    starts = (begins > 0) & (across.cumsum(1) == 0)
+    j = torch.arange(keys + 2, device=position.device)
+    return torch.where(starts, j, torch.zeros_like(j)).cummax(1)[0].gather(1, begin)
+
+
 def visible_keys_of(looked: torch.Tensor, p: Problem) -> torch.Tensor:
     """sums.visible_keys() of all heads of a problem: [3, B H, Tq]."""
     seen, lowest, highest = looked[:, :3 * p.queries].view(-1, 3, p.queries).unbind(1)
     place = p.position(torch.arange(p.queries, device=looked.device))
     farthest = torch.maximum((place - lowest).abs(), (place - highest).abs()) * (seen > 0)
-    found = torch.stack([(lowest == 0).to(seen.dtype), seen, farthest])[:, :, None]
-    return found.expand(-1, p.batch, p.heads, -1).flatten(1, 2)
+    first = 0 if p.first is None else p.first
+    found = torch.stack([one.expand(p.batch, -1) for one in ((lowest == first).to(seen.dtype), seen, farthest)])[:, :, None]
+    return found.expand(-1, -1, p.heads, -1).flatten(1, 2)
 
 
 def _opened(extent: _Extent, position: torch.Tensor, keys: int) -> torch.Tensor:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """weights: row metrics of a map of weights that exists anyway, as that of an explicit softmax, some rows at a time.
 
-Nothing is renormalised, as in workers/KERNELS.md: a row whose sum is off is not sound, and has no numbers. Shapes do not
-depend on what the tensors hold, so that nothing waits for their device.
+Nothing is renormalised but rows beside a learned sink, as in workers/KERNELS.md: a row whose sum is off is not sound, and has
+no numbers. Shapes do not depend on what the tensors hold, so that nothing waits for their device.
 """
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from .sums import Place, Sums, Weights, only, wide
 from .sums import numbers as numbers_of
+from .visible import first_of_blocks, looked_at
 
 _ENTRIES = 1 << 20  # weights that are looked at, at once, but for those of one row
 _TOP = 8
@@ -30,6 +31,7 @@ class Words(NamedTuple):
     cross: bool = False
     valid: Optional[torch.Tensor] = None  # bool [B, Tq]: which queries are no padding, where that is known already
     end: Optional[torch.Tensor] = None  # [B], with it: the position after the last one
+    first: Optional[torch.Tensor] = None  # [B, Tq] the first key of each row's document; None: by the mask
 
 
 class Judged(NamedTuple):
@@ -46,11 +48,13 @@ def rows(weights: torch.Tensor, words: Words, learned_sink: bool = False, tokens
     integers [B, Tk], which `induction` and `duplicate_token` need."""
     heads, queries, keys = weights.shape[1:]
     step = max(1, _ENTRIES // (heads * keys))
+    if words.first is None:
+        words = words._replace(first=_first_keys(words, len(weights), queries, keys, weights.device))
     found: List[List[Judged]] = []
     for sample in range(len(weights)):
-        q_len, k_len, mask, valid, end = (None if one is None else one[sample] for one in (
-            words.q_len, words.k_len, words.mask, words.valid, words.end))
-        one = words._replace(q_len=q_len, k_len=k_len, mask=mask, valid=valid, end=end)
+        q_len, k_len, mask, valid, end, first = (None if one is None else one[sample] for one in (
+            words.q_len, words.k_len, words.mask, words.valid, words.end, words.first))
+        one = words._replace(q_len=q_len, k_len=k_len, mask=mask, valid=valid, end=end, first=first)
         known = None if tokens is None or words.cross else tokens[sample]
         found.append([_some(weights[sample, :, begin:begin + step], begin, one, learned_sink, known, local_window, queries)
                       for begin in range(0, queries, step)])
@@ -79,28 +83,50 @@ def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, t
     end = torch.minimum(length, words.q_offset + known_queries * words.q_stride) if words.end is None else words.end
     gap = (p[:, None] - j).abs()
     distance = gap.to(a.dtype)
-    rest = torch.cat([torch.zeros_like(a[..., :1]), a[..., 1:]], -1)
+    has_keys = torch.ones_like(sound)
+    if learned_sink:  # a row that it has taken all of has no other numbers
+        has_keys = total > 0
+        a = a / total[..., None]
+    first_key = torch.zeros_like(p) if words.first is None else words.first[query].long()
+    first = _at(a, first_key)
+    rest = a.masked_fill(j == first_key[:, None], 0)
     mass, nats = rest.sum(-1), _nats(rest)
     previous, own, following = (_at(rest, p + step) for step in (-1, 0, 1))
     local = (rest * (gap <= local_window)).sum(-1)
     none = torch.zeros_like(mass)
-    sums = Sums(none, mass, -nats, None, (rest * distance).sum(-1), local, previous, own, following, none, seen[:, 0], n,
+    sums = Sums(none, mass, -nats, None, (rest * distance).sum(-1), local, previous, own, following, none, _at(seen[None], first_key)[0], n,
                 (distance * seen).amax(-1))
     largest = torch.where(seen, a, torch.full_like(a, -math.inf)).amax(-1)
-    whole = Weights(a[..., 0], largest, nats + _nats(a[..., :1]), nats / mass + torch.log(mass), mass > 0,
+    whole = Weights(first, largest, nats + _nats(first[..., None]), nats / mass + torch.log(mass), mass > 0,
                     (sums.distance, local, previous, own, following))
-    numbers = numbers_of(sums, whole, Place(p, end), words.cross, local_window)
+    numbers = numbers_of(sums, whole, Place(p, end, first_key), words.cross, local_window)
     always = torch.ones_like(n, dtype=torch.bool)
     numbers["tail_mass"] = 1 - a.topk(min(_TOP, keys), sorted=False)[0].sum(-1), always
-    if learned_sink:
-        numbers["sink_deficit"] = 1 - total, always
     if tokens is not None:
         earlier = (tokens == tokens[p.clamp(max=keys - 1)][:, None]) & (j < p[:, None])
         known = (p < length) & earlier.any(-1)
         numbers["duplicate_token"] = (a * earlier).sum(-1), known
         numbers["induction"] = (a[..., 1:] * earlier[:, :-1]).sum(-1), known
+    numbers = {name: (value, exists & has_keys) for name, (value, exists) in numbers.items()}
+    if learned_sink:
+        numbers["sink_deficit"] = 1 - total, always
     return Judged({name: only(value, sound & exists & torch.isfinite(value))
                    for name, (value, exists) in numbers.items()}, valid, error)
+
+
+def _first_keys(words: Words, batch: int, queries: int, keys: int, device: torch.device) -> Optional[torch.Tensor]:
+    """The first keys of all rows by their mask; None: key 0."""
+    if words.cross or words.mask is None:
+        return None
+    query, j = torch.arange(queries, device=device), torch.arange(keys, device=device)
+    mask, p = words.mask, words.q_offset + query * words.q_stride
+
+    def left(some: slice) -> torch.Tensor:
+        seen = mask[:, some] & (j <= p[some, None]) if words.causal else mask[:, some]
+        return seen if words.k_len is None else seen & (j < words.k_len[:, None, None])
+
+    rows = None if words.q_len is None else query < words.q_len[:, None]
+    return first_of_blocks(looked_at(left, queries, keys), p, rows).expand(batch, -1)
 
 
 def _visible(words: Words, query: torch.Tensor, p: torch.Tensor, j: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:

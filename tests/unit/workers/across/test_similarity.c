@@ -100,6 +100,15 @@ TEST(dropout_rows_are_compared_as_distributions)
     expect_pair(&a, sqrt(0.5), 0.75 * log(4.0 / 3), 1);
 }
 
+/* A sink's share says nothing about the keys; a row that it took whole has no divergence. */
+TEST(rows_beside_a_learned_sink_are_compared_as_distributions)
+{
+    const double x[2][2][2] = {{{0.02, 0}, {0, 0}}, {{0.25, 0.25}, {0.5, 0}}};
+    struct attention a = map_of(x, DTYPE_F64, 2, 2, 2);
+    a.learned_sink = true;
+    expect_pair(&a, 0.005 / (0.02 * sqrt(0.375)), 0.75 * log(4.0 / 3), 1);
+}
+
 TEST(a_row_that_dropout_emptied_has_no_divergence)
 {
     const double x[2][2][2] = {{{0, 0}, {1, 0}}, {{0.5, 0.5}, {0.5, 0.5}}};

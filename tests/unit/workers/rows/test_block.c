@@ -576,13 +576,71 @@ TEST(learned_sink_takes_the_deficit)
     a.learned_sink = true;
     struct numbers n = block_numbers_of(&a);
     assert_true(n.value[METRIC_SINK_DEFICIT][0] == (0.5 + 0.125) / 2);
-    assert_true(n.value[METRIC_TAIL_MASS][0] == (0.5 + 0.125) / 2);
+    assert_true(n.value[METRIC_TAIL_MASS][0] == 0);
     a.learned_sink = false;
     a.dropout = true;
     assert_nan(block_numbers_of(&a).value[METRIC_SINK_DEFICIT][0]);
     a.dropout = false;
     x[1] = 0.75f;
     assert_nan(block_numbers_of(&a).value[METRIC_SINK_DEFICIT][0]);
+}
+
+/* 98 % of a row that is uniform over 12 keys; the numbers of keys are those without the sink. */
+TEST(a_sink_does_not_focus_the_head_beside_it)
+{
+    float x[12];
+    for (uint32_t j = 0; j < 12; j++) {
+        x[j] = 0.02f / 12;
+    }
+    struct attention a = self_map(x, 1, 1);
+    a.keys = 12;
+    a.q_offset = 11;
+    a.causal = a.learned_sink = true;
+    struct numbers n = block_numbers_of(&a);
+    assert_close(n.value[METRIC_SINK_DEFICIT][0], 0.98, 1e-7);
+    assert_close(n.value[METRIC_ENTROPY_NORMALIZED][0], 1, 1e-14);
+    assert_close(n.value[METRIC_EFFECTIVE_KEYS][0], 12, 1e-12);
+    assert_close(n.value[METRIC_CONFIDENCE][0], 1.0 / 12, 1e-15);
+    assert_close(n.value[METRIC_FIRST_TOKEN][0], 1.0 / 12, 1e-15);
+    assert_close(n.value[METRIC_MEAN_DISTANCE][0], 5.5, 1e-13);
+    assert_close(n.value[METRIC_LOCAL_MASS][0], 9.0 / 12, 1e-14);
+    assert_close(n.value[METRIC_TAIL_MASS][0], 4.0 / 12, 1e-14);
+    assert_close(n.value[METRIC_MEAN][0], 0.02 / 12, 1e-9); /* as sent */
+}
+
+TEST(a_row_that_a_sink_took_whole_has_its_deficit_alone)
+{
+    float x[] = {0, 0, 0.25f, 0.25f};
+    struct attention a = self_map(x, 1, 2);
+    a.learned_sink = true;
+    struct numbers n = block_numbers_of(&a);
+    assert_int_equal(n.rows, 2);
+    assert_int_equal(rows_of(&a, METRIC_SINK_DEFICIT), 2);
+    assert_int_equal(rows_of(&a, METRIC_ENTROPY), 1);
+    assert_int_equal(rows_of(&a, METRIC_DIAGONAL), 1);
+    assert_true(n.value[METRIC_SINK_DEFICIT][0] == 0.75);
+    assert_close(n.value[METRIC_ENTROPY][0], log(2), 1e-15);
+}
+
+/* Two texts, all of whose weight is on their first token: by documents, and by their first keys. */
+TEST(the_first_token_is_that_of_the_own_text)
+{
+    float x[T * T] = {0};
+    int32_t documents[T];
+    uint32_t first[T];
+    for (uint32_t i = 0; i < T; i++) {
+        documents[i] = i < 6;
+        first[i] = i < 6 ? 0 : 6;
+        x[i * T + first[i]] = 1;
+    }
+    struct attention a = self_map(x, 1, T);
+    a.causal = true;
+    a.documents = documents;
+    assert_close(block_numbers_of(&a).value[METRIC_FIRST_TOKEN][0], 5.0 / (T - 1), 1e-15);
+    a.first = first;
+    assert_true(block_numbers_of(&a).value[METRIC_FIRST_TOKEN][0] == 1);
+    assert_int_equal(rows_of(&a, METRIC_FIRST_TOKEN), T - 2);
+    assert_int_equal(rows_of(&a, METRIC_ENTROPY_SANS_FIRST), 0); /* nothing is left */
 }
 
 /* The lower rows of a causal map, sent as a slice, have the numbers that they have in the map. */
