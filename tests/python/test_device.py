@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """attnd.device: the reference against float64 numpy, its arguments, and what it holds."""
 import itertools
+import math
 import os
 import re
 import subprocess
@@ -59,6 +60,41 @@ def test_a_sample_of_rows_has_the_numbers_of_these_rows():
                 torch.testing.assert_close(value, whole[name][:, :, first::stride], equal_nan=True, msg=lambda m: f"{mask} {name}: {m}")
     with pytest.raises(ValueError, match="q_stride = 0: must be an integer, 1 to"):
         attnd.device.row_statistics(q, k, q_stride=0)
+
+
+def test_texts_that_a_mask_keeps_apart_have_the_numbers_of_documents():
+    q, k, _ = make("causal", "plain", (2, 4, 2, 24, 24, 16), "f64")
+    text, j = torch.arange(24).expand(2, -1) // torch.tensor([[7], [10]]), torch.arange(24)
+    for more in ({"causal": True}, {}, {"causal": True, "window": 5}):
+        by_text = attnd.device.row_statistics(q, k, documents=text, **more)
+        by_mask = attnd.device.row_statistics(q, k, bias=(text[:, :, None] == text[:, None])[:, None], **more)
+        for name, value in by_text.items():
+            torch.testing.assert_close(by_mask[name], value, equal_nan=True, msg=lambda m: f"{more} {name}: {m}")
+    assert torch.isnan(by_text["first_token"]).sum() == 4 * (4 + 3)  # the first tokens themselves
+    band = attnd.device.row_statistics(q, k, bias=(j <= j[:, None]) & (j > j[:, None] - 5))
+    assert (band["first_token"][..., 5:] == 0).all() and torch.isnan(band["first_token"]).sum() == 8
+
+
+def test_padding_on_the_left_is_no_first_token():
+    q, k, _ = make("causal", "plain", (1, 4, 2, 24, 24, 16), "f64")
+    whole = attnd.device.row_statistics(q[:, :, 9:], k[:, :, 9:], causal=True)
+    padded = attnd.device.row_statistics(q, k, causal=True, bias=(torch.arange(24) >= 9).view(1, 1, 1, 24))
+    for name in ("first_token", "entropy_sans_first", "entropy"):
+        torch.testing.assert_close(padded[name][:, :, 9:], whole[name], equal_nan=True, msg=lambda m: f"{name}: {m}")
+    states = [msgpack.unpackb(attnd.device.layer_state(*one, causal=True, **more), strict_map_key=False)["rows"]
+              for one, more in (((q[:, :, 9:], k[:, :, 9:]), {}), ((q, k), {"bias": (torch.arange(24) >= 9).view(1, 1, 1, 24)}))]
+    assert states[0] == states[1] == 4 * 15
+
+
+def test_a_sink_does_not_focus_the_head_beside_it():
+    q, k = torch.zeros(1, 1, 12, 8), torch.zeros(1, 1, 12, 8)
+    found = attnd.device.row_statistics(q, k, sinks=torch.tensor([math.log(12 * 49)]))
+    for name, value in {"sink_deficit": 0.98, "entropy_normalized": 1, "effective_keys": 12, "confidence": 1 / 12, "diagonal": 1 / 12,
+                        "entropy_sans_first": 1, "tail_mass": 4 / 12}.items():
+        assert found[name].numpy() == pytest.approx(np.full((1, 1, 12), value), rel=1e-6), name
+    explicit = weights.rows(torch.full((1, 1, 2, 12), 0.02 / 12) * torch.tensor([[1.0], [0.0]]), weights.Words(), True).rows
+    assert explicit["effective_keys"][0, 0, 0] == pytest.approx(12) and explicit["sink_deficit"][0, 0].tolist() == pytest.approx([0.98, 1])
+    assert all(torch.isnan(value[0, 0, 1]) for name, value in explicit.items() if name != "sink_deficit")
 
 
 def test_autocast_and_gradients_do_not_reach_it():
