@@ -106,12 +106,25 @@ def block_keys(m, rows):
     return dict(header_of(m._replace(q_len=q_len)), q_offset=rows.start, mask=mask, documents=m.documents, **stride)
 
 
+def first_keys_of_rows(case, rows):
+    """[B, Tq]: a mask's blocks are those of the rows that come."""
+    case.first = None
+    whole = formulas.attention(case, case.weights)
+    first = formulas.rows.first_keys(whole)
+    if case.mask is not None:
+        first[:, rows] = formulas.rows.first_keys(whole._replace(
+            weights=whole.weights[:, :, rows], mask=whole.mask[:, rows], q_offset=rows.start, q_stride=rows.step or 1,
+            q_len=whole.q_len and [len(range(n)[rows]) for n in whole.q_len]))
+    return first
+
+
 def means_of_rows(case, rows, query_ends):
     """metric -> [H], float64: means over the sound ones of these rows of the whole map."""
     sound, _, _ = formulas.judge(case, case.weights)
     p = np.arange(sound.shape[2])
     inside = sound & np.isin(p, p[rows])
     found = {"rows": int(inside.sum())}
+    case.first = first_keys_of_rows(case, rows)
     for name, (values, exists) in formulas.row_values(case, case.weights, 8).items():
         counted = inside & np.broadcast_to(exists, sound.shape)
         if name == "next_token" and not rows.step:  # the query after the block's last one is not known to be one

@@ -22,7 +22,7 @@ from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 from .visible import placed
 
 WIDTH_MAX = 256
-VISIBLE = slice(5, 8)  # numbers of kernel.row_sums: whether the first key is visible, how many keys are, and the distance of the farthest
+VISIBLE = slice(5, 8)  # numbers of kernel.row_sums: about the key apart, how many keys are visible, and the distance of the farthest
 _SUMS, _SUMS_WITH_POWERS, _FEW = 18, 23, 6  # numbers that the kernels leave of a row
 _OF_WEIGHTS, _LENGTH = 8, 16  # how many of these Sums are made of, and which is the length of the query
 _SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
