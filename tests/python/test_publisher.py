@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 import attnd
-from attnd.base import address
+from attnd.base import address, wire
 from attnd.sending import presence, sender
 from conftest import FakeDaemon, free_endpoint, identity_holds, run_python, uniform, wait_until
 
@@ -611,5 +611,5 @@ def test_importing_the_package_imports_neither_torch_nor_zmq():
 
 def test_a_job_with_a_name_that_is_none_gets_one_and_is_told(daemon, caplog):
     with caplog.at_level(logging.WARNING, "attnd"), attnd.Publisher("org/model lr=3e-4", daemon.endpoint) as publisher:
-        assert publisher.job == "org-model-lr-3e-4"
-    assert "'org/model lr=3e-4' is named org-model-lr-3e-4" in caplog.text
+        assert publisher.job == wire.job_name("org/model lr=3e-4") != "org-model-lr-3e-4"
+    assert f"'org/model lr=3e-4' is named {publisher.job} here" in caplog.text

@@ -646,7 +646,7 @@ def named_job(name: str) -> str:
     """wire.job_name, which tells when the job is named otherwise than asked."""
     job = wire.job_name(name)
     if job != name:
-        log.warning("job %r is named %s: names have A-Z a-z 0-9 . _ -", name, job)
+        log.warning("job %r is named %s here: names have A-Z a-z 0-9 . _ -, and the end tells it from names like it", name, job)
     return job
 
 
