@@ -130,7 +130,8 @@ struct store_point {
 
 /* The most names of a run; values of others are counted (COUNT_LOG_REFUSED). */
 #define STORE_NAMES_MAX 64
-/* Points of one name. When there are more, those of neighbouring steps are thinned out (write.c). */
+/* Points of one name. When there are more, those of neighbouring steps are thinned out (write.c).
+ */
 #define STORE_POINTS_MAX 2000
 
 /* For one run; everything is copied. NULL when out of memory. */
