@@ -66,6 +66,8 @@ struct alert_masks {
 struct alert_numbers {
     double focus_share, later_keys;
     enum alert_mask mask; /* of a decoder's self-attention */
+    uint32_t hid;         /* windows from the first one on in which it hid the next token */
+    bool opened;          /* in some window it did not */
     struct alert_invalid invalid;
     uint32_t heads;
     struct alert_head_numbers head[]; /* [heads] */

@@ -334,9 +334,8 @@ static double twin(const struct summary_result *summary, uint32_t head)
 /* Whether a mask hides the next token from rows of the layer, by the smallest weight that a head's
  * rows give it: hidden from one of them it is 0 in all heads, however it is hidden: by a causal
  * flag, or by a mask that leaves prefixes or pictures open and hides the rest. A head of a layer
- * without a mask gives it something everywhere, a softmax knows no 0. Such masks are meant: of the
- * layer alone nobody can tell one that was lost from none, so others of the same window must have
- * theirs. */
+ * without a mask gives it something everywhere, a softmax knows no 0. Such masks are meant: a
+ * missing one was lost where others of the same window have theirs, or where the layer had one. */
 static enum alert_mask mask_of(const struct summary_result *summary)
 {
     const struct result_stat *next = summary->stat[METRIC_NEXT_TOKEN];
@@ -357,6 +356,21 @@ static bool mask_is_lost(const struct alert_masks *masks)
     return masks->hides > masks->none || (masks->hides == 1 && masks->none == 1);
 }
 
+/* Windows in which a layer has hidden the next token, before that counts as its design. */
+#define HID_LEAST 4
+
+/* Notes the layer's mask of this window. One that hid the next token in each window and does no
+ * more was lost, also where all layers share it; one that comes back is a design that varies, of
+ * which the past tells nothing. A restart forgets the past. */
+static bool mask_was_there(struct alert_numbers *numbers)
+{
+    if (numbers->mask == ALERT_MASK_HIDES) {
+        numbers->hid = numbers->opened ? 0 : numbers->hid + 1;
+    }
+    numbers->opened = numbers->opened || numbers->mask == ALERT_MASK_NONE;
+    return numbers->hid >= HID_LEAST;
+}
+
 /* Layers of a window come one by one: until most of them have, those of the window before tell. */
 static double later_keys(struct alerts *alerts, struct alert_numbers *numbers,
                          const struct summary_result *summary)
@@ -369,10 +383,11 @@ static double later_keys(struct alerts *alerts, struct alert_numbers *numbers,
     numbers->mask = mask_of(summary);
     alerts->masks_now.hides += numbers->mask == ALERT_MASK_HIDES;
     alerts->masks_now.none += numbers->mask == ALERT_MASK_NONE;
+    bool was_there = mask_was_there(numbers);
     if (numbers->mask != ALERT_MASK_NONE) {
         return numbers->mask == ALERT_MASK_HIDES ? 0 : NAN;
     }
-    bool lost = alerts->masks_now.hides > alerts->masks_now.none ||
+    bool lost = was_there || alerts->masks_now.hides > alerts->masks_now.none ||
                 (before == ALERT_MASK_NONE && mask_is_lost(&alerts->masks));
     for (uint32_t h = 0; h < summary->heads && lost; h++) {
         most = fmax(most, mean_of(summary, METRIC_NEXT_TOKEN, h));

@@ -408,6 +408,14 @@ QUANTITY_TEST(masks_that_are_meant_leave_later_keys_to_no_rule)
     expect_ahead(f, "    /cccc", "....");
 }
 
+QUANTITY_TEST(a_mask_that_all_layers_lose_is_told_by_their_own_past)
+{
+    expect_ahead(f, "cc/cc/cc/cc/nn", "!!");
+    expect_ahead(f, "pp/pp/pp/pp/nn/nn", "!!");
+    expect_ahead(f, "cc/cc/cc/nn", "??");          /* too few windows to tell */
+    expect_ahead(f, "cc/cc/cc/cc/nn/cc/nn", "??"); /* it comes and goes: a design */
+}
+
 QUANTITY_TEST(layers_of_an_encoder_may_see_later_keys)
 {
     for (int window = 0; window < 2; window++) {
