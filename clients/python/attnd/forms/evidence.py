@@ -125,7 +125,7 @@ class Trail:
             self._product, self._changed = CHANGED, {0: self._changed[id(own)]}
         else:
             self._product = product
-        return self._product is not None and (product not in (OWN, SOME) or self._is_whole())
+        return product is not None and (product not in (OWN, SOME) or self._is_whole())
 
     def _becomes(self, name: str, args: Any, operands: Sequence[torch.Tensor], own: torch.Tensor, made: Any) -> None:
         """Follows what a function that multiplies nothing has made of `own`."""
