@@ -94,6 +94,26 @@ def test_heads_are_found_wherever_they_are(daemon, watched, caplog, name, fused,
     assert not caplog.records
 
 
+def learned(*sizes):
+    return torch.nn.Parameter(torch.ones(sizes))
+
+
+REPEATED = {
+    "a factor of channels": lambda x: learned(H * D).view(1, 1, -1) * x,
+    "a bias of positions": lambda x: learned(T, H * D).view(1, T, -1) + x,
+    "a gate of samples": lambda x: x.mean((1, 2)).view(-1, 1, 1) * x,
+    "a mixture": lambda x: (lambda parts: parts[0] * x + parts[1] * x)(learned(2).softmax(0))}
+
+
+@pytest.mark.parametrize("name", ["[B, H, T, d], a copy", "[B * H, T, d]"])
+@pytest.mark.parametrize("values", REPEATED.values(), ids=REPEATED)
+@fused_or_not
+def test_factors_and_biases_that_come_first_hide_no_heads(daemon, watched, caplog, name, fused, values):  # noqa: F811
+    model = Model(Attention(*LAYOUTS[name], None, fused, values))
+    assert_right(run(daemon, watched(model), model), model.layers[0])
+    assert not caplog.records
+
+
 @needs_sdpa
 @pytest.mark.parametrize("name", WINDOWS)
 def test_windows_beside_heads_are_samples(daemon, watched, caplog, name):  # noqa: F811
