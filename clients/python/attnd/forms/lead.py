@@ -203,7 +203,7 @@ def _send_back(node: Any, number: int, marks: torch.Tensor, found: Dict[int, _Pl
         return befores[0][0] is not None and _send_back(*befores[0], _unexpanded(node, marks), found, left)
     if name in _BY_ELEMENT:  # to those that are not repeated along an axis, as factors and biases are
         return any(_send_back(before, at, marks, found, left) for before, at in befores if before is not None
-                   and _shape_of(before, at) in (None, tuple(marks.shape)))
+                   and shape_of(before, at) in (None, tuple(marks.shape)))
     deeper: Dict[int, _Place] = {}
     if name in _OF_INPUT and _goes_through(node, name, befores, marks, deeper, left):
         found.update(deeper)
@@ -227,7 +227,7 @@ def _name(node: Any) -> str:
     return type(node).__name__.partition("Backward")[0]
 
 
-def _shape_of(node: Any, number: int) -> Optional[Tuple[int, ...]]:
+def shape_of(node: Any, number: int) -> Optional[Tuple[int, ...]]:
     """The shape of a result of an operation; None: torch 1.13 does not tell."""
     return tuple(node._input_metadata[number].shape) if hasattr(node, "_input_metadata") else None
 
