@@ -340,7 +340,7 @@ def _is_same(made: torch.Tensor, own: torch.Tensor) -> bool:
     bound, same = max(1e-5, 2 * torch.finfo(own.dtype).eps), []
     if not own.numel():
         return True
-    for after, before in zip(*(tensor.detach().chunk(8) for tensor in (made, own))):  # as little beside them as that
+    for after, before in zip(*(tensor.detach().chunk(8, max(own.dim() - 2, 0)) for tensor in (made, own))):  # as little beside them as that
         kept = after != 0
         factor = torch.where(kept, after / before, torch.full_like(after, torch.nan)).float()
         least, most = (torch.nan_to_num(factor, fill).aminmax() for fill in (torch.inf, -torch.inf))
