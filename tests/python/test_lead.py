@@ -144,6 +144,16 @@ def test_where_the_order_of_heads_and_samples_is_not_known_it_is_told(daemon, wa
     assert "layers.0" in told and "nothing tells heads from samples in the first axis" in told and "[B, H, T" in told
 
 
+@needs_sdpa
+def test_as_many_positions_as_samples_and_heads_are_not_taken_for_samples(daemon, watched, caplog):  # noqa: F811
+    model = Model(Attention(*LAYOUTS["[B * H, T, d]"], None, True))
+    model.requires_grad_(False)
+    it = watched(model, evaluation=True)
+    model(torch.randn(B, B * H, H * D))
+    it.step()
+    assert daemon.captured(it) == [] and "nothing tells heads from samples in the first axis" in caplog.text
+
+
 def test_a_count_of_heads_suffices_where_it_is_asked_for(daemon, watched, caplog):  # noqa: F811
     """One head of keys and values for all tells no number of heads."""
     made = LAYOUTS["[B * H, T, d]"]

@@ -118,7 +118,10 @@ def _lead_of(called: Sequence[Any], sizes: Sequence[int], heads: Optional[int], 
             raise NotCaptured(f"has {lead.heads} heads in its queries {shape}, while its module says {heads}")
         return lead
     if len(sizes) == 1:
-        is_one = heads == 1 or (heads is None and (not batches or sizes[0] in batches))
+        counts = list(batches)
+        if called[0].shape[-2] in counts:  # it counts the positions
+            counts.remove(called[0].shape[-2])
+        is_one = heads == 1 or (heads is None and (lead is not None or not batches or sizes[0] in counts))
         if not is_one and heads != sizes[0]:
             raise NotCaptured(f"has queries {shape}, and nothing tells heads from samples in the first axis. {REMEDY}")
         return None if is_one else Lead(sizes[0], 0)
