@@ -169,6 +169,36 @@ class PickingAttention(Attention):
         return v.mean(2, keepdim=True).expand_as(v).scatter(2, picked[..., None].expand(-1, -1, -1, D), y)
 
 
+class LateAttention(Attention):
+    """The last queries, beside something that is picked."""
+
+    def __init__(self, beside, fused):
+        super().__init__()
+        self.beside, self.fused, self.table = beside, fused, torch.nn.Parameter(torch.zeros(T * T, D))
+
+    def attend(self, q, k, v):
+        q = q[:, :, -3:]
+        if self.beside == "channels":
+            q, k = (one[..., torch.arange(D).flip(0)] for one in (q, k))
+        elif self.beside == "positions":
+            q = q + self.table.view(1, T * T, D)[:, torch.arange(3)]
+        elif self.beside == "keys":
+            k, v = (one[:, :, torch.arange(T)[:5]] for one in (k, v))
+        bias = self.table[torch.arange(3 * k.shape[2])][:, 0].view(3, -1) if self.beside == "bias" else torch.zeros(3, k.shape[2])
+        y = functional.scaled_dot_product_attention(q, k, v, bias) if self.fused else (q @ k.transpose(-1, -2) + bias).softmax(-1) @ v
+        return functional.pad(y, (0, 0, T - 3, 0))
+
+
+@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=needs_sdpa)], ids=["softmax", "fused"])
+@pytest.mark.parametrize("beside", ["channels", "positions", "keys", "bias"])
+def test_queries_beside_something_that_is_picked_are_captured(daemon, watched, caplog, beside, fused):  # noqa: F811
+    model = Model(LateAttention(beside, fused))
+    it = watched(model)
+    model(torch.randn(B, T, H * D)).sum().backward()
+    it.step()
+    assert len(daemon.captured(it)) == len(it.layers) == 1 and not caplog.records
+
+
 @pytest.mark.parametrize("fused", [False, pytest.param(True, marks=needs_sdpa)], ids=["softmax", "fused"])
 @pytest.mark.parametrize("pick", PICKS)
 def test_queries_that_were_picked_are_told_and_a_name_captures_their_rows(daemon, watched, caplog, pick, fused):  # noqa: F811

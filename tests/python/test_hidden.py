@@ -62,6 +62,12 @@ def test_a_bias_and_a_mask_hide_what_the_mask_hides(mask):
     assert torch.equal(mask <= hidden_at(mask), hidden.expand_as(mask))
 
 
+def test_what_is_found_of_some_rows_holds_for_these_alone():
+    mask = added(CAUSAL)
+    found = [float(hidden_at(mask, lambda of, row=row: hidden_at(of[row:row + 1].clone()), row)) for row in (T - 1, 3, T - 1)]
+    assert found == [IGNORED_AT, -50.0, IGNORED_AT]
+
+
 def test_a_mask_of_padding_alone_hides_every_key():
     assert float(hidden_at(torch.full((B, 1, 1, T), -100.0))) >= -100
     assert float(hidden_at(torch.full((B, 1, 1, T), -40.0))) == IGNORED_AT

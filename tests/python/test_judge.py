@@ -239,6 +239,20 @@ class CachedAttention(Attention):
         return functional.pad((q[:, :, -2:] @ k.transpose(-1, -2)).softmax(-1) @ v, (0, 0, T - 2, 0))
 
 
+class PrefixAttention(Attention):
+    """With as many keys of a prefix as of the text, whose values are multiplied apart."""
+
+    def attend(self, q, k, v):
+        weights = (q @ torch.cat([k, k], 2).transpose(-1, -2)).softmax(-1)
+        return weights[..., T:] @ v + weights[..., :T] @ (2 * v)
+
+
+def test_keys_whose_values_are_multiplied_later_are_no_sinks(trained, caplog):
+    _, sent = trained(Model(PrefixAttention()))
+    assert shapes(sent) == {0: [[B, H, T, 2 * T]] * 2} and not caplog.records
+    assert not any(header.get("learned_sink") for _, header, _ in sent)
+
+
 @pytest.mark.parametrize("layers, expected", [
     ((Outer(),), [[H, T]]), ((CachedAttention(),), [[H, 2]]),
     ([Attention(heads=heads) for heads in (4, 3, 1)], [[4, T], [3, T], [1, T]])],

@@ -94,6 +94,26 @@ def test_heads_are_found_wherever_they_are(daemon, watched, caplog, name, fused,
     assert not caplog.records
 
 
+def learned(*sizes):
+    return torch.nn.Parameter(torch.ones(sizes))
+
+
+REPEATED = {
+    "a factor of channels": lambda x: learned(H * D).view(1, 1, -1) * x,
+    "a bias of positions": lambda x: learned(T, H * D).view(1, T, -1) + x,
+    "a gate of samples": lambda x: x.mean((1, 2)).view(-1, 1, 1) * x,
+    "a mixture": lambda x: (lambda parts: parts[0] * x + parts[1] * x)(learned(2).softmax(0))}
+
+
+@pytest.mark.parametrize("name", ["[B, H, T, d], a copy", "[B * H, T, d]"])
+@pytest.mark.parametrize("values", REPEATED.values(), ids=REPEATED)
+@fused_or_not
+def test_factors_and_biases_that_come_first_hide_no_heads(daemon, watched, caplog, name, fused, values):  # noqa: F811
+    model = Model(Attention(*LAYOUTS[name], None, fused, values))
+    assert_right(run(daemon, watched(model), model), model.layers[0])
+    assert not caplog.records
+
+
 @needs_sdpa
 @pytest.mark.parametrize("name", WINDOWS)
 def test_windows_beside_heads_are_samples(daemon, watched, caplog, name):  # noqa: F811
@@ -122,6 +142,16 @@ def test_where_the_order_of_heads_and_samples_is_not_known_it_is_told(daemon, wa
     told, = caplog.messages
     assert len(sent) == 1 and weights_of(sent[0]).shape == (1, H, T, T)
     assert "layers.0" in told and "nothing tells heads from samples in the first axis" in told and "[B, H, T" in told
+
+
+@needs_sdpa
+def test_as_many_positions_as_samples_and_heads_are_not_taken_for_samples(daemon, watched, caplog):  # noqa: F811
+    model = Model(Attention(*LAYOUTS["[B * H, T, d]"], None, True))
+    model.requires_grad_(False)
+    it = watched(model, evaluation=True)
+    model(torch.randn(B, B * H, H * D))
+    it.step()
+    assert daemon.captured(it) == [] and "nothing tells heads from samples in the first axis" in caplog.text
 
 
 def test_a_count_of_heads_suffices_where_it_is_asked_for(daemon, watched, caplog):  # noqa: F811

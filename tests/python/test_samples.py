@@ -160,6 +160,24 @@ def test_where_nothing_tells_which_rows_are_one_pictures_all_are_taken_and_it_is
         == [True] * (not (backward and GRAPH))
 
 
+class Permuted(torch.autograd.Function):
+    """Called as an operation of torch."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient
+
+
+def test_a_function_in_python_does_not_tell_which_rows_are_one_pictures(caplog):
+    model = Axial(lambda x: Permuted.apply(FOLDS["columns"](Permuted.apply(x))), "explicit")
+    message, = messages(model, torch.randn(4, 6, 10, WIDTH))
+    assert samples_of(message[1], 40) == list(range(40)) and "has 40 rows in its batch" in caplog.text
+
+
 def test_rows_of_one_picture_need_no_graph(caplog):
     with torch.no_grad():
         message, = messages(Axial(FOLDS["columns"], "explicit"), torch.randn(1, 6, 10, WIDTH), backward=False, evaluation=True)

@@ -72,6 +72,20 @@ def test_explicit_steps_and_epochs(daemon, watched):
 
 
 @needs_step_hooks
+@pytest.mark.parametrize("given, steps, told", [(set, 2, ""), (lambda parameters: None, 0, "ended a step could not be told")])
+def test_groups_of_another_kind_do_not_fail_the_training(watched, caplog, given, steps, told):
+    model = Model()
+    optimizer = sgd(*model.parameters())
+    it = watched(model)
+    for _ in range(2):
+        model(X, X, X)[0].sum().backward()
+        optimizer.param_groups[0]["params"] = given(model.parameters())
+        optimizer.step = torch.optim.Optimizer.profile_hook_step(lambda self: None).__get__(optimizer)
+        optimizer.step()
+    assert it.current_step == steps and told in caplog.text and bool(told) == bool(caplog.records)
+
+
+@needs_step_hooks
 def test_steps_are_those_of_the_optimizer_of_the_model(daemon, watched):
     model, other = Model(), Model()
     optimizer, of_other = sgd(*model.parameters()), sgd(*other.parameters())

@@ -25,14 +25,14 @@ _KNOWN_MAX = 8
 _known: Dict[Any, Tuple[Any, torch.Tensor]] = {}  # of the masks that were looked at last, as layers share them
 
 
-def hidden_at(mask: torch.Tensor, find: Optional[Callable[[torch.Tensor], torch.Tensor]] = None) -> torch.Tensor:
+def hidden_at(mask: torch.Tensor, find: Optional[Callable[[torch.Tensor], torch.Tensor]] = None, part: Any = None) -> torch.Tensor:
     """The value, f32 [], of a mask [.., H or 1, Tq, Tk] of numbers, on its device; nobody waits for it there. A part of the
-    rows of a large mask is looked at, of all samples and heads. `find`: finds it in another way."""
+    rows of a large mask is looked at, of all samples and heads. `find`: finds it in another way, of this `part` of the mask."""
     find = _found if find is None else find
     if mask.is_inference() or mask.device.type == "meta":
         return find(mask)
     root = mask if mask._base is None else mask._base
-    key = id(root), mask._version, mask.data_ptr(), mask.shape, mask.stride(), mask.dtype
+    key = id(root), mask._version, mask.data_ptr(), mask.shape, mask.stride(), mask.dtype, part
     of, value = _known.get(key, (None, None))
     if value is None or of is None or of() is not root:
         value = find(mask)

@@ -237,7 +237,9 @@ class Accelerator:
                     raise NotYet(_AWAITED)
                 by_kernel = backend == "triton"
                 if asked.mask is not None and asked.mask.dtype != torch.bool and not asked.replaces:
-                    problem.hides_at = hidden_at(asked.mask, functools.partial(self._tried, problem, launch.hides_at) if by_kernel else None)
+                    of_rows = None if problem.rows is None else problem.rows.here.tobytes()
+                    problem.hides_at = hidden_at(asked.mask, functools.partial(self._tried, problem, launch.hides_at), of_rows) \
+                        if by_kernel else hidden_at(asked.mask)
                 if asked.mask is not None and not blocks:
                     facts["looked"] = self._tried(problem, launch.looked_at, asked.mask) if by_kernel else _looked_at(asked)
                 if not blocks and (checked or not by_kernel):  # else the kernel finds them

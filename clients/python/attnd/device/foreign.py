@@ -7,6 +7,7 @@ word (pytorch #181645). A few rows of one sample, other ones each time, are comp
 """
 from __future__ import annotations
 
+import copy
 import math
 import random
 from typing import Dict, Iterator, List, Optional, Tuple
@@ -184,7 +185,7 @@ def _mistakes(part: Problem, sinks: Optional[torch.Tensor], want: torch.Tensor, 
     if sinks is not None:
         found.append(("it counted the learned sinks", torch.logaddexp(want, sinks.to(want.dtype)[:, None])))
     if part.scale != 1:
-        unscaled = part.like(part.q, part.k, part.bias, part.documents, None)
+        unscaled = copy.copy(part)
         unscaled.scale = 1.0
         found.append(("the scale were missing", _expected(unscaled)[name]))
     return found

@@ -17,8 +17,9 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import torch
 from torch.nn import functional
 
-from .lead import Lead, find
+from .lead import Lead, find, shape_of
 from .seen import Weights
+from .sources import is_weight
 
 FOLLOWED_MAX = 64  # tensors of one trail
 
@@ -125,7 +126,7 @@ class Trail:
             self._product, self._changed = CHANGED, {0: self._changed[id(own)]}
         else:
             self._product = product
-        return self._product is not None and (product not in (OWN, SOME) or self._is_whole())
+        return product is not None and (product not in (OWN, SOME) or self._is_whole())
 
     def _becomes(self, name: str, args: Any, operands: Sequence[torch.Tensor], own: torch.Tensor, made: Any) -> None:
         """Follows what a function that multiplies nothing has made of `own`."""
@@ -339,7 +340,7 @@ def _is_same(made: torch.Tensor, own: torch.Tensor) -> bool:
     bound, same = max(1e-5, 2 * torch.finfo(own.dtype).eps), []
     if not own.numel():
         return True
-    for after, before in zip(*(tensor.detach().chunk(8) for tensor in (made, own))):  # as little beside them as that
+    for after, before in zip(*(tensor.detach().chunk(8, max(own.dim() - 2, 0)) for tensor in (made, own))):  # as little beside them as that
         kept = after != 0
         factor = torch.where(kept, after / before, torch.full_like(after, torch.nan)).float()
         least, most = (torch.nan_to_num(factor, fill).aminmax() for fill in (torch.inf, -torch.inf))
@@ -416,19 +417,32 @@ def _node_of(tensor: torch.Tensor) -> Any:
     return tensor.grad_fn if tensor.grad_fn is not None or tensor._base is None else tensor._base.grad_fn
 
 
-def is_gathered(tensor: torch.Tensor) -> bool:
-    """Whether rows of queries were picked by their numbers before this, which is made of them or of their product with keys."""
-    nodes = [_node_of(tensor)]
+def is_gathered(tensor: torch.Tensor, is_product: bool = False) -> bool:
+    """Whether rows of queries were picked by their numbers before this, which is made of them; `is_product`: of them and of keys, to
+    which a bias may be added, which is picked from a table."""
+    nodes = [(_node_of(tensor), not is_product)]
     for _ in range(64):
         if not nodes:
             return False
-        node = nodes.pop()
+        node, is_of_queries = nodes.pop()
         name = "" if node is None else type(node).__name__.partition("Backward")[0]
-        if name in _GATHERED:
+        if is_of_queries and name in _GATHERED and _picks(node):
             return True
-        if name in _PASSED_ON or name in _OF_PRODUCT:
-            nodes.extend(before for before, _ in node.next_functions)
+        if name in _OF_PRODUCT and not is_of_queries:
+            nodes.append((node.next_functions[-2][0], True))
+        elif name in _PASSED_ON or name in _OF_PRODUCT or (is_of_queries and name in _GATHERED):
+            nodes.extend((before, is_of_queries) for before, _ in node.next_functions)
     return False
+
+
+def _picks(node: Any) -> bool:
+    """Whether it takes some of many, as far as torch tells, and of no table that is a parameter: channels in another order, and rows of
+    positions that are added, are no picked queries."""
+    before, number = node.next_functions[0]
+    if before is None or is_weight(before):
+        return False
+    given, taken = shape_of(before, number), shape_of(node, 0)
+    return given is None or taken is None or math.prod(given) > math.prod(taken)
 
 
 def _is_of_layer(logits: torch.Tensor) -> Optional[bool]:

@@ -107,7 +107,9 @@ class Judge:
         if seen.called is None:
             return seen
         if seen.q.shape[2] != seen.k.shape[2] and self._site(path) != "cross":
-            if self._gathered.setdefault(path, is_gathered(seen.called[0])):
+            if path not in self._gathered:
+                self._gathered[path] = is_gathered(seen.called[0])
+            if self._gathered[path]:
                 raise NotCaptured(f"has queries that were picked: row i is not position i. {_as_cross(path)}")
         return self._leads.arranged(path, seen, self._heads(modules), batches)
 
@@ -131,7 +133,7 @@ class Judge:
             if part is not None:
                 refused = _Refused(plain, kind, f"it is a part of an attention: its result {shape} {part}")
                 self._beyond[plain] = refused
-            elif seen.weights.shape[queries] != seen.weights.shape[3] and self._site(path) != "cross" and is_gathered(seen.logits):
+            elif seen.weights.shape[queries] != seen.weights.shape[3] and self._site(path) != "cross" and is_gathered(seen.logits, is_product=True):
                 refused = _Refused(plain, kind, "its queries were picked: row i is not position i", _as_cross(path))
             elif path not in self._given and not _matches(self._include, path):
                 reason = self._against(path, _moved(seen, queries), modules, found)

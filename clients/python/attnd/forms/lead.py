@@ -65,7 +65,10 @@ def find(values: torch.Tensor, axes: Sequence[int], rows: torch.Tensor, sizes: S
             arranged[..., second, 0] = rows + of
         arranged[..., first, 0] = rows
         found: Dict[int, _Place] = {}
-        _send_back(values.grad_fn, int(values.output_nr), marks, found, [STEPS_MAX])
+        try:
+            _send_back(values.grad_fn, int(values.output_nr), marks, found, [STEPS_MAX])
+        except RuntimeError:  # too deep, or by an operation that repeats what it was given, without a shape
+            return None
         firsts = {at: place for at, place in found.items() if at < of}
         if firsts:
             seconds = [found.get(at + of) for at in firsts]
@@ -115,7 +118,10 @@ def _lead_of(called: Sequence[Any], sizes: Sequence[int], heads: Optional[int], 
             raise NotCaptured(f"has {lead.heads} heads in its queries {shape}, while its module says {heads}")
         return lead
     if len(sizes) == 1:
-        is_one = heads == 1 or (heads is None and (not batches or sizes[0] in batches))
+        counts = list(batches)
+        if called[0].shape[-2] in counts:  # it counts the positions
+            counts.remove(called[0].shape[-2])
+        is_one = heads == 1 or (heads is None and (lead is not None or not batches or sizes[0] in counts))
         if not is_one and heads != sizes[0]:
             raise NotCaptured(f"has queries {shape}, and nothing tells heads from samples in the first axis. {REMEDY}")
         return None if is_one else Lead(sizes[0], 0)
@@ -198,8 +204,9 @@ def _send_back(node: Any, number: int, marks: torch.Tensor, found: Dict[int, _Pl
         return any(arrived)
     if name == "Expand":
         return befores[0][0] is not None and _send_back(*befores[0], _unexpanded(node, marks), found, left)
-    if name in _BY_ELEMENT:
-        return any(_send_back(before, at, marks, found, left) for before, at in befores if before is not None)
+    if name in _BY_ELEMENT:  # to those that are not repeated along an axis, as factors and biases are
+        return any(_send_back(before, at, marks, found, left) for before, at in befores if before is not None
+                   and shape_of(before, at) in (None, tuple(marks.shape)))
     deeper: Dict[int, _Place] = {}
     if name in _OF_INPUT and _goes_through(node, name, befores, marks, deeper, left):
         found.update(deeper)
@@ -221,6 +228,11 @@ def _goes_through(node: Any, name: str, befores: Sequence[Tuple[Any, int]], mark
 
 def _name(node: Any) -> str:
     return type(node).__name__.partition("Backward")[0]
+
+
+def shape_of(node: Any, number: int) -> Optional[Tuple[int, ...]]:
+    """The shape of a result of an operation; None: torch 1.13 does not tell."""
+    return tuple(node._input_metadata[number].shape) if hasattr(node, "_input_metadata") else None
 
 
 def _results_of(node: Any) -> int:

@@ -144,7 +144,7 @@ def _is_of_data(tensor: torch.Tensor) -> bool:
 def _takes_data(node: Any) -> bool:
     """Whether it takes nothing that autograd records, but parameters."""
     before = [parent for parent, _ in node.next_functions]
-    return None in before and all(parent is None or _is_weight(parent) for parent in before)
+    return None in before and all(parent is None or is_weight(parent) for parent in before)
 
 
 def _edge(tensor: torch.Tensor) -> _Edge:
@@ -164,7 +164,7 @@ def _sides(seen: Seen) -> Optional[Sequence[_Edge]]:
         sides: Sequence[_Edge] = (_edge(seen.q), _edge(seen.k))
     else:
         product = next((node for node, _ in _back_from(_edge(seen.logits), _WITHIN) if _PRODUCT.search(node.name())
-                        and sum(not _is_weight(parent) for parent, _ in node.next_functions) > 1), None)
+                        and sum(not is_weight(parent) for parent, _ in node.next_functions) > 1), None)
         sides = () if product is None else product.next_functions[-2:]
     return None if not sides or any(node is None for node, _ in sides) else sides
 
@@ -177,14 +177,14 @@ def _back_from(start: _Edge, most: int, ends: Container[_Edge] = ()) -> Iterator
         if edge[0] is None:
             continue
         yield edge
-        before = [one for one in edge[0].next_functions if one[0] is not None and (one in ends or not _is_weight(one[0]))]
+        before = [one for one in edge[0].next_functions if one[0] is not None and (one in ends or not is_weight(one[0]))]
         if edge in ends or (len(before) > 1 and _JOINS.search(edge[0].name())):
             continue
         waiting.extend(one for one in before if one not in met)
         met.update(before)
 
 
-def _is_weight(node: Any) -> bool:
+def is_weight(node: Any) -> bool:
     """Whether it is a parameter, or a view of one."""
     while node is not None and not hasattr(node, "variable"):
         if len(node.next_functions) != 1 or not _VIEWS.match(node.name()):

@@ -159,6 +159,8 @@ def _source(node: Any, shape: Sequence[int]) -> Tuple[Any, int]:
 def _after(node: Any, axes: _Axes, shape: Sequence[int]) -> _Axes:
     """The axes of the result of a node, `shape`, which those of its source become."""
     name = node.name()
+    if not name.endswith(tuple("0123456789")):  # a function in Python, of any name
+        raise _Unknown
     if name.startswith(_VIEWS):
         return _regrouped([atom for axis in axes for atom in axis], shape)
     if name.startswith("Permute"):
@@ -175,7 +177,7 @@ def _after(node: Any, axes: _Axes, shape: Sequence[int]) -> _Axes:
         if any(atom.is_batch for atom in axes[axis]):
             raise _Unknown
         return [*axes[:axis], *axes[axis + 1:]]
-    if not name.endswith(tuple("0123456789")) or any(word in name for word in _MIXES):  # the former: a function in Python
+    if any(word in name for word in _MIXES):
         raise _Unknown
     if name.startswith("Roll") and any(atom.is_batch for axis in node._saved_dims for atom in axes[_signed(axis)]):
         raise _Unknown

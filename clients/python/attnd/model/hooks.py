@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import weakref
 from typing import Any, Callable, List, Mapping, Optional
@@ -71,7 +72,7 @@ class _Stepper:
 
     def judge(self, optimizer: Any, root: Optional[torch.nn.Module]) -> bool:
         """Sets `holds`, anew when its groups are others than before."""
-        groups = [(len(group["params"]), *map(id, group["params"][:1])) for group in optimizer.param_groups]
+        groups = [(len(group["params"]), *map(id, itertools.islice(group["params"], 1))) for group in optimizer.param_groups]
         if groups != self._groups and root is not None:
             # By the parameters of now: what distributes a model may have replaced those that it was watched with.
             parameters = {id(p) for p in root.parameters()}
@@ -101,7 +102,14 @@ class OptimizerHook(Hook):
 
     def __call__(self, optimizer: Any, *args: Any) -> None:
         owner = self.owner()
-        if owner is not None and not is_compiling() and (self._root is None or self._ends(owner, optimizer)):
+        if owner is None or is_compiling():
+            return
+        try:
+            ends = self._root is None or self._ends(owner, optimizer)
+        except Exception:  # its groups are of another kind
+            owner.failed("whether an optimizer ended a step could not be told; step() of what attnd.watch returned tells it")
+            return
+        if ends:
             owner.optimizer_stepped()
 
     def _ends(self, owner: Any, optimizer: Any) -> bool:
