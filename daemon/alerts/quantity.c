@@ -339,14 +339,21 @@ static double twin(const struct summary_result *summary, uint32_t head)
 static enum alert_mask mask_of(const struct summary_result *summary)
 {
     const struct result_stat *next = summary->stat[METRIC_NEXT_TOKEN];
-    enum alert_mask mask = ALERT_MASK_UNKNOWN;
+    bool from_all = true, blurred = false;
+    uint32_t known = 0;
     for (uint32_t h = 0; h < summary->heads && next; h++) {
-        if (next[h].count > 0 && next[h].min > HIDDEN_WEIGHT) {
+        if (next[h].count == 0) {
+            continue;
+        }
+        if (next[h].min > HIDDEN_WEIGHT) {
             return ALERT_MASK_NONE;
         }
-        mask = next[h].count > 0 ? ALERT_MASK_HIDES : mask;
+        known++;
+        from_all = from_all && next[h].max <= HIDDEN_WEIGHT;
+        blurred = blurred || !(mean_of(summary, METRIC_ENTROPY_NORMALIZED, h) < ENTROPY_COLLAPSED);
     }
-    return mask;
+    /* Heads that are saturated round the weights of most keys to 0. */
+    return known && (from_all || blurred) ? ALERT_MASK_HIDES : ALERT_MASK_UNKNOWN;
 }
 
 /* Whether a layer without a mask is the exception among these. Where as many layers are without one

@@ -141,9 +141,9 @@ def residual_numbers(call: Call, attended: Attended, wo: np.ndarray, x: Optional
             for name, rows in numbers.items()}
 
 
-def importance(call: Call, samples: int = 0) -> np.ndarray:
+def importance(call: Call, samples: slice = slice(None)) -> np.ndarray:
     """importance_gradient of one message: of each head the sum of |A dL/dA|, divided by the norm over the heads."""
     assert call.weights.grad is not None
     products = (call.weights.detach() * call.weights.grad).abs()
-    products = products.view(-1, HEADS, *products.shape[-2:])[:samples or None].sum((0, 2, 3))
+    products = products.view(-1, HEADS, *products.shape[-2:])[samples].sum((0, 2, 3))
     return np.asarray(products / products.norm())

@@ -19,7 +19,7 @@ import torch
 from ..base import torch_state, wire
 from ..base.once import log
 from ..base.paths import call_name, module_at
-from ..base.plan import Folds, Plan, Samples, some
+from ..base.plan import Folds, Plan, Samples
 from ..forms import look
 from ..forms.judge import Judge
 from ..forms.seen import (NotCaptured, Queries, Seen, Share, heads_of, keys_of, may_be_masked, placements_of, queries_of,
@@ -220,7 +220,7 @@ class Forwards:
             plan, context = self.origins.of(path, seen, plan, self.epoch, self.step, place[2] == "cross", context)
             if layer is None:
                 self._unnamed[path] = heads_of(seen) * share.of
-            if self.projections is not None:
+            if self.projections is not None and path not in self.projections.settled:
                 self.projections.note(path, seen)
                 self.spy.follows = self.projections.entered if self.projections.follows else None
             if self.residual is not None:
@@ -245,7 +245,7 @@ class Forwards:
     def _samples(self, path: str, seen: Seen, plan: Plan, microbatch: int, batch: int, queries: int) -> Samples:
         """The samples that the plan takes of the attention at `path` in this forward."""
         if plan.samples == 0:
-            return some(range(batch), batch)
+            return Samples(slice(0, batch, 1), batch, batch)
         folds, logits = self.tokens.batches.folds(path, batch, self.tokens.sizes, seen), 0
         if folds.each > 1:
             logits = heads_of(seen) * queries * keys_of(seen)

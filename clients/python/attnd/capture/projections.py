@@ -238,6 +238,7 @@ class Projections:
         self._told: List[str] = []
         self._once = Once(publisher.job)
         self._takers = Takers()
+        self.settled = self._takers.settled  # paths of attentions of which note() has nothing more to learn
 
     def note(self, path: str, seen: Seen) -> None:
         """An attention was seen."""

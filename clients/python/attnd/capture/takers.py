@@ -7,7 +7,7 @@ attention takes nothing, and neither does a layer behind a residual. Without gra
 """
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 import torch
 
@@ -26,6 +26,7 @@ class Takers:
     def __init__(self) -> None:
         self._sought: Dict[str, Any] = {}  # nodes of outputs, by path of the attention
         self._found: Dict[str, List[str]] = {}
+        self.settled: Set[str] = set()  # paths of which a whole forward was followed
 
     def seek(self, path: str, output: Optional[torch.Tensor]) -> None:
         """The attention at `path` gives this."""
@@ -33,7 +34,12 @@ class Takers:
         if node is not None and path not in self._found:
             self._sought[path], self._found[path] = node, []
             if len(self._sought) > SOUGHT_MAX:
-                del self._sought[next(iter(self._sought))]
+                oldest = next(iter(self._sought))
+                del self._sought[oldest]
+                if self._found[oldest]:
+                    self.settled.add(oldest)
+                else:  # a later forward may tell
+                    del self._found[oldest]
 
     @property
     def is_seeking(self) -> bool:
@@ -55,6 +61,7 @@ class Takers:
 
     def forward_ends(self) -> None:
         """Nothing more takes anything; the graph is not held on to."""
+        self.settled.update(self._sought)
         self._sought = {}
 
     def of(self, path: str) -> Optional[List[str]]:

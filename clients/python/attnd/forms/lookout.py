@@ -180,7 +180,7 @@ class Lookout:
 
     def note(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
         """The model called one of FOLLOWED, which made that."""
-        if not self.terms.concerns(function, args) or is_graph_captured():
+        if not self.terms.concerns(function, args) or is_graph_captured() or not unseen_by_modes():
             return
         with self._timed():
             try:
@@ -190,7 +190,7 @@ class Lookout:
 
     def follow(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
         """The model called this function, which made that, while there are trails."""
-        if is_graph_captured():
+        if is_graph_captured() or not unseen_by_modes():
             return
         self.records = torch.is_grad_enabled()
         with self._timed():

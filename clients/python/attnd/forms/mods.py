@@ -27,6 +27,8 @@ from ..base.masks import IGNORED_AT
 from ..sending.devices import working_dtype
 
 ELEMENTS = 1 << 22
+_LOOKED_AT = 4  # rows of a chunk, to tell which values hide keys
+_HEADS = 8  # of which keys are hidden at a time
 
 MaskMod = Callable[..., torch.Tensor]
 Cut = Union[slice, torch.Tensor]  # some of an axis
@@ -145,8 +147,13 @@ class ScoreMod:
                     if self.mask_mod is not None:
                         allowed = _mapped(self.mask_mod, _needed(self.mask_mod, here))[0].bool()
                         changed = changed.masked_fill(~allowed, -torch.inf)
-                added = changed - scores
-                changed = changed.masked_fill(added <= hidden_at(added), -torch.inf)
+                if changed is not scores:
+                    changed = changed if self.mask_mod is not None else changed.clone()  # what it gives may be of others
+                    every = -(-scores.shape[1] // _LOOKED_AT)
+                    least = hidden_at(changed[:, ::every] - scores[:, ::every])
+                    for some in range(0, len(scores), _HEADS):  # in parts: a third tensor of that size is not held
+                        part = changed[some:some + _HEADS]
+                        part.masked_fill_(part - scores[some:some + _HEADS] <= least, -torch.inf)
                 yield sample, rows, scores, changed
 
 

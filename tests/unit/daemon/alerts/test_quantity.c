@@ -408,6 +408,21 @@ QUANTITY_TEST(masks_that_are_meant_leave_later_keys_to_no_rule)
     expect_ahead(f, "    /cccc", "....");
 }
 
+QUANTITY_TEST(zeros_of_saturated_heads_are_no_mask)
+{
+    for (int window = 0; window < 2; window++) {
+        begin_window(f, (struct layer_id){STACK_DECODER, 1, SITE_SELF});
+        put_means(f, METRIC_NEXT_TOKEN, (double[]){0.3, 0.3, 0.3, 0.3});
+        put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.01, 0.02, 0.01, 0.03});
+        for (int h = 0; h < HEADS; h++) {
+            f->stat[METRIC_NEXT_TOKEN][h].min = 0;
+        }
+        expect_same(take_window(f)->later_keys, NONE);
+        expect_same(take_mask(f, 0, 'n'), NONE);
+        end_window(f);
+    }
+}
+
 QUANTITY_TEST(a_mask_that_all_layers_lose_is_told_by_their_own_past)
 {
     expect_ahead(f, "cc/cc/cc/cc/nn", "!!");
