@@ -187,6 +187,33 @@ def test_a_count_of_heads_that_contradicts_the_projections_is_told(daemon, watch
     assert "layers.0" in caplog.text and "says 2" in caplog.text and "4" in caplog.text
 
 
+class Grouped(torch.nn.Module):
+    """The query heads of each key head are beside one another in its rows."""
+
+    def __init__(self, groups, fused):
+        super().__init__()
+        self.num_heads, self.groups, self.fused = H, groups, fused
+        self.q, self.kv = torch.nn.Linear(H * D, H * D), torch.nn.Linear(H * D, 2 * groups * D)
+
+    def forward(self, x):
+        q = self.q(x).view(*x.shape[:2], self.groups, -1, D).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        k, v = (by_head(one) for one in self.kv(x).chunk(2, -1))
+        if self.fused:
+            return functional.scaled_dot_product_attention(q, k, v).flatten(1)
+        return ((q @ k.transpose(2, 3) / D**0.5).softmax(-1) @ v).flatten(1)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@fused_or_not
+def test_heads_in_the_rows_of_their_group_are_told(daemon, watched, caplog, groups, fused):  # noqa: F811
+    model = Model(Grouped(groups, fused))
+    it = watched(model)
+    model(torch.randn(B, T, H * D)).sum().backward()
+    it.step()
+    told, = caplog.messages
+    assert daemon.captured(it) == [] and "layers.0" in told and "several of " in told and "4 heads" in told and "[B, H, T" in told
+
+
 def test_looking_for_heads_changes_no_bit_of_the_training(watched):  # noqa: F811
     def trained_weights(is_watched):
         torch.manual_seed(3)

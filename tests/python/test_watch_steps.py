@@ -288,6 +288,32 @@ def test_a_training_that_ends_no_step_any_more_is_told(watched, caplog):
     assert len(caplog.messages) == 1 and "after step 2: all are of one step; call step()" in caplog.text
 
 
+@needs_step_hooks
+def test_a_stage_whose_optimizer_is_not_seen_is_told_at_the_end_too(watched, caplog):
+    model = Model()
+    optimizer, it = sgd(*model.parameters()), watched(model, every=0)
+    for _ in range(3):
+        trains(model)
+        optimizer.step()
+    for _ in range(40):
+        trains(model)
+    it.close()
+    assert len(caplog.messages) == 1 and "in 40 forwards, after step 2: all are of one step" in caplog.text
+
+
+@needs_step_hooks
+def test_a_training_that_ends_amid_its_accumulation_is_not_told(watched, caplog):
+    model = Model()
+    optimizer, it = sgd(*model.parameters()), watched(model, every=0)
+    for count in (16, 16, 15):
+        for _ in range(count):
+            trains(model)
+        if count == 16:
+            optimizer.step()
+    it.close()
+    assert not caplog.messages
+
+
 class OwnOptimizer:
     """None of torch's: fastai's is like this."""
 

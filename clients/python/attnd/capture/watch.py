@@ -65,7 +65,7 @@ class Watch:
         self._stepped = False  # somebody has said when a step ends
         self._explicit = False  # that is step()
         self.uncounted = 0  # forwards that train since a step ended
-        self._most = FORWARDS_PER_STEP  # of these nothing is said
+        self._usual = 2  # the most forwards of a step so far
         self.is_blind = True  # no forward of the model was seen, or the last one was made a CUDA graph
         self._given_up_at: Optional[int] = None  # the newest step whose attentions are counted as dropped
         self._told_cost = False
@@ -161,6 +161,8 @@ class Watch:
         self._guarded(self._notices.end, self.forwards.step > self._first_step)
         if not self._stepped and 1 < self.uncounted <= FORWARDS_PER_STEP:
             self._notices.no_step(self.uncounted, "so all are of one step")
+        elif self._stepped and self.uncounted > 4 * self._usual:
+            self._tell_no_step()
         if self.tells_unsent and self.forwards.step > self._first_step:
             self._guarded(self._tell_unsent)
         self.forwards.is_closed = True
@@ -246,8 +248,8 @@ class Watch:
         if self._stepped:
             if torch.is_grad_enabled() and (self._root.training or not self.uncounted):  # no validation that forgot no_grad()
                 self.uncounted += 1
-                if self.uncounted > self._most:
-                    self._notices.no_step(self.uncounted, f"after step {self.forwards.step - 1}: all are of one step")
+                if self.uncounted > max(FORWARDS_PER_STEP, 4 * self._usual):
+                    self._tell_no_step()
             return
         if self.forwards.is_closed or probed() is not None or not self.forwards.is_training() \
                 or self.is_blind:
@@ -268,6 +270,10 @@ class Watch:
         """Optimizers of the model end steps in turn."""
         self._notices.alternate()
 
+    def _tell_no_step(self) -> None:
+        """Steps have ended, and end no more."""
+        self._notices.no_step(self.uncounted, f"after step {self.forwards.step - 1}: all are of one step")
+
     def optimizer_stepped(self) -> None:
         """An optimizer of the model has stepped, or step() was called."""
         if self.forwards.is_closed or torch_state.is_graph_captured():  # a step that is captured is not computed
@@ -275,7 +281,7 @@ class Watch:
         if not self._stepped:
             self._stepped = True
             self.forwards.step = self._first_step  # whatever the forwards of the first step had counted
-        self._most, self.uncounted = max(self._most, 4 * self.uncounted), 0
+        self._usual, self.uncounted = max(self._usual, self.uncounted), 0
         self._advance()
         if self._alerts is not None:
             self._guarded(self._alerts.run_log.write)

@@ -29,14 +29,14 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 import torch
 
 from .evidence import CHAINED, CHANGED, MIXED, OWN, SHARED, SOME, Findings, is_gathered
-from .lead import TOKENS, Lead, Leads
+from .lead import TOKENS, Lead, Leads, has_heads_in_rows
 from .seen import NotCaptured, Queries, Weights
 
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
 _SHORT_COUNTS = ("h", "nheads", "num_head")  # of what is called an attention
 SAYS_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 SIGMOID = "sigmoid attention: no softmax, its weights sum to no 1"
-_REMEDY = "Where it computes [B, H, Tq, Tk] it is"
+_REMEDY = "A softmax over [B, H, Tq, Tk] is captured"
 _LINEAR = re.compile(r"(Linear|Lightning|Delta|Performer|Rwkv|RWKV\d?|GLA)\w*Att\w*$|DeltaNet$|Performer$|Retention$|(^|\.)linear_attn$")
 _STATE_SPACE = re.compile(r"Mamba\d?(Mixer|Layer)?$|SSM$|(^|[a-z])S4D?$|(^|[a-z])S6$|(Rglru|RGLRU)$|(^|\.)mamba\d?$")
 
@@ -125,6 +125,9 @@ class Judge:
         if found.product == CHANGED:
             refused = _Refused(plain, kind, f"its result {shape} is not what is multiplied with the values: {found.changed} comes between",
                                "attnd.publish_attention publishes what is")
+        elif not seen.merged and has_heads_in_rows(heads, shape[1], shape[2], shape[3]):
+            refused = _Refused(plain, kind, f"several of the {heads} heads of its module are in the rows of one of its result {shape}",
+                               _REMEDY)
         elif queries is None:
             refused = _Refused(plain, kind, f"nothing tells the heads of its result {shape} from its queries",
                                "Let the module say num_heads")
@@ -149,7 +152,7 @@ class Judge:
             if refused is None:
                 lead, why = self._lead(seen, heads, queries, found)
                 if why is not None:
-                    refused = _Refused(plain, kind, why, _REMEDY if heads is not None else
+                    refused = _Refused(plain, kind, why, _REMEDY if heads is not None or not _is_recorded(seen) else
                                        f"Let the module say how many heads, as module.num_heads = 8 does. {_REMEDY}")
         verdict = self._verdicts[path] = Verdict(refused is None, heads, found.heads_first, 2 if queries is None else queries, lead,
                                                 sinks)
@@ -326,6 +329,11 @@ def _is_named(path: str, modules: Sequence[torch.nn.Module]) -> bool:
     parent = modules[-2:-1] if not any(True for _ in modules[-1].parameters()) else ()
     names = [*path.split(".")[-1 - len(parent):], *(type(module).__name__ for module in (modules[-1], *parent))]
     return any(SAYS_ATTENTION.search(name) for name in names)
+
+
+def _is_recorded(seen: Weights) -> bool:
+    """Whether autograd has noted how the softmax was made."""
+    return seen.output is not None and seen.output.tensor.grad_fn is not None
 
 
 def _sizes(seen: Weights) -> Tuple[int, ...]:

@@ -78,6 +78,11 @@ def find(values: torch.Tensor, axes: Sequence[int], rows: torch.Tensor, sizes: S
     return None
 
 
+def has_heads_in_rows(heads: Optional[int], groups: int, queries: int, keys: int) -> bool:
+    """Whether the heads that share a key head are beside one another along the axis of the queries."""
+    return heads is not None and keys > 1 and heads > groups and heads % groups == 0 and queries == heads // groups * keys
+
+
 REMEDY = "Call it with [B, H, T, d], as torch names the axes"
 
 
@@ -95,6 +100,9 @@ class Leads:
             return seen
         q = called[0]
         sizes = tuple(q.shape[:-2])
+        if len(sizes) == 2 and has_heads_in_rows(heads, sizes[1], int(q.shape[2]), int(called[1].shape[-2])):
+            raise NotCaptured(f"has queries {list(q.shape)} and keys {list(called[1].shape)}, with several of its {heads} heads in the rows "
+                              f"of one. {REMEDY}")
         if len(sizes) == 2 and (heads == sizes[1] not in (sizes[0], q.shape[2]) or all(map(_is_usual, called[:3]))):
             return seen
         lead = self._found.get(path)
