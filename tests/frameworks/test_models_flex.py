@@ -24,7 +24,8 @@ from zoo import generator, products, seeded, softmax, triangle  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
 pytestmark = pytest.mark.filterwarnings("ignore")
-BATCH, LENGTH, WIDTH, HEADS, KEY_HEADS, LAYERS = 2, 24, 32, 4, 2, 2
+# Heads are 32 wide: of narrower ones torch 2.13 compiles wrong numbers for a CPU with AVX2 and blocks of 8 keys, without attnd as well.
+BATCH, LENGTH, WIDTH, HEADS, KEY_HEADS, LAYERS = 2, 24, 128, 4, 2, 2
 flex_attention, OWN_CODE = flex.flex_attention, flex.flex_attention.__code__
 
 I, J = np.arange(LENGTH)[:, None], np.arange(LENGTH)[None]
@@ -136,7 +137,7 @@ def made(kernel):
 
 
 def inputs(step=0):
-    return torch.randn(BATCH, LENGTH, WIDTH, generator=generator(step))
+    return 0.5 * torch.randn(BATCH, LENGTH, WIDTH, generator=generator(step))
 
 
 def reference(case, x):
