@@ -444,6 +444,16 @@ def test_what_is_skipped_is_told_once(watched, caplog, make, said):
     assert re.search(said, text)
 
 
+def test_matrices_of_a_layer_that_was_moved_are_told_as_gone(watched, caplog):
+    """As by an adapter that is put around the model in mid-run."""
+    it = watched()
+    train(it)
+    it.model.blocks = nn.ModuleList(nn.ModuleDict({"wrapped": block}) for block in it.model.blocks)
+    it.epoch_end()
+    text, = caplog.messages
+    assert sent(it) == [] and "no module is there any more" in text and "NoneType" not in text
+
+
 def test_a_parametrised_matrix_is_that_of_now_and_its_state_is_left_alone(watched):
     model = having(simple, q_proj=lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(D, D, bias=False)))
     it = watched(model)

@@ -327,6 +327,8 @@ class Projections:
     def _found(self, modules: Modules, path: str) -> Optional[_Layer]:
         """The matrices of a layer; None: they cannot be published."""
         try:
+            if path.partition("#")[0] not in modules:
+                raise Refused("gone", "no module is there any more: end the watch and begin another one of the model as it is now")
             found = _find(modules, path, self._attends[path], self._given, self._takers_of(modules, path))
             places = tuple((name, found.matrices[name].places) for name in GIVEN if name in found.matrices)
             other = self._sent.setdefault(places, path)
@@ -375,8 +377,9 @@ class Projections:
                 path, reason = found[0]
                 names = kind if kind.startswith("W_") else "W_q, W_k, W_v and W_o"
                 more = f", and {len(found) - 1} more layer{'s' * (len(found) > 2)}" if len(found) > 1 else ""
-                log.warning("job %s: %s of %s (%s%s) %s not published: %s", self._publisher.job, names, path or "the model",
-                            type(modules.get(path)).__name__, more, "are" if " and " in names else "is", reason)
+                of = "" if kind == "gone" else type(modules.get(path)).__name__
+                log.warning("job %s: %s of %s (%s) %s not published: %s", self._publisher.job, names, path or "the model",
+                            (of + more).lstrip(", ") or "gone", "are" if " and " in names else "is", reason)
 
 
 def check_projections(given: Any, root: torch.nn.Module) -> Mapping[str, str]:
