@@ -203,7 +203,7 @@ class Life(Program):
         super().discard()
 
     def windows(self):
-        """What the history says of each window: job, layer, track, last unit, messages, lost."""
+        """What the history says of each window: job, layer, what it is a window of, last unit, messages, lost."""
         if not os.path.exists(self.history):
             return None
         with contextlib.closing(sqlite3.connect(f"file:{self.history}?mode=ro", uri=True)) as db:
@@ -212,8 +212,8 @@ class Life(Program):
                 raise Broken(f"its history: {sound}")
             if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'windows'").fetchone():
                 return None
-            return sorted(db.execute("SELECT job, layer, stack, track_id, last, messages, lost FROM windows JOIN layers USING(layer_id) "
-                                     "JOIN runs USING(run_id)"))
+            return sorted(db.execute("SELECT job, layer, stack, unit, length, every, last, messages, lost FROM windows "
+                                     "JOIN layers USING(layer_id) JOIN runs USING(run_id) JOIN tracks USING(track_id)"))
 
 
 def messages_of(trainer):
