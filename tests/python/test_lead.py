@@ -105,6 +105,7 @@ REPEATED = {
     "a mixture": lambda x: (lambda parts: parts[0] * x + parts[1] * x)(learned(2).softmax(0))}
 
 
+@pytest.mark.skipif(not hasattr(torch, "compiler"), reason="before version 2 autograd does not tell shapes")
 @pytest.mark.parametrize("name", ["[B, H, T, d], a copy", "[B * H, T, d]"])
 @pytest.mark.parametrize("values", REPEATED.values(), ids=REPEATED)
 @fused_or_not
