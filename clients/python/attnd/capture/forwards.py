@@ -268,13 +268,14 @@ class Forwards:
     def expects(self, path: str, call: int, seen: Seen, entered: Sequence[Entered]) -> None:
         """The same may be told later in this forward, or may not, by the modules that run now, the innermost last. Layers are named in
         the order in which they run. May be told again, when more is known."""
-        if call_name(path, call) in self.names.layers:
+        path = call_name(path, call)
+        if path in self.names.layers:
             return
-        if self.names.given_to(call_name(path, call)) is None:
-            self._unplaced.pop(call_name(path, call), None)
-            self._note_shown(call_name(path, call), seen, entered)
-        self._unnamed.setdefault(call_name(path, call), 0)
-        if self.names.stack_of(call_name(path, call)) == "encoder":
+        if self.names.given_to(path) is None:
+            self._unplaced.pop(path, None)
+            self._note_shown(path, seen, entered)
+        self._unnamed.setdefault(path, 0)
+        if self.names.stack_of(path) == "encoder":
             self.tokens.encoder_attends()
 
     def _note_shown(self, path: str, seen: Seen, running: Sequence[Entered]) -> None:

@@ -41,10 +41,10 @@ class Origins:
             if plan.tier != "state":
                 return plan, context
         else:
-            there, some = self.plan_on_device(path, seen, plan, cross, context, (self._publisher.run, step))
-            if not self.accelerator.is_trusted or not self._fits_device(seen, there, cross, some):
+            there, taken = self.plan_on_device(path, seen, plan, cross, context, (self._publisher.run, step))
+            if not self.accelerator.is_trusted or not self._fits_device(seen, there, cross, taken):
                 return plan, context
-            computer, plan, context = self.accelerator, there, some
+            computer, plan, context = self.accelerator, there, taken
         side = self._publisher.maps_side
         if computer is not None and 0 < plan.rows < queries_of(seen)[1]:
             side = 0  # they need all rows
