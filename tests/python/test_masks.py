@@ -115,15 +115,6 @@ def test_left_padding_is_a_mask_whether_or_not_its_rows_were_opened(opened):
     assert (visible_by(describe(given), truth.shape) == truth).all()
 
 
-def test_left_padding_that_was_opened_is_padding_where_all_see_each_other_too():
-    present = ~padding([0, 2, 5])
-    truth = present[:, None, :] & present[:, :, None]
-    given = np.where(truth.any(axis=2, keepdims=True), truth, True)
-    assert (visible_by(describe(given), truth.shape) == truth).all()
-    own = given[1:2]  # of all samples: it tells of no padding
-    assert (visible_by(describe(own, shared=True), own.shape) == own).all()
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_any_map_means_the_same_to_both_sides(seed):
     """These are random, so that none is a mask of keys alone: each query that sees some key counts."""

@@ -51,7 +51,7 @@ def describe(allowed: np.ndarray, first: int = 0, stride: int = 1, total: Option
     position = first + np.arange(queries) * stride
     square = self_attention and total == keys and (queries == total or stride > 1)
     if square:
-        allowed = _without_opened_rows(allowed, position, shared)
+        allowed = _without_opened_rows(allowed, position)
     behind = first + keys - total
     if self_attention and total < keys:
         first = behind = _behind(allowed, first, stride, total)
@@ -83,14 +83,14 @@ def _behind(allowed: np.ndarray, first: int, stride: int, total: int) -> int:
     return max(int(ends.max(initial=0)) - total, 0) + first
 
 
-def _without_opened_rows(allowed: np.ndarray, position: np.ndarray, shared: bool) -> np.ndarray:
-    """Rows of left padding that see all keys: emptied. They are the first rows of a sample whose other rows do not see the keys
-    at those positions; in a mask that all samples share they see none that is later than themselves either."""
+def _without_opened_rows(allowed: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Rows of left padding that see all keys: emptied. They are the first rows of a sample whose other rows see
+    neither the keys at those positions nor any that are later than themselves."""
     keys = np.arange(allowed.shape[2])
     opened = np.cumprod(allowed.all(axis=2), axis=1).astype(bool)  # [B, Tq]
     begin = opened.sum(axis=1)
     edge = np.where(begin > 0, position[begin - 1] + 1, 0)
-    hidden = (keys < edge[:, None])[:, None, :] | ((keys > position[:, None]) & shared)
+    hidden = (keys < edge[:, None])[:, None, :] | (keys > position[:, None])
     padded = (begin < len(position)) & ~(allowed & hidden & ~opened[:, :, None]).any(axis=(1, 2))
     return np.asarray(allowed & ~(opened & padded[:, None])[:, :, None])
 
