@@ -59,6 +59,7 @@ def microseconds(what: Callable[[], Any], times: int, rounds: int = 9) -> float:
 class Nobody:
     """A watcher that follows everything and keeps nothing."""
     sends_values = False
+    is_settled = True
 
     @property
     def notices(self) -> "Nobody":

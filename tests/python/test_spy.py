@@ -21,6 +21,7 @@ class Watcher:
     def __init__(self):
         self.seen, self.failures, self.forwards, self.grad, self.unread = [], [], 0, [], []
         self.notices = self
+        self.is_settled = True
 
     def passes_over(self):
         pass

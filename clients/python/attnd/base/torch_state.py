@@ -51,6 +51,12 @@ def unseen_by_modes() -> bool:
     return _disable_modes is not None or _count_modes() == 0
 
 
+def has_compiled() -> bool:
+    """Whether Dynamo has compiled anything in this process."""
+    utils: Any = sys.modules.get("torch._dynamo.utils")
+    return utils is not None and bool(utils.counters["frames"])
+
+
 def is_graph_captured() -> bool:
     """Whether this thread captures a CUDA graph: what is copied or launched meanwhile would become a part of it."""
     return bool(torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

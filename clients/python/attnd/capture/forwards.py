@@ -158,6 +158,11 @@ class Forwards:
         """Whether the forward that runs counts."""
         return self._evaluation or torch.is_grad_enabled() or torch_state.is_checkpointed()
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing that is captured asks for modules that do not attend."""
+        return self.gradients is None and self.residual is None and (self.projections is None or self.projections.is_settled)
+
     def only_looks(self) -> None:
         """The code that runs is compiled, and no hook may be in it."""
         self.tokens.remove()

@@ -251,6 +251,11 @@ class Projections:
             else _Attends(heads, None, None)
 
     @property
+    def is_settled(self) -> bool:
+        """Whether no attention that was seen has anything more to show."""
+        return self.settled.issuperset(self._attends)
+
+    @property
     def follows(self) -> bool:
         """Whether entered() is to be told of modules."""
         return self._takers.is_seeking

@@ -299,11 +299,12 @@ class Watch:
             self._guarded(self._tell_cost)
         if self.forwards.gradients is not None:
             self.forwards.gradients.settle(self.forwards.step if before_backward else None)
-        installed = self.forwards.spy.installed
+        installed = goes_on = self.forwards.spy.installed
         if installed:
             self.forwards.spy.settle_shown()
             if self.forwards.spy.is_in_doubt:
                 self.forwards.disarm()
+                goes_on = False
         self.forwards.place(self.forwards.epoch, self.forwards.step + 1)
         self.publisher.step_done(self.forwards.epoch, self.forwards.step - 1)
         if installed or self._notices.is_followed:
@@ -316,6 +317,8 @@ class Watch:
         if time.monotonic() - self.forwards.said_at >= ALIVE_EVERY_S:
             self._guarded(self.forwards.say_hello)
         self._guarded(self.rearm)
+        if goes_on and self.forwards.spy.installed:
+            self._guarded(self.forwards.spy.goes_on)
 
     def _guarded(self, what: Callable[..., None], *args: Any) -> None:
         try:

@@ -31,10 +31,25 @@ _UNKNOWN = ("qv", "attention_chunk", "block_table", "page_table", "seqused_q", "
             "sink", "score_mod", "mask_mod")
 
 
+class _Imported:
+    """The modules of these packages that were imported when `state` was the number of all modules, and the newest of them."""
+    state: Tuple[int, Optional[str]] = (0, None)
+    names: List[str] = []
+
+
+_imported = _Imported()
+
+
 def observe(lookout: Callable[[], "Lookout"]) -> List[Detour]:
     """Makes calls of what is imported of them take detours."""
     found: Dict[FunctionType, Reader] = {}
-    for name in [name for name in list(sys.modules) if name in _READERS or name.endswith(_FLASH_NAME)]:
+    state = len(sys.modules), next(reversed(sys.modules), None)
+    if state != _imported.state:
+        names = [name for name in list(sys.modules) if name in _READERS or name.endswith(_FLASH_NAME)]
+        _imported.state, _imported.names = state, names
+    for name in _imported.names:
+        if name not in sys.modules:
+            continue
         for path, read in _READERS.get(name, _FLASH).items():
             function: Any = sys.modules[name]
             for part in path.split("."):

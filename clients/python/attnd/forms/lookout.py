@@ -50,6 +50,7 @@ class Lookout:
         self.asked: Optional[Sequence[int]] = None  # the shape of the queries that it was given
         self.within = 0  # functions of transformers that run now
         self.records = True  # autograd does, what is looked at
+        self.follows_terms = True  # of what may become the argument of a softmax
         self._mode: Optional[_Mode] = None
         self._stuck: List[_Mode] = []  # shut ones that were not on top when they were to leave
         self._paused: List[Any] = []
@@ -59,7 +60,7 @@ class Lookout:
         self.spies.append(spy)
         if len(self.spies) == 1:
             _interface.enter()
-        self._see()
+        self.see()
 
     def remove(self, spy: Spy) -> None:
         """The spy's forward is over."""
@@ -73,18 +74,19 @@ class Lookout:
     def pause(self, spy: Any) -> None:
         """Nothing is to be seen, for the sake of this one, until resume()."""
         self._paused.append(spy)
-        self._see()
+        self.see()
 
     def resume(self, spy: Any) -> None:
         """Undoes pause(), if there was one."""
         if spy in self._paused:
             self._paused.remove(spy)
-        self._see()
+        self.see()
 
-    def _see(self) -> None:
+    def see(self) -> None:
         """Puts the mode there, or takes it away. One that is not on top, as while it handles a call, is shut meanwhile: what is
         put on top of modes of the model would be taken for these when they end."""
-        wanted = bool(self.spies) and not self._paused
+        self.follows_terms = any(spy.is_full for spy in self.spies)
+        wanted = any(spy.is_awake for spy in self.spies) and not self._paused
         self.sweep()
         if self._mode is not None:
             self._mode.is_open = wanted
@@ -401,7 +403,7 @@ class _Mode(TorchFunctionMode):
         if func in _LOOKED_AT and self.is_open:
             return self._lookout.look(_stand_ins.original(func), args, kwargs)
         made = func(*args, **kwargs)
-        if func in FOLLOWED and self.is_open:
+        if func in FOLLOWED and self.is_open and self._lookout.follows_terms:
             self._lookout.note(func, args, kwargs, made)
         if self._trails and self.is_open:
             self._lookout.follow(func, args, kwargs, made)

@@ -5,6 +5,7 @@ Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it
 
     hooks of all modules    which module runs now: the name of what is seen
     lookout.py              while a module of the watched model runs: what sees the functions that are attention
+    learned.py              which modules need be followed, once captures have shown what attends
     forms/look.py           operators in code that is compiled after watch(). Where a model has any, or is about to, these
                             are all that sees it: hooks and modes would have it compiled again
 
@@ -33,10 +34,11 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from ..base.once import log
 from ..base.paths import call_name, module_paths
-from ..base.torch_state import allow_global_hooks, graph_task_id, is_compiling, is_graph_captured, outside_modes
+from ..base.torch_state import allow_global_hooks, graph_task_id, has_compiled, is_compiling, is_graph_captured, outside_modes
 from . import flex, look
 from .evidence import Trail
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
+from .learned import ATTENDS, BEGINS, MAY_ATTEND, Learned
 from .lookout import Lookout, lookout_here, stance
 from .seen import NotCaptured, Queries, Seen, Weights, unreadable
 
@@ -78,6 +80,9 @@ class Spy:
         self._is_bounded = False  # settle_shown() is called before each compiled forward
         self._shown: Optional[Set[Tuple[int, str]]] = None  # sites and paths in the compiled forward that runs
         self._paths: Dict[int, str] = {}
+        self._learned = Learned()
+        self._narrow: Optional[Mapping[int, int]] = None  # what those modules do that alone are followed now; None: all are
+        self.is_awake = True  # functions of torch are looked at
         self._handles: List[Any] = []
         self._eager = False  # compiled code runs eagerly because of this one, too
         self._thread = 0  # of the forward that is followed
@@ -99,6 +104,11 @@ class Spy:
         self.seconds = 0.0  # that the hooks took, and what is told from within the mode
 
     @property
+    def is_full(self) -> bool:
+        """Whether this capture follows all modules."""
+        return self._narrow is None
+
+    @property
     def is_in_doubt(self) -> bool:
         """Whether the next capture is to be made in the other way: in compiled code, or in what runs eagerly."""
         if self.is_looking:
@@ -113,24 +123,49 @@ class Spy:
     def install(self) -> None:
         """Begins to follow forwards."""
         self._leaving = False
-        self._paths = module_paths(self.root)
         if self._may_look:
             allow_global_hooks()  # torch.compile may be called after this
-        if self._is_compiled(self.root):
+        self._choose()
+        if self._narrow is None and self._is_compiled(self.root):
             self._begin_looking()
             return
         self._handles = [register_module_forward_pre_hook(self._enter),
                          register_module_forward_hook(self._leave, **_ALWAYS)]
         self._force_eager()
 
+    def _choose(self) -> None:
+        """Whether the capture that begins is a full one."""
+        is_compiled = has_compiled() or getattr(self.root, "_compiled_call_impl", None) is not None
+        self._narrow = self._learned.narrow() if self.watcher.is_settled and not is_compiled else None
+        self.is_awake = self._narrow is None
+        if self._narrow is None:
+            self._widen()
+
+    def goes_on(self) -> None:
+        """A captured step is over, and the next one is captured as well."""
+        if self._handles and not self._stack:
+            self._settle_learned()
+            self._choose()
+
+    def _settle_learned(self) -> None:
+        if self._narrow is None:
+            self._learned.ends(self.root)
+
+    def _widen(self) -> None:
+        """The capture is a full one."""
+        self._narrow, self.is_awake = None, True
+        self._paths = module_paths(self.root)
+        self._learned.begins()
+
     def _is_compiled(self, module: torch.nn.Module) -> bool:
         """Whether a module that runs is compiled, or a part of it is, so that this model is to be left so."""
         look.note(module)
-        return self._may_look and look.is_prepared() and look.sees(module) and not look.shows_nothing(self.root)
+        return self._may_look and (self._narrow is None or has_compiled()) and look.is_prepared() and look.sees(module) and not look.shows_nothing(self.root)
 
     def _begin_looking(self) -> None:
         """Compiled code tells what it does; nothing else is there that it would have to be compiled again for."""
         self._take_away()
+        self._learned.odd()
         self._paths = module_paths(self.root)  # it may have been wrapped since
         look.place_pass()
         self.is_looking, self._is_bounded = True, look.outside(self.root) is not None
@@ -214,6 +249,7 @@ class Spy:
         self._take_away()
         if self._stack:
             self._finish()
+        self._settle_learned()
         lookout_here().sweep()
 
     def _take_away(self) -> None:
@@ -227,8 +263,16 @@ class Spy:
     def sees(self, seen: Seen, result: Optional[torch.Tensor] = None) -> None:
         """An attention was computed by the module that runs now; with `result`: a softmax, which may be something
         else."""
-        if not self._stack or threading.get_ident() != self._thread or not _runs(self._stack[-1].frame):
+        if not self._stack or threading.get_ident() != self._thread:
             return
+        runs, within = _runs(self._stack[-1].frame)
+        if not runs:
+            return
+        if self._narrow is not None and (within or not self._narrow[id(self._stack[-1].module)] & MAY_ATTEND):
+            self._learned.odd()
+            return
+        if self._narrow is None and result is None and not self._again:
+            self._learned.attended(self._stack)
         self._saw(self._stack[-1].path, seen, result)
 
     def _saw(self, path: str, seen: Seen, result: Optional[torch.Tensor] = None) -> None:
@@ -271,6 +315,10 @@ class Spy:
         verdict = judge.known(name)
         if verdict is not None and not verdict.holds(seen):
             verdict = None
+        if verdict is not None and verdict.attention or self._narrow is not None and verdict is None:
+            self._learned.odd()
+            if self._narrow is not None:
+                return
         follows = (self.watcher.sends_values and name not in self._written) or name in self._compared
         if verdict is not None and not (verdict.attention and follows):
             if verdict.attention:
@@ -281,6 +329,8 @@ class Spy:
             decided = verdict if verdict is not None and not trail.is_changed else judge.decide(name, seen, modules, trail.findings())
             if trail.compares:
                 self._compared.add(name)
+            if decided.attention:
+                self._learned.odd()
             if decided.attention and trail.altered:
                 self._altered = True  # from the next forward on it is captured before that
                 self._written.add(name)
@@ -318,6 +368,7 @@ class Spy:
 
     def _cannot_read(self, path: str, why: str) -> None:
         self._unread.add(path)
+        self._learned.odd()
         self.watcher.cannot_read(path, why)
 
     @property
@@ -338,7 +389,7 @@ class Spy:
     # -------------------------------------------------------------------------------- hooks of modules
 
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
-        if is_compiling():
+        if is_compiling() or not self._is_followed(module):
             return
         began = time.perf_counter()
         try:
@@ -355,6 +406,7 @@ class Spy:
             if self._stack or self._begin(module, path):
                 self._stack.append(Entered(module, path, sys._getframe(1), args))
                 self._entered[path] = module
+                self._wake()
                 self._pass_over(module, path, args)
                 if self.follows is not None:
                     self.follows(path, self._stack[-1].first)
@@ -362,6 +414,25 @@ class Spy:
             self.watcher.notices.failed("a forward could not be followed")
         finally:
             self.seconds += time.perf_counter() - began
+
+    def _is_followed(self, module: torch.nn.Module) -> bool:
+        """Whether it is one of those that this capture follows. All are, once what compiles the model is called."""
+        if self._narrow is None or id(module) in self._narrow:
+            return True
+        if "_orig_mod" in module._modules:
+            self._learned.odd()
+            if not self._stack:
+                self._widen()
+        return self._narrow is None
+
+    def _wake(self) -> None:
+        """Functions of torch are looked at in full captures, else while a module runs that attends."""
+        narrow = self._narrow
+        is_awake = narrow is None or any(narrow[id(one.module)] & MAY_ATTEND for one in reversed(self._stack))
+        if is_awake != self.is_awake:
+            self.is_awake = is_awake
+            if self._lookout is not None:
+                self._lookout.see()
 
     def _begin(self, module: torch.nn.Module, path: str) -> bool:
         if torch.jit.is_scripting() or torch.jit.is_tracing() or is_graph_captured():  # type: ignore
@@ -374,9 +445,14 @@ class Spy:
             return False
         if not (self.watcher.awaits(path) if self._again else self.watcher.begins(module)):
             return False
+        self._trains = path != "" or torch.is_grad_enabled()
+        if self._narrow is not None and not self._narrow[id(module)] & BEGINS:
+            self._learned.odd()
+            return False
+        if self._narrow is not None and not self._trains:  # a mode is what keeps torch from its fast path
+            self._widen()
         self._thread = threading.get_ident()
         self._calls, self._entered = {}, {}
-        self._trains = path != "" or torch.is_grad_enabled()
         self._lookout = lookout_here()
         self._lookout.add(self)
         return True
@@ -386,6 +462,7 @@ class Spy:
         if self._fast is not None or not self._trains or self._lookout is None or not _takes_fast_path(module, args):
             return
         self._fast = module
+        self._learned.odd()
         self._lookout.pause(self)
         if path not in self._told:
             self._told.add(path)
@@ -399,7 +476,7 @@ class Spy:
             and any(thread.ident == self._thread for thread in threading.enumerate())
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
-        if is_compiling():
+        if is_compiling() or (self._narrow is not None and id(module) not in self._narrow):
             return
         began = time.perf_counter()
         try:
@@ -422,27 +499,33 @@ class Spy:
             self._fast = None
             if self._lookout is not None:
                 self._lookout.resume(self)
+        if self._stack:
+            self._wake()
         return module
 
     def settle(self) -> None:
         """Ends what died without a word: torch tells of no KeyboardInterrupt, and before torch 2 of no exception."""
-        if not self._stack or threading.get_ident() != self._thread or _runs(self._stack[-1][2]):
+        if not self._stack or threading.get_ident() != self._thread or _runs(self._stack[-1].frame)[0]:
             return
-        while self._stack and not _runs(self._stack[-1].frame):
+        while self._stack and not _runs(self._stack[-1].frame)[0]:
             self._pop()
         if not self._stack:
             self._finish()
 
     def _finish(self, whole: bool = False) -> None:
         """The forward is over. `whole`: it ran to its end, so what was not seen of a softmax is not there."""
-        self._stack, self._fast = [], None
+        self._stack, self._fast, self.is_awake = [], None, self._narrow is None
         if self._lookout is not None:
             self._lookout.end_trails(self, whole)
             self._lookout.remove(self)
         if self._leaving:
             self.remove()
         if not self._again:
-            self.watcher.ends(self._unseen() if whole else None)
+            self._learned.forward_ends(whole)
+            narrow = self._narrow
+            if narrow is not None and any(narrow[id(module)] & ATTENDS and path not in self._calls for path, module in self._entered.items()):
+                self._learned.odd()
+            self.watcher.ends(None if not whole else self._unseen() if narrow is None else [])
 
     @property
     def was_told(self) -> bool:
@@ -463,6 +546,7 @@ class Spy:
         """The module that runs now publishes what it does by hand."""
         if self.current_path is not None:
             self._told.add(self.current_path)
+            self._learned.odd()
 
     def _unseen(self) -> List[str]:
         """Modules that were run and look like attention, with none seen or told in or below them."""
@@ -487,15 +571,18 @@ def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
     return not needed
 
 
-def _runs(frame: Any) -> bool:
-    """Whether a Python frame of this thread still runs: what runs now was called from there. The answer is nearly
-    always a few frames away."""
+def _runs(frame: Any) -> Tuple[bool, bool]:
+    """Whether a Python frame of this thread still runs: what runs now was called from there; and whether it was by another module
+    that was called there. The answer is nearly always a few frames away."""
     caller: Any = sys._getframe(1)
+    within = False
     while caller is not None and caller is not frame:
+        within = within or caller.f_code is _CALL
         caller = caller.f_back
-    return caller is not None
+    return caller is not None, within
 
 
+_CALL = torch.nn.Module._call_impl.__code__
 _FAST_CLASSES = (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention)
 _fast_path_enabled: Callable[[], bool] = getattr(getattr(torch.backends, "mha", None), "get_fastpath_enabled",
                                                  lambda: True)

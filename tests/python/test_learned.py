@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: MIT
+"""Captures that follow only what attends show what full captures show; what they cannot show makes the next one full."""
+import threading
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from attnd.forms import learned
+from attnd.forms.spy import Spy
+from conftest import FakeDaemon
+from torch.nn import functional
+from watching import MHA, D, H, tensors_of
+
+import attnd
+
+X = torch.rand(2, 5, D)
+SDPA = getattr(functional, "scaled_dot_product_attention", None)
+needs_sdpa = pytest.mark.skipif(SDPA is None, reason="torch has no scaled_dot_product_attention")
+
+
+class Attention(torch.nn.Module):
+    """Self-attention by one function of torch, or by a softmax; `inner` may attend in its place."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = torch.nn.Linear(D, 3 * D), torch.nn.Linear(D, D)
+        self.inner = torch.nn.Identity()
+        self.is_explicit = False
+
+    def forward(self, x):
+        q, k, v = (one.unflatten(-1, (H, -1)).transpose(1, 2) for one in self.qkv(x).chunk(3, -1))
+        if self.is_explicit:
+            mixed = torch.softmax(q @ k.transpose(2, 3) * (D // H)**-0.5, -1) @ v
+        else:
+            mixed = SDPA(q, k, v)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(torch.nn.Module):
+    """With a residual, and what is no attention."""
+
+    def __init__(self, attention=None):
+        super().__init__()
+        self.norm, self.attn, self.mlp = torch.nn.LayerNorm(D), attention or Attention(), torch.nn.Sequential(torch.nn.Linear(D, D))
+
+    def forward(self, x):
+        return self.mlp(x + self.attn(self.norm(x)))
+
+
+class Stack(torch.nn.Module):
+    """Blocks, of which a forward may leave out some."""
+
+    def __init__(self, blocks=3):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(Block() for _ in range(blocks))
+        self.left_out = ()
+
+    def forward(self, x):
+        for number, block in enumerate(self.blocks):
+            x = x if number in self.left_out else block(x)
+        return x
+
+
+def train(change=lambda model, step: None, steps=8, build=Stack, run=lambda model, x: model(x), **options):
+    """What a training sends, [(step, layer, module, numbers)], and which of its captures were full."""
+    torch.manual_seed(3)
+    model, full, daemon = build(), [], FakeDaemon()
+    with daemon.publisher() as publisher, attnd.watch(model, job="job", publisher=publisher, steps="manual", weights_every=0, **options) as it:
+        assert daemon.next()[1]["event"] == "hello"
+        for step in range(steps):
+            change(model, step)
+            full.append(it.forwards.spy.is_full)
+            try:
+                run(model, X + step)
+            except ZeroDivisionError:
+                pass
+            it.step()
+        sent = [(header["step"], header["layer"], header["stack"], tensors) for _, header, tensors in (
+            (None, message[1], {name: one.tobytes() for name, one in tensors_of(message).items()}) for message in daemon.captured(it))]
+    return sent, full
+
+
+def both(monkeypatch, **options):
+    """(what is sent, which captures were full) as it is, and as it would be were all full."""
+    narrow = train(**options)
+    monkeypatch.setattr(learned, "FULL_EVERY", 1)
+    return narrow, train(**options)
+
+
+def grown(model, step):
+    if step == 3:
+        model.blocks.append(Block())
+
+
+def dropped(model, step):
+    model.left_out = {step % 3, 2} if step else {1, 2}
+
+
+def reordered(model, step):
+    if step == 4:
+        model.blocks = torch.nn.ModuleList(reversed(model.blocks))
+
+
+@needs_sdpa
+@pytest.mark.parametrize("change", [lambda model, step: None, dropped, reordered])
+def test_what_is_sent_is_the_same(monkeypatch, change):
+    """Layers that a forward leaves out, that come later, and in another order."""
+    (sent, full), (expected, all_full) = both(monkeypatch, change=change)
+    assert sent == expected and len(sent) > 8 and all(all_full)
+    assert full[0] and not full[1] and sum(full) <= 2
+
+
+@needs_sdpa
+def test_one_of_sixteen_captures_is_full():
+    _, full = train(steps=34)
+    assert [step for step, is_full in enumerate(full) if is_full] == [0, 16, 32]
+    _, full = train(steps=34, every=2)
+    assert [step for step, is_full in enumerate(full[::2]) if is_full] == [0, 16]
+
+
+def explicit(model, step):
+    model.blocks[1].attn.is_explicit = step >= 3
+
+
+def replaced(model, step):
+    if step == 3:
+        model.blocks[1].attn = torch.nn.Sequential(Attention())
+
+
+class Inner(torch.nn.Module):
+    """Attends for the module that it is in, to something else."""
+
+    def forward(self, x):
+        x = x.unsqueeze(1)
+        return SDPA(x, x, x).squeeze(1)
+
+
+def deeper(model, step):
+    if step == 3:
+        attention = model.blocks[1].attn
+        attention.inner = Inner()
+        attention.forward = lambda x: attention.out(attention.inner(x))
+
+
+@needs_sdpa
+@pytest.mark.parametrize("change,lost", [(explicit, {(3, 1)}), (deeper, {(3, 1)})])
+def test_what_was_not_learned_is_not_guessed(monkeypatch, change, lost):
+    """An attention of another form or of another module is missing in one capture; the next one is full."""
+    (sent, full), (expected, _) = both(monkeypatch, change=change)
+    missing = [one for one in expected if one not in sent]
+    assert [one for one in sent if one not in expected] == []
+    assert {one[:2] for one in missing} <= lost and full[4] and not full[3]
+
+
+@needs_sdpa
+@pytest.mark.parametrize("change", [replaced, grown])
+def test_a_model_that_has_other_modules_is_learned_anew(monkeypatch, change):
+    (sent, full), (expected, _) = both(monkeypatch, change=change, every=2)
+    assert sent == expected and full[2::2] == [False, True, False]
+
+
+@needs_sdpa
+def test_a_softmax_keeps_captures_full():
+    def change(model, step):
+        model.blocks[1].attn.is_explicit = True
+
+    _, full = train(change)
+    assert all(full)
+
+
+@needs_sdpa
+def test_a_forward_that_breaks_off_makes_the_next_capture_full(monkeypatch):
+    def run(model, x):
+        if x[0, 0, 0] > 3 > x[0, 0, 0] - 1:
+            model.blocks[0](x)
+            raise ZeroDivisionError
+        model(x)
+
+    class Breaking(Stack):
+        def forward(self, x):
+            x = self.blocks[0](x)
+            if 3 < x.new_tensor(0) + float(self.at):
+                raise ZeroDivisionError
+            return self.blocks[2](self.blocks[1](x))
+
+    def change(model, step):
+        model.at = 4 * (step == 3)
+
+    (sent, full), (expected, _) = both(monkeypatch, change=change, build=Breaking)
+    assert sent == expected and full[:6] == [True, False, False, False, True, False]
+
+
+@needs_sdpa
+def test_parts_that_are_called_alone_are_followed(monkeypatch):
+    def run(model, x):
+        for block in model.blocks:
+            x = block(x)
+
+    (sent, full), (expected, _) = both(monkeypatch, run=run)
+    assert sent == expected and sent and not full[1]
+
+
+@needs_sdpa
+def test_a_forward_that_begins_elsewhere_makes_the_next_capture_full(monkeypatch):
+    def run(model, x):
+        (model if x[0, 0, 0] < 4 else model.blocks[1].attn)(x)
+
+    (sent, full), (expected, _) = both(monkeypatch, run=run)
+    assert [one for one in sent if one not in expected] == [] and full[1:4] == [False] * 3 and any(full[4:7])
+
+
+@pytest.mark.parametrize("needs_weights", [False, True])
+def test_attention_of_torch_is_learned(monkeypatch, needs_weights):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(MHA(D, H, batch_first=True) for _ in range(2))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x, x, x, need_weights=needs_weights)[0]
+            return x
+
+    (sent, full), (expected, _) = both(monkeypatch, build=Model)
+    assert sent == expected and len(sent) == 16 and full == [True] + [False] * 7
+
+
+@needs_sdpa
+def test_functions_are_looked_at_only_within_what_attends():
+    """In a narrow capture no mode is there while other modules run."""
+    model, modes = Stack(), []
+
+    class Looks(torch.nn.Module):
+        def forward(self, x):
+            modes.append(torch._C._len_torch_function_stack() if hasattr(torch._C, "_len_torch_function_stack") else 0)
+            return x
+
+    model.blocks[1].mlp[0] = Looks()
+
+    def change(given, step):
+        pass
+
+    _, full = train(change, steps=4, build=lambda: model)
+    assert full == [True, False, False, False] and modes == [1, 0, 0, 0]
+
+
+@needs_sdpa
+def test_two_models_in_two_threads(monkeypatch):
+    found = {}
+
+    def work(name, blocks):
+        found[name] = train(build=lambda: Stack(blocks), steps=20)
+
+    threads = [threading.Thread(target=work, args=(name, name)) for name in (2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {name: len(sent) for name, (sent, _) in found.items()} == {2: 40, 3: 60}
+
+
+def test_links_hold_no_module():
+    """A module that the model has lost is not kept alive, nor taken for another one at its place in memory."""
+    import gc
+    import weakref
+
+    class Seen:
+        def __init__(self, module):
+            self.module = module
+
+    root = Stack() if SDPA is not None else torch.nn.Sequential(MHA(D, H))
+    it = learned.Learned()
+    it.begins()
+    inner = next(iter(root.modules())) if SDPA is None else root.blocks[0].attn
+    it.attended([Seen(root), Seen(inner)])
+    it.forward_ends(True)
+    it.ends(root)
+    assert it.narrow()
+    if SDPA is not None:
+        gone = weakref.ref(inner)
+        root.blocks[0].attn = None
+        del inner
+        gc.collect()
+        assert gone() is None and it.narrow() is None
+    assert Spy(root, None).is_full
