@@ -157,3 +157,25 @@ def test_a_causal_mask_of_keys_is_padding_on_both_sides(opened, window):
     if opened:
         given |= ~given.any(axis=2, keepdims=True)
     assert (visible_by(describe(given), truth.shape) == truth).all()
+
+
+SIDES = {"right": padding([6, 3, 1]), "left": padding([6, 3, 1])[:, ::-1], "alike": padding([4, 4, 4])}
+
+
+@pytest.mark.parametrize("where", ["behind", "behind, by hand", "before, by hand", "two before, by hand"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("side", SIDES)
+def test_padded_queries_are_none_beside_learned_keys(side, causal, where):
+    """All queries see the learned keys."""
+    if (side, causal, where) in (("left", False, "behind, by hand"), ("alike", False, "two before, by hand")):
+        pytest.skip("a cache may look like it")
+    present, learned = SIDES[side], np.ones((B, T, 2 if "two" in where else 1), dtype=bool)
+    own = np.broadcast_to(present[:, None] & (triangle() if causal else True), (B, T, T))
+    given = np.concatenate([own, learned] if "behind" in where else [learned, own], axis=2)
+    said = describe(given, total=T, extra=int(where == "behind"))
+    assert said.q_offset == (0 if "behind" in where else learned.shape[2])
+    assert (visible_by(said, given.shape) == given & present[:, :, None]).all()
+    for first in range(2):  # of a sample of rows
+        part = given[:, first::2]
+        said = describe(part, first, 2, T, extra=int(where == "behind"))
+        assert (visible_by(said, part.shape, stride=2) == (given & present[:, :, None])[:, first::2]).all()

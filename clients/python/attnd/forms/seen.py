@@ -243,7 +243,7 @@ def tells_padding(seen: Seen) -> bool:
     if seen.shared:
         return False
     tensor = seen.q if isinstance(seen, Queries) else seen.weights
-    return int(tensor.shape[2]) == keys_of(seen) > 0
+    return int(tensor.shape[2]) == keys_of(seen) - seen.extra > 0
 
 
 def values_fit(v: Optional[torch.Tensor], batch: int, heads: int, keys: int) -> bool:
