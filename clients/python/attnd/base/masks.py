@@ -8,8 +8,11 @@ Models say in many ways which keys are visible: it is one map. Most maps are a c
 or both, and are told in a few bytes; what is left over travels as a mask.
 
 Decisions: an additive mask at or below -9e3 ignores the key, whatever larger value is a bias: exp(-9e3) is 0 in every
-dtype, and the common -1e4 is -9984 in bf16, or has a logit added to it. Libraries let fully masked rows (left padding)
-see everything lest they become NaN: in an otherwise causal map those rows are taken as the padding they are.
+dtype, and the common -1e4 is -9984 in bf16, or has a logit added to it. Libraries let fully masked rows (padding) see
+everything lest they become NaN. Such rows are taken as the padding they are when no other row sees their keys, and they
+are the first ones of an otherwise causal map, or those before a text or behind several (packed) ones, causal or not, in a
+mask that samples do not share. Behind one text they may as well be a target that sees its context, which does not see the
+target: they are padding where samples differ in them.
 
 Padding of self-attention: a key that no query of a sample may see, with the query at its position, when that is what the
 mask is: a mask of keys, the same for all queries, below everything, a causal triangle or a band. It may hide keys on both
@@ -57,7 +60,7 @@ def describe(allowed: np.ndarray, first: int = 0, stride: int = 1, total: Option
         first, end = behind, min(total + behind - first, keys)
     position = first + np.arange(queries) * stride
     if padded:
-        allowed = _without_opened_rows(allowed, position)
+        allowed = _without_opened_rows(allowed, position, shared)
     padded = padded and not shared and total > 1
     for offset in dict.fromkeys((first, behind)):
         found = _simple(allowed, offset, stride, padded) if offset >= 0 else None
@@ -98,16 +101,50 @@ def _behind(allowed: np.ndarray, first: int, stride: int, total: int) -> int:
     return first if not stand(len(key) - total) and stand(0) else max(filled - total, 0) + first
 
 
-def _without_opened_rows(allowed: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Rows of left padding that see all keys: emptied. They are the first rows of a sample whose other rows see
-    neither the keys at those positions nor any that are later than themselves."""
+def _without_opened_rows(allowed: np.ndarray, position: np.ndarray, shared: bool) -> np.ndarray:
+    """Rows of padding that see all keys: emptied."""
+    full = np.asarray(allowed.all(axis=2))
+    if full.all() or not full.any():
+        return allowed
+    opened = _opened_before(allowed, full, position)
+    if not shared:
+        opened |= _opened_beside_texts(allowed, full, position)
+    return np.asarray(allowed & ~opened[:, :, None])
+
+
+def _opened_before(allowed: np.ndarray, full: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Left padding of a causal map: the first rows of a sample whose other rows see neither the keys at those positions nor any
+    that are later than themselves."""
     keys = np.arange(allowed.shape[2])
-    opened = np.cumprod(allowed.all(axis=2), axis=1).astype(bool)  # [B, Tq]
+    opened = np.cumprod(full, axis=1).astype(bool)  # [B, Tq]
     begin = opened.sum(axis=1)
     edge = np.where(begin > 0, position[begin - 1] + 1, 0)
     hidden = (keys < edge[:, None])[:, None, :] | (keys > position[:, None])
     padded = (begin < len(position)) & ~(allowed & hidden & ~opened[:, :, None]).any(axis=(1, 2))
-    return np.asarray(allowed & ~(opened & padded[:, None])[:, :, None])
+    return np.asarray(opened & padded[:, None])
+
+
+def _opened_beside_texts(allowed: np.ndarray, full: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Rows whose key no row sees that does not see all, where the other rows are those of texts: they see all keys of their own, or
+    those up to their own. Such rows are padding where the first row is one, and behind several texts; behind one they may be a target,
+    which all samples have. The last row of a causal text sees all as it is."""
+    keys = allowed.shape[2]
+    some = allowed & ~full[:, :, None]
+    present, real, none = some.any(axis=1), some.any(axis=2), np.full((len(allowed), 1), -1)
+    lowest = np.where(real, some.argmax(axis=2), -1)
+    highest = np.where(real, keys - 1 - some[:, :, ::-1].argmax(axis=2), -1)
+    begun, ended = (np.concatenate([none, np.maximum.accumulate(one, axis=1)[:, :-1]], axis=1) for one in (lowest, highest))
+    causal = (highest <= position).all(axis=1, keepdims=True)
+    count = np.concatenate([none + 1, present.cumsum(axis=1)], axis=1)
+    within = some.sum(axis=2) == np.take_along_axis(count, highest + 1, 1) - np.take_along_axis(count, np.maximum(lowest, 0), 1)
+    of_text = (lowest > ended) | ((lowest == begun) & ((highest == ended) | causal))
+    opened, has_text = full & ~present[:, np.minimum(position, keys - 1)], real.any(axis=1, keepdims=True)
+    fits = np.where(real, within & of_text & (lowest <= position) & (position <= highest), opened | ~full) | ~has_text
+    fits = fits.all(axis=1, keepdims=True)
+    several = (real & (begun >= 0) & (lowest > begun)).any(axis=1, keepdims=True)
+    opened &= fits & has_text & (~causal | several | (opened & (position < keys - 1)).any(axis=1, keepdims=True))
+    differ = fits.all() and (opened != opened[:1]).any()
+    return np.asarray(opened & (several | full[:, :1] | differ))
 
 
 def _simple(allowed: np.ndarray, offset: int, stride: int, padded_queries: bool) -> Optional[Visibility]:

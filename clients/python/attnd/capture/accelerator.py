@@ -243,7 +243,7 @@ class Accelerator:
                 if asked.mask is not None and not blocks:
                     facts["looked"] = self._tried(problem, launch.looked_at, asked.mask) if by_kernel else _looked_at(asked)
                 if not blocks and (checked or not by_kernel):  # else the kernel finds them
-                    facts.update(_first_keys(asked, problem, facts.get("looked")))
+                    facts.update(_first_keys(asked, problem, said, facts))
                 problem.first = facts.get("first")
                 again = _again(problem, head - some.start) if some.start <= head < some.stop else None
                 block = self._tried(problem, _by_kernel, asked.whole, again) if by_kernel else \
@@ -374,13 +374,15 @@ def _said(asked: OfQueries) -> Tuple[Optional[Said], Dict[str, torch.Tensor]]:
                 None if rows is None else rows.here), facts
 
 
-def _first_keys(asked: OfQueries, p: Problem, looked: Optional[torch.Tensor]) -> Dict[str, torch.Tensor]:
+def _first_keys(asked: OfQueries, p: Problem, said: Optional[Said], facts: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
     """The first key of the document of each row, if it may be another than key 0."""
+    looked = facts.get("looked")
     if asked.cross or (looked is None and asked.documents is None):
         return {}
     at = p.position(torch.arange(p.queries, device=p.q.device))
     if looked is not None:
-        found = first_of_blocks(looked, at, opened=True)
+        assert said is not None
+        found = first_of_blocks(looked, at, said(facts).valid)
     else:
         assert asked.documents is not None
         found = first_of_documents(asked.documents, at)
@@ -498,7 +500,7 @@ def _weights(asked: OfWeights, side: int = 0) -> Computed:
                           end=meaning.end)
     if not asked.cross:
         at = asked.first + torch.arange(queries, device=mask.device) * asked.stride
-        words = words._replace(first=first_of_blocks(facts["looked"], at, opened=True).expand(batch, -1))
+        words = words._replace(first=first_of_blocks(facts["looked"], at, meaning.valid).expand(batch, -1))
     judged = weights.rows(weights_of, words, asked.sink)
     tensors = {"rows": torch.stack([values.float() for values in judged.rows.values()]), "error": judged.row_sum_error}
     if side and asked.stride == 1:
