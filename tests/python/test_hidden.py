@@ -190,6 +190,14 @@ def test_what_is_added_by_a_function_that_is_not_known_is_not_guessed_and_told(s
         assert may_be_masked(seen) == (value < 0)
 
 
+@pytest.mark.parametrize("shape, shared", [((T, T), True), ((1, 1, T, T), True), ((B, 1, T, T), False), ((B, 1, 1, T), False), ((T,), False)])
+def test_whether_samples_share_what_was_added_is_known(spied, shape, shared):  # noqa: F811
+    mask = added(PADDING[0, 0, 0].expand(shape).clone(), -math.inf)
+    assert weights_seen(spied, lambda x: x + mask).shared is shared
+    assert weights_seen(spied, lambda x: x.masked_fill(mask < 0, -math.inf)).shared is shared
+    assert not weights_seen(spied, lambda x: x + mask + added(PADDING)).shared
+
+
 @pytest.mark.skipif(not hasattr(torch, "vmap"), reason="flex attention needs vmap")
 @pytest.mark.parametrize("biased", [False, True])
 def test_a_score_mod_hides_what_it_is_100_below(biased, monkeypatch):

@@ -443,7 +443,9 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
         logits, weights = logits.reshape(shape), weights.reshape(shape)
     if logits.dim() != 4:
         return None
-    return Weights(weights, logits, output=Output(result, lambda gradient: gradient.reshape(shape)),
+    masks = [term.tensor for term in added or () if term.tensor.shape[-2] > 1]
+    shared = bool(masks) and all(len(term.tensor) < term.shape[0] for term in added or ())
+    return Weights(weights, logits, output=Output(result, lambda gradient: gradient.reshape(shape)), shared=shared,
                    sinks=(0, int(getattr(module, "sinks", None) is not None)), merged=merged,
                    hidden=hidden_by(added or (), tuple(logits.shape)), is_known=added is not None)
 
