@@ -190,6 +190,26 @@ def test_what_is_added_by_a_function_that_is_not_known_is_not_guessed_and_told(s
         assert may_be_masked(seen) == (value < 0)
 
 
+ALIBI = alibi(256, 1.0, 0.5, 0.25, 0.01)
+BEHIND = (torch.arange(256) >= 200).view(1, 1, 1, 256)
+
+
+@pytest.mark.parametrize("bias, drowned", [
+    (ALIBI + added(BEHIND), True), (ALIBI.masked_fill(CAUSAL.new_ones(256, 256).triu(1), -math.inf) + added(BEHIND), True),
+    (ALIBI, False), (8 * random(1, 4, 256, 256), False), (ALIBI[:, :1] + added(BEHIND), False), (added(BEHIND), False),
+    (ALIBI + added(BEHIND, -math.inf), False), (added(BEHIND) + random(1, 4, 256, 256), False), (added(CAUSAL), False)],
+    ids=["ALiBi", "causal ALiBi", "ALiBi alone", "relative positions", "a head", "mask alone", "-inf", "mask that shows", "no heads"])
+def test_a_mask_that_a_bias_of_each_head_reaches_below_is_told(spied, bias, drowned):  # noqa: F811
+    length = bias.shape[-1]
+    q = k = random(1, 4, length, D)
+    assert may_be_masked(Queries(q, k, bias)) is drowned
+    if bias.dim() == 4:
+        model = Calls()
+        watcher = spied(model)
+        model(lambda _: torch.softmax(q @ k.transpose(-1, -2) + bias, -1))
+        assert may_be_masked(watcher.seen[0][1]) is drowned
+
+
 @pytest.mark.parametrize("shape, shared", [((T, T), True), ((1, 1, T, T), True), ((B, 1, T, T), False), ((B, 1, 1, T), False), ((T,), False)])
 def test_whether_samples_share_what_was_added_is_known(spied, shape, shared):  # noqa: F811
     mask = added(PADDING[0, 0, 0].expand(shape).clone(), -math.inf)

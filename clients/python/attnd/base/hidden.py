@@ -42,6 +42,12 @@ def hidden_at(mask: torch.Tensor, find: Optional[Callable[[torch.Tensor], torch.
     return value
 
 
+def hides_by_head(mask: torch.Tensor) -> bool:
+    """Whether a mask of numbers has a step in what its heads have in common, which a bias that differs by head reaches below. Waits
+    for the device."""
+    return mask.dim() > 2 and mask.shape[-3] > 1 and float(hidden_at(mask)) <= IGNORED_AT < float(hidden_at(mask.amax(-3, keepdim=True)))
+
+
 def _found(mask: torch.Tensor) -> torch.Tensor:
     some = _some(mask.detach())
     always = torch.full((), IGNORED_AT, dtype=torch.float32, device=mask.device)
