@@ -10,10 +10,15 @@ torch = pytest.importorskip("torch")
 from attnd.base.hidden import hidden_at
 from attnd.base.masks import IGNORED_AT
 from attnd.base.plan import EVERYTHING
+from attnd.capture import accelerator, states
+from attnd.capture.added import read, with_weight
 from attnd.capture.calls import Context
+from attnd.capture.cost import Cost
 from attnd.device import row_statistics
 from attnd.forms import mods
 from attnd.forms.seen import Queries, Share, may_be_masked, sees_ahead, visible_keys
+from attnd.sending.devices import HostCopy
+from device_grid import reference_stands_in
 from test_calls import LAYER, cut, message_of, random, rows_of, truth, weights_of
 from test_spy import Calls, spied  # noqa: F401
 
@@ -102,6 +107,30 @@ def test_weights_of_saturated_heads_are_those_of_float64(times):
         message = captured.keys(LAYER), {one[0]: frame for one, frame in zip(captured.frames.described, captured.frames.copies())}
         expected = truth(q, K, bias=0.0 if mask is None else mask.numpy())
         np.testing.assert_allclose(weights_of(message), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("times, factor", [(1.0, 1.0), (1.0, 10.0), (20.0, 10.0), (40.0, 10.0)])
+def test_a_fused_call_and_a_softmax_see_the_same_of_keys_that_minus_100_hides(times, factor):
+    q, mask = times * Q, added(CAUSAL)[None, None] * factor / 10
+    logits = q @ K.transpose(-1, -2) * D**-0.5 + mask
+    found = with_weight(read(HostCopy(mask), (B, H, T, T)), HostCopy(mask), np.ones((1, 1, 1, 1), dtype=bool), q.numpy(), K.numpy(), D**-0.5, 0.0)
+    expected = visible_keys(logits.softmax(-1), logits, (CAUSAL & (factor > 5)).expand(B, H, T, T))
+    assert (np.broadcast_to(found.allowed, (B, H, T, T)).any(1) == expected.numpy()).all()
+
+
+@pytest.mark.skipif(not hasattr(torch.cpu, "Stream"), reason="as on an accelerator, whose streams torch.cpu has since 2.0")
+@pytest.mark.parametrize("times", [1.0, 4.0, 300.0])
+def test_an_accelerator_sends_no_state_where_hidden_keys_have_weight(monkeypatch, times):
+    computer = accelerator.Accelerator("job", Cost())
+    monkeypatch.setattr(accelerator, "_CHECKED_ROWS", T)  # few of many, which takes captures
+    monkeypatch.setattr(states, "packed", lambda numbers, **where: states.Packed(numbers, numbers.shape, None))
+    monkeypatch.setattr(states, "message", lambda data, *where: data)
+    reference_stands_in(monkeypatch)
+    context = Context(state=states.Origin(0, 0, 0, 48, 0, computer, False))
+    for _ in range(2):
+        part, = cut(Queries(times * Q, K, added(CAUSAL)[None, None]), EVERYTHING, 0, Share(), context)
+        assert (part.make(LAYER) is not None) == (times < 300)
+    assert computer.is_trusted == (times < 300)
 
 
 def test_a_mask_of_numbers_shuts_off_later_keys():

@@ -8,13 +8,12 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 import torch
 
-from ..base.hidden import STEP, hidden_at, hides_by_head
+from ..base.hidden import STEP, WEIGHT_LEFT, hidden_at, hides_by_head
 from ..base.masks import IGNORED_AT
 from ..base.torch_state import why_unreadable
 from ..sending.devices import DTYPE_NAMES, working_dtype
 from . import mods
 
-_WEIGHT_LEFT = 1e-7  # of a row, on hidden keys
 _LOOKED_AHEAD = 32  # queries of which a late mask is evaluated, to tell whether they see later keys
 
 
@@ -219,7 +218,7 @@ def visible_keys(weights: torch.Tensor, logits: torch.Tensor, hidden: Optional[t
     left = visible & hidden.all(dim=1)
     seen = visible & ~left
     weight = torch.where(left[:, None], weights, torch.zeros_like(weights)).sum(-1, dtype=working_dtype(weights)).amax(1)
-    return seen | (left & ((weight > _WEIGHT_LEFT) & seen.any(-1))[..., None])
+    return seen | (left & ((weight > WEIGHT_LEFT) & seen.any(-1))[..., None])
 
 
 def may_be_masked(seen: Seen) -> bool:
