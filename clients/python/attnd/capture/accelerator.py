@@ -237,13 +237,14 @@ class Accelerator:
                 if is_awaited:
                     raise NotYet(_AWAITED)
                 by_kernel = backend == "triton"
-                hides_at = _hides_at(asked, functools.partial(self._tried, problem, launch.hides_at) if by_kernel else None)
-                if hides_at is not None:
-                    problem.hides_at = hides_at
-                if asked.mask is not None and not blocks:
-                    facts["looked"] = self._tried(problem, launch.looked_at, asked.mask) if by_kernel else _looked_at(asked, hides_at)
+                if asked.mask is not None:
+                    hides_at = _hides_at(asked, functools.partial(self._tried, problem, launch.hides_at) if by_kernel else None)
+                    if hides_at is not None:
+                        problem.hides_at = hides_at
+                    if not blocks:
+                        facts["looked"] = self._tried(problem, launch.looked_at, asked.mask) if by_kernel else _looked_at(asked, hides_at)
                 if not blocks and (checked or not by_kernel):  # else the kernel finds them
-                    facts.update(_first_keys(asked, problem, said, facts))
+                    facts.update(_first_keys(asked, problem, facts.get("looked")))
                 problem.first = facts.get("first")
                 again = _again(problem, head - some.start) if some.start <= head < some.stop else None
                 block = self._tried(problem, _by_kernel, asked.whole, again) if by_kernel else \
@@ -376,15 +377,13 @@ def _said(asked: OfQueries) -> Tuple[Optional[Said], Dict[str, torch.Tensor]]:
                 None if rows is None else rows.here), facts
 
 
-def _first_keys(asked: OfQueries, p: Problem, said: Optional[Said], facts: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+def _first_keys(asked: OfQueries, p: Problem, looked: Optional[torch.Tensor]) -> Dict[str, torch.Tensor]:
     """The first key of the document of each row, if it may be another than key 0."""
-    looked = facts.get("looked")
     if asked.cross or (looked is None and asked.documents is None):
         return {}
     at = p.position(torch.arange(p.queries, device=p.q.device))
     if looked is not None:
-        assert said is not None
-        found = first_of_blocks(looked, at, said(facts).valid)
+        found = first_of_blocks(looked, at, known(looked, at, asked.first + asked.q.shape[2], p.keys, False, asked.shared).valid)
     else:
         assert asked.documents is not None
         found = first_of_documents(asked.documents, at)
