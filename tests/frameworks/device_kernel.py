@@ -243,7 +243,7 @@ def test_its_maps_are_those_of_the_reference_in_f64(form):
     exact = given._replace(q=given.q.double(), k=given.k.double(), precision=torch.float64)
     said_of_it, facts = accelerator._said(exact)
     if given.mask is not None:
-        facts["looked"] = accelerator._looked_at(exact)
+        facts["looked"] = accelerator._looked_at(exact, accelerator._hides_at(exact, None))
     valid = None if said_of_it is None else said_of_it(facts).valid
     expected = pooled.of_queries(next(accelerator._problems(exact, {}))[1], 0, 8, None, valid).read()
     assert found._replace(values=None) == expected._replace(values=None)

@@ -142,7 +142,7 @@ LAUNCHES = {
     "logits of a score_mod": (8, lambda heads, tokens: {"mask": nothing(torch.float32, 1, heads, 256, tokens), "causal": False,
                                                         "replaces": True}),
     "all rows, with maps": (6, lambda heads, tokens: {"rows": None, "whole": True}),
-    "all rows under a mask, with maps": (345, lambda heads, tokens: {"rows": None, "whole": True, "causal": False,
+    "all rows under a mask, with maps": (404, lambda heads, tokens: {"rows": None, "whole": True, "causal": False,
                                                                      "mask": nothing(torch.bool, 1, 1, tokens, tokens)})}
 
 
@@ -507,7 +507,7 @@ def test_the_numbers_of_a_message_are_those_of_all_heads_together(form, at_once,
     rows = reference.rows(problem, entries)
     expected = entries.values(problem, rows)
     reference_stands_in(monkeypatch)
-    monkeypatch.setattr(launch, "looked_at", lambda problem, mask: accelerator._looked_at(given))
+    monkeypatch.setattr(launch, "looked_at", lambda problem, mask: accelerator._looked_at(given, accelerator._hides_at(given, None)))
     for whole in (True, False):
         values = known(computer().launch(given._replace(whole=whole), 0)().values)
         assert values.keys() == NUMBERS - ({"locality"} if given.cross else set()) | ({"importance"} if whole else set())

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A seen attention as a message: what travels means what the model computed, and its numbers, which travel instead with
 tier `state`, are those of the same words."""
+import itertools
+import math
 import sys
 from types import SimpleNamespace
 
@@ -224,6 +226,21 @@ def test_masks_of_every_form_travel_with_queries_and_keys(name, additive):
     assert set(message[1]) <= {"q", "k", "mask"} and message[1]["k"].shape[1] == 2
     assert ("mask" in message[1]) == (name in ("left", "holes", "one sample"))
     check(message, truth(Q, k, allowed))
+
+
+@pytest.mark.parametrize("side, packed, causal", [*itertools.product(["left", "right"], [False, True], [False, True])])
+@pytest.mark.parametrize("form", [Queries, Weights])
+def test_padding_whose_rows_were_opened_counts_as_no_rows(form, side, packed, causal):
+    present, number = (PADDING if side == "right" else PADDING.flip(1))[:, None], torch.arange(T) > 4 * packed
+    there = present & present.transpose(1, 2) & (number[:, None] == number) & (CAUSAL if causal else True)
+    mask = (there | ~there.any(-1, keepdim=True))[:, None]
+    if form is Weights:
+        logits = (Q @ K.transpose(-1, -2) * D**-0.5).masked_fill(~mask, -math.inf)
+        message = message_of(Weights(logits.softmax(-1), logits))
+    else:
+        message = message_of(Queries(Q, K, mask))
+    assert (rows_of(message, LAYER)[2] == present[:, 0].numpy()).all()
+    check(message, truth(Q, K, there[:, None].numpy()))
 
 
 @pytest.mark.parametrize("shape", [(H, 1, T), (1, H, T, T), (B, 1, T, T), (T, T), (T,)])

@@ -10,10 +10,15 @@ torch = pytest.importorskip("torch")
 from attnd.base.hidden import hidden_at
 from attnd.base.masks import IGNORED_AT
 from attnd.base.plan import EVERYTHING
+from attnd.capture import accelerator, states
+from attnd.capture.added import read, with_weight
 from attnd.capture.calls import Context
+from attnd.capture.cost import Cost
 from attnd.device import row_statistics
 from attnd.forms import mods
 from attnd.forms.seen import Queries, Share, may_be_masked, sees_ahead, visible_keys
+from attnd.sending.devices import HostCopy
+from device_grid import reference_stands_in
 from test_calls import LAYER, cut, message_of, random, rows_of, truth, weights_of
 from test_spy import Calls, spied  # noqa: F401
 
@@ -104,6 +109,30 @@ def test_weights_of_saturated_heads_are_those_of_float64(times):
         np.testing.assert_allclose(weights_of(message), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("times, factor", [(1.0, 1.0), (1.0, 10.0), (20.0, 10.0), (40.0, 10.0)])
+def test_a_fused_call_and_a_softmax_see_the_same_of_keys_that_minus_100_hides(times, factor):
+    q, mask = times * Q, added(CAUSAL)[None, None] * factor / 10
+    logits = q @ K.transpose(-1, -2) * D**-0.5 + mask
+    found = with_weight(read(HostCopy(mask), (B, H, T, T)), HostCopy(mask), np.ones((1, 1, 1, 1), dtype=bool), q.numpy(), K.numpy(), D**-0.5, 0.0)
+    expected = visible_keys(logits.softmax(-1), logits, (CAUSAL & (factor > 5)).expand(B, H, T, T))
+    assert (np.broadcast_to(found.allowed, (B, H, T, T)).any(1) == expected.numpy()).all()
+
+
+@pytest.mark.skipif(not hasattr(torch.cpu, "Stream"), reason="as on an accelerator, whose streams torch.cpu has since 2.0")
+@pytest.mark.parametrize("times", [1.0, 4.0, 300.0])
+def test_an_accelerator_sends_no_state_where_hidden_keys_have_weight(monkeypatch, times):
+    computer = accelerator.Accelerator("job", Cost())
+    monkeypatch.setattr(accelerator, "_CHECKED_ROWS", T)  # few of many, which takes captures
+    monkeypatch.setattr(states, "packed", lambda numbers, **where: states.Packed(numbers, numbers.shape, None))
+    monkeypatch.setattr(states, "message", lambda data, *where: data)
+    reference_stands_in(monkeypatch)
+    context = Context(state=states.Origin(0, 0, 0, 48, 0, computer, False))
+    for _ in range(2):
+        part, = cut(Queries(times * Q, K, added(CAUSAL)[None, None]), EVERYTHING, 0, Share(), context)
+        assert (part.make(LAYER) is not None) == (times < 300)
+    assert computer.is_trusted == (times < 300)
+
+
 def test_a_mask_of_numbers_shuts_off_later_keys():
     assert not sees_ahead(Queries(Q, K, added(CAUSAL)[None, None]))
     assert sees_ahead(Queries(Q, K, added(CAUSAL, -3.0)[None, None]))
@@ -188,6 +217,34 @@ def test_what_is_added_by_a_function_that_is_not_known_is_not_guessed_and_told(s
         seen = weights_seen(spied, lambda x: torch.cumsum(x, -1) + added(PADDING, value))
         assert not seen.is_known and seen.hidden is None
         assert may_be_masked(seen) == (value < 0)
+
+
+ALIBI = alibi(256, 1.0, 0.5, 0.25, 0.01)
+BEHIND = (torch.arange(256) >= 200).view(1, 1, 1, 256)
+
+
+@pytest.mark.parametrize("bias, drowned", [
+    (ALIBI + added(BEHIND), True), (ALIBI.masked_fill(CAUSAL.new_ones(256, 256).triu(1), -math.inf) + added(BEHIND), True),
+    (ALIBI, False), (8 * random(1, 4, 256, 256), False), (ALIBI[:, :1] + added(BEHIND), False), (added(BEHIND), False),
+    (ALIBI + added(BEHIND, -math.inf), False), (added(BEHIND) + random(1, 4, 256, 256), False), (added(CAUSAL), False)],
+    ids=["ALiBi", "causal ALiBi", "ALiBi alone", "relative positions", "a head", "mask alone", "-inf", "mask that shows", "no heads"])
+def test_a_mask_that_a_bias_of_each_head_reaches_below_is_told(spied, bias, drowned):  # noqa: F811
+    length = bias.shape[-1]
+    q = k = random(1, 4, length, D)
+    assert may_be_masked(Queries(q, k, bias)) is drowned
+    if bias.dim() == 4:
+        model = Calls()
+        watcher = spied(model)
+        model(lambda _: torch.softmax(q @ k.transpose(-1, -2) + bias, -1))
+        assert may_be_masked(watcher.seen[0][1]) is drowned
+
+
+@pytest.mark.parametrize("shape, shared", [((T, T), True), ((1, 1, T, T), True), ((B, 1, T, T), False), ((B, 1, 1, T), False), ((T,), False)])
+def test_whether_samples_share_what_was_added_is_known(spied, shape, shared):  # noqa: F811
+    mask = added(PADDING[0, 0, 0].expand(shape).clone(), -math.inf)
+    assert weights_seen(spied, lambda x: x + mask).shared is shared
+    assert weights_seen(spied, lambda x: x.masked_fill(mask < 0, -math.inf)).shared is shared
+    assert not weights_seen(spied, lambda x: x + mask + added(PADDING)).shared
 
 
 @pytest.mark.skipif(not hasattr(torch, "vmap"), reason="flex attention needs vmap")

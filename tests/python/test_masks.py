@@ -157,3 +157,94 @@ def test_a_causal_mask_of_keys_is_padding_on_both_sides(opened, window):
     if opened:
         given |= ~given.any(axis=2, keepdims=True)
     assert (visible_by(describe(given), truth.shape) == truth).all()
+
+
+SIDES = {"right": padding([6, 3, 1]), "left": padding([6, 3, 1])[:, ::-1], "alike": padding([4, 4, 4])}
+
+
+@pytest.mark.parametrize("where", ["behind", "behind, by hand", "before, by hand", "two before, by hand"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("side", SIDES)
+def test_padded_queries_are_none_beside_learned_keys(side, causal, where):
+    """All queries see the learned keys."""
+    if (side, causal, where) in (("left", False, "behind, by hand"), ("alike", False, "two before, by hand")):
+        pytest.skip("a cache may look like it")
+    present, learned = SIDES[side], np.ones((B, T, 2 if "two" in where else 1), dtype=bool)
+    own = np.broadcast_to(present[:, None] & (triangle() if causal else True), (B, T, T))
+    given = np.concatenate([own, learned] if "behind" in where else [learned, own], axis=2)
+    said = describe(given, total=T, extra=int(where == "behind"))
+    assert said.q_offset == (0 if "behind" in where else learned.shape[2])
+    assert (visible_by(said, given.shape) == given & present[:, :, None]).all()
+    for first in range(2):  # of a sample of rows
+        part = given[:, first::2]
+        said = describe(part, first, 2, T, extra=int(where == "behind"))
+        assert (visible_by(said, part.shape, stride=2) == (given & present[:, :, None])[:, first::2]).all()
+
+
+def apart(*lengths):
+    """bool [T', T']: texts of these lengths that do not see each other, and whatever is behind them sees nothing."""
+    number = np.repeat(np.arange(len(lengths)), lengths)
+    return np.pad(number[:, None] == number, (0, 8 - len(number)))
+
+
+def opened(truth):
+    """As libraries do, lest rows become NaN."""
+    return truth | ~truth.any(axis=-1, keepdims=True)
+
+
+BOTH_WAYS = {"left": [apart(8), apart(5)[::-1, ::-1], apart(2)[::-1, ::-1]], "right": [apart(8), apart(5), apart(2)],
+             "both sides": [apart(8), np.roll(apart(4), 2, (0, 1)), np.roll(apart(5), 1, (0, 1))],
+             "packed": [apart(3, 5), apart(2, 2, 3), apart(1, 3)], "packed and whole": [apart(8), apart(4, 3), apart(6)],
+             "packed behind padding": [apart(3, 5), apart(3, 3)[::-1, ::-1], apart(1, 2, 1)[::-1, ::-1]]}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", BOTH_WAYS)
+def test_padding_whose_rows_were_opened_is_padding(name, causal):
+    truth = np.stack(BOTH_WAYS[name]) & (np.tri(8, dtype=bool) if causal else True)
+    given = opened(truth)
+    assert (visible_by(describe(given), truth.shape) == truth).all()
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
+@pytest.mark.parametrize("sample", range(1, B))
+def test_one_sample_alone_tells_of_the_same_padding_but_behind_one_text(name, sample):
+    truth = np.array(BOTH_WAYS[name])[sample:sample + 1]
+    given, means_all = opened(truth), name == "right" or (name, sample) == ("packed and whole", 2)
+    assert (visible_by(describe(given), given.shape) == (given if means_all else truth)).all()
+    assert (visible_by(describe(given, shared=True), given.shape) == given).all()
+
+
+def kept_apart(context, total=8):
+    """What follows a context sees all, and no other row sees it."""
+    return (np.arange(total) < context) | (np.arange(total)[:, None] >= context)
+
+
+PRESENT = padding([8, 8, 5], 8)[:, None]
+GLOBAL = np.array([1, 0, 0, 0, 0, 0, 0, 0], dtype=bool)
+BLOCKS = np.arange(8) // 3 <= np.arange(8)[:, None] // 3
+READOUT = np.where(np.arange(8)[:, None] < 7, np.arange(8) < 7, True)
+ORDERED = np.argsort([[3, 0, 6, 1, 7, 2, 5, 4], [5, 4, 3, 7, 6, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 7]])
+
+
+@pytest.mark.parametrize("given", [
+    np.stack(BOTH_WAYS["packed"]) | GLOBAL | GLOBAL[:, None], np.repeat(kept_apart(5)[None], B, 0), np.repeat(BLOCKS[None], B, 0),
+    np.repeat(np.tri(8, dtype=bool)[None], B, 0),
+    np.stack([np.tri(8), np.tri(8).T, np.ones((8, 8))]) > 0, ORDERED[:, :, None] >= ORDERED[:, None]],
+    ids=["global token", "target", "blocks", "causal", "backward", "permuted"])
+def test_a_row_that_sees_all_by_itself_counts(given):
+    assert (visible_by(describe(given), given.shape) == given).all()
+
+
+@pytest.mark.parametrize("given", [kept_apart(5), BLOCKS, READOUT, np.tri(8, dtype=bool)], ids=["target", "blocks", "readout", "causal"])
+def test_beside_padded_samples_it_counts_too(given):
+    given = given & PRESENT
+    assert (visible_by(describe(given), given.shape)[:2] == given[:2]).all()
+
+
+@pytest.mark.parametrize("first", range(2))
+@pytest.mark.parametrize("name", ["left", "right", "packed"])
+def test_a_sample_of_opened_rows_is_the_whole_maps_sample(name, first):
+    truth = np.stack(BOTH_WAYS[name])
+    part = opened(truth)[:, first::2]
+    assert (visible_by(describe(part, first, 2, 8), part.shape, stride=2) == truth[:, first::2]).all()

@@ -36,9 +36,12 @@ def called(model, target_padding=None, causal=LATER):
           tgt_key_padding_mask=target_padding)
 
 
-def crossings(plan=b"every=1", steps=1, **masks):
-    """The cross-attentions of some steps, as they arrive: (header, frames by name) in their order."""
+def crossings(plan=b"every=1", steps=1, learned=None, **masks):
+    """The cross-attentions of some steps, as they arrive: (header, frames by name) in their order. `learned`: options of the
+    decoder's self-attention."""
     model, daemon = made(), FakeDaemon(topics=(b"", b"plan/5/*/" + plan, b"limits/header=10"))
+    for layer in model.decoder.layers if learned else ():
+        layer.self_attn = torch.nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **learned)
     with attnd.Publisher("job", daemon.endpoint) as publisher:
         daemon.attach(publisher)
         with attnd.watch(model, job="job", publisher=publisher, steps="manual") as watched:
@@ -53,6 +56,13 @@ def test_the_queries_of_cross_attention_are_those_of_the_decoder():
     found = crossings(steps=2, target_padding=right(LENGTHS, TARGET))
     assert [(h["step"], h["layer"]) for h, _ in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert all(h["q_len"] == LENGTHS and h["k_len"] == SOURCES for h, _ in found)
+
+
+@pytest.mark.parametrize("learned", [{"add_zero_attn": True}, {"add_bias_kv": True}])
+@pytest.mark.parametrize("causal", [None, LATER])
+def test_learned_keys_of_the_decoder_hide_no_padding(learned, causal):
+    found = crossings(learned=learned, target_padding=right(LENGTHS, TARGET), causal=causal)
+    assert found and all(h["q_len"] == LENGTHS for h, _ in found)
 
 
 def test_a_plan_of_cross_attention_alone_and_of_some_samples():

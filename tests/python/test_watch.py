@@ -257,6 +257,20 @@ def test_appended_keys(captured):
     assert ((weights_of(message) > 0).any(axis=1) == visible(message)).all()
 
 
+@pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}, {"add_bias_kv": True, "add_zero_attn": True}])
+@pytest.mark.parametrize("attn", [CAUSAL, None])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_padded_queries_are_none_beside_keys_that_the_module_adds(captured, options, attn, side, need_weights):
+    torch.manual_seed(0)
+    model, padding = Model(**options), PADDING if side == "right" else PADDING.flip(1)
+    message = captured(model, X, X, X, attn_mask=attn, key_padding_mask=padding, need_weights=need_weights)
+    truth = model.double().attn(X.double(), X.double(), X.double(), attn_mask=attn, key_padding_mask=padding, average_attn_weights=False)[1]
+    here = ~padding.numpy()[:, None, :, None]
+    assert (visible(message).any(axis=2) == here[:, 0, :, 0]).all() and message[1].get("q_offset", 0) == 0
+    np.testing.assert_allclose(np.where(here, weights_of(message), 0), np.where(here, truth.detach().numpy(), 0), atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype, name", [(torch.float64, "f64"), (torch.bfloat16, "bf16")])
 def test_other_precisions_are_kept(captured, dtype, name):
     x = X.to(dtype)

@@ -4,7 +4,8 @@
 exp(-9e3) is 0 in every dtype, so such a value always hides. Masks also say -100, or -1000, and a bias may be added to them. A mask
 is told from a bias by a step: its values lie together at the top, below them there is a gap, and what is below the gap is at least
 50 below. Biases that go by distance or by head (ALiBi, relative positions) have no gap, or many, and hide nothing, however far down
-they reach. A mask that has one value alone, of -50 or below, hides all keys. A key is hidden that is so in all heads.
+they reach. A mask that has one value alone, of -50 or below, hides all keys. A key is hidden that is so in all heads. Logits of
+hundreds give hidden keys weight all the same: a row sees them where that is more than WEIGHT_LEFT in some head.
 """
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from .masks import IGNORED_AT
 
 STEP = 50.0  # exp(-50) is below what any dtype of weights can add to 1
 GAP = STEP / 2  # a bias that is added to a mask makes it narrower
+WEIGHT_LEFT = 1e-7  # of a row, on hidden keys
 STEPS_MAX = 3  # two masks that are added have two; a bias that has more is none
 _PARTS = 4  # of 1, to which values are rounded
 _ENTRIES = 1 << 18  # of a mask that are looked at
@@ -40,6 +42,12 @@ def hidden_at(mask: torch.Tensor, find: Optional[Callable[[torch.Tensor], torch.
             _known.clear()
         _known[key] = weakref.ref(root), value
     return value
+
+
+def hides_by_head(mask: torch.Tensor) -> bool:
+    """Whether a mask of numbers has a step in what its heads have in common, which a bias that differs by head reaches below. Waits
+    for the device."""
+    return mask.dim() > 2 and mask.shape[-3] > 1 and float(hidden_at(mask)) <= IGNORED_AT < float(hidden_at(mask.amax(-3, keepdim=True)))
 
 
 def _found(mask: torch.Tensor) -> torch.Tensor:

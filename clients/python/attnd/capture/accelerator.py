@@ -13,7 +13,8 @@ Nothing that is launched asks a device for an answer, so nobody waits. A capture
 Without memory a capture is dropped, and so are the next ones.
 
 Self-check: of the first captures, and then of each in its turn, some rows are computed again, in the plain way. Where they
-differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw.
+differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw. So
+they do where logits of hundreds give weight to keys that a mask of -100 hides, which the backends leave out.
 """
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import numpy as np
 import torch
 
-from ..base.hidden import hidden_at
+from ..base.hidden import WEIGHT_LEFT, hidden_at
 from ..base.masks import IGNORED_AT
 from ..base.once import log
 from ..base.plan import strata
@@ -236,12 +237,12 @@ class Accelerator:
                 if is_awaited:
                     raise NotYet(_AWAITED)
                 by_kernel = backend == "triton"
-                if asked.mask is not None and asked.mask.dtype != torch.bool and not asked.replaces:
-                    of_rows = None if problem.rows is None else problem.rows.here.tobytes()
-                    problem.hides_at = hidden_at(asked.mask, functools.partial(self._tried, problem, launch.hides_at), of_rows) \
-                        if by_kernel else hidden_at(asked.mask)
-                if asked.mask is not None and not blocks:
-                    facts["looked"] = self._tried(problem, launch.looked_at, asked.mask) if by_kernel else _looked_at(asked)
+                if asked.mask is not None:
+                    hides_at = _hides_at(asked, functools.partial(self._tried, problem, launch.hides_at) if by_kernel else None)
+                    if hides_at is not None:
+                        problem.hides_at = hides_at
+                    if not blocks:
+                        facts["looked"] = self._tried(problem, launch.looked_at, asked.mask) if by_kernel else _looked_at(asked, hides_at)
                 if not blocks and (checked or not by_kernel):  # else the kernel finds them
                     facts.update(_first_keys(asked, problem, facts.get("looked")))
                 problem.first = facts.get("first")
@@ -331,10 +332,12 @@ def _problems(asked: OfQueries, alike: Dict[Any, Any]) -> Iterator[Tuple[slice, 
         yield some, one.like(*_tensors_of(asked, some), rows, None if asked.sinks is None else asked.sinks[some])
 
 
-def _hides_at(asked: OfQueries) -> Optional[torch.Tensor]:
-    """Problem.hides_at of all heads; None where nothing is added."""
-    mask = asked.mask
-    return None if mask is None or mask.dtype == torch.bool or asked.replaces else hidden_at(mask)
+def _hides_at(asked: OfQueries, find: Optional[Callable[[torch.Tensor], torch.Tensor]]) -> Optional[torch.Tensor]:
+    """Problem.hides_at of all heads; None where nothing is added. `find`: finds it of the rows that are taken, else it is of all."""
+    mask, rows = asked.mask, asked.rows
+    if mask is None or mask.dtype == torch.bool or asked.replaces:
+        return None
+    return hidden_at(mask, find, None if find is None or rows is None else rows.here.tobytes())
 
 
 def _looks(tensor: Optional[torch.Tensor]) -> Any:
@@ -380,20 +383,20 @@ def _first_keys(asked: OfQueries, p: Problem, looked: Optional[torch.Tensor]) ->
         return {}
     at = p.position(torch.arange(p.queries, device=p.q.device))
     if looked is not None:
-        found = first_of_blocks(looked, at, opened=True)
+        found = first_of_blocks(looked, at, known(looked, at, asked.first + asked.q.shape[2], p.keys, False, asked.shared).valid)
     else:
         assert asked.documents is not None
         found = first_of_documents(asked.documents, at)
     return {"first": found.int().expand(p.batch, -1).contiguous()}
 
 
-def _looked_at(asked: OfQueries) -> torch.Tensor:
+def _looked_at(asked: OfQueries, hides_at: Optional[torch.Tensor]) -> torch.Tensor:
     """The mask, by PyTorch."""
     mask, keys, rows = asked.mask, asked.k.shape[2], asked.rows
     assert mask is not None
     some = torch.arange(asked.q.shape[2], device=mask.device) if rows is None else rows.there
     mask = mask if mask.shape[2] in (1, len(some)) else mask.index_select(2, some)
-    return looked_at(_allowed(mask, _hides_at(asked), keys, asked.causal, asked.window, some, asked.first), len(some), keys)
+    return looked_at(_allowed(mask, hides_at, keys, asked.causal, asked.window, some, asked.first), len(some), keys)
 
 
 def _allowed(mask: torch.Tensor, hides_at: Optional[torch.Tensor], keys: int, causal: bool, window: int, rows: torch.Tensor, first: int = 0) -> Allowed:
@@ -435,18 +438,23 @@ def _again(p: Problem, head: int) -> Again:
     s = torch.cat([q @ some.to(f64).t() for some in torch.split(k, max(512, -(-p.keys // _CHECKED_PIECES)))], 1) * p.scale
     rounding = q.norm(dim=1) * norms(k[None, None]).amax() * (abs(p.scale) * 2.0**-21)
     s = torch.tanh(s / p.softcap) * p.softcap if p.softcap else s
-    seen = torch.ones_like(s, dtype=torch.bool)
+    seen, left = torch.ones_like(s, dtype=torch.bool), torch.zeros_like(s, dtype=torch.bool)
     if p.bias is not None:
         bias = p.bias.expand(p.batch, p.heads, -1, -1)[sample, head]
         bias = torch.stack([bias[(p.number(i) if p.bias_of_all else i) % len(bias)] for i in at])
         seen = ~p.hidden(bias).expand(seen.shape)
+        left = left if bias.dtype == torch.bool else ~seen & (bias > IGNORED_AT)
         s = s if bias.dtype == torch.bool else bias.to(f64) if p.replaces else s + bias
+    band = torch.ones_like(seen)
     if p.causal:
-        seen = seen & (j <= position)
+        band = band & (j <= position)
     if p.window:
-        seen = seen & (j > position - p.window)
+        band = band & (j > position - p.window)
     if p.documents is not None:
-        seen = seen & (p.documents[sample][position.clamp(max=p.keys - 1)] == p.documents[sample]) & (position < p.keys)
+        band = band & (p.documents[sample][position.clamp(max=p.keys - 1)] == p.documents[sample]) & (position < p.keys)
+    seen, left = seen & band, left & band
+    weight = (torch.softmax(s.masked_fill(~(seen | left), -math.inf), 1) * left).sum(1, keepdim=True)
+    seen = seen | (left & (weight > WEIGHT_LEFT) & seen.any(1, keepdim=True))
     logits = torch.where(seen, s, torch.full_like(s, -math.inf))
     a = torch.softmax(logits, 1)  # sinks have no part in what is compared
     distance = (position - j).abs()
@@ -498,7 +506,7 @@ def _weights(asked: OfWeights, side: int = 0) -> Computed:
                           end=meaning.end)
     if not asked.cross:
         at = asked.first + torch.arange(queries, device=mask.device) * asked.stride
-        words = words._replace(first=first_of_blocks(facts["looked"], at, opened=True).expand(batch, -1))
+        words = words._replace(first=first_of_blocks(facts["looked"], at, meaning.valid).expand(batch, -1))
     judged = weights.rows(weights_of, words, asked.sink)
     tensors = {"rows": torch.stack([values.float() for values in judged.rows.values()]), "error": judged.row_sum_error}
     if side and asked.stride == 1:

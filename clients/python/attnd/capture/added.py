@@ -8,11 +8,10 @@ from typing import NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 
-from ..base.hidden import hidden_at
+from ..base.hidden import WEIGHT_LEFT, hidden_at
 from ..base.masks import IGNORED_AT
 from ..sending.devices import HostCopy
 
-_NATS_LEFT = 16.0  # a key whose logit is so far below the largest one of its row has no weight
 
 
 class Added(NamedTuple):
@@ -47,16 +46,15 @@ def with_weight(added: Added, mask: HostCopy, band: np.ndarray, q: np.ndarray, k
     these keys, which then are biased. `band`: bool, to broadcast to [B, H, Tq, Tk], of what is visible but for the mask."""
     if added.left is None:
         return added
-    values, nats = mask.floats(), _NATS_LEFT + math.log(k.shape[2])
+    values, nats = mask.floats(), math.log(k.shape[2] / WEIGHT_LEFT)
     longest = np.linalg.norm(k, axis=-1).max(-1).repeat(q.shape[1] // k.shape[1], axis=1)
     reach = np.linalg.norm(q, axis=-1) * longest[..., None] * abs(scale)
     reach = np.minimum(reach, softcap) if softcap else reach
     shown, hidden = (np.where(some & band, values, -np.inf).max(-1) for some in (added.allowed, added.left))
     if not (np.isfinite(shown) & (hidden + reach > shown - reach - nats)).any():
         return added
-    found = logits(q, k, scale, softcap) + values
-    shown, hidden = (np.where(some & band, found, -np.inf).max(-1) for some in (added.allowed, added.left))
-    rows = (np.isfinite(shown) & (hidden > shown - nats)).any(1)[:, None, :, None]
+    weights = softmax(logits(q, k, scale, softcap), (added.allowed | added.left) & band, values)
+    rows = (np.isfinite(shown) & ((weights * added.left).sum(-1) > WEIGHT_LEFT)).any(1)[:, None, :, None]
     return Added(added.allowed | (added.left & rows), values, None) if rows.any() else added
 
 

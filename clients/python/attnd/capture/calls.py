@@ -21,8 +21,8 @@ from ..base import wire
 from ..base.masks import Visibility, describe
 from ..base.plan import ALL, Plan, Samples, some
 from ..forms import mods
-from ..forms.seen import (Queries, Seen, Share, Weights, broadcast, heads_of, keys_before, lowered_dtype, precision_of,
-                          queries_of, values_fit, visible_keys)
+from ..forms.seen import (Queries, Seen, Share, Weights, broadcast, heads_of, keys_before, keys_of, lowered_dtype,
+                          precision_of, queries_of, values_fit, visible_keys)
 from ..model.labels import ForwardLabels
 from ..sending import tensors
 from ..sending.contents import Captured, fitting_labels
@@ -170,20 +170,20 @@ def looker_for_padding(seen: Seen, samples: Samples, on_device: bool = False) ->
     """The function that finds which positions of a self-attention are no padding, of these samples, by the mask; None: there is no
     mask. The function holds the mask until it is called, and neither queries nor keys, and evaluates no late mask of more than
     MASK_BYTES_MAX pairs. `on_device`: as a tensor there, too."""
-    batch, queries = samples.taken, queries_of(seen)[1]
+    batch, queries, keys = samples.taken, queries_of(seen)[1], keys_of(seen)
     part = (samples.rows, slice(None), slice(None))
     rows = _Rows(0, 1, 0, 1, queries)
     layer = ("decoder", 0, "self")
     if isinstance(seen, Weights):
         visible = _visible_of(seen, part)
         copy = HostCopy(visible)
-        found = Present(copy.nbytes, samples, lambda: valid_queries(describe(copy.numpy()), (batch, queries)),
-                        valid_of(visible[:, None], False, 0) if on_device else None)
+        found = Present(copy.nbytes, samples, lambda: valid_queries(describe(copy.numpy(), extra=seen.extra), (batch, queries)),
+                        valid_of(visible[:, None], False, 0) if on_device and not seen.extra else None)
         return lambda: found
     given, late = seen.mask, seen.late_mask
     if given is None and late is None:
         return None
-    form = _Form(1.0, seen.causal, seen.window, seen.softcap, seen.offset)
+    form = _Form(1.0, seen.causal, seen.window, seen.softcap, seen.offset, extra=seen.extra)
 
     def look() -> Optional[Present]:
         mask = given
@@ -195,11 +195,11 @@ def looker_for_padding(seen: Seen, samples: Samples, on_device: bool = False) ->
         copy = HostCopy(own)
 
         def find() -> np.ndarray:
-            some = np.asarray(added.read(copy, (batch, 1, queries, queries)).allowed.any(axis=1, keepdims=True))
-            whole = _visible(some, form, rows, None, (batch, 1, queries, queries))[:, 0]
+            some = np.asarray(added.read(copy, (batch, 1, queries, keys)).allowed.any(axis=1, keepdims=True))
+            whole = _visible(some, form, rows, None, (batch, 1, queries, keys))[:, 0]
             return valid_queries(_described(whole, form, rows, layer), (batch, queries))
 
-        if not on_device or form.offset or (form.window and not form.causal):
+        if not on_device or form.offset or form.extra or (form.window and not form.causal):
             return Present(copy.nbytes, samples, find)
         return Present(copy.nbytes, samples, find, valid_of(own.expand(-1, -1, queries, queries), form.causal, form.window))
 
@@ -533,7 +533,8 @@ def _said_plainly(parts: _Parts, form: _Form, rows: _Rows, documents: _Documents
 
 def _described(allowed: np.ndarray, form: _Form, rows: _Rows, layer: wire.Layer) -> Visibility:
     before = max(form.offset, 0)
-    return describe(allowed, rows.first + before, rows.stride, rows.total + before + form.extra, layer[2] == "self", form.shared)
+    return describe(allowed, rows.first + before, rows.stride, rows.total + before, layer[2] == "self", form.shared,
+                    form.extra)
 
 
 def _band(form: _Form, query: np.ndarray, keys: int) -> np.ndarray:
@@ -584,7 +585,7 @@ def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor
 def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bool, extra: int, rows: _Rows, context: Context,
                     layer: wire.Layer, gradient: Optional[HostCopy], of_output: Optional[_Values],
                     beside: Optional[_Values]) -> Optional[Captured]:
-    visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total + extra, layer[2] == "self", shared)
+    visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self", shared, extra)
     if context.state is not None:
         return _state_of_weights(weights.tensor(), visibility, sink, rows, context, layer)
     frames = tensors.Frames()

@@ -171,7 +171,7 @@ class Left:
         if p.bias is not None:  # keys are visible that some head sees
             if not p.cross:
                 at = p.position(torch.arange(p.queries, device="cpu"))
-                p.first = first_of_blocks(here["looked"], at, opened=True).expand(p.batch, -1)
+                p.first = first_of_blocks(here["looked"], at, None if meaning is None else meaning.valid).expand(p.batch, -1)
             visible = visible_keys_of(here["looked"], p)
             if p.cross:
                 left.sums[launch.VISIBLE] = visible

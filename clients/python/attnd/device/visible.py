@@ -55,9 +55,8 @@ def known(looked: torch.Tensor, position: torch.Tensor, after: int, keys: int, c
     unless `cross`, there is a key for each query. `shared`: by one mask for all samples."""
     queries, device = len(position), position.device
     extent = _Extent(*looked[:, :3 * queries].long().view(-1, 3, queries).unbind(1))
-    opened = torch.zeros_like(extent.seen, dtype=torch.bool)
     if not cross:
-        opened = _opened(extent, position, keys)
+        opened = _opened(extent, looked[:, 3 * queries:] > 0, position, shared)
         empty = (torch.zeros_like(extent.seen), torch.full_like(extent.lowest, keys), torch.full_like(extent.highest, -1))
         extent = _Extent(*(torch.where(opened, none, some) for none, some in zip(empty, extent)))
     valid = extent.seen > 0
@@ -141,17 +140,14 @@ def first_of_documents(documents: torch.Tensor, position: torch.Tensor, k_len: O
 
 
 @torch.no_grad()
-def first_of_blocks(looked: torch.Tensor, position: torch.Tensor, rows: Optional[torch.Tensor] = None,
-                    opened: bool = False) -> torch.Tensor:
+def first_of_blocks(looked: torch.Tensor, position: torch.Tensor, rows: Optional[torch.Tensor] = None) -> torch.Tensor:
     """The same, [B or 1, Tq], by the blocks that a mask leaves, which was looked at: a block begins at a key that a row begins
     with, when no row sees keys on both sides of it, and not where only rows begin that reach back as far as the farthest of
-    all, as those of a band do. `rows`, bool [B, Tq]: others do not count; `opened`: nor rows of left padding that see all keys."""
+    all, as those of a band do. `rows`, bool [B, Tq]: others, as those of padding, do not count."""
     queries = len(position)
     extent = _Extent(*looked[:, :3 * queries].long().view(-1, 3, queries).unbind(1))
     keys = looked.shape[1] - 3 * queries
     counts = extent.seen > 0
-    if opened:
-        counts = counts & ~_opened(extent, position, keys)
     counts = counts if rows is None else counts & rows
     begin, end = (torch.where(counts, one, torch.zeros_like(one)) for one in (extent.lowest, extent.highest))
     begin, end = begin.expand_as(counts), end.expand_as(counts)
@@ -174,13 +170,38 @@ def visible_keys_of(looked: torch.Tensor, p: Problem) -> torch.Tensor:
     return found.expand(-1, -1, p.heads, -1).flatten(1, 2)
 
 
-def _opened(extent: _Extent, position: torch.Tensor, keys: int) -> torch.Tensor:
-    """The rows of left padding that see all keys, lest they become NaN."""
-    opened = (extent.seen == keys).long().cumprod(1).bool()
+def _opened(extent: _Extent, present: torch.Tensor, position: torch.Tensor, shared: bool) -> torch.Tensor:
+    """The rows of padding that see all keys, lest they become NaN. `present`: as of looked_at()."""
+    full = extent.seen == present.shape[1]
+    opened = _opened_before(extent, full, position)
+    return opened if shared else opened | _opened_beside_texts(extent, full, present, position)
+
+
+def _opened_before(extent: _Extent, full: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """masks._opened_before()."""
+    opened = full.long().cumprod(1).bool()
     begin = opened.sum(1)
     edge = torch.where(begin > 0, position[(begin - 1).clamp(min=0)] + 1, torch.zeros_like(begin))
     beyond = (extent.seen > 0) & ~opened & ((extent.lowest < edge[:, None]) | (extent.highest > position))
     return opened & ((begin < len(position)) & ~beyond.any(1))[:, None]
+
+
+def _opened_beside_texts(extent: _Extent, full: torch.Tensor, present: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """masks._opened_beside_texts()."""
+    keys, real, none = present.shape[1], (extent.seen > 0) & ~full, torch.full_like(extent.lowest, -1)
+    lowest, highest = (torch.where(real, one, none) for one in (extent.lowest, extent.highest))
+    begun, ended = (torch.cat([none[:, :1], one.cummax(1)[0][:, :-1]], 1) for one in (lowest, highest))
+    causal = (highest <= position).all(1, keepdim=True)
+    count = torch.nn.functional.pad(present.long().cumsum(1), (1, 0))
+    within = extent.seen == count.gather(1, highest + 1) - count.gather(1, lowest.clamp(min=0))
+    of_text = (lowest > ended) | ((lowest == begun) & ((highest == ended) | causal))
+    opened, has_text = full & ~present[:, position.clamp(max=keys - 1)], real.any(1, keepdim=True)
+    fits = torch.where(real, within & of_text & (lowest <= position) & (position <= highest), opened | ~full) | ~has_text
+    fits = fits.all(1, keepdim=True)
+    several = (real & (begun >= 0) & (lowest > begun)).any(1, keepdim=True)
+    opened = opened & fits & has_text & (~causal | several | (opened & (position < keys - 1)).any(1, keepdim=True))
+    differ = fits.all() & (opened != opened[:1]).any()
+    return opened & (several | full[:, :1] | differ)
 
 
 def _bases(extent: _Extent, position: torch.Tensor, keys: int) -> Tuple[Tuple[torch.Tensor, ...], ...]:

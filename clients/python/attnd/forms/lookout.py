@@ -29,7 +29,7 @@ from .detours import Detour
 from .evidence import Trail, tensors_in
 from .judge import SAYS_ATTENTION, head_count
 from .seen import NotCaptured, Output, Queries, Seen, Weights
-from .terms import FOLLOWED, Terms, hidden_by, term_of
+from .terms import FOLLOWED, Terms, differing_by_head, hidden_by, term_of
 
 if TYPE_CHECKING:
     from .spy import Spy
@@ -445,9 +445,12 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
         logits, weights = logits.reshape(shape), weights.reshape(shape)
     if logits.dim() != 4:
         return None
-    return Weights(weights, logits, output=Output(result, lambda gradient: gradient.reshape(shape)),
+    masks = [term.tensor for term in added or () if term.tensor.shape[-2] > 1]
+    shared = bool(masks) and all(len(term.tensor) < term.shape[0] for term in added or ())
+    return Weights(weights, logits, output=Output(result, lambda gradient: gradient.reshape(shape)), shared=shared,
                    sinks=(0, int(getattr(module, "sinks", None) is not None)), merged=merged,
-                   hidden=hidden_by(added or (), tuple(logits.shape)), is_known=added is not None)
+                   hidden=hidden_by(added or (), tuple(logits.shape)), is_known=added is not None,
+                   biases=differing_by_head(added or (), tuple(logits.shape)))
 
 
 def _marked(seen: Optional[Seen], inside: Any) -> Optional[Seen]:

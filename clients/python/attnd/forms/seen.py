@@ -8,13 +8,12 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 import torch
 
-from ..base.hidden import STEP, hidden_at
+from ..base.hidden import STEP, WEIGHT_LEFT, hidden_at, hides_by_head
 from ..base.masks import IGNORED_AT
 from ..base.torch_state import why_unreadable
 from ..sending.devices import DTYPE_NAMES, working_dtype
 from . import mods
 
-_WEIGHT_LEFT = 1e-7  # of a row, on hidden keys
 _LOOKED_AHEAD = 32  # queries of which a late mask is evaluated, to tell whether they see later keys
 
 
@@ -96,6 +95,7 @@ class Weights(NamedTuple):
     hidden  bool [B, H, Tq, Tk]: the keys that are hidden by what was added to the logits; None: no others than those of logits
             below IGNORED_AT
     is_known  it is known what was added
+    biases  those numbers that differ by head, as they broadcast to the logits
     v      [B or 1, Hkv, Tk, dv]: the values that the keys have, where they are known and wanted; Hkv divides H
     wo_r, x, shared, extra  as of Queries
     sinks  columns in front of and behind those of keys that are sinks, as the module says; they are here still
@@ -112,6 +112,7 @@ class Weights(NamedTuple):
     extra: int = 0
     hidden: Optional[torch.Tensor] = None
     is_known: bool = True
+    biases: Sequence[torch.Tensor] = ()
     sinks: Tuple[int, int] = (0, 0)
     merged: bool = False
 
@@ -217,12 +218,15 @@ def visible_keys(weights: torch.Tensor, logits: torch.Tensor, hidden: Optional[t
     left = visible & hidden.all(dim=1)
     seen = visible & ~left
     weight = torch.where(left[:, None], weights, torch.zeros_like(weights)).sum(-1, dtype=working_dtype(weights)).amax(1)
-    return seen | (left & ((weight > _WEIGHT_LEFT) & seen.any(-1))[..., None])
+    return seen | (left & ((weight > WEIGHT_LEFT) & seen.any(-1))[..., None])
 
 
 def may_be_masked(seen: Seen) -> bool:
-    """Whether something may hide keys that is not known: all heads have the same keys far below the largest logit of their rows.
-    Waits for the device where it is not known what was added."""
+    """Whether something may hide keys that is not known: a mask and a bias that differs by head in one tensor, or, where it is not
+    known what was added, all heads have the same keys far below the largest logit of their rows. Waits for the device."""
+    biases = seen.biases if isinstance(seen, Weights) else () if seen.mask is None or seen.mask.dtype == torch.bool else (seen.mask,)
+    if any(map(hides_by_head, biases)):
+        return True
     if not isinstance(seen, Weights) or seen.is_known:
         return False
     logits = seen.logits.detach()
@@ -243,7 +247,7 @@ def tells_padding(seen: Seen) -> bool:
     if seen.shared:
         return False
     tensor = seen.q if isinstance(seen, Queries) else seen.weights
-    return int(tensor.shape[2]) == keys_of(seen) > 0
+    return int(tensor.shape[2]) == keys_of(seen) - seen.extra > 0
 
 
 def values_fit(v: Optional[torch.Tensor], batch: int, heads: int, keys: int) -> bool:

@@ -223,6 +223,12 @@ def hidden_by(terms: Sequence[_Term], shape: Tuple[int, ...]) -> Optional[torch.
     return None if found is None else found.expand(*shape)
 
 
+def differing_by_head(terms: Sequence[_Term], shape: Tuple[int, ...]) -> Sequence[torch.Tensor]:
+    """The numbers among these terms that differ by head, as they broadcast to logits of this shape, [B, H, Tq, Tk]."""
+    found = [_viewed(term.tensor, term.shape, shape) * term.scale for term in terms if term.value is None]
+    return [one for one in found if one.shape[1] > 1]
+
+
 def _added(other: Any, scale: float, made: torch.Tensor) -> Tuple[_Term, ...]:
     """The term that is added; none where it is the same for all keys of a row."""
     if not isinstance(other, torch.Tensor) or other.dim() == 0 or (other.shape[-1] == 1 and made.shape[-1] > 1):

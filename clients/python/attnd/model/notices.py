@@ -72,8 +72,8 @@ class Notices:
         self._uncaptured("unplaced", path, f"it {why}. Say which, by layers={{{path!r}: ('decoder', 0, 'cross')}} or 'self'")
 
     def unclear(self, path: str) -> None:
-        """Something was added to the logits of an attention that is not known, and may be a mask."""
-        self._once.warn("unclear", "%s adds to its logits what cannot be seen, and some keys are 50 or more below others in all heads. "
+        """Something was added to the logits of an attention that is not known, or not told from a bias, and may be a mask."""
+        self._once.warn("unclear", "%s adds to its logits what cannot be told from a bias, and some keys are 50 or more below others in all heads. "
                         "A mask there, and in others like it, hides only keys whose logits it makes -9000 or less: let it say "
                         "-inf, or torch.finfo(dtype).min", path or "the model")
 
