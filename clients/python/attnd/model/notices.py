@@ -71,6 +71,12 @@ class Notices:
         """Nothing tells whether an attention reads its own sequence or another one."""
         self._uncaptured("unplaced", path, f"it {why}. Say which, by layers={{{path!r}: ('decoder', 0, 'cross')}} or 'self'")
 
+    def apart(self, path: str, why: str) -> None:
+        """The rows or the keys of a self-attention are no positions."""
+        self._once.warn("apart", "the attention of %s, and others like it, have numbers of rows, and none of positions (distance, diagonal, "
+                        "first token, induction): %s. It is shown as cross-attention; layers={%r: ('encoder', 0, 'self')} says that "
+                        "key i is position i", path or "the model", why, path)
+
     def unclear(self, path: str) -> None:
         """Something was added to the logits of an attention that is not known, and may be a mask."""
         self._once.warn("unclear", "%s adds to its logits what cannot be seen, and some keys are 50 or more below others in all heads. "
