@@ -209,4 +209,4 @@ def test_queries_that_were_picked_have_rows_and_no_positions_which_is_told(daemo
     it.step()
     assert len(daemon.captured(it)) == len(it.layers) and it.layers == [("encoder", 0, "cross"), ("encoder", 1, "self")]
     told, = caplog.messages
-    assert "layers.0" in told and "none of positions" in told
+    assert "layers.0" in told and "is not key i" in told

@@ -93,7 +93,7 @@ def test_keys_that_are_no_positions_have_rows_alone_which_is_told(daemon, watche
     assert_exact(sent, model.layers[1])
     assert it.layers == [("encoder", 1, "cross")]
     told, = caplog.messages
-    assert "layers.1" in told and "none of positions" in told
+    assert "row i of the attention of layers.1 is not key i" in told
 
 
 def test_keys_of_data_that_are_no_positions_are_told_too(daemon, watched, caplog):  # noqa: F811

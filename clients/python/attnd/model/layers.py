@@ -9,7 +9,7 @@
             'multihead_attn' next to another attention of the same parent, as in torch's TransformerDecoderLayer: cross;
             'self' in the last component: self; else cross, where the keys are of another input of the module than the queries
             (forms.sources.reads_other); else self. A sign of cross says nothing about the stack. Self-attention whose rows or
-            keys are no positions (forms/standing.py) has site cross, however it is called, as cross has no numbers of positions
+            keys are no positions (forms/standing.py) has site cross, however it is called
 
     encoder.layers.3.self_attn       encoder 3 self
     decoder.layers.0.multihead_attn  decoder 0 cross

@@ -73,9 +73,9 @@ class Notices:
 
     def apart(self, path: str, why: str) -> None:
         """The rows or the keys of a self-attention are no positions."""
-        self._once.warn("apart", "the attention of %s, and others like it, have numbers of rows, and none of positions (distance, diagonal, "
-                        "first token, induction): %s. It is shown as cross-attention; layers={%r: ('encoder', 0, 'self')} says that "
-                        "key i is position i", path or "the model", why, path)
+        self._once.warn("apart", "row i of the attention of %s is not key i, as %s. It, and others like it, are captured as cross-attention: "
+                        "their rows, without diagonal, neighbours and induction, while distances go by the numbers of rows and keys. "
+                        "layers={%r: ('encoder', 0, 'self')} says that key i is position i", path or "the model", why, path)
 
     def unclear(self, path: str) -> None:
         """Something was added to the logits of an attention that is not known, and may be a mask."""
