@@ -145,7 +145,7 @@ def segformer():
 
 
 @pytest.mark.parametrize("build, expected", [
-    (unet, NAMES["UNet (diffusers)"]), (segformer, both("encoder", "stages.{}.blocks.0.attention")),
+    (unet, NAMES["UNet (diffusers)"]), (segformer, [name.replace("self", "cross") for name in both("encoder", "stages.{}.blocks.0.attention")]),
     (siglip, [*both("encoder", "vision_model.encoder.layers.{}.self_attn"), "decoder 0 cross vision_model.head.attention",
               *(f"encoder {2 + i} self text_model.encoder.layers.{i}.self_attn" for i in range(2))])])
 def test_layers_are_called_what_a_person_expects(stepwise, build, expected):

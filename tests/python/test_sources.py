@@ -154,10 +154,13 @@ def test_three_inputs_that_are_made_of_one_are_self_attention(watched, caplog, f
 
 @pytest.mark.parametrize("attention, call", [
     (QueryKeyValue, lambda m, x, y: m.attn(m.norms[0](x), m.norms[1](x), m.norms[2](x), BAND)),
-    (Recurrent, lambda m, x, y: m.attn(x, y)),
-    (OfClass, lambda m, x, y: m.attn(x))])
+    (Recurrent, lambda m, x, y: m.attn(x, y))])
 def test_attention_to_what_was_before_is_self_attention(watched, attention, call):
     assert name_of(watched, Whole(attention(), call)) == "decoder self"
+
+
+def test_a_class_token_that_reads_what_is_behind_it_is_of_an_encoder(watched):
+    assert name_of(watched, Whole(OfClass(), lambda m, x, y: m.attn(x))) == "encoder self"
 
 
 @pytest.mark.parametrize("data", [False, True])

@@ -27,6 +27,7 @@ from ..forms.seen import (NotCaptured, Queries, Seen, Share, heads_of, keys_of, 
 from ..forms.shares import Shares, ShareUnknown
 from ..forms.sources import may_read_other, reads_other
 from ..forms.spy import Entered, Spy
+from ..forms.standing import Standing
 from ..model.labels import Labels, Texts
 from ..model.layers import Shown, says_site
 from ..model.names import Names
@@ -78,6 +79,7 @@ class Forwards:
         self._pending_bytes = 0
         self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
         self._unplaced: Dict[str, str] = {}  # paths of which nothing tells what they attend to, and why
+        self._apart: Dict[str, str] = {}  # paths without a name yet whose rows or keys are no positions, and why
         self._trains = False  # the forward that runs began with gradients, and it is known when backward repeats it
         self._padding = DecoderPadding()
         self._pid = os.getpid()
@@ -297,7 +299,15 @@ class Forwards:
             if cross is None and 1 < queries != keys and self.spy.is_looking:  # compiled code shows no inputs of modules
                 module: Any = module_at(self._root, path.partition("#")[0])
                 cross = may_read_other(inspect.signature(module.forward).parameters)
-            self.names.note(path, Shown(cross, sees_ahead(seen)))
+            standing, ahead = Standing() if cross else self.judge.standing(path, seen), sees_ahead(seen)
+            apart, offset = standing.apart, standing.offset
+            if not cross and apart is None and offset is None and queries > keys and not _says_positions(seen):
+                apart = "it has fewer keys than queries"
+            if apart is not None:
+                self._apart[path] = apart
+            if ahead is None and (apart is not None or (offset is not None and offset < keys - queries)):
+                ahead = True  # as a class token that reads all
+            self.names.note(path, Shown(cross, ahead, apart is not None))
         except NotCaptured as why:
             if not says_site(path):
                 self._unplaced[path] = str(why)
@@ -331,6 +341,9 @@ class Forwards:
             news = self.judge.news()
             unnamed = [(path, heads) for path, heads in self._unnamed.items() if heads and not self.judge.refuses(path)]
             self._unnamed, self._unplaced = {}, {}
+            for path in [path for path, _ in unnamed if path in self._apart]:
+                self.notices.apart(path, self._apart[path])
+            self._apart = {}
             if unnamed and self.names.add(unnamed):
                 self._publisher.hello(self.names.described(), self.epoch, self.step)
             for path, part in pending:
@@ -425,3 +438,8 @@ class Forwards:
         if path not in self.names.layers:
             self.names.add([(path, 1)])
         return self.names.layers[path]
+
+
+def _says_positions(seen: Seen) -> bool:
+    """Whether the call itself says where its queries stand."""
+    return isinstance(seen, Queries) and (seen.causal or bool(seen.window) or seen.documents is not None)

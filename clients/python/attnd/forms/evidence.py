@@ -17,9 +17,8 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import torch
 from torch.nn import functional
 
-from .lead import Lead, find, shape_of
+from .lead import Lead, find
 from .seen import Weights
-from .sources import is_weight
 
 FOLLOWED_MAX = 64  # tensors of one trail
 
@@ -417,34 +416,6 @@ def _node_of(tensor: torch.Tensor) -> Any:
     return tensor.grad_fn if tensor.grad_fn is not None or tensor._base is None else tensor._base.grad_fn
 
 
-def is_gathered(tensor: torch.Tensor, is_product: bool = False) -> bool:
-    """Whether rows of queries were picked by their numbers before this, which is made of them; `is_product`: of them and of keys, to
-    which a bias may be added, which is picked from a table."""
-    nodes = [(_node_of(tensor), not is_product)]
-    for _ in range(64):
-        if not nodes:
-            return False
-        node, is_of_queries = nodes.pop()
-        name = "" if node is None else type(node).__name__.partition("Backward")[0]
-        if is_of_queries and name in _GATHERED and _picks(node):
-            return True
-        if name in _OF_PRODUCT and not is_of_queries:
-            nodes.append((node.next_functions[-2][0], True))
-        elif name in _PASSED_ON or name in _OF_PRODUCT or (is_of_queries and name in _GATHERED):
-            nodes.extend((before, is_of_queries) for before, _ in node.next_functions)
-    return False
-
-
-def _picks(node: Any) -> bool:
-    """Whether it takes some of many, as far as torch tells, and of no table that is a parameter: channels in another order, and rows of
-    positions that are added, are no picked queries."""
-    before, number = node.next_functions[0]
-    if before is None or is_weight(before):
-        return False
-    given, taken = shape_of(before, number), shape_of(node, 0)
-    return given is None or taken is None or math.prod(given) > math.prod(taken)
-
-
 def _is_of_layer(logits: torch.Tensor) -> Optional[bool]:
     """Whether these are the output of a linear layer or the like, by what autograd has noted of them; None when it
     has not, or that leads elsewhere."""
@@ -467,7 +438,6 @@ def _is_of_layer(logits: torch.Tensor) -> Optional[bool]:
     return None
 
 
-_GATHERED = {"Index", "IndexSelect", "Gather", "MaskedSelect"}
 _OF_PRODUCT = {"Bmm", "Baddbmm"}
 _OF_LAYER = {"Addmm", "Mm", "Linear", "Convolution", "NativeLayerNorm", "Embedding", "Cdist", "EuclideanDist",
              "AccumulateGrad"}

@@ -24,18 +24,20 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar
 
 import torch
 
-from .evidence import CHAINED, CHANGED, MIXED, OWN, SHARED, SOME, Findings, is_gathered
-from .lead import TOKENS, Lead, Leads, has_heads_in_rows
-from .seen import NotCaptured, Queries, Weights
+from .evidence import CHAINED, CHANGED, MIXED, OWN, SHARED, SOME, Findings
+from .lead import TOKENS, Lead, Leads, has_heads_in_rows, has_in_rows
+from .seen import NotCaptured, Queries, Seen, Weights, keys_of, queries_of
+from .standing import Standing, find
 
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "num_attention_heads", "nhead", "heads")
 _SHORT_COUNTS = ("h", "nheads", "num_head")  # of what is called an attention
 SAYS_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 SIGMOID = "sigmoid attention: no softmax, its weights sum to no 1"
+_Some = TypeVar("_Some", Queries, Weights)
 _REMEDY = "A softmax over [B, H, Tq, Tk] is captured"
 _LINEAR = re.compile(r"(Linear|Lightning|Delta|Performer|Rwkv|RWKV\d?|GLA)\w*Att\w*$|DeltaNet$|Performer$|Retention$|(^|\.)linear_attn$")
 _STATE_SPACE = re.compile(r"Mamba\d?(Mixer|Layer)?$|SSM$|(^|[a-z])S4D?$|(^|[a-z])S6$|(Rglru|RGLRU)$|(^|\.)mamba\d?$")
@@ -76,7 +78,7 @@ class Judge:
         self._counts_heads = counts_heads
         self._verdicts: Dict[str, Verdict] = {}
         self._leads = Leads()
-        self._gathered: Dict[str, bool] = {}  # fused calls that have fewer queries than keys: whether these were picked
+        self._standings: Dict[Tuple[str, bool], Standing] = {}  # by path and call, and whether there are as many queries as keys
         self._excluded: Dict[str, bool] = {}
         self._shapes: Dict[str, Tuple[int, int]] = {}  # of calls whose layout nothing tells: the first two axes
         self._news: List[str] = []
@@ -103,15 +105,29 @@ class Judge:
         return verdict is not None and not verdict.attention
 
     def arranged(self, path: str, seen: Queries, modules: Sequence[torch.nn.Module], batches: Sequence[int]) -> Queries:
-        """[B, H, T, d], however scaled_dot_product_attention was called; see lead.Leads."""
-        if seen.called is None:
-            return seen
-        if seen.q.shape[2] != seen.k.shape[2] and self._site(path) != "cross":
-            if path not in self._gathered:
-                self._gathered[path] = is_gathered(seen.called[0])
-            if self._gathered[path]:
-                raise NotCaptured(f"has queries that were picked: row i is not position i. {_as_cross(path)}")
-        return self._leads.arranged(path, seen, self._heads(modules), batches)
+        """[B, H, T, d], however scaled_dot_product_attention was called; see lead.Leads. With where its queries stand."""
+        heads = self._heads(modules) or _heads_by_width(modules[-1:], seen)
+        standing = self.standing(path, seen)
+        if standing.heads > 1:
+            raise NotCaptured(has_in_rows(heads or standing.heads * int(seen.k.shape[1]), seen.q.shape, seen.k.shape))
+        if seen.called is None or (standing.apart and seen.called[0].dim() == 4):
+            return self._placed(path, seen)._replace(called=None)
+        return self._placed(path, self._leads.arranged(path, seen, heads, batches))
+
+    def standing(self, path: str, seen: Seen) -> Standing:
+        """Where the queries of an attention stand among its keys, by what autograd noted of a call that it recorded."""
+        key = (path, queries_of(seen)[1] == keys_of(seen))
+        if key not in self._standings:
+            found = find(seen)
+            if found is None:
+                return Standing()
+            self._standings[key] = found
+        return self._standings[key]
+
+    def _placed(self, path: str, seen: _Some) -> _Some:
+        """With the keys that are behind those of its queries, where these are not the last ones."""
+        offset, before = self.standing(path, seen).offset, keys_of(seen) - queries_of(seen)[1]
+        return seen if seen.extra or before < 1 or offset in (None, before) else seen._replace(extra=before - (offset or 0))
 
     def decide(self, path: str, seen: Weights, modules: Sequence[torch.nn.Module], found: Findings) -> Verdict:
         """Judges a call's softmax for good. `modules`: those that run, the innermost last."""
@@ -125,8 +141,9 @@ class Judge:
         if found.product == CHANGED:
             refused = _Refused(plain, kind, f"its result {shape} is not what is multiplied with the values: {found.changed} comes between",
                                "attnd.publish_attention publishes what is")
-        elif not seen.merged and has_heads_in_rows(heads, shape[1], shape[2], shape[3]):
-            refused = _Refused(plain, kind, f"several of the {heads} heads of its module are in the rows of one of its result {shape}",
+        elif self.standing(path, seen).heads > 1 or (not seen.merged and has_heads_in_rows(heads, shape[1], shape[2], shape[3])):
+            count = heads or self.standing(path, seen).heads * shape[1]
+            refused = _Refused(plain, kind, f"several of the {count} heads of its module are in the rows of one of its result {shape}",
                                _REMEDY)
         elif queries is None:
             refused = _Refused(plain, kind, f"nothing tells the heads of its result {shape} from its queries",
@@ -136,8 +153,6 @@ class Judge:
             if part is not None:
                 refused = _Refused(plain, kind, f"it is a part of an attention: its result {shape} {part}")
                 self._beyond[plain] = refused
-            elif seen.weights.shape[queries] != seen.weights.shape[3] and self._site(path) != "cross" and is_gathered(seen.logits, is_product=True):
-                refused = _Refused(plain, kind, "its queries were picked: row i is not position i", _as_cross(path))
             elif path not in self._given and not _matches(self._include, path):
                 reason = self._against(path, _moved(seen, queries), modules, found)
                 other = other_attention(plain, modules[-1])
@@ -150,6 +165,8 @@ class Judge:
                     self._verdicts[path] = Verdict(False)  # as most of such shapes are: nothing is to be said
                     return self._verdicts[path]
             if refused is None:
+                if self.standing(path, seen).apart and not seen.merged:  # values that are made of several positions tell no heads
+                    found = found._replace(lead=lambda heads: None)
                 lead, why = self._lead(seen, heads, queries, found)
                 if why is not None:
                     refused = _Refused(plain, kind, why, _REMEDY if heads is not None or not _is_recorded(seen) else
@@ -208,7 +225,7 @@ class Judge:
 
     def ordered(self, path: str, verdict: Verdict, seen: Weights) -> Weights:
         """[B, H, Tq, Tk], however it is laid out."""
-        seen = seen.of_keys(*verdict.sinks)
+        seen = self._placed(path, seen.of_keys(*verdict.sinks))
         if verdict.lead is not None:
             return _in_lead(seen, verdict.lead)
         seen = _moved(seen, verdict.queries)
@@ -317,11 +334,15 @@ def head_count(module: Any) -> Optional[int]:
     return None
 
 
-def _as_cross(path: str) -> str:
-    """How an attention is captured whose rows are no positions."""
-    plain = path.partition("#")[0]
-    number = re.findall(r"\d+", plain)[-1:] or ["0"]
-    return f"layers={{{plain!r}: ('encoder', {number[0]}, 'cross')}} captures its rows, without numbers of positions"
+def _heads_by_width(modules: Sequence[torch.nn.Module], seen: Queries) -> Optional[int]:
+    """The heads of a module that states none, where there are several times as many queries as keys, and a projection of it is as many
+    times as wide as the heads of keys; None: nothing tells."""
+    (queries, width), keys, groups = seen.q.shape[2:], int(seen.k.shape[2]), int(seen.k.shape[1])
+    times, wide = queries // keys if keys else 0, groups * width
+    sizes = [parameter.shape for module in modules for parameter in module.parameters() if parameter.dim() == 2]
+    if times < 2 or queries % keys or any(size[1] == wide for size in sizes):
+        return None
+    return times * groups if any(size[0] in (times * wide, (times + 2) * wide) for size in sizes) else None
 
 
 def _is_named(path: str, modules: Sequence[torch.nn.Module]) -> bool:
@@ -374,7 +395,7 @@ def _told(pattern: str, found: Sequence[_Refused]) -> str:
     others = len({other.path for other in found}) - 1
     more = f", and {others} more like it" if others else ""
     wanted = pattern if others else first.path
-    remedy = first.remedy.replace("{}", repr(wanted)) + "; " if first.remedy else ""
+    remedy = first.remedy.format(repr(wanted)) + "; " if first.remedy else ""
     return (f"the softmax of {first.path or 'the model'} ({first.kind}{more}) is not captured, as {first.reason}. "
             f"{remedy}exclude={wanted!r} silences this")
 

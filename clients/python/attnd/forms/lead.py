@@ -83,6 +83,11 @@ def has_heads_in_rows(heads: Optional[int], groups: int, queries: int, keys: int
     return heads is not None and keys > 1 and heads > groups and heads % groups == 0 and queries == heads // groups * keys
 
 
+def has_in_rows(heads: Optional[int], queries: Sequence[int], keys: Sequence[int]) -> str:
+    """Why queries of this shape with several heads in the rows of one are not captured."""
+    return f"has queries {list(queries)} and keys {list(keys)}, with several of its {heads} heads in the rows of one. {REMEDY}"
+
+
 REMEDY = "Call it with [B, H, T, d], as torch names the axes"
 
 
@@ -101,8 +106,7 @@ class Leads:
         q = called[0]
         sizes = tuple(q.shape[:-2])
         if len(sizes) == 2 and has_heads_in_rows(heads, sizes[1], int(q.shape[2]), int(called[1].shape[-2])):
-            raise NotCaptured(f"has queries {list(q.shape)} and keys {list(called[1].shape)}, with several of its {heads} heads in the rows "
-                              f"of one. {REMEDY}")
+            raise NotCaptured(has_in_rows(heads, q.shape, called[1].shape))
         if len(sizes) == 2 and (heads == sizes[1] not in (sizes[0], q.shape[2]) or all(map(_is_usual, called[:3]))):
             return seen
         lead = self._found.get(path)
@@ -203,16 +207,10 @@ def _send_back(node: Any, number: int, marks: torch.Tensor, found: Dict[int, _Pl
         return False
     name = _name(node)
     befores: Sequence[Tuple[Any, int]] = node.next_functions
-    if name in _SHAPING:
-        given: List[Optional[torch.Tensor]] = [None] * _results_of(node)
-        given[number] = marks
-        back = node(*given)
-        arrived = [_send_back(before, at, part, found, left) for (before, at), part
-                   in zip(befores, back if isinstance(back, tuple) else (back,)) if before is not None and part is not None]
-        return any(arrived)
-    if name == "Expand":
-        return befores[0][0] is not None and _send_back(*befores[0], _unexpanded(node, marks), found, left)
-    if name in _BY_ELEMENT:  # to those that are not repeated along an axis, as factors and biases are
+    parts = through_view(node, number, marks)
+    if parts is not None:
+        return any([_send_back(before, at, part, found, left) for before, at, part in parts])
+    if name in BY_ELEMENT:  # to those that are not repeated along an axis, as factors and biases are
         return any(_send_back(before, at, marks, found, left) for before, at in befores if before is not None
                    and shape_of(before, at) in (None, tuple(marks.shape)))
     deeper: Dict[int, _Place] = {}
@@ -220,6 +218,22 @@ def _send_back(node: Any, number: int, marks: torch.Tensor, found: Dict[int, _Pl
         found.update(deeper)
         return True
     return _arrive(name, marks, found)
+
+
+def through_view(node: Any, number: int, marks: torch.Tensor) -> Optional[List[Tuple[Any, int, torch.Tensor]]]:
+    """Where marks in the `number`-th result of a view or the like come from, as operations, numbers of results and marks; None: the
+    operation is no such one."""
+    befores: Sequence[Tuple[Any, int]] = node.next_functions
+    if _name(node) == "Expand":
+        back: Any = _unexpanded(node, marks)
+    elif _name(node) in _SHAPING:
+        given: List[Optional[torch.Tensor]] = [None] * _results_of(node)
+        given[number] = marks
+        back = node(*given)
+    else:
+        return None
+    return [(before, at, part) for (before, at), part in zip(befores, back if isinstance(back, tuple) else (back,))
+            if before is not None and part is not None]
 
 
 def _goes_through(node: Any, name: str, befores: Sequence[Tuple[Any, int]], marks: torch.Tensor, found: Dict[int, _Place],
@@ -276,6 +290,6 @@ def _arrive(name: str, marks: torch.Tensor, found: Dict[int, _Place]) -> bool:
 
 _SHAPING = {"View", "UnsafeView", "ReshapeAlias", "Alias", "Transpose", "T", "Permute", "Unsqueeze", "Squeeze", "Clone", "Slice", "Select",
             "Split", "SplitWithSizes", "Unbind", "Cat", "Stack", "Flip", "Roll", "ConstantPadNd"}
-_BY_ELEMENT = {"Mul", "Div", "Add", "Sub", "Neg", "ToCopy", "NativeDropout", "NativeLayerNorm", "FusedRmsNorm"}
+BY_ELEMENT = {"Mul", "Div", "Add", "Sub", "Neg", "ToCopy", "NativeDropout", "NativeLayerNorm", "FusedRmsNorm"}
 _OF_LAYER = {"Addmm", "Mm", "Linear", "Convolution"}
 _OF_INPUT = {"Addmm": (1, ("_saved_mat1_sym_sizes", "_saved_mat1_sizes")), "Mm": (0, ("_saved_self_sym_sizes", "_saved_self_sizes"))}

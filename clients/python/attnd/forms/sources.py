@@ -19,7 +19,7 @@ _OF_KEYS = re.compile(r"encoder|context|memory|(^|_)(keys?|k|kv|source|src|other
 _OF_EITHER = re.compile(r"(^|_)(keys?|k|kv)(_|$)")  # of them those that self-attention is given as well
 _PRODUCT = re.compile(r"Bmm|Baddbmm|^Mm")  # nodes of autograd that are one of queries and keys
 _JOINS = re.compile(rf"{_PRODUCT.pattern}|ScaledDot|Att|mha|MHA|Checkpoint|Compiled")  # and that may join two sequences
-_VIEWS = re.compile(r"(T|Transpose|Permute|(Unsafe)?View|Reshape|(Unsafe)?Split(WithSizes)?|Slice|Select|Expand|Unsqueeze|Squeeze|ToCopy)Backward")
+_VIEWS = re.compile(r"(T|Transpose|Permute|(Unsafe)?View|Reshape(Alias)?|(Unsafe)?Split(WithSizes)?|Slice|Select|Expand|Unsqueeze|Squeeze|ToCopy)Backward")
 _WITHIN = 256  # nodes of a module between its inputs and its queries or keys
 _BEFORE = 24  # nodes before an input, between it and what else is made of the same
 
@@ -163,10 +163,15 @@ def _sides(seen: Seen) -> Optional[Sequence[_Edge]]:
     if isinstance(seen, Queries):
         sides: Sequence[_Edge] = (_edge(seen.q), _edge(seen.k))
     else:
-        product = next((node for node, _ in _back_from(_edge(seen.logits), _WITHIN) if _PRODUCT.search(node.name())
-                        and sum(not is_weight(parent) for parent, _ in node.next_functions) > 1), None)
+        product = product_before(seen.logits)
         sides = () if product is None else product.next_functions[-2:]
     return None if not sides or any(node is None for node, _ in sides) else sides
+
+
+def product_before(logits: torch.Tensor) -> Any:
+    """The operation that multiplied queries and keys to logits; None: autograd has not recorded it."""
+    return next((node for node, _ in _back_from(_edge(logits), _WITHIN) if _PRODUCT.search(node.name())
+                 and sum(not is_weight(parent) for parent, _ in node.next_functions) > 1), None)
 
 
 def _back_from(start: _Edge, most: int, ends: Container[_Edge] = ()) -> Iterator[_Edge]:

@@ -8,7 +8,8 @@
     site    'cross' after that number (anywhere, without one), or 'encoder_attn', 'encdec', 'enc_dec', 'src_attn': cross;
             'multihead_attn' next to another attention of the same parent, as in torch's TransformerDecoderLayer: cross;
             'self' in the last component: self; else cross, where the keys are of another input of the module than the queries
-            (forms.sources.reads_other); else self. A sign of cross says nothing about the stack
+            (forms.sources.reads_other); else self. A sign of cross says nothing about the stack. Self-attention whose rows or
+            keys are no positions (forms/standing.py) has site cross, however it is called
 
     encoder.layers.3.self_attn       encoder 3 self
     decoder.layers.0.multihead_attn  decoder 0 cross
@@ -33,9 +34,10 @@ from ..base.wire import LAYER_MAX, Layer
 
 class Shown(NamedTuple):
     """Facts of a call; None: nothing tells. `cross`: keys and values are of another input than the queries. `ahead`: queries
-    see keys behind their own, a bool, or until it is read a tensor of one."""
+    see keys behind their own, a bool, or until it is read a tensor of one. `apart`: rows or keys are no positions of one sequence."""
     cross: Optional[bool] = None
     ahead: Any = None
+    apart: bool = False
 
 
 def name_layers(paths: Sequence[str], named: Optional[Mapping[str, Layer]] = None,
@@ -88,11 +90,12 @@ def _guess(path: str, parents: Mapping[str, int], shown: Shown) -> _Guess:
 
 def _with_stacks(guessed: Mapping[str, _Guess], shown: Mapping[str, Shown], fixed: Mapping[str, Layer]) -> Dict[str, Layer]:
     """With a stack for those that have none by their paths: one for all whose paths differ by numbers alone."""
-    beside_cross = {path.rpartition(".")[0] for path, (_, _, site) in (*guessed.items(), *fixed.items()) if site == "cross"}
+    alone = {path for path, one in shown.items() if one.apart}  # no cross-attention but by name
+    beside_cross = {path.rpartition(".")[0] for path, (_, _, site) in (*guessed.items(), *fixed.items()) if site == "cross" and path not in alone}
     sees_ahead: Dict[str, List[Optional[bool]]] = {}
     known = {_kind(path): stack for path, (stack, _, site) in fixed.items() if site == "self"}
     for path, (_, _, site) in guessed.items():
-        ahead = shown.get(path, Shown()).ahead and site == "self" and path.rpartition(".")[0] not in beside_cross
+        ahead = shown.get(path, Shown()).ahead and (site == "self" or path in alone) and path.rpartition(".")[0] not in beside_cross
         sees_ahead.setdefault(_kind(path), []).append(ahead)
 
     def stack_of(path: str) -> str:
@@ -124,6 +127,8 @@ def _site(path: str, tail: Sequence[str], parents: Mapping[str, int], shown: Sho
     if any(_CROSS.search(part) for part in tail):
         return "cross"
     leaf = path.lower().rpartition(".")[2]
+    if shown.apart:
+        return "cross"
     if "multihead_attn" in leaf and parents[path.rpartition(".")[0]] > 1:
         return "cross"
     return "cross" if shown.cross and "self" not in leaf else "self"

@@ -71,6 +71,12 @@ class Notices:
         """Nothing tells whether an attention reads its own sequence or another one."""
         self._uncaptured("unplaced", path, f"it {why}. Say which, by layers={{{path!r}: ('decoder', 0, 'cross')}} or 'self'")
 
+    def apart(self, path: str, why: str) -> None:
+        """The rows or the keys of a self-attention are no positions."""
+        self._once.warn("apart", "row i of the attention of %s is not key i, as %s. It, and others like it, are captured as cross-attention: "
+                        "their rows, without diagonal, neighbours and induction, while distances go by the numbers of rows and keys. "
+                        "layers={%r: ('encoder', 0, 'self')} says that key i is position i", path or "the model", why, path)
+
     def unclear(self, path: str) -> None:
         """Something was added to the logits of an attention that is not known, or not told from a bias, and may be a mask."""
         self._once.warn("unclear", "%s adds to its logits what cannot be told from a bias, and some keys are 50 or more below others in all heads. "
