@@ -152,7 +152,8 @@ def test_a_mask_that_hides_nothing_at_first_is_told_when_it_does(daemon, watched
 
 PICKS = {"by index": lambda q, picked: q[torch.arange(B)[:, None, None], torch.arange(H)[None, :, None], picked],
          "gathered": lambda q, picked: q.gather(2, picked[..., None].expand(-1, -1, -1, D)),
-         "selected": lambda q, picked: q.index_select(2, picked[0, 0]), "taken": lambda q, picked: torch.take_along_dim(q, picked[..., None], 2)}
+         "selected": lambda q, picked: q.index_select(2, picked[0, 0]), "taken": lambda q, picked: torch.take_along_dim(q, picked[..., None], 2),
+         "in parts": lambda q, picked: torch.cat(q.index_select(2, picked[0, 0]).split([1, 2], 2), 2)}
 
 
 class PickingAttention(Attention):

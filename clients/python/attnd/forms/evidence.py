@@ -17,11 +17,13 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import torch
 from torch.nn import functional
 
-from .lead import Lead, find, shape_of
+from . import graph
+from .graph import back, edge_of, is_weight, operation, shape_of, through
+from .lead import Lead, find
 from .seen import Weights
-from .sources import is_weight
 
 FOLLOWED_MAX = 64  # tensors of one trail
+NODES_MAX = 64  # of what autograd has noted, from one tensor back
 
 OWN, SHARED, MIXED, SOME, CHAINED, CHANGED = "own", "shared", "mixed", "some", "chained", "changed"
 Order = Tuple[int, ...]
@@ -39,7 +41,7 @@ class Findings(NamedTuple):
     queries      the axis of the queries, where the product tells
     selected     its largest values were looked for
     heads_first  the values' heads are the first axis; None: they do not tell
-    linear       its input is the output of a layer, and no product of queries and keys; None: not known
+    linear       its input is the output of a layer for certain, and no product of queries and keys
     lead         where the heads are in the first axes, by how the values were made, for as many as the module says
     """
     product: Optional[str]
@@ -50,7 +52,7 @@ class Findings(NamedTuple):
     queries: Optional[int]
     selected: bool
     heads_first: Optional[bool]
-    linear: Optional[bool]
+    linear: bool
     lead: Callable[[Optional[int]], Optional[Lead]] = lambda heads: None
 
 
@@ -314,19 +316,18 @@ def tensors_in(given: Any) -> Iterator[torch.Tensor]:
 def _zero_rows(values: torch.Tensor, made: torch.Tensor) -> Tuple[int, int]:
     """How many rows of values [..., Tk, d] in front and behind are zeros that something constant was concatenated for, as autograd
     has noted of how these were made."""
-    node: Any = made.grad_fn
-    for _ in range(12):
-        name = "" if node is None else type(node).__name__.partition("Backward")[0]
-        if name not in _PASSED_ON and name != "ConstantPadNd":
-            return 0, 0
-        befores = [before for before, _ in node.next_functions]
-        if name in ("Cat", "ConstantPadNd"):
-            is_padded = name == "ConstantPadNd"
-            rows: List[bool] = (values.detach() != 0).any(-1).flatten(0, -2).any(0).tolist()
-            front, behind = (next((at for at, row in enumerate(some) if row), 0) for some in (rows, rows[::-1]))
-            return front if is_padded or befores[0] is None else 0, behind if is_padded or befores[-1] is None else 0
-        node = next((before for before in befores if before is not None), None)
-    return 0, 0
+    def before(edge: graph.Edge) -> Sequence[graph.Edge]:
+        return [one for one in through(_PASSED_ON - _JOINED)(edge) if one[0] is not None][:1]
+
+    node = list(back([edge_of(made)], 12, before))[-1:]
+    name = operation(node[0][0]) if node else ""
+    if name not in _JOINED:
+        return 0, 0
+    befores = [before for before, _ in node[0][0].next_functions]
+    rows: List[bool] = (values.detach() != 0).any(-1).flatten(0, -2).any(0).tolist()
+    front, behind = (next((at for at, row in enumerate(some) if row), 0) for some in (rows, rows[::-1]))
+    is_padded = name == "ConstantPadNd"
+    return front if is_padded or befores[0] is None else 0, behind if is_padded or befores[-1] is None else 0
 
 
 def _is_factor(name: str, own: torch.Tensor, operands: Sequence[torch.Tensor]) -> bool:
@@ -412,27 +413,14 @@ def _heads_first(strides: Sequence[int], sizes: Sequence[int]) -> Optional[bool]
 
 # ------------------------------------------------------------------------------------------ where it comes from
 
-def _node_of(tensor: torch.Tensor) -> Any:
-    """The operation that made it, or what it is a view of that was made for us."""
-    return tensor.grad_fn if tensor.grad_fn is not None or tensor._base is None else tensor._base.grad_fn
-
-
 def is_gathered(tensor: torch.Tensor, is_product: bool = False) -> bool:
     """Whether rows of queries were picked by their numbers before this, which is made of them; `is_product`: of them and of keys, to
     which a bias may be added, which is picked from a table."""
-    nodes = [(_node_of(tensor), not is_product)]
-    for _ in range(64):
-        if not nodes:
-            return False
-        node, is_of_queries = nodes.pop()
-        name = "" if node is None else type(node).__name__.partition("Backward")[0]
-        if is_of_queries and name in _GATHERED and _picks(node):
-            return True
-        if name in _OF_PRODUCT and not is_of_queries:
-            nodes.append((node.next_functions[-2][0], True))
-        elif name in _PASSED_ON or name in _OF_PRODUCT or (is_of_queries and name in _GATHERED):
-            nodes.extend((before, is_of_queries) for before, _ in node.next_functions)
-    return False
+    starts = [edge_of(tensor)]
+    if is_product:
+        starts = [node.next_functions[-2] for node, _ in back(starts, NODES_MAX, through(_PASSED_ON)) if operation(node) in graph.PRODUCTS]
+    ways = back(starts, NODES_MAX, through(_PASSED_ON | graph.PRODUCTS | graph.PICKING))
+    return any(operation(node) in graph.PICKING and _picks(node) for node, _ in ways)
 
 
 def _picks(node: Any) -> bool:
@@ -445,35 +433,15 @@ def _picks(node: Any) -> bool:
     return given is None or taken is None or math.prod(given) > math.prod(taken)
 
 
-def _is_of_layer(logits: torch.Tensor) -> Optional[bool]:
-    """Whether these are the output of a linear layer or the like, by what autograd has noted of them; None when it
-    has not, or that leads elsewhere."""
-    nodes, found = [_node_of(logits)], False
-    for _ in range(64):
-        if not nodes:
-            return found or None
-        node = nodes.pop()
-        if node is None:
-            continue
-        name = type(node).__name__.partition("Backward")[0]
-        if name in _OF_PRODUCT:
-            return False
-        if name in _OF_LAYER:
-            found = True
-        elif name in _PASSED_ON:
-            nodes.extend(before for before, _ in node.next_functions)
-        else:
-            return None
-    return None
+def _is_of_layer(logits: torch.Tensor) -> bool:
+    """Whether these are the output of a linear layer or the like, by what autograd has noted of them, and of nothing else."""
+    names = {operation(node) for node, _ in back([edge_of(logits)], NODES_MAX, through(_PASSED_ON))}
+    return names <= _PASSED_ON | _OF_LAYER and bool(names & _OF_LAYER)
 
 
-_GATHERED = {"Index", "IndexSelect", "Gather", "MaskedSelect"}
-_OF_PRODUCT = {"Bmm", "Baddbmm"}
-_OF_LAYER = {"Addmm", "Mm", "Linear", "Convolution", "NativeLayerNorm", "Embedding", "Cdist", "EuclideanDist",
-             "AccumulateGrad"}
-_PASSED_ON = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Pow", "Sqrt", "Sum", "Tanh", "Clamp", "MaskedFill", "Where",
-              "View", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Unsqueeze", "Squeeze", "Clone",
-              "ToCopy", "Expand", "Slice", "Select", "Split", "Unbind", "Cat"}
+_OF_LAYER = graph.LAYERS | graph.NORMING | {"Embedding", "Cdist", "EuclideanDist", "AccumulateGrad"}
+_PASSED_ON = graph.SHAPING | graph.CASTING | graph.REPEATING | graph.SCALING | graph.ADDING | graph.CURVING | graph.SUMMING
+_JOINED = {"Cat", "ConstantPadNd"}
 
 _PRODUCTS: Dict[Any, Tuple[int, int]] = {
     torch.matmul: (0, 1), torch.Tensor.matmul: (0, 1), torch.Tensor.__matmul__: (0, 1),

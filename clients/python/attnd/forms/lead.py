@@ -8,11 +8,12 @@ different heads in different channels. Nothing of the model is computed again, a
 from __future__ import annotations
 
 import math
-import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
+from . import graph
+from .graph import operation, shape_of
 from .seen import NotCaptured, Queries
 
 STEPS_MAX = 2048  # nodes that marks are sent through
@@ -201,10 +202,10 @@ def _send_back(node: Any, number: int, marks: torch.Tensor, found: Dict[int, _Pl
     left[0] -= 1
     if left[0] < 0:
         return False
-    name = _name(node)
-    befores: Sequence[Tuple[Any, int]] = node.next_functions
-    if name in _SHAPING:
-        given: List[Optional[torch.Tensor]] = [None] * _results_of(node)
+    name = operation(node)
+    befores: Sequence[graph.Edge] = node.next_functions
+    if name in graph.SHAPING:
+        given: List[Optional[torch.Tensor]] = [None] * graph.results_of(node)
         given[number] = marks
         back = node(*given)
         arrived = [_send_back(before, at, part, found, left) for (before, at), part
@@ -222,7 +223,7 @@ def _send_back(node: Any, number: int, marks: torch.Tensor, found: Dict[int, _Pl
     return _arrive(name, marks, found)
 
 
-def _goes_through(node: Any, name: str, befores: Sequence[Tuple[Any, int]], marks: torch.Tensor, found: Dict[int, _Place],
+def _goes_through(node: Any, name: str, befores: Sequence[graph.Edge], marks: torch.Tensor, found: Dict[int, _Place],
                   left: List[int]) -> bool:
     """Whether a layer that projects each head by itself got them cut out of channels: marks are sent back to its input."""
     before, at = befores[_OF_INPUT[name][0]]
@@ -232,26 +233,6 @@ def _goes_through(node: Any, name: str, befores: Sequence[Tuple[Any, int]], mark
     of_input = torch.zeros(tuple(sizes), dtype=marks.dtype, device=marks.device)
     of_input[:, 0] = marks[:, 0]
     return _send_back(before, at, of_input, found, left) and len({place.channel for place in found.values()}) > 1
-
-
-def _name(node: Any) -> str:
-    return type(node).__name__.partition("Backward")[0]
-
-
-def shape_of(node: Any, number: int) -> Optional[Tuple[int, ...]]:
-    """The shape of a result of an operation; None: torch 1.13 does not tell."""
-    return tuple(node._input_metadata[number].shape) if hasattr(node, "_input_metadata") else None
-
-
-def _results_of(node: Any) -> int:
-    """The number of results of an operation."""
-    if hasattr(node, "_input_metadata"):
-        return len(node._input_metadata)
-    try:
-        node(*[None] * 65536)  # torch 1.13 says it when there are too many
-    except TypeError as told:
-        return int((re.search(r"expected (\d+)", str(told)) or [0, 1])[1])
-    return 1
 
 
 def _unexpanded(node: Any, marks: torch.Tensor) -> torch.Tensor:
@@ -266,7 +247,7 @@ def _unexpanded(node: Any, marks: torch.Tensor) -> torch.Tensor:
 def _arrive(name: str, marks: torch.Tensor, found: Dict[int, _Place]) -> bool:
     """Notes where the marks are in the result of what is no view."""
     channels = 1 if name == "Convolution" else marks.dim() - 1
-    sure = name in _OF_LAYER or (name == "Bmm" and marks.shape[0] == 1)
+    sure = name in graph.LAYERS or (name == "Bmm" and marks.shape[0] == 1)
     number, places = len(found), marks.nonzero().tolist()
     for place, mark in zip(places, marks[marks != 0].tolist()):
         channel = place.pop(channels)
@@ -274,8 +255,5 @@ def _arrive(name: str, marks: torch.Tensor, found: Dict[int, _Place]) -> bool:
     return bool(places)
 
 
-_SHAPING = {"View", "UnsafeView", "ReshapeAlias", "Alias", "Transpose", "T", "Permute", "Unsqueeze", "Squeeze", "Clone", "Slice", "Select",
-            "Split", "SplitWithSizes", "Unbind", "Cat", "Stack", "Flip", "Roll", "ConstantPadNd"}
-_BY_ELEMENT = {"Mul", "Div", "Add", "Sub", "Neg", "ToCopy", "NativeDropout", "NativeLayerNorm", "FusedRmsNorm"}
-_OF_LAYER = {"Addmm", "Mm", "Linear", "Convolution"}
+_BY_ELEMENT = graph.SCALING | graph.ADDING | graph.CASTING | graph.NORMING
 _OF_INPUT = {"Addmm": (1, ("_saved_mat1_sym_sizes", "_saved_mat1_sizes")), "Mm": (0, ("_saved_self_sym_sizes", "_saved_self_sizes"))}

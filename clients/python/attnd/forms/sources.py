@@ -5,21 +5,20 @@ are made of. Three tensors that are made of one, as views or by a norm each, are
 from __future__ import annotations
 
 import re
-from collections import deque
-from typing import Any, Container, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 
 from ..base.torch_state import outside_modes
+from .graph import PRODUCTS, Edge, back, edge_of, is_weight, operation, place, shape_of, whole
 from .seen import NotCaptured, Queries, Seen, keys_of, queries_of, sees_ahead
 
 _NO_KEYS = re.compile(r"mask|pos|bias|residual|rope|rotary|freq|(^|_)(cos|sin)(_|$)")  # names of inputs that are no sequence
 _OF_QUERIES = re.compile(r"(^|_)(q|query|queries|tgt|latents?)(_|$)")  # of the one that queries are made of
 _OF_KEYS = re.compile(r"encoder|context|memory|(^|_)(keys?|k|kv|source|src|other|cond)(_|$)")  # of those of another sequence
 _OF_EITHER = re.compile(r"(^|_)(keys?|k|kv)(_|$)")  # of them those that self-attention is given as well
-_PRODUCT = re.compile(r"Bmm|Baddbmm|^Mm")  # nodes of autograd that are one of queries and keys
-_JOINS = re.compile(rf"{_PRODUCT.pattern}|ScaledDot|Att|mha|MHA|Checkpoint|Compiled")  # and that may join two sequences
-_VIEWS = re.compile(r"(T|Transpose|Permute|(Unsafe)?View|Reshape|(Unsafe)?Split(WithSizes)?|Slice|Select|Expand|Unsqueeze|Squeeze|ToCopy)Backward")
+_PRODUCTS = PRODUCTS | {"Mm"}  # operations that are one of queries and keys
+_JOINS = re.compile(r"Bmm|Baddbmm|^Mm|ScaledDot|Att|mha|MHA|Checkpoint|Compiled")  # and that may join two sequences
 _WITHIN = 256  # nodes of a module between its inputs and its queries or keys
 _BEFORE = 24  # nodes before an input, between it and what else is made of the same
 
@@ -71,16 +70,8 @@ def may_read_other(names: Iterable[str]) -> bool:
 
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether these are one tensor, or two views of it that have the same elements."""
-    return one is other or (_place(one) == _place(other) != 0 and one.storage_offset() == other.storage_offset()
+    return one is other or (place(one) == place(other) != 0 and one.storage_offset() == other.storage_offset()
                             and sorted(zip(one.shape, one.stride())) == sorted(zip(other.shape, other.stride())))
-
-
-def _place(tensor: torch.Tensor) -> int:
-    """Where its elements are; 0: nothing tells."""
-    try:
-        return int(tensor.untyped_storage().data_ptr() if hasattr(tensor, "untyped_storage") else tensor.storage().data_ptr())  # type: ignore[no-untyped-call]
-    except (NotImplementedError, RuntimeError):
-        return 0
 
 
 def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -97,15 +88,12 @@ def _sees_ahead(seen: Seen) -> bool:
 
 # ------------------------------------------------------------------------------------ by what autograd records
 
-_Edge = Tuple[Any, int]  # a node, and which of its results
-
-
 def _are_of_one(given: Sequence[_Input], own: _Input, others: Sequence[_Input], seen: Seen) -> Optional[bool]:
     """Whether queries and keys are made of the same one of these, or of two that are made of the same. None: nothing tells."""
     sides = _sides(seen)
     if sides is None:
         return None
-    made = {edge: one for one in given for edge in {_edge(one.value), _edge(_whole(one.value))} if edge[0] is not None}
+    made = {edge: one for one in given for edge in {edge_of(one.value), edge_of(whole(one.value))} if edge[0] is not None}
     data = [one for one in given if _is_data(one.value)]
     of_queries, of_keys = (_made_of(side, made, data) for side in sides)
     if not (of_queries or of_keys):
@@ -134,11 +122,11 @@ def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _is_data(tensor: torch.Tensor) -> bool:
     """Whether autograd knows of nothing that it was made of."""
-    return _edge(tensor)[0] is None
+    return edge_of(tensor)[0] is None
 
 
 def _is_of_data(tensor: torch.Tensor) -> bool:
-    return _is_data(tensor) or any(map(_takes_data, (node for node, _ in _back_from(_edge(tensor), _BEFORE))))
+    return _is_data(tensor) or any(map(_takes_data, (node for node, _ in _back_from(edge_of(tensor), _BEFORE))))
 
 
 def _takes_data(node: Any) -> bool:
@@ -147,53 +135,27 @@ def _takes_data(node: Any) -> bool:
     return None in before and all(parent is None or is_weight(parent) for parent in before)
 
 
-def _edge(tensor: torch.Tensor) -> _Edge:
-    """The result that it is; that of a view that was made without autograd is its base's."""
-    tensor = _whole(tensor) if tensor.grad_fn is None else tensor
-    return tensor.grad_fn, tensor.output_nr
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor that it is a view of, else itself."""
-    return tensor if tensor._base is None else tensor._base
-
-
-def _sides(seen: Seen) -> Optional[Sequence[_Edge]]:
+def _sides(seen: Seen) -> Optional[Sequence[Edge]]:
     """The results that queries and keys are; None: autograd has not recorded both."""
     if isinstance(seen, Queries):
-        sides: Sequence[_Edge] = (_edge(seen.q), _edge(seen.k))
+        sides: Sequence[Edge] = (edge_of(seen.q), edge_of(seen.k))
     else:
-        product = next((node for node, _ in _back_from(_edge(seen.logits), _WITHIN) if _PRODUCT.search(node.name())
+        product = next((node for node, _ in _back_from(edge_of(seen.logits), _WITHIN) if operation(node) in _PRODUCTS
                         and sum(not is_weight(parent) for parent, _ in node.next_functions) > 1), None)
         sides = () if product is None else product.next_functions[-2:]
     return None if not sides or any(node is None for node, _ in sides) else sides
 
 
-def _back_from(start: _Edge, most: int, ends: Container[_Edge] = ()) -> Iterator[_Edge]:
+def _back_from(start: Edge, most: int, ends: Mapping[Edge, _Input] = {}) -> Iterator[Edge]:
     """The results that one is made of, the nearest first, up to these ends, to parameters, and to what joins sequences."""
-    waiting, met = deque([start]), {start}
-    while waiting and len(met) <= most:
-        edge = waiting.popleft()
-        if edge[0] is None:
-            continue
-        yield edge
-        before = [one for one in edge[0].next_functions if one[0] is not None and (one in ends or not is_weight(one[0]))]
-        if edge in ends or (len(before) > 1 and _JOINS.search(edge[0].name())):
-            continue
-        waiting.extend(one for one in before if one not in met)
-        met.update(before)
+    def before(edge: Edge) -> Sequence[Edge]:
+        found = [one for one in edge[0].next_functions if one[0] is not None and (one in ends or not is_weight(one[0]))]
+        return () if edge in ends or (len(found) > 1 and _JOINS.search(operation(edge[0]))) else found
+
+    return back([start], most, before)
 
 
-def is_weight(node: Any) -> bool:
-    """Whether it is a parameter, or a view of one."""
-    while node is not None and not hasattr(node, "variable"):
-        if len(node.next_functions) != 1 or not _VIEWS.match(node.name()):
-            return False
-        node = node.next_functions[0][0]
-    return node is not None
-
-
-def _made_of(start: _Edge, made: Mapping[_Edge, _Input], data: Sequence[_Input]) -> List[_Input]:
+def _made_of(start: Edge, made: Mapping[Edge, _Input], data: Sequence[_Input]) -> List[_Input]:
     """The inputs that a result is made of, told by the results that they are, or, of data, by what is kept for backward."""
     found = []
     for edge in _back_from(start, _WITHIN, made):
@@ -201,7 +163,7 @@ def _made_of(start: _Edge, made: Mapping[_Edge, _Input], data: Sequence[_Input])
             found.append(made[edge])
         elif data:
             kept = _kept_by(edge[0])
-            found += [one for one in data if _place(one.value) in kept]
+            found += [one for one in data if place(one.value) in kept]
     return found
 
 
@@ -214,18 +176,12 @@ def _kept_by(node: Any) -> Set[int]:
             saved = getattr(node, name) if name.startswith("_raw_saved_") else None
             kept = getattr(saved, "data", None) if getattr(saved, "unpack_hook", saved) is None else None
             if isinstance(kept, torch.Tensor) and not kept.requires_grad:
-                places.add(_place(kept))
+                places.add(place(kept))
     return places - {0}
 
 
-def _before(tensor: torch.Tensor) -> Tuple[Set[_Edge], Set[int]]:
+def _before(tensor: torch.Tensor) -> Tuple[Set[Edge], Set[int]]:
     """Results that it is made of and that have as many positions, and the places of data."""
-    edges = list(_back_from(_edge(tensor), _BEFORE))
-    data = [{_place(tensor)} - {0} if _is_data(tensor) else set()] + [_kept_by(node) for node, _ in edges if _takes_data(node)]
-    return {edge for edge in edges if {*tensor.shape[:-1]} <= {*_shape(edge, tensor)}}, set().union(*data)
-
-
-def _shape(edge: _Edge, tensor: torch.Tensor) -> Sequence[int]:
-    """That of a result; torch 1.13 does not tell."""
-    known = getattr(edge[0], "_input_metadata", None)
-    return tuple(known[edge[1]].shape) if known else tensor.shape
+    edges = list(_back_from(edge_of(tensor), _BEFORE))
+    data = [{place(tensor)} - {0} if _is_data(tensor) else set()] + [_kept_by(node) for node, _ in edges if _takes_data(node)]
+    return {edge for edge in edges if {*tensor.shape[:-1]} <= {*(shape_of(*edge) or tensor.shape)}}, set().union(*data)
