@@ -88,10 +88,12 @@ REMEDY = "Call it with [B, H, T, d], as torch names the axes"
 
 
 class Leads:
-    """Where the heads are in the calls of one model, as far as they are not where torch names them. A finding holds for good."""
+    """Where the heads are in the calls of one model, as far as they are not where torch names them. A finding holds for good, as
+    that nothing tells does for calls of one shape."""
 
     def __init__(self) -> None:
         self._found: Dict[str, Optional[Lead]] = {}  # by path and call; None: where torch names them
+        self._refused: Dict[str, Tuple[Any, str]] = {}  # by path and call: what it was, and why nothing tells
 
     def arranged(self, path: str, seen: Queries, heads: Optional[int], batches: Sequence[int]) -> Queries:
         """As [B, H, T, d], however it was called; NotCaptured: nothing tells how. `heads`: as the module says; `batches`: the first
@@ -108,7 +110,14 @@ class Leads:
             return seen
         lead = self._found.get(path)
         if path not in self._found or (lead is not None and not lead.fits(sizes)):
-            lead = self._found[path] = _lead_of(called, sizes, heads, batches)
+            what = sizes, heads, [one.grad_fn is None for one in called[:3]]
+            if self._refused.get(path, (None, ""))[0] == what:
+                raise NotCaptured(self._refused[path][1])
+            try:
+                lead = self._found[path] = _lead_of(called, sizes, heads, batches)
+            except NotCaptured as why:
+                self._refused[path] = what, str(why)
+                raise
         return seen if lead is None else _in_lead(seen, called, sizes, lead)
 
 
