@@ -4,7 +4,7 @@
 The weights of an attention are next multiplied with values of the same keys, which each sample has of its own:
 [B, H, Tq, Tk] with [B, H or 1, Tk, d]. A Trail follows a result through the torch functions of a forward, by the
 identity of tensors, until such a product. A tensor made of it by dropout, a cast, another shape or order of axes, or a factor for each
-head, and a slice of it (without sinks), is followed as well. So is one whose numbers are others, as heads were mixed or a mask came
+head, and a slice of it (without sinks), also by numbers in a row, is followed as well. So is one whose numbers are others, as heads were mixed or a mask came
 after the softmax: if that meets the values, the softmax is not what the model attends by. An operation by element is compared with
 what it was given, in each forward that is captured, as a mask may hide nothing today. Until then the trail keeps what it follows alive,
 and copies nothing. The values are those of whose axes the product is certain.
@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 
 from . import graph
-from .graph import back, edge_of, is_weight, operation, shape_of, through
+from .graph import back, edge_of, is_weight, operation, place, shape_of, through
 from .lead import Lead, find
 from .seen import Weights
 
@@ -134,10 +134,12 @@ class Trail:
         """Follows what a function that multiplies nothing has made of `own`."""
         if name in _SELECTING and not (name == "max" and torch.is_tensor(made)):
             self._selected = True
-        elif name in _SAME or (id(own) not in self._unchanged and _is_factor(name, own, operands)):
+        elif name in _SAME or (name in _PICKING and made.shape[-1:] != own.shape[-1:]) \
+                or (id(own) not in self._unchanged and _is_factor(name, own, operands)):
             for part in (made,) if isinstance(made, torch.Tensor) else made if name in _SPLITTING else ():
-                if name in _PARTING or part.numel() == own.numel() or name.startswith("expand"):
-                    self._follow(part, own, name, None)
+                if name in _PARTING or name in _PICKING or part.numel() == own.numel() or name.startswith("expand"):
+                    first = 0 if part.numel() == own.numel() else _first_column(own, part, operands)
+                    self._follow(part, own, name, name if first is None and place(part) != place(own) else None, first=first)
         elif args and args[0] is own and (made is own or name == "__setitem__"):
             self._changed.update((one, name) for one in self._keys)
         elif isinstance(made, torch.Tensor) and made.is_floating_point() and made.shape == own.shape and made is not own \
@@ -157,15 +159,17 @@ class Trail:
         order = self._orders[id(own)]
         return id(own) in self._turned and (order is None or order[-1] != 3)
 
-    def _follow(self, made: torch.Tensor, own: torch.Tensor, name: str, changed: Optional[str], chained: bool = False) -> None:
-        """`made` is made of `own` by the function of this name; `changed`: by which its numbers are others."""
+    def _follow(self, made: torch.Tensor, own: torch.Tensor, name: str, changed: Optional[str], chained: bool = False, first: Optional[int] = 0) -> None:
+        """`made` is made of `own`, whose columns it has from `first` on, by the function of this name; `changed`: by which its numbers
+        are others."""
         if len(self._keys) == FOLLOWED_MAX or not made.dim() or made is own:
             return
         turns, at = name in _TURNING, id(made)
         as_many = made.numel() == own.numel() and not chained
         self._keys[at] = made, self._keys[id(own)][1] if as_many else int(made.shape[-1])
         self._orders[at] = None if chained or changed else _order(self._orders[id(own)], own, made, turns)
-        self._firsts[at] = self._firsts[id(own)] if as_many else _first_column(self._firsts[id(own)], own, made)
+        before = self._firsts[id(own)]
+        self._firsts[at] = None if before is None or first is None else before + first
         if chained or turns or id(own) in self._turned:
             self._turned.add(at)
         if chained or id(own) in self._chained:
@@ -360,13 +364,20 @@ def _has_axes(sizes: Sequence[int], wanted: Sequence[int]) -> bool:
     return True
 
 
-def _first_column(before: Optional[int], own: torch.Tensor, made: torch.Tensor) -> Optional[int]:
-    """The first column of a part of a tensor that begins with this one; None: not certain."""
-    if before is None or made.shape[-1:] == own.shape[-1:]:
-        return before
-    if made.dim() != own.dim() or own.stride(-1) != 1 or own.dim() < 2 or own.stride(-2) < own.shape[-1]:
+def _first_column(own: torch.Tensor, made: torch.Tensor, operands: Sequence[torch.Tensor]) -> Optional[int]:
+    """The column that a part of a tensor begins with; None: not certain. Columns that were picked by their numbers have to be in a row,
+    and their numbers on no device, which would be waited for."""
+    if made.shape[-1:] == own.shape[-1:]:
+        return 0
+    if place(made) == place(own):
+        is_certain = made.dim() == own.dim() > 1 and own.stride(-1) == 1 and own.stride(-2) >= own.shape[-1]
+        return int(made.storage_offset() - own.storage_offset()) % int(own.stride(-2)) if is_certain else None
+    numbers = [one.nonzero().flatten() if one.dtype == torch.bool else one for one in operands if one is not own and one.device.type == "cpu"]
+    if len(numbers) != 1 or made.shape[:-1] != own.shape[:-1] or not numbers[0].numel():
         return None
-    return before + int(made.storage_offset() - own.storage_offset()) % int(own.stride(-2))
+    first = int(numbers[0].flatten()[0])
+    in_a_row = torch.arange(first, first + made.shape[-1], dtype=numbers[0].dtype)
+    return first if first >= 0 and torch.equal(numbers[0], in_a_row.expand_as(numbers[0])) else None
 
 
 def _version(tensor: torch.Tensor) -> int:
@@ -452,6 +463,7 @@ _SELECTING = {"topk", "argmax", "argsort", "sort", "multinomial", "max"}  # max:
 _TURNING = {"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "__get__"}
 _SPLITTING = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind"}
 _PARTING = {"__getitem__", "narrow", "select", *_SPLITTING}  # make parts of a tensor
+_PICKING = {"index_select", "gather", "take_along_dim"}  # and __getitem__: by numbers
 _SAME = {*_TURNING, *_PARTING, "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze", "expand",
          "expand_as", "contiguous", "clone", "detach", "to", "type", "type_as", "float", "half", "bfloat16", "double", "cuda", "cpu",
          "dropout", "dropout_", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d",
