@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """sources: whether an attention reads keys of the sequence that its queries are of, or of another one, told by the inputs of
 its module: how long they are, what they are called, and in a forward that autograd records, which of them queries and keys
-are made of. Three tensors that are made of one, as views or by a norm each, are one source."""
+are made of. Three tensors that are made of one, as views or by a norm each, are one source. Beside the inputs stand the tensors that are
+stored on the module, where keys are made of them."""
 from __future__ import annotations
 
 import re
@@ -19,6 +20,7 @@ _OF_KEYS = re.compile(r"encoder|context|memory|(^|_)(keys?|k|kv|source|src|other
 _OF_EITHER = re.compile(r"(^|_)(keys?|k|kv)(_|$)")  # of them those that self-attention is given as well
 _PRODUCTS = PRODUCTS | {"Mm"}  # operations that are one of queries and keys
 _JOINS = re.compile(r"Bmm|Baddbmm|^Mm|ScaledDot|Att|mha|MHA|Checkpoint|Compiled")  # and that may join two sequences
+_ONE_LENGTH = "is given {} and {} of one length, and nothing tells whether they are of one sequence"
 _WITHIN = 256  # nodes of a module between its inputs and its queries or keys
 _BEFORE = 24  # nodes before an input, between it and what else is made of the same
 
@@ -32,11 +34,11 @@ class _Input(NamedTuple):
         return count in self.value.shape[:-1]
 
 
-def reads_other(inputs: Mapping[str, Any], seen: Seen) -> Optional[bool]:
-    """Whether the keys of an attention are of another of these inputs of its module, by name, than the queries. None: it has no
-    such inputs. NotCaptured: nothing tells."""
+def reads_other(inputs: Mapping[str, Any], seen: Seen, stored: Mapping[str, Any] = {}) -> Optional[bool]:
+    """Whether the keys of an attention are of another of these inputs of its module, by name, than the queries, or of what is `stored`
+    on the module, by name, as a memory that was set before. None: it has no such inputs. NotCaptured: nothing tells."""
     queries, keys = queries_of(seen)[1], keys_of(seen)
-    tensors = [_Input(name, value) for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    tensors = _floating(inputs)
     given = [one for one in tensors if one.value.dim() == 3] or [one for one in tensors if one.value.dim() == 2]
     if not given:
         return None
@@ -49,7 +51,13 @@ def reads_other(inputs: Mapping[str, Any], seen: Seen) -> Optional[bool]:
         may_read_other([one.name]) and any(one.has(keys - added) for added in (1, 2))))]  # as nn.MultiheadAttention does
     if not others:  # latents read what they are put behind, too
         along = next((axis for axis in (1, 0) if own.value.shape[axis] == queries), 0)
-        return bool(called) and queries != keys and any(one.value.shape[along] == keys - queries for one in beside)
+        if called and queries != keys and any(one.value.shape[along] == keys - queries for one in beside):
+            return True
+        held = [one for one in (*tensors, *_floating(stored)) if not _NO_KEYS.search(one.name)]
+        others = _held_others(given, own, [one for one in held if all(not _is_same(one.value, other.value) for other in given)], seen)
+        given = [*given, *others]
+    if not others:
+        return False
     says_so = may_read_other(one.name for one in others)
     if says_so and queries != keys and not any(one.has(queries) for one in others):
         return True
@@ -59,8 +67,12 @@ def reads_other(inputs: Mapping[str, Any], seen: Seen) -> Optional[bool]:
     if not says_so or all(_are_equal(one.value, own.value) for one in others) or not _sees_ahead(seen):
         return False
     if all(_OF_EITHER.search(one.name) for one in others if may_read_other([one.name])):
-        raise NotCaptured(f"is given {own.name} and {others[0].name} of one length, and nothing tells whether they are of one sequence")
+        raise NotCaptured(_ONE_LENGTH.format(own.name, others[0].name))
     return True
+
+
+def _floating(named: Mapping[str, Any]) -> List[_Input]:
+    return [_Input(name, value) for name, value in named.items() if isinstance(value, torch.Tensor) and value.is_floating_point()]
 
 
 def may_read_other(names: Iterable[str]) -> bool:
@@ -75,9 +87,16 @@ def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Waits for the device."""
+    """Whether both have the same numbers, but for what all samples, or all positions, have alike, as positions that were added. Waits
+    for the device."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
     with torch.no_grad(), outside_modes():
-        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+        if torch.equal(one, other):
+            return True
+        bound = 4 * torch.finfo(one.dtype).eps * max(one.abs().max(), other.abs().max())
+        (apart, own) = ([(some.amax(axis) - some.amin(axis)).max() for axis in range(one.dim() - 1)] for some in (one - other, one))
+        return any(bool(differs <= bound < varies) for differs, varies in zip(apart, own))
 
 
 def _sees_ahead(seen: Seen) -> bool:
@@ -88,28 +107,50 @@ def _sees_ahead(seen: Seen) -> bool:
 
 # ------------------------------------------------------------------------------------ by what autograd records
 
+def _held_others(given: Sequence[_Input], own: _Input, held: Sequence[_Input], seen: Seen) -> List[_Input]:
+    """The tensors beside what a module is given that its keys are made of. NotCaptured: nothing tells."""
+    sides, fits = _sides(seen), [one for one in held if one.has(keys_of(seen))]
+    of_queries, of_keys = ((_made_of(side, [*given, *held]) for side in sides) if sides else ([], []))
+    if of_keys:
+        return [one for one in held if any(one is other for other in of_keys)]
+    if not sides or not of_queries:
+        fits = [one for one in fits if may_read_other([one.name]) and not _OF_EITHER.search(one.name)]
+        if fits and own.has(keys_of(seen)):
+            raise NotCaptured(f"is given {own.name} and holds {fits[0].name} of one length, and nothing tells which its keys are of")
+        return fits
+    before, of_own = (set(_back_from(edge, _WITHIN)) for edge in (sides[1], edge_of(own.value)))
+    if before & of_own or not any(_takes_data(node) for node, _ in before):
+        return []
+    fits = [one for one in fits if _is_data(one.value)]
+    if not fits:
+        raise NotCaptured(f"reads keys that are not made of {own.name}, and nothing tells whether they are of the same sequence")
+    return fits
+
+
 def _are_of_one(given: Sequence[_Input], own: _Input, others: Sequence[_Input], seen: Seen) -> Optional[bool]:
     """Whether queries and keys are made of the same one of these, or of two that are made of the same. None: nothing tells."""
     sides = _sides(seen)
     if sides is None:
         return None
-    made = {edge: one for one in given for edge in {edge_of(one.value), edge_of(whole(one.value))} if edge[0] is not None}
-    data = [one for one in given if _is_data(one.value)]
-    of_queries, of_keys = (_made_of(side, made, data) for side in sides)
+    of_queries, of_keys = (_made_of(side, given) for side in sides)
     if not (of_queries or of_keys):
         of_queries, of_keys = ([one for one in side if _is_data(one.value)] for side in ([own], others))
     elif not (of_queries and of_keys):  # the other side is of data that does not show
-        hidden = [one for one in data if all(one is not other for other in of_queries + of_keys)]
+        hidden = [one for one in given if _is_data(one.value) and all(one is not other for other in of_queries + of_keys)]
         of_queries, of_keys = of_queries or hidden, of_keys or hidden
     pairs = [(one.value, other.value) for one in of_queries for other in of_keys]
     if not pairs or any(_are_alike(*pair) for pair in pairs):
         return True if pairs else None
-    # Nothing tells what was done with data. Keys and values are alike, or else all three may be copies, with dropout each.
+    # Nothing tells what was done with data. Keys and values are alike, or else all three may be copies, with dropout each; and one
+    # sample alone does not show what was added to it.
     kinds: List[torch.Tensor] = []
     for one in given:
         if not any(_are_alike(one.value, other) for other in kinds):
             kinds.append(one.value)
-    return None if len(kinds) > 2 and all(map(_is_of_data, sum(pairs, ()))) else False
+    is_alone = any(1 in one.shape[:2] and one.shape == other.shape and _is_data(one) and _is_data(other) for one, other in pairs)
+    if is_alone and not may_read_other(one.name for one in others):
+        raise NotCaptured(_ONE_LENGTH.format(own.name, others[0].name))
+    return None if is_alone or (len(kinds) > 2 and all(map(_is_of_data, sum(pairs, ())))) else False
 
 
 def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -155,15 +196,15 @@ def _back_from(start: Edge, most: int, ends: Mapping[Edge, _Input] = {}) -> Iter
     return back([start], most, before)
 
 
-def _made_of(start: Edge, made: Mapping[Edge, _Input], data: Sequence[_Input]) -> List[_Input]:
+def _made_of(start: Edge, given: Sequence[_Input]) -> List[_Input]:
     """The inputs that a result is made of, told by the results that they are, or, of data, by what is kept for backward."""
-    found = []
+    found, made = [], {edge: one for one in given for edge in {edge_of(one.value), edge_of(whole(one.value))} if edge[0] is not None}
     for edge in _back_from(start, _WITHIN, made):
         if edge in made:
             found.append(made[edge])
-        elif data:
+        else:
             kept = _kept_by(edge[0])
-            found += [one for one in data if place(one.value) in kept]
+            found += [one for one in given if place(one.value) in kept]
     return found
 
 
