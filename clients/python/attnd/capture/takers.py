@@ -12,12 +12,12 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 
-from ..forms.graph import (CASTING, NORMING, PICKING, PRODUCTS, REPEATING, SCALING, SHAPING, SUMMING, Edge, back, edge_of, is_weight,
+from ..forms.graph import (COPYING, NORMING, PICKING, PRODUCTS, REPEATING, SCALING, SHAPING, Edge, back, edge_of, is_weight,
                            operation, through)
 
 SOUGHT_MAX = 4  # attentions whose takers are awaited at a time
 NODES_MAX = 128  # of the graph, looked at for one module
-_THROUGH = through(SHAPING | CASTING | REPEATING | SCALING | SUMMING | NORMING | PICKING | {"CopySlices"})
+_THROUGH = through(SHAPING | COPYING | REPEATING | SCALING | NORMING | PICKING | {"Sum", "CopySlices"})
 
 
 class Takers:

@@ -18,8 +18,7 @@ Edge = Tuple[Any, int]
 RESHAPING = frozenset("View UnsafeView Reshape ReshapeAlias Unsqueeze Squeeze".split())  # the elements stay in order
 TURNING = frozenset("T Transpose Permute".split())
 PARTING = frozenset("Slice Select Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes Unbind AsStrided".split())
-COPYING = frozenset("Alias Clone".split())
-CASTING = frozenset("ToCopy Copy".split())
+COPYING = frozenset("Alias Clone ToCopy Copy".split())
 JOINING = frozenset("Cat Stack ConstantPadNd".split())
 MOVING = frozenset("Flip Roll".split())
 PICKING = frozenset("Index IndexSelect Gather MaskedSelect Take".split())
@@ -28,12 +27,10 @@ REPEATING = frozenset("Expand Repeat RepeatInterleave".split())
 SCALING = frozenset("Mul Div Neg NativeDropout FusedDropout MaskedFill Where".split())  # element by element
 ADDING = frozenset("Add Sub Rsub".split())
 CURVING = frozenset("Pow Sqrt Tanh Clamp".split())
-SUMMING = frozenset("Sum".split())
 NORMING = frozenset("NativeLayerNorm NativeGroupNorm FusedRmsNorm".split())
 PRODUCTS = frozenset("Bmm Baddbmm".split())
 LAYERS = frozenset("Addmm Mm Linear Convolution".split())
-VIEWS = RESHAPING | TURNING | PARTING | COPYING
-SHAPING = VIEWS | JOINING | MOVING
+SHAPING = RESHAPING | TURNING | PARTING | JOINING | MOVING
 
 
 def operation(node: Any) -> str:
@@ -44,19 +41,15 @@ def operation(node: Any) -> str:
 
 def edge_of(tensor: torch.Tensor) -> Edge:
     """The result that a tensor is; that of a view that was made without autograd is its base's."""
-    tensor = whole(tensor) if tensor.grad_fn is None else tensor
+    tensor = tensor if tensor.grad_fn is not None or tensor._base is None else tensor._base
     return tensor.grad_fn, tensor.output_nr
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor that it is a view of, else itself."""
-    return tensor if tensor._base is None else tensor._base
 
 
 def place(tensor: torch.Tensor) -> int:
     """Where its elements are; 0: nothing tells."""
     try:
-        return int(tensor.untyped_storage().data_ptr() if hasattr(tensor, "untyped_storage") else tensor.storage().data_ptr())  # type: ignore[no-untyped-call]
+        storage = tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()  # type: ignore[no-untyped-call]
+        return int(storage.data_ptr())
     except (NotImplementedError, RuntimeError):
         return 0
 
@@ -81,10 +74,8 @@ def back(starts: Iterable[Edge], most: int, before: Callable[[Edge], Iterable[Ed
     """The results that these are made of, the nearest first, up to so many. `before`: those that it goes on to."""
     waiting = deque(one for one in starts if one[0] is not None)
     met = set(waiting)
-    for _ in range(most):
-        if not waiting:
-            return
-        edge = waiting.popleft()
+    while waiting and most > 0:
+        edge, most = waiting.popleft(), most - 1
         yield edge
         new = [one for one in before(edge) if one[0] is not None and one not in met]
         met.update(new)
@@ -99,7 +90,7 @@ def through(names: Container[str]) -> Callable[[Edge], Sequence[Edge]]:
 def is_weight(node: Any) -> bool:
     """Whether it is a parameter, or a view or a copy of one."""
     while node is not None and not hasattr(node, "variable"):
-        if len(node.next_functions) != 1 or operation(node) not in VIEWS | CASTING | REPEATING:
+        if len(node.next_functions) != 1 or operation(node) not in RESHAPING | TURNING | PARTING | COPYING | REPEATING:
             return False
         node = node.next_functions[0][0]
     return node is not None

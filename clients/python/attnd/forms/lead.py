@@ -88,8 +88,8 @@ REMEDY = "Call it with [B, H, T, d], as torch names the axes"
 
 
 class Leads:
-    """Where the heads are in the calls of one model, as far as they are not where torch names them. A finding holds for good, as
-    that nothing tells does for calls of one shape."""
+    """Where the heads are in the calls of one model, as far as they are not where torch names them. A finding holds for good, a
+    refusal for calls of one shape."""
 
     def __init__(self) -> None:
         self._found: Dict[str, Optional[Lead]] = {}  # by path and call; None: where torch names them
@@ -161,7 +161,7 @@ def _is_usual(tensor: torch.Tensor) -> bool:
 
 def _in_lead(seen: Queries, called: Sequence[Any], sizes: Sequence[int], lead: Lead) -> Queries:
     """[B, H, T, d] of a call that has its heads there."""
-    q, k, v, mask = (None if one is None else _padded(one, len(sizes) + 2) for one in called)
+    q, k, v, mask = (None if one is None else one[(None,) * (len(sizes) + 2 - one.dim())] for one in called)
     assert q is not None and k is not None and v is not None
     if any(own not in (1, size) for one in (k, v) for own, size in zip(one.shape, sizes)):
         raise NotCaptured(f"has queries {list(q.shape)} and keys {list(k.shape)} whose heads do not fit together. {REMEDY}")
@@ -170,10 +170,6 @@ def _in_lead(seen: Queries, called: Sequence[Any], sizes: Sequence[int], lead: L
     k, v = (lead.arranged(one.expand(*sizes, *one.shape[-2:])) for one in (k, v))
     output = None if seen.output is None else seen.output._replace(arrange=lead.arranged)
     return seen._replace(q=lead.arranged(q), k=k, v=v, mask=mask, output=output)
-
-
-def _padded(tensor: torch.Tensor, axes: int) -> torch.Tensor:
-    return tensor.reshape((1,) * (axes - tensor.dim()) + tuple(tensor.shape))
 
 
 # ------------------------------------------------------------------------------------------ how it was made
@@ -264,5 +260,5 @@ def _arrive(name: str, marks: torch.Tensor, found: Dict[int, _Place]) -> bool:
     return bool(places)
 
 
-_BY_ELEMENT = graph.SCALING | graph.ADDING | graph.CASTING | graph.NORMING
+_BY_ELEMENT = graph.SCALING | graph.ADDING | graph.COPYING | graph.NORMING
 _OF_INPUT = {"Addmm": (1, ("_saved_mat1_sym_sizes", "_saved_mat1_sizes")), "Mm": (0, ("_saved_self_sym_sizes", "_saved_self_sizes"))}

@@ -11,7 +11,7 @@ from typing import Any, Iterable, Iterator, List, Mapping, NamedTuple, Optional,
 import torch
 
 from ..base.torch_state import outside_modes
-from .graph import PRODUCTS, Edge, back, edge_of, is_weight, operation, place, shape_of, whole
+from .graph import PRODUCTS, Edge, back, edge_of, is_weight, operation, place, shape_of
 from .seen import NotCaptured, Queries, Seen, keys_of, queries_of, sees_ahead
 
 _NO_KEYS = re.compile(r"mask|pos|bias|residual|rope|rotary|freq|(^|_)(cos|sin)(_|$)")  # names of inputs that are no sequence
@@ -64,8 +64,10 @@ def reads_other(inputs: Mapping[str, Any], seen: Seen, stored: Mapping[str, Any]
     is_one = _are_of_one(given, own, others, seen)
     if is_one is not None or queries != keys:
         return not is_one
-    if not says_so or all(_are_equal(one.value, own.value) for one in others) or not _sees_ahead(seen):
-        return False
+    with torch.no_grad(), outside_modes():
+        ahead = sees_ahead(seen)
+        if not says_so or all(_are_equal(one.value, own.value) for one in others) or not (ahead is None or bool(ahead)):
+            return False
     if all(_OF_EITHER.search(one.name) for one in others if may_read_other([one.name])):
         raise NotCaptured(_ONE_LENGTH.format(own.name, others[0].name))
     return True
@@ -97,12 +99,6 @@ def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
         bound = 4 * torch.finfo(one.dtype).eps * max(one.abs().max(), other.abs().max())
         (apart, own) = ([(some.amax(axis) - some.amin(axis)).max() for axis in range(one.dim() - 1)] for some in (one - other, one))
         return any(bool(differs <= bound < varies) for differs, varies in zip(apart, own))
-
-
-def _sees_ahead(seen: Seen) -> bool:
-    with torch.no_grad(), outside_modes():
-        ahead = sees_ahead(seen)
-        return ahead is None or bool(ahead)
 
 
 # ------------------------------------------------------------------------------------ by what autograd records
@@ -150,7 +146,8 @@ def _are_of_one(given: Sequence[_Input], own: _Input, others: Sequence[_Input], 
     is_alone = any(1 in one.shape[:2] and one.shape == other.shape and _is_data(one) and _is_data(other) for one, other in pairs)
     if is_alone and not may_read_other(one.name for one in others):
         raise NotCaptured(_ONE_LENGTH.format(own.name, others[0].name))
-    return None if is_alone or (len(kinds) > 2 and all(map(_is_of_data, sum(pairs, ())))) else False
+    are_of_data = all(_is_data(one) or any(_takes_data(node) for node, _ in _back_from(edge_of(one), _BEFORE)) for one in sum(pairs, ()))
+    return None if is_alone or (len(kinds) > 2 and are_of_data) else False
 
 
 def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -164,10 +161,6 @@ def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
 def _is_data(tensor: torch.Tensor) -> bool:
     """Whether autograd knows of nothing that it was made of."""
     return edge_of(tensor)[0] is None
-
-
-def _is_of_data(tensor: torch.Tensor) -> bool:
-    return _is_data(tensor) or any(map(_takes_data, (node for node, _ in _back_from(edge_of(tensor), _BEFORE))))
 
 
 def _takes_data(node: Any) -> bool:
@@ -198,7 +191,8 @@ def _back_from(start: Edge, most: int, ends: Mapping[Edge, _Input] = {}) -> Iter
 
 def _made_of(start: Edge, given: Sequence[_Input]) -> List[_Input]:
     """The inputs that a result is made of, told by the results that they are, or, of data, by what is kept for backward."""
-    found, made = [], {edge: one for one in given for edge in {edge_of(one.value), edge_of(whole(one.value))} if edge[0] is not None}
+    found, made = [], {edge_of(tensor): one for one in given for tensor in (one.value, one.value._base)
+                       if tensor is not None and not _is_data(tensor)}
     for edge in _back_from(start, _WITHIN, made):
         if edge in made:
             found.append(made[edge])

@@ -172,13 +172,9 @@ def _after(node: Any, axes: _Axes, shape: Sequence[int]) -> _Axes:
         return [*axes[:axis], *axes[axis + 1:]]
     if name == "Roll" and any(atom.is_batch for axis in node._saved_dims for atom in axes[_signed(axis)]):
         raise _Unknown
-    return _as_long(axes, shape)
-
-
-def _as_long(axes: _Axes, shape: Sequence[int]) -> _Axes:
-    """Axes that are as long remain what they are; the samples are along one of these."""
     if len(axes) != len(shape):
         raise _Unknown
+    # Axes that are as long remain what they are; the samples are along one of these.
     found = [axis if math.prod(atom.size for atom in axis) == length else [_Atom(length)] for axis, length in zip(axes, shape)]
     if not any(atom.is_batch for axis in found for atom in axis):
         raise _Unknown
