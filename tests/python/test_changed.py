@@ -41,6 +41,12 @@ SINKS = {
     "in front, after dropout": lambda m, x, v: functional.dropout(torch.cat([m.sink(), x], -1).softmax(-1), 0.1)[:, :, :, 1:] @ v,
     "by narrow": lambda m, x, v: torch.cat([m.sink(), x], -1).softmax(-1).narrow(-1, 1, T) @ v,
     "by split": lambda m, x, v: torch.cat([m.sink(), x], -1).softmax(-1).split([1, T], -1)[1] @ v,
+    "by index_select": lambda m, x, v: torch.cat([m.sink(), x], -1).softmax(-1).index_select(-1, torch.arange(1, T + 1)) @ v,
+    "by index_select, behind": lambda m, x, v: torch.index_select(torch.cat([x, m.sink()], -1).softmax(-1), 3, torch.arange(T)) @ v,
+    "by index": lambda m, x, v: torch.cat([m.sink(), x], -1).softmax(-1)[..., torch.arange(1, T + 1)] @ v,
+    "by a mask": lambda m, x, v: torch.cat([m.sink(), x], -1).softmax(-1)[..., torch.arange(T + 1) > 0] @ v,
+    "gathered": lambda m, x, v: torch.cat([m.sink(), x], -1).softmax(-1).gather(-1, torch.arange(1, T + 1).expand(B, H, T, T)) @ v,
+    "taken": lambda m, x, v: torch.take_along_dim(torch.cat([m.sink(), x], -1).softmax(-1), torch.arange(1, T + 1).expand(1, 1, 1, T), -1) @ v,
     "by an einsum": lambda m, x, v: torch.einsum("bhij,bhjd->bhid", torch.cat([x, m.sink()], -1).softmax(-1)[..., :-1], v),
     "several": lambda m, x, v: torch.cat([m.sink(3), x], -1).softmax(-1)[..., 3:] @ v,
     "zeros in front of the values": lambda m, x, v: torch.cat([m.sink(), x], -1).softmax(-1) @ torch.cat([zeros(v), v], 2),
@@ -79,6 +85,7 @@ def written(weights, change):
 
 
 HIDE = torch.rand(T, T, generator=torch.Generator().manual_seed(1)) < 0.3
+ORDER = torch.arange(T).flip(0)
 CHANGES = {
     "talking heads by einsum": lambda m, x, v: torch.einsum("bhij,gh->bgij", x.softmax(-1), m.mix.weight) @ v,
     "talking heads by Linear": lambda m, x, v: m.mix(x.softmax(-1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2) @ v,
@@ -96,6 +103,9 @@ CHANGES = {
     "columns set to 0": lambda m, x, v: written(x.softmax(-1).clone(), lambda p: p.__setitem__((..., 2), 0.0)) @ v,
     "a bias": lambda m, x, v: torch.einsum("bhij,bhjd->bhid", x.softmax(-1) + 0.1, v),
     "a power": lambda m, x, v: x.softmax(-1)**2 @ v,
+    "columns picked out of order": lambda m, x, v: torch.cat([m.sink(), x], -1).softmax(-1).index_select(-1, ORDER + 1) @ v[:, :, ORDER],
+    "columns picked for each query": lambda m, x, v: x.softmax(-1).gather(-1, ORDER[1:].expand(B, H, T, T - 1)) @ v[:, :, 1:],
+    "columns picked by a list": lambda m, x, v: torch.cat([m.sink(), x], -1).softmax(-1)[..., [1, 2, 3, 4, 5, 6]] @ v,
     "a second softmax": lambda m, x, v: (x.softmax(-1) * 3).sigmoid() @ v}
 
 
@@ -152,7 +162,8 @@ def test_a_mask_that_hides_nothing_at_first_is_told_when_it_does(daemon, watched
 
 PICKS = {"by index": lambda q, picked: q[torch.arange(B)[:, None, None], torch.arange(H)[None, :, None], picked],
          "gathered": lambda q, picked: q.gather(2, picked[..., None].expand(-1, -1, -1, D)),
-         "selected": lambda q, picked: q.index_select(2, picked[0, 0]), "taken": lambda q, picked: torch.take_along_dim(q, picked[..., None], 2)}
+         "selected": lambda q, picked: q.index_select(2, picked[0, 0]), "taken": lambda q, picked: torch.take_along_dim(q, picked[..., None], 2),
+         "in parts": lambda q, picked: torch.cat(q.index_select(2, picked[0, 0]).split([1, 2], 2), 2)}
 
 
 class PickingAttention(Attention):

@@ -5,6 +5,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from attnd.forms import lead
+from attnd.forms.lead import Leads
+from attnd.forms.seen import NotCaptured, Queries
 from test_judge import Model, watched  # noqa: F401
 from test_spy import needs_sdpa
 from torch.nn import functional
@@ -143,6 +146,16 @@ def test_where_the_order_of_heads_and_samples_is_not_known_it_is_told(daemon, wa
     told, = caplog.messages
     assert len(sent) == 1 and weights_of(sent[0]).shape == (1, H, T, T)
     assert "layers.0" in told and "nothing tells heads from samples in the first axis" in told and "[B, H, T" in told
+
+
+def test_that_nothing_tells_is_sought_once_for_calls_of_one_shape(monkeypatch):
+    leads, sought = Leads(), []
+    monkeypatch.setattr(lead, "find", lambda values, *_: sought.append(values))
+    for samples, requires_grad in ((3, False), (3, False), (3, False), (2, False), (2, True), (2, True)):
+        q = torch.rand(samples * H, T, D, requires_grad=requires_grad) * 1
+        with pytest.raises(NotCaptured, match=f"has queries \\[{samples * H}, .*nothing tells heads from samples"):
+            leads.arranged("attn", Queries(q, q, called=(q, q, q, None)), H, [samples])
+    assert len(sought) == 3 * 2  # by values and by queries
 
 
 @needs_sdpa

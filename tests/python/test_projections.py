@@ -622,6 +622,27 @@ def test_an_output_matrix_that_is_not_certain_is_told_once_and_one_that_is_not_t
     assert [bool(re.search(said or "none", message)) for message in caplog.messages] == [True] * (said is not None)
 
 
+class ByHead(nn.Module):
+    """A projection by 3-D weights, one for each head."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(H, D // H, D // H)), nn.Parameter(torch.zeros(H, 1, D // H)) if bias else None
+
+    def forward(self, y):
+        y = heads(y).transpose(0, 1).flatten(1, 2)
+        y = y @ self.weight if self.bias is None else torch.baddbmm(self.bias, y, self.weight)
+        return y.transpose(0, 1)[None].flatten(2)
+
+
+@pytest.mark.parametrize("near", [lambda: ByHead(False), lambda: ByHead(True), None], ids=["3-D weights", "and a bias", "what is computed"])
+def test_a_product_with_anything_but_the_values_is_a_layer(watched, caplog, near):
+    parts = {"far": square, **({"near": near} if near else {})}
+    it = watched(Model(lambda: Unnamed(lambda self, y, x: self.far(self.near(y) if near else (y @ y.transpose(1, 2)).tanh() @ y), **parts)))
+    assert [set(matrices) for *_, matrices in trained(it)] == [set(("wq", "wk", "wv"))] * 2
+    assert "blocks.0.attn.far has its shape, but nothing tells that it takes what the attention gives" in caplog.text
+
+
 @pytest.mark.parametrize("names, told, got, said", [
     (("q_proj", "other", "v_proj"), {}, {"wq", "wv", "wo"},
      "W_k of blocks.0.attn .* is not published: it has none of k_proj, key, .*projections={'wk': 'NAME'}"),

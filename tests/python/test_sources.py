@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attnd.forms.seen import Queries, sees_ahead
+from attnd.forms.seen import NotCaptured, Queries, sees_ahead
 from attnd.forms.sources import reads_other
 from torch import nn
 from watching import MHA, TORCH_2, D, H
@@ -12,6 +12,7 @@ from watching import MHA, TORCH_2, D, H
 SHOWS_KEPT = hasattr(torch._C._autograd.SavedTensor, "unpack_hook")  # what is kept for backward
 WORDS = torch.arange(27).view(3, 9)
 BAND = torch.ones(9, 9).tril()
+POSITIONS = torch.rand(9, D)
 
 
 def attends(q, k, v, mask=None):
@@ -99,6 +100,15 @@ class CrossAttention(OfClass):
     """timm's CrossViT has it: the class token of one branch reads the patches of another one, put behind it."""
 
 
+def reads(name, made=lambda m, x, y: y):
+    """Its call, after something was stored under a name."""
+    def call(m, x, y):
+        setattr(m.attn, name, made(m, x, y))
+        return m.attn(x)
+
+    return type("Holding", (Attention,), {"forward": lambda self, x: self.run(x, getattr(self, name))}), call
+
+
 class Whole(nn.Module):
     """What `call` makes of the attention, the sequence, and another one. `data`: the sequence has no history."""
 
@@ -106,6 +116,7 @@ class Whole(nn.Module):
         super().__init__()
         self.embed, self.attn, self.call, self.other, self.data = nn.Embedding(50, D), attention, call, other, data
         self.norms, self.linear = nn.ModuleList(nn.LayerNorm(D) for _ in range(3)), nn.ModuleList(nn.Linear(D, D) for _ in range(3))
+        self.positions = nn.Parameter(torch.rand(1, 9, D))
         for parameter in self.norms.parameters():
             nn.init.uniform_(parameter)
 
@@ -142,7 +153,9 @@ SELF = {
     "a norm each": lambda m, x, y: m.attn(m.norms[0](x), m.norms[1](x), m.norms[2](x)),
     "a dropout each": lambda m, x, y: m.attn(dropped(m.norms[0](x)), dropped(m.norms[0](x)), dropped(m.norms[0](x))),
     "parts": lambda m, x, y: m.attn(*m.linear[0](x).repeat(1, 1, 3).chunk(3, -1)),
-    "a matrix each": lambda m, x, y: m.attn(m.linear[0](x), m.linear[1](x), m.linear[2](x))}
+    "a matrix each": lambda m, x, y: m.attn(m.linear[0](x), m.linear[1](x), m.linear[2](x)),
+    "positions that are added": lambda m, x, y: m.attn(x + POSITIONS, x, x),
+    "positions that are learned": lambda m, x, y: m.attn(x + m.positions, x + m.positions, x)}
 
 
 @pytest.mark.parametrize("data", [False, True])
@@ -182,6 +195,48 @@ def test_keys_of_another_sequence_are_cross_attention(watched, caplog, attention
     assert is_named(watched, caplog, Whole(attention(), call, other, data), "decoder cross")
 
 
+HELD = {"as it is": lambda m, x, y: y, "recorded": lambda m, x, y: m.linear[0](y), "of a norm": lambda m, x, y: m.norms[0](y)}
+
+
+@pytest.mark.parametrize("data", [False, True])
+@pytest.mark.parametrize("other", [9, 11, 4])
+@pytest.mark.parametrize("made", HELD.values(), ids=HELD)
+@pytest.mark.parametrize("name", ["memory", "seen"])
+def test_keys_of_a_sequence_that_the_module_holds_are_cross_attention(watched, caplog, name, made, other, data):
+    if data and name == "seen" and not SHOWS_KEPT:
+        pytest.skip("only its name tells")
+    attention, call = reads(name, made)
+    assert is_named(watched, caplog, Whole(attention(), call, other, data), "decoder cross")
+
+
+@pytest.mark.parametrize("made", [lambda m, x, y: x, lambda m, x, y: x.clone(), lambda m, x, y: m.norms[0](x), lambda m, x, y: x + m.positions])
+def test_keys_of_what_the_module_holds_of_its_own_sequence_are_self_attention(watched, caplog, made):
+    attention, call = reads("memory", made)
+    assert is_named(watched, caplog, Whole(attention(), call), "encoder self")
+
+
+@pytest.mark.parametrize("data", [False, True])
+@pytest.mark.parametrize("name", ["seen", "memory"])
+def test_what_the_module_holds_and_does_not_read_is_nothing(watched, caplog, name, data):
+    def call(m, x, y):
+        setattr(m.attn, name, y)
+        return m.attn(x, x)
+
+    assert is_named(watched, caplog, Whole(Unnamed(), call, data=data), "encoder self")
+
+
+def test_keys_of_something_that_does_not_show_are_told(watched, caplog):
+    """As it was kept elsewhere than on the module."""
+    class Elsewhere(Attention):
+        def forward(self, x):
+            return self.run(x, elsewhere)
+
+    elsewhere = torch.rand(3, 9, D)
+    assert name_of(watched, Whole(Elsewhere(), lambda m, x, y: m.attn(x))) is None
+    told, = caplog.messages
+    assert "reads keys that are not made of x, and nothing tells whether they are of the same sequence" in told and "layers={'attn'" in told
+
+
 @pytest.mark.parametrize("asks", [True, False])
 @pytest.mark.parametrize("mask, stack", [(None, "encoder"), (BAND == 0, "decoder")])
 @pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}, {"add_bias_kv": True, "add_zero_attn": True}])
@@ -206,6 +261,17 @@ def test_what_a_checkpoint_keeps_is_not_unpacked(watched, caplog):
     m_linear = model.linear[0]
     name_of(watched, model)
     assert len(runs) == 4 and not [record for record in caplog.records if record.exc_info]  # two, and twice again in backward
+
+
+@pytest.mark.parametrize("inputs, held, told", [
+    (("x", "y"), (), "is given x and y of one length"), (("query", "key"), (), "is given query and key of one length"),
+    (("x",), ("memory",), "is given x and holds memory of one length")])
+def test_data_of_one_sample_and_of_one_length_is_told(inputs, held, told):
+    attention, given = Attention(), {name: torch.rand(1, 9, D) for name in (*inputs, *held)}
+    q, k = (linear(given[name]).view(1, 9, H, -1).transpose(1, 2) for linear, name in zip((attention.q, attention.k), given))
+    seen = Queries(q, k) if inputs[1:] else Queries(q.detach(), k.detach())
+    with pytest.raises(NotCaptured, match=f"{told}, and nothing tells"):
+        reads_other({name: given[name] for name in inputs}, seen, {name: given[name] for name in held})
 
 
 class Unclear(nn.Module):

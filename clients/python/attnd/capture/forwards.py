@@ -293,7 +293,7 @@ class Forwards:
             modules = [entered for entered in running[-3:] if next(entered.module.parameters(), None) is not None]
             for entered in reversed(modules[-2:]):  # what computes the attention may be a module of its own, without parameters
                 if cross is None:
-                    cross = reads_other(entered.inputs, seen)
+                    cross = reads_other(entered.inputs, seen, {**vars(entered.module), **entered.module._buffers})
                     if cross is False and queries != keys and "cross" in type(entered.module).__name__.lower():
                         cross = True  # a class token that reads all tokens of the same tensor
             if cross is None and 1 < queries != keys and self.spy.is_looking:  # compiled code shows no inputs of modules

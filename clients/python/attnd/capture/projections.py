@@ -42,7 +42,7 @@ import torch
 from ..base import wire
 from ..base.once import Once, log
 from ..base.paths import clean_path
-from ..forms.seen import Queries, Seen, heads_of
+from ..forms.seen import Queries, Seen, Weights, heads_of
 from ..sending import tensors
 from ..sending.contents import Captured, Maker
 from ..sending.publisher import Publisher
@@ -243,7 +243,7 @@ class Projections:
     def note(self, path: str, seen: Seen) -> None:
         """An attention was seen."""
         if self._takers.of(path) is None and seen.output is not None:
-            self._takers.seek(path, seen.output.tensor)
+            self._takers.seek(path, seen.output.tensor, isinstance(seen, Weights))
         if path in self._attends:
             return
         heads = heads_of(seen)

@@ -4,10 +4,10 @@
 The weights of an attention are next multiplied with values of the same keys, which each sample has of its own:
 [B, H, Tq, Tk] with [B, H or 1, Tk, d]. A Trail follows a result through the torch functions of a forward, by the
 identity of tensors, until such a product. A tensor made of it by dropout, a cast, another shape or order of axes, or a factor for each
-head, and a slice of it (without sinks), is followed as well. So is one whose numbers are others, as heads were mixed or a mask came
-after the softmax: if that meets the values, the softmax is not what the model attends by. An operation by element is compared with
-what it was given, in each forward that is captured, as a mask may hide nothing today. Until then the trail keeps what it follows alive,
-and copies nothing. The values are those of whose axes the product is certain.
+head, and a slice of it (without sinks), also by numbers in a row, is followed as well. So is one whose numbers are others, as heads
+were mixed or a mask came after the softmax: if that meets the values, the softmax is not what the model attends by. An operation by
+element is compared with what it was given, in each forward that is captured, as a mask may hide nothing today. Until then the trail
+keeps what it follows alive, and copies nothing. The values are those of whose axes the product is certain.
 """
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import torch
 from torch.nn import functional
 
+from . import graph
+from .graph import back, edge_of, operation, place, through
 from .lead import Lead, find
 from .seen import Weights
 
 FOLLOWED_MAX = 64  # tensors of one trail
+NODES_MAX = 64  # of what autograd has noted, from one tensor back
 
 OWN, SHARED, MIXED, SOME, CHAINED, CHANGED = "own", "shared", "mixed", "some", "chained", "changed"
 Order = Tuple[int, ...]
@@ -38,7 +41,7 @@ class Findings(NamedTuple):
     queries      the axis of the queries, where the product tells
     selected     its largest values were looked for
     heads_first  the values' heads are the first axis; None: they do not tell
-    linear       its input is the output of a layer, and no product of queries and keys; None: not known
+    linear       its input is the output of a layer for certain, and no product of queries and keys
     lead         where the heads are in the first axes, by how the values were made, for as many as the module says
     """
     product: Optional[str]
@@ -49,7 +52,7 @@ class Findings(NamedTuple):
     queries: Optional[int]
     selected: bool
     heads_first: Optional[bool]
-    linear: Optional[bool]
+    linear: bool
     lead: Callable[[Optional[int]], Optional[Lead]] = lambda heads: None
 
 
@@ -96,8 +99,8 @@ class Trail:
         product = CHAINED if self._chained and lost else self._product
         first, last = self._span()
         changed = next(iter(self._changed.values()), None)
-        return Findings(product, first, last - first, changed, self._zeros, self._queries, self._selected, self._heads_first, _is_of_layer(self.seen.logits),
-                        self._lead)
+        return Findings(product, first, last - first, changed, self._zeros, self._queries, self._selected, self._heads_first,
+                        _is_of_layer(self.seen.logits), self._lead)
 
     def after(self, function: Any, args: Any, operands: Sequence[torch.Tensor], made: Any) -> bool:
         """The model has called a torch function, which made this; whether the trail is at its end."""
@@ -115,7 +118,8 @@ class Trail:
         if function is torch.einsum:
             product = self._of_einsum(args, own, keys)
         elif function is functional.linear:
-            product = SHARED if own is operands[0] and own.shape[-1] == keys and not self._is_turned(own) else None
+            is_last = id(own) not in self._turned or (self._orders[id(own)] or (None,))[-1] == 3  # the axis of the keys, for certain
+            product = SHARED if own is operands[0] and own.shape[-1] == keys and is_last else None
         elif function in _PRODUCTS:
             left, right = (operands[i] for i in _PRODUCTS[function])
             product = self._of_product(left, right, own, keys)
@@ -131,10 +135,12 @@ class Trail:
         """Follows what a function that multiplies nothing has made of `own`."""
         if name in _SELECTING and not (name == "max" and torch.is_tensor(made)):
             self._selected = True
-        elif name in _SAME or (id(own) not in self._unchanged and _is_factor(name, own, operands)):
+        elif name in _SAME or (name in _PICKING and made.shape[-1:] != own.shape[-1:]) \
+                or (id(own) not in self._unchanged and _is_factor(name, own, operands)):
             for part in (made,) if isinstance(made, torch.Tensor) else made if name in _SPLITTING else ():
-                if name in _PARTING or part.numel() == own.numel() or name.startswith("expand"):
-                    self._follow(part, own, name, None)
+                if name in _PARTING or name in _PICKING or part.numel() == own.numel() or name.startswith("expand"):
+                    first = 0 if part.numel() == own.numel() else _first_column(own, part, operands)
+                    self._follow(part, own, name, name if first is None and place(part) != place(own) else None, first=first)
         elif args and args[0] is own and (made is own or name == "__setitem__"):
             self._changed.update((one, name) for one in self._keys)
         elif isinstance(made, torch.Tensor) and made.is_floating_point() and made.shape == own.shape and made is not own \
@@ -149,20 +155,18 @@ class Trail:
                 made.dim() == own.dim() and any(before == 1 < after for before, after in zip(own.shape, made.shape))):
             self._follow(made, own, name, name)
 
-    def _is_turned(self, own: torch.Tensor) -> bool:
-        """Whether its last axis is not that of the keys, or may not be."""
-        order = self._orders[id(own)]
-        return id(own) in self._turned and (order is None or order[-1] != 3)
-
-    def _follow(self, made: torch.Tensor, own: torch.Tensor, name: str, changed: Optional[str], chained: bool = False) -> None:
-        """`made` is made of `own` by the function of this name; `changed`: by which its numbers are others."""
+    def _follow(self, made: torch.Tensor, own: torch.Tensor, name: str, changed: Optional[str], chained: bool = False,
+                first: Optional[int] = 0) -> None:
+        """`made` is made of `own`, whose columns it has from `first` on, by the function of this name; `changed`: by which its numbers
+        are others."""
         if len(self._keys) == FOLLOWED_MAX or not made.dim() or made is own:
             return
         turns, at = name in _TURNING, id(made)
         as_many = made.numel() == own.numel() and not chained
         self._keys[at] = made, self._keys[id(own)][1] if as_many else int(made.shape[-1])
         self._orders[at] = None if chained or changed else _order(self._orders[id(own)], own, made, turns)
-        self._firsts[at] = self._firsts[id(own)] if as_many else _first_column(self._firsts[id(own)], own, made)
+        before = self._firsts[id(own)]
+        self._firsts[at] = None if before is None or first is None else before + first
         if chained or turns or id(own) in self._turned:
             self._turned.add(at)
         if chained or id(own) in self._chained:
@@ -190,26 +194,14 @@ class Trail:
 
     def _of_product(self, left: torch.Tensor, right: torch.Tensor, own: torch.Tensor, keys: int) -> Optional[str]:
         """The kind of a matrix product; None when it does not sum over the keys."""
-        values, axes = (right, (-1, -2)) if left is own else (left, (-2, -1))
-        if own.dim() < 2 or own.shape[axes[0]] != keys:
+        values, axis, mine, theirs = (right, -1, "qk", "kd") if left is own else (left, -2, "kq", "dk")
+        if own.dim() < 2 or own.shape[axis] != keys:
             return None
-        queries, samples = int(self.seen.weights.shape[2]), int(self.seen.weights[..., 0, 0].numel())
-        if own.shape[axes[1]] == 1 and queries > 1:
+        if own.shape[-3 - axis] == 1 and int(self.seen.weights.shape[2]) > 1:
             return MIXED
-        if own.dim() > values.dim() or (own.dim() == 2 and samples > 1) \
-                or (values.shape[0] == 1 and own.shape[0] > 1) or _is_shared(values, 0):
-            return SHARED
-        kind, order = self._covers(own, keys), self._orders[id(own)]
-        if order is not None:
-            self._queries = order[axes[1]]
-        if order is not None and values.dim() == 4 and left is own:
-            self._heads_first = _heads_first(*_arranged((0, 1, 2, 3) if order[0] < order[1] else (1, 0, 2, 3), values))
-        if left is own and len(self._covered) == 1:
-            self._find_values(own, values, order)
-        if keys == self._result.shape[-1]:
-            self._zeros = _zero_rows(values if left is own else values.transpose(-1, -2), values)
-        places = tuple(range(values.dim()))
-        self._note_lead(own, values, places if left is own else (*places[:-2], places[-1], places[-2]))
+        mine, theirs = ("ABCDEFGH"[10 - one.dim():] + axes for one, axes in ((own, mine), (values, theirs)))
+        kind = self._of_values(mine, theirs, "k", own, values)
+        self.values = self.values if left is own else None
         return kind
 
     def _note_lead(self, own: torch.Tensor, values: torch.Tensor, axes: Sequence[int]) -> None:
@@ -237,18 +229,16 @@ class Trail:
             return None
         return torch.as_strided(torch.arange(count), own.shape[:-2], [stride // size for stride in own.stride()[:-2]])
 
-    def _find_values(self, own: torch.Tensor, values: torch.Tensor, order: Optional[Order]) -> None:
-        """`values`, [..., Tk, dv], are what the weights `own` were multiplied with."""
-        batch, heads, queries = (int(size) for size in (self.seen.weights if order is None else own).shape[:3])
+    def _find_values(self, own: torch.Tensor, values: torch.Tensor) -> None:
+        """`values`, [..., Tk, dv], are what the weights `own`, whose axes are not known, were multiplied with."""
+        batch, heads, queries = (int(size) for size in self.seen.weights.shape[:3])
         before = [int(size) for size in values.shape[:-2]]
-        if (order is None and id(own) in self._turned) or own.shape[-2] != queries or math.prod(own.shape[:-2]) != batch * heads:
+        if id(own) in self._turned or own.shape[-2] != queries or math.prod(own.shape[:-2]) != batch * heads:
             return
         if before[0] == batch and (len(before) == 2 or (len(before) == 3 and before[2] == 1)) and heads % before[1] == 0:
             self.values = values if len(before) == 2 else values.squeeze(2)
         elif math.prod(before) == batch * heads:
             self.values = values.reshape(batch, heads, *values.shape[-2:])
-        if self.values is not None and order is not None and order[0] > order[1]:
-            self.values = self.values.transpose(0, 1)
 
     def _of_einsum(self, args: Any, own: torch.Tensor, keys: int) -> Optional[str]:
         if not args or not isinstance(args[0], str):
@@ -280,7 +270,8 @@ class Trail:
             shared = "..." not in theirs or _is_shared(values, 0)
         else:
             at = theirs.find(mine[0])
-            shared = at < 0 or _is_shared(values, at) or (values.shape[at] == 1 and own.shape[0] > 1)
+            is_whole = own.dim() == values.dim() == 2 and self._result.shape[:-2].numel() == 1  # of one sample and one head
+            shared = _is_shared(values, max(at, 0)) or (not is_whole and (at < 0 or (values.shape[at] == 1 and own.shape[0] > 1)))
         if shared:
             return SHARED
         keys = int(own.shape[mine.index(key) - len(mine)])
@@ -290,8 +281,10 @@ class Trail:
             axes = [theirs.find(x) for x in (*sorted(set(mine) - {query, key}, key=lambda x: order[mine.index(x)]), key)]
             if len(theirs) == 4:
                 axes.append(6 - sum(axes))  # the features
-                self._heads_first = _heads_first(*_arranged(axes, values))
+                self._heads_first = _heads_first(values.permute(axes))
                 self.values = values.permute(axes) if len(self._covered) == 1 else None
+        elif len(self._covered) == 1 and theirs[:-1] == mine[:-2] + key:
+            self._find_values(own, values)
         if keys == self._result.shape[-1]:
             self._zeros = _zero_rows(values.movedim(theirs.index(key) - (len(theirs) if "." in theirs[:theirs.index(key)] else 0), -2),
                                      values)
@@ -313,18 +306,12 @@ def tensors_in(given: Any) -> Iterator[torch.Tensor]:
 def _zero_rows(values: torch.Tensor, made: torch.Tensor) -> Tuple[int, int]:
     """How many rows of values [..., Tk, d] in front and behind are zeros that something constant was concatenated for, as autograd
     has noted of how these were made."""
-    node: Any = made.grad_fn
-    for _ in range(12):
-        name = "" if node is None else type(node).__name__.partition("Backward")[0]
-        if name not in _PASSED_ON and name != "ConstantPadNd":
-            return 0, 0
-        befores = [before for before, _ in node.next_functions]
-        if name in ("Cat", "ConstantPadNd"):
-            is_padded = name == "ConstantPadNd"
-            rows: List[bool] = (values.detach() != 0).any(-1).flatten(0, -2).any(0).tolist()
-            front, behind = (next((at for at, row in enumerate(some) if row), 0) for some in (rows, rows[::-1]))
-            return front if is_padded or befores[0] is None else 0, behind if is_padded or befores[-1] is None else 0
-        node = next((before for before in befores if before is not None), None)
+    nodes = (node for node, _ in back([edge_of(made)], NODES_MAX, through(_PASSED_ON - graph.JOINING)))
+    for node in (node for node in nodes if operation(node) in graph.JOINING):
+        befores = [None if operation(node) == "ConstantPadNd" else one for one, _ in node.next_functions]
+        rows: List[bool] = (values.detach() != 0).any(-1).flatten(0, -2).any(0).tolist()
+        front, behind = (next((at for at, row in enumerate(some) if row), 0) for some in (rows, rows[::-1]))
+        return front if befores[0] is None else 0, behind if befores[-1] is None else 0
     return 0, 0
 
 
@@ -358,13 +345,20 @@ def _has_axes(sizes: Sequence[int], wanted: Sequence[int]) -> bool:
     return True
 
 
-def _first_column(before: Optional[int], own: torch.Tensor, made: torch.Tensor) -> Optional[int]:
-    """The first column of a part of a tensor that begins with this one; None: not certain."""
-    if before is None or made.shape[-1:] == own.shape[-1:]:
-        return before
-    if made.dim() != own.dim() or own.stride(-1) != 1 or own.dim() < 2 or own.stride(-2) < own.shape[-1]:
+def _first_column(own: torch.Tensor, made: torch.Tensor, operands: Sequence[torch.Tensor]) -> Optional[int]:
+    """The column that a part of a tensor begins with; None: not certain. Columns that were picked by their numbers have to be in a row,
+    and their numbers on no device, which would be waited for."""
+    if made.shape[-1:] == own.shape[-1:]:
+        return 0
+    if place(made) == place(own):
+        is_certain = made.dim() == own.dim() > 1 and own.stride(-1) == 1 and own.stride(-2) >= own.shape[-1]
+        return int(made.storage_offset() - own.storage_offset()) % int(own.stride(-2)) if is_certain else None
+    picked = [one.nonzero()[:, 0] if one.dtype == torch.bool else one for one in operands if one is not own and one.device.type == "cpu"]
+    if len(picked) != 1 or made.shape[:-1] != own.shape[:-1] or not picked[0].numel():
         return None
-    return before + int(made.storage_offset() - own.storage_offset()) % int(own.stride(-2))
+    first = int(picked[0].flatten()[0])
+    in_a_row = torch.arange(first, first + made.shape[-1], dtype=picked[0].dtype).expand_as(picked[0])
+    return first if first >= 0 and torch.equal(picked[0], in_a_row) else None
 
 
 def _version(tensor: torch.Tensor) -> int:
@@ -395,55 +389,25 @@ def _order(before: Optional[Order], own: torch.Tensor, made: torch.Tensor, turns
     return tuple(before[axes.index(axis)] for axis in turned) if len(set(axes)) == 4 and set(axes) == set(turned) else None
 
 
-def _arranged(axes: Sequence[int], values: torch.Tensor) -> Tuple[List[int], List[int]]:
-    """Its strides and sizes, in this order."""
-    return [values.stride(i) for i in axes], [int(values.shape[i]) for i in axes]
-
-
-def _heads_first(strides: Sequence[int], sizes: Sequence[int]) -> Optional[bool]:
+def _heads_first(values: torch.Tensor) -> Optional[bool]:
     """Which of the first two axes of values [., ., Tk, d] are the heads: the one whose neighbours are d apart in a
     projection [.., H * d] that was cut into heads."""
-    if strides[3] != 1 or min(sizes) < 2:
+    if values.stride(3) != 1 or min(values.shape) < 2:
         return None
-    beside = [stride == sizes[3] for stride in strides[:2]]
+    beside = [stride == values.shape[3] for stride in values.stride()[:2]]
     return beside[0] if beside[0] != beside[1] else None
 
 
 # ------------------------------------------------------------------------------------------ where it comes from
 
-def _node_of(tensor: torch.Tensor) -> Any:
-    """The operation that made it, or what it is a view of that was made for us."""
-    return tensor.grad_fn if tensor.grad_fn is not None or tensor._base is None else tensor._base.grad_fn
+def _is_of_layer(logits: torch.Tensor) -> bool:
+    """Whether these are the output of a linear layer or the like, by what autograd has noted of them, and of nothing else."""
+    names = {operation(node) for node, _ in back([edge_of(logits)], NODES_MAX, through(_PASSED_ON))}
+    return names <= _PASSED_ON | _OF_LAYER and bool(names & _OF_LAYER)
 
 
-def _is_of_layer(logits: torch.Tensor) -> Optional[bool]:
-    """Whether these are the output of a linear layer or the like, by what autograd has noted of them; None when it
-    has not, or that leads elsewhere."""
-    nodes, found = [_node_of(logits)], False
-    for _ in range(64):
-        if not nodes:
-            return found or None
-        node = nodes.pop()
-        if node is None:
-            continue
-        name = type(node).__name__.partition("Backward")[0]
-        if name in _OF_PRODUCT:
-            return False
-        if name in _OF_LAYER:
-            found = True
-        elif name in _PASSED_ON:
-            nodes.extend(before for before, _ in node.next_functions)
-        else:
-            return None
-    return None
-
-
-_OF_PRODUCT = {"Bmm", "Baddbmm"}
-_OF_LAYER = {"Addmm", "Mm", "Linear", "Convolution", "NativeLayerNorm", "Embedding", "Cdist", "EuclideanDist",
-             "AccumulateGrad"}
-_PASSED_ON = {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "Pow", "Sqrt", "Sum", "Tanh", "Clamp", "MaskedFill", "Where",
-              "View", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Unsqueeze", "Squeeze", "Clone",
-              "ToCopy", "Expand", "Slice", "Select", "Split", "Unbind", "Cat"}
+_OF_LAYER = graph.LAYERS | graph.NORMING | {"Embedding", "Cdist", "EuclideanDist", "AccumulateGrad"}
+_PASSED_ON = graph.SHAPING | graph.COPYING | graph.REPEATING | graph.SCALING | graph.ADDING | graph.CURVING | {"Sum"}
 
 _PRODUCTS: Dict[Any, Tuple[int, int]] = {
     torch.matmul: (0, 1), torch.Tensor.matmul: (0, 1), torch.Tensor.__matmul__: (0, 1),
@@ -454,6 +418,7 @@ _SELECTING = {"topk", "argmax", "argsort", "sort", "multinomial", "max"}  # max:
 _TURNING = {"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "__get__"}
 _SPLITTING = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind"}
 _PARTING = {"__getitem__", "narrow", "select", *_SPLITTING}  # make parts of a tensor
+_PICKING = {"index_select", "gather", "take_along_dim"}  # and __getitem__: by numbers
 _SAME = {*_TURNING, *_PARTING, "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze", "expand",
          "expand_as", "contiguous", "clone", "detach", "to", "type", "type_as", "float", "half", "bfloat16", "double", "cuda", "cpu",
          "dropout", "dropout_", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d",

@@ -243,12 +243,7 @@ class Judge:
                     f"{second} heads now. If the first axis is the heads, let the module say so: num_heads = {first}")
         if not swapped:
             return seen
-        output = seen.output
-        if output is not None:
-            arrange = output.arrange
-            output = output._replace(arrange=lambda gradient: arrange(gradient).transpose(0, 1))
-        v, hidden = (None if one is None else one.transpose(0, 1) for one in (seen.v, seen.hidden))
-        return seen._replace(weights=seen.weights.transpose(0, 1), logits=seen.logits.transpose(0, 1), output=output, v=v, hidden=hidden)
+        return seen.with_axes(lambda one: one.transpose(0, 1))._replace(v=None if seen.v is None else seen.v.transpose(0, 1))
 
     @property
     def has_told(self) -> bool:
@@ -369,25 +364,13 @@ def _in_lead(seen: Weights, lead: Lead) -> Weights:
     def arranged(tensor: torch.Tensor) -> torch.Tensor:
         return lead.arranged(tensor.reshape(*sizes, *tensor.shape[2:]))
 
-    output = seen.output
-    if output is not None:
-        arrange = output.arrange
-        output = output._replace(arrange=lambda gradient: arranged(arrange(gradient)))
     v = None if seen.v is None or seen.v.shape[:2] != seen.weights.shape[:2] else arranged(seen.v)
-    hidden = None if seen.hidden is None else arranged(seen.hidden)
-    return seen._replace(weights=arranged(seen.weights), logits=arranged(seen.logits), output=output, v=v, hidden=hidden, merged=False)
+    return seen.with_axes(arranged)._replace(v=v, merged=False)
 
 
 def _moved(seen: Weights, queries: int) -> Weights:
     """With that axis as the third."""
-    if queries == 2:
-        return seen
-    output = seen.output
-    if output is not None:
-        arrange = output.arrange
-        output = output._replace(arrange=lambda gradient: arrange(gradient).movedim(queries, 2))
-    hidden = None if seen.hidden is None else seen.hidden.movedim(queries, 2)
-    return seen._replace(weights=seen.weights.movedim(queries, 2), logits=seen.logits.movedim(queries, 2), output=output, hidden=hidden)
+    return seen if queries == 2 else seen.with_axes(lambda one: one.movedim(queries, 2))
 
 
 def _told(pattern: str, found: Sequence[_Refused]) -> str:

@@ -8,11 +8,12 @@ different heads in different channels. Nothing of the model is computed again, a
 from __future__ import annotations
 
 import math
-import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
+from . import graph
+from .graph import operation, shape_of
 from .seen import NotCaptured, Queries
 
 STEPS_MAX = 2048  # nodes that marks are sent through
@@ -92,10 +93,12 @@ REMEDY = "Call it with [B, H, T, d], as torch names the axes"
 
 
 class Leads:
-    """Where the heads are in the calls of one model, as far as they are not where torch names them. A finding holds for good."""
+    """Where the heads are in the calls of one model, as far as they are not where torch names them. A finding holds for good, a
+    refusal for calls of one shape."""
 
     def __init__(self) -> None:
         self._found: Dict[str, Optional[Lead]] = {}  # by path and call; None: where torch names them
+        self._refused: Dict[str, Tuple[Any, str]] = {}  # by path and call: what it was, and why nothing tells
 
     def arranged(self, path: str, seen: Queries, heads: Optional[int], batches: Sequence[int]) -> Queries:
         """As [B, H, T, d], however it was called; NotCaptured: nothing tells how. `heads`: as the module says; `batches`: the first
@@ -111,7 +114,14 @@ class Leads:
             return seen
         lead = self._found.get(path)
         if path not in self._found or (lead is not None and not lead.fits(sizes)):
-            lead = self._found[path] = _lead_of(called, sizes, heads, batches)
+            what = sizes, heads, [one.grad_fn is None for one in called[:3]]
+            if self._refused.get(path, (None, ""))[0] == what:
+                raise NotCaptured(self._refused[path][1])
+            try:
+                lead = self._found[path] = _lead_of(called, sizes, heads, batches)
+            except NotCaptured as why:
+                self._refused[path] = what, str(why)
+                raise
         return seen if lead is None else _in_lead(seen, called, sizes, lead)
 
 
@@ -155,7 +165,7 @@ def _is_usual(tensor: torch.Tensor) -> bool:
 
 def _in_lead(seen: Queries, called: Sequence[Any], sizes: Sequence[int], lead: Lead) -> Queries:
     """[B, H, T, d] of a call that has its heads there."""
-    q, k, v, mask = (None if one is None else _padded(one, len(sizes) + 2) for one in called)
+    q, k, v, mask = (None if one is None else one[(None,) * (len(sizes) + 2 - one.dim())] for one in called)
     assert q is not None and k is not None and v is not None
     if any(own not in (1, size) for one in (k, v) for own, size in zip(one.shape, sizes)):
         raise NotCaptured(f"has queries {list(q.shape)} and keys {list(k.shape)} whose heads do not fit together. {REMEDY}")
@@ -164,10 +174,6 @@ def _in_lead(seen: Queries, called: Sequence[Any], sizes: Sequence[int], lead: L
     k, v = (lead.arranged(one.expand(*sizes, *one.shape[-2:])) for one in (k, v))
     output = None if seen.output is None else seen.output._replace(arrange=lead.arranged)
     return seen._replace(q=lead.arranged(q), k=k, v=v, mask=mask, output=output)
-
-
-def _padded(tensor: torch.Tensor, axes: int) -> torch.Tensor:
-    return tensor.reshape((1,) * (axes - tensor.dim()) + tuple(tensor.shape))
 
 
 # ------------------------------------------------------------------------------------------ how it was made
@@ -205,8 +211,8 @@ def _send_back(node: Any, number: int, marks: torch.Tensor, found: Dict[int, _Pl
     left[0] -= 1
     if left[0] < 0:
         return False
-    name = _name(node)
-    befores: Sequence[Tuple[Any, int]] = node.next_functions
+    name = operation(node)
+    befores: Sequence[graph.Edge] = node.next_functions
     parts = through_view(node, number, marks)
     if parts is not None:
         return any([_send_back(before, at, part, found, left) for before, at, part in parts])
@@ -223,11 +229,11 @@ def _send_back(node: Any, number: int, marks: torch.Tensor, found: Dict[int, _Pl
 def through_view(node: Any, number: int, marks: torch.Tensor) -> Optional[List[Tuple[Any, int, torch.Tensor]]]:
     """Where marks in the `number`-th result of a view or the like come from, as operations, numbers of results and marks; None: the
     operation is no such one."""
-    befores: Sequence[Tuple[Any, int]] = node.next_functions
-    if _name(node) == "Expand":
+    befores: Sequence[graph.Edge] = node.next_functions
+    if operation(node) == "Expand":
         back: Any = _unexpanded(node, marks)
-    elif _name(node) in _SHAPING:
-        given: List[Optional[torch.Tensor]] = [None] * _results_of(node)
+    elif operation(node) in graph.SHAPING:
+        given: List[Optional[torch.Tensor]] = [None] * graph.results_of(node)
         given[number] = marks
         back = node(*given)
     else:
@@ -236,7 +242,7 @@ def through_view(node: Any, number: int, marks: torch.Tensor) -> Optional[List[T
             if before is not None and part is not None]
 
 
-def _goes_through(node: Any, name: str, befores: Sequence[Tuple[Any, int]], marks: torch.Tensor, found: Dict[int, _Place],
+def _goes_through(node: Any, name: str, befores: Sequence[graph.Edge], marks: torch.Tensor, found: Dict[int, _Place],
                   left: List[int]) -> bool:
     """Whether a layer that projects each head by itself got them cut out of channels: marks are sent back to its input."""
     before, at = befores[_OF_INPUT[name][0]]
@@ -246,26 +252,6 @@ def _goes_through(node: Any, name: str, befores: Sequence[Tuple[Any, int]], mark
     of_input = torch.zeros(tuple(sizes), dtype=marks.dtype, device=marks.device)
     of_input[:, 0] = marks[:, 0]
     return _send_back(before, at, of_input, found, left) and len({place.channel for place in found.values()}) > 1
-
-
-def _name(node: Any) -> str:
-    return type(node).__name__.partition("Backward")[0]
-
-
-def shape_of(node: Any, number: int) -> Optional[Tuple[int, ...]]:
-    """The shape of a result of an operation; None: torch 1.13 does not tell."""
-    return tuple(node._input_metadata[number].shape) if hasattr(node, "_input_metadata") else None
-
-
-def _results_of(node: Any) -> int:
-    """The number of results of an operation."""
-    if hasattr(node, "_input_metadata"):
-        return len(node._input_metadata)
-    try:
-        node(*[None] * 65536)  # torch 1.13 says it when there are too many
-    except TypeError as told:
-        return int((re.search(r"expected (\d+)", str(told)) or [0, 1])[1])
-    return 1
 
 
 def _unexpanded(node: Any, marks: torch.Tensor) -> torch.Tensor:
@@ -280,7 +266,7 @@ def _unexpanded(node: Any, marks: torch.Tensor) -> torch.Tensor:
 def _arrive(name: str, marks: torch.Tensor, found: Dict[int, _Place]) -> bool:
     """Notes where the marks are in the result of what is no view."""
     channels = 1 if name == "Convolution" else marks.dim() - 1
-    sure = name in _OF_LAYER or (name == "Bmm" and marks.shape[0] == 1)
+    sure = name in graph.LAYERS or (name == "Bmm" and marks.shape[0] == 1)
     number, places = len(found), marks.nonzero().tolist()
     for place, mark in zip(places, marks[marks != 0].tolist()):
         channel = place.pop(channels)
@@ -288,8 +274,5 @@ def _arrive(name: str, marks: torch.Tensor, found: Dict[int, _Place]) -> bool:
     return bool(places)
 
 
-_SHAPING = {"View", "UnsafeView", "ReshapeAlias", "Alias", "Transpose", "T", "Permute", "Unsqueeze", "Squeeze", "Clone", "Slice", "Select",
-            "Split", "SplitWithSizes", "Unbind", "Cat", "Stack", "Flip", "Roll", "ConstantPadNd"}
-BY_ELEMENT = {"Mul", "Div", "Add", "Sub", "Neg", "ToCopy", "NativeDropout", "NativeLayerNorm", "FusedRmsNorm"}
-_OF_LAYER = {"Addmm", "Mm", "Linear", "Convolution"}
+BY_ELEMENT = graph.SCALING | graph.ADDING | graph.COPYING | graph.NORMING
 _OF_INPUT = {"Addmm": (1, ("_saved_mat1_sym_sizes", "_saved_mat1_sizes")), "Mm": (0, ("_saved_self_sym_sizes", "_saved_self_sizes"))}

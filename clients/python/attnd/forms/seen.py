@@ -120,15 +120,18 @@ class Weights(NamedTuple):
         """Without the columns of sinks at both ends."""
         if not before + behind:
             return self
-        output, v, first, count = self.output, self.v, before, int(self.weights.shape[3]) - before - behind
-        if output is not None:
-            arrange = output.arrange
-            output = output._replace(arrange=lambda gradient: arrange(gradient).narrow(-1, first, count))
+        v, first, count = self.v, before, int(self.weights.shape[3]) - before - behind
         if v is not None and v.shape[2] != count:
             v = v.narrow(2, first, count) if v.shape[2] == self.weights.shape[3] else None
-        hidden = None if self.hidden is None else self.hidden.narrow(-1, first, count)
-        return self._replace(weights=self.weights.narrow(-1, first, count), logits=self.logits.narrow(-1, first, count), sink=True,
-                             output=output, v=v, hidden=hidden, sinks=(0, 0))
+        return self.with_axes(lambda one: one.narrow(-1, first, count))._replace(sink=True, v=v, sinks=(0, 0))
+
+    def with_axes(self, arranged: Callable[[torch.Tensor], torch.Tensor]) -> Weights:
+        """With all that has the axes of the weights, gradients too, arranged alike."""
+        output, hidden = self.output, None if self.hidden is None else arranged(self.hidden)
+        if output is not None:
+            arrange = output.arrange
+            output = output._replace(arrange=lambda gradient: arranged(arrange(gradient)))
+        return self._replace(weights=arranged(self.weights), logits=arranged(self.logits), output=output, hidden=hidden)
 
 
 Seen = Union[Queries, Weights]

@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: MIT
 """sources: whether an attention reads keys of the sequence that its queries are of, or of another one, told by the inputs of
 its module: how long they are, what they are called, and in a forward that autograd records, which of them queries and keys
-are made of. Three tensors that are made of one, as views or by a norm each, are one source."""
+are made of. Three tensors that are made of one, as views or by a norm each, are one source. Beside the inputs stand the tensors that are
+stored on the module, where keys are made of them."""
 from __future__ import annotations
 
 import re
-from collections import deque
-from typing import Any, Container, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 
 from ..base.torch_state import outside_modes
+from .graph import PRODUCTS, Edge, back, edge_of, is_weight, operation, place, shape_of
 from .seen import NotCaptured, Queries, Seen, keys_of, queries_of, sees_ahead
 
 _NO_KEYS = re.compile(r"mask|pos|bias|residual|rope|rotary|freq|(^|_)(cos|sin)(_|$)")  # names of inputs that are no sequence
 _OF_QUERIES = re.compile(r"(^|_)(q|query|queries|tgt|latents?)(_|$)")  # of the one that queries are made of
 _OF_KEYS = re.compile(r"encoder|context|memory|(^|_)(keys?|k|kv|source|src|other|cond)(_|$)")  # of those of another sequence
 _OF_EITHER = re.compile(r"(^|_)(keys?|k|kv)(_|$)")  # of them those that self-attention is given as well
-_PRODUCT = re.compile(r"Bmm|Baddbmm|^Mm")  # nodes of autograd that are one of queries and keys
-_JOINS = re.compile(rf"{_PRODUCT.pattern}|ScaledDot|Att|mha|MHA|Checkpoint|Compiled")  # and that may join two sequences
-_VIEWS = re.compile(r"(T|Transpose|Permute|(Unsafe)?View|Reshape(Alias)?|(Unsafe)?Split(WithSizes)?|Slice|Select|Expand|Unsqueeze|Squeeze|ToCopy)Backward")
+_PRODUCTS = PRODUCTS | {"Mm"}  # operations that are one of queries and keys
+_JOINS = re.compile(r"Bmm|Baddbmm|^Mm|ScaledDot|Att|mha|MHA|Checkpoint|Compiled")  # and that may join two sequences
+_ONE_LENGTH = "is given {} and {} of one length, and nothing tells whether they are of one sequence"
 _WITHIN = 256  # nodes of a module between its inputs and its queries or keys
 _BEFORE = 24  # nodes before an input, between it and what else is made of the same
 
@@ -33,11 +34,11 @@ class _Input(NamedTuple):
         return count in self.value.shape[:-1]
 
 
-def reads_other(inputs: Mapping[str, Any], seen: Seen) -> Optional[bool]:
-    """Whether the keys of an attention are of another of these inputs of its module, by name, than the queries. None: it has no
-    such inputs. NotCaptured: nothing tells."""
+def reads_other(inputs: Mapping[str, Any], seen: Seen, stored: Mapping[str, Any] = {}) -> Optional[bool]:
+    """Whether the keys of an attention are of another of these inputs of its module, by name, than the queries, or of what is `stored`
+    on the module, by name, as a memory that was set before. None: it has no such inputs. NotCaptured: nothing tells."""
     queries, keys = queries_of(seen)[1], keys_of(seen)
-    tensors = [_Input(name, value) for name, value in inputs.items() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    tensors = _floating(inputs)
     given = [one for one in tensors if one.value.dim() == 3] or [one for one in tensors if one.value.dim() == 2]
     if not given:
         return None
@@ -50,18 +51,30 @@ def reads_other(inputs: Mapping[str, Any], seen: Seen) -> Optional[bool]:
         may_read_other([one.name]) and any(one.has(keys - added) for added in (1, 2))))]  # as nn.MultiheadAttention does
     if not others:  # latents read what they are put behind, too
         along = next((axis for axis in (1, 0) if own.value.shape[axis] == queries), 0)
-        return bool(called) and queries != keys and any(one.value.shape[along] == keys - queries for one in beside)
+        if called and queries != keys and any(one.value.shape[along] == keys - queries for one in beside):
+            return True
+        held = [one for one in (*tensors, *_floating(stored)) if not _NO_KEYS.search(one.name)]
+        others = _held_others(given, own, [one for one in held if all(not _is_same(one.value, other.value) for other in given)], seen)
+        given = [*given, *others]
+    if not others:
+        return False
     says_so = may_read_other(one.name for one in others)
     if says_so and queries != keys and not any(one.has(queries) for one in others):
         return True
     is_one = _are_of_one(given, own, others, seen)
     if is_one is not None or queries != keys:
         return not is_one
-    if not says_so or all(_are_equal(one.value, own.value) for one in others) or not _sees_ahead(seen):
-        return False
+    with torch.no_grad(), outside_modes():
+        ahead = sees_ahead(seen)
+        if not says_so or all(_are_equal(one.value, own.value) for one in others) or not (ahead is None or bool(ahead)):
+            return False
     if all(_OF_EITHER.search(one.name) for one in others if may_read_other([one.name])):
-        raise NotCaptured(f"is given {own.name} and {others[0].name} of one length, and nothing tells whether they are of one sequence")
+        raise NotCaptured(_ONE_LENGTH.format(own.name, others[0].name))
     return True
+
+
+def _floating(named: Mapping[str, Any]) -> List[_Input]:
+    return [_Input(name, value) for name, value in named.items() if isinstance(value, torch.Tensor) and value.is_floating_point()]
 
 
 def may_read_other(names: Iterable[str]) -> bool:
@@ -71,33 +84,43 @@ def may_read_other(names: Iterable[str]) -> bool:
 
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether these are one tensor, or two views of it that have the same elements."""
-    return one is other or (_place(one) == _place(other) != 0 and one.storage_offset() == other.storage_offset()
+    return one is other or (place(one) == place(other) != 0 and one.storage_offset() == other.storage_offset()
                             and sorted(zip(one.shape, one.stride())) == sorted(zip(other.shape, other.stride())))
 
 
-def _place(tensor: torch.Tensor) -> int:
-    """Where its elements are; 0: nothing tells."""
-    try:
-        return int(tensor.untyped_storage().data_ptr() if hasattr(tensor, "untyped_storage") else tensor.storage().data_ptr())  # type: ignore[no-untyped-call]
-    except (NotImplementedError, RuntimeError):
-        return 0
-
-
 def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Waits for the device."""
+    """Whether both have the same numbers, but for what all samples, or all positions, have alike, as positions that were added. Waits
+    for the device."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
     with torch.no_grad(), outside_modes():
-        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
-
-
-def _sees_ahead(seen: Seen) -> bool:
-    with torch.no_grad(), outside_modes():
-        ahead = sees_ahead(seen)
-        return ahead is None or bool(ahead)
+        if torch.equal(one, other):
+            return True
+        bound = 4 * torch.finfo(one.dtype).eps * max(one.abs().max(), other.abs().max())
+        (apart, own) = ([(some.amax(axis) - some.amin(axis)).max() for axis in range(one.dim() - 1)] for some in (one - other, one))
+        return any(bool(differs <= bound < varies) for differs, varies in zip(apart, own))
 
 
 # ------------------------------------------------------------------------------------ by what autograd records
 
-_Edge = Tuple[Any, int]  # a node, and which of its results
+def _held_others(given: Sequence[_Input], own: _Input, held: Sequence[_Input], seen: Seen) -> List[_Input]:
+    """The tensors beside what a module is given that its keys are made of. NotCaptured: nothing tells."""
+    sides, fits = _sides(seen), [one for one in held if one.has(keys_of(seen))]
+    of_queries, of_keys = ((_made_of(side, [*given, *held]) for side in sides) if sides else ([], []))
+    if of_keys:
+        return [one for one in held if any(one is other for other in of_keys)]
+    if not sides or not of_queries:
+        fits = [one for one in fits if may_read_other([one.name]) and not _OF_EITHER.search(one.name)]
+        if fits and own.has(keys_of(seen)):
+            raise NotCaptured(f"is given {own.name} and holds {fits[0].name} of one length, and nothing tells which its keys are of")
+        return fits
+    before, of_own = (set(_back_from(edge, _WITHIN)) for edge in (sides[1], edge_of(own.value)))
+    if before & of_own or not any(_takes_data(node) for node, _ in before):
+        return []
+    fits = [one for one in fits if _is_data(one.value)]
+    if not fits:
+        raise NotCaptured(f"reads keys that are not made of {own.name}, and nothing tells whether they are of the same sequence")
+    return fits
 
 
 def _are_of_one(given: Sequence[_Input], own: _Input, others: Sequence[_Input], seen: Seen) -> Optional[bool]:
@@ -105,23 +128,26 @@ def _are_of_one(given: Sequence[_Input], own: _Input, others: Sequence[_Input], 
     sides = _sides(seen)
     if sides is None:
         return None
-    made = {edge: one for one in given for edge in {_edge(one.value), _edge(_whole(one.value))} if edge[0] is not None}
-    data = [one for one in given if _is_data(one.value)]
-    of_queries, of_keys = (_made_of(side, made, data) for side in sides)
+    of_queries, of_keys = (_made_of(side, given) for side in sides)
     if not (of_queries or of_keys):
         of_queries, of_keys = ([one for one in side if _is_data(one.value)] for side in ([own], others))
     elif not (of_queries and of_keys):  # the other side is of data that does not show
-        hidden = [one for one in data if all(one is not other for other in of_queries + of_keys)]
+        hidden = [one for one in given if _is_data(one.value) and all(one is not other for other in of_queries + of_keys)]
         of_queries, of_keys = of_queries or hidden, of_keys or hidden
     pairs = [(one.value, other.value) for one in of_queries for other in of_keys]
     if not pairs or any(_are_alike(*pair) for pair in pairs):
         return True if pairs else None
-    # Nothing tells what was done with data. Keys and values are alike, or else all three may be copies, with dropout each.
+    # Nothing tells what was done with data. Keys and values are alike, or else all three may be copies, with dropout each; and one
+    # sample alone does not show what was added to it.
     kinds: List[torch.Tensor] = []
     for one in given:
         if not any(_are_alike(one.value, other) for other in kinds):
             kinds.append(one.value)
-    return None if len(kinds) > 2 and all(map(_is_of_data, sum(pairs, ()))) else False
+    is_alone = any(1 in one.shape[:2] and one.shape == other.shape and _is_data(one) and _is_data(other) for one, other in pairs)
+    if is_alone and not may_read_other(one.name for one in others):
+        raise NotCaptured(_ONE_LENGTH.format(own.name, others[0].name))
+    are_of_data = all(_is_data(one) or any(_takes_data(node) for node, _ in _back_from(edge_of(one), _BEFORE)) for one in sum(pairs, ()))
+    return None if is_alone or (len(kinds) > 2 and are_of_data) else False
 
 
 def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -134,11 +160,7 @@ def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _is_data(tensor: torch.Tensor) -> bool:
     """Whether autograd knows of nothing that it was made of."""
-    return _edge(tensor)[0] is None
-
-
-def _is_of_data(tensor: torch.Tensor) -> bool:
-    return _is_data(tensor) or any(map(_takes_data, (node for node, _ in _back_from(_edge(tensor), _BEFORE))))
+    return edge_of(tensor)[0] is None
 
 
 def _takes_data(node: Any) -> bool:
@@ -147,21 +169,10 @@ def _takes_data(node: Any) -> bool:
     return None in before and all(parent is None or is_weight(parent) for parent in before)
 
 
-def _edge(tensor: torch.Tensor) -> _Edge:
-    """The result that it is; that of a view that was made without autograd is its base's."""
-    tensor = _whole(tensor) if tensor.grad_fn is None else tensor
-    return tensor.grad_fn, tensor.output_nr
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor that it is a view of, else itself."""
-    return tensor if tensor._base is None else tensor._base
-
-
-def _sides(seen: Seen) -> Optional[Sequence[_Edge]]:
+def _sides(seen: Seen) -> Optional[Sequence[Edge]]:
     """The results that queries and keys are; None: autograd has not recorded both."""
     if isinstance(seen, Queries):
-        sides: Sequence[_Edge] = (_edge(seen.q), _edge(seen.k))
+        sides: Sequence[Edge] = (edge_of(seen.q), edge_of(seen.k))
     else:
         product = product_before(seen.logits)
         sides = () if product is None else product.next_functions[-2:]
@@ -170,43 +181,29 @@ def _sides(seen: Seen) -> Optional[Sequence[_Edge]]:
 
 def product_before(logits: torch.Tensor) -> Any:
     """The operation that multiplied queries and keys to logits; None: autograd has not recorded it."""
-    return next((node for node, _ in _back_from(_edge(logits), _WITHIN) if _PRODUCT.search(node.name())
+    return next((node for node, _ in _back_from(edge_of(logits), _WITHIN) if operation(node) in _PRODUCTS
                  and sum(not is_weight(parent) for parent, _ in node.next_functions) > 1), None)
 
 
-def _back_from(start: _Edge, most: int, ends: Container[_Edge] = ()) -> Iterator[_Edge]:
+def _back_from(start: Edge, most: int, ends: Mapping[Edge, _Input] = {}) -> Iterator[Edge]:
     """The results that one is made of, the nearest first, up to these ends, to parameters, and to what joins sequences."""
-    waiting, met = deque([start]), {start}
-    while waiting and len(met) <= most:
-        edge = waiting.popleft()
-        if edge[0] is None:
-            continue
-        yield edge
-        before = [one for one in edge[0].next_functions if one[0] is not None and (one in ends or not is_weight(one[0]))]
-        if edge in ends or (len(before) > 1 and _JOINS.search(edge[0].name())):
-            continue
-        waiting.extend(one for one in before if one not in met)
-        met.update(before)
+    def before(edge: Edge) -> Sequence[Edge]:
+        found = [one for one in edge[0].next_functions if one[0] is not None and (one in ends or not is_weight(one[0]))]
+        return () if edge in ends or (len(found) > 1 and _JOINS.search(operation(edge[0]))) else found
+
+    return back([start], most, before)
 
 
-def is_weight(node: Any) -> bool:
-    """Whether it is a parameter, or a view of one."""
-    while node is not None and not hasattr(node, "variable"):
-        if len(node.next_functions) != 1 or not _VIEWS.match(node.name()):
-            return False
-        node = node.next_functions[0][0]
-    return node is not None
-
-
-def _made_of(start: _Edge, made: Mapping[_Edge, _Input], data: Sequence[_Input]) -> List[_Input]:
+def _made_of(start: Edge, given: Sequence[_Input]) -> List[_Input]:
     """The inputs that a result is made of, told by the results that they are, or, of data, by what is kept for backward."""
-    found = []
+    found, made = [], {edge_of(tensor): one for one in given for tensor in (one.value, one.value._base)
+                       if tensor is not None and not _is_data(tensor)}
     for edge in _back_from(start, _WITHIN, made):
         if edge in made:
             found.append(made[edge])
-        elif data:
+        else:
             kept = _kept_by(edge[0])
-            found += [one for one in data if _place(one.value) in kept]
+            found += [one for one in given if place(one.value) in kept]
     return found
 
 
@@ -219,18 +216,12 @@ def _kept_by(node: Any) -> Set[int]:
             saved = getattr(node, name) if name.startswith("_raw_saved_") else None
             kept = getattr(saved, "data", None) if getattr(saved, "unpack_hook", saved) is None else None
             if isinstance(kept, torch.Tensor) and not kept.requires_grad:
-                places.add(_place(kept))
+                places.add(place(kept))
     return places - {0}
 
 
-def _before(tensor: torch.Tensor) -> Tuple[Set[_Edge], Set[int]]:
+def _before(tensor: torch.Tensor) -> Tuple[Set[Edge], Set[int]]:
     """Results that it is made of and that have as many positions, and the places of data."""
-    edges = list(_back_from(_edge(tensor), _BEFORE))
-    data = [{_place(tensor)} - {0} if _is_data(tensor) else set()] + [_kept_by(node) for node, _ in edges if _takes_data(node)]
-    return {edge for edge in edges if {*tensor.shape[:-1]} <= {*_shape(edge, tensor)}}, set().union(*data)
-
-
-def _shape(edge: _Edge, tensor: torch.Tensor) -> Sequence[int]:
-    """That of a result; torch 1.13 does not tell."""
-    known = getattr(edge[0], "_input_metadata", None)
-    return tuple(known[edge[1]].shape) if known else tensor.shape
+    edges = list(_back_from(edge_of(tensor), _BEFORE))
+    data = [{place(tensor)} - {0} if _is_data(tensor) else set()] + [_kept_by(node) for node, _ in edges if _takes_data(node)]
+    return {edge for edge in edges if {*tensor.shape[:-1]} <= {*(shape_of(*edge) or tensor.shape)}}, set().union(*data)

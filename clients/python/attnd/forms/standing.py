@@ -16,9 +16,11 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 import torch
 
 from ..base.torch_state import saves_elsewhere
-from .lead import BY_ELEMENT, shape_of, through_view
+from . import graph
+from .graph import is_weight, operation, shape_of
+from .lead import BY_ELEMENT, through_view
 from .seen import Queries, Seen, Weights, keys_of, queries_of
-from .sources import is_weight, product_before
+from .sources import product_before
 
 STEPS_MAX = 48  # operations of each side that marks are sent through
 _NEAR = 24  # operations in which others than views are looked for, where there are as many queries as keys
@@ -55,7 +57,7 @@ def _may_order(node: Any) -> bool:
     """Whether what is near it may put positions in another order."""
     nodes = [node]
     for node in nodes:  # grows
-        if _ORDERS.search(node.name()):
+        if operation(node) in graph.MOVING | graph.PICKING | graph.PUTTING:
             return True
         if len(nodes) < _NEAR:
             nodes.extend(before for before, _ in node.next_functions if before is not None)
@@ -131,7 +133,7 @@ class _Way:
     def step(self) -> Any:
         """Goes on by one operation; the result that it was, if positions are rows there."""
         one = self.waiting.pop(0)
-        at, name = (one.node, one.number), one.node.name().partition("Backward")[0]
+        at, name = (one.node, one.number), operation(one.node)
         if at in self.rows or not one.marks.any():
             return None
         if hasattr(one.node, "variable"):
@@ -154,7 +156,7 @@ class _Way:
         if name in _PRODUCTS:
             return self._through_product(at, name, marks)
         self._note(at, marks, 1 if name in _BY_CHANNEL else -1)
-        if name in BY_ELEMENT or name in _BY_ELEMENT:
+        if name in _BY_ELEMENT:
             befores = node.next_functions[:1] if "Norm" in name else node.next_functions
             for before, number in befores:
                 known = None if before is None else before.variable.shape if hasattr(before, "variable") else shape_of(before, number)
@@ -263,7 +265,9 @@ def _meet(of_queries: _Way, of_keys: _Way, queries: int, keys: int) -> Standing:
 
 
 def _compared(rows: Sequence[int], rows_of_keys: Sequence[int]) -> Optional[Standing]:
-    """By the rows of one result that queries and keys are of; None: they have none in common."""
+    """By the rows of one result that queries and keys are of; None: they have none in common, or queries are of others as well."""
+    if -1 in rows:
+        return None
     key = {row: position for position, row in enumerate(rows_of_keys) if row >= 0}
     offsets = {key[row] - position for position, row in enumerate(rows) if row in key}
     if len(offsets) == 1 and min(offsets) >= 0:
@@ -276,9 +280,8 @@ def _is_pool(node: Any, name: str) -> bool:
     return bool(_POOLS.search(name)) or (name in ("Mean", "Sum", "Amax", "Max") and getattr(node, "_saved_keepdim", True) is False)
 
 
-_ORDERS = re.compile(r"Flip|Roll|Index|Gather")
 _POOLS = re.compile(r"Pool|Upsample|Im2Col|^Unfold")
-_PICKING = {"Index", "IndexSelect", "Gather", "MaskedSelect", "Repeat"}
-_PRODUCTS = {"Addmm", "Mm", "Bmm", "Baddbmm", "Linear"}
+_PICKING = graph.PICKING | {"Repeat"}
+_PRODUCTS = graph.PRODUCTS | graph.LAYERS - {"Convolution"}
 _BY_CHANNEL = {"Convolution", "NativeBatchNorm", "CudnnBatchNorm", "NativeGroupNorm"}
-_BY_ELEMENT = {"MaskedFill", "Where", "Relu", "Gelu", "Silu", "Tanh", "Clamp", "FusedDropout", "NativeBatchNorm", "CudnnBatchNorm", "NativeGroupNorm"}
+_BY_ELEMENT = BY_ELEMENT | graph.CURVING | {"Relu", "Gelu", "Silu", "NativeBatchNorm", "CudnnBatchNorm"}

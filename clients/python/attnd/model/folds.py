@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Se
 import torch
 
 from ..base.plan import Folds
+from ..forms import graph
 from ..forms.seen import Seen, Weights
 
 NODES_MAX = 256  # of a graph, from an attention back
@@ -82,8 +83,7 @@ class _Atom(NamedTuple):
 
 
 _Axes = List[List[_Atom]]  # of each axis its factors, the outermost first
-_VIEWS = ("ViewBackward", "UnsafeViewBackward", "ReshapeAliasBackward", "SqueezeBackward", "UnsqueezeBackward")
-_MIXES = ("Index", "Gather", "Flip", "Sort", "Take", "Scatter", "Repeat", "Stack")  # may put samples in another order
+_MIXING = graph.PICKING | graph.PUTTING | {"Flip", "Repeat", "RepeatInterleave", "Stack"}  # may put samples in another order
 
 
 class _Unknown(Exception):
@@ -118,9 +118,8 @@ def _apart(start: torch.Tensor, batch: int, size: int) -> int:
             if node is None or len(steps) == NODES_MAX:
                 break
             steps.append((node, shape))
-            node, number = _source(node, shape)
-            shape = _shape(node, number)
-        except (_Unknown, AttributeError, RuntimeError):
+            node, shape = _source(node, shape)
+        except (_Unknown, RuntimeError):
             break
     return found.pop() if len(found) == 1 else 0
 
@@ -137,57 +136,45 @@ def _told(steps: Sequence[Tuple[Any, Tuple[int, ...]]], shape: Sequence[int], si
     return 1 if first[0].is_batch else size
 
 
-def _shape(node: Any, number: int) -> Tuple[int, ...]:
-    """The shape of what it made; AttributeError where torch does not keep it."""
-    return tuple(int(length) for length in node._input_metadata[number].shape)
-
-
-def _source(node: Any, shape: Sequence[int]) -> Tuple[Any, int]:
-    """Which node made what this one made its result of, and as the how manieth: of several the first that is as long along the
-    first axis."""
-    sources = [source for source in node.next_functions if source[0] is not None and source[0].next_functions]
-    if node.name().startswith("Addmm"):
-        sources = [node.next_functions[1]]
+def _source(node: Any, shape: Sequence[int]) -> Tuple[Any, Tuple[int, ...]]:
+    """Which node made what this one made its result of, and of which shape: of several the first that is as long along the first axis."""
+    befores = [one for one in node.next_functions if one[0] is not None and one[0].next_functions]
+    if graph.operation(node) == "Addmm":
+        befores = [node.next_functions[1]]
+    sources = [(before, graph.shape_of(before, number)) for before, number in befores]
     if len(sources) > 1:
-        sources = [source for source in sources if len(_shape(*source)) == len(shape) and _shape(*source)[0] == shape[0]]
-    if not sources or sources[0][0] is None:
+        sources = [source for source in sources if source[1] and len(source[1]) == len(shape) and source[1][0] == shape[0]]
+    if not sources or sources[0][1] is None:
         raise _Unknown
-    found: Tuple[Any, int] = sources[0]
-    return found
+    return sources[0][0], sources[0][1]
 
 
 def _after(node: Any, axes: _Axes, shape: Sequence[int]) -> _Axes:
     """The axes of the result of a node, `shape`, which those of its source become."""
-    name = node.name()
-    if not name.endswith(tuple("0123456789")):  # a function in Python, of any name
+    name = graph.operation(node)
+    if name in _MIXING or not type(node).__name__[-1].isdigit():  # or a function in Python, of any name
         raise _Unknown
-    if name.startswith(_VIEWS):
+    if name in graph.RESHAPING:
         return _regrouped([atom for axis in axes for atom in axis], shape)
-    if name.startswith("Permute"):
+    if name == "Permute":
         return [axes[_signed(axis)] for axis in node._saved_dims]
-    if name.startswith("Transpose"):
+    if name == "Transpose":
         first, second = (_signed(axis) % len(axes) for axis in (node._saved_dim0, node._saved_dim1))
         axes = list(axes)
         axes[first], axes[second] = axes[second], axes[first]
         return axes
-    if name.startswith("TBackward"):
+    if name == "T":
         return axes[::-1]
-    if name.startswith(("Unbind", "Select")):
+    if name in ("Unbind", "Select"):
         axis = _signed(node._saved_dim) % len(axes)
         if any(atom.is_batch for atom in axes[axis]):
             raise _Unknown
         return [*axes[:axis], *axes[axis + 1:]]
-    if any(word in name for word in _MIXES):
+    if name == "Roll" and any(atom.is_batch for axis in node._saved_dims for atom in axes[_signed(axis)]):
         raise _Unknown
-    if name.startswith("Roll") and any(atom.is_batch for axis in node._saved_dims for atom in axes[_signed(axis)]):
-        raise _Unknown
-    return _as_long(axes, shape)
-
-
-def _as_long(axes: _Axes, shape: Sequence[int]) -> _Axes:
-    """Axes that are as long remain what they are; the samples are along one of these."""
     if len(axes) != len(shape):
         raise _Unknown
+    # Axes that are as long remain what they are; the samples are along one of these.
     found = [axis if math.prod(atom.size for atom in axis) == length else [_Atom(length)] for axis, length in zip(axes, shape)]
     if not any(atom.is_batch for axis in found for atom in axis):
         raise _Unknown
