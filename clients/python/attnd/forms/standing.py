@@ -217,11 +217,9 @@ class _Way:
     def _through_pick(self, node: Any, name: str, marks: torch.Tensor) -> None:
         """Through what picks by number, or repeats. Marks of one place are none."""
         before, number = node.next_functions[0]
-        given = None if before is None else shape_of(before, number)
-        if given is not None and math.prod(given) > marks.numel():
-            self.ends.add(_PICKED)
         if before is None or saves_elsewhere():
-            self.ends.add(_UNKNOWN)
+            given = None if before is None else shape_of(before, number)
+            self.ends.add(_PICKED if given is not None and math.prod(given) > marks.numel() else _UNKNOWN)
             return
         if name == "Index":
             back = torch.zeros(tuple(getattr(node, "_saved_self_sym_sizes", None) or node._saved_self_sizes), dtype=marks.dtype, device=marks.device)
@@ -229,6 +227,8 @@ class _Way:
         else:
             back = node(marks)
             back = back[0] if isinstance(back, tuple) else back
+        if back.numel() > marks.numel():
+            self.ends.add(_PICKED)
         if int((back != 0).sum()) == int((marks != 0).sum()):
             self.waiting.append(_Marked(before, number, back))
 
