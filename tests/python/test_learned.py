@@ -160,6 +160,88 @@ def test_a_model_that_has_other_modules_is_learned_anew(monkeypatch, change):
     assert sent == expected and full[2::2] == [False, True, False]
 
 
+class Late(Attention):
+    """Of another class than those that a full capture has shown."""
+
+
+def shared():
+    model = Stack()
+    model.blocks[1].attn = model.blocks[0].attn
+    return model
+
+
+@needs_sdpa
+@pytest.mark.parametrize("place,build,what", [("mlp", Stack, Late), ("mlp", Stack, Attention), ("attn", shared, Late), ("attn", shared, Attention)])
+def test_attention_where_none_was_is_missing_once(monkeypatch, place, build, what):
+    """In a place that is not followed, as that of a part that is another one's too, a module is told by its class."""
+    def change(model, step):
+        if step == 2:
+            torch.manual_seed(4)
+            setattr(model.blocks[1], place, what())
+
+    sent, full = train(change=change, build=build, steps=6)
+    assert full == [True, False, False, True, False, False]
+    assert [sum(step == at for at, *_ in sent) for step in (2, 3, 4, 5)] == ([3, 4, 4, 4] if place == "mlp" else [2, 3, 3, 3])
+
+
+@needs_sdpa
+def test_a_class_that_runs_later_is_missing_once(monkeypatch):
+    class Either(Block):
+        def __init__(self):
+            super().__init__()
+            self.late, self.is_late = Late(), False
+
+        def forward(self, x):
+            return self.mlp(x + (self.late if self.is_late else self.attn)(self.norm(x)))
+
+    def build():
+        model = Stack()
+        model.blocks[1] = Either()
+        return model
+
+    def change(model, step):
+        model.blocks[1].is_late = step >= 3
+
+    (sent, full), (expected, _) = both(monkeypatch, change=change, build=build)
+    assert [one[0] for one in expected if one not in sent] == [3] and full[3:6] == [False, True, False]
+    assert [one for one in sent if one not in expected] == []
+
+
+@needs_sdpa
+def test_a_module_that_is_none_of_the_model_keeps_captures_full(monkeypatch):
+    class Outside(Attention):
+        def forward(self, x):
+            return Inner()(x)
+
+    def build():
+        model = Stack()
+        model.blocks[1].attn = Outside()
+        return model
+
+    (sent, full), (expected, _) = both(monkeypatch, build=build)
+    assert sent == expected and len(sent) == 24 and all(full)
+
+
+@needs_sdpa
+def test_a_forward_without_attention_makes_the_next_capture_full(monkeypatch):
+    class Fused(Block):
+        def forward(self, x):
+            return Inner.forward(None, x) if self.is_fused else super().forward(x)
+
+    def change(model, step):
+        for block in model.blocks:
+            block.is_fused = step in (3, 4)
+
+    def build():
+        model = Stack()
+        model.blocks = torch.nn.ModuleList(Fused() for _ in range(2))
+        return model
+
+    (sent, full), (expected, _) = both(monkeypatch, change=change, build=build)  # at 5 the blocks attend no more themselves
+    assert {one[0] for one in expected if one not in sent} == {3, 5} and full[3:7] == [False, True, False, True]
+    assert [one for one in sent if one not in expected] == []
+
+
 @needs_sdpa
 def test_a_softmax_keeps_captures_full():
     def change(model, step):
@@ -202,12 +284,34 @@ def test_parts_that_are_called_alone_are_followed(monkeypatch):
 
 
 @needs_sdpa
-def test_a_forward_that_begins_elsewhere_makes_the_next_capture_full(monkeypatch):
+@pytest.mark.parametrize("odd", [lambda step: step >= 4, lambda step: step % 2])
+def test_a_forward_that_begins_elsewhere_makes_the_next_capture_full(monkeypatch, odd):
     def run(model, x):
-        (model if x[0, 0, 0] < 4 else model.blocks[1].attn)(x)
+        (model.blocks[1].attn if odd(int(x[0, 0, 0])) else model)(x)
 
     (sent, full), (expected, _) = both(monkeypatch, run=run)
-    assert [one for one in sent if one not in expected] == [] and full[1:4] == [False] * 3 and any(full[4:7])
+    assert sent == expected and sent and full[1] is False and any(full[2:7])
+
+
+@needs_sdpa
+def test_what_runs_within_a_module_that_is_not_followed_begins_no_forward(monkeypatch):
+    """The module around is none that a full capture has shown to hold or to call an attention."""
+    class Around(torch.nn.Module):
+        def forward(self, x):
+            return self.held[0](self.held[0](x))
+
+    def build():
+        model = Stack()
+        model.around = Around()
+        model.around.held = [model.blocks[1].attn]
+        return model
+
+    def run(model, x):
+        (model if x[0, 0, 0] < 2 else model.around)(x)
+
+    (sent, full), (expected, _) = both(monkeypatch, build=build, run=run, steps=6)
+    assert {one[0] for one in expected if one not in sent} == {2} and full[:5] == [True, False, False, True, False]
+    assert [one for one in sent if one not in expected] == []
 
 
 @pytest.mark.parametrize("needs_weights", [False, True])

@@ -7,12 +7,13 @@
 
 A model whose attention is computed by an explicit softmax stays with full captures: what is added before the softmax, and
 what its result meets, may be computed anywhere. A capture is odd when it shows what was not learned: an attention of
-another module or form, none of a module that attends, a forward that begins elsewhere or breaks off.
+another module or form, none of a module that attends, a module of a class that had not run or that attends elsewhere, a
+forward that begins elsewhere, that shows no attention or breaks off.
 """
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Type
 
 import torch
 
@@ -30,6 +31,7 @@ class Learned:
     """The modules of one model. Asked from the training thread."""
 
     def __init__(self) -> None:
+        self.quiet: Set[Type[torch.nn.Module]] = set()  # the classes that ran in the last full capture, and of which none attends
         self._followed: Dict[int, int] = {}  # by id: what it does, or 0
         self._links: List[_Link] = []  # from the model to each of these
         self._left = 0  # narrow captures until the next full one
@@ -37,7 +39,11 @@ class Learned:
 
     def begins(self) -> None:
         """A full capture begins."""
-        self._followed, self._links, self._left, self._is_odd, self._is_whole = {}, [], 0, False, False
+        self.quiet, self._followed, self._links, self._left, self._is_odd, self._is_whole = set(), {}, [], 0, False, False
+
+    def ran(self, module: torch.nn.Module) -> None:
+        """A module runs within a forward that a full capture follows."""
+        self.quiet.add(type(module))
 
     def attended(self, entered: Sequence["Entered"]) -> None:
         """The innermost of these modules, which run, computed an attention by one function."""
@@ -56,9 +62,10 @@ class Learned:
         """A full capture ends."""
         if self._is_odd or not self._is_whole or not self._followed:
             return
-        self._left = FULL_EVERY - 1
         modules = list(root.named_modules())
+        self._followed = {id(module): self._followed[id(module)] for _, module in modules if id(module) in self._followed}
         classes = {type(module) for _, module in modules if self._followed.get(id(module), 0) & ATTENDS}
+        self.quiet -= classes
         links: Dict[Tuple[int, str], _Link] = {}
         for path, module in modules:
             may_attend = type(module) in classes
@@ -69,11 +76,12 @@ class Learned:
                 for name in path.split("."):
                     if may_attend:
                         self._followed.setdefault(id(holder), 0)
-                    part = holder._modules[name]
-                    assert part is not None
+                    part = holder._modules.get(name)
+                    if part is None:  # it names its modules in its own way
+                        return
                     links[id(holder), name] = weakref.ref(holder), len(holder._modules), name, weakref.ref(part)
                     holder = part
-        self._links = list(links.values())
+        self._links, self._left = list(links.values()), FULL_EVERY - 1
 
     def narrow(self) -> Optional[Mapping[int, int]]:
         """By id, what each module does that the capture which begins is to follow; None: the capture is to be a full one."""

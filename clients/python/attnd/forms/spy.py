@@ -271,7 +271,9 @@ class Spy:
         if self._narrow is not None and (within or not self._narrow[id(self._stack[-1].module)] & MAY_ATTEND):
             self._learned.odd()
             return
-        if self._narrow is None and result is None and not self._again:
+        if self._narrow is None and result is None and within:
+            self._learned.odd()  # by a module that is none of the model's
+        elif self._narrow is None and result is None and not self._again:
             self._learned.attended(self._stack)
         self._saw(self._stack[-1].path, seen, result)
 
@@ -401,7 +403,11 @@ class Spy:
             self._force_eager()
             self.settle()
             path = self._paths.get(id(module))
-            if path is None or self._elsewhere():
+            if self._elsewhere():
+                return
+            if self._stack and self._narrow is None:
+                self._learned.ran(module)
+            if path is None:
                 return
             if self._stack or self._begin(module, path):
                 self._stack.append(Entered(module, path, sys._getframe(1), args))
@@ -423,6 +429,8 @@ class Spy:
             self._learned.odd()
             if not self._stack:
                 self._widen()
+        elif self._stack and type(module) not in self._learned.quiet and threading.get_ident() == self._thread:
+            self._learned.odd()
         return self._narrow is None
 
     def _wake(self) -> None:
@@ -448,7 +456,8 @@ class Spy:
         self._trains = path != "" or torch.is_grad_enabled()
         if self._narrow is not None and not self._narrow[id(module)] & BEGINS:
             self._learned.odd()
-            return False
+            if self._is_within(sys._getframe(1), module):
+                return False
         if self._narrow is not None and not self._trains:  # a mode is what keeps torch from its fast path
             self._widen()
         self._thread = threading.get_ident()
@@ -456,6 +465,14 @@ class Spy:
         self._lookout = lookout_here()
         self._lookout.add(self)
         return True
+
+    def _is_within(self, frame: Any, module: torch.nn.Module) -> bool:
+        """Whether another module of the model runs, which called this one."""
+        while frame is not None:
+            if frame.f_code is _CALL and frame.f_locals["self"] is not module and id(frame.f_locals["self"]) in self._paths:
+                return True
+            frame = frame.f_back
+        return False
 
     def _pass_over(self, module: torch.nn.Module, path: str, args: Any) -> None:
         """Takes the mode away while a module runs that would compute something else with it."""
@@ -523,7 +540,8 @@ class Spy:
         if not self._again:
             self._learned.forward_ends(whole)
             narrow = self._narrow
-            if narrow is not None and any(narrow[id(module)] & ATTENDS and path not in self._calls for path, module in self._entered.items()):
+            if narrow is not None and (not self._calls or any(
+                    narrow[id(module)] & ATTENDS and path not in self._calls for path, module in self._entered.items())):
                 self._learned.odd()
             self.watcher.ends(None if not whole else self._unseen() if narrow is None else [])
 
