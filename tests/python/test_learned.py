@@ -388,3 +388,15 @@ def test_links_hold_no_module():
         gc.collect()
         assert gone() is None and it.narrow() is None
     assert Spy(root, None).is_full
+
+
+@needs_sdpa
+@pytest.mark.skipif(not hasattr(torch.nn.Module, "compile"), reason="before torch 2.2 no module compiles itself")
+@pytest.mark.parametrize("part", ["blocks.1", "blocks.1.mlp", "blocks.1.attn"])
+def test_a_part_that_is_compiled_makes_the_next_capture_full(part):
+    def change(model, step):
+        if step == 3:
+            model.get_submodule(part).compile(backend="eager")
+
+    _, full = train(change)
+    assert full == [True, False, False, False, True, True, True, True]

@@ -63,6 +63,8 @@ class Learned:
         if self._is_odd or not self._is_whole or not self._followed:
             return
         modules = list(root.named_modules())
+        if any(getattr(module, "_compiled_call_impl", None) is not None for _, module in modules):
+            return
         self._followed = {id(module): self._followed[id(module)] for _, module in modules if id(module) in self._followed}
         classes = {type(module) for _, module in modules if self._followed.get(id(module), 0) & ATTENDS}
         self.quiet -= classes
@@ -83,10 +85,13 @@ class Learned:
                     holder = part
         self._links, self._left = list(links.values()), FULL_EVERY - 1
 
+    @property
+    def suffices(self) -> bool:
+        """Whether the capture that begins may be a narrow one."""
+        return self._left > 0 and not self._is_odd
+
     def narrow(self) -> Optional[Mapping[int, int]]:
-        """By id, what each module does that the capture which begins is to follow; None: the capture is to be a full one."""
-        if self._left == 0 or self._is_odd:
-            return None
+        """By id, what each module does that such a capture is to follow; None: the model has other modules now."""
         for holder, count, name, part in self._links:
             held, module = holder(), part()
             if held is None or module is None or held._modules.get(name) is not module or len(held._modules) != count:

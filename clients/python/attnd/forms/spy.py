@@ -135,8 +135,9 @@ class Spy:
 
     def _choose(self) -> None:
         """Whether the capture that begins is a full one."""
-        is_compiled = has_compiled() or getattr(self.root, "_compiled_call_impl", None) is not None
-        self._narrow = self._learned.narrow() if self.watcher.is_settled and not is_compiled else None
+        suffices = self._learned.suffices and self.watcher.is_settled and not (
+            has_compiled() or getattr(self.root, "_compiled_call_impl", None) is not None)
+        self._narrow = self._learned.narrow() if suffices else None
         self.is_awake = self._narrow is None
         if self._narrow is None:
             self._widen()
@@ -423,15 +424,17 @@ class Spy:
 
     def _is_followed(self, module: torch.nn.Module) -> bool:
         """Whether it is one of those that this capture follows. All are, once what compiles the model is called."""
-        if self._narrow is None or id(module) in self._narrow:
+        if self._narrow is None:
             return True
-        if "_orig_mod" in module._modules:
+        if "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None:
             self._learned.odd()
             if not self._stack:
                 self._widen()
+        elif id(module) in self._narrow:
+            return True
         elif self._stack and type(module) not in self._learned.quiet and threading.get_ident() == self._thread:
             self._learned.odd()
-        return self._narrow is None
+        return self._narrow is None or id(module) in self._narrow
 
     def _wake(self) -> None:
         """Functions of torch are looked at in full captures, else while a module runs that attends."""
