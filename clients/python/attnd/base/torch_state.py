@@ -56,6 +56,11 @@ def unseen_by_modes() -> bool:
     return _disable_modes is not None or _count_modes() == 0
 
 
+def compiles_itself(module: torch.nn.Module) -> bool:
+    """Whether Module.compile() was called on a module."""
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
 def has_compiled() -> bool:
     """Whether Dynamo has compiled anything in this process."""
     utils: Any = sys.modules.get("torch._dynamo.utils")

@@ -13,7 +13,6 @@ from ..base.masks import IGNORED_AT
 from ..sending.devices import HostCopy
 
 
-
 class Added(NamedTuple):
     """The meaning of a mask, each to broadcast to [B, H, Tq, Tk]; one head when all heads agree.
 

@@ -14,7 +14,7 @@ import torch
 Edge = Tuple[Any, int]
 
 
-# Operations by kind: what one does with the elements that it takes.
+# Operations by what happens to the elements.
 RESHAPING = frozenset("View UnsafeView Reshape ReshapeAlias Unsqueeze Squeeze".split())  # the elements stay in order
 TURNING = frozenset("T Transpose Permute".split())
 PARTING = frozenset("Slice Select Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes Unbind AsStrided".split())
@@ -40,13 +40,13 @@ def operation(node: Any) -> str:
 
 
 def edge_of(tensor: torch.Tensor) -> Edge:
-    """The result that a tensor is; that of a view that was made without autograd is its base's."""
+    """The edge of a tensor; a view that was made without autograd has the edge of the base."""
     tensor = tensor if tensor.grad_fn is not None or tensor._base is None else tensor._base
     return tensor.grad_fn, tensor.output_nr
 
 
 def place(tensor: torch.Tensor) -> int:
-    """Where its elements are; 0: nothing tells."""
+    """The address of a tensor's elements; 0: not known."""
     try:
         storage = tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()  # type: ignore[no-untyped-call]
         return int(storage.data_ptr())
@@ -64,14 +64,14 @@ def results_of(node: Any) -> int:
     if hasattr(node, "_input_metadata"):
         return len(node._input_metadata)
     try:
-        node(*[None] * 65536)  # torch 1.13 says it when there are too many
+        node(*[None] * 65536)  # torch 1.13 tells the number when given too many
     except TypeError as told:
         return int((re.search(r"expected (\d+)", str(told)) or [0, 1])[1])
     return 1
 
 
 def back(starts: Iterable[Edge], most: int, before: Callable[[Edge], Iterable[Edge]]) -> Iterator[Edge]:
-    """The results that these are made of, the nearest first, up to so many. `before`: those that it goes on to."""
+    """The edges that `starts` are made of, the nearest first, at most `most`. `before`: the edges behind an edge."""
     waiting = deque(one for one in starts if one[0] is not None)
     met = set(waiting)
     while waiting and most > 0:
@@ -83,12 +83,12 @@ def back(starts: Iterable[Edge], most: int, before: Callable[[Edge], Iterable[Ed
 
 
 def through(names: Container[str]) -> Callable[[Edge], Sequence[Edge]]:
-    """For back(): all that operations of these names take."""
+    """For back(): all edges behind operations of these names."""
     return lambda edge: edge[0].next_functions if operation(edge[0]) in names else ()
 
 
 def is_weight(node: Any) -> bool:
-    """Whether it is a parameter, or a view or a copy of one."""
+    """Whether an operation gives a parameter, or a view or a copy of a parameter."""
     while node is not None and not hasattr(node, "variable"):
         if len(node.next_functions) != 1 or operation(node) not in RESHAPING | TURNING | PARTING | COPYING | REPEATING:
             return False

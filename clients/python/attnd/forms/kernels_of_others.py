@@ -8,6 +8,7 @@ unless its mask says otherwise. Functions of transformers that call them are rea
 """
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from types import FunctionType
@@ -31,27 +32,18 @@ _UNKNOWN = ("qv", "attention_chunk", "block_table", "page_table", "seqused_q", "
             "sink", "score_mod", "mask_mod")
 
 
-class _Imported:
-    """The modules of these packages that were imported when `state` was the number of all modules, and the newest of them."""
-    state: Tuple[int, Optional[str]] = (0, None)
-    names: List[str] = []
-
-
-_imported = _Imported()
+@functools.lru_cache(maxsize=1)
+def _imported(count: int, newest: Optional[str]) -> List[str]:
+    """The modules of these packages among the `count` that are imported, of which `newest` was the last."""
+    return [name for name in list(sys.modules) if name in _READERS or name.endswith(_FLASH_NAME)]
 
 
 def observe(lookout: Callable[[], "Lookout"]) -> List[Detour]:
     """Makes calls of what is imported of them take detours."""
     found: Dict[FunctionType, Reader] = {}
-    state = len(sys.modules), next(reversed(sys.modules), None)
-    if state != _imported.state:
-        names = [name for name in list(sys.modules) if name in _READERS or name.endswith(_FLASH_NAME)]
-        _imported.state, _imported.names = state, names
-    for name in _imported.names:
-        if name not in sys.modules:
-            continue
+    for name in _imported(len(sys.modules), next(reversed(sys.modules), None)):
         for path, read in _READERS.get(name, _FLASH).items():
-            function: Any = sys.modules[name]
+            function: Any = sys.modules.get(name)
             for part in path.split("."):
                 function = getattr(function, part, None)
             function = getattr(function, "_init_fn", function)  # of an operator of torch.library.custom_op

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from ..base.local import version_order
 from ..base.once import log
-from ..base.torch_state import is_no_repetition
+from ..base.torch_state import compiles_itself, is_no_repetition
 from . import flex, kernels_of_others, sdpa
 from .seen import Queries, autocast_dtype
 
@@ -171,7 +171,7 @@ def outside(root: torch.nn.Module) -> Optional[torch.nn.Module]:
         if any(module is root for module in inner.modules()):
             found: Optional[torch.nn.Module] = outer()
             return found
-    return None if root in _modules or getattr(root, "_compiled_call_impl", None) is not None else root
+    return None if root in _modules or compiles_itself(root) else root
 
 
 def listen(onlooker: "Spy") -> None:

@@ -105,7 +105,7 @@ def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _held_others(given: Sequence[_Input], own: _Input, held: Sequence[_Input], seen: Seen) -> List[_Input]:
     """The tensors beside what a module is given that its keys are made of. NotCaptured: nothing tells."""
-    sides, fits = _sides(seen), [one for one in held if one.has(keys_of(seen))]
+    sides, fits = sides_of(seen), [one for one in held if one.has(keys_of(seen))]
     of_queries, of_keys = ((_made_of(side, [*given, *held]) for side in sides) if sides else ([], []))
     if of_keys:
         return [one for one in held if any(one is other for other in of_keys)]
@@ -125,7 +125,7 @@ def _held_others(given: Sequence[_Input], own: _Input, held: Sequence[_Input], s
 
 def _are_of_one(given: Sequence[_Input], own: _Input, others: Sequence[_Input], seen: Seen) -> Optional[bool]:
     """Whether queries and keys are made of the same one of these, or of two that are made of the same. None: nothing tells."""
-    sides = _sides(seen)
+    sides = sides_of(seen)
     if sides is None:
         return None
     of_queries, of_keys = (_made_of(side, given) for side in sides)
@@ -169,7 +169,7 @@ def _takes_data(node: Any) -> bool:
     return None in before and all(parent is None or is_weight(parent) for parent in before)
 
 
-def _sides(seen: Seen) -> Optional[Sequence[Edge]]:
+def sides_of(seen: Seen) -> Optional[Sequence[Edge]]:
     """The results that queries and keys are; None: autograd has not recorded both."""
     if isinstance(seen, Queries):
         sides: Sequence[Edge] = (edge_of(seen.q), edge_of(seen.k))

@@ -34,7 +34,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from ..base.once import log
 from ..base.paths import call_name, module_paths
-from ..base.torch_state import allow_global_hooks, graph_task_id, has_compiled, is_compiling, is_graph_captured, outside_modes
+from ..base.torch_state import allow_global_hooks, compiles_itself, graph_task_id, has_compiled, is_compiling, is_graph_captured, outside_modes
 from . import flex, look
 from .evidence import Trail
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
@@ -81,7 +81,7 @@ class Spy:
         self._shown: Optional[Set[Tuple[int, str]]] = None  # sites and paths in the compiled forward that runs
         self._paths: Dict[int, str] = {}
         self._learned = Learned()
-        self._narrow: Optional[Mapping[int, int]] = None  # what those modules do that alone are followed now; None: all are
+        self._narrow: Optional[Mapping[int, int]] = None  # by id, what each followed module does; None: all are followed
         self.is_awake = True  # functions of torch are looked at
         self._handles: List[Any] = []
         self._eager = False  # compiled code runs eagerly because of this one, too
@@ -135,10 +135,8 @@ class Spy:
 
     def _choose(self) -> None:
         """Whether the capture that begins is a full one."""
-        suffices = self._learned.suffices and self.watcher.is_settled and not (
-            has_compiled() or getattr(self.root, "_compiled_call_impl", None) is not None)
-        self._narrow = self._learned.narrow() if suffices else None
-        self.is_awake = self._narrow is None
+        suffices = self._learned.suffices and self.watcher.is_settled and not (has_compiled() or compiles_itself(self.root))
+        self._narrow, self.is_awake = self._learned.narrow() if suffices else None, False
         if self._narrow is None:
             self._widen()
 
@@ -423,10 +421,10 @@ class Spy:
             self.seconds += time.perf_counter() - began
 
     def _is_followed(self, module: torch.nn.Module) -> bool:
-        """Whether it is one of those that this capture follows. All are, once what compiles the model is called."""
+        """Whether this capture follows a module. A call of what compiles the model makes the capture a full one."""
         if self._narrow is None:
             return True
-        if "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None:
+        if "_orig_mod" in module._modules or compiles_itself(module):
             self._learned.odd()
             if not self._stack:
                 self._widen()
@@ -593,8 +591,8 @@ def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
 
 
 def _runs(frame: Any) -> Tuple[bool, bool]:
-    """Whether a Python frame of this thread still runs: what runs now was called from there; and whether it was by another module
-    that was called there. The answer is nearly always a few frames away."""
+    """Whether a Python frame of this thread still runs, and whether the frame has called a further module, which runs now. The answer
+    is nearly always a few frames away."""
     caller: Any = sys._getframe(1)
     within = False
     while caller is not None and caller is not frame:

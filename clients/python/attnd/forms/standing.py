@@ -20,7 +20,7 @@ from . import graph
 from .graph import is_weight, operation, shape_of
 from .lead import BY_ELEMENT, through_view
 from .seen import Queries, Seen, Weights, keys_of, queries_of
-from .sources import product_before
+from .sources import product_before, sides_of
 
 STEPS_MAX = 48  # operations of each side that marks are sent through
 _NEAR = 24  # operations in which others than views are looked for, where there are as many queries as keys
@@ -43,21 +43,21 @@ class Standing(NamedTuple):
 def find(seen: Seen) -> Optional[Standing]:
     """By what autograd has noted; None: it has not."""
     queries, keys = queries_of(seen)[1], keys_of(seen)
-    sides = _of_call(seen, queries, keys) if isinstance(seen, Queries) else _of_product(seen.logits, queries, keys)
-    if sides is None and isinstance(seen, Weights) and seen.logits.grad_fn is not None and product_before(seen.logits) is None:
-        return Standing(0)  # of no keys, as a router that is included
-    if sides is None:
-        return None
-    if queries == keys and not any(_may_order(side.node) for side in sides):
+    edges = sides_of(seen)
+    if edges is None:  # a softmax of no keys, as of a router that is included, or nothing was recorded
+        is_of_none = isinstance(seen, Weights) and seen.logits.grad_fn is not None and product_before(seen.logits) is None
+        return Standing(0) if is_of_none else None
+    if queries == keys and not any(_may_order(node) for node, _ in edges):
         return Standing(0)
-    return _meet(_Way(sides[0]), _Way(sides[1]), queries, keys)
+    sides = _of_call(seen, queries, keys) if isinstance(seen, Queries) else _of_product(seen.logits, queries, keys)
+    return None if sides is None else _meet(_Way(sides[0]), _Way(sides[1]), queries, keys)
 
 
 def _may_order(node: Any) -> bool:
     """Whether what is near it may put positions in another order."""
     nodes = [node]
     for node in nodes:  # grows
-        if operation(node) in graph.MOVING | graph.PICKING | graph.PUTTING:
+        if operation(node) in _ORDERING:
             return True
         if len(nodes) < _NEAR:
             nodes.extend(before for before, _ in node.next_functions if before is not None)
@@ -281,6 +281,7 @@ def _is_pool(node: Any, name: str) -> bool:
 
 
 _POOLS = re.compile(r"Pool|Upsample|Im2Col|^Unfold")
+_ORDERING = graph.MOVING | graph.PICKING | graph.PUTTING
 _PICKING = graph.PICKING | {"Repeat"}
 _PRODUCTS = graph.PRODUCTS | graph.LAYERS - {"Convolution"}
 _BY_CHANNEL = {"Convolution", "NativeBatchNorm", "CudnnBatchNorm", "NativeGroupNorm"}
