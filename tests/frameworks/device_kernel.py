@@ -27,6 +27,7 @@ from test_device_states import SETTINGS, measured_twice, same_layer, same_number
 
 DTYPES = ("f32", "bf16", "f16")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TURNS = (0, 2) if DEVICE == "cuda" else (0,)  # the interpreter takes a thousand times as long
 
 
 def there(q, k, words):
@@ -44,12 +45,12 @@ def rows(q, k, words, backend="triton"):
 @pytest.mark.parametrize("mask", MASKS)
 def test_the_kernel_agrees_with_numpy(mask, values):
     turn = MASKS.index(mask) + VALUES.index(values)
-    for shape, dtype in ((SHAPES[(turn + n) % len(SHAPES)], DTYPES[(turn + n) % 3]) for n in (0, 2)):
+    for shape, dtype in ((SHAPES[(turn + n) % len(SHAPES)], DTYPES[(turn + n) % 3]) for n in TURNS):
         q, k, words = make(mask, values, shape, dtype)
         agree(rows(q, k, words), q, k, words)
 
 
-@pytest.mark.parametrize("values", VALUES[::2])
+@pytest.mark.parametrize("values", VALUES[::2] if DEVICE == "cuda" else VALUES[::4])
 @pytest.mark.parametrize("mask", MASKS)
 def test_its_numbers_of_a_message_agree_with_numpy(mask, values):
     turn = MASKS.index(mask) + VALUES.index(values)
@@ -60,8 +61,8 @@ def test_its_numbers_of_a_message_agree_with_numpy(mask, values):
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_the_8_largest_are_found_wherever_they_are(dtype):
     """Key j is in lane j modulo 32 (of f32) or 64: more than three of the largest in one lane, and all keys alike."""
-    q, k, words = make("full", "plain", (1, 2, 2, 40, 700, 16), dtype)
-    for every in (1, 32, 64, 128):
+    q, k, words = make("full", "plain", (1, 1, 1, 20, 700, 16), dtype)
+    for every in (1, 32, 64, 128) if DEVICE == "cuda" else (32 if dtype == "f32" else 64,):
         some = torch.zeros_like(k)
         some[..., 3::every, :] = k[..., 3::every, :]
         agree(rows(q, some, words), q, some, words)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Captures that follow only what attends show what full captures show; what they cannot show makes the next one full."""
+import copy
+import pickle
 import threading
 
 import pytest
@@ -16,7 +18,20 @@ import attnd
 
 X = torch.rand(2, 5, D)
 SDPA = getattr(functional, "scaled_dot_product_attention", None)
+BOUND = SDPA
 needs_sdpa = pytest.mark.skipif(SDPA is None, reason="torch has no scaled_dot_product_attention")
+
+
+def by_name(*args, **kwargs):
+    """As most models call it; a function that was bound at import is seen by a mode alone."""
+    return functional.scaled_dot_product_attention(*args, **kwargs)
+
+
+@pytest.fixture(autouse=True, params=[by_name, BOUND], ids=["by name", "bound"])
+def way(request, monkeypatch):
+    """How the models below find the function."""
+    monkeypatch.setitem(globals(), "SDPA", request.param if BOUND is not None else None)
+    return request.param
 
 
 class Attention(torch.nn.Module):
@@ -331,8 +346,8 @@ def test_attention_of_torch_is_learned(monkeypatch, needs_weights):
 
 
 @needs_sdpa
-def test_functions_are_looked_at_only_within_what_attends():
-    """In a narrow capture no mode is there while other modules run."""
+def test_functions_are_looked_at_only_within_what_needs_it(way):
+    """In a narrow capture no mode is there while other modules run, nor within those whose attention comes by its name."""
     model, modes = Stack(), []
 
     class Looks(torch.nn.Module):
@@ -341,12 +356,77 @@ def test_functions_are_looked_at_only_within_what_attends():
             return x
 
     model.blocks[1].mlp[0] = Looks()
+    model.blocks[1].attn.out = torch.nn.Sequential(Looks(), model.blocks[1].attn.out)
 
     def change(given, step):
         pass
 
     _, full = train(change, steps=4, build=lambda: model)
-    assert full == [True, False, False, False] and modes == [1, 0, 0, 0]
+    assert full == [True, False, False, False] and modes == [1, 1, *[int(way is BOUND), 0] * 3]
+    assert functional.scaled_dot_product_attention is BOUND
+
+
+@needs_sdpa
+def test_copies_of_the_model_have_no_hook_and_nothing_stays():
+    """A copy, or a pickle, that is made while a narrow capture is awaited computes and loads as ever."""
+    copies = []
+
+    def change(model, step):
+        copies.append((copy.deepcopy(model), pickle.dumps(model)))
+        assert b"attnd" not in copies[-1][1]
+
+    models = []
+
+    def build():
+        models.append(Stack())
+        return models[0]
+
+    sent, full = train(change, steps=4, build=build)
+    assert full == [True, False, False, False] and len(sent) == 12
+    expected = models[0](X)
+    for copied, pickled in copies:
+        assert torch.equal(copied(X), expected) and torch.equal(pickle.loads(pickled)(X), expected)
+    assert not any(one._forward_hooks or one._forward_pre_hooks for one in models[0].modules())
+    assert functional.scaled_dot_product_attention is BOUND
+
+
+@needs_sdpa
+def test_a_function_that_somebody_replaces_stays_replaced(monkeypatch):
+    """As a library does that has a faster one; what that does not show is not guessed."""
+    calls = []
+
+    def faster(*args, **kwargs):
+        calls.append(args[0].shape)
+        return BOUND(*args, **kwargs)
+
+    def change(model, step):
+        if step == 3:
+            functional.scaled_dot_product_attention = faster
+
+    try:
+        (sent, full), (expected, _) = both(monkeypatch, change=change)
+        assert functional.scaled_dot_product_attention is faster
+    finally:
+        functional.scaled_dot_product_attention = BOUND
+    assert {one[0] for one in expected if one not in sent} <= {3} and not full[3]
+    assert [one for one in sent if one not in expected] == []
+
+
+def test_encoder_layers_of_torch_have_no_hooks(monkeypatch):
+    """With hooks they take another path in validation."""
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.TransformerEncoderLayer(D, H, 16, 0.0, batch_first=True)
+
+        def forward(self, x):
+            return self.layers(x)
+
+    def change(model, step):
+        assert not any(one._forward_pre_hooks for one in model.layers.modules())
+
+    sent, full = train(change, build=Model)
+    assert len(sent) == 8 and all(full)
 
 
 @needs_sdpa
@@ -377,16 +457,16 @@ def test_links_hold_no_module():
     it = learned.Learned()
     it.begins()
     inner = next(iter(root.modules())) if SDPA is None else root.blocks[0].attn
-    it.attended([Seen(root), Seen(inner)])
+    it.attended([Seen(root), Seen(inner)], True)
     it.forward_ends(True)
     it.ends(root)
-    assert it.narrow()
+    assert it.suffices and it.narrow() and it.modules()
     if SDPA is not None:
         gone = weakref.ref(inner)
         root.blocks[0].attn = None
         del inner
         gc.collect()
-        assert gone() is None and it.narrow() is None
+        assert gone() is None and not it.suffices
     assert Spy(root, None).is_full
 
 
@@ -400,3 +480,24 @@ def test_a_part_that_is_compiled_makes_the_next_capture_full(part):
 
     _, full = train(change)
     assert full == [True, False, False, False, True, True, True, True]
+
+
+@needs_sdpa
+@pytest.mark.skipif(not hasattr(getattr(torch, "compiler", None), "set_stance"), reason="before torch 2.6 nothing compiled is seen")
+def test_a_model_that_is_compiled_makes_the_next_capture_full():
+    """By what holds it, which is none of its modules."""
+    import torch._dynamo  # as the first step of an optimizer does
+
+    called = []
+
+    def run(model, x):
+        if x[0, 0, 0] >= 3 and not called:
+            called.append(torch.compile(model, backend="eager"))
+        (called[0] if called else model)(x)
+
+    try:
+        sent, full = train(run=run, steps=6)
+    finally:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+    assert full[:5] == [True, False, False, False, True] and {one[0] for one in sent} == set(range(6))

@@ -28,10 +28,11 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 import torch
 
 from ..base import torch_state, wire
+from ..base.hook import Hook
 from ..base.once import log
 from ..base.plan import Plan
 from ..forms import look
-from ..model.hooks import ForwardHook, Hook, OptimizerHook, register_optimizer_hook, remove_all
+from ..model.hooks import ForwardHook, OptimizerHook, register_optimizer_hook, remove_all
 from ..model.induction import InductionInputs
 from ..results.alerts import Alerts, StopTraining
 from ..sending.publisher import Publisher

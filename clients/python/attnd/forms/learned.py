@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
 """learned: which modules attend, as captures have shown, so that a later capture need follow no other module.
 
-    full     every module is followed, every function of torch is looked at     --(nothing odd)---------->  narrow
-    narrow   attending modules, others of the same classes, the modules around  --(odd, or FULL_EVERY)--->  full
-             these, and where forwards begin; functions of torch within attending modules alone
+    full     hooks of all modules, every function of torch is looked at                  --(nothing odd)---------->  narrow
+    narrow   hooks of attending modules, of others of the same classes, of modules       --(odd, or FULL_EVERY)--->  full
+             around these, of where forwards begin, and of what has not run; functions
+             of torch are looked at within modules whose attention has not come by name
 
 A model that attends by an explicit softmax stays with full captures: what is added before the softmax, and what the result
-meets, may be computed anywhere. A capture is odd when a forward shows what was not learned: an attention of another module
-or form, no attention of an attending module, a module of a class that had not run or that attends elsewhere; or when a
-forward begins elsewhere, shows no attention at all, or breaks off.
+meets, may be computed anywhere. So does one whose encoder layers of torch attend, which take their fast path only without
+hooks. A capture is odd when a forward shows what was not learned: an attention of another module or form, no attention of an
+attending module, a module of a class that had not run; or when a forward begins elsewhere, shows no attention at all, or
+breaks off. A model that has other modules than a full capture has shown is learned anew.
 """
 from __future__ import annotations
 
@@ -23,32 +25,37 @@ if TYPE_CHECKING:
     from .spy import Entered
 
 FULL_EVERY = 16  # captures, of which one is full
-BEGINS, ATTENDS, MAY_ATTEND = 1, 2, 4  # bits of a followed module; MAY_ATTEND: the module, or another one of the class, attends
+# Bits of a followed module. MAY_ATTEND: the module, or another one of the class, attends; BY_MODE: in a way that is seen by a
+# mode alone; NEW: its class has not run.
+BEGINS, ATTENDS, MAY_ATTEND, BY_MODE, NEW = 1, 2, 4, 8, 16
 
-_Link = Tuple["weakref.ref[torch.nn.Module]", int, str, "weakref.ref[torch.nn.Module]"]  # a module, the number of parts, a name, a part
+_NO_FORWARD = torch.nn.Module.forward  # of containers
 
 
 class Learned:
     """The modules of one model. Asked from the training thread."""
 
     def __init__(self) -> None:
-        self.quiet: Set[Type[torch.nn.Module]] = set()  # classes that ran in the last full capture without attending
-        self._followed: Dict[int, int] = {}  # bits by id, or 0
-        self._links: List[_Link] = []  # from the model to each followed module
-        self._left = 0  # narrow captures until the next full one
-        self._is_odd = self._has_ended = False  # the capture is odd; a forward has ended in it
+        self.begins()
 
     def begins(self) -> None:
         """A full capture begins."""
-        self.quiet, self._followed, self._links, self._left, self._is_odd, self._has_ended = set(), {}, [], 0, False, False
+        self._ran: Set[Type[torch.nn.Module]] = set()  # classes, in the last full capture
+        self._followed: Dict[int, int] = {}  # bits by id, or 0
+        self._modules: List["weakref.ref[torch.nn.Module]"] = []  # which are followed
+        self._holders: List[Tuple["weakref.ref[torch.nn.Module]", List["weakref.ref[torch.nn.Module]"]]] = []  # and their parts
+        self._left = 0  # narrow captures until the next full one
+        self._is_odd = self._has_ended = False  # the capture is odd; a forward has ended in it
 
     def ran(self, module: torch.nn.Module) -> None:
         """A module runs within a forward that a full capture follows."""
-        self.quiet.add(type(module))
+        self._ran.add(type(module))
 
-    def attended(self, entered: Sequence["Entered"]) -> None:
-        """The innermost of the running modules computed an attention by one function."""
-        for one, does in ((entered[0], BEGINS), *((one, 0) for one in entered[-3:-1]), (entered[-1], ATTENDS | MAY_ATTEND)):
+    def attended(self, entered: Sequence["Entered"], by_name: bool) -> None:
+        """The innermost of the running modules computed an attention by one function. `by_name`: which was looked up in
+        torch.nn.functional."""
+        for one, does in ((entered[0], BEGINS), *((one, 0) for one in entered[-3:-1]),
+                          (entered[-1], ATTENDS | MAY_ATTEND | (0 if by_name else BY_MODE))):
             self._followed[id(one.module)] = self._followed.get(id(one.module), 0) | does
 
     def odd(self) -> None:
@@ -61,39 +68,46 @@ class Learned:
 
     def ends(self, root: torch.nn.Module) -> None:
         """A full capture ends."""
-        modules = list(root.named_modules()) if self._has_ended and self._followed and not self._is_odd else []
-        if not modules or any(compiles_itself(module) for _, module in modules):
+        if not self._has_ended or not self._followed or self._is_odd:
             return
-        self._followed = {id(module): self._followed[id(module)] for _, module in modules if id(module) in self._followed}
-        classes = {type(module) for _, module in modules if self._followed.get(id(module), 0) & ATTENDS}
-        self.quiet -= classes
-        links: Dict[Tuple[int, str], _Link] = {}
-        for path, module in modules:
-            may_attend = type(module) in classes
-            if may_attend:
-                self._followed[id(module)] = self._followed.get(id(module), 0) | MAY_ATTEND
-            if id(module) in self._followed and path:
-                holder = root
-                for name in path.split("."):
-                    if may_attend:
-                        self._followed.setdefault(id(holder), 0)
-                    part = holder._modules.get(name)
-                    if part is None:  # the model names its modules in its own way
-                        return
-                    links[id(holder), name] = weakref.ref(holder), len(holder._modules), name, weakref.ref(part)
-                    holder = part
-        self._links, self._left = list(links.values()), FULL_EVERY - 1
+        modules = list(root.modules())
+        attending: Dict[Type[torch.nn.Module], int] = {}
+        for module in modules:
+            does = self._followed.get(id(module), 0)
+            if does & ATTENDS:
+                attending[type(module)] = attending.get(type(module), MAY_ATTEND) | (does & BY_MODE)
+        followed: Dict[int, int] = {}
+        for module in modules:
+            does = self._followed.get(id(module), 0) | attending.get(type(module), 0)
+            if type(module) not in self._ran and id(module) not in self._followed and type(module).forward is not _NO_FORWARD:
+                does |= NEW
+            if does or id(module) in self._followed:
+                followed[id(module)] = does
+                self._modules.append(weakref.ref(module))
+            if compiles_itself(module) or isinstance(module, torch.nn.TransformerEncoderLayer) and id(module) in followed:
+                return
+            if module._modules:
+                self._holders.append((weakref.ref(module), [weakref.ref(part) for part in module._modules.values() if part is not None]))
+        self._followed, self._left = followed, FULL_EVERY - 1
 
     @property
     def suffices(self) -> bool:
-        """Whether the capture that begins may be a narrow one."""
-        return self._left > 0 and not self._is_odd
+        """Whether the capture that begins may be a narrow one: nothing was odd, and the model has the modules that it had."""
+        return self._left > 0 and not self._is_odd and all(_holds(holder(), parts) for holder, parts in self._holders)
 
-    def narrow(self) -> Optional[Mapping[int, int]]:
-        """The bits of each module that a narrow capture follows, by id; None: the model has other modules now."""
-        for holder, count, name, part in self._links:
-            held, module = holder(), part()
-            if held is None or module is None or held._modules.get(name) is not module or len(held._modules) != count:
-                return None
+    def narrow(self) -> Mapping[int, int]:
+        """A narrow capture begins: the bits of each module that is followed, by id."""
         self._left -= 1
         return self._followed
+
+    def modules(self) -> List[torch.nn.Module]:
+        """The modules that a narrow capture follows."""
+        return [module for module in (one() for one in self._modules) if module is not None]
+
+
+def _holds(holder: Optional[torch.nn.Module], parts: List["weakref.ref[torch.nn.Module]"]) -> bool:
+    """Whether a module has these parts, and is not compiled."""
+    if holder is None or compiles_itself(holder):
+        return False
+    held = [part for part in holder._modules.values() if part is not None]
+    return len(held) == len(parts) and all(one is part() for one, part in zip(held, parts))

@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..base.torch_state import is_graph_captured, outside_modes, unseen_by_modes
+from ..base.torch_state import compiled_is_unseen, is_graph_captured, outside_modes, unseen_by_modes
 from . import flex, interface, kernels_of_others, sdpa
 from .detours import Detour
 from .evidence import Trail, tensors_in
@@ -51,6 +51,8 @@ class Lookout:
         self.within = 0  # functions of transformers that run now
         self.records = True  # autograd does, what is looked at
         self.follows_terms = True  # of what may become the argument of a softmax
+        self.is_by_mode = False  # a mode alone sees what is looked at
+        self._is_named = False  # what runs was looked up in torch.nn.functional
         self._mode: Optional[_Mode] = None
         self._stuck: List[_Mode] = []  # shut ones that were not on top when they were to leave
         self._paused: List[Any] = []
@@ -60,6 +62,8 @@ class Lookout:
         self.spies.append(spy)
         if len(self.spies) == 1:
             _interface.enter()
+            if not compiled_is_unseen:  # else Dynamo might compile what calls them
+                _stand_ins.enter()
         self.see()
 
     def remove(self, spy: Spy) -> None:
@@ -68,6 +72,8 @@ class Lookout:
             self.spies.remove(spy)
             if not self.spies:
                 self.terms.clear()
+                if not compiled_is_unseen:
+                    _stand_ins.leave()
                 _interface.leave()
         self.resume(spy)
 
@@ -103,6 +109,26 @@ class Lookout:
         """Takes away modes that could not leave, if they can now."""
         while self._stuck and self._stuck[-1].leave():
             self._stuck.pop()
+
+    def named(self, args: Any, kwargs: Any) -> Any:
+        """Calls F.scaled_dot_product_attention, which was looked up by its name, and tells what it did, unless the mode does."""
+        if not self.spies or self._paused or self._is_named:
+            return _sdpa(*args, **kwargs)
+        self._is_named = True
+        try:
+            if self._mode is not None and self._mode.is_open:
+                return _sdpa(*args, **kwargs)
+            return self.look(_sdpa, args, kwargs)
+        finally:
+            self._is_named = False
+
+    def by_mode(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """The mode has seen a call of a torch function."""
+        self.is_by_mode = not self._is_named
+        try:
+            return self.look(function, args, kwargs)
+        finally:
+            self.is_by_mode = False
 
     def look(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Calls a torch function as the model did, and tells what it did."""
@@ -344,8 +370,8 @@ class _Stance(_Shared):
 
 
 class _StandIns(_Shared):
-    """F.multi_head_attention_forward looks up in its own module what it computes attention by: functions of ours
-    stand there meanwhile. Calls from elsewhere pass through them."""
+    """Models, and F.multi_head_attention_forward, look up in torch.nn.functional what they compute attention by: functions of
+    ours stand there while a forward is followed. Calls from elsewhere pass through them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -360,7 +386,8 @@ class _StandIns(_Shared):
 
     def take_away(self) -> None:
         for name, function in self.own.items():
-            setattr(functional, name, function)
+            if getattr(functional, name) == self.ours[name]:  # else somebody has put another one there
+                setattr(functional, name, function)
 
     def original(self, function: Any) -> Any:
         """The function of torch behind one: torch names the one that it finds, which may be ours."""
@@ -376,8 +403,10 @@ class _StandIns(_Shared):
         return weights
 
     def _fused(self, *args: Any, **kwargs: Any) -> Any:
-        output = self.own["scaled_dot_product_attention"](*args, **kwargs)
-        here = lookout_here()
+        own, here = self.own["scaled_dot_product_attention"], lookout_here()
+        if here.heads is None and own is _sdpa:
+            return here.named(args, kwargs)
+        output = own(*args, **kwargs)
         if here.heads is not None:
             inside = sys._getframe(1)
             here.tell(lambda: _marked(sdpa.of_call(args, kwargs, output), inside))
@@ -401,7 +430,7 @@ class _Mode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _LOOKED_AT and self.is_open:
-            return self._lookout.look(_stand_ins.original(func), args, kwargs)
+            return self._lookout.by_mode(_stand_ins.original(func), args, kwargs)
         made = func(*args, **kwargs)
         if func in FOLLOWED and self.is_open and self._lookout.follows_terms:
             self._lookout.note(func, args, kwargs, made)

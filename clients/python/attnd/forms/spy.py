@@ -3,7 +3,7 @@
 
 Installed only for the steps that are captured (`Spy.install`, `Spy.remove`), it consists of
 
-    hooks of all modules    which module runs now: the name of what is seen
+    hooks of modules        which module runs now: the name of what is seen
     lookout.py              while a module of the watched model runs: what sees the functions that are attention
     learned.py              which modules need be followed, once captures have shown what attends
     forms/look.py           operators in code that is compiled after watch(). Where a model has any, or is about to, these
@@ -32,13 +32,14 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from ..base.hook import Hook
 from ..base.once import log
 from ..base.paths import call_name, module_paths
 from ..base.torch_state import allow_global_hooks, compiles_itself, graph_task_id, has_compiled, is_compiling, is_graph_captured, outside_modes
 from . import flex, look
 from .evidence import Trail
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
-from .learned import ATTENDS, BEGINS, MAY_ATTEND, Learned
+from .learned import ATTENDS, BEGINS, BY_MODE, MAY_ATTEND, NEW, Learned
 from .lookout import Lookout, lookout_here, stance
 from .seen import NotCaptured, Queries, Seen, Weights, unreadable
 
@@ -67,6 +68,20 @@ class Entered(NamedTuple):
         return {name: given[name] for name in sorted(given, key=lambda name: names.index(name) if name in names else len(names))}
 
 
+class _EnterHook(Hook):
+    def __call__(self, module: torch.nn.Module, args: Any) -> None:
+        owner = self.owner()
+        if owner is not None:
+            owner.enter(module, args, sys._getframe(1))
+
+
+class _LeaveHook(Hook):
+    def __call__(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        owner = self.owner()
+        if owner is not None:
+            owner.leave(module, output)
+
+
 class Spy:
     """Follows the forwards of one model, and tells the watcher of its attentions. Every method is called from the training.
     `judge`: of its softmaxes; without one all are taken for attention."""
@@ -82,8 +97,9 @@ class Spy:
         self._paths: Dict[int, str] = {}
         self._learned = Learned()
         self._narrow: Optional[Mapping[int, int]] = None  # by id, what each followed module does; None: all are followed
-        self.is_awake = True  # functions of torch are looked at
+        self.is_awake = True  # functions of torch are looked at by a mode
         self._handles: List[Any] = []
+        self._hooked: Optional[Mapping[int, int]] = None  # `_narrow`, as it was when the handles were made
         self._eager = False  # compiled code runs eagerly because of this one, too
         self._thread = 0  # of the forward that is followed
         self._lookout: Optional[Lookout] = None  # of that thread
@@ -129,22 +145,41 @@ class Spy:
         if self._narrow is None and self._is_compiled(self.root):
             self._begin_looking()
             return
-        self._handles = [register_module_forward_pre_hook(self._enter),
-                         register_module_forward_hook(self._leave, **_ALWAYS)]
+        self._hook()
         self._force_eager()
 
     def _choose(self) -> None:
         """Whether the capture that begins is a full one."""
-        suffices = self._learned.suffices and self.watcher.is_settled and not (has_compiled() or compiles_itself(self.root))
-        self._narrow, self.is_awake = self._learned.narrow() if suffices else None, False
-        if self._narrow is None:
+        if not (has_compiled() or compiles_itself(self.root)) and self.watcher.is_settled and self._learned.suffices:
+            self._narrow, self.is_awake = self._learned.narrow(), False
+        else:
             self._widen()
+
+    def _hook(self) -> None:
+        """Hooks are where the capture needs them."""
+        if self._handles and self._hooked is self._narrow:
+            return
+        self._unhook()
+        enter, leave, self._hooked = _EnterHook(self), _LeaveHook(self), self._narrow
+        if self._narrow is None:
+            self._handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, **_ALWAYS)]
+            return
+        for module in self._learned.modules():
+            hooks: Any = module._forward_pre_hooks
+            self._handles.append(module.register_forward_pre_hook(enter))
+            hooks.move_to_end(self._handles[-1].id, last=False)  # before others, as those of all modules are
+            self._handles.append(module.register_forward_hook(leave, **_ALWAYS))
+
+    def _unhook(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
 
     def goes_on(self) -> None:
         """A captured step is over, and the next one is captured as well."""
         if self._handles and not self._stack:
             self._settle_learned()
             self._choose()
+            self._hook()
 
     def _settle_learned(self) -> None:
         if self._narrow is None:
@@ -252,9 +287,7 @@ class Spy:
         lookout_here().sweep()
 
     def _take_away(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._unhook()
         if self._eager:
             self._eager = False
             stance.leave()
@@ -273,7 +306,7 @@ class Spy:
         if self._narrow is None and result is None and within:
             self._learned.odd()  # by a module that is none of the model's
         elif self._narrow is None and result is None and not self._again:
-            self._learned.attended(self._stack)
+            self._learned.attended(self._stack, self._lookout is not None and not self._lookout.is_by_mode)
         self._saw(self._stack[-1].path, seen, result)
 
     def _saw(self, path: str, seen: Seen, result: Optional[torch.Tensor] = None) -> None:
@@ -389,15 +422,16 @@ class Spy:
 
     # -------------------------------------------------------------------------------- hooks of modules
 
-    def _enter(self, module: torch.nn.Module, args: Any) -> None:
-        if is_compiling() or not self._is_followed(module):
+    def enter(self, module: torch.nn.Module, args: Any, frame: Any) -> None:
+        """A module begins to run, in this frame of `_call_impl`, with these positional arguments."""
+        if is_compiling() or (self._narrow is not None and id(module) not in self._narrow):  # as replicas are not
             return
         began = time.perf_counter()
         try:
             is_ours = module is self.root or "_orig_mod" in module._modules and any(one is self.root for one in module.modules())
             if not self._stack and is_ours and self._is_compiled(module):
                 self._begin_looking()
-                self.watcher.calls_compiled(args, sys._getframe(1).f_locals.get("kwargs") or {})
+                self.watcher.calls_compiled(args, frame.f_locals.get("kwargs") or {})
                 return
             self._force_eager()
             self.settle()
@@ -408,8 +442,10 @@ class Spy:
                 self._learned.ran(module)
             if path is None:
                 return
-            if self._stack or self._begin(module, path):
-                self._stack.append(Entered(module, path, sys._getframe(1), args))
+            if self._narrow is not None and self._narrow[id(module)] & NEW:
+                self._learned.odd()
+            elif self._stack or self._begin(module, path, frame):
+                self._stack.append(Entered(module, path, frame, args))
                 self._entered[path] = module
                 self._wake()
                 self._pass_over(module, path, args)
@@ -420,30 +456,16 @@ class Spy:
         finally:
             self.seconds += time.perf_counter() - began
 
-    def _is_followed(self, module: torch.nn.Module) -> bool:
-        """Whether this capture follows a module. A call of what compiles the model makes the capture a full one."""
-        if self._narrow is None:
-            return True
-        if "_orig_mod" in module._modules or compiles_itself(module):
-            self._learned.odd()
-            if not self._stack:
-                self._widen()
-        elif id(module) in self._narrow:
-            return True
-        elif self._stack and type(module) not in self._learned.quiet and threading.get_ident() == self._thread:
-            self._learned.odd()
-        return self._narrow is None or id(module) in self._narrow
-
     def _wake(self) -> None:
-        """Functions of torch are looked at in full captures, else while a module runs that attends."""
+        """A mode is there in full captures, else while a module runs whose attention needs one."""
         narrow = self._narrow
-        is_awake = narrow is None or any(narrow[id(one.module)] & MAY_ATTEND for one in reversed(self._stack))
+        is_awake = narrow is None or any(narrow[id(one.module)] & BY_MODE for one in self._stack)
         if is_awake != self.is_awake:
             self.is_awake = is_awake
             if self._lookout is not None:
                 self._lookout.see()
 
-    def _begin(self, module: torch.nn.Module, path: str) -> bool:
+    def _begin(self, module: torch.nn.Module, path: str, frame: Any) -> bool:
         if torch.jit.is_scripting() or torch.jit.is_tracing() or is_graph_captured():  # type: ignore
             return False
         # Torch 1.13 cannot tell a repeated forward: there only those of the whole model count.
@@ -455,25 +477,28 @@ class Spy:
         if not (self.watcher.awaits(path) if self._again else self.watcher.begins(module)):
             return False
         self._trains = path != "" or torch.is_grad_enabled()
-        if self._narrow is not None and not self._narrow[id(module)] & BEGINS:
-            self._learned.odd()
-            if self._is_within(sys._getframe(1), module):
-                return False
+        if self._narrow is not None and not self._begins_well(module, frame):
+            return False
         if self._narrow is not None and not self._trains:  # a mode is what keeps torch from its fast path
             self._widen()
+            self._hook()
         self._thread = threading.get_ident()
         self._calls, self._entered = {}, {}
         self._lookout = lookout_here()
         self._lookout.add(self)
         return True
 
-    def _is_within(self, frame: Any, module: torch.nn.Module) -> bool:
-        """Whether another module of the model runs, which called this one."""
+    def _begins_well(self, module: torch.nn.Module, frame: Any) -> bool:
+        """Whether a narrow capture may follow a forward that begins here: no other module of the model has called this one."""
+        around = []
         while frame is not None:
-            if frame.f_code is _CALL and frame.f_locals["self"] is not module and id(frame.f_locals["self"]) in self._paths:
-                return True
+            if frame.f_code is _CALL and frame.f_locals["self"] is not module:
+                around.append(frame.f_locals["self"])
             frame = frame.f_back
-        return False
+        is_known = self._narrow is not None and bool(self._narrow[id(module)] & BEGINS)
+        if not is_known or any("_orig_mod" in one._modules for one in around):  # or what compiles the model has called it
+            self._learned.odd()
+        return is_known or not any(id(one) in self._paths for one in around)
 
     def _pass_over(self, module: torch.nn.Module, path: str, args: Any) -> None:
         """Takes the mode away while a module runs that would compute something else with it."""
@@ -493,7 +518,8 @@ class Spy:
         return (bool(self._stack) or self._shown is not None) and threading.get_ident() != self._thread \
             and any(thread.ident == self._thread for thread in threading.enumerate())
 
-    def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+    def leave(self, module: torch.nn.Module, output: Any) -> None:
+        """A module is done; `output`: None, if there is none, or it broke off."""
         if is_compiling() or (self._narrow is not None and id(module) not in self._narrow):
             return
         began = time.perf_counter()

@@ -13,9 +13,10 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
+from ..base.hook import Hook
 from ..base.once import Once
 from ..base.torch_state import is_compiling
-from .hooks import Hook, remove_all
+from .hooks import remove_all
 
 LENGTH_MAX = 128  # tokens of the probe, both times together
 LENGTH_MIN = 4
