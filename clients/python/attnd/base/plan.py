@@ -144,6 +144,7 @@ class Plan:
         return slice(step // max(1, self.every) * _turn(turns) % turns, queries, turns)
 
 
+@functools.lru_cache(64)  # all layers ask alike
 def drawn(below: int, *of: Any) -> int:
     """A number from 0 up to `below`, of what it is drawn of alone: no generator of the training moves."""
     digest = hashlib.blake2b(repr((*of, below)).encode(), digest_size=8).digest()

@@ -412,10 +412,10 @@ def _key_heads(seen: Seen, shared: torch.Tensor, heads: slice) -> Sequence[int]:
 
 def _of_heads(seen: Seen, shared: torch.Tensor, samples: slice, heads: slice) -> torch.Tensor:
     """The keys or values of these samples and heads."""
-    wanted = _key_heads(seen, shared, heads)
-    cut = shared.expand(queries_of(seen)[0], -1, -1, -1)[samples]
+    wanted, batch = _key_heads(seen, shared, heads), queries_of(seen)[0]
+    cut = (shared if shared.shape[0] == batch else shared.expand(batch, -1, -1, -1))[samples]
     if isinstance(wanted, range):
-        return cut[:, wanted.start:wanted.stop]
+        return cut if len(wanted) == shared.shape[1] else cut[:, wanted.start:wanted.stop]
     return cut[:, torch.tensor(wanted, device=cut.device)]
 
 

@@ -321,8 +321,11 @@ def other_attention(path: str, module: torch.nn.Module) -> Optional[str]:
 def head_count(module: Any) -> Optional[int]:
     """Stated by a module, or else by its config, as its number of heads."""
     short = _SHORT_COUNTS if SAYS_ATTENTION.search(type(module).__name__) else ()
+    is_plain = getattr(type(module), "__getattr__", None) is torch.nn.Module.__getattr__  # which is slow to say that there is none
     for owner, names in ((module, (*HEAD_COUNTS, *short)), (getattr(module, "config", None), HEAD_COUNTS)):
         for name in names:
+            if is_plain and owner is module and name not in vars(module) and not hasattr(type(module), name):
+                continue
             count = getattr(owner, name, None)
             if isinstance(count, int) and count > 0:
                 return count

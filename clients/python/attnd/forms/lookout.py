@@ -56,6 +56,7 @@ class Lookout:
         self._mode: Optional[_Mode] = None
         self._stuck: List[_Mode] = []  # shut ones that were not on top when they were to leave
         self._paused: List[Any] = []
+        self._looking = _Looking(self)
 
     def add(self, spy: Spy) -> None:
         """The spy's forward begins."""
@@ -171,7 +172,7 @@ class Lookout:
         """Tells all spies what `look` finds, as Spy.sees has it. Nothing of it is for autograd: activation
         checkpointing counts what is kept for backward, and the forward that it repeats would keep less."""
         self.records = torch.is_grad_enabled()
-        with self._timed():
+        with self._looking:
             if not unseen_by_modes():
                 raise NotCaptured("runs under a TorchDispatchMode, which this version of torch cannot leave out")
             if is_graph_captured():  # within a forward that began before
@@ -181,23 +182,6 @@ class Lookout:
                 self.count += 1
                 for spy in list(self.spies):
                     spy.sees(seen, result)
-
-    @contextlib.contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Looks at what the model does: nothing of it is for autograd or for modes, and all spies know how long it took."""
-        began, spies = time.perf_counter(), list(self.spies)
-        try:
-            with torch.no_grad(), outside_modes():
-                yield
-        except NotCaptured as why:
-            for spy in spies:
-                spy.cannot_see(str(why))
-        except Exception:
-            for spy in spies:
-                spy.watcher.notices.failed(f"the attention of {spy.current_path or 'the model'} could not be captured")
-        finally:
-            for spy in spies:
-                spy.seconds += time.perf_counter() - began
 
     def begin_trail(self, trail: Trail) -> None:
         """Follows one more result; the oldest is judged by what is known, where there are many."""
@@ -210,7 +194,7 @@ class Lookout:
         """The model called one of FOLLOWED, which made that."""
         if not self.terms.concerns(function, args) or is_graph_captured() or not unseen_by_modes():
             return
-        with self._timed():
+        with self._looking:
             try:
                 self.terms.after(function, args, kwargs, made)
             except Exception:  # called in a way that is not known
@@ -221,7 +205,7 @@ class Lookout:
         if is_graph_captured() or not unseen_by_modes():
             return
         self.records = torch.is_grad_enabled()
-        with self._timed():
+        with self._looking:
             try:
                 operands = list(tensors_in((*args, *kwargs.values())))
                 for trail in [trail for trail in self.trails if trail.after(function, args, operands, made)]:
@@ -265,6 +249,32 @@ class Lookout:
         finally:
             _stand_ins.leave()
             self.heads = None
+
+
+class _Looking:
+    """Looks at what the model does: nothing of it is for autograd or for modes, and all spies know how long it took."""
+
+    def __init__(self, lookout: Lookout) -> None:
+        self._lookout = lookout
+        self._began: List[Any] = []  # one may begin within another
+
+    def __enter__(self) -> None:
+        modes = outside_modes()
+        self._began.append((time.perf_counter(), list(self._lookout.spies), modes, torch.is_grad_enabled()))
+        torch.set_grad_enabled(False)
+        modes.__enter__()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+        began, spies, modes, recorded = self._began.pop()
+        modes.__exit__(None, None, None)
+        torch.set_grad_enabled(recorded)
+        for spy in spies:
+            if isinstance(error, NotCaptured):
+                spy.cannot_see(str(error))
+            elif isinstance(error, Exception):
+                spy.watcher.notices.failed(f"the attention of {spy.current_path or 'the model'} could not be captured")
+            spy.seconds += time.perf_counter() - began
+        return isinstance(error, Exception)
 
 
 _here = threading.local()

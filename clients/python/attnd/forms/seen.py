@@ -137,15 +137,23 @@ class Weights(NamedTuple):
 Seen = Union[Queries, Weights]
 
 
+def _shape_of(seen: Seen) -> Sequence[int]:
+    """[B, H, Tq, ..]."""
+    if not isinstance(seen, Queries):
+        return seen.weights.shape
+    shape = seen.q.shape
+    return shape if shape[0] != 1 != shape[1] or (seen.mask is None and seen.k.shape[:2] == shape[:2]) else broadcast(seen).q.shape
+
+
 def heads_of(seen: Seen) -> int:
     """H."""
-    return int((broadcast(seen).q if isinstance(seen, Queries) else seen.weights).shape[1])
+    return int(_shape_of(seen)[1])
 
 
 def queries_of(seen: Seen) -> Tuple[int, int]:
     """(samples, queries)."""
-    whole = broadcast(seen).q if isinstance(seen, Queries) else seen.weights
-    return int(whole.shape[0]), int(whole.shape[2])
+    shape = _shape_of(seen)
+    return int(shape[0]), int(shape[2])
 
 
 def keys_of(seen: Seen) -> int:

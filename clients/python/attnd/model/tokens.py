@@ -87,10 +87,10 @@ class Tokens:
     @property
     def sizes(self) -> Set[int]:
         """The sizes that the model's batch may have; of a part of it that runs by itself, by what that was given."""
-        if self._sizes or not self._spy.entered:
-            return self._sizes
-        outermost = self._spy.entered[0]
-        return self.batches.sizes(outermost.args, outermost.frame.f_locals.get("kwargs") or {})
+        if not self._sizes and self._spy.entered:
+            outermost = self._spy.entered[0]
+            self._sizes = self.batches.sizes(outermost.args, outermost.frame.f_locals.get("kwargs") or {})
+        return self._sizes
 
     def encoder_attends(self, queries: Optional[int] = None) -> None:
         """An encoder attends in the forward that runs, captured or not; `queries` None: how many is not known."""
