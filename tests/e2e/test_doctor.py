@@ -314,7 +314,10 @@ def test_a_port_of_somebody_else():
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         address = f"tcp://127.0.0.1:{server.server_port}"
-        found = doctor("--address", address)
+        for _ in range(5):
+            found = doctor("--address", address)
+            if "somebody who is silent" not in found["daemon"][0]:  # as the server is for as long as the machine stands still
+                break
         server.shutdown()
         serving.join()
     assert found["address"] == [f"ok {address} (--address)"]
