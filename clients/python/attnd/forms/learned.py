@@ -68,8 +68,9 @@ class Learned:
 
     def ends(self, root: torch.nn.Module) -> None:
         """A full capture ends."""
-        if not self._has_ended or not self._followed or self._is_odd:
+        if self._left or not self._has_ended or not self._followed or self._is_odd:
             return
+        self._modules, self._holders = [], []
         modules = list(root.modules())
         attending: Dict[Type[torch.nn.Module], int] = {}
         for module in modules:
