@@ -70,7 +70,6 @@ class Learned:
         """A full capture ends."""
         if self._left or not self._has_ended or not self._followed or self._is_odd:
             return
-        self._modules, self._holders = [], []
         modules = list(root.modules())
         attending: Dict[Type[torch.nn.Module], int] = {}
         for module in modules:
@@ -78,18 +77,19 @@ class Learned:
             if does & ATTENDS:
                 attending[type(module)] = attending.get(type(module), MAY_ATTEND) | (does & BY_MODE)
         followed: Dict[int, int] = {}
+        holders = []
         for module in modules:
             does = self._followed.get(id(module), 0) | attending.get(type(module), 0)
             if type(module) not in self._ran and id(module) not in self._followed and type(module).forward is not _NO_FORWARD:
                 does |= NEW
             if does or id(module) in self._followed:
                 followed[id(module)] = does
-                self._modules.append(weakref.ref(module))
             if compiles_itself(module) or isinstance(module, torch.nn.TransformerEncoderLayer) and id(module) in followed:
                 return
             if module._modules:
-                self._holders.append((weakref.ref(module), [weakref.ref(part) for part in module._modules.values() if part is not None]))
-        self._followed, self._left = followed, FULL_EVERY - 1
+                holders.append((weakref.ref(module), [weakref.ref(part) for part in module._modules.values() if part is not None]))
+        self._followed, self._holders, self._left = followed, holders, FULL_EVERY - 1
+        self._modules = [weakref.ref(module) for module in modules if id(module) in followed]
 
     @property
     def suffices(self) -> bool:

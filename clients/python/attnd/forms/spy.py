@@ -424,7 +424,7 @@ class Spy:
 
     def enter(self, module: torch.nn.Module, args: Any, frame: Any) -> None:
         """A module begins to run, in this frame of `_call_impl`, with these positional arguments."""
-        if is_compiling() or (self._narrow is not None and id(module) not in self._narrow):  # as replicas are not
+        if self._ignores(module):
             return
         began = time.perf_counter()
         try:
@@ -455,6 +455,10 @@ class Spy:
             self.watcher.notices.failed("a forward could not be followed")
         finally:
             self.seconds += time.perf_counter() - began
+
+    def _ignores(self, module: torch.nn.Module) -> bool:
+        """Whether a module that has a hook is not followed, as what is compiled, and a replica of a followed module."""
+        return is_compiling() or (self._narrow is not None and id(module) not in self._narrow)
 
     def _wake(self) -> None:
         """A mode is there in full captures, else while a module runs whose attention needs one."""
@@ -520,7 +524,7 @@ class Spy:
 
     def leave(self, module: torch.nn.Module, output: Any) -> None:
         """A module is done; `output`: None, if there is none, or it broke off."""
-        if is_compiling() or (self._narrow is not None and id(module) not in self._narrow):
+        if self._ignores(module):
             return
         began = time.perf_counter()
         try:

@@ -12,6 +12,7 @@ import torch
 from ..base.hook import Hook
 from ..base.torch_state import is_compiling, outside_modes, unseen_by_modes
 
+
 def remove_all(handles: List[Any]) -> None:
     while handles:
         handles.pop().remove()
