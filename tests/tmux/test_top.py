@@ -232,13 +232,13 @@ def test_an_attnd_that_goes_away_is_noticed_and_found_again(attnd, collapsed, op
     attnd.process.send_signal(sig)
     terminal.wait_for(r"^ attnd does not answer since [1-9][0-9]* s; trying again")
     assert "decoder.0.self" in terminal.text(), "what is known is still shown"
+    collapsed.wait_forgotten()  # of an attnd that is stopped, its last ping has lived
     if sig == signal.SIGSTOP:
         attnd.process.send_signal(signal.SIGCONT)
     else:
         attnd.process.wait()
-        collapsed.wait_forgotten()
         attnd.start()
-        collapsed.wait_subscribed()
+    collapsed.wait_subscribed()
     terminal.wait_for(r"lost \d+  dropped")
     send_steps(collapsed, ([3, 4, 5, 6],) * 2, range(16, 18))
     terminal.wait_for("step 17 ")
