@@ -66,8 +66,8 @@ static int header_read_after(const msgpack_object *value, struct header *header)
 }
 
 static const char *const types[] = {
-    [MESSAGE_ATTENTION] = "attention", [MESSAGE_QK] = "qk",       [MESSAGE_WEIGHTS] = "weights",
-    [MESSAGE_STATE] = "state",         [MESSAGE_EVENT] = "event",
+    [MESSAGE_ATTENTION] = "attention", [MESSAGE_QK] = "qk",     [MESSAGE_WEIGHTS] = "weights",
+    [MESSAGE_STATE] = "state",         [MESSAGE_ROWS] = "rows", [MESSAGE_EVENT] = "event",
 };
 
 static const char *const events[] = {
@@ -95,12 +95,15 @@ enum scope {
     IN_MAPS = IN_ATTENTION | IN_QK,
     IN_WEIGHTS = 1 << MESSAGE_WEIGHTS,
     IN_STATE = 1 << MESSAGE_STATE,
-    IN_TENSORS = IN_MAPS | IN_WEIGHTS | IN_STATE,
-    IN_SHOWN = IN_MAPS | IN_STATE, /* those that have maps to look at */
+    IN_ROWS = 1 << MESSAGE_ROWS,
+    IN_MEASURED = IN_MAPS | IN_ROWS, /* whose rows are measured */
+    IN_BROUGHT = IN_STATE | IN_ROWS, /* those that bring maps, or none */
+    IN_TENSORS = IN_MEASURED | IN_WEIGHTS | IN_STATE,
+    IN_SHOWN = IN_MEASURED | IN_STATE, /* those that have maps to look at */
     IN_EVENTS = 1 << MESSAGE_EVENT,
     IN_HELLO = IN_EVENTS << 1,
     IN_LOG = IN_EVENTS << 2,
-    IN_SLICED = IN_MAPS | IN_WEIGHTS,
+    IN_SLICED = IN_MEASURED | IN_WEIGHTS,
     IN_COUNTED = IN_WEIGHTS | IN_STATE, /* whose heads no tensor tells */
     IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO | IN_LOG
 };
@@ -125,6 +128,10 @@ enum header_kind {
     READ_SITE,
     READ_TENSORS,
     READ_PARTS,
+    READ_SUMS,
+    READ_QUERIES,
+    READ_KEYS,
+    READ_OF_WEIGHTS,
     READ_Q_LEN,
     READ_K_LEN,
     READ_LABELS,
@@ -343,6 +350,14 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
         return header_read_tensors(value, header);
     case READ_PARTS:
         return header_read_parts(value, header);
+    case READ_SUMS:
+        return header_read_sums(value, header);
+    case READ_QUERIES:
+        return header_read_queries(value, header);
+    case READ_KEYS:
+        return header_read_keys(value, header);
+    case READ_OF_WEIGHTS:
+        return header_read_of_weights(value, header);
     case READ_Q_LEN:
         return read_lengths(value, header->batch, header->queries, field);
     case READ_K_LEN:
@@ -392,32 +407,37 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
     KEY(kv_heads, OPTIONAL, IN_WEIGHTS, READ_POSITIVE, FIELD(kv_heads, HEADS_TOTAL_MAX))           \
     KEY(head_dim, IN_WEIGHTS, IN_WEIGHTS, READ_POSITIVE, FIELD(head_dim, INT32_MAX))               \
     KEY(parts, OPTIONAL, IN_WEIGHTS, READ_PARTS, NO_FIELD)                                         \
+    KEY(sums, IN_ROWS, IN_ROWS, READ_SUMS, NO_FIELD)                                               \
+    KEY(queries, IN_ROWS, IN_BROUGHT, READ_QUERIES, NO_FIELD)                                      \
+    KEY(keys, IN_ROWS, IN_BROUGHT, READ_KEYS, NO_FIELD)                                            \
+    KEY(weights, OPTIONAL, IN_ROWS, READ_OF_WEIGHTS, NO_FIELD)                                     \
+    KEY(local_window, OPTIONAL, IN_ROWS, READ_U32, FIELD(local_window, INT32_MAX))                 \
     KEY(scale, IN_QK, IN_QK, READ_SCALE, FIELD(scale, 0))                                          \
     KEY(softcap, OPTIONAL, IN_QK, READ_NOT_NEGATIVE, FIELD(softcap, 0))                            \
     KEY(q_offset, OPTIONAL, IN_SHOWN, READ_U32, FIELD(q_offset, UINT32_MAX))                       \
     KEY(q_stride, OPTIONAL, IN_MAPS, READ_POSITIVE, FIELD(q_stride, UINT32_MAX))                   \
-    KEY(causal, OPTIONAL, IN_MAPS, READ_BOOL, FIELD(causal, 0))                                    \
+    KEY(causal, OPTIONAL, IN_MEASURED, READ_BOOL, FIELD(causal, 0))                                \
     KEY(window, OPTIONAL, IN_MAPS, READ_U32, FIELD(window, UINT32_MAX))                            \
     KEY(q_len, OPTIONAL, IN_MAPS, READ_Q_LEN, FIELD(q_len, 0))                                     \
-    KEY(k_len, OPTIONAL, IN_MAPS, READ_K_LEN, FIELD(k_len, 0))                                     \
+    KEY(k_len, OPTIONAL, IN_MEASURED, READ_K_LEN, FIELD(k_len, 0))                                 \
     KEY(head_offset, OPTIONAL, IN_SHOWN, READ_U32, FIELD(head_offset, HEADS_TOTAL_MAX))            \
     KEY(first_epoch, IN_STATE, IN_STATE, READ_U64, FIELD(first_epoch, COUNT_MAX))                  \
     KEY(first_step, IN_STATE, IN_STATE, READ_U64, FIELD(first_step, COUNT_MAX))                    \
-    KEY(queries, OPTIONAL, IN_STATE, READ_POSITIVE, FIELD(maps.queries, INT32_MAX))                \
-    KEY(keys, OPTIONAL, IN_STATE, READ_POSITIVE, FIELD(maps.keys, INT32_MAX))                      \
+    KEY(map_queries, OPTIONAL, IN_ROWS, READ_POSITIVE, FIELD(maps.queries, INT32_MAX))             \
+    KEY(map_keys, OPTIONAL, IN_ROWS, READ_POSITIVE, FIELD(maps.keys, INT32_MAX))                   \
     KEY(queries_sent, OPTIONAL, IN_STATE, READ_POSITIVE, FIELD(maps.queries_sent, INT32_MAX))      \
     KEY(keys_sent, OPTIONAL, IN_STATE, READ_POSITIVE, FIELD(maps.keys_sent, INT32_MAX))            \
-    KEY(first_query, OPTIONAL, IN_STATE, READ_U32, FIELD(maps.first_query, INT32_MAX))             \
-    KEY(first_key, OPTIONAL, IN_STATE, READ_U32, FIELD(maps.first_key, INT32_MAX))                 \
+    KEY(first_query, OPTIONAL, IN_BROUGHT, READ_U32, FIELD(maps.first_query, INT32_MAX))           \
+    KEY(first_key, OPTIONAL, IN_BROUGHT, READ_U32, FIELD(maps.first_key, INT32_MAX))               \
     KEY(sample, OPTIONAL, IN_SHOWN, READ_U32, FIELD(maps.sample, INT32_MAX))                       \
-    KEY(sample_stride, OPTIONAL, IN_MAPS, READ_POSITIVE, FIELD(sample_stride, INT32_MAX))          \
+    KEY(sample_stride, OPTIONAL, IN_MEASURED, READ_POSITIVE, FIELD(sample_stride, INT32_MAX))      \
     KEY(batch, OPTIONAL, IN_SHOWN, READ_POSITIVE, FIELD(whole_batch, INT32_MAX))                   \
     KEY(heads_total, OPTIONAL, IN_SLICED, READ_U32, FIELD(heads_total, HEADS_TOTAL_MAX))           \
-    KEY(dropout, OPTIONAL, IN_MAPS, READ_BOOL, FIELD(dropout, 0))                                  \
-    KEY(learned_sink, OPTIONAL, IN_MAPS, READ_BOOL, FIELD(learned_sink, 0))                        \
+    KEY(dropout, OPTIONAL, IN_MEASURED, READ_BOOL, FIELD(dropout, 0))                              \
+    KEY(learned_sink, OPTIONAL, IN_MEASURED, READ_BOOL, FIELD(learned_sink, 0))                    \
     KEY(labels, OPTIONAL, IN_SHOWN, READ_LABELS, NO_FIELD)                                         \
     KEY(q_labels, OPTIONAL, IN_SHOWN, READ_LABELS, NO_FIELD)                                       \
-    KEY(microbatch, OPTIONAL, IN_MAPS, READ_U32, FIELD(microbatch, UINT32_MAX))                    \
+    KEY(microbatch, OPTIONAL, IN_MEASURED, READ_U32, FIELD(microbatch, UINT32_MAX))                \
     KEY(module, OPTIONAL, IN_TENSORS, READ_MODULE, FIELD(module, 0))                               \
     KEY(dropped_total, OPTIONAL, IN_EVENTS, READ_U64, FIELD(dropped_total, COUNT_MAX))             \
     KEY(layers, OPTIONAL, IN_HELLO, READ_LAYERS, NO_FIELD)                                         \
@@ -453,6 +473,8 @@ const char *header_wanted(const char *key)
     case READ_U32:
     case READ_POSITIVE:
     case READ_HEADS:
+    case READ_QUERIES:
+    case READ_KEYS:
     case READ_U64:
         return "an integer, no float";
     case READ_BOOL:
@@ -519,9 +541,11 @@ static int decode_map(const msgpack_object *map, struct header *header, const ch
     if (header->type == MESSAGE_EVENT) {
         return 0;
     }
+    header_set_maps_of_rows(header);
     /* Neither number is above 2^31, so the sum is exact. */
+    uint32_t heads = header->type == MESSAGE_STATE ? header->maps.heads : header->heads;
     if (header->heads_total > HEADS_TOTAL_MAX ||
-        (uint64_t)header->head_offset + header_map_heads(header) > header->heads_total) {
+        (uint64_t)header->head_offset + heads > header->heads_total) {
         *reterr_key = "heads_total";
         return ERR_KEY_RANGE;
     }
@@ -540,7 +564,8 @@ static int decode_map(const msgpack_object *map, struct header *header, const ch
         *reterr_key = "batch";
         return ERR_KEY_RANGE;
     }
-    return header_check_tensors(header, reterr_key);
+    rc = header->type == MESSAGE_ROWS ? header_check_rows(header, reterr_key) : 0;
+    return rc ? rc : header_check_tensors(header, reterr_key);
 }
 
 int header_decode(const void *buf, size_t len, struct header *ret_header, const char **reterr_key)

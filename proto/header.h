@@ -11,6 +11,7 @@
 
 #include "proto/metric.h"
 #include "proto/named.h"
+#include "proto/row_sum.h"
 #include "proto/tensor.h"
 
 /* own_window: the windows that a job asks for in its `hello`: they follow one another. Pure; any
@@ -36,7 +37,7 @@ int own_window_read(const msgpack_object *value, struct own_window *ret_window);
 void own_window_put(const struct own_window *window, struct mpk_writer *writer);
 
 #define PROTO_VERSION    1
-#define HEADER_REVISION  10 /* of the keys: PROTOCOL.md, "What the daemon takes" */
+#define HEADER_REVISION  11 /* of the keys: PROTOCOL.md, "What the daemon takes" */
 #define HEADER_BYTES_MAX 65536
 #define JOB_NAME_MAX     128
 #define RUN_BYTES        16
@@ -54,9 +55,17 @@ void own_window_put(const struct own_window *window, struct mpk_writer *writer);
 #define AFTER_MAX        4000        /* topics that an event may wait for */
 #define CHARGE_MIN       4096        /* bytes of credit that a reliable message takes at least */
 #define MODULE_MAX       256         /* bytes of a module's path */
-#define STATE_MAPS_SIDE  64          /* rows, and columns, of the maps that a state brings */
+#define STATE_MAPS_SIDE  64          /* rows, and columns, of the maps that a message brings */
+#define LOCAL_WINDOW     8           /* of local_mass in type rows, unless it says another */
 
-enum message_type { MESSAGE_ATTENTION, MESSAGE_QK, MESSAGE_WEIGHTS, MESSAGE_STATE, MESSAGE_EVENT };
+enum message_type {
+    MESSAGE_ATTENTION,
+    MESSAGE_QK,
+    MESSAGE_WEIGHTS,
+    MESSAGE_STATE,
+    MESSAGE_ROWS,
+    MESSAGE_EVENT /* the last one: the others have tensors */
+};
 enum event_type { EVENT_HELLO, EVENT_EPOCH_END, EVENT_BYE, EVENT_LOG };
 enum stack { STACK_ENCODER, STACK_DECODER };
 enum site { SITE_SELF, SITE_CROSS };
@@ -99,13 +108,14 @@ struct matrix_place {
     uint32_t row, column;
 };
 
-/* The pooled maps that a state brings, of one sample of its newest message. */
+/* The pooled maps that a state brings, of one sample of its newest message, or a message of type
+ * rows, of its first sample. */
 struct state_maps {
     uint32_t heads, rows, columns; /* 0 = it has none */
     uint32_t sample;               /* its number in the batch; in other types the first one's */
     uint32_t queries, keys;        /* that they are of, without padding */
     uint32_t first_query, first_key;
-    uint32_t queries_sent, keys_sent; /* with padding */
+    uint32_t queries_sent, keys_sent; /* with padding; of rows: of the call */
 };
 
 struct header {
@@ -140,7 +150,8 @@ struct header {
     char module[MODULE_MAX + 1]; /* the path of the module that attends; "" = not said */
     uint32_t tensor_count;
     struct tensor tensors[TENSORS_MAX];
-    uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk; of weights and states: 1, heads, 1, 1 */
+    uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk; of weights and states: 1, heads, 1, 1; of
+                                             rows, queries are those that were taken */
     uint32_t kv_heads;                    /* divides heads */
     uint32_t head_dim, value_dim; /* of q and k, of v (0 = not sent); of matrices: head_dim */
     bool in_parts; /* weights: the tensors are blocks of their matrices, as `matrix` says */
@@ -157,8 +168,14 @@ struct header {
     uint32_t sample_stride; /* from the number of a sample in its batch to the next one's; 0 = 1 */
     uint32_t whole_batch;   /* samples of the batch that these are some of; 0 = not said */
     uint32_t microbatch;    /* which forward of the step this was, from 0 */
-    uint64_t first_epoch, first_step; /* of a state: where it begins; it ends at epoch and step */
-    struct state_maps maps; /* of a state; their first head is head_offset, queries at q_offset */
+    uint32_t call_queries;  /* rows: of the call, some of which were taken; 0 in other types */
+    uint8_t sum_column[ROW_SUM_COUNT]; /* rows: 1 + the column of `sums`; 0 = it has none */
+    bool of_weights;                   /* rows: the sums are of weights, not of logits */
+    enum dtype weights_dtype;          /* of these */
+    uint32_t local_window;             /* rows: of local_mass, in positions */
+    uint64_t first_epoch, first_step;  /* of a state: where it begins; it ends at epoch and step */
+    struct state_maps maps;    /* of a state or rows; their first head is head_offset, queries at
+                                  q_offset */
     const char *const *labels; /* of the encoder: [label_count] texts; not owned, not read */
     uint32_t label_count;
 };
@@ -176,10 +193,16 @@ const char *header_wanted(const char *key);
  * ERR_MEMORY. */
 int header_encode(const struct header *header, struct mpk_writer *writer);
 
-/* The heads that maps of the message are of, from head_offset on; of a state without maps none. */
+/* Whether it brings the maps that it has, if any: none are made of it. */
+static inline bool header_brings_maps(const struct header *header)
+{
+    return header->type == MESSAGE_STATE || header->type == MESSAGE_ROWS;
+}
+
+/* The heads that maps of the message are of, from head_offset on; 0 = it has none. */
 static inline uint32_t header_map_heads(const struct header *header)
 {
-    return header->type == MESSAGE_STATE ? header->maps.heads : header->heads;
+    return header_brings_maps(header) ? header->maps.heads : header->heads;
 }
 
 /* The number in its batch of a sample of the message, counted from 0; of a state the one that its
@@ -196,11 +219,15 @@ static inline uint64_t header_last_position(const struct header *header)
     return header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride;
 }
 
-/* About how many rows the `rows` of a message of type attention or qk were sampled from: each row
- * stands for `q_stride` rows. At most 2^40. */
+/* About how many rows the `rows` of a message of type attention, qk or rows were sampled from: each
+ * row stands for `q_stride` rows, or for its share of the call's queries. At most 2^40. */
 static inline uint64_t header_rows_of(const struct header *header, uint64_t rows)
 {
     const uint64_t most = UINT64_C(1) << 40;
+    if (header->call_queries > 0) {
+        double of = (double)rows * header->call_queries / header->queries;
+        return of < (double)most ? (uint64_t)of : most;
+    }
     uint64_t each = header->q_stride > 1 ? header->q_stride : 1;
     return rows > most / each ? most : rows * each;
 }

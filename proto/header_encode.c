@@ -67,6 +67,27 @@ static void put_lengths(struct mpk_writer *writer, const char *key, const int32_
     }
 }
 
+static void put_rows(struct mpk_writer *writer, const struct header *header)
+{
+    uint32_t count = (uint32_t)header_find_tensor(header, TENSOR_SUMS)->shape[0];
+    mpk_pair_array(writer, "sums", count);
+    for (uint32_t column = 1; column <= count; column++) {
+        int sum = 0;
+        while (sum < ROW_SUM_COUNT && header->sum_column[sum] != column) {
+            sum++;
+        }
+        mpk_put_str(writer, sum < ROW_SUM_COUNT ? row_sum_name((enum row_sum)sum) : "");
+    }
+    mpk_pair_u64(writer, "queries", header->call_queries);
+    mpk_pair_u64(writer, "keys", header->keys);
+    if (header->of_weights) {
+        mpk_pair_str(writer, "weights", dtype_name(header->weights_dtype));
+    }
+    if (header->local_window != LOCAL_WINDOW) {
+        mpk_pair_u64(writer, "local_window", header->local_window);
+    }
+}
+
 /* The keys of one type alone, between `tensors` and what is optional for all. */
 static void put_typed(struct mpk_writer *writer, const struct header *header)
 {
@@ -81,6 +102,9 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
         mpk_pair_u64(writer, "heads", header->heads);
         mpk_pair_u64(writer, "first_epoch", header->first_epoch);
         mpk_pair_u64(writer, "first_step", header->first_step);
+    }
+    if (header->type == MESSAGE_ROWS) {
+        put_rows(writer, header);
     }
     if (header->type == MESSAGE_QK) {
         mpk_pair_f64(writer, "scale", header->scale);
@@ -118,12 +142,15 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     if (header->heads_total != header->heads) {
         mpk_pair_u64(writer, "heads_total", header->heads_total);
     }
-    const struct state_maps *maps = &header->maps; /* that a state brings */
+    const struct state_maps *maps = &header->maps; /* that it brings */
+    bool of_rows = header->type == MESSAGE_ROWS;
     if (maps->heads > 0) {
-        header_encode_put_number(writer, "queries", maps->queries);
-        header_encode_put_number(writer, "keys", maps->keys);
-        header_encode_put_number(writer, "queries_sent", maps->queries_sent);
-        header_encode_put_number(writer, "keys_sent", maps->keys_sent);
+        header_encode_put_number(writer, of_rows ? "map_queries" : "queries", maps->queries);
+        header_encode_put_number(writer, of_rows ? "map_keys" : "keys", maps->keys);
+        if (!of_rows) {
+            header_encode_put_number(writer, "queries_sent", maps->queries_sent);
+            header_encode_put_number(writer, "keys_sent", maps->keys_sent);
+        }
         header_encode_put_number(writer, "first_query", maps->first_query);
         header_encode_put_number(writer, "first_key", maps->first_key);
         header_encode_put_number(writer, "sample", maps->sample);

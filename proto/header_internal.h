@@ -15,6 +15,19 @@ int header_read_tensors(const msgpack_object *value, struct header *header);
  * or an error of err.def. */
 int header_read_parts(const msgpack_object *value, struct header *header);
 
+/* Reads the list under `sums` of a message of type rows: which sum each column is. Returns 0 or an
+ * error of err.def, here and below. */
+int header_read_sums(const msgpack_object *value, struct header *header);
+/* Reads `queries` and `keys`: of the call that rows are of, of a state's maps. */
+int header_read_queries(const msgpack_object *value, struct header *header);
+int header_read_keys(const msgpack_object *value, struct header *header);
+/* Reads `weights`: the dtype of the weights that the sums are of. */
+int header_read_of_weights(const msgpack_object *value, struct header *header);
+/* Says of the maps of rows, if there are any, what the other keys say already. */
+void header_set_maps_of_rows(struct header *header);
+/* Checks places and maps against the rows. Returns 0 or an error, with the key at fault. */
+int header_check_rows(const struct header *header, const char **reterr_key);
+
 /* Checks that need all keys: heads against key heads, matrices against heads * head_dim, documents
  * against positions. Returns 0 or an error, with the key at fault. */
 int header_check_tensors(const struct header *header, const char **reterr_key);

@@ -31,6 +31,7 @@ enum dim {
 #define FLOATS    (1u << DTYPE_F32 | 1u << DTYPE_F16 | 1u << DTYPE_BF16 | 1u << DTYPE_F64)
 #define ATTENTION (1u << MESSAGE_ATTENTION)
 #define QK        (1u << MESSAGE_QK)
+#define ROWS      (1u << MESSAGE_ROWS)
 #define MATRIX                                                                                     \
     {                                                                                              \
         1u << MESSAGE_WEIGHTS, FLOATS, 2,                                                          \
@@ -61,7 +62,14 @@ static const struct {
     [TENSOR_WV] = MATRIX,
     [TENSOR_WO] = MATRIX,
     [TENSOR_STATE] = {1u << MESSAGE_STATE, 1u << DTYPE_U8, 1, {DIM_FREE}},
-    [TENSOR_MAPS] = {1u << MESSAGE_STATE, 1u << DTYPE_F16, 3, {DIM_FREE, DIM_FREE, DIM_FREE}},
+    [TENSOR_MAPS] = {1u << MESSAGE_STATE | ROWS,
+                     1u << DTYPE_F16,
+                     3,
+                     {DIM_FREE, DIM_FREE, DIM_FREE}},
+    [TENSOR_SUMS] = {ROWS, 1u << DTYPE_F32, 4, {DIM_FREE, B, H, Q}},
+    [TENSOR_PLACES] = {ROWS, 1u << DTYPE_I32, 3, {DIM_FREE, DIM_FREE, Q}},
+    [TENSOR_KEY_LENGTHS] = {ROWS, 1u << DTYPE_F32, 3, {B, G, K}},
+    [TENSOR_SINKS] = {ROWS, 1u << DTYPE_F32, 1, {H}},
 };
 
 const struct tensor *header_find_tensor(const struct header *header, enum tensor_role role)
@@ -157,6 +165,8 @@ static bool has_required(const struct header *header)
         return header_find_tensor(header, TENSOR_Q) && header_find_tensor(header, TENSOR_K);
     case MESSAGE_STATE:
         return header_find_tensor(header, TENSOR_STATE);
+    case MESSAGE_ROWS:
+        return header_find_tensor(header, TENSOR_SUMS) && header_find_tensor(header, TENSOR_PLACES);
     default:
         return header->tensor_count > 0;
     }
@@ -188,7 +198,8 @@ static int header_tensors_set_shape(struct header *header)
     header->value_dim = dims[DIM_VALUE];
     /* Defaults; the keys of the same names come later in the table. */
     header->heads_total = header->heads;
-    header->q_stride = 1;
+    header->q_stride = header->type == MESSAGE_ROWS ? 0 : 1; /* places say it */
+    header->local_window = LOCAL_WINDOW;
     return 0;
 }
 
@@ -230,7 +241,8 @@ int header_read_tensors(const msgpack_object *value, struct header *header)
         return ERR_TENSOR_NAME;
     }
     if (header->type != MESSAGE_WEIGHTS && header->type != MESSAGE_STATE) {
-        return header_tensors_set_shape(header);
+        int rc = header_tensors_set_shape(header);
+        return rc ? rc : header_tensors_set_maps(header);
     }
     /* Heads are told by keys; whoever multiplies dimensions gets the number of heads. */
     header->batch = header->queries = header->keys = 1;
@@ -367,11 +379,11 @@ static int header_tensors_check_maps(const struct header *header, const char **r
         return ERR_SHAPE;
     }
     if ((uint64_t)maps->first_query + maps->queries > maps->queries_sent) {
-        *reterr_key = "queries_sent";
+        *reterr_key = header->type == MESSAGE_ROWS ? "map_queries" : "queries_sent";
         return ERR_KEY_RANGE;
     }
     if ((uint64_t)maps->first_key + maps->keys > maps->keys_sent) {
-        *reterr_key = "keys_sent";
+        *reterr_key = header->type == MESSAGE_ROWS ? "map_keys" : "keys_sent";
         return ERR_KEY_RANGE;
     }
     if ((uint64_t)header->q_offset + maps->queries_sent > UINT32_MAX) {
@@ -383,12 +395,12 @@ static int header_tensors_check_maps(const struct header *header, const char **r
 
 int header_check_tensors(const struct header *header, const char **reterr_key)
 {
-    if (header->maps.heads > 0) {
-        return header_tensors_check_maps(header, reterr_key);
-    }
     if (header->heads % header->kv_heads != 0) {
         *reterr_key = header->type == MESSAGE_WEIGHTS ? "kv_heads" : "tensors";
         return ERR_GQA;
+    }
+    if (header->maps.heads > 0) {
+        return header_tensors_check_maps(header, reterr_key);
     }
     if (header->type == MESSAGE_WEIGHTS && !matrices_fit(header)) {
         *reterr_key = "head_dim";

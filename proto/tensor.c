@@ -28,6 +28,10 @@ static const char *const roles[TENSOR_ROLE_COUNT] = {
     [TENSOR_WO] = "wo",
     [TENSOR_STATE] = "state",
     [TENSOR_MAPS] = "maps",
+    [TENSOR_SUMS] = "sums",
+    [TENSOR_PLACES] = "places",
+    [TENSOR_KEY_LENGTHS] = "key_lengths",
+    [TENSOR_SINKS] = "sinks",
 };
 
 static bool same(const char *known, const char *name, size_t len)

@@ -39,7 +39,10 @@ struct measure_part {
 struct measure {
     struct measure_plan plan;
     struct attention attention;
-    struct weights weights; /* tier weights */
+    struct weights weights;   /* tier weights */
+    struct sent_sums rows;    /* tier rows */
+    struct head_maps brought; /* their maps; heads = 0: none */
+    const void *halves;       /* the cells of these */
     enum tier tier;
     double *head_weights; /* [heads] or NULL */
     uint32_t *first;      /* what attention.first is, or NULL; the first job of rows sets it */
@@ -65,7 +68,9 @@ static struct block_plan block_plan(const struct measure *m)
     const struct measure_plan *plan = &m->plan;
     struct block_plan block = {.top_pairs = plan->top_pairs, .local_window = plan->local_window};
     block.group[METRIC_GROUP_CORE] = plan->group[METRIC_GROUP_CORE] && !m->maps_only;
-    if (m->tier != TIER_QK) {
+    if (m->tier == TIER_ROWS) {
+        block.group[METRIC_GROUP_IMPORTANCE] = measure_across(plan, METRIC_GROUP_IMPORTANCE);
+    } else if (m->tier == TIER_ATTENTION) {
         block.maps = measure_across(plan, METRIC_GROUP_CORE) && !attention_sampled(&m->attention);
         block.group[METRIC_GROUP_IMPORTANCE] = measure_across(plan, METRIC_GROUP_IMPORTANCE);
         block.group[METRIC_GROUP_PAIRS] = measure_across(plan, METRIC_GROUP_PAIRS);
@@ -83,7 +88,7 @@ static int allocate_part(struct measure *m, struct measure_part *p)
     const struct measure_plan *plan = &m->plan;
     const struct block_plan block = block_plan(m);
     int rc = block_init(&p->block, &m->attention, &block);
-    if (m->tier == TIER_QK) {
+    if (m->tier != TIER_ATTENTION) {
         return rc;
     }
     if (rc == 0 && wants_pooled_map(plan)) {
@@ -208,6 +213,31 @@ int measure_new(const struct attention *a, const struct measure_plan *plan,
     return 0;
 }
 
+int measure_new_rows(const struct sent_sums *rows, const struct head_maps *maps, const void *halves,
+                     const struct measure_plan *plan, struct measure **ret_measure)
+{
+    struct measure *m = calloc(1, sizeof *m);
+    if (!m) {
+        return ERR_MEMORY;
+    }
+    m->plan = measure_plan_of_rows(rows, plan);
+    m->rows = *rows;
+    m->attention = measure_shape_of_rows(rows);
+    m->tier = TIER_ROWS;
+    m->parts = measure_parts_of_rows(rows, plan);
+    if (maps) {
+        m->brought = *maps;
+        m->halves = halves;
+    }
+    pthread_mutex_init(&m->first_lock, NULL);
+    if (measure_prepare(m) < 0) {
+        measure_free(&m);
+        return ERR_MEMORY;
+    }
+    *ret_measure = m;
+    return 0;
+}
+
 int measure_new_weights(const struct weights *weights, const struct measure_plan *plan,
                         struct measure **ret_measure)
 {
@@ -306,6 +336,9 @@ static int measure_run_part(struct measure *m, struct measure_part *p, struct sc
     if (m->tier == TIER_QK) {
         return qk_compute(&p->block, a, p->begin, p->end, isa, scratch);
     }
+    if (m->tier == TIER_ROWS) {
+        return row_sums_compute(&p->block, &m->rows, p->begin, p->end, isa, scratch);
+    }
     rc = block_compute(&p->block, a, p->begin, p->end, isa, scratch);
     if (rc == 0 && wants_outputs(a, &p->block.plan)) {
         rc = outputs_compute(p->block.head, a, p->begin, p->end, isa, scratch);
@@ -385,6 +418,27 @@ static int pool_parts(struct measure *m)
     return values ? 0 : ERR_MEMORY;
 }
 
+/* The maps that came beside sums, and their mean over the heads. */
+static int measure_take_brought(struct measure *m)
+{
+    if (m->brought.heads == 0 || (m->plan.head_maps_size == 0 && !m->plan.pooled_map)) {
+        return 0;
+    }
+    int rc = head_maps_given(&m->brought, m->halves, &m->head_maps);
+    if (rc == 0 && wants_pooled_map(&m->plan)) {
+        const struct head_maps *maps = m->head_maps;
+        size_t cells = (size_t)maps->rows * maps->columns;
+        uint16_t *values = malloc(cells * sizeof *values);
+        for (size_t i = 0; values && i < cells; i++) {
+            values[i] = map_pool_half((double)maps->mean[i]);
+        }
+        m->pooled =
+            (struct layer_map){maps->queries, maps->keys, maps->rows, maps->columns, values};
+        rc = values ? 0 : ERR_MEMORY;
+    }
+    return rc;
+}
+
 /* The weights that queries and keys stand for, measured for what the row pass did not give. */
 static int measure_maps_of_qk(struct measure *m, struct scratch *scratch)
 {
@@ -443,6 +497,7 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
         struct measure_state state = {
             .attention = &m->attention,
             .plan = &m->plan,
+            .rows = m->tier == TIER_ROWS ? &m->rows : NULL,
             .block = &all->block,
             .similarity = all->similarity.heads > 0 ? &all->similarity : NULL,
             .gradient = all->gradient,
@@ -453,6 +508,7 @@ int measure_finish(struct measure *measure, struct scratch *scratch)
         };
         rc = measure_numbers(&state, scratch, &m->measured, &m->numbers);
     }
+    rc = rc == 0 ? measure_take_brought(m) : rc;
     m->measured.map = m->pooled.values ? &m->pooled : NULL;
     if (rc == 0 && m->plan.head_maps_size > 0 && m->attention.weights) {
         rc = head_maps_new(&m->attention, m->plan.head_maps_sample, m->plan.head_maps_size,

@@ -13,6 +13,7 @@
 #include "workers/rows/block.h"
 #include "workers/maps/head_maps.h"
 #include "workers/rows/map_pool.h"
+#include "workers/rows/row_sums.h"
 #include "proto/pattern.h"
 #include "workers/qk/qk.h"
 #include "proto/metric.h"
@@ -21,7 +22,7 @@
 #include "workers/linear/weights.h"
 
 /* The contents of a message. */
-enum tier { TIER_ATTENTION, TIER_QK, TIER_WEIGHTS, TIER_COUNT };
+enum tier { TIER_ATTENTION, TIER_QK, TIER_WEIGHTS, TIER_ROWS, TIER_COUNT };
 
 /* Most row jobs and spectrum jobs of one message. */
 #define MEASURE_ROW_JOBS_MAX      32
@@ -38,7 +39,8 @@ struct measure_plan {
     bool pooled_map;  /* the map for people to look at (map_pool.h): of tier attention, and of
                          qk where its maps are made */
     uint32_t head_maps_size; /* cells a side of the maps of each head of one sample (head_maps.h);
-                                of the same tiers; 0 = none */
+                                of the same tiers; 0 = none; tier rows: whether those that it
+                                brought are wanted */
     uint32_t head_maps_sample;
     uint32_t top_pairs;         /* 1..TOP_PAIRS_MAX */
     uint32_t local_window;      /* of local_mass, in positions */
@@ -99,6 +101,7 @@ struct measure;
  * Saturates. */
 uint64_t measure_cost(const struct attention *shape, const struct measure_plan *plan);
 uint64_t measure_weights_cost(const struct weights *shape);
+uint64_t measure_rows_cost(const struct sent_sums *shape, const struct measure_plan *plan);
 /* Bytes of scratch that plan.threads may need for it, beyond what threads keep anyway (pool.h). It
  * counts once for all messages, because a thread works on one at a time. Saturates. */
 uint64_t measure_scratch(const struct attention *shape, const struct measure_plan *plan);
@@ -108,6 +111,11 @@ uint64_t measure_scratch(const struct attention *shape, const struct measure_pla
  * whatever the plan says: nothing across heads, no maps, no spectra. Returns 0 or ERR_MEMORY. */
 int measure_new(const struct attention *a, const struct measure_plan *plan,
                 struct measure **ret_measure);
+/* Tier rows: `rows` as `a` above. `maps` are what came beside the sums, of shape `maps` and cells
+ * in half precision (head_maps_given), borrowed too; NULL = none came. A number that cannot be is
+ * ERR_ROWS of measure_finish. */
+int measure_new_rows(const struct sent_sums *rows, const struct head_maps *maps, const void *halves,
+                     const struct measure_plan *plan, struct measure **ret_measure);
 /* Tier weights. */
 int measure_new_weights(const struct weights *weights, const struct measure_plan *plan,
                         struct measure **ret_measure);
@@ -119,7 +127,7 @@ enum measure_job measure_job_kind(const struct measure *measure, uint32_t job);
 
 /* Runs a job, once, on any thread. Failures are kept for measure_finish. */
 void measure_run(struct measure *measure, uint32_t job, struct scratch *scratch);
-/* After all jobs have run. Returns 0 or ERR_MEMORY. */
+/* After all jobs have run. Returns 0, ERR_MEMORY or ERR_ROWS. */
 int measure_finish(struct measure *measure, struct scratch *scratch);
 /* After a successful measure_finish. */
 const struct measured *measure_result(const struct measure *measure);

@@ -17,6 +17,16 @@ uint32_t measure_parts(const struct attention *a, const struct measure_plan *pla
     return (uint32_t)fmax(1, fmin(fmin(wanted, sensible), MEASURE_ROW_JOBS_MAX));
 }
 
+/* The work on a row's sums, in entries of a row that is measured. */
+#define ENTRIES_OF_SUMS 64
+
+uint32_t measure_parts_of_rows(const struct sent_sums *rows, const struct measure_plan *plan)
+{
+    double all = (double)rows->batch * rows->heads * rows->rows;
+    double wanted = ceil(all * ENTRIES_OF_SUMS / (double)plan->block_entries);
+    return (uint32_t)fmax(1, fmin(fmin(wanted, rows->rows), MEASURE_ROW_JOBS_MAX));
+}
+
 /* Buckets that the histograms of one head may use in one part, at up to twice that allocated. */
 static double measure_cost_hist_bytes_max(double rows)
 {
@@ -135,6 +145,18 @@ uint64_t measure_cost(const struct attention *a, const struct measure_plan *want
         bytes += (double)a->batch * a->queries * sizeof(uint32_t);
     }
     return saturated(bytes);
+}
+
+uint64_t measure_rows_cost(const struct sent_sums *rows, const struct measure_plan *wanted)
+{
+    struct measure_plan plan = measure_plan_of_rows(rows, wanted);
+    double parts = measure_parts_of_rows(rows, &plan), heads = rows->heads, batch = rows->batch;
+    double of_part = measure_cost_hist_bytes_max(batch * ceil(rows->rows / parts));
+    double bytes = OWN_BYTES + parts * heads * ((double)sizeof(struct head_block) + of_part);
+    if (measure_across(&plan, METRIC_GROUP_IMPORTANCE)) {
+        bytes += parts * batch * heads * (double)sizeof(struct importance_block);
+    }
+    return saturated(bytes + heads * (double)measure_numbers_bytes(1, false));
 }
 
 uint64_t measure_scratch(const struct attention *a, const struct measure_plan *wanted)

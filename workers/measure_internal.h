@@ -29,6 +29,30 @@ static inline struct measure_plan measure_plan_for(const struct attention *a,
     return of_rows;
 }
 
+/* The plan without what sums over rows do not tell. Maps that came beside them may be wanted. */
+static inline struct measure_plan measure_plan_of_rows(const struct sent_sums *rows,
+                                                       const struct measure_plan *plan)
+{
+    struct measure_plan of_rows = *plan;
+    of_rows.group[METRIC_GROUP_IMPORTANCE] =
+        plan->group[METRIC_GROUP_IMPORTANCE] && row_sums_weigh(rows);
+    of_rows.group[METRIC_GROUP_PAIRS] = of_rows.group[METRIC_GROUP_SIMILARITY] = false;
+    of_rows.group[METRIC_GROUP_SPECTRUM] = false;
+    of_rows.qk_maps_max_size = of_rows.head_weight_count = 0;
+    of_rows.local_window = rows->local_window;
+    return of_rows;
+}
+
+/* Their shape, without weights and without queries and keys. */
+static inline struct attention measure_shape_of_rows(const struct sent_sums *rows)
+{
+    return (struct attention){.batch = rows->batch,
+                              .heads = rows->heads,
+                              .queries = rows->rows,
+                              .keys = rows->keys,
+                              .self = rows->self};
+}
+
 static inline bool wants_head_pairs(const struct measure_plan *plan)
 {
     return measure_across(plan, METRIC_GROUP_PAIRS) && plan->head_pairs;
@@ -81,13 +105,15 @@ static inline bool wants_qk_spectra(const struct attention *a, const struct meas
            a->qk.head_dim <= plan->spectrum_max_size;
 }
 
-/* How many jobs the rows are cut into. */
+/* How many jobs the rows are cut into; of tier rows. */
 uint32_t measure_parts(const struct attention *a, const struct measure_plan *plan);
+uint32_t measure_parts_of_rows(const struct sent_sums *rows, const struct measure_plan *plan);
 
 /* The results after all jobs, merged; NULL = off. */
 struct measure_state {
     const struct attention *attention;
     const struct measure_plan *plan;
+    const struct sent_sums *rows; /* tier rows; else NULL */
     const struct block *block;
     const struct similarity *similarity;
     const double *gradient; /* [heads], not yet normalised; of tier qk it is in the block */

@@ -50,7 +50,8 @@ static bool metric_of_tier(const struct measure_state *s, enum metric metric)
     bool of_values = metric >= METRIC_OUTPUT_NORM && metric <= METRIC_RESIDUAL_SHARE;
     bool of_logits = metric == METRIC_MAX_LOGIT ||
                      (metric >= METRIC_MAX_ABS_LOGIT && metric < METRIC_OUTPUT_NORM);
-    return of_qk(s) || !(of_logits || (of_values && !s->attention->qk.v));
+    return s->rows ? row_sums_have(s->rows, metric)
+                   : of_qk(s) || !(of_logits || (of_values && !s->attention->qk.v));
 }
 
 static bool vector_on(const struct measure_state *s, enum vector vector)
@@ -224,7 +225,9 @@ int measure_numbers(struct measure_state *state, struct scratch *scratch,
         return ERR_MEMORY;
     }
     *ret_storage = storage;
-    *ret_measured = (struct measured){.tier = state->attention->weights ? TIER_ATTENTION : TIER_QK,
+    *ret_measured = (struct measured){.tier = state->rows                 ? TIER_ROWS
+                                              : state->attention->weights ? TIER_ATTENTION
+                                                                          : TIER_QK,
                                       .heads = heads};
     measure_numbers_lay_out(state, ret_measured, storage);
     measure_numbers_add_rows(state, ret_measured);

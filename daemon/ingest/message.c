@@ -262,6 +262,54 @@ struct attention message_attention(const struct header *header, struct message *
     };
 }
 
+struct sent_sums message_rows(const struct header *header, struct message *message)
+{
+    uint32_t places = header_frame_of(header, TENSOR_PLACES);
+    struct sent_sums rows = {
+        .sums = tensor_data(header, message, TENSOR_SUMS),
+        .places = tensor_data(header, message, TENSOR_PLACES),
+        .places_shared = header->tensors[places - 2].shape[1] == 1,
+        .key_lengths = tensor_data(header, message, TENSOR_KEY_LENGTHS),
+        .sinks = tensor_data(header, message, TENSOR_SINKS),
+        .k_len = header->k_len,
+        .batch = header->batch,
+        .heads = header->heads,
+        .rows = header->queries,
+        .queries = header->call_queries,
+        .keys = header->keys,
+        .kv_heads = header->kv_heads,
+        .local_window = header->local_window,
+        .self = header->layer.site == SITE_SELF,
+        .of_weights = header->of_weights,
+        .dtype = header->weights_dtype,
+        .dropout = header->dropout,
+        .learned_sink = header->learned_sink,
+    };
+    memcpy(rows.column, header->sum_column, sizeof rows.column);
+    return rows;
+}
+
+struct head_maps message_brought(const struct header *header)
+{
+    const struct state_maps *brought = &header->maps;
+    bool of_rows = header->type == MESSAGE_ROWS; /* `sample` is that of the first one */
+    return (struct head_maps){.heads = brought->heads,
+                              .queries = brought->queries,
+                              .keys = brought->keys,
+                              .first_query = brought->first_query,
+                              .first_key = brought->first_key,
+                              .queries_sent = brought->queries_sent,
+                              .keys_sent = brought->keys_sent,
+                              .rows = brought->rows,
+                              .columns = brought->columns,
+                              .sample = of_rows ? 0 : brought->sample};
+}
+
+const void *message_cells(struct message *message)
+{
+    return tensor_data(&message->header, message, TENSOR_MAPS);
+}
+
 /* Matrices in parts are those that their messages are joined to (message_join). */
 struct weights message_weights(const struct header *header, struct message *message)
 {

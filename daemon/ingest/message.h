@@ -10,6 +10,7 @@
 #include "workers/base/attention.h"
 #include "config/config.h"
 #include "workers/maps/head_maps.h"
+#include "workers/rows/row_sums.h"
 #include "workers/small_maps.h"
 #include "proto/header.h"
 #include "proto/recording.h"
@@ -78,11 +79,11 @@ struct message {
     struct message *next;            /* of its job, waiting for room in the pool */
     struct message *queued_next;     /* of its run, in the order of arrival */
     union {                          /* by message_has_matrices */
-        struct {                     /* types attention, qk and state */
+        struct {                     /* types attention, qk, rows and state */
             /* Set before work_new when history.maps is on, on the first message of a layer in a
              * primary window: its map is pooled (workers/rows/map_pool.h), and is layer_state.map
              * afterwards. */
-            bool wants_map; /* of a state: takes the map that it brings */
+            bool wants_map; /* of a state and rows: takes the map that it brings */
             /* Set before work_new: the maps of its heads are made (maps.h), and its labels
              * copied. */
             bool wants_head_maps;
@@ -138,6 +139,12 @@ int message_check(struct message *message, const struct config *config, const ch
  * one, of the header alone, for estimating the cost: pointers only mark which tensors exist and
  * must not be followed. */
 struct attention message_attention(const struct header *header, struct message *message);
+/* Type rows: the sums, likewise. */
+struct sent_sums message_rows(const struct header *header, struct message *message);
+/* The maps that it brings, all but their cells. */
+struct head_maps message_brought(const struct header *header);
+/* Their cells, in half precision; NULL: it brings none. */
+const void *message_cells(struct message *message);
 /* Type weights: the matrices, likewise. */
 struct weights message_weights(const struct header *header, struct message *message);
 /* Makes it the one that stands for the matrices of which it and `parts` have the blocks, all of

@@ -152,6 +152,12 @@ uint64_t work_cost(const struct header *header, const struct config *config,
         uint64_t all = measure_weights_cost(&shape);
         return cost + (header->in_parts ? work_part_cost(header, all, config) : all);
     }
+    if (header->type == MESSAGE_ROWS) {
+        struct sent_sums shape = message_rows(header, NULL);
+        struct head_maps brought = message_brought(header);
+        uint64_t maps = head_maps_bytes(brought.heads, brought.rows, brought.columns, UINT32_MAX);
+        return cost + measure_rows_cost(&shape, &plan) + (brought.heads > 0 ? maps : 0);
+    }
     struct attention shape = message_attention(header, NULL);
     *ret_scratch = measure_scratch(&shape, &plan);
     return cost + measure_cost(&shape, &plan);
@@ -176,6 +182,12 @@ static int new_measure(struct message *message, const struct measure_plan *plan,
     if (message->header.type == MESSAGE_WEIGHTS) {
         struct weights weights = message_weights(&message->header, message);
         return measure_new_weights(&weights, plan, ret_measure);
+    }
+    if (message->header.type == MESSAGE_ROWS) {
+        struct sent_sums rows = message_rows(&message->header, message);
+        struct head_maps brought = message_brought(&message->header);
+        const void *cells = message_cells(message);
+        return measure_new_rows(&rows, cells ? &brought : NULL, cells, plan, ret_measure);
     }
     struct attention attention = message_attention(&message->header, message);
     return measure_new(&attention, plan, ret_measure);

@@ -57,7 +57,7 @@ int work_new_reading(struct message *message, work_reader *read, struct work_que
 /* Submits the jobs of the queue's messages as far as the pool has room for them. Loop thread. */
 void work_submit(struct work_queue *queue, struct pool *pool);
 /* After NOTE_DONE: the numbers, borrowed until work_free; NULL of a message that was read. Returns
- * 0, ERR_MEMORY or what the reader returned. */
+ * 0, ERR_MEMORY, ERR_ROWS or what the reader returned. */
 int work_finish(struct work *work, const struct measured **ret_measured);
 void work_free(struct work **work);
 

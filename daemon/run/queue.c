@@ -104,7 +104,7 @@ static bool queue_wants_head_maps(struct run *run, const struct message *message
     if (!run->config->maps_enabled) {
         return false;
     }
-    if (header->type == MESSAGE_STATE) { /* its sender chose the step */
+    if (header_brings_maps(header)) { /* its sender chose the step */
         return !stream || maps_wanted(&stream->maps, header, every / 2, now_ns);
     }
     bool begins = header->epoch != run->queued_epoch || header->step != run->queued_step;

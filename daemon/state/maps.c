@@ -255,7 +255,7 @@ void maps_put(struct map_shelf *shelf, struct map_place *place, struct message *
         bool too_long = message->header.queries > qk_max_size || message->header.keys > qk_max_size;
         if (message->header.q_stride > 1) {
             place->missing = MAPS_SAMPLED;
-        } else if (message->header.type == MESSAGE_STATE && place->missing == MAPS_NEVER_CAME) {
+        } else if (header_brings_maps(&message->header) && place->missing == MAPS_NEVER_CAME) {
             place->missing = MAPS_NOT_SENT;
         } else if (message->header.type == MESSAGE_QK) {
             place->missing = too_long ? MAPS_TOO_LONG : MAPS_TOO_COSTLY;

@@ -65,22 +65,11 @@ int state_message_read(struct message *message, struct layer_state **ret_state)
 int state_message_maps(struct message *message, struct layer_state *state)
 {
     struct header *header = &message->header;
-    const struct state_maps *brought = &header->maps;
     if (!message->wants_map && !message->wants_head_maps) {
         return 0;
     }
-    struct head_maps shape = {.heads = brought->heads,
-                              .queries = brought->queries,
-                              .keys = brought->keys,
-                              .first_query = brought->first_query,
-                              .first_key = brought->first_key,
-                              .queries_sent = brought->queries_sent,
-                              .keys_sent = brought->keys_sent,
-                              .rows = brought->rows,
-                              .columns = brought->columns,
-                              .sample = brought->sample};
-    zmq_msg_t *frame = &message->frames[header_frame_of(header, TENSOR_MAPS)];
-    int code = head_maps_given(&shape, zmq_msg_data(frame), &message->head_maps);
+    struct head_maps shape = message_brought(header);
+    int code = head_maps_given(&shape, message_cells(message), &message->head_maps);
     if (code) {
         return code;
     }

@@ -42,12 +42,11 @@ static void check_maps(const struct header *header)
 {
     const struct state_maps *maps = &header->maps;
 
-    REQUIRE(header->tensor_count == 1 + (uint32_t)(header_frame_of(header, TENSOR_MAPS) > 0));
-    REQUIRE((maps->heads > 0) == (header->tensor_count == 2));
+    REQUIRE((maps->heads > 0) == (header_frame_of(header, TENSOR_MAPS) > 0));
     if (maps->heads > 0) {
         REQUIRE(maps->rows > 0 && maps->rows <= STATE_MAPS_SIDE && maps->rows <= maps->queries);
         REQUIRE(maps->columns > 0 && maps->columns <= STATE_MAPS_SIDE);
-        REQUIRE(maps->columns <= maps->keys && maps->heads <= header->heads - header->head_offset);
+        REQUIRE(maps->columns <= maps->keys);
         REQUIRE(maps->queries <= maps->queries_sent - maps->first_query);
         REQUIRE(maps->keys <= maps->keys_sent - maps->first_key);
         REQUIRE(maps->queries_sent <= INT32_MAX && maps->keys_sent <= INT32_MAX);
@@ -57,13 +56,39 @@ static void check_maps(const struct header *header)
     }
 }
 
+static void check_rows(const struct header *header)
+{
+    uint64_t columns = side(header, TENSOR_SUMS, 0), samples = side(header, TENSOR_PLACES, 1);
+
+    REQUIRE(columns <= ROW_SUMS_MAX && side(header, TENSOR_SUMS, 1) == header->batch);
+    REQUIRE(side(header, TENSOR_SUMS, 2) == header->heads);
+    REQUIRE(side(header, TENSOR_SUMS, 3) == header->queries);
+    REQUIRE(side(header, TENSOR_PLACES, 0) == ROW_PLACE_COUNT);
+    REQUIRE(samples == 1 || samples == header->batch);
+    REQUIRE(side(header, TENSOR_PLACES, 2) == header->queries);
+    REQUIRE(header->queries <= header->call_queries && header->call_queries <= INT32_MAX);
+    REQUIRE(header->keys <= INT32_MAX && header->weights_dtype <= DTYPE_F64);
+    for (int i = 0; i < ROW_SUM_COUNT; i++) {
+        REQUIRE(header->sum_column[i] <= columns);
+        REQUIRE(header->sum_column[i] > 0 || !row_sum_needed((enum row_sum)i));
+    }
+    REQUIRE(!header_frame_of(header, TENSOR_KEY_LENGTHS) ||
+            (side(header, TENSOR_KEY_LENGTHS, 0) == header->batch &&
+             side(header, TENSOR_KEY_LENGTHS, 1) == header->kv_heads &&
+             side(header, TENSOR_KEY_LENGTHS, 2) == header->keys));
+    REQUIRE(!header_frame_of(header, TENSOR_SINKS) ||
+            side(header, TENSOR_SINKS, 0) == header->heads);
+    REQUIRE(header->maps.heads == 0 || header->maps.heads == header->heads);
+    check_maps(header);
+}
+
 /* Checks everything that the kernels take for granted. */
 static void check_tensors(const struct header *header)
 {
     REQUIRE(header->batch > 0 && header->heads > 0 && header->queries > 0 && header->keys > 0);
     REQUIRE(header->kv_heads > 0 && header->heads % header->kv_heads == 0);
     REQUIRE(header->type == MESSAGE_WEIGHTS || header->type == MESSAGE_STATE ||
-            header->q_stride > 0);
+            header->type == MESSAGE_ROWS || header->q_stride > 0);
     REQUIRE(header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride < UINT32_MAX);
     REQUIRE(!header_frame_of(header, TENSOR_DOCUMENTS) ||
             (header->layer.site == SITE_SELF &&
@@ -76,9 +101,14 @@ static void check_tensors(const struct header *header)
     }
     if (header->type == MESSAGE_STATE) {
         REQUIRE(header_frame_of(header, TENSOR_STATE) >= 2);
+        REQUIRE(header->tensor_count == 1 + (uint32_t)(header_frame_of(header, TENSOR_MAPS) > 0));
+        REQUIRE(header->maps.heads <= header->heads - header->head_offset);
         check_maps(header);
         REQUIRE(header->heads == header->heads_total && header->first_epoch <= header->epoch);
         REQUIRE(header->first_epoch < header->epoch || header->first_step <= header->step);
+    }
+    if (header->type == MESSAGE_ROWS) {
+        check_rows(header);
     }
     if (header->type != MESSAGE_QK) {
         return;

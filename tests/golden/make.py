@@ -16,7 +16,7 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "clients" / "python"))
-from attnd.sending.layer_state import LayerState  # noqa: E402
+from layer_state import LayerState  # noqa: E402
 
 RUN = bytes(range(0xA0, 0xB0))
 TIME_NS = 1_700_000_000_000_000_000
@@ -330,6 +330,19 @@ state_maps = state | {
     "head_offset": 1, "queries": 300, "keys": 310, "queries_sent": 300, "keys_sent": 330, "first_key": 8, "sample": 2, "batch": 8}
 
 
+# Two of the four rows of a call with a cache, of the second sample's batch too; and what explicit weights leave.
+rows = common("rows", seq=4, epoch=3, step=1200, rank=1, world=8) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("sums", "f32", 8, 2, 4, 2), tensor("places", "i32", 8, 1, 2), tensor("key_lengths", "f32", 2, 2, 6),
+                tensor("sinks", "f32", 4), tensor("maps", "f16", 4, 3, 4)],
+    "sums": ["largest", "total", "weighted", "distance", "first", "", "apart", "local"], "queries": 4, "keys": 6,
+    "local_window": 4, "q_offset": 2, "causal": True, "k_len": [6, 5], "head_offset": 4, "heads_total": 8,
+    "map_queries": 3, "map_keys": 4, "first_query": 1, "first_key": 2, "sample": 1, "batch": 8, "microbatch": 1, "module": "blocks.5.attn"}
+
+rows_weights = common("rows", seq=5, epoch=3, step=1200) | layer("decoder", 5, "cross") | {
+    "tensors": [tensor("sums", "f32", 5, 1, 3, 2), tensor("places", "i32", 8, 1, 2)],
+    "sums": ["largest", "total", "weighted", "distance", "first"], "queries": 2, "keys": 6, "weights": "bf16", "dropout": True}
+
+
 def readable(value):
     if isinstance(value, bytes):
         return value.hex()
@@ -344,7 +357,7 @@ NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_doc
          "attention_module", "attention_sample", "attention_batch", "attention_output", "qk", "qk_full", "qk_output", "weights",
          "weights_slice", "weights_part", "epoch_end", "bye",
          "bye_dropped", "hello", "hello_modules", "hello_settings", "hello_cost", "hello_window", "log", "epoch_end_reliable", "lane_answer", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
-         "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "state", "state_maps"]
+         "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "state", "state_maps", "rows", "rows_weights"]
 
 if __name__ == "__main__":
     for name in NAMES:

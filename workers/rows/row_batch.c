@@ -79,7 +79,7 @@ int row_values_add(struct row_values *values, struct row_batch *batch, struct he
     }
     values->gaps |= values->kernels->finish(batch, value);
     uint32_t h = (values->first + values->used) % values->heads;
-    for (uint32_t slot = 0; slot < batch->used; slot++) {
+    for (uint32_t slot = 0; slot < batch->used && !values->own_entries; slot++) {
         if (batch->sound[slot] > 0) {
             add_totals(&values->total[h], batch, slot);
         }

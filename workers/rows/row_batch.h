@@ -57,6 +57,7 @@ struct row_values {
                                        (first + k) % heads */
     uint32_t used, capacity;        /* rows kept */
     uint32_t gaps;                  /* bits of the metrics of which some row has none */
+    bool own_entries;               /* the front end adds the moments of the entries itself */
     bool exists[METRIC_ROW_COUNT];  /* false: NaN in every row, not looked at */
     float *value[METRIC_ROW_COUNT]; /* [capacity + ROW_BATCH] */
     float *column;                  /* [capacity]: one head's, side by side */

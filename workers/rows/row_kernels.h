@@ -130,6 +130,8 @@ struct row_kernels {
      * or the row is not sound; what belongs to slots that are not used means nothing. Returns bits
      * of the metrics that are not finite in every row. */
     uint32_t (*finish)(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT]);
+    /* In place, of n numbers, a multiple of ROW_PAD: e^x, and 0 where x is below -87. */
+    void (*exp)(float *x, size_t n);
     /* Counts x[n], n > 0, all finite, into empty counts; reads up to ROW_PAD more. */
     void (*count)(const float *x, size_t n, struct dist_counts *counts);
 };

@@ -39,5 +39,6 @@ const struct row_kernels SIMD_NAME(row_kernels) = {
     .find = map_find,
     .head_sums = BY_DTYPE(head_sums),
     .finish = row_finish,
+    .exp = row_exp,
     .count = row_count,
 };

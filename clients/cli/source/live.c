@@ -78,6 +78,7 @@ static bool live_read_layer(const msgpack_object *result, struct source_layer *l
     const msgpack_object *tier = mpk_find(result, "tier");
     layer->tier = mpk_is_str(tier, "qk")      ? MESSAGE_QK
                   : mpk_is_str(tier, "state") ? MESSAGE_STATE
+                  : mpk_is_str(tier, "rows")  ? MESSAGE_ROWS
                                               : MESSAGE_ATTENTION;
     field_text(result, "module", layer->module, sizeof layer->module);
     layer->batch = 1;

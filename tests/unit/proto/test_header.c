@@ -279,6 +279,8 @@ TEST(encoding_gives_the_golden_bytes)
                                         "weights_slice",
                                         "state",
                                         "state_maps",
+                                        "rows",
+                                        "rows_weights",
                                         "hello",
                                         "hello_modules",
                                         "log",
@@ -379,7 +381,7 @@ TEST(the_version_is_judged_before_everything_else)
     assert_int_equal(headers_verdict(LITERAL("\x80")), ERR_KEY_MISSING);
 }
 
-HEADERS(other_types_are_unknown, {"attention", "type", LITERAL("\xa4rows"), ERR_TYPE_UNKNOWN, NULL},
+HEADERS(other_types_are_unknown, {"attention", "type", LITERAL("\xa4sums"), ERR_TYPE_UNKNOWN, NULL},
         {"bye", "event", LITERAL(STR3 "bzz"), ERR_EVENT_UNKNOWN, NULL});
 
 TEST(every_required_key_is_required)
@@ -391,7 +393,8 @@ TEST(every_required_key_is_required)
         {"attention", "step"}, {"attention", "stack"},   {"attention", "layer"},
         {"attention", "site"}, {"attention", "tensors"}, {"attention", "time_ns"},
         {"bye", "event"},      {"log", "values"},        {"qk", "scale"},
-        {"weights", "heads"},  {"weights", "head_dim"},
+        {"weights", "heads"},  {"weights", "head_dim"},  {"rows", "tensors"},
+        {"rows", "sums"},      {"rows", "queries"},      {"rows", "keys"},
     };
 
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {

@@ -360,3 +360,50 @@ TEST(a_state_needs_its_frame_and_maps_their_numbers)
     judge("state", &(struct tensors_case){{state, maps}, ERR_KEY_MISSING}, 1);
     judge("weights", &(struct tensors_case){{maps}, ERR_TENSOR_NAME}, 1);
 }
+
+#define SUMS                                                                                       \
+    {                                                                                              \
+        "sums", "f32", 4,                                                                          \
+        {                                                                                          \
+            8, 2, 4, 2                                                                             \
+        }                                                                                          \
+    }
+#define PLACES                                                                                     \
+    {                                                                                              \
+        "places", "i32", 3,                                                                        \
+        {                                                                                          \
+            8, 2, 2                                                                                \
+        }                                                                                          \
+    }
+
+TEST(rows_need_sums_and_places_that_fit)
+{
+    static const struct tensors_case cases[] = {
+        {{SUMS, PLACES}, 0},
+        {{SUMS, {"places", "i32", 3, {8, 1, 2}}}, 0},
+        {{SUMS}, ERR_TENSOR_NAME},
+        {{PLACES}, ERR_TENSOR_NAME},
+        {{SUMS, {"places", "i32", 3, {7, 1, 2}}}, ERR_SHAPE},
+        {{SUMS, {"places", "i32", 3, {8, 3, 2}}}, ERR_SHAPE},
+        {{SUMS, {"places", "i32", 3, {8, 1, 3}}}, ERR_SHAPE},
+        {{SUMS, {"places", "f32", 3, {8, 1, 2}}}, ERR_DTYPE},
+        {{{"sums", "f16", 4, {8, 2, 4, 2}}, PLACES}, ERR_DTYPE},
+        {{{"sums", "f32", 4, {9, 2, 4, 2}}, PLACES}, ERR_SHAPE}, /* eight names */
+        {{{"sums", "f32", 3, {8, 4, 2}}, PLACES}, ERR_SHAPE},
+        {{SUMS, PLACES, {"key_lengths", "f32", 3, {2, 4, 6}}}, 0},
+        {{SUMS, PLACES, {"key_lengths", "f32", 3, {2, 3, 6}}}, ERR_GQA},
+        {{SUMS, PLACES, {"key_lengths", "f32", 3, {1, 2, 6}}}, ERR_SHAPE},
+        {{SUMS, PLACES, {"key_lengths", "f32", 3, {2, 2, 5}}}, ERR_SHAPE},
+        {{SUMS, PLACES, {"sinks", "f32", 1, {4}}}, 0},
+        {{SUMS, PLACES, {"sinks", "f32", 1, {3}}}, ERR_SHAPE},
+        {{SUMS, PLACES, {"sinks", "f64", 1, {4}}}, ERR_DTYPE},
+        {{SUMS, PLACES, {"maps", "f16", 3, {4, 3, 4}}}, 0},
+        {{SUMS, PLACES, {"maps", "f16", 3, {3, 3, 4}}}, ERR_SHAPE},
+        {{SUMS, PLACES, {"maps", "f16", 3, {4, 4, 4}}}, ERR_SHAPE},
+        {{SUMS, PLACES, {"state", "u8", 1, {9}}}, ERR_TENSOR_NAME},
+        {{SUMS, PLACES, {"mask", "u8", 3, {2, 2, 6}}}, ERR_TENSOR_NAME},
+    };
+
+    JUDGE("rows", cases);
+    judge("qk", &(struct tensors_case){{SUMS, PLACES}, ERR_TENSOR_NAME}, 1);
+}

@@ -54,6 +54,20 @@ TEST(every_metric_is_listed)
     docs_expect_table("proto/PROTOCOL.md", "metrics", print_metrics);
 }
 
+static void print_sums(FILE *out)
+{
+    fputs("| sum | |\n|---|---|\n", out);
+    for (int i = 0; i < ROW_SUM_COUNT; i++) {
+        fprintf(out, "| `%s` | %s%s |\n", row_sum_name((enum row_sum)i),
+                row_sum_needed((enum row_sum)i) ? "required; " : "", row_sum_text((enum row_sum)i));
+    }
+}
+
+TEST(every_sum_of_rows_is_listed)
+{
+    docs_expect_table("proto/PROTOCOL.md", "sums", print_sums);
+}
+
 static bool is_per_row(unsigned metric)
 {
     return metric_info[metric].kind == METRIC_KIND_ROW;
