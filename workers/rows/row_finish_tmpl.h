@@ -117,14 +117,6 @@ static uint32_t row_finish(const struct row_batch *batch, float *const ret_value
     return gaps;
 }
 
-static void row_exp(float *x, size_t n)
-{
-    for (size_t k = 0; k < n; k += SIMD_WIDTH) {
-        vf v = v_load(x + k);
-        v_store(x + k, v_select(v_less_equal(v_set(-87), v), v_exp(v), v_set(0)));
-    }
-}
-
 /* In one pass, squares about the first: it is one of the n, so what its distance from the mean
  * costs is at most a factor of n of an f64's rounding. The last vector is filled up with it. */
 static struct moments count_moments(const float *x, size_t n)

@@ -11,6 +11,9 @@
 #include "proto/tensor.h"
 
 struct row_batch;
+struct row_chunk;
+struct row_rules;
+struct row_scaled;
 
 /* Single weights that a pass picks out of a row. */
 enum row_single { SINGLE_FIRST, SINGLE_DIAGONAL, SINGLE_PREVIOUS, SINGLE_NEXT, SINGLE_COUNT };
@@ -130,8 +133,10 @@ struct row_kernels {
      * or the row is not sound; what belongs to slots that are not used means nothing. Returns bits
      * of the metrics that are not finite in every row. */
     uint32_t (*finish)(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT]);
-    /* In place, of n numbers, a multiple of ROW_PAD: e^x, and 0 where x is below -87. */
-    void (*exp)(float *x, size_t n);
+    /* Sums of rows that came as such, into the batch and beside it; `used` and `sound` are the
+     * caller's. Returns bits of the rows of which everything is in order (row_sums_internal.h). */
+    uint32_t (*sums)(const struct row_rules *rules, const struct row_chunk *chunk,
+                     struct row_scaled *scaled, struct row_batch *batch);
     /* Counts x[n], n > 0, all finite, into empty counts; reads up to ROW_PAD more. */
     void (*count)(const float *x, size_t n, struct dist_counts *counts);
 };

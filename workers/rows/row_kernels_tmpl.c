@@ -5,6 +5,7 @@
 #include "workers/rows/map_tmpl.h"
 #include "workers/rows/row_finish_tmpl.h"
 #include "workers/rows/row_reduce_tmpl.h"
+#include "workers/rows/row_sums_tmpl.h"
 
 #define BY_DTYPE(kernel)                                                                           \
     {                                                                                              \
@@ -39,6 +40,6 @@ const struct row_kernels SIMD_NAME(row_kernels) = {
     .find = map_find,
     .head_sums = BY_DTYPE(head_sums),
     .finish = row_finish,
-    .exp = row_exp,
+    .sums = row_sums_all,
     .count = row_count,
 };

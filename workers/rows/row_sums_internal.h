@@ -13,6 +13,27 @@ struct row_chunk {
     int32_t place[ROW_PLACE_COUNT][ROW_BATCH];
 };
 
+/* What a kernel has to know of the message. */
+struct row_rules {
+    int32_t keys;
+    float local_window;
+    bool has_apart, has_seen, has_farthest;
+    bool as_sent; /* weights that are not divided by their sum */
+};
+
+/* Rows of a chunk, as weights; before a sink takes its share. */
+struct row_scaled {
+    float top[ROW_BATCH];                 /* the logit that weights are relative to */
+    float z[ROW_BATCH], log_z[ROW_BATCH]; /* their sum in that unit; 1 where nothing is divided */
+    float unit[ROW_BATCH];                /* of the sums over the rest */
+    float first[ROW_BATCH];               /* the weight of the key apart */
+    float seen[ROW_BATCH];                /* keys */
+    float sum[ROW_BATCH], square[ROW_BATCH], least[ROW_BATCH], most[ROW_BATCH]; /* of weights */
+};
+
+/* Logits further below the largest than this are weights that f64 does not tell from 0. */
+#define ROW_SUMS_FALL_LEAST -744.4f
+
 /* One of them. */
 struct row_numbers {
     double sum[ROW_SUM_COUNT];
@@ -30,6 +51,7 @@ enum row_verdict {
     ROW_SOUND,      /* of weights: as far as its sum is not off */
     ROW_UNSOUND,    /* sees keys, and has no numbers */
     ROW_BLIND,      /* valid, and sees no key */
+    ROW_OFF,        /* the sum of its weights is off */
     ROW_IMPOSSIBLE, /* nobody's sums */
 };
 

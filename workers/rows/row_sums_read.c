@@ -4,6 +4,7 @@
  * rescale them as they go, so each bound has room for rounding. */
 #include "workers/rows/row_sums_internal.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -94,6 +95,17 @@ static float row_sums_read_f32(const void *tensor, size_t at)
     return x;
 }
 
+/* Whole chunks are as many bytes as a constant says. */
+static void row_sums_read_some(const void *from, uint32_t count, void *to)
+{
+    _Static_assert(sizeof(float) == sizeof(int32_t), "both are copied");
+    if (count == ROW_BATCH) {
+        memcpy(to, from, ROW_BATCH * sizeof(float));
+    } else {
+        memcpy(to, from, count * sizeof(float));
+    }
+}
+
 void row_sums_read(const struct sent_sums *rows, uint32_t b, uint32_t h, uint32_t i, uint32_t count,
                    struct row_chunk *chunk)
 {
@@ -105,14 +117,14 @@ void row_sums_read(const struct sent_sums *rows, uint32_t b, uint32_t h, uint32_
     for (int s = 0; s < ROW_SUM_COUNT; s++) {
         if (rows->column[s]) {
             size_t from = (size_t)(rows->column[s] - 1) * all + at;
-            memcpy(chunk->sum[s], (const char *)rows->sums + from * sizeof(float),
-                   count * sizeof(float));
+            row_sums_read_some((const char *)rows->sums + from * sizeof(float), count,
+                               chunk->sum[s]);
         }
     }
     for (int k = 0; k < ROW_PLACE_COUNT; k++) {
-        memcpy(chunk->place[k],
-               (const char *)rows->places + ((size_t)k * places + place) * sizeof(int32_t),
-               count * sizeof(int32_t));
+        size_t from = (size_t)k * places + place;
+        row_sums_read_some((const char *)rows->places + from * sizeof(int32_t), count,
+                           chunk->place[k]);
     }
 }
 
@@ -232,8 +244,17 @@ void row_sums_add_keys(const struct sent_sums *rows, uint32_t b, uint32_t kv, st
     uint32_t keys = rows->k_len && (uint32_t)rows->k_len[b] < rows->keys ? (uint32_t)rows->k_len[b]
                                                                          : rows->keys;
     size_t at = ((size_t)b * rows->kv_heads + kv) * rows->keys;
+    double sum = 0;
+    uint64_t n = 0;
     for (uint32_t j = 0; rows->key_lengths && j < keys; j++) {
-        moments_add_finite(into, (double)row_sums_read_f32(rows->key_lengths, at + j));
+        float length = row_sums_read_f32(rows->key_lengths, at + j);
+        bool is_finite = fabsf(length) <= FLT_MAX;
+        sum += is_finite ? (double)length : 0;
+        n += is_finite;
+    }
+    if (n > 0) { /* nobody asks for more of them than their mean */
+        struct moments lengths = {.n = n, .mean = sum / (double)n};
+        moments_merge(into, &lengths);
     }
 }
 
