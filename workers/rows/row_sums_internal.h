@@ -13,7 +13,7 @@ struct row_chunk {
     int32_t place[ROW_PLACE_COUNT][ROW_BATCH];
 };
 
-/* What a kernel has to know of the message. */
+/* The facts of a message that a kernel needs. */
 struct row_rules {
     int32_t keys;
     float local_window;
