@@ -133,9 +133,10 @@ struct row_kernels {
      * or the row is not sound; what belongs to slots that are not used means nothing. Returns bits
      * of the metrics that are not finite in every row. */
     uint32_t (*finish)(const struct row_batch *batch, float *const ret_value[METRIC_ROW_COUNT]);
-    /* Sums of rows that came as such, into the batch and beside it; `used` and `sound` are the
-     * caller's. Returns bits of the rows of which everything is in order (row_sums_internal.h). */
-    uint32_t (*sums)(const struct row_rules *rules, const struct row_chunk *chunk,
+    /* Sums of ROW_BATCH rows, from one of a chunk on, into the batch and beside it; `used` and
+     * `sound` are the caller's. Returns bits of the rows of which everything is in order
+     * (row_sums_internal.h). */
+    uint32_t (*sums)(const struct row_rules *rules, const struct row_chunk *chunk, uint32_t from,
                      struct row_scaled *scaled, struct row_batch *batch);
     /* Counts x[n], n > 0, all finite, into empty counts; reads up to ROW_PAD more. */
     void (*count)(const float *x, size_t n, struct dist_counts *counts);

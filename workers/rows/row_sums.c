@@ -38,7 +38,8 @@ struct row_sums_work {
     float *deficit; /* [ROW_SUMS_KEPT + ROW_PAD] sink_deficit of rows */
     uint32_t deficits;
     uint32_t h, b;
-    /* The rows of the chunk. */
+    /* ROW_BATCH rows of the chunk. */
+    uint32_t from, count;
     enum row_verdict verdict[ROW_BATCH];
     double kept[ROW_BATCH]; /* the share of its weights that a sink leaves */
 };
@@ -79,13 +80,13 @@ static void row_sums_add_empty(const struct row_sums_work *w, struct importance_
 static int row_sums_sort(struct row_sums_work *w, uint32_t good)
 {
     struct importance_block *share = row_sums_share(w);
-    for (uint32_t s = 0; s < w->chunk.count; s++) {
+    for (uint32_t s = 0; s < w->count; s++) {
         w->verdict[s] = ROW_SOUND;
         if ((good >> s & 1) != 0) {
             continue;
         }
         struct row_numbers row;
-        row_sums_take(w->rows, &w->chunk, s, &row);
+        row_sums_take(w->rows, &w->chunk, w->from + s, &row);
         w->verdict[s] = row_sums_judge(w->rows, &row);
         if (w->verdict[s] == ROW_IMPOSSIBLE) {
             return ERR_ROWS;
@@ -137,7 +138,7 @@ static void row_sums_keep(struct row_sums_work *w, uint32_t s)
 static void row_sums_add_importance(const struct row_sums_work *w, struct importance_block *share)
 {
     double keys = w->rows->keys, n = 0, sums = 0, squares = 0, entropy = 0;
-    for (uint32_t s = 0; s < w->chunk.count; s++) {
+    for (uint32_t s = 0; s < w->count; s++) {
         if (w->verdict[s] != ROW_SOUND && w->verdict[s] != ROW_OFF) {
             continue;
         }
@@ -145,7 +146,7 @@ static void row_sums_add_importance(const struct row_sums_work *w, struct import
         double first = kept > 0 ? kept * (double)w->scaled.first[s] : 0;
         double power = unit, grown = expm1(first), tilted = first * exp(first);
         for (int i = 0; i < ROW_SUMS_POWERS && unit > 0; i++, power *= unit) {
-            double part = (double)w->chunk.sum[row_sums_power[i]][s] * power;
+            double part = (double)w->chunk.sum[row_sums_power[i]][w->from + s] * power;
             grown += row_sums_grown[i] * part;
             tilted += row_sums_tilted[i] * part;
         }
@@ -195,21 +196,23 @@ static bool row_sums_finite(float x)
 /* About their shift, and then about 0. */
 static void row_sums_add_logits(struct row_sums_work *w, uint32_t s)
 {
-    float(*x)[ROW_BATCH] = w->chunk.sum;
-    double n = (double)x[ROW_SUM_FINITE][s], sum = (double)x[ROW_SUM_LOGITS][s];
-    double squares = (double)x[ROW_SUM_LOGIT_SQUARES][s], shift = (double)x[ROW_SUM_SHIFT][s];
-    if (n > 0 && row_sums_finite(x[ROW_SUM_LOGITS][s]) && row_sums_finite(x[ROW_SUM_SHIFT][s]) &&
-        row_sums_finite(x[ROW_SUM_LOGIT_SQUARES][s]) && row_sums_finite(x[ROW_SUM_SMALLEST][s])) {
+    float(*x)[ROW_CHUNK] = w->chunk.sum;
+    uint32_t at = w->from + s;
+    double n = (double)x[ROW_SUM_FINITE][at], sum = (double)x[ROW_SUM_LOGITS][at];
+    double squares = (double)x[ROW_SUM_LOGIT_SQUARES][at], shift = (double)x[ROW_SUM_SHIFT][at];
+    if (n > 0 && row_sums_finite(x[ROW_SUM_LOGITS][at]) && row_sums_finite(x[ROW_SUM_SHIFT][at]) &&
+        row_sums_finite(x[ROW_SUM_LOGIT_SQUARES][at]) && row_sums_finite(x[ROW_SUM_SMALLEST][at])) {
         row_sums_add_to(&w->logits, n, sum + n * shift, squares + shift * (2 * sum + n * shift),
-                        x[ROW_SUM_SMALLEST][s], w->scaled.top[s]);
+                        x[ROW_SUM_SMALLEST][at], w->scaled.top[s]);
     }
 }
 
 static void row_sums_add_cosines(struct row_sums_work *w, uint32_t s)
 {
-    float(*x)[ROW_BATCH] = w->chunk.sum;
-    float n = x[ROW_SUM_COSINE_COUNT][s], length = x[ROW_SUM_QUERY_LENGTH][s];
-    float sum = x[ROW_SUM_COSINES][s] / length, most = x[ROW_SUM_COSINE_MAX][s] / length;
+    float(*x)[ROW_CHUNK] = w->chunk.sum;
+    uint32_t at = w->from + s;
+    float n = x[ROW_SUM_COSINE_COUNT][at], length = x[ROW_SUM_QUERY_LENGTH][at];
+    float sum = x[ROW_SUM_COSINES][at] / length, most = x[ROW_SUM_COSINE_MAX][at] / length;
     if (n > 0 && length > 0 && row_sums_finite(length) && row_sums_finite(sum) &&
         row_sums_finite(most)) {
         row_sums_add_to(&w->cosines, (double)n, (double)sum, 0, -1, most);
@@ -219,7 +222,7 @@ static void row_sums_add_cosines(struct row_sums_work *w, uint32_t s)
 /* Every valid row has a query. */
 static void row_sums_add_length(struct row_sums_work *w, uint32_t s)
 {
-    float length = w->chunk.sum[ROW_SUM_QUERY_LENGTH][s];
+    float length = w->chunk.sum[ROW_SUM_QUERY_LENGTH][w->from + s];
     if (w->verdict[s] != ROW_PADDING && row_sums_finite(length)) {
         row_sums_add_to(&w->lengths, 1, (double)length, 0, length, length);
     }
@@ -249,7 +252,7 @@ static int row_sums_flush_deficits(struct row_sums_work *w)
     return rc;
 }
 
-/* One of the chunk's rows. One that a sink took all of has nothing but that. */
+/* One of the rows. One that a sink took all of has nothing but that. */
 static void row_sums_add_row(struct row_sums_work *w, uint32_t s)
 {
     bool is_sound = w->verdict[s] == ROW_SOUND;
@@ -272,15 +275,16 @@ static void row_sums_add_row(struct row_sums_work *w, uint32_t s)
     }
 }
 
-static int row_sums_add_chunk(struct row_sums_work *w, bool core)
+static int row_sums_add_batch(struct row_sums_work *w, bool core)
 {
     struct block *block = w->block;
     struct importance_block *share = row_sums_share(w);
-    int rc = row_sums_sort(w, w->kernels->sums(&w->rules, &w->chunk, &w->scaled, &w->batch));
+    int rc =
+        row_sums_sort(w, w->kernels->sums(&w->rules, &w->chunk, w->from, &w->scaled, &w->batch));
     if (rc != 0) {
         return rc;
     }
-    for (uint32_t s = 0; s < w->chunk.count; s++) {
+    for (uint32_t s = 0; s < w->count; s++) {
         if (w->verdict[s] == ROW_SOUND) {
             row_sums_keep(w, s);
         }
@@ -296,10 +300,10 @@ static int row_sums_add_chunk(struct row_sums_work *w, bool core)
     if (!core) {
         return 0;
     }
-    for (uint32_t s = 0; s < w->chunk.count; s++) {
+    for (uint32_t s = 0; s < w->count; s++) {
         row_sums_add_row(w, s);
     }
-    w->batch.used = w->chunk.count;
+    w->batch.used = w->count;
     rc = row_values_add(&w->values, &w->batch, &block->head[w->h]);
     if (rc == 0 && w->deficits > ROW_SUMS_KEPT - ROW_BATCH) {
         rc = row_sums_flush_deficits(w);
@@ -318,10 +322,13 @@ static int row_sums_add_head(struct row_sums_work *w, uint32_t begin, uint32_t e
     w->entries = (struct sums_total){.min = INFINITY, .max = -INFINITY};
     w->logits = w->cosines = w->lengths = w->entries;
     for (w->b = 0; w->b < rows->batch && rc == 0; w->b++) {
-        for (uint32_t i = begin; i < end && rc == 0; i += ROW_BATCH) {
-            uint32_t count = end - i < ROW_BATCH ? end - i : ROW_BATCH;
+        for (uint32_t i = begin; i < end && rc == 0; i += ROW_CHUNK) {
+            uint32_t count = end - i < ROW_CHUNK ? end - i : ROW_CHUNK;
             row_sums_read(rows, w->b, w->h, i, count, &w->chunk);
-            rc = row_sums_add_chunk(w, core);
+            for (w->from = 0; w->from < count && rc == 0; w->from += ROW_BATCH) {
+                w->count = count - w->from < ROW_BATCH ? count - w->from : ROW_BATCH;
+                rc = row_sums_add_batch(w, core);
+            }
         }
         scratch_pause(scratch);
     }

@@ -6,11 +6,15 @@
 #include "workers/rows/row_batch.h"
 #include "workers/rows/row_sums.h"
 
+/* Rows of a head at a time: of each sum some lines of the cache, since the sums of a layer are a
+ * multiple of 4 KiB apart. A multiple of ROW_BATCH. */
+#define ROW_CHUNK 128
+
 /* Some rows of a head, read once. A sum that was not sent is 0, or no logit. */
 struct row_chunk {
-    uint32_t count; /* of ROW_BATCH */
-    float sum[ROW_SUM_COUNT][ROW_BATCH];
-    int32_t place[ROW_PLACE_COUNT][ROW_BATCH];
+    uint32_t count; /* of ROW_CHUNK */
+    float sum[ROW_SUM_COUNT][ROW_CHUNK];
+    int32_t place[ROW_PLACE_COUNT][ROW_CHUNK];
 };
 
 /* The facts of a message that a kernel needs. */
@@ -21,7 +25,7 @@ struct row_rules {
     bool as_sent; /* weights that are not divided by their sum */
 };
 
-/* Rows of a chunk, as weights; before a sink takes its share. */
+/* ROW_BATCH rows of a chunk, as weights; before a sink takes its share. */
 struct row_scaled {
     float top[ROW_BATCH];                 /* the logit that weights are relative to */
     float z[ROW_BATCH], log_z[ROW_BATCH]; /* their sum in that unit; 1 where nothing is divided */

@@ -95,17 +95,6 @@ static float row_sums_read_f32(const void *tensor, size_t at)
     return x;
 }
 
-/* Whole chunks are as many bytes as a constant says. */
-static void row_sums_read_some(const void *from, uint32_t count, void *to)
-{
-    _Static_assert(sizeof(float) == sizeof(int32_t), "both are copied");
-    if (count == ROW_BATCH) {
-        memcpy(to, from, ROW_BATCH * sizeof(float));
-    } else {
-        memcpy(to, from, count * sizeof(float));
-    }
-}
-
 void row_sums_read(const struct sent_sums *rows, uint32_t b, uint32_t h, uint32_t i, uint32_t count,
                    struct row_chunk *chunk)
 {
@@ -117,21 +106,21 @@ void row_sums_read(const struct sent_sums *rows, uint32_t b, uint32_t h, uint32_
     for (int s = 0; s < ROW_SUM_COUNT; s++) {
         if (rows->column[s]) {
             size_t from = (size_t)(rows->column[s] - 1) * all + at;
-            row_sums_read_some((const char *)rows->sums + from * sizeof(float), count,
-                               chunk->sum[s]);
+            memcpy(chunk->sum[s], (const char *)rows->sums + from * sizeof(float),
+                   count * sizeof(float));
         }
     }
     for (int k = 0; k < ROW_PLACE_COUNT; k++) {
         size_t from = (size_t)k * places + place;
-        row_sums_read_some((const char *)rows->places + from * sizeof(int32_t), count,
-                           chunk->place[k]);
+        memcpy(chunk->place[k], (const char *)rows->places + from * sizeof(int32_t),
+               count * sizeof(int32_t));
     }
 }
 
 void row_sums_begin(struct row_chunk *chunk)
 {
     *chunk = (struct row_chunk){.count = 0};
-    for (int s = 0; s < ROW_BATCH; s++) {
+    for (int s = 0; s < ROW_CHUNK; s++) {
         chunk->sum[ROW_SUM_PREVIOUS][s] = chunk->sum[ROW_SUM_OWN][s] = -INFINITY;
         chunk->sum[ROW_SUM_NEXT][s] = -INFINITY;
     }

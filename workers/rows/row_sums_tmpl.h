@@ -13,7 +13,7 @@
 struct sums_slots {
     const struct row_rules *rules;
     const struct row_chunk *chunk;
-    uint32_t s;
+    uint32_t from, s; /* of the chunk's rows the first one, and the slot after that */
     vi position, apart, document, with_first;
     vf seen, farthest, gap;
     vf share, one, unit, first, log_z, z, fall, fall_first, total;
@@ -22,12 +22,12 @@ struct sums_slots {
 
 SIMD_INLINE vf sums_load(const struct sums_slots *r, enum row_sum sum)
 {
-    return v_load(r->chunk->sum[sum] + r->s);
+    return v_load(r->chunk->sum[sum] + r->from + r->s);
 }
 
 SIMD_INLINE vi sums_place(const struct sums_slots *r, enum row_place place)
 {
-    return v_load_i(r->chunk->place[place] + r->s);
+    return v_load_i(r->chunk->place[place] + r->from + r->s);
 }
 
 SIMD_INLINE vm v_within(vf x, vf least, vf most)
@@ -230,10 +230,10 @@ SIMD_INLINE vf sums_occurrences(const struct sums_slots *r, enum row_sum sum, in
 }
 
 static uint32_t row_sums_all(const struct row_rules *rules, const struct row_chunk *chunk,
-                             struct row_scaled *scaled, struct row_batch *batch)
+                             uint32_t from, struct row_scaled *scaled, struct row_batch *batch)
 {
     uint32_t sound = 0;
-    struct sums_slots r = {.rules = rules, .chunk = chunk};
+    struct sums_slots r = {.rules = rules, .chunk = chunk, .from = from};
     for (r.s = 0; r.s < ROW_BATCH; r.s += SIMD_WIDTH) {
         sums_find(&r);
         sound |= v_mask_bits(sums_in_order(&r)) << r.s;
