@@ -9,6 +9,7 @@
     structure  microseconds that a captured step of GPT-2's 12 layers is longer by, when the layers are so narrow that
                nothing else counts: what it takes of the training thread beside the copies, in the median, and in the
                mean of 320, of which every 16th is a full one; and the step without
+    rows       microseconds that the sums of 256 rows of 32 heads take of the sender's thread, from the copy's arrival on
     calls      microseconds a captured call takes of the training thread, and of the sender's, by the size of q and k
     epoch      milliseconds that the end of an epoch takes, in which the projection matrices of GPT-2's 12 layers are
                copied, and microseconds that a step is longer by because they may be waiting
@@ -39,10 +40,12 @@ except ImportError:
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "clients" / "python"))
 import attnd  # noqa: E402
 import zmq  # noqa: E402
+from attnd.base import wire  # noqa: E402
 from attnd.base.plan import Plan  # noqa: E402
 from attnd.capture import calls  # noqa: E402
 from attnd.forms import spy  # noqa: E402
 from attnd.sending import devices  # noqa: E402
+import full_rate  # noqa: E402
 from capture_model import SHAPES, Attention, Decoder, Training, explicit  # noqa: E402
 
 
@@ -203,6 +206,19 @@ def structure(folder: str) -> Dict[str, Any]:
             "mean_us": round(1e6 * (statistics.mean(with_) - statistics.mean(without))), "step_us": round(1e6 * step)}
 
 
+def rows() -> Dict[str, Any]:
+    """Of T = 4096, as on an accelerator whose kernels have run."""
+    captures, layer, found = full_rate.Captures(32, 256, 4096), wire.NamedLayer("decoder", 0, "self", "model.layers.0.self_attn"), []
+    for step in range(300):
+        make = captures.take(step)
+        begin = time.thread_time()
+        made = make()
+        frames = made.frames.copies()
+        wire.pack_header(made.keys(layer))
+        found.append(time.thread_time() - begin)
+    return {"sender_us": round(1e6 * statistics.median(found[20:])), "bytes": sum(frame.nbytes for frame in frames)}
+
+
 def captured(device: str) -> List[Dict[str, Any]]:
     """Of one sample of some sizes, in f32 and in bf16."""
     lines = []
@@ -322,7 +338,7 @@ def main() -> None:
                 print(json.dumps({"added": line}), flush=True)
             return
         parts = {"between": lambda: between(folder), "arming_us": arming, "following": following,
-                 "structure": lambda: structure(folder), "epoch": lambda: epoch(folder, options.device)}
+                 "structure": lambda: structure(folder), "rows": rows, "epoch": lambda: epoch(folder, options.device)}
         for name, part in parts.items():
             print(json.dumps({name: part()}), flush=True)
         for line in captured(options.device):

@@ -19,9 +19,11 @@ from attnd.base.hidden import hidden_at  # noqa: E402
 from attnd.capture import accelerator  # noqa: E402
 from attnd.capture.cost import Cost  # noqa: E402
 from attnd.device import launch, pooled  # noqa: E402
+from attnd.device.arrived import of_kernels  # noqa: E402
 from attnd.device.problem import Problem, Rows  # noqa: E402
 from attnd.sending.sender import NotYet  # noqa: E402
 from device_grid import MASKS, SHAPES, VALUES, agree, agree_of_message, make, message, reference_stands_in  # noqa: E402
+from finished import finish  # noqa: E402
 from harness import Attnd  # noqa: E402
 from test_device_states import SETTINGS, measured_twice, same_layer, same_numbers  # noqa: E402
 
@@ -60,7 +62,7 @@ def test_the_kernel_agrees_with_numpy(mask, values):
 def test_its_numbers_of_a_message_agree_with_numpy(mask, values):
     turn = MASKS.index(mask) + VALUES.index(values)
     q, k, words = make(mask, values, SHAPES[turn % len(SHAPES)], DTYPES[turn % 3])
-    agree_of_message(message(*there(q, k, words), launch.rows), q, k, words)
+    agree_of_message(message(*there(q, k, words), of_kernels)[1], q, k, words)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
@@ -110,7 +112,7 @@ def test_a_key_without_length_has_no_cosine_wherever_it_is(mask, wrong):
     q[..., 0] = q[..., 0].abs() + 0.1
     k[:, :, [0, 5, 40, 70, 139]] = 0
     k[:, :, 40, 0] = wrong
-    agree_of_message(message(*there(q, k, words), launch.rows), q, k, words)
+    agree_of_message(message(*there(q, k, words), of_kernels)[1], q, k, words)
 
 
 def test_a_local_window_may_be_wider_than_anything():
@@ -153,7 +155,7 @@ FORMS = {"causal": {}, "cross": {"causal": False, "cross": True}, "window": {"wi
          "mask": {"mask": torch.arange(40) < 33}, "bias": {"mask": torch.linspace(-2, 2, 1600).view(1, 1, 40, 40)},
          "documents": {"documents": torch.arange(40).expand(2, -1) // 7},
          "logits": {"rows": 9, "mask": torch.linspace(-9, 4, 1440).view(1, 4, 9, 40), "causal": False, "replaces": True, "sinks": torch.arange(4.0)},
-         "half": {"precision": torch.bfloat16}}
+         "tokens": {"rows": 9, "numbers": torch.arange(80).view(2, 40) % 7}, "half": {"precision": torch.bfloat16}}
 
 
 def on_device(given):
@@ -187,14 +189,42 @@ def test_what_the_kernels_leave_is_finished_on_the_host(form, monkeypatch):
     found = launched(on_device(given))
     reference_stands_in(monkeypatch)
     expected = accelerator.Accelerator("job", Cost()).launch(given, 0)()
-    assert found.rows.keys() == expected.rows.keys() and found.shape == expected.shape and found.causal == expected.causal
-    for name, one in found.rows.items():
-        np.testing.assert_array_equal(one.n, expected.rows[name].n, err_msg=name)
-        np.testing.assert_allclose(one.mean, expected.rows[name].mean, rtol=2e-5, atol=2e-5, err_msg=name)
-    assert found.values.keys() == expected.values.keys() and ("importance" in found.values) == given.whole
-    for name, value in found.values.items():
-        np.testing.assert_allclose(value, expected.values[name], rtol=2e-4, atol=2e-5, err_msg=name)
-    np.testing.assert_array_equal((found.sound, found.invalid), (expected.sound, expected.invalid))
+    assert found.names == expected.names and found.causal == expected.causal
+    np.testing.assert_array_equal(found.places, expected.places)
+    numbers, others = (finish(one, given.cross) for one in (found, expected))
+    for name in numbers.keys() - {"message"}:
+        np.testing.assert_allclose(numbers[name], others[name], rtol=2e-4, atol=2e-5, err_msg=name)
+    assert numbers["message"].keys() == others["message"].keys() and ("importance" in numbers["message"]) == given.whole
+    for name, value in numbers["message"].items():
+        np.testing.assert_allclose(value, others["message"][name], rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("said, at_once", [({}, 2), ({"rows": 9}, 1), ({"window": 11, "softcap": 3.0}, 2), ({"causal": False}, 2),
+                                           ({"precision": torch.bfloat16}, 2)], ids=str)  # heads at once
+def test_tokens_tell_of_repetitions_as_f64_does(said, at_once, monkeypatch):
+    """Of two samples; one token comes once alone, and key 0 again."""
+    monkeypatch.setattr(accelerator, "_heads_at_once", lambda given: at_once)
+    generator, said = torch.Generator().manual_seed(5), dict(said)
+    precision = said.get("precision", torch.float32)
+    q, k = (torch.randn(2, heads, 70, 16, generator=generator).to(precision) for heads in (2, 1))
+    tokens = torch.randint(0, 20, (2, 70), generator=generator)
+    tokens[:, 40] = 99
+    here = plan.strata(70, said.pop("rows", 70))
+    if len(here) < 70:
+        said["rows"] = Rows(torch.from_numpy(here), here)
+    given = accelerator.OfQueries(q, k, 0, 2, torch.float32, 0.25, 0.0, True, 0, None, None, 0, False, numbers=tokens)._replace(**said)
+    found = finish(launched(on_device(given)))
+    logits = torch.einsum("bhid,bhjd->bhij", q.double(), k.repeat_interleave(2, 1).double()) * 0.25
+    logits = given.softcap * torch.tanh(logits / given.softcap) if given.softcap else logits
+    i, j = torch.arange(70)[:, None], torch.arange(70)
+    seen = (j <= i) if given.causal else torch.ones(70, 70, dtype=torch.bool)
+    weights = torch.softmax(logits.masked_fill(~(seen & (j > i - given.window) if given.window else seen), -torch.inf), -1)
+    earlier = (tokens[:, :, None] == tokens[:, None]) & (j < i)
+    exists = earlier.any(-1)[:, None].expand(-1, 2, -1)
+    for name, among in (("duplicate_token", earlier), ("induction", torch.nn.functional.pad(earlier[..., :-1], (1, 0)))):
+        expected = (weights * among[:, None]).sum(-1).masked_fill(~exists, torch.nan)[:, :, here]
+        np.testing.assert_allclose(found[name], expected, rtol=2e-5, atol=2e-6, err_msg=name)
+        assert np.isfinite(found[name]).any() and np.isnan(found[name]).any()
 
 
 @pytest.mark.parametrize("at_once", [4, 1])  # heads
@@ -206,7 +236,7 @@ def test_masks_that_differ_by_head_are_read_where_they_are_and_agree_with_f64(pr
     q, k = (torch.randn(1, heads, 40, 16, generator=generator).to(precision) for heads in (4, 2))
     mask = torch.rand(1, 4, 40, 40, generator=generator) < 0.6
     given = accelerator.OfQueries(q, k, 0, 2, precision, 0.25, 0.0, False, 0, mask, None, 0, False, Rows(torch.from_numpy(here), here))
-    found = launched(on_device(given)).rows
+    found = finish(launched(on_device(given)))
     logits = torch.einsum("bhid,bhjd->bhij", q.double(), k.repeat_interleave(2, 1).double()) * 0.25
     weights = torch.softmax(logits.masked_fill(~mask, -torch.inf), -1)[:, :, here]
     distance = (torch.from_numpy(here)[:, None] - torch.arange(40)).abs().double()
@@ -214,8 +244,7 @@ def test_masks_that_differ_by_head_are_read_where_they_are_and_agree_with_f64(pr
     entropy, mean_distance = -torch.xlogy(weights, weights).sum(-1), (weights * distance).sum(-1)
     for name, values in {"entropy": entropy, "entropy_normalized": entropy / seen.sum(-1)[:, None].log(), "confidence": weights.amax(-1),
                          "mean_distance_normalized": mean_distance / (distance * seen).amax(-1)[:, None]}.items():
-        np.testing.assert_allclose(found[name].mean, values.mean((0, 2)), rtol=2e-5, err_msg=name)
-        np.testing.assert_array_equal(found[name].n, 9)
+        np.testing.assert_allclose(found[name], values, rtol=2e-4, atol=2e-6, err_msg=name)
 
 
 MAPPED = {"causal": {}, "one token": {"tokens": 1}, "odd": {"tokens": 37, "keys": 67, "heads": (3, 3), "first": 3}, "one key head": {"heads": (4, 1)},

@@ -149,8 +149,8 @@ def differences(summary: Dict[str, Any], several: Sequence[Attended],
 
 
 def _metrics_missing(want: Dict[str, Any], got: Dict[str, Any], tier: str) -> List[str]:
-    """Metrics that ought to be there. Only queries and keys tell of logits; a state need not know token numbers."""
-    optional = {"qk": (), "state": ("max_logit", "induction", "duplicate_token")}.get(tier, ("max_logit",))
+    """Metrics that ought to be there. Only queries and keys tell of logits; rows need not know token numbers."""
+    optional = {"qk": (), "rows": ("max_logit", "induction", "duplicate_token")}.get(tier, ("max_logit",))
     needed = want.keys() - optional
     return [f"{name} is missing" for name in sorted(needed - got.keys())]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""long_step ENDPOINT: one step at T = 8192, unwatched and then watched as tier state; prints by how many KiB the watch
+"""long_step ENDPOINT: one step at T = 8192, unwatched and then watched as tier rows; prints by how many KiB the watch
 raised this process's peak of memory."""
 import pathlib
 import re
@@ -36,7 +36,7 @@ torch.manual_seed(1)
 model = Attention()
 step(model)
 before = peak_kib()
-with attnd.watch(model, job="long", endpoint=sys.argv[1], every=1, tier="state", wait=60.0, linger=60.0) as watch:
+with attnd.watch(model, job="long", endpoint=sys.argv[1], every=1, tier="rows", wait=60.0, linger=60.0) as watch:
     step(model)
 print(peak_kib() - before)
 assert watch.stats()["dropped"] == 0

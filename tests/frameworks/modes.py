@@ -16,7 +16,7 @@ if hasattr(torch, "func"):
     from torch.distributed import fsdp
 
 WIDTH, HEADS, WORDS, LENGTH, LAYERS, STEPS = 48, 4, 19, 12, 2, 20
-CAPTURES = {"raw": {"tier": "raw"}, "state": {"tier": "state"}, "values": {"values": True}, "gradients": {"gradients": True},
+CAPTURES = {"raw": {"tier": "raw"}, "rows": {"tier": "rows"}, "values": {"values": True}, "gradients": {"gradients": True},
             "residual": {"residual": True}, **({"accelerator": {"rows": 5}} if hasattr(torch.cpu, "Stream") else {})}
 
 

@@ -99,11 +99,11 @@ class Session:
         return {job["run"] for job in self.daemon.call("jobs") if job["job"] == self.job and job["state"] == "ended"}
 
 
-TIERS = ("raw", "state", *(("accelerator",) if hasattr(torch.cpu, "Stream") else ()))
+TIERS = ("raw", "rows", *(("accelerator",) if hasattr(torch.cpu, "Stream") else ()))
 
 
 def tier_options(tier: str, patch: Any) -> Dict[str, str]:
-    """Arguments of watch() for one of TIERS. `accelerator`: tier state by the code for one, which runs on the CPU as well,
+    """Arguments of watch() for one of TIERS. `accelerator`: tier rows by the code for one, which runs on the CPU as well,
     the reference in the kernel's place; what that leaves to tier raw travels as such."""
     if tier == "accelerator":
         patch.setattr(attnd.capture.origins, "computes", lambda device: True)
@@ -114,7 +114,7 @@ def tier_options(tier: str, patch: Any) -> Dict[str, str]:
 
 def tiers_of(kind: Kind, tier: str) -> Tuple[str, ...]:
     """As what the attention of a kind may travel then."""
-    return ("state",) if tier != "raw" else kind.tiers
+    return ("rows",) if tier != "raw" else kind.tiers
 
 
 def snapshot(model: torch.nn.Module) -> State:

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The code for tier `state` on accelerators, as far as it can be tried without one: on the CPU, whose streams are names,
+"""The code for tier `rows` on accelerators, as far as it can be tried without one: on the CPU, whose streams are names,
 and on tensors that hold nothing."""
-import functools
 import logging
-import operator
 import os
 import pathlib
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +12,6 @@ import weakref
 from collections import defaultdict
 from types import SimpleNamespace
 
-import msgpack
 import numpy as np
 import pytest
 
@@ -30,16 +25,16 @@ sys.path[:0] = [str(ROOT / "clients" / "python"), str(ROOT / "tests" / "python")
 from attnd import device  # noqa: E402
 from attnd import gpu  # noqa: E402
 from attnd.base import plan  # noqa: E402
-from attnd.capture import accelerator, calls, forwards, origins, states  # noqa: E402
+from attnd.capture import accelerator, calls, forwards, origins  # noqa: E402
 from attnd.capture.accelerator import Accelerator, OfQueries, OfWeights  # noqa: E402
 from attnd.capture.cost import Cost  # noqa: E402
-from attnd.device import arrived, finisher, launch, pooled, reference, state  # noqa: E402
-from attnd.device.entries import Entries  # noqa: E402
+from attnd.device import arrived, launch, parcel, pooled, reference  # noqa: E402
 from attnd.device.problem import Problem, Rows  # noqa: E402
 from attnd.forms import bands, mods  # noqa: E402
 from attnd.forms.seen import Queries  # noqa: E402
 from attnd.sending.sender import NotYet  # noqa: E402
-from device_grid import can_run, kernel_of, reference_stands_in  # noqa: E402
+from device_grid import can_run, launched, reference_stands_in  # noqa: E402
+from finished import finish  # noqa: E402
 from harness import wait_until  # noqa: E402
 from session import Session  # noqa: E402
 from zoo import decoder_kind, fused  # noqa: E402
@@ -89,7 +84,7 @@ def some_rows(queries, rows, device=torch.device("cpu")):
     return Rows(torch.from_numpy(here) if device.type == "cpu" else torch.empty(rows, dtype=torch.int64, device=device), here)
 
 
-KERNELS = ("row_sums", "few_keys", "key_lengths", "seen_keys", "map_cells", "mark_values", "step_of_values")
+KERNELS = ("row_sums", "few_keys", "token_keys", "key_lengths", "seen_keys", "map_cells", "mark_values", "step_of_values")
 FORMS = {
     "causal": lambda device: {}, "window": lambda device: {"window": 5, "softcap": 3.0, "first": 3, "k": torch.randn(B, HK, 2 * T + 3, D, device=device)},
     "mask": lambda device: {"mask": torch.ones(B, 1, 1, T, device=device, dtype=torch.bool)},
@@ -101,13 +96,14 @@ FORMS = {
     "rows of a mask by head": lambda device: {"rows": some_rows(T, 9, device), "mask": torch.rand(B, H, T, T, device=device) < 0.8},
     "logits of a score_mod": lambda device: {"rows": some_rows(T, 9, device), "mask": torch.randn(B, H, 9, T, device=device), "causal": False,
                                              "replaces": True, "sinks": torch.randn(H, device=device)},
+    "tokens": lambda device: {"numbers": torch.zeros(B, T, device=device, dtype=torch.int64)},
+    "tokens of rows": lambda device: {"numbers": torch.zeros(B, T, device=device, dtype=torch.int32), "rows": some_rows(T, 9, device)},
     "bf16": lambda device: {"precision": torch.bfloat16}, "cross": lambda device: {"cross": True, "causal": False}}
 
 
 @pytest.fixture(params=["triton", "reference"])
 def on_nowhere(request, monkeypatch):
     """Launches of a backend for tensors that hold nothing; the kernels themselves, which nothing can run, are left out."""
-    monkeypatch.setitem(state._bounds, NOWHERE, torch.empty(33, device=NOWHERE))
     if request.param == "triton":
         pytest.importorskip("triton")
         grid = defaultdict(lambda: lambda *given, **how: None)
@@ -135,6 +131,7 @@ def nothing(dtype, *shape):
 LAUNCHES = {
     "causal": (5, lambda heads, tokens: {}),
     "packed documents": (6, lambda heads, tokens: {"documents": nothing(torch.int64, 1, tokens), "tokens": nothing(torch.int32, 1)}),
+    "tokens": (33, lambda heads, tokens: {"numbers": nothing(torch.int64, 1, tokens)}),  # of which 26 are once a forward
     "mask of keys": (8, lambda heads, tokens: {"mask": nothing(torch.bool, 1, 1, 1, tokens)}),
     "mask": (8, lambda heads, tokens: {"mask": nothing(torch.bool, 1, 1, tokens, tokens), "causal": False}),
     "mask by head": (8, lambda heads, tokens: {"mask": nothing(torch.bool, 1, heads, tokens, tokens), "causal": False}),
@@ -163,7 +160,7 @@ def test_a_layer_is_few_launches_and_little_memory(heads, key_heads, tokens, wid
         **dict.fromkeys(KERNELS, grid)), raising=False)
     with gpu._Launches() as launches, Held() as held, torch.no_grad():
         held.keep_out(q, k, *(one for one in (given.mask, given.documents) if one is not None))
-        arrived.packed(list(computer()._queries(given, False, 64 if given.rows is None else 0).tensors.values()))
+        parcel.packed(list(computer()._queries(given, False, 64 if given.rows is None else 0).tensors.values()))
     copies = 1 + (given.rows is not None)
     assert launches.count + len(kernels) + copies <= most, (launches.count, len(kernels))
     assert held.most <= (8 << 20 if given.rows is not None else 32 * (launch._SUMS_WITH_POWERS + launch._FEW) * heads * tokens), held.most
@@ -199,7 +196,7 @@ def test_some_rows_take_little_memory_whatever_hides_keys(form, checked, on_nowh
         some = some_rows(8192, rows, NOWHERE)
         mask = seen.late_mask and seen.late_mask((slice(0, 1), slice(0, 32), some.there))
         given = asked(NOWHERE, q=seen.q, k=seen.k, group=4, precision=torch.bfloat16, causal=seen.causal, mask=mask, rows=some)
-        sent = arrived.packed(list(computer()._queries(given, checked).tensors.values()))
+        sent = parcel.packed(list(computer()._queries(given, checked).tensors.values()))
     assert held.most <= most << 20 and sent.numel() > 0, held.most / 2**20
 
 
@@ -222,8 +219,7 @@ def test_a_score_mod_takes_three_times_its_logits_at_most():
     assert held.most <= 50 << 20, held.most / 2**20
 
 
-def test_nothing_that_is_launched_for_weights_waits(monkeypatch):
-    monkeypatch.setitem(state._bounds, NOWHERE, torch.empty(33, device=NOWHERE))
+def test_nothing_that_is_launched_for_weights_waits():
     logits = torch.randn(B, H, T, T + 1, device=NOWHERE)
     given = OfWeights(logits.softmax(-1), logits, True, 0, 1, False)
     with NoAnswers(), torch.no_grad():
@@ -299,8 +295,7 @@ def held_at_most(batch, heads, length, form):
     return held.most
 
 
-def test_what_is_held_for_weights_is_little(monkeypatch):
-    monkeypatch.setitem(state._bounds, NOWHERE, torch.empty(33, device=NOWHERE))
+def test_what_is_held_for_weights_is_little():
     logits, map_of_all = torch.empty(1, 12, 2048, 2048, device=NOWHERE), torch.empty(1, 12, 2048, 2048, device=NOWHERE)
     held = Held()
     held.keep_out(logits, map_of_all)
@@ -309,22 +304,27 @@ def test_what_is_held_for_weights_is_little(monkeypatch):
     assert held.most <= HELD_MAX, held.most
 
 
-def reduced(numbers):
-    return {name: (one.n.tolist(), one.counts.sum(), one.mean.round(5).tolist()) for name, one in numbers.rows.items()}
+def reduced(rows):
+    """How many rows of each head have a metric, and its mean."""
+    return {name: (np.isfinite(one).sum((0, 2)).tolist(), np.nanmean(one, (0, 2)).round(5).tolist()) for name, one in finish(rows).items()
+            if name not in ("message", "sound", "invalid") and np.isfinite(one).any()}
+
+
+def sound(rows):
+    return finish(rows)["sound"].sum((0, 2)).tolist()
 
 
 def test_a_backend_that_returns_garbage_is_found_out_and_the_next_one_takes_over(monkeypatch, caplog):
     can_run(monkeypatch)
-    monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(lambda problem, entries: {
-        name: values + 0.01 for name, values in reference.rows(problem, entries).items()}))
-    one, given = computer(), asked()
+    monkeypatch.setattr(launch, "launched", lambda *given: launched(*given).mul_(1.01))
+    one, given, columns = computer(), asked(), reference.columns
     with caplog.at_level(logging.WARNING):
         waiting = [one.launch(given, 0), one.launch(given, 0)]
         assert [wait() for wait in waiting] == [None, None] and one.is_trusted
-        right = one.launch(given, 0)()
+        right = finish(one.launch(given, 0)())["entropy"]
         expected = reference.rows(accelerator._problem(given, slice(0, H)))
-        assert right.rows["entropy"].mean == pytest.approx(expected["entropy"].double().mean((0, 2)).numpy())
-        monkeypatch.setattr(reference, "rows", lambda *given: {name: values * 2 for name, values in expected.items()})
+        np.testing.assert_allclose(right, expected["entropy"].double().numpy(), rtol=1e-5, atol=1e-6)
+        monkeypatch.setattr(reference, "columns", lambda *given: {name: values * 2 for name, values in columns(*given).items()})
         for _ in range(accelerator.CHECKED_EVERY):
             one.launch(given, 0)()
     assert not one.is_trusted
@@ -343,13 +343,14 @@ def test_the_check_agrees_with_every_form(monkeypatch):
 
 
 def test_a_backend_that_is_wrong_in_one_head_of_one_sample_is_found_out(monkeypatch):
-    def wrong(problem, entries):
-        rows = reference.rows(problem)
-        rows["entropy"][B - 1, -1, T // 2:] += 0.1  # of the last head that is computed at once
-        return rows
+    def wrong(problem, powers):
+        room = launched(problem, powers)
+        weighted = launch.parts_of(problem, powers, room)[1].sums.view(-1, problem.batch, problem.heads, problem.queries)[2]
+        weighted[B - 1, -1, T // 2:] -= 1  # of the last head that is computed at once
+        return room
 
     can_run(monkeypatch)
-    monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(wrong))
+    monkeypatch.setattr(launch, "launched", wrong)
     monkeypatch.setattr(accelerator, "CHECKED_EVERY", 1)
     for most in (H, 1):  # heads at once
         monkeypatch.setattr(accelerator, "_heads_at_once", lambda given: most)
@@ -358,18 +359,18 @@ def test_a_backend_that_is_wrong_in_one_head_of_one_sample_is_found_out(monkeypa
 
 
 def test_a_kernel_that_does_not_run_is_left_for_good_and_said_once(monkeypatch, caplog):
-    def fails(problem, whole, again):
+    def fails(problem, powers):
         tried.append(1)
         raise RuntimeError("PassManager::run failed")
 
     tried = []
     can_run(monkeypatch)
-    monkeypatch.setattr(accelerator, "_by_kernel", fails)
+    monkeypatch.setattr(launch, "launched", fails)
     one = computer()
     with caplog.at_level(logging.WARNING):
         with pytest.raises(RuntimeError, match="PassManager"):
             one.launch(asked(), 0)
-        assert [one.launch(asked(), step)().sound.tolist() for step in (1, 2)] == [[B * T] * H] * 2
+        assert [sound(one.launch(asked(), step)()) for step in (1, 2)] == [[B * T] * H] * 2
     said = [record.getMessage() for record in caplog.records]
     assert len(tried) == len(said) == 1 and "does not run on cpu: PassManager" in said[0] and "'reference' takes over" in said[0]
 
@@ -384,7 +385,7 @@ def test_without_the_kernel_keys_are_visible_that_some_head_sees(form, at_once, 
     bias = torch.where(mask, torch.randn(1, H, T, T, generator=generator), -torch.inf)
     rows = some_rows(T, 9) if form.startswith("rows") else None
     given = asked(mask=bias if form.startswith("bias") else mask, rows=rows, causal=False)
-    found, at = computer().launch(given, 0)().rows, torch.arange(T) if rows is None else rows.there
+    found, at = finish(computer().launch(given, 0)()), torch.arange(T) if rows is None else rows.there
     logits = torch.einsum("bhid,bhjd->bhij", given.q.double(), given.k.repeat_interleave(H // HK, 1).double()) * given.scale
     logits = (logits + bias.double() if form.startswith("bias") else logits).masked_fill(~mask, -torch.inf)
     weights, seen = torch.softmax(logits, -1)[:, :, at], mask.any(1, keepdim=True)[:, :, at].expand(B, H, -1, -1)
@@ -395,8 +396,7 @@ def test_without_the_kernel_keys_are_visible_that_some_head_sees(form, at_once, 
             "entropy_normalized": -torch.xlogy(weights, weights).sum(-1) / seen.sum(-1).log(),
             "entropy_sans_first": -torch.xlogy(rest, rest).sum(-1) / seen[..., 1:].sum(-1).log(),
             "mean_distance_normalized": (weights * distance).sum(-1) / (distance * seen).amax(-1)}.items():
-        np.testing.assert_allclose(found[name].mean, values.mean((0, 2)), rtol=2e-5, err_msg=name)
-        np.testing.assert_array_equal(found[name].n, B * len(at))
+        np.testing.assert_allclose(found[name], values, rtol=2e-4, atol=2e-6, err_msg=name)
 
 
 def test_large_logits_are_not_taken_for_wrong_numbers():
@@ -406,7 +406,7 @@ def test_large_logits_are_not_taken_for_wrong_numbers():
     one = computer()
     assert all(one.launch(given, step)() is not None for step in range(3)) and one.is_trusted
     computed = one._queries(given, True)
-    check, _ = arrived.finished(computed, computed.tensors)
+    check, _ = arrived.arrived(computed, {key: tensor.numpy() for key, tensor in computed.tensors.items()})
     assert one._agrees("reference", check, given.q.device)
     check[0, 0] += 1
     assert not one._agrees("reference", check, given.q.device)
@@ -425,7 +425,7 @@ def test_nothing_is_captured_while_the_kernels_are_compiled_beside_the_training(
     monkeypatch.setattr(launch, "_interpreted", lambda: False)
     monkeypatch.setattr(launch, "_compiled", {})
     monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=Kernel(), few_keys=Kernel(), seen_keys=Kernel(), map_cells=Kernel(), key_lengths=Kernel()), raising=False)
-    monkeypatch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
+    monkeypatch.setattr(launch, "launched", launched)
     one = computer()
 
     def is_ready(**changes):
@@ -443,7 +443,7 @@ def test_nothing_is_captured_while_the_kernels_are_compiled_beside_the_training(
     with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError, match="PassManager"):
         wait_until(lambda: is_ready(causal=False), "the failure")
     assert "'triton' is not used again: the kernel does not run on cpu: PassManager" in caplog.text
-    assert one.launch(asked(causal=False), 6)().sound.tolist() == [B * T] * H
+    assert sound(one.launch(asked(causal=False), 6)()) == [B * T] * H
 
 
 @pytest.mark.parametrize("layers", [3, 16, 32])
@@ -472,7 +472,7 @@ def test_what_the_model_does_next_changes_nothing_and_nothing_of_it_is_held():
     expected = reduced(one.launch(given, 0)())
     wait = one.launch(given, 0)
     given.q.add_(1)
-    assert reduced(wait())["confidence"][:2] == expected["confidence"][:2]
+    assert reduced(wait())["confidence"] == expected["confidence"]
     wait, q = one.launch(given, 0), weakref.ref(given.q)
     del given
     assert q() is None and wait() is not None
@@ -503,24 +503,30 @@ def test_the_numbers_of_a_message_are_those_of_all_heads_together(form, at_once,
     given = asked(**FORMS[form](torch.device("cpu")))
     problem = accelerator._problem(given, slice(0, H))
     problem.sinks = given.sinks
-    entries = Entries(problem, True, torch.ones(1, 1, 1, dtype=torch.bool))
-    rows = reference.rows(problem, entries)
-    expected = entries.values(problem, rows)
+    queries = problem.queries if given.rows is None else T
+    expected = arrived.of_reference(problem, True, queries, torch.ones(1, problem.queries, dtype=torch.bool))
     reference_stands_in(monkeypatch)
     monkeypatch.setattr(launch, "looked_at", lambda problem, mask: accelerator._looked_at(given, accelerator._hides_at(given, None)))
     for whole in (True, False):
-        values = known(computer().launch(given._replace(whole=whole), 0)().values)
+        made = computer().launch(given._replace(whole=whole), 0)()
+        values = known(finish(made, given.cross)["message"])
+        wanted = expected
+        if given.mask is not None:  # keys are visible that some head sees
+            names = tuple("" if name in arrived.BY_MASK else name for name in expected.names)
+            wanted = expected._replace(names=names, places=made.places)
+        wanted = finish(wanted, given.cross)["message"]
         assert values.keys() == NUMBERS - ({"locality"} if given.cross else set()) | ({"importance"} if whole else set())
         for name, one in values.items():
-            np.testing.assert_allclose(one, expected[name].numpy(), rtol=1e-5, err_msg=name)
+            np.testing.assert_allclose(one, wanted[name], rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 def known(values):
     return {name: one for name, one in values.items() if np.isfinite(one).any()}
 
 
-def test_without_the_kernel_numbers_that_need_sums_over_weights_or_logits_are_absent():
-    assert known(computer().launch(asked(whole=True), 0)().values).keys() == {"locality", "q_norm", "k_norm"}
+def test_without_the_kernel_numbers_that_need_sums_over_logits_or_powers_are_absent():
+    names = computer().launch(asked(whole=True), 0)().names
+    assert "query_length" in names and not {"finite", "cosines", "power_3"} & set(names)
 
 
 def test_the_default_device_changes_nothing():
@@ -529,14 +535,14 @@ def test_the_default_device_changes_nothing():
     with torch.device("meta"):
         found = computer().launch(given, 0, 64)()
         problem = Problem(given.q, given.k, k_len=[T, 3], q_len=[3, T])
-    assert reduced(found) == reduced(expected) and found.values.keys() == expected.values.keys()
+    assert reduced(found) == reduced(expected) and found.names == expected.names
     np.testing.assert_array_equal(found.maps.values, expected.maps.values)
     assert problem.k_len.tolist() == [T, 3] and problem.q_len.tolist() == [3, T]
 
 
 def test_a_model_without_gradients_in_inference_mode_is_read():
     with torch.inference_mode():
-        assert computer().launch(asked(), 0)().sound.tolist() == [B * T] * H
+        assert sound(computer().launch(asked(), 0)()) == [B * T] * H
 
 
 @pytest.fixture
@@ -592,7 +598,7 @@ def test_a_capture_takes_some_rows_and_each_so_manyth_all_of_one_sample(rows, ex
 
 def test_the_device_time_of_a_capture_is_counted(monkeypatch):
     one = computer()
-    monkeypatch.setattr(arrived.Clock, "seconds", lambda clock, began, ended: 0.25)
+    monkeypatch.setattr(parcel.Clock, "seconds", lambda clock, began, ended: 0.25)
     for step in (3, 4, 5):
         one.launch(asked(), step)()
     assert one._cost._captures == {3: [0.0, 0.25], 4: [0.0, 0.25], 5: [0.0, 0.25]}
@@ -662,123 +668,19 @@ def test_threads_of_attnd_call_cuda_in_the_mode_that_lets_captures_of_graphs_be(
     assert ran.returncode == 0, ran.stderr
 
 
-# --------------------------------------------------------------------------------------- the process beside
-
-@pytest.fixture
-def beside(monkeypatch):
-    """The process that finishes, as on an accelerator."""
-    one = finisher.Finisher()
-    monkeypatch.setattr(finisher, "shared", lambda: one)
-    monkeypatch.setattr(arrived.clock_of(torch.device("cpu")), "finishes_beside", True)
-    wait_until(lambda: one.is_ready, "the process")
-    yield one
-    one.close()
-
-
-def state_of(wait):
-    then = functools.partial(states.packed, origin=states.Origin(0, 1, 0, 48), microbatch=0, heads=states.Heads(0, H), causal=True,
-                             queries=T)
-    return wait(then).data
-
-
-FINISHED = {"queries": {}, "rows": {"rows": some_rows(T, 9)}, "mask": {"mask": torch.arange(T).view(1, 1, 1, T) < 50},
-            "tokens": {"documents": torch.arange(T).expand(B, -1) // 30, "tokens": torch.tensor([60])}}
-
-
-@pytest.mark.parametrize("form", [*FINISHED, "weights"])
-def test_a_process_beside_the_training_finishes_to_the_same_bytes(form, beside, monkeypatch):
-    if form == "weights":
-        logits = torch.randn(B, H, T, T, generator=torch.Generator().manual_seed(1))
-        given = OfWeights(logits.softmax(-1), logits, False, 0, 1, False)
-    else:
-        given = asked(**FINISHED[form])
-    monkeypatch.setattr(accelerator, "_chosen", random.Random(1))
-    there = msgpack.unpackb(state_of(computer().launch(given, 0)))
-    assert beside._process.poll() is None
-    monkeypatch.setattr(arrived.clock_of(torch.device("cpu")), "finishes_beside", False)
-    assert {**msgpack.unpackb(state_of(computer().launch(given, 0))), "time_ns": 0} == {**there, "time_ns": 0}
-
-
-def test_what_fails_there_is_one_loss_and_a_process_that_dies_is_done_without(beside, caplog):
-    with pytest.raises(RuntimeError, match="TypeError: "):
-        beside.run(operator.concat, 1, data=b"cd")
-    assert beside.run(operator.concat, b"ab", data=b"cd") == b"abcd"
-    beside._process.kill()
-    with caplog.at_level(logging.WARNING):
-        assert [beside.run(operator.concat, b"ab", data=b"cd") for _ in range(3)] == [b"abcd"] * 3
-    assert [record.getMessage().count("the sender thread does it from now on") for record in caplog.records] == [1]
-    assert computer().launch(asked(), 0)() is not None
-
-
-def in_a_process(code):
-    """What a program says that has a Finisher `one`."""
-    code = f"import os, signal, time; from attnd.device import finisher; one = finisher.shared()\n{code}"
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code],
-                         capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-    assert run.stderr == ""
-    return [int(word) for word in run.stdout.split()]
-
-
-def is_gone(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def test_it_ends_with_the_training_however_that_ends():
-    """Also where a process that was forked has what belongs to the connection."""
-    pid, forked = in_a_process("""while not one.is_ready: time.sleep(0.05)
-forked = os.fork()
-if forked == 0:
-    os.closerange(0, 3)
-    time.sleep(600)
-    os._exit(0)
-print(one._process.pid, forked, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)""")
-    try:
-        wait_until(lambda: is_gone(pid), "its end")
-        assert not is_gone(forked)
-    finally:
-        os.kill(forked, signal.SIGKILL)
-
-
-def test_nothing_is_said_when_the_training_ends_before_it_is_there():
-    in_a_process("time.sleep(0.3)")
-
-
-def test_why_it_cannot_start_is_said(monkeypatch, caplog):
-    monkeypatch.setattr(sys, "path", [])
-    with caplog.at_level(logging.WARNING):
-        one = finisher.Finisher()
-        wait_until(lambda: one.is_ready, "its failure")
-    assert [record.getMessage().partition(": the sender")[0] for record in caplog.records] == [
-        "the process that finishes what is captured on an accelerator failed (ModuleNotFoundError: No module named 'attnd')"]
-    assert one.run(operator.concat, b"ab", data=b"cd") == b"abcd"
-
-
 def test_the_layers_of_a_forward_share_their_rows_and_no_others_do(monkeypatch):
     one, device = computer(), torch.device("cpu")
-    monkeypatch.setattr(arrived.clock_of(device), "stream", lambda: 1)
+    monkeypatch.setattr(parcel.clock_of(device), "stream", lambda: 1)
     drawn = [one.rows(forward, 8192, 256, device).here.tolist() for forward in ((3, 0), (3, 0), (3, 1), (4, 0))]
     assert drawn[0] == drawn[1] and len({str(rows) for rows in drawn}) == 3
-    monkeypatch.setattr(arrived.clock_of(device), "stream", lambda: 2)
+    monkeypatch.setattr(parcel.clock_of(device), "stream", lambda: 2)
     assert one.rows((4, 0), 8192, 256, device).here.tolist() != drawn[3]
-
-
-def test_a_program_that_is_no_python_is_not_started_again(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/usr/bin/blender")
-    one = finisher.Finisher()
-    wait_until(lambda: one.is_ready, "nothing")
-    assert one._process is None and one.run(operator.concat, b"ab", data=b"cd") == b"abcd"
 
 
 # --------------------------------------------------------------------------------------- the time of the training's thread
 
-CALLS_A_LAYER_MAX = 130  # of Python functions of attnd
-
-
-def test_a_captured_layer_takes_few_python_calls(stepwise, on_accelerator, monkeypatch):
+@pytest.mark.parametrize("tokens, most", [(False, 130), (True, 142)])  # Python functions of attnd
+def test_a_captured_layer_takes_few_python_calls(tokens, most, stepwise, on_accelerator, monkeypatch):
     """From the second capture of a layer on, without the kernels themselves: what depends on no number is known then."""
     calls, saw = [], forwards.Forwards.saw
     package = str(ROOT / "clients" / "python" / "attnd")
@@ -795,21 +697,21 @@ def test_a_captured_layer_takes_few_python_calls(stepwise, on_accelerator, monke
             sys.setprofile(None)
 
     launched = defaultdict(lambda: lambda *given, **how: None)
-    monkeypatch.setattr(device, "kernel", SimpleNamespace(row_sums=launched, few_keys=launched, seen_keys=launched, map_cells=launched, key_lengths=launched), raising=False)
+    monkeypatch.setattr(device, "kernel", SimpleNamespace(**dict.fromkeys(KERNELS, launched)), raising=False)
     monkeypatch.setattr(origins, "ROWS_ON_DEVICE", 4)
     monkeypatch.setattr(origins, "WHOLE_EVERY", 1 << 30)
     monkeypatch.setattr(Accelerator, "_takes_check", lambda *given: False)
-    monkeypatch.setattr(accelerator, "finish", lambda *given: (None, None))
+    monkeypatch.setattr(accelerator, "arrived", lambda *given: (None, None))
     can_run(monkeypatch)
     kind = decoder_kind("sdpa", fused, layers=2)
     with Session(stepwise) as session:
         model = kind.build()
-        watch = session.watch(model)
+        watch = session.watch(model, tokens=tokens)
         for step in range(5):
             kind.loss(model, kind.batch(step)).backward()
             watch.step()
             monkeypatch.setattr(forwards.Forwards, "saw", counted)  # not in the first step, whose layers have no names yet
-    assert len(calls) == 8 and max(calls[4:]) <= CALLS_A_LAYER_MAX, calls
+    assert len(calls) == 8 and max(calls[4:]) <= most, calls
 
 
 def test_calls_share_what_was_found_out_only_where_all_but_numbers_is_alike():

@@ -67,7 +67,7 @@ def test_padding_queries_count_only_where_nothing_tells_of_them(build, with_deco
         wait_until(lambda: len(control.summary("job", site="cross")) == 2, "both cross-attentions")
         found = sorted(control.summary("job", site="cross"), key=lambda one: one["layer"])
         maps = control.maps("job", stack="decoder", layer=0, site="cross")
-    assert {one["tier"] for one in found} <= ({"qk", "attention"} if tier == "raw" else {"state"})
+    assert {one["tier"] for one in found} <= ({"qk", "attention"} if tier == "raw" else {"rows"})
     valid = torch.arange(max(TARGETS)) < torch.tensor(TARGETS)[:, None]
     if not with_decoder_mask:
         valid = torch.ones_like(valid)

@@ -137,6 +137,17 @@ def test_no_form_spills_registers_or_needs_much_shared_memory(form, given, capab
         assert code.spilled_bytes <= 16 and code.shared <= SHARED_MAX[89], code
 
 
+@pytest.mark.parametrize("form, given", [
+    ("some rows", problem()), ("all rows", problem(sampled=False)), ("width 192", problem(width=192)), ("f32", problem(torch.float32)),
+    ("softcap and window", problem(softcap=30.0, window=1024))], ids=str)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_kernel_of_tokens_fits_the_card(form, given, capability):
+    tokens = torch.empty(1, TOKENS, dtype=torch.int64, device="meta")
+    call = launch._token_call(given, form == "all rows", tokens)
+    code = compiled((call, (*launch._tensors(given), tokens, NOWHERE, NOWHERE)), capability)
+    assert code.spilled_bytes == 0 and code.shared <= SHARED_MAX[89], code
+
+
 def beside(given, side):
     """The launches besides those two."""
     q, k, bias, documents, *_, rows, hides_at = launch._tensors(given)

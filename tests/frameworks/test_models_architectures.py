@@ -69,9 +69,9 @@ def test_layers_and_numbers_of_a_model_are_right(stepwise, caplog, found, name):
 
 
 @pytest.mark.parametrize("name", IN_TWO_TIERS)
-def test_a_model_is_right_in_tier_state_too(stepwise, name):
+def test_a_model_is_right_in_tier_rows_too(stepwise, name):
     for kind in kinds_of(name).values():
-        assert_captured(stepwise, kind, tiers=("state",), tier="state")
+        assert_captured(stepwise, kind, tiers=("rows",), tier="rows")
 
 
 def test_the_page_has_each_model():

@@ -16,12 +16,12 @@ except ImportError:
 pytest_plugins = ("one_daemon",)
 
 
-@pytest.mark.parametrize("tier, samples", [("raw", 0), ("raw", 1), ("state", 0), ("state", 2), ("accelerator", 0)])
+@pytest.mark.parametrize("tier, samples", [("raw", 0), ("raw", 1), ("rows", 0), ("rows", 2), ("accelerator", 0)])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_number_of_every_head_is_right(stepwise, kind, tier, samples, monkeypatch):
     if tier not in TIERS:
         pytest.skip("this torch has no streams of the CPU")
-    tiers = {"state": ("state",), "accelerator": ("state", *kind.tiers)}.get(tier, kind.tiers)
+    tiers = {"rows": ("rows",), "accelerator": ("rows", *kind.tiers)}.get(tier, kind.tiers)
     watch = assert_captured(stepwise, kind, name=f"{kind.name}, {tier}", samples=samples, **tier_options(tier, monkeypatch),
                             tiers=kind.tiers if kind.name == "published-by-hand" else tiers)
     assert watch.forwards.origins.accelerator.is_trusted

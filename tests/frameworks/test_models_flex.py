@@ -197,7 +197,7 @@ def assert_captured(stepwise, name, way="eager", travels_as="", options=None, **
     assert_right(f"flex-{name}-{way}", summaries, expected, (travels_as or case.tier,))
 
 
-@pytest.mark.parametrize("tier", ["raw", "state"])
+@pytest.mark.parametrize("tier", ["raw", "rows"])
 @pytest.mark.parametrize("name", CASES)
 def test_flex_attention_is_captured(stepwise, name, tier, caplog):
     assert_captured(stepwise, name, "eager", CASES[name].tier if tier == "raw" else tier, tier=tier)
@@ -208,7 +208,7 @@ def test_flex_attention_is_captured(stepwise, name, tier, caplog):
 def test_on_an_accelerator_it_is_captured_there_whatever_its_functions_do(stepwise, name, monkeypatch, caplog):
     monkeypatch.setattr(origins, "computes", lambda device: True)
     monkeypatch.setattr(mods.ScoreMod, "biased", None)  # asking for an answer would wait for the device
-    assert_captured(stepwise, name, travels_as="state")
+    assert_captured(stepwise, name, travels_as="rows")
     assert not said(caplog)
 
 
@@ -218,7 +218,7 @@ def test_a_score_mod_takes_so_many_rows_there_as_make_a_bounded_number_of_logits
         monkeypatch.setattr(origins, most, 6 * HEADS * LENGTH)
     summaries = captured(stepwise, "eager", CASES["alibi"].options(), steps=2)
     assert len(summaries) == 2 * LAYERS
-    assert {(found["tier"], found["rows"], found["rows_of"]) for found in summaries.values()} == {("state", HEADS * 6, HEADS * BATCH * LENGTH)}  # 3 of each sample
+    assert {(found["tier"], found["rows"], found["rows_of"]) for found in summaries.values()} == {("rows", HEADS * 6, HEADS * BATCH * LENGTH)}  # 3 of each sample
 
 
 @pytest.mark.parametrize("way", ["compiled", "within a compiled model"])

@@ -280,7 +280,7 @@ def test_a_long_sequence_of_documents_is_captured_by_some_of_its_rows(stepwise, 
     everywhere = tier == "accelerator"  # random rows: their mean is near that of all
     expected = entropies(model, x, slice(None) if everywhere else chosen)
     summaries = session.summaries()
-    assert len(summaries) == flexible.LAYERS and all(one["tier"] == ("state" if everywhere else "qk") for one in summaries.values())
+    assert len(summaries) == flexible.LAYERS and all(one["tier"] == ("rows" if everywhere else "qk") for one in summaries.values())
     for (_, layer), summary in summaries.items():
         metric, rows = summary["heads"]["entropy"], expected[layer[1]]
         assert metric["count"] == [256] * len(rows)
@@ -331,4 +331,4 @@ def test_absorbed_mla_is_captured(stepwise, tier, compiled, monkeypatch):
         (torch.compile(model, fullgraph=True) if compiled else model)(x).sum().backward()
         watch.step()
     expected = {(0, ("decoder", 0, "self")): [seeded(Absorbed)().double().weights(x.double())]}
-    assert_right(f"MLA, {tier}", session.summaries(), expected, ("qk" if tier == "raw" else "state",))
+    assert_right(f"MLA, {tier}", session.summaries(), expected, ("qk" if tier == "raw" else "rows",))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""With tier `state` attnd shows the maps of the heads that it makes itself of what tier `raw` sends: of every kind of model,
+"""With tier `rows` attnd shows the maps of the heads that it makes itself of what tier `raw` sends: of every kind of model,
 with what is said of them, up to the rounding of half precision."""
 import pytest
 
@@ -37,18 +37,18 @@ def maps_of(daemon, kind, tier):
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name != "published-by-hand"], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("where", ["cpu", "accelerator"])
-def test_maps_of_states_are_those_of_the_tensors(pooling, kind, where, monkeypatch):
+def test_maps_of_rows_are_those_of_the_tensors(pooling, kind, where, monkeypatch):
     """`accelerator`: by the code for one, which runs on the CPU as well; what it leaves to tier raw is not looked at."""
     raw = maps_of(pooling, kind, "raw")
     if where == "accelerator":
         if not hasattr(torch.cpu, "Stream"):
             pytest.skip("this torch has no streams of the CPU")
         monkeypatch.setattr(origins, "computes", lambda device: True)
-    state = maps_of(pooling, kind, "auto" if where == "accelerator" else "state")
-    assert raw and set(raw) == set(state)
+    made = maps_of(pooling, kind, "auto" if where == "accelerator" else "rows")
+    assert raw and set(raw) == set(made)
     for layer, expected in raw.items():
-        got = state[layer]
-        assert got["tier"] == "state" or where == "accelerator"
+        got = made[layer]
+        assert got["tier"] == "rows" or where == "accelerator"
         assert max(got["rows"], got["columns"]) <= 8
         same = set(expected) - {"job", "run", "tier", "time_ns", "values"}
         assert {key: got[key] for key in same} == {key: expected[key] for key in same}, layer

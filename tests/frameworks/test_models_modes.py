@@ -30,7 +30,7 @@ def test_a_watched_training_has_the_same_bits(stepwise, alone, caplog, monkeypat
     assert modes.same_bits(met, alone(mode, steps))
     forwards = steps * (2 if mode == "accumulation" else 1)
     expected = 0 if mode in modes.UNSEEN else modes.LAYERS * forwards
-    assert len(kinds) == expected and ("state" in kinds) == (capture in ("state", "accelerator") and expected > 0), set(kinds)
+    assert len(kinds) == expected and ("rows" in kinds) == (capture in ("rows", "accelerator") and expected > 0), set(kinds)
     assert watch.stats()["dropped"] == 0
     assert len(caplog.records) == (mode in modes.UNSEEN), caplog.text
 

@@ -202,7 +202,7 @@ def run_ranks(session, how, tmp_path, tier="raw"):
                      job=session.job)[0]
 
 
-@pytest.mark.parametrize("how, tier", [("ddp", "raw"), ("fsdp2", "raw"), ("fsdp2", "state"), ("fsdp2", "accelerator")])
+@pytest.mark.parametrize("how, tier", [("ddp", "raw"), ("fsdp2", "raw"), ("fsdp2", "rows"), ("fsdp2", "accelerator")])
 def test_two_ranks_make_one_summary(stepwise, tmp_path, how, tier):
     if how == "fsdp2":
         pytest.importorskip("torch.distributed.fsdp", reason="no FSDP in this torch").fully_shard

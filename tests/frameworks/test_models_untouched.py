@@ -43,9 +43,9 @@ def unwatched():
 
 
 OPTIONS = {"every-step": {"every": 1}, "every-10th": {"every": 10}, "parts-of-every-step": {"every": 1, "samples": 1, "rows": 7},
-           "states-of-every-step": {"every": 1, "tier": "state"}}
+           "rows-of-every-step": {"every": 1, "tier": "rows"}}
 if hasattr(torch.cpu, "Stream"):
-    OPTIONS["states-as-on-an-accelerator"] = {"every": 1, "tier": "accelerator"}
+    OPTIONS["rows-as-on-an-accelerator"] = {"every": 1, "tier": "accelerator"}
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -62,7 +62,7 @@ def test_losses_and_weights_have_the_same_bits(stepwise, unwatched, kind, option
     assert torch.equal(losses, expected_losses)
     assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
     captured = STEPS // options["every"]
-    assert len(kinds) == len(watch.layers) * captured and ("state" in kinds) == ("state" in name), set(kinds)
+    assert len(kinds) == len(watch.layers) * captured and ("rows" in kinds) == ("rows" in name), set(kinds)
 
 
 # Inductor compiles with PyTorch's headers, which Debian has in libtorch-dev.

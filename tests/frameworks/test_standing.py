@@ -44,7 +44,7 @@ def assert_rows_are_exact(heads, weights):
     np.testing.assert_allclose(heads["confidence"], weights.max(-1).mean((0, 2)), atol=1e-4)
 
 
-@pytest.mark.parametrize("tier", ["raw", "state"])
+@pytest.mark.parametrize("tier", ["raw", "rows"])
 def test_a_class_token_stands_at_the_first_position(results, daemon, tier):
     heads, weights = heads_of(results, daemon, Attention(lambda x: x[:, :1], lambda x: x), tier=tier)
     assert_rows_are_exact(heads, weights)
@@ -52,7 +52,7 @@ def test_a_class_token_stands_at_the_first_position(results, daemon, tier):
     np.testing.assert_allclose(heads["diagonal"], weights[..., 0].mean((0, 2)), atol=1e-4)
 
 
-@pytest.mark.parametrize("tier", ["raw", "state"])
+@pytest.mark.parametrize("tier", ["raw", "rows"])
 @pytest.mark.parametrize("keys", [lambda x: x[:, ::3], lambda x: x.unflatten(1, (4, 3)).mean(2)], ids=["strided", "pooled"])
 def test_rows_of_keys_that_are_no_positions_have_no_neighbours(results, daemon, keys, tier):
     heads, weights = heads_of(results, daemon, Attention(lambda x: x, keys), tier=tier)

@@ -19,6 +19,7 @@ sys.path[:0] = [str(PACKAGE), str(PACKAGE / "examples")]
 
 import attnd  # noqa: E402
 from attnd.base import limits  # noqa: E402
+from attnd.sending.rows import Rows  # noqa: E402
 
 WAIT_S = 60.0
 # A process may stand still for longer than a publisher lingers by default: then what it sends last would be lost.
@@ -177,6 +178,16 @@ def watched(daemon):
 def uniform(batch=2, heads=3, queries=4, keys=4, dtype=np.float32):
     """Attention weights whose rows are uniform."""
     return np.full((batch, heads, queries, keys), 1.0 / keys, dtype=dtype)
+
+
+def uniform_rows(heads=2, queries=3, keys=3):
+    """The sums of the rows of such weights, of one sample."""
+    p, ones = np.arange(queries), np.ones(queries)
+    distances = abs(p[:, None] - np.arange(keys))
+    sums = {"largest": 0 * p, "total": (keys - 1) * ones, "weighted": 0 * p, "distance": distances[:, 1:].sum(1), "first": 0 * p}
+    places = [p, min(queries, keys) * ones, 0 * p, ones, keys * ones, distances.max(1), ones, 0 * p]
+    of_heads = np.repeat(np.array(list(sums.values()), np.float32)[:, None, None], heads, 2)
+    return Rows(tuple(sums), of_heads, np.array(places, np.int32)[:, None], queries, keys)
 
 
 def free_endpoint():

@@ -16,9 +16,12 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "kernels"))
 import formulas  # noqa: E402
 from attnd.base.hidden import hidden_at
 from attnd.capture import accelerator  # noqa: E402
-from attnd.device import arrived, launch, reference, state, visible  # noqa: E402
-from attnd.device.entries import Entries, norms  # noqa: E402
-from attnd.device.problem import Problem  # noqa: E402
+from attnd.device import launch, pooled, reference, visible  # noqa: E402
+from attnd.device.arrived import of_reference  # noqa: E402
+from attnd.device.problem import Problem, norms  # noqa: E402
+from attnd.device.sums import COLUMNS, EMPTY, FEW_COLUMNS, POWERS  # noqa: E402
+from attnd.device.visible import valid_rows  # noqa: E402
+from finished import finish  # noqa: E402
 
 NO_TOKENS = [name for name in formulas.ROW_METRICS if name not in ("induction", "duplicate_token")]
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -202,13 +205,12 @@ def agree(found, q, k, words, without=()):
         assert (error <= bound).all(), f"{name}: off by {error.max()}, {(error / bound).max()} of what is allowed"
 
 
-def message(q, k, words, rows):
-    """The numbers of a message by a backend, name -> [H]."""
+def message(q, k, words, made=of_reference):
+    """The numbers that attnd makes of the sums of a backend: of rows as agree() wants them, and of a message, name -> [H]."""
     problem = Problem(q, k, **words)
-    valid = state.valid_rows(problem)
-    entries = Entries(problem, True, valid)
-    found = rows(problem, entries)
-    return entries.values(problem, found)
+    found = finish(made(problem, True, problem.queries, valid_rows(problem).any(1)), problem.cross)
+    nothing = np.full(found["entropy"].shape, np.nan)
+    return {name: torch.as_tensor(found.get(name, nothing)).float() for name in NO_TOKENS}, found["message"]
 
 
 def agree_of_message(found, q, k, words):
@@ -229,7 +231,6 @@ def agree_of_message(found, q, k, words):
             bound = 1e-5 * np.maximum(1, np.abs(np.nan_to_num(want))) + 1e-5 * size + delta
             if name in ("std", "std_logit"):
                 bound = 1e-3 * (largest if name == "std" else np.nan_to_num(want)) + delta
-        got = got.double().cpu().numpy()
         assert (np.isnan(got) == np.isnan(want)).all(), f"{name}: {got} instead of {want}"
         assert (np.nan_to_num(np.abs(got - want)) <= bound).all(), f"{name}: {got} instead of {want}, {bound}"
 
@@ -250,16 +251,38 @@ def reference_stands_in(patch):
         return visible.looked_at(allowed, problem.queries, problem.keys)
 
     can_run(patch)
-    patch.setattr(accelerator, "_by_kernel", kernel_of(reference.rows))
+    patch.setattr(launch, "launched", launched)
+    patch.setattr(launch, "of_tokens", of_tokens)
     patch.setattr(launch, "looked_at", looked_at)
     patch.setattr(launch, "hides_at", lambda problem, mask: hidden_at(mask))
+    patch.setattr(launch, "maps", lambda p, left, side, shown: pooled.of_queries(
+        p, 0, side, None, None if shown is None else shown.queries[None]).values)
 
 
-def kernel_of(rows):
-    """Stands in for the kernels: rows(problem, entries), on the CPU."""
-    def by_kernel(problem, whole, again):
-        tensors = {"q": norms(problem.taken().q), "k": norms(problem.k), **({} if again is None else {"again": again.numbers})}
-        left = arrived.Left(b"", None, again, whole)
-        return arrived.Block(tensors, lambda here, meaning: left.numbers(
-            problem, (here["q"], here["k"]), lambda entries: rows(problem, entries), here, meaning))
-    return by_kernel
+def of_tokens(p, powers, tokens, room):
+    """The same of the kernel for tokens, in float64."""
+    one, at, j = p.taken(), p.position(torch.arange(p.queries)), torch.arange(p.keys)
+    s = p.scale * torch.einsum("bhid,bhjd->bhij", one.q.double(), p.k.double().repeat_interleave(p.group, 1))
+    s = p.softcap * torch.tanh(s / p.softcap) if p.softcap else s
+    seen = (j <= at[:, None] if p.causal else torch.ones(len(at), p.keys, dtype=torch.bool)) & (j > 0)
+    s = s.masked_fill(~(seen & (j > at[:, None] - p.window) if p.window else seen), -torch.inf)
+    e = torch.exp(s - s.amax(-1, keepdim=True)).nan_to_num()
+    earlier = (tokens[:, None] == tokens[:, at][..., None]) & (j < at[:, None])
+    follows = torch.nn.functional.pad(earlier[..., :-1], (1, 0))
+    return torch.stack([(e * one[:, None]).sum(-1) for one in (earlier, follows)]).float()
+
+
+def launched(p, powers):
+    """What the kernels leave, by the reference."""
+    room, left, of_keys = launch.parts_of(p, powers)
+    one = p if p.first is not None else visible.placed(p)
+    found = reference.columns(one, True, powers)
+    shape, names = (p.batch, p.heads, p.queries), (*COLUMNS, *(POWERS if powers else ()))
+    if p.bias is not None or p.documents is not None:
+        key = torch.zeros(shape) if one.first is None else one.first[:, None].expand(shape)
+        found["apart"] = torch.where(found["with_first"] > 0, key, -2 - key)  # of one that is not there nothing is in the sums
+    for into, wanted in ((left.sums, names), (left.few, FEW_COLUMNS)):
+        rows = [found.get(name, torch.full(shape, EMPTY.get(name, 0.0))) for name in wanted]
+        into.copy_(torch.stack(rows).float().flatten())
+    of_keys.copy_(norms(p.k))
+    return room

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A seen attention as a message: what travels means what the model computed, and its numbers, which travel instead with
-tier `state`, are those of the same words."""
+"""A seen attention as a message: what travels means what the model computed, and the sums of its rows, which travel instead
+with tier `rows`, have the numbers of the same words."""
 import itertools
 import math
+import re
 import sys
 from types import SimpleNamespace
 
@@ -12,15 +13,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from attnd.base.plan import EVERYTHING, Plan, some
-from attnd.capture import accelerator, states
+from attnd.capture import accelerator, rows as of_rows
 from attnd.capture.calls import Context, beyond_device, parts
 from attnd.capture.cost import Cost
+from attnd.device.sums import COLUMNS, FEW_COLUMNS, POWERS
 from attnd.forms import interface, mods
 from attnd.forms.seen import NotCaptured, Queries, Share, Weights, heads_of, queries_of, sees_ahead
 from attnd.sending.devices import HeldCopy, HostCopy
-from attnd.sending.layer_state import reduce_rows
+from attnd.sending.rows import Rows
 from conftest import ROOT
 from device_grid import reference_stands_in
+from finished import finish
 
 sys.path.append(str(ROOT / "tests" / "kernels"))
 import formulas  # noqa: E402
@@ -62,85 +65,75 @@ def message_of(seen, *given, **options):
 def messages(seen, plan=EVERYTHING, step=0, share=Share(), context=Context(), layer=LAYER):
     if plan.samples:
         context = context._replace(samples=some(range(plan.samples), queries_of(seen)[0]))
-    found = [(lambda captured: (captured.keys(layer), {t[0]: frame for t, frame in zip(
-        captured.frames.described, captured.frames.copies())}))(part.make(layer))
-             for part in cut(seen, plan, step, share, context)]
-    context = context._replace(state=states.Origin(0, step, 0, 48))
-    values = []
-    for message, part in zip(found, cut(seen, plan, step, share, context)):
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(states, "captured", lambda measured, *where: (measured, *where))
-            made = part.make(layer)
-            says_the_same(made, message, layer)
-            values.append(made[0].values)
+    found = [made_of(part, layer) for part in cut(seen, plan, step, share, context)]
+    context = context._replace(sums=of_rows.Origin(step))
+    values = [says_the_same(made_of(part, layer), message, layer, queries_of(seen)[1])
+              for message, part in zip(found, cut(seen, plan, step, share, context))]
     if hasattr(torch.cpu, "Stream"):  # as on an accelerator
         computer = accelerator.Accelerator("job", Cost())
-        context = context._replace(state=states.Origin(0, step, 0, 48, 0, computer, layer[2] == "cross"))
+        context = context._replace(sums=of_rows.Origin(step, 0, computer, layer[2] == "cross"))
         mask = getattr(seen, "mask", None)
         by_head = mask is not None and mask.dtype == torch.bool and mask.dim() > 2 and mask.shape[-3] > 1  # device_kernel.py has these
         if beyond_device(seen, plan, layer[2] == "cross", context) is None and not by_head:
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(states, "packed", lambda numbers, **where: states.Packed((numbers, *where.values()), numbers.shape, None))
-                patched.setattr(states, "message", lambda data, *where: data)
                 reference_stands_in(patched)
                 patched.setattr(accelerator, "strata",  # the rows that the message has
                                 lambda queries, rows: np.arange(queries)[plan.row_slice(step, queries)])
                 for message, part, on_cpu in zip(found, cut(seen, plan, step, share, context), values):
-                    made = part.make(layer)
-                    adds_up_to_the_same(made, message, layer)
-                    says_the_same_of_a_message(made[0].values, on_cpu)
+                    says_the_same_of_a_message(says_the_same(made_of(part, layer), message, layer, queries_of(seen)[1]), on_cpu)
             assert computer._trusted == ["triton", "reference"]
     return found
 
 
-def adds_up_to_the_same(state, message, layer):
-    """The moments and counts of a state are those of the rows that a message tells."""
-    numbers, _, microbatch, heads, _, _ = state
-    rows, sound, query = rows_of(message, layer)
-    valid = np.broadcast_to(query[:, None], sound.shape)
-    assert (numbers.sound == sound.sum((0, 2))).all() and (numbers.invalid == (valid & ~sound).sum((0, 2))).all()
-    assert numbers.shape == weights_of(message).shape and (microbatch, heads) == about(message)
-    for name in rows.keys() - {"induction", "duplicate_token", "max_logit"}:
-        expected = reduce_rows(rows[name].transpose(1, 0, 2).reshape(sound.shape[1], -1))
-        if not expected.n.any():
-            assert name not in numbers.rows or not numbers.rows[name].n.any()
-            continue
-        for field in ("n", "mean", "low", "high"):
-            np.testing.assert_allclose(getattr(numbers.rows[name], field), getattr(expected, field), rtol=2e-4, atol=2e-4,
-                                       err_msg=f"{name}.{field}")
-        assert (numbers.rows[name].counts.sum(1) == expected.n).all()
+def made_of(part, layer):
+    """(keys, {name: array}) of the message of a part."""
+    captured = part.make(layer)
+    return captured.keys(layer), {one[0]: frame for one, frame in zip(captured.frames.described, captured.frames.copies())}
+
+
+def sums_of(made):
+    """The Rows that a message of them has."""
+    keys, tensors = made
+    return Rows(tuple(keys["sums"]), tensors["sums"], tensors["places"], keys["queries"], keys["keys"], keys.get("causal", False),
+                tensors.get("key_lengths"), tensors.get("sinks"), keys.get("weights"), keys.get("learned_sink", False), keys.get("local_window", 8))
 
 
 def says_the_same_of_a_message(values, on_cpu):
     """The numbers of a message are those that the sender thread computes."""
     known = {name: one for name, one in values.items() if np.isfinite(one).any()}
-    assert known.keys() == {name for name, one in on_cpu.items() if torch.isfinite(one).any()}
+    assert known.keys() == {name for name, one in on_cpu.items() if np.isfinite(one).any()}
     for name, one in known.items():
-        np.testing.assert_allclose(one, on_cpu[name].numpy(), rtol=2e-4, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(one, on_cpu[name], rtol=2e-4, atol=2e-5, err_msg=name)
 
 
-def about(message):
+def about(message, heads):
     keys, _ = message
-    heads = weights_of(message).shape[1]
-    return keys.get("microbatch", 0), (keys.get("head_offset", 0), keys.get("heads_total", heads))
+    return keys.get("microbatch", 0), (keys.get("head_offset", 0), keys.get("heads_total", heads)), {
+        name: keys.get(name) for name in ("sample", "sample_stride", "batch")}
 
 
-def says_the_same(state, message, layer):
-    """The rows of a state are those that a message tells."""
-    measured, _, microbatch, heads, causal, queries = state
-    expected, _, query = rows_of(message, layer)
-    assert (measured.valid == query).all() and measured.keys == weights_of(message).shape[3]
-    assert causal == message[0].get("causal", False) and (microbatch, heads) == about(message)
-    assert queries >= measured.valid.shape[-1]
-    assert ("importance" in measured.values) <= (heads.total == weights_of(message).shape[1])
-    needed = {name for name, values in expected.items() if np.isfinite(values).any()}
-    assert needed - set(measured.rows) <= {"induction", "duplicate_token"}
-    for name in measured.rows.keys() - {"max_logit"}:
-        np.testing.assert_allclose(measured.rows[name].numpy(), expected[name], rtol=2e-4, atol=2e-4, err_msg=name)
-    if measured.values:
+def says_the_same(made, message, layer, queries):
+    """The rows whose sums were made are those that a message tells, of a call of so many queries. Their numbers of a message."""
+    rows, (expected, sound, query) = sums_of(made), rows_of(message, layer)
+    _, heads, count, keys = weights_of(message).shape
+    valid = np.broadcast_to(query[:, None], sound.shape)
+    assert rows.keys == keys and rows.queries == queries >= count and rows.sums.shape[1:] == sound.shape
+    assert rows.causal == message[0].get("causal", False) and about(made, heads) == about(message, heads)
+    whole = made[0].get("heads_total", heads) == heads and count == queries
+    assert ("power_7" in rows.names) <= whole
+    found = finish(rows, layer[2] == "cross", whole)
+    values = found.pop("message")
+    assert (found.pop("sound") == sound).all() and (found.pop("invalid") == (valid & ~sound)).all()
+    needed = {name for name, one in expected.items() if np.isfinite(one).any()}
+    assert needed - {name for name, one in found.items() if np.isfinite(one).any()} <= {"induction", "duplicate_token"}
+    for name in found.keys() - {"max_logit"}:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=2e-4, err_msg=name)
+    assert bool(values) == (rows.weights is None)
+    if values:
         for name, value in values_of(message, layer).items():
-            if name in measured.values:
-                np.testing.assert_allclose(measured.values[name].numpy(), value, rtol=2e-4, atol=2e-5, err_msg=name)
+            if name in values:
+                np.testing.assert_allclose(values[name], value, rtol=2e-4, atol=2e-5, err_msg=name)
+    return values
 
 
 def values_of(message, layer):
@@ -243,6 +236,18 @@ def test_padding_whose_rows_were_opened_counts_as_no_rows(form, side, packed, ca
     check(message, truth(Q, K, there[:, None].numpy()))
 
 
+def test_attnd_knows_every_sum_that_is_sent_and_gets_those_that_it_needs():
+    known = re.findall(r'^ROW_SUM\(\w+, "(\w+)", (true|false)', (ROOT / "proto" / "row_sum.def").read_text(), re.M)
+    needed, sent = {name for name, is_needed in known if is_needed == "true"}, {*COLUMNS, *FEW_COLUMNS, *POWERS}
+    logits = Q @ K.transpose(2, 3)
+    for seen in (Queries(Q, K), Queries(Q, K, random(1, H, T, T)), Weights(logits.softmax(-1), logits)):
+        part, = cut(seen, EVERYTHING, 0, Share(), Context(tokens=HostCopy(torch.arange(B * T).view(B, T)), sums=of_rows.Origin(0)))
+        names = sums_of(made_of(part, LAYER)).names
+        assert needed <= set(names)
+        sent.update(names)
+    assert needed and sent - {""} <= {name for name, _ in known}
+
+
 @pytest.mark.parametrize("shape", [(H, 1, T), (1, H, T, T), (B, 1, T, T), (T, T), (T,)])
 def test_a_bias_travels_as_weights(shape):
     bias = random(*shape, seed=2)
@@ -264,13 +269,11 @@ def test_importance_of_padded_samples_with_a_bias_is_the_same_in_both_tiers():
     bias = random(1, H, T, T, seed=2)
     seen = Queries(Q, K, bias.masked_fill(~torch.from_numpy(there)[:, None, None], torch.finfo(torch.float32).min))
     _, tensors = message_of(seen)
-    state = Context(state=states.Origin(0, 0, 0, 48))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(states, "captured", lambda measured, *where: measured)
-        measured = cut(seen, EVERYTHING, 0, Share(), state)[0].make(LAYER)
+    part, = cut(seen, EVERYTHING, 0, Share(), Context(sums=of_rows.Origin(0)))
+    measured = finish(sums_of(made_of(part, LAYER)))["message"]
     zeros = np.where(there[:, None, :, None], truth(Q, K, there[:, None, None], bias.numpy()), 0)
     expected = formulas.importance(zeros)[0]
-    np.testing.assert_allclose(measured.values["importance"], expected, rtol=1e-5)
+    np.testing.assert_allclose(measured["importance"], expected, rtol=1e-5)
     np.testing.assert_allclose(formulas.importance(tensors["weights"])[0], expected, rtol=1e-5)
 
 

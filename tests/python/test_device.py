@@ -6,22 +6,23 @@ import os
 import re
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
-import msgpack
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import attnd  # noqa: E402
-from attnd.device import reference, state, visible, weights  # noqa: E402
-from attnd.sending import layer_state  # noqa: E402
+from attnd.device import reference, visible, weights  # noqa: E402
 from conftest import PACKAGE  # noqa: E402
 from attnd.base.masks import describe  # noqa: E402
 from attnd.capture.padding import valid_queries  # noqa: E402
 from attnd.device.problem import Problem  # noqa: E402
-from device_grid import MASKS, NO_TOKENS, SHAPES, VALUES, agree, agree_of_message, make, message, problems, truth  # noqa: E402
+from attnd.sending.devices import DTYPE_NAMES  # noqa: E402
+from attnd.sending.rows import Rows  # noqa: E402
+from finished import finish  # noqa: E402
+from device_grid import formulas, MASKS, NO_TOKENS, SHAPES, VALUES, agree, agree_of_message, make, message, problems, truth  # noqa: E402
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -81,9 +82,9 @@ def test_padding_on_the_left_is_no_first_token():
     padded = attnd.device.row_statistics(q, k, causal=True, bias=(torch.arange(24) >= 9).view(1, 1, 1, 24))
     for name in ("first_token", "entropy_sans_first", "entropy"):
         torch.testing.assert_close(padded[name][:, :, 9:], whole[name], equal_nan=True, msg=lambda m: f"{name}: {m}")
-    states = [msgpack.unpackb(attnd.device.layer_state(*one, causal=True, **more), strict_map_key=False)["rows"]
-              for one, more in (((q[:, :, 9:], k[:, :, 9:]), {}), ((q, k), {"bias": (torch.arange(24) >= 9).view(1, 1, 1, 24)}))]
-    assert states[0] == states[1] == 4 * 15
+    counted = [finish(attnd.device.rows(*one, causal=True, **more))["sound"].sum()
+               for one, more in (((q[:, :, 9:], k[:, :, 9:]), {}), ((q, k), {"bias": (torch.arange(24) >= 9).view(1, 1, 1, 24)}))]
+    assert counted[0] == counted[1]
 
 
 def test_a_sink_does_not_focus_the_head_beside_it():
@@ -123,22 +124,18 @@ BAD_ARGUMENTS = [
     ({"q_offset": torch.ones(2)}, "q_offset = tensor"), ({"q": torch.zeros(1, 4, 5, 16, device="meta")}, "q on device meta"),
     ({"bias": torch.zeros(5, 5, device="meta")}, "bias on device meta"),
     ({"k": torch.zeros(1, 2, 5, 16).to_sparse()}, "k is sparse"), ({"bias": torch.eye(5).to_sparse()}, "bias is sparse")]
-BAD_POSITIONS = [
-    ({"step": "a"}, "step = 'a': must be an integer"), ({"step": -1}, "step = -1: must be 0 to"), ({"step": 2**70}, "step = 1180"),
-    ({"epoch": 1.5}, "epoch = 1.5"), ({"microbatch": None}, "microbatch = None"), ({"rank": -1}, "rank = -1"),
-    ({"time_ns": 2**64}, "time_ns = "), ({"heads": "2"}, "heads = '2'"), ({"head_offset": -1}, "head_offset = -1"),
-    ({"buckets": 0}, "buckets = 0"), ({"step": np.arange(2)}, "step = array")]
+BAD_COUNTS = [({"heads": "2"}, "heads = '2'"), ({"heads": 3}, "heads = 3: must be 4 to"), ({"sampled_of": 4}, "sampled_of = 4: must be 5 to")]
 
 
 @pytest.mark.parametrize("name, wrong, said", [*(("row_statistics", *one) for one in BAD_ARGUMENTS),
-                                               *(("layer_state", *one) for one in BAD_POSITIONS)])
-def test_bad_arguments_and_positions_are_named(name, wrong, said):
+                                               *(("rows", *one) for one in BAD_COUNTS)])
+def test_bad_arguments_and_counts_are_named(name, wrong, said):
     right = {"q": torch.zeros(1, 4, 5, 16), "k": torch.zeros(1, 2, 5, 16)}
     with pytest.raises(ValueError, match=re.escape(said)):
         getattr(attnd.device, name)(**{**right, **wrong})
 
 
-@pytest.mark.parametrize("name", ["layer_state", "pooled_maps", "lse_statistics"])
+@pytest.mark.parametrize("name", ["rows", "pooled_maps", "lse_statistics"])
 def test_bad_arguments_of_the_other_functions_are_named(name):
     function = getattr(attnd.device, name)
     q = torch.zeros(1, 2, 5, 8)
@@ -149,10 +146,10 @@ def test_bad_arguments_of_the_other_functions_are_named(name):
         function(q.numpy(), q, **more)
     with pytest.raises(ValueError, match="k on device meta"):
         function(q, q.to("meta"), **more)
-    if name != "layer_state":
+    if name != "rows":
         with pytest.raises(TypeError, match=f"^{name}\\(\\) has no argument 'backend'"):
             function(q, q, backend="auto", **more)
-    if name != "pooled_maps":
+    if name == "lse_statistics":
         with pytest.raises(ValueError, match="lse of type list"):
             function(q, q, lse=[1.0])
 
@@ -175,11 +172,11 @@ def test_no_tail_mass_is_below_zero(dtype):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("shape", [(1, 2, 1, 8), (3, 4, 1, 8), (2, 2, 7, 8)])
-def test_a_state_warns_of_nothing(shape):
+def test_making_rows_warns_of_nothing(shape):
     q = torch.randn(shape)
     torch.set_warn_always(True)  # what was said once before, too
     try:
-        assert attnd.device.layer_state(q, q)
+        assert attnd.device.rows(q, q)
     finally:
         torch.set_warn_always(False)
 
@@ -192,8 +189,7 @@ def test_the_default_dtype_does_not_reach_it(default):
     lse = {"lse": s.logsumexp(-1), "max_logit": s.amax(-1)}
 
     def all_of_it():
-        return (attnd.device.layer_state(q, k, time_ns=1, **words), attnd.device.row_statistics(q, k, **words),
-                attnd.device.lse_statistics(q, k, **lse, **words), message(q, k, words, reference.rows))
+        return (attnd.device.rows(q, k, **words), attnd.device.row_statistics(q, k, **words), attnd.device.lse_statistics(q, k, **lse, **words))
 
     expected = all_of_it()
     torch.set_default_dtype(default)
@@ -201,7 +197,8 @@ def test_the_default_dtype_does_not_reach_it(default):
         found = all_of_it()
     finally:
         torch.set_default_dtype(torch.float32)
-    assert found[0] == expected[0]
+    np.testing.assert_array_equal(found[0].sums, expected[0].sums)
+    np.testing.assert_array_equal(found[0].places, expected[0].places)
     for got, want in zip(found[1:], expected[1:]):
         assert set(got) == set(want)
         for name, value in want.items():
@@ -250,84 +247,63 @@ def test_the_precision_of_products_is_the_highest_within_and_then_as_before(choi
         torch.set_float32_matmul_precision("highest")
 
 
-def test_buckets_are_those_of_the_daemon_bit_for_bit():
-    rng = np.random.default_rng(3)
-    bounds = np.float32(2.0) ** (np.arange(-1290, 1291) / 32)
-    near = np.concatenate([np.nextafter(bounds, np.float32(0)), bounds, np.nextafter(bounds, np.float32(np.inf))])
-    values = np.concatenate([near, -near, [0, 1e-38, 3e38], rng.integers(0, 0x7F800000, 10**6).astype(np.uint32).view("f4")])
-    values = values.astype(np.float32)
-    found = state.bucket_keys(torch.as_tensor(values))
-    assert (found.numpy() == layer_state.bucket_keys(values)).all()
-
-
-def test_rows_are_reduced_as_on_the_host():
-    q, k, words = make("sinks softcap bias causal window offset lengths", "infinities", SHAPES[1], "f32")
-    rows = attnd.device.row_statistics(q, k, **words)
-    reduced = state.reduce_rows(rows)
-    for name, values in rows.items():
-        found = reduced[name]
-        expected = layer_state.reduce_rows(values.double().numpy().transpose(1, 0, 2).reshape(values.shape[1], -1))
-        for field in ("n", "low", "high", "counts"):
-            assert np.array_equal(getattr(found, field), getattr(expected, field)), (name, field)
-        assert found.first == expected.first or not expected.n.any()
-        assert found.mean == pytest.approx(expected.mean, rel=1e-12) and found.m2 == pytest.approx(expected.m2, rel=1e-9)
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("mask", MASKS)
+def test_the_sums_of_rows_have_the_numbers_of_rows_and_of_a_message(mask, values):
+    for shape, dtype in problems(mask, values):
+        q, k, words = make(mask, values, shape, dtype)
+        found, of_message = message(q, k, words)
+        agree(found, q, k, words)
+        agree_of_message(of_message, q, k, words)
 
 
 @pytest.mark.parametrize("values", ["plain", "infinities"])
 @pytest.mark.parametrize("mask", MASKS)
-def test_a_state_counts_its_rows_and_those_without_numbers(mask, values):
+def test_rows_say_which_of_them_count(mask, values):
     for shape, dtype in problems(mask, values, ("f32",)):
         q, k, words = make(mask, values, shape, dtype)
         expected, _ = truth(q, k, words)
-        found = msgpack.unpackb(attnd.device.layer_state(q, k, step=7, rank=3, **words))
+        found = finish(attnd.device.rows(q, k, **words), words["cross"])
         exists = np.isfinite(expected["entropy"])
-        invalid = (expected["valid"] & ~exists).sum((0, 2))
-        assert found["rows"] == exists.sum() and found["invalid_rows"] == invalid.sum()
-        assert found.get("heads_invalid_rows", [0] * shape[1]) == list(invalid)
-        assert [name for name in found["metrics"] if name in layer_state.ROW_METRICS and name != "entropy"] == [
-            name for name in layer_state.ROW_METRICS if name in expected and np.isfinite(expected[name]).any()
-            and name != "entropy"]
+        assert (found["sound"] == exists).all() and (found["invalid"] == (expected["valid"] & ~exists)).all()
 
 
-@pytest.mark.parametrize("values", VALUES)
-@pytest.mark.parametrize("mask", MASKS)
-def test_the_numbers_of_a_message_agree_with_numpy(mask, values):
-    for shape, dtype in problems(mask, values, ("f32", "f64")):
-        q, k, words = make(mask, values, shape, dtype)
-        agree_of_message(message(q, k, words, reference.rows), q, k, words)
+def test_rows_of_a_part_of_a_layer_have_no_powers():
+    q = torch.randn(1, 2, 6, 8)
+    assert "power_7" in attnd.device.rows(q, q).names
+    for part in ({"heads": 4}, {"sampled_of": 12}, {"q_stride": 2}):
+        assert "power_3" not in attnd.device.rows(q, q, **part).names
 
 
-def test_a_state_is_that_of_its_rows():
-    q, k, words = make("causal lengths", "plain", SHAPES[1], "f32")
-    rows = attnd.device.row_statistics(q, k, **words)
-    del rows["sink_deficit"]
-    about = {"epoch": 1, "step": 7, "rank": 3, "time_ns": 5, "causal": True, "head_offset": 2}
-    state = layer_state.LayerState(8)
-    state.add(rows, keys=33, row_sum_error=0.0, **about)
-    expected = msgpack.unpackb(state.pack())
-    found = msgpack.unpackb(attnd.device.layer_state(q, k, heads=8, **{**about, **words}))
-    for name in expected:
-        if name not in ("heads", "metrics", "invalid_rows", "heads_invalid_rows"):
-            assert found[name] == expected[name], name
-    count = len(layer_state.ROW_METRICS)
-    rows_of = (1 << count) - 1
-    assert found["metrics"][:count] == expected["metrics"] + [None] * (count - len(expected["metrics"]))
-    for one, other in zip(found["heads"], expected["heads"]):
-        assert [int.from_bytes(head[:16], "little") & rows_of for head in (one, other)] == [int.from_bytes(other[:16], "little")] * 2
-
-
-def test_a_sample_of_padding_leaves_the_sums_of_the_others_be():
-    maps = torch.full((2, 1, 4, 4), 0.25)
-    maps[0, 0, 0] *= 1.5
-    for q_len, expected in (([4, 0], 0.5), ([0, 4], 0.0), ([0, 0], float("nan"))):
-        found = weights.rows(maps, weights.Words(q_len=torch.tensor(q_len)))
-        assert float(found.row_sum_error) == pytest.approx(expected, nan_ok=True)
-
-
-def test_a_state_that_is_told_no_time_is_of_now():
-    began = time.time_ns()
-    made = msgpack.unpackb(attnd.device.layer_state(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4)))
-    assert began <= made["time_ns"] <= time.time_ns()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("sink", [False, True])
+def test_the_sums_of_weights_have_the_numbers_of_these(dtype, sink):
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 3, (2, 3, 14, 14))
+    tokens = rng.integers(0, 4, (2, 14))
+    allowed = np.broadcast_to(np.tril(np.ones((14, 14), bool)), (2, 14, 14)).copy()
+    allowed[1, :, 0] = False  # another first key; its first row sees none
+    allowed[1, 9:] = False
+    e = np.exp(np.where(allowed[:, None], logits, -np.inf))
+    maps = torch.as_tensor(np.nan_to_num(e / (e.sum(-1, keepdims=True) + (1 if sink else 0)))).to(dtype)
+    maps[0, 1, 3, 2] = float("nan")
+    maps[0, 2, 5, 1] += 0.5
+    words = weights.Words(mask=torch.as_tensor(allowed))
+    found = weights.columns(maps, words, torch.as_tensor(tokens))
+    found = finish(Rows(tuple(found.of_rows), torch.stack(list(found.of_rows.values())).numpy(), found.places.numpy(), 14, 14,
+                        weights=DTYPE_NAMES[dtype], learned_sink=sink), whole=False)
+    given = maps.double().numpy()
+    case = SimpleNamespace(weights=given, is_self=True, causal=False, window=0, q_offset=0, q_stride=1, q_len=None, k_len=None, mask=allowed,
+                           documents=None, tokens=tokens, learned_sink=sink, dtype={torch.float64: "f64", torch.float32: "f32"}.get(dtype, "bf16"),
+                           dropout=False)
+    with np.errstate(all="ignore"):
+        sound, _, _ = formulas.judge(case, given)
+        assert (found["sound"] == sound).all() and sound.sum() > 60
+        for name, (value, exists) in formulas.row_values(case, given, 8).items():
+            want = np.where(np.broadcast_to(exists, sound.shape) & sound & np.isfinite(value), value, np.nan)
+            got = found.get(name, np.full(want.shape, np.nan))
+            assert (np.isnan(got) == np.isnan(want)).all(), name
+            assert np.nan_to_num(np.abs(got - want)).max() <= 1e-5, name
 
 
 def test_auto_is_the_reference_on_the_cpu_and_triton_says_why_it_cannot():
@@ -395,21 +371,6 @@ def test_an_lse_of_other_arguments_is_refused():
         attnd.device.lse_statistics(q, k, lse, max_logit=largest + 1, **words)
 
 
-@pytest.mark.parametrize("mask", ["causal window offset", "causal lengths", "hidden bool lengths", "cross lengths"])
-def test_a_state_from_an_lse_is_that_of_its_rows(mask):
-    q, k, words = make(mask, "plain", SHAPES[1], "f64")
-    lse, largest = lse_of(q, k, words)
-    whole = msgpack.unpackb(attnd.device.layer_state(q, k, step=7, **words))
-    found = msgpack.unpackb(attnd.device.layer_state(q, k, step=7, lse=lse, max_logit=largest, **words))
-    assert [found[name] for name in ("rows", "invalid_rows", "shape", "newest")] == [
-        whole[name] for name in ("rows", "invalid_rows", "shape", "newest")]
-    names = [name for name in found["metrics"] if name]
-    assert names == [name for name in whole["metrics"] if name in (
-        "local_mass", "first_token", "max_logit", "confidence", "previous_token", "diagonal", "next_token")]
-    with pytest.raises(ValueError, match="max_logit is of use with lse only"):
-        attnd.device.layer_state(q, k, max_logit=largest, **words)
-
-
 MEASURED = """
 import pathlib, re
 import torch
@@ -418,7 +379,7 @@ torch.set_num_threads(1)
 def peak():  # not ru_maxrss, which begins with that of the process that started this one
     return int(re.search("VmHWM:(.*)kB", pathlib.Path("/proc/self/status").read_text()).group(1))
 q, k = torch.randn(2, 1, 1, 8192, 128)
-for function, dtype, causal in ((attnd.device.layer_state, torch.float, True), (attnd.device.row_statistics, torch.bfloat16, False)):
+for function, dtype, causal in ((attnd.device.rows, torch.float, True), (attnd.device.row_statistics, torch.bfloat16, False)):
     q, k = q.to(dtype), k.to(dtype)
     function(q[:, :, :64], k[:, :, :64], causal=True)
     before = peak()

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Maps that come with states: what fits, when it is their turn, and that they go to those who want them alone."""
+"""Maps that come with rows: what fits, when it is their turn, and that they go to those who want them alone."""
 import numpy as np
 import pytest
 
 from attnd.sending.head_maps import WEIGHTS_MAX, HeadMaps, Turns
-from attnd.sending.layer_state import LayerState
-from conftest import limited
+from conftest import limited, uniform_rows
 
 GOOD = HeadMaps(np.zeros((2, 4, 3), np.float16), 9, 3, first_key=1, keys_sent=5)
 
@@ -71,34 +70,29 @@ def test_rounds_of_ranks_with_clocks_of_their_own_meet(skew, interval, every, la
 
 @pytest.mark.parametrize("said, sent", [("maps=4;maps_every=500", True), ("maps=0", False), ("buckets=48", False)])
 def test_maps_go_to_those_who_want_them(said, sent):
-    state = LayerState(3)
-    state.add({"entropy": np.ones((1, 3, 4))}, keys=4)
-    seen = []
-    with limited(b"accepts=state,event;" + said.encode(), on_publish=seen.append) as (_, publisher):
+    rows, seen = uniform_rows(queries=9, keys=5), []
+    with limited(b"accepts=rows,event;" + said.encode(), on_publish=seen.append) as (_, publisher):
         assert publisher.maps_side == (4 if sent else 0) and publisher.maps_every == (0.5 if sent else 0)
         labels = list("abcde")
-        assert publisher.publish_state(state, stack="decoder", layer=0, maps=GOOD._replace(labels=labels))
+        of_slice = {"head_offset": 2, "heads_total": 4}
+        assert publisher.publish_rows(rows._replace(maps=GOOD._replace(labels=labels)), stack="decoder", layer=0, **of_slice)
         with pytest.raises(ValueError):
-            publisher.publish_state(state, stack="decoder", layer=0, maps=GOOD._replace(keys=4))
+            publisher.publish_rows(rows._replace(maps=GOOD._replace(keys=4)), stack="decoder", layer=0)
     message, = seen
-    assert [one["name"] for one in message.keys["tensors"]] == (["state", "maps"] if sent else ["state"])
-    assert message.keys.get("labels") == (labels if sent else None) and message.keys.get("keys_sent") == (5 if sent else None)
+    assert [one["name"] for one in message.keys["tensors"]] == ["sums", "places", *["maps"] * sent]
+    assert [message.keys.get(key) for key in ("labels", "map_queries", "map_keys", "first_key")] == ([labels, 9, 3, 1] if sent else 4 * [None])
+    assert [message.keys[key] for key in ("queries", "keys", "head_offset", "heads_total")] == [9, 5, 2, 4]
 
 
-def test_a_state_comes_as_bytes_of_any_kind_and_as_nothing_else():
-    state = LayerState(2)
-    state.add({"entropy": np.ones((1, 2, 4))}, keys=4)
-    seen = []
-    with limited(b"accepts=state,event", on_publish=seen.append) as (_, publisher):
-        packed = state.pack()
-        for one in (state, packed, bytearray(packed), memoryview(packed)):
-            assert publisher.publish_state(one, stack="decoder", layer=0)
-        for one in ("state", None, [packed], 7):
-            with pytest.raises(ValueError, match=f"state of type {type(one).__name__}: must be a LayerState or its bytes"):
-                publisher.publish_state(one, stack="decoder", layer=0)
+def test_maps_are_of_the_heads_queries_and_keys_that_the_rows_are_of():
+    rows = uniform_rows(queries=9, keys=5)
+    with limited(b"accepts=rows,event") as (_, publisher):
+        assert publisher.publish_rows(rows._replace(maps=GOOD), stack="decoder", layer=0, head_offset=1)
         for one in (GOOD.values, "x", {}):
             with pytest.raises(ValueError, match=f"maps of type {type(one).__name__}: must be HeadMaps"):
-                publisher.publish_state(state, stack="decoder", layer=0, maps=one)
+                publisher.publish_rows(rows._replace(maps=one), stack="decoder", layer=0)
         with pytest.raises(ValueError, match="maps: values of type list"):
-            publisher.publish_state(state, stack="decoder", layer=0, maps=GOOD._replace(values=[[[0.0]]]))
-    assert len(seen) == 4
+            publisher.publish_rows(rows._replace(maps=GOOD._replace(values=[[[0.0]]])), stack="decoder", layer=0)
+        for heads, change in ((1, {}), (3, {}), (2, {"keys_sent": 6}), (2, {"queries_sent": 10})):
+            with pytest.raises(ValueError, match="maps of .*must be of"):
+                publisher.publish_rows(uniform_rows(heads, 9, 5)._replace(maps=GOOD._replace(**change)), stack="decoder", layer=0)

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from attnd.base.hidden import hidden_at
 from attnd.base.masks import IGNORED_AT
 from attnd.base.plan import EVERYTHING
-from attnd.capture import accelerator, states
+from attnd.capture import accelerator, rows
 from attnd.capture.added import read, with_weight
 from attnd.capture.calls import Context
 from attnd.capture.cost import Cost
@@ -120,13 +120,11 @@ def test_a_fused_call_and_a_softmax_see_the_same_of_keys_that_minus_100_hides(ti
 
 @pytest.mark.skipif(not hasattr(torch.cpu, "Stream"), reason="as on an accelerator, whose streams torch.cpu has since 2.0")
 @pytest.mark.parametrize("times", [1.0, 4.0, 300.0])
-def test_an_accelerator_sends_no_state_where_hidden_keys_have_weight(monkeypatch, times):
+def test_an_accelerator_sends_no_rows_where_hidden_keys_have_weight(monkeypatch, times):
     computer = accelerator.Accelerator("job", Cost())
     monkeypatch.setattr(accelerator, "_CHECKED_ROWS", T)  # few of many, which takes captures
-    monkeypatch.setattr(states, "packed", lambda numbers, **where: states.Packed(numbers, numbers.shape, None))
-    monkeypatch.setattr(states, "message", lambda data, *where: data)
     reference_stands_in(monkeypatch)
-    context = Context(state=states.Origin(0, 0, 0, 48, 0, computer, False))
+    context = Context(sums=rows.Origin(0, 0, computer, False))
     for _ in range(2):
         part, = cut(Queries(times * Q, K, added(CAUSAL)[None, None]), EVERYTHING, 0, Share(), context)
         assert (part.make(LAYER) is not None) == (times < 300)

@@ -40,6 +40,13 @@ def test_pairs_of_queries_and_keys_are_counted_by_the_keys_that_there_are():
     assert limits.Limits(max_entries=239).refusal("qk", 1, {"tensors": tensors}) is not None
 
 
+def test_rows_have_the_heads_of_their_sums_and_no_pairs():
+    keys = {"tensors": [{"name": "sums", "shape": [28, 5, 2, 300]}, {"name": "places", "shape": [8, 5, 300]}], "queries": 300, "keys": 300}
+    taken = limits.Limits(frozenset(["rows"]), max_entries=2, max_heads=2)
+    assert taken.rows and taken.refusal("rows", 1, keys) is None and "limits.heads" in taken._replace(max_heads=1).refusal("rows", 1, keys)
+    assert not limits.Limits().rows and "messages of type rows" in limits.Limits().refusal("rows", 1, keys)
+
+
 def test_of_several_the_strictest_holds():
     got = limits.strictest([b"limits/accepts=attention,qk;header=11;max_message=50;max_heads=9",
                             b"limits/accepts=qk,event;max_message=70;max_heads=3"])

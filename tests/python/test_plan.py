@@ -12,7 +12,7 @@ from conftest import ROOT, FakeDaemon
 
 DEFAULT = b"plan/999999/*/every=50;layers=*;heads=*;samples=1;rows=0"
 RARER = b"plan/999998/job/every=%d;layers=*;heads=*;samples=1;rows=0"
-TIERS = (b"raw", "state", "raw"), (b"auto", "state", "state"), (b"state", "raw", "state")  # a plan's, the code's, which holds
+TIERS = (b"raw", "rows", "raw"), (b"auto", "rows", "rows"), (b"rows", "raw", "rows")  # a plan's, the code's, which holds
 
 
 @pytest.mark.parametrize("prefixes, own, plan", [
@@ -25,9 +25,9 @@ TIERS = (b"raw", "state", "raw"), (b"auto", "state", "state"), (b"state", "raw",
     ([DEFAULT, RARER % 200], {"samples": 4}, Plan(every=200, samples=4)),
     ([DEFAULT, RARER % 200, b"plan/64/*/every=5"], {}, Plan(every=5)),
     # a tier that a plan leaves open is the code's own
-    ([b"plan/3/job/every=5;tier=state"], {}, Plan(every=5, tier="state")),
+    ([b"plan/3/job/every=5;tier=rows"], {}, Plan(every=5, tier="rows")),
     ([b"plan/3/job/every=5;tier=later"], {}, Plan(every=5)),
-    ([b"plan/3/job/every=5"], {"every": 7, "tier": "state"}, Plan(every=5, tier="state")),
+    ([b"plan/3/job/every=5"], {"every": 7, "tier": "rows"}, Plan(every=5, tier="rows")),
     *(([DEFAULT, b"plan/3/job/every=5;tier=" + said], {"tier": own}, Plan(every=5, tier=tier)) for said, own, tier in TIERS),
     *(([DEFAULT + b";tier=" + said], {"tier": own}, Plan(every=50, samples=1, tier=own)) for said, own, _ in TIERS),
     # of equal order the denser one holds, and none comes last

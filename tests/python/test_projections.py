@@ -381,7 +381,7 @@ def test_one_rank_sends_them(watched, rank, count):
 def test_while_attnd_is_away_they_are_skipped_and_not_dropped(tmp_path, is_full):
     (tmp_path / "a").mkdir(0o700)
     daemon, model = ReliableDaemon(str(tmp_path / "a")), Model(simple)
-    it = attnd.watch(model, job="job", address=daemon.directory, every=1, steps="manual", tier="state", wait=0,
+    it = attnd.watch(model, job="job", address=daemon.directory, every=1, steps="manual", tier="rows", wait=0,
                      linger=0.1, reliable_bytes=8192 if is_full else 1 << 30)
     try:
         daemon.attach(it.publisher)

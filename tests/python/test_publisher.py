@@ -13,7 +13,7 @@ import zmq
 import attnd
 from attnd.base import address, wire
 from attnd.sending import presence, sender
-from conftest import FakeDaemon, free_endpoint, identity_holds, run_python, uniform, wait_until
+from conftest import FakeDaemon, free_endpoint, identity_holds, limited, run_python, uniform, uniform_rows, wait_until
 
 AT = {"stack": "decoder", "layer": 0}
 TOPIC = "tensor/job/decoder/0/self/"
@@ -143,6 +143,24 @@ def test_torch_queries_and_keys_travel(daemon, publisher):
     _, header, frames = daemon.next()
     assert header["scale"] == 1.0 and [t["dtype"] for t in header["tensors"]] == ["bf16", "bf16"]
     assert frames[0] == q.view(torch.int16).numpy().tobytes()
+
+
+def test_the_sums_of_rows_arrive_as_they_were_published():
+    rows = uniform_rows(2, 3, 4)._replace(causal=True, key_lengths=np.full((1, 1, 4), 2, np.float64), sinks=np.zeros(2, np.float32), local_window=4)
+    with limited(b"accepts=rows,event") as (daemon, publisher):
+        assert publisher.publish_rows(rows, stack="encoder", layer=7, site="cross", epoch=3, step=11, microbatch=2, head_offset=3, heads_total=9,
+                                      module="blocks.0.attn")
+        topic, header, frames = daemon.next("rows")
+        assert publisher.publish_rows(rows._replace(weights="bf16", learned_sink=True, causal=False), **AT)
+        of_weights = daemon.next("rows")[1]
+    assert topic == "tensor/job/encoder/7/cross/"
+    assert described(header) == [("sums", "f32", [5, 1, 2, 3]), ("places", "i32", [8, 1, 3]), ("key_lengths", "f32", [1, 1, 4]), ("sinks", "f32", [2])]
+    own = {key: value for key, value in header.items() if key in (
+        "step", "epoch", "microbatch", "sums", "queries", "keys", "weights", "causal", "learned_sink", "local_window", "head_offset", "heads_total", "module")}
+    assert own == {"step": 11, "epoch": 3, "microbatch": 2, "sums": list(rows.names), "queries": 3, "keys": 4, "causal": True, "local_window": 4,
+                   "head_offset": 3, "heads_total": 9, "module": "blocks.0.attn"}
+    assert frames == [rows.sums.tobytes(), rows.places.tobytes(), np.full(4, 2, np.float32).tobytes(), bytes(8)]
+    assert (of_weights["weights"], of_weights["learned_sink"], "causal" in of_weights) == ("bf16", True, False)
 
 
 def test_projections_arrive_as_they_were_published(daemon, publisher):
@@ -587,6 +605,29 @@ def test_bad_queries_and_keys_are_value_errors(arguments, says, publisher):
 def test_bad_projections_are_value_errors(arguments, says, publisher):
     with pytest.raises(ValueError, match=says):
         publisher.publish_weights(**{"heads": 4, "kv_heads": 2, "head_dim": 2, **AT, **arguments})
+    assert publisher.stats()["published"] == 0
+
+
+@pytest.mark.parametrize("changes,says", [
+    ({"names": ("largest",)}, "sums"), ({"sums": maps(5, 2, 3)}, "sums"), ({"sums": maps(5, 1, 0, 3)}, "sums"),
+    ({"sums": np.ones((5, 1, 2, 3), np.int64)}, "sums"), ({"sums": [[[[1.0]]]]}, "sums"), ({"places": np.ones((8, 1, 3))}, "places"),
+    ({"places": np.ones((7, 1, 3), np.int32)}, "places"), ({"places": np.ones((8, 2, 3), np.int32)}, "places"),
+    ({"places": np.ones((8, 1, 2), np.int32)}, "places"), ({"places": None}, "places"), ({"queries": 2}, "queries"), ({"queries": 3.5}, "queries"),
+    ({"keys": 0}, "keys"), ({"key_lengths": maps(1, 1, 3)}, "key_lengths"), ({"key_lengths": maps(1, 3, 4)}, "key_lengths"),
+    ({"key_lengths": maps(2, 1, 4)}, "key_lengths"), ({"sinks": maps(3)}, "sinks"), ({"sinks": 1.0}, "sinks")])
+def test_bad_rows_are_value_errors(changes, says, publisher):
+    with pytest.raises(ValueError, match=says):
+        publisher.publish_rows(uniform_rows(2, 3, 4)._replace(**changes), **AT)
+    assert publisher.stats()["published"] == 0
+
+
+@pytest.mark.parametrize("arguments,says", [
+    ({"rows": "rows"}, "rows of type str: must be Rows"), ({"rows": None}, "rows of type NoneType"), ({"rows": tuple(uniform_rows())}, "rows of type tuple"),
+    ({"rows": 7}, "rows of type int"), ({"stack": "both"}, "stack"), ({"layer": -1}, "layer"), ({"site": "x"}, "site"), ({"epoch": -1}, "epoch"),
+    ({"step": 1.5}, "step"), ({"microbatch": -1}, "microbatch"), ({"head_offset": 1, "heads_total": 2}, "heads"), ({"module": 5}, "module")])
+def test_bad_arguments_beside_rows_are_value_errors(arguments, says, publisher):
+    with pytest.raises(ValueError, match=says):
+        publisher.publish_rows(**{"rows": uniform_rows(), **AT, **arguments})
     assert publisher.stats()["published"] == 0
 
 

@@ -11,8 +11,8 @@ import pytest
 import zmq
 
 import attnd
-from attnd.sending import layer_state, presence, reliable, turn
-from conftest import identity_holds, uniform, wait_until, warnings
+from attnd.sending import presence, reliable, turn
+from conftest import identity_holds, uniform, uniform_rows, wait_until, warnings
 
 AT = {"stack": "decoder", "layer": 0}
 CREDIT = 1 << 20
@@ -33,7 +33,7 @@ class Daemon:
             self.lane.bind(f"ipc://{directory}/reliable")
         self.socket = self.context.socket(zmq.SUB)
         if port is not None:
-            self.socket.subscribe(f"limits/accepts=attention,qk,weights,state,event;header=10;reliable={port}".encode())
+            self.socket.subscribe(f"limits/accepts=attention,qk,weights,rows,event;header=10;reliable={port}".encode())
         for topic in (b"tensor/", b"event/"):
             self.socket.subscribe(topic)
         self.socket.bind(f"ipc://{directory}/ingest")
@@ -70,15 +70,15 @@ class Daemon:
         self.wait(lambda: len(self.taken) >= count, f"{count} messages by the lane, {len(self.taken)} came")
         return self.taken
 
-    def wait_state(self, step):
-        """The header of the state of this step."""
+    def wait_rows(self, step):
+        """The header of the rows of this step."""
         found = []
 
         def look():
-            found.extend(header for header in self.headers if (header["type"], header["step"]) == ("state", step))
+            found.extend(header for header in self.headers if (header["type"], header["step"]) == ("rows", step))
             return found
 
-        self.wait(look, f"state {step}")
+        self.wait(look, f"rows of step {step}")
         return found[0]
 
     def wait_sent(self, publisher, count):
@@ -163,34 +163,28 @@ def said(caplog):
     return lambda text: [message for message in caplog.messages if text in message]
 
 
-def state(step=0):
-    one = layer_state.LayerState(2)
-    one.add({"entropy": np.full((1, 2, 3), 0.5)}, keys=3, valid=np.ones((1, 3), bool), epoch=0, step=step)
-    return one
-
-
-def publish_states(publisher, count, first=0):
+def publish_rows(publisher, count, first=0):
     for step in range(first, first + count):
-        assert publisher.publish_state(state(step), **AT)
+        assert publisher.publish_rows(uniform_rows(), step=step, **AT)
 
 
 def unanswered(daemon, publisher, count):
     """The numbers of `count` messages that the daemon has taken, and has not acknowledged."""
     daemon.acknowledges = False
-    publish_states(publisher, count)
+    publish_rows(publisher, count)
     daemon.wait_taken(count)
     return daemon.numbers
 
 
-def test_states_and_events_go_by_the_lane_and_tensors_do_not(attached):
+def test_rows_and_events_go_by_the_lane_and_tensors_do_not(attached):
     daemon, publisher = attached()
-    publish_states(publisher, 2)
+    publish_rows(publisher, 2)
     publisher.publish_attention(uniform(), **AT)
     publisher.log({"loss": 1.0})
     publisher.epoch_end(0)
     daemon.wait_taken(4)
     assert [(header["type"], header["seq"]) for header in daemon.headers] == [
-        ("state", 0), ("state", 1), ("event", 0), ("event", 1)]
+        ("rows", 0), ("rows", 1), ("event", 0), ("event", 1)]
     header = daemon.ingested()
     assert header["type"] == "attention" and header["seq"] == 0 and "reliable" not in header
     assert daemon.numbers == sorted(set(daemon.numbers)) and daemon.numbers[0] > 0
@@ -205,9 +199,9 @@ def test_a_hello_by_which_a_run_is_cut_is_before_everything_on_both_lanes(attach
     publisher.hello([])
     publisher.hello([])  # by the reliable lane alone: one that a broken connection loses would count as a loss
     publisher.publish_attention(uniform(), **AT)
-    publish_states(publisher, 1)
+    publish_rows(publisher, 1)
     daemon.wait_taken(3)
-    assert [(header["type"], header.get(key)) for header in daemon.headers] == 2 * [("event", value)] + [("state", None)]
+    assert [(header["type"], header.get(key)) for header in daemon.headers] == 2 * [("event", value)] + [("rows", None)]
     first, second = daemon.ingested(), daemon.ingested()
     assert (first["event"], first[key], second["type"]) == ("hello", value, "attention")
     daemon.wait_all_sent(publisher, 4)
@@ -222,7 +216,7 @@ def test_tensors_name_what_they_overtake(attached):
         return daemon.ingested().get("after")
 
     assert said_now() is None
-    publish_states(publisher, 1)
+    publish_rows(publisher, 1)
     daemon.wait(lambda: daemon.numbers and publisher.stats()["unacknowledged"] == 1, "it is kept")
     assert said_now() == [1, 0, 0, 1]
     daemon.answer(ack=daemon.numbers)
@@ -253,7 +247,7 @@ def test_a_monitor_that_cannot_be_made_does_not_end_publishing(daemons, publishe
     try:
         daemon = daemons()
         daemon.attach(publisher)
-        publish_states(publisher, 2)
+        publish_rows(publisher, 2)
         daemon.wait_taken(2)
     finally:
         for socket in names:
@@ -264,7 +258,7 @@ def test_what_has_gathered_is_sent_in_turns(attached, daemons, monkeypatch):
     """The training would wait for the lock of the interpreter as long as all of it takes. Here a turn is over at once."""
     daemon, publisher = attached()
     daemon.leave(publisher)
-    publish_states(publisher, 20)
+    publish_rows(publisher, 20)
     wait_until(lambda: publisher.stats()["unacknowledged"] == 20, "all are kept")
     monkeypatch.setattr(turn, "WORK_S", 0.0)
     lane, sent = publisher._sender._lane, []
@@ -319,7 +313,7 @@ def test_a_lane_that_does_not_answer_is_done_without(daemons, publishers):
 def test_no_more_is_sent_than_there_is_credit_for(attached):
     daemon, publisher = attached(credit=12000)
     taken = []
-    publish_states(publisher, 20)
+    publish_rows(publisher, 20)
     wait_until(lambda: publisher.stats()["unacknowledged"] == 20, "all are kept")
     while len(taken) < 20:  # each batch without giving anything back
         batch, nbytes = [], 0
@@ -349,7 +343,7 @@ def test_what_is_not_acknowledged_is_sent_again_by_the_same_ids(attached, daemon
     assert publisher.stats()["unacknowledged"] == 5
     daemon.leave(publisher)
     assert publisher.listened_to and publisher.wanted("decoder", 0, "self")
-    publish_states(publisher, 3, first=5)  # while nobody is there
+    publish_rows(publisher, 3, first=5)  # while nobody is there
     assert not publisher.publish_attention(uniform(), **AT)  # these do not go by the lane
     assert publisher.stats()["skipped"] == 1
     again = daemons()
@@ -366,11 +360,11 @@ def test_a_return_tells_what_was_kept_and_what_was_not(daemons, publishers, capl
     daemon, publisher = daemons(), publishers(reliable_bytes=bound)
     publisher.tell_absences(lambda: "Start it")
     daemon.attach(publisher)
-    publish_states(publisher, 1)
+    publish_rows(publisher, 1)
     daemon.wait(lambda: publisher.stats()["queued"] == 0, "it is acknowledged")
     daemon.close()
     wait_until(lambda: caplog.messages, "its end is told")
-    publish_states(publisher, 20, first=1)
+    publish_rows(publisher, 20, first=1)
     for _ in range(3):
         assert not publisher.publish_attention(uniform(), **AT)
     wait_until(lambda: publisher.stats()["unacknowledged"] + publisher.stats()["dropped"] == 20, "all are kept, or dropped")
@@ -406,7 +400,7 @@ def test_the_bound_drops_the_newest_and_tells_it_in_the_next(attached, said, mon
     monkeypatch.setattr(reliable, "WAIT_S", 0)  # else they wait so long for the first answer
     daemon, publisher = attached(reliable_bytes=8000)
     daemon.acknowledges = False
-    publish_states(publisher, 20)
+    publish_rows(publisher, 20)
     daemon.wait(lambda: publisher.stats()["dropped"] > 0 and publisher.stats()["queued"] == publisher.stats()["unacknowledged"], "")
     stats = publisher.stats()
     kept = stats["unacknowledged"]
@@ -415,10 +409,10 @@ def test_the_bound_drops_the_newest_and_tells_it_in_the_next(attached, said, mon
     (told,) = said("reliable_bytes")
     assert "Remedy: a larger reliable_bytes" in told
     daemon.wait_taken(kept)
-    daemon.answer(ack=[number for number, header, _ in daemon.taken if header["type"] == "state"])
+    daemon.answer(ack=[number for number, header, _ in daemon.taken if header["type"] == "rows"])
     daemon.wait_sent(publisher, kept)
-    publish_states(publisher, 1, first=20)
-    header = daemon.wait_state(20)
+    publish_rows(publisher, 1, first=20)
+    header = daemon.wait_rows(20)
     assert header["seq"] == kept and header["dropped"] == 20 - kept
 
 
@@ -426,7 +420,7 @@ def test_what_finds_no_room_waits_while_answers_come(attached, monkeypatch):
     monkeypatch.setattr(reliable, "WAIT_S", 60)
     daemon, publisher = attached(reliable_bytes=8000)
     daemon.acknowledges = False
-    publish_states(publisher, 20)
+    publish_rows(publisher, 20)
     daemon.wait_taken(2)
     assert publisher.stats()["dropped"] == 0
     daemon.acknowledges = True
@@ -443,7 +437,7 @@ def test_what_finds_no_room_waits_for_an_attnd_that_is_back(daemons, publishers,
     lane = publisher._sender._lane
     daemon.attach(publisher)
     daemon.acknowledges = False
-    publish_states(publisher, 20)
+    publish_rows(publisher, 20)
     daemon.wait_taken(2)
     daemon.close()
     wait_until(lambda: not publisher.stats()["subscribed"] and publisher.stats()["queued"] == lane.unacknowledged, "the end")
@@ -453,12 +447,12 @@ def test_what_finds_no_room_waits_for_an_attnd_that_is_back(daemons, publishers,
     again = daemons()
     again.acknowledges = False
     again.wait(lambda: publisher.stats()["subscribed"] and lane._first_credit is not None, "it is back")
-    publish_states(publisher, 1, first=20)
+    publish_rows(publisher, 1, first=20)
     again.wait(lambda: lane.is_awaited, "it waits for room")
     again.wait_taken(kept)
     again.acknowledges = True
     again.answer(ack=again.numbers)
-    again.wait_state(20)
+    again.wait_rows(20)
     assert publisher.stats()["dropped"] == dropped
 
 
@@ -501,7 +495,7 @@ def test_what_another_process_sent_in_its_place_counts_as_refused(attached, capl
     daemon.answer(repeated=[numbers[0]], ack=[numbers[0]])
     daemon.wait_sent(publisher, 1)
     assert publisher.stats()["refused_by_reason"] == {"repeated": 2} and identity_holds(publisher.stats())
-    publish_states(publisher, 1, first=2)
+    publish_rows(publisher, 1, first=2)
     third = daemon.wait_taken(3)[2][0]
     daemon.answer(again=True)
     daemon.wait_taken(5)
@@ -524,7 +518,7 @@ def test_what_was_in_doubt_counts_once_another_process_has_shown(attached, caplo
     daemon.answer(repeated=numbers[1:2], ack=numbers[1:])
     daemon.wait_sent(publisher, 3)
     assert publisher.stats()["refused_by_reason"] == {} and "another process" not in caplog.text
-    publish_states(publisher, 1, first=3)
+    publish_rows(publisher, 1, first=3)
     last = daemon.wait_taken(7)[6][0]
     daemon.answer(repeated=[last], ack=[last])
     daemon.wait_sent(publisher, 4)
@@ -639,7 +633,7 @@ def test_a_message_that_never_fits_is_told_so(attached, said):
     daemon, publisher = attached(reliable=True, reliable_bytes=1 << 16)
     publisher.publish_attention(np.full((1, 1, 256, 256), 1 / 256, np.float32), **AT)
     daemon.wait(lambda: publisher.stats()["dropped"] == 1, "it is dropped")
-    publish_states(publisher, 1)
+    publish_rows(publisher, 1)
     daemon.wait_taken(1)
     (told,) = said("reliable_bytes")
     assert "more than may ever wait" in told and "has not acknowledged" not in told

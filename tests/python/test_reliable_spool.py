@@ -10,8 +10,8 @@ import msgpack
 import pytest
 
 from attnd.sending import spool
-from conftest import PACKAGE, identity_holds, wait_until
-from test_reliable import AT, attached, daemons, place, publish_states, publishers, said, state, unanswered  # noqa: F401
+from conftest import PACKAGE, identity_holds, uniform_rows, wait_until
+from test_reliable import AT, attached, daemons, place, publish_rows, publishers, said, unanswered  # noqa: F401
 
 NO_MEMORY = [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")]
 LEFT = {"reliable": True, "type": "event"}
@@ -45,7 +45,7 @@ def test_what_there_is_no_memory_to_read_is_sent_later(attached, tmp_path, monke
         raise error
 
     monkeypatch.setattr(os, "pread", fails)
-    publish_states(publisher, 3)
+    publish_rows(publisher, 3)
     daemon.wait_sent(publisher, 3)
     assert failed and publisher.stats()["dropped"] == 0
 
@@ -61,7 +61,7 @@ def test_what_others_left_and_there_is_no_memory_to_read_is_sent_later(attached,
     monkeypatch.setattr(os, "pread", fails)
     daemon, publisher = attached(spool=tmp_path / "spool")
     wait_until(lambda: said("cannot be read (Cannot allocate memory)"), "it is told")
-    publish_states(publisher, 1)
+    publish_rows(publisher, 1)
     daemon.wait(lambda: LEFT in daemon.headers, "it is sent")
 
 
@@ -88,18 +88,16 @@ def test_a_killed_process_leaves_what_the_next_one_sends(daemons, publishers, pl
     daemon.acknowledges = False
     source = f"""
 import sys
-import numpy as np, attnd
-from attnd.sending import layer_state
+import attnd
+from conftest import uniform_rows
 publisher = attnd.Publisher("other", address={place!r}, spool={str(spool)!r})
 publisher.wait_for_subscriber(60)
 for step in range(50):
-    one = layer_state.LayerState(2)
-    one.add({{"entropy": np.full((1, 2, 3), 0.5)}}, keys=3, valid=np.ones((1, 3), bool), epoch=0, step=step)
-    publisher.publish_state(one, stack="decoder", layer=0)
+    publisher.publish_rows(uniform_rows(), stack="decoder", layer=0, step=step)
 sys.stdin.read()
 """
     process = subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE,
-                               env={"PYTHONPATH": str(PACKAGE), "PATH": os.environ["PATH"]})
+                               env={"PYTHONPATH": f"{PACKAGE}:{os.path.dirname(__file__)}", "PATH": os.environ["PATH"]})
     first = {header["seq"]: frames for _, header, frames in daemon.wait_taken(50)}
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
@@ -148,7 +146,7 @@ def test_what_others_left_and_is_not_taken_of_us_stays_for_whoever_may_send_it(d
     (told,) = said("refuses messages of job mine")
     assert str(tmp_path / "spool") in told and "stay there" in told
     daemon.taken.clear()
-    publish_states(publisher, 2)
+    publish_rows(publisher, 2)
     daemon.wait_taken(2)
     publisher.hello([])
     daemon.wait_taken(3)
@@ -175,7 +173,7 @@ def test_a_spool_that_cannot_be_used_is_told_in_one_line_and_memory_serves(attac
         left_by(directory, "planted", 1)
         directory.chmod(0o777)
     daemon, publisher = attached(spool=directory / "spool" if is_file else directory)
-    publish_states(publisher, 3)
+    publish_rows(publisher, 3)
     daemon.wait_sent(publisher, 3)
     assert [header["job"] for header in daemon.headers] == ["job"] * 3
     (told,) = said("spool")
@@ -201,7 +199,7 @@ def test_a_fork_is_inert_and_holds_nothing(attached, tmp_path):
     if not child:
         locks = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
         fine = publisher.stats()["unacknowledged"] == 0 and not any(".lock" in name or ".rec" in name for name in locks)
-        publisher.publish_state(state(), **AT)
+        publisher.publish_rows(uniform_rows(), **AT)
         publisher.close()
         os._exit(0 if fine else 1)
     assert os.waitpid(child, 0)[1] == 0

@@ -20,7 +20,7 @@ import attnd
 from attnd import attach
 from attnd.base import ranks
 from attnd.capture import calls, watch as watches
-from conftest import FakeDaemon, free_endpoint, identity_holds, wait_until
+from conftest import FakeDaemon, free_endpoint, identity_holds, limited, wait_until
 from watching import (MHA, D, H, Model, Recorder, X, needs_step_hooks, next_tensors, same, shape_of, steps_of,
                       tensor_headers, tensors_of, visible, weights_of)
 
@@ -290,13 +290,19 @@ def test_a_causal_hint_that_lies_is_taken_as_torch_takes_it(captured):
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
-@pytest.mark.parametrize("tier", ["raw", "state"])
-def test_test_points_that_see_training_points_alone_count(captured, need_weights, tier):
+@pytest.mark.parametrize("tier", ["raw", "rows"])
+def test_test_points_that_see_training_points_alone_count(need_weights, tier):
     """As in a PFN, whose mask is one for all samples."""
-    x, mask = torch.rand(3, 24, D), torch.zeros(24, 24, dtype=torch.bool)
+    x, mask, model = torch.rand(3, 24, D), torch.zeros(24, 24, dtype=torch.bool), Model()
     mask[:, 16:] = True
-    header = captured(Model(), x, x, x, attn_mask=mask, need_weights=need_weights, options={"tier": tier, "samples": 0})[1]
-    assert header.get("q_len") is None and header.get("rows", 3 * 24) == 3 * 24, header
+    with limited(b"accepts=attention,qk,rows,event") as (fake, publisher):
+        with attnd.watch(model, job="job", publisher=publisher, tier=tier, samples=0):
+            model(x, x, x, attn_mask=mask, need_weights=need_weights)
+        message = next_tensors(fake)
+    assert message[1].get("q_len") is None and (message[1]["type"] == "rows") == (tier == "rows")
+    if tier == "rows":
+        position, *_, valid, _ = np.broadcast_to(tensors_of(message)["places"], (8, 3, 24))
+        assert (position == np.arange(24)).all() and valid.all()
 
 
 # ------------------------------------------------------------------------------------- whole models
@@ -409,28 +415,29 @@ def test_tracing_is_left_alone(watched):
         assert it.stats()["published"] == 1
 
 
-def test_states_travel_where_they_are_taken_and_nothing_needs_tensors():
+def test_rows_travel_where_they_are_taken_and_nothing_needs_tensors():
     limits = b"limits/accepts=attention,qk,weights,event"
-    for accepted, options, tier in ((b"", {"tier": "state"}, "raw"), (b",state", {"tier": "state"}, "state"), (b",state", {}, "raw"),
-                                    (b",state", {"tier": "raw"}, "raw"), (b",state", {"plan": b"state"}, "state"),
-                                    (b",state", {"plan": b"state", "values": True}, "raw")):
+    for accepted, options, tier in ((b"", {"tier": "rows"}, "raw"), (b",rows", {"tier": "rows"}, "rows"), (b",rows", {}, "raw"),
+                                    (b",rows", {"tier": "raw"}, "raw"), (b",rows", {"plan": b"rows"}, "rows"),
+                                    (b",rows", {"plan": b"rows", "values": True}, "raw"), (b",state", {"tier": "rows"}, "raw")):
         fake = FakeDaemon(topics=(b"", limits + accepted, b"plan/1/job/every=1;tier=" + options.pop("plan", b"auto")))
         with fake.publisher() as publisher:
             wait_until(lambda: fake.serve() or len(publisher._sender.prefixes) == 3, "the subscriptions arrive")
             model = Model()
             with attnd.watch(model, job="job", publisher=publisher, **options):
                 model(X, X, X)
-            assert (next_tensors(fake)[1]["type"] == "state") == (tier == "state"), (accepted, options)
+            assert (next_tensors(fake)[1]["type"] == "rows") == (tier == "rows"), (accepted, options)
 
 
-def test_a_state_needs_no_room_in_a_message_for_what_it_is_made_of():
-    fake = FakeDaemon(topics=(b"", b"limits/accepts=attention,qk,state,event;max_message=4000"))
-    model, x = Model(), torch.rand(2, 50, D)
-    with attnd.Publisher("job", fake.endpoint) as publisher:
-        wait_until(lambda: fake.serve() or publisher.limits.states, "the subscriptions arrive")
-        with attnd.watch(model, job="job", publisher=publisher, tier="state"):
-            model(x, x, x)
-        assert next_tensors(fake)[1]["type"] == "state" and publisher.stats()["too_large"] == 0
+def test_rows_need_no_room_in_a_message_for_what_they_are_made_of():
+    model, x = Model(), torch.rand(2, 500, D)
+    with limited(b"accepts=attention,qk,rows,event;max_message=500000") as (fake, publisher):
+        for tier in ("raw", "rows"):
+            with attnd.watch(model, job="job", publisher=publisher, tier=tier):
+                model(x, x, x)
+            wait_until(lambda: publisher.stats()["queued"] == 0, "it is sent, or dropped")
+            assert publisher.stats()["too_large"] == 1, tier
+        assert next_tensors(fake)[1]["type"] == "rows"
 
 
 # -------------------------------------------------------------------------------- errors, ours and theirs
@@ -496,8 +503,8 @@ BAD = [*(({name: value}, None) for name, value in (
       for value in ("no", "off", [], 5, 0, *[None] * (flag != "tokens"))),
     *(({name: value}, f"{name} = {value}: must be")
       for name, value in (("weights_every", True), ("weights_every", False), ("probe", 5), ("probe", True))),
-    ({"tier": "device"}, "tier = 'device': must be one of auto, raw, state"),
-    ({"tier": "state", "values": True, "residual": True}, "values and residual need tier 'raw'")]
+    ({"tier": "device"}, "tier = 'device': must be one of auto, raw, rows"),
+    ({"tier": "rows", "values": True, "residual": True}, "values and residual need tier 'raw'")]
 
 
 @pytest.mark.parametrize("arguments, said", BAD)

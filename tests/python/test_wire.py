@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 
 import msgpack
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from attnd.base import wire
 from attnd.sending.head_maps import HeadMaps
+from attnd.sending.rows import PLACES
 from conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -25,9 +27,9 @@ def named(twin):
 
 ROWS = ("q_offset", "q_stride", "causal", "window", "q_len", "k_len", "head_offset", "heads_total", "dropout", "learned_sink", "sample", "sample_stride",
         "batch")
-MAPS = ("q_offset", "head_offset", "queries", "keys", "queries_sent", "keys_sent", "first_query", "first_key", "sample",
-        "batch")
-KEYS = {"attention": ROWS, "qk": ("scale", "softcap", *ROWS), "state": MAPS,
+MAPS = ("map_queries", "map_keys", "first_query", "first_key", "sample", "batch")
+KEYS = {"attention": ROWS, "qk": ("scale", "softcap", *ROWS),
+        "rows": ("queries", "keys", "weights", "local_window", "microbatch", *(key for key in ROWS if key not in MAPS)),
         "weights": ("heads", "kv_heads", "head_dim", "parts", "heads_total")}
 
 
@@ -43,14 +45,14 @@ def own_keys(twin):
         return wire.event_keys({"event": twin["event"]}, twin.get("dropped_total", 0))
     tensors = [(t["name"], t["dtype"], t["shape"]) for t in twin["tensors"]]
     keys = {key: twin[key] for key in KEYS[twin["type"]] if key in twin}
-    if twin["type"] == "state":
-        keys = {"heads": twin["heads"], "first": (twin["first_epoch"], twin["first_step"]), "maps": keys}
+    if twin["type"] == "rows":
+        keys = {**keys, "columns": twin["sums"], "maps": {key: twin[key] for key in MAPS if key in twin}}
     return getattr(wire, f"{twin['type']}_keys")(named(twin), tensors, **keys)
 
 
 @pytest.mark.parametrize("name", [
     "attention", "attention_full", "attention_documents", "attention_module", "attention_sample", "attention_batch", "qk", "qk_full", "weights",
-    "weights_slice", "weights_part", "state", "state_maps", "epoch_end", "bye", "bye_dropped", "hello", "hello_modules", "hello_cost",
+    "weights_slice", "weights_part", "rows", "rows_weights", "epoch_end", "bye", "bye_dropped", "hello", "hello_modules", "hello_cost",
     "hello_window", "hello_settings", "log"])
 def test_headers_encode_to_the_golden_bytes(name):
     payload, twin = golden(name)
@@ -59,10 +61,15 @@ def test_headers_encode_to_the_golden_bytes(name):
     assert wire.pack_header({**common, **own_keys(twin)}) == payload
 
 
+def test_places_are_those_of_attnd_in_its_order():
+    known = re.findall(r"^    ROW_PLACE_(\w+), ", (ROOT / "proto" / "row_sum.h").read_text(), re.M)
+    assert list(PLACES) == [name.lower() for name in known]
+
+
 def test_maps_say_of_themselves_what_the_golden_header_says():
-    maps = {key: value for key, value in golden("state_maps")[1].items() if key in MAPS}
-    said = HeadMaps(np.zeros((2, 4, 4), np.float16), **maps).keys_of_header()
-    assert said == maps and list(said) == [key for key in MAPS if key in maps]
+    maps = {key: value for key, value in golden("rows")[1].items() if key in ("q_offset", "head_offset", *MAPS)}
+    said = HeadMaps(np.zeros((4, 3, 4), np.float16), **{key.replace("map_", ""): value for key, value in maps.items()}).keys_of_header()
+    assert said == maps and list(said) == list(maps)
 
 
 @pytest.mark.parametrize("window, unit, length", [

@@ -60,10 +60,10 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  for the job (attnctl plan set, or the daemon's config) before them
     window       the windows that are summed up and judged, of this run alone: "epoch", "200 steps", "30 seconds", or a
                  number of steps; default: as attnd's config says (window.unit). All ranks say the same
-    tier         'state': the numbers of each attention are computed in this process, and they alone are sent; 'raw': its
+    tier         'rows': the sums of the rows of each attention are computed in this process, and they alone are sent; 'raw': its
                  queries and keys are sent, or its weights, of which attnd has more numbers and maps; default 'auto':
-                 'state' on an accelerator, 'raw' on the CPU. A plan that was made for the job goes before it, if it says
-                 either; where a state cannot be made, 'raw' it is
+                 'rows' on an accelerator, 'raw' on the CPU. A plan that was made for the job goes before it, if it says
+                 either; where the sums cannot be computed, 'raw' it is
     optimizer    whose step() ends a step; default: any that holds parameters of the model
     steps        'auto', or 'manual': only w.step() ends one
     stack        'encoder' or 'decoder' for all layers, when their paths do not tell
@@ -98,7 +98,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     wait         seconds to wait, once and now, for the daemon's subscription; without one the job just goes on. By default
                  2, and 10 with start='auto'
     queue_bytes, run, options   as for Publisher: `reliable`, `reliable_bytes` and `spool` say what is kept until attnd
-                 acknowledges it, by default states, events and probes
+                 acknowledges it, by default rows, events and probes
     publisher    use this one instead of an own; it stays open on close
     passive      capture nothing but what Watch.probe runs
     exclude      patterns of module paths ("blocks.*.router"), one or a list: nothing that these modules do, or modules
@@ -229,7 +229,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
 
 
 def _watch_probe(publisher: Publisher, model: torch.nn.Module, is_induction: bool, **options: Any) -> Watch:
-    """For `is_induction` attnd needs all rows and their tokens, which tier state has not. `options`: those of the training's
+    """For `is_induction` attnd needs all rows and their tokens, which tier rows has not. `options`: those of the training's
     own watch."""
     # A run of its own, the same on all ranks: bridges and histories tell runs apart by their digits.
     run = hashlib.md5(f"{publisher.run}/probe".encode()).digest()
@@ -246,8 +246,8 @@ def _own_tier(tier: Optional[str], **raw: bool) -> Dict[str, str]:
     if tier not in TIERS:
         raise ValueError(f"tier = {tier!r}: must be one of {', '.join(TIERS)}")
     needing = [name for name, asked in raw.items() if asked]
-    if tier == "state" and needing:
-        raise ValueError(f"tier = 'state': {' and '.join(needing)} need{'s' if len(needing) == 1 else ''} tier 'raw', since "
+    if tier == "rows" and needing:
+        raise ValueError(f"tier = 'rows': {' and '.join(needing)} need{'s' if len(needing) == 1 else ''} tier 'raw', since "
                          "attnd computes them from what is sent")
     return {} if tier == "auto" else {"tier": tier}
 

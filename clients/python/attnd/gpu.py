@@ -438,12 +438,12 @@ MODES = ("eager", "autocast", "full checkpointing", "selective checkpointing", S
 
 
 class _Listener:
-    """Subscribes as an attnd that takes states of every step, and counts them."""
+    """Subscribes as an attnd that takes rows of every step, and counts them."""
     skipped = 0  # captures of the training that were not made, as kernels were being compiled
 
     def __init__(self, endpoint: str):
         self._socket: Any = zmq.Context.instance().socket(zmq.SUB)
-        for topic in (b"tensor/", b"event/", b"limits/accepts=state,event;header=10", b"plan/999999/*/every=1;samples=0;tier=state"):
+        for topic in (b"tensor/", b"event/", b"limits/accepts=rows,event;header=10", b"plan/999999/*/every=1;samples=0;tier=rows"):
             self._socket.setsockopt(zmq.SUBSCRIBE, topic)
         self._socket.bind(endpoint)
 

@@ -9,7 +9,7 @@
 A decoder with pre-LayerNorm of its own making: 4 layers of 4 heads, width 96, 64 characters, AdamW. attnd.watch would
 see the softmax of its attention by itself; this shows how to publish by hand: queries and keys (`--tier qk`), from
 which attnd computes weights and logits, the weights (`--tier attention`), or the statistics of the rows, computed here
-(`--tier state`).
+(`--tier rows`).
 
 Prints one JSON object per line: {"step", "loss"} for each step, {"seen_at_step", "alert"} for each alert as it
 comes, and at the end {"published", "dropped"}. Same seed, same losses, whether attnd listens or not.
@@ -126,9 +126,8 @@ def publish(publisher: attnd.Publisher, model: Decoder, step: int, tier: str) ->
         where: Dict[str, Any] = {"stack": "decoder", "layer": layer, "step": step, "causal": True}
         if tier == "qk":
             publisher.publish_qk(q, k, **where)
-        elif tier == "state":
-            state = attnd.device.layer_state(q, k, causal=True, step=step, buckets=publisher.buckets)
-            publisher.publish_state(state, stack="decoder", layer=layer)
+        elif tier == "rows":
+            publisher.publish_rows(attnd.device.rows(q, k, causal=True), stack="decoder", layer=layer, step=step)
         else:
             publisher.publish_attention(weights, **where)
     publisher.drain(DRAIN_WAIT_S)  # every step counts here: wait rather than drop
@@ -155,7 +154,7 @@ def parse_arguments(words: Optional[List[str]] = None) -> argparse.Namespace:
     add("--lr", type=float, default=3e-2, help="learning rate: 3e-2 collapses, 1e-3 does not")
     add("--steps", type=int, default=150)
     add("--seed", type=int, default=1)
-    add("--tier", choices=("qk", "attention", "state"), default="qk", help="what is published")
+    add("--tier", choices=("qk", "attention", "rows"), default="qk", help="what is published")
     add("--job", default="collapse", help="name at attnd")
     add("--address", help="which attnd: a directory of sockets or tcp://host:port; default: the one on this machine")
     add("--endpoint", help="exactly the socket where it takes tensors, instead of an address")

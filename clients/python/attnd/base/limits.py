@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
-    limits/accepts=attention,qk,weights,state,event;header=10;max_message=268435456;max_entries=34359738368;
+    limits/accepts=attention,qk,weights,rows,event;header=10;max_message=268435456;max_entries=34359738368;
         max_heads=1024;weights_max_size=2048;buckets=48;maps=64;maps_every=1000;reliable=5574;memory=1
 """
 from __future__ import annotations
@@ -12,25 +12,23 @@ from typing import Any, Dict, FrozenSet, Iterable, Mapping, NamedTuple, Optional
 PREFIX = b"limits/"
 PREFIX_BYTES_MAX = 1024
 HEADER_OLDEST = 10  # the revision of header keys that an attnd has to know: there was no release before it
-KNOWN_TYPES = frozenset(("attention", "qk", "weights", "state", "event"))
+KNOWN_TYPES = frozenset(("attention", "qk", "weights", "rows", "event"))
 UPDATE = ": update attnd"  # the end of a refusal that nothing else helps against
 
 
 class Limits(NamedTuple):
     """The message types that are accepted, the newest revision of header keys known there, and bounds of a message: its bytes with
     topic and header, its pairs of queries and keys, the heads of its layer. `weights_max_size`: the side of the largest
-    projection matrix that has a spectrum as a whole. `buckets`: of the histograms in its windows. `maps`: cells a side
-    of maps that come with states, 0 for none; `maps_every`: milliseconds between those of a layer. `reliable`: the port of
-    the reliable lane, 0 for none on TCP; below 0: there is no such lane. `memory`: 1 when tensors may be in memory
-    that is lent (sending/memory.py). `reliable_next`: the port of that lane at attnd's second address, 0 for none. The defaults
+    projection matrix that has a spectrum as a whole. `maps`: cells a side of maps that come with rows, 0 for none; `maps_every`:
+    milliseconds between those of a layer. `reliable`: the port of the reliable lane, 0 for none on TCP; below 0: there is no such
+    lane. `memory`: 1 when tensors may be in memory that is lent (sending/memory.py). `reliable_next`: the port of that lane at attnd's second address, 0 for none. The defaults
     hold for what is not said, as by a bare SUB."""
-    accepts: FrozenSet[str] = KNOWN_TYPES - {"state"}
+    accepts: FrozenSet[str] = KNOWN_TYPES - {"rows"}
     header: float = HEADER_OLDEST
     max_message: float = math.inf
     max_entries: float = math.inf
     max_heads: float = math.inf
     weights_max_size: float = 2048
-    buckets: float = 48
     maps: float = 0
     maps_every: float = 0
     reliable: float = -1
@@ -38,9 +36,9 @@ class Limits(NamedTuple):
     reliable_next: float = 0
 
     @property
-    def states(self) -> bool:
-        """Whether messages of type state are taken."""
-        return "state" in self.accepts
+    def rows(self) -> bool:
+        """Whether messages of type rows are taken."""
+        return "rows" in self.accepts
 
     def refusal(self, kind: Optional[str], nbytes: int, keys: Mapping[str, Any]) -> Optional[str]:
         """Why a message with these keys is not taken, as a clause; None: it is. `kind` None: not known yet."""
@@ -51,7 +49,7 @@ class Limits(NamedTuple):
         if nbytes > self.max_message:
             return self.too_large(nbytes)
         shapes = {t["name"]: t["shape"] for t in keys.get("tensors", ())}
-        shape = shapes.get("weights", shapes.get("q", (1, 1, 1, 1)))
+        shape = shapes.get("weights", shapes.get("q", (1, *shapes.get("sums", (1, 1, 1, 1))[2:3], 1, 1)))
         pairs = math.prod(shape[:3]) * int(shapes["k"][2] if "k" in shapes else shape[3])  # q's shape has no Tk
         if pairs > self.max_entries:
             return f"a message has {pairs} pairs of queries and keys, attnd takes {self.max_entries} (limits.entries)"

@@ -31,7 +31,7 @@ PREFIX_BYTES_MAX = 1024  # of a whole one
 DEFAULT_ORDER = 999999
 LENGTHENED_ORDER = DEFAULT_ORDER - 1  # the default, less often, as it would cost this job too much
 NUMBER_MAX = 10**9
-TIERS = ("auto", "raw", "state")
+TIERS = ("auto", "raw", "rows")
 FOLDED_MAX = 1 << 22  # logits, over heads, of a capture that takes several rows of a sample
 
 _random = np.random.default_rng()  # not the training's
@@ -75,7 +75,7 @@ class Plan:
     samples  n of a batch, others at each forward; 0: all
     rows     at most n query rows of a call, others at each captured step, evenly spaced, or on an accelerator one of each
              stratum; 0: all, or what the client likes on an accelerator
-    tier     what travels: 'state', the numbers of an attention; 'raw', its queries and keys, or weights; 'auto': the
+    tier     what travels: 'rows', the sums of the rows of an attention; 'raw', its queries and keys, or weights; 'auto': the
              client decides
     """
     every: int = 1

@@ -195,12 +195,14 @@ def weights_keys(layer: Layer, tensors: Described, *, heads: int, head_dim: int,
     return {**_layer_keys(layer, tensors), **_said(keys), **_module_keys(layer)}
 
 
-def state_keys(layer: Layer, tensors: Described, *, heads: int, first: Tuple[int, int],
-               maps: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
-    """The keys that a state message adds; `first` is the (epoch, step) that it begins with, `maps` what is said of its
-    maps when they are among the tensors."""
-    return {**_layer_keys(layer, tensors), "heads": heads, "first_epoch": first[0], "first_step": first[1],
-            **(maps or {}), **_module_keys(layer)}
+def rows_keys(layer: Layer, tensors: Described, *, columns: Sequence[str], queries: int, keys: int, weights: Optional[str] = None,
+              local_window: int = 8, microbatch: int = 0, maps: Optional[Mapping[str, Any]] = None, **rows: Any) -> Dict[str, Any]:
+    """The keys that a message of rows adds; `columns` are the names of its sums, `queries` and `keys` how many the attention has,
+    `weights` the dtype of explicit weights, `maps` what is said of its maps when they are among the tensors; `tensors` and `rows`
+    as for attention."""
+    own = {"sums": list(columns), "queries": queries, "keys": keys, "weights": weights, "local_window": None if local_window == 8 else local_window}
+    return {**_layer_keys(layer, tensors), **_said(own), **_row_keys(_shape_of(tensors, "sums")[2], **rows), **(maps or {}),
+            **_said({"microbatch": microbatch or None}), **_module_keys(layer)}
 
 
 def _layer_keys(layer: Layer, tensors: Described) -> Dict[str, Any]:

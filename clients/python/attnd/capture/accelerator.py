@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""accelerator: tier `state` of tensors on an accelerator: their numbers are computed there, beside the training.
+"""accelerator: tier `rows` of tensors on an accelerator: the sums of their rows are computed there, beside the training.
 
     training's thread   launches two kernels on the training's own stream, right behind the attention (device/launch.py), and
                         a copy of what they leave into pinned memory: 96 bytes a row (116 of all rows), 4 a key. Nothing is
                         captured until a thread has compiled the kernels. Without Triton, and of weights, PyTorch computes the
-                        metrics, which are copied
-    sender thread       waits for the copy (device/arrived.py)
-    a process beside    finishes the metrics, reduces them and packs the state (device/finisher.py), which the sender thread sends
+                        sums, which are copied
+    sender thread       waits for the copy, finds out where the rows stand (device/arrived.py), and sends both: attnd makes numbers of them
 
 Queries, keys and weights are read before the model does anything else with them, so nothing of the model is held or copied.
 Nothing that is launched asks a device for an answer, so nobody waits. A capture of `ROWS_MAX` rows holds 59 MiB meanwhile.
 Without memory a capture is dropped, and so are the next ones.
 
 Self-check: of the first captures, and then of each in its turn, some rows are computed again, in the plain way. Where they
-differ the state is not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw. So
+differ the rows are not sent, and the next backend takes over: triton, reference, and at last none, which leaves tier raw. So
 they do where logits of hundreds give weight to keys that a mask of -100 hides, which the backends leave out.
 """
 from __future__ import annotations
@@ -31,14 +30,15 @@ from ..base.hidden import WEIGHT_LEFT, hidden_at
 from ..base.masks import IGNORED_AT
 from ..base.once import log
 from ..base.plan import strata
-from ..device import finisher, launch, pooled, reference, weights
-from ..device.arrived import (CHECKED, Again, Arrived, Block, Computed, Left, Parcel, Said, Then, clock_of, computed, finish,
-                              module_of, weights_left)
-from ..device.entries import norms
-from ..device.problem import Problem, Rows
+from ..device import launch, pooled, reference, weights
+from ..device.arrived import BY_MASK, CHECKED, Again, Computed, Said, arrived, names_of_kernel, occurrences
+from ..device.parcel import ALL, Key, Parcel, clock_of, module_of
+from ..device.problem import Problem, Rows, norms
 from ..device.sums import only, wide
 from ..device.visible import Allowed, first_of_blocks, first_of_documents, known, looked_at, visible_keys_of
 from ..forms.seen import visible_keys
+from ..sending import rows as sending
+from ..sending.devices import DTYPE_NAMES
 from ..sending.sender import NotYet
 from .cost import Cost
 
@@ -56,8 +56,7 @@ _CHECKED_ROWS, _CHECKED_PIECES = 4, 16  # pieces of at least 512 keys
 _CHECKED_TO = 5e-3  # relative to what is above 1
 _ROUNDINGS = 4  # beside that, times the rounding of a logit: the weights of a row are off by about as much
 _BACKENDS = ("triton", "reference")
-_KINDS_WITHOUT = ("cpu", "meta", "mps")  # devices whose states the sender thread computes
-_AWAITED = "the kernels, or the process that finishes what they leave, are not there yet"
+_KINDS_WITHOUT = ("cpu", "meta", "mps")  # devices whose sums the sender thread computes
 _ALIKE_MAX = 256  # kinds of calls that are remembered
 _NOTHING = contextlib.nullcontext()
 _chosen = random.Random()  # not the training's
@@ -84,6 +83,7 @@ class OfQueries(NamedTuple):
     tokens      [1]: how many positions the documents have; behind them is padding. None: all
     replaces    the mask is what takes the place of the logits
     sinks       f32 [H]: learned logits that take part in each softmax, and in nothing else
+    numbers     integers [B, Tk] of the tokens of the keys, of self-attention without a mask and documents
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -105,6 +105,7 @@ class OfQueries(NamedTuple):
     tokens: Optional[torch.Tensor] = None
     replaces: bool = False
     sinks: Optional[torch.Tensor] = None
+    numbers: Optional[torch.Tensor] = None
 
 
 class OfWeights(NamedTuple):
@@ -122,11 +123,7 @@ class OfWeights(NamedTuple):
 
 
 Asked = Union[OfQueries, OfWeights]
-Wait = Callable[..., Any]  # wait(then): then(Arrived), perhaps called in another process; None when that is not to be used
-
-
-def _unchanged(numbers: Arrived) -> Arrived:
-    return numbers
+Wait = Callable[[], Optional[sending.Rows]]  # None when they are not to be used
 
 
 class Accelerator:
@@ -140,6 +137,7 @@ class Accelerator:
         self._step, self._steps, self._of_step = -1, 0, 0  # the step of the last capture, steps, and captures of that one
         self._resting = 0  # captures that are not tried, for lack of memory
         self._rows: Optional[Tuple[Any, Rows]] = None
+        self._occurred: Optional[Tuple[Any, torch.Tensor]] = None
         self._alike: Dict[Any, Any] = {}  # what was found out of calls whose tensors alone are others
 
     def rows(self, forward: Tuple[int, int], queries: int, rows: int, device: torch.device) -> Rows:
@@ -171,10 +169,9 @@ class Accelerator:
         return bool(self._alike[key])
 
     def launch(self, asked: Asked, step: int, side: int = 0) -> "Wait":
-        """Launches the computation; what is returned waits for the numbers. `side`: cells of the maps of the first sample, 0
-        for none. Raises NotYet until the kernels, and the process that finishes, are there; and MemoryError without memory, and
-        for a while after that: asking for some that is not there makes torch give back what it keeps for the training, which
-        takes its time."""
+        """Launches the computation; what is returned waits for the sums. `side`: cells of the maps of the first sample, 0
+        for none. Raises NotYet until the kernels are there; and MemoryError without memory, and for a while after that: asking for some
+        that is not there makes torch give back what it keeps for the training, which takes its time."""
         if self._resting > 0:
             self._resting -= 1
             raise MemoryError("the device was out of memory not long ago")
@@ -191,12 +188,9 @@ class Accelerator:
         device = asked[0].device
         clock = clock_of(device)
         stream = clock.stream()
-        is_awaited = clock.finishes_beside and not finisher.shared().is_ready
         began = clock.event(stream)
         if isinstance(asked, OfQueries):
-            found = self._queries(asked, checked, side, is_awaited)
-        elif is_awaited:
-            raise NotYet(_AWAITED)
+            found = self._queries(asked, checked, side)
         else:
             with reference.exact(device):
                 found = _weights(asked, side)
@@ -205,10 +199,8 @@ class Accelerator:
         self._of_step += 1
         found = found._replace(tensors={})
 
-        def wait(then: Then = _unchanged) -> Any:
-            given = found, parcel.about, then
-            check, made = parcel.take(lambda data: finisher.shared().run(finish, *given, data=data) if clock.finishes_beside
-                                      else finish(*given, data))
+        def wait() -> Optional[sending.Rows]:
+            check, made = parcel.take(lambda here: arrived(found, here))
             self._cost.spent(step, clock.seconds(began, parcel.ended), device=True)
             clock.events += began, parcel.ended
             agrees = check is None or found.backend is None or self._agrees(found.backend, check, device)
@@ -222,39 +214,64 @@ class Accelerator:
             self._step, self._steps, self._of_step = step, self._steps + 1, 0
         return self._captures < CHECKED_FIRST or (self._steps + self._of_step) % CHECKED_EVERY == 0
 
-    def _queries(self, asked: OfQueries, checked: bool, side: int = 0, is_awaited: bool = False) -> Computed:
-        device, (batch, heads, queries, _) = asked.q.device, asked.q.shape
-        blocks: List[Block] = []
-        backend = "reference"
+    def _queries(self, asked: OfQueries, checked: bool, side: int = 0) -> Computed:
+        device, heads = asked.q.device, asked.q.shape[1]
+        tensors: Dict[Key, torch.Tensor] = {}
+        problems: List[Problem] = []
+        names: Tuple[str, ...] = ()
+        backend, awaited, again = "reference", False, None
         head = _chosen.randrange(heads) if checked else -1
         said, facts = _said(asked)
         with reference.exact(device) if checked or side else _NOTHING:
             for some, problem in _problems(asked, self._alike):
+                number = len(problems)
                 if self._is_able(asked.q, asked.precision, asked.documents):
                     backend = "triton"
-                    mask = None if blocks else asked.mask
-                    is_awaited |= not self._tried(problem, launch.is_ready, asked.whole, mask, side, said is not None)
-                if is_awaited:
-                    raise NotYet(_AWAITED)
+                    mask = None if number else asked.mask
+                    awaited |= not self._tried(problem, launch.is_ready, asked.whole, mask, side, said is not None, asked.numbers)
+                if awaited:
+                    raise NotYet("the kernels are not there yet")
                 by_kernel = backend == "triton"
                 if asked.mask is not None:
                     hides_at = _hides_at(asked, functools.partial(self._tried, problem, launch.hides_at) if by_kernel else None)
                     if hides_at is not None:
                         problem.hides_at = hides_at
-                    if not blocks:
+                    if not number:
                         facts["looked"] = self._tried(problem, launch.looked_at, asked.mask) if by_kernel else _looked_at(asked, hides_at)
-                if not blocks and (checked or not by_kernel):  # else the kernel finds them
+                if not number and (checked or not by_kernel):  # else the kernel finds them
                     facts.update(_first_keys(asked, problem, facts.get("looked")))
                 problem.first = facts.get("first")
-                again = _again(problem, head - some.start) if some.start <= head < some.stop else None
-                block = self._tried(problem, _by_kernel, asked.whole, again) if by_kernel else \
-                    _by_reference(problem, again, facts.get("looked"))
+                if by_kernel:
+                    names, left = names_of_kernel(problem, asked.whole, asked.numbers is not None), self._tried(problem, launch.launched, asked.whole)
+                    tensors[number, "left"] = left
+                    if asked.numbers is not None:
+                        facts["occurrence"] = self._occurrences(asked.numbers, problem)
+                        tensors[number, "of tokens"] = self._tried(problem, launch.of_tokens, asked.whole, asked.numbers, left)
+                else:
+                    left, (names, block) = None, _by_reference(problem)
+                    tensors.update(((number, name), one) for name, one in block.items())
+                if some.start <= head < some.stop:
+                    again = number, _again(problem, head - some.start)
+                    tensors[number, "again"] = again[1].numbers
+                    again = number, again[1]._replace(numbers=torch.empty(0, device="cpu"))
+                if problem.sinks is not None:
+                    tensors[number, "sinks"] = problem.sinks
                 if side and asked.rows is None:
-                    block.tensors.update(_maps(problem, block, side, asked.whole, said, facts))
-                blocks.append(block)
+                    tensors.update(((number, name), one) for name, one in _maps(problem, left, side, asked.whole, said, facts).items())
+                problems.append(problem.like(None, None, None, None, None))
                 del problem  # copies for the next one take the place of its own
-        shape = batch, heads, queries if asked.rows is None else len(asked.rows.here), asked.k.shape[2]
-        return computed(facts, blocks, said, shape, backend, asked.first, asked.whole and backend == "triton")
+        for name, one in facts.items():
+            tensors[ALL, name] = one
+        return Computed(tensors, problems, names, said, None if asked.rows is None else asked.rows.here, backend, again, int(asked.q.shape[2]),
+                        asked.whole, asked.documents is not None, asked.causal, asked.first)
+
+    def _occurrences(self, numbers: torch.Tensor, problem: Problem) -> torch.Tensor:
+        """occurrences(), once for the layers of a forward that take the same rows."""
+        key, last = (problem.rows, numbers.data_ptr(), numbers.shape), self._occurred
+        if last is None or problem.rows is None or last[0][0] is not problem.rows or last[0][1:] != key[1:]:
+            at = problem.position(torch.arange(problem.queries, device=numbers.device))
+            last = self._occurred = key, occurrences(numbers, at)
+        return last[1]
 
     def _tried(self, problem: Problem, launches: Callable[..., Any], *how: Any) -> Any:
         """Tries kernels. One that fails would fail again, after as many seconds of compiling: it is left for good."""
@@ -275,7 +292,7 @@ class Accelerator:
             return True
         metric, row = np.argwhere(~right)[0]
         self._distrust(backend, f"what it computes on {device} is wrong: {CHECKED[metric]} of a row is "
-                                f"{found[metric, row]:.6g}, and {expected[metric, row]:.6g} when it is computed in the plain way. The state is not sent")
+                                f"{found[metric, row]:.6g}, and {expected[metric, row]:.6g} when it is computed in the plain way. The rows are not sent")
         return False
 
     def _distrust(self, backend: str, why: str) -> None:
@@ -290,7 +307,7 @@ def _is_lack_of_memory(error: Exception) -> bool:
 
 
 def computes(device: torch.device) -> bool:
-    """Whether states are computed on this kind of device."""
+    """Whether the sums of rows are computed on this kind of device."""
     return device.type not in _KINDS_WITHOUT and hasattr(module_of(device), "Stream")
 
 
@@ -466,27 +483,12 @@ def _again(p: Problem, head: int) -> Again:
     return Again(sample, head, at, torch.stack([expected, rounding.expand_as(expected)]))
 
 
-def _by_kernel(problem: Problem, whole: bool, again: Optional[Again]) -> Block:
-    """Launches the kernels."""
-    return _block({"left": launch.launched(problem, whole)}, problem, again, whole)
-
-
-def _by_reference(problem: Problem, again: Optional[Again], looked: Optional[torch.Tensor]) -> Block:
-    """Launches the reference. Sums over weights and logits would cost half as many launches again: only the numbers of a
-    message that need none exist."""
-    rows = reference.rows(problem, None, None if looked is None else visible_keys_of(looked, problem))
-    found = {name: values for name, values in rows.items() if any(values.stride())}  # the others: no row has one
-    tensors = {"rows": torch.stack(list(found.values())), "q": norms(problem.taken().q), "k": norms(problem.k)}
-    return _block(tensors, problem, again, False, tuple(found))
-
-
-def _block(tensors: Dict[str, torch.Tensor], p: Problem, again: Optional[Again], *how: Any) -> Block:
-    """With the rows that were computed again, whose numbers travel, too, as sinks do."""
-    if p.sinks is not None:
-        tensors["sinks"] = p.sinks
-    if again is not None:
-        tensors["again"], again = again.numbers, again._replace(numbers=torch.empty(0, device="cpu"))
-    return Block(tensors, Left(p.on_host(), None if p.rows is None else p.rows.here, again, *how))
+def _by_reference(problem: Problem) -> Tuple[Tuple[str, ...], Dict[str, torch.Tensor]]:
+    """Launches the reference: the names of its columns, and its tensors. Sums over logits, and powers, would cost as many launches
+    again: there are none, nor the numbers of a message that need them."""
+    found = reference.columns(problem, False, False)
+    places = torch.stack([found.pop(name)[:, 0] for name in BY_MASK]).float()
+    return tuple(found), {"rows": torch.stack(list(found.values())).float(), "places": places, "k": norms(problem.k).float()}
 
 
 # --------------------------------------------------------------------------------------------------- from weights
@@ -507,19 +509,20 @@ def _weights(asked: OfWeights, side: int = 0) -> Computed:
     if not asked.cross:
         at = asked.first + torch.arange(queries, device=mask.device) * asked.stride
         words = words._replace(first=first_of_blocks(facts["looked"], at, meaning.valid).expand(batch, -1))
-    judged = weights.rows(weights_of, words, asked.sink)
-    tensors = {"rows": torch.stack([values.float() for values in judged.rows.values()]), "error": judged.row_sum_error}
+    found = weights.columns(weights_of, words)
+    tensors = {(0, "rows"): torch.stack(list(found.of_rows.values())).float(), (0, "places"): found.places}
     if side and asked.stride == 1:
-        tensors.update(_of_pooled(pooled.of_weights(weights_of, words, 0, side)))
-    block = Block(tensors, functools.partial(weights_left, tuple(judged.rows)))
-    return computed(facts, [block], said, (batch, heads, queries, keys), None, asked.first, False)
+        tensors.update({(0, name): one for name, one in _of_pooled(pooled.of_weights(weights_of, words, 0, side)).items()})
+    tensors.update({(ALL, name): one for name, one in facts.items()})
+    return Computed(tensors, [], tuple(found.of_rows), said, None, None, None, queries, False, False, False, asked.first,
+                    DTYPE_NAMES[weights_of.dtype], asked.sink)
 
 
-def _maps(p: Problem, block: Block, side: int, whole: bool, said: Optional[Said],
+def _maps(p: Problem, left: Optional[torch.Tensor], side: int, whole: bool, said: Optional[Said],
           facts: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
-    """Maps of a block of heads of all rows, and, if there is padding, where that of their sample ends."""
+    """Maps of a block of heads of all rows, by what the kernels left if they ran, and, if there is padding, where that of their sample ends."""
     valid, shown = None if said is None else said(facts).valid, None
-    if "left" not in block.tensors:
+    if left is None:
         return _of_pooled(pooled.of_queries(p, 0, side, None, valid))
     if valid is not None:
         first, end = (torch.full_like(valid[0], number, dtype=torch.int64) for number in (0, p.keys))
@@ -527,9 +530,9 @@ def _maps(p: Problem, block: Block, side: int, whole: bool, said: Optional[Said]
             _, first, last = facts["looked"][0, :3 * p.queries].long().view(3, -1)
             end = last + 1
         shown = pooled.part_of(valid[0], valid[0], first, end, p.keys)
-    values = launch.maps(p, launch.parts_of(p, whole, block.tensors["left"])[1], side, shown)
-    return {"maps": values[None], **({} if shown is None else {"extent": shown.extent[None, :, None]})}
+    values = launch.maps(p, launch.parts_of(p, whole, left)[1], side, shown)
+    return {"maps": values, **({} if shown is None else {"extent": shown.extent})}
 
 
 def _of_pooled(found: pooled.Pooled) -> Dict[str, torch.Tensor]:
-    return {"maps": found.values[None], "extent": found.extent[None, :, None]}
+    return {"maps": found.values, "extent": found.extent}

@@ -6,7 +6,7 @@
 
 Queries and keys travel as tier `qk` when a mask, in the wire's words, is all that was added to their product. A bias
 that differs by key (ALiBi, relative positions) or by head has no words there: then the weights are computed here,
-in f32 on the sender thread, and travel as tier `attention`. With tier `state` their numbers travel (states.py).
+in f32 on the sender thread, and travel as tier `attention`. With tier `rows` the sums of their rows travel (rows.py).
 """
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ from ..sending import tensors
 from ..sending.contents import Captured, fitting_labels
 from ..sending.devices import DTYPE_NAMES, HeldCopy, HostCopy, working_dtype
 from ..sending.head_maps import HeadMaps
-from . import added, states
+from ..sending.rows import Rows
+from . import added
+from . import rows as of_rows
 from .accelerator import MASK_BYTES_MAX, Asked, OfQueries, OfWeights, valid_of
 from .padding import Present, valid_queries, with_queries
 
@@ -36,14 +38,16 @@ from .padding import Present, valid_queries, with_queries
 class Context(NamedTuple):
     """The facts in a message besides the attention itself. `tokens`: HostCopy [B, Tk] of the forward's input; `labels`:
     the texts of its samples; `present`: which queries of a cross-attention are no padding; `beside`: attnd takes values
-    beside weights; `state`: what is sent is their numbers, of this capture; `samples`: those that are taken."""
+    beside weights; `sums`: what is sent is the sums of rows, of this capture; `samples`: those that are taken; `numbers`:
+    the tokens where they are, integers [B, T]."""
     microbatch: int = 0
     tokens: Optional[HostCopy] = None
     labels: Optional[ForwardLabels] = None
     present: Optional[Present] = None
     beside: bool = False
-    state: Optional[states.Origin] = None
+    sums: Optional[of_rows.Origin] = None
     samples: Samples = ALL
+    numbers: Optional[torch.Tensor] = None
 
 
 class Cut(NamedTuple):
@@ -74,7 +78,7 @@ class Part(NamedTuple):
     copy     copies it; `waits`: so that its gradient may follow; `held`: the tensors of the model are held until then
     whole    all rows of its heads are in it
     kept     what is large of it are tensors of the model
-    kind     of the message, when that is known: 'state'
+    kind     of the message, when that is known: 'rows'
     """
     nbytes: int
     copy: Callable[..., Cut]
@@ -156,7 +160,7 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> 
                 _nbytes(seen, part) + (context.present.nbytes if context.present is not None else 0)
             found.append(Part(nbytes, functools.partial(_cut, seen, part, rows, context), rows.stride == 1,
                               isinstance(seen, Weights) or seen.score_mod is None,
-                              None if context.state is None else "state"))
+                              None if context.sums is None else "rows"))
     return found
 
 
@@ -286,11 +290,11 @@ def _device_nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:
 
 
 def _computer(context: Context) -> Any:
-    return None if context.state is None else context.state.computer
+    return None if context.sums is None else context.sums.computer
 
 
 def beyond_device(seen: Seen, plan: Plan, cross: bool, context: Context) -> Optional[str]:
-    """Why an accelerator does not compute the state of a call, which then travels as another tier; None when it does."""
+    """Why an accelerator does not compute the sums of a call, which then travels as another tier; None when it does."""
     if isinstance(seen, Weights):
         queries, keys, offset, masked = int(seen.weights.shape[2]), int(seen.weights.shape[3]), 0, True
         if logits_of(seen, plan, context.samples.taken) > MASK_BYTES_MAX * heads_of(seen):
@@ -310,8 +314,8 @@ def beyond_device(seen: Seen, plan: Plan, cross: bool, context: Context) -> Opti
 
 
 def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context) -> Cut:
-    """Launches the computation of a state."""
-    origin, (samples, heads, queries) = context.state, part
+    """Launches the computation of the sums."""
+    origin, (samples, heads, queries) = context.sums, part
     assert origin is not None and origin.computer is not None
     causal, differ = False, None
     present = context.present.valid(context.samples) if origin.cross and context.present is not None else None
@@ -342,21 +346,27 @@ def _cut_on_device(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, co
             q[samples, heads], k[samples], heads.start, int(q.shape[1]) // int(k.shape[1]), precision_of(seen), _scale(seen),
             seen.softcap, seen.causal, seen.window, mask, documents, before, origin.cross, some, present, whole,
             seen.shared, None if seen.ends is None else seen.ends[0], mod is not None,
-            None if mod is None or mod.sinks is None else mod.sinks.detach()[heads].float())
+            None if mod is None or mod.sinks is None else mod.sinks.detach()[heads].float(), _numbers_of(seen, mask, samples, context))
     wait = origin.computer.launch(asked, origin.step, origin.maps)
 
     def make(layer: wire.Layer, gradient: Optional[HostCopy] = None) -> Optional[Captured]:
-        part_of = states.Heads(rows.head_offset, rows.heads_total)
-        found = wait(functools.partial(states.packed, origin=origin._replace(computer=None), microbatch=context.microbatch,
-                                       heads=part_of, causal=causal, queries=rows.total))
+        found = wait()
         if differ is not None and differ.numpy():
             raise ValueError("packed queries of keys that are packed in another way are not captured on an accelerator")
         if found is None or (layer[2] == "cross") != origin.cross:
             return None
-        maps = None if found.maps is None else _labelled(found.maps, context, layer, rows, *found.shape[2:])
-        return states.message(found.data, origin, part_of, maps)
+        return _captured_rows(found._replace(queries=rows.total), rows, context, layer)
 
     return Cut(_device_nbytes(seen, part), make, part)
+
+
+def _numbers_of(seen: Queries, mask: Optional[torch.Tensor], samples: slice, context: Context) -> Optional[torch.Tensor]:
+    """The tokens of the keys, where they and the queries are on one device, and nothing but words hides keys."""
+    tokens, origin = context.numbers, context.sums
+    if tokens is None or origin is None or origin.cross or mask is not None or seen.documents is not None \
+            or tokens.device != seen.k.device or tokens.shape[1] != seen.k.shape[2]:
+        return None
+    return tokens[samples]
 
 
 # ------------------------------------------------------------------------------------------- tier qk
@@ -440,8 +450,8 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
         visibility = plain or _described(_visible(allowed, form, rows, documents, (batch, 1, queries, keys))[:, 0],
                                          form, rows, layer)
         ids = None if plain is None or documents is None else np.broadcast_to(np.maximum(documents[1], 0), (batch, keys))
-        if context.state is not None:
-            return _state_of_queries(parts, form, rows, context, layer, visibility, documents=ids)
+        if context.sums is not None:
+            return _rows_of_queries(parts, form, rows, context, layer, visibility, documents=ids)
         frames = tensors.Frames()
         frames.add_owned("q", q.dtype_name, q.numpy())
         frames.add_owned("k", k.dtype_name, k.numpy())
@@ -454,29 +464,29 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
                          {"scale": form.scale, "softcap": form.softcap})
     unbanded, allowed = allowed, _visible(allowed, form, rows, documents, shape)
     visibility = _described(np.asarray(allowed.any(axis=1)), form, rows, layer)
-    if context.state is not None and bias is not None and unbanded.shape[1] == 1:
+    if context.sums is not None and bias is not None and unbanded.shape[1] == 1:
         hidden = unbanded if _has_band(visibility, form, rows) and documents is None else allowed
-        return _state_of_queries(parts, form, rows, context, layer, visibility, bias=np.where(hidden, bias, -np.inf))
+        return _rows_of_queries(parts, form, rows, context, layer, visibility, bias=np.where(hidden, bias, -np.inf))
     valid = valid_queries(visibility, (batch, queries))[:, None, :, None]  # padding has rows of zeros, as in tier qk
     weights = added.softmax(added.logits(q.floats(), k.floats(), form.scale, form.softcap), allowed & valid, bias)
-    if context.state is not None:
-        return _state_of_weights(torch.from_numpy(weights), visibility, False, rows, context, layer)
+    if context.sums is not None:
+        return _rows_of_weights(torch.from_numpy(weights), visibility, False, rows, context, layer)
     frames = tensors.Frames()
     frames.add_owned("weights", "f64" if weights.dtype == np.float64 else "f32", weights)
     _add_beside(frames, parts.values, gradient, context)
     return _captured("attention", frames, visibility, rows, context, layer, {})
 
 
-def _state_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, layer: wire.Layer, visibility: Visibility,
-                      **says: Any) -> Captured:
-    """Tier state; `says`: documents or bias."""
-    assert context.state is not None
+def _rows_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, layer: wire.Layer, visibility: Visibility,
+                     **says: Any) -> Captured:
+    """Tier rows; `says`: documents or bias."""
+    assert context.sums is not None
     heads, queries = parts.q.shape[1:3]
     visibility = _of_present(visibility, context, rows, layer, queries, parts.k.shape[2])
     whole = heads == rows.heads_total and rows.stride == 1
-    found = states.of_queries(parts.q.tensor(), parts.k.tensor(), visibility, rows.stride, scale=form.scale,
-                              softcap=form.softcap, cross=layer[2] == "cross", whole=whole, side=context.state.maps, **says)
-    return _captured_state(found, visibility, rows, context, layer, queries, parts.k.shape[2])
+    found = of_rows.of_queries(parts.q.tensor(), parts.k.tensor(), visibility, rows.stride, scale=form.scale, softcap=form.softcap,
+                               cross=layer[2] == "cross", whole=whole, queries=rows.total, side=context.sums.maps, **says)
+    return _captured_rows(found, rows, context, layer)
 
 
 _Documents = Optional[Tuple[np.ndarray, np.ndarray]]  # of queries [1, Tq] and of keys [1, Tk]
@@ -586,8 +596,8 @@ def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bo
                     layer: wire.Layer, gradient: Optional[HostCopy], of_output: Optional[_Values],
                     beside: Optional[_Values]) -> Optional[Captured]:
     visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self", shared, extra)
-    if context.state is not None:
-        return _state_of_weights(weights.tensor(), visibility, sink, rows, context, layer)
+    if context.sums is not None:
+        return _rows_of_weights(weights.tensor(), visibility, sink, rows, context, layer)
     frames = tensors.Frames()
     frames.add_owned("weights", weights.dtype_name, weights.numpy())
     _add_beside(frames, of_output, gradient, context)
@@ -598,23 +608,20 @@ def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bo
     return _captured("attention", frames, visibility, rows, context, layer, {"learned_sink": sink})
 
 
-def _state_of_weights(weights: torch.Tensor, visibility: Visibility, sink: bool, rows: _Rows, context: Context,
-                      layer: wire.Layer) -> Captured:
-    assert context.state is not None
+def _rows_of_weights(weights: torch.Tensor, visibility: Visibility, sink: bool, rows: _Rows, context: Context,
+                     layer: wire.Layer) -> Captured:
+    assert context.sums is not None
     queries, keys = weights.shape[2:]
     visibility = _of_present(visibility, context, rows, layer, queries, keys)
-    found = states.of_weights(weights, visibility, rows.stride, cross=layer[2] == "cross", sink=sink,
-                              tokens=_tokens_of(context, layer, keys), side=context.state.maps)
-    return _captured_state(found, visibility, rows, context, layer, queries, keys)
+    found = of_rows.of_weights(weights, visibility, rows.stride, cross=layer[2] == "cross", sink=sink, queries=rows.total,
+                               tokens=_tokens_of(context, layer, keys), side=context.sums.maps)
+    return _captured_rows(found, rows, context, layer)
 
 
-def _captured_state(found: states.Measured, visibility: Visibility, rows: _Rows, context: Context, layer: wire.Layer, queries: int,
-                    keys: int) -> Captured:
-    assert context.state is not None
+def _captured_rows(found: Rows, rows: _Rows, context: Context, layer: wire.Layer) -> Captured:
     if found.maps is not None:
-        found = found._replace(maps=_labelled(found.maps, context, layer, rows, queries, keys))
-    return states.captured(found, context.state, context.microbatch, states.Heads(rows.head_offset, rows.heads_total),
-                           visibility.causal, rows.total)
+        found = found._replace(maps=_labelled(found.maps, context, layer, rows, found.queries, found.keys))
+    return found.message(rows.head_offset, rows.heads_total, microbatch=context.microbatch, **context.samples.header())
 
 
 # ----------------------------------------------------------------------------------------- the header

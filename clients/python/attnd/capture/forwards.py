@@ -95,7 +95,7 @@ class Forwards:
         self.projections: Optional[Projections] = None  # which are published
         self.residual: Optional[Residual] = None  # adds the residual stream to what is captured
         labels = None if texts is None else Labels(texts, self.notices.failed)
-        self.tokens = Tokens(root, self.spy, lambda: publisher.is_local if tokens is None else tokens, labels)
+        self.tokens = Tokens(root, self.spy, lambda: publisher.is_local if tokens is None else tokens, labels, tokens is not False)
 
     @property
     def plan(self) -> Plan:
@@ -221,7 +221,7 @@ class Forwards:
             if layer is not None and not (plan.takes_layer(layer) and self._publisher.wanted(*layer)):
                 return
             context = Context(microbatch, self.tokens.sent(stack, *size), self.tokens.labelled,
-                              beside=self.sends_values, samples=samples)
+                              beside=self.sends_values, samples=samples, numbers=self.tokens.there(stack, *size))
             if place[0] == "decoder" and place[2] == "cross":
                 context = context._replace(present=self._padding.of(size, samples))
             plan, context = self.origins.of(path, seen, plan, self.epoch, self.step, place[2] == "cross", context)
@@ -374,7 +374,7 @@ class Forwards:
 
         def prepare() -> Maker:
             make: Maker = functools.partial(part.copy().make, layer)
-            return make if part.kind != "state" else lambda: cost.of_sender(step, make)
+            return make if part.kind != "rows" else lambda: cost.of_sender(step, make)
 
         try:
             self._publisher.publish_later(layer, self.epoch, step, part.nbytes, prepare, part.kind)
@@ -385,7 +385,7 @@ class Forwards:
         """Copies what has no name yet, as much as the queue may hold; the rest is counted when it has one."""
         copied = NOTHING
         if self._pending_bytes + part.nbytes <= self._publisher.queue_bytes and \
-                (part.kind == "state" or part.nbytes <= self._publisher.message_bytes):
+                (part.kind == "rows" or part.nbytes <= self._publisher.message_bytes):
             self._pending_bytes += part.nbytes
             try:
                 copied = part.copy()

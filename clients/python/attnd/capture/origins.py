@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""origins: whether a captured call travels as a state (states.py), where that is computed and of which rows, and when maps go along."""
+"""origins: whether the sums of a captured call travel (rows.py), where they are computed and of which rows, and when maps go along."""
 from __future__ import annotations
 
 import functools
@@ -13,14 +13,14 @@ from ..sending.publisher import Publisher
 from .accelerator import MADE_MAX, MADE_WHOLE_MAX, ROWS_MAX, Accelerator, computes
 from .calls import Context, beyond_device, logits_of
 from .cost import Cost
-from .states import Origin
+from .rows import Origin
 
 ROWS_ON_DEVICE = 256  # query rows that an accelerator takes of a call whose plan says nothing of rows
 WHOLE_EVERY = 16  # captures of an attention there, of which one takes all rows of a sample
 
 
 class Origins:
-    """The origins of the states of one watch, which asks from the training thread. `sends_values`: tensors travel, whatever
+    """The origins of the sums of one watch, which asks from the training thread. `sends_values`: tensors travel, whatever
     the plan says."""
 
     def __init__(self, publisher: Publisher, cost: Cost, sends_values: bool):
@@ -32,13 +32,13 @@ class Origins:
 
     def of(self, path: str, seen: Seen, plan: Plan, epoch: int, step: int, cross: bool, context: Context
            ) -> Tuple[Plan, Context]:
-        """The part of a call that is taken, and its context: with the origin of the state that travels instead of tensors, if one
-        does. At most now and then maps go along."""
-        if plan.tier == "raw" or self._sends_values or not self._publisher.limits.states:
+        """The part of a call that is taken, and its context: with the origin of the sums that travel instead of tensors, if they
+        do. At most now and then maps go along."""
+        if plan.tier == "raw" or self._sends_values or not self._publisher.limits.rows:
             return plan, context
         computer = None
         if not computes(device_of(seen)):
-            if plan.tier != "state":
+            if plan.tier != "rows":
                 return plan, context
         else:
             there, taken = self.plan_on_device(path, seen, plan, cross, context, (self._publisher.run, step))
@@ -51,11 +51,11 @@ class Origins:
         weights = heads_of(seen) * queries_of(seen)[1] * keys_of(seen)  # of the maps of a sample
         if side and not self._maps.take(path, epoch, step, plan.every, self._publisher.maps_every, weights):
             side = 0
-        return plan, context._replace(state=Origin(epoch, step, self._publisher.rank, self._publisher.buckets, side, computer, cross))
+        return plan, context._replace(sums=Origin(step, side, computer, cross))
 
     def is_of_device(self, seen: Seen, plan: Plan) -> bool:
-        """Whether an accelerator computes the state, if one travels."""
-        return plan.tier != "raw" and self._publisher.limits.states and computes(device_of(seen))
+        """Whether an accelerator computes the sums, if they travel."""
+        return plan.tier != "raw" and self._publisher.limits.rows and computes(device_of(seen))
 
     def plan_on_device(self, path: str, seen: Seen, plan: Plan, cross: bool, context: Context, at: Tuple[str, int]
                        ) -> Tuple[Plan, Context]:

@@ -3,16 +3,15 @@
 
     numbers = attnd.device.row_statistics(q, k, causal=True)
     numbers["entropy"]             # float32 [B, H, Tq], NaN where a row has no such number
-    state = attnd.device.layer_state(q, k, causal=True, step=step)   # bytes, which attnd merges
-    maps = attnd.device.pooled_maps(q, k, causal=True)               # to look at
-    publisher.publish_state(state, stack="decoder", layer=0, maps=maps)
+    rows = attnd.device.rows(q, k, causal=True)         # sums, from which attnd has the numbers
+    maps = attnd.device.pooled_maps(q, k, causal=True)  # to look at
+    publisher.publish_rows(rows._replace(maps=maps), stack="decoder", layer=0, step=step)
 
 Definitions are those of workers/KERNELS.md; importing this needs PyTorch 1.13 or later.
 """
 from __future__ import annotations
 
 import inspect
-import math
 from typing import Any, Callable, Dict, Optional
 
 import torch
@@ -20,12 +19,13 @@ import torch
 from ..base.arguments import check_options
 from ..base.wire import HEADS_MAX, check_int
 from ..sending.head_maps import SIDE_MAX, HeadMaps
-from ..sending.layer_state import BUCKETS, LayerState
-from . import foreign, launch, pooled, reference, state
-from .entries import Entries
-from .problem import Problem, check_tensors
+from ..sending.rows import Rows
+from . import foreign, launch, pooled, reference
+from .arrived import of_kernels, of_reference
+from .problem import POSITION_MAX, Problem, check_tensors
+from .visible import valid_rows
 
-__all__ = ["BACKENDS", "layer_state", "lse_statistics", "pooled_maps", "row_statistics"]
+__all__ = ["BACKENDS", "Rows", "lse_statistics", "pooled_maps", "row_statistics", "rows"]
 
 BACKENDS = ("auto", "reference", "triton")
 
@@ -93,52 +93,29 @@ def lse_statistics(q: torch.Tensor, k: torch.Tensor, lse: torch.Tensor, *, max_l
     return foreign.rows(_problem(q, k, lse, max_logit, **asked), lse, max_logit)
 
 
-def layer_state(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", epoch: int = 0, step: int = 0,
-                microbatch: int = 0, rank: int = 0, time_ns: Optional[int] = None, heads: Optional[int] = None,
-                head_offset: int = 0, buckets: int = BUCKETS, lse: Optional[torch.Tensor] = None,
-                max_logit: Optional[torch.Tensor] = None, **asked: Any) -> bytes:
-    """The state of one capture, which attnd merges as if it had computed the rows (PROTOCOL.md, section 6).
+def rows(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", heads: Optional[int] = None, sampled_of: Optional[int] = None,
+         **asked: Any) -> Rows:
+    """The sums of the rows of an attention, on the host, which waits for them: from these attnd has the same numbers as from the queries
+    and keys (PROTOCOL.md, type rows), but for maps and what goes across heads. Publisher.publish_rows() takes them.
 
-    epoch, step, microbatch, rank  of the capture
-    time_ns      when, in nanoseconds since 1970; default: now
-    heads        of the layer, when q has a slice of them from head_offset on; those of q by default
-    buckets      window.buckets of the daemon
-    lse, max_logit  of another kernel: the state has what lse_statistics() gives, and no backend computes anything
+    heads        of the layer, when q has a slice of them; those of q by default
+    sampled_of   how many queries the attention has, when q has a sample of them
 
-    The rest as for row_statistics. Rows become moments and histograms where they are, and only these are brought to
-    the host, which waits for them. With them go the numbers of a message that follow from weights and logits: mean, min,
-    max, std, variance, locality, max_abs_logit, mean_logit, std_logit (of the logits with their bias), qk_cosine,
-    qk_cosine_max, q_norm, k_norm, and of all heads and rows of a layer importance.
-    ValueError as for row_statistics, and for positions out of range.
+    The rest as for row_statistics, ValueError as well.
     """
-    check_options(layer_state, asked, _ASKED)
-    if max_logit is not None and lse is None:
-        raise ValueError("max_logit is of use with lse only")
-    problem = _problem(q, k, lse, max_logit, **asked)
-    compute = _rows_of(backend, problem)
-    valid = state.valid_rows(problem)
-    entries = Entries(problem, heads in (None, problem.heads) and problem.q_stride == 1, valid)
-    rows = compute(problem, entries) if lse is None else foreign.rows(problem, lse, max_logit)
-    always = "entropy" if lse is None else "local_mass"
-    sound = torch.isfinite(rows[always])
-    invalid = (valid & ~sound).sum(2)
-    values = entries.values(problem, rows) if lse is None else {}
-    known = {name: one for name, one in values.items() if torch.isfinite(one).any()}
-    reduced = state.reduce_rows(rows)
-    made = LayerState(problem.heads if heads is None else heads, buckets)
-    made.add_reduced({name: one for name, one in reduced.items() if one.n.any() or name == always},
-                     shape=(problem.batch, problem.heads, problem.queries, problem.keys),
-                     sound=sound.sum((0, 2)).cpu().numpy(), invalid=invalid.sum(0).cpu().numpy(), values=known,
-                     epoch=epoch, step=step, microbatch=microbatch, rank=rank, time_ns=time_ns, causal=problem.causal,
-                     local_window=problem.local_window, head_offset=head_offset,
-                     row_sum_error=0.0 if sound.any() else math.nan)
-    return made.pack()
+    check_options(rows, asked, _ASKED)
+    problem = _problem(q, k, **asked)
+    count = problem.queries if sampled_of is None else check_int("sampled_of", sampled_of, POSITION_MAX, problem.queries)
+    total = problem.heads if heads is None else check_int("heads", heads, HEADS_MAX, problem.heads)
+    whole = total == problem.heads and count == problem.queries and problem.q_stride == 1
+    made = of_reference if _rows_of(backend, problem) is reference.rows else of_kernels
+    return made(problem, whole, count, valid_rows(problem).any(1))
 
 
 def pooled_maps(q: torch.Tensor, k: torch.Tensor, *, sample: int = 0, side: int = SIDE_MAX, head_offset: int = 0,
                 **asked: Any) -> HeadMaps:
     """The map of each head of one sample in at most side x side cells, each the mean over its queries and keys, for
-    people to look at: Publisher.publish_state() takes it. Without padding, and in half precision.
+    people to look at: Rows.maps. Without padding, and in half precision.
 
     sample       of the batch
     side         cells, 64 at most; Publisher.maps_side says how many attnd wants

@@ -1,57 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""arrived: what was launched for a capture, on its way to the host, and the numbers that are made of it there.
-
-All but the tensors can be pickled, for the process beside the training (finisher.py).
-
-Streams and events are those of the device's own module (torch.get_device_module, as torch.accelerator's are; torch.cuda in
-older versions). On the CPU, which has them by name, the same lines run in the tests.
-"""
+"""arrived: what was computed for a capture, made into the sums of rows on the host (sending/rows.py), by the sender thread."""
 from __future__ import annotations
 
-import functools
 import math
-from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 
-from ..sending.head_maps import HeadMaps
-from ..sending.layer_state import Reduced
-from . import launch, pooled, state
-from .entries import Entries, values_of
-from .problem import Problem, read
-from .sums import only
-from .visible import Known, first_of_blocks, known, visible_keys_of
+from ..sending.rows import PLACES, Rows
+from . import launch, pooled, reference
+from .parcel import ALL, Key
+from .problem import Problem, norms
+from .problem import Rows as RowNumbers
+from .sums import COLUMNS, FEW_COLUMNS, LOCAL_WINDOW, POWERS, TOKEN_COLUMNS, visible_keys
+from .visible import Known, first_of_blocks, first_of_documents, known, placed, visible_keys_of
 
+BY_MASK = ("with_first", "seen", "farthest")  # columns that are places where heads do not differ
 CHECKED = ("entropy", "confidence", "local_mass", "mean_distance", "first_token", "max_logit")
-_ROOM_KEPT_MAX = 4 << 20  # bytes of pinned memory that are kept for the next capture: those of all rows take more
-ALL = -1  # the block of what is of all blocks
-
-
-class Arrived(NamedTuple):
-    """The numbers of a capture: rows that have numbers and valid ones that have none, of each head; `causal` by its mask,
-    None: it has none; `values` [H] of a message."""
-    rows: Dict[str, Reduced]
-    shape: Tuple[int, int, int, int]
-    sound: np.ndarray
-    invalid: np.ndarray
-    row_sum_error: float
-    maps: Optional[HeadMaps]
-    causal: Optional[bool]
-    values: Dict[str, np.ndarray]
-
-
-Numbers = Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]
-Then = Callable[[Arrived], Any]  # can be pickled
-
-
-class Block(NamedTuple):
-    """Some heads: what travels, and what makes of it, on the host, the metrics of rows, [B, H, Tq] each, and what else there
-    is, whose second dimension is heads."""
-    tensors: Dict[str, torch.Tensor]
-    finish: Callable[[Dict[str, torch.Tensor], Optional[Known]], Numbers]
 
 
 @dataclass(frozen=True)
@@ -84,57 +51,6 @@ class Said:
         return found._replace(valid=found.valid & facts["present"]) if "present" in facts else found
 
 
-class Computed(NamedTuple):
-    """Tensors on the device by their block and name, what finishes those of each block, what makes the meaning of the others,
-    if there is mask or padding, and what computed them."""
-    tensors: Dict[Tuple[int, str], torch.Tensor]
-    finish: Sequence[Callable[..., Numbers]]
-    said: Optional[Said]
-    shape: Tuple[int, int, int, int]
-    backend: Optional[str]
-    q_offset: int
-    whole: bool
-
-
-def computed(facts: Dict[str, torch.Tensor], blocks: Sequence[Block], *about: Any) -> Computed:
-    """All that was computed; `about`: the other fields."""
-    numbered = [(ALL, facts), *((number, block.tensors) for number, block in enumerate(blocks))]
-    return Computed({(number, name): one for number, several in numbered for name, one in several.items()},
-                    [block.finish for block in blocks], *about)
-
-
-def finish(launched: Computed, about: "About", then: Then, data: Any) -> Tuple[Optional[np.ndarray], Any]:
-    """Finishes what has arrived on the host: the rows that were computed again, if there are any, and then(the numbers)."""
-    check, numbers = finished(launched, _unpacked(about, data))
-    return check, then(numbers)
-
-
-def finished(launched: Computed, here: Dict[Tuple[int, str], torch.Tensor]) -> Tuple[Optional[np.ndarray], Arrived]:
-    """As finish(), of tensors that are on the host."""
-    of_all, *blocks = ({name: one for (block, name), one in here.items() if block == number}
-                       for number in range(ALL, len(launched.finish)))
-    shape = launched.shape
-    meaning = None if launched.said is None else launched.said(of_all)
-    found = [finish({**block, **of_all}, meaning) for finish, block in zip(launched.finish, blocks)]
-    parts = [{**part, **{name: block[name] for name in ("maps", "extent") if name in block}}
-             for (_, part), block in zip(found, blocks)]
-    names = dict.fromkeys(name for one in parts for name in one)
-    part = {name: torch.cat([one[name] for one in parts if name in one], 1) for name in names}
-    maps, values, sound = None, {}, part["sound"][0].numpy()
-    if "maps" in part:
-        extent = part["extent"][0, :4, 0] if "extent" in part else torch.tensor([0, shape[2], 0, shape[3]], device="cpu")
-        maps = pooled.Pooled(part["maps"][0], extent, *shape[2:], launched.q_offset, 0).read()
-    if "totals" in part:
-        totals, extremes = (part[name].transpose(1, 2) for name in ("totals", "extremes"))
-        values = {name: one.numpy() for name, one in values_of(totals, extremes, *shape[2:], launched.whole).items()}
-    error = 0.0 if sound.any() else math.nan
-    if "row_sum_error" in part:
-        error = float(part["row_sum_error"])
-    rows = state.reduce_rows({name: torch.cat([some[name] for some, _ in found], 1) for name in found[0][0]})
-    return part["check"].numpy() if "check" in part else None, Arrived(
-        rows, shape, sound, part["invalid"][0].numpy(), error, maps, None if meaning is None else bool(meaning.causal), values)
-
-
 class Again(NamedTuple):
     """Rows of a head of a sample that were computed again: f64 [2, metrics, rows], their numbers, and how far products in f32
     may put a logit of the row off: 2^-21 of the lengths of its vectors."""
@@ -143,157 +59,229 @@ class Again(NamedTuple):
     rows: Sequence[int]
     numbers: torch.Tensor
 
-    def beside(self, rows: Dict[str, torch.Tensor], numbers: torch.Tensor) -> torch.Tensor:
-        """The same, which have arrived, after what was found: f64 [3, metrics, rows]."""
-        found = torch.stack([torch.stack([rows[name][self.sample, self.head, i] for i in self.rows]) for name in CHECKED])
-        return torch.cat([found[None].to(numbers.dtype), numbers])
+
+class Placed(NamedTuple):
+    """Where rows stand: PLACES, int32 [8, B or 1, R]; how many keys of each sample are no padding, [B or 1], None: all; whether
+    the mask is a causal bound, None: there is none."""
+    places: np.ndarray
+    keys: Optional[np.ndarray]
+    causal: Optional[bool]
 
 
-@dataclass(frozen=True)
-class Left:
-    """Finishes, on the host, what was computed of a problem, which Problem.on_host() and the numbers of its rows tell: by the
-    reference these metrics, without `names` the sums that the kernels leave."""
-    problem: bytes
+class Computed(NamedTuple):
+    """What was computed: tensors on the device by their block of heads and name; the problems of the blocks, without tensors;
+    what makes the meaning of mask and padding, if there is either; the rows that were taken; and what computed them.
+
+    names     of the columns of the rows; of the kernels those that they leave
+    again     of the block that has them, and which that is
+    queries   of the call
+    packs     it has documents
+    weights   the dtype of explicit weights, of which these are
+    """
+    tensors: Dict[Key, torch.Tensor]
+    problems: List[Problem]
+    names: Tuple[str, ...]
+    said: Optional[Said]
     rows: Optional[np.ndarray]
-    again: Optional[Again]
-    whole: bool = False
-    names: Tuple[str, ...] = ()
-
-    def __call__(self, here: Dict[str, torch.Tensor], meaning: Optional[Known]) -> Numbers:
-        p = read(self.problem, self.rows)
-        p = p.like(p.q, p.k, p.bias, p.documents, p.rows, here.get("sinks"), first=here.get("first") if self.names else None)
-        if self.names:
-            found = launch.whole(p, dict(zip(self.names, here["rows"])))
-            return self.numbers(p, (here["q"], here["k"]), lambda entries: found, here, meaning)
-        _, flat, of_keys = launch.parts_of(p, self.whole, here["left"])
-        left = launch.Swept(*(one.view(-1, p.batch * p.heads, p.queries) for one in flat))
-        visible: Optional[torch.Tensor] = None
-        if p.bias is not None:  # keys are visible that some head sees
-            if not p.cross:
-                at = p.position(torch.arange(p.queries, device="cpu"))
-                p.first = first_of_blocks(here["looked"], at, None if meaning is None else meaning.valid).expand(p.batch, -1)
-            visible = visible_keys_of(here["looked"], p)
-            if p.cross:
-                left.sums[launch.VISIBLE] = visible
-        lengths = launch.lengths_of_queries(p, left), of_keys
-        return self.numbers(p, lengths, lambda entries: launch.rows(p, entries, left, visible), here, meaning)
-
-    def numbers(self, p: Problem, lengths: Tuple[torch.Tensor, torch.Tensor],
-                rows_of: Callable[[Entries], Dict[str, torch.Tensor]], here: Dict[str, torch.Tensor],
-                meaning: Optional[Known]) -> Numbers:
-        """The numbers of rows without those of padding, how many have some and how many valid ones have none, and what there
-        is for those of a message. `lengths` of queries and keys; rows_of() adds to entries."""
-        valid, keys_there = torch.ones(1, 1, 1, dtype=torch.bool, device="cpu"), None
-        if meaning is not None:
-            valid, keys_there = meaning.valid[:, None], torch.arange(p.keys, device="cpu") < meaning.keys[:, None, None]
-        entries = Entries(p, self.whole, valid, lengths)
-        rows = rows_of(entries)
-        part = {} if self.again is None else {"check": self.again.beside(rows, here["again"])}
-        rows = {name: values for name, values in rows.items() if any(values.stride())}  # the others: no row has one
-        sound = torch.isfinite(rows["entropy"]) & valid
-        if meaning is not None:
-            at = p.position(torch.arange(p.queries, device="cpu"))
-            for name, step in (("previous_token", -1), ("diagonal", 0), ("next_token", 1)):
-                if name in rows:
-                    rows[name] = only(rows[name], at + step < meaning.end[:, None, None])
-            rows = {name: only(values, valid) for name, values in rows.items()}
-        totals, extremes = entries.left(p, rows, keys_there)
-        return rows, {**part, "sound": sound.sum((0, 2))[None], "invalid": (valid & ~sound).sum((0, 2))[None],
-                      "totals": totals.transpose(1, 2), "extremes": extremes.transpose(1, 2)}
+    backend: Optional[str]
+    again: Optional[Tuple[int, Again]]
+    queries: int
+    powers: bool
+    packs: bool
+    causal: bool
+    q_offset: int
+    weights: Optional[str] = None
+    sink: bool = False
 
 
-def weights_left(names: Sequence[str], here: Dict[str, torch.Tensor], meaning: Known) -> Numbers:
-    """The numbers of explicit weights, of which these metrics were computed."""
-    found = dict(zip(names, here["rows"]))
-    sound = torch.isfinite(found["entropy"]) | torch.isfinite(found.get("sink_deficit", found["entropy"]))
-    return found, {"sound": sound.sum((0, 2))[None], "invalid": (meaning.valid[:, None] & ~sound).sum((0, 2))[None],
-                   "row_sum_error": here["error"].view(1, 1)}
+def arrived(made: Computed, here: Dict[Key, np.ndarray]) -> Tuple[Optional[np.ndarray], Rows]:
+    """The rows that were computed again, f64 [3, CHECKED, rows]: as found, as expected, and how far off they may be, if there are
+    any; and all."""
+    facts = {name: torch.from_numpy(one) for (block, name), one in here.items() if block == ALL}
+    if made.weights is not None:
+        sums = here[0, "rows"].copy()
+        assert made.said is not None
+        placed = Placed(here[0, "places"].copy(), None, bool(made.said(facts).causal))
+        keys, lengths = made.said.keys, None
+    else:
+        parts = [_of_block(made, p, number, here) for number, p in enumerate(made.problems)]
+        sums = np.concatenate([one for one, _ in parts], 2) if len(parts) > 1 or not parts[0][0].flags.owndata else parts[0][0]
+        placed = _placed(made, facts, here.get((0, "places")))
+        keys, lengths = made.problems[0].keys, _key_lengths(made, [one for _, one in parts], placed.keys)
+    found = Rows(made.names, sums, placed.places, made.queries, keys, made.causal if placed.causal is None else placed.causal, lengths,
+                 _joined(here, "sinks", 0), made.weights, made.sink, LOCAL_WINDOW, _maps(made, here, keys))
+    if made.again is None:
+        return None, found
+    number, again = made.again
+    first_head = sum(p.heads for p in made.problems[:number])
+    numbers = _checked(found, again.sample, first_head + again.head, again.rows)
+    return np.concatenate([numbers[None], here[number, "again"]]), found
 
 
-# ------------------------------------------------------------------------------------------ their way to the host
+def _of_block(made: Computed, p: Problem, number: int, here: Dict[Key, np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
+    """The columns of a block of heads, and the lengths of its keys."""
+    if made.backend != "triton":
+        return here[number, "rows"], here[number, "k"]
+    shape = (p.batch, p.heads, p.queries)
+    of_sums, of_few, of_keys = launch.parts_on_host(p, made.powers, here[number, "left"])
+    of_tokens = [here[number, "of tokens"]] if (number, "of tokens") in here else []
+    return np.concatenate([of_sums.reshape(-1, *shape), of_few.reshape(-1, *shape), *of_tokens]), of_keys
 
-About = Sequence[Tuple[Tuple[int, str], Tuple[int, ...], int, str]]  # key, shape, bytes of an element, dtype of each tensor
 
-
-def packed(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The bytes of all, one after another."""
-    parts = [one.reshape(-1).view(torch.uint8) for one in tensors]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _unpacked(about: About, data: Any) -> Dict[Tuple[int, str], torch.Tensor]:
-    begin, found = 0, {}
-    for key, shape, size, dtype in about:
-        end = begin + size * math.prod(shape)
-        found[key] = torch.tensor(np.frombuffer(bytes(data[begin:end]), dtype=dtype).reshape(shape), device="cpu")
-        begin = end
+def _key_lengths(made: Computed, parts: List[np.ndarray], keys: Optional[np.ndarray]) -> np.ndarray:
+    """Those of all key heads, of each head where blocks share them; NaN for padding."""
+    found = parts[0].astype(np.float32)
+    if len(parts) > 1:
+        found = np.concatenate([np.repeat(one, p.group, 1) for one, p in zip(parts, made.problems)], 1)
+    if keys is not None:
+        found = np.where(np.arange(found.shape[2]) < keys[:, None, None], found, np.float32(math.nan))
     return found
 
 
-class Parcel:
-    """Tensors on their way to the host, in one piece of pinned memory."""
-
-    def __init__(self, clock: "Clock", stream: Any, tensors: Dict[Tuple[int, str], torch.Tensor]):
-        self.about: About = [(key, tuple(one.shape), one.element_size(), str(one.dtype).rpartition(".")[2])
-                             for key, one in tensors.items()]
-        sent = packed(list(tensors.values()))
-        self._nbytes = sent.numel()
-        bits = (self._nbytes - 1).bit_length()
-        self._rooms = clock.rooms[bits]
-        try:
-            self._room = self._rooms.pop()
-        except IndexError:
-            self._room = torch.empty(1 << bits, dtype=torch.uint8, device="cpu", pin_memory=clock.pins)
-        self._room[:self._nbytes].copy_(sent, non_blocking=True)
-        self.ended = clock.event(stream)
-
-    def take(self, read: Callable[[np.ndarray], Any]) -> Any:
-        """read(their bytes), which waits until they are there. Once."""
-        self.ended.synchronize()
-        try:
-            return read(np.asarray(self._room.numpy())[:self._nbytes])
-        finally:
-            if self._room.numel() <= _ROOM_KEPT_MAX:
-                self._rooms.append(self._room)
+def _joined(here: Dict[Key, np.ndarray], name: str, axis: int) -> Optional[np.ndarray]:
+    """The tensors of all blocks, if they have such."""
+    found = [one for (_, its), one in here.items() if its == name]
+    return np.concatenate(found, axis) if found else None
 
 
-def module_of(device: torch.device) -> Any:
-    """torch.cuda or such."""
-    get: Callable[[str], Any] = getattr(torch, "get_device_module", lambda kind: getattr(torch, kind, None))
-    return get(device.type)
+def _maps(made: Computed, here: Dict[Key, np.ndarray], keys: int) -> Any:
+    values, extent = _joined(here, "maps", 0), here.get((0, "extent"))
+    if values is None:
+        return None
+    shown = torch.tensor([0, made.queries, 0, keys], device="cpu") if extent is None else torch.from_numpy(extent)
+    return pooled.Pooled(torch.from_numpy(values), shown, made.queries, keys, made.q_offset, 0).read()
 
 
-class Clock:
-    """Moments of the stream that a device works through at the time."""
-
-    def __init__(self, device: torch.device):
-        self.pins = self.finishes_beside = device.type != "cpu"
-        self._module, self._index = module_of(device), (device,) if self.pins else ()
-        # Pinned memory by the bits of its size, which is kept unless it is large: torch may ask the device about memory that
-        # was freed, which a CUDA graph that the training captures would not bear.
-        self.rooms: Dict[int, List[torch.Tensor]] = defaultdict(list)
-        self.events: List[Any] = []  # which nobody waits for any more
-
-    def event(self, stream: Any) -> Any:
-        """This moment; who waits for it sleeps."""
-        try:
-            event = self.events.pop()
-        except IndexError:
-            event = self._module.Event(**({"enable_timing": True} if self.pins else {}),
-                                       **({"blocking": True} if self._module is getattr(torch, "cuda", None) else {}))
-        event.record(stream)
-        return event
-
-    def stream(self) -> Any:
-        """The one of the training at the moment."""
-        return self._module.current_stream(*self._index)
-
-    def seconds(self, began: Any, ended: Any) -> float:
-        """The time between two moments."""
-        return float(began.elapsed_time(ended)) / 1e3 if hasattr(began, "elapsed_time") else 0.0
+def _placed(made: Computed, facts: Dict[str, torch.Tensor], of_rows: Optional[np.ndarray]) -> Placed:
+    """`of_rows`: [3, B, R], with_first, seen and farthest, where the backend finds them. Found once for all layers that have all in
+    common."""
+    p = made.problems[0]
+    if made.rows is not None:
+        p = p.like(None, None, None, None, RowNumbers(torch.from_numpy(made.rows), made.rows))
+    key = made.said, None if made.rows is None else made.rows.tobytes(), [(name, one.numpy().tobytes()) for name, one in facts.items()]
+    last = p.alike.get("placed")
+    if last is not None and of_rows is None and _same_said(last[0], key):
+        kept: Placed = last[1]
+        return kept
+    found = _find_places(made, p, facts, of_rows)
+    if of_rows is None:
+        p.alike["placed"] = key, found
+    return found
 
 
-@functools.lru_cache(None)
-def clock_of(device: torch.device) -> Clock:
-    """That of a device."""
-    return Clock(device)
+def _same_said(one: Any, other: Any) -> bool:
+    """Said apart from its rows, which are compared as bytes."""
+    said = [None if of[0] is None else (of[0].first, of[0].after, of[0].keys, of[0].count, of[0].causal, of[0].cross, of[0].shared, of[0].stride)
+            for of in (one, other)]
+    return said[0] == said[1] and one[1:] == other[1:]
+
+
+def _find_places(made: Computed, p: Problem, facts: Dict[str, torch.Tensor], of_rows: Optional[np.ndarray]) -> Placed:
+    meaning = None if made.said is None else made.said(facts)
+    at = p.position(torch.arange(p.queries, device="cpu"))
+    ends, valid = torch.full((1,), min(p.keys, p.end(p.queries)), device="cpu"), torch.ones(1, len(at), dtype=torch.bool, device="cpu")
+    if meaning is not None:
+        ends, valid = torch.minimum(ends, meaning.end), meaning.valid
+    first = facts["first"].long() if "first" in facts else torch.zeros(1, len(at), dtype=torch.int64, device="cpu")
+    if "looked" in facts:
+        if not p.cross:
+            first = first_of_blocks(facts["looked"], at, valid)
+        about = visible_keys_of(facts["looked"], at, first)
+    elif of_rows is not None:
+        about = tuple(torch.from_numpy(of_rows))
+    elif made.packs:
+        first = torch.full_like(first, -1)  # as the kernel tells, as well as the others
+        about = (torch.zeros_like(first),) * 3
+    else:
+        about = visible_keys(at[None], p.keys, p.causal, p.window)
+    columns = dict(zip(PLACES, (at, ends[:, None], first, *about, valid, facts.get("occurrence", torch.zeros_like(at)))))
+    batch = max(one.shape[0] if one.dim() == 2 else 1 for one in columns.values())
+    places = np.stack([np.broadcast_to(one.numpy(), (batch, len(at))).astype(np.int32) for one in columns.values()])
+    return Placed(places, None if meaning is None else meaning.keys.numpy(), None if meaning is None else bool(meaning.causal))
+
+
+def names_of_kernel(p: Problem, powers: bool, tokens: bool = False) -> Tuple[str, ...]:
+    """Of the columns that launch.launched() leaves, and with `tokens` launch.of_tokens(); "" where places say it."""
+    key = "names", powers, tokens
+    if key not in p.alike:
+        unsaid: Tuple[str, ...] = ("apart", "seen", "farthest")
+        if not p.cross and (p.bias is not None or p.documents is not None):
+            unsaid = ("seen", "farthest") if p.bias is not None else ()
+        names = (*COLUMNS, *(POWERS if powers else ()), *FEW_COLUMNS, *(TOKEN_COLUMNS if tokens else ()))
+        p.alike[key] = tuple("" if name in unsaid else name for name in names)
+    found: Tuple[str, ...] = p.alike[key]
+    return found
+
+
+def occurrences(tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """`occurrence` of PLACES of the queries at these positions, where key 0 stands apart, i32 [B, Tq]: by integers [B, Tk], on their
+    device."""
+    first = first_of_documents(tokens, position)
+    return ((first < position).int() + 2 * ((first == 0) & (position > 0)).int())
+
+
+def _checked(found: Rows, sample: int, head: int, rows: Sequence[int]) -> np.ndarray:
+    """CHECKED of some rows of a head, f64 [CHECKED, rows]; NaN where a row has no such number."""
+    column = {name: found.sums[n, sample, head, list(rows)].astype(np.float64) for n, name in enumerate(found.names)}
+    places = dict(zip(PLACES, found.places[:, sample % found.places.shape[1]][:, list(rows)].astype(np.float64)))
+    apart = column.get("apart", places["first"])
+    aside = np.where(apart < 0, -1 - apart, apart)
+    first_key = np.where(places["first"] < 0, aside - (apart < 0), places["first"])
+    with np.errstate(all="ignore"):
+        top = np.maximum(column["largest"], column["first"])
+        share, one = np.exp(column["largest"] - top), np.exp(column["first"] - top)
+        z = share * column["total"] + one
+        unit, first, p = share / z, one / z, places["position"]
+        fall, fall_first = (np.maximum(x - top, -1e3) for x in (column["largest"], column["first"]))
+        entropy = np.log(z) - unit * column["weighted"] - unit * column["total"] * fall - first * fall_first
+        gap = np.abs(p - aside)
+        numbers = (entropy, np.maximum(share, one) / z, unit * column["local"] + np.where(gap <= found.local_window, first, 0),
+                   unit * column["distance"] + first * gap, np.where(p > first_key, np.where(aside == first_key, first, 0), np.nan), top)
+    return np.where(np.isfinite(top), np.stack(numbers), np.nan)
+
+
+# ----------------------------------------------------------------------------- of a problem that is there, which is waited for
+
+def of_reference(problem: Problem, whole: bool, queries: int, valid: torch.Tensor) -> Rows:
+    """The sums of a problem, by the reference. `whole`: it has all rows of all heads of a layer; `queries` of the attention; `valid`,
+    bool [B or 1, Tq]: which are no padding."""
+    p = placed(problem)
+    columns = {name: one.cpu() for name, one in reference.columns(p, True, whole).items()}
+    about = [columns[name][:, 0] for name in BY_MASK]
+    if not _differs_by_head(p):
+        columns = {name: one for name, one in columns.items() if name not in BY_MASK}
+    return _of_problem(p, tuple(columns), torch.stack(list(columns.values())).numpy(), norms(p.k).float().cpu(), queries, valid, about)
+
+
+def of_kernels(problem: Problem, whole: bool, queries: int, valid: torch.Tensor) -> Rows:
+    """The same by the kernels."""
+    p = placed(problem)
+    parts = launch.parts_on_host(p, whole, launch.launched(p, whole).cpu().numpy())
+    sums = np.concatenate([one.reshape(-1, p.batch, p.heads, p.queries) for one in parts[:2]])
+    names = list(names_of_kernel(p, whole))
+    if p.bias is not None or p.documents is not None:
+        names[6:8] = "seen", "farthest"
+        seen_first = sums[5] == (0 if p.first is None else p.first[:, None].cpu().numpy()) if names[5] else sums[5] > 0
+        names, sums = [*names, "with_first"], np.concatenate([sums, seen_first[None].astype(np.float32)])
+    ends = torch.full((p.batch, 1), p.keys, device="cpu") if p.k_len is None else p.k_len.cpu().long()[:, None]
+    about = visible_keys(p.position(torch.arange(p.queries, device="cpu")).expand(p.batch, -1), ends, p.causal, p.window)
+    return _of_problem(p, tuple(names), sums, torch.from_numpy(parts[2].copy()), queries, valid, about)
+
+
+def _differs_by_head(p: Problem) -> bool:
+    return p.bias is not None and p.bias.shape[1] > 1
+
+
+def _of_problem(p: Problem, names: Tuple[str, ...], sums: np.ndarray, lengths: torch.Tensor, queries: int, valid: torch.Tensor,
+                about: Sequence[torch.Tensor]) -> Rows:
+    at = p.position(torch.arange(p.queries, device="cpu"))
+    ends = torch.full((p.batch, 1), p.keys, device="cpu")
+    if p.k_len is not None:
+        ends = p.k_len.cpu().long()[:, None]
+        lengths = lengths.masked_fill((torch.arange(p.keys, device="cpu") >= ends)[:, None], math.nan)
+    positions = torch.minimum(ends, torch.as_tensor(p.end(p.queries if p.q_len is None else p.q_len.cpu().long()[:, None]), device="cpu"))
+    first = torch.zeros_like(at) if p.first is None else p.first.cpu()
+    columns = (at, positions, first, *about, valid.cpu(), torch.zeros_like(at))
+    places = np.stack([np.broadcast_to(one.numpy(), (p.batch, p.queries)).astype(np.int32) for one in columns])
+    return Rows(names, sums, places, queries, p.keys, p.causal, lengths.numpy(), None if p.sinks is None else p.sinks.float().cpu().numpy(),
+                local_window=p.local_window)

@@ -16,12 +16,10 @@ import torch
 
 from ..sending.devices import working_dtype
 from . import reference
-from .entries import norms
-from .problem import Problem, slices
+from .problem import Problem, norms, slices
 from .reference import Chunk
-from .state import valid_rows
 from .sums import only, visible_keys, wide
-from .visible import placed
+from .visible import placed, valid_rows
 
 _CHECKED = 8  # rows of each head that are computed again
 _OFF = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-2}  # that an lse may be

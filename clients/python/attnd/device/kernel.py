@@ -473,6 +473,39 @@ def few_keys(q, k, bias, documents, q_len, k_len, rows, hides_at, out, out_strid
 
 
 @triton.jit(do_not_specialize=_VARYING)
+def token_keys(q, k, bias, documents, q_len, k_len, rows, hides_at, tokens, sums, out, out_stride, first_head,
+               heads, group, queries, keys, width, scale, softcap, q_offset, q_stride, window,
+               q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k, token_b, token_k,
+               CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
+               DOCUMENTS: tl.constexpr, SAMPLED: tl.constexpr, BIAS_OF_ALL: tl.constexpr, Q_LEN: tl.constexpr, K_LEN: tl.constexpr,
+               WIDEN: tl.constexpr, NARROW: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+               REST: tl.constexpr):
+    """Writes to out[field, n, query] the sum of e of the keys before p that have the query's token, and of the keys that follow one
+    of these; key 0 is in neither. `tokens` are integers [B, Tk]; `sums` what row_sums has written. The rest as for row_sums."""
+    vectors, places, i, p, key_head, lowest, highest, begin, end = block_of_rows(
+        (q, k, bias, documents, q_len, k_len, rows, hides_at),
+        (first_head, heads, group, queries, keys, width, q_offset, q_stride, scale, softcap, window),
+        (q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, bias_b, bias_h, bias_q, bias_k, doc_b, doc_k),
+        CAUSAL, WINDOW, DOCUMENTS, SAMPLED, BIAS_OF_ALL, Q_LEN, K_LEN, WIDEN, ROWS, KEYS, WIDTH, REST)
+    at, there = tl.program_id(1).to(tl.int64) * queries + i, i < queries
+    largest = tl.load(sums + at, mask=there, other=0.0) * _PER_LN_2
+    base = tl.where(largest == float("-inf"), 0.0, largest)
+    tokens += ((first_head + tl.program_id(1)) // heads).to(tl.int64) * token_b
+    own = tl.load(tokens + tl.minimum(p, keys - 1).to(tl.int64) * token_k)
+    same = tl.zeros((ROWS,), tl.float32)
+    behind = same
+    for start in range(begin, tl.minimum(end, highest + 1), KEYS):
+        j = start + tl.arange(0, KEYS)
+        s, product, seen = block_logits(vectors, places, j, CAUSAL, WINDOW, SOFTCAP, BIAS, DOCUMENTS, NARROW, WIDEN, REST)
+        e = tl.where((s > float("-inf")) & (j > 0)[None, :], tl.exp2(s - base[:, None]), 0.0)
+        token = tl.load(tokens + j.to(tl.int64) * token_k, mask=j < keys, other=0)
+        before = tl.load(tokens + (j - 1).to(tl.int64) * token_k, mask=(j > 0) & (j <= keys), other=0)
+        same += tl.sum(tl.where((own[:, None] == token[None, :]) & (j[None, :] < p[:, None]), e, 0.0), 1)
+        behind += tl.sum(tl.where((own[:, None] == before[None, :]) & (j[None, :] <= p[:, None]), e, 0.0), 1)
+    stored(out + at, out_stride, there, (same, behind), 2)
+
+
+@triton.jit(do_not_specialize=_VARYING)
 def key_lengths(k, out, inverse, heads, keys, width, k_b, k_h, k_t, k_d, KEYS: tl.constexpr, WIDTH: tl.constexpr):
     """Writes |k| to `out`, and 1 / |k|, NaN where there is none, to `inverse`. Grid: (blocks of keys, key heads of all samples)."""
     j, channel = tl.program_id(0) * KEYS + tl.arange(0, KEYS), tl.arange(0, WIDTH)

@@ -8,6 +8,7 @@ import os
 import threading
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import numpy as np
 import torch
 
 from ..base.hidden import GAP, STEP, STEPS_MAX
@@ -15,16 +16,14 @@ from ..base.local import version_order
 from ..base.masks import IGNORED_AT
 from ..sending.devices import relaxed
 from ..sending.head_maps import cells
-from .entries import Entries, Logits, from_powers, inverse, norms, scaled
 from .pooled import Shown
-from .problem import Problem, slices
+from .problem import Problem, inverse, norms, slices
 from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
 from .visible import placed
 
 WIDTH_MAX = 256
-VISIBLE = slice(5, 8)  # numbers of kernel.row_sums: about the key apart, how many keys are visible, and the distance of the farthest
-_SUMS, _SUMS_WITH_POWERS, _FEW = 18, 23, 6  # numbers that the kernels leave of a row
-_OF_WEIGHTS, _LENGTH = 8, 16  # how many of these Sums are made of, and which is the length of the query
+_SUMS, _SUMS_WITH_POWERS, _FEW = 18, 23, 6  # numbers that the kernels leave of a row: sums.COLUMNS
+_OF_WEIGHTS = 8  # how many of these Sums are made of
 _SLICE_ROWS = 1 << 16  # rows whose sums are held at once: 7 MiB, and what finishing them takes
 SLICE_HEADS = 65535  # over samples, of a launch: the most blocks that CUDA has along the second axis of a grid
 _MARKS = 1 << 14  # values of a mask that are told apart
@@ -80,41 +79,22 @@ class Swept(NamedTuple):
 
 
 @torch.no_grad()
-def rows(problem: Problem, entries: Optional[Entries] = None, left: Optional[Swept] = None,
-         visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
-    """The row metrics, name to f32 [B, H, Tq]; adds to `entries`. `left`: of all heads, where that is known. Then nothing is
-    launched, no query and no key is read, and the problem may be one of Problem.on_host(). `visible`: as for reference.rows()."""
-    p = problem if left is not None or problem.bias is None else placed(problem)
-    flat = (p.batch * p.heads, p.queries)
+def rows(problem: Problem) -> Dict[str, torch.Tensor]:
+    """The row metrics, name to f32 [B, H, Tq]."""
+    p = problem if problem.bias is None else placed(problem)
+    flat, shape = (p.batch * p.heads, p.queries), (p.batch, p.heads, p.queries)
     found: Dict[str, torch.Tensor] = {}
-    inverse_k = None if left is not None else inverse(norms(p.k) if entries is None else entries.norms[1], math.nan)
+    inverse_k = inverse(norms(p.k), math.nan)
     for some in slices(flat[0], min(SLICE_HEADS, _SLICE_ROWS // p.queries)):
-        if left is not None:
-            mine = Swept(*(one[:, some] for one in left))
-        else:
-            assert inverse_k is not None
-            mine = swept(p, some, inverse_k, entries is not None)
-        for name, value in _metrics(p, some, mine, entries, visible).items():
+        for name, value in _metrics(p, some, swept(p, some, inverse_k)).items():
             if name not in found:
                 found[name] = torch.empty(flat, dtype=torch.float32, device=p.q.device)
             found[name][some] = value
-    return whole(p, found)
-
-
-def lengths_of_queries(p: Problem, left: Swept) -> torch.Tensor:
-    """|q|, f32 [B, H, Tq]."""
-    return left.sums[_LENGTH].view(p.batch, p.heads, p.queries)
-
-
-def whole(p: Problem, found: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
-    """All row metrics [B, H, Tq], of those that there are."""
-    shape = (p.batch, p.heads, p.queries)
     return {name: found[name].view(shape) if name in found else p.nothing() for name in ROW_METRICS}
 
 
-def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries],
-             visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
-    """The row metrics that these heads have, f32 [heads, Tq]; adds to `entries`. `visible` as for rows()."""
+def _metrics(p: Problem, some: slice, left: Swept) -> Dict[str, torch.Tensor]:
+    """The row metrics that these heads have, f32 [heads, Tq]."""
     device = left.sums.device
     shape = left.sums.shape[1:]
     place = p.position(torch.arange(p.queries, device=device))[None]
@@ -129,34 +109,21 @@ def _metrics(p: Problem, some: slice, left: Swept, entries: Optional[Entries],
     if _has_first_keys(p):
         aside = torch.where(with_first < 0, -1 - with_first, with_first).long()
         first_key = aside - (with_first < 0).long() if p.first is None else p.first.repeat_interleave(p.heads, 0)[some].long()
-        with_first = (aside == first_key).float() if visible is None else visible[0, some]
-        if visible is not None:
-            count, farthest = visible[1:, some]
+        with_first = (aside == first_key).float()
     if p.bias is None and p.documents is None:
         with_first, count, farthest = visible_keys(place.expand(shape), ends, p.causal, p.window)
     previous, own, following = (torch.where(s > -math.inf, torch.exp(s - largest), torch.zeros_like(s))
                                 for s in near)
-    squares = None if entries is None else left.sums[_LENGTH + 1]
-    sums = Sums(largest, total, weighted, squares, distance, local, previous, own, following, first, with_first > 0, count,
-                farthest, top, eighth)
+    sums = Sums(largest, total, weighted, distance, local, previous, own, following, first, with_first > 0, count, farthest, top, eighth)
     sinks = None if p.sinks is None else p.sinks.repeat(p.batch)[some, None]
-    if entries is not None:
-        row = scaled(sums, sinks)
-        finite, shift, logits, squares_of_logits, lowest, cosines, cosine_count, cosine_max = left.sums[_OF_WEIGHTS:_LENGTH]
-        of_q = inverse(entries.norms[0]).flatten(0, 1)[some]
-        seen = Logits(finite, shift, logits, squares_of_logits, lowest, cosines * of_q, torch.where(of_q > 0, cosine_count, 0 * of_q),
-                      torch.where(of_q > 0, cosine_max * of_q, torch.full_like(of_q, -math.inf)))
-        entries.add(p, (p.batch * p.heads,), (some,), slice(None), sums, row,
-                    from_powers([total, *left.sums[_LENGTH + 1:]], row.unit), seen)
     return finish(sums, Place(place, positions, first_key, aside), sinks, p.cross, p.local_window)
 
 
-def swept(p: Problem, some: slice, inverse_k: torch.Tensor, powers: bool) -> Swept:
-    """Launches both kernels for some heads, counted over all samples. `inverse_k`: 1 / the lengths of the keys, or NaN. With
-    `powers` there is what `importance` needs, too."""
+def swept(p: Problem, some: slice, inverse_k: torch.Tensor) -> Swept:
+    """Launches both kernels for some heads, counted over all samples. `inverse_k`: 1 / the lengths of the keys, or NaN."""
     left = Swept(*(torch.empty((numbers, some.stop - some.start, p.queries), dtype=torch.float32, device=p.q.device)
-                   for numbers in numbers_of(powers)))
-    tensors, (_, sums, few) = _tensors(p), _calls(p, some, powers)
+                   for numbers in numbers_of(False)))
+    tensors, (_, sums, few) = _tensors(p), _calls(p, some, False)
     with _current(p.q.device):
         sums.launch(*tensors, inverse_k, left.sums)
         few.launch(*tensors, left.few)
@@ -175,6 +142,27 @@ def launched(p: Problem, powers: bool) -> torch.Tensor:
     return room
 
 
+def of_tokens(p: Problem, powers: bool, tokens: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """The sums over the keys that have the query's token, and over those that follow one, f32 [2, B, H, Tq], of a problem without bias
+    and documents, of what launched() left."""
+    found = torch.empty(2, p.batch, p.heads, p.queries, dtype=torch.float32, device=p.q.device)
+    with _current(p.q.device):
+        _token_call(p, powers, tokens).launch(*_tensors(p), tokens, parts_of(p, powers, room)[1].sums, found)
+    return found
+
+
+def _token_call(p: Problem, powers: bool, tokens: torch.Tensor) -> _Call:
+    """The launch of token_keys."""
+    from . import kernel
+
+    key, (_, sums, few) = ("tokens", tokens.stride()), _calls(p, slice(0, p.batch * p.heads), powers)
+    if key not in p.alike:
+        how = {name: one for name, one in few.how.items() if name != "FIRST"}
+        p.alike[key] = _Call(kernel.token_keys, few.grid, (*sums.numbers, *tokens.stride()), how, (*sums.fixed, *tokens.stride()))
+    found: _Call = p.alike[key]
+    return found
+
+
 def parts_of(p: Problem, powers: bool, room: Optional[torch.Tensor] = None) -> Tuple[torch.Tensor, Swept, torch.Tensor]:
     """One piece of memory for all that the kernels leave of a problem, or this one; its parts: the numbers of both kernels,
     without dimensions, and the lengths of the keys, [B, Hk, Tk]."""
@@ -185,6 +173,12 @@ def parts_of(p: Problem, powers: bool, room: Optional[torch.Tensor] = None) -> T
         room = torch.empty(sum(p.alike["sizes", powers]), dtype=torch.float32, device=p.q.device)
     of_sums, _, of_few, of_keys = room.split_with_sizes(p.alike["sizes", powers])
     return room, Swept(of_sums, of_few), of_keys.view(p.batch, p.key_heads, p.keys)
+
+
+def parts_on_host(p: Problem, powers: bool, room: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The parts of parts_of(), of its memory on the host."""
+    of_sums, _, of_few, of_keys = np.split(room, np.cumsum(p.alike["sizes", powers])[:-1])
+    return of_sums, of_few, of_keys.reshape(p.batch, p.key_heads, p.keys)
 
 
 def numbers_of(powers: bool) -> Tuple[int, int]:
@@ -351,10 +345,10 @@ def _current(device: torch.device) -> Any:
 _compiled: Dict[Any, Union[bool, str]] = {}  # False: about to be; a text: why not
 
 
-def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, is_part: bool) -> bool:
-    """Whether the kernels for such a problem are compiled, also for looked_at(), if there is a mask, and for maps(), unless
-    `side` is 0. The first time a thread begins to, which takes it some seconds; RuntimeError says what it failed with."""
-    wanted = powers, mask is not None, side, is_part
+def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, is_part: bool, tokens: Optional[torch.Tensor] = None) -> bool:
+    """Whether the kernels for such a problem are compiled, also for looked_at(), if there is a mask, for maps(), unless `side` is 0,
+    and for of_tokens(), if there are some. The first time a thread begins to, which takes it some seconds; RuntimeError says what it failed with."""
+    wanted = powers, mask is not None, side, is_part, None if tokens is None else (tokens.dtype, tokens.stride(), _is_aligned(tokens))
     if ("ready", wanted) in p.alike or _interpreted():
         return True
     (lengths, sums, few), tensors = _calls(p, slice(0, p.batch * p.heads), powers), _tensors(p)
@@ -373,6 +367,9 @@ def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, 
             if _kind(p) == 1:
                 mark, decide = _marks(p, mask)
                 calls += (mark, (given[2], given[6], torch.uint8)), (decide, (torch.uint8, f32))
+        if tokens is not None:
+            kind = tokens.dtype if _is_aligned(tokens) else _Misaligned(tokens.dtype)
+            calls.append((_token_call(p, powers, tokens), (*given, kind, f32, f32)))
         if side:
             part = (torch.uint8, torch.int64) if is_part else (given[0], given[0])
             calls.append((_cells(p, side, is_part), (*given[:4], given[7], f32, given[0] if p.sinks is None else f32, *part, torch.float16)))

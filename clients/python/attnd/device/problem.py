@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
-import pickle
 from typing import Any, Dict, Iterable, Iterator, NamedTuple, Optional
 
 import numpy as np
@@ -13,9 +11,11 @@ import torch
 
 from ..base.hidden import hidden_at
 from ..base.masks import IGNORED_AT
+from ..sending.devices import working_dtype
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 POSITION_MAX = 2**31 - 1
+_VECTORS = 1 << 20  # numbers of queries or keys that are looked at, at once, on the CPU, where they are converted before
 
 
 class Rows(NamedTuple):
@@ -111,17 +111,6 @@ class Problem:
             found.bias = self.bias.index_select(2, self.rows.there)
         return found
 
-    def on_host(self) -> bytes:
-        """For read(): the same without its numbers, for what needs shapes, and that there is a bias or are documents."""
-        if "on host" not in self.alike:
-            q, k, bias, documents = (None if one is None else torch.empty((), dtype=one.dtype, device="cpu").expand(one.shape)
-                                     for one in (self.q, self.k, self.bias, self.documents))
-            found = self.like(q, k, bias, documents, None)
-            found.alike = {}
-            self.alike["on host"] = pickle.dumps(found)
-        packed: bytes = self.alike["on host"]
-        return packed
-
     def number(self, query: Any) -> Any:
         """The number among all queries of a query, or of each of some."""
         if self.rows is None:
@@ -160,22 +149,27 @@ class Problem:
         return nan.expand(self.batch, self.heads, self.queries)
 
 
-@functools.lru_cache(256)
-def _read(packed: bytes) -> Problem:
-    problem: Problem = pickle.loads(packed)
-    return problem
-
-
-def read(packed: bytes, here: Optional[np.ndarray]) -> Problem:
-    """The problem that Problem.on_host() packed, with these rows."""
-    p = _read(packed)
-    return p if here is None else p.like(p.q, p.k, p.bias, p.documents, Rows(torch.from_numpy(here), here))
-
-
 def slices(count: int, step: int) -> Iterator[slice]:
     """Slices of at most `step`, one at least, that together are slice(0, count)."""
     step = max(1, step)
     return (slice(begin, min(begin + step, count)) for begin in range(0, count, step))
+
+
+def norms(vectors: torch.Tensor) -> torch.Tensor:
+    """[B, H, T], f64 of f64, else f32."""
+    working = working_dtype(vectors)
+    if vectors.device.type != "cpu":
+        return torch.linalg.vector_norm(vectors, dim=-1, dtype=working)  # type: ignore[no-any-return]
+    found = torch.empty(vectors.shape[:3], dtype=working, device=vectors.device)
+    for some in slices(vectors.shape[2], _VECTORS // (vectors.shape[0] * vectors.shape[1] * vectors.shape[3])):
+        torch.linalg.vector_norm(vectors[:, :, some], dim=-1, dtype=working, out=found[:, :, some])
+    return found
+
+
+def inverse(lengths: torch.Tensor, none: float = 0.0) -> torch.Tensor:
+    """1 / x, and `none` of zero and of what is not finite."""
+    found = lengths.reciprocal()
+    return found.masked_fill_(~((found > 0) & (found < math.inf)), none)
 
 
 def check_tensors(**given: Any) -> None:

@@ -14,9 +14,8 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import torch
 
 from ..sending.devices import working_dtype
-from .entries import Entries, Logits, Scaled, inverse, norms, scaled
-from .problem import Problem, slices
-from .sums import ROW_METRICS, Place, Sums, finish, visible_keys
+from .problem import Problem, inverse, norms, slices
+from .sums import EMPTY, POWERS, ROW_METRICS, Place, Sums, finish, visible_keys
 from .visible import placed
 
 _ENTRIES = 1 << 20  # logits of a chunk on the CPU
@@ -28,6 +27,9 @@ _FLOOR = -1e4  # exp of it is 0 in f32 and f64
 _TOP = 8
 _SORTED = 256  # keys at most: more are cut down first
 _MERGE = ((0, 4), (1, 5), (2, 6), (3, 7), (0, 2), (1, 3), (4, 6), (5, 7), (0, 1), (2, 3), (4, 5), (6, 7))
+_OF_WEIGHTS = ("largest", "total", "weighted", "distance", "first", "with_first", "seen", "farthest", "square", "top", "eighth", "local",
+               "previous", "own", "next")
+_OF_LOGITS = ("finite", "shift", "logits", "logit_squares", "smallest", "cosines", "cosine_count", "cosine_max")
 _SORT = ((0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (1, 2), (5, 6), *_MERGE[:4], (2, 4), (3, 5),
          (1, 2), (3, 4), (5, 6))  # Batcher 1968
 
@@ -53,34 +55,67 @@ class Chunk(NamedTuple):
         return tuple(some.stop - some.start for some in (*self.rows, self.keys))
 
 
+class Logits(NamedTuple):
+    """Sums over the finite logits at a row's visible keys, the first key as well, and over cosines where no vector is zero. Those
+    of a row may all be far from 0 and near each other: f32 has their sums, and of squares, about a shift."""
+    finite: torch.Tensor
+    shift: torch.Tensor  # one of them
+    total: torch.Tensor  # of logit - shift
+    squares: torch.Tensor  # of the same
+    lowest: torch.Tensor  # inf without any
+    cosines: torch.Tensor
+    cosine_count: torch.Tensor
+    cosine_max: torch.Tensor  # -inf without any
+
+
 @torch.no_grad()
-def rows(problem: Problem, entries: Optional[Entries] = None,
-         visible: Optional[torch.Tensor] = None) -> Dict[str, torch.Tensor]:
-    """The row metrics, name to f32 [B, H, Tq]; adds to `entries`. `visible`: Sums.with_first, seen and farthest of all rows,
-    [3, B H, Tq], where these go by more than what a row sees itself."""
+def rows(problem: Problem) -> Dict[str, torch.Tensor]:
+    """The row metrics, name to f32 [B, H, Tq]."""
     problem = placed(problem).taken()
     q = problem.q
     shape = (problem.batch, problem.key_heads, problem.group, problem.queries)
     sinks = None if problem.sinks is None else problem.sinks.view(shape[1:3])
     found: Dict[str, torch.Tensor] = {}
     with exact(q.device):
-        for chunk, place, sums, logits_seen, buffers in _chunks(problem, entries is not None):
+        for chunk, place, sums, _, _ in _chunks(problem, False):
             sink = None if sinks is None else sinks[chunk.key_heads, chunk.group, None]
-            if visible is not None:
-                taken = slice(None), *chunk.rows
-                with_first, seen, farthest = visible.view(-1, *shape)[taken]
-                sums = sums._replace(with_first=with_first, seen=seen, farthest=farthest)
-            numbers = finish(sums, place, sink, problem.cross, problem.local_window)
-            if entries is not None and logits_seen is not None:
-                row = scaled(sums, sink)
-                entries.add(problem, shape[:3], chunk.rows[:3], chunk.queries, sums, row,
-                            _of_weights(row, buffers, (*row.top.shape, chunk.keys.stop - chunk.keys.start)), logits_seen)
-            for name, value in numbers.items():
+            for name, value in finish(sums, place, sink, problem.cross, problem.local_window).items():
                 if name not in found:
                     found[name] = torch.full(shape, math.nan, dtype=torch.float32, device=q.device)
                 found[name][chunk.rows] = value
     flat = (problem.batch, problem.heads, problem.queries)
     return {name: found[name].view(flat) if name in found else problem.nothing() for name in ROW_METRICS}
+
+
+@torch.no_grad()
+def columns(problem: Problem, of_logits: bool, powers: bool) -> Dict[str, torch.Tensor]:
+    """What PROTOCOL.md, type rows, has of each row: name to [B, H, Tq]. Sums over logits and cosines with `of_logits`, and powers for
+    importance, cost as many passes again."""
+    problem = placed(problem).taken()
+    shape = (problem.batch, problem.key_heads, problem.group, problem.queries)
+    lengths = norms(problem.q)
+    of_q = lengths.view(shape)
+    names = (*_OF_WEIGHTS, *(_OF_LOGITS if of_logits else ()), *(POWERS if powers else ()))
+    found = {name: torch.full(shape, EMPTY.get(name, 0.0), dtype=working_dtype(problem.q), device=problem.q.device) for name in names}
+    with exact(problem.q.device):
+        for chunk, _, sums, logits, buffers in _chunks(problem, of_logits):
+            e, spare = (buffer[:math.prod(chunk.shape)].view(chunk.shape) for buffer in buffers[1:])
+            largest = torch.where(sums.first < math.inf, sums.largest, torch.full_like(sums.largest, math.nan))
+            near = {name: torch.log(one) + sums.largest for name, one in (("previous", sums.previous), ("own", sums.own), ("next", sums.next))}
+            numbers: Dict[str, Any] = {"largest": largest, "total": sums.total, "weighted": sums.weighted, "distance": sums.distance, "first": sums.first,
+                       "with_first": sums.with_first, "seen": sums.seen, "farthest": sums.farthest, "top": sums.top, "eighth": sums.eighth,
+                       "local": sums.local, "square": torch.mul(e, e, out=spare).sum(-1), **near}
+            for name in POWERS if powers else ():
+                numbers[name] = spare.mul_(e).sum(-1)
+            if logits is not None:
+                length = of_q[chunk.rows]
+                numbers.update({"finite": logits.finite, "shift": logits.shift, "logits": logits.total, "logit_squares": logits.squares,
+                                "smallest": logits.lowest, "cosines": logits.cosines * length, "cosine_count": logits.cosine_count,
+                                "cosine_max": logits.cosine_max * length})
+            for name, value in numbers.items():
+                found[name][chunk.rows] = value
+    flat = (problem.batch, problem.heads, problem.queries)
+    return {**{name: value.view(flat) for name, value in found.items()}, "query_length": lengths}
 
 
 @contextlib.contextmanager
@@ -144,18 +179,8 @@ _lock = threading.Lock()
 _within: List[Callable[[], None]] = []  # puts back the precision of products of f32, then one for each who is within
 
 
-def _of_weights(row: Scaled, buffers: torch.Tensor, shape: Tuple[int, ...]) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Sums of e^A - 1 and A e^A of a chunk whose e is still in its buffer."""
-    f64 = row.unit.dtype
-    spare, a = (buffer[:math.prod(shape)].view(shape) for buffer in (buffers[0], buffers[1]))
-    a.mul_(row.unit[..., None].to(a.dtype))
-    total = a.sum(-1).to(f64)
-    grown = torch.expm1(a, out=spare).sum(-1).to(f64)
-    return grown, spare.mul_(a).sum(-1).to(f64) + total
-
-
 def _of_logits(p: Problem, chunk: Chunk, s: torch.Tensor, spare: torch.Tensor, lengths_of: Tuple[torch.Tensor, torch.Tensor]) -> Logits:
-    """The logits of a chunk for Entries, hidden ones being -inf; those of rows that are not sound are any."""
+    """The sums over the logits of a chunk, hidden ones being -inf; those of rows that are not sound are any."""
     inverse_q = lengths_of[0].view(p.batch, p.key_heads, p.group, -1)[chunk.rows][..., None]
     inverse_k = lengths_of[1][chunk.samples, chunk.key_heads, None, None, chunk.keys]
     some = _uneven_keys(s, inverse_q, inverse_k)
@@ -265,7 +290,6 @@ def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.T
     s.sub_(torch.where(torch.isfinite(largest), largest, torch.zeros_like(largest))[..., None]).clamp_(min=_FLOOR)
     torch.exp(s, out=e)
     weighted = torch.mul(e, s, out=spare).sum(-1)
-    squares = None if lengths_of is None else torch.mul(e, e, out=spare).sum(-1)
     distance = ((place - begin).to(e.dtype)[:, None] - (j - begin).to(e.dtype)).abs_()
     distances = torch.mul(e, distance, out=spare).sum(-1)
     near = slice(*(min(max(0, edge - begin), shape[-1]) for edge in (
@@ -274,7 +298,7 @@ def _measure(p: Problem, chunk: Chunk, positions: torch.Tensor, buffers: torch.T
     with_first, seen_keys, reach = _counted(p, chunk, seen, place, distance, spare)
     previous, own, following = (at(e, place + step - begin) for step in (-1, 0, 1))
     top, eighth = _largest(e)
-    return Place(place, positions, first_key), Sums(largest, e.sum(-1), weighted, squares, distances, local, previous, own, following, first,
+    return Place(place, positions, first_key), Sums(largest, e.sum(-1), weighted, distances, local, previous, own, following, first,
                                          with_first, seen_keys, reach, top, eighth), of_logits
 
 

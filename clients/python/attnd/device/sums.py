@@ -15,7 +15,17 @@ import torch
 from ..base import metrics
 
 ROW_METRICS = tuple(name for name in metrics.ROW_METRICS if name not in ("induction", "duplicate_token"))  # of no tokens
+LOCAL_WINDOW = 8  # positions; what is sent says it
 _NOTHING_BELOW = -1e3  # exp of it is 0 in f64
+
+# What travels of a row, in the order in which the kernels leave it (PROTOCOL.md, type rows); the powers where all rows of all heads are taken.
+POWERS = ("power_3", "power_4", "power_5", "power_6", "power_7")
+COLUMNS = ("largest", "total", "weighted", "distance", "first", "apart", "seen", "farthest", "finite", "shift", "logits", "logit_squares",
+           "smallest", "cosines", "cosine_count", "cosine_max", "query_length", "square")
+TOKEN_COLUMNS = ("duplicate", "induction")
+FEW_COLUMNS = ("top", "eighth", "local", "previous", "own", "next")
+EMPTY = {"largest": -math.inf, "first": -math.inf, "smallest": math.inf, "cosine_max": -math.inf, "previous": -math.inf, "own": -math.inf,
+         "next": -math.inf}  # of a row that sees no key; all others are 0
 
 
 def only(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
@@ -28,7 +38,6 @@ class Sums(NamedTuple):
     largest: torch.Tensor  # logit; -inf without any, NaN or +inf when the row is not sound
     total: torch.Tensor  # sum of e
     weighted: torch.Tensor  # sum of e (s - largest)
-    squares: Optional[torch.Tensor]  # sum of e^2, where somebody asks for entries
     distance: torch.Tensor  # sum of e |p - j|
     local: torch.Tensor  # sum of e where |p - j| <= local_window
     previous: torch.Tensor  # e at p - 1, 0 where that is not visible or the first key

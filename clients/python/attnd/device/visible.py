@@ -14,6 +14,7 @@ import torch
 from .problem import Problem, slices
 
 _ENTRIES = 1 << 20  # of a mask that are looked at, at once
+_BIASES = 1 << 21  # of a bias, likewise
 
 Allowed = Callable[[slice], torch.Tensor]  # of some of the queries: bool [B or 1, queries, Tk]
 
@@ -160,14 +161,11 @@ def first_of_blocks(looked: torch.Tensor, position: torch.Tensor, rows: Optional
     return torch.where(starts, j, torch.zeros_like(j)).cummax(1)[0].gather(1, begin)
 
 
-def visible_keys_of(looked: torch.Tensor, p: Problem) -> torch.Tensor:
-    """sums.visible_keys() of all heads of a problem: [3, B H, Tq]."""
-    seen, lowest, highest = looked[:, :3 * p.queries].view(-1, 3, p.queries).unbind(1)
-    place = p.position(torch.arange(p.queries, device=looked.device))
-    farthest = torch.maximum((place - lowest).abs(), (place - highest).abs()) * (seen > 0)
-    first = 0 if p.first is None else p.first
-    found = torch.stack([one.expand(p.batch, -1) for one in ((lowest == first).to(seen.dtype), seen, farthest)])[:, :, None]
-    return found.expand(-1, -1, p.heads, -1).flatten(1, 2)
+def visible_keys_of(looked: torch.Tensor, position: torch.Tensor, first: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """sums.visible_keys() of what was looked at, of queries at these positions, [B or 1, Tq] each; `first`: the first key of their
+    documents."""
+    seen, lowest, highest = looked[:, :3 * len(position)].view(-1, 3, len(position)).unbind(1)
+    return lowest == first, seen, torch.maximum((position - lowest).abs(), (position - highest).abs()) * (seen > 0)
 
 
 def _opened(extent: _Extent, present: torch.Tensor, position: torch.Tensor, shared: bool) -> torch.Tensor:
@@ -232,3 +230,31 @@ def _is(extent: _Extent, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """Which rows see the keys from `low` to `high`, and no others."""
     count = (high - low + 1).clamp(min=0)
     return (extent.seen == count) & ((count == 0) | ((extent.lowest == low) & (extent.highest == high)))
+
+
+@torch.no_grad()
+def valid_rows(p: Problem) -> torch.Tensor:
+    """The valid queries, by KERNELS.md: bool [B, H, Tq], where B and H may be 1."""
+    position = torch.arange(p.queries, device=p.q.device)
+    valid = torch.ones(1, 1, p.queries, dtype=torch.bool, device=p.q.device)
+    if p.q_len is not None:
+        valid = (position < p.q_len.to(p.q.device)[:, None])[:, None]
+    if p.bias is None:
+        return valid & has_keys(p, position)
+    step = max(1, _BIASES // (p.batch * p.bias.shape[1] * p.keys))
+    return valid & torch.cat([has_keys(p, some) for some in torch.split(position, step)], -1)
+
+
+def has_keys(p: Problem, queries: torch.Tensor) -> torch.Tensor:
+    """Which of these queries the bias and the documents leave some key, broadcastable to [B, H, queries]."""
+    some = torch.ones(len(queries), 1, dtype=torch.bool, device=queries.device)
+    if p.documents is not None:
+        place = p.position(queries)
+        own = p.documents[:, place.clamp(max=p.keys - 1)]
+        some = (place < p.keys)[:, None]
+        if p.bias is not None:
+            some = some & (own[:, None, :, None] == p.documents[:, None, None, :])
+    if p.bias is not None:
+        part = p.bias[:, :, queries] if p.bias.shape[2] > 1 else p.bias
+        some = some & ~p.hidden(part)
+    return some.any(-1)

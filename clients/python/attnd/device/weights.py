@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""weights: row metrics of a map of weights that exists anyway, as that of an explicit softmax, some rows at a time.
+"""weights: the sums of rows of a map of weights that exists anyway, as that of an explicit softmax, some rows at a time.
 
-Nothing is renormalised but rows beside a learned sink, as in workers/KERNELS.md: a row whose sum is off is not sound, and has
-no numbers. Shapes do not depend on what the tensors hold, so that nothing waits for their device.
+attnd judges whether they are distributions (workers/KERNELS.md). Shapes do not depend on what the tensors hold, so that nothing
+waits for their device.
 """
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 
-from .sums import Place, Sums, Weights, only, wide
-from .sums import numbers as numbers_of
+from .sums import LOCAL_WINDOW, wide
 from .visible import first_of_blocks, looked_at
 
 _ENTRIES = 1 << 20  # weights that are looked at, at once, but for those of one row
@@ -34,84 +33,71 @@ class Words(NamedTuple):
     first: Optional[torch.Tensor] = None  # [B, Tq] the first key of each row's document; None: by the mask
 
 
-class Judged(NamedTuple):
-    """The numbers of rows [B, H, Tq], NaN where there is none, and which of the queries [B, Tq] are no padding."""
-    rows: Dict[str, torch.Tensor]
-    valid: torch.Tensor
-    row_sum_error: torch.Tensor
+class Columns(NamedTuple):
+    """What PROTOCOL.md, type rows, has of each row, name to [B, H, Tq], and of its places, i32 [8, B, Tq]."""
+    of_rows: Dict[str, torch.Tensor]
+    places: torch.Tensor
 
 
 @torch.no_grad()
-def rows(weights: torch.Tensor, words: Words, learned_sink: bool = False, tokens: Optional[torch.Tensor] = None,
-         local_window: int = 8) -> Judged:
-    """Every row metric of weights [B, H, Tq, Tk], logits apart. `learned_sink`: rows may sum to less than 1; `tokens`:
-    integers [B, Tk], which `induction` and `duplicate_token` need."""
+def columns(weights: torch.Tensor, words: Words, tokens: Optional[torch.Tensor] = None, local_window: int = LOCAL_WINDOW) -> Columns:
+    """Sums of weights [B, H, Tq, Tk]. `tokens`: integers [B, Tk], which `induction` and `duplicate_token` need."""
     heads, queries, keys = weights.shape[1:]
     step = max(1, _ENTRIES // (heads * keys))
     if words.first is None:
         words = words._replace(first=_first_keys(words, len(weights), queries, keys, weights.device))
-    found: List[List[Judged]] = []
+    found: List[List[Columns]] = []
     for sample in range(len(weights)):
         q_len, k_len, mask, valid, end, first = (None if one is None else one[sample] for one in (
             words.q_len, words.k_len, words.mask, words.valid, words.end, words.first))
         one = words._replace(q_len=q_len, k_len=k_len, mask=mask, valid=valid, end=end, first=first)
         known = None if tokens is None or words.cross else tokens[sample]
-        found.append([_some(weights[sample, :, begin:begin + step], begin, one, learned_sink, known, local_window, queries)
-                      for begin in range(0, queries, step)])
-    names = found[0][0].rows
-    worst = torch.stack([part.row_sum_error for parts in found for part in parts]).amax()
-    return Judged({name: torch.stack([torch.cat([part.rows[name] for part in parts], 1) for parts in found])
-                   for name in names},
-                  torch.stack([torch.cat([part.valid for part in parts]) for parts in found]),
-                  only(worst, worst >= 0))
+        found.append([_some(weights[sample, :, begin:begin + step], begin, one, known, local_window, queries) for begin in range(0, queries, step)])
+    names = found[0][0].of_rows
+    return Columns({name: torch.stack([torch.cat([part.of_rows[name] for part in parts], 1) for parts in found]) for name in names},
+                   torch.stack([torch.cat([part.places for part in parts], 1) for parts in found], 1))
 
 
-def _some(weights: torch.Tensor, begin: int, words: Words, learned_sink: bool, tokens: Optional[torch.Tensor],
-          local_window: int, queries: int) -> Judged:
-    """The numbers of some rows [H, rows, Tk] of a sample."""
+def _some(weights: torch.Tensor, begin: int, words: Words, tokens: Optional[torch.Tensor], local_window: int, queries: int) -> Columns:
+    """The sums of some rows [H, rows, Tk] of a sample."""
     count, keys, device = weights.shape[1], weights.shape[2], weights.device
     query, j = torch.arange(begin, begin + count, device=device), torch.arange(keys, device=device)
     p = words.q_offset + query * words.q_stride
     seen, valid = _visible(words, query, p, j)
-    n = seen.sum(-1)
     given = weights.to(wide(device))
     a = torch.where(seen, given, torch.zeros_like(given))
-    total = a.sum(-1)
-    sound, error = _judge(a, total, valid & (n > 0), weights.dtype, learned_sink)
     length, known_queries = (torch.full((), most, device=device) if given_length is None else given_length
                              for given_length, most in ((words.k_len, keys), (words.q_len, queries)))
     end = torch.minimum(length, words.q_offset + known_queries * words.q_stride) if words.end is None else words.end
     gap = (p[:, None] - j).abs()
     distance = gap.to(a.dtype)
-    has_keys = torch.ones_like(sound)
-    if learned_sink:  # a row that it has taken all of has no other numbers
-        has_keys = total > 0
-        a = a / total[..., None]
-    first_key = torch.zeros_like(p) if words.first is None else words.first[query].long()
-    first = _at(a, first_key)
-    rest = a.masked_fill(j == first_key[:, None], 0)
-    mass, nats = rest.sum(-1), _nats(rest)
-    previous, own, following = (_at(rest, p + step) for step in (-1, 0, 1))
-    local = (rest * (gap <= local_window)).sum(-1)
-    none = torch.zeros_like(mass)
-    sums = Sums(none, mass, -nats, None, (rest * distance).sum(-1), local, previous, own, following, none, _at(seen[None], first_key)[0], n,
-                (distance * seen).amax(-1))
-    largest = torch.where(seen, a, torch.full_like(a, -math.inf)).amax(-1)
-    whole = Weights(first, largest, nats + _nats(first[..., None]), nats / mass + torch.log(mass), mass > 0,
-                    (sums.distance, local, previous, own, following))
-    numbers = numbers_of(sums, whole, Place(p, end, first_key), words.cross, local_window)
-    always = torch.ones_like(n, dtype=torch.bool)
-    numbers["tail_mass"] = 1 - a.topk(min(_TOP, keys), sorted=False)[0].sum(-1), always
+    first = torch.zeros_like(p) if words.first is None else words.first[query].long()
+    with_first = _at(seen[None], first)[0]
+    none = torch.full((), -math.inf, dtype=a.dtype, device=device)
+    others = seen & (j != first[:, None])
+    largest = torch.where(others, a, none).amax(-1)
+    is_odd = ~torch.isfinite(a).all(-1) | (a < _below(weights.dtype)).any(-1)
+    unit = torch.where(largest > 0, largest, torch.ones_like(largest))
+    rest = torch.where(others, a, torch.zeros_like(a)).clamp(min=0) / unit[..., None]
+    found = {
+        "largest": torch.log(largest.clamp(min=0)).masked_fill(is_odd, math.nan), "total": rest.sum(-1), "weighted": torch.xlogy(rest, rest).sum(-1),
+        "distance": (rest * distance).sum(-1), "first": torch.where(with_first, torch.log(_at(a, first).clamp(min=0)), none), "square": (rest * rest).sum(-1),
+        "local": (rest * (gap <= local_window)).sum(-1)}
+    top = rest.topk(min(_TOP, keys), sorted=False)[0]
+    found["top"], found["eighth"] = top.sum(-1), top.amin(-1) if keys >= _TOP else torch.zeros_like(largest)
+    for name, step in (("previous", -1), ("own", 0), ("next", 1)):
+        there = (p + step >= 0) & (p + step < keys)
+        found[name] = torch.where(there & _at(others[None], p + step)[0], torch.log(_at(rest, p + step) * unit), none)
+    occurrence = torch.zeros_like(p)
     if tokens is not None:
         earlier = (tokens == tokens[p.clamp(max=keys - 1)][:, None]) & (j < p[:, None])
+        follows = torch.nn.functional.pad(earlier[:, :-1], (1, 0))
+        found["duplicate"], found["induction"] = (rest * earlier).sum(-1), (rest * follows).sum(-1)
         known = (p < length) & earlier.any(-1)
-        numbers["duplicate_token"] = (a * earlier).sum(-1), known
-        numbers["induction"] = (a[..., 1:] * earlier[:, :-1]).sum(-1), known
-    numbers = {name: (value, exists & has_keys) for name, (value, exists) in numbers.items()}
-    if learned_sink:
-        numbers["sink_deficit"] = 1 - total, always
-    return Judged({name: only(value, sound & exists & torch.isfinite(value))
-                   for name, (value, exists) in numbers.items()}, valid, error)
+        occurrence = known.long() + 2 * _at(earlier[None], first)[0].long() + 4 * _at(follows[None], first)[0].long()
+    farthest = (gap * seen).amax(-1)
+    places = torch.stack([one.expand_as(p).int() for one in (p, end, first, with_first, seen.sum(-1), farthest, valid, occurrence)])
+    return Columns(found, places)
 
 
 def _first_keys(words: Words, batch: int, queries: int, keys: int, device: torch.device) -> Optional[torch.Tensor]:
@@ -147,20 +133,9 @@ def _visible(words: Words, query: torch.Tensor, p: torch.Tensor, j: torch.Tensor
     return seen, valid if words.q_len is None else valid & (query < words.q_len)
 
 
-def _judge(a: torch.Tensor, total: torch.Tensor, counts: torch.Tensor, dtype: torch.dtype,
-           learned_sink: bool) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Which of the rows that count are distributions, bool [H, rows], and how far sums are off 1 at most; -1 when none
-    is finite."""
-    sum_off, below = (2e-2, -1e-3) if dtype in (torch.float16, torch.bfloat16) else (1e-3, -1e-6)
-    off = total - 1
-    sound = counts & torch.isfinite(a).all(-1) & (a >= below).all(-1)
-    sound = sound & ((off if learned_sink else off.abs()) <= sum_off)
-    return sound, torch.where(counts & torch.isfinite(off), off.abs(), torch.full_like(off, -1.0)).amax()
-
-
-def _nats(a: torch.Tensor) -> torch.Tensor:
-    positive = a.clamp(min=0)
-    return -torch.xlogy(positive, positive).sum(-1)
+def _below(dtype: torch.dtype) -> float:
+    """What is less is no rounding of a weight of 0."""
+    return -1e-3 if dtype in (torch.float16, torch.bfloat16) else -1e-6
 
 
 def _at(a: torch.Tensor, key: torch.Tensor) -> torch.Tensor:

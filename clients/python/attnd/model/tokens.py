@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, TypeVar
 
 import torch
 
@@ -23,6 +23,9 @@ from .induction import InductionInputs, Named
 from .labels import ForwardLabels, Labels
 
 
+_T = TypeVar("_T")
+
+
 class Tokens:
     """The token numbers of the model's input: of the integer tensors [B, T] among its arguments, also in one that is a
     dict, `input_ids`, else the first one that is not called something else. `decoder_input_ids` or `tgt` are those of
@@ -31,12 +34,14 @@ class Tokens:
 
     Its hook is in the model only while forwards are followed, and what it copies is kept for one forward."""
 
-    def __init__(self, root: torch.nn.Module, spy: Spy, travel: Callable[[], bool], labels: Optional[Labels]):
+    def __init__(self, root: torch.nn.Module, spy: Spy, travel: Callable[[], bool], labels: Optional[Labels], read: bool):
         self._spy = spy
         self._travel = travel
+        self._read = read  # where they are
         self._labels = labels
         self._handle: Any = None
         self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
+        self._given: Dict[str, torch.Tensor] = {}  # likewise
         self.batches = Batches(root)
         self._sizes: Set[int] = set()
         self._encoded = False  # an encoder has read those
@@ -60,7 +65,7 @@ class Tokens:
         self.forget()
         self._sizes = self.batches.sizes(args, kwargs)
         travel = self._travel()
-        if not (travel or self._labels or self.inputs):
+        if not (travel or self._labels or self.inputs or self._read):
             return
         names = [*self._names, *[""] * len(args)]
         given: List[Named] = []
@@ -70,10 +75,12 @@ class Tokens:
         given.sort(key=lambda entry: entry.name != "input_ids")
         if self.inputs is not None:
             self.inputs.look(args, given, any(_OF_DECODER.match(entry.name) for entry in given))
-        for name, value in given if travel or self._labels else ():
+        for name, value in given:
             stack = "decoder" if _OF_DECODER.match(name) else ""
-            if stack not in self._copies:
-                self._copies[stack] = HostCopy(value)
+            if stack not in self._given:
+                self._given[stack] = value.detach()
+                if travel or self._labels:
+                    self._copies[stack] = HostCopy(value)
 
     def sent(self, stack: str, samples: int, queries: int) -> Optional[HostCopy]:
         """The tokens that travel with an attention of this size in the forward that runs; None: none."""
@@ -83,6 +90,11 @@ class Tokens:
         if stack == "encoder":
             self.encoder_attends(queries)
         return tokens if self._travel() and tokens.shape[0] == samples else None
+
+    def there(self, stack: str, samples: int, queries: int) -> Optional[torch.Tensor]:
+        """The tokens of an attention of this size, integers [B, T] where they are; None: none."""
+        tokens = self._of(self._given, stack) if self._read else None
+        return tokens if tokens is not None and tokens.shape == (samples, queries) else None
 
     @property
     def sizes(self) -> Set[int]:
@@ -94,15 +106,18 @@ class Tokens:
 
     def encoder_attends(self, queries: Optional[int] = None) -> None:
         """An encoder attends in the forward that runs, captured or not; `queries` None: how many is not known."""
-        read = self._copies.get("")
+        read = self._given.get("")
         if read is not None and queries in (None, read.shape[1]):
             self._encoded = True
 
     def of(self, stack: str) -> Optional[HostCopy]:
         """The tokens that the stack reads in the forward that runs; None when they are not known."""
-        if stack == "decoder" and ("decoder" in self._copies or self._encoded or self._two_stacks):
-            return self._copies.get("decoder")
-        return self._copies.get("")
+        return self._of(self._copies, stack)
+
+    def _of(self, those: Dict[str, _T], stack: str) -> Optional[_T]:
+        if stack == "decoder" and ("decoder" in those or self._encoded or self._two_stacks):
+            return those.get("decoder")
+        return those.get("")
 
     @property
     def labelled(self) -> Optional[ForwardLabels]:
@@ -113,7 +128,7 @@ class Tokens:
 
     def forget(self) -> None:
         """The forward is done."""
-        self._copies, self._labelled, self._encoded, self._sizes = {}, None, False, set()
+        self._copies, self._given, self._labelled, self._encoded, self._sizes = {}, {}, None, False, set()
         if self.inputs is not None:
             self.inputs.done()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""head_maps: pooled maps of a layer's heads, for people to look at, which a message of type `state` may bring."""
+"""head_maps: pooled maps of a layer's heads, for people to look at, which a message of type `rows` may bring."""
 from __future__ import annotations
 
 import time
@@ -70,10 +70,8 @@ class HeadMaps(NamedTuple):
 
     def keys_of_header(self) -> Dict[str, Any]:
         """The header's keys about them, labels apart; 0 is left out."""
-        sent = self.sent()
-        said = {"q_offset": self.q_offset, "head_offset": self.head_offset, "queries": self.queries, "keys": self.keys,
-                "queries_sent": sent[0], "keys_sent": sent[1], "first_query": self.first_query,
-                "first_key": self.first_key, "sample": self.sample, "batch": self.batch}
+        said = {"q_offset": self.q_offset, "head_offset": self.head_offset, "map_queries": self.queries, "map_keys": self.keys,
+                "first_query": self.first_query, "first_key": self.first_key, "sample": self.sample, "batch": self.batch}
         return {name: int(number) for name, number in said.items() if number}
 
 

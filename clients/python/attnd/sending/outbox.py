@@ -355,7 +355,7 @@ class Outbox:
             elif entry.counted and entry.topic is not None:
                 late += 1
                 had += entry.went
-                self._count_drop(entry.topic, "state" if entry.payload else "event")
+                self._count_drop(entry.topic, "rows" if entry.payload else "event")
         return late, had
 
     # ------------------------------------------------------------------- inner workings, with the lock held

@@ -17,12 +17,13 @@ from ..base import wire
 from ..base.limits import Limits
 from ..base.once import Once, log
 from ..base.plan import EVERYTHING, Plan, Samples, choose, lengthened
-from . import layer_state, memory, scalars, tensors
+from . import memory, scalars, tensors
 from .contents import (Captured, Maker as Maker, add_keys, add_maps, add_output, add_row_tensors, check_heads, check_real,
                        check_rows, fits_header, fitting_labels)
 from .head_maps import HeadMaps
 from .outbox import Later, Message, NotYet
 from .reliable import DEFAULT_BYTES, Wish
+from .rows import Rows
 from .sender import Identity, Sender
 
 DEFAULT_QUEUE_BYTES = 256 << 20
@@ -53,7 +54,7 @@ class Publisher:
                  `high_water` messages of them, and a quarter of these bytes or one message
     run          16 bytes naming this start of the job, the same on every rank; random by default
     linger       seconds that close() and the end of the program may spend on sending what is queued
-    reliable     which messages attnd acknowledges when they are in its history, and are kept until then: None: states and
+    reliable     which messages attnd acknowledges when they are in its history, and are kept until then: None: rows and
                  events; True: all; False: none. An attnd without the reliable lane acknowledges none. While attnd is
                  away, after it was there once, what goes by this lane is kept
     reliable_bytes   that may be kept; above it messages wait in the queue while attnd answers, and else the newest is dropped
@@ -177,18 +178,13 @@ class Publisher:
 
     @property
     def maps_side(self) -> int:
-        """Cells a side of the maps that those who listen want with states; 0: none."""
+        """Cells a side of the maps that those who listen want with rows; 0: none."""
         return int(self.limits.maps)
 
     @property
     def maps_every(self) -> float:
         """The shortest interval between the maps of a layer, in seconds."""
         return self.limits.maps_every / 1000
-
-    @property
-    def buckets(self) -> int:
-        """How many buckets the histograms of those who listen have: for LayerState."""
-        return int(self.limits.buckets)
 
     @property
     def stalled(self) -> bool:
@@ -368,44 +364,27 @@ class Publisher:
             where.layer, frames.described, heads=heads, head_dim=head_dim, kv_heads=kv_heads,
             heads_total=heads_total))
 
-    def publish_state(self, state: Union[layer_state.LayerState, bytes, bytearray, memoryview], *, stack: str, layer: int, site: str = "self",
-                      first: Optional[Tuple[int, int]] = None, module: Optional[str] = None,
-                      maps: Optional[HeadMaps] = None) -> bool:
-        """Publishes the statistics of one layer that were computed here; True when they were queued.
+    def publish_rows(self, rows: Rows, *, stack: str, layer: int, site: str = "self", epoch: int = 0, step: int = 0, microbatch: int = 0,
+                     head_offset: Optional[int] = None, heads_total: Optional[int] = None, module: Optional[str] = None) -> bool:
+        """Publishes the sums of a layer's rows that were computed here, from which attnd has the numbers; True when they were queued.
 
-        state         a LayerState (attnd.sending.layer_state), or its bytes, of this rank's captures. Its `buckets` should be
-                      those of the daemon (`buckets`), or histograms agree only as far as the coarser one goes
-        first         (epoch, step) of the oldest capture in bytes of several, which must belong to one window; by
-                      default the newest one's
-        maps          of the heads of one sample of the newest capture, to look at; left out where `maps_side` is 0
+        rows         as attnd.device.rows() returns; their maps are left out where `maps_side` is 0
+        head_offset, heads_total  when they are of a slice of the layer's heads
 
         The rest, what is returned and what is raised as for publish_attention.
         """
-        if isinstance(state, (bytes, bytearray, memoryview)):
-            packed = layer_state.read_packed(bytes(state))
-            oldest = packed.epoch, packed.step
-        elif not isinstance(state, layer_state.LayerState):
-            raise ValueError(f"state of type {type(state).__name__}: must be a LayerState or its bytes")
-        else:
-            packed = layer_state.Packed(state.pack(), state.heads, *state.newest[:2])
-            oldest = state.first
-        first = oldest if first is None else first
-        if tuple(first) > (packed.epoch, packed.step):
-            raise ValueError(f"first = {first!r}: after the newest capture, {(packed.epoch, packed.step)}")
-        where = self._where(stack, layer, site, packed.epoch, packed.step, module)
-        begin = (wire.check_int("first epoch", first[0]), wire.check_int("first step", first[1]))
-        frames = tensors.Frames()
-        frames.add_owned("state", "u8", np.frombuffer(packed.data, dtype=np.uint8))
-        shown = add_maps(frames, maps, packed.heads, self.maps_side > 0)
-        return self._publish("state", where, frames, lambda: wire.state_keys(
-            where.layer, frames.described, heads=packed.heads, first=begin, maps=shown))
+        where = self._where(stack, layer, site, epoch, step, module)
+        if not isinstance(rows, Rows):
+            raise ValueError(f"rows of type {type(rows).__name__}: must be Rows, as attnd.device.rows() returns")
+        made = rows.message(head_offset, heads_total, self.maps_side > 0, microbatch=wire.check_int("microbatch", microbatch))
+        return self._publish("rows", where, made.frames, lambda: made.keys(where.layer))
 
     def publish_later(self, layer: wire.Layer, epoch: int, step: int, nbytes: int, copy: Callable[[], "Maker"],
                       kind: Optional[str] = None) -> bool:
         """Queues a message that is made on the publishing thread when its turn comes; True when queued.
 
         nbytes   what it holds on to until then, reserved now; when the message is larger there has to be room
-        kind     its type, when that is known; a state is smaller than what it is made of
+        kind     its type, when that is known; rows are smaller than what they are made of
         copy     is called now, when there is room, and returns what makes the message then, or None for none (counted
                  as dropped, like one that raises)
 
@@ -417,10 +396,10 @@ class Publisher:
         if self._sender.is_away and not self._sender.wanted(topic, kind):
             self._outbox.skip()
             return False
-        if not self._outbox.reserve(topic, nbytes, kind, travels=0 if kind == "state" else nbytes):
+        if not self._outbox.reserve(topic, nbytes, kind, travels=0 if kind == "rows" else nbytes):
             return False
         try:
-            with memory.lending(self._sender.memory) if kind != "state" else contextlib.nullcontext():
+            with memory.lending(self._sender.memory) if kind != "rows" else contextlib.nullcontext():
                 make = copy()
         except NotYet:
             self._outbox.cancel(topic, nbytes, is_lost=False)

@@ -48,7 +48,7 @@ NEVER_MS = 1 << 29  # as in link.py
 class Wish(NamedTuple):
     """The messages that go by the lane, as the job asks for it.
 
-    asked       None: states and events; True: tensors, too; False: nothing
+    asked       None: rows and events; True: tensors, too; False: nothing
     is_probe    tensors, too, but those without room go as they would without the lane
     bound       bytes that may be kept
     directory   of the spool; None: they are kept in memory
@@ -62,7 +62,7 @@ class Wish(NamedTuple):
         """Whether messages of this type go by the lane when there is one. Any thread."""
         if self.asked is not None:
             return self.asked
-        return self.is_probe or kind in ("state", "event")
+        return self.is_probe or kind in ("rows", "event")
 
 
 def endpoint_of(ingest: Optional[str], port: float, next_port: float = 0) -> Optional[str]:

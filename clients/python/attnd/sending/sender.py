@@ -335,7 +335,7 @@ class Sender:
         if self._lane.is_joining and self._reliable.takes(message.kind):
             return False
         by_lane = may_keep and self._uses_lane(message.topic, message.kind) and not (
-            self._reliable.is_probe and message.kind not in ("state", "event") and not self._lane.has_room(message.nbytes))
+            self._reliable.is_probe and message.kind not in ("rows", "event") and not self._lane.has_room(message.nbytes))
         # The first message of a run says by what it is cut into windows, whichever lane it is on: that hello goes by both.
         # Not so a later one to the same attnd while all else is reliable: lost with a connection, it would count as a loss.
         if by_lane and not message.keys.keys().isdisjoint(("own_window", "own_every")) \

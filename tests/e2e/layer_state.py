@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""layer_state: the statistics of one layer as bytes that attnd merges (PROTOCOL.md, section 6).
-
-Whoever has the numbers of attention rows already, because a kernel computed them where the queries and keys are,
-packs them here. A state takes a kilobyte or two per head, whatever the length of the rows.
-"""
+"""layer_state: the statistics of one layer as the bytes that attnds send each other, for tests."""
 from __future__ import annotations
 
 import math
@@ -13,9 +9,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 import msgpack
 import numpy as np
 
-from ..base.metrics import MESSAGE_METRICS, ROW_METRICS
-from ..base.wire import HEADS_MAX, WORLD_MAX, check_int
-from .tensors import is_torch
+from attnd.base.metrics import MESSAGE_METRICS, ROW_METRICS
+from attnd.base.wire import HEADS_MAX, WORLD_MAX, check_int
+from attnd.sending.tensors import is_torch
 
 VERSION = 2
 BUCKETS = 48  # window.buckets of a daemon that was not asked

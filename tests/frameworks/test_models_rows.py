@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tier state of the models that have every kind of attention there is (all keys or a window, shared key heads, a bias,
+"""Tier rows of the models that have every kind of attention there is (all keys or a window, shared key heads, a bias,
 padding, a learned sink), fused and eager, in f32 and bf16, through a real attnd, beside the tier whose tensors travel.
 `pytest -s` prints the table of workers/KERNELS.md: how far off every row metric is, by mean, min, max, std and count.
 
@@ -49,7 +49,7 @@ class Compared(NamedTuple):
     dtype: str
     tier: str
     worst: float
-    state: float
+    rows: float
     apart: float
     tolerance: Tolerance
 
@@ -58,10 +58,10 @@ class Compared(NamedTuple):
 def table():
     rows: List[Compared] = []
     yield rows
-    print("\n\n| model | attention | dtype | raw tier | its worst error | worst error of tier `state` | between the two |"
+    print("\n\n| model | attention | dtype | raw tier | its worst error | worst error of tier `rows` | between the two |"
           " allowed: sums, nats |\n|---|---|---|---|---|---|---|---|")
     for row in rows:
-        print(f"| {row.model} | {row.attention} | {row.dtype} | `{row.tier}` | {row.worst:.1e} | {row.state:.1e} | "
+        print(f"| {row.model} | {row.attention} | {row.dtype} | `{row.tier}` | {row.worst:.1e} | {row.rows:.1e} | "
               f"{row.apart:.1e} | {row.tolerance.sums:.1g}, {row.tolerance.nats:.1g} |")
 
 
@@ -129,14 +129,14 @@ def allowed(kind: Kind, dtype: torch.dtype, largest: float) -> Tolerance:
     return Tolerance(sums=off, nats=off * (math.log(LENGTH) + 1))
 
 
-def between(raw: Dict[str, Any], state: Dict[str, Any]) -> float:
+def between(raw: Dict[str, Any], other: Dict[str, Any]) -> float:
     """The largest difference of two summaries, relative to the larger of 1 and the value; infinite where one has a row
-    that the other has not. A state of queries and keys knows no token numbers."""
+    that the other has not. Sums of queries and keys know no token numbers."""
     worst = 0.0
     metrics = {name for name in raw["heads"].keys() & set(formulas.ROW_METRICS) if any(raw["heads"][name]["count"])}
-    assert metrics - state["heads"].keys() <= {"induction", "duplicate_token"}
-    for metric in metrics & state["heads"].keys():
-        one, two = (summary["heads"][metric] for summary in (raw, state))
+    assert metrics - other["heads"].keys() <= {"induction", "duplicate_token"}
+    for metric in metrics & other["heads"].keys():
+        one, two = (summary["heads"][metric] for summary in (raw, other))
         if one["count"] != two["count"]:
             return math.inf
         for name in ("mean", "min", "max", "std"):
@@ -149,13 +149,13 @@ def between(raw: Dict[str, Any], state: Dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize("name", KINDS)
-def test_a_state_says_what_float64_says(stepwise, table, name, dtype):
+def test_rows_say_what_float64_says(stepwise, table, name, dtype):
     kind, (model, _, attention) = KINDS[name], name.rpartition("-")
     largest: List[float] = []
     watched = dataclasses.replace(kind, build=lambda: kind.build().to(dtype),
                                   reference=lambda *given: truth(kind, KINDS[f"{model}-eager"], dtype, largest, *given))
     found, worst, expected = {}, {}, None
-    for tier in ("raw", "state"):
+    for tier in ("raw", "rows"):
         one = watched.build()
         with Session(stepwise) as session:
             session.watch(one, tier=tier)
@@ -165,15 +165,15 @@ def test_a_state_says_what_float64_says(stepwise, table, name, dtype):
         assert sorted(found[tier]) == sorted(expected)
     tolerance = allowed(kind, dtype, max(largest))
     said = []
-    for tier, tiers in (("raw", kind.tiers), ("state", ("state",))):
+    for tier, tiers in (("raw", kind.tiers), ("rows", ("rows",))):
         assert {summary["tier"] for summary in found[tier].values()} <= set(tiers)
         several = [differences(summary, expected[key], tolerance) for key, summary in found[tier].items()]
         said += [f"{tier}: {text}" for texts, _ in several for text in texts]
         worst[tier] = max(error for _, error in several)
-    apart = max(between(summary, found["state"][key]) for key, summary in found["raw"].items())
+    apart = max(between(summary, found["rows"][key]) for key, summary in found["raw"].items())
     table.append(Compared(NAMES[model], attention, "f32" if dtype == torch.float32 else "bf16",
                           "`, `".join(sorted({summary["tier"] for summary in found["raw"].values()})), worst["raw"],
-                          worst["state"], apart, tolerance))
+                          worst["rows"], apart, tolerance))
     assert not said, f"{len(said)} wrong:\n" + "\n".join(said[:20])
     assert apart <= Tolerance().nats
 
@@ -188,4 +188,4 @@ def test_no_map_is_held_of_a_step_of_8192_tokens(stepwise):
     print(f"\nT = 8192: {int(run.stdout)} KiB more than without the watch")
     assert int(run.stdout) < 64 << 10
     one, = wait_until(lambda: stepwise.call("summary", job="long"), "its summary")
-    assert (one["tier"], one["rows"], one["shape"]) == ("state", 8192, [1, 1, 8192, 8192])
+    assert (one["tier"], one["rows"], one["shape"]) == ("rows", 8192, [1, 1, 8192, 8192])
