@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from attnd.capture.forwards import Forwards
 from attnd.forms import learned
 from attnd.forms.spy import Spy
 from conftest import FakeDaemon
@@ -343,6 +344,48 @@ def test_attention_of_torch_is_learned(monkeypatch, needs_weights):
 
     (sent, full), (expected, _) = both(monkeypatch, build=Model)
     assert sent == expected and len(sent) == 16 and full == [True] + [False] * 7
+
+
+class Varied(Attention):
+    """Calls the function in another way at each step."""
+    calls = (dict(), dict(is_causal=True), dict(attn_mask=torch.ones(5, 5).tril().bool()), dict(scale=0.5), dict(), dict(is_causal=True))
+
+    def forward(self, x):
+        q, k, v = (one.unflatten(-1, (H, -1)).transpose(1, 2) for one in self.qkv(x).chunk(3, -1))
+        if self.at % 7 == 6:
+            q = q.contiguous()
+        return self.out(SDPA(q, k, v, **self.calls[self.at % len(self.calls)]).transpose(1, 2).flatten(2))
+
+
+@needs_sdpa
+def test_a_call_that_is_made_in_another_way_is_looked_at_anew(monkeypatch):
+    """Longer, of another precision, causal, under a mask, or with a scale."""
+    def change(model, step):
+        for block in model.blocks:
+            block.attn.at = step
+
+    def build():
+        model = Stack()
+        for block in model.blocks:
+            block.attn = Varied()
+        return model
+
+    def run(model, x):
+        step = model.blocks[0].attn.at
+        x = x.repeat(1, 2, 1) if step in (9, 10) else x[:1] if step == 11 else x
+        model.to(torch.float64 if step == 14 else torch.float32)(x.double() if step == 14 else x)
+
+    (sent, full), (expected, all_full) = both(monkeypatch, change=change, build=build, run=run, steps=16)
+    assert sent == expected and len(sent) == 48 and sum(full) == 1 and all(all_full)
+
+
+@needs_sdpa
+def test_calls_like_one_before_are_taken_so(monkeypatch, way):
+    """Once the layer has a name."""
+    told = []
+    monkeypatch.setattr(Forwards, "saw", lambda self, path, call, seen, own=Forwards.saw: told.append(self.step) or own(self, path, call, seen))
+    sent, _ = train(steps=18)
+    assert len(sent) == 54 and told == ([0] * 3 + [1] * 3 + [16] * 3 if way is by_name else [step for step in range(18) for _ in range(3)])
 
 
 @needs_sdpa

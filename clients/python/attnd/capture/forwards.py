@@ -182,72 +182,86 @@ class Forwards:
         says whether the model itself was called before."""
         self.notices.part_uncalled(tells=self.tells_calls)
 
-    def saw(self, path: str, call: int, seen: Seen) -> None:
+    def saw(self, path: str, call: int, seen: Seen) -> Optional[Share]:
         """The module at `path` did this; `call` counts its attention calls of this forward. Calls without a name yet are kept
-        until the forward ends."""
+        until the forward ends. Returns the share of the layer's heads, once saw_alike() may be told of such calls."""
         try:
             if call >= CALLS_PER_FORWARD:
                 self.notices.many(path, CALLS_PER_FORWARD)
-                return
+                return None
             path = call_name(path, call)
             placements = placements_of(seen)
             if placements is not None:
                 self._unnamed.pop(path, None)
                 self.notices.spread(path, placements)
-                return
+                return None
             share = self._shares.of(path, seen, self.spy.entered)
             layer = self.names.layers.get(path)
-            plan = self.plan
-            if seen.v is not None and not self.sends_values:
-                seen = seen._replace(v=None)
             if layer is None:
                 if not self.names.knows(path) and path not in self._unplaced:
                     self._note_shown(path, seen, self.spy.entered)
                 if path in self._unplaced:
                     self._unnamed.pop(path, None)
                     self.notices.unplaced(path, self._unplaced[path])
-                    return
+                    return None
                 if may_be_masked(seen):
                     self.notices.unclear(path)
-            place = layer or self.names.place_of(path, self._unnamed)
-            microbatch = self._passes.get(path, 0)
-            self._passes[path] = microbatch + 1
-            size = queries_of(seen)
-            samples = self._samples(path, seen, plan, microbatch, *size)
-            self._note_padding(place, seen, plan, samples)
-            stack = self.names.stack_of(path)
-            if stack == "encoder":
-                self.tokens.encoder_attends(size[1])
-            if layer is not None and not (plan.takes_layer(layer) and self._publisher.wanted(*layer)):
-                return
-            context = Context(microbatch, self.tokens.sent(stack, *size), self.tokens.labelled,
-                              beside=self.sends_values, samples=samples, numbers=self.tokens.there(stack, *size))
-            if place[0] == "decoder" and place[2] == "cross":
-                context = context._replace(present=self._padding.of(size, samples))
-            plan, context = self.origins.of(path, seen, plan, self.epoch, self.step, place[2] == "cross", context)
-            if layer is None:
-                self._unnamed[path] = heads_of(seen) * share.of
-            if self.projections is not None and path not in self.projections.settled:
-                self.projections.note(path, seen)
-                self.spy.follows = self.projections.entered if self.projections.follows else None
-            if self.residual is not None:
-                seen = self.residual.added(path, seen, self.spy.entered, place[2] == "self")
-            output = None
-            if self.gradients is not None:
-                output = self.gradients.awaited(path, seen, is_repeated=self._trains and not self.spy.records)
-            seen = seen if seen.output is None else seen._replace(output=None)  # what is kept of it must not keep the graph
-            found: Sequence[Part] = parts(seen, plan, self.step, share, context)
-            if self.gradients is not None and output is not None:
-                found = self.gradients.wait(path, found, output, self.epoch, self.step)
-            for part in found:
-                if layer is not None:
-                    self._publish(path, layer, part)
-                else:
-                    self._keep(path, part)
+            self._take(path, layer, seen, share)
+            return None if layer is None else share
         except ShareUnknown as why:
             self.notices.unreadable(path, str(why), "Say which: tensor_parallel=(index, size)")
         except Exception:
             self.notices.failed(f"the attention of {path or 'the model'} could not be captured")
+        return None
+
+    def saw_alike(self, path: str, call: int, seen: Seen, share: Share) -> None:
+        """As saw(), of a call that differs from one of the same number there in nothing but numbers."""
+        try:
+            path = call_name(path, call)
+            self._take(path, self.names.layers.get(path), seen, share)
+        except Exception:
+            self.notices.failed(f"the attention of {path or 'the model'} could not be captured")
+
+    def _take(self, path: str, layer: Optional[wire.NamedLayer], seen: Seen, share: Share) -> None:
+        """Captures the parts of a call that the plan takes."""
+        plan = self.plan
+        if seen.v is not None and not self.sends_values:
+            seen = seen._replace(v=None)
+        place = layer or self.names.place_of(path, self._unnamed)
+        microbatch = self._passes.get(path, 0)
+        self._passes[path] = microbatch + 1
+        size = queries_of(seen)
+        samples = self._samples(path, seen, plan, microbatch, *size)
+        self._note_padding(place, seen, plan, samples)
+        stack = self.names.stack_of(path)
+        if stack == "encoder":
+            self.tokens.encoder_attends(size[1])
+        if layer is not None and not (plan.takes_layer(layer) and self._publisher.wanted(*layer)):
+            return
+        context = Context(microbatch, self.tokens.sent(stack, *size), self.tokens.labelled,
+                          beside=self.sends_values, samples=samples, numbers=self.tokens.there(stack, *size))
+        if place[0] == "decoder" and place[2] == "cross":
+            context = context._replace(present=self._padding.of(size, samples))
+        plan, context = self.origins.of(path, seen, plan, self.epoch, self.step, place[2] == "cross", context)
+        if layer is None:
+            self._unnamed[path] = heads_of(seen) * share.of
+        if self.projections is not None and path not in self.projections.settled:
+            self.projections.note(path, seen)
+            self.spy.follows = self.projections.entered if self.projections.follows else None
+        if self.residual is not None:
+            seen = self.residual.added(path, seen, self.spy.entered, place[2] == "self")
+        output = None
+        if self.gradients is not None:
+            output = self.gradients.awaited(path, seen, is_repeated=self._trains and not self.spy.records)
+        seen = seen if seen.output is None else seen._replace(output=None)  # what is kept of it must not keep the graph
+        found: Sequence[Part] = parts(seen, plan, self.step, share, context)
+        if self.gradients is not None and output is not None:
+            found = self.gradients.wait(path, found, output, self.epoch, self.step)
+        for part in found:
+            if layer is not None:
+                self._publish(path, layer, part)
+            else:
+                self._keep(path, part)
 
     def _samples(self, path: str, seen: Seen, plan: Plan, microbatch: int, batch: int, queries: int) -> Samples:
         """The samples that the plan takes of the attention at `path` in this forward."""

@@ -51,6 +51,7 @@ class Lookout:
         self.within = 0  # functions of transformers that run now
         self.records = True  # autograd does, what is looked at
         self.follows_terms = True  # of what may become the argument of a softmax
+        self.given: Any = None  # arguments of the F.scaled_dot_product_attention that is told of
         self.is_by_mode = False  # a mode alone sees what is looked at
         self._is_named = False  # what runs was looked up in torch.nn.functional
         self._mode: Optional[_Mode] = None
@@ -119,7 +120,14 @@ class Lookout:
         try:
             if self._mode is not None and self._mode.is_open:
                 return _sdpa(*args, **kwargs)
-            return self.look(_sdpa, args, kwargs)
+            alike = self.spies[0].alike(args, kwargs) if len(self.spies) == 1 else None
+            if alike is None:
+                return self.look(_sdpa, args, kwargs)
+            result = _sdpa(*args, **kwargs)
+            self.count, self.records = self.count + 1, torch.is_grad_enabled()
+            with self._looking:
+                self.spies[0].sees_alike(alike, args)
+            return result
         finally:
             self._is_named = False
 
@@ -140,7 +148,9 @@ class Lookout:
         if self.trails and function is not _sdpa:
             self.follow(function, args, kwargs, result)
         if function is _sdpa:
+            self.given = args, kwargs
             self.tell(lambda: sdpa.unpacked(sdpa.of_call(args, kwargs, result), self.asked))
+            self.given = None
         elif function in _SIGMOIDS:
             if isinstance(result, torch.Tensor) and result.dim() > 2 and result.shape[-1] == result.shape[-2]:
                 for spy in list(self.spies):

@@ -35,13 +35,13 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from ..base.hook import Hook
 from ..base.once import log
 from ..base.paths import call_name, module_paths
-from ..base.torch_state import allow_global_hooks, compiles_itself, graph_task_id, has_compiled, is_compiling, is_graph_captured, outside_modes
+from ..base.torch_state import allow_global_hooks, compiles_itself, graph_task_id, has_compiled, is_compiling, is_graph_captured, outside_modes, unseen_by_modes, why_unreadable
 from . import flex, look
 from .evidence import Trail
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
 from .learned import ATTENDS, BEGINS, BY_MODE, MAY_ATTEND, NEW, Learned
 from .lookout import Lookout, lookout_here, stance
-from .seen import NotCaptured, Queries, Seen, Weights, unreadable
+from .seen import NotCaptured, Queries, Seen, Share, Weights, unreadable
 
 if TYPE_CHECKING:
     from ..capture.forwards import Forwards
@@ -66,6 +66,14 @@ class Entered(NamedTuple):
         names = list(inspect.signature(self.module.forward).parameters)
         given = {**dict(zip(names, self.args)), **(self.frame.f_locals.get("kwargs") or {})}
         return {name: given[name] for name in sorted(given, key=lambda name: names.index(name) if name in names else len(names))}
+
+
+class Alike(NamedTuple):
+    """Calls of a module that differ in nothing but numbers: by which all are known, what they are but for queries and keys, and the
+    share of the layer's heads."""
+    known_by: Any
+    seen: Queries
+    share: Share
 
 
 class _EnterHook(Hook):
@@ -106,6 +114,7 @@ class Spy:
         self._leaving = False  # removed by another thread meanwhile
         self._stack: List[Entered] = []
         self._calls: Dict[str, int] = {}
+        self._alike: Dict[Tuple[str, int], Alike] = {}  # by path and call
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
         self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
         self._unread: Set[str] = set()  # of those that made a call of which nothing is captured
@@ -187,7 +196,7 @@ class Spy:
 
     def _widen(self) -> None:
         """The capture is a full one."""
-        self._narrow, self.is_awake = None, True
+        self._narrow, self.is_awake, self._alike = None, True, {}
         self._paths = module_paths(self.root)
         self._learned.begins()
 
@@ -331,7 +340,35 @@ class Spy:
             except NotCaptured as strange:
                 self._cannot_read(path, str(strange))
                 return
-            self.watcher.saw(path, call, seen)
+            share = self.watcher.saw(path, call, seen)
+            if share is not None and isinstance(seen, Queries) and self._lookout is not None and self._lookout.given is not None:
+                self._note_alike(path, call, seen, share, *self._lookout.given)
+
+    def _note_alike(self, path: str, call: int, seen: Queries, share: Share, args: Any, kwargs: Any) -> None:
+        """Calls like this one, of a function that was given queries and keys as they are, are known from now on."""
+        known_by = _known_by(args, kwargs)
+        if known_by is not None and seen.mask is None and all(
+                one.shape == given.shape and one.stride() == given.stride() for one, given in zip((seen.q, seen.k), args)):
+            nothing = seen.q.new_empty(0)
+            self._alike[path, call] = Alike(known_by, seen._replace(q=nothing, k=nothing, v=None, output=None, called=None), share)
+
+    def alike(self, args: Any, kwargs: Any) -> Optional[Alike]:
+        """The call before that a call of the module that runs now is alike, if a narrow capture may take it so."""
+        if self._narrow is None or self._again or not self._stack or self.watcher.sends_values:
+            return None
+        path = self._stack[-1].path
+        found = self._alike.get((path, self._calls.get(path, 0)))
+        if found is None or found.known_by != _known_by(args, kwargs) or _runs(self._stack[-1].frame) != (True, False) \
+                or not unseen_by_modes() or is_graph_captured() or why_unreadable(args[0]) is not None:
+            return None
+        return found
+
+    def sees_alike(self, alike: Alike, args: Any) -> None:
+        """The module that runs now made that call, with these queries and keys."""
+        path = self._stack[-1].path
+        call = self._calls.get(path, 0)
+        self._calls[path] = call + 1
+        self.watcher.saw_alike(path, call, alike.seen._replace(q=args[0], k=args[1]), alike.share)
 
     def _modules_at(self, path: str) -> List[torch.nn.Module]:
         """The module at `path`, which computes an attention now, after the one that it is a part of."""
@@ -604,6 +641,16 @@ class Spy:
                 if path not in known and (SAYS_ATTENTION.search(type(module).__name__) or other_attention(path, module))
                 and any(True for _ in module.parameters())
                 and not any(seen.startswith(path + ".") or path.startswith(seen + ".") for seen in known)]
+
+
+def _known_by(args: Any, kwargs: Any) -> Any:
+    """All that the meaning of a call of F.scaled_dot_product_attention without a mask depends on, but for its module; None: it has
+    one, or is called in another way."""
+    if len(args) != 3 or kwargs.get("attn_mask") is not None or not all(type(one) is torch.Tensor for one in args):
+        return None
+    q, k, v = args
+    return (q.shape, q.stride(), q.dtype, k.shape, k.stride(), k.dtype, v.shape, v.stride(), q.device,
+            kwargs.get("is_causal"), kwargs.get("scale"), kwargs.get("enable_gqa"))
 
 
 def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
