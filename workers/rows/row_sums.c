@@ -370,12 +370,13 @@ int row_sums_compute(struct block *block, const struct sent_sums *rows, uint32_t
                               .has_cosines = row_sums_have(rows, METRIC_QK_COSINE),
                               .has_lengths = row_sums_have(rows, METRIC_Q_NORM),
                               .has_deficit = row_sums_have(rows, METRIC_SINK_DEFICIT)};
-    w.rules = (struct row_rules){.keys = (int32_t)rows->keys,
-                                 .local_window = (float)rows->local_window,
-                                 .has_apart = rows->column[ROW_SUM_APART],
-                                 .has_seen = rows->column[ROW_SUM_SEEN],
-                                 .has_farthest = rows->column[ROW_SUM_FARTHEST],
-                                 .as_sent = rows->of_weights && !rows->learned_sink};
+    w.rules =
+        (struct row_rules){.keys = (int32_t)(rows->keys < INT32_MAX ? rows->keys : INT32_MAX - 1),
+                           .local_window = (float)rows->local_window,
+                           .has_apart = rows->column[ROW_SUM_APART],
+                           .has_seen = rows->column[ROW_SUM_SEEN],
+                           .has_farthest = rows->column[ROW_SUM_FARTHEST],
+                           .as_sent = rows->of_weights && !rows->learned_sink};
     int rc = scratch_take_pieces(scratch, row_sums_lay, &w);
     if (rc != 0) {
         return rc;

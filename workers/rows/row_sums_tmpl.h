@@ -53,16 +53,22 @@ SIMD_INLINE vm v_is_count(vf x, vf most)
     return v_and(v_within(x, v_set(0), most), v_within(x, whole, whole));
 }
 
+/* A place that may be anything, to be reckoned with: nothing that is done with it overflows. */
+SIMD_INLINE vi v_sane_i(vi x)
+{
+    return v_min_i(v_max_i(x, v_set_i(-1)), v_set_i(INT32_MAX - 1));
+}
+
 /* Where the rows are, by places and sums. */
 SIMD_INLINE void sums_find(struct sums_slots *r)
 {
     const struct row_rules *rules = r->rules;
-    vi place = sums_place(r, ROW_PLACE_FIRST), zero = v_set_i(0), one = v_set_i(1);
+    vi place = v_sane_i(sums_place(r, ROW_PLACE_FIRST)), zero = v_set_i(0), one = v_set_i(1);
     vf apart = sums_load(r, ROW_SUM_APART);
     vm is_later = v_less(apart, v_set(0)), untold = v_less_i(place, zero);
     vi key = v_whole(apart);
-    key = v_select_i(is_later, v_sub_i(v_set_i(-1), key), key);
-    r->position = sums_place(r, ROW_PLACE_POSITION);
+    key = v_sane_i(v_select_i(is_later, v_sub_i(v_set_i(-1), key), key));
+    r->position = v_sane_i(sums_place(r, ROW_PLACE_POSITION));
     r->apart = rules->has_apart ? key : place;
     r->document = v_select_i(untold, v_select_i(is_later, v_sub_i(key, one), key), place);
     r->with_first =
@@ -88,7 +94,7 @@ SIMD_INLINE vm sums_in_order(const struct sums_slots *r)
     vf largest = sums_load(r, ROW_SUM_LARGEST), total = sums_load(r, ROW_SUM_TOTAL);
     vf most = v_mul(total, v_set(1.01f)), weighted = sums_load(r, ROW_SUM_WEIGHTED);
     vm good = v_within_i(sums_place(r, ROW_PLACE_VALID), v_set_i(1), v_set_i(1));
-    good = v_and(good, v_within_i(r->position, zero, any));
+    good = v_and(good, v_within_i(sums_place(r, ROW_PLACE_POSITION), zero, any));
     good = v_and(good, v_within_i(sums_place(r, ROW_PLACE_POSITIONS), zero, any));
     good = v_and(
         good, v_within_i(sums_place(r, ROW_PLACE_FIRST), v_set_i(rules->has_apart ? -1 : 0), last));
