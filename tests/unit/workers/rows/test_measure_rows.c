@@ -72,7 +72,7 @@ ROWS_TEST(jobs_give_what_one_gives)
     assert_int_equal(a->rows, SUMS_ROWS);
     assert_int_equal(b->rows, SUMS_ROWS);
     for (int m = 0; m < METRIC_COUNT; m++) {
-        assert_true((a->value[m] == NULL) == (b->value[m] == NULL));
+        assert_true(!a->value[m] == !b->value[m]);
         for (uint32_t h = 0; a->value[m] && h < SUMS_HEADS; h++) {
             double tolerance = 1e-9 * fmax(1, fabs(a->value[m][h]));
             assert_close_or_nan(b->value[m][h], a->value[m][h], tolerance);
