@@ -374,6 +374,7 @@ int row_sums_compute(struct block *block, const struct sent_sums *rows, uint32_t
         (struct row_rules){.keys = (int32_t)(rows->keys < INT32_MAX ? rows->keys : INT32_MAX - 1),
                            .local_window = (float)rows->local_window,
                            .has_apart = rows->column[ROW_SUM_APART],
+                           .has_with_first = rows->column[ROW_SUM_WITH_FIRST],
                            .has_seen = rows->column[ROW_SUM_SEEN],
                            .has_farthest = rows->column[ROW_SUM_FARTHEST],
                            .as_sent = rows->of_weights && !rows->learned_sink};

@@ -21,7 +21,7 @@ struct row_chunk {
 struct row_rules {
     int32_t keys;
     float local_window;
-    bool has_apart, has_seen, has_farthest;
+    bool has_apart, has_with_first, has_seen, has_farthest;
     bool as_sent; /* weights that are not divided by their sum */
 };
 

@@ -150,6 +150,9 @@ void row_sums_take(const struct sent_sums *rows, const struct row_chunk *chunk, 
         ret_row->first = ret_row->apart - is_later;
         ret_row->with_first = !is_later;
     }
+    if (rows->column[ROW_SUM_WITH_FIRST]) {
+        ret_row->with_first = ret_row->sum[ROW_SUM_WITH_FIRST] == 1;
+    }
 }
 
 static bool row_sums_read_within(double x, double least, double most)
@@ -172,6 +175,7 @@ static bool row_sums_read_places(const struct sent_sums *rows, const struct row_
            row_sums_read_within(p[ROW_PLACE_WITH_FIRST], 0, 1) &&
            row_sums_read_within(p[ROW_PLACE_SEEN], 0, keys) && p[ROW_PLACE_FARTHEST] >= 0 &&
            row_sums_read_within(p[ROW_PLACE_OCCURRENCE], 0, ROW_OCCURRENCE_ALL) &&
+           row_sums_read_counts(row->sum[ROW_SUM_WITH_FIRST], 1) &&
            row_sums_read_counts(row->seen, keys);
 }
 

@@ -14,8 +14,8 @@ struct sums_slots {
     const struct row_rules *rules;
     const struct row_chunk *chunk;
     uint32_t from, s; /* of the chunk's rows the first one, and the slot after that */
-    vi position, apart, document, with_first;
-    vf seen, farthest, gap;
+    vi position, apart, document;
+    vf with_first, seen, farthest, gap;
     vf share, one, unit, first, log_z, z, fall, fall_first, total;
     vm is_first, has_rest;
 };
@@ -71,8 +71,10 @@ SIMD_INLINE void sums_find(struct sums_slots *r)
     r->position = v_sane_i(sums_place(r, ROW_PLACE_POSITION));
     r->apart = rules->has_apart ? key : place;
     r->document = v_select_i(untold, v_select_i(is_later, v_sub_i(key, one), key), place);
-    r->with_first =
+    vi with_first =
         v_select_i(untold, v_select_i(is_later, zero, one), sums_place(r, ROW_PLACE_WITH_FIRST));
+    r->with_first =
+        rules->has_with_first ? sums_load(r, ROW_SUM_WITH_FIRST) : v_convert(with_first);
     r->seen =
         rules->has_seen ? sums_load(r, ROW_SUM_SEEN) : v_convert(sums_place(r, ROW_PLACE_SEEN));
     r->farthest = rules->has_farthest ? sums_load(r, ROW_SUM_FARTHEST)
@@ -106,6 +108,7 @@ SIMD_INLINE vm sums_in_order(const struct sums_slots *r)
     good = v_and(good, v_within_i(r->apart, zero, last));
     good = v_and(good, v_is_count(v_abs(sums_load(r, ROW_SUM_APART)), keys));
     good = v_and(good, v_and(v_less(none, r->seen), v_is_count(sums_load(r, ROW_SUM_SEEN), keys)));
+    good = v_and(good, v_is_count(sums_load(r, ROW_SUM_WITH_FIRST), v_set(1)));
     good = v_and(good, v_is_count(sums_load(r, ROW_SUM_FARTHEST), v_set(0x1p30f)));
     good = v_and(good, v_is_count(sums_load(r, ROW_SUM_FINITE), keys));
     good = v_and(good, v_is_count(sums_load(r, ROW_SUM_COSINE_COUNT), keys));
@@ -185,7 +188,7 @@ SIMD_INLINE void sums_put_rest(const struct sums_slots *r, struct row_batch *b)
     vf first = v_select(r->is_first, r->first, zero);
     vm is_after = v_less_i(r->document, r->position);
     v_store(b->keys + r->s, r->seen);
-    v_store(b->rest_keys + r->s, v_sub(r->seen, v_convert(r->with_first)));
+    v_store(b->rest_keys + r->s, v_sub(r->seen, r->with_first));
     v_store(b->rest_sum + r->s, v_select(r->is_first, rest, v_add(rest, r->first)));
     v_store(b->rest_plogp + r->s, v_select(r->is_first, plogp, v_add(plogp, own)));
     v_store(b->first + r->s, first);

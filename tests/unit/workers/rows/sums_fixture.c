@@ -253,6 +253,10 @@ static void drawn_put(struct drawn *d, const struct drawn_row *row, enum apart h
     drawn_sum_rest(d, row, apart, sum);
     drawn_sum_logits(d, row, sum);
     sum[ROW_SUM_APART] = is_first ? apart : -1.0 - apart;
+    for (uint32_t c = 0; c < row->n; c++) {
+        bool is_key = row->key[c] == attention_first_key(&d->a, row->b, row->i);
+        sum[ROW_SUM_WITH_FIRST] = is_key ? 1 : sum[ROW_SUM_WITH_FIRST];
+    }
     sum[ROW_SUM_SEEN] = row->n;
     sum[ROW_SUM_FARTHEST] = 0;
     for (uint32_t c = 0; c < row->n; c++) {

@@ -159,6 +159,19 @@ SUMS_TEST(they_say_what_queries_and_keys_say_for_every_mask)
     }
 }
 
+/* What places say of it, heads may say otherwise. */
+SUMS_TEST(whether_the_first_key_is_visible_is_said_by_head)
+{
+    drawn_set_mask(d, 5);
+    drawn_send(d, APART_BY_PLACE);
+    OWNED(block_clear) struct block want = sums_want(d);
+    for (uint32_t at = 0; at < SUMS_BATCH * SUMS_QUERIES; at++) {
+        int32_t *place = d->places + ROW_PLACE_WITH_FIRST * SUMS_BATCH * SUMS_QUERIES + at;
+        *place = !*place;
+    }
+    sums_assert_all(d, &want, 1);
+}
+
 SUMS_TEST(cross_attention_has_no_neighbours)
 {
     d->a.self = false;
@@ -385,6 +398,7 @@ SUMS_TEST(numbers_that_cannot_be_are_refused)
                {ROW_SUM_DISTANCE, 1e9F},   {ROW_SUM_DISTANCE, NAN},   {ROW_SUM_APART, 70},
                {ROW_SUM_APART, 0.5F},      {ROW_SUM_APART, NAN},      {ROW_SUM_APART, -72},
                {ROW_SUM_SEEN, 71},         {ROW_SUM_SEEN, 1.5F},      {ROW_SUM_SEEN, NAN},
+               {ROW_SUM_WITH_FIRST, 2},    {ROW_SUM_WITH_FIRST, -1},  {ROW_SUM_WITH_FIRST, NAN},
                {ROW_SUM_FARTHEST, -1},     {ROW_SUM_FARTHEST, 3e9F},  {ROW_SUM_FARTHEST, 0.5F},
                {ROW_SUM_FINITE, 71},       {ROW_SUM_FINITE, 0.1F},    {ROW_SUM_FINITE, NAN},
                {ROW_SUM_COSINE_COUNT, -1}, {ROW_SUM_SQUARE, NAN},     {ROW_SUM_SQUARE, 100},
