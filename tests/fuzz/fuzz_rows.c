@@ -29,7 +29,7 @@ static void fuzz_rows_fill(struct fuzz_input *input, void *numbers, size_t count
 static struct sent_sums fuzz_rows_take(struct fuzz_input *input)
 {
     uint32_t flags = fuzz_take(input, 2), shape = fuzz_take(input, 2);
-    uint32_t missing = fuzz_take(input, 4) & ((1u << ROW_SUM_COUNT) - 1);
+    uint32_t missing = fuzz_take(input, 4) & (UINT32_MAX >> (32 - ROW_SUM_COUNT));
     struct sent_sums rows = {.sums = sums,
                              .places = places,
                              .places_shared = flags & 1,
