@@ -39,9 +39,7 @@ static bool bounds_setting(struct span setting, struct bounds *bounds, unsigned 
     } numbers[] = {{"header", &bounds->header, bounds->header},
                    {"max_message", &bounds->max_message, bounds->max_message},
                    {"max_entries", &bounds->max_entries, bounds->max_entries},
-                   {"max_heads", &bounds->max_heads, bounds->max_heads},
-                   {"maps", &bounds->maps, STATE_MAPS_SIDE},
-                   {"maps_every", &bounds->maps_every, UINT64_MAX}};
+                   {"max_heads", &bounds->max_heads, bounds->max_heads}};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         if (plan_word_is(key, numbers[i].key)) {
             uint64_t value = 0;
@@ -62,15 +60,12 @@ static bool bounds_read(const struct prefix *prefix, struct bounds *bounds)
     if (prefix->len > BOUNDS_BYTES_MAX) {
         return false;
     }
-    read.maps = read.maps_every = 0;
     while (plan_next_part(&rest, ';', &setting)) {
         if (!bounds_setting(setting, &read, &types)) {
             return false;
         }
     }
     read.accepts &= types;
-    read.maps = read.maps < bounds->maps ? read.maps : bounds->maps;
-    read.maps_every = read.maps_every > bounds->maps_every ? read.maps_every : bounds->maps_every;
     *bounds = read;
     return true;
 }
@@ -81,8 +76,7 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
                             .header = HEADER_REVISION,
                             .max_message = UINT64_MAX,
                             .max_entries = UINT64_MAX,
-                            .max_heads = UINT64_MAX,
-                            .maps = UINT64_MAX};
+                            .max_heads = UINT64_MAX};
     bool any = false;
 
     *ret_malformed = 0;
@@ -100,7 +94,6 @@ struct bounds bounds_of(const struct prefixes *prefixes, uint64_t *ret_malformed
     }
     if (!any) {
         bounds.accepts = types_unsaid;
-        bounds.maps = 0;
     }
     return bounds;
 }

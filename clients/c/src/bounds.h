@@ -17,7 +17,6 @@ struct bounds {
     unsigned accepts; /* a bit per message type */
     uint64_t header;  /* the newest revision of its keys that they know, HEADER_REVISION at most */
     uint64_t max_message, max_entries, max_heads;
-    uint64_t maps, maps_every; /* cells a side, 0 = none are wanted; ms between those of a layer */
 };
 
 /* The strictest of all announced limits; without any, the types that are sent to

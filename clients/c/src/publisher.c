@@ -367,20 +367,6 @@ void attn_set_position(attn_publisher *publisher, uint64_t epoch, uint64_t step)
     pthread_mutex_unlock(&publisher->lock);
 }
 
-uint32_t attn_publisher_maps(attn_publisher *publisher, uint64_t *ret_every_ms)
-{
-    uint64_t side = 0;
-    *ret_every_ms = 0;
-    if (publisher_is_orphan(publisher)) {
-        return 0;
-    }
-    pthread_mutex_lock(&publisher->lock);
-    side = publisher->bounds.maps;
-    *ret_every_ms = publisher->bounds.maps_every;
-    pthread_mutex_unlock(&publisher->lock);
-    return (uint32_t)side;
-}
-
 bool attn_publisher_wants(attn_publisher *publisher, attn_stack stack, uint32_t layer,
                           attn_site site)
 {

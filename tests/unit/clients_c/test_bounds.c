@@ -84,18 +84,6 @@ TEST(of_several_the_strictest_holds)
                  bounds_takes(&bounds, MESSAGE_ATTENTION, 1, 1, 1));
 }
 
-TEST(maps_are_wanted_by_all_who_listen_or_not_sent)
-{
-    struct bounds one = SAID("limits/header=10;maps=100;maps_every=7"),
-                  both = SAID("limits/maps=32;maps_every=7", "limits/maps=16;maps_every=900"),
-                  no = SAID("limits/maps=32;maps_every=7", "limits/header=10"),
-                  none = SAID("plan/");
-
-    assert_true(one.maps == STATE_MAPS_SIDE && one.maps_every == 7);
-    assert_true(both.maps == 16 && both.maps_every == 900);
-    assert_true(no.maps == 0 && none.maps == 0);
-}
-
 TEST(an_attnd_that_is_too_old_gets_events_only)
 {
     struct bounds old = SAID("limits/header=9"), newer = SAID("limits/header=99");

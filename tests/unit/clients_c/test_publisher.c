@@ -366,8 +366,6 @@ TEST(a_restarted_daemon_starts_with_its_own_plan)
 static void use_in_child(attn_publisher *publisher)
 {
     static const attn_layer layer = {ATTN_DECODER, 0, ATTN_SELF, 4};
-    const attn_state later = {
-        .stack = ATTN_DECODER, .heads = 4, .state = "state", .size = 5, .first_epoch = 9};
     attn_publisher_counts counts;
     attn_plan plan;
     bool inert = publish(publisher, 0) == ATTN_SKIPPED &&
@@ -378,7 +376,6 @@ static void use_in_child(attn_publisher *publisher)
                  attn_publisher_plan(publisher, &plan) == ATTN_SKIPPED;
 
     attn_set_position(publisher, 9, 9);
-    inert = inert && attn_publish_state(publisher, &later) == ATTN_SKIPPED;
     attn_publisher_stats(publisher, &counts);
     inert = inert && counts.published == 0 && counts.queued_bytes == 0;
     attn_publisher_free(&publisher);

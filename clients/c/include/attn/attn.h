@@ -338,48 +338,6 @@ typedef struct attn_weights {
 ATTN_API void attn_weights_default(attn_weights *ret_weights);
 ATTN_API int attn_publish_weights(attn_publisher *publisher, const attn_weights *weights);
 
-/* Pooled maps of the heads of one sample, for people to look at. Cells are means as attnd makes
- * them (KERNELS.md, "The maps of the heads"): of `queries` (`keys`) in min(queries, n) rows
- * (min(keys, n) columns) for one n of at most 64. */
-typedef struct attn_maps {
-    const uint16_t *values;        /* [heads][rows][columns] IEEE half precision; NaN: no number */
-    uint32_t heads, rows, columns; /* heads from first_head on */
-    uint32_t first_head;
-    uint32_t queries, keys;           /* without padding */
-    uint32_t first_query, first_key;  /* what is before them is padding */
-    uint32_t queries_sent, keys_sent; /* with padding; 0 = none comes after the others */
-    uint32_t q_offset;                /* position of the first query, padding or not */
-    uint32_t sample;                  /* of the batch */
-    const char *const *labels;        /* texts of all keys, of sample 0; NULL = none */
-} attn_maps;
-
-/* Cells a side that those who listen want maps in, 0: none; *ret_every_ms: the shortest
- * interval between those of one layer, in milliseconds. */
-ATTN_API uint32_t attn_publisher_maps(attn_publisher *publisher, uint64_t *ret_every_ms);
-
-/* The statistics of one attention layer that were computed here, in the format of PROTOCOL.md,
- * section 6: of one or several steps or microbatches, the newest of which are at the current
- * position (attn_set_position). */
-typedef struct attn_state {
-    attn_stack stack;
-    uint32_t layer; /* 0..65535 */
-    attn_site site;
-
-    uint32_t heads; /* of the whole layer, as in the state */
-    const void *state;
-    uint32_t size; /* bytes of it */
-    /* Where its oldest message is; not after the current position, and in the same window. */
-    uint64_t first_epoch, first_step;
-    const char *module;    /* as in attn_attention */
-    const attn_maps *maps; /* of its newest message; NULL = none. Left out of what is sent where
-                              nobody wants any */
-} attn_state;
-
-/* Sets everything to zero: encoder self-attention of layer 0, no state. */
-ATTN_API void attn_state_default(attn_state *ret_state);
-/* As attn_publish_attention; an attnd that does not know states is sent none (ATTN_E_TOO_LARGE). */
-ATTN_API int attn_publish_state(attn_publisher *publisher, const attn_state *state);
-
 /* Says that the current epoch (attn_set_position) is complete on this rank. Events wait behind
  * what is queued and are not dropped for lack of room, unless 1024 of them wait. Returns 0,
  * ATTN_SKIPPED, ATTN_E_DROPPED or ATTN_E_MEMORY. */
