@@ -30,7 +30,7 @@ enum config_effort {
     CONFIG_EFFORT_FULL,
     CONFIG_EFFORT_EIGENVALUES
 };
-enum config_tier { CONFIG_TIER_AUTO, CONFIG_TIER_RAW, CONFIG_TIER_STATE };
+enum config_tier { CONFIG_TIER_AUTO, CONFIG_TIER_RAW, CONFIG_TIER_ROWS };
 enum config_isa {
     CONFIG_ISA_AUTO,
     CONFIG_ISA_SCALAR,
@@ -43,7 +43,7 @@ enum config_role { CONFIG_ROLE_OFF, CONFIG_ROLE_NODE, CONFIG_ROLE_HUB };
 const char *config_role_name(enum config_role role);
 /* The word a user writes for it: "auto", "scalar", ... */
 const char *config_isa_name(enum config_isa isa);
-/* "auto", "raw", "state". */
+/* "auto", "raw", "rows". */
 const char *config_tier_name(enum config_tier tier);
 
 typedef struct {

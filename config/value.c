@@ -74,7 +74,7 @@ static const char *const unit_words[] = {"epoch", "step", "second", "auto", NULL
 static const char *const level_words[] = {"error", "warning", "info", "debug", NULL};
 static const char *const format_words[] = {"text", "json", NULL};
 static const char *const effort_words[] = {"norm", "leading", "full", "eigenvalues", NULL};
-static const char *const tier_words[] = {"auto", "raw", "state", NULL};
+static const char *const tier_words[] = {"auto", "raw", "rows", NULL};
 static const char *const role_words[] = {"off", "node", "hub", NULL};
 static const char *const isa_words[] = {"auto", "scalar", "portable", "avx2", "avx512", NULL};
 

@@ -27,7 +27,7 @@ struct plans {
 static_assert(sizeof("plan/999999/") - 1 + JOB_NAME_MAX + sizeof("/every=1000000000") - 1 +
                       sizeof(";layers=") - 1 + (CONFIG_LAYERS_MAX - 1) + sizeof(";heads=") - 1 +
                       (CONFIG_HEADS_MAX - 1) + sizeof(";samples=2147483647") - 1 +
-                      sizeof(";rows=2147483647") - 1 + sizeof(";tier=state") - 1 <=
+                      sizeof(";rows=2147483647") - 1 + sizeof(";tier=auto") - 1 <=
                   PLAN_PREFIX_MAX,
               "every plan fits a prefix");
 

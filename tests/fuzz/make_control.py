@@ -18,7 +18,7 @@ REQUESTS = [
     ("maps", {**LAYER, "packed": True}), ("maps", {**LAYER, "head": 0, "kind": "mean"}), ("rollout", {"job": "gpt", "packed": True}),
     ("alerts", {}), ("alerts", {"job": "gpt", "since": 1, "limit": 3}), ("baseline", {"job": "gpt", "run": RUN}),
     ("plan.get", {}), ("plan.get", {"job": "gpt"}), ("plan.reset", {"job": "gpt"}),
-    ("plan.set", {"job": "gpt-*", "every": 3, "layers": "decoder.0-1.self", "heads": "0-3,7", "samples": 1, "rows": 8, "tier": "state"}),
+    ("plan.set", {"job": "gpt-*", "every": 3, "layers": "decoder.0-1.self", "heads": "0-3,7", "samples": 1, "rows": 8, "tier": "rows"}),
     ("runs", {}), ("runs", {"job": "g*", "limit": 2}), ("windows", {**LAYER, "unit": "step", "length": 2, "every": 2}), ("layers", {"job": "gpt"}),
     ("history", {**LAYER, "metric": "entropy", "head": 0, "from": 1, "to": 9, "limit": 5, "packed": True, "statistics": ["mean", "max"]}),
     ("grid", {**LAYER, "metric": "entropy", "points": 4}), ("map", {**LAYER, "window": 3, "kind": "mean", "packed": True}),

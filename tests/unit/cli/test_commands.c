@@ -557,10 +557,10 @@ SAYS(plans_are_shown_and_set,
       "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  TIER  FROM\n"
       "gpt   never  *       *      all      all   auto  default\n"},
      {"plan set 'gpt-*' every=10 layers='decoder.*.self encoder.*' heads=0-3,7 samples=2 "
-      "rows=64 tier=state",
+      "rows=64 tier=rows",
       0,
-      "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER   FROM\n"
-      "gpt-*  10     decoder.*.self encoder.*  0-3,7  2        64    state  set\n"},
+      "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER  FROM\n"
+      "gpt-*  10     decoder.*.self encoder.*  0-3,7  2        64    rows  set\n"},
      {"plan set gpt heads=99 | tail -n 1", 0, "nothing is captured\n"},
      {"plan reset gpt", 0,
       "JOBS  EVERY  LAYERS  HEADS  SAMPLES  ROWS  TIER  FROM\n"

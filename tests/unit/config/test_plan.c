@@ -139,10 +139,10 @@ TEST(keys_are_set_one_by_one)
                                "samples, rows, tier, cost_max; did you mean rows?)");
     assert_plan(&plan, 7, "encoder.*", "*", 1, 0);
     assert_int_equal(plan.tier, CONFIG_TIER_AUTO);
-    assert_int_equal(config_plan_set(&plan, "tier", "state", error), 0);
-    assert_int_equal(plan.tier, CONFIG_TIER_STATE);
+    assert_int_equal(config_plan_set(&plan, "tier", "rows", error), 0);
+    assert_int_equal(plan.tier, CONFIG_TIER_ROWS);
     assert_int_equal(config_plan_set(&plan, "tier", "qk", error), -1);
-    assert_string_equal(error, "plan.tier: 'qk': not one of the choices (valid: auto, raw, state)");
+    assert_string_equal(error, "plan.tier: 'qk': not one of the choices (valid: auto, raw, rows)");
 }
 
 static void visit_difference(void *data, const char *section, const char *name)

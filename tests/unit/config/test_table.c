@@ -167,7 +167,7 @@ static const struct {
     const char *const words[6];
 } table_words[] = {
     {VALUE_EFFORT, {"norm", "leading", "full"}},
-    {VALUE_TIER, {"auto", "raw", "state"}},
+    {VALUE_TIER, {"auto", "raw", "rows"}},
     {VALUE_ISA, {"auto", "scalar", "portable", "avx2", "avx512"}},
     {VALUE_ROLE, {"off", "node", "hub"}},
     {VALUE_BOOL, {"true", "false"}},

@@ -187,7 +187,7 @@ PLAN_TEST(the_longest_plan_fits_a_prefix)
 {
     char pattern[JOB_NAME_MAX + 1];
     struct config_plan plan = {
-        .every = 1000000000, .samples = INT32_MAX, .rows = INT32_MAX, .tier = CONFIG_TIER_STATE};
+        .every = 1000000000, .samples = INT32_MAX, .rows = INT32_MAX, .tier = CONFIG_TIER_ROWS};
     plan_begin("");
     memset(pattern, '*', JOB_NAME_MAX);
     pattern[JOB_NAME_MAX] = '\0';
@@ -196,7 +196,7 @@ PLAN_TEST(the_longest_plan_fits_a_prefix)
     assert_int_equal(plans_set(plans, pattern, &plan), 0);
     struct plan_prefixes *prefixes = plans_prefixes(plans);
     const char *end = strstr(prefixes->text[1], ";samples=");
-    assert_string_equal(end, ";samples=2147483647;rows=2147483647;tier=state");
+    assert_string_equal(end, ";samples=2147483647;rows=2147483647;tier=rows");
     assert_true(strlen(prefixes->text[1]) <= PLAN_PREFIX_MAX);
     assert_true(plan_prefixes_have(prefixes, prefixes->text[2]));
     assert_false(plan_prefixes_have(prefixes, "plan/0/*/"));
