@@ -4,7 +4,7 @@
  * work_queue, bounded by the byte budget, and goes on when messages of the job finish. NOTE_DONE ->
  * work_finish -> the run is ready, and takes it in its turn, and its results come back to
  * messages_put_result -> it is counted and freed, and its bytes are released to ingest. Parts of
- * matrices are taken first, and computed with the last of them. States are read by workers.
+ * matrices are taken first, and computed with the last of them.
  *
  * Taking a message may merge a thousand heads and close windows. Runs that are ready take turns of
  * TURN_NS, or of one message, or one layer of a window that closes, if that is longer, so that a
@@ -17,7 +17,6 @@
 #include "daemon/run/closing.h"
 #include "daemon/run/hold.h"
 #include "daemon/run/queue.h"
-#include "daemon/state/state_message.h"
 
 #include <stdlib.h>
 
@@ -72,7 +71,6 @@ static void messages_account(struct daemon *daemon, struct message *message)
         stats_add(stats, COUNT_EVENTS, is_event);
     }
     work_free(&message->work);
-    layer_state_free(&message->given);
     message_free(&message);
     ingest_release(daemon->ingest, share, cost, reserved);
     if (peer) {
@@ -81,32 +79,13 @@ static void messages_account(struct daemon *daemon, struct message *message)
     }
 }
 
-/* On a worker: what a state brings, and its maps. */
-static int messages_read_state(struct message *message)
-{
-    uint64_t told = message->run->config->window_buckets;
-    int code = state_message_read(message, &message->given);
-    if (!code && message->given->buckets > (told < HIST_LIMIT_MIN ? HIST_LIMIT_MIN : told)) {
-        code = ERR_STATE; /* finer histograms than the plan told: they would have to be halved */
-    }
-    if (!code) {
-        code = state_message_maps(message, message->given);
-    }
-    if (code) {
-        layer_state_free(&message->given);
-    }
-    return code;
-}
-
 /* Has it computed, once its job's queue in the pool has room. Whether that goes on now; else it is
  * finished with a code. */
 static bool messages_compute(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
-    message->code = message->header.type == MESSAGE_STATE
-                        ? work_new_reading(message, messages_read_state, run->work, &daemon->inbox)
-                        : work_new(message, run->job_config, &daemon->machine,
-                                   queue_spectrum_turn(run, message), run->work, &daemon->inbox);
+    message->code = work_new(message, run->job_config, &daemon->machine,
+                             queue_spectrum_turn(run, message), run->work, &daemon->inbox);
     if (message->code) {
         queue_finish(run, message);
         return false;
@@ -298,7 +277,7 @@ void messages_on_done(struct daemon *daemon, struct message *message)
     int code = work_finish(message->work, &message->measured);
     message->code = message->code ? message->code : code; /* it may have been refused meanwhile */
     queue_finish(message->run, message);
-    if (!code && message->measured) {
+    if (!code) {
         stats_add(stats, COUNT_SPECTRA, message->measured->spectra);
         stats_add(stats, COUNT_SPECTRA_SKIPPED, message->measured->spectra_skipped);
     }
@@ -324,15 +303,11 @@ void messages_finish(struct daemon *daemon, uint64_t deadline_ns)
         /* Nothing more is computed: what waits for it, or for its place, is left. */
         struct message *message;
         while ((message = hold_take(run, UINT64_MAX))) {
-            bool is_state = message->header.type == MESSAGE_STATE;
             if (!message->code) {
                 tap_message(daemon->tap, message);
             }
-            if (is_state || message->header.type == MESSAGE_EVENT || message->code) {
-                if (queue_put(run, message, inbox_now_ns(&daemon->inbox))) {
-                    message->code = messages_read_state(message);
-                    queue_finish(run, message);
-                }
+            if (message->header.type == MESSAGE_EVENT || message->code) {
+                queue_put(run, message, inbox_now_ns(&daemon->inbox));
             } else {
                 message_free(&message); /* nobody computes it any more: it will be sent again */
             }

@@ -121,7 +121,6 @@ static void ticks_discard(struct note *note)
         merged_free(&merged);
     } else if (note->kind != NOTE_STOPPED) {
         work_free(&message->work);
-        layer_state_free(&message->given);
         message_free(&message);
     }
 }

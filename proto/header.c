@@ -66,8 +66,8 @@ static int header_read_after(const msgpack_object *value, struct header *header)
 }
 
 static const char *const types[] = {
-    [MESSAGE_ATTENTION] = "attention", [MESSAGE_QK] = "qk",     [MESSAGE_WEIGHTS] = "weights",
-    [MESSAGE_STATE] = "state",         [MESSAGE_ROWS] = "rows", [MESSAGE_EVENT] = "event",
+    [MESSAGE_ATTENTION] = "attention", [MESSAGE_QK] = "qk",       [MESSAGE_WEIGHTS] = "weights",
+    [MESSAGE_ROWS] = "rows",           [MESSAGE_EVENT] = "event",
 };
 
 static const char *const events[] = {
@@ -94,17 +94,12 @@ enum scope {
     IN_QK = 1 << MESSAGE_QK,
     IN_MAPS = IN_ATTENTION | IN_QK,
     IN_WEIGHTS = 1 << MESSAGE_WEIGHTS,
-    IN_STATE = 1 << MESSAGE_STATE,
     IN_ROWS = 1 << MESSAGE_ROWS,
     IN_MEASURED = IN_MAPS | IN_ROWS, /* whose rows are measured */
-    IN_BROUGHT = IN_STATE | IN_ROWS, /* those that bring maps, or none */
-    IN_TENSORS = IN_MEASURED | IN_WEIGHTS | IN_STATE,
-    IN_SHOWN = IN_MEASURED | IN_STATE, /* those that have maps to look at */
+    IN_TENSORS = IN_MEASURED | IN_WEIGHTS,
     IN_EVENTS = 1 << MESSAGE_EVENT,
     IN_HELLO = IN_EVENTS << 1,
     IN_LOG = IN_EVENTS << 2,
-    IN_SLICED = IN_MEASURED | IN_WEIGHTS,
-    IN_COUNTED = IN_WEIGHTS | IN_STATE, /* whose heads no tensor tells */
     IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO | IN_LOG
 };
 _Static_assert(IN_EVENTS > IN_TENSORS, "no type has the bits of the two events");
@@ -403,40 +398,36 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
     KEY(layer, IN_TENSORS, IN_TENSORS, READ_U32, FIELD(layer.layer, LAYER_MAX))                    \
     KEY(site, IN_TENSORS, IN_TENSORS, READ_SITE, FIELD(layer.site, 0))                             \
     KEY(tensors, IN_TENSORS, IN_TENSORS, READ_TENSORS, NO_FIELD)                                   \
-    KEY(heads, IN_COUNTED, IN_COUNTED, READ_HEADS, FIELD(heads, HEADS_TOTAL_MAX))                  \
+    KEY(heads, IN_WEIGHTS, IN_WEIGHTS, READ_HEADS, FIELD(heads, HEADS_TOTAL_MAX))                  \
     KEY(kv_heads, OPTIONAL, IN_WEIGHTS, READ_POSITIVE, FIELD(kv_heads, HEADS_TOTAL_MAX))           \
     KEY(head_dim, IN_WEIGHTS, IN_WEIGHTS, READ_POSITIVE, FIELD(head_dim, INT32_MAX))               \
     KEY(parts, OPTIONAL, IN_WEIGHTS, READ_PARTS, NO_FIELD)                                         \
     KEY(sums, IN_ROWS, IN_ROWS, READ_SUMS, NO_FIELD)                                               \
-    KEY(queries, IN_ROWS, IN_BROUGHT, READ_QUERIES, NO_FIELD)                                      \
-    KEY(keys, IN_ROWS, IN_BROUGHT, READ_KEYS, NO_FIELD)                                            \
+    KEY(queries, IN_ROWS, IN_ROWS, READ_QUERIES, NO_FIELD)                                         \
+    KEY(keys, IN_ROWS, IN_ROWS, READ_KEYS, NO_FIELD)                                               \
     KEY(weights, OPTIONAL, IN_ROWS, READ_OF_WEIGHTS, NO_FIELD)                                     \
     KEY(local_window, OPTIONAL, IN_ROWS, READ_U32, FIELD(local_window, INT32_MAX))                 \
     KEY(scale, IN_QK, IN_QK, READ_SCALE, FIELD(scale, 0))                                          \
     KEY(softcap, OPTIONAL, IN_QK, READ_NOT_NEGATIVE, FIELD(softcap, 0))                            \
-    KEY(q_offset, OPTIONAL, IN_SHOWN, READ_U32, FIELD(q_offset, UINT32_MAX))                       \
+    KEY(q_offset, OPTIONAL, IN_MEASURED, READ_U32, FIELD(q_offset, UINT32_MAX))                    \
     KEY(q_stride, OPTIONAL, IN_MAPS, READ_POSITIVE, FIELD(q_stride, UINT32_MAX))                   \
     KEY(causal, OPTIONAL, IN_MEASURED, READ_BOOL, FIELD(causal, 0))                                \
     KEY(window, OPTIONAL, IN_MAPS, READ_U32, FIELD(window, UINT32_MAX))                            \
     KEY(q_len, OPTIONAL, IN_MAPS, READ_Q_LEN, FIELD(q_len, 0))                                     \
     KEY(k_len, OPTIONAL, IN_MEASURED, READ_K_LEN, FIELD(k_len, 0))                                 \
-    KEY(head_offset, OPTIONAL, IN_SHOWN, READ_U32, FIELD(head_offset, HEADS_TOTAL_MAX))            \
-    KEY(first_epoch, IN_STATE, IN_STATE, READ_U64, FIELD(first_epoch, COUNT_MAX))                  \
-    KEY(first_step, IN_STATE, IN_STATE, READ_U64, FIELD(first_step, COUNT_MAX))                    \
+    KEY(head_offset, OPTIONAL, IN_MEASURED, READ_U32, FIELD(head_offset, HEADS_TOTAL_MAX))         \
     KEY(map_queries, OPTIONAL, IN_ROWS, READ_POSITIVE, FIELD(maps.queries, INT32_MAX))             \
     KEY(map_keys, OPTIONAL, IN_ROWS, READ_POSITIVE, FIELD(maps.keys, INT32_MAX))                   \
-    KEY(queries_sent, OPTIONAL, IN_STATE, READ_POSITIVE, FIELD(maps.queries_sent, INT32_MAX))      \
-    KEY(keys_sent, OPTIONAL, IN_STATE, READ_POSITIVE, FIELD(maps.keys_sent, INT32_MAX))            \
-    KEY(first_query, OPTIONAL, IN_BROUGHT, READ_U32, FIELD(maps.first_query, INT32_MAX))           \
-    KEY(first_key, OPTIONAL, IN_BROUGHT, READ_U32, FIELD(maps.first_key, INT32_MAX))               \
-    KEY(sample, OPTIONAL, IN_SHOWN, READ_U32, FIELD(maps.sample, INT32_MAX))                       \
+    KEY(first_query, OPTIONAL, IN_ROWS, READ_U32, FIELD(maps.first_query, INT32_MAX))              \
+    KEY(first_key, OPTIONAL, IN_ROWS, READ_U32, FIELD(maps.first_key, INT32_MAX))                  \
+    KEY(sample, OPTIONAL, IN_MEASURED, READ_U32, FIELD(maps.sample, INT32_MAX))                    \
     KEY(sample_stride, OPTIONAL, IN_MEASURED, READ_POSITIVE, FIELD(sample_stride, INT32_MAX))      \
-    KEY(batch, OPTIONAL, IN_SHOWN, READ_POSITIVE, FIELD(whole_batch, INT32_MAX))                   \
-    KEY(heads_total, OPTIONAL, IN_SLICED, READ_U32, FIELD(heads_total, HEADS_TOTAL_MAX))           \
+    KEY(batch, OPTIONAL, IN_MEASURED, READ_POSITIVE, FIELD(whole_batch, INT32_MAX))                \
+    KEY(heads_total, OPTIONAL, IN_TENSORS, READ_U32, FIELD(heads_total, HEADS_TOTAL_MAX))          \
     KEY(dropout, OPTIONAL, IN_MEASURED, READ_BOOL, FIELD(dropout, 0))                              \
     KEY(learned_sink, OPTIONAL, IN_MEASURED, READ_BOOL, FIELD(learned_sink, 0))                    \
-    KEY(labels, OPTIONAL, IN_SHOWN, READ_LABELS, NO_FIELD)                                         \
-    KEY(q_labels, OPTIONAL, IN_SHOWN, READ_LABELS, NO_FIELD)                                       \
+    KEY(labels, OPTIONAL, IN_MEASURED, READ_LABELS, NO_FIELD)                                      \
+    KEY(q_labels, OPTIONAL, IN_MEASURED, READ_LABELS, NO_FIELD)                                    \
     KEY(microbatch, OPTIONAL, IN_MEASURED, READ_U32, FIELD(microbatch, UINT32_MAX))                \
     KEY(module, OPTIONAL, IN_TENSORS, READ_MODULE, FIELD(module, 0))                               \
     KEY(dropped_total, OPTIONAL, IN_EVENTS, READ_U64, FIELD(dropped_total, COUNT_MAX))             \
@@ -543,16 +534,9 @@ static int decode_map(const msgpack_object *map, struct header *header, const ch
     }
     header_set_maps_of_rows(header);
     /* Neither number is above 2^31, so the sum is exact. */
-    uint32_t heads = header->type == MESSAGE_STATE ? header->maps.heads : header->heads;
     if (header->heads_total > HEADS_TOTAL_MAX ||
-        (uint64_t)header->head_offset + heads > header->heads_total) {
+        (uint64_t)header->head_offset + header->heads > header->heads_total) {
         *reterr_key = "heads_total";
-        return ERR_KEY_RANGE;
-    }
-    if (header->type == MESSAGE_STATE &&
-        (header->first_epoch > header->epoch ||
-         (header->first_epoch == header->epoch && header->first_step > header->step))) {
-        *reterr_key = "first_step";
         return ERR_KEY_RANGE;
     }
     if (header_last_position(header) >= UINT32_MAX) {

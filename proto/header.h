@@ -55,14 +55,13 @@ void own_window_put(const struct own_window *window, struct mpk_writer *writer);
 #define AFTER_MAX        4000        /* topics that an event may wait for */
 #define CHARGE_MIN       4096        /* bytes of credit that a reliable message takes at least */
 #define MODULE_MAX       256         /* bytes of a module's path */
-#define STATE_MAPS_SIDE  64          /* rows, and columns, of the maps that a message brings */
+#define SENT_MAPS_SIDE   64          /* rows, and columns, of the maps that a message brings */
 #define LOCAL_WINDOW     8           /* of local_mass in type rows, unless it says another */
 
 enum message_type {
     MESSAGE_ATTENTION,
     MESSAGE_QK,
     MESSAGE_WEIGHTS,
-    MESSAGE_STATE,
     MESSAGE_ROWS,
     MESSAGE_EVENT /* the last one: the others have tensors */
 };
@@ -108,14 +107,12 @@ struct matrix_place {
     uint32_t row, column;
 };
 
-/* The pooled maps that a state brings, of one sample of its newest message, or a message of type
- * rows, of its first sample. */
-struct state_maps {
+/* The pooled maps that a message of type rows brings, of its first sample. */
+struct sent_maps {
     uint32_t heads, rows, columns; /* 0 = it has none */
-    uint32_t sample;               /* its number in the batch; in other types the first one's */
+    uint32_t sample;               /* the first one's number in the batch, of any type */
     uint32_t queries, keys;        /* that they are of, without padding */
     uint32_t first_query, first_key;
-    uint32_t queries_sent, keys_sent; /* with padding; of rows: of the call */
 };
 
 struct header {
@@ -150,8 +147,8 @@ struct header {
     char module[MODULE_MAX + 1]; /* the path of the module that attends; "" = not said */
     uint32_t tensor_count;
     struct tensor tensors[TENSORS_MAX];
-    uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk; of weights and states: 1, heads, 1, 1; of
-                                             rows, queries are those that were taken */
+    uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk; of weights: 1, heads, 1, 1; of rows,
+                                             queries are those that were taken */
     uint32_t kv_heads;                    /* divides heads */
     uint32_t head_dim, value_dim; /* of q and k, of v (0 = not sent); of matrices: head_dim */
     bool in_parts; /* weights: the tensors are blocks of their matrices, as `matrix` says */
@@ -173,9 +170,7 @@ struct header {
     bool of_weights;                   /* rows: the sums are of weights, not of logits */
     enum dtype weights_dtype;          /* of these */
     uint32_t local_window;             /* rows: of local_mass, in positions */
-    uint64_t first_epoch, first_step;  /* of a state: where it begins; it ends at epoch and step */
-    struct state_maps maps;    /* of a state or rows; their first head is head_offset, queries at
-                                  q_offset */
+    struct sent_maps maps;     /* of rows; their first head is head_offset, queries at q_offset */
     const char *const *labels; /* of the encoder: [label_count] texts; not owned, not read */
     uint32_t label_count;
 };
@@ -196,7 +191,7 @@ int header_encode(const struct header *header, struct mpk_writer *writer);
 /* Whether it brings the maps that it has, if any: none are made of it. */
 static inline bool header_brings_maps(const struct header *header)
 {
-    return header->type == MESSAGE_STATE || header->type == MESSAGE_ROWS;
+    return header->type == MESSAGE_ROWS;
 }
 
 /* The heads that maps of the message are of, from head_offset on; 0 = it has none. */
@@ -205,12 +200,11 @@ static inline uint32_t header_map_heads(const struct header *header)
     return header_brings_maps(header) ? header->maps.heads : header->heads;
 }
 
-/* The number in its batch of a sample of the message, counted from 0; of a state the one that its
- * maps are of. */
+/* The number in its batch of a sample of the message, counted from 0. */
 static inline uint64_t header_sample_number(const struct header *header, uint32_t sample)
 {
     uint64_t stride = header->sample_stride ? header->sample_stride : 1;
-    return header->maps.sample + (header->type == MESSAGE_STATE ? 0 : sample * stride);
+    return header->maps.sample + sample * stride;
 }
 
 /* Where the last query of type `attention` or `qk` stands; no factor is above 2^32. */

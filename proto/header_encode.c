@@ -98,11 +98,6 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
         }
         mpk_pair_u64(writer, "head_dim", header->head_dim);
     }
-    if (header->type == MESSAGE_STATE) {
-        mpk_pair_u64(writer, "heads", header->heads);
-        mpk_pair_u64(writer, "first_epoch", header->first_epoch);
-        mpk_pair_u64(writer, "first_step", header->first_step);
-    }
     if (header->type == MESSAGE_ROWS) {
         put_rows(writer, header);
     }
@@ -132,25 +127,16 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     header_encode_put_number(writer, "window", header->window);
     put_lengths(writer, "q_len", header->q_len, header->batch);
     put_lengths(writer, "k_len", header->k_len, header->batch);
-    /* Where the heads begin is said of maps only, and of how many heads there are by `heads` of a
-     * state. */
-    if (header->type == MESSAGE_STATE
-            ? header->head_offset != 0
-            : header->heads_total != header->heads && header->type != MESSAGE_WEIGHTS) {
-        mpk_pair_u64(writer, "head_offset", header->head_offset);
-    }
     if (header->heads_total != header->heads) {
+        if (header->type != MESSAGE_WEIGHTS) {
+            mpk_pair_u64(writer, "head_offset", header->head_offset);
+        }
         mpk_pair_u64(writer, "heads_total", header->heads_total);
     }
-    const struct state_maps *maps = &header->maps; /* that it brings */
-    bool of_rows = header->type == MESSAGE_ROWS;
+    const struct sent_maps *maps = &header->maps; /* that it brings */
     if (maps->heads > 0) {
-        header_encode_put_number(writer, of_rows ? "map_queries" : "queries", maps->queries);
-        header_encode_put_number(writer, of_rows ? "map_keys" : "keys", maps->keys);
-        if (!of_rows) {
-            header_encode_put_number(writer, "queries_sent", maps->queries_sent);
-            header_encode_put_number(writer, "keys_sent", maps->keys_sent);
-        }
+        header_encode_put_number(writer, "map_queries", maps->queries);
+        header_encode_put_number(writer, "map_keys", maps->keys);
         header_encode_put_number(writer, "first_query", maps->first_query);
         header_encode_put_number(writer, "first_key", maps->first_key);
         header_encode_put_number(writer, "sample", maps->sample);

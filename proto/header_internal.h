@@ -18,7 +18,7 @@ int header_read_parts(const msgpack_object *value, struct header *header);
 /* Reads the list under `sums` of a message of type rows: which sum each column is. Returns 0 or an
  * error of err.def, here and below. */
 int header_read_sums(const msgpack_object *value, struct header *header);
-/* Reads `queries` and `keys`: of the call that rows are of, of a state's maps. */
+/* Reads `queries` and `keys`: of the call that rows are of. */
 int header_read_queries(const msgpack_object *value, struct header *header);
 int header_read_keys(const msgpack_object *value, struct header *header);
 /* Reads `weights`: the dtype of the weights that the sums are of. */

@@ -39,31 +39,29 @@ int header_read_sums(const msgpack_object *value, struct header *header)
 
 int header_read_queries(const msgpack_object *value, struct header *header)
 {
-    uint32_t *field = header->type == MESSAGE_ROWS ? &header->call_queries : &header->maps.queries;
-    uint64_t number, least = header->type == MESSAGE_ROWS ? header->queries : 1;
+    uint64_t number;
     int rc = mpk_get_u64(value, INT32_MAX, &number);
-    if (!rc && number < least) {
+    if (!rc && number < header->queries) {
         rc = ERR_KEY_RANGE;
     }
     if (!rc) {
-        *field = (uint32_t)number;
+        header->call_queries = (uint32_t)number;
     }
     return rc;
 }
 
 int header_read_keys(const msgpack_object *value, struct header *header)
 {
-    uint32_t *field = header->type == MESSAGE_ROWS ? &header->keys : &header->maps.keys;
     uint64_t number;
     int rc = mpk_get_u64(value, INT32_MAX, &number);
     if (!rc && number < 1) {
         rc = ERR_KEY_RANGE;
     }
-    if (!rc && *field && *field != number) { /* as key_lengths has them */
+    if (!rc && header->keys && header->keys != number) { /* as key_lengths has them */
         rc = ERR_SHAPE;
     }
     if (!rc) {
-        *field = (uint32_t)number;
+        header->keys = (uint32_t)number;
     }
     return rc;
 }
@@ -82,13 +80,11 @@ int header_read_of_weights(const msgpack_object *value, struct header *header)
 
 void header_set_maps_of_rows(struct header *header)
 {
-    struct state_maps *maps = &header->maps;
+    struct sent_maps *maps = &header->maps;
     uint32_t queries = header->call_queries, keys = header->keys;
     if (header->type != MESSAGE_ROWS || maps->heads == 0) {
         return;
     }
-    maps->queries_sent = queries;
-    maps->keys_sent = keys;
     if (maps->queries == 0 && maps->first_query < queries) {
         maps->queries = queries - maps->first_query;
     }

@@ -61,11 +61,7 @@ static const struct {
     [TENSOR_WK] = MATRIX,
     [TENSOR_WV] = MATRIX,
     [TENSOR_WO] = MATRIX,
-    [TENSOR_STATE] = {1u << MESSAGE_STATE, 1u << DTYPE_U8, 1, {DIM_FREE}},
-    [TENSOR_MAPS] = {1u << MESSAGE_STATE | ROWS,
-                     1u << DTYPE_F16,
-                     3,
-                     {DIM_FREE, DIM_FREE, DIM_FREE}},
+    [TENSOR_MAPS] = {ROWS, 1u << DTYPE_F16, 3, {DIM_FREE, DIM_FREE, DIM_FREE}},
     [TENSOR_SUMS] = {ROWS, 1u << DTYPE_F32, 4, {DIM_FREE, B, H, Q}},
     [TENSOR_PLACES] = {ROWS, 1u << DTYPE_I32, 3, {DIM_FREE, DIM_FREE, Q}},
     [TENSOR_KEY_LENGTHS] = {ROWS, 1u << DTYPE_F32, 3, {B, G, K}},
@@ -163,8 +159,6 @@ static bool has_required(const struct header *header)
         return header_find_tensor(header, TENSOR_WEIGHTS);
     case MESSAGE_QK:
         return header_find_tensor(header, TENSOR_Q) && header_find_tensor(header, TENSOR_K);
-    case MESSAGE_STATE:
-        return header_find_tensor(header, TENSOR_STATE);
     case MESSAGE_ROWS:
         return header_find_tensor(header, TENSOR_SUMS) && header_find_tensor(header, TENSOR_PLACES);
     default:
@@ -206,7 +200,7 @@ static int header_tensors_set_shape(struct header *header)
 static int header_tensors_set_maps(struct header *header)
 {
     const struct tensor *tensor = header_find_tensor(header, TENSOR_MAPS);
-    if (tensor && (tensor->shape[1] > STATE_MAPS_SIDE || tensor->shape[2] > STATE_MAPS_SIDE)) {
+    if (tensor && (tensor->shape[1] > SENT_MAPS_SIDE || tensor->shape[2] > SENT_MAPS_SIDE)) {
         return ERR_SHAPE;
     }
     if (tensor) { /* at most INT32_MAX: read_shape */
@@ -240,7 +234,7 @@ int header_read_tensors(const msgpack_object *value, struct header *header)
     if (!has_required(header)) {
         return ERR_TENSOR_NAME;
     }
-    if (header->type != MESSAGE_WEIGHTS && header->type != MESSAGE_STATE) {
+    if (header->type != MESSAGE_WEIGHTS) {
         int rc = header_tensors_set_shape(header);
         return rc ? rc : header_tensors_set_maps(header);
     }
@@ -255,7 +249,7 @@ int header_read_tensors(const msgpack_object *value, struct header *header)
             header->matrix[p].in = (uint32_t)tensor->shape[1];
         }
     }
-    return header_tensors_set_maps(header);
+    return 0;
 }
 
 /* ---- parts of matrices ---- */
@@ -358,35 +352,22 @@ static uint32_t header_tensors_cells(uint32_t T, uint32_t side)
 /* Rows and columns are those of some number of cells a side, and lie within what was sent. */
 static int header_tensors_check_maps(const struct header *header, const char **reterr_key)
 {
-    const struct state_maps *maps = &header->maps;
+    const struct sent_maps *maps = &header->maps;
     uint32_t side = maps->rows > maps->columns ? maps->rows : maps->columns;
-    const struct {
-        const char *key;
-        uint32_t number;
-    } needed[] = {{"queries", maps->queries},
-                  {"keys", maps->keys},
-                  {"queries_sent", maps->queries_sent},
-                  {"keys_sent", maps->keys_sent}};
-    for (int i = 0; i < 4; i++) {
-        if (needed[i].number == 0) {
-            *reterr_key = needed[i].key;
-            return ERR_KEY_MISSING;
-        }
-    }
     if (maps->rows != header_tensors_cells(maps->queries, side) ||
         maps->columns != header_tensors_cells(maps->keys, side)) {
         *reterr_key = "tensors";
         return ERR_SHAPE;
     }
-    if ((uint64_t)maps->first_query + maps->queries > maps->queries_sent) {
-        *reterr_key = header->type == MESSAGE_ROWS ? "map_queries" : "queries_sent";
+    if ((uint64_t)maps->first_query + maps->queries > header->call_queries) {
+        *reterr_key = "map_queries";
         return ERR_KEY_RANGE;
     }
-    if ((uint64_t)maps->first_key + maps->keys > maps->keys_sent) {
-        *reterr_key = header->type == MESSAGE_ROWS ? "map_keys" : "keys_sent";
+    if ((uint64_t)maps->first_key + maps->keys > header->keys) {
+        *reterr_key = "map_keys";
         return ERR_KEY_RANGE;
     }
-    if ((uint64_t)header->q_offset + maps->queries_sent > UINT32_MAX) {
+    if ((uint64_t)header->q_offset + header->call_queries > UINT32_MAX) {
         *reterr_key = "q_offset";
         return ERR_KEY_RANGE;
     }

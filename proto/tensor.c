@@ -26,7 +26,6 @@ static const char *const roles[TENSOR_ROLE_COUNT] = {
     [TENSOR_WK] = "wk",
     [TENSOR_WV] = "wv",
     [TENSOR_WO] = "wo",
-    [TENSOR_STATE] = "state",
     [TENSOR_MAPS] = "maps",
     [TENSOR_SUMS] = "sums",
     [TENSOR_PLACES] = "places",

@@ -30,7 +30,6 @@ enum tensor_role {
     TENSOR_WK,
     TENSOR_WV,
     TENSOR_WO,
-    TENSOR_STATE,       /* [n] u8: a layer's statistics (PROTOCOL.md, section 6) */
     TENSOR_MAPS,        /* [H,rows,columns] f16: pooled maps of its heads */
     TENSOR_SUMS,        /* [S,B,H,R] f32: sums over the keys of each row (row_sum.h) */
     TENSOR_PLACES,      /* [8,B or 1,R] i32: where each row stands (row_sum.h) */

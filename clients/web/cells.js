@@ -108,7 +108,7 @@ export function paddingText({ queries, keys, queries_sent: sent = queries, keys_
 /** "pooled to 64 × 64", and where, unless that is attnd; or "". */
 export function pooledText({ rows, columns, queries, keys, tier }) {
     if (!(rows < queries || columns < keys)) return "";
-    return `pooled to ${rows} × ${columns}${tier === "state" || tier === "rows" ? " by the training" : ""}`;
+    return `pooled to ${rows} × ${columns}${tier === "rows" ? " by the training" : ""}`;
 }
 
 /* Cells */

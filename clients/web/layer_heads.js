@@ -16,7 +16,7 @@ const FRAMES = 64,
 
 /** "step 9, sample 0, 48 queries × 48 keys, causal" */
 function mapsText(found, live) {
-    const one = found.ofWindow || found.tier === "state" || found.tier === "rows" ? "" : " (attnd keeps one of each batch: maps.sample)";
+    const one = found.ofWindow || found.tier === "rows" ? "" : " (attnd keeps one of each batch: maps.sample)";
     return `${mapStep(found, live)}${one}, ${found.queries} queries × ${found.keys} keys${found.causal ? ", causal" : ""}`;
 }
 

@@ -68,7 +68,7 @@ int maps_refuse(struct control_request *request, const struct run *run, const st
     static const char *const sentence[] = {
         [MAPS_NEVER_CAME] = "no attention of this layer has come since attnd started",
         [MAPS_TOO_LONG] = "its queries and keys are longer than metrics.qk_maps_max_size",
-        [MAPS_NOT_SENT] = "the states of this layer came without maps",
+        [MAPS_NOT_SENT] = "the rows of this layer came without maps",
         [MAPS_SAMPLED] = "a sample of its rows came, because the plan's rows is below its queries",
         [MAPS_TOO_COSTLY] =
             "to make maps of its queries and keys would take a quarter of ingest.budget",

@@ -55,7 +55,7 @@ static int fill_max(struct control_request *request, const struct layer_maps *ma
     const struct head_maps *shape = maps_shape(maps);
     size_t cells = (size_t)picture->rows * picture->columns;
     bool pooled = head_maps_pooled(shape);
-    if (pooled && (maps->type == MESSAGE_STATE || maps->type == MESSAGE_ROWS)) {
+    if (pooled && maps->type == MESSAGE_ROWS) {
         return control_maps_refuse(request, "the largest weights over heads are not known of maps "
                                             "that were pooled before they came");
     }
@@ -83,8 +83,6 @@ static int control_maps_weigh(struct control_request *request, enum maps_kind ki
     if (kind == MAPS_IMPORTANCE && !importance) {
         return control_maps_refuse(request, maps->slices->next
                                                 ? "heads in slices have no importance"
-                                            : maps->type == MESSAGE_STATE
-                                                ? "the state that they came with has no importance"
                                             : maps->type == MESSAGE_ROWS
                                                 ? "the rows that they came with are not all, or do "
                                                   "not tell it"

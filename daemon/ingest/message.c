@@ -291,18 +291,16 @@ struct sent_sums message_rows(const struct header *header, struct message *messa
 
 struct head_maps message_brought(const struct header *header)
 {
-    const struct state_maps *brought = &header->maps;
-    bool of_rows = header->type == MESSAGE_ROWS; /* `sample` is that of the first one */
+    const struct sent_maps *brought = &header->maps;
     return (struct head_maps){.heads = brought->heads,
                               .queries = brought->queries,
                               .keys = brought->keys,
                               .first_query = brought->first_query,
                               .first_key = brought->first_key,
-                              .queries_sent = brought->queries_sent,
-                              .keys_sent = brought->keys_sent,
+                              .queries_sent = header->call_queries,
+                              .keys_sent = header->keys,
                               .rows = brought->rows,
-                              .columns = brought->columns,
-                              .sample = of_rows ? 0 : brought->sample};
+                              .columns = brought->columns};
 }
 
 const void *message_cells(struct message *message)
@@ -424,8 +422,7 @@ char *message_labels(struct message *message, const char *key, uint32_t first, u
 void message_label_maps(struct message *message)
 {
     const struct head_maps *maps = message->head_maps;
-    bool is_of_texts = message->header.type == MESSAGE_STATE && message->header.whole_batch > 0;
-    if (maps && (maps->sample == 0 || is_of_texts)) {
+    if (maps && maps->sample == 0) {
         message->labels =
             message_labels(message, "labels", maps->first_key, maps->keys, &message->label_count);
         message->q_labels = message_labels(message, "q_labels", maps->first_query, maps->queries,

@@ -23,7 +23,6 @@
 #define MESSAGE_FRAMES_MAX (2 + TENSORS_MAX)
 
 struct ingest_share;
-struct layer_state;
 struct measured;
 struct run;
 struct work;
@@ -73,17 +72,16 @@ struct message {
     struct losses losses; /* what its sequence number says was lost before it */
     struct work *work;
     const struct measured *measured; /* its numbers, the work's */
-    struct layer_state *given;       /* of a state: what it brings, as the work read it; owned */
     int code;                        /* why it has none, or is refused */
     uint64_t begun_ns, computed_ns;  /* monotonic; set by workers, 0 = was not computed */
     struct message *next;            /* of its job, waiting for room in the pool */
     struct message *queued_next;     /* of its run, in the order of arrival */
     union {                          /* by message_has_matrices */
-        struct {                     /* types attention, qk, rows and state */
+        struct {                     /* types attention, qk and rows */
             /* Set before work_new when history.maps is on, on the first message of a layer in a
              * primary window: its map is pooled (workers/rows/map_pool.h), and is layer_state.map
              * afterwards. */
-            bool wants_map; /* of a state and rows: takes the map that it brings */
+            bool wants_map; /* of rows: takes the map that they bring */
             /* Set before work_new: the maps of its heads are made (maps.h), and its labels
              * copied. */
             bool wants_head_maps;

@@ -25,8 +25,6 @@
 
 /* A message whose maps are made of its queries and keys may take this part of ingest.budget. */
 #define MAPS_SHARE 4
-/* A state is read into memory of its own, and merged. */
-#define STATE_COST 4
 /* Projection matrices with a larger side get no eigenvalue range, which is slow in LAPACK. */
 #define EIGENVALUES_MAX_SIZE 512
 
@@ -39,12 +37,11 @@ struct work_job {
 struct work {
     struct message *message;
     struct inbox *done;
-    work_reader *read; /* NULL: it is measured */
     struct measure *measure;
     struct work_job *jobs;
     uint32_t job_count;
     _Atomic uint32_t remaining;
-    int code; /* of `read` or measure_finish: written by the last job, read by the loop */
+    int code; /* of measure_finish: written by the last job, read by the loop */
 };
 
 static bool others_wait(void *data)
@@ -165,9 +162,7 @@ uint64_t work_cost(const struct header *header, const struct config *config,
 
 int work_price(struct message *message, const struct config *config, const struct machine *machine)
 {
-    if (message->header.type == MESSAGE_STATE) {
-        message->cost += STATE_COST * message->bytes;
-    } else if (message->header.type != MESSAGE_EVENT) {
+    if (message->header.type != MESSAGE_EVENT) {
         const struct config *own = config_for_job(config, message->header.job);
         message->cost += work_cost(&message->header, own, machine, &message->scratch);
     }
@@ -193,23 +188,6 @@ static int new_measure(struct message *message, const struct measure_plan *plan,
     return measure_new(&attention, plan, ret_measure);
 }
 
-static void work_end(struct work *work)
-{
-    struct message *message = work->message;
-    message->computed_ns = clock_monotonic_ns();
-    message->note.kind = NOTE_DONE;
-    inbox_post(work->done, NULL, &message->note);
-}
-
-static void work_read(struct pool_job *pool_job, struct scratch *scratch)
-{
-    struct work *work = ((struct work_job *)pool_job)->work;
-    (void)scratch;
-    work->message->begun_ns = clock_monotonic_ns();
-    work->code = work->read(work->message);
-    work_end(work);
-}
-
 static void work_run(struct pool_job *pool_job, struct scratch *scratch)
 {
     struct work_job *job = (struct work_job *)pool_job;
@@ -231,7 +209,9 @@ static void work_run(struct pool_job *pool_job, struct scratch *scratch)
                 message->small_maps = small_maps_new(message->head_maps, message->small_maps_size);
             }
         }
-        work_end(work);
+        message->computed_ns = clock_monotonic_ns();
+        message->note.kind = NOTE_DONE;
+        inbox_post(work->done, NULL, &message->note);
     }
 }
 
@@ -268,49 +248,15 @@ void work_queue_clear(struct work_queue *queue)
     pool_tenant_free(&queue->tenant);
 }
 
-static struct work *work_begin(struct message *message, struct inbox *done)
-{
-    struct work *work = calloc(1, sizeof *work);
-    if (work) {
-        work->message = message;
-        work->done = done;
-    }
-    return work;
-}
-
-static void work_put(struct work *work, struct work_queue *queue)
-{
-    struct message *message = work->message;
-    message->work = work;
-    message->next = NULL;
-    *queue->last = message;
-    queue->last = &message->next;
-}
-
-int work_new_reading(struct message *message, work_reader *read, struct work_queue *queue,
-                     struct inbox *done)
-{
-    struct work *work = work_begin(message, done);
-    struct work_job *job = work ? calloc(1, sizeof *job) : NULL;
-    if (!job) {
-        free(work);
-        return ERR_MEMORY;
-    }
-    *job = (struct work_job){.job = {.run = work_read}, .work = work};
-    work->read = read;
-    work->jobs = job;
-    work->job_count = 1;
-    work_put(work, queue);
-    return 0;
-}
-
 int work_new(struct message *message, const struct config *config, const struct machine *machine,
              uint32_t spectrum_first, struct work_queue *queue, struct inbox *done)
 {
-    struct work *work = work_begin(message, done);
+    struct work *work = calloc(1, sizeof *work);
     if (!work) {
         return ERR_MEMORY;
     }
+    work->message = message;
+    work->done = done;
     struct measure_plan plan = work_plan_of(&message->header, config, machine);
     plan.spectrum_first = spectrum_first;
     if (!message_has_matrices(message)) {
@@ -329,7 +275,10 @@ int work_new(struct message *message, const struct config *config, const struct 
         work_free(&work);
         return code;
     }
-    work_put(work, queue);
+    message->work = work;
+    message->next = NULL;
+    *queue->last = message;
+    queue->last = &message->next;
     return 0;
 }
 
@@ -353,11 +302,10 @@ void work_submit(struct work_queue *queue, struct pool *pool)
 
 int work_finish(struct work *work, const struct measured **ret_measured)
 {
-    if (work->code) {
-        return work->code;
+    if (!work->code) {
+        *ret_measured = measure_result(work->measure);
     }
-    *ret_measured = work->measure ? measure_result(work->measure) : NULL;
-    return 0;
+    return work->code;
 }
 
 void work_free(struct work **work_p)

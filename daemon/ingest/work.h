@@ -49,15 +49,9 @@ int work_price(struct message *message, const struct config *config, const struc
  * queue. Sets message->work. `config` is not used after the call. Returns 0 or ERR_MEMORY. */
 int work_new(struct message *message, const struct config *config, const struct machine *machine,
              uint32_t spectrum_first, struct work_queue *queue, struct inbox *done);
-/* Reads a message, on a worker. Returns 0 or the reason to refuse it. */
-typedef int work_reader(struct message *message);
-/* As work_new, of a message that is read and not measured. */
-int work_new_reading(struct message *message, work_reader *read, struct work_queue *queue,
-                     struct inbox *done);
 /* Submits the jobs of the queue's messages as far as the pool has room for them. Loop thread. */
 void work_submit(struct work_queue *queue, struct pool *pool);
-/* After NOTE_DONE: the numbers, borrowed until work_free; NULL of a message that was read. Returns
- * 0, ERR_MEMORY, ERR_ROWS or what the reader returned. */
+/* After NOTE_DONE: the numbers, borrowed until work_free. Returns 0, ERR_MEMORY or ERR_ROWS. */
 int work_finish(struct work *work, const struct measured **ret_measured);
 void work_free(struct work **work);
 

@@ -140,15 +140,10 @@ static void judging_of_invalid(struct closing *closing)
     }
 }
 
-/* A share of the rows of a head; NaN: it has none, as a head of another rank in a state. */
+/* A share of the rows of a head; NaN: it has none. */
 static double judging_invalid_share(const struct message *message, uint32_t h)
 {
-    const struct layer_state *given = message->given;
     const struct measured *measured = message->measured;
-    if (given) {
-        double invalid = (double)given->head[h].invalid_rows;
-        return invalid / (invalid + (double)layer_state_moments(given, METRIC_ENTROPY, h).n);
-    }
     double rows = (double)measured->rows + (double)measured->invalid_rows;
     return (double)measured_invalid_rows(measured, h) * measured->heads / rows;
 }
@@ -165,9 +160,8 @@ void judging_of_message(struct run *run, const struct message *message)
         judging_submit(&closing);
     }
     struct result_common common = run_common(run);
-    uint32_t first = message->given ? 0 : header->head_offset; /* that of a state is of its maps */
     for (uint32_t h = 0; h < header->heads; h++) {
-        alerts_capture(run->alerts, &common, header->layer, first + h,
+        alerts_capture(run->alerts, &common, header->layer, header->head_offset + h,
                        judging_invalid_share(message, h));
     }
 }

@@ -97,39 +97,3 @@ void live_publish(struct run *run, const struct message *message)
     live_put(run, header, &live);
     free(buffer);
 }
-
-void live_publish_state(struct run *run, const struct message *message,
-                        const struct layer_state *state)
-{
-    const struct header *header = &message->header;
-    size_t heads = state->heads, count = METRIC_COUNT * heads;
-    double *values = malloc(count * sizeof *values + heads * sizeof(enum pattern));
-    struct live_result live = {
-        .common = {header->job, header->run, header->epoch, header->step, header->time_ns},
-        .layer = layer_state_describe(state, header->layer),
-        .rank = header->rank,
-        .numbers = {.heads = state->heads, .local_window = state->local_window}};
-    struct result_stat sink_rate;
-    if (!values || layer_state_sink_rate(state, &sink_rate) != 0) {
-        free(values);
-        return;
-    }
-    enum pattern *patterns = (enum pattern *)(void *)(values + count);
-    /* [METRIC_COUNT][heads] newest numbers, and the patterns after them. */
-    for (uint32_t h = 0; h < heads; h++) {
-        double newest[METRIC_COUNT];
-        layer_state_newest(state, h, newest);
-        patterns[h] = (enum pattern)state->head[h].pattern;
-        for (uint32_t m = 0; m < METRIC_COUNT; m++) {
-            values[m * heads + h] = newest[m];
-        }
-    }
-    live.layer.tier = header->type;
-    live.numbers.sink_rate = sink_rate.last;
-    live.numbers.pattern = patterns;
-    for (uint32_t m = 0; m < METRIC_COUNT; m++) {
-        live.numbers.value[m] = state->on[m] ? values + m * heads : NULL;
-    }
-    live_put(run, header, &live);
-    free(values);
-}

@@ -16,8 +16,4 @@
  * is none. */
 void live_publish(struct run *run, const struct message *message);
 
-/* Publishes the numbers of the newest message in a state. */
-void live_publish_state(struct run *run, const struct message *message,
-                        const struct layer_state *state);
-
 #endif

@@ -19,7 +19,6 @@
 #include "daemon/run/forward.h"
 #include "daemon/run/judging.h"
 #include "daemon/run/live.h"
-#include "daemon/state/state_message.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -193,18 +192,6 @@ struct queue_places {
     struct layer_state *state[TRACKS_MAX];
 };
 
-/* Whether a state begins in an earlier part than it ends in. */
-static bool queue_spans(const struct track *track, const struct message *message)
-{
-    const struct header *header = &message->header;
-    uint64_t part = track->window.rule.part;
-    return header->type == MESSAGE_STATE &&
-           window_unit_of(&track->window, header->first_epoch, header->first_step,
-                          message->received_ns) /
-                   part !=
-               queue_unit_of(track, message) / part;
-}
-
 /* Whether it has overtaken tensors that its rank keeps until they are answered. */
 static bool queue_overtakes(const struct run *run, const struct message *message)
 {
@@ -225,7 +212,7 @@ static int queue_find_parts(struct run *run, struct stream *stream, struct messa
 {
     bool overtakes = queue_overtakes(run, message);
     bool has_memory = state_budget_fits(&run->budget, run->budget.limit / 2);
-    int code = ERR_LATE, why[TRACKS_MAX];
+    int code = ERR_LATE;
     run->keeps_tensors = run->keeps_tensors || message->header.reliable;
     for (uint32_t t = 0; t < run->track_count; t++) {
         struct track *track = &run->tracks[t];
@@ -236,20 +223,15 @@ static int queue_find_parts(struct run *run, struct stream *stream, struct messa
         if (rc && rc != ERR_LATE) {
             return rc;
         }
-        why[t] = rc;
         if (!rc && ((message->losses.joined_late && !overtakes) || track->joins_late)) {
             window_joined_late(&track->window, places->part[t]);
             track->joins_late = false;
         }
-        if (!rc && queue_spans(track, message)) {
-            places->part[t] = NULL;
-            why[t] = ERR_STATE_SPAN;
-        }
-        code = !why[t] ? 0 : code ? why[t] : code;
+        code = rc ? code : 0;
     }
     for (uint32_t t = 0; t < run->track_count && !code; t++) {
         if (!places->part[t]) {
-            tally_drop(&stream->tracks[t].pending, why[t]);
+            tally_drop(&stream->tracks[t].pending, ERR_LATE);
         }
     }
     return code;
@@ -322,8 +304,7 @@ static int queue_add_numbers(struct run *run, struct stream *stream, const struc
         tally_merge(&state->tally, &stream->tracks[t].pending);
         state->tally.lost -= message->losses.found && state->tally.lost;
         stream->tracks[t].pending = (struct tally){0};
-        code = message->given ? layer_state_merge(state, message->given)
-                              : layer_state_add(state, message, message->measured);
+        code = layer_state_add(state, message, message->measured);
         state_table_grown(places->part[t]->data, stream->index);
     }
     return code;
@@ -340,22 +321,14 @@ static void queue_mark_unsaved(struct run *run, struct stream *stream)
 /* Shows the maps of its heads, and its `live` values. */
 static void queue_show(struct run *run, struct stream *stream, struct message *message)
 {
-    const struct layer_state *given = message->given;
     const struct measured *measured = message->measured;
     if (message_has_matrices(message)) {
         queue_publish_projections(run, message);
         return;
     }
-    double *known = given && message->head_maps ? state_message_importance(message, given) : NULL;
     if (run->sink->maps) {
-        maps_put(run->sink->maps, &stream->maps, message,
-                 given ? known : measured->value[METRIC_IMPORTANCE],
+        maps_put(run->sink->maps, &stream->maps, message, measured->value[METRIC_IMPORTANCE],
                  (uint32_t)run->job_config->metrics_qk_maps_max_size);
-    }
-    free(known);
-    if (given) {
-        live_publish_state(run, message, given);
-        return;
     }
     live_publish(run, message);
     if (measured->has_spectra) {

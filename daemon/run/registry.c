@@ -358,11 +358,10 @@ static void registry_share_memory(const struct registry *registry, const struct 
     run->budget.limit = most < run->budget.limit ? most : run->budget.limit;
 }
 
-static int find_or_add(struct registry *registry, struct message *message, uint64_t now_ns,
-                       struct run **ret_run)
+static int find_or_add(struct registry *registry, struct message *message, enum claim claim,
+                       uint64_t now_ns, struct run **ret_run)
 {
     const struct header *header = &message->header;
-    enum claim claim = claim_of(header);
     struct job *job = registry_find_job(registry, header->job);
     if (!job || !registry_find_run(job, header->run)) {
         struct run *past;
@@ -411,7 +410,7 @@ int registry_arrive(struct registry *registry, struct message *message, uint64_t
                     bool *ret_compute)
 {
     struct run *run;
-    int code = find_or_add(registry, message, now_ns, &run);
+    int code = find_or_add(registry, message, claim_of(&message->header), now_ns, &run);
     if (code || run->merged) {
         return code ? code : queue_refuse(run, ERR_HUB);
     }
@@ -445,12 +444,12 @@ static int registry_merge_ranks(struct run *run, const struct merged *merged, ui
 int registry_merge(struct registry *registry, const struct merged *merged, uint64_t now_ns,
                    struct run **ret_run)
 {
-    struct message message = {.header = {.type = MESSAGE_STATE, .world = merged->world}};
+    struct message message = {.header = {.world = merged->world}};
     struct run *run;
     strcpy(message.header.job, merged->job);
     memcpy(message.header.run, merged->run, RUN_BYTES);
     message.header.own_window = merged->own_window;
-    int code = find_or_add(registry, &message, now_ns, &run);
+    int code = find_or_add(registry, &message, CLAIM_ROOM, now_ns, &run);
     if (!code && (run_closes(run) || (!run->merged && run_busy(run)))) {
         code = ERR_AGAIN;
     }

@@ -501,21 +501,6 @@ struct moments layer_state_moments(const struct layer_state *state, int metric, 
                : layer_state_matrix_moments(state, metric, head);
 }
 
-void layer_state_newest(const struct layer_state *state, uint32_t head,
-                        double ret_value[METRIC_COUNT])
-{
-    struct stat_reader reader;
-    struct stat_record stat;
-    uint32_t slot;
-    for (int m = 0; m < METRIC_COUNT; m++) {
-        ret_value[m] = NAN;
-    }
-    stat_reader_init(&reader, &state->head[head].stats);
-    while (stat_read(&reader, &slot, &stat) && slot < METRIC_MATRIX_FIRST) {
-        ret_value[slot] = stat.last;
-    }
-}
-
 void layer_state_all_moments(const struct layer_state *state, uint32_t head,
                              struct moments ret_moments[METRIC_COUNT])
 {

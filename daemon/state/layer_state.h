@@ -84,9 +84,6 @@ uint64_t layer_state_bytes(const struct layer_state *state);
 /* The approximate size of a state of `heads` heads: to be reserved with it. */
 uint64_t layer_state_new_bytes(uint32_t heads);
 
-/* The newest numbers of a head, but those of matrices; NaN where there is none. */
-void layer_state_newest(const struct layer_state *state, uint32_t head,
-                        double ret_value[METRIC_COUNT]);
 /* The distribution of one head's metric, copied; empty when there is none. Returns 0 or ERR_MEMORY.
  */
 int layer_state_dist(const struct layer_state *state, int metric, uint32_t head,
@@ -109,16 +106,12 @@ int layer_state_map_stat(const struct layer_state *state, int aggregate, int sta
                          struct result_stat *ret_stat);
 int layer_state_sink_rate(const struct layer_state *state, struct result_stat *ret_stat);
 
-/* For history, checkpoints, baselines and `state` messages: one MessagePack map with everything
+/* For history, checkpoints, baselines and hubs: one MessagePack map with everything
  * (proto/PROTOCOL.md, section 6); unpack of pack is the same state, bit for bit. Unpack believes
  * nothing. Return 0, ERR_MEMORY, or ERR_STORE_FORMAT for what is no such map, or one of a later
  * version. */
 int layer_state_pack(const struct layer_state *state, struct mpk_writer *writer);
 int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state);
-/* From a sender, about `heads` heads: of the version that is written now, and with no more values
- * than such a state may have. */
-int layer_state_unpack_sent(const void *data, size_t size, uint32_t heads,
-                            struct layer_state **ret_state);
 /* In half the time, for a question about one metric of the heads: the histograms of their other
  * metrics are not checked, and may not be read. Any other `metric`: none is. */
 int layer_state_unpack_metric(const void *data, size_t size, int metric,

@@ -2,7 +2,7 @@
 /* Reads what layer_state_pack.c writes, from anybody: whatever is accepted can be merged, packed
  * and summed up.
  *
- * Version 1, which attnd stored before there were `state` messages, told what is newest by the
+ * Version 1, which attnd stored before states were sent, told what is newest by the
  * order in which messages had arrived, and its ranks by the order in which they had appeared. A
  * message of such a state is read as one of the newest step, of rank 0, and the ranks by their
  * number; bytes without any rank may be before and after them. */
@@ -15,14 +15,14 @@
 
 #define HEADS_MAX 65536 /* as limits.heads */
 
-/* The values of a state without details: a head has at most its numbers, a pattern, invalid rows
- * and a position of five; there are less than 400 besides. The rest is for names of other versions.
- */
-enum { SENT_ELEMENTS = 1024, SENT_HEAD_ELEMENTS = 16 };
-
+/* Trainers sent states, before they sent the sums of rows: their tier was `state`. */
 static void get_tier(struct layer_state *state, struct stored *in)
 {
     const msgpack_object *value = mpk_find(in->map, "tier");
+    if (value && mpk_is_str(value, "state")) {
+        state->tier = MESSAGE_ROWS;
+        return;
+    }
     for (int i = 0; value && i < MESSAGE_EVENT; i++) {
         if (mpk_is_str(value, message_type_name((enum message_type)i))) {
             state->tier = (enum message_type)i;
@@ -537,35 +537,32 @@ static int layer_state_unpack_fill(struct layer_state *state, const msgpack_obje
     return code;
 }
 
-static int new_state(const msgpack_object *map, uint32_t oldest, uint32_t *ret_version,
+static int new_state(const msgpack_object *map, uint32_t *ret_version,
                      struct layer_state **ret_state)
 {
     struct stored in = {map, 0};
     uint32_t buckets = 0, heads = mpk_items(mpk_find(map, "heads"));
     stored_u32(&in, "v", LAYER_STATE_VERSION, ret_version);
     stored_u32(&in, "buckets", HIST_KEYS, &buckets);
-    if (in.code || *ret_version < oldest || heads == 0 || heads > HEADS_MAX) {
+    if (in.code || *ret_version == 0 || heads == 0 || heads > HEADS_MAX) {
         return ERR_STORE_FORMAT;
     }
     *ret_state = layer_state_new(heads, buckets);
     return *ret_state ? 0 : ERR_MEMORY;
 }
 
-/* Reads a document of version `oldest` or newer that has at most `elements` elements. The caller
- * will read histograms of *metric alone; NULL: of all metrics. */
-static int unpack_some(const void *data, size_t size, uint32_t elements, uint32_t oldest,
-                       const int *metric, struct layer_state **ret_state)
+/* The caller will read histograms of *metric alone; NULL: of all metrics. */
+static int unpack_some(const void *data, size_t size, const int *metric,
+                       struct layer_state **ret_state)
 {
-    struct mpk_limits limits = stored_limits;
     struct mpk_doc doc;
     struct layer_state *state = NULL;
-    limits.elements = elements;
-    int code = mpk_parse(data, size, &limits, &doc);
+    int code = mpk_parse(data, size, &stored_limits, &doc);
     if (code) {
         return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
     }
     uint32_t version = 0;
-    code = new_state(doc.root, oldest, &version, &state);
+    code = new_state(doc.root, &version, &state);
     if (!code) {
         code = layer_state_unpack_fill(state, doc.root, version, metric);
     }
@@ -580,18 +577,11 @@ static int unpack_some(const void *data, size_t size, uint32_t elements, uint32_
 
 int layer_state_unpack(const void *data, size_t size, struct layer_state **ret_state)
 {
-    return unpack_some(data, size, stored_limits.elements, 1, NULL, ret_state);
-}
-
-int layer_state_unpack_sent(const void *data, size_t size, uint32_t heads,
-                            struct layer_state **ret_state)
-{
-    uint32_t most = SENT_ELEMENTS + SENT_HEAD_ELEMENTS * (heads < HEADS_MAX ? heads : HEADS_MAX);
-    return unpack_some(data, size, most, 2, NULL, ret_state);
+    return unpack_some(data, size, NULL, ret_state);
 }
 
 int layer_state_unpack_metric(const void *data, size_t size, int metric,
                               struct layer_state **ret_state)
 {
-    return unpack_some(data, size, stored_limits.elements, 1, &metric, ret_state);
+    return unpack_some(data, size, &metric, ret_state);
 }

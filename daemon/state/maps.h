@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* maps: the newest maps of the heads of each layer, for people to look at. Kept in memory only,
  * maps.memory of them at most: the stalest make room. Loop thread; maps themselves are made by
- * workers (head_maps.h), or come with states.
+ * workers (head_maps.h), or come with sums of rows.
  *
  * A message that has all heads of its layer is a picture by itself. With heads split over ranks,
  * each message is a slice of a layer. Slices of one step belong together: `coming` collects them,
@@ -54,7 +54,7 @@ struct map_shelf {
 /* Why a layer has none. */
 enum maps_missing {
     MAPS_NEVER_CAME, /* no message that could have had one */
-    MAPS_NOT_SENT,   /* states came, without maps */
+    MAPS_NOT_SENT,   /* rows came, without maps */
     MAPS_TOO_LONG,   /* queries and keys beyond metrics.qk_maps_max_size */
     MAPS_SAMPLED,    /* a sample of its rows came */
     MAPS_TOO_COSTLY, /* queries and keys of a batch too large to make maps of */

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Measures the memory of a window: bytes per head stream, merging parts of windows, adding a
  * message where a thousand and a million head streams are live, and merging the states that
- * messages of type `state` bring. JSON lines; one thread.
+ * nodes of a fleet send. JSON lines; one thread.
  *
  *   state [bytes|merge|add|given] [buckets=N] [messages=N] [adds=N] [parts=N] [runs=N] [streams=N]
  *
  * Random softmax maps of many temperatures go through the kernels; their results are what is added.
  * Times are processor time of this thread. */
 #include "daemon/state/layer_state.h"
-#include "daemon/state/state_message.h"
 #include "tests/bench/bench.h"
 #include "tests/unit/daemon/state/measured.h"
 
@@ -221,12 +220,12 @@ static void bench_add(const struct options *options)
     free_pool(pool, ADD_POOL);
 }
 
-/* Messages of type `state`, for layers in turn: read, believed and merged as attnd does it. */
+/* Packed states, for layers in turn: read, believed and merged as a hub does it. */
 
 enum { GIVEN_HEADS = 32, GIVEN_SIZE = 256, GIVEN_LAYERS = 32, GIVEN_POOL = 24, GIVEN_ROUNDS = 100 };
 
-/* A device names no patterns, and has no spectra. */
-static void make_given(struct message *message, uint32_t buckets, uint32_t i)
+/* It is of rows alone, which have no spectra. */
+static void make_given(struct mpk_writer *packed, uint32_t buckets, uint32_t i)
 {
     struct measured_options options = {.batch = 1,
                                        .heads = GIVEN_HEADS,
@@ -236,45 +235,32 @@ static void make_given(struct message *message, uint32_t buckets, uint32_t i)
                                        .seed = i + 1};
     struct measured_message *measured = measured_message_new(&options, i + 1);
     struct layer_state *state = layer_state_new(GIVEN_HEADS, buckets);
-    struct mpk_writer packed;
-    mpk_writer_init(&packed);
+    mpk_writer_init(packed);
     bench_must(measured && state, "out of memory");
     bench_state_add(state, measured);
-    for (uint32_t h = 0; h < GIVEN_HEADS; h++) {
-        state->head[h].pattern = PATTERN_NONE;
-    }
     detail_release(&state->detail);
-    bench_must(layer_state_pack(state, &packed) == 0, "packing failed");
-    message->header = (struct header){.type = MESSAGE_STATE,
-                                      .step = i + 1,
-                                      .heads = GIVEN_HEADS,
-                                      .tensor_count = 1,
-                                      .tensors = {{.role = TENSOR_STATE}}};
-    zmq_msg_t *frame = &message->frames[header_frame_of(&message->header, TENSOR_STATE)];
-    bench_must(zmq_msg_init_size(frame, packed.buffer.size) == 0, "packing failed");
-    memcpy(zmq_msg_data(frame), packed.buffer.data, packed.buffer.size);
-    message->bytes = packed.buffer.size;
-    mpk_writer_clear(&packed);
+    bench_must(layer_state_pack(state, packed) == 0, "packing failed");
     layer_state_free(&state);
     measured_message_free(&measured);
 }
 
 static void bench_given(const struct options *options)
 {
-    struct message *pool = calloc(GIVEN_POOL, sizeof *pool);
+    struct mpk_writer *pool = calloc(GIVEN_POOL, sizeof *pool);
     bench_must(pool != NULL, "out of memory");
-    uint64_t most = 0;
+    size_t most = 0;
     for (uint32_t i = 0; i < GIVEN_POOL; i++) {
         make_given(&pool[i], options->buckets, i);
-        most = pool[i].bytes > most ? pool[i].bytes : most;
+        most = pool[i].buffer.size > most ? pool[i].buffer.size : most;
     }
     struct layer_state **layers = new_states(GIVEN_LAYERS, GIVEN_HEADS, options->buckets);
     for (uint32_t run = 0; run < options->runs; run++) {
         double read = 0, merged = 0;
         for (uint32_t i = 0; i < GIVEN_ROUNDS * GIVEN_LAYERS; i++) {
+            const msgpack_sbuffer *packed = &pool[i * 7 % GIVEN_POOL].buffer;
             struct layer_state *given = NULL;
             double begin = bench_cpu_seconds();
-            bench_must(state_message_read(&pool[i * 7 % GIVEN_POOL], &given) == 0,
+            bench_must(layer_state_unpack(packed->data, packed->size, &given) == 0,
                        "reading failed");
             double then = bench_cpu_seconds();
             bench_must(layer_state_merge(layers[i % GIVEN_LAYERS], given) == 0, "merging failed");
@@ -283,14 +269,14 @@ static void bench_given(const struct options *options)
             merged += bench_cpu_seconds() - then;
         }
         double messages = (double)GIVEN_ROUNDS * GIVEN_LAYERS;
-        printf("{\"bench\": \"state_given\", \"heads\": %d, \"buckets\": %u, \"bytes_most\": %llu, "
+        printf("{\"bench\": \"state_given\", \"heads\": %d, \"buckets\": %u, \"bytes_most\": %zu, "
                "\"read_us\": %.1f, \"merge_us\": %.1f, \"per_second\": %.0f}\n",
-               GIVEN_HEADS, options->buckets, (unsigned long long)most, 1e6 * read / messages,
-               1e6 * merged / messages, messages / (read + merged));
+               GIVEN_HEADS, options->buckets, most, 1e6 * read / messages, 1e6 * merged / messages,
+               messages / (read + merged));
     }
     state_free_states(layers, GIVEN_LAYERS);
     for (uint32_t i = 0; i < GIVEN_POOL; i++) {
-        zmq_msg_close(&pool[i].frames[header_frame_of(&pool[i].header, TENSOR_STATE)]);
+        mpk_writer_clear(&pool[i]);
     }
     free(pool);
 }

@@ -40,16 +40,15 @@ static void check_matrices(const struct header *header)
 /* Cells that whoever reads them has room for, of what was sent. */
 static void check_maps(const struct header *header)
 {
-    const struct state_maps *maps = &header->maps;
+    const struct sent_maps *maps = &header->maps;
 
     REQUIRE((maps->heads > 0) == (header_frame_of(header, TENSOR_MAPS) > 0));
     if (maps->heads > 0) {
-        REQUIRE(maps->rows > 0 && maps->rows <= STATE_MAPS_SIDE && maps->rows <= maps->queries);
-        REQUIRE(maps->columns > 0 && maps->columns <= STATE_MAPS_SIDE);
+        REQUIRE(maps->rows > 0 && maps->rows <= SENT_MAPS_SIDE && maps->rows <= maps->queries);
+        REQUIRE(maps->columns > 0 && maps->columns <= SENT_MAPS_SIDE);
         REQUIRE(maps->columns <= maps->keys);
-        REQUIRE(maps->queries <= maps->queries_sent - maps->first_query);
-        REQUIRE(maps->keys <= maps->keys_sent - maps->first_key);
-        REQUIRE(maps->queries_sent <= INT32_MAX && maps->keys_sent <= INT32_MAX);
+        REQUIRE(maps->queries <= header->call_queries - maps->first_query);
+        REQUIRE(maps->keys <= header->keys - maps->first_key);
         REQUIRE(side(header, TENSOR_MAPS, 0) == maps->heads);
         REQUIRE(side(header, TENSOR_MAPS, 1) == maps->rows);
         REQUIRE(side(header, TENSOR_MAPS, 2) == maps->columns);
@@ -87,8 +86,8 @@ static void check_tensors(const struct header *header)
 {
     REQUIRE(header->batch > 0 && header->heads > 0 && header->queries > 0 && header->keys > 0);
     REQUIRE(header->kv_heads > 0 && header->heads % header->kv_heads == 0);
-    REQUIRE(header->type == MESSAGE_WEIGHTS || header->type == MESSAGE_STATE ||
-            header->type == MESSAGE_ROWS || header->q_stride > 0);
+    REQUIRE(header->type == MESSAGE_WEIGHTS || header->type == MESSAGE_ROWS ||
+            header->q_stride > 0);
     REQUIRE(header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride < UINT32_MAX);
     REQUIRE(!header_frame_of(header, TENSOR_DOCUMENTS) ||
             (header->layer.site == SITE_SELF &&
@@ -98,14 +97,6 @@ static void check_tensors(const struct header *header)
     }
     if (header->type == MESSAGE_WEIGHTS) {
         check_matrices(header);
-    }
-    if (header->type == MESSAGE_STATE) {
-        REQUIRE(header_frame_of(header, TENSOR_STATE) >= 2);
-        REQUIRE(header->tensor_count == 1 + (uint32_t)(header_frame_of(header, TENSOR_MAPS) > 0));
-        REQUIRE(header->maps.heads <= header->heads - header->head_offset);
-        check_maps(header);
-        REQUIRE(header->heads == header->heads_total && header->first_epoch <= header->epoch);
-        REQUIRE(header->first_epoch < header->epoch || header->first_step <= header->step);
     }
     if (header->type == MESSAGE_ROWS) {
         check_rows(header);

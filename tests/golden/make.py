@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "clients" / "python"))
+sys.path[:0] = [str(HERE.parents[1] / "tests" / "e2e"), str(HERE.parents[1] / "clients" / "python")]
 from layer_state import LayerState  # noqa: E402
 
 RUN = bytes(range(0xA0, 0xB0))
@@ -318,16 +318,7 @@ def layer_state_of():
     return state
 
 
-state_bytes = layer_state_of().pack()
-layer_state = msgpack.unpackb(state_bytes)
-
-state = common("state", seq=11, epoch=3, step=1200, rank=9, world=16) | layer("decoder", 5, "self") | {
-    "tensors": [tensor("state", "u8", len(state_bytes))], "heads": 3, "first_epoch": 3, "first_step": 1200}
-
-# Maps of the first two of its heads, a slice: of 300 queries after a cache of 20 keys, with padding of keys before and after.
-state_maps = state | {
-    "tensors": [tensor("state", "u8", len(state_bytes)), tensor("maps", "f16", 2, 4, 4)], "q_offset": 20,
-    "head_offset": 1, "queries": 300, "keys": 310, "queries_sent": 300, "keys_sent": 330, "first_key": 8, "sample": 2, "batch": 8}
+layer_state = msgpack.unpackb(layer_state_of().pack()) | {"tier": "rows"}
 
 
 # Two of the four rows of a call with a cache, of the second sample's batch too; and what explicit weights leave.
@@ -357,7 +348,7 @@ NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_doc
          "attention_module", "attention_sample", "attention_batch", "attention_output", "qk", "qk_full", "qk_output", "weights",
          "weights_slice", "weights_part", "epoch_end", "bye",
          "bye_dropped", "hello", "hello_modules", "hello_settings", "hello_cost", "hello_window", "log", "epoch_end_reliable", "lane_answer", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
-         "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "state", "state_maps", "rows", "rows_weights"]
+         "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "rows", "rows_weights"]
 
 if __name__ == "__main__":
     for name in NAMES:

@@ -254,7 +254,7 @@ void view_report(const struct view *view)
         screen_say(&view->screen, 4,
                    "  made of queries and keys: softmax(scale q k), excluded keys are 0");
     }
-    bool brought = layer->tier == MESSAGE_STATE || layer->tier == MESSAGE_ROWS;
+    bool brought = layer->tier == MESSAGE_ROWS;
     if (layer->rows < layer->queries || layer->columns < layer->keys) {
         screen_say(&view->screen, 4,
                    "  %s has pooled it into %" PRIu32 " x %" PRIu32

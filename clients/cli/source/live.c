@@ -76,10 +76,9 @@ static enum rpc_status call_maps(struct live *live, const struct source *source,
 static bool live_read_layer(const msgpack_object *result, struct source_layer *layer)
 {
     const msgpack_object *tier = mpk_find(result, "tier");
-    layer->tier = mpk_is_str(tier, "qk")      ? MESSAGE_QK
-                  : mpk_is_str(tier, "state") ? MESSAGE_STATE
-                  : mpk_is_str(tier, "rows")  ? MESSAGE_ROWS
-                                              : MESSAGE_ATTENTION;
+    layer->tier = mpk_is_str(tier, "qk")     ? MESSAGE_QK
+                  : mpk_is_str(tier, "rows") ? MESSAGE_ROWS
+                                             : MESSAGE_ATTENTION;
     field_text(result, "module", layer->module, sizeof layer->module);
     layer->batch = 1;
     layer->causal = field_bool(result, "causal");

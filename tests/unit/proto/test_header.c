@@ -58,8 +58,7 @@ HEADERS(samples_beyond_their_batch_are_refused,
         {"attention_batch", "batch", LITERAL("\x06"), 0, NULL},
         {"attention_batch", "batch", LITERAL("\x05"), ERR_KEY_RANGE, "batch"},
         {"attention_batch", "sample", LITERAL("\x04"), ERR_KEY_RANGE, "batch"},
-        {"attention_batch", "sample_stride", LITERAL("\x00"), ERR_KEY_RANGE, "sample_stride"},
-        {"state_maps", "batch", LITERAL("\x02"), ERR_KEY_RANGE, "batch"});
+        {"attention_batch", "sample_stride", LITERAL("\x00"), ERR_KEY_RANGE, "sample_stride"});
 
 GOLDEN_TEST(the_qk_header_is_read, "qk_full")
 {
@@ -277,8 +276,6 @@ TEST(encoding_gives_the_golden_bytes)
                                         "qk_output",
                                         "weights",
                                         "weights_slice",
-                                        "state",
-                                        "state_maps",
                                         "rows",
                                         "rows_weights",
                                         "hello",

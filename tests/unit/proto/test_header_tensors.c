@@ -313,54 +313,6 @@ GOLDEN_TEST(a_sample_of_rows_is_read, "attention_sample")
     assert_int_equal(header_last_position(header), 7);
 }
 
-/* The golden `state_maps` has 2 heads of 4 x 4 cells, from head 1 of 3 on, of 300 queries and the
- * keys 8 to 317 of 330, at positions from 20 on. */
-HEADERS(maps_of_a_state_must_fit_what_they_are_of,
-        {"state_maps", "queries", LITERAL("\x04"), 0, NULL},
-        {"state_maps", "queries", LITERAL("\x03"), ERR_SHAPE, "tensors"},
-        {"state_maps", "keys", LITERAL("\x03"), ERR_SHAPE, "tensors"},
-        {"state_maps", "queries", LITERAL("\x00"), ERR_KEY_RANGE, "queries"},
-        {"state_maps", "queries", LITERAL("\xcd\x01\x2d"), ERR_KEY_RANGE, "queries_sent"},
-        {"state_maps", "queries_sent", LITERAL("\xce\x80\x00\x00\x00"), ERR_KEY_RANGE,
-         "queries_sent"},
-        {"state_maps", "keys_sent", LITERAL("\xcd\x01\x3e"), 0, NULL},
-        {"state_maps", "keys_sent", LITERAL("\xcd\x01\x3d"), ERR_KEY_RANGE, "keys_sent"},
-        {"state_maps", "first_key", LITERAL("\x15"), ERR_KEY_RANGE, "keys_sent"},
-        {"state_maps", "head_offset", LITERAL("\x00"), 0, NULL},
-        {"state_maps", "head_offset", LITERAL("\x02"), ERR_KEY_RANGE, "heads_total"},
-        {"state_maps", "q_offset", LITERAL("\xce\xff\xff\xfe\xd3"), 0, NULL},
-        {"state_maps", "q_offset", LITERAL("\xce\xff\xff\xfe\xd4"), ERR_KEY_RANGE, "q_offset"},
-        {"state_maps", "sample", LITERAL("\xff"), ERR_KEY_RANGE, "sample"});
-
-GOLDEN_TEST(the_maps_of_a_state_are_read, "state_maps")
-{
-    const struct state_maps *maps = &header->maps;
-
-    assert_true(maps->heads == 2 && maps->rows == 4 && maps->columns == 4);
-    assert_true(maps->queries == 300 && maps->keys == 310 && maps->sample == 2);
-    assert_true(maps->first_query == 0 && maps->first_key == 8);
-    assert_true(maps->queries_sent == 300 && maps->keys_sent == 330);
-    assert_true(header->head_offset == 1 && header->q_offset == 20 && header->heads == 3);
-}
-
-TEST(a_state_needs_its_frame_and_maps_their_numbers)
-{
-    static const struct tensor_case state = {"state", "u8", 1, {9}},
-                                    maps = {"maps", "f16", 3, {1, 4, 4}};
-    const struct tensors_case of_maps[] = {
-        {{state, maps}, 0},
-        {{maps}, ERR_TENSOR_NAME},
-        {{state, {"maps", "f16", 3, {1, 4, 65}}}, ERR_SHAPE},
-        {{state, {"maps", "f16", 3, {1, 65, 4}}}, ERR_SHAPE},
-        {{state, {"maps", "f32", 3, {1, 4, 4}}}, ERR_DTYPE},
-        {{state}, 0}, /* what is said of none is skipped */
-    };
-
-    JUDGE("state_maps", of_maps);
-    judge("state", &(struct tensors_case){{state, maps}, ERR_KEY_MISSING}, 1);
-    judge("weights", &(struct tensors_case){{maps}, ERR_TENSOR_NAME}, 1);
-}
-
 #define SUMS                                                                                       \
     {                                                                                              \
         "sums", "f32", 4,                                                                          \
@@ -400,7 +352,6 @@ TEST(rows_need_sums_and_places_that_fit)
         {{SUMS, PLACES, {"maps", "f16", 3, {4, 3, 4}}}, 0},
         {{SUMS, PLACES, {"maps", "f16", 3, {3, 3, 4}}}, ERR_SHAPE},
         {{SUMS, PLACES, {"maps", "f16", 3, {4, 4, 4}}}, ERR_SHAPE},
-        {{SUMS, PLACES, {"state", "u8", 1, {9}}}, ERR_TENSOR_NAME},
         {{SUMS, PLACES, {"mask", "u8", 3, {2, 2, 6}}}, ERR_TENSOR_NAME},
     };
 

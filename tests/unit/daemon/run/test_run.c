@@ -242,20 +242,6 @@ RUN_TEST(weights_hold_up_their_windows_and_no_message)
     free(weights);
 }
 
-RUN_TEST(a_state_that_spans_parts_marks_where_a_track_was_joined_late)
-{
-    f->run->tracks[0].joins_late = true;
-    struct sample *spanning = fixture_make(f, 0, 0, 9);
-    spanning->message.header.type = MESSAGE_STATE;
-    spanning->message.header.first_step = 7;
-    spanning->message.code = ERR_STATE; /* which is not read for its place */
-    assert_false(fixture_queue(f, spanning));
-    assert_int_equal(fixture_take_all(f), ERR_STATE_SPAN);
-    assert_int_equal(f->run->tracks[0].window.complete_from, 12 / 4);
-    assert_int_equal(fixture_send(f, 0, 0, 12), 0); /* of the next, which is whole */
-    assert_int_equal(f->run->tracks[0].window.complete_from, 12 / 4);
-}
-
 RUN_TEST(weights_that_are_refused_in_their_turn_are_counted_once)
 {
     struct sample *weights = fixture_make_weights(f, 3);

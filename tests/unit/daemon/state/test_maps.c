@@ -252,29 +252,6 @@ MAPS_TEST(what_grows_too_large_is_removed)
     assert_int_equal(place.missing, MAPS_TOO_LARGE);
 }
 
-/* A state has all heads of its layer, its maps perhaps some. */
-MAPS_TEST(maps_of_states_are_asked_and_put_by_their_own_heads)
-{
-    struct header first = whole(1), second;
-    first.type = MESSAGE_STATE;
-    first.maps.heads = 4;
-    second = first;
-    second.head_offset = 4;
-    second.maps.heads = 2;
-    assert_true(maps_wanted(&place, &first, EVERY, 0));
-    assert_false(maps_wanted(&place, &first, EVERY, 1));
-    assert_true(maps_wanted(&place, &second, EVERY, 1));
-    struct message message = {.header = second, .wants_head_maps = true};
-    message.head_maps = maps_make_maps(2, 128);
-    maps_put(&shelf, &place, &message, NULL, QK_MAX);
-    message.header = first;
-    message.head_maps = maps_make_maps(4, 128);
-    maps_put(&shelf, &place, &message, importance, QK_MAX);
-    assert_int_equal(place.shown->here, HEADS);
-    assert_int_equal(maps_find(place.shown, 5)->first, 4);
-    assert_true(maps_find(place.shown, 3)->importance && !maps_find(place.shown, 4)->importance);
-}
-
 /* Missing maps */
 
 MAPS_TEST(messages_without_maps_leave_those_there_are_and_say_why)
@@ -283,7 +260,7 @@ MAPS_TEST(messages_without_maps_leave_those_there_are_and_say_why)
     struct message message = {.header = whole(1), .measured = &measured};
     maps_put(&shelf, &place, &message, message.measured->value[METRIC_IMPORTANCE], QK_MAX);
     assert_int_equal(place.missing, MAPS_NEVER_CAME);
-    message.header.type = MESSAGE_STATE;
+    message.header.type = MESSAGE_ROWS;
     maps_put(&shelf, &place, &message, NULL, QK_MAX);
     assert_int_equal(place.missing, MAPS_NOT_SENT);
     message.wants_head_maps = true;

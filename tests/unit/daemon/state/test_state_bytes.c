@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* The format of states against tests/golden/layer_state.msgpack, which the Python client wrote:
+/* The format of states against tests/golden/layer_state.msgpack, which tests/golden/make.py wrote:
  * what is added here message by message has the same bytes. And hostile states, each in one way. */
 #include "tests/unit/proto/support.h"
 
 #include "daemon/state/layer_state.h"
-#include "daemon/state/state_message.h"
 
 #define HEADS   3
 #define BUCKETS 48
@@ -56,7 +55,7 @@ static void add_forward(struct layer_state *state, const struct forward *forward
 {
     struct head_block blocks[HEADS] = {0};
     double values[METRIC_COUNT][HEADS];
-    struct message message = {.header = {.type = MESSAGE_STATE,
+    struct message message = {.header = {.type = MESSAGE_ROWS,
                                          .epoch = 3,
                                          .step = 1200,
                                          .microbatch = forward->microbatch,
@@ -150,23 +149,6 @@ TEST(golden_bytes_are_read_and_written_again)
     state_bytes_assert_packed(state, &golden);
 }
 
-/* Version 1 is read where an earlier attnd stored it, and nowhere else. */
-TEST(version_1_is_not_sent)
-{
-    struct bytes stored = bytes_file(GOLDEN_DIR "/../fuzz/state/v1_part_step-2-2_7_2"),
-                 golden = golden_state();
-    OWNED(layer_state_free) struct layer_state *state = NULL;
-    assert_int_equal(layer_state_unpack(stored.data, stored.len, &state), 0);
-    uint32_t heads = state->heads;
-    layer_state_free(&state);
-    assert_int_equal(layer_state_unpack_sent(stored.data, stored.len, heads, &state),
-                     ERR_STORE_FORMAT);
-    assert_null(state);
-    assert_int_equal(layer_state_unpack_sent(golden.data, golden.len, HEADS, &state), 0);
-    bytes_free(&stored);
-    bytes_free(&golden);
-}
-
 /* Ranks of version 1 may have bytes without any, which are not written again. */
 TEST(version_1_is_written_again)
 {
@@ -223,7 +205,7 @@ static const struct spoiled spoiled[] = {
     {"fewer invalid rows than the heads have", {LITERAL("\254invalid_rows")}, {LITERAL("\x01")}},
     {"ranks that do not begin with a byte", {LITERAL("\252rank_first")}, {LITERAL("\x07")}},
     {"ranks with an empty byte", {LITERAL("\245ranks\xc4\x01")}, {LITERAL("\x00")}},
-    {"an unknown tier", {LITERAL("\244tier\xa5")}, {LITERAL("stat\xff")}},
+    {"an unknown tier", {LITERAL("\244tier\xa4")}, {LITERAL("row\xff")}},
     {"more values than counts", {LITERAL(ENTROPY_N)}, {LITERAL("\x05")}},
     {"fewer values than counts", {LITERAL(ENTROPY_N)}, {LITERAL("\x03")}},
     {"a mean that is no number", {LITERAL(ENTROPY_MEAN)}, {LITERAL("\x00\x00\xc0\x7f")}},
@@ -298,97 +280,5 @@ TEST(hostile_states_are_refused)
         if (layer_state_unpack(bytes.data, bytes.len, &state) != ERR_STORE_FORMAT) {
             fail_msg("%s: accepted", spoiled[i].what);
         }
-    }
-}
-
-/* Messages */
-
-/* A golden state with one key of another value, MessagePack; left out without a value. */
-static const struct brought {
-    const char *what, *key;
-    struct piece value;
-    int code;
-} brought[] = {
-    {"a key of a later attnd", "rank_something", {LITERAL("\x91\xc0")}, 0},
-    {"ranks of one rank", "rank_entropy", {LITERAL("\x90")}, ERR_STATE},
-    {"of a time to come", "time_ns", {LITERAL("\xcf\xff\0\0\0\0\0\0\0")}, ERR_STATE_MISMATCH},
-    {"a version of the future", "v", {LITERAL("\x03")}, ERR_STATE},
-    {"of the version before", "v", {LITERAL("\x01")}, ERR_STATE},
-    {"no heads", "heads", {LITERAL("\x90")}, ERR_STATE},
-    {"without heads", "heads", {NULL, 0}, ERR_STATE},
-    {"more buckets than keys", "buckets", {LITERAL("\xcd\x14\x04")}, ERR_STATE},
-    {"fewer rows than values", "rows", {LITERAL("\x07")}, ERR_STATE},
-    {"a negative number of rows", "rows", {LITERAL("\xff")}, ERR_STATE},
-    {"more rows than are believed", "rows", {LITERAL("\xcf\0\0\1\0\0\0\0\1")}, ERR_STATE},
-    {"no messages", "messages", {LITERAL("\x00")}, ERR_STATE},
-    {"more messages than are believed", "messages", {LITERAL("\xce\0\x10\0\1")}, ERR_STATE},
-    {"an error that is no number",
-     "row_sum_error",
-     {LITERAL("\xcb\x7f\xf0\0\0\0\0\0\0")},
-     ERR_STATE},
-    {"no newest message", "newest", {LITERAL("\xc0")}, ERR_STATE},
-    {"losses, which attnd counts", "lost", {LITERAL("\x01")}, ERR_STATE},
-    {"reasons to drop", "dropped", {LITERAL("\x81\xa4late\x01")}, ERR_STATE},
-    {"matrices' position", "weights_newest", {LITERAL("\x94\0\0\0\0")}, ERR_STATE},
-    {"not all of it", "across", {NULL, 0}, ERR_STATE},
-};
-
-/* Headers that announce a golden state, and one of another shape or time. */
-static const struct {
-    const char *what;
-    uint32_t heads;
-    uint64_t epoch, step;
-    int code;
-} announced[] = {
-    {"as it is", HEADS, 3, 1200, 0},
-    {"more heads than announced", HEADS - 1, 3, 1200, ERR_STATE_MISMATCH},
-    {"fewer heads than announced", HEADS + 1, 3, 1200, ERR_STATE_MISMATCH},
-    {"of another epoch", HEADS, 4, 1200, ERR_STATE_MISMATCH},
-    {"of another step", HEADS, 3, 1199, ERR_STATE_MISMATCH},
-};
-
-/* Reads it as attnd does. */
-static int read_brought(const struct bytes *bytes, uint32_t heads, uint64_t epoch, uint64_t step)
-{
-    struct message message = {.header = {.type = MESSAGE_STATE,
-                                         .epoch = epoch,
-                                         .step = step,
-                                         .heads = heads,
-                                         .tensor_count = 1,
-                                         .tensors = {{.role = TENSOR_STATE}}}};
-    zmq_msg_t *frame = &message.frames[header_frame_of(&message.header, TENSOR_STATE)];
-    struct layer_state *state = NULL;
-    assert_int_equal(zmq_msg_init_size(frame, bytes->len), 0);
-    memcpy(zmq_msg_data(frame), bytes->data, bytes->len);
-    int code = state_message_read(&message, &state);
-    assert_int_equal(state != NULL, code == 0);
-    layer_state_free(&state);
-    zmq_msg_close(frame);
-    return code;
-}
-
-static void expect_brought(const char *what, int got, int wanted)
-{
-    if (got != wanted) {
-        fail_msg("%s: %d, not %d", what, got, wanted);
-    }
-}
-
-TEST(what_messages_bring_is_refused_with_its_reason)
-{
-    for (size_t i = 0; i < sizeof brought / sizeof brought[0]; i++) {
-        OWNED(bytes_free) struct bytes bytes = golden_state();
-        bytes_change(&bytes, brought[i].key, brought[i].value.text, brought[i].value.len);
-        expect_brought(brought[i].what, read_brought(&bytes, HEADS, 3, 1200), brought[i].code);
-    }
-    for (size_t i = 0; i < sizeof announced / sizeof announced[0]; i++) {
-        OWNED(bytes_free) struct bytes bytes = golden_state();
-        int code = read_brought(&bytes, announced[i].heads, announced[i].epoch, announced[i].step);
-        expect_brought(announced[i].what, code, announced[i].code);
-    }
-    for (size_t i = 0; i < sizeof spoiled / sizeof spoiled[0]; i++) {
-        OWNED(bytes_free) struct bytes bytes = golden_state();
-        assert_true(spoil(&bytes, &spoiled[i]));
-        expect_brought(spoiled[i].what, read_brought(&bytes, HEADS, 3, 1200), ERR_STATE);
     }
 }
