@@ -13,7 +13,8 @@ play     512 nodes' parts at the rate of a training: one window of 80 layers eac
          whole one, until it is shown
 
 Processor times are of all threads of the process. Parts are recorded ones: states of random softmax rows with every metric
-of a row, of as many heads; simulated nodes send the same eight again and again, with numbers and positions of their own.
+of a row, of as many heads; simulated nodes send the same eight again and again, with numbers and positions of their own. The
+node of `uplink` makes its own, of sums of rows.
 """
 import itertools
 import json
@@ -24,13 +25,13 @@ import sys
 import threading
 import time
 
-import msgpack
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests/fleet"), str(ROOT / "tests/e2e"), str(ROOT / "clients/python")]
 import harness  # noqa: E402
-from attnd.sending import layer_state  # noqa: E402
+import layer_state  # noqa: E402
+import row_sums  # noqa: E402
 from fake_node import FakeNode  # noqa: E402
 from fleet import WINDOW, Hub, Node, Server, Training  # noqa: E402
 from nats import when_stream_is_there  # noqa: E402
@@ -178,11 +179,12 @@ def uplink_part(options):
     server.stop()
     node = Node(server, "node", *ONE_STEP, *LONG)
     training = Training([node], heads=options["heads"], layers=4)
-    states = recorded(options["heads"], count=4)
+    rng = np.random.default_rng(0)
+    rows = [row_sums.rows_of(rng.normal(0, temperature, (1, options["heads"], 64, 256)), causal=True) for temperature in (0.5, 1, 2, 4)]
     steps = 300  # the last mark waits 0.1 s for others: long enough that it does not count
     for step in range(steps):
         for layer in range(4):
-            publish_bytes(training.trainers[0], msgpack_at(states[layer], step), options["heads"], step, layer)
+            training.trainers[0].rows(rows[layer], step=step, layer=layer)
         wait_until(lambda step=step: node.stats()["processed"] >= 4 * step, "the messages")
     wait_until(lambda: node.fleet()["rows"] >= (steps - 1) * 5, "the rows", 100)
     answer = node.fleet()
@@ -193,9 +195,10 @@ def uplink_part(options):
     wait_until(lambda: node.fleet()["unsent"] == 0, "all rows", pause_s=0.01)
     seconds, spent = time.monotonic() - begin, cpu_s(node.process) - before
     ended(node)
-    bare = bare_mb_per_s(server, len(states[0]), answer["unsent"])
+    size = answer["unsent_bytes"] // answer["unsent"]
+    bare = bare_mb_per_s(server, size, answer["unsent"])
     ended(servers=[server])
-    yield {"part": "uplink", "kib": round(len(states[0]) / 1024), "rows": answer["unsent"],
+    yield {"part": "uplink", "kib": round(size / 1024), "rows": answer["unsent"],
            "of_bare": round(answer["unsent_bytes"] / seconds / 1e6 / bare, 2), "bare_mb_per_s": round(bare, 1),
            "mb_per_s": round(answer["unsent_bytes"] / seconds / 1e6, 1),
            "mb_per_cpu_s": round(answer["unsent_bytes"] / spent / 1e6, 1), "least": ">= 100 MB/s"}
@@ -209,18 +212,6 @@ def bare_mb_per_s(server, size, count):
     seconds = time.monotonic() - begin
     nats.close()
     return size * count / seconds / 1e6
-
-
-def msgpack_at(state, step):
-    """The state, of another step."""
-    found = msgpack.unpackb(state, raw=False)
-    found["newest"][1] = step
-    return msgpack.packb(found)
-
-
-def publish_bytes(trainer, data, heads, step, layer):
-    trainer.send(*trainer.tensor_frames("state", {"state": np.frombuffer(data, np.uint8)}, step=step, layer=layer, heads=heads,
-                                        first_epoch=0, first_step=step))
 
 
 def in_stream(options, layers):

@@ -64,9 +64,9 @@ def test_reliable_ends(home):
     assert line["messages"] > 0 and line["mb_per_s"] > 0 and line["dropped_by_attnd"] == {}, line
 
 
-def test_tiers_ends(home):
-    pytest.importorskip("torch")
-    bench = Path(__file__).with_name("tiers.py")
-    result = run(home, sys.executable, bench, "heads=2", "keys=16", "dim=8", "layers=2", "steps=2", "queries=1")
+@pytest.mark.parametrize("whole", [0, 1])
+def test_tiers_ends(home, whole):
+    bench, few = Path(__file__).with_name("tiers.py"), ("heads=2", "rows=4", "keys=16", "dim=8", "layers=2", "steps=2", "queries=1")
+    result = run(home, sys.executable, bench, *few, f"whole={whole}")
     line = json.loads(result.stdout)
-    assert result.returncode == 0 and line["state_ms_per_step"] > 0 and line["qk_ms_per_layer"] > 0, result.stderr
+    assert result.returncode == 0 and line["rows_ms_per_step"] > 0 and line["qk_ms_per_layer"] > 0, result.stderr

@@ -8,7 +8,7 @@ from harness import Trainer, softmax_maps, wait_until
 from test_ranks_and_jobs import PARTS  # of e2e
 from test_roles import train
 
-from attnd.sending.layer_state import LayerState
+from layer_state import LayerState
 
 STEPS = 24
 ROLES = {

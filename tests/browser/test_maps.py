@@ -349,10 +349,10 @@ class Letters(torch.nn.Module):
         return self.out(self.layers(self.embed(letters), mask=seen))
 
 
-def train_by_states(site, steps=10):
+def train_by_rows(site, steps=10):
     model = Letters()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    with attnd.watch(model, job=JOB, endpoint=site.daemon.endpoint("ingest"), every=1, tier="state", wait=60.0, linger=60.0,
+    with attnd.watch(model, job=JOB, endpoint=site.daemon.endpoint("ingest"), every=1, tier="rows", wait=60.0, linger=60.0,
                      labels=list("abcdefghijklmnopqrstuvwxyz")):
         for step in range(steps):
             letters = torch.randint(26, (2, 40), generator=torch.Generator().manual_seed(step))
@@ -361,22 +361,22 @@ def train_by_states(site, steps=10):
             optimizer.zero_grad()
 
 
-def test_a_training_that_sends_states_alone_has_maps_everywhere(own_site, page):
+def test_a_training_that_sends_rows_alone_has_maps_everywhere(own_site, page):
     """Of the newest message and of windows; the page says that their cells were made in the training."""
     one = own_site("window.unit=step", "window.length=5", "window.every=5", "maps.size=16", "maps.every=0s")
-    train_by_states(one)
+    train_by_rows(one)
     one.wait_ended(JOB)
-    assert {map_["tier"] for map_ in one.api("live", job=JOB)} == {"state"}
+    assert {map_["tier"] for map_ in one.api("live", job=JOB)} == {"rows"}
     page.open(one, f"#/head?job={JOB}&{PLACE}&head=2").ready()
     wait_until(lambda: "Newest map" in page.text(".picture header"), "the map of the head")
     assert re.search(r"map of step 9, sample [01] of 2, pooled to 16 × 16 by the training", page.text(".picture header"))
-    page.screenshot("head-of-states-1440-light")
+    page.screenshot("head-of-rows-1440-light")
     page.open(one, f"#/layer?job={JOB}&{PLACE}").ready()
     wait_until(lambda: any("by the training, 40 queries" in text for text in page.texts(".figure header")), "the maps of the layer")
-    page.screenshot("layer-of-states-1440-light")
+    page.screenshot("layer-of-rows-1440-light")
     page.open(one, f"#/model?job={JOB}").ready()
     thumbs_drawn(page, 2)
-    page.screenshot("model-of-states-1440-light")
+    page.screenshot("model-of-rows-1440-light")
     page.open(one, f"#/head?job={JOB}&{PLACE}&head=2&at=step{past(one, 0)}").ready()
     wait_until(lambda: "kept in 16 × 16 cells, window of step 0 to 4" in page.text(".picture header"), "the map of the window")
     assert page.complaints() == []

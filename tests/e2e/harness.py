@@ -316,6 +316,20 @@ class Trainer:
         tensors = dict(q=q, k=k, v=v, dout=dout, wo_r=wo_r, x_norm=x_norm, mask=mask, tokens=tokens, documents=documents)
         self.send(*self.tensor_frames("qk", tensors, **keys))
 
+    def rows_frames(self, rows, **keys):
+        """Sums of rows, as attnd.sending.rows.Rows."""
+        tensors = dict(sums=rows.sums, places=rows.places, key_lengths=rows.key_lengths, sinks=rows.sinks)
+        said = dict(sums=list(rows.names), queries=rows.queries, keys=rows.keys, causal=rows.causal, local_window=rows.local_window)
+        if rows.maps is not None:
+            tensors["maps"] = rows.maps.values
+            said.update(rows.maps.keys_of_header())
+        if rows.weights is not None:
+            said.update(weights=rows.weights, learned_sink=rows.learned_sink)
+        return self.tensor_frames("rows", tensors, **{**said, **keys})
+
+    def rows(self, rows, **keys):
+        self.send(*self.rows_frames(rows, **keys))
+
     def projections(self, wq=None, wk=None, wv=None, wo=None, **keys):
         """Projection matrices [out,in]; `heads`, `kv_heads` and `head_dim` are keys."""
         self.send(*self.tensor_frames("weights", dict(wq=wq, wk=wk, wv=wv, wo=wo), **keys))

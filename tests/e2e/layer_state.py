@@ -238,7 +238,7 @@ class LayerState:
                 self._newest[h] = position
         if is_newest:
             self._about = {"time_ns": time_ns, "shape": [batch, heads, queries, keys], "causal": bool(causal),
-                           "tier": "state", "local_window": local_window}
+                           "tier": "rows", "local_window": local_window}
 
     def _add(self, name: str, rows: Reduced, mine: slice, newest: List[bool]) -> np.ndarray:
         numbers = self._numbers.setdefault(name, _Numbers(self._heads))

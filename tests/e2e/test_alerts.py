@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from harness import ATTND, PATIENCE_S, Attnd, Reader, Trainer, attnctl, sharp_maps, wait_log, wait_until
+from row_sums import of_entropies
 
-from attnd.sending.layer_state import LayerState
+from attnd.sending.head_maps import HeadMaps
 
 HEADS, T = 2, 16
 
@@ -131,21 +132,17 @@ def test_rows_that_became_invalid_are_told_long_before_their_window_ends():
     assert (ended["state"], ended["since"], ended["message"]) == ("firing_at_end", first["since"], first["message"])
 
 
-def test_ranks_with_slices_of_heads_tell_of_theirs_in_states_with_maps():
-    """A rank leaves the other heads of a state empty; `head_offset` is of its maps."""
+def test_ranks_with_slices_of_heads_tell_of_theirs_in_rows_with_maps():
+    """Each rank sends its own heads; `head_offset` is of them and of their maps."""
     attnd, reader, _ = judging("window.length=1000", "window.every=1000")
     run = os.urandom(16)
     ranks = [Trainer(attnd, "gpt", rank, 2, run) for rank in range(2)]
-    heads, maps = 4, np.zeros((2, 4, 4), np.float16)
+    maps = HeadMaps(np.zeros((2, 4, 4), np.float16), 4, 4, queries_sent=10, keys_sent=10)
     for sent, (step, rank) in enumerate((step, rank) for step in (50, 100, 150, 200) for rank in range(2)):
-        entropy = np.ones((1, 2, 10))
-        if (step, rank) == (100, 1):
-            entropy[0, 1, :5] = np.nan
-        state = LayerState(heads)
-        state.add({"entropy": entropy}, keys=10, step=step, rank=rank, valid=np.ones((1, 10)), head_offset=2 * rank)
-        ranks[rank].send(*ranks[rank].tensor_frames(
-            "state", {"state": np.frombuffer(state.pack(), dtype=np.uint8), "maps": maps}, step=step, heads=heads,
-            first_epoch=0, first_step=step, head_offset=2 * rank, queries=4, keys=4, queries_sent=4, keys_sent=4))
+        invalid = np.zeros((1, 2, 10), bool)
+        invalid[0, 1, :5] = (step, rank) == (100, 1)
+        rows = of_entropies(np.ones((1, 2, 10)), keys=10, invalid=invalid, maps=maps)
+        ranks[rank].rows(rows, step=step, head_offset=2 * rank, heads_total=4)
         attnd.settled(1 + sent)
     first = next_alert(reader, "first_invalid")
     assert (first["step"], first["layer"], first["head"], first["value"]) == (100, 0, 3, 0.5)

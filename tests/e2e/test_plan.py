@@ -87,8 +87,8 @@ def test_the_default_plan_is_there_before_what_is_asked_for():
 
 def test_the_settings_of_the_default():
     _, trainer = listened("plan.every=7", "plan.layers=decoder.*.self encoder.0.cross", "plan.heads=0-3,7", "plan.samples=0",
-                          "plan.rows=64", "plan.tier=state")
-    trainer.wait_plans(plan(999999, "*", 7, "decoder.*.self encoder.0.cross", "0-3,7", 0, 64, "state"))
+                          "plan.rows=64", "plan.tier=rows")
+    trainer.wait_plans(plan(999999, "*", 7, "decoder.*.self encoder.0.cross", "0-3,7", 0, 64, "rows"))
 
 
 def test_a_plan_changes_while_the_job_is_connected():
@@ -349,20 +349,20 @@ def said_of_plans(attnd, *arguments):
 
 def test_attnctl_shows_sets_and_resets():
     attnd, trainer = listened()
-    settings = ("every=10", "layers=decoder.*.self encoder.*", "heads=0-3,7", "tier=state")
+    settings = ("every=10", "layers=decoder.*.self encoder.*", "heads=0-3,7", "tier=rows")
     assert said_of_plans(attnd, "set", "gpt-*", *settings) == (
-        0, "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER   FROM\n"
-           "gpt-*  10     decoder.*.self encoder.*  0-3,7  1        all   state  set\n")
-    trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*.self encoder.*", "0-3,7", tier="state"), THE_DEFAULT)
+        0, "JOBS   EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER  FROM\n"
+           "gpt-*  10     decoder.*.self encoder.*  0-3,7  1        all   rows  set\n")
+    trainer.wait_plans(plan(0, "gpt-*", 10, "decoder.*.self encoder.*", "0-3,7", tier="rows"), THE_DEFAULT)
     assert said_of_plans(attnd, "set", "gpt-small", "every=0", "samples=0")[0] == 0
     assert said_of_plans(attnd, "get") == (
-        0, "JOBS       EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER   FROM\n"
-           "gpt-small  never  decoder.*.self encoder.*  0-3,7  all      all   state  set\n"
-           "gpt-*      10     decoder.*.self encoder.*  0-3,7  1        all   state  set\n"
-           "*          50     *                         *      1        all   auto   default\n")
+        0, "JOBS       EVERY  LAYERS                    HEADS  SAMPLES  ROWS  TIER  FROM\n"
+           "gpt-small  never  decoder.*.self encoder.*  0-3,7  all      all   rows  set\n"
+           "gpt-*      10     decoder.*.self encoder.*  0-3,7  1        all   rows  set\n"
+           "*          50     *                         *      1        all   auto  default\n")
     assert said_of_plans(attnd, "reset", "gpt-small")[0] == 0
     assert said_of_plans(attnd, "get", "gpt-small")[1].endswith(
-        "\ngpt-*  10     decoder.*.self encoder.*  0-3,7  1        all   state  set\n")
+        "\ngpt-*  10     decoder.*.self encoder.*  0-3,7  1        all   rows  set\n")
     assert said_of_plans(attnd, "reset", "gpt-small") == (2, "attnctl: no plan was set for 'gpt-small'\n")
     assert said_of_plans(attnd, "set", "gpt-small", "every=x") == (
         2, "attnctl: plan.every: 'x': not a whole number (valid: 0 to 1000000000)\n")

@@ -13,7 +13,7 @@ import zmq
 from harness import SANITIZED, Attnd, Reader, Trainer, attnctl, elsewhere, observed, ranks_of, softmax_maps, wait_until
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
-from attnd.sending.layer_state import LayerState  # noqa: E402
+from layer_state import LayerState  # noqa: E402
 
 ROW_METRICS = ["entropy", "entropy_normalized", "confidence", "diagonal", "mean_distance", "first_token"]
 

@@ -36,8 +36,9 @@ sys.path[:0] = [os.path.join(HERE, "..", "e2e"), os.path.join(HERE, "..", "e2e",
 import keyed  # noqa: E402
 import keeper  # noqa: E402
 from harness import ATTND, PATIENCE_S, Trainer, free_ports, softmax_maps  # noqa: E402
+from row_sums import rows_of  # noqa: E402
 
-from attnd.sending.layer_state import LayerState  # noqa: E402
+from attnd.sending.head_maps import HeadMaps  # noqa: E402
 from attnd.sending.spool import Spool  # noqa: E402
 
 LIBRARY = os.environ.get("FAULTS_LIB", "build/tests/faults/libfaults.so")
@@ -237,11 +238,8 @@ def messages_of(trainer):
     matrix = rng.normal(size=(8, 8)).astype(np.float32)
     frames.append(trainer.tensor_frames("weights", dict(wq=matrix, wk=matrix, wv=matrix, wo=matrix), step=4, heads=2, kv_heads=2,
                                         head_dim=4))
-    state = LayerState(2)
-    rows = {name: rng.random((1, 2, 6)) for name in ("entropy", "confidence")}
-    state.add(rows, keys=6, step=4, microbatch=0)
-    packed = np.frombuffer(state.pack(), np.uint8)
-    frames.append(trainer.tensor_frames("state", dict(state=packed), layer=2, step=4, heads=2, first_epoch=0, first_step=4))
+    maps = HeadMaps(softmax_maps(rng, 1, 2, 6, 6, causal=True)[0].astype(np.float16), 6, 6)
+    frames.append(trainer.rows_frames(rows_of(rng.normal(size=(1, 2, 6, 6)), causal=True, maps=maps), layer=2, step=4))
     event("epoch_end", step=4)
     event("bye", epoch=1, step=4)
     return frames

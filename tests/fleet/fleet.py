@@ -20,7 +20,8 @@ import numpy as np
 from harness import PATIENCE_S, Attnd, Trainer, free_ports, wait_until
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
-from attnd.sending.layer_state import LayerState  # noqa: E402
+import row_sums  # noqa: E402
+from layer_state import LayerState  # noqa: E402
 
 NATS_SERVER = os.environ.get("NATS_SERVER") or shutil.which(
     "nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -196,7 +197,7 @@ def in_order(nodes):
 
 
 class Training:
-    """A run whose rank r publishes to the node ranks[r]: states of `layers` layers, the same for the same arguments, and for
+    """A run whose rank r publishes to the node ranks[r]: rows of `layers` layers, the same for the same arguments, and for
     layers with one between them, as it takes long to make them."""
 
     def __init__(self, ranks, job="job", run=None, layers=2, heads=3, world=None, seed=0, first_rank=0):
@@ -219,7 +220,7 @@ class Training:
         for trainer in self.trainers:
             if trainer.rank not in skip:
                 for layer in range(self.layers):
-                    publish(trainer, packed(self.heads, trainer.rank, self.step, layer % 2, self.seed), self.heads, epoch, self.step, layer)
+                    publish(trainer, rows_of(self.heads, trainer.rank, self.step, layer % 2, self.seed), epoch, self.step, layer)
         self.step += 1
 
     def steps(self, count, pause_s=0.0, **keys):
@@ -254,14 +255,15 @@ def state_of(heads, rank, step, layer, seed=0, rows=4, epoch=0, buckets=48, into
 
 
 @functools.lru_cache(maxsize=16)
-def packed(heads, rank, step, layer, seed):
-    return state_of(heads, rank, step, layer, seed).pack()
+def rows_of(heads, rank, step, layer, seed, rows=4):
+    """What a rank sends of a layer, the same for the same arguments: some of the rows of its queries, the sums that every row has."""
+    rng = np.random.default_rng((seed, rank, step, layer))
+    sums = row_sums.rows_of(rng.normal(0, rng.uniform(0.5, 4.0), (1, heads, rows, 8)), queries=rows * (1 + step % 3))
+    return sums._replace(names=sums.names[:5], sums=sums.sums[:5])
 
 
-def publish(trainer, state, heads, epoch, step, layer):
-    """`state`: packed."""
-    trainer.send(*trainer.tensor_frames("state", {"state": np.frombuffer(state, np.uint8)}, epoch=epoch, step=step,
-                                        layer=layer, heads=heads, first_epoch=epoch, first_step=step))
+def publish(trainer, rows, epoch, step, layer):
+    trainer.rows(rows, epoch=epoch, step=step, layer=layer, time_ns=1700000000_000000000 + step * 10**9 + trainer.rank)
 
 
 def wait_ended(attnd, training):

@@ -5,8 +5,9 @@ import subprocess
 
 import numpy as np
 import pytest
-from fleet import WINDOW, Hub, LayerState, Node, Training, publish, whole
+from fleet import WINDOW, Hub, Node, Training, publish, whole
 from harness import ATTNCTL, PATIENCE_S, Attnd, wait_until
+from row_sums import of_entropies
 
 ODD = 4  # of six ranks, on the second of three nodes
 
@@ -22,10 +23,7 @@ def test_a_hub_names_the_odd_rank_and_its_node(server):
         for rank in range(6):
             values = rng.uniform(2.0, 2.05, (1, 3, 8)) - 1.5 * (rank == ODD)
             for training in trainings:
-                trainer = training.trainers[rank]
-                state = LayerState(3)
-                state.add({"entropy": values}, keys=16, step=step, rank=rank, time_ns=10**18 + step)
-                publish(trainer, state.pack(), 3, 0, step, 0)
+                publish(training.trainers[rank], of_entropies(values, keys=16), 0, step, 0)
         for training in trainings:
             training.step = step + 1
     trainings[0].finish(hub)

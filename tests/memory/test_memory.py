@@ -19,6 +19,7 @@ import threading
 import numpy as np
 import pytest
 from harness import PATIENCE_S, Attnd, Reader, Trainer, softmax_maps, wait_log, wait_until
+from row_sums import rows_of
 from test_record import STEADY, Recorder, attnctl, collect_results, read_recording, results_of
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "clients", "python"))
@@ -119,6 +120,7 @@ def publish_all(attnd, publisher, rng, steps):
         q, k, v = (rng.standard_normal((2, heads, 200, 64)).astype(np.float32) for heads in (4, 2, 2))
         publisher.publish_qk(q, k, v, layer=4, causal=True, **whole)
         publisher.publish_weights(heads=2, head_dim=64, wq=rng.standard_normal((128, 300)), layer=5, **whole)
+        publisher.publish_rows(rows_of(rng.standard_normal((1, 2, 160, 160)), causal=True), layer=6, **whole)
         taken_back(attnd, publisher)
     publisher.epoch_end(steps - 1)
 

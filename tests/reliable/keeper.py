@@ -19,12 +19,16 @@ PROGRAM = """
 import os, sys, time
 import numpy as np
 import attnd
-from attnd.sending import layer_state
+from attnd.sending.rows import Rows
 what, address, job, run, count, pause_us, linger_ms = sys.argv[1:]
 publisher = attnd.Publisher(job, address=address, run=run, linger=int(linger_ms) / 1000,
                             reliable=True if what == "tensors" else None, reliable_bytes=64 << 20)
 assert publisher.wait_for_subscriber(60)
 publisher.tell_absences(lambda: "Start it again: attnd")
+
+# Of one query, which sees two keys alike.
+ROW = Rows(("largest", "total", "weighted", "distance", "first"), np.array([0, 1, 0, 1, 0], np.float32).reshape(5, 1, 1, 1),
+           np.array([0, 2, 0, 1, 2, 1, 1, 0], np.int32).reshape(8, 1, 1), 1, 2)
 
 def tell(published):
     stats = publisher.stats()
@@ -35,9 +39,7 @@ def tell(published):
 def publish(step):
     if what == "tensors":
         return publisher.publish_attention(np.ones((1, 1, 1, 1), np.float32), stack="decoder", layer=0, step=step)
-    state = layer_state.LayerState(1)
-    state.add({"entropy": np.full((1, 1, 1), 0.5)}, keys=2, valid=np.ones((1, 1), bool), epoch=0, step=step)
-    return publisher.publish_state(state, stack="decoder", layer=0)
+    return publisher.publish_rows(ROW, stack="decoder", layer=0, step=step)
 
 for step in range(int(count)):
     if not publish(step):
@@ -52,8 +54,8 @@ publisher.close()
 
 
 def keeper_command(attnd, job, run, count, pause_us, linger_ms, tensors=True):
-    """That of a trainer at an address, which publishes tensors or states and ends after the end of its input."""
-    return [sys.executable, "-c", PROGRAM, "tensors" if tensors else "states", attnd, job, run.hex(),
+    """That of a trainer at an address, which publishes weights or rows and ends after the end of its input."""
+    return [sys.executable, "-c", PROGRAM, "tensors" if tensors else "rows", attnd, job, run.hex(),
             *map(str, (count, pause_us, linger_ms))]
 
 

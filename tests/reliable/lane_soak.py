@@ -5,7 +5,7 @@ history, message by message.
 
     ATTND_BIN=... python3 tests/reliable/lane_soak.py [KILLS [PART...]]
 
-Trainers publish states and tensors in turn. It ends with a table: messages that were published; of which their trainer had said that
+Trainers publish rows and weights in turn. It ends with a table: messages that were published; of which their trainer had said that
 they are kept; that are in the history; that are in it twice; that were said to be kept and are missing; that the trainer
 counted as refused by attnd, where each run has one process; that it counted as dropped, at the bound of what is kept or of its
 queue. The three before the last must be 0. Networks need root.

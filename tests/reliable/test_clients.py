@@ -132,7 +132,7 @@ def test_a_job_without_room_waits_and_loses_nothing(tmp_path):
         "until it has; beyond reliable_bytes they are dropped and counted. Remedy: end what need not run, or a larger limits.jobs\n")
 
 
-@pytest.mark.parametrize("tensors, spool", [(True, False), (False, True)], ids=["tensors-memory", "states-spool"])
+@pytest.mark.parametrize("tensors, spool", [(True, False), (False, True)], ids=["tensors-memory", "rows-spool"])
 def test_kills_of_attnd_lose_nothing(attnd, tmp_path, tensors, spool):
     keeper = Keeper(attnd, "job", tmp_path, count=600, pause_us=2000, tensors=tensors, spool=spool)
     for _ in range(4):

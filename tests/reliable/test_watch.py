@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A watched model whose states go by the reliable lane: a kill of attnd costs none of them."""
+"""A watched model whose rows go by the reliable lane: a kill of attnd costs none of them."""
 import os
 import pathlib
 import signal
@@ -32,11 +32,11 @@ def attnd():
 
 
 @pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
-def test_a_kill_of_attnd_costs_no_state_of_a_watched_model(attnd, tmp_path, spool):
+def test_a_kill_of_attnd_costs_no_rows_of_a_watched_model(attnd, tmp_path, spool):
     model, published = Model(), []
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)  # with a greater one the numbers overflow
     run = os.urandom(16)
-    watch = client.watch(model, "watched", address=attnd.directory, every=1, samples=0, tier="state", run=run, linger=60, wait=60,
+    watch = client.watch(model, "watched", address=attnd.directory, every=1, samples=0, tier="rows", run=run, linger=60, wait=60,
                          spool=tmp_path / "spool" if spool else None, weights_every=0,
                          on_publish=lambda message: published.append((message.keys["layer"], message.step)))
 

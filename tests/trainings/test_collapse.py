@@ -102,14 +102,14 @@ def entropies(summaries):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A bad and a good training by queries and keys, the bad one by weights and by states as well: losses, what the bad one saw,
-    and {job: (alerts, summaries)} in the order of publication. States have no ranks of maps."""
-    jobs = ("bad", "by-qk", "by-attention", "by-state")
+    """A bad and a good training by queries and keys, the bad one by weights and by rows as well: losses, what the bad one saw,
+    and {job: (alerts, summaries)} in the order of publication. Rows have no ranks of maps."""
+    jobs = ("bad", "by-qk", "by-attention", "by-rows")
     plain = "".join(f"  {job}: {{spectrum: false}}\n" for job in jobs if job != "by-qk")
     daemon = Attnd("window.unit=step", f"window.length={WINDOW}", f"window.every={WINDOW}", "window.timeout=1h", "limits.idle=24h",
                    "ingest.budget=4GiB", config="jobs:\n" + plain)
     reader = Reader(daemon, "alert/", "summary/")
-    bad, seen = train_and_watch(daemon, "bad", BAD_LR, ["attention", "state"])
+    bad, seen = train_and_watch(daemon, "bad", BAD_LR, ["attention", "rows"])
     good = train_by_qk(daemon, GOOD_LR)
     assert bad[:5].tolist() == [loss for _, loss, _ in collapse.train(float(BAD_LR), 5, SEED)], "the same, whether attnd listens or not"
     wait_until(lambda: [job["state"] for job in daemon.call("jobs")] == ["ended"] * len(jobs), "the end of the runs")
@@ -150,10 +150,10 @@ def told(alerts):
             for alert in alerts if alert["step"] < TIERS_STEPS and alert["state"] != "firing_at_end"}
 
 
-def test_weights_and_states_tell_it_as_queries_and_keys_do_at_the_same_windows(trained):
-    by_qk, by_weights, by_state = (trained[3][job] for job in ("bad", "by-attention", "by-state"))
+def test_weights_and_rows_tell_it_as_queries_and_keys_do_at_the_same_windows(trained):
+    by_qk, by_weights, by_rows = (trained[3][job] for job in ("bad", "by-attention", "by-rows"))
     assert first_firing(by_weights[0], "entropy_falls") < SMOOTHED_OVER - 1, "before there are losses enough to smooth"
-    assert told(by_state[0]) == told(by_qk[0]) != set()
+    assert told(by_rows[0]) == told(by_qk[0]) != set()
     assert "entropy_collapse" in {alert["rule"] for alert in by_weights[0]}, "without logits"
-    falls = [{one for one in told(alerts) if one[0] == "entropy_falls"} for alerts in (by_weights[0], by_state[0])]
+    falls = [{one for one in told(alerts) if one[0] == "entropy_falls"} for alerts in (by_weights[0], by_rows[0])]
     assert falls[0] == falls[1] != set()

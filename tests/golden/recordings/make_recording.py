@@ -18,8 +18,9 @@ import numpy as np
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE / ".." / ".." / "e2e"))
 sys.path.insert(0, str(HERE / ".." / ".." / ".." / "clients" / "python"))
-from attnd.sending.layer_state import LayerState  # noqa: E402
+from attnd.sending.head_maps import HeadMaps  # noqa: E402
 from harness import Attnd, Trainer, softmax_maps, wait_until  # noqa: E402
+from row_sums import places_of, rows_of  # noqa: E402
 
 ATTNCTL = os.environ.get("ATTNCTL_BIN", "build/clients/cli/attnctl")
 SETTINGS = ("metrics.spectrum_budget=0",)
@@ -52,18 +53,23 @@ def publish(trainer, rng):
     for row in (0, 5):  # a matrix in parts
         trainer.projections(wq=rng.normal(size=(8, 6)).astype(np.float32)[row:row + 5], heads=2, head_dim=4, step=4,
                             parts={"wq": [8, 6, row, 0]})
-    state = LayerState(2)
-    state.add({"entropy": rng.uniform(0.1, 1.5, (2, 2, 6))}, keys=6, step=4, time_ns=1, causal=True)
+    maps = HeadMaps(rng.uniform(size=(2, 4, 4)).astype(np.float16), 6, 5, first_key=1, q_offset=1, sample=1, batch=4, labels=list("abcdef"))
+    rows = rows_of(rng.normal(size=(2, 2, 6, 6)), causal=True, maps=maps)
+    trainer.rows(rows._replace(key_lengths=np.full((2, 1, 6), 2, np.float32), sinks=np.full(2, -1, np.float32)), step=4, layer=2,
+                 k_len=[6, 6], microbatch=1, sample_stride=2)
+    weights = softmax_maps(rng, 1, 1, 3, 6)
+    rest, distance = weights[..., 1:], abs(np.arange(3)[:, None] - np.arange(1, 6)).astype(np.float32)
+    sums = [rest.max(-1), rest.sum(-1), (rest * np.log(rest)).sum(-1), (rest * distance).sum(-1), weights[..., 0]]
     trainer.send(*trainer.tensor_frames(
-        "state", {"state": np.frombuffer(state.pack(), np.uint8), "maps": rng.uniform(size=(2, 4, 4)).astype(np.float16)}, step=4,
-        layer=2, heads=2, first_epoch=0, first_step=4, queries=6, keys=5, queries_sent=6, keys_sent=6, first_key=1, sample=1))
+        "rows", {"sums": np.stack(sums), "places": places_of(3, 6, True)}, step=4, layer=2, dropout=True, head_offset=1, heads_total=2,
+        sums=["largest", "total", "weighted", "distance", "first"], queries=5, keys=6, weights="f32", learned_sink=True, local_window=4))
     trainer.event("hello", step=4, layers=LAYERS, client="golden/1", dropped_total=3, step_seconds=0.5, capture_seconds=0.125,
                   own_every=1)
     trainer.attention(softmax_maps(rng, 2, 2, 6, 6), step=5, dropped=2)
     trainer.event("log", step=5, values={"loss": 2.5, "grad_norm": None})
     trainer.event("epoch_end", step=5, dropped_total=3)
     trainer.event("bye", step=5, dropped_total=3)
-    return 17
+    return 18
 
 
 def said(attnd, messages):

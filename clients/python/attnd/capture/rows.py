@@ -60,7 +60,7 @@ def of_weights(given: torch.Tensor, visibility: Visibility, stride: int, *, cros
     words = _words(visibility, stride, cross)
     found = weights.columns(given, words, None if tokens is None else torch.from_numpy(np.array(tokens)))
     maps = pooled.of_weights(given, words, 0, side).read() if side and stride == 1 else None
-    return Rows(tuple(found.of_rows), torch.stack(list(found.of_rows.values())).numpy(), found.places.numpy(), queries, int(given.shape[3]),
+    return Rows(tuple(found.of_rows), torch.stack(list(found.of_rows.values())).float().numpy(), found.places.numpy(), queries, int(given.shape[3]),
                 visibility.causal, None, None, DTYPE_NAMES[given.dtype], sink, LOCAL_WINDOW, maps)
 
 

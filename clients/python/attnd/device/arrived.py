@@ -250,7 +250,7 @@ def of_reference(problem: Problem, whole: bool, queries: int, valid: torch.Tenso
     about = [columns[name][:, 0] for name in BY_MASK]
     if not _differs_by_head(p):
         columns = {name: one for name, one in columns.items() if name not in BY_MASK}
-    return _of_problem(p, tuple(columns), torch.stack(list(columns.values())).numpy(), norms(p.k).float().cpu(), queries, valid, about)
+    return _of_problem(p, tuple(columns), torch.stack(list(columns.values())).float().numpy(), norms(p.k).float().cpu(), queries, valid, about)
 
 
 def of_kernels(problem: Problem, whole: bool, queries: int, valid: torch.Tensor) -> Rows:

@@ -19,7 +19,7 @@ class Rows(NamedTuple):
     """The sums of some rows of an attention, in numpy.
 
     names         of the columns; "": one that is not looked at
-    sums          [columns, B, H, R] f32 or f64
+    sums          f32 [columns, B, H, R]
     places        int32 [8, B or 1, R], PLACES of each row
     queries, keys of the attention: R of the queries were taken
     key_lengths   f32 [B, Hk, Tk], NaN for padding; head h reads key head h / (H / Hk)
@@ -46,7 +46,7 @@ class Rows(NamedTuple):
         heads = self._checked()
         check_heads(head_offset, heads_total, heads)
         frames = tensors.Frames()
-        frames.add_owned("sums", "f32", np.ascontiguousarray(self.sums, dtype=np.float32))
+        frames.add_owned("sums", "f32", self.sums)
         frames.add_owned("places", "i32", self.places)
         for name, one in (("key_lengths", self.key_lengths), ("sinks", self.sinks)):
             if one is not None:
@@ -64,9 +64,9 @@ class Rows(NamedTuple):
     def _checked(self) -> int:
         """How many heads these are of. ValueError when they do not fit each other."""
         shape, columns = np.shape(self.sums), len(self.names)
-        if not isinstance(self.sums, np.ndarray) or self.sums.dtype not in (np.float32, np.float64) or 0 in shape or len(shape) != 4 \
+        if not isinstance(self.sums, np.ndarray) or self.sums.dtype != np.float32 or 0 in shape or len(shape) != 4 \
                 or shape[0] != columns:
-            raise ValueError(f"sums {shape}: must be float32 or float64 [{columns}, B, H, R], in numpy")
+            raise ValueError(f"sums {shape}: must be float32 [{columns}, B, H, R], in numpy")
         _, batch, heads, rows = shape
         if not isinstance(self.places, np.ndarray) or self.places.dtype != np.int32 \
                 or self.places.shape not in ((len(PLACES), 1, rows), (len(PLACES), batch, rows)):
