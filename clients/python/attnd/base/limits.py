@@ -2,7 +2,7 @@
 """limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
     limits/accepts=attention,qk,weights,rows,event;header=10;max_message=268435456;max_entries=34359738368;
-        max_heads=1024;weights_max_size=2048;buckets=48;maps=64;maps_every=1000;reliable=5574;memory=1
+        max_heads=1024;weights_max_size=2048;maps=64;maps_every=1000;reliable=5574;memory=1
 """
 from __future__ import annotations
 

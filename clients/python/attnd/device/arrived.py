@@ -69,7 +69,7 @@ class Placed(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """What was computed: tensors on the device by their block of heads and name; the problems of the blocks, without tensors;
+    """A capture that was launched: tensors on the device by their block of heads and name; the problems of the blocks, without tensors;
     what makes the meaning of mask and padding, if there is either; the rows that were taken; and what computed them.
 
     names     of the columns of the rows; of the kernels those that they leave
@@ -129,7 +129,7 @@ def _of_block(made: Computed, p: Problem, number: int, here: Dict[Key, np.ndarra
 
 
 def _key_lengths(made: Computed, parts: List[np.ndarray], keys: Optional[np.ndarray]) -> np.ndarray:
-    """Those of all key heads, of each head where blocks share them; NaN for padding."""
+    """The lengths of the keys of all key heads, of each head where blocks share them; NaN for padding."""
     found = parts[0].astype(np.float32)
     if len(parts) > 1:
         found = np.concatenate([np.repeat(one, p.group, 1) for one, p in zip(parts, made.problems)], 1)
@@ -201,7 +201,7 @@ def _find_places(made: Computed, p: Problem, facts: Dict[str, torch.Tensor], of_
 
 
 def names_of_kernel(p: Problem, powers: bool, tokens: bool = False) -> Tuple[str, ...]:
-    """Of the columns that launch.launched() leaves, and with `tokens` launch.of_tokens(); "" where places say it."""
+    """The names of the columns that launch.launched() leaves, and with `tokens` launch.of_tokens(); "" where places say it."""
     key = "names", powers, tokens
     if key not in p.alike:
         unsaid: Tuple[str, ...] = ("apart", "seen", "farthest")

@@ -89,7 +89,7 @@ def rows(problem: Problem) -> Dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def columns(problem: Problem, of_logits: bool, powers: bool) -> Dict[str, torch.Tensor]:
-    """What PROTOCOL.md, type rows, has of each row: name to [B, H, Tq]. Sums over logits and cosines with `of_logits`, and powers for
+    """The sums of each row of PROTOCOL.md, type rows: name to [B, H, Tq]. Sums over logits and cosines with `of_logits`, and powers for
     importance, cost as many passes again."""
     problem = placed(problem).taken()
     shape = (problem.batch, problem.key_heads, problem.group, problem.queries)

@@ -18,7 +18,8 @@ ROW_METRICS = tuple(name for name in metrics.ROW_METRICS if name not in ("induct
 LOCAL_WINDOW = 8  # positions; what is sent says it
 _NOTHING_BELOW = -1e3  # exp of it is 0 in f64
 
-# What travels of a row, in the order in which the kernels leave it (PROTOCOL.md, type rows); the powers where all rows of all heads are taken.
+# The sums that travel of a row, in the order in which the kernels leave them (PROTOCOL.md, type rows); powers where all rows of all
+# heads are taken.
 POWERS = ("power_3", "power_4", "power_5", "power_6", "power_7")
 COLUMNS = ("largest", "total", "weighted", "distance", "first", "apart", "seen", "farthest", "finite", "shift", "logits", "logit_squares",
            "smallest", "cosines", "cosine_count", "cosine_max", "query_length", "square")

@@ -34,7 +34,7 @@ class Words(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """What PROTOCOL.md, type rows, has of each row, name to [B, H, Tq], and of its places, i32 [8, B, Tq]."""
+    """The sums of each row of PROTOCOL.md, type rows, name to [B, H, Tq], and its places, i32 [8, B, Tq]."""
     of_rows: Dict[str, torch.Tensor]
     places: torch.Tensor
 
@@ -134,7 +134,7 @@ def _visible(words: Words, query: torch.Tensor, p: torch.Tensor, j: torch.Tensor
 
 
 def _below(dtype: torch.dtype) -> float:
-    """What is less is no rounding of a weight of 0."""
+    """The least number that a weight of 0 may be rounded to."""
     return -1e-3 if dtype in (torch.float16, torch.bfloat16) else -1e-6
 
 

@@ -159,7 +159,7 @@ SUMS_TEST(they_say_what_queries_and_keys_say_for_every_mask)
     }
 }
 
-/* What places say of it, heads may say otherwise. */
+/* A head may say otherwise than places do. */
 SUMS_TEST(whether_the_first_key_is_visible_is_said_by_head)
 {
     drawn_set_mask(d, 5);
