@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """attnctl top as a user sees it: what is on the screen, what keys do, and that the terminal is as before afterwards."""
+import itertools
 import os
 import pathlib
 import re
@@ -232,16 +233,22 @@ def test_an_attnd_that_goes_away_is_noticed_and_found_again(attnd, collapsed, op
     attnd.process.send_signal(sig)
     terminal.wait_for(r"^ attnd does not answer since [1-9][0-9]* s; trying again")
     assert "decoder.0.self" in terminal.text(), "what is known is still shown"
-    collapsed.wait_forgotten()  # of an attnd that is stopped, its last ping has lived
     if sig == signal.SIGSTOP:
         attnd.process.send_signal(signal.SIGCONT)
     else:
         attnd.process.wait()
+        collapsed.wait_forgotten()
         attnd.start()
-    collapsed.wait_subscribed()
+        collapsed.wait_subscribed()
     terminal.wait_for(r"lost \d+  dropped")
-    send_steps(collapsed, ([3, 4, 5, 6],) * 2, range(16, 18))
-    terminal.wait_for("step 17 ")
+    steps = itertools.count(16)
+
+    def goes_on():  # an attnd that stood still has been forgotten when its last ping was over, or not
+        send_steps(collapsed, ([3, 4, 5, 6],) * 2, [next(steps)])
+        time.sleep(INTERVAL_S)
+        return re.search(r"step (1[6-9]|[2-9]\d|\d{3,}) ", terminal.text())
+
+    wait_until(goes_on, "a later step")
     terminal.type("q")
     terminal.wait_for(r"^[#$] ?$")
 
