@@ -149,6 +149,9 @@ static int check_limits(const struct header *header, const struct config *config
     if (header->heads_total > config->limits_heads) {
         return ERR_HEADS_LIMIT;
     }
+    if (header->type == MESSAGE_ROWS) {
+        return 0; /* of which no pair is computed */
+    }
     return entries > (double)config->limits_entries ? ERR_ENTRIES_LIMIT : 0;
 }
 

@@ -102,7 +102,8 @@ static int row_sums_sort(struct row_sums_work *w, uint32_t good)
 static bool row_sums_is_whole(const struct sent_sums *rows, double sum)
 {
     double most = attention_tolerance(rows->dtype), off = sum - 1;
-    return rows->dropout || (rows->learned_sink ? off <= most : fabs(off) <= most);
+    return sum <= (double)FLT_MAX &&
+           (rows->dropout || (rows->learned_sink ? off <= most : fabs(off) <= most));
 }
 
 /* Judges a row of weights by its sum, and finds what a sink has left of them. Such a row counts in

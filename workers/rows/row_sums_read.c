@@ -126,11 +126,27 @@ void row_sums_begin(struct row_chunk *chunk)
     }
 }
 
+/* Without another key the sums over them may be anything. */
+static void row_sums_read_clear(struct row_numbers *row)
+{
+    static const enum row_sum rest[] = {
+        ROW_SUM_TOTAL,     ROW_SUM_WEIGHTED, ROW_SUM_DISTANCE, ROW_SUM_LOCAL,   ROW_SUM_SQUARE,
+        ROW_SUM_POWER_3,   ROW_SUM_POWER_4,  ROW_SUM_POWER_5,  ROW_SUM_POWER_6, ROW_SUM_POWER_7,
+        ROW_SUM_TOP,       ROW_SUM_EIGHTH,   ROW_SUM_PREVIOUS, ROW_SUM_OWN,     ROW_SUM_NEXT,
+        ROW_SUM_DUPLICATE, ROW_SUM_INDUCTION};
+    for (size_t i = 0; i < sizeof rest / sizeof rest[0]; i++) {
+        row->sum[rest[i]] = 0;
+    }
+}
+
 void row_sums_take(const struct sent_sums *rows, const struct row_chunk *chunk, uint32_t slot,
                    struct row_numbers *ret_row)
 {
     for (int s = 0; s < ROW_SUM_COUNT; s++) {
         ret_row->sum[s] = (double)chunk->sum[s][slot];
+    }
+    if (ret_row->sum[ROW_SUM_LARGEST] == -INFINITY) {
+        row_sums_read_clear(ret_row);
     }
     for (int k = 0; k < ROW_PLACE_COUNT; k++) {
         ret_row->place[k] = chunk->place[k][slot];
@@ -194,12 +210,13 @@ static bool row_sums_read_rest(const struct sent_sums *rows, const struct row_nu
         ROW_SUM_POWER_6, ROW_SUM_POWER_7, ROW_SUM_TOP,     ROW_SUM_DUPLICATE, ROW_SUM_INDUCTION};
     const double *s = row->sum;
     double keys = rows->keys, total = s[ROW_SUM_TOTAL];
+    double most = total * (1.01 + fabs(s[ROW_SUM_LARGEST]) * 0x1p-16); /* of other tiles */
     bool sound = row_sums_read_within(total, 0.99, 1.01 * keys) &&
                  row_sums_read_within(s[ROW_SUM_WEIGHTED], -0.4 * keys, 1e-4 * total) &&
-                 row_sums_read_within(s[ROW_SUM_DISTANCE], 0, 1.01 * total * row->farthest) &&
+                 row_sums_read_within(s[ROW_SUM_DISTANCE], 0, most * row->farthest) &&
                  s[ROW_SUM_TOP] <= 8.08 && row_sums_read_within(s[ROW_SUM_EIGHTH], 0, 1.01);
     for (size_t i = 0; i < sizeof shares / sizeof shares[0]; i++) {
-        sound = sound && row_sums_read_within(s[shares[i]], 0, 1.01 * total);
+        sound = sound && row_sums_read_within(s[shares[i]], 0, most);
     }
     return sound && row_sums_read_neighbour(row, ROW_SUM_PREVIOUS) &&
            row_sums_read_neighbour(row, ROW_SUM_OWN) && row_sums_read_neighbour(row, ROW_SUM_NEXT);

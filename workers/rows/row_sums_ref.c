@@ -8,6 +8,7 @@
 
 #include "proto/err.h"
 
+#include <float.h>
 #include <math.h>
 
 /* A sound row. */
@@ -55,8 +56,8 @@ static struct scaled row_sums_ref_scale(const struct sent_sums *rows, const stru
 static bool row_sums_ref_sound(const struct scaled *s)
 {
     double most = attention_tolerance(s->rows->dtype), off = s->sum - 1;
-    return !s->rows->of_weights || s->rows->dropout ||
-           (s->rows->learned_sink ? off <= most : fabs(off) <= most);
+    bool is_whole = s->rows->dropout || (s->rows->learned_sink ? off <= most : fabs(off) <= most);
+    return !s->rows->of_weights || (s->sum <= (double)FLT_MAX && is_whole);
 }
 
 /* sum A ln A over the rest */
@@ -130,8 +131,9 @@ static double row_sums_ref_at(const struct scaled *s, int step, enum row_sum sum
     if (at < 0 || at >= s->row->place[ROW_PLACE_POSITIONS]) {
         return NAN;
     }
-    return row_sums_ref_weight(s->row->sum[sum] - s->top) / s->z +
-           (at == s->row->apart ? s->first : 0);
+    double weight = s->unit > 0 ? row_sums_ref_weight(s->row->sum[sum] - s->top) / s->z : 0;
+    weight = row_sums_ref_divided(s) ? fmin(weight, 1) : weight;
+    return weight + (at == s->row->apart ? s->first : 0);
 }
 
 /* Over the earlier occurrences of the query's token, or what follows them. */
@@ -221,9 +223,11 @@ static double row_sums_ref_total(const struct scaled *s)
 /* A key without a finite logit has the weight 0. */
 static double row_sums_ref_least(const struct scaled *s)
 {
-    return s->row->sum[ROW_SUM_FINITE] < s->row->seen || !(s->z > 0)
-               ? 0
-               : row_sums_ref_weight(s->row->sum[ROW_SUM_SMALLEST] - s->top) / s->z;
+    if (s->row->sum[ROW_SUM_FINITE] < s->row->seen || !(s->z > 0)) {
+        return 0;
+    }
+    return fmin(row_sums_ref_weight(s->row->sum[ROW_SUM_SMALLEST] - s->top) / s->z,
+                fmax(s->unit, s->first));
 }
 
 static void row_sums_ref_add_entries(struct head_block *head, const struct scaled *s)

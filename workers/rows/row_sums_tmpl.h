@@ -94,7 +94,8 @@ SIMD_INLINE vm sums_in_order(const struct sums_slots *r)
     vi zero = v_set_i(0), last = v_set_i(rules->keys - 1), any = v_set_i(INT32_MAX - 1);
     vf keys = v_set((float)rules->keys), none = v_set(0);
     vf largest = sums_load(r, ROW_SUM_LARGEST), total = sums_load(r, ROW_SUM_TOTAL);
-    vf most = v_mul(total, v_set(1.01f)), weighted = sums_load(r, ROW_SUM_WEIGHTED);
+    vf slack = v_fma(v_abs(largest), v_set(0x1p-16f), v_set(1.01f));
+    vf most = v_mul(total, slack), weighted = sums_load(r, ROW_SUM_WEIGHTED);
     vm good = v_within_i(sums_place(r, ROW_PLACE_VALID), v_set_i(1), v_set_i(1));
     good = v_and(good, v_within_i(sums_place(r, ROW_PLACE_POSITION), zero, any));
     good = v_and(good, v_within_i(sums_place(r, ROW_PLACE_POSITIONS), zero, any));
@@ -168,7 +169,7 @@ SIMD_INLINE void sums_scale(struct sums_slots *r, struct row_scaled *scaled)
             v_fma(r->first, r->first, v_mul(r->unit, sums_scaled(r, ROW_SUM_SQUARE))));
     vf least = v_div(v_exp_or_0(v_sub(sums_load(r, ROW_SUM_SMALLEST), top)), r->z);
     least = v_select(v_less(sums_load(r, ROW_SUM_FINITE), r->seen), zero, least);
-    v_store(scaled->least + r->s, least);
+    v_store(scaled->least + r->s, v_min(least, v_max(r->unit, r->first)));
     v_store(scaled->most + r->s, v_max(r->unit, r->first));
 }
 
@@ -222,6 +223,8 @@ SIMD_INLINE vf sums_near(const struct sums_slots *r, int32_t step, enum row_sum 
 {
     vi at = v_add_i(r->position, v_set_i(step));
     vf weight = v_div(v_exp_or_0(v_sub(sums_load(r, sum), top)), r->z);
+    weight = v_select(r->has_rest, weight, v_set(0));
+    weight = r->rules->as_sent ? weight : v_min(weight, v_set(1));
     weight = v_add(weight, v_select(v_within_i(at, r->apart, r->apart), r->first, v_set(0)));
     vm exists = v_and(v_less_i(v_set_i(-1), at), v_less_i(at, sums_place(r, ROW_PLACE_POSITIONS)));
     return v_where(exists, weight);

@@ -420,6 +420,26 @@ SUMS_TEST(numbers_that_cannot_be_are_refused)
     }
 }
 
+/* Without another key the sums over them are not looked at, whatever they say. */
+SUMS_TEST(sums_over_no_key_are_not_looked_at)
+{
+    static const float odd[] = {NAN, INFINITY, 80, -1};
+    static const enum row_sum rest[] = {ROW_SUM_TOTAL,    ROW_SUM_WEIGHTED, ROW_SUM_DISTANCE,
+                                        ROW_SUM_LOCAL,    ROW_SUM_TOP,      ROW_SUM_EIGHTH,
+                                        ROW_SUM_PREVIOUS, ROW_SUM_OWN,      ROW_SUM_NEXT,
+                                        ROW_SUM_SQUARE,   ROW_SUM_DUPLICATE};
+    drawn_send(d, APART_BY_PLACE);
+    drawn_sum(d, ROW_SUM_LARGEST)[33] = -INFINITY;
+    drawn_sum(d, ROW_SUM_FIRST)[33] = 0;
+    OWNED(block_clear) struct block want = sums_compute(d, 0, d->rows.rows, ISA_SCALAR);
+    for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
+        for (size_t k = 0; k < sizeof rest / sizeof rest[0]; k++) {
+            drawn_sum(d, rest[k])[33] = odd[i];
+        }
+        sums_assert_all(d, &want, 1);
+    }
+}
+
 SUMS_TEST(places_that_cannot_be_are_refused)
 {
     static const int32_t odd[][2] = {{ROW_PLACE_POSITION, -1},   {ROW_PLACE_POSITIONS, -1},
