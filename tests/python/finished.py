@@ -89,7 +89,7 @@ def _finish(rows, cross, whole):
             found["sink_deficit"] = 1 / (1 + np.exp(shift + np.log(z) - rows.sinks[:, None])), np.ones_like(sound)
     elif rows.learned_sink:
         found["sink_deficit"] = 1 - total, np.ones_like(sound)
-    result = {name: only(value, exists & sound) for name, (value, exists) in found.items()}
+    result = {name: only(value, exists & sound & ((z > 0) | (name == "sink_deficit"))) for name, (value, exists) in found.items()}
     result["sound"], result["invalid"] = sound, valid & ~sound
     result["message"] = _of_message(rows, c, result, sound, valid, n, shift, keys, cross, whole) if rows.weights is None and "finite" in c else {}
     return result

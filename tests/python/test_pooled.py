@@ -79,7 +79,7 @@ def test_maps_are_those_of_the_weights(mask, values):
         weights = np.where(without[..., None], np.nan, truth["weights"])
         for sample in range(shape[0]):
             maps = device.pooled_maps(q, k, sample=sample, side=SIDE, **words)
-            maps.check(shape[1])
+            maps.check()
             assert (maps.sent(), maps.q_offset, maps.sample) == ((shape[3], shape[4]), words.get("q_offset", 0), sample)
             delta = 0 if dtype == "f64" else float(np.nan_to_num(twice_delta).max())
             agree(maps, weights[sample], where_of(words, sample, shape[3], shape[4]), 1e-5 + np.expm1(delta))

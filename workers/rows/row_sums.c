@@ -54,12 +54,6 @@ static void row_sums_lay(void *data, struct scratch_pieces *pieces)
     w->deficit = scratch_carve(pieces, ROW_SUMS_KEPT + ROW_PAD, sizeof *w->deficit);
 }
 
-uint64_t row_sums_scratch(void)
-{
-    struct row_sums_work w = {.rows = NULL};
-    return scratch_bytes(row_sums_lay, &w);
-}
-
 static struct importance_block *row_sums_share(const struct row_sums_work *w)
 {
     const struct block *block = w->block;

@@ -36,8 +36,6 @@ bool row_sums_weigh(const struct sent_sums *rows);
 /* Whether the sums that a metric needs came. */
 bool row_sums_have(const struct sent_sums *rows, enum metric metric);
 
-/* Bytes of scratch that row_sums_compute takes. */
-uint64_t row_sums_scratch(void);
 /* Adds the rows [row_begin, row_end) of every sample and head; `block` is of as many samples and
  * heads, and has no maps and no pairs. The lengths of the keys go in with row 0. Returns 0,
  * ERR_MEMORY or ERR_ROWS: a number cannot be. The block is then only good for block_clear. */

@@ -75,7 +75,8 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
     evaluation   capture forwards without gradients too
     tokens       whether the token numbers of the model's first integer input [B, T] are published along, which the
                  metrics `induction` and `duplicate_token` need. Default: only to an attnd that is reached through a Unix
-                 socket, on this machine. They leave the process then; False keeps them in it
+                 socket, on this machine. They leave the process then; False keeps them in it. With tier 'rows' none do: on an
+                 accelerator the sums for both metrics are computed where the tokens are, and sent to any attnd, unless False
     values       publish the values of attention as well: `output_norm` and `norm_weighted_entropy` need them
     gradients    publish what backward brings as well, and values: `importance_gradient` needs it. Messages leave in
                  backward then; see gradients.py

@@ -451,7 +451,7 @@ class _Listener:
         """Lets ZeroMQ tell what is subscribed to, which it does when it is asked for something."""
         self._socket.getsockopt(zmq.EVENTS)
 
-    def states(self) -> int:
+    def captures(self) -> int:
         """How many have come, until it has been quiet for a moment."""
         count = 0
         while self._socket.poll(500):
@@ -576,21 +576,21 @@ def _compared(device: torch.device, mode: str) -> Finding:
     plain = _trained(device, mode)
     if mode != COMPILED and not _least(device, are_same(plain, _trained(device, mode))):
         return Finding(mode, NOTE, "this training is not the same twice, without attnd either")
-    states, until = 0, time.monotonic() + COMPILES_S
-    while states == 0:
+    captures, until = 0, time.monotonic() + COMPILES_S
+    while captures == 0:
         with tempfile.TemporaryDirectory() as directory:
             endpoint = f"ipc://{directory}/ingest"
             listener = _Listener(endpoint)
             try:
-                watched, states = _trained(device, mode, listener, endpoint), _least(device, listener.states())
+                watched, captures = _trained(device, mode, listener, endpoint), _least(device, listener.captures())
             finally:
                 listener.close()
         if not _least(device, are_same(plain, watched)):
             return Finding(mode, WRONG, "losses, gradients or weights differ with attnd")
-        if states == 0 and _least(device, listener.skipped == 0 or time.monotonic() > until):
+        if captures == 0 and _least(device, listener.skipped == 0 or time.monotonic() > until):
             return Finding(mode, WRONG, "nothing was captured", "see the log above")
     same = "agree to rounding" if mode == COMPILED else "have the same bits"
-    return Finding(mode, OK, f"losses, gradients and weights {same} with attnd, of which {states} captures came")
+    return Finding(mode, OK, f"losses, gradients and weights {same} with attnd, of which {captures} captures came")
 
 
 def _least(device: torch.device, number: int) -> int:

@@ -2,7 +2,7 @@
 """accelerator: tier `rows` of tensors on an accelerator: the sums of their rows are computed there, beside the training.
 
     training's thread   launches two kernels on the training's own stream, right behind the attention (device/launch.py), and
-                        a copy of what they leave into pinned memory: 96 bytes a row (116 of all rows), 4 a key. Nothing is
+                        a copy of what they leave into pinned memory: 96 bytes a row (116 of all rows, 8 more with tokens), 4 a key. Nothing is
                         captured until a thread has compiled the kernels. Without Triton, and of weights, PyTorch computes the
                         sums, which are copied
     sender thread       waits for the copy, finds out where the rows stand (device/arrived.py), and sends both: attnd makes numbers of them
@@ -513,7 +513,7 @@ def _weights(asked: OfWeights, side: int = 0) -> Computed:
     tensors = {(0, "rows"): torch.stack(list(found.of_rows.values())).float(), (0, "places"): found.places}
     if side and asked.stride == 1:
         tensors.update({(0, name): one for name, one in _of_pooled(pooled.of_weights(weights_of, words, 0, side)).items()})
-    tensors.update({(ALL, name): one for name, one in facts.items()})
+    tensors[ALL, "causal"] = meaning.causal
     return Computed(tensors, [], tuple(found.of_rows), said, None, None, None, queries, False, False, False, asked.first,
                     DTYPE_NAMES[weights_of.dtype], asked.sink)
 

@@ -279,7 +279,7 @@ def _given(seen: Queries, part: Tuple[slice, slice, mods.Cut]) -> Tuple[torch.Te
 
 # ----------------------------------------------------------------------------------- on an accelerator
 
-ROW_BYTES = 116  # that travel to the host, at most
+ROW_BYTES = 124  # that travel to the host, at most
 
 
 def _device_nbytes(seen: Seen, part: Tuple[slice, slice, slice]) -> int:

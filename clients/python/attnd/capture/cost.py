@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """cost: what capturing costs a training, as far as attnd can tell: the time that its own code takes from the training's
-thread in a captured step, and the time of the device that it uses; against the time of a step without that. States that
+thread in a captured step, and the time of the device that it uses; against the time of a step without that. Rows whose sums
 the sender thread computes take its processor time, as if it were a device.
 
 The time of the thread and that of the device are added, though the thread launches while the device computes: the cost

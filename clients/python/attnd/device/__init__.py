@@ -108,18 +108,18 @@ def rows(q: torch.Tensor, k: torch.Tensor, *, backend: str = "auto", heads: Opti
     count = problem.queries if sampled_of is None else check_int("sampled_of", sampled_of, POSITION_MAX, problem.queries)
     total = problem.heads if heads is None else check_int("heads", heads, HEADS_MAX, problem.heads)
     whole = total == problem.heads and count == problem.queries and problem.q_stride == 1
-    made = of_reference if _rows_of(backend, problem) is reference.rows else of_kernels
+    is_few = problem.batch * problem.heads <= launch.SLICE_HEADS
+    made = of_kernels if _rows_of(backend, problem) is launch.rows and is_few else of_reference
     return made(problem, whole, count, valid_rows(problem).any(1))
 
 
-def pooled_maps(q: torch.Tensor, k: torch.Tensor, *, sample: int = 0, side: int = SIDE_MAX, head_offset: int = 0,
+def pooled_maps(q: torch.Tensor, k: torch.Tensor, *, sample: int = 0, side: int = SIDE_MAX,
                 **asked: Any) -> HeadMaps:
     """The map of each head of one sample in at most side x side cells, each the mean over its queries and keys, for
     people to look at: Rows.maps. Without padding, and in half precision.
 
     sample       of the batch
     side         cells, 64 at most; Publisher.maps_side says how many attnd wants
-    head_offset  when q has a slice of the layer's heads
 
     The rest as for row_statistics: chunked PyTorch, in no more than 64 MiB up to 100,000 keys. The host waits for it. A
     bias says what is padding by what it hides from all heads.
@@ -130,7 +130,7 @@ def pooled_maps(q: torch.Tensor, k: torch.Tensor, *, sample: int = 0, side: int 
     if problem.q_stride > 1:
         raise ValueError("a sample of the rows has no map")
     sample, side = check_int("sample", sample, problem.batch - 1), check_int("side", side, SIDE_MAX, 1)
-    return pooled.of_queries(problem, sample, side).read(check_int("head_offset", head_offset, HEADS_MAX - problem.heads))
+    return pooled.of_queries(problem, sample, side).read()
 
 
 _ASKED = tuple(inspect.signature(Problem).parameters)[2:]  # what these functions pass on

@@ -101,7 +101,7 @@ def arrived(made: Computed, here: Dict[Key, np.ndarray]) -> Tuple[Optional[np.nd
     if made.weights is not None:
         sums = here[0, "rows"].copy()
         assert made.said is not None
-        placed = Placed(here[0, "places"].copy(), None, bool(made.said(facts).causal))
+        placed = Placed(here[0, "places"].copy(), None, bool(facts["causal"]))
         keys, lengths = made.said.keys, None
     else:
         parts = [_of_block(made, p, number, here) for number, p in enumerate(made.problems)]
@@ -125,14 +125,21 @@ def _of_block(made: Computed, p: Problem, number: int, here: Dict[Key, np.ndarra
     shape = (p.batch, p.heads, p.queries)
     of_sums, of_few, of_keys = launch.parts_on_host(p, made.powers, here[number, "left"])
     of_tokens = [here[number, "of tokens"]] if (number, "of tokens") in here else []
-    return np.concatenate([of_sums.reshape(-1, *shape), of_few.reshape(-1, *shape), *of_tokens]), of_keys
+    return np.concatenate([*_sent(of_sums.reshape(-1, *shape), made.names), of_few.reshape(-1, *shape), *of_tokens]), of_keys
+
+
+def _sent(sums: np.ndarray, names: Sequence[str]) -> Tuple[np.ndarray, np.ndarray]:
+    """The columns of row_sums without those that are not sent, in two pieces."""
+    first = next((n for n, name in enumerate(COLUMNS[:8]) if name not in names), 8)
+    return sums[:first], sums[8:]
 
 
 def _key_lengths(made: Computed, parts: List[np.ndarray], keys: Optional[np.ndarray]) -> np.ndarray:
-    """The lengths of the keys of all key heads, of each head where blocks share them; NaN for padding."""
+    """The lengths of the keys of all key heads, of each head where blocks differ in how many read one; NaN for padding."""
     found = parts[0].astype(np.float32)
     if len(parts) > 1:
-        found = np.concatenate([np.repeat(one, p.group, 1) for one, p in zip(parts, made.problems)], 1)
+        differ = len({p.group for p in made.problems}) > 1
+        found = np.concatenate([np.repeat(one, p.group, 1) if differ else one for one, p in zip(parts, made.problems)], 1)
     if keys is not None:
         found = np.where(np.arange(found.shape[2]) < keys[:, None, None], found, np.float32(math.nan))
     return found
@@ -197,20 +204,24 @@ def _find_places(made: Computed, p: Problem, facts: Dict[str, torch.Tensor], of_
     columns = dict(zip(PLACES, (at, ends[:, None], first, *about, valid, facts.get("occurrence", torch.zeros_like(at)))))
     batch = max(one.shape[0] if one.dim() == 2 else 1 for one in columns.values())
     places = np.stack([np.broadcast_to(one.numpy(), (batch, len(at))).astype(np.int32) for one in columns.values()])
-    return Placed(places, None if meaning is None else meaning.keys.numpy(), None if meaning is None else bool(meaning.causal))
+    return Placed(places, None if meaning is None else meaning.keys.numpy().copy(), None if meaning is None else bool(meaning.causal))
 
 
 def names_of_kernel(p: Problem, powers: bool, tokens: bool = False) -> Tuple[str, ...]:
-    """The names of the columns that launch.launched() leaves, and with `tokens` launch.of_tokens(); "" where places say it."""
+    """The names of the columns that are sent of those that launch.launched() leaves, and with `tokens` launch.of_tokens(): `apart`,
+    `seen` and `farthest` are missing where places say it."""
     key = "names", powers, tokens
     if key not in p.alike:
-        unsaid: Tuple[str, ...] = ("apart", "seen", "farthest")
+        said = len(_ABOUT)
         if not p.cross and (p.bias is not None or p.documents is not None):
-            unsaid = ("seen", "farthest") if p.bias is not None else ()
-        names = (*COLUMNS, *(POWERS if powers else ()), *FEW_COLUMNS, *(TOKEN_COLUMNS if tokens else ()))
-        p.alike[key] = tuple("" if name in unsaid else name for name in names)
+            said = 2 if p.bias is not None else 0
+        names = [name for name in COLUMNS if name not in _ABOUT[len(_ABOUT) - said:]]
+        p.alike[key] = (*names, *(POWERS if powers else ()), *FEW_COLUMNS, *(TOKEN_COLUMNS if tokens else ()))
     found: Tuple[str, ...] = p.alike[key]
     return found
+
+
+_ABOUT = COLUMNS[5:8]
 
 
 def occurrences(tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -256,16 +267,19 @@ def of_reference(problem: Problem, whole: bool, queries: int, valid: torch.Tenso
 def of_kernels(problem: Problem, whole: bool, queries: int, valid: torch.Tensor) -> Rows:
     """The same by the kernels."""
     p = placed(problem)
-    parts = launch.parts_on_host(p, whole, launch.launched(p, whole).cpu().numpy())
-    sums = np.concatenate([one.reshape(-1, p.batch, p.heads, p.queries) for one in parts[:2]])
-    names = list(names_of_kernel(p, whole))
-    if p.bias is not None or p.documents is not None:
-        names[6:8] = "seen", "farthest"
-        seen_first = sums[5] == (0 if p.first is None else p.first[:, None].cpu().numpy()) if names[5] else sums[5] > 0
-        names, sums = [*names, "with_first"], np.concatenate([sums, seen_first[None].astype(np.float32)])
+    of_sums, of_few, of_keys = launch.parts_on_host(p, whole, launch.launched(p, whole).cpu().numpy())
+    of_sums, of_few = (one.reshape(-1, p.batch, p.heads, p.queries) for one in (of_sums, of_few))
+    names = names_of_kernel(p, whole)
+    if p.bias is None and p.documents is None:
+        sums = np.concatenate([*_sent(of_sums, names), of_few])
+    else:
+        has_apart = not p.cross
+        seen_first = of_sums[5] == (0 if p.first is None else p.first[:, None].cpu().numpy()) if has_apart else of_sums[5] > 0
+        sums = np.concatenate([of_sums[:5 + has_apart], of_sums[6:], of_few, seen_first[None].astype(np.float32)])
+        names = (*COLUMNS[:5 + has_apart], *COLUMNS[6:], *(POWERS if whole else ()), *FEW_COLUMNS, "with_first")
     ends = torch.full((p.batch, 1), p.keys, device="cpu") if p.k_len is None else p.k_len.cpu().long()[:, None]
     about = visible_keys(p.position(torch.arange(p.queries, device="cpu")).expand(p.batch, -1), ends, p.causal, p.window)
-    return _of_problem(p, tuple(names), sums, torch.from_numpy(parts[2].copy()), queries, valid, about)
+    return _of_problem(p, names, sums, torch.from_numpy(of_keys.copy()), queries, valid, about)
 
 
 def _differs_by_head(p: Problem) -> bool:

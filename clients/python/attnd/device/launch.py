@@ -348,12 +348,12 @@ _compiled: Dict[Any, Union[bool, str]] = {}  # False: about to be; a text: why n
 def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, is_part: bool, tokens: Optional[torch.Tensor] = None) -> bool:
     """Whether the kernels for such a problem are compiled, also for looked_at(), if there is a mask, for maps(), unless `side` is 0,
     and for of_tokens(), if there are some. The first time a thread begins to, which takes it some seconds; RuntimeError says what it failed with."""
-    wanted = powers, mask is not None, side, is_part, None if tokens is None else (tokens.dtype, tokens.stride(), _is_aligned(tokens))
+    wanted = powers, mask is not None, side, is_part, _seen_of(tokens)
     if ("ready", wanted) in p.alike or _interpreted():
         return True
     (lengths, sums, few), tensors = _calls(p, slice(0, p.batch * p.heads), powers), _tensors(p)
     sees = [(one.dtype, _is_aligned(one)) for one in tensors]  # kernel.py has the numbers that it does not look at
-    key = (p.q.device, wanted, *sees, *((n == 1, n % 16 == 0, n >= 2**31) for n in sums.fixed),
+    key = (p.q.device, wanted, *sees, *(_size_seen(n) for n in sums.fixed),
            *sums.how.items(), *lengths.how.items())
     found = _compiled.get(key)
     if found is None:
@@ -380,6 +380,15 @@ def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, 
     if found:
         p.alike["ready", wanted] = True
     return bool(found)
+
+
+def _size_seen(number: int) -> Tuple[bool, bool, bool]:
+    """What Triton compiles for of a number."""
+    return number == 1, number % 16 == 0, number >= 2**31
+
+
+def _seen_of(tokens: Optional[torch.Tensor]) -> Any:
+    return None if tokens is None else (tokens.dtype, _is_aligned(tokens), *(_size_seen(n) for n in tokens.stride()))
 
 
 def _is_aligned(tensor: torch.Tensor) -> bool:

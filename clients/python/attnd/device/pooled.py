@@ -36,12 +36,12 @@ class Pooled(NamedTuple):
     q_offset: int
     sample: int
 
-    def read(self, head_offset: int = 0) -> HeadMaps:
+    def read(self) -> HeadMaps:
         """The maps, on the host, which waits for them."""
         first_query, queries, first_key, keys = self.extent.tolist()
         rows, columns = cells(queries, keys, max(self.values.shape[1:]))
         return HeadMaps(self.values[:, :rows, :columns].cpu().numpy(), queries, keys, first_query, first_key, self.queries,
-                        self.keys, self.q_offset, head_offset, self.sample)
+                        self.keys, self.q_offset, self.sample)
 
 
 class Shown(NamedTuple):

@@ -112,7 +112,7 @@ class Control:
 
     def set_plan(self, job: str, **keys: Any) -> Any:
         """Changes what a job is asked to capture, from now on and until the daemon ends: every=10,
-        layers="decoder.*.self", heads="0-3,7", samples=0, rows=64, tier="state". `job` may be a pattern ("gpt-*"); what
+        layers="decoder.*.self", heads="0-3,7", samples=0, rows=64, tier="rows". `job` may be a pattern ("gpt-*"); what
         is not named stays as it is. The plan as of `plan`; ControlError when a value is none, TypeError for another key."""
         for key in keys:
             if key not in PLAN_KEYS:

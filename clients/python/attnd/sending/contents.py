@@ -106,17 +106,17 @@ def check_heads(offset: Optional[int], total: Optional[int], heads: int) -> None
         raise ValueError(f"heads {first} to {first + heads - 1}: beyond heads_total = {total}")
 
 
-def add_maps(frames: tensors.Frames, maps: Optional[HeadMaps], heads: int, wanted: bool) -> Dict[str, Any]:
-    """Adds the maps of a layer with this number of heads, if they are wanted; returns what the header says of them. ValueError
+def add_maps(frames: tensors.Frames, maps: Optional[HeadMaps], wanted: bool) -> Dict[str, Any]:
+    """Adds the maps of a layer's heads, if they are wanted; returns what the header says of them. ValueError
     when they do not fit, wanted or not."""
     if maps is None:
         return {}
     if not isinstance(maps, HeadMaps):
         raise ValueError(f"maps of type {type(maps).__name__}: must be HeadMaps, as attnd.device.pooled_maps() returns")
-    maps.check(heads)
+    maps.check()
     if not wanted:
         return {}
-    labels, q_labels = fitting_labels(maps.labels, maps.q_labels, (1, heads, *maps.sent()))
+    labels, q_labels = fitting_labels(maps.labels, maps.q_labels, (1, len(maps.values), *maps.sent()))
     frames.add_owned("maps", "f16", np.array(maps.values, dtype="<f2", order="C", copy=True))
     texts = {"labels": labels, "q_labels": q_labels}
     return {**maps.keys_of_header(), **{name: list(said) for name, said in texts.items() if said is not None}}

@@ -23,7 +23,6 @@ class HeadMaps(NamedTuple):
     first_query, first_key    of the sample; what is before them is padding
     queries_sent, keys_sent   of the sample, with padding; by default none comes after the others
     q_offset     position of the sample's first query, padding or not
-    head_offset  when these are a slice of the layer's heads
     sample, batch             its number in the batch, and of how many; 0: not said
     labels, q_labels          texts of all keys, and of the queries of cross-attention, of the sample if `batch` is said, else
                               when `sample` is 0
@@ -36,7 +35,6 @@ class HeadMaps(NamedTuple):
     queries_sent: Optional[int] = None
     keys_sent: Optional[int] = None
     q_offset: int = 0
-    head_offset: int = 0
     sample: int = 0
     labels: Optional[Sequence[str]] = None
     q_labels: Optional[Sequence[str]] = None
@@ -47,8 +45,8 @@ class HeadMaps(NamedTuple):
         return (self.first_query + self.queries if self.queries_sent is None else self.queries_sent,
                 self.first_key + self.keys if self.keys_sent is None else self.keys_sent)
 
-    def check(self, heads: int) -> None:
-        """ValueError unless they fit a layer of `heads` heads."""
+    def check(self) -> None:
+        """ValueError unless they fit each other."""
         if not isinstance(self.values, np.ndarray):
             raise ValueError(f"maps: values of type {type(self.values).__name__}: must be a numpy array")
         shape = self.values.shape
@@ -62,7 +60,6 @@ class HeadMaps(NamedTuple):
         if shape[1:] != cells(self.queries, self.keys, max(shape[1:])):
             raise ValueError(f"maps of {shape[1]} x {shape[2]} cells: not what {self.queries} queries and {self.keys} keys "
                              "are pooled to")
-        wire.check_int("head_offset", self.head_offset, heads - shape[0])
         queries, keys = self.sent()
         wire.check_int("queries_sent", queries, 2**31 - 1, self.first_query + self.queries)
         wire.check_int("keys_sent", keys, 2**31 - 1, self.first_key + self.keys)
@@ -70,7 +67,7 @@ class HeadMaps(NamedTuple):
 
     def keys_of_header(self) -> Dict[str, Any]:
         """The header's keys about them, labels apart; 0 is left out."""
-        said = {"q_offset": self.q_offset, "head_offset": self.head_offset, "map_queries": self.queries, "map_keys": self.keys,
+        said = {"q_offset": self.q_offset, "map_queries": self.queries, "map_keys": self.keys,
                 "first_query": self.first_query, "first_key": self.first_key, "sample": self.sample, "batch": self.batch}
         return {name: int(number) for name, number in said.items() if number}
 

@@ -376,7 +376,7 @@ class Publisher:
         where = self._where(stack, layer, site, epoch, step, module)
         if not isinstance(rows, Rows):
             raise ValueError(f"rows of type {type(rows).__name__}: must be Rows, as attnd.device.rows() returns")
-        made = rows.message(head_offset, heads_total, self.maps_side > 0, microbatch=wire.check_int("microbatch", microbatch))
+        made = rows.copy().message(head_offset, heads_total, self.maps_side > 0, microbatch=wire.check_int("microbatch", microbatch))
         return self._publish("rows", where, made.frames, lambda: made.keys(where.layer))
 
     def publish_later(self, layer: wire.Layer, epoch: int, step: int, nbytes: int, copy: Callable[[], "Maker"],

@@ -41,6 +41,11 @@ class Rows(NamedTuple):
     local_window: int = 8
     maps: Optional[HeadMaps] = None
 
+    def copy(self) -> "Rows":
+        """The same in arrays of its own."""
+        lengths, sinks = (None if one is None else np.array(one) for one in (self.key_lengths, self.sinks))
+        return self._replace(sums=np.array(self.sums), places=np.array(self.places), key_lengths=lengths, sinks=sinks)
+
     def message(self, head_offset: Optional[int], heads_total: Optional[int], has_maps: bool = True, **words: Any) -> Captured:
         """The parts of a message; ValueError when they do not fit. `words`: of wire.rows_keys()."""
         heads = self._checked()
@@ -51,8 +56,8 @@ class Rows(NamedTuple):
         for name, one in (("key_lengths", self.key_lengths), ("sinks", self.sinks)):
             if one is not None:
                 frames.add_owned(name, "f32", np.ascontiguousarray(one, dtype=np.float32))
-        maps = self.maps._replace(head_offset=0) if isinstance(self.maps, HeadMaps) else self.maps
-        shown = add_maps(frames, maps, wire.HEADS_MAX, has_maps)
+        maps = self.maps
+        shown = add_maps(frames, maps, has_maps)
         if maps is not None and (len(maps.values), *maps.sent()) != (heads, self.queries, self.keys):
             raise ValueError(f"maps of {(len(maps.values), *maps.sent())} heads, queries and keys: must be of "
                              f"{(heads, self.queries, self.keys)}, as the rows are")
