@@ -383,7 +383,7 @@ def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, 
 
 
 def _size_seen(number: int) -> Tuple[bool, bool, bool]:
-    """What Triton compiles for of a number."""
+    """The facts of a number that Triton compiles for."""
     return number == 1, number % 16 == 0, number >= 2**31
 
 
