@@ -379,6 +379,36 @@ def test_a_call_that_is_made_in_another_way_is_looked_at_anew(monkeypatch):
     assert sent == expected and len(sent) == 48 and sum(full) == 1 and all(all_full)
 
 
+class Nested(Attention):
+    """Packs its samples in a nested tensor at one step, whose shape nobody can ask for."""
+    at = 0
+
+    def forward(self, x):
+        q, k, v = (one.unflatten(-1, (H, -1)).transpose(1, 2) for one in self.qkv(x).chunk(3, -1))
+        if self.at == 5:
+            q, k, v = (torch.nested.nested_tensor([row.detach() for row in one]) for one in (q, k, v))
+            return self.out(torch.stack(SDPA(q, k, v).unbind()).transpose(1, 2).flatten(2))
+        return self.out(SDPA(q, k, v).transpose(1, 2).flatten(2))
+
+
+@needs_sdpa
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_call_with_nested_tensors_does_not_meet_what_is_known(monkeypatch):
+    """Of a narrow capture: nothing is raised in the model."""
+    def change(model, step):
+        for block in model.blocks:
+            block.attn.at = step
+
+    def build():
+        model = Stack()
+        for block in model.blocks:
+            block.attn = Nested()
+        return model
+
+    (sent, _), (expected, _) = both(monkeypatch, change=change, build=build, steps=8)
+    assert sent == expected and len(sent) == 3 * 7
+
+
 @needs_sdpa
 def test_calls_like_one_before_are_taken_so(monkeypatch, way):
     """Once the layer has a name."""

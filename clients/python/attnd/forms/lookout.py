@@ -120,7 +120,10 @@ class Lookout:
         try:
             if self._mode is not None and self._mode.is_open:
                 return _sdpa(*args, **kwargs)
-            alike = self.spies[0].alike(args, kwargs) if len(self.spies) == 1 else None
+            alike = None
+            if len(self.spies) == 1:
+                with self._looking:
+                    alike = self.spies[0].alike(args, kwargs)
             if alike is None:
                 return self.look(_sdpa, args, kwargs)
             result = _sdpa(*args, **kwargs)

@@ -646,7 +646,8 @@ class Spy:
 def _known_by(args: Any, kwargs: Any) -> Any:
     """All that the meaning of a call of F.scaled_dot_product_attention without a mask depends on, but for its module; None: it has
     one, or is called in another way."""
-    if len(args) != 3 or kwargs.get("attn_mask") is not None or not all(type(one) is torch.Tensor for one in args):
+    if len(args) != 3 or kwargs.get("attn_mask") is not None or not all(
+            type(one) is torch.Tensor and one.layout is torch.strided and not one.is_nested for one in args):
         return None
     q, k, v = args
     return (q.shape, q.stride(), q.dtype, k.shape, k.stride(), k.dtype, v.shape, v.stride(), q.device,
