@@ -17,11 +17,12 @@ they do where logits of hundreds give weight to keys that a mask of -100 hides, 
 """
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import math
 import random
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ _ROUNDINGS = 4  # beside that, times the rounding of a logit: the weights of a r
 _BACKENDS = ("triton", "reference")
 _KINDS_WITHOUT = ("cpu", "meta", "mps")  # devices whose sums the sender thread computes
 _ALIKE_MAX = 256  # kinds of calls that are remembered
+_PLACED_MAX = 4  # kinds of layers whose rows' places are remembered, of up to 1.5 MB
 _NOTHING = contextlib.nullcontext()
 _chosen = random.Random()  # not the training's
 
@@ -139,6 +141,7 @@ class Accelerator:
         self._rows: Optional[Tuple[Any, Rows]] = None
         self._occurred: Optional[Tuple[Any, torch.Tensor]] = None
         self._alike: Dict[Any, Any] = {}  # what was found out of calls whose tensors alone are others
+        self._placed: Deque[Any] = collections.deque(maxlen=_PLACED_MAX)  # for arrived()
 
     def rows(self, forward: Tuple[int, int], queries: int, rows: int, device: torch.device) -> Rows:
         """random_rows(), the same for all layers of a forward, by step and microbatch, that are computed on one stream."""
@@ -200,7 +203,7 @@ class Accelerator:
         found = found._replace(tensors={})
 
         def wait() -> Optional[sending.Rows]:
-            check, made = parcel.take(lambda here: arrived(found, here))
+            check, made = parcel.take(lambda here: arrived(found, here, self._placed))
             self._cost.spent(step, clock.seconds(began, parcel.ended), device=True)
             clock.events += began, parcel.ended
             agrees = check is None or found.backend is None or self._agrees(found.backend, check, device)
@@ -220,7 +223,7 @@ class Accelerator:
         problems: List[Problem] = []
         names: Tuple[str, ...] = ()
         backend, awaited, again = "reference", False, None
-        head = _chosen.randrange(heads) if checked else -1
+        head, by_head = _chosen.randrange(heads) if checked else -1, asked.mask is not None and asked.mask.shape[1] > 1
         said, facts = _said(asked)
         with reference.exact(device) if checked or side else _NOTHING:
             for some, problem in _problems(asked, self._alike):
@@ -242,13 +245,14 @@ class Accelerator:
                     facts.update(_first_keys(asked, problem, facts.get("looked")))
                 problem.first = facts.get("first")
                 if by_kernel:
-                    names, left = names_of_kernel(problem, asked.whole, asked.numbers is not None), self._tried(problem, launch.launched, asked.whole)
+                    names = names_of_kernel(problem, asked.whole, asked.numbers is not None, by_head)
+                    left = self._tried(problem, launch.launched, asked.whole)
                     tensors[number, "left"] = left
                     if asked.numbers is not None:
                         facts["occurrence"] = self._occurrences(asked.numbers, problem)
                         tensors[number, "of tokens"] = self._tried(problem, launch.of_tokens, asked.whole, asked.numbers, left)
                 else:
-                    left, (names, block) = None, _by_reference(problem)
+                    left, (names, block) = None, _by_reference(problem, asked.mask is not None, by_head)
                     tensors.update(((number, name), one) for name, one in block.items())
                 if some.start <= head < some.stop:
                     again = number, _again(problem, head - some.start)
@@ -483,12 +487,16 @@ def _again(p: Problem, head: int) -> Again:
     return Again(sample, head, at, torch.stack([expected, rounding.expand_as(expected)]))
 
 
-def _by_reference(problem: Problem) -> Tuple[Tuple[str, ...], Dict[str, torch.Tensor]]:
+def _by_reference(problem: Problem, masked: bool, by_head: bool) -> Tuple[Tuple[str, ...], Dict[str, torch.Tensor]]:
     """Launches the reference: the names of its columns, and its tensors. Sums over logits, and powers, would cost as many launches
-    again: there are none, nor the numbers of a message that need them."""
+    again: there are none, nor the numbers of a message that need them. `by_head`: what is visible may differ by head."""
     found = reference.columns(problem, False, False)
-    places = torch.stack([found.pop(name)[:, 0] for name in BY_MASK]).float()
-    return tuple(found), {"rows": torch.stack(list(found.values())).float(), "places": places, "k": norms(problem.k).float()}
+    block = {"k": norms(problem.k).float()}
+    if not by_head:
+        of_places = [found.pop(name)[:, 0] for name in BY_MASK]
+        if not masked and problem.documents is not None:  # else the mask, or the bounds, say it
+            block["places"] = torch.stack(of_places).float()
+    return tuple(found), {"rows": torch.stack(list(found.values())).float(), **block}
 
 
 # --------------------------------------------------------------------------------------------------- from weights

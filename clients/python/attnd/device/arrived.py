@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Said:
     causal: bool
     cross: bool
     shared: bool
-    rows: Optional[np.ndarray] = None
+    rows: Optional[np.ndarray] = field(default=None, compare=False)
     stride: int = 1
 
     def __call__(self, facts: Dict[str, torch.Tensor]) -> Known:
@@ -94,9 +94,9 @@ class Computed(NamedTuple):
     sink: bool = False
 
 
-def arrived(made: Computed, here: Dict[Key, np.ndarray]) -> Tuple[Optional[np.ndarray], Rows]:
+def arrived(made: Computed, here: Dict[Key, np.ndarray], last: Deque[Any]) -> Tuple[Optional[np.ndarray], Rows]:
     """The rows that were computed again, f64 [3, CHECKED, rows]: as found, as expected, and how far off they may be, if there are
-    any; and all."""
+    any; and all. `last`: where the rows of the captures before this one stand, which most layers of a forward share."""
     facts = {name: torch.from_numpy(one) for (block, name), one in here.items() if block == ALL}
     if made.weights is not None:
         sums = here[0, "rows"].copy()
@@ -106,7 +106,7 @@ def arrived(made: Computed, here: Dict[Key, np.ndarray]) -> Tuple[Optional[np.nd
     else:
         parts = [_of_block(made, p, number, here) for number, p in enumerate(made.problems)]
         sums = np.concatenate([one for one, _ in parts], 2) if len(parts) > 1 or not parts[0][0].flags.owndata else parts[0][0]
-        placed = _placed(made, facts, here.get((0, "places")))
+        placed = _placed(made, facts, here.get((0, "places")), last)
         keys, lengths = made.problems[0].keys, _key_lengths(made, [one for _, one in parts], placed.keys)
     found = Rows(made.names, sums, placed.places, made.queries, keys, made.causal if placed.causal is None else placed.causal, lengths,
                  _joined(here, "sinks", 0), made.weights, made.sink, LOCAL_WINDOW, _maps(made, here, keys))
@@ -130,8 +130,7 @@ def _of_block(made: Computed, p: Problem, number: int, here: Dict[Key, np.ndarra
 
 def _sent(sums: np.ndarray, names: Sequence[str]) -> Tuple[np.ndarray, np.ndarray]:
     """The columns of row_sums without those that are not sent, in two pieces."""
-    first = next((n for n, name in enumerate(COLUMNS[:8]) if name not in names), 8)
-    return sums[:first], sums[8:]
+    return sums[:names.index(COLUMNS[8])], sums[8:]
 
 
 def _key_lengths(made: Computed, parts: List[np.ndarray], keys: Optional[np.ndarray]) -> np.ndarray:
@@ -159,28 +158,21 @@ def _maps(made: Computed, here: Dict[Key, np.ndarray], keys: int) -> Any:
     return pooled.Pooled(torch.from_numpy(values), shown, made.queries, keys, made.q_offset, 0).read()
 
 
-def _placed(made: Computed, facts: Dict[str, torch.Tensor], of_rows: Optional[np.ndarray]) -> Placed:
-    """`of_rows`: [3, B, R], with_first, seen and farthest, where the backend finds them. Found once for all layers that have all in
-    common."""
-    p = made.problems[0]
+def _placed(made: Computed, facts: Dict[str, torch.Tensor], of_rows: Optional[np.ndarray], last: Deque[Any]) -> Placed:
+    """`of_rows`: [3, B, R], with_first, seen and farthest, where the backend finds them."""
+    p, said = made.problems[0], made.said
+    rows = None if made.rows is None else made.rows.tobytes()
+    key = (id(p.alike), said, rows, None if of_rows is None else of_rows.tobytes(),
+           [(name, one.numpy().tobytes()) for name, one in facts.items()])
+    for before, _, kept in last:
+        if before == key:
+            found: Placed = kept
+            return found
     if made.rows is not None:
         p = p.like(None, None, None, None, RowNumbers(torch.from_numpy(made.rows), made.rows))
-    key = made.said, None if made.rows is None else made.rows.tobytes(), [(name, one.numpy().tobytes()) for name, one in facts.items()]
-    last = p.alike.get("placed")
-    if last is not None and of_rows is None and _same_said(last[0], key):
-        kept: Placed = last[1]
-        return kept
     found = _find_places(made, p, facts, of_rows)
-    if of_rows is None:
-        p.alike["placed"] = key, found
+    last.append((key, p.alike, found))  # with what id() is of
     return found
-
-
-def _same_said(one: Any, other: Any) -> bool:
-    """Said apart from its rows, which are compared as bytes."""
-    said = [None if of[0] is None else (of[0].first, of[0].after, of[0].keys, of[0].count, of[0].causal, of[0].cross, of[0].shared, of[0].stride)
-            for of in (one, other)]
-    return said[0] == said[1] and one[1:] == other[1:]
 
 
 def _find_places(made: Computed, p: Problem, facts: Dict[str, torch.Tensor], of_rows: Optional[np.ndarray]) -> Placed:
@@ -207,21 +199,21 @@ def _find_places(made: Computed, p: Problem, facts: Dict[str, torch.Tensor], of_
     return Placed(places, None if meaning is None else meaning.keys.numpy().copy(), None if meaning is None else bool(meaning.causal))
 
 
-def names_of_kernel(p: Problem, powers: bool, tokens: bool = False) -> Tuple[str, ...]:
+def names_of_kernel(p: Problem, powers: bool, tokens: bool = False, by_head: bool = False) -> Tuple[str, ...]:
     """The names of the columns that are sent of those that launch.launched() leaves, and with `tokens` launch.of_tokens(): `apart`,
-    `seen` and `farthest` are missing where places say it."""
-    key = "names", powers, tokens
+    `seen` and `farthest` are missing where places say it. `by_head`: what is visible may differ by head."""
+    key = "names", powers, tokens, by_head
     if key not in p.alike:
-        said = len(_ABOUT)
-        if not p.cross and (p.bias is not None or p.documents is not None):
+        if by_head:
+            said = 0
+        elif p.cross or (p.bias is None and p.documents is None):
+            said = 3
+        else:
             said = 2 if p.bias is not None else 0
-        names = [name for name in COLUMNS if name not in _ABOUT[len(_ABOUT) - said:]]
+        names = ["with_first" if p.cross and name == "apart" else name for name in COLUMNS[:8 - said]] + list(COLUMNS[8:])
         p.alike[key] = (*names, *(POWERS if powers else ()), *FEW_COLUMNS, *(TOKEN_COLUMNS if tokens else ()))
     found: Tuple[str, ...] = p.alike[key]
     return found
-
-
-_ABOUT = COLUMNS[5:8]
 
 
 def occurrences(tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:

@@ -87,8 +87,6 @@ class Tokens:
         tokens = self.of(stack)
         if tokens is None or tokens.shape[1] != queries:
             return None
-        if stack == "encoder":
-            self.encoder_attends(queries)
         return tokens if self._travel() and tokens.shape[0] == samples else None
 
     def there(self, stack: str, samples: int, queries: int) -> Optional[torch.Tensor]:
