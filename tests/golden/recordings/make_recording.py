@@ -58,8 +58,11 @@ def publish(trainer, rng):
     trainer.rows(rows._replace(key_lengths=np.full((2, 1, 6), 2, np.float32), sinks=np.full(2, -1, np.float32)), step=4, layer=2,
                  k_len=[6, 6], microbatch=1, sample_stride=2)
     weights = softmax_maps(rng, 1, 1, 3, 6)
-    rest, distance = weights[..., 1:], abs(np.arange(3)[:, None] - np.arange(1, 6)).astype(np.float32)
-    sums = [rest.max(-1), rest.sum(-1), (rest * np.log(rest)).sum(-1), (rest * distance).sum(-1), weights[..., 0]]
+    logits, distance = np.log(weights), abs(np.arange(3)[:, None] - np.arange(1, 6)).astype(np.float32)
+    largest = logits[..., 1:].max(-1)
+    fall = logits[..., 1:] - largest[..., None]
+    e = np.exp(fall)
+    sums = [largest, e.sum(-1), (e * fall).sum(-1), (e * distance).sum(-1), logits[..., 0]]
     trainer.send(*trainer.tensor_frames(
         "rows", {"sums": np.stack(sums), "places": places_of(3, 6, True)}, step=4, layer=2, dropout=True, head_offset=1, heads_total=2,
         sums=["largest", "total", "weighted", "distance", "first"], queries=5, keys=6, weights="f32", learned_sink=True, local_window=4))
