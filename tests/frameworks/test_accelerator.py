@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The code for tier `rows` on accelerators, as far as it can be tried without one: on the CPU, whose streams are names,
 and on tensors that hold nothing."""
+import copy
 import logging
 import os
 import pathlib
@@ -33,7 +34,7 @@ from attnd.device.problem import Problem, Rows  # noqa: E402
 from attnd.forms import bands, mods  # noqa: E402
 from attnd.forms.seen import Queries  # noqa: E402
 from attnd.sending.sender import NotYet  # noqa: E402
-from device_grid import can_run, launched, reference_stands_in  # noqa: E402
+from device_grid import can_run, launched, of_tokens, reference_stands_in  # noqa: E402
 from finished import finish  # noqa: E402
 from harness import wait_until  # noqa: E402
 from session import Session  # noqa: E402
@@ -449,6 +450,47 @@ def test_nothing_is_captured_while_the_kernels_are_compiled_beside_the_training(
     assert sound(one.launch(asked(causal=False), 6)()) == [B * T] * H
 
 
+def test_kernels_for_tokens_are_compiled_again_only_for_others_to_the_compiler(monkeypatch):
+    class Kernel:
+        def warmup(self, *arguments, grid, **how):
+            compiled.append(self)
+
+    compiled, kernels = [], {name: Kernel() for name in KERNELS}
+    monkeypatch.setattr(launch, "unable", lambda *given: None)
+    monkeypatch.setattr(launch, "_interpreted", lambda: False)
+    monkeypatch.setattr(launch, "_compiled", {})
+    monkeypatch.setattr(device, "kernel", SimpleNamespace(**kernels), raising=False)
+    monkeypatch.setattr(launch, "launched", launched)
+    monkeypatch.setattr(launch, "of_tokens", of_tokens)
+    one = computer()
+
+    def compiles(numbers):
+        """Whether something is, before such tokens are captured."""
+        def is_ready():
+            try:
+                return one.launch(given, 0)() is not None
+            except NotYet:
+                return False
+        q, k = (torch.randn(B, heads, numbers.shape[1], D) for heads in (H, HK))
+        given, before = asked(q=q, k=k, numbers=numbers), len(compiled)
+        if is_ready():
+            return len(compiled) > before
+        wait_until(is_ready, "the kernels")
+        assert compiled[before:] == [kernels[name] for name in ("key_lengths", "row_sums", "few_keys", "token_keys")]
+        return True
+
+    room = torch.zeros(B * 2 * T, dtype=torch.int64)
+    first = room[:B * T].view(B, T)
+    assert compiles(first)
+    for length in (T + 1, T - 1, 2 * T):
+        assert not compiles(room.new_zeros(B, length))
+    # The room's second number is at no multiple of 16 bytes; 80 numbers from a sample to the next are a multiple of 16.
+    for others in (room[1:B * T + 1].view(B, T), room.view(B, 2 * T)[:, ::2], room[:B * T].view(T, B).t(), first.int(),
+                   room.new_zeros(B, 80)):
+        assert compiles(others) and not compiles(others) and not compiles(first)
+    assert not compiles(room.new_zeros(B, 96))
+
+
 @pytest.mark.parametrize("layers", [3, 16, 32])
 def test_each_layer_is_checked_in_its_turn(layers, monkeypatch):
     monkeypatch.setattr(accelerator, "CHECKED_FIRST", 0)
@@ -493,6 +535,73 @@ def test_maps_go_along_when_they_are_asked_for():
         assert maps.keys == maps.queries == 50 and maps._replace(values=None) == expected._replace(values=None)
         np.testing.assert_array_equal(maps.values, expected.values)
     assert computer().launch(given, 0)().maps is None
+
+
+def test_kernels_are_compiled_again_for_as_many_heads_as_are_another_thing_to_the_compiler(monkeypatch):
+    monkeypatch.setattr(launch, "_interpreted", lambda: False)
+    monkeypatch.setattr(launch, "_compiled", {})
+    monkeypatch.setattr(launch, "_compile", lambda key, *given: launch._compiled.update({key: True}))
+    monkeypatch.setattr(device, "kernel", SimpleNamespace(**dict.fromkeys(KERNELS)), raising=False)
+
+    def is_new(heads, key_heads, mask=None):
+        problem = Problem(torch.empty(1, heads, 64, 16), torch.empty(1, key_heads, 64, 16), 1.0, bias=mask)
+        if launch.is_ready(problem, False, mask, 0, False):
+            return False
+        wait_until(lambda: launch.is_ready(problem, False, mask, 0, False), "the kernels")
+        return True
+
+    assert is_new(8, 2) and not is_new(8, 2) and is_new(8, 1) and is_new(32, 4) and is_new(32, 16)
+    masks = [torch.ones(1, heads, 64, 64, dtype=torch.bool) for heads in (1, 8)]
+    assert is_new(8, 2, masks[0]) and is_new(8, 2, masks[1]) and not is_new(8, 2, masks[0])
+
+
+@pytest.fixture
+def rooms(monkeypatch):
+    """The memory of parcels, which is there for one test."""
+    made = defaultdict(list)
+    monkeypatch.setattr(parcel.clock_of(torch.device("cpu")), "rooms", made)
+    return made
+
+
+KEPT = {
+    "sinks": lambda n: {"sinks": torch.arange(H) + n + 0.5},
+    "mask": lambda n: {"mask": torch.arange(T) < torch.tensor([50 - n, T])[:, None, None, None]},
+    "documents": lambda n: {"documents": (torch.arange(T) // (20 + n)).expand(B, T), "tokens": torch.tensor([50 - n])},
+    "tokens of rows": lambda n: {"numbers": torch.arange(T).expand(B, T) % (3 + n), "rows": some_rows(T - 3, 9)}}
+
+
+@pytest.mark.parametrize("by_kernel", [False, True])
+@pytest.mark.parametrize("form", KEPT)
+def test_rows_stay_as_they_are_when_a_later_capture_takes_their_room(form, by_kernel, rooms, monkeypatch):
+    if by_kernel:
+        reference_stands_in(monkeypatch)
+    first, later = (asked(**KEPT[form](n)) for n in (0, 5))
+    stay_as_they_are(first._replace(q=first.q[:, :, 3:]), later._replace(q=2 - later.q[:, :, 3:], k=2 - later.k, first=3), rooms)
+
+
+def test_rows_of_weights_stay_as_they_are_when_a_later_capture_takes_their_room(rooms):
+    first, later = torch.randn(2, B, H, T, T)
+    stay_as_they_are(*(OfWeights(one.softmax(-1), one, True, position, 1, False) for one, position in ((first, 0), (later, 3))), rooms)
+
+
+def stay_as_they_are(first, later, rooms):
+    one = computer()
+    made = one.launch(first, 0, 64)()
+    before = copy.deepcopy(made)
+    assert one.launch(later, 0, 64)() is not None
+    assert [len(same) for same in rooms.values()] == [1]
+    np.testing.assert_equal(made, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_where_padding_begins_is_remembered_when_a_later_capture_takes_the_room(dtype, rooms):
+    """Counts in int64, of which long() makes no copy, as others."""
+    one = computer()
+    for count in (50, 40):
+        lengths = one.launch(asked(tokens=torch.tensor([count], dtype=dtype)), 0)().key_lengths
+        assert np.isfinite(lengths).sum(2).tolist() == [[count] * HK] * B
+    assert [len(same) for same in rooms.values()] == [1]
+    assert [placed.keys.tolist() for *_, placed in one._placed] == [[50], [40]]
 
 
 NUMBERS = {"mean", "min", "max", "std", "variance", "locality", "max_abs_logit", "mean_logit", "std_logit", "qk_cosine",

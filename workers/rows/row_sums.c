@@ -33,7 +33,7 @@ struct row_sums_work {
     struct row_scaled scaled;
     struct sums_total entries, logits, cosines, lengths; /* of the head */
     bool has_logits, has_cosines, has_lengths, has_deficit;
-    double sink; /* of the head; NaN: none */
+    double sink; /* of the head; -INFINITY: none */
     unsigned char *memory;
     float *deficit; /* [ROW_SUMS_KEPT + ROW_PAD] sink_deficit of rows */
     uint32_t deficits;
@@ -120,7 +120,9 @@ static void row_sums_keep(struct row_sums_work *w, uint32_t s)
     w->kept[s] = 1;
     if (w->rows->of_weights) {
         row_sums_judge_sum(w, s);
-    } else if (!isnan(w->sink)) {
+    } else if (!(w->sink < INFINITY)) {
+        w->verdict[s] = ROW_UNSOUND;
+    } else {
         w->kept[s] = 1 / (1 + exp(w->sink - (double)scaled->top[s] - (double)scaled->log_z[s]));
     }
     if (!(scaled->z[s] > 0)) {

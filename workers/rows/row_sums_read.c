@@ -272,5 +272,5 @@ void row_sums_add_keys(const struct sent_sums *rows, uint32_t b, uint32_t kv, st
 
 double row_sums_sink(const struct sent_sums *rows, uint32_t h)
 {
-    return rows->sinks && !rows->of_weights ? (double)row_sums_read_f32(rows->sinks, h) : NAN;
+    return rows->sinks && !rows->of_weights ? (double)row_sums_read_f32(rows->sinks, h) : -INFINITY;
 }

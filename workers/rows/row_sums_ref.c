@@ -47,9 +47,7 @@ static struct scaled row_sums_ref_scale(const struct sent_sums *rows, const stru
     s.log_first = first - s.top - log(s.z);
     s.unit = row_sums_ref_weight(s.log_unit);
     s.first = row_sums_ref_weight(s.log_first);
-    s.kept = rows->of_weights ? (as_sent ? 1 : s.sum)
-             : isnan(sink)    ? 1
-                              : 1 / (1 + exp(sink - s.top - log(s.z)));
+    s.kept = rows->of_weights ? (as_sent ? 1 : s.sum) : 1 / (1 + exp(sink - s.top - log(s.z)));
     return s;
 }
 
@@ -300,7 +298,8 @@ static int row_sums_ref_add(struct block *block, const struct sent_sums *rows,
     struct head_block *head = &block->head[h];
     struct importance_block *share =
         block->importance ? &block->importance[(size_t)b * block->heads + h] : NULL;
-    struct scaled s = row_sums_ref_scale(rows, row, row_sums_sink(rows, h));
+    double sink = row_sums_sink(rows, h);
+    struct scaled s = row_sums_ref_scale(rows, row, sink);
     bool core = block->plan.group[METRIC_GROUP_CORE];
     if (verdict == ROW_IMPOSSIBLE) {
         return ERR_ROWS;
@@ -313,6 +312,9 @@ static int row_sums_ref_add(struct block *block, const struct sent_sums *rows,
     }
     if (core && row_sums_have(rows, METRIC_Q_NORM)) {
         moments_add_finite(&head->q_norm, row->sum[ROW_SUM_QUERY_LENGTH]);
+    }
+    if (verdict == ROW_SOUND && !(sink < INFINITY)) {
+        verdict = ROW_UNSOUND;
     }
     if (verdict == ROW_SOUND && isfinite(s.sum)) {
         block->row_sum_error = fmax(block->row_sum_error, rows->of_weights ? fabs(s.sum - 1) : 0);

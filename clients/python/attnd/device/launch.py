@@ -242,7 +242,7 @@ def _calls(p: Problem, some: slice, powers: bool) -> Tuple[_Call, _Call, _Call]:
 
     keys, of_keys = 64, (p.key_heads, p.keys, p.width, *p.k.stride())
     lengths = _Call(kernel.key_lengths, (-(-p.keys // keys), p.batch * p.key_heads), of_keys,
-                    {"KEYS": keys, "WIDTH": 1 << (p.width - 1).bit_length(), "num_warps": 4}, of_keys)
+                    {"KEYS": keys, "WIDTH": 1 << (p.width - 1).bit_length(), "num_warps": 4}, (p.key_heads, p.width, *p.k.stride()))
     of_sums, of_few = _tiles(p)
     first = _has_first_keys(p)
     made = (lengths, call(kernel.row_sums, of_sums, (), POWERS=powers, FIRST=first),
@@ -348,12 +348,12 @@ _compiled: Dict[Any, Union[bool, str]] = {}  # False: about to be; a text: why n
 def is_ready(p: Problem, powers: bool, mask: Optional[torch.Tensor], side: int, is_part: bool, tokens: Optional[torch.Tensor] = None) -> bool:
     """Whether the kernels for such a problem are compiled, also for looked_at(), if there is a mask, for maps(), unless `side` is 0,
     and for of_tokens(), if there are some. The first time a thread begins to, which takes it some seconds; RuntimeError says what it failed with."""
-    wanted = powers, mask is not None, side, is_part, _seen_of(tokens)
+    wanted = powers, None if mask is None else _size_seen(mask.shape[1]), side, is_part, _seen_of(tokens)
     if ("ready", wanted) in p.alike or _interpreted():
         return True
     (lengths, sums, few), tensors = _calls(p, slice(0, p.batch * p.heads), powers), _tensors(p)
     sees = [(one.dtype, _is_aligned(one)) for one in tensors]  # kernel.py has the numbers that it does not look at
-    key = (p.q.device, wanted, *sees, *(_size_seen(n) for n in sums.fixed),
+    key = (p.q.device, wanted, *sees, *(_size_seen(n) for n in (*sums.fixed, *lengths.fixed)),
            *sums.how.items(), *lengths.how.items())
     found = _compiled.get(key)
     if found is None:

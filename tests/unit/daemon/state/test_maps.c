@@ -211,6 +211,38 @@ MAPS_TEST(slices_of_another_shape_are_another_picture)
     assert_int_equal(place.coming->here, 3);
 }
 
+/* Rows have maps of their own, made with them, or none. */
+MAPS_TEST(maps_that_rows_bring_are_asked_and_put_in_slices)
+{
+    struct header first = slice(1, 0, 4), second = slice(1, 4, 2), none = slice(1, 4, 2);
+    first.type = second.type = none.type = MESSAGE_ROWS;
+    first.maps.heads = 4;
+    second.maps.heads = 2;
+    assert_true(maps_wanted(&place, &first, EVERY, 0));
+    assert_false(maps_wanted(&place, &first, EVERY, 1));
+    assert_true(maps_wanted(&place, &second, EVERY, 1));
+    assert_false(maps_wanted(&place, &second, EVERY, 2));
+    struct message message = {.header = first}; /* was not asked */
+    maps_put(&shelf, &place, &message, NULL, QK_MAX);
+    assert_int_equal(place.missing, MAPS_NEVER_CAME);
+    message.header = none;
+    maps_put(&shelf, &place, &message, NULL, QK_MAX);
+    assert_int_equal(place.missing, MAPS_NOT_SENT);
+    message = (struct message){.header = second, .wants_head_maps = true};
+    message.head_maps = maps_make_maps(2, 128);
+    maps_put(&shelf, &place, &message, NULL, QK_MAX);
+    test_maps_put(slice(1, 0, 4)); /* of another type: made here */
+    assert_int_equal(place.shown->here, 2);
+    message.header = first;
+    message.head_maps = maps_make_maps(4, 128);
+    maps_put(&shelf, &place, &message, importance, QK_MAX);
+    assert_int_equal(place.shown->here, HEADS);
+    assert_int_equal(place.shown->type, MESSAGE_ROWS);
+    assert_int_equal(maps_find(place.shown, 3)->first, 0);
+    assert_int_equal(maps_find(place.shown, 5)->first, 4);
+    assert_true(maps_find(place.shown, 3)->importance && !maps_find(place.shown, 4)->importance);
+}
+
 /* Room */
 
 MAPS_TEST(the_stalest_make_room)

@@ -299,6 +299,27 @@ SUMS_TEST(a_sink_that_takes_everything_leaves_the_row_its_numbers)
     assert_close(got.head[1].entries.max, 0, 0);
 }
 
+/* The model's own weights are NaN then. */
+SUMS_TEST(of_a_sink_without_a_number_no_row_is_sound)
+{
+    static const float odd[] = {NAN, INFINITY, -INFINITY};
+    drawn_set_mask(d, 1);
+    drawn_send(d, APART_BY_PLACE);
+    OWNED(block_clear) struct block without = sums_compute(d, 0, SUMS_QUERIES, ISA_SCALAR);
+    uint64_t of_head = without.rows / SUMS_HEADS;
+    assert_true(of_head > 0 && without.invalid_rows == 0);
+    d->rows.sinks = d->sinks;
+    for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
+        d->sinks[1] = odd[i];
+        OWNED(block_clear) struct block want = sums_compute(d, 0, SUMS_QUERIES, ISA_SCALAR);
+        uint64_t lost = odd[i] < 0 ? 0 : of_head;
+        assert_int_equal(want.invalid_rows, lost);
+        assert_int_equal(want.rows, without.rows - lost);
+        assert_int_equal(want.head[1].row[METRIC_ENTROPY].moments.n, of_head - lost);
+        sums_assert_all(d, &want, 1);
+    }
+}
+
 enum weights_kind { AS_SENT, AFTER_DROPOUT, BESIDE_SINK, SPOILT, WEIGHTS_KINDS };
 
 /* Weights that somebody sends. */
