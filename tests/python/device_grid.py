@@ -279,7 +279,7 @@ def launched(p, powers):
     shape, names = (p.batch, p.heads, p.queries), (*COLUMNS, *(POWERS if powers else ()))
     if p.bias is not None or p.documents is not None:
         key = torch.zeros(shape) if one.first is None else one.first[:, None].expand(shape)
-        found["apart"] = found["with_first"] if p.cross else torch.where(found["with_first"] > 0, key, -2 - key)  # of one that is not there nothing is in the sums
+        found["apart"] = torch.where(found["with_first"] > 0, key, -2 - key)  # of one that is not there nothing is in the sums
     for into, wanted in ((left.sums, names), (left.few, FEW_COLUMNS)):
         rows = [found.get(name, torch.full(shape, EMPTY.get(name, 0.0))) for name in wanted]
         into.copy_(torch.stack(rows).float().flatten())
