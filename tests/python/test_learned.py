@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from attnd.capture import calls
 from attnd.capture.forwards import Forwards
 from attnd.forms import learned
 from attnd.forms.spy import Spy
@@ -416,6 +417,39 @@ def test_calls_like_one_before_are_taken_so(monkeypatch, way):
     monkeypatch.setattr(Forwards, "saw", lambda self, path, call, seen, own=Forwards.saw: told.append(self.step) or own(self, path, call, seen))
     sent, _ = train(steps=18)
     assert len(sent) == 54 and told == ([0] * 3 + [1] * 3 + [16] * 3 if way is by_name else [step for step in range(18) for _ in range(3)])
+
+
+class Lowered(Attention):
+    """Computes in bf16 by autocast, or not, as the model says at each step."""
+    is_lowered = False
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.is_lowered):
+            return super().forward(x).float()
+
+
+@needs_sdpa
+@pytest.mark.parametrize("options", [{}, {"samples": 1}, {"rows": 2}, {"samples": 1, "rows": 3}])
+@pytest.mark.parametrize("small", [0, 300, 1 << 20], ids=["large", "both", "small"])
+def test_the_same_part_is_taken_of_calls_like_one_before(monkeypatch, options, small):
+    """Of small tensors and of large ones, where some blocks attend in another dtype, or with other heads, and change that."""
+    class Few(Attention):
+        def forward(self, x):
+            q, k, v = (one.unflatten(-1, (1, -1)).transpose(1, 2) for one in self.qkv(x).chunk(3, -1))
+            return self.out(SDPA(q[..., :2], k[..., :2], v).transpose(1, 2).flatten(2))
+
+    def build():
+        model = Stack(5)
+        model.blocks[1].attn, model.blocks[2].attn, model.blocks[3].attn = Lowered(), Lowered(), Few()
+        return model
+
+    def change(model, step):
+        model.blocks[1].attn.is_lowered, model.blocks[2].attn.is_lowered = step in (1, 3, 4, 6), step % 2 == 0
+
+    monkeypatch.setattr(calls, "TENSOR_MIN", small)
+    monkeypatch.setattr(attnd.Publisher, "run", "0" * 32)  # by which samples are drawn
+    (sent, full), (expected, _) = both(monkeypatch, change=change, build=build, **options)
+    assert sent == expected and len(sent) == 40 and sum(full) <= 2
 
 
 @needs_sdpa

@@ -48,6 +48,8 @@ class Limits(NamedTuple):
             return f"the attnd that listens does not know messages of type {kind}" + UPDATE
         if nbytes > self.max_message:
             return self.too_large(nbytes)
+        if not keys:
+            return None
         shapes = {t["name"]: t["shape"] for t in keys.get("tensors", ())}
         shape = shapes.get("weights", shapes.get("q", (1, *shapes.get("sums", (1, 1, 1, 1))[2:3], 1, 1)))
         pairs = math.prod(shape[:3]) * int(shapes["k"][2] if "k" in shapes else shape[3])  # q's shape has no Tk

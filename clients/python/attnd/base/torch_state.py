@@ -56,6 +56,11 @@ def unseen_by_modes() -> bool:
     return _disable_modes is not None or _count_modes() == 0
 
 
+def are_modes_there() -> bool:
+    """Whether the model computes under a mode now, which would see what is done with its tensors."""
+    return _count_modes() > 0 or _count_function_modes() > 0
+
+
 def compiles_itself(module: torch.nn.Module) -> bool:
     """Whether Module.compile() was called on a module."""
     return getattr(module, "_compiled_call_impl", None) is not None
@@ -95,5 +100,6 @@ def why_unreadable(tensor: torch.Tensor) -> Optional[str]:
 # The innermost transform of torch.func that runs in this thread, None when none does.
 _transform: Callable[[], Any] = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
 _count_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_count_function_modes: Callable[[], int] = getattr(torch._C, "_len_torch_function_stack", lambda: 0)
 _disable_modes: Optional[Callable[[], ContextManager[Any]]] = getattr(_python_dispatch, "_disable_current_modes", None)
 _NOTHING: ContextManager[Any] = contextlib.nullcontext()

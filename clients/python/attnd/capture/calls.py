@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import numpy as np
 import torch
@@ -21,13 +21,14 @@ from ..base import wire
 from ..base.masks import Visibility, describe
 from ..base.plan import ALL, Plan, Samples, some
 from ..forms import mods
-from ..forms.seen import (Queries, Seen, Share, Weights, broadcast, heads_of, keys_before, keys_of, lowered_dtype,
+from ..forms.seen import (NO_TENSOR, Queries, Seen, Share, Weights, broadcast, heads_of, keys_before, keys_of, lowered_dtype,
                           precision_of, queries_of, values_fit, visible_keys)
 from ..model.labels import ForwardLabels
 from ..sending import tensors
 from ..sending.contents import Captured, fitting_labels
 from ..sending.devices import DTYPE_NAMES, HeldCopy, HostCopy, working_dtype
 from ..sending.head_maps import HeadMaps
+from ..sending.memory import TENSOR_MIN
 from ..sending.rows import Rows
 from . import added
 from . import rows as of_rows
@@ -137,20 +138,33 @@ class _Rows(NamedTuple):
         return self.first + np.arange(queries) * self.stride
 
 
+class _Taken(NamedTuple):
+    """A part that the plan wants: where it is, its rows, and the bytes of its copy, at most."""
+    part: Tuple[slice, slice, slice]
+    rows: _Rows
+    context: Context
+    nbytes: int
+
+
 def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> List[Part]:
     """The parts of a call that the plan wants, by range of heads; none when the call is empty or has no numbers.
     Nothing is copied yet. ValueError when its queries and keys do not fit together."""
     seen = broadcast(seen) if isinstance(seen, Queries) else _fitting(seen)
+    return [Part(nbytes, functools.partial(_cut, seen, part, rows, full), rows.stride == 1,
+                 isinstance(seen, Weights) or seen.score_mod is None, None if context.sums is None else "rows")
+            for part, rows, full, nbytes in _taken(seen, plan, step, share, context)]
+
+
+def _taken(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> Iterator[_Taken]:
     whole = seen.q if isinstance(seen, Queries) else seen.weights
     keys = int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
     if whole.numel() == 0 or keys == 0 or whole.dtype not in DTYPE_NAMES:
-        return []
+        return
     batch, heads, queries = whole.shape[:3]
     if context.samples is ALL:
         context = context._replace(samples=some(range(batch), batch))
     wanted = plan.row_slice(step, queries)
     offset, total = share.number * heads, share.of * heads
-    found = []
     for low, high in plan.head_ranges(total):
         low, high = max(low - offset, 0), min(high - offset, heads)
         if low < high:
@@ -158,10 +172,7 @@ def parts(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> 
             part = (context.samples.rows, slice(low, high), wanted)
             nbytes = _device_nbytes(seen, part) if _computer(context) is not None else \
                 _nbytes(seen, part) + (context.present.nbytes if context.present is not None else 0)
-            found.append(Part(nbytes, functools.partial(_cut, seen, part, rows, context), rows.stride == 1,
-                              isinstance(seen, Weights) or seen.score_mod is None,
-                              None if context.sums is None else "rows"))
-    return found
+            yield _Taken(part, rows, context, nbytes)
 
 
 def logits_of(seen: Seen, plan: Plan, samples: int) -> int:
@@ -247,6 +258,38 @@ def _values_nbytes(seen: Seen, samples: int, heads: slice, rows: int) -> int:
     nbytes = samples * len(_key_heads(seen, seen.v, heads)) * keys * width * seen.v.element_size()
     return nbytes + (0 if seen.x is None else 4 * samples * rows) \
         + (0 if seen.wo_r is None else 4 * (heads.stop - heads.start) * width**2)
+
+
+class Repeated(NamedTuple):
+    """A part of a call in tier qk, of which others of the forward differ in numbers alone.
+
+    seen    without queries and keys
+    chosen  the samples, where these are all that is cut of small tensors on a CPU; None: it is cut as ever
+    """
+    taken: _Taken
+    seen: Queries
+    form: _Form
+    chosen: Optional[torch.Tensor]
+
+    def cut(self, q: torch.Tensor, k: torch.Tensor) -> Cut:
+        """The same part of another call."""
+        part, rows, context, nbytes = self.taken
+        if self.chosen is None:
+            return _cut_queries(self.seen._replace(q=q, k=k), part, None, rows, context, HostCopy)
+        copied = _Parts(HostCopy.of(q.index_select(0, self.chosen)), HostCopy.of(k.index_select(0, self.chosen)), None, None, ())
+        return Cut(nbytes, functools.partial(_finish_queries, copied, self.form, rows, context), part)
+
+
+def repeated(seen: Queries, plan: Plan, step: int, share: Share, context: Context) -> List[Repeated]:
+    """As parts(), of a call that has nothing but queries and keys: the parts of all calls like it."""
+    bare, found = seen._replace(q=NO_TENSOR, k=NO_TENSOR), []
+    for taken in _taken(broadcast(seen), plan, step, share, context):
+        chosen, (samples, *rest) = None, taken.part
+        if seen.q.device.type == "cpu" and taken.nbytes < TENSOR_MIN and lowered_dtype(seen.q, seen.lowered) is None \
+                and rest == [slice(0, seen.q.shape[1]), slice(0, seen.q.shape[2], 1)] and seen.k.shape[0] == seen.q.shape[0]:
+            chosen = torch.arange(*samples.indices(seen.q.shape[0]))
+        found.append(Repeated(taken, bare, _form_of(seen), chosen))
+    return found
 
 
 def _cut(seen: Seen, part: Tuple[slice, slice, slice], rows: _Rows, context: Context,
@@ -381,10 +424,8 @@ def _cut_queries(seen: Queries, part: Tuple[slice, slice, slice], given_mask: Op
     mask = None if given_mask is None else HostCopy(given_mask)
     documents = [HostCopy(one) for one in (*(seen.documents or ()), *(seen.ends or ()))]
     copies = [one for one in (q, k, *(values.copies() if values else ()), mask, *documents) if one is not None]
-    form = _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset, seen.shared, seen.extra)
-    parts = _Parts(q, k, values, mask, documents)
     return Cut(sum(one.nbytes for one in copies),
-               lambda layer, gradient=None: _finish_queries(parts, form, rows, context, layer, gradient), part,
+               functools.partial(_finish_queries, _Parts(q, k, values, mask, documents), _form_of(seen), rows, context), part,
                [one for one in copies if isinstance(one, HeldCopy)])
 
 
@@ -398,6 +439,10 @@ def _copied_values(seen: Seen, part: Tuple[slice, slice, slice], copy: Type[Host
                    None if wo_r is None else lambda: wo_r()[heads],
                    None if seen.x is None else HostCopy(
                        seen.x.detach()[samples, queries].to(working_dtype(seen.x)).norm(dim=-1), torch.float32))
+
+
+def _form_of(seen: Queries) -> _Form:
+    return _Form(_scale(seen), seen.causal, seen.window, seen.softcap, seen.offset, seen.shared, seen.extra)
 
 
 def _scale(seen: Queries) -> float:
@@ -436,7 +481,7 @@ def _part_of_mask(mask: torch.Tensor, part: Sequence[mods.Cut]) -> torch.Tensor:
 
 
 def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, layer: wire.Layer,
-                    gradient: Optional[HostCopy]) -> Optional[Captured]:
+                    gradient: Optional[HostCopy] = None) -> Optional[Captured]:
     q, k = parts.q, parts.k
     batch, heads, queries, keys = *q.shape[:3], k.shape[2]
     shape = batch, heads, queries, keys
@@ -634,11 +679,11 @@ def _of_present(visibility: Visibility, context: Context, rows: _Rows, layer: wi
 
 
 def _tokens_of(context: Context, layer: wire.Layer, keys: int) -> Optional[np.ndarray]:
-    """The token numbers of the keys, where they are known."""
-    if context.tokens is None or layer[2] != "self" or context.tokens.shape[1] != keys:
+    """The token numbers of the keys, i32, where they are known."""
+    if context.tokens is None or layer[2] != "self" or context.tokens.shape[1] != keys or context.tokens.ids is None:
         return None
-    numbers = context.tokens.numpy()[context.samples.rows]
-    return numbers if tensors.fit_32_bits(numbers) else None
+    found: np.ndarray = context.tokens.ids[context.samples.rows]
+    return found
 
 
 def _labelled(maps: HeadMaps, context: Context, layer: wire.Layer, rows: _Rows, queries: int, keys: int) -> HeadMaps:
@@ -665,7 +710,9 @@ def _captured(kind: str, frames: tensors.Frames, visibility: Visibility, rows: _
     keys = described["k"][2] if kind == "qk" else described["weights"][3]
     visibility = _of_present(visibility, context, rows, layer, queries, keys)
     frames.add_mask(visibility.mask, batch, queries, keys)
-    frames.add_ids("tokens", _tokens_of(context, layer, keys), batch, keys)
+    tokens = _tokens_of(context, layer, keys)
+    if tokens is not None:
+        frames.add_owned("tokens", "i32", tokens)
     texts, q_texts = fitting_labels(*_texts_of(context, layer, rows, queries, keys), (batch, heads, queries, keys))
     sliced = (rows.head_offset, heads) != (0, rows.heads_total)
     row_keys: Dict[str, Any] = {

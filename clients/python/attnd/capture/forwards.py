@@ -12,7 +12,7 @@ import inspect
 import os
 import threading
 import time
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -26,7 +26,7 @@ from ..forms.seen import (NotCaptured, Queries, Seen, Share, heads_of, keys_of, 
                           sees_ahead, tells_padding)
 from ..forms.shares import Shares, ShareUnknown
 from ..forms.sources import may_read_other, reads_other
-from ..forms.spy import Entered, Spy
+from ..forms.spy import Alike, Entered, Spy
 from ..forms.standing import Standing
 from ..model.labels import Labels, Texts
 from ..model.layers import Shown, says_site
@@ -35,8 +35,7 @@ from ..model.notices import Notices
 from ..model.tokens import Tokens
 from ..sending.publisher import Maker, Publisher
 from ..sending.sender import NotYet
-from ..sending.tensors import fit_32_bits
-from .calls import NOTHING, Context, Part, looker_for_padding, parts
+from .calls import NOTHING, Context, Cut, Part, Repeated, looker_for_padding, parts, repeated
 from .cost import Cost
 from .gradients import Gradients
 from .origins import Origins
@@ -44,6 +43,7 @@ from .padding import DecoderPadding
 from .projections import Projections
 from .residual import Residual
 
+SMALL_MAX = 64  # parts that were copied in a forward and are not published yet
 CALLS_PER_FORWARD = 256  # of one module; what it attends beyond, as a recurrent one does, is not captured
 
 _here = threading.local()
@@ -77,6 +77,9 @@ class Forwards:
         self._passes: Dict[str, int] = {}  # of each attention in this step: forwards that showed it
         self._pending: List[Tuple[str, Part]] = []  # paths without a name yet, and their parts, copied
         self._pending_bytes = 0
+        # By what is alike, stack and microbatch, in the forward that runs: the plan, and the parts that it takes of each such call.
+        self._repeated: Dict[Tuple[int, str, int], Tuple[Plan, List[Repeated]]] = {}
+        self._small: List[Tuple[str, wire.NamedLayer, Cut]] = []  # copied, of named layers, and not published yet
         self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
         self._unplaced: Dict[str, str] = {}  # paths of which nothing tells what they attend to, and why
         self._apart: Dict[str, str] = {}  # paths without a name yet whose rows or keys are no positions, and why
@@ -214,16 +217,37 @@ class Forwards:
             self.notices.failed(f"the attention of {path or 'the model'} could not be captured")
         return None
 
-    def saw_alike(self, path: str, call: int, seen: Seen, share: Share) -> None:
-        """As saw(), of a call that differs from one of the same number there in nothing but numbers."""
+    def saw_alike(self, path: str, call: int, alike: Alike, q: torch.Tensor, k: torch.Tensor) -> None:
+        """As saw(), of a call that differs from one of the same number there in nothing but numbers, with these queries and keys."""
         try:
-            path = call_name(path, call)
-            self._take(path, self.names.layers.get(path), seen, share)
+            if call:
+                path = call_name(path, call)
+            layer, microbatch = self.names.layers.get(path), self._passes.get(path, 0)
+            known = None if layer is None else self._repeated.get((id(alike), layer.stack, microbatch))
+            if layer is None or known is None:
+                self._take(path, layer, alike.seen._replace(q=q, k=k), alike.share, alike)
+                return
+            self._passes[path] = microbatch + 1
+            plan, found = known
+            if plan.takes_layer(layer) and self._publisher.wanted(*layer):
+                for part in found:
+                    if part.chosen is None:
+                        self._publish_cut(path, layer, part.taken.nbytes, functools.partial(part.cut, q, k))
+                    else:
+                        self._small.append((path, layer, part.cut(q, k)))
+                if len(self._small) > SMALL_MAX:
+                    self._publish_small()
         except Exception:
             self.notices.failed(f"the attention of {path or 'the model'} could not be captured")
 
-    def _take(self, path: str, layer: Optional[wire.NamedLayer], seen: Seen, share: Share) -> None:
-        """Captures the parts of a call that the plan takes."""
+    def _publish_small(self) -> None:
+        """Publishes small parts that were copied before: all together, which takes less time than each in the midst of the model."""
+        found, self._small = self._small, []
+        for path, layer, cut in found:
+            self._publish_cut(path, layer, cut.nbytes, lambda: cut)
+
+    def _take(self, path: str, layer: Optional[wire.NamedLayer], seen: Seen, share: Share, alike: Optional[Alike] = None) -> None:
+        """Captures the parts of a call that the plan takes. `alike`: what others of the forward may be as well."""
         plan = self.plan
         if seen.v is not None and not self.sends_values:
             seen = seen._replace(v=None)
@@ -255,6 +279,8 @@ class Forwards:
             output = self.gradients.awaited(path, seen, is_repeated=self._trains and not self.spy.records)
         seen = seen if seen.output is None else seen._replace(output=None)  # what is kept of it must not keep the graph
         found: Sequence[Part] = parts(seen, plan, self.step, share, context)
+        if alike is not None and layer is not None and isinstance(seen, Queries) and context.sums is None and not self.names.crosses:
+            self._repeated[id(alike), layer.stack, microbatch] = plan, repeated(seen, plan, self.step, share, context)
         if self.gradients is not None and output is not None:
             found = self.gradients.wait(path, found, output, self.epoch, self.step)
         for part in found:
@@ -350,7 +376,8 @@ class Forwards:
         """The forward is done: names what is new, and publishes it. `unseen`: paths of modules that look like attention and showed
         none; None: it broke off, and nothing follows from what was not seen."""
         try:
-            pending, self._pending = self._pending, []
+            self._publish_small()
+            pending, self._pending, self._repeated = self._pending, [], {}
             self._pending_bytes = 0
             news = self.judge.news()
             unnamed = [(path, heads) for path, heads in self._unnamed.items() if heads and not self.judge.refuses(path)]
@@ -384,14 +411,19 @@ class Forwards:
         return layer if layer is not None and self.plan.takes_layer(layer) and self._publisher.wanted(*layer) else None
 
     def _publish(self, path: str, layer: wire.Layer, part: Part) -> None:
+        if self._small:  # which were before
+            self._publish_small()
+        self._publish_cut(path, layer, part.nbytes, part.copy, part.kind)
+
+    def _publish_cut(self, path: str, layer: wire.Layer, nbytes: int, copy: Callable[[], Cut], kind: Optional[str] = None) -> None:
         step, cost = self.step, self.cost
 
         def prepare() -> Maker:
-            make: Maker = functools.partial(part.copy().make, layer)
-            return make if part.kind != "rows" else lambda: cost.of_sender(step, make)
+            make: Maker = functools.partial(copy().make, layer)
+            return make if kind != "rows" else lambda: cost.of_sender(step, make)
 
         try:
-            self._publisher.publish_later(layer, self.epoch, step, part.nbytes, prepare, part.kind)
+            self._publisher.publish_later(layer, self.epoch, step, nbytes, prepare, kind)
         except Exception:
             self.notices.failed(f"the attention of {path or 'the model'} could not be captured")
 
@@ -429,9 +461,7 @@ class Forwards:
     def tokens_of(self, stack: str, samples: int, queries: int) -> Any:
         """The token numbers that travel with an attention of the forward that runs, integers [B, T]; None: none."""
         copy = self.tokens.sent(stack, samples, queries)
-        if copy is None:
-            return None
-        return copy.numpy() if fit_32_bits(copy.numpy()) else None
+        return None if copy is None else copy.ids
 
     def wants(self, layer: wire.Layer) -> bool:
         """Whether this attention, which is computed now, is to be published at this step."""

@@ -2,9 +2,10 @@
 """learned: which modules attend, as captures have shown, so that a later capture need follow no other module.
 
     full     hooks of all modules, every function of torch is looked at                  --(nothing odd)---------->  narrow
-    narrow   hooks of attending modules, of others of the same classes, of modules       --(odd, or FULL_EVERY)--->  full
-             around these, of where forwards begin, and of what has not run; functions
-             of torch are looked at within modules whose attention has not come by name
+    narrow   hooks of attending modules, of others of the same classes, of where         --(odd, or FULL_EVERY)--->  full
+             forwards begin, and of what has not run; functions of torch are looked at
+             within modules whose attention has not come by name; what else runs when an
+             attention is seen, the frames of Python tell
 
 A model that attends by an explicit softmax stays with full captures: what is added before the softmax, and what the result
 meets, may be computed anywhere. So does one whose encoder layers of torch attend, which take their fast path only without
@@ -82,9 +83,9 @@ class Learned:
             does = self._followed.get(id(module), 0) | attending.get(type(module), 0)
             if type(module) not in self._ran and id(module) not in self._followed and type(module).forward is not _NO_FORWARD:
                 does |= NEW
-            if does or id(module) in self._followed:
+            if does:
                 followed[id(module)] = does
-            if compiles_itself(module) or isinstance(module, torch.nn.TransformerEncoderLayer) and id(module) in followed:
+            if compiles_itself(module) or isinstance(module, torch.nn.TransformerEncoderLayer) and id(module) in self._followed:
                 return
             if module._modules:
                 holders.append((weakref.ref(module), [weakref.ref(part) for part in module._modules.values() if part is not None]))

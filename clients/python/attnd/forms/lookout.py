@@ -120,16 +120,15 @@ class Lookout:
         try:
             if self._mode is not None and self._mode.is_open:
                 return _sdpa(*args, **kwargs)
-            alike = None
-            if len(self.spies) == 1:
-                with self._looking:
-                    alike = self.spies[0].alike(args, kwargs)
+            spy = self.spies[0]
+            alike = spy.alike(args, kwargs) if len(self.spies) == 1 else None
             if alike is None:
                 return self.look(_sdpa, args, kwargs)
             result = _sdpa(*args, **kwargs)
             self.count, self.records = self.count + 1, torch.is_grad_enabled()
-            with self._looking:
-                self.spies[0].sees_alike(alike, args)
+            torch.set_grad_enabled(False)
+            spy.sees_alike(*alike, args)
+            torch.set_grad_enabled(self.records)
             return result
         finally:
             self._is_named = False

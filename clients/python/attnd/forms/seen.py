@@ -39,6 +39,9 @@ class Share(NamedTuple):
     of: int = 1
 
 
+NO_TENSOR = torch.empty(0)  # in the place of one that is not kept
+
+
 class Queries(NamedTuple):
     """The arguments of a fused attention call.
 

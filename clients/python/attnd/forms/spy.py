@@ -27,7 +27,7 @@ import inspect
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -35,13 +35,14 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from ..base.hook import Hook
 from ..base.once import log
 from ..base.paths import call_name, module_paths
-from ..base.torch_state import allow_global_hooks, compiles_itself, graph_task_id, has_compiled, is_compiling, is_graph_captured, outside_modes, unseen_by_modes, why_unreadable
+from ..base.torch_state import (allow_global_hooks, are_modes_there, compiles_itself, graph_task_id, has_compiled, is_compiling,
+                                is_graph_captured, outside_modes, why_unreadable)
 from . import flex, look
 from .evidence import Trail
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
 from .learned import ATTENDS, BEGINS, BY_MODE, MAY_ATTEND, NEW, Learned
 from .lookout import Lookout, lookout_here, stance
-from .seen import NotCaptured, Queries, Seen, Share, Weights, unreadable
+from .seen import NO_TENSOR, NotCaptured, Queries, Seen, Share, Weights, lowered_dtype, unreadable
 
 if TYPE_CHECKING:
     from ..capture.forwards import Forwards
@@ -69,8 +70,8 @@ class Entered(NamedTuple):
 
 
 class Alike(NamedTuple):
-    """Calls of a module that differ in nothing but numbers: by which all are known, what they are but for queries and keys, and the
-    share of the layer's heads."""
+    """Calls that differ in nothing but numbers: by which all are known, what they are but for queries and keys, and the share of the
+    layer's heads. Calls of several modules that are the same have one."""
     known_by: Any
     seen: Queries
     share: Share
@@ -115,7 +116,7 @@ class Spy:
         self._stack: List[Entered] = []
         self._calls: Dict[str, int] = {}
         self._alike: Dict[Tuple[str, int], Alike] = {}  # by path and call
-        self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward
+        self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward: those that have a hook
         self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
         self._unread: Set[str] = set()  # of those that made a call of which nothing is captured
         self._sigmoids: Set[str] = set()  # of those that computed a sigmoid over [.., T, T]
@@ -309,14 +310,26 @@ class Spy:
         runs, within = _runs(self._stack[-1].frame)
         if not runs:
             return
-        if self._narrow is not None and (within or not self._narrow[id(self._stack[-1].module)] & MAY_ATTEND):
-            self._learned.odd()
+        if self._narrow is not None:
+            self._sees_narrowly(self._narrow, seen, result)
             return
-        if self._narrow is None and result is None and within:
+        if result is None and within:
             self._learned.odd()  # by a module that is none of the model's
-        elif self._narrow is None and result is None and not self._again:
+        elif result is None and not self._again:
             self._learned.attended(self._stack, self._lookout is not None and not self._lookout.is_by_mode)
         self._saw(self._stack[-1].path, seen, result)
+
+    def _sees_narrowly(self, narrow: Mapping[int, int], seen: Seen, result: Optional[torch.Tensor]) -> None:
+        """As sees(), where few modules have hooks: the frames tell which ones run."""
+        running = self.entered
+        if running[-1].module is not next(_module_calls()).f_locals["self"] or not narrow.get(id(running[-1].module), 0) & MAY_ATTEND:
+            self._learned.odd()
+            return
+        hooked, self._stack = self._stack, list(running)
+        try:
+            self._saw(running[-1].path, seen, result)
+        finally:
+            self._stack = hooked
 
     def _saw(self, path: str, seen: Seen, result: Optional[torch.Tensor] = None) -> None:
         why = unreadable(seen)
@@ -349,26 +362,38 @@ class Spy:
         known_by = _known_by(args, kwargs)
         if known_by is not None and seen.mask is None and all(
                 one.shape == given.shape and one.stride() == given.stride() for one, given in zip((seen.q, seen.k), args)):
-            nothing = seen.q.new_empty(0)
-            self._alike[path, call] = Alike(known_by, seen._replace(q=nothing, k=nothing, v=None, output=None, called=None), share)
+            found = Alike(known_by, seen._replace(q=NO_TENSOR, k=NO_TENSOR, v=None, output=None, called=None), share)
+            self._alike[path, call] = next((one for one in self._alike.values() if (one.known_by, one.seen[2:], one.share)
+                                            == (known_by, found.seen[2:], share)), found)
 
-    def alike(self, args: Any, kwargs: Any) -> Optional[Alike]:
-        """The call before that a call of the module that runs now is alike, if a narrow capture may take it so."""
-        if self._narrow is None or self._again or not self._stack or self.watcher.sends_values:
+    def alike(self, args: Any, kwargs: Any) -> Optional[Tuple[str, Alike]]:
+        """The path of the module that runs now, and the call before that this call of it is alike, if a narrow capture may take it
+        so. Never raises."""
+        began = time.perf_counter()
+        try:
+            if self._narrow is None or self._again or not self._stack or self.watcher.sends_values or are_modes_there():
+                return None
+            innermost = next(_module_calls())
+            path = self._paths[id(innermost.f_locals["self"])]
+            found = self._alike.get((path, self._calls.get(path, 0)))
+            if found is None or found.known_by != _known_by(args, kwargs) or not _runs(self._stack[0].frame)[0] \
+                    or args[0].is_cuda and is_graph_captured() or why_unreadable(args[0]) is not None:
+                return None
+            return path, found
+        except (KeyError, StopIteration):  # a module of somebody else, or none
             return None
-        path = self._stack[-1].path
-        found = self._alike.get((path, self._calls.get(path, 0)))
-        if found is None or found.known_by != _known_by(args, kwargs) or _runs(self._stack[-1].frame) != (True, False) \
-                or not unseen_by_modes() or is_graph_captured() or why_unreadable(args[0]) is not None:
+        except Exception:
+            self.watcher.notices.failed("an attention could not be followed")
             return None
-        return found
+        finally:
+            self.seconds += time.perf_counter() - began
 
-    def sees_alike(self, alike: Alike, args: Any) -> None:
-        """The module that runs now made that call, with these queries and keys."""
-        path = self._stack[-1].path
-        call = self._calls.get(path, 0)
+    def sees_alike(self, path: str, alike: Alike, args: Any) -> None:
+        """The module at `path` made that call, with these queries and keys. Never raises."""
+        began, call = time.perf_counter(), self._calls.get(path, 0)
         self._calls[path] = call + 1
-        self.watcher.saw_alike(path, call, alike.seen._replace(q=args[0], k=args[1]), alike.share)
+        self.watcher.saw_alike(path, call, alike, args[0], args[1])
+        self.seconds += time.perf_counter() - began
 
     def _modules_at(self, path: str) -> List[torch.nn.Module]:
         """The module at `path`, which computes an attention now, after the one that it is a part of."""
@@ -445,17 +470,28 @@ class Spy:
     @property
     def current_path(self) -> Optional[str]:
         """The path of the module that runs now, in this thread."""
-        return self._stack[-1].path if self._stack and threading.get_ident() == self._thread else None
+        running = self.entered if threading.get_ident() == self._thread else ()
+        return running[-1].path if running else None
 
     @property
     def current_module(self) -> Optional[torch.nn.Module]:
         """The module that runs now, in this thread."""
-        return self._stack[-1].module if self._stack and threading.get_ident() == self._thread else None
+        running = self.entered if threading.get_ident() == self._thread else ()
+        return running[-1].module if running else None
 
     @property
     def entered(self) -> Sequence[Entered]:
         """The modules that run, the innermost last."""
-        return self._stack
+        if self._narrow is None or not self._stack:
+            return self._stack
+        found: List[Entered] = []
+        frame: Any = sys._getframe(1)
+        while frame is not None and frame is not self._stack[0].frame:  # where that is called the hooks of it are as well
+            module = frame.f_locals["self"] if frame.f_code is _CALL else None
+            if module is not None and id(module) in self._paths:
+                found.append(Entered(module, self._paths[id(module)], frame, frame.f_locals[_ARGS]))
+            frame = frame.f_back
+        return [self._stack[0], *reversed(found)]
 
     # -------------------------------------------------------------------------------- hooks of modules
 
@@ -463,8 +499,13 @@ class Spy:
         """A module begins to run, in this frame of `_call_impl`, with these positional arguments."""
         if self._ignores(module):
             return
-        began = time.perf_counter()
+        began, narrow = time.perf_counter(), self._narrow
         try:
+            if narrow is not None and self._stack:
+                self.settle()
+            if narrow is not None and self._stack and not narrow[id(module)] & (BY_MODE | NEW) and threading.get_ident() == self._thread:
+                self._entered[self._paths[id(module)]] = module
+                return
             is_ours = module is self.root or "_orig_mod" in module._modules and any(one is self.root for one in module.modules())
             if not self._stack and is_ours and self._is_compiled(module):
                 self._begin_looking()
@@ -646,12 +687,13 @@ class Spy:
 def _known_by(args: Any, kwargs: Any) -> Any:
     """All that the meaning of a call of F.scaled_dot_product_attention without a mask depends on, but for its module; None: it has
     one, or is called in another way."""
-    if len(args) != 3 or kwargs.get("attn_mask") is not None or not all(
-            type(one) is torch.Tensor and one.layout is torch.strided and not one.is_nested for one in args):
+    if len(args) != 3 or kwargs.get("attn_mask") is not None:
         return None
     q, k, v = args
-    return (q.shape, q.stride(), q.dtype, k.shape, k.stride(), k.dtype, v.shape, v.stride(), q.device,
-            kwargs.get("is_causal"), kwargs.get("scale"), kwargs.get("enable_gqa"))
+    if not type(q) is type(k) is type(v) is torch.Tensor or q.layout is not torch.strided or q.is_nested:
+        return None
+    return (q.shape, q.stride(), q.dtype, k.shape, k.stride(), k.dtype, v.shape, q.device, kwargs.get("is_causal"), kwargs.get("scale"),
+            kwargs.get("enable_gqa"), lowered_dtype(q, True))
 
 
 def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
@@ -679,7 +721,17 @@ def _runs(frame: Any) -> Tuple[bool, bool]:
     return caller is not None, within
 
 
+def _module_calls() -> Iterator[Any]:
+    """The frames of this thread in which modules are called, the innermost first."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _CALL:
+            yield frame
+        frame = frame.f_back
+
+
 _CALL = torch.nn.Module._call_impl.__code__
+_ARGS = _CALL.co_varnames[_CALL.co_argcount + _CALL.co_kwonlyargcount]  # as positional arguments are called there
 _FAST_CLASSES = (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention)
 _fast_path_enabled: Callable[[], bool] = getattr(getattr(torch.backends, "mha", None), "get_fastpath_enabled",
                                                  lambda: True)

@@ -19,7 +19,7 @@ from typing import Any, Iterator, Optional
 import numpy as np
 import torch
 
-from . import memory
+from . import memory, tensors
 
 DTYPE_NAMES = {torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16"}
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
@@ -67,7 +67,16 @@ class HostCopy:
     has arrived."""
 
     def __init__(self, tensor: torch.Tensor, dtype: Optional[torch.dtype] = None):
-        copy = _copied(tensor.detach(), tensor.dtype if dtype is None else dtype)
+        self._keep(_copied(tensor.detach(), tensor.dtype if dtype is None else dtype))
+
+    @classmethod
+    def of(cls, copy: torch.Tensor) -> "HostCopy":
+        """One that was copied already, C-contiguous, and is nobody else's."""
+        made = cls.__new__(cls)
+        made._keep(copy)
+        return made
+
+    def _keep(self, copy: torch.Tensor) -> None:
         self.shape = tuple(copy.shape)
         self.dtype = copy.dtype
         self.nbytes = copy.numel() * copy.element_size()
@@ -102,6 +111,12 @@ class HostCopy:
         if tensor.dtype == torch.bfloat16:
             tensor = tensor.view(torch.int16)
         return np.asarray(tensor.numpy())
+
+    @functools.cached_property
+    def ids(self) -> Optional[np.ndarray]:
+        """Integers, i32; None: some do not fit. Waits as well."""
+        numbers = self.numpy()
+        return numbers.astype(np.int32) if tensors.fit_32_bits(numbers) else None
 
     def floats(self) -> np.ndarray:
         """The numbers as f32 or f64; waits as well."""

@@ -335,15 +335,19 @@ def _mapped(fd: int, nbytes: int) -> mmap.mmap:
 _current = threading.local()
 
 
-@contextlib.contextmanager
-def lending(lender: Lender) -> Iterator[None]:
+class lending:
     """Copies that this thread makes meanwhile go into the lender's buffers as far as there is room()."""
-    before = getattr(_current, "lender", None)
-    _current.lender = lender
-    try:
-        yield
-    finally:
-        _current.lender = before
+    __slots__ = ("_lender", "_before")
+
+    def __init__(self, lender: Optional[Lender]):
+        self._lender = lender
+
+    def __enter__(self) -> None:
+        self._before = getattr(_current, "lender", None)
+        _current.lender = self._lender
+
+    def __exit__(self, *exc: Any) -> None:
+        _current.lender = self._before
 
 
 def room(nbytes: int) -> Optional[np.ndarray]:

@@ -35,6 +35,7 @@ REMEDIES = ("Remedy: fewer query rows (rows=512 of attnd.watch, or now: attnctl 
             "and keys are sent instead of weights")
 SENT_PART = 4  # of the queue's bytes: ZeroMQ holds no more of them, or one message
 PATIENT_PART = 4  # messages wait for the last of their forward while they fill no more than this part of the queue
+SMALL = 4096  # bytes that are copied sooner than handed over
 NO_KEYS: Mapping[str, Any] = {}
 
 
@@ -96,7 +97,8 @@ class Outbox:
         """Empties it, without a look at the lock: in a forked child somebody may hold it for ever."""
         # Guards what is below. One that the same thread may take again: what it does here may be interrupted by a handler of
         # a signal, or by a finalizer, that publishes or closes.
-        self.changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self.changed = threading.Condition(self._lock)
         self._queue: Deque[Union[Message, Later]] = deque()
         self._queued_bytes = 0  # reserved ones included
         self._held_bytes = 0  # those that ZeroMQ has, but for
@@ -117,13 +119,13 @@ class Outbox:
 
     def skip(self) -> None:
         """Counts a message that nobody wanted."""
-        with self.changed:
+        with self._lock:
             self.count["published"] += 1
             self.count["skipped"] += 1
 
     def drop(self, topic: bytes, kind: Optional[str] = None) -> None:
         """Counts a message that was not even captured, because the daemon is stalled."""
-        with self.changed:
+        with self._lock:
             self.count["published"] += 1
             self._count_drop(topic, kind)
 
@@ -135,7 +137,7 @@ class Outbox:
         comes exactly one put() or cancel().
         """
         refusal = self.limits.refusal(kind, (nbytes if travels is None else travels) + len(topic), keys)
-        with self.changed:
+        with self._lock:
             self.count["published"] += 1
             if not self.is_open:
                 self.count["skipped"] += 1
@@ -159,7 +161,7 @@ class Outbox:
 
     def cancel(self, topic: bytes, nbytes: int, is_lost: bool = True) -> None:
         """Gives a reservation back and counts the message as dropped, or as skipped."""
-        with self.changed:
+        with self._lock:
             self._queued_bytes -= nbytes
             self._pending -= 1
             if is_lost:
@@ -174,7 +176,7 @@ class Outbox:
         `more` says that others follow, and hurry() after the last: until then the thread need not wake up, which would
         take the interpreter's lock from the trainer again and again. It does when the queue gets fuller.
         """
-        with self.changed:
+        with self._lock:
             if not self.is_open:
                 self._queued_bytes -= message.nbytes
                 self._pending -= 1
@@ -189,7 +191,7 @@ class Outbox:
 
     def hurry(self) -> None:
         """Asks for what is queued to be sent now."""
-        with self.changed:
+        with self._lock:
             if self._queue:
                 self._ring_once()
 
@@ -298,8 +300,10 @@ class Outbox:
         with self.changed:
             self.untold = self.dropped_tensors != total
 
-    def hand_over(self, frame: np.ndarray) -> zmq.Frame:
-        """A tensor for ZeroMQ, which counts among what it holds until it is freed."""
+    def hand_over(self, frame: np.ndarray) -> Union[bytes, zmq.Frame]:
+        """A tensor for ZeroMQ, which counts among what it holds until it is freed; a small one as a copy."""
+        if frame.nbytes <= SMALL:
+            return frame.tobytes()
         view = frame.view()
         self._moves.append(view.nbytes)
         weakref.finalize(view, self._moves.append, -view.nbytes).atexit = False

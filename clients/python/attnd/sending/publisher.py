@@ -6,7 +6,6 @@ first try. Everything else (no daemon, a slow daemon, no memory) is counted, not
 """
 from __future__ import annotations
 
-import contextlib
 import os
 import weakref
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -399,7 +398,7 @@ class Publisher:
         if not self._outbox.reserve(topic, nbytes, kind, travels=0 if kind == "rows" else nbytes):
             return False
         try:
-            with memory.lending(self._sender.memory) if kind != "rows" else contextlib.nullcontext():
+            with memory.lending(self._sender.memory if kind != "rows" else None):
                 make = copy()
         except NotYet:
             self._outbox.cancel(topic, nbytes, is_lost=False)
