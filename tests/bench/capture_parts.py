@@ -8,7 +8,7 @@
     following  microseconds a captured forward is longer by per module and per torch function, nothing captured in it
     structure  microseconds that a captured step of GPT-2's 12 layers is longer by, when the layers are so narrow that
                nothing else counts: what it takes of the training thread beside the copies, in the median, and in the
-               mean of 320, of which every 16th is a full one; and the step without
+               mean of 320, of which every 16th is a full one; and the step without; by fused and by explicit attention
     rows       microseconds that the sums of 256 rows of 32 heads take of the sender's thread, from the copy's arrival on
     calls      microseconds a captured call takes of the training thread, and of the sender's, by the size of q and k
     epoch      milliseconds that the end of an epoch takes, in which the projection matrices of GPT-2's 12 layers are
@@ -151,18 +151,24 @@ def between(folder: str) -> Dict[str, Any]:
     return line
 
 
-def arming() -> Dict[str, Any]:
-    """Of models of more and more layers."""
+def arming(folder: str) -> Dict[str, Any]:
+    """Of models of more and more layers, for captures that are full and for those that are not."""
     line: Dict[str, Any] = {}
     for layers in (1, 12, 48):
-        root = Decoder(SHAPES["tiny"]._replace(layers=layers))
-        it = spy.Spy(root, Nobody())
-
-        def arm() -> None:
-            it.install()
-            it.remove()
-
-        line[f"{len(list(root.modules()))} modules"] = microseconds(arm, 50)
+        root, found = Decoder(SHAPES["tiny"]._replace(layers=layers, width=16, words=16, tokens=8)), {True: [], False: []}
+        with listened(folder) as (listener, publisher), attnd.watch(root, "bench", publisher=publisher, every=10**8, steps="manual", wait=0) as it:
+            for _ in range(170):
+                begin = time.thread_time()
+                it.forwards.arm()
+                took, full = time.thread_time() - begin, it.forwards.spy.is_full
+                root(torch.zeros(1, 8, dtype=torch.long))
+                begin = time.thread_time()
+                it.forwards.disarm()
+                found[full].append(1e6 * (took + time.thread_time() - begin))
+                publisher.drain(10)
+                listener.discard()
+        line[f"{len(list(root.modules()))} modules"] = {
+            name: round(statistics.median(found[full]), 1) for name, full in (("full_us", True), ("narrow_us", False))}
     return line
 
 
@@ -189,21 +195,26 @@ def following() -> Dict[str, Any]:
 
 
 def structure(folder: str) -> Dict[str, Any]:
-    """Captured steps and others in turns."""
-    training = Training(SHAPES["gpt2"]._replace(width=24, words=16, tokens=8, batch=2), "cpu", False)
-    found: List[List[float]] = [[], []]
-    with listened(folder) as (listener, publisher), \
-            attnd.watch(training.model, "bench", publisher=publisher, every=2, samples=1, wait=0):
-        for step in range(660):
-            begin = time.thread_time()
-            training.step()
-            found[step % 2].append(time.thread_time() - begin)
-            publisher.drain(10)
-            listener.discard()
-    with_, without = (times[10:] for times in found)
-    step = statistics.median(without)
-    return {"captured_us": round(1e6 * (statistics.median(with_) - step)),
-            "mean_us": round(1e6 * (statistics.mean(with_) - statistics.mean(without))), "step_us": round(1e6 * step)}
+    """Captured steps and others in turns, of fused and of explicit attention."""
+    line: Dict[str, Any] = {}
+    for name, attend in (("fused", Attention.attend), ("explicit", explicit)):
+        training = Training(SHAPES["gpt2"]._replace(width=24, words=16, tokens=8, batch=2), "cpu", False)
+        for block in training.model.blocks:
+            block.attn.attend = attend
+        found: List[List[float]] = [[], []]
+        with listened(folder) as (listener, publisher), \
+                attnd.watch(training.model, "bench", publisher=publisher, every=2, samples=1, wait=0):
+            for step in range(660):
+                begin = time.thread_time()
+                training.step()
+                found[step % 2].append(time.thread_time() - begin)
+                publisher.drain(10)
+                listener.discard()
+        with_, without = (times[10:] for times in found)
+        line[name] = {"captured_us": round(1e6 * (statistics.median(with_) - statistics.median(without))),
+                      "mean_us": round(1e6 * (statistics.mean(with_) - statistics.mean(without))),
+                      "step_us": round(1e6 * statistics.median(without))}
+    return line
 
 
 def rows() -> Dict[str, Any]:
@@ -337,7 +348,7 @@ def main() -> None:
             for line in added(folder, options.device, options.added):
                 print(json.dumps({"added": line}), flush=True)
             return
-        parts = {"between": lambda: between(folder), "arming_us": arming, "following": following,
+        parts = {"between": lambda: between(folder), "arming": lambda: arming(folder), "following": following,
                  "structure": lambda: structure(folder), "rows": rows, "epoch": lambda: epoch(folder, options.device)}
         for name, part in parts.items():
             print(json.dumps({name: part()}), flush=True)

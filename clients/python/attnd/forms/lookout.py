@@ -127,8 +127,10 @@ class Lookout:
             result = _sdpa(*args, **kwargs)
             self.count, self.records = self.count + 1, torch.is_grad_enabled()
             torch.set_grad_enabled(False)
-            spy.sees_alike(*alike, args)
-            torch.set_grad_enabled(self.records)
+            try:
+                spy.sees_alike(*alike, args)
+            finally:
+                torch.set_grad_enabled(self.records)
             return result
         finally:
             self._is_named = False
