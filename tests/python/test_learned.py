@@ -259,13 +259,54 @@ def test_a_forward_without_attention_makes_the_next_capture_full(monkeypatch):
     assert [one for one in sent if one not in expected] == []
 
 
-@needs_sdpa
-def test_a_softmax_keeps_captures_full():
-    def change(model, step):
-        model.blocks[1].attn.is_explicit = True
+class Masked(Attention):
+    """By a softmax, of logits to which the model adds something: hidden keys, and a bias that differs by head."""
+    added, bias = None, None
 
-    _, full = train(change)
+    def forward(self, x):
+        q, k, v = (one.unflatten(-1, (H, -1)).transpose(1, 2) for one in self.qkv(x).chunk(3, -1))
+        logits = q @ k.transpose(2, 3) * (D // H)**-0.5 + self.added
+        if self.bias is not None:
+            logits = logits + self.bias
+        return self.out((torch.softmax(logits, -1) @ v).transpose(1, 2).flatten(2))
+
+
+class OfMasked(Stack):
+    def __init__(self):
+        super().__init__()
+        self.by_product = False
+        for block in self.blocks:
+            block.attn = Masked()
+
+    def forward(self, x):
+        hidden = torch.ones(x.shape[1], x.shape[1]).triu(1) * -1e4
+        for number, block in enumerate(self.blocks):
+            block.attn.added = hidden if number else hidden - 100.0 * (torch.arange(x.shape[1]) == 1)
+            block.attn.bias = None if not self.by_product else torch.ones(1, H, x.shape[1], 2) @ torch.rand(1, H, 2, x.shape[1])
+        return super().forward(x)
+
+
+def test_a_softmax_that_is_judged_is_followed_narrowly(monkeypatch):
+    (sent, full), (expected, _) = both(monkeypatch, build=OfMasked)
+    assert sent == expected and len(sent) == 24 and full == [True, True, *[False] * 6]
+
+
+def test_a_softmax_of_what_was_multiplied_elsewhere_keeps_captures_full(monkeypatch):
+    """It is not known in the module that this is no product of queries and keys."""
+    def change(model, step):
+        model.by_product = True
+
+    _, full = train(change, build=OfMasked)
     assert all(full)
+
+
+def test_a_softmax_that_changes_makes_the_next_capture_full(monkeypatch):
+    def change(model, step):
+        model.blocks[2].attn.qkv.weight.data.mul_(1.0 if step < 5 else -1.0)
+        model.by_product = step >= 5
+
+    (sent, full), (expected, _) = both(monkeypatch, build=OfMasked, change=change, steps=20)
+    assert sent[:15] == expected[:15] and not full[5] and all(full[17:])
 
 
 @needs_sdpa

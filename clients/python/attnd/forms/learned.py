@@ -7,9 +7,10 @@
              within modules whose attention has not come by name; what else runs when an
              attention is seen, the frames of Python tell
 
-A model that attends by an explicit softmax stays with full captures: what is added before the softmax, and what the result
-meets, may be computed anywhere. So does one whose encoder layers of torch attend, which take their fast path only without
-hooks. A capture is odd when a forward shows what was not learned: an attention of another module or form, no attention of an
+A model that attends by an explicit softmax is followed narrowly once the softmaxes have been judged, where queries and keys meet,
+and all that is added to their product, in the very module of the softmax. It stays with full captures where the results of
+softmaxes are followed in each, as for values. So does a model whose encoder layers of torch attend, which take their fast path only
+without hooks. A capture is odd when a forward shows what was not learned: an attention of another module or form, no attention of an
 attending module, a module of a class that had not run; or when a forward begins elsewhere, shows no attention at all, or
 breaks off. A model that has other modules than a full capture has shown is learned anew.
 """

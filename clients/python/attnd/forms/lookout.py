@@ -50,7 +50,7 @@ class Lookout:
         self.asked: Optional[Sequence[int]] = None  # the shape of the queries that it was given
         self.within = 0  # functions of transformers that run now
         self.records = True  # autograd does, what is looked at
-        self.follows_terms = True  # of what may become the argument of a softmax
+        self.is_full = True  # the capture is, of one of the spies
         self.given: Any = None  # arguments of the F.scaled_dot_product_attention that is told of
         self.is_by_mode = False  # a mode alone sees what is looked at
         self._is_named = False  # what runs was looked up in torch.nn.functional
@@ -93,7 +93,7 @@ class Lookout:
     def see(self) -> None:
         """Puts the mode there, or takes it away. One that is not on top, as while it handles a call, is shut meanwhile: what is
         put on top of modes of the model would be taken for these when they end."""
-        self.follows_terms = any(spy.is_full for spy in self.spies)
+        self.is_full = any(spy.is_full for spy in self.spies)
         wanted = any(spy.is_awake for spy in self.spies) and not self._paused
         self.sweep()
         if self._mode is not None:
@@ -166,7 +166,9 @@ class Lookout:
             if isinstance(result, torch.Tensor) and result.dim() == 3 and _is_over_last(args, kwargs):
                 for spy in list(self.spies):
                     spy.sees_other(result)
-            self.tell(lambda: _softmax(args, kwargs, result, self._module(), None, self.terms), result)
+            module = self._module()
+            self.terms.here = id(module) if self.is_full else 0
+            self.tell(lambda: _softmax(args, kwargs, result, module, None, self.terms), result)
         return result
 
     def instead(self, run: Callable[[], Any], look: Callable[[Any], Optional[Seen]]) -> Any:
@@ -210,6 +212,7 @@ class Lookout:
             return
         with self._looking:
             try:
+                self.terms.here = id(self._module()) if self.is_full else 0
                 self.terms.after(function, args, kwargs, made)
             except Exception:  # called in a way that is not known
                 self.terms.clear()
@@ -456,7 +459,7 @@ class _Mode(TorchFunctionMode):
         if func in _LOOKED_AT and self.is_open:
             return self._lookout.by_mode(_stand_ins.original(func), args, kwargs)
         made = func(*args, **kwargs)
-        if func in FOLLOWED and self.is_open and self._lookout.follows_terms:
+        if func in FOLLOWED and self.is_open:
             self._lookout.note(func, args, kwargs, made)
         if self._trails and self.is_open:
             self._lookout.follow(func, args, kwargs, made)

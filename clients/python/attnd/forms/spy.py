@@ -411,11 +411,15 @@ class Spy:
         verdict = judge.known(name)
         if verdict is not None and not verdict.holds(seen):
             verdict = None
-        if verdict is not None and verdict.attention or self._narrow is not None and verdict is None:
-            self._learned.odd()
-            if self._narrow is not None:
-                return
         follows = (self.watcher.sends_values and name not in self._written) or name in self._compared
+        if verdict is None and self._narrow is not None:
+            self._learned.odd()
+            return
+        if verdict is not None and verdict.attention and self._narrow is None:
+            if follows or self._lookout is None or self._lookout.terms.crosses:
+                self._learned.odd()
+            else:
+                self._learned.attended(self._stack, False)
         if verdict is not None and not (verdict.attention and follows):
             if verdict.attention:
                 self.watcher.saw(path, call, judge.ordered(name, verdict, seen))

@@ -34,9 +34,10 @@ class _Term(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """The terms of a tensor that logits have become. `ref`: to it."""
+    """The terms of a tensor that logits have become. `ref`: to it; `here`: as in Terms, when it was made."""
     ref: Any
     terms: Tuple[_Term, ...]
+    here: int = 0
 
 
 class Terms:
@@ -44,10 +45,13 @@ class Terms:
 
     def __init__(self) -> None:
         self._ways: Dict[int, _Way] = {}
+        self.here = 0  # which module runs; 0: it does not matter
+        self.crosses = False  # what was made in one module has been looked at in another one, in this forward
 
     def clear(self) -> None:
         """The forward is over."""
         self._ways.clear()
+        self.here, self.crosses = 0, False
 
     def concerns(self, function: Any, args: Sequence[Any]) -> bool:
         """Whether the model calls one of FOLLOWED with what is followed, or begins a way."""
@@ -68,7 +72,10 @@ class Terms:
     def of(self, logits: torch.Tensor) -> Optional[Tuple[_Term, ...]]:
         """The terms of these; None: they have not been followed."""
         way = self._ways.get(id(logits))
-        return None if way is None or way.ref() is not logits else way.terms
+        if way is None or way.ref() is not logits:
+            return None
+        self.crosses = self.crosses or way.here != self.here
+        return way.terms
 
     def _put(self, made: torch.Tensor, terms: Optional[Tuple[_Term, ...]]) -> None:
         key = id(made)
@@ -77,7 +84,7 @@ class Terms:
             return
         if len(self._ways) >= _WAYS_MAX:
             self._ways.clear()
-        self._ways[key] = _Way(weakref.ref(made, lambda ref: self._gone(key, ref)), terms)
+        self._ways[key] = _Way(weakref.ref(made, lambda ref: self._gone(key, ref)), terms, self.here)
 
     def _gone(self, key: int, ref: Any) -> None:
         way = self._ways.get(key)
