@@ -249,14 +249,19 @@ enum row_verdict row_sums_judge(const struct sent_sums *rows, const struct row_n
     return ROW_SOUND;
 }
 
-void row_sums_add_keys(const struct sent_sums *rows, uint32_t b, uint32_t kv, struct moments *into)
+void row_sums_add_keys(const struct sent_sums *rows, uint32_t b, uint32_t kv,
+                       const struct row_kernels *kernels, struct moments *into)
 {
     uint32_t keys = rows->k_len && (uint32_t)rows->k_len[b] < rows->keys ? (uint32_t)rows->k_len[b]
                                                                          : rows->keys;
     size_t at = ((size_t)b * rows->kv_heads + kv) * rows->keys;
     double sum = 0;
     uint64_t n = 0;
-    for (uint32_t j = 0; rows->key_lengths && j < keys; j++) {
+    if (rows->key_lengths && kernels) {
+        const char *lengths = (const char *)rows->key_lengths + at * sizeof(float);
+        n = kernels->finite_sum(lengths, keys, &sum);
+    }
+    for (uint32_t j = 0; rows->key_lengths && !kernels && j < keys; j++) {
         float length = row_sums_read_f32(rows->key_lengths, at + j);
         bool is_finite = fabsf(length) <= FLT_MAX;
         sum += is_finite ? (double)length : 0;
