@@ -154,7 +154,7 @@ static void row_sums_add_importance(const struct row_sums_work *w, struct import
     }
 }
 
-/* Of which a sink, or nobody, has taken a share. */
+/* A sink may have taken a share. */
 static void row_sums_add_entries(struct row_sums_work *w, uint32_t s)
 {
     const struct row_scaled *scaled = &w->scaled;

@@ -42,7 +42,7 @@ struct sums_total {
     float min, max;
 };
 
-/* Of a head. */
+/* All such sums of a head. */
 struct sums_totals {
     struct sums_total entries, logits, cosines, lengths;
 };

@@ -104,8 +104,8 @@ void row_sums_read(const struct sent_sums *rows, uint32_t b, uint32_t h, uint32_
     size_t at = ((size_t)b * rows->heads + h) * rows->rows + i;
     size_t places = (size_t)(rows->places_shared ? 1 : rows->batch) * rows->rows;
     size_t place = (size_t)(rows->places_shared ? 0 : b) * rows->rows + i;
-    /* Those of the next rows: no more than a few lines lie side by side, which the machine does not
-     * see coming. */
+    /* The next rows are asked for: no more than a few lines lie side by side, which the machine
+     * does not see coming. */
     size_t lines = at + 2 * (size_t)count <= all ? count * sizeof(float) / CACHE_LINE : 0;
     chunk->count = count;
     for (int s = 0; s < ROW_SUM_COUNT; s++) {
