@@ -199,7 +199,7 @@ static void row_sums_add_rows(struct row_sums_work *w)
 {
     bool is_whole = !w->rows->of_weights && w->sink == -INFINITY;
     struct sums_counted counted = {0};
-    for (uint32_t s = 0; s < w->count; s++) {
+    for (uint32_t s = 0; s < ROW_BATCH && s < w->count; s++) {
         bool is_sound = w->verdict[s] == ROW_SOUND;
         w->batch.sound[s] = is_sound && w->scaled.z[s] > 0 ? 1 : 0;
         counted.sound |= (uint32_t)is_sound << s;
