@@ -23,6 +23,7 @@ from .base.ranks import rank_and_world, shared_run
 from .capture.forwards import Forwards
 from .capture.projections import Projections, check_projections
 from .capture.residual import Residual
+from .capture.sketch import Sketches
 from .capture.start import START_IT, local_rank, starter_for
 from .capture.watch import Watch
 from .forms.seen import Share
@@ -215,8 +216,9 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         if not passive:
             opened.callback(made.close)
             made.follow_steps(optimizer, steps, model if _is_compiled(model) else root)
-            if weights_every != 0 and 0 in (publisher.rank, share.number):
-                forwards.projections = Projections(root, publisher, weights_every, names, share.of)
+            if weights_every != 0:
+                forwards.projections = Projections(root, publisher, weights_every, names, share.of, 0 in (publisher.rank, share.number))
+                forwards.sketches = Sketches(root, publisher, forwards.projections)
             if probe is not None:
                 probing = _watch_probe(publisher, root, isinstance(probe, InductionInputs), endpoint=endpoint, address=address,
                                        tokens=tokens, values=values, residual=residual, projections=names)
