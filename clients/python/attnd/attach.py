@@ -89,7 +89,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  every one, when their sides are at most attnd's metrics.weights_max_size (2048). Until epoch_end() is
                  called for the first time, 1000 steps are an epoch. The first time is after 100 steps at the latest.
                  Rank 0 does, of what it holds, and each rank its rows of what FSDP2 shares out; projections.py has what
-                 is found
+                 is found. But with 0, each rank also publishes 64 numbers of each head of these after a captured step
     projections  {"wq": name, "wk": name, "wv": name, "wo": name} of modules or parameters within each attention, as
                  "to_q" or "to_out.0", when their names do not tell; "wqkv" for one that has all queries, then keys, then
                  values, "wqkv_by_head" for one that has them head by head
