@@ -33,6 +33,7 @@ from .projections import GIVEN, TOLD, Layer, Projections, around, modules_of
 PLACES = 64  # PROTOCOL.md
 RUNS = 8, 4, 2, 1  # places that lie side by side: what is next to a number comes with it from memory
 LOOKED_EVERY = 64  # captures after which the matrices of a layer are looked for again, beside its 1st, 2nd, 4th, ...
+_Link = Tuple[Dict[str, Any], str, Any]
 Captures = Mapping[str, Tuple[wire.Layer, Share]]  # what was captured in a step, by path
 
 
@@ -82,12 +83,13 @@ class _Read(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """Facts of a layer. `links`: where the modules and parameters are that make it, which others may take the place of."""
+    """Facts of a layer. `links`: where the modules and parameters are that make it, which others may take the place of; None: a
+    parameter is nowhere."""
     reads: Tuple[_Read, ...]
-    links: Tuple[Tuple[Dict[str, Any], str, Any], ...]
+    links: Optional[Tuple[_Link, ...]]
 
     def is_current(self) -> bool:
-        return all(held.get(name) is one for held, name, one in self.links)
+        return self.links is not None and all(held.get(name) is one for held, name, one in self.links)
 
 
 class Sketches:
@@ -152,7 +154,7 @@ class Sketches:
             else:
                 reads.append(_read(path, layer, name))
         sources = [one for read in reads for one in read.matrix.sources]
-        return _Known(tuple(reads), tuple(_links(modules, path, sources)))
+        return _Known(tuple(reads), _links(modules, path, sources))
 
     def _tell(self, path: str, names: str, why: str) -> None:
         if names not in self._told:
@@ -230,18 +232,18 @@ def _read(path: str, layer: Layer, name: str) -> _Read:
     return _Read(matrix, tuple(names), there[0], there[1], there[2], there[2][::each] // each, each, held)
 
 
-def _links(modules: Modules, path: str, sources: List[torch.Tensor]) -> Iterator[Tuple[Dict[str, Any], str, Any]]:
+def _links(modules: Modules, path: str, sources: Sequence[torch.Tensor]) -> Optional[Tuple[_Link, ...]]:
     """Where these parameters are in their modules, and these in the modules around them, up to the block."""
-    top, wanted = around(path)[-1], {id(one) for one in sources}
+    top, wanted, found = around(path)[-1], {id(one) for one in sources}, []
     for name, module in modules.items():
         keys = [key for key, one in module._parameters.items() if id(one) in wanted]
         if not keys or not (top in ("", name) or name.startswith(f"{top}.")):
             continue
-        for key in keys:
-            yield module._parameters, key, module._parameters[key]
+        found += [(module._parameters, key, module._parameters[key]) for key in keys]
         while name and name != top:
             outer, _, last = name.rpartition(".")
             inner: Any = modules[outer]._modules if outer in modules else {}
             if inner.get(last) is modules[name]:  # else a wrapper is between
-                yield inner, last, modules[name]
+                found.append((inner, last, modules[name]))
             name = outer
+    return tuple(found) if wanted <= {id(one) for _, _, one in found} else None
