@@ -234,7 +234,8 @@ def _read(path: str, layer: Layer, name: str) -> _Read:
 
 def _links(modules: Modules, path: str, sources: Sequence[torch.Tensor]) -> Optional[Tuple[_Link, ...]]:
     """Where these parameters are in their modules, and these in the modules around them, up to the block."""
-    top, wanted, found = around(path)[-1], {id(one) for one in sources}, []
+    top, wanted = around(path)[-1], {id(one) for one in sources}
+    found: List[_Link] = []
     for name, module in modules.items():
         keys = [key for key, one in module._parameters.items() if id(one) in wanted]
         if not keys or not (top in ("", name) or name.startswith(f"{top}.")):
