@@ -278,6 +278,7 @@ TEST(encoding_gives_the_golden_bytes)
                                         "weights_slice",
                                         "rows",
                                         "rows_weights",
+                                        "sketch",
                                         "hello",
                                         "hello_modules",
                                         "log",
@@ -392,6 +393,7 @@ TEST(every_required_key_is_required)
         {"bye", "event"},      {"log", "values"},        {"qk", "scale"},
         {"weights", "heads"},  {"weights", "head_dim"},  {"rows", "tensors"},
         {"rows", "sums"},      {"rows", "queries"},      {"rows", "keys"},
+        {"sketch", "tensors"}, {"sketch", "stored"},
     };
 
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
