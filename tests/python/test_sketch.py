@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The values of projection matrices that travel with each capture: which they are, of which matrix, and what is told of those
 that have none."""
-import hashlib
 import logging
 
 import numpy as np
@@ -14,10 +13,11 @@ from attnd.capture import sketch
 from attnd.capture.matrix import Matrix
 from attnd.capture.shards import Shard
 from conftest import FakeDaemon, wait_until
+from sketched import expected
 from test_projections import D, READ, Attention, Conv1D, H, Model, T, attn, heads, separate, simple, train
 from torch import nn
 
-PLACES, SIDE = 64, D // H
+SIDE = D // H
 TAKES = b"limits/accepts=attention,qk,weights,sketch,event;header=11"
 
 
@@ -46,25 +46,6 @@ def sketches(it, layer=0):
     assert it.publisher.drain(60)
     return [(m.step, m.keys, dict(zip((t["name"] for t in m.keys["tensors"]), m.frames)))
             for m in it.messages if m.kind == "sketch" and m.keys["layer"] == layer]
-
-
-def drawn(path, name, rows, columns, each):
-    """The places, as sketch.py says that they are drawn."""
-    numbers = hashlib.shake_128(f"{path}\0{name}".encode()).digest(8 * PLACES // each)
-    at = [each * (int.from_bytes(numbers[8 * i:8 * i + 8], "little") % (rows * columns // each)) for i in range(PLACES // each)]
-    return [(one // columns, one % columns + i) for one in at for i in range(each)]
-
-
-def expected(path, name, matrix, count=H, stored=True):
-    """The values of a matrix [out, in] of `count` heads, that is not `stored` so but [in, out]."""
-    matrix = matrix.detach().float().numpy()
-    d = (matrix.shape[1] if name == "wo" else len(matrix)) // count
-    found = []
-    for head in range(count):
-        part = matrix[:, head * d:head * d + d] if name == "wo" else matrix[head * d:head * d + d]
-        part = part if stored else part.T
-        found.append([part[at] for at in drawn(path, name, *part.shape, 4)])  # heads of 4, sides of 16
-    return np.array(found)
 
 
 def assert_values(found, path="blocks.0.attn", kv_heads=H, stored=("wq", "wk", "wv", "wo"), **matrices):
@@ -154,10 +135,10 @@ def test_what_an_adapter_adds_is_in_the_values_from_the_step_on_that_has_it(watc
     attn(it.model).q_proj = lora = LoraLinear(base)
     train(it, 2)
     found = sketches(it)
-    np.testing.assert_array_equal(found[2][2]["wq"], expected("blocks.0.attn", "wq", base.weight))
+    np.testing.assert_array_equal(found[2][2]["wq"], expected("blocks.0.attn", "wq", base.weight, H))
     whole = base.weight + 0.5 * lora.lora_B["default"].weight @ lora.lora_A["default"].weight
     for _, keys, values in found[3:]:
-        np.testing.assert_allclose(values["wq"], expected("blocks.0.attn", "wq", whole), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(values["wq"], expected("blocks.0.attn", "wq", whole, H), rtol=1e-6, atol=1e-7)
         assert keys["frozen"] == ["wk", "wv", "wo"]
     assert "frozen" not in found[2][1]
 
