@@ -34,7 +34,7 @@ def _finish(rows, cross, whole):
     aside = np.where(apart < 0, -1 - apart, apart)
     unknown = t["first"] < 0
     first_key = np.where(unknown, aside - (apart < 0), t["first"])
-    with_first = np.where(unknown, apart >= 0, aside == t["first"] if "apart" in c else t["with_first"] > 0)
+    with_first = np.where(unknown, apart >= 0, t["with_first"] > 0)
     with_first = c["with_first"] > 0 if "with_first" in c else with_first
     n, farthest = c.get("seen", t["seen"]), c.get("farthest", t["farthest"])
     p, keys = t["position"], rows.keys

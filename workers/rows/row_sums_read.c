@@ -165,8 +165,6 @@ void row_sums_take(const struct sent_sums *rows, const struct row_chunk *chunk, 
     if (p[ROW_PLACE_FIRST] < 0) {
         ret_row->first = ret_row->apart - is_later;
         ret_row->with_first = !is_later;
-    } else if (rows->column[ROW_SUM_APART]) {
-        ret_row->with_first = ret_row->apart == p[ROW_PLACE_FIRST];
     }
     if (rows->column[ROW_SUM_WITH_FIRST]) {
         ret_row->with_first = ret_row->sum[ROW_SUM_WITH_FIRST] == 1;

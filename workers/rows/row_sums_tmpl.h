@@ -71,11 +71,8 @@ SIMD_INLINE void sums_find(struct sums_slots *r)
     r->position = v_sane_i(sums_place(r, ROW_PLACE_POSITION));
     r->apart = rules->has_apart ? key : place;
     r->document = v_select_i(untold, v_select_i(is_later, v_sub_i(key, one), key), place);
-    vi with_first = sums_place(r, ROW_PLACE_WITH_FIRST);
-    if (rules->has_apart) {
-        with_first = v_select_i(v_within_i(key, place, place), one, zero);
-        with_first = v_select_i(untold, v_select_i(is_later, zero, one), with_first);
-    }
+    vi with_first =
+        v_select_i(untold, v_select_i(is_later, zero, one), sums_place(r, ROW_PLACE_WITH_FIRST));
     r->with_first =
         rules->has_with_first ? sums_load(r, ROW_SUM_WITH_FIRST) : v_convert(with_first);
     r->seen =

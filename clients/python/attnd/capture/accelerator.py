@@ -223,7 +223,7 @@ class Accelerator:
         problems: List[Problem] = []
         names: Tuple[str, ...] = ()
         backend, awaited, again = "reference", False, None
-        head, by_head = _chosen.randrange(heads) if checked else -1, asked.mask is not None and asked.mask.shape[1] > 1
+        head = _chosen.randrange(heads) if checked else -1
         said, facts = _said(asked)
         with reference.exact(device) if checked or side else _NOTHING:
             for some, problem in _problems(asked, self._alike):
@@ -245,14 +245,14 @@ class Accelerator:
                     facts.update(_first_keys(asked, problem, facts.get("looked")))
                 problem.first = facts.get("first")
                 if by_kernel:
-                    names = names_of_kernel(problem, asked.whole, asked.numbers is not None, by_head)
+                    names = names_of_kernel(problem, asked.whole, asked.numbers is not None)
                     left = self._tried(problem, launch.launched, asked.whole)
                     tensors[number, "left"] = left
                     if asked.numbers is not None:
                         facts["occurrence"] = self._occurrences(asked.numbers, problem)
                         tensors[number, "of tokens"] = self._tried(problem, launch.of_tokens, asked.whole, asked.numbers, left)
                 else:
-                    left, (names, block) = None, _by_reference(problem, asked.mask is not None, by_head)
+                    left, (names, block) = None, _by_reference(problem, asked.mask is not None)
                     tensors.update(((number, name), one) for name, one in block.items())
                 if some.start <= head < some.stop:
                     again = number, _again(problem, head - some.start)
@@ -487,15 +487,14 @@ def _again(p: Problem, head: int) -> Again:
     return Again(sample, head, at, torch.stack([expected, rounding.expand_as(expected)]))
 
 
-def _by_reference(problem: Problem, masked: bool, by_head: bool) -> Tuple[Tuple[str, ...], Dict[str, torch.Tensor]]:
+def _by_reference(problem: Problem, masked: bool) -> Tuple[Tuple[str, ...], Dict[str, torch.Tensor]]:
     """Launches the reference: the names of its columns, and its tensors. Sums over logits, and powers, would cost as many launches
-    again: there are none, nor the numbers of a message that need them. `by_head`: what is visible may differ by head."""
+    again: there are none, nor the numbers of a message that need them."""
     found = reference.columns(problem, False, False)
+    of_places = [found.pop(name)[:, 0] for name in BY_MASK]
     block = {"k": norms(problem.k).float()}
-    if not by_head:
-        of_places = [found.pop(name)[:, 0] for name in BY_MASK]
-        if not masked and problem.documents is not None:  # else the mask, or the bounds, say it
-            block["places"] = torch.stack(of_places).float()
+    if not masked and problem.documents is not None:  # else the mask, or the bounds, say it
+        block["places"] = torch.stack(of_places).float()
     return tuple(found), {"rows": torch.stack(list(found.values())).float(), **block}
 
 

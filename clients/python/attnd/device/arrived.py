@@ -199,19 +199,13 @@ def _find_places(made: Computed, p: Problem, facts: Dict[str, torch.Tensor], of_
     return Placed(places, None if meaning is None else meaning.keys.numpy().copy(), None if meaning is None else bool(meaning.causal))
 
 
-def names_of_kernel(p: Problem, powers: bool, tokens: bool = False, by_head: bool = False) -> Tuple[str, ...]:
+def names_of_kernel(p: Problem, powers: bool, tokens: bool = False) -> Tuple[str, ...]:
     """The names of the columns that are sent of those that launch.launched() leaves, and with `tokens` launch.of_tokens(): `apart`,
-    `seen` and `farthest` are missing where places say it. `by_head`: what is visible may differ by head."""
-    key = "names", powers, tokens, by_head
+    `seen` and `farthest` are missing where places say it."""
+    key = "names", powers, tokens
     if key not in p.alike:
-        if by_head:
-            said = 0
-        elif p.cross or (p.bias is None and p.documents is None):
-            said = 3
-        else:
-            said = 2 if p.bias is not None else 0
-        names = ["with_first" if p.cross and name == "apart" else name for name in COLUMNS[:8 - said]] + list(COLUMNS[8:])
-        p.alike[key] = (*names, *(POWERS if powers else ()), *FEW_COLUMNS, *(TOKEN_COLUMNS if tokens else ()))
+        said = 3 if p.cross or (p.bias is None and p.documents is None) else 2 if p.bias is not None else 0
+        p.alike[key] = (*COLUMNS[:8 - said], *COLUMNS[8:], *(POWERS if powers else ()), *FEW_COLUMNS, *(TOKEN_COLUMNS if tokens else ()))
     found: Tuple[str, ...] = p.alike[key]
     return found
 
