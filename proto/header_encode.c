@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The encoder writes the keys that C programs send, in PROTOCOL.md's order; those of matrices in
- * parts, and of settings and costs come from Python alone. Optional keys are left out while they
- * say what their absence says, so that equal headers have equal bytes. */
+/* The encoder writes the keys that C programs send, in PROTOCOL.md's order; those of sketches, of
+ * matrices in parts, and of settings and costs come from Python alone. Optional keys are left out
+ * while they say what their absence says, so that equal headers have equal bytes. */
 #include "proto/header_internal.h"
 
 #include "proto/err.h"
@@ -88,28 +88,6 @@ static void put_rows(struct mpk_writer *writer, const struct header *header)
     }
 }
 
-static void put_sketch(struct mpk_writer *writer, const struct header *header)
-{
-    struct mpk_open stored = mpk_open(writer, "stored");
-    bool any_frozen = false;
-    for (int p = 0; p < PROJECTION_COUNT; p++) {
-        if (header_frame_of(header, header_role_of((enum projection)p))) {
-            mpk_put_str(writer, dtype_name(header->stored_dtype[p]));
-        }
-        any_frozen = any_frozen || header->frozen[p];
-    }
-    mpk_close_array(writer, &stored);
-    if (any_frozen) {
-        struct mpk_open frozen = mpk_open(writer, "frozen");
-        for (int p = 0; p < PROJECTION_COUNT; p++) {
-            if (header->frozen[p]) {
-                mpk_put_str(writer, projection_name[p]);
-            }
-        }
-        mpk_close_array(writer, &frozen);
-    }
-}
-
 /* The keys of one type alone, between `tensors` and what is optional for all. */
 static void put_typed(struct mpk_writer *writer, const struct header *header)
 {
@@ -122,9 +100,6 @@ static void put_typed(struct mpk_writer *writer, const struct header *header)
     }
     if (header->type == MESSAGE_ROWS) {
         put_rows(writer, header);
-    }
-    if (header->type == MESSAGE_SKETCH) {
-        put_sketch(writer, header);
     }
     if (header->type == MESSAGE_QK) {
         mpk_pair_f64(writer, "scale", header->scale);
@@ -152,9 +127,7 @@ static void put_tensor_message(struct mpk_writer *writer, const struct header *h
     header_encode_put_number(writer, "window", header->window);
     put_lengths(writer, "q_len", header->q_len, header->batch);
     put_lengths(writer, "k_len", header->k_len, header->batch);
-    bool is_told = header_frame_of(header, TENSOR_WQ) || header_frame_of(header, TENSOR_WO) ||
-                   header->type != MESSAGE_SKETCH;
-    if (header->heads_total != header->heads || !is_told) { /* by its tensors */
+    if (header->heads_total != header->heads) {
         if (header->type != MESSAGE_WEIGHTS) {
             mpk_pair_u64(writer, "head_offset", header->head_offset);
         }

@@ -76,7 +76,7 @@ void live_publish_sketch(struct run *run, const struct stream *stream,
     struct live_result live = {
         .common = {run->job, run->id, capture->epoch, capture->step, capture->time_ns},
         .layer = {.id = stream->id, .row_sum_error = NAN, .tier = MESSAGE_SKETCH},
-        .rank = capture->rank,
+        .rank = (uint32_t)capture->rank,
         .sketch = numbers,
         .sketch_size = size,
     };

@@ -357,15 +357,10 @@ static int read_drift(struct restore *restore, const struct restore_place *place
 static int restore_read_sketch(struct restore *restore, struct stream *stream, const void *value,
                                size_t size)
 {
-    struct sketch *sketch;
-    if (stream->sketch) {
-        return ERR_STORE_FORMAT;
-    }
-    int code = sketch_unpack(value, size, &sketch);
+    int code = stream->sketch ? ERR_STORE_FORMAT
+                              : sketch_unpack(value, size, &restore->run->budget, &stream->sketch);
     if (!code) {
-        sketch->capture.received_ns = restore->now_ns;
-        stream->sketch = sketch;
-        state_budget_charge(&restore->run->budget, sketch_bytes(sketch), 0);
+        stream->sketch->capture.received_ns = restore->now_ns;
     }
     return code;
 }

@@ -72,12 +72,6 @@ void run_free_drift(struct run *run, struct layer_track *layer)
     run_charge_drift(run, layer);
 }
 
-void run_free_sketch(struct run *run, struct stream *stream)
-{
-    state_budget_charge(&run->budget, 0, sketch_bytes(stream->sketch));
-    sketch_free(&stream->sketch);
-}
-
 void run_free_state(struct run *run)
 {
     for (uint32_t t = 0; t < run->track_count; t++) {
@@ -87,7 +81,7 @@ void run_free_state(struct run *run)
         for (uint32_t t = 0; t < run->track_count; t++) {
             run_free_drift(run, &stream->tracks[t]);
         }
-        run_free_sketch(run, stream);
+        sketch_free(&stream->sketch);
     }
 }
 

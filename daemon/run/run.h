@@ -164,9 +164,8 @@ struct sequences *run_sequences(struct run *run, const struct header *header);
 struct drift_rule run_drift_rule(const struct config *config);
 /* A layer's drift has grown: charges the budget of windows. */
 void run_charge_drift(struct run *run, struct layer_track *layer);
-/* Frees a layer's baseline; its sketch. */
+/* Frees a layer's baseline. */
 void run_free_drift(struct run *run, struct layer_track *layer);
-void run_free_sketch(struct run *run, struct stream *stream);
 /* One of its layer's messages that was refused, with those it stands for: counts them to the layer
  * and, unless a window has counted it as lost, to the window of the layer's next message. */
 void run_count_dropped(struct run *run, struct stream *stream, const struct message *message,

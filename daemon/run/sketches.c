@@ -51,23 +51,16 @@ static void sketches_finish(struct run *run, struct stream *stream)
 
 int sketches_take(struct run *run, struct stream *stream, struct message *message)
 {
-    const struct header *header = &message->header;
-    uint64_t before = sketch_bytes(stream->sketch),
-             more = sketch_more_bytes(stream->sketch, header);
-    if (more > 0 && !state_budget_fits(&run->budget, more)) {
-        return ERR_STATE_LIMIT;
-    }
     if (!stream->sketch) {
-        stream->sketch = sketch_new();
+        stream->sketch = sketch_new(&run->budget);
     }
     if (!stream->sketch) {
         return ERR_MEMORY;
     }
-    if (sketch_is_passed(stream->sketch, header)) {
+    if (sketch_is_passed(stream->sketch, &message->header)) {
         sketches_finish(run, stream);
     }
     int code = sketch_put(stream->sketch, message);
-    state_budget_charge(&run->budget, sketch_bytes(stream->sketch), before);
     if (!code && sketch_is_whole(stream->sketch, run->tracks[0].window.world)) {
         sketches_finish(run, stream);
     }

@@ -56,7 +56,7 @@ struct stream {
     struct sequences reliable; /* of the reliable lane */
     struct promises promises;  /* of its messages, for the batch that saves it in all tracks */
     struct assembly assembly;
-    struct sketch *sketch; /* its bytes are charged to the run's budget; owned, NULL = none yet */
+    struct sketch *sketch;       /* owned; NULL = none yet */
     struct position projections; /* of the newest matrices that were published */
     struct counts counts;
     uint64_t last_ns;           /* when it was last heard of */

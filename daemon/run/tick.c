@@ -29,7 +29,7 @@ static void tick_evict(struct run *run, uint64_t now_ns)
         }
         if (stream->sketch && !stream->sketch->is_open &&
             !(stream->tracks[0].unsaved && run->sink->store)) {
-            run_free_sketch(run, stream);
+            sketch_free(&stream->sketch);
             stats_add(run->sink->stats, COUNT_EVICTED, 1);
         }
     }

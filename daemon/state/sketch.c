@@ -24,64 +24,39 @@ _Static_assert(VALUES_SIZE == 24 + 4 * SKETCH_PLACES, "no padding: they are stor
 
 /* Memory */
 
-static uint64_t sketch_matrix_bytes(uint32_t heads)
+struct sketch *sketch_new(struct state_budget *budget)
 {
-    return heads * SKETCH_SETS * VALUES_SIZE;
-}
-
-uint64_t sketch_bytes(const struct sketch *sketch)
-{
-    uint64_t bytes = 0;
-    for (int p = 0; sketch && p < PROJECTION_COUNT; p++) {
-        bytes += sketch_matrix_bytes(sketch->matrix[p].heads);
+    struct sketch *sketch = calloc(1, sizeof *sketch);
+    if (sketch) {
+        sketch->budget = budget;
     }
-    return sketch ? bytes + sizeof *sketch + sketch->rank_count * sizeof *sketch->seen : 0;
+    return sketch;
 }
 
-/* Heads of the layer in a matrix, by a slice of them. */
-static uint32_t sketch_heads_of(const struct header *header, int p)
+/* Another size of what the budget counts, whether it fits or not. */
+static void sketch_charge(struct sketch *sketch, uint64_t bytes)
 {
-    bool keys = p == PROJECTION_K || p == PROJECTION_V;
-    return keys ? (uint32_t)((uint64_t)header->heads_total * header->kv_heads / header->heads)
-                : header->heads_total;
-}
-
-static bool sketch_has(const struct header *header, int p)
-{
-    return header_frame_of(header, header_role_of((enum projection)p)) > 0;
-}
-
-uint64_t sketch_more_bytes(const struct sketch *sketch, const struct header *header)
-{
-    uint64_t bytes = sketch ? 0 : sizeof *sketch + sizeof *sketch->seen;
-    for (int p = 0; p < PROJECTION_COUNT; p++) {
-        if (sketch_has(header, p) && !(sketch && sketch->matrix[p].heads)) {
-            bytes += sketch_matrix_bytes(sketch_heads_of(header, p));
-        }
-    }
-    return bytes;
-}
-
-struct sketch *sketch_new(void)
-{
-    return calloc(1, sizeof(struct sketch));
+    state_budget_charge(sketch->budget, bytes, sketch->bytes);
+    sketch->bytes = bytes;
 }
 
 void sketch_free(struct sketch **sketch_p)
 {
     struct sketch *sketch = *sketch_p;
-    for (int i = 0; sketch && i < PROJECTION_COUNT * SKETCH_SETS; i++) {
+    if (!sketch) {
+        return;
+    }
+    sketch_charge(sketch, 0);
+    for (int i = 0; i < PROJECTION_COUNT * SKETCH_SETS; i++) {
         free(sketch->matrix[i / SKETCH_SETS].of[i % SKETCH_SETS]);
     }
-    if (sketch) {
-        free(sketch->seen);
-    }
+    free(sketch->seen);
     free(sketch);
     *sketch_p = NULL;
 }
 
 /* Without memory it stays as if it had never come. */
-static int sketch_make_matrix(struct sketch_matrix *matrix, uint32_t heads)
+static int sketch_make_matrix(struct sketch *sketch, struct sketch_matrix *matrix, uint32_t heads)
 {
     for (int i = 0; i < SKETCH_SETS; i++) {
         if (!matrix->of[i] && !(matrix->of[i] = calloc(heads, VALUES_SIZE))) {
@@ -89,6 +64,7 @@ static int sketch_make_matrix(struct sketch_matrix *matrix, uint32_t heads)
         }
     }
     matrix->heads = heads;
+    sketch_charge(sketch, sketch->bytes + heads * SKETCH_SETS * VALUES_SIZE);
     return 0;
 }
 
@@ -110,28 +86,45 @@ bool sketch_is_passed(const struct sketch *sketch, const struct header *header)
     return sketch->is_open && sketch_compare(sketch, header) > 0;
 }
 
+/* Heads of the layer in a matrix of which a message has a slice; 0: it does not have the matrix. */
+static uint32_t sketch_heads_of(const struct header *header, int p)
+{
+    bool keys = p == PROJECTION_K || p == PROJECTION_V;
+    uint64_t heads = keys ? (uint64_t)header->heads_total * header->kv_heads / header->heads
+                          : header->heads_total;
+    return header_frame_of(header, header_role_of((enum projection)p)) ? (uint32_t)heads : 0;
+}
+
 /* Room for its matrices and its rank. */
 static int sketch_reserve(struct sketch *sketch, const struct header *header, uint32_t rank_index)
 {
+    uint64_t more = 0;
     for (int p = 0; p < PROJECTION_COUNT; p++) {
-        uint32_t heads = sketch->matrix[p].heads;
-        if (sketch_has(header, p) && heads && heads != sketch_heads_of(header, p)) {
+        uint32_t heads = sketch_heads_of(header, p), known = sketch->matrix[p].heads;
+        if (heads && known && heads != known) {
             return ERR_HEADS_CHANGED;
         }
+        more += known ? 0 : heads * SKETCH_SETS * VALUES_SIZE;
+    }
+    if (more > 0 && !state_budget_fits(sketch->budget, more)) {
+        return ERR_STATE_LIMIT;
     }
     if (rank_index >= sketch->rank_count) {
+        uint32_t added = rank_index + 1 - sketch->rank_count;
         uint64_t *seen = realloc(sketch->seen, (rank_index + 1) * sizeof *seen);
         if (!seen) {
             return ERR_MEMORY;
         }
-        memset(seen + sketch->rank_count, 0, (rank_index + 1 - sketch->rank_count) * sizeof *seen);
+        memset(seen + sketch->rank_count, 0, added * sizeof *seen);
         sketch->seen = seen;
-        sketch->rank_count = rank_index + 1;
+        sketch->rank_count += added;
+        sketch_charge(sketch, sketch->bytes + added * sizeof *seen);
     }
     int code = 0;
     for (int p = 0; p < PROJECTION_COUNT && !code; p++) {
-        if (sketch_has(header, p) && !sketch->matrix[p].heads) {
-            code = sketch_make_matrix(&sketch->matrix[p], sketch_heads_of(header, p));
+        uint32_t heads = sketch_heads_of(header, p);
+        if (heads && !sketch->matrix[p].heads) {
+            code = sketch_make_matrix(sketch, &sketch->matrix[p], heads);
         }
     }
     return code;
@@ -292,17 +285,6 @@ static unsigned sketch_flags(const struct sketch_values *values, bool frozen)
            (values->differs ? SKETCH_RANKS_DIFFER : 0u);
 }
 
-/* Whether a place that both hold has other bits. */
-static bool sketch_has_changed(const struct sketch_values *now, const struct sketch_values *before)
-{
-    bool changed = false;
-    for (uint32_t i = 0; i < SKETCH_PLACES && !changed; i++) {
-        changed = (now->held & before->held) >> i & 1 &&
-                  memcmp(&now->place[i], &before->place[i], sizeof now->place[i]) != 0;
-    }
-    return changed;
-}
-
 static void sketch_put_matrix(struct mpk_writer *writer, const char *name,
                               const struct sketch_matrix *matrix)
 {
@@ -335,13 +317,14 @@ static void sketch_keep(struct sketch_matrix *matrix)
         if (!open->held) {
             continue;
         }
-        if (!matrix->of[SKETCH_FIRST][h].held) {
+        struct sketch_values *newest = &matrix->of[SKETCH_NEWEST][h];
+        if (!newest->held) {
             matrix->of[SKETCH_FIRST][h] = *open;
-        }
-        if (sketch_has_changed(open, &matrix->of[SKETCH_NEWEST][h])) {
+        } else if (newest->held == open->held &&
+                   memcmp(newest->place, open->place, sizeof open->place) != 0) {
             matrix->of[SKETCH_CHANGED][h] = *open;
         }
-        matrix->of[SKETCH_NEWEST][h] = *open;
+        *newest = *open;
     }
 }
 
@@ -390,12 +373,8 @@ static void sketch_pack_matrix(struct mpk_writer *writer, const char *name,
 
 int sketch_pack(const struct sketch *sketch, struct mpk_writer *writer)
 {
-    const struct sketch_capture *capture = &sketch->capture;
     struct mpk_open map = mpk_open(writer, NULL);
-    mpk_pair_u64(writer, "epoch", capture->epoch);
-    mpk_pair_u64(writer, "step", capture->step);
-    mpk_pair_u64(writer, "time_ns", capture->time_ns);
-    mpk_pair_u64(writer, "rank", capture->rank);
+    stored_put(writer, "capture", &sketch->capture, 1, sizeof sketch->capture);
     mpk_pair_bool(writer, "is_open", sketch->is_open);
     mpk_pair_u64(writer, "captures", sketch->captures);
     mpk_pair_u64(writer, "ranks", sketch->rank_count);
@@ -411,59 +390,60 @@ int sketch_pack(const struct sketch *sketch, struct mpk_writer *writer)
 
 /* The sets are as long as `heads` says, which is no more than there are bytes; of those that are
  * nil the last that changed is the newest, and the open one has nothing. */
-static void sketch_unpack_matrix(struct stored *in, struct sketch_matrix *matrix)
+static int sketch_unpack_matrix(struct sketch *sketch, const msgpack_object *map,
+                                struct sketch_matrix *matrix)
 {
+    struct stored in = {map, 0};
     uint32_t heads = 0, stored = 0;
-    stored_u32(in, "heads", HEADS_MAX, &heads);
-    stored_u32(in, "stored", DTYPE_F64, &stored);
-    stored_bool(in, "here", &matrix->here);
-    stored_bool(in, "frozen", &matrix->frozen);
-    for (int i = 0; i < SKETCH_SETS && !in->code; i++) {
-        stored_copy(in, sketch_sets[i], heads, VALUES_SIZE, &matrix->of[i]);
+    stored_u32(&in, "heads", HEADS_MAX, &heads);
+    stored_u32(&in, "stored", DTYPE_F64, &stored);
+    stored_bool(&in, "here", &matrix->here);
+    stored_bool(&in, "frozen", &matrix->frozen);
+    for (int i = 0; i < SKETCH_SETS; i++) {
+        stored_copy(&in, sketch_sets[i], heads, VALUES_SIZE, &matrix->of[i]);
     }
-    bool is_there = heads > 0 && matrix->of[SKETCH_FIRST] && matrix->of[SKETCH_NEWEST];
-    stored_note(in, is_there ? 0 : ERR_STORE_FORMAT);
-    bool is_newest = !matrix->of[SKETCH_CHANGED];
-    stored_note(in, in->code ? in->code : sketch_make_matrix(matrix, heads));
-    if (!in->code && is_newest) {
-        memcpy(matrix->of[SKETCH_CHANGED], matrix->of[SKETCH_NEWEST], heads * VALUES_SIZE);
+    if (in.code || heads == 0 || !matrix->of[SKETCH_FIRST] || !matrix->of[SKETCH_NEWEST]) {
+        return in.code ? in.code : ERR_STORE_FORMAT;
     }
     matrix->stored = (enum dtype)stored;
+    bool is_newest = !matrix->of[SKETCH_CHANGED];
+    int code = sketch_make_matrix(sketch, matrix, heads);
+    if (!code && is_newest) {
+        memcpy(matrix->of[SKETCH_CHANGED], matrix->of[SKETCH_NEWEST], heads * VALUES_SIZE);
+    }
+    return code;
 }
 
-int sketch_unpack(const void *data, size_t size, struct sketch **ret_sketch)
+static int sketch_read(struct sketch *sketch, const msgpack_object *root)
 {
-    struct mpk_doc doc;
-    int code = mpk_parse(data, size, &stored_limits, &doc);
-    struct sketch *sketch = code ? NULL : sketch_new();
-    if (code || !sketch) {
-        if (!code) {
-            mpk_doc_clear(&doc);
-        }
-        return !code || code == ERR_MEMORY ? ERR_MEMORY : ERR_STORE_FORMAT;
-    }
-    struct stored in = {doc.root, 0};
-    struct sketch_capture *capture = &sketch->capture;
-    stored_u64(&in, "epoch", COUNT_MAX, &capture->epoch);
-    stored_u64(&in, "step", COUNT_MAX, &capture->step);
-    stored_u64(&in, "time_ns", COUNT_MAX, &capture->time_ns);
-    stored_u32(&in, "rank", WORLD_MAX, &capture->rank);
+    struct stored in = {root, 0};
+    stored_fill(&in, "capture", &sketch->capture, sizeof sketch->capture);
     stored_bool(&in, "is_open", &sketch->is_open);
     stored_u64(&in, "captures", COUNT_MAX, &sketch->captures);
     stored_u32(&in, "ranks", WORLD_MAX, &sketch->rank_count);
     stored_copy(&in, "seen", sketch->rank_count, sizeof *sketch->seen, &sketch->seen);
     sketch->rank_count = sketch->seen ? sketch->rank_count : 0;
+    sketch_charge(sketch, sketch->rank_count * sizeof *sketch->seen);
     for (int p = 0; p < PROJECTION_COUNT && !in.code; p++) {
-        struct stored of = {mpk_find(doc.root, projection_name[p]), 0};
-        if (of.map) {
-            sketch_unpack_matrix(&of, &sketch->matrix[p]);
-            in.code = of.code;
-        }
+        const msgpack_object *map = mpk_find(root, projection_name[p]);
+        in.code = map ? sketch_unpack_matrix(sketch, map, &sketch->matrix[p]) : 0;
     }
-    mpk_doc_clear(&doc);
-    if (in.code) {
+    return in.code;
+}
+
+int sketch_unpack(const void *data, size_t size, struct state_budget *budget,
+                  struct sketch **ret_sketch)
+{
+    struct mpk_doc doc;
+    struct sketch *sketch = sketch_new(budget);
+    int code = sketch ? mpk_parse(data, size, &stored_limits, &doc) : ERR_MEMORY;
+    if (!code) {
+        code = sketch_read(sketch, doc.root);
+        mpk_doc_clear(&doc);
+    }
+    if (code) {
         sketch_free(&sketch);
-        return in.code;
+        return code == ERR_MEMORY ? code : ERR_STORE_FORMAT;
     }
     *ret_sketch = sketch;
     return 0;

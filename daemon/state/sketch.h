@@ -7,11 +7,12 @@
  * capture before it, and becomes the newest. Captures go by (epoch, step), ascending: what comes
  * for an earlier one than the open one, or for one that is finished, changes nothing.
  *
- * Pure: no clock, no budget. Loop thread. */
+ * Time comes in with messages. Loop thread. */
 #ifndef DAEMON_STATE_SKETCH_H
 #define DAEMON_STATE_SKETCH_H
 
 #include "daemon/ingest/message.h"
+#include "daemon/state/state_table.h"
 
 /* The flags of a head in a capture, as PROTOCOL.md has them. */
 enum sketch_flag {
@@ -41,14 +42,15 @@ struct sketch_matrix {
     enum dtype stored;                     /* of the parameter, as the newest message says */
 };
 
-/* A capture, and the message that came last for it. */
+/* A capture, and the message that came last for it: when it was received, and whose it was. */
 struct sketch_capture {
-    uint64_t epoch, step, time_ns, received_ns;
-    uint32_t rank;
+    uint64_t epoch, step, time_ns, received_ns, rank;
 };
 
 /* Fields are read-only outside sketch.c. */
 struct sketch {
+    struct state_budget *budget;
+    uint64_t bytes; /* charged to it */
     struct sketch_matrix matrix[PROJECTION_COUNT];
     struct sketch_capture capture; /* the open one, or the one that was finished last */
     bool is_open;
@@ -58,18 +60,14 @@ struct sketch {
     uint32_t rank_count;
 };
 
-/* Bytes that it takes; of NULL none. */
-uint64_t sketch_bytes(const struct sketch *sketch);
-/* Bytes that the message would add. */
-uint64_t sketch_more_bytes(const struct sketch *sketch, const struct header *header);
-/* NULL when out of memory. */
-struct sketch *sketch_new(void);
+/* The budget counts what it keeps, and outlives it. NULL when out of memory. */
+struct sketch *sketch_new(struct state_budget *budget);
 void sketch_free(struct sketch **sketch);
 
 /* Whether the message begins another capture than the open one, which is to be finished before. */
 bool sketch_is_passed(const struct sketch *sketch, const struct header *header);
-/* Takes a message of the rank that has this index. Returns 0, ERR_HEADS_CHANGED when a matrix had
- * another number of heads before, or ERR_MEMORY: then nothing has changed. */
+/* Takes a message. Returns 0, ERR_HEADS_CHANGED when a matrix had another number of heads before,
+ * ERR_STATE_LIMIT or ERR_MEMORY: then no capture has changed. */
 int sketch_put(struct sketch *sketch, struct message *message);
 /* Whether the open capture has all its places and all its ranks: those of the capture before it,
  * or, of the first one, `world`. */
@@ -78,9 +76,10 @@ bool sketch_is_whole(const struct sketch *sketch, uint32_t world);
  * to the writer. */
 void sketch_finish(struct sketch *sketch, struct mpk_writer *writer);
 
-/* For checkpoints: unpack of pack is the same. Unpack believes nothing. Return 0, ERR_MEMORY or
- * ERR_STORE_FORMAT. */
+/* For checkpoints: unpack of pack is the same; the budget may go over its limit by it. Unpack
+ * believes nothing. Return 0, ERR_MEMORY or ERR_STORE_FORMAT. */
 int sketch_pack(const struct sketch *sketch, struct mpk_writer *writer);
-int sketch_unpack(const void *data, size_t size, struct sketch **ret_sketch);
+int sketch_unpack(const void *data, size_t size, struct state_budget *budget,
+                  struct sketch **ret_sketch);
 
 #endif

@@ -278,7 +278,6 @@ TEST(encoding_gives_the_golden_bytes)
                                         "weights_slice",
                                         "rows",
                                         "rows_weights",
-                                        "sketch",
                                         "hello",
                                         "hello_modules",
                                         "log",

@@ -10,6 +10,8 @@
 #define HEADS    4
 #define KV_HEADS 2
 
+static struct state_budget budget = {.limit = 1 << 20};
+
 /* One message: W_q and W_k of `heads` heads from `offset` on, whose places are `value` + their
  * number; NAN: as it is. */
 struct sent {
@@ -111,7 +113,7 @@ static void sketch_assert_flags(const struct said *said, uint32_t head, uint64_t
 
 TEST(two_captures_of_one_rank_are_compared)
 {
-    OWNED(sketch_free) struct sketch *sketch = sketch_new();
+    OWNED(sketch_free) struct sketch *sketch = sketch_new(&budget);
     OWNED(said_clear) struct said first, second;
     assert_int_equal(sketch_send(sketch, sketch_all(0, 5, 1)), 0);
     assert_true(sketch_is_whole(sketch, 1));
@@ -135,7 +137,7 @@ TEST(two_captures_of_one_rank_are_compared)
 
 TEST(the_first_the_newest_and_the_last_that_differed_are_kept)
 {
-    OWNED(sketch_free) struct sketch *sketch = sketch_new();
+    OWNED(sketch_free) struct sketch *sketch = sketch_new(&budget);
     static const float values[] = {1, 2, 3, 3, 3};
     for (uint64_t step = 0; step < 5; step++) {
         OWNED(said_clear) struct said said;
@@ -148,13 +150,14 @@ TEST(the_first_the_newest_and_the_last_that_differed_are_kept)
                 wq->of[SKETCH_NEWEST][2].place[0] == values[4]);
     assert_true(wq->of[SKETCH_CHANGED][2].step == 2 &&
                 wq->of[SKETCH_CHANGED][2].place[63] == values[2] + 63);
-    assert_int_equal(sketch_bytes(sketch),
-                     sizeof *sketch + sizeof(uint64_t) + (HEADS + KV_HEADS) * 4 * 280);
+    assert_int_equal(budget.used, sizeof(uint64_t) + (HEADS + KV_HEADS) * 4 * 280);
+    sketch_free(&sketch);
+    assert_int_equal(budget.used, 0);
 }
 
 TEST(the_first_capture_waits_for_the_world_and_others_for_those_before)
 {
-    OWNED(sketch_free) struct sketch *sketch = sketch_new();
+    OWNED(sketch_free) struct sketch *sketch = sketch_new(&budget);
     for (uint32_t rank = 0; rank < 3; rank++) {
         assert_int_equal(sketch_send(sketch, sketch_all(rank, 0, 1)), 0);
         assert_int_equal(sketch_is_whole(sketch, 3), rank == 2);
@@ -178,7 +181,7 @@ TEST(the_first_capture_waits_for_the_world_and_others_for_those_before)
 
 TEST(a_rank_that_stays_away_is_waited_for_once)
 {
-    OWNED(sketch_free) struct sketch *sketch = sketch_new();
+    OWNED(sketch_free) struct sketch *sketch = sketch_new(&budget);
     OWNED(said_clear) struct said first, second;
     sketch_send(sketch, sketch_all(0, 0, 1));
     assert_false(sketch_is_whole(sketch, 2));
@@ -190,7 +193,7 @@ TEST(a_rank_that_stays_away_is_waited_for_once)
 
 TEST(places_of_shards_and_slices_are_joined)
 {
-    OWNED(sketch_free) struct sketch *sketch = sketch_new();
+    OWNED(sketch_free) struct sketch *sketch = sketch_new(&budget);
     const uint64_t even = 0x5555555555555555;
     for (uint32_t rank = 0; rank < 4; rank++) {
         const struct sent part = {.rank = rank,
@@ -215,7 +218,7 @@ TEST(places_of_shards_and_slices_are_joined)
 
 TEST(bits_decide_whether_ranks_differ)
 {
-    OWNED(sketch_free) struct sketch *sketch = sketch_new();
+    OWNED(sketch_free) struct sketch *sketch = sketch_new(&budget);
     OWNED(said_clear) struct said same, zeros;
     sketch_send(sketch, sketch_all(0, 0, NAN));
     sketch_send(sketch, sketch_all(1, 0, NAN));
@@ -233,7 +236,7 @@ TEST(bits_decide_whether_ranks_differ)
 
 TEST(zeros_and_frozen_matrices_are_told)
 {
-    OWNED(sketch_free) struct sketch *sketch = sketch_new();
+    OWNED(sketch_free) struct sketch *sketch = sketch_new(&budget);
     OWNED(said_clear) struct said said;
     const struct sent sent = {.heads = HEADS, .value = 0, .held = 1};
     OWNED(message_free) struct message *message = sketch_make(&sent);
@@ -247,7 +250,7 @@ TEST(zeros_and_frozen_matrices_are_told)
 
 TEST(a_capture_without_places_of_a_head_leaves_what_it_had)
 {
-    OWNED(sketch_free) struct sketch *sketch = sketch_new();
+    OWNED(sketch_free) struct sketch *sketch = sketch_new(&budget);
     OWNED(said_clear) struct said first, second, third;
     sketch_send(sketch, sketch_all(0, 0, 1));
     said_finish(sketch, &first);
@@ -262,7 +265,7 @@ TEST(a_capture_without_places_of_a_head_leaves_what_it_had)
 
 TEST(heads_that_differ_in_one_place_have_other_hashes)
 {
-    OWNED(sketch_free) struct sketch *sketch = sketch_new();
+    OWNED(sketch_free) struct sketch *sketch = sketch_new(&budget);
     char known[SKETCH_PLACES + 1][17];
     for (uint32_t i = 0; i <= SKETCH_PLACES; i++) {
         OWNED(said_clear) struct said said;
@@ -284,7 +287,7 @@ TEST(heads_that_differ_in_one_place_have_other_hashes)
 
 TEST(another_number_of_heads_is_refused)
 {
-    OWNED(sketch_free) struct sketch *sketch = sketch_new();
+    OWNED(sketch_free) struct sketch *sketch = sketch_new(&budget);
     sketch_send(sketch, sketch_all(0, 0, 1));
     const struct sent sent = sketch_all(0, 1, 1);
     OWNED(message_free) struct message *message = sketch_make(&sent);
@@ -302,7 +305,7 @@ static void sketch_pack_all(const struct sketch *sketch, struct mpk_writer *writ
 /* A sketch whose captures have all that there is, and an open one. */
 static struct sketch *sketch_of_all(void)
 {
-    struct sketch *sketch = sketch_new();
+    struct sketch *sketch = sketch_new(&budget);
     for (uint64_t step = 0; step < 4; step++) {
         OWNED(said_clear) struct said said;
         sketch_send(sketch, sketch_all(0, step, step == 1 ? 2 : 1));
@@ -318,11 +321,11 @@ TEST(what_was_packed_goes_on_as_if_nothing_had_been)
     OWNED(sketch_free) struct sketch *sketch = sketch_of_all(), *again = NULL;
     OWNED(mpk_writer_clear) struct mpk_writer packed, packed_again;
     sketch_pack_all(sketch, &packed);
-    assert_int_equal(sketch_unpack(packed.buffer.data, packed.buffer.size, &again), 0);
+    assert_int_equal(sketch_unpack(packed.buffer.data, packed.buffer.size, &budget, &again), 0);
     sketch_pack_all(again, &packed_again);
     assert_int_equal(packed.buffer.size, packed_again.buffer.size);
     assert_memory_equal(packed.buffer.data, packed_again.buffer.data, packed.buffer.size);
-    assert_int_equal(sketch_bytes(sketch), sketch_bytes(again));
+    assert_int_equal(sketch->bytes, again->bytes);
     struct sketch *both[] = {sketch, again};
     OWNED(said_clear) struct said first, second;
     for (int i = 0; i < 2; i++) {
@@ -344,10 +347,10 @@ TEST(nothing_that_is_read_is_believed)
     for (size_t i = 0; i < packed.buffer.size; i += i < 300 ? 1 : 97) {
         struct sketch *read = NULL;
         uint8_t *bytes = (uint8_t *)packed.buffer.data, was = bytes[i];
-        int code = sketch_unpack(bytes, i, &read);
+        int code = sketch_unpack(bytes, i, &budget, &read);
         assert_int_equal(code, ERR_STORE_FORMAT);
         bytes[i] = (uint8_t)(random_unit(&seed) * 256);
-        if (sketch_unpack(bytes, packed.buffer.size, &read) == 0) {
+        if (sketch_unpack(bytes, packed.buffer.size, &budget, &read) == 0) {
             OWNED(said_clear) struct said said;
             sketch_send(read, sketch_all(1, COUNT_MAX, 1));
             if (read->is_open) {
@@ -362,10 +365,21 @@ TEST(nothing_that_is_read_is_believed)
     }
 }
 
+TEST(without_room_a_message_changes_nothing)
+{
+    struct state_budget small = {.limit = (HEADS + KV_HEADS) * 4 * 280 - 1};
+    OWNED(sketch_free) struct sketch *sketch = sketch_new(&small);
+    assert_int_equal(sketch_send(sketch, sketch_all(0, 1, 1)), ERR_STATE_LIMIT);
+    assert_true(!sketch->is_open && small.used == 0);
+    small.limit++;
+    assert_int_equal(sketch_send(sketch, sketch_all(0, 1, 1)), 0);
+    assert_int_equal(sketch_send(sketch, sketch_all(0, 2, 1)), 0); /* which adds nothing */
+}
+
 TEST(without_memory_a_message_changes_nothing)
 {
     for (unsigned at = 1;; at++) {
-        OWNED(sketch_free) struct sketch *sketch = sketch_new();
+        OWNED(sketch_free) struct sketch *sketch = sketch_new(&budget);
         const struct sent sent = sketch_all(3, 1, 1);
         OWNED(message_free) struct message *message = sketch_make(&sent);
         heap_fail_at(at);
@@ -390,7 +404,7 @@ TEST(without_memory_nothing_is_read)
     for (unsigned at = 1; at > 0; at++) {
         struct sketch *read = NULL;
         heap_fail_at(at);
-        int code = sketch_unpack(packed.buffer.data, packed.buffer.size, &read);
+        int code = sketch_unpack(packed.buffer.data, packed.buffer.size, &budget, &read);
         bool failed = heap_has_failed();
         heap_fail_at(0);
         assert_int_equal(code, failed ? ERR_MEMORY : 0);
