@@ -12,6 +12,6 @@ import pytest
 def test_the_interpreted_kernel():
     pytest.importorskip("triton")
     cases = pathlib.Path(__file__).with_name("device_kernel.py")
-    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)], timeout=2000,
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)], timeout=2300,
                          env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
