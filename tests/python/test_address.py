@@ -120,8 +120,8 @@ def test_the_first_place_that_answers_is_found_and_a_stale_socket_is_not(homes):
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_a_look_costs_little(stale, homes):
-    """The thread that looks takes the interpreter's lock from the training meanwhile. Counted, as a clock would time the
-    machine: a call takes less than a microsecond."""
+    """The thread that looks takes the interpreter's lock from the training meanwhile. Calls are counted: a clock would time
+    the machine."""
     if stale:
         leave_stale_socket(homes[0])
     calls = []

@@ -69,8 +69,7 @@ void row_sums_take(const struct sent_sums *rows, const struct row_chunk *chunk, 
 enum row_verdict row_sums_judge(const struct sent_sums *rows, const struct row_numbers *row);
 /* |k| of the keys of a sample and key head that are no padding: adds those that are finite. */
 void row_sums_add_keys(const struct sent_sums *rows, uint32_t b, uint32_t kv, struct moments *into);
-/* The logit of a head's sink, -INFINITY where there is none; of NaN or +INFINITY no row is sound.
- */
+/* The logit of a head's sink, -INFINITY without one. After NaN or +INFINITY no row is sound. */
 double row_sums_sink(const struct sent_sums *rows, uint32_t h);
 
 /* Between 0 and 1, e^x - 1 and x e^x are within 3e-8 x of polynomials of x, x^2, ... (through

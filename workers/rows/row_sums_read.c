@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Senders are strangers: whatever the tensors hold, a row leaves here with numbers that some
- * attention could have, or with the verdict that it has not. Sums come in f32 from kernels that
- * rescale them as they go, so each bound has room for rounding. */
+/* Senders are strangers: whatever the tensors hold, a row gets numbers that some attention could
+ * have, or a verdict against the row. Sums come in f32, from kernels that rescale sums as the pass
+ * over the keys goes on, so each bound has room for rounding. */
 #include "workers/rows/row_sums_internal.h"
 
 #include <float.h>
@@ -126,7 +126,7 @@ void row_sums_begin(struct row_chunk *chunk)
     }
 }
 
-/* Without another key the sums over them may be anything. */
+/* The sums over the keys but the one apart may be anything where no such key is visible. */
 static void row_sums_read_clear(struct row_numbers *row)
 {
     static const enum row_sum rest[] = {
@@ -195,7 +195,7 @@ static bool row_sums_read_places(const struct sent_sums *rows, const struct row_
            row_sums_read_counts(row->seen, keys);
 }
 
-/* A neighbour is one of the keys that `largest` is of, but another kernel may have computed it. */
+/* `largest` is over the neighbours too, but another kernel may have computed a neighbour. */
 static bool row_sums_read_neighbour(const struct row_numbers *row, enum row_sum sum)
 {
     double largest = row->sum[ROW_SUM_LARGEST];
@@ -262,7 +262,7 @@ void row_sums_add_keys(const struct sent_sums *rows, uint32_t b, uint32_t kv, st
         sum += is_finite ? (double)length : 0;
         n += is_finite;
     }
-    if (n > 0) { /* nobody asks for more of them than their mean */
+    if (n > 0) { /* only the mean of key lengths is asked for */
         struct moments lengths = {.n = n, .mean = sum / (double)n};
         moments_merge(into, &lengths);
     }

@@ -252,7 +252,7 @@ class Accelerator:
                         facts["occurrence"] = self._occurrences(asked.numbers, problem)
                         tensors[number, "of tokens"] = self._tried(problem, launch.of_tokens, asked.whole, asked.numbers, left)
                 else:
-                    left, (names, block) = None, _by_reference(problem, asked.mask is not None)
+                    left, (names, block) = None, _by_reference(problem)
                     tensors.update(((number, name), one) for name, one in block.items())
                 if some.start <= head < some.stop:
                     again = number, _again(problem, head - some.start)
@@ -487,13 +487,13 @@ def _again(p: Problem, head: int) -> Again:
     return Again(sample, head, at, torch.stack([expected, rounding.expand_as(expected)]))
 
 
-def _by_reference(problem: Problem, masked: bool) -> Tuple[Tuple[str, ...], Dict[str, torch.Tensor]]:
+def _by_reference(problem: Problem) -> Tuple[Tuple[str, ...], Dict[str, torch.Tensor]]:
     """Launches the reference: the names of its columns, and its tensors. Sums over logits, and powers, would cost as many launches
     again: there are none, nor the numbers of a message that need them."""
     found = reference.columns(problem, False, False)
     of_places = [found.pop(name)[:, 0] for name in BY_MASK]
     block = {"k": norms(problem.k).float()}
-    if not masked and problem.documents is not None:  # else the mask, or the bounds, say it
+    if problem.bias is None and problem.documents is not None:  # else the mask, or the bounds, say it
         block["places"] = torch.stack(of_places).float()
     return tuple(found), {"rows": torch.stack(list(found.values())).float(), **block}
 

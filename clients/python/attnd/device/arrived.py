@@ -162,16 +162,15 @@ def _placed(made: Computed, facts: Dict[str, torch.Tensor], of_rows: Optional[np
     """`of_rows`: [3, B, R], with_first, seen and farthest, where the backend finds them."""
     p, said = made.problems[0], made.said
     rows = None if made.rows is None else made.rows.tobytes()
-    key = (id(p.alike), said, rows, None if of_rows is None else of_rows.tobytes(),
-           [(name, one.numpy().tobytes()) for name, one in facts.items()])
-    for before, _, kept in last:
-        if before == key:
+    key = (said, rows, None if of_rows is None else of_rows.tobytes(), [(name, one.numpy().tobytes()) for name, one in facts.items()])
+    for alike, before, kept in last:
+        if alike is p.alike and before == key:
             found: Placed = kept
             return found
     if made.rows is not None:
         p = p.like(None, None, None, None, RowNumbers(torch.from_numpy(made.rows), made.rows))
     found = _find_places(made, p, facts, of_rows)
-    last.append((key, p.alike, found))  # with what id() is of
+    last.append((p.alike, key, found))
     return found
 
 

@@ -37,18 +37,18 @@ class Tokens:
     def __init__(self, root: torch.nn.Module, spy: Spy, travel: Callable[[], bool], labels: Optional[Labels], read: bool):
         self._spy = spy
         self._travel = travel
-        self._read = read  # where they are
+        self._read = read  # tokens are read on their device
         self._labels = labels
         self._handle: Any = None
         self._copies: Dict[str, HostCopy] = {}  # by stack; "": of the model
         self._given: Dict[str, torch.Tensor] = {}  # likewise
         self.batches = Batches(root)
         self._sizes: Set[int] = set()
-        self._encoded = False  # an encoder has read those
-        self._labelled: Optional[ForwardLabels] = None  # these
+        self._encoded = False  # an encoder has read the tokens of the model
+        self._labelled: Optional[ForwardLabels] = None  # texts of the forward that runs
         self._names = _parameter_names(root)
         self._two_stacks = bool(getattr(getattr(root, "config", None), "is_encoder_decoder", False))
-        self.inputs: Optional[InductionInputs] = None  # made of them
+        self.inputs: Optional[InductionInputs] = None  # takes its form from the inputs of the model
 
     def install(self, module: torch.nn.Module) -> None:
         """Begins to look at what forwards are given, of the model or of what torch.compile made of it."""
@@ -58,7 +58,7 @@ class Tokens:
     def take(self, args: Sequence[Any], kwargs: "Mapping[str, Any]") -> None:
         """A forward begins with these arguments."""
         self._spy.settle_shown()
-        if self._spy.current_path is None and not self._spy.is_looking:  # it is not followed, and another one may be, in another thread
+        if self._spy.current_path is None and not self._spy.is_looking:  # this forward is not followed; another thread may follow one
             return
         if is_graph_captured():
             return
