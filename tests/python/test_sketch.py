@@ -143,7 +143,7 @@ def test_what_an_adapter_adds_is_in_the_values_from_the_step_on_that_has_it(watc
     assert "frozen" not in found[2][1]
 
 
-@pytest.mark.parametrize("change", ["its numbers", "its memory", "the parameter", "the module"])
+@pytest.mark.parametrize("change", ["its numbers", "its memory", "its storage", "the parameter", "the module"])
 def test_a_matrix_that_others_took_the_place_of(change, watched):
     it = watched()
     train(it, 3)
@@ -152,6 +152,11 @@ def test_a_matrix_that_others_took_the_place_of(change, watched):
         module.weight.data.copy_(new)
     elif change == "its memory":
         module.weight.data = new
+    elif change == "its storage":  # as FSDP does
+        storage = module.weight.data.storage()
+        storage.resize_(0)
+        storage.resize_(D * D)
+        module.weight.data.copy_(new)
     elif change == "the parameter":
         module.weight = nn.Parameter(new)
     else:
@@ -213,7 +218,7 @@ def test_what_has_none_is_told_once_and_the_rest_travels(watched, caplog):
 
 def test_a_failure_is_told_and_nothing_is_raised(watched, monkeypatch, caplog):
     it = watched()
-    monkeypatch.setattr(sketch._Read, "values", lambda self: 1 / 0)
+    monkeypatch.setattr(sketch._Plan, "take", lambda self: 1 / 0)
     train(it, 3)
     assert len([one for one in caplog.records if "weights of what was captured could not be read" in one.getMessage()]) == 1
     assert not sketches(it) and [m for m in it.messages if m.kind == "qk" or m.kind == "attention"]
