@@ -6,7 +6,7 @@ import signal
 import msgpack
 import numpy as np
 import pytest
-from harness import Attnd, Reader, Trainer, observed, ranks_of, wait_log, wait_until
+from harness import Attnd, Reader, Trainer, attnctl, observed, ranks_of, wait_log, wait_until
 
 HEADS, KV_HEADS, PLACES = 4, 2, 64
 ROWS = {"wq": HEADS, "wk": KV_HEADS, "wv": KV_HEADS, "wo": HEADS}
@@ -361,3 +361,15 @@ def test_another_number_of_key_heads_is_refused(rng):
     trainer.sketch(wk=np.ones((KV_HEADS, PLACES), np.float32), heads_total=HEADS, step=2)  # of keys alone
     stats = attnd.settled(3)
     assert stats["dropped"] == {"heads_changed": 1} and [row["step"] for row in kept(attnd, 2)] == [0, 2]
+
+
+def test_attnctl_tail_says_how_far_the_heads_moved(rng):
+    attnd, reader, trainer = observed(topic="live/")
+    now = matrices(rng)
+    trainer.sketch(step=0, **now)
+    next_sketch(reader)
+    now["wq"][:] *= 2
+    trainer.sketch(step=1, **now)
+    next_sketch(reader)
+    said = attnctl(attnd, "tail", "live/", "--count", "1").stdout
+    assert "step 1 rank 0: wq moved 1 [1, 1] over 4 heads, wk moved 0 [0, 0] over 2 heads, wv moved 0" in said, said
