@@ -62,12 +62,18 @@ class _Read(NamedTuple):
     held: Optional[np.ndarray]
     there: Dict[torch.device, List[torch.Tensor]]
 
+    @property
+    def source(self) -> torch.Tensor:
+        """The tensor that alone has the values; an empty one: there is none, or it is of a kind of its own."""
+        one = self.matrix.tensor
+        is_plain = type(one) in (torch.Tensor, torch.nn.Parameter) and one.layout == torch.strided
+        return one if is_plain and not self.matrix.added and self.matrix.whole is None else torch.empty(0)
+
     def memory(self) -> Optional[np.ndarray]:
         """Where the values are, as [n, each] integers of their size; None: not in memory of this process, or they are computed.
         numpy() would tell it, too, but then nobody can resize the storage; this says nothing to the tensor, which may let go of it."""
-        one = self.matrix.tensor
-        if self.matrix.added or self.matrix.whole is not None or type(one) not in (torch.Tensor, torch.nn.Parameter) \
-                or one.device.type != "cpu" or one.layout != torch.strided or not one.is_contiguous() or not one.numel():
+        one = self.source
+        if one.device.type != "cpu" or not one.is_contiguous() or not one.numel():
             return None
         size = one.element_size()
         memory: Any = (ctypes.c_char * (size * one.numel())).from_address(one.data_ptr())
@@ -138,9 +144,9 @@ class _Plan:
                                     4 * sum(len(read.place) for read in one.reads)))
                 self.reads += one.reads
         self.sizes = [nbytes for _, _, nbytes in self.layers]
-        self._tensors = [read.matrix.tensor for read in self.reads]
+        self._sources = [read.source for read in self.reads]
         self._runs = [read.run for read in self.reads]
-        self._seen: List[Any] = []  # of the tensors when they had this memory
+        self._seen: List[Any] = []  # of these when they had this memory
         self._memories: List[np.ndarray] = []
         self._others: List[int] = []  # numbers of reads that have none
         self._free: List[List[np.ndarray]] = []  # what bits were in, of messages that are made
@@ -155,7 +161,7 @@ class _Plan:
 
     def take(self) -> _Taken:
         """The values now."""
-        sources = self._tensors
+        sources = self._sources
         dtypes = list(map(_DTYPE, sources))
         seen = [*map(torch.Tensor.data_ptr, sources), *map(torch.Tensor.numel, sources), *dtypes]
         if seen != self._seen:
