@@ -12,7 +12,7 @@
     rows       microseconds that the sums of 256 rows of 32 heads take of the sender's thread, from the copy's arrival on
     calls      microseconds a captured call takes of the training thread, and of the sender's, by the size of q and k
     sketch     microseconds of the training thread, for each of GPT-2's 12 layers, that the values of its matrices take after
-               a captured step, in the median; and in the mean of 128, of which 3 look for the matrices again
+               a captured step, in the median; and in the mean of 128, of which 7 look for the matrices again
     epoch      milliseconds that the end of an epoch takes, in which the projection matrices of GPT-2's 12 layers are
                copied, and microseconds that a step is longer by because they may be waiting
     added      with --added alone: what a captured step of GPT-2 small (T = 256, batch 1, every sample captured) takes,
