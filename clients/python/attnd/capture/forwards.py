@@ -42,6 +42,7 @@ from .origins import Origins
 from .padding import DecoderPadding
 from .projections import Projections
 from .residual import Residual
+from .sketch import Sketches
 
 SMALL_MAX = 64  # parts that were copied in a forward and are not published yet
 CALLS_PER_FORWARD = 256  # of one module; what it attends beyond, as a recurrent one does, is not captured
@@ -96,6 +97,8 @@ class Forwards:
         self.origins = Origins(publisher, self.cost, values)
         self.gradients = Gradients(publisher, self.taken, self.notices.failed, self.cost) if gradients else None
         self.projections: Optional[Projections] = None  # which are published
+        self.sketches: Optional[Sketches] = None  # of the layers that a step captured
+        self._captured: Dict[str, Share] = {}  # their paths, in this step, and which heads these were
         self.residual: Optional[Residual] = None  # adds the residual stream to what is captured
         labels = None if texts is None else Labels(texts, self.notices.failed)
         self.tokens = Tokens(root, self.spy, lambda: publisher.is_local if tokens is None else tokens, labels, tokens is not False)
@@ -112,9 +115,24 @@ class Forwards:
 
     def place(self, epoch: int, step: int) -> None:
         """Says where the training is, for what is captured next."""
+        if self._captured:
+            self._sketch()
         self.epoch, self.step, self._passes = epoch, step, {}
         if self.residual is not None:
             self.residual.step_ends()
+
+    def _sketch(self) -> None:
+        """A step that was captured is over."""
+        captured, self._captured = self._captured, {}
+        began = time.perf_counter()
+        try:
+            layers = {path: (layer, share) for path, share in captured.items() if (layer := self.names.layers.get(path)) is not None}
+            if self.sketches is not None:
+                with torch_state.outside_modes():
+                    self.sketches.step_ends(layers, self.epoch, self.step)
+        except Exception:
+            self.notices.failed("weights of what was captured could not be read")
+        self.cost.spent(self.step, time.perf_counter() - began)
 
     def judge_as(self, other: "Forwards") -> None:
         """From now on what is attention for the other is for these."""
@@ -230,6 +248,8 @@ class Forwards:
             self._passes[path] = microbatch + 1
             plan, found = known
             if plan.takes_layer(layer) and self._publisher.wanted(*layer):
+                if self.sketches is not None and not call:
+                    self._captured[path] = alike.share
                 for part in found:
                     if part.chosen is None:
                         self._publish_cut(path, layer, part.taken.nbytes, functools.partial(part.cut, q, k))
@@ -262,6 +282,8 @@ class Forwards:
             self.tokens.encoder_attends(size[1])
         if layer is not None and not (plan.takes_layer(layer) and self._publisher.wanted(*layer)):
             return
+        if self.sketches is not None and "#" not in path:
+            self._captured[path] = share
         context = Context(microbatch, self.tokens.sent(stack, *size), self.tokens.labelled,
                           beside=self.sends_values, samples=samples, numbers=self.tokens.there(stack, *size))
         if place[0] == "decoder" and place[2] == "cross":

@@ -36,6 +36,7 @@ class Matrix(NamedTuple):
     latent   (scale or None, factor): the matrix is tensor diag(scale) factor, of whose rows as many count as the tensor has
              columns
     applied  computes the matrix, of which the tensor has the shape alone
+    whole    the DTensor of which the tensor is a part
     """
     tensor: torch.Tensor
     transposed: bool = False
@@ -44,6 +45,7 @@ class Matrix(NamedTuple):
     rows: Optional[Tuple[int, int, int]] = None
     latent: Optional[Tuple[Optional[torch.Tensor], torch.Tensor]] = None
     applied: Optional[Applied] = None
+    whole: Any = None
 
     @property
     def shape(self) -> Tuple[int, int]:
@@ -74,6 +76,41 @@ class Matrix(NamedTuple):
         if self.shard is not None:
             return (self.shard.identity,)
         return tuple(tensor.data_ptr() for tensor in self._sources)
+
+    @property
+    def sources(self) -> Tuple[torch.Tensor, ...]:
+        """The parameters that it is made of."""
+        return (self.tensor if self.whole is None else self.whole, *(tensor for _, *pair in self.added for tensor in pair))
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether any of them needs a gradient."""
+        return any(one.requires_grad for one in self.sources)
+
+    def here(self) -> torch.Tensor:
+        """The tensor as it is now."""
+        if self.whole is None:
+            return self.tensor
+        local: torch.Tensor = self.whole.to_local()
+        return local
+
+    @property
+    def stored_columns(self) -> int:
+        return int(self.tensor.shape[1]) if self.shard is None else self.shard.shape[1]
+
+    def place_of(self, row: np.ndarray, column: np.ndarray) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+        """Where some numbers of the matrix lie in here(), row by row, and whether they do, None: all. 0 where they do not."""
+        if self.rows is not None:
+            each, first, count = self.rows
+            row = row // count * each + first + row % count
+        if self.transposed:
+            row, column = column, row
+        columns = self.stored_columns
+        if self.shard is None:
+            return row * columns + column, None
+        row = row - self.shard.first
+        held = (row >= 0) & (row < self.here().numel() // columns)
+        return np.where(held, row * columns + column, 0), None if held.all() else held
 
     @property
     def _sources(self) -> Iterator[torch.Tensor]:
@@ -193,7 +230,7 @@ def matrix_of(name: str, module: torch.nn.Module) -> Optional[Matrix]:
             raise Refused("convolution", f"{name} is a convolution over several places or in groups ({type(module).__name__})")
     if weight.dim() == 1 and weight.numel():
         return None
-    matrix = _own(name, weight if weight.dim() < 3 else weight.detach().flatten(1))
+    matrix = _own(name, weight if weight.dim() < 3 else weight.flatten(1))
     declared = getattr(module, "out_features", None), getattr(module, "in_features", None)
     if None not in declared and matrix.shape != declared:
         raise Refused("sharded", f"this process has a part of {name} alone")
@@ -276,7 +313,7 @@ def _own(name: str, weight: Any) -> Matrix:
         raise Refused("quantised", f"{name} is quantised ({local.dtype})")
     if shard.sent and (local.device.type == "meta" or not _is_held(local)):
         raise Refused("sharded", f"this process has no part of {name} now, as it should")
-    return Matrix(local.detach(), shard=shard)
+    return Matrix(local.detach(), shard=shard, whole=weight)
 
 
 def _check(name: str, weight: Any) -> None:
@@ -292,11 +329,11 @@ def _check(name: str, weight: Any) -> None:
 
 
 def _plain(name: str, weight: Any) -> torch.Tensor:
-    """The tensor, when it is a matrix. Refused."""
+    """The parameter, when it is a matrix. Refused."""
     _check(name, weight)
     if weight.dim() != 2 or weight.is_complex():
         raise Refused("shapes", f"{name} {list(weight.shape)} is no matrix")
-    plain: torch.Tensor = weight.detach()
+    plain: torch.Tensor = weight
     return plain
 
 

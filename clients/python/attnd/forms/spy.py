@@ -360,8 +360,7 @@ class Spy:
     def _note_alike(self, path: str, call: int, seen: Queries, share: Share, args: Any, kwargs: Any) -> None:
         """Calls like this one, of a function that was given queries and keys as they are, are known from now on."""
         known_by = _known_by(args, kwargs)
-        if known_by is not None and seen.mask is None and all(
-                one.shape == given.shape and one.stride() == given.stride() for one, given in zip((seen.q, seen.k), args)):
+        if known_by is not None and seen.mask is None and all(_are_same(*pair) for pair in zip((seen.q, seen.k), args)):
             found = Alike(known_by, seen._replace(q=NO_TENSOR, k=NO_TENSOR, v=None, output=None, called=None), share)
             self._alike[path, call] = next((one for one in self._alike.values() if (one.known_by, one.seen[2:], one.share)
                                             == (known_by, found.seen[2:], share)), found)
@@ -694,6 +693,12 @@ def _known_by(args: Any, kwargs: Any) -> Any:
         return None
     return (q.shape, q.stride(), q.dtype, k.shape, k.stride(), k.dtype, v.shape, q.device, kwargs.get("is_causal"), kwargs.get("scale"),
             kwargs.get("enable_gqa"), lowered_dtype(q, True))
+
+
+def _are_same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two views are of the same numbers in the same places: an axis of one has any stride."""
+    return a.shape == b.shape and a.data_ptr() == b.data_ptr() and all(
+        of_a == of_b for size, of_a, of_b in zip(a.shape, a.stride(), b.stride()) if size > 1)
 
 
 def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
