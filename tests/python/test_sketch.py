@@ -93,6 +93,26 @@ def test_calls_like_one_before_have_a_sketch_as_well(watched):
     assert all([step for step, *_ in sketches(it, layer)] == list(range(6)) for layer in (0, 1))
 
 
+def test_a_parameter_whose_memory_is_away_is_not_read(watched, caplog):
+    """As while it is offloaded, or shared out."""
+    it = watched()
+    of = (lambda one: one.untyped_storage()) if hasattr(torch.Tensor, "untyped_storage") else (lambda one: one.storage().untyped())
+    for step in range(4):
+        it.model(torch.rand(1, T, D)).square().sum().backward()
+        storage = of(attn(it.model).q_proj.weight)
+        size = storage.nbytes()
+        if step == 2:
+            kept = attn(it.model).q_proj.weight.detach().clone()
+            storage.resize_(0)
+        it.step()
+        if step == 2:
+            storage.resize_(size)
+            attn(it.model).q_proj.weight.data.copy_(kept)
+    assert [step for step, *_ in sketches(it)] == [0, 1, 3]
+    assert "could not be read" in caplog.text
+    assert_values(sketches(it)[-1][2], **of_four(attn(it.model)))
+
+
 def in_one(blocks):
     def split(self, x):
         found = self.qkv(x)

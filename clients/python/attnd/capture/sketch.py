@@ -73,7 +73,7 @@ class _Read(NamedTuple):
         """Where the values are, as [n, each] integers of their size; None: not in memory of this process, or they are computed.
         numpy() would tell it, too, but then nobody can resize the storage; this says nothing to the tensor, which may let go of it."""
         one = self.source
-        if one.device.type != "cpu" or not one.is_contiguous() or not one.numel():
+        if one.device.type != "cpu" or not one.is_contiguous() or not one.numel() or not one.data_ptr():
             return None
         size = one.element_size()
         memory: Any = (ctypes.c_char * (size * one.numel())).from_address(one.data_ptr())
@@ -84,6 +84,8 @@ class _Read(NamedTuple):
         local = self.matrix.here()
         if not local.numel():
             return torch.zeros(len(self.place), device=local.device)
+        if not local.data_ptr():
+            raise RuntimeError("somebody has taken the memory of a parameter away for now")
         if local.device not in self.there:
             self.there[local.device] = [torch.from_numpy(one).to(local.device) for one in (self.row, self.column, self.place, self.run)]
         row, column, place, run = self.there[local.device]
