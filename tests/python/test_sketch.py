@@ -93,9 +93,12 @@ def test_calls_like_one_before_have_a_sketch_as_well(watched):
     assert all([step for step, *_ in sketches(it, layer)] == list(range(6)) for layer in (0, 1))
 
 
-def test_a_parameter_whose_memory_is_away_is_not_read(watched, caplog):
-    """As while it is offloaded, or shared out."""
+@pytest.mark.parametrize("is_view", [False, True])
+def test_a_parameter_whose_memory_is_away_is_not_read(watched, caplog, is_view):
+    """As while it is offloaded, or shared out. A view of what is gone still has an address."""
     it = watched()
+    if is_view:
+        attn(it.model).q_proj.weight = nn.Parameter(torch.rand(D + 4, D)[4:])
     of = (lambda one: one.untyped_storage()) if hasattr(torch.Tensor, "untyped_storage") else (lambda one: one.storage().untyped())
     for step in range(4):
         it.model(torch.rand(1, T, D)).square().sum().backward()

@@ -311,7 +311,7 @@ def _own(name: str, weight: Any) -> Matrix:
         raise Refused("sharded", f"{name} {why}") from None
     if local.dtype not in DTYPE_NAMES:
         raise Refused("quantised", f"{name} is quantised ({local.dtype})")
-    if shard.sent and (local.device.type == "meta" or not _is_held(local)):
+    if shard.sent and (local.device.type == "meta" or not is_held(local)):
         raise Refused("sharded", f"this process has no part of {name} now, as it should")
     return Matrix(local.detach(), shard=shard, whole=weight)
 
@@ -324,7 +324,7 @@ def _check(name: str, weight: Any) -> None:
             weight.dtype not in DTYPE_NAMES and not weight.is_complex():
         what = getattr(weight, "dtype", None) or type(weight).__name__
         raise Refused("quantised", f"{name} is quantised ({type(weight).__name__}, {what})")
-    if weight.numel() == 0 or weight.device.type == "meta" or not _is_held(weight):
+    if weight.numel() == 0 or weight.device.type == "meta" or not is_held(weight):
         raise Refused("sharded", f"this process has no matrix {name} now: it is sharded (FSDP, ZeRO), or none")
 
 
@@ -342,7 +342,7 @@ def storage(tensor: Any) -> Any:
     return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()  # torch 1.13
 
 
-def _is_held(tensor: torch.Tensor) -> bool:
+def is_held(tensor: torch.Tensor) -> bool:
     """Whether its memory is there: FSDP frees that of views and leaves them."""
     memory = storage(tensor)
     last = tensor.storage_offset() + sum((int(n) - 1) * step for n, step in zip(tensor.shape, tensor.stride()))

@@ -31,7 +31,7 @@ from ..sending.contents import Captured, Maker
 from ..sending.devices import DTYPE_NAMES, HostCopy
 from ..sending.publisher import Publisher
 from .applied import Refused, failure
-from .matrix import Matrix, Modules
+from .matrix import Matrix, Modules, is_held
 from .projections import GIVEN, TOLD, Layer, Projections, around, modules_of
 
 PLACES = 64  # PROTOCOL.md
@@ -73,7 +73,7 @@ class _Read(NamedTuple):
         """Where the values are, as [n, each] integers of their size; None: not in memory of this process, or they are computed.
         numpy() would tell it, too, but then nobody can resize the storage; this says nothing to the tensor, which may let go of it."""
         one = self.source
-        if one.device.type != "cpu" or not one.is_contiguous() or not one.numel() or not one.data_ptr():
+        if one.device.type != "cpu" or not one.is_contiguous() or not one.numel():
             return None
         size = one.element_size()
         memory: Any = (ctypes.c_char * (size * one.numel())).from_address(one.data_ptr())
@@ -84,8 +84,6 @@ class _Read(NamedTuple):
         local = self.matrix.here()
         if not local.numel():
             return torch.zeros(len(self.place), device=local.device)
-        if not local.data_ptr():
-            raise RuntimeError("somebody has taken the memory of a parameter away for now")
         if local.device not in self.there:
             self.there[local.device] = [torch.from_numpy(one).to(local.device) for one in (self.row, self.column, self.place, self.run)]
         row, column, place, run = self.there[local.device]
@@ -180,6 +178,9 @@ class _Plan:
         return taken
 
     def _look(self) -> None:
+        """Finds out where the values are. RuntimeError when that is nowhere for now."""
+        if not all(map(is_held, self._sources)):
+            raise RuntimeError("somebody has taken the memory of a parameter away for now")
         found = [read.memory() for read in self.reads]
         self._others = [at for at, memory in enumerate(found) if memory is None]
         self._memories = [_NONE if memory is None else memory for memory in found]
