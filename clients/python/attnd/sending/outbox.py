@@ -104,7 +104,8 @@ class Outbox:
     def reset(self) -> None:
         """Empties it, without a look at the lock: in a forked child somebody may hold it for ever."""
         # Guards what is below. One that the same thread may take again: what it does here may be interrupted by a handler of
-        # a signal, or by a finalizer, that publishes or closes.
+        # a signal, or by a finalizer, that publishes or closes. Methods for the training take the lock itself, which costs less than
+        # by way of the condition.
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         self._queue: Deque[Union[Message, Later, Many]] = deque()

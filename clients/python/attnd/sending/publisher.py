@@ -6,7 +6,6 @@ first try. Everything else (no daemon, a slow daemon, no memory) is counted, not
 """
 from __future__ import annotations
 
-import functools
 import os
 import weakref
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -407,7 +406,7 @@ class Publisher:
         except BaseException:
             self._outbox.cancel(topic, nbytes)
             raise
-        self._outbox.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make()), kind), more=True)
+        self._outbox.put(self._later(layer, epoch, step, nbytes, make, kind), more=True)
         return True
 
     def publish_made(self, sizes: Sequence[int], messages: Callable[[], Iterable[Tuple[wire.Layer, int, Maker]]], epoch: int,
@@ -415,8 +414,7 @@ class Publisher:
         """As publish_later() of several messages and hurry(), of `sizes`, whose numbers are copied already. `messages` gives (layer,
         nbytes, make) of each, in this order, as a rule on the publishing thread."""
         def later() -> List[Later]:
-            return [Later(self._topic(*layer), epoch, step, nbytes, functools.partial(self._finish_made, layer, epoch, step, make), kind)
-                    for layer, nbytes, make in messages()]
+            return [self._later(layer, epoch, step, nbytes, make, kind) for layer, nbytes, make in messages()]
 
         self._step = step
         if not sizes:
@@ -433,8 +431,8 @@ class Publisher:
         """Sends what publish_later() has queued."""
         self._outbox.hurry()
 
-    def _finish_made(self, layer: wire.Layer, epoch: int, step: int, make: Maker) -> Optional[Message]:
-        return self._finish(layer, epoch, step, make())
+    def _later(self, layer: wire.Layer, epoch: int, step: int, nbytes: int, make: Maker, kind: Optional[str]) -> Later:
+        return Later(self._topic(*layer), epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make()), kind)
 
     def _finish(self, layer: wire.Layer, epoch: int, step: int, captured: Optional["Captured"]) -> Optional[Message]:
         if captured is None:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Captures of sketches: whose places they have, when they are whole, what is said of them, and what
- * comes back of them. */
+/* Captures of sketches: places of each rank, when a capture is whole, the numbers of a capture, and
+ * a sketch that is packed and read again. */
 #include "tests/unit/unit.h"
 
 #include "daemon/state/sketch.h"
@@ -12,13 +12,13 @@
 
 static struct state_budget budget = {.limit = 1 << 20};
 
-/* One message: W_q and W_k of `heads` heads from `offset` on, whose places are `value` + their
- * number; NAN: as it is. */
+/* One message: W_q and W_k of `heads` heads from `offset` on, place i with `value` + i; NAN: with
+ * NAN. */
 struct sent {
     uint32_t rank, offset, heads;
     uint64_t epoch, step;
     float value;
-    uint64_t held; /* of each head; 0: all, and no tensor says so */
+    uint64_t held; /* places of each head; 0: all, without a tensor `held` */
 };
 
 static struct message *sketch_make(const struct sent *sent)
@@ -168,7 +168,7 @@ TEST(the_first_capture_waits_for_the_world_and_others_for_those_before)
     sketch_send(sketch, sketch_all(0, 1, 1));
     assert_false(sketch_is_whole(sketch, 3));
     assert_true(sketch_is_passed(sketch, &(struct header){.step = 2}));
-    said_finish(sketch, &second); /* without rank 1, which comes then */
+    said_finish(sketch, &second); /* without rank 1, which sends afterwards */
     sketch_assert_flags(&second, 0, 0);
     sketch_send(sketch, sketch_all(1, 1, 9));
     assert_false(sketch->is_open);
@@ -302,7 +302,7 @@ static void sketch_pack_all(const struct sketch *sketch, struct mpk_writer *writ
     assert_int_equal(sketch_pack(sketch, writer), 0);
 }
 
-/* A sketch whose captures have all that there is, and an open one. */
+/* A sketch with captures of every kind, the last one open. */
 static struct sketch *sketch_of_all(void)
 {
     struct sketch *sketch = sketch_new(&budget);
@@ -373,7 +373,7 @@ TEST(without_room_a_message_changes_nothing)
     assert_true(!sketch->is_open && small.used == 0);
     small.limit++;
     assert_int_equal(sketch_send(sketch, sketch_all(0, 1, 1)), 0);
-    assert_int_equal(sketch_send(sketch, sketch_all(0, 2, 1)), 0); /* which adds nothing */
+    assert_int_equal(sketch_send(sketch, sketch_all(0, 2, 1)), 0); /* adds nothing */
 }
 
 TEST(without_memory_a_message_changes_nothing)
