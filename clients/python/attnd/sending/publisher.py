@@ -406,7 +406,7 @@ class Publisher:
         except BaseException:
             self._outbox.cancel(topic, nbytes)
             raise
-        self._outbox.put(self._later(layer, epoch, step, nbytes, make, kind), more=True)
+        self._outbox.put(self._later(topic, layer, epoch, step, nbytes, make, kind), more=True)
         return True
 
     def publish_made(self, sizes: Sequence[int], messages: Callable[[], Iterable[Tuple[wire.Layer, int, Maker]]], epoch: int,
@@ -414,7 +414,7 @@ class Publisher:
         """As publish_later() of several messages and hurry(), of `sizes`, whose numbers are copied already. `messages` gives (layer,
         nbytes, make) of each, in this order, as a rule on the publishing thread."""
         def later() -> List[Later]:
-            return [self._later(layer, epoch, step, nbytes, make, kind) for layer, nbytes, make in messages()]
+            return [self._later(self._topic(*layer), layer, epoch, step, nbytes, make, kind) for layer, nbytes, make in messages()]
 
         self._step = step
         if not sizes:
@@ -431,16 +431,15 @@ class Publisher:
         """Sends what publish_later() has queued."""
         self._outbox.hurry()
 
-    def _later(self, layer: wire.Layer, epoch: int, step: int, nbytes: int, make: Maker, kind: Optional[str]) -> Later:
-        return Later(self._topic(*layer), epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make()), kind)
+    def _later(self, topic: bytes, layer: wire.Layer, epoch: int, step: int, nbytes: int, make: Maker, kind: Optional[str]) -> Later:
+        return Later(topic, epoch, step, nbytes, lambda: self._finish(topic, layer, epoch, step, make()), kind)
 
-    def _finish(self, layer: wire.Layer, epoch: int, step: int, captured: Optional["Captured"]) -> Optional[Message]:
+    def _finish(self, topic: bytes, layer: wire.Layer, epoch: int, step: int, captured: Optional["Captured"]) -> Optional[Message]:
         if captured is None:
             return None
         frames = captured.frames.copies()
         keys = captured.keys(layer)
-        message = Message(self._topic(*layer), captured.kind, keys, epoch, step, frames,
-                          sum(frame.nbytes for frame in frames))
+        message = Message(topic, captured.kind, keys, epoch, step, frames, sum(frame.nbytes for frame in frames))
         if self._on_publish is not None:
             self._on_publish(message)
         return message
