@@ -16,6 +16,7 @@
 #include "daemon/run/assembly.h"
 #include "daemon/run/closing.h"
 #include "daemon/run/hold.h"
+#include "daemon/run/live.h"
 #include "daemon/run/queue.h"
 
 #include <stdlib.h>
@@ -158,7 +159,8 @@ static struct run *messages_next_ready(struct daemon *daemon)
 static void messages_settle(struct daemon *daemon, struct message *message)
 {
     struct run *run = message->run;
-    bool uncomputed = !message->code && message->header.in_parts;
+    bool uncomputed =
+        !message->code && (message->header.in_parts || !header_is_measured(&message->header));
     if (message->stage == STAGE_DETACHED) {
         queue_join(run, message, inbox_now_ns(&daemon->inbox));
         messages_account(daemon, message);
@@ -306,7 +308,7 @@ void messages_finish(struct daemon *daemon, uint64_t deadline_ns)
             if (!message->code) {
                 tap_message(daemon->tap, message);
             }
-            if (message->header.type == MESSAGE_EVENT || message->code) {
+            if (!header_is_measured(&message->header) || message->code) {
                 queue_put(run, message, inbox_now_ns(&daemon->inbox));
             } else {
                 message_free(&message); /* nobody computes it any more: it will be sent again */
@@ -354,7 +356,9 @@ void messages_put_result(void *data, const struct run *run, const char *topic, u
     } else {
         snprintf(held, sizeof held, "%s", topic);
     }
-    if (mpk_writer_ok(writer)) {
+    /* The page knows no sketches: it would show one in the place of the newest of attention. */
+    bool shown = kind != RESULT_OTHER || track != LIVE_SKETCHES;
+    if (mpk_writer_ok(writer) && shown) {
         http_put(daemon->http, held, writer->buffer.data, writer->buffer.size);
     }
     if (kind == RESULT_ALERT) {

@@ -66,8 +66,8 @@ static int header_read_after(const msgpack_object *value, struct header *header)
 }
 
 static const char *const types[] = {
-    [MESSAGE_ATTENTION] = "attention", [MESSAGE_QK] = "qk",       [MESSAGE_WEIGHTS] = "weights",
-    [MESSAGE_ROWS] = "rows",           [MESSAGE_EVENT] = "event",
+    [MESSAGE_ATTENTION] = "attention", [MESSAGE_QK] = "qk",         [MESSAGE_WEIGHTS] = "weights",
+    [MESSAGE_ROWS] = "rows",           [MESSAGE_SKETCH] = "sketch", [MESSAGE_EVENT] = "event",
 };
 
 static const char *const events[] = {
@@ -96,7 +96,9 @@ enum scope {
     IN_WEIGHTS = 1 << MESSAGE_WEIGHTS,
     IN_ROWS = 1 << MESSAGE_ROWS,
     IN_MEASURED = IN_MAPS | IN_ROWS, /* whose rows are measured */
-    IN_TENSORS = IN_MEASURED | IN_WEIGHTS,
+    IN_SKETCH = 1 << MESSAGE_SKETCH,
+    IN_TENSORS = IN_MEASURED | IN_WEIGHTS | IN_SKETCH,
+    IN_HEADS = IN_MEASURED | IN_SKETCH, /* whose tensors say how many heads they have */
     IN_EVENTS = 1 << MESSAGE_EVENT,
     IN_HELLO = IN_EVENTS << 1,
     IN_LOG = IN_EVENTS << 2,
@@ -127,6 +129,8 @@ enum header_kind {
     READ_QUERIES,
     READ_KEYS,
     READ_OF_WEIGHTS,
+    READ_STORED,
+    READ_FROZEN,
     READ_Q_LEN,
     READ_K_LEN,
     READ_LABELS,
@@ -353,6 +357,10 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
         return header_read_keys(value, header);
     case READ_OF_WEIGHTS:
         return header_read_of_weights(value, header);
+    case READ_STORED:
+        return header_read_stored(value, header);
+    case READ_FROZEN:
+        return header_read_frozen(value, header);
     case READ_Q_LEN:
         return read_lengths(value, header->batch, header->queries, field);
     case READ_K_LEN:
@@ -407,6 +415,8 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
     KEY(keys, IN_ROWS, IN_ROWS, READ_KEYS, NO_FIELD)                                               \
     KEY(weights, OPTIONAL, IN_ROWS, READ_OF_WEIGHTS, NO_FIELD)                                     \
     KEY(local_window, OPTIONAL, IN_ROWS, READ_U32, FIELD(local_window, INT32_MAX))                 \
+    KEY(stored, IN_SKETCH, IN_SKETCH, READ_STORED, NO_FIELD)                                       \
+    KEY(frozen, OPTIONAL, IN_SKETCH, READ_FROZEN, NO_FIELD)                                        \
     KEY(scale, IN_QK, IN_QK, READ_SCALE, FIELD(scale, 0))                                          \
     KEY(softcap, OPTIONAL, IN_QK, READ_NOT_NEGATIVE, FIELD(softcap, 0))                            \
     KEY(q_offset, OPTIONAL, IN_MEASURED, READ_U32, FIELD(q_offset, UINT32_MAX))                    \
@@ -415,7 +425,7 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
     KEY(window, OPTIONAL, IN_MAPS, READ_U32, FIELD(window, UINT32_MAX))                            \
     KEY(q_len, OPTIONAL, IN_MAPS, READ_Q_LEN, FIELD(q_len, 0))                                     \
     KEY(k_len, OPTIONAL, IN_MEASURED, READ_K_LEN, FIELD(k_len, 0))                                 \
-    KEY(head_offset, OPTIONAL, IN_MEASURED, READ_U32, FIELD(head_offset, HEADS_TOTAL_MAX))         \
+    KEY(head_offset, OPTIONAL, IN_HEADS, READ_U32, FIELD(head_offset, HEADS_TOTAL_MAX))            \
     KEY(map_queries, OPTIONAL, IN_ROWS, READ_POSITIVE, FIELD(maps.queries, INT32_MAX))             \
     KEY(map_keys, OPTIONAL, IN_ROWS, READ_POSITIVE, FIELD(maps.keys, INT32_MAX))                   \
     KEY(first_query, OPTIONAL, IN_ROWS, READ_U32, FIELD(maps.first_query, INT32_MAX))              \
@@ -533,6 +543,7 @@ static int decode_map(const msgpack_object *map, struct header *header, const ch
         return 0;
     }
     header_set_maps_of_rows(header);
+    header_set_heads_of_sketch(header);
     /* Neither number is above 2^31, so the sum is exact. */
     if (header->heads_total > HEADS_TOTAL_MAX ||
         (uint64_t)header->head_offset + header->heads > header->heads_total) {
@@ -548,7 +559,9 @@ static int decode_map(const msgpack_object *map, struct header *header, const ch
         *reterr_key = "batch";
         return ERR_KEY_RANGE;
     }
-    rc = header->type == MESSAGE_ROWS ? header_check_rows(header, reterr_key) : 0;
+    rc = header->type == MESSAGE_ROWS     ? header_check_rows(header, reterr_key)
+         : header->type == MESSAGE_SKETCH ? header_check_sketch(header, reterr_key)
+                                          : 0;
     return rc ? rc : header_check_tensors(header, reterr_key);
 }
 

@@ -57,12 +57,14 @@ void own_window_put(const struct own_window *window, struct mpk_writer *writer);
 #define MODULE_MAX       256         /* bytes of a module's path */
 #define SENT_MAPS_SIDE   64          /* rows, and columns, of the maps that a message brings */
 #define LOCAL_WINDOW     8           /* of local_mass in type rows, unless it says another */
+#define SKETCH_PLACES    64 /* of a head in a matrix, of which type sketch has the values */
 
 enum message_type {
     MESSAGE_ATTENTION,
     MESSAGE_QK,
     MESSAGE_WEIGHTS,
     MESSAGE_ROWS,
+    MESSAGE_SKETCH,
     MESSAGE_EVENT /* the last one: the others have tensors */
 };
 enum event_type { EVENT_HELLO, EVENT_EPOCH_END, EVENT_BYE, EVENT_LOG };
@@ -147,8 +149,8 @@ struct header {
     char module[MODULE_MAX + 1]; /* the path of the module that attends; "" = not said */
     uint32_t tensor_count;
     struct tensor tensors[TENSORS_MAX];
-    uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk; of weights: 1, heads, 1, 1; of rows,
-                                             queries are those that were taken */
+    uint32_t batch, heads, queries, keys; /* B, H, Tq, Tk; of weights and sketch: 1, heads, 1, 1; of
+                                             rows, queries are those that were taken */
     uint32_t kv_heads;                    /* divides heads */
     uint32_t head_dim, value_dim; /* of q and k, of v (0 = not sent); of matrices: head_dim */
     bool in_parts; /* weights: the tensors are blocks of their matrices, as `matrix` says */
@@ -166,10 +168,12 @@ struct header {
     uint32_t whole_batch;   /* samples of the batch that these are some of; 0 = not said */
     uint32_t microbatch;    /* which forward of the step this was, from 0 */
     uint32_t call_queries;  /* rows: of the call, some of which were taken; 0 in other types */
-    uint8_t sum_column[ROW_SUM_COUNT]; /* rows: 1 + the column of `sums`; 0 = it has none */
-    bool of_weights;                   /* rows: the sums are of weights, not of logits */
-    enum dtype weights_dtype;          /* of these */
-    uint32_t local_window;             /* rows: of local_mass, in positions */
+    uint8_t sum_column[ROW_SUM_COUNT];         /* rows: 1 + the column of `sums`; 0 = it has none */
+    bool of_weights;                           /* rows: the sums are of weights, not of logits */
+    enum dtype weights_dtype;                  /* of these */
+    uint32_t local_window;                     /* rows: of local_mass, in positions */
+    enum dtype stored_dtype[PROJECTION_COUNT]; /* sketch: of the parameter, where it is sent */
+    bool frozen[PROJECTION_COUNT];             /* sketch: it needs no gradient */
     struct sent_maps maps;     /* of rows; their first head is head_offset, queries at q_offset */
     const char *const *labels; /* of the encoder: [label_count] texts; not owned, not read */
     uint32_t label_count;
@@ -187,6 +191,12 @@ const char *header_wanted(const char *key);
 /* Appends the header's map to an empty writer, with the keys that C programs send. Returns 0 or
  * ERR_MEMORY. */
 int header_encode(const struct header *header, struct mpk_writer *writer);
+
+/* Whether workers compute something of it. */
+static inline bool header_is_measured(const struct header *header)
+{
+    return header->type != MESSAGE_EVENT && header->type != MESSAGE_SKETCH;
+}
 
 /* Whether it brings the maps that it has, if any: none are made of it. */
 static inline bool header_brings_maps(const struct header *header)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The encoder writes the keys that C programs send, in PROTOCOL.md's order; those of matrices in
- * parts, and of settings and costs come from Python alone. Optional keys are left out while they
- * say what their absence says, so that equal headers have equal bytes. */
+/* The encoder writes the keys that C programs send, in PROTOCOL.md's order; those of sketches, of
+ * matrices in parts, and of settings and costs come from Python alone. Optional keys are left out
+ * while they say what their absence says, so that equal headers have equal bytes. */
 #include "proto/header_internal.h"
 
 #include "proto/err.h"

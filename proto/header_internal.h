@@ -28,6 +28,15 @@ void header_set_maps_of_rows(struct header *header);
 /* Checks places and maps against the rows. Returns 0 or an error, with the key at fault. */
 int header_check_rows(const struct header *header, const char **reterr_key);
 
+/* Reads `stored` and `frozen` of type sketch: what each matrix that is there is kept as, and which
+ * of them need no gradient. */
+int header_read_stored(const msgpack_object *value, struct header *header);
+int header_read_frozen(const msgpack_object *value, struct header *header);
+/* Says how many heads a sketch without wq and wo is of: all, as its tensors cannot tell a slice. */
+void header_set_heads_of_sketch(struct header *header);
+/* Checks the rows against 64 places, `held` and the slice. Returns 0 or an error, with the key. */
+int header_check_sketch(const struct header *header, const char **reterr_key);
+
 /* Checks that need all keys: heads against key heads, matrices against heads * head_dim, documents
  * against positions. Returns 0 or an error, with the key at fault. */
 int header_check_tensors(const struct header *header, const char **reterr_key);

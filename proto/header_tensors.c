@@ -14,9 +14,10 @@ enum dim {
     DIM_HEAD,
     DIM_VALUE,
     DIM_WRITTEN,
+    DIM_PLACES,
     DIM_COUNT
 };
-/* Judged in header_check_tensors: a matrix's sides, by heads * head_dim, and those of maps. */
+/* Judged later: a matrix's sides, by heads * head_dim, those of maps, and the rows of `held`. */
 #define DIM_FREE DIM_COUNT
 
 #define B DIM_BATCH
@@ -27,11 +28,13 @@ enum dim {
 #define D DIM_HEAD
 #define V DIM_VALUE
 #define R DIM_WRITTEN
+#define P DIM_PLACES
 
 #define FLOATS    (1u << DTYPE_F32 | 1u << DTYPE_F16 | 1u << DTYPE_BF16 | 1u << DTYPE_F64)
 #define ATTENTION (1u << MESSAGE_ATTENTION)
 #define QK        (1u << MESSAGE_QK)
 #define ROWS      (1u << MESSAGE_ROWS)
+#define SKETCH    (1u << MESSAGE_SKETCH)
 #define MATRIX                                                                                     \
     {                                                                                              \
         1u << MESSAGE_WEIGHTS, FLOATS, 2,                                                          \
@@ -41,11 +44,12 @@ enum dim {
     }
 
 /* The limits of each role: sets of message types and of dtypes, and its dimensions. */
-static const struct {
+struct role_rule {
     unsigned types, dtypes;
     uint32_t rank;
     uint8_t dims[TENSOR_RANK_MAX];
-} role_rules[TENSOR_ROLE_COUNT] = {
+};
+static const struct role_rule role_rules[TENSOR_ROLE_COUNT] = {
     [TENSOR_WEIGHTS] = {ATTENTION, FLOATS, 4, {B, H, Q, K}},
     [TENSOR_MASK] = {ATTENTION | QK, 1u << DTYPE_U8, 3, {B, Q, K}},
     [TENSOR_TOKENS] = {ATTENTION | QK, 1u << DTYPE_I32, 2, {B, K}},
@@ -66,7 +70,19 @@ static const struct {
     [TENSOR_PLACES] = {ROWS, 1u << DTYPE_I32, 3, {DIM_FREE, DIM_FREE, Q}},
     [TENSOR_KEY_LENGTHS] = {ROWS, 1u << DTYPE_F32, 3, {B, G, K}},
     [TENSOR_SINKS] = {ROWS, 1u << DTYPE_F32, 1, {H}},
+    [TENSOR_HELD] = {SKETCH, 1u << DTYPE_U8, 2, {DIM_FREE, P}},
 };
+
+/* A sketch has other tensors under the names of the matrices. */
+static const struct role_rule *role_rule_of(enum tensor_role role, enum message_type type)
+{
+    static const struct role_rule of_heads = {SKETCH, 1u << DTYPE_F32, 2, {H, P}},
+                                  of_key_heads = {SKETCH, 1u << DTYPE_F32, 2, {G, P}};
+    if (type != MESSAGE_SKETCH || role < TENSOR_WQ || role > TENSOR_WO) {
+        return &role_rules[role];
+    }
+    return role == TENSOR_WQ || role == TENSOR_WO ? &of_heads : &of_key_heads;
+}
 
 const struct tensor *header_find_tensor(const struct header *header, enum tensor_role role)
 {
@@ -86,31 +102,33 @@ static int read_role(const msgpack_object *value, enum message_type type, struct
         return ERR_KEY_TYPE;
     }
     int rc = tensor_role_parse(value->via.str.ptr, value->via.str.size, &tensor->role);
-    if (!rc && !(role_rules[tensor->role].types & 1u << type)) {
+    if (!rc && !(role_rule_of(tensor->role, type)->types & 1u << type)) {
         rc = ERR_TENSOR_NAME;
     }
     return rc;
 }
 
-static int read_dtype(const msgpack_object *value, struct tensor *tensor)
+static int read_dtype(const msgpack_object *value, const struct role_rule *rule,
+                      struct tensor *tensor)
 {
     if (value->type != MSGPACK_OBJECT_STR) {
         return ERR_KEY_TYPE;
     }
     int rc = dtype_parse(value->via.str.ptr, value->via.str.size, &tensor->dtype);
-    if (!rc && !(role_rules[tensor->role].dtypes & 1u << tensor->dtype)) {
+    if (!rc && !(rule->dtypes & 1u << tensor->dtype)) {
         rc = ERR_DTYPE;
     }
     return rc;
 }
 
-static int header_tensors_read_shape(const msgpack_object *value, struct tensor *tensor)
+static int header_tensors_read_shape(const msgpack_object *value, const struct role_rule *rule,
+                                     struct tensor *tensor)
 {
     int rc = 0;
     if (value->type != MSGPACK_OBJECT_ARRAY) {
         return ERR_KEY_TYPE;
     }
-    if (value->via.array.size != role_rules[tensor->role].rank) {
+    if (value->via.array.size != rule->rank) {
         return ERR_SHAPE;
     }
     tensor->rank = value->via.array.size;
@@ -140,13 +158,12 @@ static int header_tensors_read_tensor(const msgpack_object *value, enum message_
         return ERR_KEY_MISSING;
     }
     rc = read_role(found[0], type, ret_tensor);
-    if (!rc) {
-        rc = read_dtype(found[1], ret_tensor);
+    if (rc) {
+        return rc;
     }
-    if (!rc) {
-        rc = header_tensors_read_shape(found[2], ret_tensor);
-    }
-    return rc;
+    const struct role_rule *rule = role_rule_of(ret_tensor->role, type);
+    rc = read_dtype(found[1], rule, ret_tensor);
+    return rc ? rc : header_tensors_read_shape(found[2], rule, ret_tensor);
 }
 
 /* ---- all of them ---- */
@@ -161,6 +178,8 @@ static bool has_required(const struct header *header)
         return header_find_tensor(header, TENSOR_Q) && header_find_tensor(header, TENSOR_K);
     case MESSAGE_ROWS:
         return header_find_tensor(header, TENSOR_SUMS) && header_find_tensor(header, TENSOR_PLACES);
+    case MESSAGE_SKETCH: /* `held` says nothing alone */
+        return header->tensor_count > (header_find_tensor(header, TENSOR_HELD) ? 1 : 0);
     default:
         return header->tensor_count > 0;
     }
@@ -172,7 +191,7 @@ static int header_tensors_set_shape(struct header *header)
     for (uint32_t i = 0; i < header->tensor_count; i++) {
         const struct tensor *tensor = &header->tensors[i];
         for (uint32_t d = 0; d < tensor->rank; d++) {
-            unsigned dim = role_rules[tensor->role].dims[d];
+            unsigned dim = role_rule_of(tensor->role, header->type)->dims[d];
             uint32_t size = (uint32_t)tensor->shape[d]; /* at most INT32_MAX: read_shape */
             if (dim == DIM_FREE) {
                 continue;
@@ -182,6 +201,9 @@ static int header_tensors_set_shape(struct header *header)
             }
             dims[dim] = size;
         }
+    }
+    if (header->type == MESSAGE_SKETCH && dims[DIM_PLACES] != SKETCH_PLACES) {
+        return ERR_SHAPE;
     }
     header->batch = dims[DIM_BATCH];
     header->heads = dims[DIM_HEADS];
@@ -194,6 +216,10 @@ static int header_tensors_set_shape(struct header *header)
     header->heads_total = header->heads;
     header->q_stride = header->type == MESSAGE_ROWS ? 0 : 1; /* places say it */
     header->local_window = LOCAL_WINDOW;
+    if (header->type == MESSAGE_SKETCH) { /* for whoever multiplies dimensions */
+        header->batch = header->queries = header->keys = 1;
+        header->q_stride = 0;
+    }
     return 0;
 }
 

@@ -89,11 +89,11 @@ static void part_module(struct mpk_writer *writer, const char *module)
     }
 }
 
-/* Weight matrices have no [B, H, Tq, Tk]. */
+/* Matrices have no [B, H, Tq, Tk]. */
 static void result_part_put_shape(struct mpk_writer *writer, const struct result_layer *layer)
 {
     mpk_put_str(writer, "shape");
-    if (layer->tier == MESSAGE_WEIGHTS) {
+    if (layer->tier == MESSAGE_WEIGHTS || layer->tier == MESSAGE_SKETCH) {
         mpk_put_nil(writer);
         return;
     }
@@ -336,6 +336,10 @@ void live_encode(const struct live_result *live, struct mpk_writer *writer)
     result_live_put_numbers(writer, numbers);
     part_similarity(writer, "similarity", &numbers->similarity, numbers->heads);
     part_weights(writer, numbers->weights);
+    if (live->sketch) {
+        mpk_put_str(writer, "sketch");
+        mpk_put_raw(writer, live->sketch, live->sketch_size);
+    }
     mpk_pair_bool(writer, "snapshot", false);
     mpk_close_map(writer, &map);
 }

@@ -28,7 +28,7 @@ struct result_common {
 /* Keys of every result about one layer. */
 struct result_layer {
     struct layer_id id;
-    uint32_t shape[4]; /* B, H, Tq, Tk of the newest message; nil in the map for MESSAGE_WEIGHTS */
+    uint32_t shape[4]; /* B, H, Tq, Tk of the newest message; nil for MESSAGE_WEIGHTS and _SKETCH */
     bool causal;
     uint64_t rows;         /* (sample, head, query) rows that counted */
     uint64_t rows_of;      /* the rows that `rows` were sampled from; at most `rows`: all taken */
@@ -44,6 +44,8 @@ struct live_result {
     struct result_layer layer;
     uint32_t rank;
     struct layer_numbers numbers;
+    const void *sketch; /* MESSAGE_SKETCH: an encoded map (daemon/state/sketch.h); else NULL */
+    size_t sketch_size;
 };
 
 /* One layer of `attnctl analyze`: the numbers without job, run and time. */

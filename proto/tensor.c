@@ -31,6 +31,7 @@ static const char *const roles[TENSOR_ROLE_COUNT] = {
     [TENSOR_PLACES] = "places",
     [TENSOR_KEY_LENGTHS] = "key_lengths",
     [TENSOR_SINKS] = "sinks",
+    [TENSOR_HELD] = "held",
 };
 
 static bool same(const char *known, const char *name, size_t len)

@@ -26,7 +26,7 @@ enum tensor_role {
     TENSOR_DOUT,      /* [B,H,Tq,dv]: the loss's gradient by the heads' outputs A V */
     TENSOR_WO_R,      /* [H,r,dv] f32, r <= dv: R of the QR of each head's slice of W_o */
     TENSOR_X_NORM,    /* [B,Tq] f32: |x| of the layer's input at each query */
-    TENSOR_WQ,        /* [out,in] */
+    TENSOR_WQ,        /* [out,in]; of type sketch [H,64] f32, of keys and values [Hkv,64] */
     TENSOR_WK,
     TENSOR_WV,
     TENSOR_WO,
@@ -35,6 +35,7 @@ enum tensor_role {
     TENSOR_PLACES,      /* [8,B or 1,R] i32: where each row stands (row_sum.h) */
     TENSOR_KEY_LENGTHS, /* [B,Hkv,Tk] f32: |k| */
     TENSOR_SINKS,       /* [H] f32: learned logits beside those of the keys */
+    TENSOR_HELD,        /* [rows of wq, wk, wv, wo,64] u8: 1 = the rank holds the place */
     TENSOR_ROLE_COUNT
 };
 

@@ -98,16 +98,18 @@ static bool control_summary_read_track(const struct control_request *request, st
     return true;
 }
 
-/* Results about projection matrices are apart from the newest of attention (live.h), and stand in
- * for those of a layer that has none. */
+/* Results about projection matrices are apart from the newest of attention (live.h), as those of
+ * their sketches are, and stand in for those of a layer that has none. */
 static bool control_summary_read_tier(const struct control_request *request,
                                       struct value_filter *filter)
 {
     char tier[16];
-    if (!word_param(request, "tier", message_type_name(MESSAGE_WEIGHTS), tier, sizeof tier)) {
+    if (!word_param(request, "tier", "weights, sketch", tier, sizeof tier)) {
         return false;
     }
-    filter->track = *tier ? LIVE_PROJECTIONS : filter->track;
+    filter->track = !*tier                                                  ? filter->track
+                    : strcmp(tier, message_type_name(MESSAGE_WEIGHTS)) == 0 ? LIVE_PROJECTIONS
+                                                                            : LIVE_SKETCHES;
     return true;
 }
 

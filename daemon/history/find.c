@@ -115,26 +115,31 @@ int find_no_window(struct query *query, const struct found_run *run, const char 
                       ended ? "it has ended" : "it comes when the first one closes");
 }
 
+struct asked_layer find_asked_layer(const struct query *query)
+{
+    const struct history_params *params = &query->params;
+    return (struct asked_layer){
+        .stack = !*params->stack                                         ? ASKED_ANY
+                 : strcmp(params->stack, stack_name(STACK_ENCODER)) == 0 ? STACK_ENCODER
+                                                                         : STACK_DECODER,
+        .site = !*params->site                                    ? ASKED_ANY
+                : strcmp(params->site, site_name(SITE_SELF)) == 0 ? SITE_SELF
+                                                                  : SITE_CROSS,
+        .layer = params->given & PARAM_LAYER ? params->layer : ASKED_ANY,
+    };
+}
+
 int open_layers(struct query *query, const struct found_run *run, sqlite3_stmt **ret_statement)
 {
-    /* A value that no layer has stands for "any". */
-    const struct history_params *params = &query->params;
-    uint64_t any = LAYER_MAX + 1;
-    uint64_t stack = !*params->stack                                         ? any
-                     : strcmp(params->stack, stack_name(STACK_ENCODER)) == 0 ? STACK_ENCODER
-                                                                             : STACK_DECODER;
-    uint64_t site = !*params->site                                    ? any
-                    : strcmp(params->site, site_name(SITE_SELF)) == 0 ? SITE_SELF
-                                                                      : SITE_CROSS;
-    uint64_t layer = params->given & PARAM_LAYER ? params->layer : any;
-    return query_open(
-        query,
-        "SELECT layer_id, stack, layer, site, heads, module FROM layers"
-        " WHERE run_id = ?1 AND (stack = ?2 OR ?2 = ?5)"
-        " AND (layer = ?3 OR ?3 = ?5) AND (site = ?4 OR ?4 = ?5)"
-        " ORDER BY stack, layer, site",
-        ret_statement,
-        SQL(sql_u64(run->id), sql_u64(stack), sql_u64(layer), sql_u64(site), sql_u64(any)));
+    struct asked_layer asked = find_asked_layer(query);
+    return query_open(query,
+                      "SELECT layer_id, stack, layer, site, heads, module FROM layers"
+                      " WHERE run_id = ?1 AND (stack = ?2 OR ?2 = ?5)"
+                      " AND (layer = ?3 OR ?3 = ?5) AND (site = ?4 OR ?4 = ?5)"
+                      " ORDER BY stack, layer, site",
+                      ret_statement,
+                      SQL(sql_u64(run->id), sql_u64(asked.stack), sql_u64(asked.layer),
+                          sql_u64(asked.site), sql_u64(ASKED_ANY)));
 }
 
 struct found_layer found_layer(sqlite3_stmt *statement)

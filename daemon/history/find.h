@@ -39,6 +39,12 @@ int find_run(struct query *query, const char *job, const char *prefix, struct fo
 /* Refuses a question to a run that has no layer; `also` stands behind that. */
 int find_no_window(struct query *query, const struct found_run *run, const char *also);
 
+/* The layer of the parameters, for SQL; a value that no layer has stands for "any". */
+#define ASKED_ANY (LAYER_MAX + UINT64_C(1))
+struct asked_layer {
+    uint64_t stack, layer, site;
+};
+struct asked_layer find_asked_layer(const struct query *query);
 /* The layers that stack, layer and site of the parameters leave, in the order encoder, decoder;
  * layer; self, cross. Each row of the statement is read by found_layer. */
 int open_layers(struct query *query, const struct found_run *run, sqlite3_stmt **ret_statement);

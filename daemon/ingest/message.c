@@ -155,6 +155,19 @@ static int check_limits(const struct header *header, const struct config *config
     return entries > (double)config->limits_entries ? ERR_ENTRIES_LIMIT : 0;
 }
 
+/* 0 and 1 alone say whether a place of a sketch is held. */
+static int check_held(struct message *message)
+{
+    uint32_t frame = header_frame_of(&message->header, TENSOR_HELD);
+    const uint8_t *held = frame ? zmq_msg_data(&message->frames[frame]) : NULL;
+    uint64_t count = frame ? message->header.tensors[frame - 2].bytes : 0;
+    uint8_t all = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        all |= held[i];
+    }
+    return all > 1 ? ERR_SKETCH : 0;
+}
+
 int message_check(struct message *message, const struct config *config, const char **reterr_key)
 {
     struct header *header = &message->header;
@@ -195,7 +208,7 @@ int message_check(struct message *message, const struct config *config, const ch
         memcpy(zmq_msg_data(&own), zmq_msg_data(frame), zmq_msg_size(frame));
         zmq_msg_move(frame, &own);
     }
-    return 0;
+    return check_held(message);
 }
 
 /* The tensor of a role as the kernels want it; `message` is NULL when only the shape is wanted. */
@@ -309,6 +322,22 @@ struct head_maps message_brought(const struct header *header)
 const void *message_cells(struct message *message)
 {
     return tensor_data(&message->header, message, TENSOR_MAPS);
+}
+
+struct sent_sketch message_sketch(struct message *message)
+{
+    const struct header *header = &message->header;
+    const uint8_t *held = tensor_data(header, message, TENSOR_HELD);
+    struct sent_sketch sketch = {.matrix = {NULL}};
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        uint32_t frame = header_frame_of(header, header_role_of((enum projection)p));
+        if (frame) {
+            sketch.matrix[p] = zmq_msg_data(&message->frames[frame]);
+            sketch.held[p] = held;
+            held = held ? held + header->tensors[frame - 2].shape[0] * SKETCH_PLACES : NULL;
+        }
+    }
+    return sketch;
 }
 
 /* Matrices in parts are those that their messages are joined to (message_join). */

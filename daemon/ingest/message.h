@@ -143,6 +143,13 @@ struct sent_sums message_rows(const struct header *header, struct message *messa
 struct head_maps message_brought(const struct header *header);
 /* Their cells, in half precision; NULL: it brings none. */
 const void *message_cells(struct message *message);
+/* Type sketch: the places of its heads in each matrix, as they came. */
+struct sent_sketch {
+    const char *matrix[PROJECTION_COUNT]; /* [heads, or key heads][SKETCH_PLACES] f32, wherever they
+                                             lie; NULL: was not sent */
+    const uint8_t *held[PROJECTION_COUNT]; /* the same, u8; NULL: it holds all of them */
+};
+struct sent_sketch message_sketch(struct message *message);
 /* Type weights: the matrices, likewise. */
 struct weights message_weights(const struct header *header, struct message *message);
 /* Makes it the one that stands for the matrices of which it and `parts` have the blocks, all of

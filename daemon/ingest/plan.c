@@ -85,14 +85,15 @@ static void plan_write_limits(const struct config *config, char *ret_text)
     maps = config->maps_enabled ? maps : 0;
     plan_write_lane(config, reliable, sizeof reliable);
     snprintf(ret_text, PLAN_PREFIX_MAX + 1,
-             "limits/accepts=%s,%s,%s,%s,%s;header=%d;max_message=%" PRIu64 ";max_entries=%" PRIu64
-             ";max_heads=%" PRIu64 ";weights_max_size=%" PRIu64 ";maps=%" PRIu64
-             ";maps_every=%" PRIu64 "%s%s",
+             "limits/accepts=%s,%s,%s,%s,%s,%s;header=%d;max_message=%" PRIu64
+             ";max_entries=%" PRIu64 ";max_heads=%" PRIu64 ";weights_max_size=%" PRIu64
+             ";maps=%" PRIu64 ";maps_every=%" PRIu64 "%s%s",
              message_type_name(MESSAGE_ATTENTION), message_type_name(MESSAGE_QK),
              message_type_name(MESSAGE_WEIGHTS), message_type_name(MESSAGE_ROWS),
-             message_type_name(MESSAGE_EVENT), HEADER_REVISION, max, config->limits_entries,
-             config->limits_heads, config->metrics_weights_max_size, maps,
-             config->maps_every / 1000000, reliable, plan_has_memory(config) ? ";memory=1" : "");
+             message_type_name(MESSAGE_SKETCH), message_type_name(MESSAGE_EVENT), HEADER_REVISION,
+             max, config->limits_entries, config->limits_heads, config->metrics_weights_max_size,
+             maps, config->maps_every / 1000000, reliable,
+             plan_has_memory(config) ? ";memory=1" : "");
 }
 
 struct plans *plans_new(const struct config *config)

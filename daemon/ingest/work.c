@@ -162,7 +162,7 @@ uint64_t work_cost(const struct header *header, const struct config *config,
 
 int work_price(struct message *message, const struct config *config, const struct machine *machine)
 {
-    if (message->header.type != MESSAGE_EVENT) {
+    if (header_is_measured(&message->header)) {
         const struct config *own = config_for_job(config, message->header.job);
         message->cost += work_cost(&message->header, own, machine, &message->scratch);
     }

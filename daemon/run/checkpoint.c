@@ -209,6 +209,15 @@ void checkpoint_drift_key(const struct track *track, const struct stream *stream
     snprintf(ret_key, CHECKPOINT_KEY_MAX, "drift/%s/%" PRIu32, track->name, stream->key);
 }
 
+static int save_sketch(struct saving *saving, const struct stream *stream)
+{
+    char key[CHECKPOINT_KEY_MAX];
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    snprintf(key, sizeof key, "sketch/%" PRIu32, stream->key);
+    return checkpoint_keep(saving, key, &writer, sketch_pack(stream->sketch, &writer));
+}
+
 /* A layer in a track. */
 static int save_layer(struct saving *saving, const struct track *track, struct stream *stream)
 {
@@ -227,6 +236,9 @@ static int save_layer(struct saving *saving, const struct track *track, struct s
     }
     layer->unsaved = false;
     code = save_row(saving, track, stream);
+    if (!code && track->index == 0 && stream->sketch && saving->run->state != JOB_ENDED) {
+        code = save_sketch(saving, stream);
+    }
     return code ? code : save_states(saving, track, stream);
 }
 
@@ -451,6 +463,7 @@ void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_
         return;
     }
     int code = batch_forget(*batch, "part/");
+    code = code ? code : batch_forget(*batch, "sketch/");
     for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
         code = save_whole(&saving, stream);
     }
@@ -471,7 +484,7 @@ void checkpoint_forget(struct run *run, uint64_t now_ns)
         batch_hold(batch, true);
         /* Its sequences stay, so that what comes of it again is known, and what they are part of;
          * its windows are in the history. */
-        static const char *const gone[] = {"alerts", "drift/", "part/"};
+        static const char *const gone[] = {"alerts", "drift/", "part/", "sketch/"};
         struct saving saving = {.run = run, .batch = batch};
         int code = 0;
         for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {

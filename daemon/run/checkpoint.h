@@ -12,6 +12,7 @@
  *                             goes on
  *   layer/TRACK/LAYER         sequence numbers, counts, what waits for the next window
  *   part/TRACK/INDEX/LAYER    layer_state_pack
+ *   sketch/LAYER              sketch_pack, with the layer in the primary track
  *
  * TRACK is the rule's name, so that rules may change places in the config; LAYER is
  * header_layer_key.

@@ -14,12 +14,14 @@
 #include "daemon/run/checkpoint.h"
 #include "daemon/run/forward.h"
 #include "daemon/run/judging.h"
+#include "daemon/run/sketches.h"
 
 #include <string.h>
 
 static void go_idle(struct run *run)
 {
     struct closing closing = {.run = run};
+    sketches_finish_all(run);
     run->state = JOB_IDLE;
     run->unsaved = true;
     closing.batch = checkpoint_begin(run);
@@ -324,6 +326,9 @@ static void closing_step(struct closing *closing)
     if (closing->saves) {
         closing->code = checkpoint_layer(closing->run, closing->track, stream, closing->batch);
     } else {
+        if (closing->closed && !closing->merged && closing->track->index == 0) {
+            sketches_close(closing->run, stream, closing->part);
+        }
         /* The first pass: a layer's summary, and the part that closes for the hubs of a node. */
         if (closing->due) {
             closing->published += closing_put_layer(closing, stream);
@@ -523,6 +528,7 @@ static void end_run(struct run *run, uint64_t now_ns)
 {
     struct closing closing = {.run = run};
     struct counts counts = run_counts(run);
+    sketches_finish_all(run);
     run->state = JOB_ENDED;
     closing.batch = checkpoint_begin(run);
     judging_end(&closing);

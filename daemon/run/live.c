@@ -54,20 +54,33 @@ static double *live_spread(const struct header *header, struct layer_numbers *nu
     return buffer;
 }
 
-static void live_put(struct run *run, const struct header *header, struct live_result *live)
+static void live_put(struct run *run, const struct stream *stream, struct live_result *live)
 {
-    const struct stream *stream = stream_find(run->streams, header->layer);
+    static const uint32_t track[MESSAGE_EVENT] = {
+        [MESSAGE_WEIGHTS] = LIVE_PROJECTIONS, [MESSAGE_SKETCH] = LIVE_SKETCHES};
     char topic[TOPIC_MAX];
     struct mpk_writer writer;
     live->layer.module = stream ? stream->module : NULL;
     mpk_writer_init(&writer);
     live_encode(live, &writer);
     if (mpk_writer_ok(&writer)) {
-        uint32_t track = header->type == MESSAGE_WEIGHTS ? LIVE_PROJECTIONS : 0;
-        topic_layer("live", run->job, header->layer, topic);
-        run->sink->put(run->sink->data, run, topic, track, &writer, RESULT_OTHER);
+        topic_layer("live", run->job, live->layer.id, topic);
+        run->sink->put(run->sink->data, run, topic, track[live->layer.tier], &writer, RESULT_OTHER);
     }
     mpk_writer_clear(&writer);
+}
+
+void live_publish_sketch(struct run *run, const struct stream *stream,
+                         const struct sketch_capture *capture, const void *numbers, size_t size)
+{
+    struct live_result live = {
+        .common = {run->job, run->id, capture->epoch, capture->step, capture->time_ns},
+        .layer = {.id = stream->id, .row_sum_error = NAN, .tier = MESSAGE_SKETCH},
+        .rank = (uint32_t)capture->rank,
+        .sketch = numbers,
+        .sketch_size = size,
+    };
+    live_put(run, stream, &live);
 }
 
 void live_publish(struct run *run, const struct message *message)
@@ -94,6 +107,6 @@ void live_publish(struct run *run, const struct message *message)
             return;
         }
     }
-    live_put(run, header, &live);
+    live_put(run, stream_find(run->streams, header->layer), &live);
     free(buffer);
 }

@@ -19,6 +19,7 @@
 #include "daemon/run/forward.h"
 #include "daemon/run/judging.h"
 #include "daemon/run/live.h"
+#include "daemon/run/sketches.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -140,7 +141,8 @@ bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
         message->code = queue_foresee(run, message);
     }
     /* Parts of matrices are computed when all of them have been taken. */
-    bool compute = tensors && !message->code && !message->header.in_parts;
+    bool compute =
+        header_is_measured(&message->header) && !message->code && !message->header.in_parts;
     message->stage = compute ? STAGE_QUEUED : STAGE_FINISHED;
     if (compute && !message_has_matrices(message) && header_map_heads(&message->header) > 0) {
         queue_ask_for_maps(run, message, now_ns);
@@ -280,7 +282,8 @@ static int queue_place(struct run *run, struct stream *stream, struct message *m
     if (!code && message->header.in_parts) {
         code = assembly_put(run, stream, message);
     }
-    for (uint32_t t = 0; t < run->track_count && !code && message->stage != STAGE_PART; t++) {
+    bool counts = header_is_measured(header) && message->stage != STAGE_PART;
+    for (uint32_t t = 0; t < run->track_count && !code && counts; t++) {
         if (places->part[t]) {
             code = track_state(&run->tracks[t], places->part[t], stream, &places->state[t]);
         }
@@ -344,7 +347,9 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
     stream->last_ns = message->received_ns;
     run->judge_losses = false;
     queue_mark_unsaved(run, stream);
-    if (!code && message->stage == STAGE_FINISHED) {
+    if (!code && message->header.type == MESSAGE_SKETCH) {
+        code = sketches_take(run, stream, message);
+    } else if (!code && message->stage == STAGE_FINISHED) {
         code = queue_add_numbers(run, stream, message, &places);
     }
     if (code) {
@@ -361,6 +366,8 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
     }
     if (message->stage == STAGE_FINISHED) {
         stream->counts.processed++;
+    }
+    if (message->stage == STAGE_FINISHED && message->measured) {
         queue_show(run, stream, message);
         judging_of_message(run, message);
     }

@@ -353,7 +353,33 @@ static int read_drift(struct restore *restore, const struct restore_place *place
     return code;
 }
 
+/* When its capture came nobody knows any more. */
+static int restore_read_sketch(struct restore *restore, struct stream *stream, const void *value,
+                               size_t size)
+{
+    int code = stream->sketch ? ERR_STORE_FORMAT
+                              : sketch_unpack(value, size, &restore->run->budget, &stream->sketch);
+    if (!code) {
+        stream->sketch->capture.received_ns = restore->now_ns;
+    }
+    return code;
+}
+
 /* Keys */
+
+/* The layer whose number is all that is left of a key. */
+static int restore_find_layer(struct restore *restore, const char *number,
+                              struct stream **ret_stream)
+{
+    char *end;
+    unsigned long layer = strtoul(number, &end, 10);
+    if (end == number || *end != '\0' ||
+        layer > header_layer_key((struct layer_id){STACK_DECODER, LAYER_MAX, SITE_CROSS})) {
+        return ERR_STORE_FORMAT;
+    }
+    return run_put_stream(restore->run, header_layer_of((uint32_t)layer), 0, restore->now_ns,
+                          ret_stream);
+}
 
 /* "TRACK/LAYER" or "TRACK/INDEX/LAYER". Returns 0, ERR_AGAIN for a track there is not, or an error.
  */
@@ -378,16 +404,7 @@ static int find_place(struct restore *restore, const char *key, bool has_index,
     if (has_index && *end == '/') {
         place->part = strtoull(end + 1, &end, 10);
     }
-    if (*end != '/') {
-        return ERR_STORE_FORMAT;
-    }
-    unsigned long layer = strtoul(end + 1, &end, 10);
-    if (*end != '\0' ||
-        layer > header_layer_key((struct layer_id){STACK_DECODER, LAYER_MAX, SITE_CROSS})) {
-        return ERR_STORE_FORMAT;
-    }
-    return run_put_stream(restore->run, header_layer_of((uint32_t)layer), 0, restore->now_ns,
-                          &place->stream);
+    return *end != '/' ? ERR_STORE_FORMAT : restore_find_layer(restore, end + 1, &place->stream);
 }
 
 static int with_document(struct restore *restore, const struct restore_place *place,
@@ -426,6 +443,10 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
     /* A run that has ended has no parts and frees its baselines: past.c reads them. */
     if (restore->run->state == JOB_ENDED && strncmp(key, "layer/", 6) != 0) {
         return 0;
+    }
+    if (strncmp(key, "sketch/", 7) == 0) {
+        code = restore_find_layer(restore, rest + 1, &place.stream);
+        return code ? code : restore_read_sketch(restore, place.stream, value, size);
     }
     code = find_place(restore, rest + 1, strncmp(key, "part/", 5) == 0, &place);
     if (code) {

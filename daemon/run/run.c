@@ -81,6 +81,7 @@ void run_free_state(struct run *run)
         for (uint32_t t = 0; t < run->track_count; t++) {
             run_free_drift(run, &stream->tracks[t]);
         }
+        sketch_free(&stream->sketch);
     }
 }
 

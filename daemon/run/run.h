@@ -170,7 +170,7 @@ void run_free_drift(struct run *run, struct layer_track *layer);
  * and, unless a window has counted it as lost, to the window of the layer's next message. */
 void run_count_dropped(struct run *run, struct stream *stream, const struct message *message,
                        int code);
-/* Frees the states of all parts, and every baseline: the run has ended. */
+/* Frees the states of all parts, every baseline and every sketch: the run has ended. */
 void run_free_state(struct run *run);
 /* The totals of all layers, and of messages that belong to none. */
 struct counts run_counts(const struct run *run);

@@ -19,6 +19,7 @@ static void stream_free(struct stream *stream, uint32_t tracks)
         sequences_clear(&stream->tracks[t].restored);
     }
     maps_clear(&stream->maps);
+    sketch_free(&stream->sketch);
     sequences_clear(&stream->sequences);
     sequences_clear(&stream->reliable);
     promises_free(&stream->promises);

@@ -10,6 +10,7 @@
 #include "proto/header.h"
 #include "daemon/state/maps.h"
 #include "daemon/state/position.h"
+#include "daemon/state/sketch.h"
 #include "daemon/ingest/sequence.h"
 #include "daemon/state/tally.h"
 
@@ -55,6 +56,7 @@ struct stream {
     struct sequences reliable; /* of the reliable lane */
     struct promises promises;  /* of its messages, for the batch that saves it in all tracks */
     struct assembly assembly;
+    struct sketch *sketch;       /* owned; NULL = none yet */
     struct position projections; /* of the newest matrices that were published */
     struct counts counts;
     uint64_t last_ns;           /* when it was last heard of */

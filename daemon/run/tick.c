@@ -8,11 +8,11 @@
 #include "daemon/run/closing.h"
 #include "daemon/run/judging.h"
 
-/* Baselines of layers that nothing has been heard of for long; they are in the history, and come
- * back with the next start of attnd. */
+/* Baselines and sketches of layers that nothing has been heard of for long; they are in the
+ * history, and come back with the next start of attnd. */
 static void tick_evict(struct run *run, uint64_t now_ns)
 {
-    if (run->drift_budget.used == 0) { /* no layer has one */
+    if (run->budget.used <= run->kept_bytes) { /* no layer has one */
         return;
     }
     for (struct stream *stream = run->streams; stream; stream = stream->hh.next) {
@@ -25,6 +25,11 @@ static void tick_evict(struct run *run, uint64_t now_ns)
                 continue;
             }
             run_free_drift(run, layer);
+            stats_add(run->sink->stats, COUNT_EVICTED, 1);
+        }
+        if (stream->sketch && !stream->sketch->is_open &&
+            !(stream->tracks[0].unsaved && run->sink->store)) {
+            sketch_free(&stream->sketch);
             stats_add(run->sink->stats, COUNT_EVICTED, 1);
         }
     }

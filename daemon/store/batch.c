@@ -47,7 +47,7 @@ static struct record *batch_add(struct store_batch *batch, enum record_kind kind
     record->next = NULL;
     record->kind = kind;
     batch->precious = batch->precious || kind == RECORD_WINDOW || kind == RECORD_ALERT ||
-                      kind == RECORD_POINT || kind == RECORD_OUT;
+                      kind == RECORD_POINT || kind == RECORD_SKETCH || kind == RECORD_OUT;
     batch->records += batch->first != NULL;
     batch->bytes += sizeof *record + bytes;
     *batch->last = record;
@@ -131,6 +131,18 @@ int batch_point(struct store_batch *batch, const struct store_point *point)
     uint8_t *at = record->bytes;
     record->of.point = *point;
     record->of.point.name = store_batch_put_text(&at, point->name);
+    return 0;
+}
+
+int batch_sketch(struct store_batch *batch, const struct store_sketch *sketch)
+{
+    struct record *record = batch_add(batch, RECORD_SKETCH, sketch->numbers_size);
+    if (!record) {
+        return ERR_MEMORY;
+    }
+    uint8_t *at = record->bytes;
+    record->of.sketch = *sketch;
+    record->of.sketch.numbers = store_batch_put(&at, sketch->numbers, sketch->numbers_size);
     return 0;
 }
 

@@ -12,6 +12,7 @@ enum record_kind {
     RECORD_MAP,
     RECORD_ALERT,
     RECORD_POINT,
+    RECORD_SKETCH,
     RECORD_SETTINGS,
     RECORD_KEEP,
     RECORD_FORGET,
@@ -33,6 +34,7 @@ struct record {
         struct store_map map;
         struct alert_result alert; /* common.job and common.run are not set */
         struct store_point point;
+        struct store_sketch sketch;
         struct record_kept kept;
     } of;
     _Alignas(max_align_t) uint8_t bytes[];
@@ -45,7 +47,7 @@ struct store_batch {
     struct record *first, **last;
     uint64_t bytes;   /* memory */
     uint64_t records; /* calls of batch_*, or 1 for the run alone */
-    bool precious;    /* has windows, alerts, points or what goes to hubs */
+    bool precious;    /* has windows, alerts, points, sketches or what goes to hubs */
     bool held;        /* batch_hold */
     bool is_last;     /* of its run */
     bool tried;       /* held, and could not be committed yet */

@@ -85,6 +85,7 @@ static const struct repair_table tables[] = {
     {"logs INDEXED BY sqlite_autoindex_logs_1", "1", "run_id, name, log_id",
      "logs VALUES(?3, ?1, ?2, 0, 0)"},
     {"log_points", "log_id", NULL, NULL},
+    {"sketches", "sketch_id", NULL, NULL},
     {"outbox", "seq", NULL, NULL},
     {"outbox_bodies", "seq", NULL, NULL},
 };
@@ -121,6 +122,8 @@ static const struct {
     {COUNT_ROWS, "DELETE FROM kept WHERE run_id NOT IN (SELECT run_id FROM runs)"},
     {COUNT_ROWS, "DELETE FROM logs WHERE run_id NOT IN (SELECT run_id FROM runs)"},
     {COUNT_ROWS, "DELETE FROM log_points WHERE log_id NOT IN (SELECT log_id FROM logs)"},
+    {COUNT_ROWS, "DELETE FROM sketches WHERE run_id NOT IN (SELECT run_id FROM runs)"
+                 " OR NOT is_sound('sketch', data, bytes)"},
     {COUNT_ROWS, "DELETE FROM outbox WHERE seq NOT IN (SELECT seq FROM outbox_bodies)"},
     {COUNT_ROWS, "DELETE FROM outbox_bodies WHERE seq NOT IN (SELECT seq FROM outbox)"},
     /* An index has less than a row. */

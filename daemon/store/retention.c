@@ -71,9 +71,10 @@ static int drop_chunk(const struct sql *sql, const struct oldest *chunk, uint64_
 static int drop_run(const struct sql *sql, int64_t run_id)
 {
     const enum statement steps[] = {STATEMENT_DROP_ALERTS, STATEMENT_DROP_LOG_POINTS,
-                                    STATEMENT_DROP_LOGS,   STATEMENT_DROP_KEPT,
-                                    STATEMENT_DROP_LAYERS, STATEMENT_DROP_RUN};
-    return run_each(sql, steps, 6, run_id);
+                                    STATEMENT_DROP_LOGS,   STATEMENT_DROP_SKETCHES,
+                                    STATEMENT_DROP_KEPT,   STATEMENT_DROP_LAYERS,
+                                    STATEMENT_DROP_RUN};
+    return run_each(sql, steps, 7, run_id);
 }
 
 /* After something of a layer has gone. */
@@ -138,6 +139,15 @@ static int drop_found_run(const struct sql *sql, enum statement statement, int64
     return code;
 }
 
+/* Some of the rows of a table that were stored before a time. */
+static int drop_old_rows(const struct sql *sql, enum statement statement, int64_t before_s,
+                         struct retention_done *done)
+{
+    int code = sql_run(sql, statement, SQL(sql_i64(before_s)));
+    done->more = code == SQLITE_OK && sqlite3_changes(sql->db) > 0;
+    return code;
+}
+
 /* Size */
 
 struct size {
@@ -177,8 +187,14 @@ static int store_retention_make_room(const struct sql *sql, int64_t now_s,
     if (code == SQLITE_OK && recent.any && (!oldest.any || recent.stored < oldest.stored)) {
         oldest = recent;
     }
-    if (code != SQLITE_OK || oldest.any) {
-        return code == SQLITE_OK ? drop_oldest(sql, &oldest, now_s, done) : code;
+    if (code == SQLITE_OK && oldest.any) { /* sketches as old as it go first */
+        code = drop_old_rows(sql, STATEMENT_DROP_OLD_SKETCHES, oldest.stored + 1, done);
+    }
+    if (code != SQLITE_OK || done->more) {
+        return code;
+    }
+    if (oldest.any) {
+        return drop_oldest(sql, &oldest, now_s, done);
     }
     return drop_found_run(sql, STATEMENT_GET_OLD_RUN, now_s, done);
 }
@@ -225,14 +241,6 @@ static int drop_old_oldest(const struct sql *sql, enum statement statement, int6
     return drop_oldest(sql, &oldest, now_s, done);
 }
 
-static int drop_old_rows(const struct sql *sql, enum statement statement, int64_t before_s,
-                         struct retention_done *done)
-{
-    int code = sql_run(sql, statement, SQL(sql_i64(before_s)));
-    done->more = code == SQLITE_OK && sqlite3_changes(sql->db) > 0;
-    return code;
-}
-
 int retention_by_age(const struct sql *sql, const struct retention_rule *rule, int64_t now_s,
                      struct retention_done *ret_done)
 {
@@ -244,6 +252,9 @@ int retention_by_age(const struct sql *sql, const struct retention_rule *rule, i
     }
     if (code == SQLITE_OK && !ret_done->more) {
         code = drop_old_rows(sql, STATEMENT_DROP_OLD_MAPS, before_s, ret_done);
+    }
+    if (code == SQLITE_OK && !ret_done->more) {
+        code = drop_old_rows(sql, STATEMENT_DROP_OLD_SKETCHES, before_s, ret_done);
     }
     if (code == SQLITE_OK && !ret_done->more) {
         code = drop_old_rows(sql, STATEMENT_DROP_OLD_ALERTS, before_s, ret_done);

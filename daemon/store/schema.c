@@ -163,8 +163,21 @@ static const char version_9[] =
     "CREATE INDEX outbox_taken ON outbox(taken) WHERE taken != 0;"
     "CREATE TABLE outbox_bodies(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);";
 
+/* The numbers of a layer's sketch in a capture. stack, site: enum stack, enum site; time_ns: of its
+ * newest message; stored: s since 1970, by the clock of this machine; data: the map `sketch` of
+ * `live` (PROTOCOL.md, section 3), of `bytes` bytes, deflated unless that is longer (blob_inflate).
+ */
+static const char version_10[] =
+    "CREATE TABLE sketches("
+    "  sketch_id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL, stack INTEGER NOT NULL,"
+    "  layer INTEGER NOT NULL, site INTEGER NOT NULL, epoch INTEGER NOT NULL,"
+    "  step INTEGER NOT NULL, time_ns INTEGER NOT NULL, stored INTEGER NOT NULL,"
+    "  bytes INTEGER NOT NULL, data BLOB NOT NULL,"
+    "  UNIQUE(run_id, stack, layer, site, epoch, step));"
+    "CREATE INDEX sketches_age ON sketches(stored);";
+
 static const char *const migrations[] = {version_1, version_2, version_3, version_4, version_5,
-                                         version_6, version_7, version_8, version_9};
+                                         version_6, version_7, version_8, version_9, version_10};
 
 const struct schema schema_current = {migrations, sizeof migrations / sizeof migrations[0]};
 

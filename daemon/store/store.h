@@ -128,6 +128,14 @@ struct store_point {
     double value; /* NaN: it was not finite */
 };
 
+/* The numbers of a layer's sketch in one capture: a row for each (epoch, step), the newest. */
+struct store_sketch {
+    struct layer_id layer;
+    uint64_t epoch, step, time_ns;
+    const void *numbers; /* an encoded map: sketch_finish */
+    size_t numbers_size;
+};
+
 /* The most names of a run; values of others are counted (COUNT_LOG_REFUSED). */
 #define STORE_NAMES_MAX 64
 /* Points of one name. When there are more, those of neighbouring steps are thinned out (write.c).
@@ -141,6 +149,7 @@ int batch_window(struct store_batch *batch, const struct store_window *window);
 int batch_map(struct store_batch *batch, const struct store_map *map);
 int batch_alert(struct store_batch *batch, const struct alert_result *alert);
 int batch_point(struct store_batch *batch, const struct store_point *point);
+int batch_sketch(struct store_batch *batch, const struct store_sketch *sketch);
 /* The settings of the training: an encoded map. */
 int batch_settings(struct store_batch *batch, const void *settings, size_t size);
 /* Keeps a value under a key of this run, until it is replaced or forgotten: checkpoints. */
@@ -150,10 +159,9 @@ int batch_out(struct store_batch *batch, const void *body, size_t size);
 /* Forgets all keys that begin with `prefix`; "" = all. */
 int batch_forget(struct store_batch *batch, const char *prefix);
 /* Its contents were promised to somebody: once submitted it is never dropped, but waits for the
- * disk. With windows, alerts, points or rows of
- * the outbox in it, with nothing in it, or as the last one of its run, it
- * is not refused either: whoever makes promises asks store_is_full before. The last one has all
- * that is kept of the run. */
+ * disk. With windows, alerts, points, sketches or rows of the outbox in it, with nothing in it, or
+ * as the last one of its run, it is not refused either: whoever makes promises asks store_is_full
+ * before. The last one has all that is kept of the run. */
 void batch_hold(struct store_batch *batch, bool last);
 /* The promises that it makes good when it is committed (store_set_settle); freed with it. */
 struct promises *batch_promises(struct store_batch *batch);

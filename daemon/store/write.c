@@ -222,6 +222,26 @@ static int write_map(const struct store_writer *writer, int64_t run_id, const st
     return code;
 }
 
+/* Sketches */
+
+static int write_sketch(const struct store_writer *writer, int64_t run_id,
+                        const struct store_sketch *sketch)
+{
+    void *packed = malloc(sketch->numbers_size);
+    if (!packed) {
+        return SQLITE_NOMEM;
+    }
+    size_t shorter = blob_deflate(sketch->numbers, sketch->numbers_size, packed);
+    int code = sql_run(
+        writer->sql, STATEMENT_PUT_SKETCH,
+        SQL(sql_i64(run_id), sql_u64(sketch->layer.stack), sql_u64(sketch->layer.layer),
+            sql_u64(sketch->layer.site), sql_u64(sketch->epoch), sql_u64(sketch->step),
+            sql_u64(sketch->time_ns), sql_i64(writer->now_s), sql_u64(sketch->numbers_size),
+            shorter ? sql_blob(packed, shorter) : sql_blob(sketch->numbers, sketch->numbers_size)));
+    free(packed);
+    return code;
+}
+
 /* Alerts */
 
 static int write_alert(const struct store_writer *writer, int64_t run_id,
@@ -270,6 +290,8 @@ static int write_record(const struct store_writer *writer, const struct store_ba
         return write_alert(writer, run_id, &record->of.alert);
     case RECORD_POINT:
         return points_write(writer, run_id, &record->of.point);
+    case RECORD_SKETCH:
+        return write_sketch(writer, run_id, &record->of.sketch);
     case RECORD_SETTINGS:
         return sql_run(writer->sql, STATEMENT_SET_SETTINGS,
                        SQL(sql_blob(kept->value, kept->size), sql_i64(run_id)));

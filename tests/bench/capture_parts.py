@@ -11,6 +11,8 @@
                mean of 320, of which every 16th is a full one; and the step without; by fused and by explicit attention
     rows       microseconds that the sums of 256 rows of 32 heads take of the sender's thread, from the copy's arrival on
     calls      microseconds a captured call takes of the training thread, and of the sender's, by the size of q and k
+    sketch     microseconds of the training thread, for each of GPT-2's 12 layers, that the values of its matrices take after
+               a captured step, in the median; and in the mean of 128, of which 7 look for the matrices again
     epoch      milliseconds that the end of an epoch takes, in which the projection matrices of GPT-2's 12 layers are
                copied, and microseconds that a step is longer by because they may be waiting
     added      with --added alone: what a captured step of GPT-2 small (T = 256, batch 1, every sample captured) takes,
@@ -94,12 +96,12 @@ class Nobody:
 class Listener:
     """A subscriber to everything, which throws it away."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, says: bytes):
         self.endpoint = f"ipc://{folder}/listener"
         self._context: "zmq.Context[Any]" = zmq.Context()
         self.socket = self._context.socket(zmq.SUB)
         self.socket.setsockopt(zmq.RCVHWM, 8)
-        self.socket.setsockopt(zmq.SUBSCRIBE, b"limits/header=10")
+        self.socket.setsockopt(zmq.SUBSCRIBE, says)
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
         self.socket.bind(self.endpoint)
 
@@ -114,9 +116,9 @@ class Listener:
 
 
 @contextlib.contextmanager
-def listened(folder: str) -> Iterator[Tuple[Listener, attnd.Publisher]]:
-    """A listener, and a publisher that knows of it."""
-    with contextlib.closing(Listener(folder)) as listener:
+def listened(folder: str, says: bytes = b"limits/header=10") -> Iterator[Tuple[Listener, attnd.Publisher]]:
+    """A listener, and a publisher that knows of it. `says`: of itself."""
+    with contextlib.closing(Listener(folder, says)) as listener:
         with contextlib.closing(attnd.Publisher("bench", listener.endpoint, linger=0.0)) as publisher:
             while not publisher.stats()["subscribed"]:
                 listener.socket.getsockopt(zmq.EVENTS)  # a SUB passes subscriptions on when it is asked something
@@ -273,6 +275,23 @@ def epoch(folder: str, device: str) -> Dict[str, Any]:
             "wall_ms": round(statistics.median(whole), 1), "step_us": step}
 
 
+def sketch(folder: str, device: str) -> Dict[str, Any]:
+    """After captured steps whose layers have one."""
+    training = Training(SHAPES["gpt2"]._replace(words=16, tokens=8, batch=1), device, False)
+    with listened(folder, b"limits/accepts=qk,weights,sketch,event;header=11") as (listener, publisher), \
+            attnd.watch(training.model, "bench", publisher=publisher, every=1, samples=1, wait=0) as watch:
+        training.step()
+        of_step = {path: (layer, calls.Share()) for path, layer in watch.forwards.names.layers.items()}
+        found: List[float] = []
+        for _ in range(128):
+            while not publisher.drain(0.05):
+                listener.discard()
+            begin = time.thread_time()
+            watch.forwards.sketches.step_ends(of_step, 0, 1)
+            found.append(1e6 * (time.thread_time() - begin) / len(of_step))
+    return {"layers": len(of_step), "layer_us": round(statistics.median(found), 1), "mean_us": round(statistics.mean(found), 1)}
+
+
 WATCHED: Dict[str, Dict[str, Any]] = {"plain": {}, "values": {"values": True}, "gradients": {"gradients": True},
                                       "residual too": {"gradients": True, "residual": True}}
 
@@ -349,7 +368,8 @@ def main() -> None:
                 print(json.dumps({"added": line}), flush=True)
             return
         parts = {"between": lambda: between(folder), "arming": lambda: arming(folder), "following": following,
-                 "structure": lambda: structure(folder), "rows": rows, "epoch": lambda: epoch(folder, options.device)}
+                 "structure": lambda: structure(folder), "rows": rows, "sketch": lambda: sketch(folder, options.device),
+                 "epoch": lambda: epoch(folder, options.device)}
         for name, part in parts.items():
             print(json.dumps({name: part()}), flush=True)
         for line in captured(options.device):

@@ -334,6 +334,15 @@ class Trainer:
         """Projection matrices [out,in]; `heads`, `kv_heads` and `head_dim` are keys."""
         self.send(*self.tensor_frames("weights", dict(wq=wq, wk=wk, wv=wv, wo=wo), **keys))
 
+    def sketch_frames(self, wq=None, wk=None, wv=None, wo=None, held=None, **keys):
+        """Places of heads in the projection matrices, [heads, 64]; `stored` is f32 unless it is a key."""
+        matrices = dict(wq=wq, wk=wk, wv=wv, wo=wo)
+        keys.setdefault("stored", ["f32" for matrix in matrices.values() if matrix is not None])
+        return self.tensor_frames("sketch", dict(matrices, held=held), **keys)
+
+    def sketch(self, **keys):
+        self.send(*self.sketch_frames(**keys))
+
     def event(self, event, epoch=0, step=0, **keys):
         topic = f"event/{self.job}/"
         header = self.common(topic, "event", epoch, step, event=event, **keys)

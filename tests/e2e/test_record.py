@@ -296,7 +296,7 @@ def test_a_run_that_is_known_already_is_refused_and_said_to_be(recorded):
 def test_a_recording_of_an_earlier_version_says_what_it_always_said(path):
     """None is ever edited: see its README. States of layers, which trainers of one unreleased revision sent, are refused."""
     headers = [msgpack.unpackb(frames[1]) for _, frames in read_recording(path)]
-    assert {header["type"] for header in headers} - {"state", "rows"} == {"attention", "qk", "weights", "event"}
+    assert {header["type"] for header in headers} - {"state", "rows", "sketch"} == {"attention", "qk", "weights", "event"}
     assert {header.get("event") for header in headers} - {"log"} == {None, "hello", "epoch_end", "bye"}
     states = sum(header["type"] == "state" for header in headers)
     assert states == (path.stem == "header-9")

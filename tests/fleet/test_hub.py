@@ -11,8 +11,9 @@ import time
 
 import merging
 import msgpack
+import numpy as np
 from fake_node import FakeNode, differences, parts_of, play_merged, wait_merged
-from fleet import ENDED, Hub, Server
+from fleet import ENDED, Hub, Node, Server, Training, whole
 from harness import PATIENCE_S, Reader, Trainer, wait_until
 from nats import Nats
 
@@ -465,3 +466,23 @@ def test_a_hub_without_nodes_sleeps(server):
     while len(spans) < 8 and min(spans, default=20) >= 20:
         spans.append(wakeups_per_second(hub))
     assert min(spans) < 20, spans
+
+
+def test_sketches_stay_on_their_nodes(server):
+    """Windows are merged as without them; a sketch that the hub itself gets of such a run is refused, and counted."""
+    hub, nodes = Hub(server, "hub"), [Node(server, f"node-{i}") for i in range(2)]
+    training = Training(nodes)
+    for step in range(6):
+        for trainer in training.trainers:
+            trainer.sketch(wq=np.full((training.heads, 64), step, np.float32), step=step)
+        training.one_step()
+    training.finish(hub)
+    whole(hub, nodes)
+    for node in nodes:
+        wait_until(lambda node=node: len(node.call("sketches", job="job")["sketches"]) == 6, "the captures of a node")
+    assert hub.call("sketches", job="job")["sketches"] == []
+    Trainer(hub, "job", run=training.run).sketch(wq=np.ones((training.heads, 64), np.float32), step=9)
+    wait_until(lambda: hub.stats()["dropped"].get("hub") == 1, "the refusal")
+    for attnd in (hub, *nodes):
+        stats = attnd.stats()
+        assert stats["received"] == stats["processed"] + sum(stats["dropped"].values())

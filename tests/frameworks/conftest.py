@@ -121,7 +121,7 @@ class Results:
         """{layer: [(epoch, step) of each message about attention, as they came]}"""
         found = collections.defaultdict(list)
         for result in self.live:
-            if result["tier"] != "weights":
+            if result["tier"] not in ("weights", "sketch"):
                 found[layer_of(result)].append((result["epoch"], result["step"]))
         return dict(found)
 

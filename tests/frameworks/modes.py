@@ -8,7 +8,7 @@ import functools
 import pytest
 import ranks
 import torch
-from session import PATIENCE_S, attnd, tier_options
+from session import PATIENCE_S, attnd, of_attention, tier_options
 from torch import nn
 from torch.nn import functional as F
 
@@ -195,7 +195,7 @@ def train_rank(rank, world, endpoint):
         for capture in CAPTURES:
             model, kinds, options = make(), [], options_of(capture, patch)
             with attnd.watch(model, job=f"{mode}-{capture}".replace(" ", "-"), endpoint=endpoint, every=1, wait=PATIENCE_S,
-                             weights_every=0, on_publish=lambda message: kinds.append(message.kind), **options):
+                             weights_every=0, on_publish=of_attention(lambda message: kinds.append(message.kind)), **options):
                 met = train(model, mode, steps_of(capture), rank)
                 torch.distributed.barrier()
             patch.undo()

@@ -34,6 +34,15 @@ Summaries = Dict[Tuple[int, Layer], Dict[str, Any]]
 report: List[Tuple[str, int, float]] = []  # what was compared: name, summaries, largest relative error
 
 
+def of_attention(take: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """For on_publish: takes messages but for the values of weights that a captured step sends."""
+    def told(message: Any) -> None:
+        if message.kind != "sketch":
+            take(message)
+
+    return told
+
+
 class Session:
     """A job of its own on a daemon that several tests share. A context manager: what is watched within is over at its
     end, and then summaries() has what came of it."""

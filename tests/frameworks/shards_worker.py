@@ -120,6 +120,8 @@ def train_rank(rank, world, how, dtype, endpoint, job, epochs="1", weights_every
     watch = None if own == "-" else attnd.watch(
         model, job=job, endpoint=endpoint, every=1, samples=1, wait=PATIENCE_S, rank=rank,
         weights_every=int(own) if own else None, queue_bytes=int(queue_bytes))
+    if watch is not None and int(queue_bytes) < 1 << 14:
+        watch.forwards.sketches = None  # those of a step are more than the queue holds
     losses = []
     for epoch in range(int(epochs)):
         for step in range(STEPS):

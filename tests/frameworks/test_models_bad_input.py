@@ -16,7 +16,8 @@ import torch.nn.functional as F  # noqa: E402
 from expected import Attended  # noqa: E402
 from harness import PATIENCE_S  # noqa: E402
 from installed import in_model, in_torch  # noqa: E402
-from session import Session, assert_captured, assert_right, expected_of, said, snapshot, train  # noqa: E402
+from session import (Session, assert_captured, assert_right, expected_of, of_attention, said,  # noqa: E402
+                     snapshot, train)
 from torch import nn  # noqa: E402
 from zoo import (BATCH, HEADS, LENGTH, LENGTHS, WIDTH, Kind, causal_attended, decoder_kind, decoder_reference,  # noqa: E402
                  eager, fused, generator, multihead_kind, next_token_loss, products, right_padding, seeded, softmax,
@@ -271,7 +272,7 @@ def test_a_model_that_changes_its_dtype(stepwise):
     sent, references, model = [], {}, KIND.build()
     with Session(stepwise) as session:
         watch = session.watch(model, steps="manual",
-                              on_publish=lambda message: sent.append(message.keys.get("tensors")))
+                              on_publish=of_attention(lambda message: sent.append(message.keys.get("tensors"))))
         for step, dtype in enumerate((torch.float32, torch.float64, torch.bfloat16)):
             model.to(dtype)
             KIND.loss(model, KIND.batch(step)).backward()

@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 import modes  # noqa: E402
 import ranks  # noqa: E402
 from compiling import compilations, forget, from_anew, regional, whole  # noqa: E402, F401
-from session import PATIENCE_S, Session, assert_captured, assert_right, attnd, expected_of, said, train  # noqa: E402
+from session import (PATIENCE_S, Session, assert_captured, assert_right, attnd, expected_of, of_attention,  # noqa: E402
+                     said, train)
 from attnd.forms import look  # noqa: E402
 from test_models_untouched import HAS_HEADERS  # noqa: E402
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper  # noqa: E402
@@ -253,7 +254,7 @@ def train_rank(rank, world, mode, endpoint, caches):
         with contextlib.ExitStack() as stack:
             if name == "watched":
                 watch = stack.enter_context(attnd.watch(model, job=f"compiled {mode}", endpoint=endpoint, every=1, wait=PATIENCE_S, weights_every=0,
-                                                        on_publish=lambda message: kinds.append(message.kind)))
+                                                        on_publish=of_attention(lambda message: kinds.append(message.kind))))
             found["met"].append(modes.train(ranked(mode, model), mode, rank=rank))
             torch.distributed.barrier()
             found[name] = compilations()

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 from explicit import calls_of, importance  # noqa: E402
-from session import Session, report, snapshot, train  # noqa: E402
+from session import Session, of_attention, report, snapshot, train  # noqa: E402
 from attnd.base.plan import Folds, Plan  # noqa: E402
 from test_models_untouched import losses_and_weights  # noqa: E402
 from zoo import (HEADS, CheckpointedBlock, ReentrantBlock, decoder_kind, eager, fused,  # noqa: E402
@@ -40,7 +40,7 @@ class Watched:
 
     def __init__(self, daemon, model, **options):
         self.sent, self.session = [], Session(daemon)
-        self.watch = self.session.watch(model, gradients=True, on_publish=self.sent.append, **options)
+        self.watch = self.session.watch(model, gradients=True, on_publish=of_attention(self.sent.append), **options)
 
     def __enter__(self):
         return self

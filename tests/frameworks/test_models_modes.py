@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import modes  # noqa: E402
 import ranks  # noqa: E402
-from session import Session, attnd  # noqa: E402
+from session import Session, attnd, of_attention  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
 
@@ -24,7 +24,7 @@ def alone():
 def test_a_watched_training_has_the_same_bits(stepwise, alone, caplog, monkeypatch, mode, capture):
     model, kinds, steps = modes.build(mode), [], modes.steps_of(capture)
     with Session(stepwise) as session:
-        watch = session.watch(model, weights_every=0, on_publish=lambda message: kinds.append(message.kind),
+        watch = session.watch(model, weights_every=0, on_publish=of_attention(lambda message: kinds.append(message.kind)),
                               **modes.options_of(capture, monkeypatch))
         met = modes.train(model, mode, steps)
     assert modes.same_bits(met, alone(mode, steps))

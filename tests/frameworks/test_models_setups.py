@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", minversion="2.0")
 import distributed_worker  # noqa: E402
 import ranks  # noqa: E402
 from expected import differences  # noqa: E402
-from session import (TIERS, Session, assert_captured, assert_right, attnd, expected_of, said, tier_options,  # noqa: E402
+from session import (TIERS, Session, assert_captured, assert_right, attnd, expected_of, of_attention, said, tier_options,  # noqa: E402
                      tiers_of, train, wait_until)
 from zoo import (HEADS, LENGTH, WORDS, CheckpointedBlock, Decoder, Kind, ReentrantBlock, decoder_kind,  # noqa: E402
                  decoder_reference, eager, fused, next_token_loss, seeded, token_batch, transformer_kind)
@@ -114,7 +114,7 @@ def test_gradient_checkpointing_is_not_captured_twice(stepwise, name, implementa
 
 def test_forwards_of_one_step_are_its_microbatches(stepwise):
     kind, sent = decoder_kind("sdpa-accumulated", fused), []
-    assert_captured(stepwise, kind, microbatches=3, on_publish=lambda message: sent.append((message.step, message.keys)))
+    assert_captured(stepwise, kind, microbatches=3, on_publish=of_attention(lambda message: sent.append((message.step, message.keys))))
     numbers = [(step, keys["layer"], keys.get("microbatch", 0)) for step, keys in sent if "layer" in keys]
     assert numbers == [(step, layer, m) for step in range(2) for m in range(3) for layer in range(3)]
 
@@ -143,7 +143,7 @@ def recorded_kind(name, attend, context=contextlib.nullcontext, dropout=0.0):
 def test_under_autocast_what_the_kernel_got_is_captured(stepwise):
     sent = []
     kind = recorded_kind("sdpa-autocast", fused, lambda: torch.autocast("cpu", torch.bfloat16))  # as training on a CPU has it
-    assert_captured(stepwise, kind, on_publish=lambda message: sent.extend(message.keys.get("tensors", ())))
+    assert_captured(stepwise, kind, on_publish=of_attention(lambda message: sent.extend(message.keys.get("tensors", ()))))
     assert {tensor["dtype"] for tensor in sent if tensor["name"] != "tokens"} == {"bf16"}
 
 

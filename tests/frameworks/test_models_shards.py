@@ -8,6 +8,8 @@ pytest.importorskip("torch.distributed.fsdp", reason="no FSDP in this torch")
 import ranks  # noqa: E402
 import shards_worker  # noqa: E402
 from session import Attnd, wait_until  # noqa: E402
+from sketched import expected  # noqa: E402
+from zoo import HEADS  # noqa: E402
 from zoo_projections import errors  # noqa: E402
 
 LAYERS = 3
@@ -54,6 +56,34 @@ def test_shards_make_the_numbers_of_the_whole_model(daemon, tmp_path, world, how
     assert_whole(daemon, job, results[0][1])
     for _, _, stats in results:
         assert stats["dropped"] == 0 and stats["sent"] == stats["published"]
+
+
+def hashed(values):
+    """PROTOCOL.md, `sketch` in `live`."""
+    found = 0x9e3779b97f4a7c15
+    for word in values.astype("<f4").view("<u8").tolist():
+        found = (found ^ word) * 0xbf58476d1ce4e5b9 % 2**64
+        found ^= found >> 32
+    return f"{found:016x}"
+
+
+@pytest.mark.parametrize("world, how", [(2, "all"), (3, "all"), (2, "some"), (4, "twice")])
+def test_shards_have_the_sketch_of_the_whole_model(daemon, tmp_path, world, how):
+    job = f"sketch-{how}-{world}"
+    state = run_ranks(daemon, job, tmp_path, world, how)[0][1]
+    assert ended(daemon, job)["dropped"] == {}
+    found = {live["layer"]: live["sketch"] for live in daemon.call("live", job=job, tier="sketch")}
+    assert sorted(found) == list(range(LAYERS))
+    for layer, matrices in enumerate(shards_worker.matrices(state)):
+        assert found[layer]["stored"] == ["f32"] * 4 and found[layer]["step"] == shards_worker.STEPS - 1
+        for name, matrix in matrices.items():
+            heads = 1 if layer == 1 and name in ("wk", "wv") else HEADS
+            if how == "some" and (layer, name) == (0, "wo"):  # each rank has all of it, and nobody averages its gradients
+                assert found[layer][name]["flags"] == [16] * heads
+                continue
+            values = expected(f"blocks.{layer}", name, torch.from_numpy(matrix), heads, stored=layer < 2)
+            assert found[layer][name]["hash"] == [hashed(one) for one in values], (layer, name)
+            assert found[layer][name]["flags"] == [0] * heads and all(one > 0 for one in found[layer][name]["moved"])
 
 
 def test_a_matrix_whose_shards_have_an_adapter_is_left_out(daemon, tmp_path):

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 torch = pytest.importorskip("torch")
-from session import Session, snapshot, tier_options  # noqa: E402
+from session import Session, of_attention, snapshot, tier_options  # noqa: E402
 from zoo import decoder_kind, eager, fused, multihead_kind, transformer_kind  # noqa: E402
 
 pytest_plugins = ("one_daemon",)
@@ -56,7 +56,7 @@ def test_losses_and_weights_have_the_same_bits(stepwise, unwatched, kind, option
     options = {name: value for name, value in options.items() if value != "accelerator"}
     with Session(stepwise) as session:
         kinds = []
-        watch = session.watch(model, on_publish=lambda message: kinds.append(message.kind), **options)
+        watch = session.watch(model, on_publish=of_attention(lambda message: kinds.append(message.kind)), **options)
         losses, weights = losses_and_weights(kind, model)
     expected_losses, expected_weights = unwatched[kind.name]
     assert torch.equal(losses, expected_losses)

@@ -47,7 +47,7 @@ def assert_right(results, job, layers=LAYERS, steps=STEPS, each=ACCUMULATED, win
 
 def assert_entropy(results, expected, rank=0):
     """The first message of the first layer has these entropies, of the heads that a rank has."""
-    first = next(one for one in results.live if (one["layer"], one["rank"], one["tier"] != "weights") == (0, rank, True))
+    first = next(one for one in results.live if (one["layer"], one["rank"], one["tier"] not in ("weights", "sketch")) == (0, rank, True))
     entropy = np.asarray(first["heads"]["entropy"], float)
     assert len(expected) == np.count_nonzero(~np.isnan(entropy))
     assert entropy[~np.isnan(entropy)] == pytest.approx(expected, rel=1e-4) and np.std(expected) > 1e-3
@@ -77,7 +77,7 @@ def test_microbatches_are_parts_of_the_steps_of(heading, job, window, results, t
 
 
 def rows_of(results, layer=0):
-    return [result["rows"] // HEADS for result in results.live if (result["layer"], result["tier"] != "weights") == (layer, True)]
+    return [result["rows"] // HEADS for result in results.live if (result["layer"], result["tier"] not in ("weights", "sketch")) == (layer, True)]
 
 
 def test_sft_counts_no_padding(results, tmp_path):

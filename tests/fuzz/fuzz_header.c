@@ -81,13 +81,37 @@ static void check_rows(const struct header *header)
     check_maps(header);
 }
 
+/* As many rows as a capture has room for, and names in front of all of them. */
+static void check_sketch(const struct header *header)
+{
+    uint64_t rows = 0;
+    REQUIRE(header->batch == 1 && header->queries == 1 && header->keys == 1);
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        enum tensor_role role = header_role_of((enum projection)p);
+        bool keys = p == PROJECTION_K || p == PROJECTION_V;
+        if (!header_frame_of(header, role)) {
+            REQUIRE(!header->frozen[p]);
+            continue;
+        }
+        REQUIRE(side(header, role, 0) == (keys ? header->kv_heads : header->heads));
+        REQUIRE(side(header, role, 1) == SKETCH_PLACES && header->stored_dtype[p] <= DTYPE_F64);
+        rows += side(header, role, 0);
+    }
+    REQUIRE(rows > 0);
+    REQUIRE(
+        !header_frame_of(header, TENSOR_HELD) ||
+        (side(header, TENSOR_HELD, 0) == rows && side(header, TENSOR_HELD, 1) == SKETCH_PLACES));
+    REQUIRE((uint64_t)header->head_offset * header->kv_heads % header->heads == 0);
+    REQUIRE((uint64_t)header->heads_total * header->kv_heads % header->heads == 0);
+}
+
 /* Checks everything that the kernels take for granted. */
 static void check_tensors(const struct header *header)
 {
     REQUIRE(header->batch > 0 && header->heads > 0 && header->queries > 0 && header->keys > 0);
     REQUIRE(header->kv_heads > 0 && header->heads % header->kv_heads == 0);
     REQUIRE(header->type == MESSAGE_WEIGHTS || header->type == MESSAGE_ROWS ||
-            header->q_stride > 0);
+            header->type == MESSAGE_SKETCH || header->q_stride > 0);
     REQUIRE(header->q_offset + (header->queries - UINT64_C(1)) * header->q_stride < UINT32_MAX);
     REQUIRE(!header_frame_of(header, TENSOR_DOCUMENTS) ||
             (header->layer.site == SITE_SELF &&
@@ -100,6 +124,9 @@ static void check_tensors(const struct header *header)
     }
     if (header->type == MESSAGE_ROWS) {
         check_rows(header);
+    }
+    if (header->type == MESSAGE_SKETCH) {
+        check_sketch(header);
     }
     if (header->type != MESSAGE_QK) {
         return;
@@ -206,7 +233,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     fuzz_header_check_bounds(&header);
     check_frames(&header);
     check_topic(&header, data, len);
-    if (!header.in_parts) { /* Python alone sends those */
+    if (!header.in_parts && header.type != MESSAGE_SKETCH) { /* Python alone sends those */
         check_encoding(&header);
     }
     header_clear(&header);

@@ -318,6 +318,10 @@ def layer_state_of():
     return state
 
 
+live_sketch = layer_result("live") | OF_WEIGHTS | {"tier": "sketch", "rank": 0, "heads": {}, "sketch": {
+    "step": 1200, "stored": ["bf16"], "wk": {"moved": [0.25, None], "cosine": [0.5, None], "hash": ["0123456789abcdef"] * 2,
+                                             "flags": [0, 9]}}, "snapshot": False}
+
 layer_state = msgpack.unpackb(layer_state_of().pack()) | {"tier": "rows"}
 
 
@@ -332,6 +336,11 @@ rows = common("rows", seq=4, epoch=3, step=1200, rank=1, world=8) | layer("decod
 rows_weights = common("rows", seq=5, epoch=3, step=1200) | layer("decoder", 5, "cross") | {
     "tensors": [tensor("sums", "f32", 5, 1, 3, 2), tensor("places", "i32", 8, 1, 2)],
     "sums": ["largest", "total", "weighted", "distance", "first"], "queries": 2, "keys": 6, "weights": "bf16", "dropout": True}
+
+# A slice of the heads, of which another rank has some places.
+sketch = common("sketch", seq=6, epoch=3, step=1204, rank=1, world=2) | layer("decoder", 5, "self") | {
+    "tensors": [tensor("wq", "f32", 2, 64), tensor("wk", "f32", 1, 64), tensor("wo", "f32", 2, 64), tensor("held", "u8", 5, 64)],
+    "stored": ["bf16", "bf16", "f32"], "frozen": ["wk"], "head_offset": 2, "heads_total": 4, "module": "blocks.5.attn"}
 
 
 def readable(value):
@@ -348,7 +357,7 @@ NAMES = ["attention", "attention_full", "attention_unknown_keys", "attention_doc
          "attention_module", "attention_sample", "attention_batch", "attention_output", "qk", "qk_full", "qk_output", "weights",
          "weights_slice", "weights_part", "epoch_end", "bye",
          "bye_dropped", "hello", "hello_modules", "hello_settings", "hello_cost", "hello_window", "log", "epoch_end_reliable", "lane_answer", "log_result", "live", "live_bare", "summary", "job", "alert", "alert_run", "live_full",
-         "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "rows", "rows_weights"]
+         "live_weights", "summary_full", "analysis_layer", "analysis_weights", "layer_state", "rows", "rows_weights", "sketch", "live_sketch"]
 
 if __name__ == "__main__":
     for name in NAMES:

@@ -3,10 +3,13 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 import zmq
 
+from attnd.base import wire
 from attnd.sending import sender, tensors, turn
+from attnd.sending.contents import Captured
 from conftest import FakeDaemon, identity_holds, run_python, uniform, wait_until
 
 AT = {"stack": "decoder", "layer": 0}
@@ -168,6 +171,39 @@ def test_only_one_warning_about_drops(caplog):
             assert publisher.publish_attention(uniform(), **AT) is False
         assert publisher.stats()["dropped"] == 5
     assert len(caplog.records) == 1 and "dropped" in caplog.text
+
+
+def publish_made(publisher, layers, nbytes=4):
+    """W_q of some layers, in one call."""
+    def make():
+        frames = tensors.Frames()
+        frames.add_owned("wq", "f32", np.ones((1, nbytes // 4), np.float32))
+        return Captured("weights", frames, lambda layer: wire.weights_keys(layer, frames.described, heads=1, head_dim=1, kv_heads=1))
+    publisher.publish_made([nbytes] * layers, lambda: [(("decoder", layer, "self"), nbytes, make) for layer in range(layers)], 0, 7, "weights")
+
+
+def test_messages_that_are_queued_at_once_are_sent_and_counted_one_by_one():
+    fake = FakeDaemon()
+    with fake.publisher() as publisher:
+        publish_made(publisher, 3)
+        assert [(header["layer"], header["step"]) for header in (fake.next("weights")[1] for _ in range(3))] == [(0, 7), (1, 7), (2, 7)]
+        assert publisher.drain(60)
+        stats = publisher.stats()
+        assert (stats["published"], stats["sent"], stats["sent_bytes"], stats["queued_bytes"]) == (3, 3, 12, 0)
+
+
+def test_messages_that_are_queued_at_once_are_dropped_one_by_one(full):
+    with FakeDaemon().publisher(queue_bytes=10) as publisher:
+        publish_made(publisher, 3, 12)
+        stats = publisher.stats()
+        assert stats["published"] == stats["dropped"] == 3 and set(stats["dropped_by_topic"].values()) == {1}
+    _, publisher, count = full
+    publish_made(publisher, 3)
+    assert publisher.stats()["published"] == count + 3
+    publisher.close()
+    stats = publisher.stats()
+    assert identity_holds(stats) and stats["queued"] == stats["queued_bytes"] == 0
+    assert [stats["dropped_by_topic"][f"tensor/job/decoder/{layer}/self/"] for layer in (1, 2)] == [1, 1]
 
 
 def test_failing_copies_are_drops_and_not_errors(publisher, monkeypatch, caplog):

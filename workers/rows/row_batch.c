@@ -94,11 +94,17 @@ int row_values_add(struct row_values *values, struct row_batch *batch, struct he
 }
 
 /* The values of one head, of those that exist: returns how many. */
-static size_t row_batch_gather(const struct row_values *values, uint32_t m, uint32_t h)
+static size_t row_batch_gather(const struct row_values *values, uint32_t m, uint32_t h,
+                               const float **ret_column)
 {
     const float *value = values->value[m];
     size_t n = 0;
+    *ret_column = values->column;
     if ((values->gaps >> m & 1) == 0) {
+        if (values->heads == 1) {
+            *ret_column = value;
+            return values->used;
+        }
         for (size_t k = (h + values->heads - values->first) % values->heads; k < values->used;
              k += values->heads) {
             values->column[n++] = value[k];
@@ -132,11 +138,12 @@ static void row_batch_add_entries(struct moments *entries, const struct row_tota
 static int flush_metric(struct row_values *values, uint32_t m, struct head_block *head)
 {
     for (uint32_t h = 0; h < values->heads; h++) {
-        size_t n = row_batch_gather(values, m, h);
+        const float *column;
+        size_t n = row_batch_gather(values, m, h, &column);
         if (n == 0) {
             continue;
         }
-        values->kernels->count(values->column, n, values->counts);
+        values->kernels->count(column, n, values->counts);
         if (m == METRIC_PREVIOUS_TOKEN || m == METRIC_NEXT_TOKEN) {
             head[h].neighbour_sum += values->counts->moments.mean * (double)n;
             head[h].neighbour_count += n;

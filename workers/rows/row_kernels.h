@@ -14,6 +14,8 @@ struct row_batch;
 struct row_chunk;
 struct row_rules;
 struct row_scaled;
+struct sums_counted;
+struct sums_totals;
 
 /* Single weights that a pass picks out of a row. */
 enum row_single { SINGLE_FIRST, SINGLE_DIAGONAL, SINGLE_PREVIOUS, SINGLE_NEXT, SINGLE_COUNT };
@@ -138,6 +140,11 @@ struct row_kernels {
      * (row_sums_internal.h). */
     uint32_t (*sums)(const struct row_rules *rules, const struct row_chunk *chunk, uint32_t from,
                      struct row_scaled *scaled, struct row_batch *batch);
+    /* Adds them to the sums of their head. */
+    void (*totals)(const struct row_chunk *chunk, uint32_t from, const struct row_scaled *scaled,
+                   const struct sums_counted *counted, struct sums_totals *into);
+    /* Sums up those of x[n], n > 0, at any address, that are finite; returns how many. */
+    uint32_t (*finite_sum)(const void *x, uint32_t n, double *ret_sum);
     /* Counts x[n], n > 0, all finite, into empty counts; reads up to ROW_PAD more. */
     void (*count)(const float *x, size_t n, struct dist_counts *counts);
 };

@@ -41,5 +41,7 @@ const struct row_kernels SIMD_NAME(row_kernels) = {
     .head_sums = BY_DTYPE(head_sums),
     .finish = row_finish,
     .sums = row_sums_all,
+    .totals = row_sums_totals,
+    .finite_sum = row_sums_finite,
     .count = row_count,
 };

@@ -14,13 +14,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Sums over numbers and their squares, in f64: of f32 numbers, below whose rounding the
- * cancellation is. */
-struct sums_total {
-    double n, sum, squares;
-    float min, max;
-};
-
 /* The work of one thread. */
 struct row_sums_work {
     const struct sent_sums *rows;
@@ -31,7 +24,7 @@ struct row_sums_work {
     struct row_batch batch;
     struct row_chunk chunk;
     struct row_scaled scaled;
-    struct sums_total entries, logits, cosines, lengths; /* of the head */
+    struct sums_totals totals; /* of the head */
     bool has_logits, has_cosines, has_lengths, has_deficit;
     double sink; /* of the head; -INFINITY: none */
     unsigned char *memory;
@@ -122,7 +115,7 @@ static void row_sums_keep(struct row_sums_work *w, uint32_t s)
         row_sums_judge_sum(w, s);
     } else if (!(w->sink < INFINITY)) {
         w->verdict[s] = ROW_UNSOUND;
-    } else {
+    } else if (w->sink > -INFINITY) {
         w->kept[s] = 1 / (1 + exp(w->sink - (double)scaled->top[s] - (double)scaled->log_z[s]));
     }
     if (!(scaled->z[s] > 0)) {
@@ -161,73 +154,24 @@ static void row_sums_add_importance(const struct row_sums_work *w, struct import
     }
 }
 
-static void row_sums_add_to(struct sums_total *t, double n, double sum, double squares, float min,
-                            float max)
+/* A sink may have taken a share. */
+static void row_sums_add_entries(struct row_sums_work *w, uint32_t s)
 {
-    t->n += n;
+    const struct row_scaled *scaled = &w->scaled;
+    struct sums_total *t = &w->totals.entries;
+    double kept = w->kept[s], sum = kept > 0 ? kept * (double)scaled->sum[s] : 0;
+    float min = kept > 0 ? (float)(kept * (double)scaled->least[s]) : 0;
+    float max = kept > 0 ? (float)(kept * (double)scaled->most[s]) : 0;
+    t->n += (double)scaled->seen[s];
     t->sum += sum;
-    t->squares += squares;
+    t->squares += kept > 0 ? kept * kept * (double)scaled->square[s] : 0;
     t->min = min < t->min ? min : t->min;
     t->max = max > t->max ? max : t->max;
 }
 
-static void row_sums_add_entries(struct row_sums_work *w, uint32_t s)
+static void row_sums_flush(bool exists, const struct sums_total *t, struct moments *into)
 {
-    const struct row_scaled *scaled = &w->scaled;
-    double kept = w->kept[s];
-    if (kept > 0) {
-        row_sums_add_to(&w->entries, (double)scaled->seen[s], kept * (double)scaled->sum[s],
-                        kept * kept * (double)scaled->square[s],
-                        (float)(kept * (double)scaled->least[s]),
-                        (float)(kept * (double)scaled->most[s]));
-    } else {
-        row_sums_add_to(&w->entries, (double)scaled->seen[s], 0, 0, 0, 0);
-    }
-}
-
-static bool row_sums_finite(float x)
-{
-    return fabsf(x) <= FLT_MAX;
-}
-
-/* About their shift, and then about 0. */
-static void row_sums_add_logits(struct row_sums_work *w, uint32_t s)
-{
-    float(*x)[ROW_CHUNK] = w->chunk.sum;
-    uint32_t at = w->from + s;
-    double n = (double)x[ROW_SUM_FINITE][at], sum = (double)x[ROW_SUM_LOGITS][at];
-    double squares = (double)x[ROW_SUM_LOGIT_SQUARES][at], shift = (double)x[ROW_SUM_SHIFT][at];
-    if (n > 0 && row_sums_finite(x[ROW_SUM_LOGITS][at]) && row_sums_finite(x[ROW_SUM_SHIFT][at]) &&
-        row_sums_finite(x[ROW_SUM_LOGIT_SQUARES][at]) && row_sums_finite(x[ROW_SUM_SMALLEST][at])) {
-        row_sums_add_to(&w->logits, n, sum + n * shift, squares + shift * (2 * sum + n * shift),
-                        x[ROW_SUM_SMALLEST][at], w->scaled.top[s]);
-    }
-}
-
-static void row_sums_add_cosines(struct row_sums_work *w, uint32_t s)
-{
-    float(*x)[ROW_CHUNK] = w->chunk.sum;
-    uint32_t at = w->from + s;
-    float n = x[ROW_SUM_COSINE_COUNT][at], length = x[ROW_SUM_QUERY_LENGTH][at];
-    float sum = x[ROW_SUM_COSINES][at] / length, most = x[ROW_SUM_COSINE_MAX][at] / length;
-    if (n > 0 && length > 0 && row_sums_finite(length) && row_sums_finite(sum) &&
-        row_sums_finite(most)) {
-        row_sums_add_to(&w->cosines, (double)n, (double)sum, 0, -1, most);
-    }
-}
-
-/* Every valid row has a query. */
-static void row_sums_add_length(struct row_sums_work *w, uint32_t s)
-{
-    float length = w->chunk.sum[ROW_SUM_QUERY_LENGTH][w->from + s];
-    if (w->verdict[s] != ROW_PADDING && row_sums_finite(length)) {
-        row_sums_add_to(&w->lengths, 1, (double)length, 0, length, length);
-    }
-}
-
-static void row_sums_flush(const struct sums_total *t, struct moments *into)
-{
-    if (t->n > 0) {
+    if (exists && t->n > 0) {
         double m2 = t->squares - t->sum * t->sum / t->n;
         struct moments m = {.n = (uint64_t)t->n,
                             .mean = t->sum / t->n,
@@ -249,27 +193,26 @@ static int row_sums_flush_deficits(struct row_sums_work *w)
     return rc;
 }
 
-/* One of the rows. One that a sink took all of has nothing but that. */
-static void row_sums_add_row(struct row_sums_work *w, uint32_t s)
+/* The rows of the batch; one that a sink took all of has nothing but that. Entries of which no sink
+ * may have a share are added up by the kernel, too. */
+static void row_sums_add_rows(struct row_sums_work *w)
 {
-    bool is_sound = w->verdict[s] == ROW_SOUND;
-    w->batch.sound[s] = is_sound && w->scaled.z[s] > 0 ? 1 : 0;
-    if (w->has_lengths) {
-        row_sums_add_length(w, s);
+    bool is_whole = !w->rows->of_weights && w->sink == -INFINITY;
+    struct sums_counted counted = {0};
+    for (uint32_t s = 0; s < ROW_BATCH && s < w->count; s++) {
+        bool is_sound = w->verdict[s] == ROW_SOUND;
+        w->batch.sound[s] = is_sound && w->scaled.z[s] > 0 ? 1 : 0;
+        counted.sound |= (uint32_t)is_sound << s;
+        counted.valid |= (uint32_t)(w->verdict[s] != ROW_PADDING) << s;
+        if (is_sound && !is_whole) {
+            row_sums_add_entries(w, s);
+        }
+        if (is_sound && w->has_deficit) {
+            w->deficit[w->deficits++] = (float)(1 - w->kept[s]);
+        }
     }
-    if (!is_sound) {
-        return;
-    }
-    row_sums_add_entries(w, s);
-    if (w->has_logits) {
-        row_sums_add_logits(w, s);
-    }
-    if (w->has_cosines) {
-        row_sums_add_cosines(w, s);
-    }
-    if (w->has_deficit) {
-        w->deficit[w->deficits++] = (float)(1 - w->kept[s]);
-    }
+    counted.entries = is_whole ? counted.sound : 0;
+    w->kernels->totals(&w->chunk, w->from, &w->scaled, &counted, &w->totals);
 }
 
 static int row_sums_add_batch(struct row_sums_work *w, bool core)
@@ -297,9 +240,7 @@ static int row_sums_add_batch(struct row_sums_work *w, bool core)
     if (!core) {
         return 0;
     }
-    for (uint32_t s = 0; s < w->count; s++) {
-        row_sums_add_row(w, s);
-    }
+    row_sums_add_rows(w);
     w->batch.used = w->count;
     rc = row_values_add(&w->values, &w->batch, &block->head[w->h]);
     if (rc == 0 && w->deficits > ROW_SUMS_KEPT - ROW_BATCH) {
@@ -316,8 +257,8 @@ static int row_sums_add_head(struct row_sums_work *w, uint32_t begin, uint32_t e
     struct head_block *head = &w->block->head[w->h];
     int rc = 0;
     w->sink = row_sums_sink(rows, w->h);
-    w->entries = (struct sums_total){.min = INFINITY, .max = -INFINITY};
-    w->logits = w->cosines = w->lengths = w->entries;
+    const struct sums_total none = {.min = INFINITY, .max = -INFINITY};
+    w->totals = (struct sums_totals){none, none, none, none};
     for (w->b = 0; w->b < rows->batch && rc == 0; w->b++) {
         for (uint32_t i = begin; i < end && rc == 0; i += ROW_CHUNK) {
             uint32_t count = end - i < ROW_CHUNK ? end - i : ROW_CHUNK;
@@ -330,23 +271,24 @@ static int row_sums_add_head(struct row_sums_work *w, uint32_t begin, uint32_t e
         scratch_pause(scratch);
     }
     if (rc == 0 && core) {
-        row_sums_flush(&w->entries, &head->entries);
-        row_sums_flush(&w->logits, &head->logits);
-        row_sums_flush(&w->cosines, &head->cosine);
-        row_sums_flush(&w->lengths, &head->q_norm);
+        row_sums_flush(true, &w->totals.entries, &head->entries);
+        row_sums_flush(w->has_logits, &w->totals.logits, &head->logits);
+        row_sums_flush(w->has_cosines, &w->totals.cosines, &head->cosine);
+        row_sums_flush(w->has_lengths, &w->totals.lengths, &head->q_norm);
         rc = row_values_flush(&w->values, head);
     }
     return rc == 0 ? row_sums_flush_deficits(w) : rc;
 }
 
 /* The lengths of a key head, once for all heads that read it. */
-static void row_sums_add_key_lengths(struct block *block, const struct sent_sums *rows)
+static void row_sums_add_key_lengths(struct block *block, const struct sent_sums *rows,
+                                     const struct row_kernels *kernels)
 {
     uint32_t group = rows->heads / rows->kv_heads;
     for (uint32_t kv = 0; kv < rows->kv_heads; kv++) {
         struct moments lengths = {0};
         for (uint32_t b = 0; b < rows->batch; b++) {
-            row_sums_add_keys(rows, b, kv, &lengths);
+            row_sums_add_keys(rows, b, kv, kernels, &lengths);
         }
         for (uint32_t h = kv * group; h < (kv + 1) * group; h++) {
             moments_merge(&block->head[h].k_norm, &lengths);
@@ -386,7 +328,7 @@ int row_sums_compute(struct block *block, const struct sent_sums *rows, uint32_t
         w.values.exists[m] = m != METRIC_SINK_DEFICIT && row_sums_have(rows, (enum metric)m);
     }
     if (row_begin == 0 && block->plan.group[METRIC_GROUP_CORE]) {
-        row_sums_add_key_lengths(block, rows);
+        row_sums_add_key_lengths(block, rows, w.kernels);
     }
     for (w.h = 0; w.h < rows->heads && rc == 0; w.h++) {
         rc = row_sums_add_head(&w, row_begin, row_end, scratch);

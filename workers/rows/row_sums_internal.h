@@ -35,6 +35,23 @@ struct row_scaled {
     float sum[ROW_BATCH], square[ROW_BATCH], least[ROW_BATCH], most[ROW_BATCH]; /* of weights */
 };
 
+/* Sums over numbers and their squares, in f64: of f32 numbers, below whose rounding the
+ * cancellation is. */
+struct sums_total {
+    double n, sum, squares;
+    float min, max;
+};
+
+/* All such sums of a head. */
+struct sums_totals {
+    struct sums_total entries, logits, cosines, lengths;
+};
+
+/* The rows of a batch that count, as bits: in `entries` those of which nothing is left to sinks. */
+struct sums_counted {
+    uint32_t sound, valid, entries;
+};
+
 /* Logits further below the largest than this are weights that f64 does not tell from 0. */
 #define ROW_SUMS_FALL_LEAST -744.4f
 
@@ -67,8 +84,10 @@ void row_sums_read(const struct sent_sums *rows, uint32_t b, uint32_t h, uint32_
 void row_sums_take(const struct sent_sums *rows, const struct row_chunk *chunk, uint32_t slot,
                    struct row_numbers *ret_row);
 enum row_verdict row_sums_judge(const struct sent_sums *rows, const struct row_numbers *row);
-/* |k| of the keys of a sample and key head that are no padding: adds those that are finite. */
-void row_sums_add_keys(const struct sent_sums *rows, uint32_t b, uint32_t kv, struct moments *into);
+/* |k| of the keys of a sample and key head that are no padding: adds those that are finite. Kernels
+ * sum them up, if there are any. */
+void row_sums_add_keys(const struct sent_sums *rows, uint32_t b, uint32_t kv,
+                       const struct row_kernels *kernels, struct moments *into);
 /* The logit of a head's sink, -INFINITY without one. After NaN or +INFINITY no row is sound. */
 double row_sums_sink(const struct sent_sums *rows, uint32_t h);
 

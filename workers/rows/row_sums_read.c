@@ -8,6 +8,8 @@
 #include <math.h>
 #include <string.h>
 
+#define CACHE_LINE 64
+
 const double row_sums_grown[ROW_SUMS_POWERS] = {
     0x1.000000135208ap+0, 0x1.ffffe272a3dcfp-2,  0x1.555901b8c991bp-3, 0x1.54fe267e62000p-5,
     0x1.14e214db1d24bp-7, 0x1.40df1970a4927p-10, 0x1.44b41d6edb6dbp-12};
@@ -102,12 +104,18 @@ void row_sums_read(const struct sent_sums *rows, uint32_t b, uint32_t h, uint32_
     size_t at = ((size_t)b * rows->heads + h) * rows->rows + i;
     size_t places = (size_t)(rows->places_shared ? 1 : rows->batch) * rows->rows;
     size_t place = (size_t)(rows->places_shared ? 0 : b) * rows->rows + i;
+    /* The next rows are asked for: no more than a few lines lie side by side, which the machine
+     * does not see coming. */
+    size_t lines = at + 2 * (size_t)count <= all ? count * sizeof(float) / CACHE_LINE : 0;
     chunk->count = count;
     for (int s = 0; s < ROW_SUM_COUNT; s++) {
         if (rows->column[s]) {
             size_t from = (size_t)(rows->column[s] - 1) * all + at;
-            memcpy(chunk->sum[s], (const char *)rows->sums + from * sizeof(float),
-                   count * sizeof(float));
+            const char *sums = (const char *)rows->sums + from * sizeof(float);
+            memcpy(chunk->sum[s], sums, count * sizeof(float));
+            for (size_t line = 0; line < lines; line++) {
+                __builtin_prefetch(sums + count * sizeof(float) + line * CACHE_LINE);
+            }
         }
     }
     for (int k = 0; k < ROW_PLACE_COUNT; k++) {
@@ -249,14 +257,19 @@ enum row_verdict row_sums_judge(const struct sent_sums *rows, const struct row_n
     return ROW_SOUND;
 }
 
-void row_sums_add_keys(const struct sent_sums *rows, uint32_t b, uint32_t kv, struct moments *into)
+void row_sums_add_keys(const struct sent_sums *rows, uint32_t b, uint32_t kv,
+                       const struct row_kernels *kernels, struct moments *into)
 {
     uint32_t keys = rows->k_len && (uint32_t)rows->k_len[b] < rows->keys ? (uint32_t)rows->k_len[b]
                                                                          : rows->keys;
     size_t at = ((size_t)b * rows->kv_heads + kv) * rows->keys;
     double sum = 0;
     uint64_t n = 0;
-    for (uint32_t j = 0; rows->key_lengths && j < keys; j++) {
+    if (rows->key_lengths && kernels) {
+        const char *lengths = (const char *)rows->key_lengths + at * sizeof(float);
+        n = kernels->finite_sum(lengths, keys, &sum);
+    }
+    for (uint32_t j = 0; rows->key_lengths && !kernels && j < keys; j++) {
         float length = row_sums_read_f32(rows->key_lengths, at + j);
         bool is_finite = fabsf(length) <= FLT_MAX;
         sum += is_finite ? (double)length : 0;

@@ -345,7 +345,7 @@ int row_sums_compute_ref(struct block *block, const struct sent_sums *rows, uint
     for (uint32_t h = 0; h < rows->heads && rc == 0; h++) {
         for (uint32_t b = 0; b < rows->batch && rc == 0; b++) {
             if (row_begin == 0 && block->plan.group[METRIC_GROUP_CORE]) {
-                row_sums_add_keys(rows, b, h / (rows->heads / rows->kv_heads),
+                row_sums_add_keys(rows, b, h / (rows->heads / rows->kv_heads), NULL,
                                   &block->head[h].k_norm);
             }
             for (uint32_t i = row_begin; i < row_end && rc == 0; i++) {

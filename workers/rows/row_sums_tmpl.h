@@ -265,4 +265,91 @@ static uint32_t row_sums_all(const struct row_rules *rules, const struct row_chu
     return sound;
 }
 
+SIMD_INLINE vm v_is_finite(vf x)
+{
+    return v_less_equal(v_abs(x), v_set(FLT_MAX));
+}
+
+SIMD_INLINE vd v_widen_some(vm which, vf x)
+{
+    return v_widen(v_select(which, x, v_set(0)));
+}
+
+/* `sum` and `squares` are 0 elsewhere. */
+SIMD_INLINE void sums_add_total(struct sums_total *t, vm which, vf n, vd sum, vd squares, vf min,
+                                vf max)
+{
+    float least = v_least(v_select(which, min, v_set(INFINITY)));
+    float most = v_most(v_select(which, max, v_set(-INFINITY)));
+    t->n += vd_sum(v_widen_some(which, n));
+    t->sum += vd_sum(sum);
+    t->squares += vd_sum(squares);
+    t->min = least < t->min ? least : t->min;
+    t->max = most > t->max ? most : t->max;
+}
+
+/* About their shift, and then about 0. */
+SIMD_INLINE void sums_add_logits(const struct sums_slots *r, vm sound, vf top,
+                                 struct sums_total *into)
+{
+    vf n = sums_load(r, ROW_SUM_FINITE), sum = sums_load(r, ROW_SUM_LOGITS);
+    vf shift = sums_load(r, ROW_SUM_SHIFT), squares = sums_load(r, ROW_SUM_LOGIT_SQUARES);
+    vf smallest = sums_load(r, ROW_SUM_SMALLEST);
+    vm which = v_and(v_and(sound, v_less(v_set(0), n)), v_is_finite(sum));
+    which = v_and(v_and(which, v_is_finite(shift)), v_is_finite(squares));
+    which = v_and(which, v_is_finite(smallest));
+    vd s = v_widen_some(which, sum), by = v_widen_some(which, shift);
+    vd moved = vd_mul(v_widen_some(which, n), by);
+    vd about_0 = vd_add(v_widen_some(which, squares), vd_mul(by, vd_add(vd_add(s, s), moved)));
+    sums_add_total(into, which, n, vd_add(s, moved), about_0, smallest, top);
+}
+
+SIMD_INLINE void sums_add_cosines(const struct sums_slots *r, vm sound, struct sums_total *into)
+{
+    vf n = sums_load(r, ROW_SUM_COSINE_COUNT), length = sums_load(r, ROW_SUM_QUERY_LENGTH);
+    vf sum = v_div(sums_load(r, ROW_SUM_COSINES), length);
+    vf most = v_div(sums_load(r, ROW_SUM_COSINE_MAX), length);
+    vm which = v_and(v_and(sound, v_less(v_set(0), n)), v_less(v_set(0), length));
+    which = v_and(v_and(which, v_is_finite(length)), v_and(v_is_finite(sum), v_is_finite(most)));
+    sums_add_total(into, which, n, v_widen_some(which, sum), vd_zero(), v_set(-1), most);
+}
+
+static void row_sums_totals(const struct row_chunk *chunk, uint32_t from,
+                            const struct row_scaled *scaled, const struct sums_counted *counted,
+                            struct sums_totals *into)
+{
+    struct sums_slots r = {.chunk = chunk, .from = from};
+    for (r.s = 0; r.s < ROW_BATCH; r.s += SIMD_WIDTH) {
+        vm sound = v_mask_of_bits(counted->sound >> r.s);
+        vm valid = v_mask_of_bits(counted->valid >> r.s);
+        vm entries = v_mask_of_bits(counted->entries >> r.s);
+        vf length = sums_load(&r, ROW_SUM_QUERY_LENGTH);
+        valid = v_and(valid, v_is_finite(length));
+        sums_add_total(&into->entries, entries, v_load(scaled->seen + r.s),
+                       v_widen_some(entries, v_load(scaled->sum + r.s)),
+                       v_widen_some(entries, v_load(scaled->square + r.s)),
+                       v_load(scaled->least + r.s), v_load(scaled->most + r.s));
+        sums_add_logits(&r, sound, v_load(scaled->top + r.s), &into->logits);
+        sums_add_cosines(&r, sound, &into->cosines);
+        sums_add_total(&into->lengths, valid, v_set(1), v_widen_some(valid, length), vd_zero(),
+                       length, length);
+    }
+}
+
+static uint32_t row_sums_finite(const void *x, uint32_t n, double *ret_sum)
+{
+    vd sum = vd_zero();
+    uint32_t count = 0;
+    const unsigned char *at = x;
+    for (uint32_t k = 0; k < n; k += SIMD_WIDTH, at += SIMD_WIDTH * sizeof(float)) {
+        uint32_t left = n - k < SIMD_WIDTH ? n - k : SIMD_WIDTH;
+        vf v = left < SIMD_WIDTH ? v_load_part_as(DTYPE_F32, at, left) : v_load_as(DTYPE_F32, at);
+        vm finite = v_is_finite(v);
+        sum = vd_add(sum, v_widen_some(finite, v));
+        count += (uint32_t)__builtin_popcount(v_mask_bits(finite) & ((1u << left) - 1));
+    }
+    *ret_sum = vd_sum(sum);
+    return count;
+}
+
 #endif

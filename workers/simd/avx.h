@@ -36,4 +36,9 @@ SIMD_INLINE vd vd_add(vd a, vd b)
     return (vd){a.low + b.low, a.high + b.high};
 }
 
+SIMD_INLINE vd vd_mul(vd a, vd b)
+{
+    return (vd){a.low * b.low, a.high * b.high};
+}
+
 #endif

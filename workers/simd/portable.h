@@ -291,6 +291,14 @@ SIMD_INLINE vd vd_add(vd a, vd b)
     return a;
 }
 
+SIMD_INLINE vd vd_mul(vd a, vd b)
+{
+    for (uint32_t l = 0; l < SIMD_WIDTH; l++) {
+        a.lane[l] *= b.lane[l];
+    }
+    return a;
+}
+
 /* sum + (x - mean)^2 */
 SIMD_INLINE vd vd_add_square(vd sum, vd x, double mean)
 {

@@ -36,9 +36,8 @@ static uint32_t count_name(const msgpack_object *values, uint32_t head, const ch
     return count;
 }
 
-static void print_metric(struct cli *cli, const msgpack_object *map, const char *metric)
+static void print_values(struct cli *cli, const char *metric, const msgpack_object *values)
 {
-    const msgpack_object *values = field_metric(map, metric);
     uint32_t numbers = 0;
     double mean = 0, min = INFINITY, max = -INFINITY;
     for (uint32_t i = 0; i < field_columns(values); i++) {
@@ -64,6 +63,7 @@ static void print_metric(struct cli *cli, const msgpack_object *map, const char 
                 separator = ", ";
             }
         }
+        fputs(*separator == ' ' ? " -" : "", cli->out);
     } else if (values->type != MSGPACK_OBJECT_ARRAY) {
         fprintf(cli->out, " %.4g", mean);
     } else {
@@ -81,10 +81,10 @@ static void tail_print_number(struct cli *cli, const char *name, const msgpack_o
 /* The requested metrics, or those that exist. */
 static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
 {
-    const msgpack_object *weights = mpk_find(map, "weights");
+    const msgpack_object *weights = mpk_find(map, "weights"), *sketch = mpk_find(map, "sketch");
     char chosen[FIELD_NAME_MAX];
     if (cli->args->metric) {
-        print_metric(cli, map, cli->args->metric);
+        print_values(cli, cli->args->metric, field_metric(map, cli->args->metric));
     } else if (mpk_pairs(weights) > 0) {
         /* "wq norm 15.8 rank 63, wk ..." */
         const char *separator = " ";
@@ -99,8 +99,19 @@ static void tail_print_numbers(struct cli *cli, const msgpack_object *map)
             tail_print_number(cli, "rank", mpk_find(whole, "rank"));
             separator = ", ";
         }
+    } else if (mpk_pairs(sketch) > 0) {
+        /* "wq moved 0.0012 [0.001, 0.002] over 12 heads, wk ..." */
+        const char *separator = " ";
+        for (uint32_t i = 0; i < sketch->via.map.size; i++) {
+            const msgpack_object_kv *matrix = &sketch->via.map.ptr[i];
+            if (mpk_pairs(&matrix->val) > 0) {
+                fprintf(cli->out, "%s%s", separator, FIELD_VALUE(&matrix->key));
+                print_values(cli, "moved", mpk_find(&matrix->val, "moved"));
+                separator = ", ";
+            }
+        }
     } else if (field_choose_metric(map, 1, chosen)) {
-        print_metric(cli, map, chosen);
+        print_values(cli, chosen, field_metric(map, chosen));
     } else {
         fputs(" no numbers", cli->out);
     }

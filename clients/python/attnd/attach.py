@@ -23,6 +23,7 @@ from .base.ranks import rank_and_world, shared_run
 from .capture.forwards import Forwards
 from .capture.projections import Projections, check_projections
 from .capture.residual import Residual
+from .capture.sketch import Sketches
 from .capture.start import START_IT, local_rank, starter_for
 from .capture.watch import Watch
 from .forms.seen import Share
@@ -88,7 +89,7 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
                  every one, when their sides are at most attnd's metrics.weights_max_size (2048). Until epoch_end() is
                  called for the first time, 1000 steps are an epoch. The first time is after 100 steps at the latest.
                  Rank 0 does, of what it holds, and each rank its rows of what FSDP2 shares out; projections.py has what
-                 is found
+                 is found. But with 0, each rank also publishes 64 numbers of each head of these after a captured step
     projections  {"wq": name, "wk": name, "wv": name, "wo": name} of modules or parameters within each attention, as
                  "to_q" or "to_out.0", when their names do not tell; "wqkv" for one that has all queries, then keys, then
                  values, "wqkv_by_head" for one that has them head by head
@@ -215,8 +216,9 @@ def watch(model: torch.nn.Module, job: str, endpoint: Optional[str] = None, *, a
         if not passive:
             opened.callback(made.close)
             made.follow_steps(optimizer, steps, model if _is_compiled(model) else root)
-            if weights_every != 0 and 0 in (publisher.rank, share.number):
-                forwards.projections = Projections(root, publisher, weights_every, names, share.of)
+            if weights_every != 0:
+                forwards.projections = Projections(root, publisher, weights_every, names, share.of, 0 in (publisher.rank, share.number))
+                forwards.sketches = Sketches(root, publisher, forwards.projections)
             if probe is not None:
                 probing = _watch_probe(publisher, root, isinstance(probe, InductionInputs), endpoint=endpoint, address=address,
                                        tokens=tokens, values=values, residual=residual, projections=names)

@@ -66,13 +66,16 @@ def publish(trainer, rng):
     trainer.send(*trainer.tensor_frames(
         "rows", {"sums": np.stack(sums), "places": places_of(3, 6, True)}, step=4, layer=2, dropout=True, head_offset=1, heads_total=2,
         sums=["largest", "total", "weighted", "distance", "first"], queries=5, keys=6, weights="f32", learned_sink=True, local_window=4))
+    for step in (3, 4):
+        trainer.sketch(wq=rng.normal(size=(2, 64)).astype(np.float32), wk=rng.normal(size=(1, 64)).astype(np.float32),
+                       held=(rng.uniform(size=(3, 64)) < step / 4).astype(np.uint8), stored=["bf16", "f32"], frozen=["wk"], step=step)
     trainer.event("hello", step=4, layers=LAYERS, client="golden/1", dropped_total=3, step_seconds=0.5, capture_seconds=0.125,
                   own_every=1)
     trainer.attention(softmax_maps(rng, 2, 2, 6, 6), step=5, dropped=2)
     trainer.event("log", step=5, values={"loss": 2.5, "grad_norm": None})
     trainer.event("epoch_end", step=5, dropped_total=3)
     trainer.event("bye", step=5, dropped_total=3)
-    return 18
+    return 20
 
 
 def said(attnd, messages):
@@ -89,9 +92,11 @@ def said(attnd, messages):
                        "last": summary["window"]["last"], "entropy": entropy and [round(x, 6) for x in entropy["mean"]]})
     run, = wait_until(lambda: [run for run in attnd.call("runs", job=JOB)["runs"] if run["state"] == "ended"], "the run's history")
     log = [{key: series[key] for key in ("name", "step", "epoch", "value")} for series in attnd.call("log", job=JOB)["series"]]
+    sketches = [row["sketch"] for row in attnd.call("sketches", job=JOB)["sketches"]]
     return {"job": {key: job[key] for key in ("state", "world", "layers", "received", "processed", "lost", "dropped", "epoch",
                                               "step")},
-            "layers": layers, **({"log": log, "settings": run["settings"]} if log else {})}
+            "layers": layers, **({"log": log, "settings": run["settings"]} if log else {}),
+            **({"sketches": sketches} if sketches else {})}
 
 
 def main(name):

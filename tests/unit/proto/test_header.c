@@ -392,6 +392,7 @@ TEST(every_required_key_is_required)
         {"bye", "event"},      {"log", "values"},        {"qk", "scale"},
         {"weights", "heads"},  {"weights", "head_dim"},  {"rows", "tensors"},
         {"rows", "sums"},      {"rows", "queries"},      {"rows", "keys"},
+        {"sketch", "tensors"}, {"sketch", "stored"},
     };
 
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {

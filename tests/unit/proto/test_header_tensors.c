@@ -328,6 +328,50 @@ GOLDEN_TEST(a_sample_of_rows_is_read, "attention_sample")
         }                                                                                          \
     }
 
+#define SKETCH_WQ                                                                                  \
+    {                                                                                              \
+        "wq", "f32", 2,                                                                            \
+        {                                                                                          \
+            2, 64                                                                                  \
+        }                                                                                          \
+    }
+#define SKETCH_WO                                                                                  \
+    {                                                                                              \
+        "wo", "f32", 2,                                                                            \
+        {                                                                                          \
+            2, 64                                                                                  \
+        }                                                                                          \
+    }
+
+/* The golden one has three names under `stored`. */
+TEST(a_sketch_has_64_places_of_each_head)
+{
+    static const struct tensors_case cases[] = {
+        {{SKETCH_WQ, {"wk", "f32", 2, {1, 64}}, SKETCH_WO}, 0},
+        {{SKETCH_WO, {"wk", "f32", 2, {2, 64}}, SKETCH_WQ}, 0},
+        {{SKETCH_WQ, {"wk", "f32", 2, {1, 64}}, SKETCH_WO, {"held", "u8", 2, {5, 64}}}, 0},
+        {{SKETCH_WQ, {"wk", "f32", 2, {1, 64}}, SKETCH_WO, {"held", "u8", 2, {4, 64}}}, ERR_SHAPE},
+        {{SKETCH_WQ, {"wk", "f32", 2, {1, 64}}, SKETCH_WO, {"held", "u8", 2, {5, 63}}}, ERR_SHAPE},
+        {{SKETCH_WQ, {"wk", "f32", 2, {1, 64}}, SKETCH_WO, {"held", "u8", 1, {320}}}, ERR_SHAPE},
+        {{SKETCH_WQ, {"wk", "f32", 2, {1, 64}}, SKETCH_WO, {"held", "f32", 2, {5, 64}}}, ERR_DTYPE},
+        {{{"wq", "f16", 2, {2, 64}}}, ERR_DTYPE},
+        {{{"wq", "f32", 2, {2, 63}}}, ERR_SHAPE},
+        {{{"wq", "f32", 1, {64}}}, ERR_SHAPE},
+        {{SKETCH_WQ, {"wo", "f32", 2, {3, 64}}}, ERR_SHAPE},
+        {{{"wk", "f32", 2, {2, 64}}, {"wv", "f32", 2, {1, 64}}}, ERR_SHAPE},
+        {{SKETCH_WQ, {"wk", "f32", 2, {3, 64}}, SKETCH_WO}, ERR_GQA},
+        {{SKETCH_WQ, SKETCH_WQ}, ERR_TENSOR_NAME},
+        {{SKETCH_WQ, {"q", "f32", 4, {1, 2, 3, 4}}}, ERR_TENSOR_NAME},
+        {{{"held", "u8", 2, {5, 64}}}, ERR_TENSOR_NAME},
+        {{{NULL, NULL, 0, {0}}}, ERR_TENSOR_NAME},
+        {{{"wq", "f32", 2, {0, 64}}}, ERR_SHAPE_ZERO},
+    };
+
+    JUDGE("sketch", cases);
+    judge("weights",
+          &(struct tensors_case){{SKETCH_WQ, {"held", "u8", 2, {2, 64}}}, ERR_TENSOR_NAME}, 1);
+}
+
 TEST(rows_need_sums_and_places_that_fit)
 {
     static const struct tensors_case cases[] = {

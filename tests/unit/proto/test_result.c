@@ -218,6 +218,35 @@ TEST(live_of_weights_has_the_golden_bytes)
     GOLDEN(live_encode, &live, "live_weights");
 }
 
+TEST(live_of_a_sketch_has_the_golden_bytes)
+{
+    struct result_layer of_sketch = {.id = layer.id, .row_sum_error = NONE, .tier = MESSAGE_SKETCH};
+    struct live_result live = {.common = common, .layer = of_sketch};
+    struct mpk_writer map;
+    mpk_writer_init(&map);
+    mpk_put_map(&map, 3);
+    mpk_pair_u64(&map, "step", 1200);
+    mpk_pair_array(&map, "stored", 1);
+    mpk_put_str(&map, "bf16");
+    mpk_pair_map(&map, "wk", 4);
+    mpk_pair_array(&map, "moved", 2);
+    mpk_put_f64(&map, 0.25);
+    mpk_put_nil(&map);
+    mpk_pair_array(&map, "cosine", 2);
+    mpk_put_f64(&map, 0.5);
+    mpk_put_nil(&map);
+    mpk_pair_array(&map, "hash", 2);
+    mpk_put_str(&map, "0123456789abcdef");
+    mpk_put_str(&map, "0123456789abcdef");
+    mpk_pair_array(&map, "flags", 2);
+    mpk_put_u64(&map, 0);
+    mpk_put_u64(&map, 9);
+    live.sketch = map.buffer.data;
+    live.sketch_size = map.buffer.size;
+    GOLDEN(live_encode, &live, "live_sketch");
+    mpk_writer_clear(&map);
+}
+
 TEST(an_analysis_says_what_is_not_known)
 {
     struct projections p;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """limits: the messages that the daemon takes, which it announces by subscribing (PROTOCOL.md, "What the daemon takes"):
 
-    limits/accepts=attention,qk,weights,rows,event;header=10;max_message=268435456;max_entries=34359738368;
+    limits/accepts=attention,qk,weights,rows,sketch,event;header=11;max_message=268435456;max_entries=34359738368;
         max_heads=1024;weights_max_size=2048;maps=64;maps_every=1000;reliable=5574;memory=1
 """
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Dict, FrozenSet, Iterable, Mapping, NamedTuple, Optional
 PREFIX = b"limits/"
 PREFIX_BYTES_MAX = 1024
 HEADER_OLDEST = 10  # the revision of header keys that an attnd has to know: there was no release before it
-KNOWN_TYPES = frozenset(("attention", "qk", "weights", "rows", "event"))
+KNOWN_TYPES = frozenset(("attention", "qk", "weights", "rows", "sketch", "event"))
 UPDATE = ": update attnd"  # the end of a refusal that nothing else helps against
 
 
@@ -23,7 +23,7 @@ class Limits(NamedTuple):
     milliseconds between those of a layer. `reliable`: the port of the reliable lane, 0 for none on TCP; below 0: there is no such
     lane. `memory`: 1 when tensors may be in memory that is lent (sending/memory.py). `reliable_next`: the port of that lane at attnd's second address, 0 for none. The defaults
     hold for what is not said, as by a bare SUB."""
-    accepts: FrozenSet[str] = KNOWN_TYPES - {"rows"}
+    accepts: FrozenSet[str] = KNOWN_TYPES - {"rows", "sketch"}
     header: float = HEADER_OLDEST
     max_message: float = math.inf
     max_entries: float = math.inf
@@ -39,6 +39,11 @@ class Limits(NamedTuple):
     def rows(self) -> bool:
         """Whether messages of type rows are taken."""
         return "rows" in self.accepts
+
+    @property
+    def sketch(self) -> bool:
+        """Whether messages of type sketch are taken."""
+        return "sketch" in self.accepts
 
     def refusal(self, kind: Optional[str], nbytes: int, keys: Mapping[str, Any]) -> Optional[str]:
         """Why a message with these keys is not taken, as a clause; None: it is. `kind` None: not known yet."""

@@ -195,6 +195,14 @@ def weights_keys(layer: Layer, tensors: Described, *, heads: int, head_dim: int,
     return {**_layer_keys(layer, tensors), **_said(keys), **_module_keys(layer)}
 
 
+def sketch_keys(layer: Layer, tensors: Described, *, stored: Sequence[str], frozen: Sequence[str], head_offset: Optional[int] = None,
+                heads_total: Optional[int] = None) -> Dict[str, Any]:
+    """The keys that a sketch adds; `tensors` as for attention, of wq, wk, wv, wo any. `stored`: the dtypes of their parameters;
+    `frozen`: the names of those that need no gradient."""
+    keys = {"stored": list(stored), "frozen": list(frozen) or None, "head_offset": head_offset or None, "heads_total": heads_total}
+    return {**_layer_keys(layer, tensors), **_said(keys), **_module_keys(layer)}
+
+
 def rows_keys(layer: Layer, tensors: Described, *, columns: Sequence[str], queries: int, keys: int, weights: Optional[str] = None,
               local_window: int = 8, microbatch: int = 0, maps: Optional[Mapping[str, Any]] = None, **rows: Any) -> Dict[str, Any]:
     """The keys that a message of rows adds; `columns` are the names of its sums, `queries` and `keys` how many the attention has,

@@ -22,7 +22,7 @@ from ..base.masks import Visibility, describe
 from ..base.plan import ALL, Plan, Samples, some
 from ..forms import mods
 from ..forms.seen import (NO_TENSOR, Queries, Seen, Share, Weights, broadcast, heads_of, keys_before, keys_of, lowered_dtype,
-                          precision_of, queries_of, values_fit, visible_keys)
+                          precision_of, queries_of, shape_of, values_fit, visible_keys)
 from ..model.labels import ForwardLabels
 from ..sending import tensors
 from ..sending.contents import Captured, fitting_labels
@@ -177,8 +177,8 @@ def _taken(seen: Seen, plan: Plan, step: int, share: Share, context: Context) ->
 
 def logits_of(seen: Seen, plan: Plan, samples: int) -> int:
     """How many logits the part of a call has that a plan takes, of so many samples."""
-    queries, keys = queries_of(seen)[1], int(seen.k.shape[2] if isinstance(seen, Queries) else seen.weights.shape[3])
-    return samples * heads_of(seen) * min(queries, plan.rows or queries) * keys
+    heads, queries = shape_of(seen)[1:3]
+    return samples * heads * min(queries, plan.rows or queries) * keys_of(seen)
 
 
 def looker_for_padding(seen: Seen, samples: Samples, on_device: bool = False) -> Optional[Callable[[], Optional[Present]]]:

@@ -21,12 +21,13 @@ from ..base.once import log
 from ..base.paths import call_name, module_at
 from ..base.plan import Folds, Plan, Samples
 from ..forms import look
+from ..forms.alike import Alike
 from ..forms.judge import Judge
 from ..forms.seen import (NotCaptured, Queries, Seen, Share, heads_of, keys_of, may_be_masked, placements_of, queries_of,
                           sees_ahead, tells_padding)
 from ..forms.shares import Shares, ShareUnknown
 from ..forms.sources import may_read_other, reads_other
-from ..forms.spy import Alike, Entered, Spy
+from ..forms.spy import Entered, Spy
 from ..forms.standing import Standing
 from ..model.labels import Labels, Texts
 from ..model.layers import Shown, says_site
@@ -42,6 +43,7 @@ from .origins import Origins
 from .padding import DecoderPadding
 from .projections import Projections
 from .residual import Residual
+from .sketch import Sketches
 
 SMALL_MAX = 64  # parts that were copied in a forward and are not published yet
 CALLS_PER_FORWARD = 256  # of one module; what it attends beyond, as a recurrent one does, is not captured
@@ -96,6 +98,8 @@ class Forwards:
         self.origins = Origins(publisher, self.cost, values)
         self.gradients = Gradients(publisher, self.taken, self.notices.failed, self.cost) if gradients else None
         self.projections: Optional[Projections] = None  # which are published
+        self.sketches: Optional[Sketches] = None  # of the layers that a step captured
+        self._captured: Dict[str, Share] = {}  # their paths, in this step, and which heads these were
         self.residual: Optional[Residual] = None  # adds the residual stream to what is captured
         labels = None if texts is None else Labels(texts, self.notices.failed)
         self.tokens = Tokens(root, self.spy, lambda: publisher.is_local if tokens is None else tokens, labels, tokens is not False)
@@ -112,9 +116,28 @@ class Forwards:
 
     def place(self, epoch: int, step: int) -> None:
         """Says where the training is, for what is captured next."""
+        if self._captured and self.sketches is not None:
+            self._sketch(self.sketches)
         self.epoch, self.step, self._passes = epoch, step, {}
         if self.residual is not None:
             self.residual.step_ends()
+
+    def _note_captured(self, path: str, share: Share) -> None:
+        """This part of the heads of an attention is captured in this step."""
+        if self.sketches is not None and "#" not in path:
+            self._captured[path] = share
+
+    def _sketch(self, sketches: Sketches) -> None:
+        """A step that was captured is over."""
+        captured, self._captured = self._captured, {}
+        began = time.perf_counter()
+        try:
+            layers = {path: (layer, share) for path, share in captured.items() if (layer := self.names.layers.get(path)) is not None}
+            with torch_state.outside_modes():
+                sketches.step_ends(layers, self.epoch, self.step)
+        except Exception:
+            self.notices.failed("weights of what was captured could not be read")
+        self.cost.spent(self.step, time.perf_counter() - began)
 
     def judge_as(self, other: "Forwards") -> None:
         """From now on what is attention for the other is for these."""
@@ -220,8 +243,7 @@ class Forwards:
     def saw_alike(self, path: str, call: int, alike: Alike, q: torch.Tensor, k: torch.Tensor) -> None:
         """As saw(), of a call that differs from one of the same number there in nothing but numbers, with these queries and keys."""
         try:
-            if call:
-                path = call_name(path, call)
+            path = call_name(path, call)
             layer, microbatch = self.names.layers.get(path), self._passes.get(path, 0)
             known = None if layer is None else self._repeated.get((id(alike), layer.stack, microbatch))
             if layer is None or known is None:
@@ -230,6 +252,7 @@ class Forwards:
             self._passes[path] = microbatch + 1
             plan, found = known
             if plan.takes_layer(layer) and self._publisher.wanted(*layer):
+                self._note_captured(path, alike.share)
                 for part in found:
                     if part.chosen is None:
                         self._publish_cut(path, layer, part.taken.nbytes, functools.partial(part.cut, q, k))
@@ -262,6 +285,7 @@ class Forwards:
             self.tokens.encoder_attends(size[1])
         if layer is not None and not (plan.takes_layer(layer) and self._publisher.wanted(*layer)):
             return
+        self._note_captured(path, share)
         context = Context(microbatch, self.tokens.sent(stack, *size), self.tokens.labelled,
                           beside=self.sends_values, samples=samples, numbers=self.tokens.there(stack, *size))
         if place[0] == "decoder" and place[2] == "cross":

@@ -36,6 +36,7 @@ class Matrix(NamedTuple):
     latent   (scale or None, factor): the matrix is tensor diag(scale) factor, of whose rows as many count as the tensor has
              columns
     applied  computes the matrix, of which the tensor has the shape alone
+    whole    the DTensor of which the tensor is a part
     """
     tensor: torch.Tensor
     transposed: bool = False
@@ -44,6 +45,7 @@ class Matrix(NamedTuple):
     rows: Optional[Tuple[int, int, int]] = None
     latent: Optional[Tuple[Optional[torch.Tensor], torch.Tensor]] = None
     applied: Optional[Applied] = None
+    whole: Any = None
 
     @property
     def shape(self) -> Tuple[int, int]:
@@ -74,6 +76,41 @@ class Matrix(NamedTuple):
         if self.shard is not None:
             return (self.shard.identity,)
         return tuple(tensor.data_ptr() for tensor in self._sources)
+
+    @property
+    def sources(self) -> Tuple[torch.Tensor, ...]:
+        """The parameters that it is made of."""
+        return (self.tensor if self.whole is None else self.whole, *(tensor for _, *pair in self.added for tensor in pair))
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether any of them needs a gradient."""
+        return any(one.requires_grad for one in self.sources)
+
+    def here(self) -> torch.Tensor:
+        """The tensor as it is now."""
+        if self.whole is None:
+            return self.tensor
+        local: torch.Tensor = self.whole.to_local()
+        return local
+
+    @property
+    def stored_columns(self) -> int:
+        return int(self.tensor.shape[1]) if self.shard is None else self.shard.shape[1]
+
+    def place_of(self, row: np.ndarray, column: np.ndarray) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+        """Where some numbers of the matrix lie in here(), row by row, and whether they do, None: all. 0 where they do not."""
+        if self.rows is not None:
+            each, first, count = self.rows
+            row = row // count * each + first + row % count
+        if self.transposed:
+            row, column = column, row
+        columns = self.stored_columns
+        if self.shard is None:
+            return row * columns + column, None
+        row = row - self.shard.first
+        held = (row >= 0) & (row < self.here().numel() // columns)
+        return np.where(held, row * columns + column, 0), None if held.all() else held
 
     @property
     def _sources(self) -> Iterator[torch.Tensor]:
@@ -193,7 +230,7 @@ def matrix_of(name: str, module: torch.nn.Module) -> Optional[Matrix]:
             raise Refused("convolution", f"{name} is a convolution over several places or in groups ({type(module).__name__})")
     if weight.dim() == 1 and weight.numel():
         return None
-    matrix = _own(name, weight if weight.dim() < 3 else weight.detach().flatten(1))
+    matrix = _own(name, weight if weight.dim() < 3 else weight.flatten(1))
     declared = getattr(module, "out_features", None), getattr(module, "in_features", None)
     if None not in declared and matrix.shape != declared:
         raise Refused("sharded", f"this process has a part of {name} alone")
@@ -274,9 +311,9 @@ def _own(name: str, weight: Any) -> Matrix:
         raise Refused("sharded", f"{name} {why}") from None
     if local.dtype not in DTYPE_NAMES:
         raise Refused("quantised", f"{name} is quantised ({local.dtype})")
-    if shard.sent and (local.device.type == "meta" or not _is_held(local)):
+    if shard.sent and (local.device.type == "meta" or not is_held(local)):
         raise Refused("sharded", f"this process has no part of {name} now, as it should")
-    return Matrix(local.detach(), shard=shard)
+    return Matrix(local.detach(), shard=shard, whole=weight)
 
 
 def _check(name: str, weight: Any) -> None:
@@ -287,16 +324,16 @@ def _check(name: str, weight: Any) -> None:
             weight.dtype not in DTYPE_NAMES and not weight.is_complex():
         what = getattr(weight, "dtype", None) or type(weight).__name__
         raise Refused("quantised", f"{name} is quantised ({type(weight).__name__}, {what})")
-    if weight.numel() == 0 or weight.device.type == "meta" or not _is_held(weight):
+    if weight.numel() == 0 or weight.device.type == "meta" or not is_held(weight):
         raise Refused("sharded", f"this process has no matrix {name} now: it is sharded (FSDP, ZeRO), or none")
 
 
 def _plain(name: str, weight: Any) -> torch.Tensor:
-    """The tensor, when it is a matrix. Refused."""
+    """The parameter, when it is a matrix. Refused."""
     _check(name, weight)
     if weight.dim() != 2 or weight.is_complex():
         raise Refused("shapes", f"{name} {list(weight.shape)} is no matrix")
-    plain: torch.Tensor = weight.detach()
+    plain: torch.Tensor = weight
     return plain
 
 
@@ -305,7 +342,7 @@ def storage(tensor: Any) -> Any:
     return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()  # torch 1.13
 
 
-def _is_held(tensor: torch.Tensor) -> bool:
+def is_held(tensor: torch.Tensor) -> bool:
     """Whether its memory is there: FSDP frees that of views and leaves them."""
     memory = storage(tensor)
     last = tensor.storage_offset() + sum((int(n) - 1) * step for n, step in zip(tensor.shape, tensor.stride()))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Dict, Optional, Tuple
 
 from ..base.plan import Plan, drawn, some
-from ..forms.seen import Seen, Weights, device_of, heads_of, keys_of, makes_by_head, precision_of, queries_of
+from ..forms.seen import Seen, Weights, device_of, keys_of, makes_by_head, precision_of, shape_of
 from ..sending.head_maps import Turns
 from ..sending.publisher import Publisher
 from .accelerator import MADE_MAX, MADE_WHOLE_MAX, ROWS_MAX, Accelerator, computes
@@ -46,11 +46,13 @@ class Origins:
                 return plan, context
             computer, plan, context = self.accelerator, there, taken
         side = self._publisher.maps_side
-        if computer is not None and 0 < plan.rows < queries_of(seen)[1]:
-            side = 0  # they need all rows
-        weights = heads_of(seen) * queries_of(seen)[1] * keys_of(seen)  # of the maps of a sample
-        if side and not self._maps.take(path, epoch, step, plan.every, self._publisher.maps_every, weights):
-            side = 0
+        if side:
+            heads, queries = shape_of(seen)[1:3]
+            weights = heads * queries * keys_of(seen)  # of the maps of a sample
+            if computer is not None and 0 < plan.rows < queries:
+                side = 0  # they need all rows
+            elif not self._maps.take(path, epoch, step, plan.every, self._publisher.maps_every, weights):
+                side = 0
         return plan, context._replace(sums=Origin(step, side, computer, cross))
 
     def is_of_device(self, seen: Seen, plan: Plan) -> bool:
@@ -62,7 +64,7 @@ class Origins:
         """The part of a call that an accelerator computes: at most ROWS_MAX rows, or MADE_MAX logits; and where the plan says
         nothing of them, some of each sample, and now and then all of one sample, drawn `at` this run and step: maps, and numbers
         of the map as a whole, need those."""
-        queries, heads, samples = queries_of(seen)[1], heads_of(seen), context.samples
+        (heads, queries), samples = shape_of(seen)[1:3], context.samples
         rows_max = whole_max = ROWS_MAX
         if makes_by_head(seen):
             rows_max, whole_max = (min(ROWS_MAX, most // keys_of(seen)) for most in (MADE_MAX, MADE_WHOLE_MAX))

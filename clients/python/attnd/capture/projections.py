@@ -87,7 +87,7 @@ class _Attends(NamedTuple):
     order: Optional[str]
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     """The matrices of a layer by their names of GIVEN, and what its heads are. `unsent`: the names of others, and why these are
     not sent. `absent`: it has no W_o."""
     matrices: Mapping[str, Matrix]
@@ -113,7 +113,7 @@ class _Layer(NamedTuple):
                                                    else matrix.shard.most * matrix.shard.shape[1])
                    for matrix in self.matrices.values())
 
-    def sent(self, by_first: bool) -> "_Layer":
+    def sent(self, by_first: bool) -> "Layer":
         """The matrices of which this rank sends parts. `by_first` as for is_sent."""
         return self._replace(matrices={name: matrix for name, matrix in self.matrices.items() if matrix.is_sent(by_first)})
 
@@ -147,7 +147,7 @@ class _Layer(NamedTuple):
         def make() -> Optional[Captured]:
             found: Dict[str, Tuple[str, np.ndarray]] = {}
             for name, (kind, array) in _made(copies, unread):
-                for part, place, numbers in blocks(self._rows(name), array, sent.matrices[name].at):
+                for part, place, numbers in blocks(self.rows_of(name), array, sent.matrices[name].at):
                     found[part] = kind, numbers
                     places[part][2:] = place
             return self._message(found, ranks, places) if found else None
@@ -175,10 +175,10 @@ class _Layer(NamedTuple):
     def _parts(self) -> List[Tuple[str, Tuple[int, int]]]:
         """wq, wk, wv and wo, those that there are, and how large they are."""
         found = [(part, (len(rows), matrix.shape[1])) for name, matrix in self.matrices.items()
-                 for part, rows in self._rows(name)]
+                 for part, rows in self.rows_of(name)]
         return sorted(found, key=lambda each: GIVEN.index(each[0]))
 
-    def _rows(self, name: str) -> List[Tuple[str, np.ndarray]]:
+    def rows_of(self, name: str) -> List[Tuple[str, np.ndarray]]:
         """The matrices that this one consists of, and the rows of each."""
         rows = np.arange(self.matrices[name].shape[0])
         if name not in (BLOCKS, BY_HEAD):
@@ -214,18 +214,20 @@ class Projections:
 
     every   epochs from one time to the next; None: each, when they are no larger than attnd makes whole spectra of
     given   names of the matrices, as projections= has them
+    sends   whether this rank does, of what it holds as a whole or in parts; else it only finds them
     ranks   how many ranks the heads of a layer are split over; this one publishes its own
 
     The publisher's first rank publishes what it has; the others, parts of what they share out.
     """
 
     def __init__(self, root: torch.nn.Module, publisher: Publisher, every: Optional[int], given: Mapping[str, str],
-                 ranks: int = 1):
+                 ranks: int = 1, sends: bool = True):
         self._root = root
         self._publisher = publisher
         self._every = every
         self._given = given
         self._ranks = ranks
+        self._sends = sends
         self._first = publisher.rank == 0
         self._attends: Dict[str, _Attends] = {}
         self._waiting: Dict[str, wire.Layer] = {}  # by path, in order
@@ -282,7 +284,15 @@ class Projections:
         elif self._waiting and (self._spread or self._publisher.has_room(self._needs)):
             self._send(epoch, step)
 
+    def layer_at(self, modules: Modules, path: str) -> Layer:
+        """The matrices of an attention that note() was told of. Refused."""
+        if path.partition("#")[0] not in modules:
+            raise Refused("gone", "no module is there any more: end the watch and begin another one of the model as it is now")
+        return _find(modules, path, self._attends[path], self._given, self._takers_of(modules, path))
+
     def _begin(self, layers: Mapping[str, wire.Layer], epoch: int, step: int) -> None:
+        if not self._sends:
+            return
         first = [path for path in self._waiting if path in layers]
         self._waiting = {path: layers[path] for path in (*first, *layers) if path in self._attends and "#" not in path}
         self._sent = {}
@@ -329,12 +339,10 @@ class Projections:
         if nbytes and not self._publisher.give_up(*layer[:3], kind="weights"):  # no bytes: another rank has all
             self._publisher.publish_later(layer, epoch, step, nbytes, copy, "weights")
 
-    def _found(self, modules: Modules, path: str) -> Optional[_Layer]:
+    def _found(self, modules: Modules, path: str) -> Optional[Layer]:
         """The matrices of a layer; None: they cannot be published."""
         try:
-            if path.partition("#")[0] not in modules:
-                raise Refused("gone", "no module is there any more: end the watch and begin another one of the model as it is now")
-            found = _find(modules, path, self._attends[path], self._given, self._takers_of(modules, path))
+            found = self.layer_at(modules, path)
             places = tuple((name, found.matrices[name].places) for name in GIVEN if name in found.matrices)
             other = self._sent.setdefault(places, path)
             if other != path:
@@ -411,7 +419,7 @@ def check_projections(given: Any, root: torch.nn.Module) -> Mapping[str, str]:
 def find_output(modules: Modules, path: str, heads: int, width: int, given: Mapping[str, str]) -> Matrix:
     """W_o of the attention at `path`, whose heads have outputs of `width` numbers. It is looked for alone, so W_q,
     W_k and W_v may be what cannot be published, or have other names. Refused."""
-    for holder in _around(path):
+    for holder in around(path):
         if "wo" in given:
             found = matrix_at(modules, holder, given["wo"])
             if found is not None and found.shape[1] != heads * width:
@@ -474,7 +482,7 @@ def _output(modules: Modules, holder: str, read: Optional[Matrix], fits: Callabl
 
 def _taken(modules: Modules, path: str, takers: Sequence[str], fits: Callable[[Matrix], bool]) -> Optional[Matrix]:
     """The matrix that takes what the attention at `path` gives; None: there is none. Refused when there are several."""
-    top, refused = _around(path)[-1], None
+    top, refused = around(path)[-1], None
     found: Dict[str, Matrix] = {}
     for taker in takers:
         if not f"{taker}.".startswith(f"{top}.".lstrip(".")) or any(taker.startswith(f"{one}.") for one in found):
@@ -498,14 +506,14 @@ def modules_of(root: torch.nn.Module) -> Dict[str, torch.nn.Module]:
     return {clean_path(path): module for path, module in root.named_modules(remove_duplicate=False)}
 
 
-def _find(modules: Modules, path: str, attends: _Attends, given: Mapping[str, str], takers: Optional[Sequence[str]]) -> _Layer:
+def _find(modules: Modules, path: str, attends: _Attends, given: Mapping[str, str], takers: Optional[Sequence[str]]) -> Layer:
     """The matrices of the attention at `path`. `takers`: paths of what takes its output, None: not known. Refused."""
     found: Dict[str, Matrix] = {}
     wanted = () if BLOCKS in given or BY_HEAD in given else tuple(name for name in READ if name not in given)
     unsent: List[Tuple[str, str]] = []
     reads = path  # where what reads was found
     for missing in (0, 1):
-        for holder in _around(path) if wanted or not missing else ():
+        for holder in around(path) if wanted or not missing else ():
             latent = None if given or found else _latent(modules, holder, attends)
             if latent is not None:
                 return latent
@@ -580,7 +588,7 @@ def _none_found(modules: Modules, path: str, given: Mapping[str, str]) -> str:
     groups: List[Tuple[str, ...]] = [(name,) for name in given.values()]
     if not given:
         groups += [*SEPARATE, *((name,) for name in FUSED)]
-    there = {name: part for holder in reversed(_around(path)) for names in groups for name in names
+    there = {name: part for holder in reversed(around(path)) for names in groups for name in names
              if (part := part_at(modules, holder, name)) is not None}
     lacking = ", ".join(" ".join(names) for names in groups if not there.keys() & set(names))
     others = [one[len(path):].lstrip(".") for one, module in modules.items()
@@ -591,7 +599,7 @@ def _none_found(modules: Modules, path: str, given: Mapping[str, str]) -> str:
                               "an attention, weights_every=0 silences this")
 
 
-def _latent(modules: Modules, holder: str, attends: _Attends) -> Optional[_Layer]:
+def _latent(modules: Modules, holder: str, attends: _Attends) -> Optional[Layer]:
     """W_v and W_o of multi-head latent attention; None: it is none. Refused."""
     heads = attends.heads
     for names in LATENT:
@@ -626,7 +634,7 @@ def _without_gate(module: torch.nn.Module, read: Dict[str, Matrix],
         "W_q", "its matrix has twice the rows of its heads, as with a gate, in an order that is not certain, or in parts")]
 
 
-def _around(path: str) -> List[str]:
+def around(path: str) -> List[str]:
     """The path and those of the modules around it, up to the first with a number, which is a block."""
     found = [path]
     while path and not re.search(r"\d$", path):
@@ -661,7 +669,7 @@ def _fused(modules: Modules, holder: str, attends: _Attends) -> Dict[str, Matrix
     return {}
 
 
-def _checked(found: Mapping[str, Matrix], attends: _Attends) -> _Layer:
+def _checked(found: Mapping[str, Matrix], attends: _Attends) -> Layer:
     """With its heads. Refused when shapes do not agree with them."""
     heads, order = attends.heads, next((name for name in (BLOCKS, BY_HEAD) if name in found), None)
     shapes = {name: matrix.shape for name, matrix in found.items()}
@@ -678,7 +686,7 @@ def _checked(found: Mapping[str, Matrix], attends: _Attends) -> _Layer:
             any(rows[name] != expected[name] * head_dim for name in rows):
         raise Refused("shapes", " and ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
                       + f" do not fit {heads} heads of {attends.head_dim or head_dim} dimensions")
-    return _Layer(found, heads, kv_heads, head_dim)
+    return Layer(found, heads, kv_heads, head_dim)
 
 
 def _order_of(seen: Queries) -> Optional[str]:

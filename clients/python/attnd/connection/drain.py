@@ -12,7 +12,7 @@ from typing import Any, List
 
 import zmq
 
-from .link import Link, milliseconds
+from .link import Link, has_message, milliseconds
 
 MESSAGES_AT_ONCE = 256  # taken in between two looks at whether to stop
 QUEUE = "inproc://attnd-drain"  # in the link's context
@@ -44,7 +44,7 @@ class Drain:
             self._link.tend()
             ready = poller.poll(milliseconds(self._link.idle_s()))
             for _ in range(MESSAGES_AT_ONCE):
-                if not int(self._link.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                if not has_message(self._link.socket):
                     break
                 self._link.heard = True
                 self._pass_on(self._link.socket.recv_multipart(zmq.DONTWAIT))

@@ -28,6 +28,12 @@ TRY_KEYS_AFTER_S = 0.5  # the same with keys, which are wrong more often
 SETTLE_S = 0.1  # between the end of a connection and the next look, as ZeroMQ waits: what came before the end has come by then
 NEVER_MS = 1 << 29  # days; not -1: then ZeroMQ takes the connection away with all that was not read yet
 MONITOR = "inproc://attnd-link"  # in this context
+_POLLIN = int(zmq.POLLIN)  # with flags of the enum `&` takes 2 us, some ten times a message
+
+
+def has_message(socket: "zmq.Socket[Any]") -> bool:
+    """Whether one can be received."""
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & _POLLIN)
 
 
 class Link:
@@ -107,7 +113,7 @@ class Link:
         if self.monitor is None:
             return
         self._take_events(now)
-        if self.up or now < self._look_at or int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if self.up or now < self._look_at or has_message(self.socket):
             return
         if self.endpoint is not None:
             self.socket.disconnect(self.endpoint)
@@ -149,7 +155,7 @@ class Link:
     def _take_events(self, now: float) -> None:
         """Events are told for one connection at a time; all but a handshake's end it."""
         assert self.monitor is not None
-        while int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        while has_message(self.monitor):
             event = int.from_bytes(self.monitor.recv_multipart(zmq.DONTWAIT)[0][:2], sys.byteorder)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._let_in = self._was_let_in = True

@@ -177,8 +177,9 @@ def parts_of(p: Problem, powers: bool, room: Optional[torch.Tensor] = None) -> T
 
 def parts_on_host(p: Problem, powers: bool, room: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The parts of parts_of(), of its memory on the host."""
-    of_sums, _, of_few, of_keys = np.split(room, np.cumsum(p.alike["sizes", powers])[:-1])
-    return of_sums, of_few, of_keys.reshape(p.batch, p.key_heads, p.keys)
+    sums, gap, few, _ = p.alike["sizes", powers]
+    begin, end = sums + gap, sums + gap + few
+    return room[:sums], room[begin:end], room[end:].reshape(p.batch, p.key_heads, p.keys)
 
 
 def numbers_of(powers: bool) -> Tuple[int, int]:

@@ -37,15 +37,16 @@ class Parcel:
         try:
             self._room = self._rooms.pop()
         except IndexError:
-            self._room = torch.empty(1 << bits, dtype=torch.uint8, device="cpu", pin_memory=clock.pins)
-        self._room[:self._nbytes].copy_(sent, non_blocking=True)
+            room = torch.empty(1 << bits, dtype=torch.uint8, device="cpu", pin_memory=clock.pins)
+            self._room = room, room.numpy()
+        self._room[0][:self._nbytes].copy_(sent, non_blocking=True)
         self.ended = clock.event(stream)
 
     def take(self, read: Callable[[Dict[Key, np.ndarray]], Any]) -> Any:
         """read(the tensors as arrays, which are there until it returns); waits until they have arrived. Once."""
         self.ended.synchronize()
         try:
-            begin, found, data = 0, {}, np.asarray(self._room.numpy())
+            begin, found, data = 0, {}, self._room[1]
             for key, shape, size, dtype in self._about:
                 end = begin + size * math.prod(shape)
                 one = data[begin:end] if begin % size == 0 else data[begin:end].copy()  # torch takes none that is not aligned
@@ -53,7 +54,7 @@ class Parcel:
                 begin = end
             return read(found)
         finally:
-            if self._room.numel() <= _ROOM_KEPT_MAX:
+            if self._room[1].nbytes <= _ROOM_KEPT_MAX:
                 self._rooms.append(self._room)
 
 
@@ -70,8 +71,9 @@ class Clock:
         self.pins = device.type != "cpu"
         self._module, self._index = module_of(device), (device,) if self.pins else ()
         # Pinned memory by the bits of its size, which is kept unless it is large: torch may ask the device about memory that
-        # was freed, which a CUDA graph that the training captures would not bear.
-        self.rooms: Dict[int, List[torch.Tensor]] = defaultdict(list)
+        # was freed, which a CUDA graph that the training captures would not bear. And as arrays: to make one of what is in no cache
+        # takes the sender 50 us.
+        self.rooms: Dict[int, List[Tuple[torch.Tensor, np.ndarray]]] = defaultdict(list)
         self.events: List[Any] = []  # which nobody waits for any more
 
     def event(self, stream: Any) -> Any:

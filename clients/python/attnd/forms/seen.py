@@ -140,7 +140,7 @@ class Weights(NamedTuple):
 Seen = Union[Queries, Weights]
 
 
-def _shape_of(seen: Seen) -> Sequence[int]:
+def shape_of(seen: Seen) -> Sequence[int]:
     """[B, H, Tq, ..]."""
     if not isinstance(seen, Queries):
         return seen.weights.shape
@@ -150,12 +150,12 @@ def _shape_of(seen: Seen) -> Sequence[int]:
 
 def heads_of(seen: Seen) -> int:
     """H."""
-    return int(_shape_of(seen)[1])
+    return int(shape_of(seen)[1])
 
 
 def queries_of(seen: Seen) -> Tuple[int, int]:
     """(samples, queries)."""
-    shape = _shape_of(seen)
+    shape = shape_of(seen)
     return int(shape[0]), int(shape[2])
 
 

@@ -38,11 +38,12 @@ from ..base.paths import call_name, module_paths
 from ..base.torch_state import (allow_global_hooks, are_modes_there, compiles_itself, graph_task_id, has_compiled, is_compiling,
                                 is_graph_captured, outside_modes, why_unreadable)
 from . import flex, look
+from .alike import Alike, alike_of, known_by
 from .evidence import Trail
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
 from .learned import ATTENDS, BEGINS, BY_MODE, MAY_ATTEND, NEW, Learned
 from .lookout import Lookout, lookout_here, stance
-from .seen import NO_TENSOR, NotCaptured, Queries, Seen, Share, Weights, lowered_dtype, unreadable
+from .seen import NotCaptured, Queries, Seen, Share, Weights, unreadable
 
 if TYPE_CHECKING:
     from ..capture.forwards import Forwards
@@ -67,14 +68,6 @@ class Entered(NamedTuple):
         names = list(inspect.signature(self.module.forward).parameters)
         given = {**dict(zip(names, self.args)), **(self.frame.f_locals.get("kwargs") or {})}
         return {name: given[name] for name in sorted(given, key=lambda name: names.index(name) if name in names else len(names))}
-
-
-class Alike(NamedTuple):
-    """Calls that differ in nothing but numbers: by which all are known, what they are but for queries and keys, and the share of the
-    layer's heads. Calls of several modules that are the same have one."""
-    known_by: Any
-    seen: Queries
-    share: Share
 
 
 class _EnterHook(Hook):
@@ -359,12 +352,9 @@ class Spy:
 
     def _note_alike(self, path: str, call: int, seen: Queries, share: Share, args: Any, kwargs: Any) -> None:
         """Calls like this one, of a function that was given queries and keys as they are, are known from now on."""
-        known_by = _known_by(args, kwargs)
-        if known_by is not None and seen.mask is None and all(
-                one.shape == given.shape and one.stride() == given.stride() for one, given in zip((seen.q, seen.k), args)):
-            found = Alike(known_by, seen._replace(q=NO_TENSOR, k=NO_TENSOR, v=None, output=None, called=None), share)
-            self._alike[path, call] = next((one for one in self._alike.values() if (one.known_by, one.seen[2:], one.share)
-                                            == (known_by, found.seen[2:], share)), found)
+        found = alike_of(seen, share, args, kwargs)
+        if found is not None:
+            self._alike[path, call] = next((one for one in self._alike.values() if one == found), found)
 
     def alike(self, args: Any, kwargs: Any) -> Optional[Tuple[str, Alike]]:
         """The path of the module that runs now, and the call before that this call of it is alike, if a narrow capture may take it
@@ -376,7 +366,7 @@ class Spy:
             innermost = next(_module_calls())
             path = self._paths[id(innermost.f_locals["self"])]
             found = self._alike.get((path, self._calls.get(path, 0)))
-            if found is None or found.known_by != _known_by(args, kwargs) or not _runs(self._stack[0].frame)[0] \
+            if found is None or found.known_by != known_by(args, kwargs) or not _runs(self._stack[0].frame)[0] \
                     or args[0].is_cuda and is_graph_captured() or why_unreadable(args[0]) is not None:
                 return None
             return path, found
@@ -488,14 +478,9 @@ class Spy:
         """The modules that run, the innermost last."""
         if self._narrow is None or not self._stack:
             return self._stack
-        found: List[Entered] = []
-        frame: Any = sys._getframe(1)
-        while frame is not None and frame is not self._stack[0].frame:  # where that is called the hooks of it are as well
-            module = frame.f_locals["self"] if frame.f_code is _CALL else None
-            if module is not None and id(module) in self._paths:
-                found.append(Entered(module, self._paths[id(module)], frame, frame.f_locals[_ARGS]))
-            frame = frame.f_back
-        return [self._stack[0], *reversed(found)]
+        frames = [frame for frame in _module_calls(self._stack[0].frame) if id(frame.f_locals["self"]) in self._paths]
+        return [self._stack[0], *(Entered(frame.f_locals["self"], self._paths[id(frame.f_locals["self"])], frame, frame.f_locals[_ARGS])
+                                  for frame in reversed(frames))]
 
     # -------------------------------------------------------------------------------- hooks of modules
 
@@ -688,18 +673,6 @@ class Spy:
                 and not any(seen.startswith(path + ".") or path.startswith(seen + ".") for seen in known)]
 
 
-def _known_by(args: Any, kwargs: Any) -> Any:
-    """All that the meaning of a call of F.scaled_dot_product_attention without a mask depends on, but for its module; None: it has
-    one, or is called in another way."""
-    if len(args) != 3 or kwargs.get("attn_mask") is not None:
-        return None
-    q, k, v = args
-    if not type(q) is type(k) is type(v) is torch.Tensor or q.layout is not torch.strided or q.is_nested:
-        return None
-    return (q.shape, q.stride(), q.dtype, k.shape, k.stride(), k.dtype, v.shape, q.device, kwargs.get("is_causal"), kwargs.get("scale"),
-            kwargs.get("enable_gqa"), lowered_dtype(q, True))
-
-
 def _takes_fast_path(module: torch.nn.Module, args: Any) -> bool:
     """Whether a module of torch may compute its attention by one fused kernel, which it does only while no mode is
     there. With padding what that gives is not what the other path gives. Never False by mistake."""
@@ -725,10 +698,10 @@ def _runs(frame: Any) -> Tuple[bool, bool]:
     return caller is not None, within
 
 
-def _module_calls() -> Iterator[Any]:
-    """The frames of this thread in which modules are called, the innermost first."""
+def _module_calls(until: Any = None) -> Iterator[Any]:
+    """The frames of this thread in which modules are called, the innermost first, as far as a frame around them."""
     frame: Any = sys._getframe(1)
-    while frame is not None:
+    while frame is not None and frame is not until:
         if frame.f_code is _CALL:
             yield frame
         frame = frame.f_back

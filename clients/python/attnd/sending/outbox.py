@@ -37,6 +37,7 @@ SENT_PART = 4  # of the queue's bytes: ZeroMQ holds no more of them, or one mess
 PATIENT_PART = 4  # messages wait for the last of their forward while they fill no more than this part of the queue
 SMALL = 4096  # bytes that are copied sooner than handed over
 NO_KEYS: Mapping[str, Any] = {}
+TOPIC_BYTES = 256  # no topic is longer
 
 
 class NotYet(Exception):
@@ -69,6 +70,13 @@ class Later(NamedTuple):
     kind: Optional[str] = None
 
 
+class Many(NamedTuple):
+    """This number of messages, which have these bytes in all, and are made into several when it is their turn."""
+    messages: Callable[[], List[Later]]
+    number: int
+    nbytes: int
+
+
 class Outbox:
     """The queue of one job. Every method may be called from any thread; none blocks unless it says so.
 
@@ -96,10 +104,11 @@ class Outbox:
     def reset(self) -> None:
         """Empties it, without a look at the lock: in a forked child somebody may hold it for ever."""
         # Guards what is below. One that the same thread may take again: what it does here may be interrupted by a handler of
-        # a signal, or by a finalizer, that publishes or closes.
+        # a signal, or by a finalizer, that publishes or closes. Methods for the training take the lock itself, which costs less than
+        # by way of the condition.
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
-        self._queue: Deque[Union[Message, Later]] = deque()
+        self._queue: Deque[Union[Message, Later, Many]] = deque()
         self._queued_bytes = 0  # reserved ones included
         self._held_bytes = 0  # those that ZeroMQ has, but for
         self._moves: Deque[int] = deque()  # what it was given and has let go of since: without the lock, as the latter is
@@ -189,6 +198,20 @@ class Outbox:
             if not more or self._queued_bytes * PATIENT_PART > self._bytes_max:
                 self._ring_once()
 
+    def put_many(self, many: Many, largest: int, epoch: int, step: int, kind: str) -> bool:
+        """As reserve() and put() of each, of at most `largest` bytes, and hurry(). False: nothing was done, as not all may find
+        room."""
+        with self._lock:
+            if not self.is_open or self._is_full(many.nbytes) or self.limits.refusal(kind, largest + TOPIC_BYTES, NO_KEYS) is not None:
+                return False
+            self.count["published"] += many.number
+            self._queued_bytes += many.nbytes
+            self._pending += many.number
+            self._queue.append(many)
+            self.position = (epoch, step)
+            self._ring_once()
+            return True
+
     def hurry(self) -> None:
         """Asks for what is queued to be sent now."""
         with self._lock:
@@ -228,7 +251,7 @@ class Outbox:
     def head(self) -> Union[None, Message, Later]:
         """The message whose turn it is; None: the queue is empty."""
         with self.changed:
-            return self._queue[0] if self._queue else None
+            return self._head()
 
     @property
     def is_empty(self) -> bool:
@@ -339,11 +362,11 @@ class Outbox:
     def shut(self) -> None:
         """Drops what is queued, and takes nothing more. The caller holds the lock."""
         self.is_open = False
-        for message in self._queue:
+        while (message := self._head()) is not None:
+            self._queue.popleft()
             self._count_drop(message.topic)
             self._pending -= 1
             self._queued_bytes -= message.nbytes
-        self._queue.clear()
         rope, self._rope = self._rope, -1
         os.close(rope)
         os.close(self.bell)
@@ -374,6 +397,15 @@ class Outbox:
                 moved = self._moves.popleft()
                 self._held_bytes += moved
         return self._held_bytes
+
+    def _head(self) -> Union[None, Message, Later]:
+        """The head of the queue, of several the first."""
+        head = self._queue[0] if self._queue else None
+        if not isinstance(head, Many):
+            return head
+        self._queue.popleft()
+        self._queue.extendleft(reversed(head.messages()))
+        return self._head()
 
     def _take_off(self, message: Message) -> None:
         if self._queue and self._queue[0] is message:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from . import memory, scalars, tensors
 from .contents import (Captured, Maker as Maker, add_keys, add_maps, add_output, add_row_tensors, check_heads, check_real,
                        check_rows, fits_header, fitting_labels)
 from .head_maps import HeadMaps
-from .outbox import Later, Message, NotYet
+from .outbox import Later, Many, Message, NotYet
 from .reliable import DEFAULT_BYTES, Wish
 from .rows import Rows
 from .sender import Identity, Sender
@@ -406,20 +406,40 @@ class Publisher:
         except BaseException:
             self._outbox.cancel(topic, nbytes)
             raise
-        self._outbox.put(Later(topic, epoch, step, nbytes, lambda: self._finish(layer, epoch, step, make()), kind), more=True)
+        self._outbox.put(self._later(topic, layer, epoch, step, nbytes, make, kind), more=True)
         return True
+
+    def publish_made(self, sizes: Sequence[int], messages: Callable[[], Iterable[Tuple[wire.Layer, int, Maker]]], epoch: int,
+                     step: int, kind: str) -> None:
+        """As publish_later() of several messages and hurry(), of `sizes`, whose numbers are copied already. `messages` gives (layer,
+        nbytes, make) of each, in this order, as a rule on the publishing thread."""
+        def later() -> List[Later]:
+            return [self._later(self._topic(*layer), layer, epoch, step, nbytes, make, kind) for layer, nbytes, make in messages()]
+
+        self._step = step
+        if not sizes:
+            return
+        if self._sender.is_away or not self._outbox.put_many(Many(later, len(sizes), sum(sizes)), max(sizes), epoch, step, kind):
+            for message in later():
+                if self._sender.is_away and not self._sender.wanted(message.topic, kind):
+                    self._outbox.skip()
+                elif self._outbox.reserve(message.topic, message.nbytes, kind):
+                    self._outbox.put(message, more=True)
+            self._outbox.hurry()
 
     def hurry(self) -> None:
         """Sends what publish_later() has queued."""
         self._outbox.hurry()
 
-    def _finish(self, layer: wire.Layer, epoch: int, step: int, captured: Optional["Captured"]) -> Optional[Message]:
+    def _later(self, topic: bytes, layer: wire.Layer, epoch: int, step: int, nbytes: int, make: Maker, kind: Optional[str]) -> Later:
+        return Later(topic, epoch, step, nbytes, lambda: self._finish(topic, layer, epoch, step, make()), kind)
+
+    def _finish(self, topic: bytes, layer: wire.Layer, epoch: int, step: int, captured: Optional["Captured"]) -> Optional[Message]:
         if captured is None:
             return None
         frames = captured.frames.copies()
         keys = captured.keys(layer)
-        message = Message(self._topic(*layer), captured.kind, keys, epoch, step, frames,
-                          sum(frame.nbytes for frame in frames))
+        message = Message(topic, captured.kind, keys, epoch, step, frames, sum(frame.nbytes for frame in frames))
         if self._on_publish is not None:
             self._on_publish(message)
         return message

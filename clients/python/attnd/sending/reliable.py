@@ -26,6 +26,7 @@ from ..base.address import SOCKETS
 from ..base.once import Once, log
 from ..base.wire import printable
 from ..connection import keys as keyring
+from ..connection.link import has_message
 from .spool import Place, Spool, Unreadable, is_passing
 from .turn import Turn
 
@@ -230,7 +231,7 @@ class Lane:
             self._connect()
         if self._socket is None or self._monitor is None:
             return
-        if not self._take_answers(self._socket) or int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if not self._take_answers(self._socket) or has_message(self._monitor):
             self._retry()
         self._send()
 
@@ -241,7 +242,7 @@ class Lane:
         settled: List[Entry] = []
         taken = True
         for _ in range(ANSWERS_AT_ONCE):
-            if not int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            if not has_message(socket):
                 break
             try:
                 answer = _read_answer(socket.recv_multipart(zmq.DONTWAIT))

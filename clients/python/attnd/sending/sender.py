@@ -34,7 +34,7 @@ import zmq.utils.garbage  # its exit handler must be registered before ours: see
 from ..base import limits, wire
 from ..base.exits import closed_at_exit
 from ..base.once import Once, log
-from ..connection.link import Link, milliseconds
+from ..connection.link import Link, has_message, milliseconds
 from .memory import Lender
 from .outbox import Later as Later, Message as Message, NotYet as NotYet, Outbox
 from .presence import Presence
@@ -424,7 +424,7 @@ class Sender:
         changed = False
         prefixes = set(self._heard)
         for _ in range(SUBSCRIPTIONS_AT_ONCE):
-            if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            if not has_message(self._socket):
                 break
             frame = self._socket.recv(zmq.DONTWAIT)
             self.link.heard = True

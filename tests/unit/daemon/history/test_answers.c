@@ -427,6 +427,46 @@ PAST_TEST(a_log_has_a_series_per_name_of_its_run)
     assert_int_equal(past_size(answer->root, "runs.1.settings"), 0);
 }
 
+static int fill_sketch(struct store_batch *batch, const void *data)
+{
+    return batch_sketch(batch, data);
+}
+
+/* One that cannot be read is nil. */
+PAST_TEST(sketches_are_chosen_by_layer_and_step_newest_first)
+{
+    struct past_window window = answers_window(0xa1, 0, 3);
+    static const char map[] = "\x81\xa4step\x0a";
+    for (uint32_t layer = 0; layer < 2; layer++) {
+        for (uint64_t step = 10; step <= 30; step += 10) {
+            struct store_sketch sketch = {.layer = {STACK_DECODER, layer, SITE_CROSS},
+                                          .epoch = step / 20,
+                                          .step = step,
+                                          .time_ns = 7,
+                                          .numbers = step == 30 ? "\xc1\xc1" : map,
+                                          .numbers_size = step == 30 ? 2 : 7};
+            past_put_batch(past, &window, fill_sketch, &sketch);
+        }
+    }
+    past_settle(past, 0);
+    const struct past_answer *answer = past_ask(past, "sketches", "job:s", "gpt");
+    assert_int_equal(past_size(answer->root, "sketches"), 6);
+    assert_int_equal(past_get(answer->root, "sketches.0.sketch")->type, MSGPACK_OBJECT_NIL);
+    assert_int_equal(past_u64(answer->root, "sketches.1.layer"), 1);
+    assert_int_equal(past_u64(answer->root, "sketches.5.sketch.step"), 10);
+    assert_int_equal(past_u64(answer->root, "sketches.2.epoch"), 1);
+    assert_string_equal(past_text(answer->root, "sketches.2.site"), "cross");
+    answer = past_ask(past, "sketches", "job:s layer:u from:u to:u", "gpt", UINT64_C(1),
+                      UINT64_C(20), UINT64_C(29));
+    assert_int_equal(past_size(answer->root, "sketches"), 1);
+    assert_int_equal(past_u64(answer->root, "sketches.0.time_ns"), 7);
+    answer = past_ask(past, "sketches", "job:s limit:u", "gpt", UINT64_C(2));
+    assert_true(past_bool(answer->root, "more") && past_size(answer->root, "sketches") == 2);
+    answer = past_ask(past, "sketches", "job:s stack:s", "gpt", "encoder");
+    assert_int_equal(past_size(answer->root, "sketches"), 0);
+    assert_int_equal(past_ask(past, "sketches", "job:s", "bert")->code, ERR_JOB_UNKNOWN);
+}
+
 PAST_TEST(a_run_without_a_log_has_no_series_and_an_unknown_job_is_refused)
 {
     struct past_window window = answers_window(0xa1, 0, 3);

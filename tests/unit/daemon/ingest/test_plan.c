@@ -214,7 +214,7 @@ PLAN_TEST(limits_are_told_before_all_plans)
     assert_int_equal(plans_configure(plans, &config), 0);
     assert_string_equal(
         limits_prefix(),
-        "limits/accepts=attention,qk,weights,rows,event;header=11;max_message=1048576;"
+        "limits/accepts=attention,qk,weights,rows,sketch,event;header=11;max_message=1048576;"
         "max_entries=34359738368;max_heads=32;weights_max_size=2048;maps=64;"
         "maps_every=1000");
 }

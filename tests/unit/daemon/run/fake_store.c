@@ -8,7 +8,7 @@
 
 #include "proto/err.h"
 
-enum kind { WINDOW, KEEP, FORGET, ALERT, OUT };
+enum kind { WINDOW, KEEP, FORGET, ALERT, SKETCH, OUT };
 
 struct step {
     enum kind kind;
@@ -124,6 +124,13 @@ int batch_point(struct store_batch *batch, const struct store_point *point)
 {
     (void)batch;
     assert_non_null(point->name);
+    return 0;
+}
+
+int batch_sketch(struct store_batch *batch, const struct store_sketch *sketch)
+{
+    assert_true(sketch->numbers_size > 0);
+    fake_store_add(batch, SKETCH);
     return 0;
 }
 
@@ -251,6 +258,8 @@ bool store_submit(struct store *store, struct store_batch **batch)
             fake_store_put_kept(store, &step->kept);
         } else if (step->kind == FORGET) {
             fake_store_forget(store, step->kept.key);
+        } else if (step->kind == SKETCH) {
+            store->sketches++;
         } else if (step->kind == OUT) {
             assert_true(store->out_count < FAKE_ROWS_MAX);
             store->out[store->out_count++] = step->kept;

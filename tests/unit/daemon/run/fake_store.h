@@ -32,7 +32,7 @@ struct store {
     int window_count;
     struct fake_kept out[FAKE_ROWS_MAX]; /* rows for hubs, in their order; without keys */
     int out_count;
-    int alerts, batches, replaced_final;
+    int alerts, sketches, batches, replaced_final;
     bool full;                     /* batches are dropped */
     bool unreadable;               /* after the first value of a run */
     int asked;                     /* for one run */

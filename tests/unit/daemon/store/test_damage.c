@@ -123,6 +123,18 @@ STORE_TEST(names_are_found_in_an_index)
     assert_answer(fixture, 1, "SELECT count(*) FROM runs WHERE job = 'j' AND step = 10000");
 }
 
+STORE_TEST(sketches_come_over_that_can_be_read)
+{
+    store_damage_store_some(fixture, 0, 60);
+    change(fixture, "INSERT INTO sketches SELECT column1, column2, 1, 0, 0, 0, column1, 0,"
+                    " strftime('%s'), column3, x'81a47374657001'"
+                    " FROM (VALUES (5, 1, 7), (6, 1, 700), (7, 9, 7))");
+    mark_unclean(fixture);
+    overwrite_page(fixture, root_of(fixture, "sketches_age"));
+    assert_repaired(fixture, 60, 60);
+    assert_answer(fixture, 5, "SELECT sum(sketch_id) FROM sketches");
+}
+
 /* attnd was killed after it had renamed the one, and before it renamed the other. */
 STORE_TEST(a_copy_that_was_to_take_its_place_does)
 {

@@ -83,12 +83,41 @@ STORE_TEST(a_map_goes_with_its_window)
     assert_answer(fixture, 1, "SELECT count(*) FROM runs");
 }
 
+static void add_sketch(struct store_fixture *fixture, uint64_t step)
+{
+    const struct store_sketch sketch = {.layer = {STACK_DECODER, 3, SITE_SELF},
+                                        .step = step,
+                                        .numbers = "\x81\xa4step\x01",
+                                        .numbers_size = 7};
+    struct store_batch *batch = batch_of(7, step);
+    assert_int_equal(batch_sketch(batch, &sketch), 0);
+    submit(fixture, batch);
+}
+
+STORE_TEST(sketches_go_with_their_age)
+{
+    fixture->config.history_trust_clock = true;
+    fixture_open(fixture);
+    for (uint64_t step = 0; step < 200; step++) {
+        add_sketch(fixture, step);
+    }
+    add_sketch(fixture, 199); /* once more */
+    wait_answer(fixture, "SELECT count(*) FROM sketches", 200);
+    fixture_close(fixture);
+    assert_answer(fixture, 0, "SELECT count(*) FROM layers"); /* that have no windows */
+    change(fixture, "UPDATE sketches SET stored = 0 WHERE step < 150");
+    fixture_open(fixture);
+    wait_answer(fixture, "SELECT count(*) FROM sketches", 50);
+    assert_answer(fixture, 150, "SELECT min(step) FROM sketches");
+}
+
 STORE_TEST(an_old_run_goes_as_a_whole)
 {
     fixture->config.history_trust_clock = true;
     store_windows(fixture, 70);
     fixture_open(fixture);
     add_map_and_alert(fixture, 1);
+    add_sketch(fixture, 1);
     struct store_batch *batch = batch_of(7, 1);
     assert_int_equal(batch_keep(batch, "k", "v", 1), 0);
     submit(fixture, batch);
@@ -104,7 +133,7 @@ STORE_TEST(an_old_run_goes_as_a_whole)
                   "SELECT (SELECT count(*) FROM windows)"
                   " + (SELECT count(*) FROM layers) + (SELECT count(*) FROM maps)"
                   " + (SELECT count(*) FROM alerts) + (SELECT count(*) FROM kept)"
-                  " + (SELECT count(*) FROM chunks)");
+                  " + (SELECT count(*) FROM chunks) + (SELECT count(*) FROM sketches)");
 }
 
 /* The clock */
@@ -244,6 +273,23 @@ STORE_TEST(states_make_room_before_windows)
     assert_answer(fixture, 300, "SELECT count(*) FROM windows");
     assert_answer(fixture, 3 * 64, "SELECT min(last) FROM windows JOIN states USING(window_id)");
     assert_int_equal(stats_get(&fixture->stats, COUNT_STORE_REMOVED), 0);
+}
+
+STORE_TEST(sketches_as_old_as_the_oldest_window_make_room_first)
+{
+    fixture->config.history_max_size = 1 << 20;
+    fixture_open(fixture);
+    for (uint64_t step = 0; step < 100; step++) {
+        add_sketch(fixture, step);
+    }
+    submit_large(fixture, 0, 1);
+    wait_answer(fixture, "SELECT count(*) FROM windows", 1);
+    fixture_close(fixture);
+    change(fixture, "UPDATE sketches SET stored = stored + 1000 WHERE step >= 90");
+    fixture_open(fixture);
+    submit_large(fixture, 1, 40);
+    wait_answer(fixture, "SELECT min(last) > 0 FROM windows", 1);
+    assert_answer(fixture, 90, "SELECT min(step) FROM sketches");
 }
 
 STORE_TEST(the_oldest_windows_make_room)

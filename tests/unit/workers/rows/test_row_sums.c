@@ -248,6 +248,29 @@ SUMS_TEST(parts_of_the_rows_merge_to_the_same)
     sums_assert_same(d, &into, &all, 1e-3);
 }
 
+SUMS_TEST(logits_cosines_and_lengths_that_are_not_finite_are_left_out_on_all_paths)
+{
+    static const enum row_sum sums[] = {
+        ROW_SUM_LOGITS,     ROW_SUM_LOGIT_SQUARES, ROW_SUM_SHIFT,       ROW_SUM_COSINES,
+        ROW_SUM_COSINE_MAX, ROW_SUM_SMALLEST,      ROW_SUM_QUERY_LENGTH};
+    static const float odd[] = {NAN, INFINITY, -INFINITY};
+    drawn_set_mask(d, 0);
+    drawn_send(d, APART_BY_PLACE);
+    for (size_t i = 0; i < sizeof sums / sizeof sums[0]; i++) {
+        drawn_sum(d, sums[i])[7 + 11 * i] = odd[i % 3];
+        drawn_sum(d, sums[i])[SUMS_ROWS - 1 - i] = odd[(i + 1) % 3];
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        d->key_lengths[i * SUMS_KEYS + 69 - i] = odd[i];
+    }
+    OWNED(block_clear) struct block want = sums_compute(d, 0, d->rows.rows, ISA_SCALAR);
+    for (uint32_t h = 0; h < SUMS_HEADS; h++) {
+        assert_true(isfinite(want.head[h].logits.m2) && isfinite(want.head[h].cosine.mean));
+        assert_true(isfinite(want.head[h].q_norm.mean) && isfinite(want.head[h].k_norm.mean));
+    }
+    sums_assert_all(d, &want, 1);
+}
+
 /* A sink takes its share of the entries, and none of what a head does among its keys. */
 SUMS_TEST(a_sink_is_in_the_entries_and_in_its_deficit)
 {
