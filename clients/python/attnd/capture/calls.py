@@ -21,6 +21,7 @@ from ..base import wire
 from ..base.masks import Visibility, describe
 from ..base.plan import ALL, Plan, Samples, some
 from ..forms import mods
+from ..forms.alike import Tensors
 from ..forms.seen import (NO_TENSOR, Queries, Seen, Share, Weights, broadcast, heads_of, keys_before, keys_of, lowered_dtype,
                           precision_of, queries_of, shape_of, values_fit, visible_keys)
 from ..model.labels import ForwardLabels
@@ -261,34 +262,43 @@ def _values_nbytes(seen: Seen, samples: int, heads: slice, rows: int) -> int:
 
 
 class Repeated(NamedTuple):
-    """A part of a call in tier qk, of which others of the forward differ in numbers alone.
+    """A part of a call, of which others of the forward differ in numbers alone.
 
-    seen    without queries and keys
+    seen    without its tensors
     chosen  the samples, where these are all that is cut of small tensors on a CPU; None: it is cut as ever
     """
     taken: _Taken
-    seen: Queries
-    form: _Form
+    seen: Seen
     chosen: Optional[torch.Tensor]
 
-    def cut(self, q: torch.Tensor, k: torch.Tensor) -> Cut:
+    def cut(self, tensors: Tensors) -> Cut:
         """The same part of another call."""
         part, rows, context, nbytes = self.taken
         if self.chosen is None:
-            return _cut_queries(self.seen._replace(q=q, k=k), part, None, rows, context, HostCopy)
-        copied = _Parts(HostCopy.of(q.index_select(0, self.chosen)), HostCopy.of(k.index_select(0, self.chosen)), None, None, ())
-        return Cut(nbytes, functools.partial(_finish_queries, copied, self.form, rows, context), part)
+            return _cut(self.seen._replace(**tensors), part, rows, context)
+        cut: Tensors = {name: None if one is None else one.index_select(0, self.chosen) for name, one in tensors.items()}
+        if isinstance(self.seen, Weights):
+            said = self.seen.sink, self.seen.shared, self.seen.extra
+            return Cut(nbytes, functools.partial(_finish_weights, HostCopy.of(cut["weights"]), HostCopy.of(visible_keys(**cut)), said,
+                                                 rows, context), part)
+        copied = _Parts(HostCopy.of(cut["q"]), HostCopy.of(cut["k"]), None, None, ())
+        return Cut(nbytes, functools.partial(_finish_queries, copied, _form_of(self.seen), rows, context), part)
 
 
-def repeated(seen: Queries, plan: Plan, step: int, share: Share, context: Context) -> List[Repeated]:
-    """As parts(), of a call that has nothing but queries and keys: the parts of all calls like it."""
-    bare, found = seen._replace(q=NO_TENSOR, k=NO_TENSOR), []
-    for taken in _taken(broadcast(seen), plan, step, share, context):
+def repeated(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> List[Repeated]:
+    """As parts(), of a call that has nothing but queries and keys, or weights and logits: the parts of all calls like it."""
+    (batch, heads, queries), is_small, bare = seen[0].shape[:3], seen[0].device.type == "cpu", seen
+    if isinstance(seen, Queries):
+        is_small = is_small and lowered_dtype(seen.q, seen.lowered) is None and seen.k.shape[0] == batch
+        bare, seen = seen._replace(q=NO_TENSOR, k=NO_TENSOR, scale=_scale(seen)), broadcast(seen)
+    else:
+        bare = seen._replace(weights=NO_TENSOR, logits=NO_TENSOR, hidden=None)
+    found = []
+    for taken in _taken(seen, plan, step, share, context):
         chosen, (samples, *rest) = None, taken.part
-        if seen.q.device.type == "cpu" and taken.nbytes < TENSOR_MIN and lowered_dtype(seen.q, seen.lowered) is None \
-                and rest == [slice(0, seen.q.shape[1]), slice(0, seen.q.shape[2], 1)] and seen.k.shape[0] == seen.q.shape[0]:
-            chosen = torch.arange(*samples.indices(seen.q.shape[0]))
-        found.append(Repeated(taken, bare, _form_of(seen), chosen))
+        if is_small and taken.nbytes < TENSOR_MIN and rest == [slice(0, heads), slice(0, queries, 1)]:
+            chosen = torch.arange(*samples.indices(batch))
+        found.append(Repeated(taken, bare, chosen))
     return found
 
 
@@ -621,13 +631,12 @@ def _add_beside(frames: tensors.Frames, values: Optional[_Values], gradient: Opt
 def _cut_weights(seen: Weights, part: Tuple[slice, slice, slice], rows: _Rows, context: Context, copy: Type[HostCopy],
                  of_output: Optional[_Values] = None) -> Cut:
     """`of_output`: the values, when a gradient is of the output."""
-    sink, shared, extra = seen.sink, seen.shared, seen.extra
     copied, allowed = copy(seen.weights.detach()[part]), HostCopy(_visible_of(seen, part))
     beside = _copied_values(seen, part, copy, None)
     copies = [copied, allowed, *(values for some in (of_output, beside) if some is not None for values in some.copies())]
     return Cut(sum(one.nbytes for one in copies),
-               lambda layer, gradient=None: _finish_weights(copied, allowed, sink, shared, extra, rows, context, layer, gradient,
-                                                            of_output, beside),
+               functools.partial(_finish_weights, copied, allowed, (seen.sink, seen.shared, seen.extra), rows, context,
+                                 of_output=of_output, beside=beside),
                part, [one for one in copies if isinstance(one, HeldCopy)])
 
 
@@ -637,9 +646,11 @@ def _visible_of(seen: Weights, part: Tuple[slice, slice, slice]) -> torch.Tensor
     return visible_keys(seen.weights.detach()[some], seen.logits.detach()[some], None if seen.hidden is None else seen.hidden[some])
 
 
-def _finish_weights(weights: HostCopy, visible: HostCopy, sink: bool, shared: bool, extra: int, rows: _Rows, context: Context,
-                    layer: wire.Layer, gradient: Optional[HostCopy], of_output: Optional[_Values],
-                    beside: Optional[_Values]) -> Optional[Captured]:
+def _finish_weights(weights: HostCopy, visible: HostCopy, said: Tuple[bool, bool, int], rows: _Rows, context: Context,
+                    layer: wire.Layer, gradient: Optional[HostCopy] = None, of_output: Optional[_Values] = None,
+                    beside: Optional[_Values] = None) -> Optional[Captured]:
+    """`said`: sink, shared and extra, as Weights has them."""
+    sink, shared, extra = said
     visibility = describe(visible.numpy(), rows.first, rows.stride, rows.total, layer[2] == "self", shared, extra)
     if context.sums is not None:
         return _rows_of_weights(weights.tensor(), visibility, sink, rows, context, layer)

@@ -21,7 +21,7 @@ from ..base.once import log
 from ..base.paths import call_name, module_at
 from ..base.plan import Folds, Plan, Samples
 from ..forms import look
-from ..forms.alike import Alike
+from ..forms.alike import Alike, Tensors
 from ..forms.judge import Judge
 from ..forms.seen import (NotCaptured, Queries, Seen, Share, heads_of, keys_of, may_be_masked, placements_of, queries_of,
                           sees_ahead, tells_padding)
@@ -240,14 +240,14 @@ class Forwards:
             self.notices.failed(f"the attention of {path or 'the model'} could not be captured")
         return None
 
-    def saw_alike(self, path: str, call: int, alike: Alike, q: torch.Tensor, k: torch.Tensor) -> None:
-        """As saw(), of a call that differs from one of the same number there in nothing but numbers, with these queries and keys."""
+    def saw_alike(self, path: str, call: int, alike: Alike, tensors: Tensors) -> None:
+        """As saw(), of a call that differs from one of the same number there in nothing but numbers, those of these tensors."""
         try:
             path = call_name(path, call)
             layer, microbatch = self.names.layers.get(path), self._passes.get(path, 0)
             known = None if layer is None else self._repeated.get((id(alike), layer.stack, microbatch))
             if layer is None or known is None:
-                self._take(path, layer, alike.seen._replace(q=q, k=k), alike.share, alike)
+                self._take(path, layer, alike.seen._replace(**tensors), alike.share, alike)
                 return
             self._passes[path] = microbatch + 1
             plan, found = known
@@ -255,9 +255,9 @@ class Forwards:
                 self._note_captured(path, alike.share)
                 for part in found:
                     if part.chosen is None:
-                        self._publish_cut(path, layer, part.taken.nbytes, functools.partial(part.cut, q, k))
+                        self._publish_cut(path, layer, part.taken.nbytes, functools.partial(part.cut, tensors))
                     else:
-                        self._small.append((path, layer, part.cut(q, k)))
+                        self._small.append((path, layer, part.cut(tensors)))
                 if len(self._small) > SMALL_MAX:
                     self._publish_small()
         except Exception:
@@ -303,7 +303,7 @@ class Forwards:
             output = self.gradients.awaited(path, seen, is_repeated=self._trains and not self.spy.records)
         seen = seen if seen.output is None else seen._replace(output=None)  # what is kept of it must not keep the graph
         found: Sequence[Part] = parts(seen, plan, self.step, share, context)
-        if alike is not None and layer is not None and isinstance(seen, Queries) and context.sums is None and not self.names.crosses:
+        if alike is not None and layer is not None and context.sums is None and not self.names.crosses:
             self._repeated[id(alike), layer.stack, microbatch] = plan, repeated(seen, plan, self.step, share, context)
         if self.gradients is not None and output is not None:
             found = self.gradients.wait(path, found, output, self.epoch, self.step)

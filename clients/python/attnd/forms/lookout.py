@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..base.torch_state import compiled_is_unseen, is_graph_captured, outside_modes, unseen_by_modes
 from . import flex, interface, kernels_of_others, sdpa
+from .alike import known_by
 from .detours import Detour
 from .evidence import Trail, tensors_in
 from .judge import SAYS_ATTENTION, head_count
@@ -120,17 +121,19 @@ class Lookout:
         try:
             if self._mode is not None and self._mode.is_open:
                 return _sdpa(*args, **kwargs)
-            spy = self.spies[0]
-            alike = spy.alike(args, kwargs) if len(self.spies) == 1 else None
+            spy, began = self.spies[0], time.perf_counter()
+            alike = spy.alike(known_by, args, kwargs) if len(self.spies) == 1 else None
+            spy.seconds += time.perf_counter() - began
             if alike is None:
                 return self.look(_sdpa, args, kwargs)
             result = _sdpa(*args, **kwargs)
-            self.count, self.records = self.count + 1, torch.is_grad_enabled()
+            self.count, self.records, began = self.count + 1, torch.is_grad_enabled(), time.perf_counter()
             torch.set_grad_enabled(False)
             try:
-                spy.sees_alike(*alike, args)
+                spy.sees_alike(*alike, {"q": args[0], "k": args[1]})
             finally:
                 torch.set_grad_enabled(self.records)
+                spy.seconds += time.perf_counter() - began
             return result
         finally:
             self._is_named = False

@@ -36,9 +36,9 @@ from ..base.hook import Hook
 from ..base.once import log
 from ..base.paths import call_name, module_paths
 from ..base.torch_state import (allow_global_hooks, are_modes_there, compiles_itself, graph_task_id, has_compiled, is_compiling,
-                                is_graph_captured, outside_modes, why_unreadable)
+                                is_graph_captured, outside_modes)
 from . import flex, look
-from .alike import Alike, alike_of, known_by
+from .alike import Alike, Tensors, alike_of, softmax_alike, softmax_known_by
 from .evidence import Trail
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
 from .learned import ATTENDS, BEGINS, BY_MODE, MAY_ATTEND, NEW, Learned
@@ -314,6 +314,11 @@ class Spy:
 
     def _sees_narrowly(self, narrow: Mapping[int, int], seen: Seen, result: Optional[torch.Tensor]) -> None:
         """As sees(), where few modules have hooks: the frames tell which ones run."""
+        if isinstance(seen, Weights) and result is not None:
+            found = self.alike(softmax_known_by, seen)
+            if found is not None and not (self.judge is None or self.judge.refuses(call_name(found[0], self._calls.get(found[0], 0)))):
+                self.sees_alike(*found, {"weights": seen.weights, "logits": seen.logits, "hidden": seen.hidden})
+                return
         running = self.entered
         if running[-1].module is not next(_module_calls()).f_locals["self"] or not narrow.get(id(running[-1].module), 0) & MAY_ATTEND:
             self._learned.odd()
@@ -348,26 +353,23 @@ class Spy:
                 return
             share = self.watcher.saw(path, call, seen)
             if share is not None and isinstance(seen, Queries) and self._lookout is not None and self._lookout.given is not None:
-                self._note_alike(path, call, seen, share, *self._lookout.given)
+                self._note_alike(path, call, alike_of(seen, share, *self._lookout.given))
 
-    def _note_alike(self, path: str, call: int, seen: Queries, share: Share, args: Any, kwargs: Any) -> None:
-        """Calls like this one, of a function that was given queries and keys as they are, are known from now on."""
-        found = alike_of(seen, share, args, kwargs)
+    def _note_alike(self, path: str, call: int, found: Optional[Alike]) -> None:
+        """Calls like this one are known from now on."""
         if found is not None:
             self._alike[path, call] = next((one for one in self._alike.values() if one == found), found)
 
-    def alike(self, args: Any, kwargs: Any) -> Optional[Tuple[str, Alike]]:
-        """The path of the module that runs now, and the call before that this call of it is alike, if a narrow capture may take it
-        so. Never raises."""
-        began = time.perf_counter()
+    def alike(self, known_by: Callable[..., Any], *call: Any) -> Optional[Tuple[str, Alike]]:
+        """The path of the module that runs now, and the call before that this call of it is alike, if a narrow capture may take it so.
+        `known_by`: tells what this `call` is known by. Never raises."""
         try:
             if self._narrow is None or self._again or not self._stack or self.watcher.sends_values or are_modes_there():
                 return None
             innermost = next(_module_calls())
             path = self._paths[id(innermost.f_locals["self"])]
             found = self._alike.get((path, self._calls.get(path, 0)))
-            if found is None or found.known_by != known_by(args, kwargs) or not _runs(self._stack[0].frame)[0] \
-                    or args[0].is_cuda and is_graph_captured() or why_unreadable(args[0]) is not None:
+            if found is None or found.known_by != known_by(*call) or not _runs(self._stack[0].frame)[0]:
                 return None
             return path, found
         except (KeyError, StopIteration):  # a module of somebody else, or none
@@ -375,15 +377,12 @@ class Spy:
         except Exception:
             self.watcher.notices.failed("an attention could not be followed")
             return None
-        finally:
-            self.seconds += time.perf_counter() - began
 
-    def sees_alike(self, path: str, alike: Alike, args: Any) -> None:
-        """The module at `path` made that call, with these queries and keys. Never raises."""
-        began, call = time.perf_counter(), self._calls.get(path, 0)
+    def sees_alike(self, path: str, alike: Alike, tensors: Tensors) -> None:
+        """The module at `path` made that call, of these tensors. Never raises."""
+        call = self._calls.get(path, 0)
         self._calls[path] = call + 1
-        self.watcher.saw_alike(path, call, alike, args[0], args[1])
-        self.seconds += time.perf_counter() - began
+        self.watcher.saw_alike(path, call, alike, tensors)
 
     def _modules_at(self, path: str) -> List[torch.nn.Module]:
         """The module at `path`, which computes an attention now, after the one that it is a part of."""
@@ -412,7 +411,10 @@ class Spy:
                 self._learned.attended(self._stack, False)
         if verdict is not None and not (verdict.attention and follows):
             if verdict.attention:
-                self.watcher.saw(path, call, judge.ordered(name, verdict, seen))
+                ordered = judge.ordered(name, verdict, seen)
+                share = self.watcher.saw(path, call, ordered)
+                if share is not None:
+                    self._note_alike(path, call, softmax_alike(seen, ordered, share))
             return
 
         def settle(trail: Trail) -> None:

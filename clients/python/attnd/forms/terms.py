@@ -55,9 +55,14 @@ class Terms:
 
     def concerns(self, function: Any, args: Sequence[Any]) -> bool:
         """Whether the model calls one of FOLLOWED with what is followed, or begins a way."""
+        ways = self._ways
         if FOLLOWED[function] == _PRODUCT:
             return True
-        return any(id(one) in self._ways for given in args for one in (given if isinstance(given, (list, tuple)) else (given,)))
+        if ways:
+            for given in args:
+                if id(given) in ways or (isinstance(given, (list, tuple)) and any(id(one) in ways for one in given)):
+                    return True
+        return False
 
     def after(self, function: Any, args: Sequence[Any], kwargs: Any, made: Any) -> None:
         """The model has called one of FOLLOWED, which made this."""
