@@ -94,9 +94,11 @@ class Lookout:
     def see(self) -> None:
         """Puts the mode there, or takes it away. One that is not on top, as while it handles a call, is shut meanwhile: what is
         put on top of modes of the model would be taken for these when they end."""
-        self.is_full = any(spy.is_full for spy in self.spies)
-        wanted = any(spy.is_awake for spy in self.spies) and not self._paused
-        self.sweep()
+        self.is_full = wanted = False
+        for spy in self.spies:
+            self.is_full, wanted = self.is_full or spy.is_full, wanted or (spy.is_awake and not self._paused)
+        if self._stuck:
+            self.sweep()
         if self._mode is not None:
             self._mode.is_open = wanted
             if not wanted and self._mode.leave():
@@ -210,15 +212,17 @@ class Lookout:
         self.trails.append(trail)
 
     def note(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
-        """The model called one of FOLLOWED, which made that."""
-        if not self.terms.concerns(function, args) or is_graph_captured() or not unseen_by_modes():
-            return
-        with self._looking:
-            try:
-                self.terms.here = id(self._module()) if self.is_full else 0
-                self.terms.after(function, args, kwargs, made)
-            except Exception:  # called in a way that is not known
-                self.terms.clear()
+        """The model called one of FOLLOWED, which concerns terms, and made that."""
+        terms = self.terms
+        try:
+            terms.here = id(self._module()) if self.is_full else 0
+            if not terms.adds(function, args):
+                terms.after(function, args, kwargs, made)
+            elif not is_graph_captured() and unseen_by_modes():
+                with self._looking:
+                    terms.after(function, args, kwargs, made)
+        except Exception:  # called in a way that is not known
+            terms.clear()
 
     def follow(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
         """The model called this function, which made that, while there are trails."""
@@ -246,7 +250,11 @@ class Lookout:
                 trail.settle(trail)
 
     def _module(self) -> Optional[torch.nn.Module]:
-        return next((spy.current_module for spy in self.spies if spy.current_module is not None), None)
+        for spy in self.spies:
+            module = spy.current_module
+            if module is not None:
+                return module
+        return None
 
     @contextlib.contextmanager
     def inside_interface(self, sinks: Optional[torch.Tensor], query: Optional[torch.Tensor] = None) -> Iterator[None]:
@@ -454,7 +462,7 @@ class _Mode(TorchFunctionMode):
     def __init__(self, lookout: Lookout) -> None:
         super().__init__()
         self._lookout = lookout
-        self._trails = lookout.trails  # asked for at every function
+        self._trails, self._terms = lookout.trails, lookout.terms  # asked for at every function
         self.is_open = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -462,7 +470,7 @@ class _Mode(TorchFunctionMode):
         if func in _LOOKED_AT and self.is_open:
             return self._lookout.by_mode(_stand_ins.original(func), args, kwargs)
         made = func(*args, **kwargs)
-        if func in FOLLOWED and self.is_open:
+        if func in FOLLOWED and self.is_open and self._terms.concerns(func, args):
             self._lookout.note(func, args, kwargs, made)
         if self._trails and self.is_open:
             self._lookout.follow(func, args, kwargs, made)

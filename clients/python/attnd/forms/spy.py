@@ -472,8 +472,14 @@ class Spy:
     @property
     def current_module(self) -> Optional[torch.nn.Module]:
         """The module that runs now, in this thread."""
-        running = self.entered if threading.get_ident() == self._thread else ()
-        return running[-1].module if running else None
+        if threading.get_ident() != self._thread or not self._stack:
+            return None
+        if self._narrow is not None:
+            for frame in _module_calls(self._stack[0].frame):
+                module: torch.nn.Module = frame.f_locals["self"]
+                if id(module) in self._paths:
+                    return module
+        return self._stack[-1].module if self._narrow is None else self._stack[0].module
 
     @property
     def entered(self) -> Sequence[Entered]:

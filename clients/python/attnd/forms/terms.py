@@ -9,6 +9,7 @@ only what is at or below IGNORED_AT is hidden. A way keeps what is added alive, 
 """
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -56,7 +57,7 @@ class Terms:
     def concerns(self, function: Any, args: Sequence[Any]) -> bool:
         """Whether the model calls one of FOLLOWED with what is followed, or begins a way."""
         ways = self._ways
-        if FOLLOWED[function] == _PRODUCT:
+        if FOLLOWED[function] in _BEGIN:
             return True
         if ways:
             for given in args:
@@ -64,11 +65,25 @@ class Terms:
                     return True
         return False
 
+    def adds(self, function: Any, args: Sequence[Any]) -> bool:
+        """Whether it takes computing with tensors to know the terms of what one of FOLLOWED has made."""
+        kind = FOLLOWED[function]
+        if kind in ("scaled", "moved"):
+            return bool(self._terms_of(args))
+        return kind not in (_PRODUCT, "alike", "bent")
+
+    def _terms_of(self, args: Sequence[Any]) -> Sequence[_Term]:
+        for given in args:
+            way = self._ways.get(id(given))
+            if way is not None and way.terms:
+                return way.terms
+        return ()
+
     def after(self, function: Any, args: Sequence[Any], kwargs: Any, made: Any) -> None:
         """The model has called one of FOLLOWED, which made this."""
         kind = FOLLOWED[function]
-        if kind == _PRODUCT:
-            self._product(function, args, kwargs, made)
+        if kind in _BEGIN:
+            self._product(kind, args, kwargs, made)
         elif kind == _SET:
             self._put(args[0], self._set(args))
         elif isinstance(made, torch.Tensor):
@@ -89,7 +104,7 @@ class Terms:
             return
         if len(self._ways) >= _WAYS_MAX:
             self._ways.clear()
-        self._ways[key] = _Way(weakref.ref(made, lambda ref: self._gone(key, ref)), terms, self.here)
+        self._ways[key] = _Way(weakref.ref(made, functools.partial(self._gone, key)), terms, self.here)
 
     def _gone(self, key: int, ref: Any) -> None:
         way = self._ways.get(key)
@@ -101,11 +116,11 @@ class Terms:
 
     # ------------------------------------------------------------------------------------ one function each
 
-    def _product(self, function: Any, args: Sequence[Any], kwargs: Any, made: Any) -> None:
+    def _product(self, kind: str, args: Sequence[Any], kwargs: Any, made: Any) -> None:
         if not isinstance(made, torch.Tensor) or made.dim() < 3 or not made.is_floating_point():
             return
         terms: Tuple[_Term, ...] = ()
-        if getattr(function, "__name__", "").startswith("baddbmm") and kwargs.get("beta", 1) != 0:
+        if kind == _PRODUCT_AND_SUM and kwargs.get("beta", 1) != 0:
             given = args[0] if args else kwargs.get("input")
             before = self._of(given)
             terms = before if before is not None else _added(given, float(kwargs.get("beta", 1)), made)
@@ -288,12 +303,13 @@ def _plain(function: Any) -> str:
     return name[1:] if name in ("iadd", "isub", "imul", "itruediv", "radd", "rmul") else {"subtract": "sub"}.get(name, name)
 
 
-_PRODUCT, _SET = "product", "set"
+_PRODUCT, _PRODUCT_AND_SUM, _SET = "product", "baddbmm", "set"
+_BEGIN = (_PRODUCT, _PRODUCT_AND_SUM)
 _STEPS: Dict[str, Callable[..., Optional[Tuple[_Term, ...]]]] = {
     "sum": Terms._sum, "scaled": Terms._scaled, "filled": Terms._filled, "chosen": Terms._chosen, "alike": Terms._alike,
     "bent": Terms._bent, "moved": Terms._moved, "joined": Terms._joined}
 _NAMES = {
-    _PRODUCT: ("matmul", "__matmul__", "__rmatmul__", "bmm", "einsum", "baddbmm", "baddbmm_"), _SET: ("__setitem__",),
+    _PRODUCT: ("matmul", "__matmul__", "__rmatmul__", "bmm", "einsum"), _PRODUCT_AND_SUM: ("baddbmm", "baddbmm_"), _SET: ("__setitem__",),
     "sum": ("add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__rsub__", "__isub__", "rsub", "subtract"),
     "scaled": ("mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply", "div", "div_", "__div__", "__truediv__", "__itruediv__",
                "true_divide", "divide"),
