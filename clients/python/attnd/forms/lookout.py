@@ -211,14 +211,12 @@ class Lookout:
             oldest.settle(oldest)
         self.trails.append(trail)
 
-    def note(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
+    def note(self, kind: str, function: Any, args: Any, kwargs: Any, made: Any) -> None:
         """The model called one of FOLLOWED, which concerns terms, and made that."""
         terms = self.terms
         try:
             terms.here = id(self._module()) if self.is_full else 0
-            if not terms.adds(function, args):
-                terms.after(function, args, kwargs, made)
-            elif not is_graph_captured() and unseen_by_modes():
+            if not terms.goes_on(kind, args, made) and not is_graph_captured() and unseen_by_modes():
                 with self._looking:
                     terms.after(function, args, kwargs, made)
         except Exception:  # called in a way that is not known
@@ -470,8 +468,9 @@ class _Mode(TorchFunctionMode):
         if func in _LOOKED_AT and self.is_open:
             return self._lookout.by_mode(_stand_ins.original(func), args, kwargs)
         made = func(*args, **kwargs)
-        if func in FOLLOWED and self.is_open and self._terms.concerns(func, args):
-            self._lookout.note(func, args, kwargs, made)
+        kind = FOLLOWED.get(func)
+        if kind is not None and self.is_open and self._terms.concerns(kind, args):
+            self._lookout.note(kind, func, args, kwargs, made)
         if self._trails and self.is_open:
             self._lookout.follow(func, args, kwargs, made)
         return made

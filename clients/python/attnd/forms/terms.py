@@ -34,11 +34,8 @@ class _Term(NamedTuple):
     value: Any = None
 
 
-class _Way(NamedTuple):
-    """The terms of a tensor that logits have become. `ref`: to it; `here`: as in Terms, when it was made."""
-    ref: Any
-    terms: Tuple[_Term, ...]
-    here: int = 0
+# A reference to a tensor that logits have become, its terms, and which module ran, as in Terms, when it was made.
+_Way = Tuple[Any, Tuple[_Term, ...], int]
 
 
 class Terms:
@@ -54,36 +51,33 @@ class Terms:
         self._ways.clear()
         self.here, self.crosses = 0, False
 
-    def concerns(self, function: Any, args: Sequence[Any]) -> bool:
-        """Whether the model calls one of FOLLOWED with what is followed, or begins a way."""
-        ways = self._ways
-        if FOLLOWED[function] in _BEGIN:
+    def concerns(self, kind: str, args: Sequence[Any]) -> bool:
+        """Whether the model calls one of FOLLOWED, of this kind, with what is followed, or begins a way."""
+        if kind in _BEGIN:
             return True
+        ways = self._ways
         if ways:
-            for given in args:
-                if id(given) in ways or (isinstance(given, (list, tuple)) and any(id(one) in ways for one in given)):
+            for one in args[0] if kind == _JOINED and args else args:
+                if id(one) in ways:
                     return True
         return False
 
-    def adds(self, function: Any, args: Sequence[Any]) -> bool:
-        """Whether it takes computing with tensors to know the terms of what one of FOLLOWED has made."""
-        kind = FOLLOWED[function]
-        if kind in ("scaled", "moved"):
-            return bool(self._terms_of(args))
-        return kind not in (_PRODUCT, "alike", "bent")
-
-    def _terms_of(self, args: Sequence[Any]) -> Sequence[_Term]:
-        for given in args:
-            way = self._ways.get(id(given))
-            if way is not None and way.terms:
-                return way.terms
-        return ()
+    def goes_on(self, kind: str, args: Sequence[Any], made: Any) -> bool:
+        """Notes what one of FOLLOWED has made as logits to which nothing was added; False: more has to be known."""
+        if kind == _PRODUCT:
+            if isinstance(made, torch.Tensor) and made.dim() > 2 and made.is_floating_point():
+                self._put(made, ())
+            return True
+        if kind not in _KEEP or not args or not isinstance(made, torch.Tensor) or self.of(args[0]) != ():
+            return False
+        self._put(made, () if kind != _ALIKE or made.numel() == args[0].numel() else None)
+        return True
 
     def after(self, function: Any, args: Sequence[Any], kwargs: Any, made: Any) -> None:
         """The model has called one of FOLLOWED, which made this."""
         kind = FOLLOWED[function]
-        if kind in _BEGIN:
-            self._product(kind, args, kwargs, made)
+        if kind == _PRODUCT_AND_SUM:
+            self._product(args, kwargs, made)
         elif kind == _SET:
             self._put(args[0], self._set(args))
         elif isinstance(made, torch.Tensor):
@@ -91,11 +85,11 @@ class Terms:
 
     def of(self, logits: torch.Tensor) -> Optional[Tuple[_Term, ...]]:
         """The terms of these; None: they have not been followed."""
-        way = self._ways.get(id(logits))
-        if way is None or way.ref() is not logits:
+        ref, terms, here = self._ways.get(id(logits), _NO_WAY)
+        if ref() is not logits:
             return None
-        self.crosses = self.crosses or way.here != self.here
-        return way.terms
+        self.crosses = self.crosses or here != self.here
+        return terms
 
     def _put(self, made: torch.Tensor, terms: Optional[Tuple[_Term, ...]]) -> None:
         key = id(made)
@@ -104,11 +98,10 @@ class Terms:
             return
         if len(self._ways) >= _WAYS_MAX:
             self._ways.clear()
-        self._ways[key] = _Way(weakref.ref(made, functools.partial(self._gone, key)), terms, self.here)
+        self._ways[key] = weakref.ref(made, functools.partial(self._gone, key)), terms, self.here
 
     def _gone(self, key: int, ref: Any) -> None:
-        way = self._ways.get(key)
-        if way is not None and way.ref is ref:
+        if self._ways.get(key, _NO_WAY)[0] is ref:
             del self._ways[key]
 
     def _of(self, value: Any) -> Optional[Tuple[_Term, ...]]:
@@ -116,11 +109,11 @@ class Terms:
 
     # ------------------------------------------------------------------------------------ one function each
 
-    def _product(self, kind: str, args: Sequence[Any], kwargs: Any, made: Any) -> None:
+    def _product(self, args: Sequence[Any], kwargs: Any, made: Any) -> None:
         if not isinstance(made, torch.Tensor) or made.dim() < 3 or not made.is_floating_point():
             return
         terms: Tuple[_Term, ...] = ()
-        if kind == _PRODUCT_AND_SUM and kwargs.get("beta", 1) != 0:
+        if kwargs.get("beta", 1) != 0:
             given = args[0] if args else kwargs.get("input")
             before = self._of(given)
             terms = before if before is not None else _added(given, float(kwargs.get("beta", 1)), made)
@@ -304,7 +297,9 @@ def _plain(function: Any) -> str:
 
 
 _PRODUCT, _PRODUCT_AND_SUM, _SET = "product", "baddbmm", "set"
-_BEGIN = (_PRODUCT, _PRODUCT_AND_SUM)
+_ALIKE, _JOINED = "alike", "joined"
+_BEGIN, _KEEP = (_PRODUCT, _PRODUCT_AND_SUM), (_ALIKE, "scaled", "bent", "moved")
+_NO_WAY: _Way = (object, (), 0)  # to no tensor that there is
 _STEPS: Dict[str, Callable[..., Optional[Tuple[_Term, ...]]]] = {
     "sum": Terms._sum, "scaled": Terms._scaled, "filled": Terms._filled, "chosen": Terms._chosen, "alike": Terms._alike,
     "bent": Terms._bent, "moved": Terms._moved, "joined": Terms._joined}
