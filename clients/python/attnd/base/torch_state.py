@@ -17,6 +17,9 @@ graph_task_id: Optional[Callable[[], int]] = getattr(torch._C, "_current_graph_t
 compiled_is_unseen: bool = hasattr(torch, "compile") and not hasattr(getattr(torch, "compiler", None), "set_stance")
 
 
+record: Callable[[bool], Any] = torch._C._set_grad_enabled  # whether autograd does, from now on in this thread
+
+
 def is_no_repetition() -> bool:
     """Whether no backward pass runs in this thread; torch 1.13 cannot tell."""
     return graph_task_id is None or graph_task_id() == -1

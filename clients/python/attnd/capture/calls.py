@@ -278,9 +278,9 @@ class Repeated(NamedTuple):
             return _cut(self.seen._replace(**tensors), part, rows, context)
         cut: Tensors = {name: None if one is None else one.index_select(0, self.chosen) for name, one in tensors.items()}
         if isinstance(self.seen, Weights):
-            said = self.seen.sink, self.seen.shared, self.seen.extra
-            return Cut(nbytes, functools.partial(_finish_weights, HostCopy.of(cut["weights"]), HostCopy.of(visible_keys(**cut)), said,
-                                                 rows, context), part)
+            said, weights = (self.seen.sink, self.seen.shared, self.seen.extra), HostCopy.of(cut["weights"])
+            return Cut(nbytes + weights.nbytes,
+                       lambda layer: _finish_weights(weights, HostCopy.of(visible_keys(**cut)), said, rows, context, layer), part)
         copied = _Parts(HostCopy.of(cut["q"]), HostCopy.of(cut["k"]), None, None, ())
         return Cut(nbytes, functools.partial(_finish_queries, copied, _form_of(self.seen), rows, context), part)
 

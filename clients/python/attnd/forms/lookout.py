@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..base.torch_state import compiled_is_unseen, is_graph_captured, outside_modes, unseen_by_modes
+from ..base.torch_state import compiled_is_unseen, is_graph_captured, outside_modes, record, unseen_by_modes
 from . import flex, interface, kernels_of_others, sdpa
 from .alike import known_by
 from .detours import Detour
@@ -130,11 +130,11 @@ class Lookout:
                 return self.look(_sdpa, args, kwargs)
             result = _sdpa(*args, **kwargs)
             self.count, self.records, began = self.count + 1, torch.is_grad_enabled(), time.perf_counter()
-            torch.set_grad_enabled(False)
+            record(False)
             try:
                 spy.sees_alike(*alike, {"q": args[0], "k": args[1]})
             finally:
-                torch.set_grad_enabled(self.records)
+                record(self.records)
                 spy.seconds += time.perf_counter() - began
             return result
         finally:
@@ -287,13 +287,13 @@ class _Looking:
     def __enter__(self) -> None:
         modes = outside_modes()
         self._began.append((time.perf_counter(), list(self._lookout.spies), modes, torch.is_grad_enabled()))
-        torch.set_grad_enabled(False)
+        record(False)
         modes.__enter__()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
         began, spies, modes, recorded = self._began.pop()
         modes.__exit__(None, None, None)
-        torch.set_grad_enabled(recorded)
+        record(recorded)
         for spy in spies:
             if isinstance(error, NotCaptured):
                 spy.cannot_see(str(error))
@@ -414,6 +414,7 @@ class _StandIns(_Shared):
         self.own: Dict[str, Callable[..., Any]] = {}
         self.ours: Dict[str, Callable[..., Any]] = {"softmax": self._softmax,
                                                     "scaled_dot_product_attention": self._fused}
+        self._names = {function: name for name, function in self.ours.items()}
 
     def place(self) -> None:
         self.own = {name: getattr(functional, name) for name in self.ours if hasattr(functional, name)}
@@ -427,8 +428,8 @@ class _StandIns(_Shared):
 
     def original(self, function: Any) -> Any:
         """The function of torch behind one: torch names the one that it finds, which may be ours."""
-        found = next((name for name, ours in self.ours.items() if ours == function), None)
-        return function if found is None else self.own[found]
+        name = self._names.get(function)
+        return function if name is None else self.own[name]
 
     def _softmax(self, *args: Any, **kwargs: Any) -> Any:
         weights = self.own["softmax"](*args, **kwargs)

@@ -500,8 +500,14 @@ class Spy:
         try:
             if narrow is not None and self._stack:
                 self.settle()
-            if narrow is not None and self._stack and not narrow[id(module)] & (BY_MODE | NEW) and threading.get_ident() == self._thread:
-                self._entered[self._paths[id(module)]] = module
+            if narrow is not None and self._stack and not narrow[id(module)] & NEW and threading.get_ident() == self._thread:
+                within = Entered(module, self._paths[id(module)], frame, args)
+                self._entered[within.path] = module
+                if narrow[id(module)] & BY_MODE:
+                    self._force_eager()
+                    self._stack.append(within)
+                    self._wake()
+                    self._pass_over(*within[:2], args)
                 return
             is_ours = module is self.root or "_orig_mod" in module._modules and any(one is self.root for one in module.modules())
             if not self._stack and is_ours and self._is_compiled(module):
@@ -538,7 +544,10 @@ class Spy:
     def _wake(self) -> None:
         """A mode is there in full captures, else while a module runs whose attention needs one."""
         narrow = self._narrow
-        is_awake = narrow is None or any(narrow[id(one.module)] & BY_MODE for one in self._stack)
+        is_awake = narrow is None
+        if narrow is not None:
+            for one in self._stack:
+                is_awake = is_awake or narrow[id(one.module)] & BY_MODE > 0
         if is_awake != self.is_awake:
             self.is_awake = is_awake
             if self._lookout is not None:
@@ -605,7 +614,7 @@ class Spy:
         try:
             if not self._stack or threading.get_ident() != self._thread:
                 return
-            if any(entered.module is module for entered in reversed(self._stack)):
+            if self._stack[-1].module is module or any(entered.module is module for entered in reversed(self._stack)):
                 while self._pop() is not module:
                     pass
                 if not self._stack:
