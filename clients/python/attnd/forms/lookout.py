@@ -25,12 +25,12 @@ from torch.overrides import TorchFunctionMode
 
 from ..base.torch_state import compiled_is_unseen, is_graph_captured, outside_modes, record, unseen_by_modes
 from . import flex, interface, kernels_of_others, sdpa
-from .alike import known_by
+from .alike import known_by, softmax_known_by
 from .detours import Detour
 from .evidence import Trail, tensors_in
 from .judge import SAYS_ATTENTION, head_count
 from .seen import NotCaptured, Output, Queries, Seen, Weights
-from .terms import FOLLOWED, Terms, differing_by_head, hidden_by, term_of
+from .terms import BEGIN, FOLLOWED, Terms, are_shared, differing_by_head, hidden_by, term_of
 
 if TYPE_CHECKING:
     from .spy import Spy
@@ -167,7 +167,7 @@ class Lookout:
         elif isinstance(result, torch.Tensor) and result.dim() > 4:
             for spy in list(self.spies) if _is_over_last(args, kwargs) else ():
                 spy.sees_other(result)
-        else:
+        elif not self._takes_alike(args, kwargs, result):
             if isinstance(result, torch.Tensor) and result.dim() == 3 and _is_over_last(args, kwargs):
                 for spy in list(self.spies):
                     spy.sees_other(result)
@@ -175,6 +175,22 @@ class Lookout:
             self.terms.here = id(module) if self.is_full else 0
             self.tell(lambda: _softmax(args, kwargs, result, module, None, self.terms), result)
         return result
+
+    def _takes_alike(self, args: Any, kwargs: Any, result: Any) -> bool:
+        """Whether a softmax is like one before, of which a narrow capture need know no more, and is told of so."""
+        if self.is_full or len(self.spies) != 1 or not _is_over_last(args, kwargs):
+            return False
+        (spy,), logits, began = self.spies, _logits(args, kwargs), time.perf_counter()
+        added = self.terms.of(logits) or ()
+        found = spy.alike(softmax_known_by, result, logits, lambda: are_shared(added))
+        spy.seconds += time.perf_counter() - began
+        if found is None:
+            return False
+        self.count, self.records = self.count + 1, torch.is_grad_enabled()
+        with self._looking:
+            hidden = hidden_by(added, tuple(logits.shape)) if added else None
+            spy.sees_alike(*found, {"weights": result, "logits": logits, "hidden": hidden})
+        return True
 
     def instead(self, run: Callable[[], Any], look: Callable[[Any], Optional[Seen]]) -> Any:
         """Runs a kernel, of which nothing inside is to be seen, and tells what it did, by its result."""
@@ -211,12 +227,12 @@ class Lookout:
             oldest.settle(oldest)
         self.trails.append(trail)
 
-    def note(self, kind: str, function: Any, args: Any, kwargs: Any, made: Any) -> None:
+    def note(self, function: Any, args: Any, kwargs: Any, made: Any) -> None:
         """The model called one of FOLLOWED, which concerns terms, and made that."""
         terms = self.terms
         try:
             terms.here = id(self._module()) if self.is_full else 0
-            if not terms.goes_on(kind, args, made) and not is_graph_captured() and unseen_by_modes():
+            if not terms.goes_on(function, args, made) and not is_graph_captured() and unseen_by_modes():
                 with self._looking:
                     terms.after(function, args, kwargs, made)
         except Exception:  # called in a way that is not known
@@ -461,7 +477,7 @@ class _Mode(TorchFunctionMode):
     def __init__(self, lookout: Lookout) -> None:
         super().__init__()
         self._lookout = lookout
-        self._trails, self._terms = lookout.trails, lookout.terms  # asked for at every function
+        self._trails, self._terms, self._ways = lookout.trails, lookout.terms, lookout.terms.ways  # asked for at every function
         self.is_open = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -469,9 +485,8 @@ class _Mode(TorchFunctionMode):
         if func in _LOOKED_AT and self.is_open:
             return self._lookout.by_mode(_stand_ins.original(func), args, kwargs)
         made = func(*args, **kwargs)
-        kind = FOLLOWED.get(func)
-        if kind is not None and self.is_open and self._terms.concerns(kind, args):
-            self._lookout.note(kind, func, args, kwargs, made)
+        if func in (FOLLOWED if self._ways else BEGIN) and self.is_open and self._terms.concerns(func, args):
+            self._lookout.note(func, args, kwargs, made)
         if self._trails and self.is_open:
             self._lookout.follow(func, args, kwargs, made)
         return made
@@ -512,9 +527,7 @@ def _softmax(args: Any, kwargs: Any, weights: torch.Tensor, module: Optional[tor
         logits, weights = logits.reshape(shape), weights.reshape(shape)
     if logits.dim() != 4:
         return None
-    masks = [term.tensor for term in added or () if term.tensor.shape[-2] > 1]
-    shared = bool(masks) and all(len(term.tensor) < term.shape[0] for term in added or ())
-    return Weights(weights, logits, output=Output(result, lambda gradient: gradient.reshape(shape)), shared=shared,
+    return Weights(weights, logits, output=Output(result, lambda gradient: gradient.reshape(shape)), shared=are_shared(added or ()),
                    sinks=(0, int(getattr(module, "sinks", None) is not None)), merged=merged,
                    hidden=hidden_by(added or (), tuple(logits.shape)), is_known=added is not None,
                    biases=differing_by_head(added or (), tuple(logits.shape)))

@@ -38,7 +38,7 @@ from ..base.paths import call_name, module_paths
 from ..base.torch_state import (allow_global_hooks, are_modes_there, compiles_itself, graph_task_id, has_compiled, is_compiling,
                                 is_graph_captured, outside_modes)
 from . import flex, look
-from .alike import Alike, Tensors, alike_of, softmax_alike, softmax_known_by
+from .alike import Alike, Tensors, alike_of, softmax_alike
 from .evidence import Trail
 from .judge import SAYS_ATTENTION, SIGMOID, Judge, other_attention
 from .learned import ATTENDS, BEGINS, BY_MODE, MAY_ATTEND, NEW, Learned
@@ -314,11 +314,6 @@ class Spy:
 
     def _sees_narrowly(self, narrow: Mapping[int, int], seen: Seen, result: Optional[torch.Tensor]) -> None:
         """As sees(), where few modules have hooks: the frames tell which ones run."""
-        if isinstance(seen, Weights) and result is not None:
-            found = self.alike(softmax_known_by, seen)
-            if found is not None and not (self.judge is None or self.judge.refuses(call_name(found[0], self._calls.get(found[0], 0)))):
-                self.sees_alike(*found, {"weights": seen.weights, "logits": seen.logits, "hidden": seen.hidden})
-                return
         running = self.entered
         if running[-1].module is not next(_module_calls()).f_locals["self"] or not narrow.get(id(running[-1].module), 0) & MAY_ATTEND:
             self._learned.odd()
@@ -368,8 +363,9 @@ class Spy:
                 return None
             innermost = next(_module_calls())
             path = self._paths[id(innermost.f_locals["self"])]
-            found = self._alike.get((path, self._calls.get(path, 0)))
-            if found is None or found.known_by != known_by(*call) or not _runs(self._stack[0].frame)[0]:
+            number = self._calls.get(path, 0)
+            found = self._alike.get((path, number))
+            if found is None or self.judge is None or self.judge.refuses(call_name(path, number)) or found.known_by != known_by(*call) or not _runs(self._stack[0].frame)[0]:
                 return None
             return path, found
         except (KeyError, StopIteration):  # a module of somebody else, or none

@@ -42,28 +42,28 @@ class Terms:
     """The ways of the forward that one thread follows."""
 
     def __init__(self) -> None:
-        self._ways: Dict[int, _Way] = {}
+        self.ways: Dict[int, _Way] = {}  # by id
         self.here = 0  # which module runs; 0: it does not matter
         self.crosses = False  # what was made in one module has been looked at in another one, in this forward
 
     def clear(self) -> None:
         """The forward is over."""
-        self._ways.clear()
+        self.ways.clear()
         self.here, self.crosses = 0, False
 
-    def concerns(self, kind: str, args: Sequence[Any]) -> bool:
-        """Whether the model calls one of FOLLOWED, of this kind, with what is followed, or begins a way."""
-        if kind in _BEGIN:
+    def concerns(self, function: Any, args: Sequence[Any]) -> bool:
+        """Whether the model calls one of FOLLOWED with what is followed, or begins a way."""
+        if function in BEGIN:
             return True
-        ways = self._ways
-        if ways:
-            for one in args[0] if kind == _JOINED and args else args:
-                if id(one) in ways:
-                    return True
+        ways = self.ways
+        for one in args[0] if args and FOLLOWED[function] == _JOINED else args:
+            if id(one) in ways:
+                return True
         return False
 
-    def goes_on(self, kind: str, args: Sequence[Any], made: Any) -> bool:
+    def goes_on(self, function: Any, args: Sequence[Any], made: Any) -> bool:
         """Notes what one of FOLLOWED has made as logits to which nothing was added; False: more has to be known."""
+        kind = FOLLOWED[function]
         if kind == _PRODUCT:
             if isinstance(made, torch.Tensor) and made.dim() > 2 and made.is_floating_point():
                 self._put(made, ())
@@ -85,7 +85,7 @@ class Terms:
 
     def of(self, logits: torch.Tensor) -> Optional[Tuple[_Term, ...]]:
         """The terms of these; None: they have not been followed."""
-        ref, terms, here = self._ways.get(id(logits), _NO_WAY)
+        ref, terms, here = self.ways.get(id(logits), _NO_WAY)
         if ref() is not logits:
             return None
         self.crosses = self.crosses or here != self.here
@@ -94,15 +94,15 @@ class Terms:
     def _put(self, made: torch.Tensor, terms: Optional[Tuple[_Term, ...]]) -> None:
         key = id(made)
         if terms is None:
-            self._ways.pop(key, None)
+            self.ways.pop(key, None)
             return
-        if len(self._ways) >= _WAYS_MAX:
-            self._ways.clear()
-        self._ways[key] = weakref.ref(made, functools.partial(self._gone, key)), terms, self.here
+        if len(self.ways) >= _WAYS_MAX:
+            self.ways.clear()
+        self.ways[key] = weakref.ref(made, functools.partial(self._gone, key)), terms, self.here
 
     def _gone(self, key: int, ref: Any) -> None:
-        if self._ways.get(key, _NO_WAY)[0] is ref:
-            del self._ways[key]
+        if self.ways.get(key, _NO_WAY)[0] is ref:
+            del self.ways[key]
 
     def _of(self, value: Any) -> Optional[Tuple[_Term, ...]]:
         return self.of(value) if isinstance(value, torch.Tensor) else None
@@ -243,6 +243,11 @@ def hidden_by(terms: Sequence[_Term], shape: Tuple[int, ...]) -> Optional[torch.
     return None if found is None else found.expand(*shape)
 
 
+def are_shared(terms: Sequence[_Term]) -> bool:
+    """Whether some of these terms differ by query, and all samples have the same."""
+    return any(term.tensor.shape[-2] > 1 for term in terms) and all(len(term.tensor) < term.shape[0] for term in terms)
+
+
 def differing_by_head(terms: Sequence[_Term], shape: Tuple[int, ...]) -> Sequence[torch.Tensor]:
     """The numbers among these terms that differ by head, as they broadcast to logits of this shape, [B, H, Tq, Tk]."""
     found = [_viewed(term.tensor, term.shape, shape) * term.scale for term in terms if term.value is None]
@@ -298,7 +303,7 @@ def _plain(function: Any) -> str:
 
 _PRODUCT, _PRODUCT_AND_SUM, _SET = "product", "baddbmm", "set"
 _ALIKE, _JOINED = "alike", "joined"
-_BEGIN, _KEEP = (_PRODUCT, _PRODUCT_AND_SUM), (_ALIKE, "scaled", "bent", "moved")
+_KEEP = (_ALIKE, "scaled", "bent", "moved")
 _NO_WAY: _Way = (object, (), 0)  # to no tensor that there is
 _STEPS: Dict[str, Callable[..., Optional[Tuple[_Term, ...]]]] = {
     "sum": Terms._sum, "scaled": Terms._scaled, "filled": Terms._filled, "chosen": Terms._chosen, "alike": Terms._alike,
@@ -317,3 +322,4 @@ _NAMES = {
 FOLLOWED: Dict[Any, str] = {
     getattr(owner, name): kind for kind, names in _NAMES.items() for name in names
     for owner in (torch, torch.Tensor, functional) if hasattr(owner, name)}
+BEGIN = {function for function, kind in FOLLOWED.items() if kind in (_PRODUCT, _PRODUCT_AND_SUM)}
