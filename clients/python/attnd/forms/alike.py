@@ -31,18 +31,18 @@ def alike_of(seen: Queries, share: Share, args: Any, kwargs: Any) -> Optional[Al
 
 def softmax_alike(seen: Weights, ordered: Weights, share: Share) -> Optional[Alike]:
     """The calls like a softmax; None: it has to be arranged, so that `ordered` is another one."""
-    by = softmax_known_by(seen.weights, seen.logits, lambda: seen.shared) if ordered is seen else None
+    by = softmax_known_by(seen.weights, seen.logits, seen.is_known, lambda: seen.shared) if ordered is seen else None
     if by is None:
         return None
     return Alike(by, seen._replace(weights=NO_TENSOR, logits=NO_TENSOR, v=None, output=None, hidden=None, biases=()), share)
 
 
-def softmax_known_by(weights: torch.Tensor, logits: torch.Tensor, are_shared: Callable[[], bool]) -> Any:
+def softmax_known_by(weights: torch.Tensor, logits: torch.Tensor, is_known: bool, are_shared: Callable[[], bool]) -> Any:
     """All that the meaning of a softmax depends on, but for its module, and for what hides keys; None: it is of another kind of tensor.
-    `are_shared`: its masks, by all samples."""
+    `is_known`: as of Weights; `are_shared`: its masks, by all samples."""
     if type(logits) is not torch.Tensor or not _is_plain(weights):
         return None
-    return weights.shape, weights.stride(), weights.dtype, logits.dtype, weights.device, weights.requires_grad, are_shared()
+    return weights.shape, weights.stride(), weights.dtype, logits.dtype, weights.device, weights.requires_grad, is_known, are_shared()
 
 
 def known_by(args: Any, kwargs: Any) -> Any:

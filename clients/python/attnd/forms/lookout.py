@@ -96,7 +96,10 @@ class Lookout:
         put on top of modes of the model would be taken for these when they end."""
         self.is_full = wanted = False
         for spy in self.spies:
-            self.is_full, wanted = self.is_full or spy.is_full, wanted or (spy.is_awake and not self._paused)
+            self.is_full, wanted = self.is_full or spy.is_full, wanted or spy.is_awake
+        if not wanted:
+            self.terms.clear()  # a full capture has shown that nothing of them is looked at outside
+        wanted = wanted and not self._paused
         if self._stuck:
             self.sweep()
         if self._mode is not None:
@@ -181,8 +184,8 @@ class Lookout:
         if self.is_full or len(self.spies) != 1 or not _is_over_last(args, kwargs):
             return False
         (spy,), logits, began = self.spies, _logits(args, kwargs), time.perf_counter()
-        added = self.terms.of(logits) or ()
-        found = spy.alike(softmax_known_by, result, logits, lambda: are_shared(added))
+        added = self.terms.of(logits)
+        found = spy.alike(softmax_known_by, result, logits, added is not None, lambda: are_shared(added or ()))
         spy.seconds += time.perf_counter() - began
         if found is None:
             return False

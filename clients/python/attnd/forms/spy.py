@@ -109,6 +109,7 @@ class Spy:
         self._stack: List[Entered] = []
         self._calls: Dict[str, int] = {}
         self._alike: Dict[Tuple[str, int], Alike] = {}  # by path and call
+        self._known: Set[str] = set()  # softmaxes of which a full capture has shown what was added
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward: those that have a hook
         self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
         self._unread: Set[str] = set()  # of those that made a call of which nothing is captured
@@ -190,7 +191,7 @@ class Spy:
 
     def _widen(self) -> None:
         """The capture is a full one."""
-        self._narrow, self.is_awake, self._alike = None, True, {}
+        self._narrow, self.is_awake, self._alike, self._known = None, True, {}, set()
         self._paths = module_paths(self.root)
         self._learned.begins()
 
@@ -397,7 +398,7 @@ class Spy:
         if verdict is not None and not verdict.holds(seen):
             verdict = None
         follows = (self.watcher.sends_values and name not in self._written) or name in self._compared
-        if verdict is None and self._narrow is not None:
+        if self._narrow is not None and (verdict is None or (name in self._known and not seen.is_known)):
             self._learned.odd()
             return
         if verdict is not None and verdict.attention and self._narrow is None:
@@ -405,6 +406,8 @@ class Spy:
                 self._learned.odd()
             else:
                 self._learned.attended(self._stack, False)
+                if seen.is_known:
+                    self._known.add(name)
         if verdict is not None and not (verdict.attention and follows):
             if verdict.attention:
                 ordered = judge.ordered(name, verdict, seen)
