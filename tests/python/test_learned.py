@@ -291,6 +291,142 @@ def test_a_softmax_that_is_judged_is_followed_narrowly(monkeypatch):
     assert sent == expected and len(sent) == 24 and full == [True, True, *[False] * 6]
 
 
+class Explicit(Attention):
+    """By a softmax, in another way at each step."""
+    at, times = 0, 1
+
+    def weights(self, x):
+        q, k, v = (one.unflatten(-1, (H, -1)).transpose(1, 2) for one in self.qkv(x).chunk(3, -1))
+        logits = q @ k.transpose(2, 3) * (0.3 if self.at in (5, 6) else 0.5)
+        hidden = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1 + self.at % 2)
+        if self.at % 3 == 0:
+            logits = logits + hidden * -1000.0
+        elif self.at % 3 == 1:
+            logits = logits.masked_fill(hidden[None, None], -1000.0)
+        return torch.softmax(logits, -1), v
+
+    def forward(self, x):
+        for _ in range(self.times):
+            weights, v = self.weights(x)
+            mixed = functional.dropout(weights, 0.5 if self.at in (3, 4) else 0.0) @ v
+            x = self.out(mixed.transpose(1, 2).flatten(2))
+        return x
+
+
+class OfExplicit(Stack):
+    def __init__(self):
+        super().__init__()
+        for block in self.blocks:
+            block.attn = Explicit()
+
+    def forward(self, x):
+        torch.manual_seed(5)
+        return super().forward(x)
+
+
+def at(model, step):
+    for block in model.blocks:
+        block.attn.at = step
+
+
+def longer(model, x):
+    step = model.blocks[0].attn.at
+    model(x.repeat(1, 2, 1) if step in (5, 6) else x[:1] if step == 7 else x)
+
+
+def lowered(model, x):
+    with torch.autocast("cpu", torch.bfloat16, enabled=model.blocks[0].attn.at in (4, 7)):
+        model(x)
+
+
+def doubled(model, x):
+    is_double = model.blocks[0].attn.at == 5
+    model.to(torch.float64 if is_double else torch.float32)(x.double() if is_double else x)
+
+
+def without_gradient(model, x):
+    with torch.set_grad_enabled(model.blocks[0].attn.at % 3 > 0):
+        model(x)
+
+
+@pytest.mark.parametrize("small,options", [(0, {}), (1 << 20, {}), (1 << 20, {"samples": 1}), (1 << 20, {"rows": 2})])
+@pytest.mark.parametrize("run", [lambda model, x: model(x), longer, lowered, doubled, without_gradient])
+def test_softmaxes_like_one_before_are_taken_so(monkeypatch, small, run, options):
+    """Whatever changes from step to step: mask, scale, dropout, shape, precision, gradients."""
+    monkeypatch.setattr(calls, "TENSOR_MIN", small)
+    monkeypatch.setattr(attnd.Publisher, "run", "0" * 32)  # by which samples are drawn
+    options = {**options, "evaluation": True}
+    (sent, full), (expected, _) = both(monkeypatch, build=OfExplicit, change=at, run=run, steps=9, **options)
+    assert sent == expected and len(sent) == 27 and full == [True, True, *[False] * 7]
+
+
+def test_a_softmax_like_one_before_is_told_of_without_being_judged(monkeypatch):
+    told = []
+    monkeypatch.setattr(Forwards, "saw", lambda self, path, call, seen, own=Forwards.saw: told.append(self.step) or own(self, path, call, seen))
+    sent, _ = train(build=OfExplicit, steps=6)
+    assert len(sent) == 18 and told == [0] * 3 + [1] * 3
+
+
+def test_a_module_that_attends_twice_has_two_layers(monkeypatch):
+    def build():
+        model = OfExplicit()
+        model.blocks[1].attn.times = 2
+        return model
+
+    (sent, full), (expected, _) = both(monkeypatch, build=build, change=at)
+    assert sent == expected and len(sent) == 32 and full == [True, True, *[False] * 6]
+
+
+def test_a_second_softmax_of_a_module_makes_the_next_capture_full(monkeypatch):
+    def change(model, step):
+        at(model, step)
+        model.blocks[1].attn.times = 1 + (step >= 4)
+
+    (sent, full), (expected, _) = both(monkeypatch, build=OfExplicit, change=change)
+    assert {one[0] for one in expected if one not in sent} <= {4} and full == [True, True, False, False, False, True, True, False]
+    assert [one for one in sent if one not in expected] == []
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the softmax", "after"])
+def test_a_softmax_of_a_forward_that_breaks_off(monkeypatch, after):
+    class Breaking(Explicit):
+        def weights(self, x):
+            if self.at == 4 and not after:
+                raise ZeroDivisionError
+            weights, v = super().weights(x)
+            if self.at == 4:
+                raise ZeroDivisionError
+            return weights, v
+
+    def build():
+        model = OfExplicit()
+        model.blocks[1].attn = Breaking()
+        return model
+
+    (sent, full), (expected, _) = both(monkeypatch, build=build, change=at)
+    assert sent == expected and len(sent) == 22 + after and full == [True, True, False, False, False, True, False, False]
+    assert not hasattr(torch._C, "_len_torch_function_stack") or torch._C._len_torch_function_stack() == 0
+
+
+def test_a_softmax_of_logits_from_elsewhere_makes_the_next_capture_full(monkeypatch):
+    """It is not known any more what was added to them."""
+    class Elsewhere(Explicit):
+        def weights(self, x):
+            if self.at < 4:
+                return super().weights(x)
+            q, k, v = (one.unflatten(-1, (H, -1)).transpose(1, 2) for one in self.qkv(x).chunk(3, -1))
+            return torch.softmax(torch.kron(torch.ones(1), (q[..., None, :] * k[..., None, :, :]).sum(-1)) - 1000.0 * torch.ones(5, 5).triu(1), -1), v
+
+    def build():
+        model = OfExplicit()
+        model.blocks[1].attn = Elsewhere()
+        return model
+
+    (sent, full), (expected, _) = both(monkeypatch, build=build, change=at)
+    assert {one[:2] for one in expected if one not in sent} == {(4, 1)} and full[:6] == [True, True, False, False, False, True]
+    assert [one for one in sent if one not in expected] == []
+
+
 def test_a_softmax_of_what_was_multiplied_elsewhere_keeps_captures_full(monkeypatch):
     """It is not known in the module that this is no product of queries and keys."""
     def change(model, step):
