@@ -260,35 +260,62 @@ def _values_nbytes(seen: Seen, samples: int, heads: slice, rows: int) -> int:
         + (0 if seen.wo_r is None else 4 * (heads.stop - heads.start) * width**2)
 
 
+class Held(NamedTuple):
+    """Queries and keys of a call, until those of all calls like it are copied together: copies, or tensors that backward needs as they
+    are. `version`: how often these had been written to."""
+    q: torch.Tensor
+    k: torch.Tensor
+    version: int
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the model has written to them since."""
+        return self.version != self.q._version + self.k._version
+
+
 class Repeated(NamedTuple):
     """A part of a call in tier qk, of which others of the forward differ in numbers alone.
 
     seen    without queries and keys
     chosen  the samples, where these are all that is cut of small tensors on a CPU; None: it is cut as ever
+    nbytes  of queries and keys with all samples, where these are so few that all are copied; 0: they are more
     """
     taken: _Taken
     seen: Queries
     form: _Form
     chosen: Optional[torch.Tensor]
+    nbytes: int
 
     def cut(self, q: torch.Tensor, k: torch.Tensor) -> Cut:
         """The same part of another call."""
-        part, rows, context, nbytes = self.taken
-        if self.chosen is None:
-            return _cut_queries(self.seen._replace(q=q, k=k), part, None, rows, context, HostCopy)
-        copied = _Parts(HostCopy.of(q.index_select(0, self.chosen)), HostCopy.of(k.index_select(0, self.chosen)), None, None, ())
-        return Cut(nbytes, functools.partial(_finish_queries, copied, self.form, rows, context), part)
+        return _cut_queries(self.seen._replace(q=q, k=k), self.taken.part, None, self.taken.rows, self.taken.context, HostCopy)
+
+    def held(self, q: torch.Tensor, k: torch.Tensor, trains: bool) -> Held:
+        """The small part of another call. `trains`: backward needs them as they are."""
+        assert self.chosen is not None
+        if self.nbytes and trains and q.requires_grad and k.requires_grad:
+            return Held(q, k, q._version + k._version)
+        q, k = (one.detach().clone() if self.nbytes else one.detach().index_select(0, self.chosen) for one in (q, k))
+        return Held(q, k, q._version + k._version)
+
+    def made(self, q: torch.Tensor, k: torch.Tensor, layer: wire.Layer) -> Optional[Captured]:
+        """The message of queries and keys that were held and are copied."""
+        part, rows, context, _ = self.taken
+        if self.nbytes:
+            q, k = q[part[0]].contiguous(), k[part[0]].contiguous()
+        return _finish_queries(_Parts(HostCopy.of(q), HostCopy.of(k), None, None, ()), self.form, rows, context, layer)
 
 
 def repeated(seen: Queries, plan: Plan, step: int, share: Share, context: Context) -> List[Repeated]:
     """As parts(), of a call that has nothing but queries and keys: the parts of all calls like it."""
     bare, found = seen._replace(q=NO_TENSOR, k=NO_TENSOR), []
+    nbytes = sum(one.numel() * one.element_size() for one in (seen.q, seen.k))
     for taken in _taken(broadcast(seen), plan, step, share, context):
         chosen, (samples, *rest) = None, taken.part
         if seen.q.device.type == "cpu" and taken.nbytes < TENSOR_MIN and lowered_dtype(seen.q, seen.lowered) is None \
                 and rest == [slice(0, seen.q.shape[1]), slice(0, seen.q.shape[2], 1)] and seen.k.shape[0] == seen.q.shape[0]:
             chosen = torch.arange(*samples.indices(seen.q.shape[0]))
-        found.append(Repeated(taken, bare, _form_of(seen), chosen))
+        found.append(Repeated(taken, bare, _form_of(seen), chosen, nbytes if nbytes < TENSOR_MIN else 0))
     return found
 
 
@@ -485,28 +512,19 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
     q, k = parts.q, parts.k
     batch, heads, queries, keys = *q.shape[:3], k.shape[2]
     shape = batch, heads, queries, keys
-    found, documents = added.read(parts.mask, shape), _read_documents(parts.documents, form.causal)
+    documents = _read_documents(parts.documents, form.causal)
+    plain = _said_plainly(parts, form, rows, documents, layer)
+    if plain is not None:
+        ids = None if documents is None else np.broadcast_to(np.maximum(documents[1], 0), (batch, keys))
+        return _message_of_queries(parts, form, rows, context, layer, plain, ids, gradient)
+    found = added.read(parts.mask, shape)
     if found.left is not None and parts.mask is not None:
         others = _visible(np.ones((1, 1, 1, 1), dtype=bool), form, rows, documents, (batch, 1, queries, keys))
         found = added.with_weight(found, parts.mask, others, q.floats(), k.floats(), form.scale, form.softcap)
     allowed, bias = found.allowed, found.bias
     if bias is None and allowed.shape[1] == 1:
-        plain = _said_plainly(parts, form, rows, documents, layer)
-        visibility = plain or _described(_visible(allowed, form, rows, documents, (batch, 1, queries, keys))[:, 0],
-                                         form, rows, layer)
-        ids = None if plain is None or documents is None else np.broadcast_to(np.maximum(documents[1], 0), (batch, keys))
-        if context.sums is not None:
-            return _rows_of_queries(parts, form, rows, context, layer, visibility, documents=ids)
-        frames = tensors.Frames()
-        frames.add_owned("q", q.dtype_name, q.numpy())
-        frames.add_owned("k", k.dtype_name, k.numpy())
-        if parts.values is not None:
-            parts.values.add(frames)
-            if gradient is not None:
-                frames.add_owned("dout", gradient.dtype_name, gradient.numpy())
-        frames.add_ids("documents", ids, batch, keys)
-        return _captured("qk", frames, visibility, rows, context, layer,
-                         {"scale": form.scale, "softcap": form.softcap})
+        visible = _visible(allowed, form, rows, documents, (batch, 1, queries, keys))[:, 0]
+        return _message_of_queries(parts, form, rows, context, layer, _described(visible, form, rows, layer), None, gradient)
     unbanded, allowed = allowed, _visible(allowed, form, rows, documents, shape)
     visibility = _described(np.asarray(allowed.any(axis=1)), form, rows, layer)
     if context.sums is not None and bias is not None and unbanded.shape[1] == 1:
@@ -520,6 +538,22 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
     frames.add_owned("weights", "f64" if weights.dtype == np.float64 else "f32", weights)
     _add_beside(frames, parts.values, gradient, context)
     return _captured("attention", frames, visibility, rows, context, layer, {})
+
+
+def _message_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, layer: wire.Layer, visibility: Visibility,
+                        documents: Optional[np.ndarray], gradient: Optional[HostCopy]) -> Captured:
+    """Tier qk, or rows of it."""
+    if context.sums is not None:
+        return _rows_of_queries(parts, form, rows, context, layer, visibility, documents=documents)
+    frames = tensors.Frames()
+    frames.add_owned("q", parts.q.dtype_name, parts.q.numpy())
+    frames.add_owned("k", parts.k.dtype_name, parts.k.numpy())
+    if parts.values is not None:
+        parts.values.add(frames)
+        if gradient is not None:
+            frames.add_owned("dout", gradient.dtype_name, gradient.numpy())
+    frames.add_ids("documents", documents, parts.q.shape[0], parts.k.shape[2])
+    return _captured("qk", frames, visibility, rows, context, layer, {"scale": form.scale, "softcap": form.softcap})
 
 
 def _rows_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, layer: wire.Layer, visibility: Visibility,
