@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
 """bench capture: what attnd.watch costs a training: step times with it against step times without, in one process.
 
-    capture.py [--attnd build/daemon/attnd] [--device cpu] [--compile] [--pairs 20] [--minute 60] [SITUATION...]
+    capture.py [--attnd build/daemon/attnd] [--device cpu] [--compile] [--tier rows] [--pairs 20] [--minute 60]
+               [SITUATION...]
 
     idle      attached, nobody is subscribed
     plan      attached to a daemon on this machine, its default plan: every 50th step, all layers, 1 sample
     sampled   a captured step itself against the two before it that were not
     killed    the daemon was killed: the minute after
     stopped   the daemon was stopped by SIGSTOP: the minute after
-    memory    the memory of the process in such minutes, when every step was to be captured until then
+    memory    the memory of the process in such minutes, when every step was to be captured until then, and that of processes that
+              it has started
 
 Blocks of steps with and without take turns: with, without, with, ...; a ratio is that of a block with to the mean of its
 two neighbours without. `null` is the same figure for a block without among blocks without: what noise alone gives.
@@ -107,10 +109,15 @@ def others(times: Sequence[Times]) -> float:
     return round(100 * statistics.median(1 - t.thread / t.process for t in times), 4)
 
 
-def resident() -> int:
-    """Bytes of memory of this process."""
-    with open("/proc/self/statm") as file:
+def resident(pid: int = 0) -> int:
+    """Bytes of memory of a process, by default of this one."""
+    with open(f"/proc/{pid or 'self'}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def children() -> List[int]:
+    """The processes that this one has started and that run."""
+    return [int(pid) for task in pathlib.Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
 def processor_seconds(pid: int) -> float:
@@ -160,7 +167,7 @@ class Bench:
 
     def watch(self, endpoint: str, wait: float = 10.0, **options: Any) -> "attnd.Watch":
         """A watch that is subscribed to when it should be; without options it obeys the daemon's default plan."""
-        watch = attnd.watch(self.training.model, "bench", endpoint, wait=wait, linger=0.05, **options)
+        watch = attnd.watch(self.training.model, "bench", endpoint, wait=wait, linger=0.05, tier=self.options.tier, **options)
         assert wait == 0 or watch.stats()["subscribed"], "the daemon did not subscribe"
         return watch
 
@@ -242,7 +249,8 @@ class Bench:
                     timed(self.training, 1)
                     most, queued = max(most, resident()), max(queued, watch.stats()["queued_bytes"])
                 stats = watch.stats()
-            line[name] = {"before_MiB": before >> 20, "most_MiB": most >> 20, "after_MiB": resident() >> 20,
+                beside = sum(resident(pid) for pid in children() if pid != daemon.process.pid)
+            line[name] = {"before_MiB": before >> 20, "most_MiB": most >> 20, "after_MiB": resident() >> 20, "beside_MiB": beside >> 20,
                           "queued_MiB": round(queued / 2**20, 1), "sent": stats["sent"], "dropped": stats["dropped"]}
         return line
 
@@ -255,6 +263,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--shape", choices=list(SHAPES))
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
+    parser.add_argument("--tier", help="as of attnd.watch")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the processor")
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--block", type=int, default=4, help="steps of a block of `idle`")

@@ -341,14 +341,14 @@ def profile(device: str, shape: str, folder: str) -> None:
     stats: Any = pstats.Stats(profiler)
     total = stats.total_tt
     rows = sorted(((own, cumulative, count, f"{pathlib.Path(file).name}:{name}")
-                   for (file, _, name), (_, count, own, cumulative, _) in stats.stats.items()), reverse=True)
-    print(json.dumps({"profile": shape, "step_ms": round(1e3 * total / steps, 2)}))
-    for own, cumulative, count, where in [row for row in rows if "attnd" in row[3] or row[3].partition(":")[0] in OURS][:25]:
+                   for (file, _, name), (_, count, own, cumulative, _) in stats.stats.items() if file.startswith(OURS)), reverse=True)
+    print(json.dumps({"profile": shape, "step_ms": round(1e3 * total / steps, 2), "attnd_us": round(1e6 * sum(row[0] for row in rows) / steps)}))
+    for own, cumulative, count, where in rows[:25]:
         print(json.dumps({"where": where, "calls": count / steps, "own_us": round(1e6 * own / steps, 1),
                           "with_callees_us": round(1e6 * cumulative / steps, 1)}))
 
 
-OURS = {path.name for path in pathlib.Path(attnd.__file__).parent.glob("*.py")} - {"__init__.py"}
+OURS = str(pathlib.Path(attnd.__file__).parent)
 
 
 def main() -> None:

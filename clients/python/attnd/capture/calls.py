@@ -261,33 +261,68 @@ def _values_nbytes(seen: Seen, samples: int, heads: slice, rows: int) -> int:
         + (0 if seen.wo_r is None else 4 * (heads.stop - heads.start) * width**2)
 
 
+class Held(NamedTuple):
+    """The tensors of a call, until those of all calls like it are copied together: copies, or tensors that backward needs as they
+    are. `version`: how often these had been written to."""
+    tensors: Sequence[torch.Tensor]
+    version: int
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the model has written to them since."""
+        return self.version != _versions(self.tensors)
+
+
+def _versions(tensors: Sequence[torch.Tensor]) -> int:
+    return sum(one._version for one in tensors)
+
+
 class Repeated(NamedTuple):
     """A part of a call, of which others of the forward differ in numbers alone.
 
     seen    without its tensors
     chosen  the samples, where these are all that is cut of small tensors on a CPU; None: it is cut as ever
+    nbytes  of its tensors with all samples, where these are so few that all are copied; 0: they are more
     """
     taken: _Taken
     seen: Seen
     chosen: Optional[torch.Tensor]
+    nbytes: int
 
     def cut(self, tensors: Tensors) -> Cut:
         """The same part of another call."""
-        part, rows, context, nbytes = self.taken
-        if self.chosen is None:
-            return _cut(self.seen._replace(**tensors), part, rows, context)
-        cut: Tensors = {name: None if one is None else one.index_select(0, self.chosen) for name, one in tensors.items()}
-        if isinstance(self.seen, Weights):
-            said, weights = (self.seen.sink, self.seen.shared, self.seen.extra), HostCopy.of(cut["weights"])
-            return Cut(nbytes + weights.nbytes,
-                       lambda layer: _finish_weights(weights, HostCopy.of(visible_keys(**cut)), said, rows, context, layer), part)
-        copied = _Parts(HostCopy.of(cut["q"]), HostCopy.of(cut["k"]), None, None, ())
-        return Cut(nbytes, functools.partial(_finish_queries, copied, _form_of(self.seen), rows, context), part)
+        return _cut(self.seen._replace(**tensors), self.taken.part, self.taken.rows, self.taken.context)
+
+    @property
+    def kind(self) -> str:
+        """The type of its message."""
+        return "qk" if isinstance(self.seen, Queries) else "attention"
+
+    def held(self, tensors: Tensors, trains: bool) -> Held:
+        """The small part of another call. `trains`: backward needs queries and keys, or weights, as they are."""
+        assert self.chosen is not None
+        needed = [one for name, one in tensors.items() if name in ("q", "k", "weights")]
+        stay = self.nbytes and trains and all(one.requires_grad for one in needed)
+        held = [one if stay and name in ("q", "k", "weights") else
+                one.detach().clone() if self.nbytes else one.detach().index_select(0, self.chosen)
+                for name, one in tensors.items() if one is not None]
+        return Held(held, _versions(held))
+
+    def made(self, tensors: Sequence[torch.Tensor], layer: wire.Layer) -> Optional[Captured]:
+        """The message of tensors that were held and are copied."""
+        part, rows, context, _ = self.taken
+        first, second, *hidden = [one[part[0]].contiguous() for one in tensors] if self.nbytes else tensors
+        if isinstance(self.seen, Queries):
+            copied = _Parts(HostCopy.of(first), HostCopy.of(second), None, None, ())
+            return _finish_queries(copied, _form_of(self.seen), rows, context, layer)
+        said, visible = (self.seen.sink, self.seen.shared, self.seen.extra), visible_keys(first, second, hidden[0] if hidden else None)
+        return _finish_weights(HostCopy.of(first), HostCopy.of(visible), said, rows, context, layer)
 
 
 def repeated(seen: Seen, plan: Plan, step: int, share: Share, context: Context) -> List[Repeated]:
     """As parts(), of a call that has nothing but queries and keys, or weights and logits: the parts of all calls like it."""
     (batch, heads, queries), is_small, bare = seen[0].shape[:3], seen[0].device.type == "cpu", seen
+    nbytes = sum(one.numel() * one.element_size() for one in seen[:2])
     if isinstance(seen, Queries):
         is_small = is_small and lowered_dtype(seen.q, seen.lowered) is None and seen.k.shape[0] == batch
         bare, seen = seen._replace(q=NO_TENSOR, k=NO_TENSOR, scale=_scale(seen)), broadcast(seen)
@@ -298,7 +333,7 @@ def repeated(seen: Seen, plan: Plan, step: int, share: Share, context: Context) 
         chosen, (samples, *rest) = None, taken.part
         if is_small and taken.nbytes < TENSOR_MIN and rest == [slice(0, heads), slice(0, queries, 1)]:
             chosen = torch.arange(*samples.indices(batch))
-        found.append(Repeated(taken, bare, chosen))
+        found.append(Repeated(taken, bare, chosen, nbytes if nbytes < TENSOR_MIN else 0))
     return found
 
 
@@ -495,28 +530,19 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
     q, k = parts.q, parts.k
     batch, heads, queries, keys = *q.shape[:3], k.shape[2]
     shape = batch, heads, queries, keys
-    found, documents = added.read(parts.mask, shape), _read_documents(parts.documents, form.causal)
+    documents = _read_documents(parts.documents, form.causal)
+    plain = _said_plainly(parts, form, rows, documents, layer)
+    if plain is not None:
+        ids = None if documents is None else np.broadcast_to(np.maximum(documents[1], 0), (batch, keys))
+        return _message_of_queries(parts, form, rows, context, layer, plain, ids, gradient)
+    found = added.read(parts.mask, shape)
     if found.left is not None and parts.mask is not None:
         others = _visible(np.ones((1, 1, 1, 1), dtype=bool), form, rows, documents, (batch, 1, queries, keys))
         found = added.with_weight(found, parts.mask, others, q.floats(), k.floats(), form.scale, form.softcap)
     allowed, bias = found.allowed, found.bias
     if bias is None and allowed.shape[1] == 1:
-        plain = _said_plainly(parts, form, rows, documents, layer)
-        visibility = plain or _described(_visible(allowed, form, rows, documents, (batch, 1, queries, keys))[:, 0],
-                                         form, rows, layer)
-        ids = None if plain is None or documents is None else np.broadcast_to(np.maximum(documents[1], 0), (batch, keys))
-        if context.sums is not None:
-            return _rows_of_queries(parts, form, rows, context, layer, visibility, documents=ids)
-        frames = tensors.Frames()
-        frames.add_owned("q", q.dtype_name, q.numpy())
-        frames.add_owned("k", k.dtype_name, k.numpy())
-        if parts.values is not None:
-            parts.values.add(frames)
-            if gradient is not None:
-                frames.add_owned("dout", gradient.dtype_name, gradient.numpy())
-        frames.add_ids("documents", ids, batch, keys)
-        return _captured("qk", frames, visibility, rows, context, layer,
-                         {"scale": form.scale, "softcap": form.softcap})
+        visible = _visible(allowed, form, rows, documents, (batch, 1, queries, keys))[:, 0]
+        return _message_of_queries(parts, form, rows, context, layer, _described(visible, form, rows, layer), None, gradient)
     unbanded, allowed = allowed, _visible(allowed, form, rows, documents, shape)
     visibility = _described(np.asarray(allowed.any(axis=1)), form, rows, layer)
     if context.sums is not None and bias is not None and unbanded.shape[1] == 1:
@@ -530,6 +556,22 @@ def _finish_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, l
     frames.add_owned("weights", "f64" if weights.dtype == np.float64 else "f32", weights)
     _add_beside(frames, parts.values, gradient, context)
     return _captured("attention", frames, visibility, rows, context, layer, {})
+
+
+def _message_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, layer: wire.Layer, visibility: Visibility,
+                        documents: Optional[np.ndarray], gradient: Optional[HostCopy]) -> Captured:
+    """Tier qk, or rows of it."""
+    if context.sums is not None:
+        return _rows_of_queries(parts, form, rows, context, layer, visibility, documents=documents)
+    frames = tensors.Frames()
+    frames.add_owned("q", parts.q.dtype_name, parts.q.numpy())
+    frames.add_owned("k", parts.k.dtype_name, parts.k.numpy())
+    if parts.values is not None:
+        parts.values.add(frames)
+        if gradient is not None:
+            frames.add_owned("dout", gradient.dtype_name, gradient.numpy())
+    frames.add_ids("documents", documents, parts.q.shape[0], parts.k.shape[2])
+    return _captured("qk", frames, visibility, rows, context, layer, {"scale": form.scale, "softcap": form.softcap})
 
 
 def _rows_of_queries(parts: _Parts, form: _Form, rows: _Rows, context: Context, layer: wire.Layer, visibility: Visibility,

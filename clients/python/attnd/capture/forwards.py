@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import os
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 
@@ -21,7 +22,7 @@ from ..base.once import log
 from ..base.paths import call_name, module_at
 from ..base.plan import Folds, Plan, Samples
 from ..forms import look
-from ..forms.alike import Alike, Tensors
+from ..forms.alike import Alike, Tensors, tensors_of
 from ..forms.judge import Judge
 from ..forms.seen import (NotCaptured, Queries, Seen, Share, heads_of, keys_of, may_be_masked, placements_of, queries_of,
                           sees_ahead, tells_padding)
@@ -36,7 +37,7 @@ from ..model.notices import Notices
 from ..model.tokens import Tokens
 from ..sending.publisher import Maker, Publisher
 from ..sending.sender import NotYet
-from .calls import NOTHING, Context, Cut, Part, Repeated, looker_for_padding, parts, repeated
+from .calls import NOTHING, Context, Cut, Held, Part, Repeated, looker_for_padding, parts, repeated
 from .cost import Cost
 from .gradients import Gradients
 from .origins import Origins
@@ -54,6 +55,24 @@ _here = threading.local()
 def probed() -> Optional["Forwards"]:
     """The forwards in which a probe runs in this thread now."""
     return getattr(_here, "probed", None)
+
+
+class _Small(NamedTuple):
+    """A small part of a call, of a named layer, that is not published yet."""
+    path: str
+    layer: wire.NamedLayer
+    part: Repeated
+    held: Held
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its copy."""
+        return self.part.nbytes or self.part.taken.nbytes
+
+    @property
+    def alike(self) -> Tuple[int, int]:
+        """What those have in common that are copied together."""
+        return id(self.part), len(self.held.tensors)
 
 
 class Forwards:
@@ -81,7 +100,8 @@ class Forwards:
         self._pending_bytes = 0
         # By what is alike, stack and microbatch, in the forward that runs: the plan, and the parts that it takes of each such call.
         self._repeated: Dict[Tuple[int, str, int], Tuple[Plan, List[Repeated]]] = {}
-        self._small: List[Tuple[str, wire.NamedLayer, Cut]] = []  # copied, of named layers, and not published yet
+        self._small: List[_Small] = []  # not published yet
+        self._written: Set[str] = set()  # paths of those that were written to before they were copied
         self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
         self._unplaced: Dict[str, str] = {}  # paths of which nothing tells what they attend to, and why
         self._apart: Dict[str, str] = {}  # paths without a name yet whose rows or keys are no positions, and why
@@ -253,21 +273,43 @@ class Forwards:
             plan, found = known
             if plan.takes_layer(layer) and self._publisher.wanted(*layer):
                 self._note_captured(path, alike.share)
-                for part in found:
-                    if part.chosen is None:
-                        self._publish_cut(path, layer, part.taken.nbytes, functools.partial(part.cut, tensors))
-                    else:
-                        self._small.append((path, layer, part.cut(tensors)))
-                if len(self._small) > SMALL_MAX:
-                    self._publish_small()
+                self._take_repeated(path, layer, found, tensors)
         except Exception:
             self.notices.failed(f"the attention of {path or 'the model'} could not be captured")
 
+    def _take_repeated(self, path: str, layer: wire.NamedLayer, found: Sequence[Repeated], tensors: Tensors) -> None:
+        for part in found:
+            if part.chosen is not None:
+                self._small.append(_Small(path, layer, part, part.held(tensors, self.spy.records and path not in self._written)))
+            else:
+                self._publish_small()
+                self._publish_cut(path, layer, part.taken.nbytes, functools.partial(part.cut, tensors))
+        if len(self._small) >= SMALL_MAX:
+            self._publish_small()
+
     def _publish_small(self) -> None:
-        """Publishes small parts that were copied before: all together, which takes less time than each in the midst of the model."""
+        """Copies and publishes small parts of calls: all together, which takes less time than each in the midst of the model."""
         found, self._small = self._small, []
-        for path, layer, cut in found:
-            self._publish_cut(path, layer, cut.nbytes, lambda: cut)
+        kept: List[_Small] = []
+        for small in found:
+            if small.held.is_changed:
+                self._written.add(small.path)
+                self._publish_cut(small.path, small.layer, small.nbytes, _refuse_written)
+            else:
+                kept.append(small)
+        if kept:
+            alike: Dict[Tuple[int, int], List[Sequence[torch.Tensor]]] = {}
+            rows = []  # of what is copied together
+            for small in kept:
+                held = alike.setdefault(small.alike, [])
+                rows.append(len(held))
+                held.append(small.held.tensors)
+            with torch.no_grad(), torch_state.outside_modes():
+                copied = {key: [torch.stack(same) for same in zip(*held)] for key, held in alike.items()}
+            for kind, some in itertools.groupby(zip(kept, rows), lambda one: one[0].part.kind):
+                those = list(some)
+                self._publisher.publish_made([small.nbytes for small, _ in those], functools.partial(_made, those, copied), self.epoch,
+                                             self.step, kind, more=True)
 
     def _take(self, path: str, layer: Optional[wire.NamedLayer], seen: Seen, share: Share, alike: Optional[Alike] = None) -> None:
         """Captures the parts of a call that the plan takes. `alike`: what others of the forward may be as well."""
@@ -302,9 +344,12 @@ class Forwards:
         if self.gradients is not None:
             output = self.gradients.awaited(path, seen, is_repeated=self._trains and not self.spy.records)
         seen = seen if seen.output is None else seen._replace(output=None)  # what is kept of it must not keep the graph
-        found: Sequence[Part] = parts(seen, plan, self.step, share, context)
         if alike is not None and layer is not None and context.sums is None and not self.names.crosses:
-            self._repeated[id(alike), layer.stack, microbatch] = plan, repeated(seen, plan, self.step, share, context)
+            again = repeated(seen, plan, self.step, share, context)
+            self._repeated[id(alike), layer.stack, microbatch] = plan, again
+            self._take_repeated(path, layer, again, tensors_of(seen))
+            return
+        found: Sequence[Part] = parts(seen, plan, self.step, share, context)
         if self.gradients is not None and output is not None:
             found = self.gradients.wait(path, found, output, self.epoch, self.step)
         for part in found:
@@ -435,8 +480,7 @@ class Forwards:
         return layer if layer is not None and self.plan.takes_layer(layer) and self._publisher.wanted(*layer) else None
 
     def _publish(self, path: str, layer: wire.Layer, part: Part) -> None:
-        if self._small:  # which were before
-            self._publish_small()
+        self._publish_small()  # which were before
         self._publish_cut(path, layer, part.nbytes, part.copy, part.kind)
 
     def _publish_cut(self, path: str, layer: wire.Layer, nbytes: int, copy: Callable[[], Cut], kind: Optional[str] = None) -> None:
@@ -506,6 +550,17 @@ class Forwards:
         if path not in self.names.layers:
             self.names.add([(path, 1)])
         return self.names.layers[path]
+
+
+def _refuse_written() -> Cut:
+    raise ValueError("queries, keys or weights were written to after the attention, before they were copied")
+
+
+def _made(kept: Sequence[Tuple[_Small, int]], copied: Mapping[Tuple[int, int], Sequence[torch.Tensor]]
+          ) -> Iterator[Tuple[wire.Layer, int, Maker]]:
+    """The messages of small parts, each a row of those that are alike, which were copied together."""
+    for small, row in kept:
+        yield small.layer, small.nbytes, functools.partial(small.part.made, [one[row] for one in copied[small.alike]], small.layer)
 
 
 def _says_positions(seen: Seen) -> bool:

@@ -20,6 +20,13 @@ class Alike(NamedTuple):
     share: Share
 
 
+def tensors_of(seen: Seen) -> Tensors:
+    """The tensors that calls like one differ in."""
+    if isinstance(seen, Weights):
+        return {"weights": seen.weights, "logits": seen.logits, "hidden": seen.hidden}
+    return {"q": seen.q, "k": seen.k}
+
+
 def alike_of(seen: Queries, share: Share, args: Any, kwargs: Any) -> Optional[Alike]:
     """The calls like one of F.scaled_dot_product_attention with these arguments; None: the function was given something else than
     queries and keys as they are, or a mask."""

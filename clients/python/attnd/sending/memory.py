@@ -280,6 +280,8 @@ class Lender:
         """For each frame the buffer that it is in and the frame that names it, or None twice: it travels itself. To be sent now:
         attnd has the buffers until it says that they are free, which may be before the call that sends returns."""
         found: List[Tuple[Optional[_Buffer], Optional[bytes]]] = []
+        if all(frame.nbytes < TENSOR_MIN for frame in frames):
+            return [(None, None)] * len(frames)
         with self._locked() as taken:
             if not taken:
                 return [(None, None)] * len(frames)

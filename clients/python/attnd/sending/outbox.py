@@ -195,12 +195,10 @@ class Outbox:
             if message.topic != self._event_topic or not isinstance(message, Later) and \
                     message.keys.get("event") not in ("hello", "log"):
                 self.position = (message.epoch, message.step)
-            if not more or self._queued_bytes * PATIENT_PART > self._bytes_max:
-                self._ring_once()
+            self._ring_unless(more)
 
-    def put_many(self, many: Many, largest: int, epoch: int, step: int, kind: str) -> bool:
-        """As reserve() and put() of each, of at most `largest` bytes, and hurry(). False: nothing was done, as not all may find
-        room."""
+    def put_many(self, many: Many, largest: int, epoch: int, step: int, kind: str, more: bool = False) -> bool:
+        """As reserve() and put() of each, of at most `largest` bytes. False: nothing was done, as not all may find room."""
         with self._lock:
             if not self.is_open or self._is_full(many.nbytes) or self.limits.refusal(kind, largest + TOPIC_BYTES, NO_KEYS) is not None:
                 return False
@@ -209,7 +207,7 @@ class Outbox:
             self._pending += many.number
             self._queue.append(many)
             self.position = (epoch, step)
-            self._ring_once()
+            self._ring_unless(more)
             return True
 
     def hurry(self) -> None:
@@ -423,6 +421,10 @@ class Outbox:
         self.dropped_tensors += 1
         if not self.untold:
             self.untold = True
+            self._ring_once()
+
+    def _ring_unless(self, more: bool) -> None:
+        if not more or self._queued_bytes * PATIENT_PART > self._bytes_max:
             self._ring_once()
 
     def _ring_once(self) -> None:

@@ -410,22 +410,24 @@ class Publisher:
         return True
 
     def publish_made(self, sizes: Sequence[int], messages: Callable[[], Iterable[Tuple[wire.Layer, int, Maker]]], epoch: int,
-                     step: int, kind: str) -> None:
-        """As publish_later() of several messages and hurry(), of `sizes`, whose numbers are copied already. `messages` gives (layer,
-        nbytes, make) of each, in this order, as a rule on the publishing thread."""
+                     step: int, kind: str, more: bool = False) -> None:
+        """As publish_later() of several messages, of `sizes`, whose numbers are copied already, and hurry(), unless `more` follow.
+        `messages` gives (layer, nbytes, make) of each, in this order, as a rule on the publishing thread."""
         def later() -> List[Later]:
             return [self._later(self._topic(*layer), layer, epoch, step, nbytes, make, kind) for layer, nbytes, make in messages()]
 
         self._step = step
         if not sizes:
             return
-        if self._sender.is_away or not self._outbox.put_many(Many(later, len(sizes), sum(sizes)), max(sizes), epoch, step, kind):
+        many = Many(later, len(sizes), sum(sizes))
+        if self._sender.is_away or not self._outbox.put_many(many, max(sizes), epoch, step, kind, more):
             for message in later():
                 if self._sender.is_away and not self._sender.wanted(message.topic, kind):
                     self._outbox.skip()
                 elif self._outbox.reserve(message.topic, message.nbytes, kind):
                     self._outbox.put(message, more=True)
-            self._outbox.hurry()
+            if not more:
+                self._outbox.hurry()
 
     def hurry(self) -> None:
         """Sends what publish_later() has queued."""
