@@ -71,7 +71,7 @@ class _Small(NamedTuple):
 
     @property
     def alike(self) -> Tuple[int, int]:
-        """What those have in common that are copied together."""
+        """The key of what is copied together."""
         return id(self.part), len(self.held.tensors)
 
 
