@@ -293,7 +293,7 @@ def test_a_softmax_that_is_judged_is_followed_narrowly(monkeypatch):
 
 class Explicit(Attention):
     """By a softmax, in another way at each step."""
-    at, times = 0, 1
+    at, times, is_lowered = 0, 1, False
 
     def weights(self, x):
         q, k, v = (one.unflatten(-1, (H, -1)).transpose(1, 2) for one in self.qkv(x).chunk(3, -1))
@@ -307,9 +307,10 @@ class Explicit(Attention):
 
     def forward(self, x):
         for _ in range(self.times):
-            weights, v = self.weights(x)
-            mixed = functional.dropout(weights, 0.5 if self.at in (3, 4) else 0.0) @ v
-            x = self.out(mixed.transpose(1, 2).flatten(2))
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.is_lowered):
+                weights, v = self.weights(x)
+                mixed = functional.dropout(weights, 0.5 if self.at in (3, 4) else 0.0) @ v.to(weights.dtype)
+                x = self.out(mixed.transpose(1, 2).flatten(2)).to(x.dtype)
         return x
 
 
@@ -335,8 +336,9 @@ def longer(model, x):
 
 
 def lowered(model, x):
-    with torch.autocast("cpu", torch.bfloat16, enabled=model.blocks[0].attn.at in (4, 7)):
-        model(x)
+    for block in model.blocks:
+        block.attn.is_lowered = block.attn.at in (4, 7)
+    model(x)
 
 
 def doubled(model, x):
@@ -404,7 +406,8 @@ def test_a_softmax_of_a_forward_that_breaks_off(monkeypatch, after):
         return model
 
     (sent, full), (expected, _) = both(monkeypatch, build=build, change=at)
-    assert sent == expected and len(sent) == 22 + after and full == [True, True, False, False, False, True, False, False]
+    told = 5 if hasattr(torch, "compiler") else 6  # older torch tells of no exception, which the next forward shows
+    assert sent == expected and len(sent) == 22 + after and [step for step, is_full in enumerate(full) if is_full] == [0, 1, told]
     assert not hasattr(torch._C, "_len_torch_function_stack") or torch._C._len_torch_function_stack() == 0
 
 

@@ -138,6 +138,11 @@ class Forwards:
         """Says where the training is, for what is captured next."""
         if self._captured and self.sketches is not None:
             self._sketch(self.sketches)
+        if self._small:  # of a forward that broke off, which torch has not told of
+            try:
+                self._publish_small()
+            except Exception:
+                self.notices.failed("what broke off could not be captured")
         self.epoch, self.step, self._passes = epoch, step, {}
         if self.residual is not None:
             self.residual.step_ends()
