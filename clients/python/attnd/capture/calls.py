@@ -260,19 +260,6 @@ def _values_nbytes(seen: Seen, samples: int, heads: slice, rows: int) -> int:
         + (0 if seen.wo_r is None else 4 * (heads.stop - heads.start) * width**2)
 
 
-class Held(NamedTuple):
-    """Queries and keys of a call, until those of all calls like it are copied together: copies, or tensors that backward needs as they
-    are. `version`: how often these had been written to."""
-    q: torch.Tensor
-    k: torch.Tensor
-    version: int
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether the model has written to them since."""
-        return self.version != self.q._version + self.k._version
-
-
 class Repeated(NamedTuple):
     """A part of a call in tier qk, of which others of the forward differ in numbers alone.
 
@@ -290,16 +277,15 @@ class Repeated(NamedTuple):
         """The same part of another call."""
         return _cut_queries(self.seen._replace(q=q, k=k), self.taken.part, None, self.taken.rows, self.taken.context, HostCopy)
 
-    def held(self, q: torch.Tensor, k: torch.Tensor, trains: bool) -> Held:
-        """The small part of another call. `trains`: backward needs them as they are."""
+    def copied(self, q: torch.Tensor, k: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Queries and keys of another call where these are small, copied: the samples, or all where those are few."""
         assert self.chosen is not None
-        if self.nbytes and trains and q.requires_grad and k.requires_grad:
-            return Held(q, k, q._version + k._version)
-        q, k = (one.detach().clone() if self.nbytes else one.detach().index_select(0, self.chosen) for one in (q, k))
-        return Held(q, k, q._version + k._version)
+        if self.nbytes:
+            return q.detach().clone(), k.detach().clone()
+        return q.detach().index_select(0, self.chosen), k.detach().index_select(0, self.chosen)
 
     def made(self, q: torch.Tensor, k: torch.Tensor, layer: wire.Layer) -> Optional[Captured]:
-        """The message of queries and keys that were held and are copied."""
+        """The message of what was copied."""
         part, rows, context, _ = self.taken
         if self.nbytes:
             q, k = q[part[0]].contiguous(), k[part[0]].contiguous()
@@ -314,7 +300,7 @@ def repeated(seen: Queries, plan: Plan, step: int, share: Share, context: Contex
         chosen, (samples, *rest) = None, taken.part
         if seen.q.device.type == "cpu" and taken.nbytes < TENSOR_MIN and lowered_dtype(seen.q, seen.lowered) is None \
                 and rest == [slice(0, seen.q.shape[1]), slice(0, seen.q.shape[2], 1)] and seen.k.shape[0] == seen.q.shape[0]:
-            chosen = torch.arange(*samples.indices(seen.q.shape[0]))
+            chosen = torch.arange(*samples.indices(seen.q.shape[0]), device="cpu")
         found.append(Repeated(taken, bare, _form_of(seen), chosen, nbytes if nbytes < TENSOR_MIN else 0))
     return found
 

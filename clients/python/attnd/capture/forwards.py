@@ -12,7 +12,7 @@ import inspect
 import os
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -36,7 +36,7 @@ from ..model.notices import Notices
 from ..model.tokens import Tokens
 from ..sending.publisher import Maker, Publisher
 from ..sending.sender import NotYet
-from .calls import NOTHING, Context, Cut, Held, Part, Repeated, looker_for_padding, parts, repeated
+from .calls import NOTHING, Context, Cut, Part, Repeated, looker_for_padding, parts, repeated
 from .cost import Cost
 from .gradients import Gradients
 from .origins import Origins
@@ -61,7 +61,7 @@ class _Small(NamedTuple):
     path: str
     layer: wire.NamedLayer
     part: Repeated
-    held: Held
+    copied: Tuple[torch.Tensor, torch.Tensor]
 
     @property
     def nbytes(self) -> int:
@@ -95,7 +95,6 @@ class Forwards:
         # By what is alike, stack and microbatch, in the forward that runs: the plan, and the parts that it takes of each such call.
         self._repeated: Dict[Tuple[int, str, int], Tuple[Plan, List[Repeated]]] = {}
         self._small: List[_Small] = []  # not published yet
-        self._written: Set[str] = set()  # paths of those that were written to before they were copied
         self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
         self._unplaced: Dict[str, str] = {}  # paths of which nothing tells what they attend to, and why
         self._apart: Dict[str, str] = {}  # paths without a name yet whose rows or keys are no positions, and why
@@ -274,7 +273,7 @@ class Forwards:
     def _take_repeated(self, path: str, layer: wire.NamedLayer, found: Sequence[Repeated], q: torch.Tensor, k: torch.Tensor) -> None:
         for part in found:
             if part.chosen is not None:
-                self._small.append(_Small(path, layer, part, part.held(q, k, self.spy.records and path not in self._written)))
+                self._small.append(_Small(path, layer, part, part.copied(q, k)))
             else:
                 self._publish_small()
                 self._publish_cut(path, layer, part.taken.nbytes, functools.partial(part.cut, q, k))
@@ -282,23 +281,11 @@ class Forwards:
             self._publish_small()
 
     def _publish_small(self) -> None:
-        """Copies and publishes small parts of calls: all together, which takes less time than each in the midst of the model."""
+        """Publishes small parts of calls: all together, which takes less time than each in the midst of the model."""
         found, self._small = self._small, []
-        kept: List[_Small] = []
-        for small in found:
-            if small.held.is_changed:
-                self._written.add(small.path)
-                self._publish_cut(small.path, small.layer, small.nbytes, _refuse_written)
-            else:
-                kept.append(small)
-        if kept:
-            alike: Dict[int, List[Held]] = {}
-            for small in kept:
-                alike.setdefault(id(small.part), []).append(small.held)
-            with torch.no_grad(), torch_state.outside_modes():
-                copied = {part: (torch.stack([one.q for one in held]), torch.stack([one.k for one in held])) for part, held in alike.items()}
-            self._publisher.publish_made([small.nbytes for small in kept], functools.partial(_made, kept, copied), self.epoch, self.step,
-                                         "qk", more=True)
+        if found:
+            self._publisher.publish_made([small.nbytes for small in found], functools.partial(_made, found), self.epoch, self.step, "qk",
+                                         more=True)
 
     def _take(self, path: str, layer: Optional[wire.NamedLayer], seen: Seen, share: Share, alike: Optional[Alike] = None) -> None:
         """Captures the parts of a call that the plan takes. `alike`: what others of the forward may be as well."""
@@ -541,15 +528,10 @@ class Forwards:
         return self.names.layers[path]
 
 
-def _refuse_written() -> Cut:
-    raise ValueError("queries or keys were written to after the attention, before they were copied")
-
-
-def _made(kept: Sequence[_Small], copied: Mapping[int, Tuple[torch.Tensor, torch.Tensor]]) -> Iterator[Tuple[wire.Layer, int, Maker]]:
-    """The messages of small parts, of which those that are alike were copied together."""
-    rows = {part: zip(*of_part) for part, of_part in copied.items()}
-    for small in kept:
-        yield small.layer, small.nbytes, functools.partial(small.part.made, *next(rows[id(small.part)]), small.layer)
+def _made(found: Sequence[_Small]) -> Iterator[Tuple[wire.Layer, int, Maker]]:
+    """The messages of small parts."""
+    for small in found:
+        yield small.layer, small.nbytes, functools.partial(small.part.made, *small.copied, small.layer)
 
 
 def _says_positions(seen: Seen) -> bool:
