@@ -61,7 +61,13 @@ def unseen_by_modes() -> bool:
 
 def are_modes_there() -> bool:
     """Whether the model computes under a mode now, which would see what is done with its tensors."""
-    return _count_modes() > 0 or _count_function_modes() > 0
+    return _count_modes() > 0 or has_function_modes()
+
+
+def has_function_modes(*but: type) -> bool:
+    """Whether a mode sees functions of torch now, but for those of these classes, and that of a default device, which looks at what
+    makes tensors alone."""
+    return any(not isinstance(torch._C._get_function_stack_at(at), (*but, *_of_devices)) for at in range(_count_function_modes()))
 
 
 def compiles_itself(module: torch.nn.Module) -> bool:
@@ -103,6 +109,7 @@ def why_unreadable(tensor: torch.Tensor) -> Optional[str]:
 # The innermost transform of torch.func that runs in this thread, None when none does.
 _transform: Callable[[], Any] = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
 _count_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+_of_devices = [mode for mode in [getattr(getattr(torch.utils, "_device", None), "DeviceContext", None)] if mode is not None]
 _count_function_modes: Callable[[], int] = getattr(torch._C, "_len_torch_function_stack", lambda: 0)
 _disable_modes: Optional[Callable[[], ContextManager[Any]]] = getattr(_python_dispatch, "_disable_current_modes", None)
 _NOTHING: ContextManager[Any] = contextlib.nullcontext()

@@ -261,22 +261,6 @@ def _values_nbytes(seen: Seen, samples: int, heads: slice, rows: int) -> int:
         + (0 if seen.wo_r is None else 4 * (heads.stop - heads.start) * width**2)
 
 
-class Held(NamedTuple):
-    """The tensors of a call, until those of all calls like it are copied together: copies, or tensors that backward needs as they
-    are. `version`: how often these had been written to."""
-    tensors: Sequence[torch.Tensor]
-    version: int
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether the model has written to them since."""
-        return self.version != _versions(self.tensors)
-
-
-def _versions(tensors: Sequence[torch.Tensor]) -> int:
-    return sum(one._version for one in tensors)
-
-
 class Repeated(NamedTuple):
     """A part of a call, of which others of the forward differ in numbers alone.
 
@@ -298,18 +282,14 @@ class Repeated(NamedTuple):
         """The type of its message."""
         return "qk" if isinstance(self.seen, Queries) else "attention"
 
-    def held(self, tensors: Tensors, trains: bool) -> Held:
-        """The small part of another call. `trains`: backward needs queries and keys, or weights, as they are."""
+    def copied(self, tensors: Tensors) -> Sequence[torch.Tensor]:
+        """The tensors of another call where these are small, copied: the samples, or all where those are few."""
         assert self.chosen is not None
-        needed = [one for name, one in tensors.items() if name in ("q", "k", "weights")]
-        stay = self.nbytes and trains and all(one.requires_grad for one in needed)
-        held = [one if stay and name in ("q", "k", "weights") else
-                one.detach().clone() if self.nbytes else one.detach().index_select(0, self.chosen)
-                for name, one in tensors.items() if one is not None]
-        return Held(held, _versions(held))
+        return [one.detach().clone() if self.nbytes else one.detach().index_select(0, self.chosen)
+                for one in tensors.values() if one is not None]
 
     def made(self, tensors: Sequence[torch.Tensor], layer: wire.Layer) -> Optional[Captured]:
-        """The message of tensors that were held and are copied."""
+        """The message of what was copied."""
         part, rows, context, _ = self.taken
         first, second, *hidden = [one[part[0]].contiguous() for one in tensors] if self.nbytes else tensors
         if isinstance(self.seen, Queries):
@@ -332,7 +312,7 @@ def repeated(seen: Seen, plan: Plan, step: int, share: Share, context: Context) 
     for taken in _taken(seen, plan, step, share, context):
         chosen, (samples, *rest) = None, taken.part
         if is_small and taken.nbytes < TENSOR_MIN and rest == [slice(0, heads), slice(0, queries, 1)]:
-            chosen = torch.arange(*samples.indices(batch))
+            chosen = torch.arange(*samples.indices(batch), device="cpu")
         found.append(Repeated(taken, bare, chosen, nbytes if nbytes < TENSOR_MIN else 0))
     return found
 

@@ -13,7 +13,7 @@ import itertools
 import os
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -37,7 +37,7 @@ from ..model.notices import Notices
 from ..model.tokens import Tokens
 from ..sending.publisher import Maker, Publisher
 from ..sending.sender import NotYet
-from .calls import NOTHING, Context, Cut, Held, Part, Repeated, looker_for_padding, parts, repeated
+from .calls import NOTHING, Context, Cut, Part, Repeated, looker_for_padding, parts, repeated
 from .cost import Cost
 from .gradients import Gradients
 from .origins import Origins
@@ -62,17 +62,12 @@ class _Small(NamedTuple):
     path: str
     layer: wire.NamedLayer
     part: Repeated
-    held: Held
+    copied: Sequence[torch.Tensor]
 
     @property
     def nbytes(self) -> int:
         """The bytes of its copy."""
         return self.part.nbytes or self.part.taken.nbytes
-
-    @property
-    def alike(self) -> Tuple[int, int]:
-        """The key of what is copied together."""
-        return id(self.part), len(self.held.tensors)
 
 
 class Forwards:
@@ -101,7 +96,6 @@ class Forwards:
         # By what is alike, stack and microbatch, in the forward that runs: the plan, and the parts that it takes of each such call.
         self._repeated: Dict[Tuple[int, str, int], Tuple[Plan, List[Repeated]]] = {}
         self._small: List[_Small] = []  # not published yet
-        self._written: Set[str] = set()  # paths of those that were written to before they were copied
         self._unnamed: Dict[str, int] = {}  # paths and heads, in order; 0: not known to be attention yet
         self._unplaced: Dict[str, str] = {}  # paths of which nothing tells what they attend to, and why
         self._apart: Dict[str, str] = {}  # paths without a name yet whose rows or keys are no positions, and why
@@ -138,11 +132,6 @@ class Forwards:
         """Says where the training is, for what is captured next."""
         if self._captured and self.sketches is not None:
             self._sketch(self.sketches)
-        if self._small:  # of a forward that broke off, which torch has not told of
-            try:
-                self._publish_small()
-            except Exception:
-                self.notices.failed("what broke off could not be captured")
         self.epoch, self.step, self._passes = epoch, step, {}
         if self.residual is not None:
             self.residual.step_ends()
@@ -285,7 +274,7 @@ class Forwards:
     def _take_repeated(self, path: str, layer: wire.NamedLayer, found: Sequence[Repeated], tensors: Tensors) -> None:
         for part in found:
             if part.chosen is not None:
-                self._small.append(_Small(path, layer, part, part.held(tensors, self.spy.records and path not in self._written)))
+                self._small.append(_Small(path, layer, part, part.copied(tensors)))
             else:
                 self._publish_small()
                 self._publish_cut(path, layer, part.taken.nbytes, functools.partial(part.cut, tensors))
@@ -293,28 +282,12 @@ class Forwards:
             self._publish_small()
 
     def _publish_small(self) -> None:
-        """Copies and publishes small parts of calls: all together, which takes less time than each in the midst of the model."""
+        """Publishes small parts of calls: all together, which takes less time than each in the midst of the model."""
         found, self._small = self._small, []
-        kept: List[_Small] = []
-        for small in found:
-            if small.held.is_changed:
-                self._written.add(small.path)
-                self._publish_cut(small.path, small.layer, small.nbytes, _refuse_written)
-            else:
-                kept.append(small)
-        if kept:
-            alike: Dict[Tuple[int, int], List[Sequence[torch.Tensor]]] = {}
-            rows = []  # of what is copied together
-            for small in kept:
-                held = alike.setdefault(small.alike, [])
-                rows.append(len(held))
-                held.append(small.held.tensors)
-            with torch.no_grad(), torch_state.outside_modes():
-                copied = {key: [torch.stack(same) for same in zip(*held)] for key, held in alike.items()}
-            for kind, some in itertools.groupby(zip(kept, rows), lambda one: one[0].part.kind):
-                those = list(some)
-                self._publisher.publish_made([small.nbytes for small, _ in those], functools.partial(_made, those, copied), self.epoch,
-                                             self.step, kind, more=True)
+        for kind, some in itertools.groupby(found, lambda small: small.part.kind):
+            those = list(some)
+            self._publisher.publish_made([small.nbytes for small in those], functools.partial(_made, those), self.epoch, self.step, kind,
+                                         more=True)
 
     def _take(self, path: str, layer: Optional[wire.NamedLayer], seen: Seen, share: Share, alike: Optional[Alike] = None) -> None:
         """Captures the parts of a call that the plan takes. `alike`: what others of the forward may be as well."""
@@ -557,15 +530,10 @@ class Forwards:
         return self.names.layers[path]
 
 
-def _refuse_written() -> Cut:
-    raise ValueError("queries, keys or weights were written to after the attention, before they were copied")
-
-
-def _made(kept: Sequence[Tuple[_Small, int]], copied: Mapping[Tuple[int, int], Sequence[torch.Tensor]]
-          ) -> Iterator[Tuple[wire.Layer, int, Maker]]:
-    """The messages of small parts, each a row of those that are alike, which were copied together."""
-    for small, row in kept:
-        yield small.layer, small.nbytes, functools.partial(small.part.made, [one[row] for one in copied[small.alike]], small.layer)
+def _made(found: Sequence[_Small]) -> Iterator[Tuple[wire.Layer, int, Maker]]:
+    """The messages of small parts."""
+    for small in found:
+        yield small.layer, small.nbytes, functools.partial(small.part.made, small.copied, small.layer)
 
 
 def _says_positions(seen: Seen) -> bool:

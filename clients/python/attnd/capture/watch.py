@@ -302,6 +302,7 @@ class Watch:
             self.forwards.gradients.settle(self.forwards.step if before_backward else None)
         installed = goes_on = self.forwards.spy.installed
         if installed:
+            self.forwards.spy.settle()  # a forward that was interrupted is of this step
             self.forwards.spy.settle_shown()
             if self.forwards.spy.is_in_doubt:
                 self.forwards.disarm()

@@ -56,8 +56,7 @@ class Learned:
     def attended(self, entered: Sequence["Entered"], by_name: bool) -> None:
         """The innermost of the running modules computed an attention by one function. `by_name`: which was looked up in
         torch.nn.functional."""
-        for one, does in ((entered[0], BEGINS), *((one, 0) for one in entered[-3:-1]),
-                          (entered[-1], ATTENDS | MAY_ATTEND | (0 if by_name else BY_MODE))):
+        for one, does in (entered[0], BEGINS), (entered[-1], ATTENDS | MAY_ATTEND | (0 if by_name else BY_MODE)):
             self._followed[id(one.module)] = self._followed.get(id(one.module), 0) | does
 
     def odd(self) -> None:
@@ -86,7 +85,7 @@ class Learned:
                 does |= NEW
             if does:
                 followed[id(module)] = does
-            if compiles_itself(module) or isinstance(module, torch.nn.TransformerEncoderLayer) and id(module) in self._followed:
+            if compiles_itself(module) or isinstance(module, torch.nn.TransformerEncoderLayer):
                 return
             if module._modules:
                 holders.append((weakref.ref(module), [weakref.ref(part) for part in module._modules.values() if part is not None]))

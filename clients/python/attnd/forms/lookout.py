@@ -14,6 +14,8 @@ are followed until it is certain whether they are attention (evidence.py).
 from __future__ import annotations
 
 import contextlib
+import functools
+import pkgutil
 import sys
 import threading
 import time
@@ -23,7 +25,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ..base.torch_state import compiled_is_unseen, is_graph_captured, outside_modes, record, unseen_by_modes
+from ..base.torch_state import compiled_is_unseen, has_function_modes, is_graph_captured, outside_modes, record, unseen_by_modes
 from . import flex, interface, kernels_of_others, sdpa
 from .alike import known_by, softmax_known_by
 from .detours import Detour
@@ -55,6 +57,7 @@ class Lookout:
         self.given: Any = None  # arguments of the F.scaled_dot_product_attention that is told of
         self.is_by_mode = False  # a mode alone sees what is looked at
         self._is_named = False  # what runs was looked up in torch.nn.functional
+        self._stands_in = False  # a function of ours stands there while a forward is followed
         self._mode: Optional[_Mode] = None
         self._stuck: List[_Mode] = []  # shut ones that were not on top when they were to leave
         self._paused: List[Any] = []
@@ -65,8 +68,9 @@ class Lookout:
         self.spies.append(spy)
         if len(self.spies) == 1:
             _interface.enter()
-            if not compiled_is_unseen:  # else Dynamo might compile what calls them
-                _stand_ins.enter()
+            self._stands_in = not compiled_is_unseen and not has_function_modes()  # else Dynamo might compile what calls it
+            if self._stands_in:
+                _fused.enter()
         self.see()
 
     def remove(self, spy: Spy) -> None:
@@ -75,8 +79,8 @@ class Lookout:
             self.spies.remove(spy)
             if not self.spies:
                 self.terms.clear()
-                if not compiled_is_unseen:
-                    _stand_ins.leave()
+                if self._stands_in:
+                    _fused.leave()
                 _interface.leave()
         self.resume(spy)
 
@@ -288,11 +292,13 @@ class Lookout:
     def _inside(self, args: Any, kwargs: Any) -> Iterator[None]:
         """Within F.multi_head_attention_forward, which the mode sees from outside only."""
         self.heads = int(args[4] if len(args) > 4 else kwargs["num_heads"])
-        _stand_ins.enter()
+        for one in (_of_mha, _fused):
+            one.enter()
         try:
             yield
         finally:
-            _stand_ins.leave()
+            for one in (_of_mha, _fused):
+                one.leave()
             self.heads = None
 
 
@@ -424,54 +430,80 @@ class _Stance(_Shared):
             self._set = None
 
 
-class _StandIns(_Shared):
-    """Models, and F.multi_head_attention_forward, look up in torch.nn.functional what they compute attention by: functions of
-    ours stand there while a forward is followed. Calls from elsewhere pass through them."""
+class _StandIn(_Shared):
+    """Models, and F.multi_head_attention_forward, look up in torch.nn.functional what they compute attention by: a function of ours
+    stands there meanwhile. Calls from elsewhere pass through it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, call: Callable[[Any, Any, Any], Any]) -> None:
         super().__init__()
-        self.own: Dict[str, Callable[..., Any]] = {}
-        self.ours: Dict[str, Callable[..., Any]] = {"softmax": self._softmax,
-                                                    "scaled_dot_product_attention": self._fused}
-        self._names = {function: name for name, function in self.ours.items()}
+        self._name, self._call = name, call
+        self._lifted = 0  # calls that run while the function of torch is in its place
+        self.own: Any = getattr(functional, name, None)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(self.own, args, kwargs)
+
+    def __reduce__(self) -> Any:  # of a copy, or a pickle, of what has looked it up
+        return pkgutil.resolve_name, (f"torch.nn.functional:{self._name}",)
 
     def place(self) -> None:
-        self.own = {name: getattr(functional, name) for name in self.ours if hasattr(functional, name)}
-        for name in self.own:
-            setattr(functional, name, self.ours[name])
+        if hasattr(functional, self._name):
+            self.own = getattr(functional, self._name)
+            functools.update_wrapper(self, self.own)
+            setattr(functional, self._name, self)
 
     def take_away(self) -> None:
-        for name, function in self.own.items():
-            if getattr(functional, name) == self.ours[name]:  # else somebody has put another one there
-                setattr(functional, name, function)
+        if getattr(functional, self._name, None) is self:  # else somebody has put another one there
+            setattr(functional, self._name, self.own)
 
-    def original(self, function: Any) -> Any:
-        """The function of torch behind one: torch names the one that it finds, which may be ours."""
-        name = self._names.get(function)
-        return function if name is None else self.own[name]
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        """The function of torch is in its place, in all threads: what a mode or a kind of tensor compares it with."""
+        with self._lock:
+            self._lifted += 1
+            self.take_away()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._lifted -= 1
+                if self._users > 0 and self._lifted == 0 and getattr(functional, self._name) is self.own:
+                    setattr(functional, self._name, self)
 
-    def _softmax(self, *args: Any, **kwargs: Any) -> Any:
-        weights = self.own["softmax"](*args, **kwargs)
-        here = lookout_here()
-        if here.heads is not None:
-            inside = sys._getframe(1)
-            here.tell(lambda: _marked(_with_values(_softmax(args, kwargs, weights, None, here.heads), inside.f_locals.get("v")), inside))
-        return weights
 
-    def _fused(self, *args: Any, **kwargs: Any) -> Any:
-        own, here = self.own["scaled_dot_product_attention"], lookout_here()
-        if here.heads is None and own is _sdpa:
+def _of_softmax(own: Any, args: Any, kwargs: Any) -> Any:
+    """F.softmax within F.multi_head_attention_forward."""
+    weights, here = own(*args, **kwargs), lookout_here()
+    if here.heads is not None:
+        inside = sys._getframe(2)
+        here.tell(lambda: _marked(_with_values(_softmax(args, kwargs, weights, None, here.heads), inside.f_locals.get("v")), inside))
+    return weights
+
+
+def _of_fused(own: Any, args: Any, kwargs: Any) -> Any:
+    """F.scaled_dot_product_attention, wherever it is looked up."""
+    here = lookout_here()
+    if here.heads is None and own is _sdpa:
+        if _is_plain(args) and not has_function_modes(_Mode):
             return here.named(args, kwargs)
-        output = own(*args, **kwargs)
-        if here.heads is not None:
-            inside = sys._getframe(1)
-            here.tell(lambda: _marked(sdpa.of_call(args, kwargs, output), inside))
-        return output
+        with _fused.lifted():  # as somebody may change the call, a mode is what sees it
+            return own(*args, **kwargs)
+    output = own(*args, **kwargs)
+    if here.heads is not None:
+        inside = sys._getframe(2)
+        here.tell(lambda: _marked(sdpa.of_call(args, kwargs, output), inside))
+    return output
+
+
+def _is_plain(args: Any) -> bool:
+    """Whether the queries, keys and values are of no kind of their own."""
+    return len(args) > 2 and type(args[0]) is type(args[1]) is type(args[2]) is torch.Tensor
 
 
 _interface = _Interface()
 stance = _Stance()
-_stand_ins = _StandIns()
+_of_mha = _StandIn("softmax", _of_softmax)  # within F.multi_head_attention_forward alone
+_fused = _StandIn("scaled_dot_product_attention", _of_fused)
 
 
 class _Mode(TorchFunctionMode):
@@ -486,7 +518,7 @@ class _Mode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _LOOKED_AT and self.is_open:
-            return self._lookout.by_mode(_stand_ins.original(func), args, kwargs)
+            return self._lookout.by_mode(func.own if isinstance(func, _StandIn) else func, args, kwargs)
         made = func(*args, **kwargs)
         if func in (FOLLOWED if self._ways else BEGIN) and self.is_open and self._terms.concerns(func, args):
             self._lookout.note(func, args, kwargs, made)
@@ -563,4 +595,4 @@ _sdpa: Any = getattr(functional, "scaled_dot_product_attention", None)
 _mha_forward: Any = functional.multi_head_attention_forward
 _SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, torch.special.expit, functional.sigmoid}
 _LOOKED_AT = {*_SIGMOIDS, _sdpa, _mha_forward, functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax,
-              *_stand_ins.ours.values()} - {None}
+              _of_mha} - {None}

@@ -35,8 +35,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from ..base.hook import Hook
 from ..base.once import log
 from ..base.paths import call_name, module_paths
-from ..base.torch_state import (allow_global_hooks, are_modes_there, compiles_itself, graph_task_id, has_compiled, is_compiling,
-                                is_graph_captured, outside_modes)
+from ..base.torch_state import (allow_global_hooks, are_modes_there, compiles_itself, graph_task_id, has_compiled,
+                                has_function_modes, is_compiling, is_graph_captured, outside_modes)
 from . import flex, look
 from .alike import Alike, Tensors, alike_of, softmax_alike
 from .evidence import Trail
@@ -566,7 +566,8 @@ class Spy:
         self._trains = path != "" or torch.is_grad_enabled()
         if self._narrow is not None and not self._begins_well(module, frame):
             return False
-        if self._narrow is not None and not self._trains:  # a mode is what keeps torch from its fast path
+        # A mode is what keeps torch from its fast path, and what sees functions where a mode of somebody else sees them.
+        if self._narrow is not None and (not self._trains or has_function_modes()):
             self._widen()
             self._hook()
         self._thread = threading.get_ident()
