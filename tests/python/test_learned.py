@@ -181,6 +181,30 @@ class Late(Attention):
     """Of another class than those that a full capture has shown."""
 
 
+class Turns(Attention):
+    """Attends by its softmax, or by one function of torch, in turns."""
+    number = 0
+
+    def forward(self, x):
+        self.number += 1
+        self.is_explicit = self.number % 2 == 0
+        return super().forward(x)
+
+
+@needs_sdpa
+def test_forms_that_take_turns_are_missing_twice(monkeypatch, caplog):
+    """And told; after that, full captures show both."""
+    def build():
+        model = Stack()
+        model.blocks[1].attn = Turns()
+        return model
+
+    caplog.set_level("INFO", "attnd")
+    (sent, full), (expected, _) = both(monkeypatch, build=build, steps=20)
+    assert [message[:2] for message in expected if message not in sent] == [(1, 1), (3, 1)]
+    assert full == [True, False, True, False, *[True] * 16] and caplog.text.count("blocks.1.attn (Turns) showed no attention") == 1
+
+
 def shared():
     model = Stack()
     model.blocks[1].attn = model.blocks[0].attn

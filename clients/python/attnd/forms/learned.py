@@ -12,7 +12,8 @@ and all that is added to their product, in the very module of the softmax. It st
 softmaxes are followed in each, as for values. So does a model whose encoder layers of torch attend, which take their fast path only
 without hooks. A capture is odd when a forward shows what was not learned: an attention of another module or form, no attention of an
 attending module, a module of a class that had not run; or when a forward begins elsewhere, shows no attention at all, or
-breaks off. A model that has other modules than a full capture has shown is learned anew.
+breaks off. A model that has other modules than a full capture has shown is learned anew. After an odd narrow capture so many full ones
+on end show what holds, twice as many each time, until narrow ones have gone well: a model whose forms take turns shows all of them.
 """
 from __future__ import annotations
 
@@ -38,16 +39,24 @@ class Learned:
     """The modules of one model. Asked from the training thread."""
 
     def __init__(self) -> None:
+        self._doubts = 0  # full captures on end that are learned from together; 0: one
+        self._due = 0  # of these, those that are to come
+        self._is_narrow = self._is_odd = False
         self.begins()
 
     def begins(self) -> None:
         """A full capture begins."""
-        self._ran: Set[Type[torch.nn.Module]] = set()  # classes, in the last full capture
-        self._followed: Dict[int, int] = {}  # bits by id, or 0
+        if self._is_narrow:
+            self._doubts = min(2 * self._doubts or 1, FULL_EVERY) if self._is_odd else 0
+        if self._is_narrow or self._due == 0:
+            self._ran: Set[Type[torch.nn.Module]] = set()  # classes
+            self._followed: Dict[int, int] = {}  # bits by id, or 0
+            self._due, self._is_odd = max(1, self._doubts), False
+        self._due -= 1
         self._modules: List["weakref.ref[torch.nn.Module]"] = []  # which are followed
         self._holders: List[Tuple["weakref.ref[torch.nn.Module]", List["weakref.ref[torch.nn.Module]"]]] = []  # and their parts
         self._left = 0  # narrow captures until the next full one
-        self._is_odd = self._has_ended = False  # the capture is odd; a forward has ended in it
+        self._is_narrow = self._has_ended = False  # a forward has ended in the capture
 
     def ran(self, module: torch.nn.Module) -> None:
         """A module runs within a forward that a full capture follows."""
@@ -69,7 +78,7 @@ class Learned:
 
     def ends(self, root: torch.nn.Module) -> None:
         """A full capture ends."""
-        if self._left or not self._has_ended or not self._followed or self._is_odd:
+        if self._due or self._left or not self._has_ended or not self._followed or self._is_odd:
             return
         modules = list(root.modules())
         attending: Dict[Type[torch.nn.Module], int] = {}
@@ -99,7 +108,7 @@ class Learned:
 
     def narrow(self) -> Mapping[int, int]:
         """A narrow capture begins: the bits of each module that is followed, by id."""
-        self._left -= 1
+        self._left, self._is_narrow = self._left - 1, True
         return self._followed
 
     def modules(self) -> List[torch.nn.Module]:

@@ -112,6 +112,7 @@ class Spy:
         self._known: Set[str] = set()  # softmaxes of which a full capture has shown what was added
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward: those that have a hook
         self._told: Set[str] = set()  # paths of modules that publish by hand, or are passed over
+        self._missed: Set[str] = set()  # of those of which something was told as missing
         self._unread: Set[str] = set()  # of those that made a call of which nothing is captured
         self._sigmoids: Set[str] = set()  # of those that computed a sigmoid over [.., T, T]
         self._written: Set[str] = set()  # calls whose weights the model writes to before they meet the values
@@ -655,9 +656,14 @@ class Spy:
         if not self._again:
             self._learned.forward_ends(whole)
             narrow = self._narrow
-            if narrow is not None and (not self._calls or any(
-                    narrow[id(module)] & ATTENDS and path not in self._calls for path, module in self._entered.items())):
+            missing = [] if narrow is None else [path for path, module in self._entered.items()
+                                                 if narrow[id(module)] & ATTENDS and path not in self._calls]
+            if missing or narrow is not None and not self._calls:
                 self._learned.odd()
+            if missing and whole and missing[0] not in self._missed:
+                self._missed.add(missing[0])
+                log.info("%s (%s) showed no attention in a captured step, as it had before: what it attended to in another way is not "
+                         "sent. Everything is looked at in the next capture", missing[0], type(self._entered[missing[0]]).__name__)
             self.watcher.ends(None if not whole else self._unseen() if narrow is None else [])
 
     @property
