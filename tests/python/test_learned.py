@@ -193,16 +193,32 @@ class Turns(Attention):
 
 @needs_sdpa
 def test_forms_that_take_turns_are_missing_twice(monkeypatch, caplog):
-    """And told; after that, full captures show both."""
+    """And told; after that, full captures have shown both."""
     def build():
         model = Stack()
         model.blocks[1].attn = Turns()
         return model
 
     caplog.set_level("INFO", "attnd")
-    (sent, full), (expected, _) = both(monkeypatch, build=build, steps=20)
+    (sent, full), (expected, _) = both(monkeypatch, build=build, steps=40)
     assert [message[:2] for message in expected if message not in sent] == [(1, 1), (3, 1)]
-    assert full == [True, False, True, False, *[True] * 16] and caplog.text.count("blocks.1.attn (Turns) showed no attention") == 1
+    assert [message for message in sent if message not in expected] == []
+    assert [step for step, is_full in enumerate(full) if is_full] == [0, 2, 4, 5, 6, 7, 23, 39]
+    assert caplog.text.count("blocks.1.attn (Turns) showed no attention") == 1
+
+
+@needs_sdpa
+def test_a_form_that_a_mode_alone_sees_is_not_forgotten(monkeypatch, way):
+    """By a full capture that shows the other one, of the function that is looked up by its name."""
+    def build():
+        model = Stack()
+        model.blocks[1].attn = Turns()
+        model.blocks[1].attn.number = 1
+        return model
+
+    (sent, full), (expected, _) = both(monkeypatch, build=build, steps=40)
+    assert {message[0] for message in expected if message not in sent} == ({2, 4} if way is by_name else set())
+    assert sum(full) == (7 if way is by_name else 4) and not all(full[-9:])
 
 
 def shared():

@@ -42,6 +42,7 @@ class Learned:
         self._doubts = 0  # full captures on end that are learned from together; 0: one
         self._due = 0  # of these, those that are to come
         self._is_narrow = self._is_odd = False
+        self._by_mode: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()  # which have ever attended in a way that a mode alone sees
         self.begins()
 
     def begins(self) -> None:
@@ -65,7 +66,9 @@ class Learned:
     def attended(self, entered: Sequence["Entered"], by_name: bool) -> None:
         """The innermost of the running modules computed an attention by one function. `by_name`: which was looked up in
         torch.nn.functional."""
-        for one, does in (entered[0], BEGINS), (entered[-1], ATTENDS | MAY_ATTEND | (0 if by_name else BY_MODE)):
+        if not by_name:
+            self._by_mode.add(entered[-1].module)
+        for one, does in (entered[0], BEGINS), (entered[-1], ATTENDS | MAY_ATTEND | (BY_MODE if entered[-1].module in self._by_mode else 0)):
             self._followed[id(one.module)] = self._followed.get(id(one.module), 0) | does
 
     def odd(self) -> None:

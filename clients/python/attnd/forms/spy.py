@@ -108,6 +108,7 @@ class Spy:
         self._leaving = False  # removed by another thread meanwhile
         self._stack: List[Entered] = []
         self._calls: Dict[str, int] = {}
+        self._passed: Dict[str, int] = {}  # of these, softmaxes of which a narrow capture knows too little
         self._alike: Dict[Tuple[str, int], Alike] = {}  # by path and call
         self._known: Set[str] = set()  # softmaxes of which a full capture has shown what was added
         self._entered: Dict[str, torch.nn.Module] = {}  # by path, in this forward: those that have a hook
@@ -192,7 +193,7 @@ class Spy:
 
     def _widen(self) -> None:
         """The capture is a full one."""
-        self._narrow, self.is_awake, self._alike, self._known = None, True, {}, set()
+        self._narrow, self.is_awake, self._alike = None, True, {}
         self._paths = module_paths(self.root)
         self._learned.begins()
 
@@ -401,14 +402,14 @@ class Spy:
         follows = (self.watcher.sends_values and name not in self._written) or name in self._compared
         if self._narrow is not None and (verdict is None or (name in self._known and not seen.is_known)):
             self._learned.odd()
+            self._passed[path] = self._passed.get(path, 0) + 1
             return
         if verdict is not None and verdict.attention and self._narrow is None:
             if follows or self._lookout is None or self._lookout.terms.crosses:
                 self._learned.odd()
             else:
                 self._learned.attended(self._stack, False)
-                if seen.is_known:
-                    self._known.add(name)
+                (self._known.add if seen.is_known else self._known.discard)(name)
         if verdict is not None and not (verdict.attention and follows):
             if verdict.attention:
                 ordered = judge.ordered(name, verdict, seen)
@@ -572,7 +573,7 @@ class Spy:
             self._widen()
             self._hook()
         self._thread = threading.get_ident()
-        self._calls, self._entered = {}, {}
+        self._calls, self._passed, self._entered = {}, {}, {}
         self._lookout = lookout_here()
         self._lookout.add(self)
         return True
@@ -657,7 +658,7 @@ class Spy:
             self._learned.forward_ends(whole)
             narrow = self._narrow
             missing = [] if narrow is None else [path for path, module in self._entered.items()
-                                                 if narrow[id(module)] & ATTENDS and path not in self._calls]
+                                                 if narrow[id(module)] & ATTENDS and self._calls.get(path, 0) == self._passed.get(path, 0)]
             if missing or narrow is not None and not self._calls:
                 self._learned.odd()
             if missing and whole and missing[0] not in self._missed:
