@@ -97,6 +97,7 @@ def test_calls_like_one_before_have_a_sketch_as_well(watched):
 def test_a_parameter_whose_memory_is_away_is_not_read(watched, caplog, is_view):
     """As while it is offloaded, or shared out. A view of what is gone still has an address."""
     it = watched()
+    caplog.set_level("INFO", "attnd")
     if is_view:
         attn(it.model).q_proj.weight = nn.Parameter(torch.rand(D + 4, D)[4:])
     of = (lambda one: one.untyped_storage()) if hasattr(torch.Tensor, "untyped_storage") else (lambda one: one.storage().untyped())
@@ -111,9 +112,30 @@ def test_a_parameter_whose_memory_is_away_is_not_read(watched, caplog, is_view):
         if step == 2:
             storage.resize_(size)
             attn(it.model).q_proj.weight.data.copy_(kept)
-    assert [step for step, *_ in sketches(it)] == [0, 1, 3]
-    assert "could not be read" in caplog.text
+    assert [step for step, *_ in sketches(it)] == [0, 1, 3] and [step for step, *_ in sketches(it, 1)] == [0, 1, 2, 3]
+    assert "taken the memory of a parameter away" in caplog.text
     assert_values(sketches(it)[-1][2], **of_four(attn(it.model)))
+
+
+@pytest.mark.parametrize("change", ["transposed", "pruned"])
+def test_a_parameter_whose_numbers_lie_otherwise_is_looked_at_anew(watched, change):
+    """With the same memory, or with fewer numbers: then other layers have sketches all the same."""
+    it = watched()
+    for step in range(8):
+        it.model(torch.rand(1, T, D)).square().sum().backward()
+        if step == 5:
+            module = attn(it.model)
+            for one in (module.q_proj, module.k_proj, module.v_proj):
+                one.weight.data = one.weight.data.t() if change == "transposed" else one.weight.data[:D // 2]
+                one.weight.grad = None
+            if change == "pruned":
+                module.o_proj.weight.data, module.o_proj.weight.grad = module.o_proj.weight.data[:, :D // 2], None
+        it.step()
+        if step == 5 and change == "pruned":
+            break
+    assert [step for step, *_ in sketches(it, 1)] == list(range(6 if change == "pruned" else 8))
+    if change == "transposed":
+        assert_values(sketches(it)[-1][2], **of_four(attn(it.model)))
 
 
 def in_one(blocks):

@@ -296,6 +296,14 @@ def _lora(name: str, module: Any) -> Optional[Added]:
                  for adapter, (b, a) in zip(active, pairs))
 
 
+def adapters_of(module: Any) -> Any:
+    """What of its state says what an adapter adds; None: it has none."""
+    if not hasattr(module, "base_layer"):
+        return None
+    return [dict(one) if isinstance(one, dict) else one for one in (
+        getattr(module, name, None) for name in ("merged", "disable_adapters", "active_adapters", "scaling"))]
+
+
 def _factor(name: str, weight: torch.Tensor) -> torch.Tensor:
     """It is a matrix, also of a convolution over one place."""
     return _plain(name, weight if weight.dim() < 3 else weight.flatten(1))

@@ -31,14 +31,14 @@ from ..sending.contents import Captured, Maker
 from ..sending.devices import DTYPE_NAMES, HostCopy
 from ..sending.publisher import Publisher
 from .applied import Refused, failure
-from .matrix import Matrix, Modules, is_held
+from .matrix import Matrix, Modules, adapters_of, is_held
 from .projections import GIVEN, TOLD, Layer, Projections, around, modules_of
 
 PLACES = 64  # PROTOCOL.md
 RUNS = 16, 8, 4, 2, 1  # places that lie side by side: a line of the cache, which comes from memory as a whole
 LOOKED_EVERY = 64  # captured steps after which the matrices are looked for again, beside the 1st, 2nd, 4th, ...
 _Link = Tuple[Dict[str, Any], str, Any]
-_DTYPE, _NEEDS_GRADIENT = operator.attrgetter("dtype"), operator.attrgetter("requires_grad")
+_DTYPE, _NEEDS_GRADIENT, _SHAPE = map(operator.attrgetter, ("dtype", "requires_grad", "shape"))
 Captures = Mapping[str, Tuple[wire.Layer, Share]]  # what was captured in a step, by path
 
 
@@ -126,9 +126,19 @@ class _Taken:
 
 class _Known(NamedTuple):
     """A layer that was looked for. `links`: where the modules and parameters are that make it, which others may take the place of;
-    None: a parameter is nowhere."""
+    None: a parameter is nowhere. `shapes`: of the parameters. `adapters`: modules with some, and their state."""
     reads: Sequence[_Read]
     links: Optional[Sequence[_Link]]
+    shapes: Sequence[torch.Size] = ()
+    adapters: Sequence[Tuple[torch.nn.Module, Any]] = ()
+
+
+class _Away(Exception):
+    """The memory of parameters of these layers is not there for now."""
+
+    def __init__(self, paths: Sequence[str]):
+        super().__init__("somebody has taken the memory of a parameter away for now")
+        self.paths = paths
 
 
 class _Plan:
@@ -154,16 +164,21 @@ class _Plan:
         links = [link for one in known.values() for link in one.links or ()]
         self._holders, self._names = [holder for holder, _, _ in links], [name for _, name, _ in links]
         self._ones = [one for _, _, one in links]
+        self._parameters = [one for read in self.reads for one in read.matrix.sources]
+        self._shapes = [shape for one in known.values() for shape in one.shapes]
+        self._adapters = [of for one in known.values() for of in one.adapters]
 
     def is_current(self) -> bool:
-        """Whether modules and parameters are those that were found."""
-        return not self._is_lost and all(map(operator.is_, map(dict.get, self._holders, self._names), self._ones))
+        """Whether modules and parameters are those that were found, and as they were but for numbers."""
+        return not self._is_lost and all(map(operator.is_, map(dict.get, self._holders, self._names), self._ones)) \
+            and list(map(_SHAPE, self._parameters)) == self._shapes \
+            and all(adapters_of(module) == state for module, state in self._adapters)
 
     def take(self) -> _Taken:
-        """The values now."""
+        """The values now. _Away."""
         sources = self._sources
         dtypes = list(map(_DTYPE, sources))
-        seen = [*map(torch.Tensor.data_ptr, sources), *map(torch.Tensor.numel, sources), *dtypes]
+        seen = [*map(torch.Tensor.data_ptr, sources), *map(torch.Tensor.stride, sources), *map(torch.Tensor.numel, sources), *dtypes]
         if seen != self._seen:
             self._look()
             self._seen = seen
@@ -178,9 +193,10 @@ class _Plan:
         return taken
 
     def _look(self) -> None:
-        """Finds out where the values are. RuntimeError when that is nowhere for now."""
-        if not all(map(is_held, self._sources)):
-            raise RuntimeError("somebody has taken the memory of a parameter away for now")
+        """Finds out where the values are. _Away."""
+        away = [path for path, of, _ in self.layers if not all(map(is_held, self._sources[of]))]
+        if away:
+            raise _Away(away)
         found = [read.memory() for read in self.reads]
         self._others = [at for at, memory in enumerate(found) if memory is None]
         self._memories = [_NONE if memory is None else memory for memory in found]
@@ -234,7 +250,12 @@ class Sketches:
         if not self._publisher.limits.sketch:  # an attnd from before there were sketches
             return
         plan = self._planned(captures)
-        taken = plan.take()
+        try:
+            taken = plan.take()
+        except _Away as away:
+            self._tell(away.paths[0], "W_q, W_k, W_v and W_o", f"{away}")
+            plan = _Plan({path: one for path, one in plan.known.items() if path not in away.paths})
+            taken = plan.take()
         self._publisher.publish_made(plan.sizes, functools.partial(plan.messages, taken, captures), epoch, step, "sketch")
 
     def _planned(self, captures: Captures) -> _Plan:
@@ -279,7 +300,8 @@ class Sketches:
             else:
                 reads.append(_read(path, layer, name))
         sources = [one for read in reads for one in read.matrix.sources]
-        return _Known(reads, _links(modules, path, sources))
+        links, adapters = _links(modules, path, sources)
+        return _Known(reads, links, [one.shape for one in sources], adapters)
 
     def _tell(self, path: str, names: str, why: str) -> None:
         if names not in self._told:
@@ -340,10 +362,12 @@ def _read(path: str, layer: Layer, name: str) -> _Read:
     return _Read(matrix, names, row, column, place, place[::each] // each, each, held, {})
 
 
-def _links(modules: Modules, path: str, sources: Sequence[torch.Tensor]) -> Optional[Tuple[_Link, ...]]:
-    """Where these parameters are in their modules, and these in the modules around them, up to the block."""
+def _links(modules: Modules, path: str, sources: Sequence[torch.Tensor]
+           ) -> Tuple[Optional[Sequence[_Link]], Sequence[Tuple[torch.nn.Module, Any]]]:
+    """As _Known: where these parameters are in their modules, and these in the modules around them, up to the block."""
     top, wanted = around(path)[-1], {id(one) for one in sources}
     found: List[_Link] = []
+    adapters: Dict[int, Tuple[torch.nn.Module, Any]] = {}
     for name, module in modules.items():
         keys = [key for key, one in module._parameters.items() if id(one) in wanted]
         if not keys or not (top in ("", name) or name.startswith(f"{top}.")):
@@ -355,5 +379,9 @@ def _links(modules: Modules, path: str, sources: Sequence[torch.Tensor]) -> Opti
             if inner.get(last) is modules[name]:  # else a wrapper is between
                 found.append((inner, last, modules[name]))
             name = outer
+            state = adapters_of(modules[name]) if name in modules else None
+            if state is not None:
+                adapters[id(modules[name])] = modules[name], state
     once = {(id(held), key): (held, key, one) for held, key, one in found}
-    return tuple(once.values()) if wanted <= {id(one) for _, _, one in found} else None
+    is_whole = wanted <= {id(one) for _, _, one in found}
+    return tuple(once.values()) if is_whole else None, tuple(adapters.values())
