@@ -14,6 +14,7 @@ from attnd.forms import learned
 from attnd.forms.spy import Spy
 from conftest import FakeDaemon
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from watching import MHA, D, H, tensors_of
 
 import attnd
@@ -734,6 +735,79 @@ def test_copies_of_the_model_have_no_hook_and_nothing_stays():
         assert torch.equal(copied(X), expected) and torch.equal(pickle.loads(pickled)(X), expected)
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in models[0].modules())
     assert functional.scaled_dot_product_attention is BOUND
+
+
+class Compares:
+    """What a mode, or a kind of tensor, of a user does: knows the function of torch by its name there, or by its identity."""
+    seen = []
+
+    @classmethod
+    def note(cls, func):
+        cls.seen.append((func is functional.scaled_dot_product_attention, func is BOUND))
+
+
+class Subclass(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") == "scaled_dot_product_attention":
+            Compares.note(func)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+class Counting(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") == "scaled_dot_product_attention":
+            Compares.note(func)
+        return func(*args, **(kwargs or {}))
+
+
+class InAMode(Attention):
+    def forward(self, x):
+        with Counting():
+            return super().forward(x)
+
+
+class WithSubclass(Attention):
+    def forward(self, x):
+        return super().forward(x.as_subclass(Subclass)).as_subclass(torch.Tensor)
+
+
+@needs_sdpa
+@pytest.mark.parametrize("kind,layers", [(InAMode, [0, 1, 2]), (WithSubclass, [0, 2])])
+def test_modes_and_kinds_of_tensors_see_the_function_of_torch(monkeypatch, way, kind, layers):
+    """Whatever stands in its place meanwhile. But one that looks up anew what the model has bound at import finds ours. Numbers of
+    such a kind of tensor are not read."""
+    def build():
+        model = Stack()
+        model.blocks[1].attn = kind()
+        return model
+
+    monkeypatch.setattr(Compares, "seen", [])
+    (sent, full), (expected, _) = both(monkeypatch, build=build, steps=6)
+    assert sent == expected and [message[1] for message in sent] == 6 * layers and all(full) == (kind is WithSubclass)
+    assert Compares.seen == [(way is not BOUND, True)] * (2 * 6)
+
+
+@needs_sdpa
+def test_a_function_that_is_kept_while_ours_stands_in_is_pickled_as_that_of_torch(way):
+    kept = []
+
+    class Keeps(Attention):
+        def forward(self, x):
+            kept.append(functional.scaled_dot_product_attention)
+            return super().forward(x)
+
+    def build():
+        model = Stack()
+        model.blocks[1].attn = Keeps()
+        return model
+
+    train(build=build, steps=3)
+    if way is not BOUND:
+        assert kept[1] is not BOUND  # so that this tests something
+    assert all(pickle.loads(pickle.dumps(one)) is BOUND and copy.deepcopy(one) is BOUND for one in kept)
+    q = torch.rand(1, H, 3, 4)
+    assert all(torch.equal(one(q, q, q), BOUND(q, q, q)) for one in kept)
 
 
 @needs_sdpa

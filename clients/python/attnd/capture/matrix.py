@@ -297,7 +297,7 @@ def _lora(name: str, module: Any) -> Optional[Added]:
 
 
 def adapters_of(module: Any) -> Any:
-    """What of its state says what an adapter adds; None: it has none."""
+    """Its state that says what an adapter adds; None: it has no adapter."""
     if not hasattr(module, "base_layer"):
         return None
     return [dict(one) if isinstance(one, dict) else one for one in (

@@ -200,7 +200,8 @@ class Spy:
     def _is_compiled(self, module: torch.nn.Module) -> bool:
         """Whether a module that runs is compiled, or a part of it is, so that this model is to be left so."""
         look.note(module)
-        return self._may_look and (self._narrow is None or has_compiled()) and look.is_prepared() and look.sees(module) and not look.shows_nothing(self.root)
+        return self._may_look and (self._narrow is None or has_compiled()) and look.is_prepared() and look.sees(module) \
+            and not look.shows_nothing(self.root)
 
     def _begin_looking(self) -> None:
         """Compiled code tells what it does; nothing else is there that it would have to be compiled again for."""
@@ -368,7 +369,8 @@ class Spy:
             path = self._paths[id(innermost.f_locals["self"])]
             number = self._calls.get(path, 0)
             found = self._alike.get((path, number))
-            if found is None or self.judge is None or self.judge.refuses(call_name(path, number)) or found.known_by != known_by(*call) or not _runs(self._stack[0].frame)[0]:
+            if found is None or self.judge is None or self.judge.refuses(call_name(path, number)) \
+                    or found.known_by != known_by(*call) or not _runs(self._stack[0].frame)[0]:
                 return None
             return path, found
         except (KeyError, StopIteration):  # a module of somebody else, or none
