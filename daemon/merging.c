@@ -80,6 +80,11 @@ static int merging_take_body(struct run *run, const struct merged *merged)
     struct store_batch *batch = checkpoint_begin(run);
     code = batch || !run->sink->store ? 0 : ERR_MEMORY;
     if (!code && fleet_body_decode(doc.root, &body) == 0 && body.kind == FLEET_RUN) {
+        if (body.failure.type[0] && !run->failure.type[0]) {
+            run->failure = body.failure;
+            run->unsaved = true;
+            run_publish_job(run);
+        }
         for (uint32_t i = 0; i < body.points_found->via.array.size && !code; i++) {
             code = merging_add_point(run, batch, &body.points_found->via.array.ptr[i], &log);
         }

@@ -80,6 +80,10 @@ void fleet_body_encode(const struct fleet_body *body, struct mpk_writer *writer)
     case FLEET_RUN:
         fleet_put_progress(writer, body);
         mpk_pair_str(writer, "state", job_state_name(body->state_of_run));
+        if (body->failure.type[0]) {
+            mpk_put_str(writer, "failure");
+            failure_put(&body->failure, writer);
+        }
         if (body->settings) {
             mpk_pair_bin(writer, "settings", body->settings, body->settings_size);
         }
@@ -310,6 +314,10 @@ int fleet_body_decode(const msgpack_object *map, struct fleet_body *ret_body)
             &reader, "state", 3,
             (const char *const[]){job_state_name(JOB_ACTIVE), job_state_name(JOB_IDLE),
                                   job_state_name(JOB_ENDED)});
+        if (mpk_find(map, "failure") &&
+            failure_read(mpk_find(map, "failure"), &body.failure) != 0) {
+            return ERR_FLEET;
+        }
         body.points_found = fleet_find(&reader, "points", MSGPACK_OBJECT_ARRAY);
         if (mpk_find(map, "settings")) {
             body.settings = fleet_bin(&reader, "settings", 0, &body.settings_size);

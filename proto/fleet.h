@@ -64,7 +64,8 @@ struct fleet_body {
     const msgpack_object *ranks_found;
     /* run */
     enum job_state state_of_run;
-    const void *settings; /* an encoded map; NULL: as before */
+    struct failure failure; /* the exception that ended it; type "" = none */
+    const void *settings;   /* an encoded map; NULL: as before */
     size_t settings_size;
     const struct fleet_point *points; /* to be encoded: [point_count] */
     uint32_t point_count;

@@ -87,7 +87,7 @@ const char *event_name(enum event_type event)
     return events[event];
 }
 
-/* The messages that a key belongs to: a bit for each type, and for two of the events. */
+/* The messages that a key belongs to: a bit for each type, and for three of the events. */
 enum scope {
     OPTIONAL = 0,
     IN_ATTENTION = 1 << MESSAGE_ATTENTION,
@@ -102,9 +102,10 @@ enum scope {
     IN_EVENTS = 1 << MESSAGE_EVENT,
     IN_HELLO = IN_EVENTS << 1,
     IN_LOG = IN_EVENTS << 2,
-    IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO | IN_LOG
+    IN_BYE = IN_EVENTS << 3,
+    IN_ALL = IN_TENSORS | IN_EVENTS | IN_HELLO | IN_LOG | IN_BYE
 };
-_Static_assert(IN_EVENTS > IN_TENSORS, "no type has the bits of the two events");
+_Static_assert(IN_EVENTS > IN_TENSORS, "no type has the bits of the events");
 
 /* How the value of a key is read into its field. */
 enum header_kind {
@@ -140,6 +141,7 @@ enum header_kind {
     READ_SETTINGS,
     READ_OWN_WINDOW,
     READ_VALUES,
+    READ_FAILURE,
     READ_AFTER,
 };
 
@@ -306,6 +308,18 @@ static int header_read_layers(const msgpack_object *value, struct header *header
     return rc;
 }
 
+static int header_read_failure(const msgpack_object *value, struct header *header)
+{
+    header->failure = calloc(1, sizeof *header->failure);
+    if (!header->failure) {
+        return ERR_MEMORY;
+    }
+    int rc = failure_read(value, header->failure);
+    header->failure->step = header->step;
+    header->failure->rank = header->rank;
+    return rc;
+}
+
 static int header_read(const struct header_rule *rule, const msgpack_object *value,
                        struct header *header)
 {
@@ -379,6 +393,8 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
         return own_window_read(value, field);
     case READ_VALUES:
         return named_read_values(value, field);
+    case READ_FAILURE:
+        return header_read_failure(value, header);
     case READ_AFTER:
         break;
     }
@@ -446,9 +462,11 @@ static int header_read(const struct header_rule *rule, const msgpack_object *val
     KEY(settings, OPTIONAL, IN_HELLO, READ_SETTINGS, FIELD(settings, 0))                           \
     KEY(step_seconds, OPTIONAL, IN_HELLO, READ_POSITIVE_REAL, FIELD(step_seconds, 0))              \
     KEY(capture_seconds, OPTIONAL, IN_HELLO, READ_NOT_NEGATIVE, FIELD(capture_seconds, 0))         \
+    KEY(alive, OPTIONAL, IN_HELLO, READ_BOOL, FIELD(alive, 0))                                     \
     KEY(own_every, OPTIONAL, IN_HELLO, READ_POSITIVE, FIELD(own_every, EVERY_MAX))                 \
     KEY(own_window, OPTIONAL, IN_HELLO, READ_OWN_WINDOW, FIELD(own_window, 0))                     \
     KEY(values, IN_LOG, IN_LOG, READ_VALUES, FIELD(values, 0))                                     \
+    KEY(failure, OPTIONAL, IN_BYE, READ_FAILURE, NO_FIELD)                                         \
     KEY(after, OPTIONAL, IN_TENSORS | IN_EVENTS, READ_AFTER, NO_FIELD)
 
 #define RULE(name, needed, used, kind, field)  {#name, needed, used, kind, field},
@@ -493,7 +511,8 @@ static unsigned scope_of(const struct header *header)
 {
     bool event = header->type == MESSAGE_EVENT;
     return 1u << header->type | (event && header->event == EVENT_HELLO ? (unsigned)IN_HELLO : 0) |
-           (event && header->event == EVENT_LOG ? (unsigned)IN_LOG : 0);
+           (event && header->event == EVENT_LOG ? (unsigned)IN_LOG : 0) |
+           (event && header->event == EVENT_BYE ? (unsigned)IN_BYE : 0);
 }
 
 /* Reads one key into its field. */
@@ -592,6 +611,8 @@ void header_clear(struct header *header)
     named_clear(&header->settings);
     named_clear(&header->values);
     free(header->after);
+    free(header->failure);
+    header->failure = NULL;
     header->after = NULL;
     header->after_count = 0;
     header->layers = NULL;

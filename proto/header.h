@@ -9,6 +9,7 @@
 #ifndef PROTO_HEADER_H
 #define PROTO_HEADER_H
 
+#include "proto/failure.h"
 #include "proto/metric.h"
 #include "proto/named.h"
 #include "proto/row_sum.h"
@@ -136,11 +137,13 @@ struct header {
     uint32_t layer_count;
     char client[CLIENT_NAME_MAX + 1]; /* hello; who publishes, printable ASCII; "" = not said */
     struct named_values settings;     /* hello; owned */
-    double step_seconds;          /* hello; of a step in which nothing is captured; 0 = not said */
-    double capture_seconds;       /* hello; that a captured step takes in addition */
-    uint32_t own_every;           /* hello; as the job's own code asks for; 0 = it does not */
+    double step_seconds;    /* hello; of a step in which nothing is captured; 0 = not said */
+    double capture_seconds; /* hello; that a captured step takes in addition */
+    bool alive;             /* hello; its process goes on, and its training has said nothing */
+    uint32_t own_every;     /* hello; as the job's own code asks for; 0 = it does not */
     struct own_window own_window; /* hello; windows that the job asks for */
     struct named_values values;   /* log; owned; numbers */
+    struct failure *failure;      /* bye; owned; the exception that ended the rank, or NULL */
     struct topic_position *after; /* what its rank sent before by the other lane; owned, or NULL */
     uint32_t after_count;
 
@@ -191,6 +194,12 @@ const char *header_wanted(const char *key);
 /* Appends the header's map to an empty writer, with the keys that C programs send. Returns 0 or
  * ERR_MEMORY. */
 int header_encode(const struct header *header, struct mpk_writer *writer);
+
+/* Whether it only says that its process is there. */
+static inline bool header_is_beat(const struct header *header)
+{
+    return header->type == MESSAGE_EVENT && header->event == EVENT_HELLO && header->alive;
+}
 
 /* Whether workers compute something of it. */
 static inline bool header_is_measured(const struct header *header)

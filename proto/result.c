@@ -630,9 +630,24 @@ void summary_encode(const struct summary_result *summary, struct mpk_writer *wri
 
 const char *job_state_name(enum job_state state)
 {
-    static const char *const names[] = {
-        [JOB_ACTIVE] = "active", [JOB_IDLE] = "idle", [JOB_ENDED] = "ended"};
+    static const char *const names[] = {[JOB_ACTIVE] = "active",
+                                        [JOB_IDLE] = "idle",
+                                        [JOB_ENDED] = "ended",
+                                        [JOB_FAILED] = "failed",
+                                        [JOB_NO_NEWS] = "no_news"};
     return names[state];
+}
+
+void job_state_put(enum job_state state, double silent_s, const struct failure *failure,
+                   struct mpk_writer *writer)
+{
+    mpk_pair_str(writer, "state", job_state_name(state));
+    if (state == JOB_NO_NEWS) {
+        mpk_pair_f64(writer, "silent_s", silent_s);
+    } else if (state == JOB_FAILED) {
+        mpk_put_str(writer, "failure");
+        failure_put(failure, writer);
+    }
 }
 
 void result_set_snapshot(void *buf, size_t len, bool snapshot)
@@ -644,7 +659,7 @@ void job_encode(const struct job_result *job, struct mpk_writer *writer)
 {
     struct mpk_open map = mpk_open(writer, NULL);
     part_common(writer, "job", &job->common);
-    mpk_pair_str(writer, "state", job_state_name(job->state));
+    job_state_put(job->state, job->silent_s, job->failure, writer);
     mpk_pair_u64(writer, "heard_ns", job->heard_ns);
     mpk_pair_u64(writer, "world", job->world);
     mpk_pair_u64(writer, "ranks", job->ranks);

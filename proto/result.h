@@ -122,13 +122,23 @@ struct summary_result {
     const struct weights_result *weights;
 };
 
-enum job_state { JOB_ACTIVE, JOB_IDLE, JOB_ENDED };
+/* The first three are states of the machine of a run; the last two are only shown and stored
+ * (run_shown): an ended run with a failure, and a run without a sign of life (limits.no_news). */
+enum job_state { JOB_ACTIVE, JOB_IDLE, JOB_ENDED, JOB_FAILED, JOB_NO_NEWS, JOB_STATE_COUNT };
+
+/* Whether nothing more is to come, as far as is known. */
+static inline bool job_state_is_over(enum job_state state)
+{
+    return state == JOB_ENDED || state == JOB_FAILED;
+}
 
 /* One run of a job. */
 struct job_result {
     struct result_common common;
     enum job_state state;
-    uint64_t heard_ns; /* when attnd last heard of it, by its own clock, since 1970 */
+    uint64_t heard_ns;             /* when attnd last heard of it, by its own clock, since 1970 */
+    double silent_s;               /* JOB_NO_NEWS: seconds since its last sign of life */
+    const struct failure *failure; /* JOB_FAILED */
     uint32_t world, ranks;
     const struct layer_info *layers; /* [layer_count] */
     uint32_t layer_count;
@@ -175,6 +185,9 @@ void analysis_encode_layer(const struct analysis_layer *layer, struct mpk_writer
 /* Sets the `snapshot` value of an encoded result in place. */
 void result_set_snapshot(void *buf, size_t len, bool snapshot);
 
+/* Appends the keys `state` and, as JOB_NO_NEWS and JOB_FAILED have, `silent_s` or `failure`. */
+void job_state_put(enum job_state state, double silent_s, const struct failure *failure,
+                   struct mpk_writer *writer);
 const char *job_state_name(enum job_state state);
 const char *alert_state_name(enum alert_state state);
 const char *alert_severity_name(enum alert_severity severity);

@@ -7,7 +7,7 @@ import { COLOR_MAPS } from "./colors.js";
 import { errorNote, h, hideTooltip, note } from "./dom.js";
 import { Events } from "./events.js";
 import { go, here, link } from "./router.js";
-import { runText } from "./run_text.js";
+import { failureOf, runText } from "./run_text.js";
 import { applyTheme, onChange, readSettings, set, settings } from "./settings.js";
 import { Store } from "./store.js";
 import { countTrouble, loadFleet, show as fleet } from "./view_fleet.js";
@@ -72,9 +72,9 @@ function drawWhere(run) {
     const heard = store.heard.get(run?.run),
         silence = store.silence(run),
         ranks = run?.world ? `${run.world} rank${run.world > 1 ? "s" : ""}` : "";
-    const parts = run ? [`epoch ${heard?.epoch ?? run.epoch}`, `step ${heard?.step ?? run.step}`, ranks, silence] : [];
+    const parts = run ? [`epoch ${heard?.epoch ?? run.epoch}`, `step ${heard?.step ?? run.step}`, ranks, silence || failureOf(run)] : [];
     byId("where").textContent = parts.filter(Boolean).join(" · ");
-    byId("where").classList.toggle("silent", silence !== "");
+    byId("where").classList.toggle("silent", silence !== "" || run?.state === "failed");
 }
 
 function drawTabs(view) {

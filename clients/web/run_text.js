@@ -81,7 +81,7 @@ export function when(ms) {
 }
 
 /** Whether a run has ended, as far as is known. */
-export const isOver = (run) => !["active", "idle"].includes(run?.state);
+export const isOver = (run) => !["active", "idle", "no_news"].includes(run?.state);
 
 /** When a run began, or "" when that is not known: without a history nobody keeps it. */
 export const startOf = (run) => (run.first_ns ? when(run.first_ns / 1e6) : "");
@@ -101,8 +101,15 @@ export function span(ms) {
             : `${Math.round(s / 86400)} d`;
 }
 
-/** "last heard 40 s ago" of a run that has not ended and has been silent for longer than it usually is, else "". */
+/** "failed: ValueError: bad loss, at step 120" of a run that an exception ended, else "". */
+export const failureOf = (run) => (run?.state === "failed" ? `failed: ${run.failure?.sentence ?? "its exception is not known"}` : "");
+
+/**
+ * "no news for 31 s" of a run without a sign of life; "last heard 40 s ago" of one that has been silent for longer than it
+ * usually is; else "". `run.told_ms`: when its state came.
+ */
 export function silenceOf(run, heard) {
+    if (run?.state === "no_news") return `no news for ${span(1000 * (run.silent_s ?? 0) + (run.told_ms ? now() - run.told_ms : 0))}`;
     if (isOver(run) || !heard) return "";
     const ms = now() - heard.at;
     return ms > Math.max(SILENT_MS, INTERVALS * (heard.interval ?? 0)) ? `last heard ${span(ms)} ago` : "";

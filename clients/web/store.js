@@ -127,8 +127,9 @@ export class Store {
 
     takeJob(map) {
         const at = this.jobs.findIndex((job) => job.job === map.job && job.run === map.run);
-        if (at >= 0) this.jobs[at] = { ...map, first_ns: this.jobs[at].first_ns };
-        else this.jobs.unshift({ first_ns: map.time_ns, ...map });
+        const told_ms = now();
+        if (at >= 0) this.jobs[at] = { ...map, told_ms, first_ns: this.jobs[at].first_ns };
+        else this.jobs.unshift({ first_ns: map.time_ns, ...map, told_ms });
         this.heardOf(map);
         this.knowOf(map);
         if (this.jobs.length > RUNS_KEPT) this.forget(this.jobs.pop().run);
@@ -184,7 +185,7 @@ export class Store {
         ]);
         this.past = runs?.runs ?? [];
         const first = new Map([...this.jobs, ...this.past].map((run) => [run.run, run.first_ns]));
-        this.jobs = jobs.map((map) => ({ ...map, first_ns: first.get(map.run) }));
+        this.jobs = jobs.map((map) => ({ ...map, told_ms: now(), first_ns: first.get(map.run) }));
         [...jobs].sort((a, b) => a.time_ns - b.time_ns).forEach((map) => this.heardOf(map));
         jobs.forEach((map) => this.knowOf(map));
         this.firing = alerts?.firing ?? [];

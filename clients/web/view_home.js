@@ -14,7 +14,7 @@ import { loadGrid, seriesOf } from "./grid.js";
 import { runKey } from "./overlay.js";
 import { here, keep, link } from "./router.js";
 import { loadRules } from "./rules.js";
-import { isOver, startOf } from "./run_text.js";
+import { failureOf, isOver, startOf } from "./run_text.js";
 import { aboutText } from "./verdict.js";
 import { paced, pacedUntilStored } from "./view_state.js";
 
@@ -95,7 +95,7 @@ class Row {
             heard = home.store.heard.get(run.run);
         this.element.className = this.alerts[0]?.severity ?? "";
         this.put("run", ...this.nameNodes());
-        this.put("state", h("span", { class: `badge ${silence ? "silent" : run.state}` }, silence ? "silent" : run.state), silence ? ` ${silence}` : "");
+        this.put("state", h("span", { class: `badge ${silence ? "silent" : run.state}` }, silence ? "silent" : run.state), silence || failureOf(run) ? ` ${silence || failureOf(run)}` : "");
         this.put("verdict", ...this.verdictNodes());
         this.put("step", String(heard?.step ?? run.step ?? ""));
         this.put("lost", lostNode(run));

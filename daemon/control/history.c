@@ -133,7 +133,7 @@ static void control_history_visit_run(struct firing *firing, struct run *run)
         firing->meant = registry_find(firing->request->view->registry, run->job, "");
         firing->listed = request_lists(firing->request, run->job);
     }
-    bool older = !*wanted->run && run != firing->meant && run->state != JOB_ACTIVE;
+    bool older = !*wanted->run && run != firing->meant && run_shown(run) != JOB_ACTIVE;
     if ((*wanted->job && strcmp(wanted->job, run->job) != 0) || !firing->listed ||
         strncmp(wanted->run, hex, strlen(wanted->run)) != 0 || !run->alerts ||
         older != firing->older) {

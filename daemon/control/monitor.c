@@ -73,11 +73,11 @@ static void control_monitor_put_job(const struct jobs_visit *visit)
     struct mpk_writer *result = visit->result;
     char hex[2 * RUN_BYTES + 1];
     run_hex(run->id, hex);
-    mpk_put_map(result, 17);
+    mpk_put_map(result, 16 + run_state_keys(run));
     mpk_pair_str(result, "job", run->job);
     mpk_pair_str(result, "run", hex);
     mpk_pair_u64(result, "runs", visit->runs);
-    mpk_pair_str(result, "state", job_state_name(run->state));
+    run_put_state(run, result);
     mpk_pair_u64(result, "epoch", run->epoch);
     mpk_pair_u64(result, "step", run->step);
     mpk_pair_u64(result, "heard_ns", run->last_ns + run->sink->wall_offset_ns);

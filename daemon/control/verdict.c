@@ -56,10 +56,10 @@ static void verdict_put(struct verdict_answer *answer)
     char hex[2 * RUN_BYTES + 1];
     bool any = run->alerts && alerts_judged_to(run->alerts, &epoch, &step);
     run_hex(run->id, hex);
-    mpk_put_map(result, 8);
+    mpk_put_map(result, 7 + run_state_keys(run));
     mpk_pair_str(result, "job", run->job);
     mpk_pair_str(result, "run", hex);
-    mpk_pair_str(result, "state", job_state_name(run->state));
+    run_put_state(run, result);
     mpk_pair_u64_or_nil(result, "epoch", any, epoch);
     mpk_pair_u64_or_nil(result, "step", any, step);
     struct mpk_open alerts = mpk_open(result, "alerts");

@@ -351,7 +351,8 @@ static int hub_take_body(struct hub *hub, struct hub_node *node, const struct fl
         }
         return hub_take_closed(hub, run, member, (uint32_t)track, body, seq);
     }
-    if (!code && (body->settings || body->points_found->via.array.size > 0)) {
+    if (!code &&
+        (body->settings || body->failure.type[0] || body->points_found->via.array.size > 0)) {
         /* Settings, and values that were logged, for the loop. */
         int64_t said = parts_run(&hub->parts, PARTS_PUT_SAID,
                                  SQL(sql_i64(run->row), sql_i64(node->row), sql_u64(seq),

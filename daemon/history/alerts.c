@@ -141,9 +141,9 @@ int history_verdict(struct query *query)
     if (code) {
         return code;
     }
-    mpk_put_map(query->result, 8);
+    mpk_put_map(query->result, 7 + put_state_count(run.state));
     put_run(query, &run);
-    put_text(query, "state", job_state_name(run.state));
+    put_state(query, run.state, &run.failure);
     put_u64(query, "epoch", run.epoch);
     put_u64(query, "step", run.step);
     mpk_pair_nil(query->result, "checks");

@@ -33,15 +33,44 @@ void track_text(const struct history_track *track, char ret_text[TRACK_TEXT_MAX]
 
 /* Runs */
 
+enum job_state column_state(sqlite3_stmt *row, int state, int failure, struct failure *ret_failure)
+{
+    enum job_state shown = (enum job_state)column_choice(row, state, JOB_STATE_COUNT);
+    const void *data = sqlite3_column_blob(row, failure);
+    struct mpk_doc doc;
+    *ret_failure = (struct failure){.type = "?"}; /* what a damaged database says */
+    if (shown == JOB_FAILED && data &&
+        mpk_parse(data, (size_t)sqlite3_column_bytes(row, failure), &mpk_header_limits, &doc) ==
+            0) {
+        failure_read(doc.root, ret_failure);
+        mpk_doc_clear(&doc);
+    }
+    return shown;
+}
+
+uint32_t put_state_count(enum job_state state)
+{
+    return 1U + (state == JOB_FAILED);
+}
+
+void put_state(struct query *query, enum job_state state, const struct failure *failure)
+{
+    put_text(query, "state", job_state_name(state));
+    if (state == JOB_FAILED) {
+        mpk_put_str(query->result, "failure");
+        failure_put(failure, query->result);
+    }
+}
+
 static void history_find_read_run(sqlite3_stmt *statement, const char *job, struct found_run *run)
 {
     *run = (struct found_run){.id = column_u64(statement, 0),
-                              .state = (enum job_state)column_choice(statement, 2, JOB_ENDED + 1),
                               .world = (uint32_t)column_u64(statement, 3),
                               .first_ns = column_u64(statement, 4),
                               .last_ns = column_u64(statement, 5),
                               .epoch = column_u64(statement, 6),
                               .step = column_u64(statement, 7)};
+    run->state = column_state(statement, 2, 8, &run->failure);
     column_run(statement, 1, run->run);
     run_hex(run->run, run->hex);
     snprintf(run->job, sizeof run->job, "%s", job);
@@ -72,7 +101,8 @@ int find_run(struct query *query, const char *job, const char *prefix, struct fo
     sqlite3_stmt *statement;
     int runs = 0, matches = 0;
     int code = query_open(query,
-                          "SELECT run_id, run, state, world, first_ns, last_ns, epoch, step"
+                          "SELECT run_id, run, state, world, first_ns, last_ns, epoch, step,"
+                          " failure"
                           " FROM runs WHERE job = ?1 ORDER BY state = ?2 DESC,"
                           " CASE WHEN state = ?2 THEN run_id ELSE last_ns END DESC, run_id DESC",
                           &statement, SQL(sql_text(job), sql_u64(JOB_ACTIVE)));
@@ -109,7 +139,7 @@ int find_run(struct query *query, const char *job, const char *prefix, struct fo
 
 int find_no_window(struct query *query, const struct found_run *run, const char *also)
 {
-    bool ended = run->state == JOB_ENDED;
+    bool ended = job_state_is_over(run->state);
     return query_fail(query, ERR_NO_HISTORY, "run %.8s of %s has no window in the history%s%s: %s",
                       run->hex, run->job, ended ? "" : " yet", also,
                       ended ? "it has ended" : "it comes when the first one closes");

@@ -14,6 +14,7 @@ struct found_run {
     enum job_state state;
     uint32_t world;
     uint64_t first_ns, last_ns, epoch, step;
+    struct failure failure; /* of JOB_FAILED, as far as it can be read */
 };
 
 /* As many as limits.heads allows at most. */
@@ -71,6 +72,11 @@ void put_text(struct query *query, const char *key, const char *text);
 void put_u64(struct query *query, const char *key, uint64_t number);
 /* `job`, `run`: 2 keys. */
 void put_run(struct query *query, const struct found_run *run);
+/* The state in a column of a row of `runs` whose failure is in another. */
+enum job_state column_state(sqlite3_stmt *row, int state, int failure, struct failure *ret_failure);
+/* `state`, and `failure` of JOB_FAILED: 1 or 2 keys. */
+uint32_t put_state_count(enum job_state state);
+void put_state(struct query *query, enum job_state state, const struct failure *failure);
 /* `unit`, `length`, `every`: 3 keys. */
 void put_track(struct query *query, const struct found_track *track);
 /* `stack`, `layer`, `site`, and `module` when that is known. */

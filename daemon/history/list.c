@@ -11,11 +11,12 @@ static void put_one_run(struct query *query, sqlite3_stmt *statement)
     char hex[2 * RUN_BYTES + 1];
     column_run(statement, 1, run);
     run_hex(run, hex);
-    mpk_put_map(query->result, 9);
+    struct failure failure;
+    enum job_state state = column_state(statement, 2, 9, &failure);
+    mpk_put_map(query->result, 8 + put_state_count(state));
     put_text(query, "job", column_text(statement, 0));
     put_text(query, "run", hex);
-    put_text(query, "state",
-             job_state_name((enum job_state)column_choice(statement, 2, JOB_ENDED + 1)));
+    put_state(query, state, &failure);
     put_u64(query, "world", column_u64(statement, 3));
     put_u64(query, "first_ns", column_u64(statement, 4));
     put_u64(query, "last_ns", column_u64(statement, 5));
@@ -38,7 +39,7 @@ int history_runs(struct query *query)
     sqlite3_stmt *statement;
     int code = query_open(
         query,
-        "SELECT job, run, state, world, first_ns, last_ns, epoch, step, settings"
+        "SELECT job, run, state, world, first_ns, last_ns, epoch, step, settings, failure"
         " FROM runs"
         " WHERE (job = ?1 OR ?1 = '') AND jobs_match(?3, job)"
         " ORDER BY run_id DESC LIMIT ?2",

@@ -19,7 +19,7 @@ struct store_batch *checkpoint_begin(const struct run *run)
     struct store_run record = {
         .job = run->job,
         .run = run->id,
-        .state = run->state,
+        .state = run_shown(run),
         .world = run->tracks[0].window.world,
         .epoch = run->epoch,
         .step = run->step,
@@ -297,14 +297,30 @@ static int save_alerts(struct saving *saving)
     return checkpoint_keep(saving, "alerts", &writer, alerts_pack(run->alerts, &writer));
 }
 
+static int save_failure(struct saving *saving)
+{
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    failure_put(&saving->run->failure, &writer);
+    int code = mpk_writer_ok(&writer)
+                   ? batch_failure(saving->batch, writer.buffer.data, writer.buffer.size)
+                   : ERR_MEMORY;
+    mpk_writer_clear(&writer);
+    return code;
+}
+
 static int save_about(struct saving *saving, uint64_t now_ns)
 {
     struct mpk_writer writer;
     mpk_writer_init(&writer);
     const struct run *run = saving->run;
     const struct window *window = &run->tracks[0].window;
-    mpk_put_map(&writer,
-                17U + (run->reliable_events.count > 0) + run->merged + (run->cut.own.length > 0));
+    mpk_put_map(&writer, 17U + (run->reliable_events.count > 0) + run->merged +
+                             (run->cut.own.length > 0) + (run->failure.type[0] != '\0'));
+    if (run->failure.type[0]) {
+        mpk_put_str(&writer, "failure");
+        failure_put(&run->failure, &writer);
+    }
     if (run->merged) {
         mpk_pair_bool(&writer, "merged", true);
     }
@@ -333,6 +349,9 @@ static int save_about(struct saving *saving, uint64_t now_ns)
         checkpoint_put_track(&writer, &run->tracks[t]);
     }
     int code = checkpoint_keep(saving, "about", &writer, 0);
+    if (!code && run->failure.type[0]) {
+        code = save_failure(saving);
+    }
     /* Each time: another batch may not get through. */
     if (!code && saving->run->came_back) {
         code = batch_forget(saving->batch, CHECKPOINT_FORGOTTEN);

@@ -83,6 +83,21 @@ static bool events_asks_other_windows(const struct run *run, const struct header
            (own->unit != rule->unit || own->length != rule->length || own->length != rule->every);
 }
 
+/* One rank fails first, and its end makes others fail: the first that is heard of counts. A later
+ * `bye` of its rank takes its word back. */
+static void events_take_failure(struct run *run, const struct header *header)
+{
+    bool said = run->failure.type[0], same = said && run->failure.rank == header->rank;
+    if (header->failure && (!said || same)) {
+        run->failure = *header->failure;
+        run->dirty = true;
+        forward_new_state(run);
+    } else if (same) {
+        run->failure = (struct failure){.step = 0};
+        run->dirty = true;
+    }
+}
+
 int events_take(struct run *run, struct message *message)
 {
     const struct header *header = &message->header;
@@ -131,6 +146,9 @@ int events_take(struct run *run, struct message *message)
         judging_of_losses(run);
     }
     run->judge_losses = true;
+    if (header->event == EVENT_BYE) {
+        events_take_failure(run, header);
+    }
     for (uint32_t t = 0; t < run->track_count; t++) {
         struct window *window = &run->tracks[t].window;
         if (header->event == EVENT_EPOCH_END) {

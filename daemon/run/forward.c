@@ -67,6 +67,7 @@ static int forward_put_progress(const struct run *run, struct fleet_body *body,
         return ERR_MEMORY;
     }
     body->state_of_run = run->state;
+    body->failure = run->failure;
     body->world = window->world;
     body->epoch = run->epoch;
     body->step = run->step;

@@ -77,7 +77,7 @@ int hold_put(struct run *run, struct message *message, uint64_t now_ns)
     hold->last = &message->queued_next;
     run->held++;
     run->held_ns = run->held_ns ? run->held_ns : message->received_ns;
-    run->last_ns = now_ns;
+    run_heard(run, header_is_beat(&message->header), now_ns);
     return 1;
 }
 

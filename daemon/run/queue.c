@@ -151,7 +151,7 @@ bool queue_put(struct run *run, struct message *message, uint64_t now_ns)
     *run->queue_last = message;
     run->queue_last = &message->queued_next;
     run->queued++;
-    run->last_ns = now_ns;
+    run_heard(run, header_is_beat(&message->header), now_ns);
     return compute;
 }
 
@@ -378,15 +378,16 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
 
 /* When a window may count on its rank. A hello, or a log, is a sign of life of one that has tensors
  * to send; of one that has sent none yet it says only that it is there, once: nobody waits for
- * more. */
+ * more. So it is of a process that is merely alive. */
 static uint64_t queue_heard_ns(const struct window *window, const struct message *message)
 {
     const struct header *header = &message->header;
     uint32_t rank = window_find_rank(window, header->rank);
     bool hello = header->type == MESSAGE_EVENT &&
                  (header->event == EVENT_HELLO || header->event == EVENT_LOG);
-    return hello && rank != UINT32_MAX && !window->ranks[rank].seen ? window->ranks[rank].last_ns
-                                                                    : message->received_ns;
+    bool waits = rank != UINT32_MAX && !window->ranks[rank].seen;
+    return hello && (waits || (rank != UINT32_MAX && header->alive)) ? window->ranks[rank].last_ns
+                                                                     : message->received_ns;
 }
 
 int queue_refuse(struct run *run, int code)
@@ -464,6 +465,11 @@ static int queue_take_message(struct run *run, struct message *message)
     }
     if (code) {
         return queue_refuse(run, code);
+    }
+    if (header_is_beat(header)) {
+        code = events_take(run, message);
+        run->counts.received += !code;
+        return code ? queue_refuse(run, code) : 0;
     }
     if (header->type != MESSAGE_EVENT || header->event != EVENT_LOG) {
         run->epoch = header->epoch;

@@ -472,7 +472,7 @@ int registry_merge(struct registry *registry, const struct merged *merged, uint6
     if (code) {
         return code;
     }
-    run->last_ns = now_ns;
+    run_heard(run, false, now_ns);
     run->unsaved = true;
     bool goes_on = merged->state == JOB_ACTIVE || run->state != JOB_ENDED;
     run->dirty |= goes_on && run->state != JOB_ACTIVE;
@@ -581,7 +581,7 @@ struct run *registry_find(const struct registry *registry, const char *name, con
         if (strncmp(hex, prefix, strlen(prefix)) != 0) {
             continue;
         }
-        if (run->state == JOB_ACTIVE) {
+        if (run_shown(run) == JOB_ACTIVE) {
             return run;
         }
         last = !last || run->last_ns > last->last_ns ? run : last;

@@ -191,7 +191,7 @@ static void read_age(const struct restore *restore, struct stored *in)
     if (run->state != JOB_ACTIVE) {
         silent += away;
     }
-    run->last_ns = restore->now_ns > silent ? restore->now_ns - silent : 0;
+    run->last_ns = run->alive_ns = restore->now_ns > silent ? restore->now_ns - silent : 0;
 }
 
 static int read_about(struct restore *restore, const msgpack_object *root)
@@ -225,6 +225,10 @@ static int read_about(struct restore *restore, const msgpack_object *root)
     stored_u64(&in, "step", UINT64_MAX, &run->step);
     stored_u64(&in, "time_ns", UINT64_MAX, &run->time_ns);
     run->state = (enum job_state)state;
+    const msgpack_object *failure = mpk_find(root, "failure");
+    if (failure && failure_read(failure, &run->failure) != 0) {
+        stored_note(&in, ERR_STORE_FORMAT);
+    }
     read_age(restore, &in);
     restore_counts(&in, &run->counts);
     restore_sequences(&in, "sequences", &run->events);

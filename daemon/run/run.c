@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/run/run.h"
 
+#include "daemon/base/clock.h"
 #include "daemon/state/merged.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +25,7 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config_cut 
     run->budget = (struct state_budget){.limit = budget->limit / RUN_SHARE, .parent = budget};
     run->drift_budget =
         (struct state_budget){.limit = run->budget.limit / 2, .parent = &run->budget};
-    run->last_ns = now_ns;
+    run->last_ns = run->alive_ns = now_ns;
     run->queue_last = &run->queue;
     run->track_count = config_windows_of(config, cut, windows);
     run->cut = *cut;
@@ -236,6 +238,53 @@ uint64_t run_time_ns(const struct run *run, uint64_t now_ns)
     return behind ? run->queue->received_ns : now_ns;
 }
 
+/* The state */
+
+enum job_state run_shown(const struct run *run)
+{
+    bool over = run->state == JOB_ENDED;
+    assert(run->state <= JOB_ENDED && !(over && run->no_news));
+    if (run->failure.type[0] && (run->state != JOB_ACTIVE || run->no_news)) {
+        return JOB_FAILED;
+    }
+    return run->no_news ? JOB_NO_NEWS : run->state;
+}
+
+void run_heard(struct run *run, bool alive, uint64_t now_ns)
+{
+    run->alive_ns = now_ns;
+    run->last_ns = alive ? run->last_ns : now_ns;
+    run->dirty = run->dirty || run->no_news;
+    run->unsaved = run->unsaved || run->no_news;
+    run->no_news = false;
+}
+
+void run_look_for_news(struct run *run, uint64_t now_ns)
+{
+    bool no_news = run->state != JOB_ENDED && !run->merged &&
+                   clock_since_ns(run->alive_ns, now_ns) >= run->config->limits_no_news;
+    if (no_news != run->no_news) {
+        run->no_news = no_news;
+        run->dirty = run->unsaved = true;
+    }
+}
+
+static double run_silent_s(const struct run *run)
+{
+    return (double)clock_since_ns(run->alive_ns, clock_monotonic_ns()) / 1e9;
+}
+
+uint32_t run_state_keys(const struct run *run)
+{
+    enum job_state shown = run_shown(run);
+    return 1U + (shown == JOB_NO_NEWS || shown == JOB_FAILED);
+}
+
+void run_put_state(const struct run *run, struct mpk_writer *writer)
+{
+    job_state_put(run_shown(run), run_silent_s(run), &run->failure, writer);
+}
+
 /* The job map */
 
 struct counts run_counts(const struct run *run)
@@ -276,7 +325,9 @@ void run_encode(const struct run *run, struct mpk_writer *writer)
     }
     struct job_result result = {
         .common = run_common(run),
-        .state = run->state,
+        .state = run_shown(run),
+        .silent_s = run_silent_s(run),
+        .failure = &run->failure,
         .heard_ns = run->last_ns + run->sink->wall_offset_ns,
         .world = run->tracks[0].window.world,
         .ranks = run->tracks[0].window.rank_count,

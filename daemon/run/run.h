@@ -49,7 +49,9 @@ struct run {
     struct work_queue *work;          /* the job's; outlives the run */
     struct state_budget budget;       /* a quarter of all there is, or its share */
     struct state_budget drift_budget; /* half of that: baselines give way to windows */
-    enum job_state state;
+    enum job_state state;             /* of the first three; shown as run_shown says */
+    struct failure failure;           /* of the first rank that said one; type "" = none did */
+    bool no_news; /* not a sign of life for limits.no_news, and it has not ended */
     bool dirty;   /* the job map should be published again */
     bool unsaved; /* something has changed since the last round of checkpoints began */
     bool alerts_unsaved;
@@ -75,6 +77,7 @@ struct run {
     /* It was restored, and layers of it have windows that are not in the config any more. */
     bool has_other_windows;
     uint64_t last_ns;              /* when it was last heard of */
+    uint64_t alive_ns;             /* when a sign of life came last: also a `hello` with `alive` */
     uint64_t epoch, step, time_ns; /* newest seen */
     uint64_t maps_epoch,
         maps_step; /* the step whose messages are asked for the maps of their heads */
@@ -131,6 +134,20 @@ static inline bool run_closes(const struct run *run)
 {
     return run->closing.track;
 }
+/* How the run is shown and stored:
+ *
+ *   state            no_news     shown
+ *   active, idle     no          as it is
+ *   active, idle     yes         no_news; failed with a failure: its other ranks were killed
+ *   idle             any         failed with a failure
+ *   ended            no          ended; failed with a failure
+ */
+enum job_state run_shown(const struct run *run);
+/* A sign of life, of the training itself or only of its process (`alive`). */
+void run_heard(struct run *run, bool alive, uint64_t now_ns);
+/* Looks whether there has been news for limits.no_news; else the run is shown so. A run that a hub
+ * merges is heard of window by window, and never without news. */
+void run_look_for_news(struct run *run, uint64_t now_ns);
 /* Whether it waits for messages to be computed, or for its turn. */
 bool run_busy(const struct run *run);
 /* It may not be busy. */
@@ -180,6 +197,10 @@ struct alert_result run_with_module(const struct run *run, const struct alert_re
 
 /* The beginning of all its results. */
 struct result_common run_common(const struct run *run);
+/* Appends `state` and, of a run that is shown so, `silent_s` or `failure`: as many keys of a map as
+ * run_state_keys says. */
+uint32_t run_state_keys(const struct run *run);
+void run_put_state(const struct run *run, struct mpk_writer *writer);
 /* Appends the job map. */
 void run_encode(const struct run *run, struct mpk_writer *writer);
 void run_publish_job(struct run *run);

@@ -37,7 +37,8 @@ static void tick_evict(struct run *run, uint64_t now_ns)
 
 bool tick_wanted(const struct run *run)
 {
-    return run->held > 0 || run->state == JOB_ACTIVE ||
+    bool news = run->state != JOB_ENDED && !run->merged && !run->no_news;
+    return run->held > 0 || run->state == JOB_ACTIVE || news ||
            (run->state == JOB_IDLE && run->budget.used > run_kept_bytes(run));
 }
 
@@ -62,6 +63,7 @@ void tick_run(struct run *run, uint64_t now_ns)
         clock_since_ns(run->last_ns, now_ns) >= run->config->limits_idle) {
         closing_go_idle(run); /* what fails is tried again with the next tick */
     }
+    run_look_for_news(run, now_ns);
     judging_of_silence(run, now_ns);
     tick_evict(run, now_ns);
     if (run->dirty) {

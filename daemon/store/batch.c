@@ -166,6 +166,11 @@ int batch_settings(struct store_batch *batch, const void *settings, size_t size)
     return batch_add_kept(batch, RECORD_SETTINGS, NULL, settings, size);
 }
 
+int batch_failure(struct store_batch *batch, const void *failure, size_t size)
+{
+    return batch_add_kept(batch, RECORD_FAILURE, NULL, failure, size);
+}
+
 int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size)
 {
     return batch_add_kept(batch, RECORD_KEEP, key, value, size);

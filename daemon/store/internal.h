@@ -14,14 +14,15 @@ enum record_kind {
     RECORD_POINT,
     RECORD_SKETCH,
     RECORD_SETTINGS,
+    RECORD_FAILURE,
     RECORD_KEEP,
     RECORD_FORGET,
     RECORD_OUT
 };
 
 struct record_kept {
-    const char *key;   /* FORGET: the prefix; SETTINGS: none */
-    const void *value; /* KEEP, SETTINGS, OUT */
+    const char *key;   /* FORGET: the prefix; SETTINGS, FAILURE: none */
+    const void *value; /* KEEP, SETTINGS, FAILURE, OUT */
     size_t size;
 };
 

@@ -176,8 +176,13 @@ static const char version_10[] =
     "  UNIQUE(run_id, stack, layer, site, epoch, step));"
     "CREATE INDEX sketches_age ON sketches(stored);";
 
-static const char *const migrations[] = {version_1, version_2, version_3, version_4, version_5,
-                                         version_6, version_7, version_8, version_9, version_10};
+/* failure: the exception that ended a run, as a MessagePack map (proto/failure.h); NULL: none did.
+ * From here on runs.state is as it is shown: JOB_FAILED and JOB_NO_NEWS, too. */
+static const char version_11[] = "ALTER TABLE runs ADD COLUMN failure BLOB;";
+
+static const char *const migrations[] = {version_1, version_2,  version_3, version_4,
+                                         version_5, version_6,  version_7, version_8,
+                                         version_9, version_10, version_11};
 
 const struct schema schema_current = {migrations, sizeof migrations / sizeof migrations[0]};
 

@@ -152,6 +152,8 @@ int batch_point(struct store_batch *batch, const struct store_point *point);
 int batch_sketch(struct store_batch *batch, const struct store_sketch *sketch);
 /* The settings of the training: an encoded map. */
 int batch_settings(struct store_batch *batch, const void *settings, size_t size);
+/* The exception that ended it: an encoded map (failure_put). */
+int batch_failure(struct store_batch *batch, const void *failure, size_t size);
 /* Keeps a value under a key of this run, until it is replaced or forgotten: checkpoints. */
 int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size);
 /* A row of the outbox, behind those that are in it: fleet_body_encode. Only on a node. */

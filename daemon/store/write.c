@@ -295,6 +295,9 @@ static int write_record(const struct store_writer *writer, const struct store_ba
     case RECORD_SETTINGS:
         return sql_run(writer->sql, STATEMENT_SET_SETTINGS,
                        SQL(sql_blob(kept->value, kept->size), sql_i64(run_id)));
+    case RECORD_FAILURE:
+        return sql_run(writer->sql, STATEMENT_SET_FAILURE,
+                       SQL(sql_blob(kept->value, kept->size), sql_i64(run_id)));
     case RECORD_KEEP:
         return sql_run(
             writer->sql, STATEMENT_KEEP,

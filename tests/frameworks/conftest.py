@@ -106,7 +106,7 @@ class Results:
 
     def ended(self):
         """The runs that have ended."""
-        return {job["run"] for job in self.jobs if job["state"] == "ended"}
+        return {job["run"] for job in self.jobs if job["state"] in ("ended", "failed")}
 
     def _read(self):
         kinds = {"live": self.live, "summary": self.summaries, "job": self.jobs}

@@ -118,6 +118,7 @@ def test_a_failed_training_raises_the_users_own_error_and_ends_the_watch(framewo
         trainer(framework, [callback], tmp_path).fit(module(framework, broken=2), loader())
     assert callback.watch is None
     results.wait_ended()
+    assert results.jobs[-1]["failure"]["sentence"].startswith("RuntimeError: the user's own mistake, at step ")
     assert results.steps() == {layer: [(0, 0), (0, 0)] for layer in ALL_LAYERS}
 
 

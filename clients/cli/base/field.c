@@ -221,6 +221,12 @@ const char *field_place(const msgpack_object *map, char ret_text[LAYER_TEXT_MAX]
     return ret_text;
 }
 
+bool field_is_over(const msgpack_object *run)
+{
+    const msgpack_object *state = mpk_find(run, "state");
+    return mpk_is_str(state, "ended") || mpk_is_str(state, "failed");
+}
+
 const char *field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MAX])
 {
     field_text(alert, "state", ret_text, FIELD_STATE_MAX);

@@ -75,6 +75,8 @@ const msgpack_object *field_run(const msgpack_object *runs, const char *job, con
 /* Whether a node of a fleet is for somebody to see to: "silent", "behind", "trouble", "refused". */
 bool field_node_is_late(const msgpack_object *node);
 
+/* Whether nothing more is to come of a run, by its `state`. */
+bool field_is_over(const msgpack_object *run);
 /* The state of an alert, for people: "firing at end". */
 #define FIELD_STATE_MAX 16
 const char *field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MAX]);

@@ -108,7 +108,8 @@ void out_run(struct out_table *table, const msgpack_object *run)
 {
     out_text(table, run, "job", 24);                 /* --json has longer names whole */
     out_cell(table, "%.8s", FIELD_TEXT(run, "run")); /* 8 of 32 digits tell runs apart */
-    out_text(table, run, "state", 0);
+    bool no_news = mpk_is_str(mpk_find(run, "state"), "no_news");
+    out_cell(table, "%s", no_news ? "no news" : FIELD_TEXT(run, "state"));
 }
 
 /* Columns a text takes: UTF-8 continuation bytes take none. */
@@ -211,6 +212,26 @@ const char *out_duration(double seconds, char ret_text[OUT_TIME_MAX])
         snprintf(ret_text, OUT_TIME_MAX, "%llu min %llu s", whole / 60, whole % 60);
     } else {
         snprintf(ret_text, OUT_TIME_MAX, "%.1f s", whole > 0 || seconds > 0 ? seconds : 0.0);
+    }
+    return ret_text;
+}
+
+const char *out_news(const msgpack_object *run, char ret_text[OUT_NEWS_MAX])
+{
+    const msgpack_object *state = mpk_find(run, "state"), *failure = mpk_find(run, "failure");
+    char sentence[480], where[288];
+    ret_text[0] = '\0';
+    if (mpk_is_str(state, "no_news")) {
+        double silent_s = mpk_number(mpk_find(run, "silent_s"));
+        snprintf(ret_text, OUT_NEWS_MAX, "no news for %.0f s", silent_s);
+        if (!(silent_s < 60)) {
+            snprintf(ret_text, OUT_NEWS_MAX, "no news for %s", OUT_DURATION(silent_s));
+        }
+    } else if (mpk_is_str(state, "failed") && failure) {
+        field_text(failure, "sentence", sentence, sizeof sentence);
+        field_text(failure, "where", where, sizeof where);
+        snprintf(ret_text, OUT_NEWS_MAX, "failed: %s%s%s%s", sentence, where[0] ? " (" : "", where,
+                 where[0] ? ")" : "");
     }
     return ret_text;
 }

@@ -63,7 +63,13 @@ const char *out_duration(double seconds, char ret_text[OUT_TIME_MAX]);
 const char *out_size(uint64_t bytes, char ret_text[OUT_SIZE_MAX]);
 /* The same in memory that is good as long as the block that the macro stands in. */
 #define OUT_DURATION(seconds) out_duration(seconds, (char[OUT_TIME_MAX]){""})
-#define OUT_SIZE(bytes)       out_size(bytes, (char[OUT_SIZE_MAX]){""})
+
+/* The state of a run in words: "failed: ValueError: bad loss, at step 120 (train.py:31: main)", "no
+ * news for 31 s"; "" of all other states. */
+#define OUT_NEWS_MAX 1024
+const char *out_news(const msgpack_object *run, char ret_text[OUT_NEWS_MAX]);
+#define OUT_NEWS(run)   out_news(run, (char[OUT_NEWS_MAX]){""})
+#define OUT_SIZE(bytes) out_size(bytes, (char[OUT_SIZE_MAX]){""})
 
 /* Cuts a longer ASCII text to `width` (at least 4) by putting ".." in its middle. */
 void out_shorten(char *text, size_t width);

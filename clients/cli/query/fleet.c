@@ -151,7 +151,7 @@ static void fleet_show_ranks(struct cli *cli, const msgpack_object *run)
 {
     const msgpack_object *odd = fleet_odd(run), *compared = mpk_find(run, "compared");
     uint64_t world = mpk_find_u64(run, "world"), ranks = mpk_find_u64(run, "ranks");
-    if (ranks < world && !mpk_is_str(mpk_find(run, "state"), "ended")) {
+    if (ranks < world && !field_is_over(run)) {
         fprintf(cli->out, "! %" PRIu64 " of %" PRIu64 " ranks not heard of yet\n", world - ranks,
                 world);
     }

@@ -55,10 +55,6 @@ int judge_runs(struct cli *cli, const msgpack_object *result)
                 : CLI_OK;
 }
 
-/* An active run that has been silent for longer may have been killed; the page says it after as
- * long. */
-#define SILENT_S 30
-
 static void print_jobs(struct cli *cli, const msgpack_object *result)
 {
     struct out_table table; /* what fits 80 columns beside a name of 15; --json has the rest */
@@ -77,12 +73,9 @@ static void print_jobs(struct cli *cli, const msgpack_object *result)
     out_print(&table, cli->width, false, cli->out);
     for (uint32_t i = 0; i < result->via.array.size; i++) {
         const msgpack_object *job = &result->via.array.ptr[i];
-        uint64_t heard_ns = mpk_find_u64(job, "heard_ns");
-        double silent_s = ((double)now_wall_ns() - (double)heard_ns) / 1e9;
-        if (heard_ns > 0 && silent_s >= SILENT_S && mpk_is_str(mpk_find(job, "state"), "active")) {
-            fprintf(cli->out,
-                    "nothing has been heard of %s for %s: it is slow, hangs, or was killed\n",
-                    FIELD_TEXT(job, "job"), OUT_DURATION(silent_s));
+        const char *news = OUT_NEWS(job);
+        if (*news) {
+            fprintf(cli->out, "%s: %s\n", FIELD_TEXT(job, "job"), news);
         }
     }
 }

@@ -153,13 +153,14 @@ static void tail_print_alert(struct cli *cli, const msgpack_object *map)
 static void tail_print_job(struct cli *cli, const msgpack_object *map)
 {
     uint32_t layers = mpk_items(mpk_find(map, "layers"));
+    const char *news = OUT_NEWS(map);
     fprintf(cli->out,
-            " %s, run %.8s, epoch %" PRIu64 " step %" PRIu64 ", rank %" PRIu64 "/%" PRIu64
+            " %s%s, run %.8s, epoch %" PRIu64 " step %" PRIu64 ", rank %" PRIu64 "/%" PRIu64
             ", %" PRIu32 " layer%s, received %" PRIu64 ", lost %" PRIu64 ", dropped %" PRIu64,
-            FIELD_TEXT(map, "state"), FIELD_TEXT(map, "run"), mpk_find_u64(map, "epoch"),
-            mpk_find_u64(map, "step"), mpk_find_u64(map, "ranks"), mpk_find_u64(map, "world"),
-            layers, out_plural(layers), field_received(map), mpk_find_u64(map, "lost"),
-            field_dropped(map));
+            *news ? "" : FIELD_TEXT(map, "state"), news, FIELD_TEXT(map, "run"),
+            mpk_find_u64(map, "epoch"), mpk_find_u64(map, "step"), mpk_find_u64(map, "ranks"),
+            mpk_find_u64(map, "world"), layers, out_plural(layers), field_received(map),
+            mpk_find_u64(map, "lost"), field_dropped(map));
 }
 
 static void tail_print_log(struct cli *cli, const msgpack_object *map)

@@ -67,7 +67,7 @@ static void verdict_print_well(struct cli *cli, const msgpack_object *result, bo
                          *unjudged = mpk_find(checks, "unjudged");
     uint64_t passed = mpk_find_u64(checks, "judged");
     uint32_t others = mpk_items(unjudged);
-    bool ended = mpk_is_str(mpk_find(result, "state"), "ended");
+    bool ended = field_is_over(result);
     char text[SENTENCE_MAX];
     verdict_print_unmeasured(cli, "", mpk_find(checks, "unmeasured"));
     if (!mpk_find(checks, "judged")) { /* a run that is only in the history */
@@ -104,6 +104,10 @@ bool verdict_print(struct cli *cli, bool brief)
     }
     const msgpack_object *alerts = mpk_find(reply.result, "alerts");
     bool known = alerts != NULL;
+    const char *news = OUT_NEWS(reply.result);
+    if (*news) {
+        text_wrap(news, 0, 0, cli->out);
+    }
     if (mpk_items(alerts) > 0) {
         const msgpack_object *worst = field_at(alerts, 0);
         char more[160] = "", text[SENTENCE_MAX];

@@ -120,6 +120,7 @@ struct alert {
 /* A row of the list: a job, and the run that its name means. */
 struct run_row {
     char job[JOB_NAME_MAX + 1], run[2 * RUN_BYTES + 1], state[16];
+    bool over; /* it has ended, or failed */
     uint64_t epoch, step, world, received;
     uint64_t runs, firing;  /* runs of the job; alerts that fire in any of them */
     enum severity severity; /* of the worst of these */

@@ -100,7 +100,7 @@ static int compare_rows(const void *left, const void *right)
     const struct run_row *a = left, *b = right;
     int grave = (int)(b->severity > SEVERITY_INFO ? b->severity : 0) -
                 (int)(a->severity > SEVERITY_INFO ? a->severity : 0);
-    int over = (strcmp(a->state, "ended") == 0) - (strcmp(b->state, "ended") == 0);
+    int over = (int)a->over - (int)b->over;
     return grave ? grave : over ? over : strcmp(a->job, b->job);
 }
 

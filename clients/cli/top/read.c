@@ -64,6 +64,10 @@ static void read_runs(struct model *model, const msgpack_object *jobs)
             *row = *before; /* what other answers said stays */
         }
         field_text(map, "state", row->state, sizeof row->state);
+        if (strcmp(row->state, "no_news") == 0) {
+            strcpy(row->state, "no news");
+        }
+        row->over = field_is_over(map);
         row->epoch = mpk_find_u64(map, "epoch");
         row->step = mpk_find_u64(map, "step");
         row->world = mpk_find_u64(map, "world");

@@ -244,7 +244,7 @@ static void draw_runs(struct top_view *view)
     for (uint32_t i = list->top; i < end; i++, view->row++) {
         const struct run_row *row = &model->rows[model->shown[i]];
         const struct line *line = &row->loss;
-        bool over = strcmp(row->state, "ended") == 0;
+        bool over = row->over;
         enum severity severity = model_row_severity(row);
         screen_put(screen, view->row, 0, 2, mark_styles[severity], marks[severity]);
         put_name(view, 3, name, over ? STYLE_FAINT : STYLE_PLAIN, row->job, same);
@@ -281,8 +281,7 @@ static void draw_verdict(struct top_view *view)
     struct screen *screen = view->screen;
     if (opened->alert_count == 0 && !opened->judged) {
         screen_put(screen, view->row++, 1, REST, STYLE_FAINT,
-                   verdict_unjudged(strcmp(opened->row.state, "ended") == 0,
-                                    opened->checks + opened->unjudged > 0));
+                   verdict_unjudged(opened->row.over, opened->checks + opened->unjudged > 0));
         return;
     }
     if (opened->alert_count == 0) {

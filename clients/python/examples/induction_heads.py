@@ -95,7 +95,7 @@ def run_of_probe(control: attnd.Control, job: str, began_ns: int) -> str:
     until = time.monotonic() + WAIT_S
     while time.monotonic() < until:
         for run in control.runs(job):
-            if run["first_ns"] >= began_ns and run["state"] == "ended":
+            if run["first_ns"] >= began_ns and run["state"] in ("ended", "failed"):
                 return str(run["run"])
         time.sleep(0.05)
     raise SystemExit(f"induction_heads: the history of attnd has no run of {job} that has ended")

@@ -52,7 +52,7 @@ static const struct {
 /* The newest run, its state, one of which is 1, and when it was heard. */
 static void metrics_jobs_put_runs(struct metrics_text *text, const struct metrics_view *view)
 {
-    static const char *const states[] = {"active", "idle", "ended"};
+    static const char *const states[] = {"active", "idle", "no_news", "ended", "failed"};
     static const struct family named = {"attnd_training", FAMILY_INFO,
                                         "The newest run of the job."},
                                in_state = {"attnd_training_state", FAMILY_GAUGE,

@@ -197,13 +197,12 @@ static void answer_no_jobs(const struct fake *fake, const char *method, uint64_t
 static void answer_silent(const struct fake *fake, const char *method, uint64_t id,
                           const msgpack_object *params, struct mpk_writer *reply)
 {
-    static const struct {
-        const char *job, *state;
-        uint64_t silent_s;
-    } jobs[] = {{"quick", "active", 20},
-                {"killed", "active", 125},
-                {"old", "idle", 900},
-                {"done", "ended", 900}};
+    static const char *const jobs[] = {
+        "{'job': 'quick', 'state': 'active'}",
+        "{'job': 'killed', 'state': 'no_news', 'silent_s': 125.3}",
+        "{'job': 'done', 'state': 'ended'}",
+        "{'job': 'broken', 'state': 'failed', 'failure': {'type': 'ValueError', 'where': "
+        "'train.py:31: main', 'sentence': 'ValueError: bad loss, at step 120'}}"};
     (void)fake, (void)params;
     fake_put_ok(reply, id);
     if (strcmp(method, "jobs") != 0) {
@@ -212,8 +211,7 @@ static void answer_silent(const struct fake *fake, const char *method, uint64_t 
     }
     mpk_put_array(reply, sizeof jobs / sizeof jobs[0]);
     for (size_t i = 0; i < sizeof jobs / sizeof jobs[0]; i++) {
-        mpk_text(reply, "{'job': '%s', 'state': '%s', 'heard_ns': %" PRIu64 "}", jobs[i].job,
-                 jobs[i].state, now_wall_ns() - jobs[i].silent_s * 1000000000u);
+        mpk_text(reply, "%s", jobs[i]);
     }
 }
 
@@ -259,14 +257,15 @@ SAYS(jobs_fit_80_columns,
       "JOB             RUN   STATE  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
       "gpt-small  abcdef01  active      3  1200    2/4       636     5        3\n"});
 
-SAYS_OF(jobs_name_an_active_run_that_is_silent, answer_silent,
+SAYS_OF(jobs_say_what_became_of_a_run, answer_silent,
         {"jobs", 0,
-         "JOB     RUN   STATE  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
-         "quick        active      0     0    0/0         0     0        0\n"
-         "killed       active      0     0    0/0         0     0        0\n"
-         "old            idle      0     0    0/0         0     0        0\n"
-         "done          ended      0     0    0/0         0     0        0\n"
-         "nothing has been heard of killed for 2 min 5 s: it is slow, hangs, or was killed\n"});
+         "JOB     RUN    STATE  EPOCH  STEP  RANKS  RECEIVED  LOST  DROPPED\n"
+         "quick         active      0     0    0/0         0     0        0\n"
+         "killed       no news      0     0    0/0         0     0        0\n"
+         "done           ended      0     0    0/0         0     0        0\n"
+         "broken        failed      0     0    0/0         0     0        0\n"
+         "killed: no news for 2 min 5 s\n"
+         "broken: failed: ValueError: bad loss, at step 120 (train.py:31: main)\n"});
 
 SAYS_OF(no_jobs_say_how_to_get_one, answer_no_jobs,
         {"jobs", 0, "no jobs yet: attach one with attnd.watch(model, job=\"name\")\n"});

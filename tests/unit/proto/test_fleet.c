@@ -40,6 +40,7 @@ static struct fleet_body body_of(enum fleet_kind kind)
         .ranks = ranks,
         .rank_count = 2,
         .state_of_run = JOB_IDLE,
+        .failure = {.type = "ValueError", .message = "bad", .step = 7, .rank = 3},
         .settings = "\x80",
         .settings_size = 1,
         .points = points,
@@ -100,6 +101,8 @@ TEST(an_end_and_a_run_are_read_as_they_were_written)
     body_parse(&body, &writer, &doc);
     assert_int_equal(fleet_body_decode(doc.root, &read), 0);
     assert_int_equal(read.state_of_run, JOB_IDLE);
+    assert_string_equal(read.failure.type, "ValueError");
+    assert_true(read.failure.step == 7 && read.failure.rank == 3);
     assert_int_equal(read.settings_size, 1);
     assert_int_equal(read.points_found->via.array.size, 2);
     assert_int_equal(fleet_point_decode(&read.points_found->via.array.ptr[0], &point), 0);
@@ -197,8 +200,9 @@ TEST(no_key_may_be_missing_or_of_another_type)
             assert_int_equal(fleet_body_decode(doc.root, &read), ERR_FLEET);
             pair->val = before.val;
             pair->key.via.str.size--;
-            bool optional =
-                mpk_is_str(&before.key, "module") || mpk_is_str(&before.key, "settings");
+            bool optional = mpk_is_str(&before.key, "module") ||
+                            mpk_is_str(&before.key, "settings") ||
+                            mpk_is_str(&before.key, "failure");
             assert_int_equal(fleet_body_decode(doc.root, &read), optional ? 0 : ERR_FLEET);
             *pair = before;
         }

@@ -7,11 +7,16 @@ import weakref
 from typing import Any
 
 
+is_exit = False  # the program ends
+
+
 def closed_at_exit() -> "weakref.WeakSet[Any]":
     """A set whose members are closed at the end of the program; of several sets the last one first."""
     live: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
     def close_all() -> None:
+        global is_exit
+        is_exit = True
         for each in list(live):
             each.close()
 

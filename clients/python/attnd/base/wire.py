@@ -257,6 +257,11 @@ def event_keys(keys: Dict[str, Any], dropped_total: int) -> Dict[str, Any]:
     return {"event": keys["event"], "dropped_total": dropped_total, **keys} if dropped_total else keys
 
 
+def bye_keys(failure: Optional[Dict[str, str]]) -> Dict[str, Any]:
+    """The keys of a `bye`; `failure`: the exception that ended the rank, as endings.failure_of() says it."""
+    return {"event": "bye", **({"failure": failure} if failure else {})}
+
+
 def log_keys(values: Dict[str, Optional[float]]) -> Dict[str, Any]:
     """The keys of a `log`: names to numbers, None for what was not finite."""
     return {"event": "log", "values": values}
@@ -285,6 +290,8 @@ def hello_keys(layers: Sequence[Tuple[Layer, int]], client: str, settings: Optio
 
 
 # ----------------------------------------------------------------------------------------- results
+
+OVER = ("ended", "failed")  # states of a run of which nothing more is to come
 
 # Where a result keeps its numbers; what is outside (shape, window, ...) stays as it came.
 _NUMERIC = ("heads", "sink_rate", "aggregate", "spectrum", "similarity", "weights", "drift")

@@ -21,6 +21,9 @@ captured step computes the same bits.
 """
 from __future__ import annotations
 
+import contextlib
+import sys
+import threading
 import time
 import weakref
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
@@ -45,6 +48,7 @@ FORWARDS_PER_STEP = 64  # after this number of forwards without the end of a ste
 FORWARDS_UNTOLD = 4  # of these forwards are captured, while nobody has said yet when a step ends
 ALIVE_EVERY_S = 30.0  # how often a training that goes on says so when it has nothing else to say
 
+_follows_threads = False
 _open: List["weakref.ref[Watch]"] = []  # the innermost last; who keeps them is their model
 
 
@@ -61,6 +65,8 @@ class Watch:
         self._starter = starter
         if starter is not None:
             weakref.finalize(self, starter.close).atexit = False
+        self._handled = id(sys.exc_info()[1])  # by whoever began to watch: it ends no training of this watch
+        self._thread = threading.get_ident()  # that trains
         self._first_step = forwards.step
         self.tells_unsent = False  # the end says that attnd was not there
         self._stepped = False  # somebody has said when a step ends
@@ -154,11 +160,15 @@ class Watch:
         stats = self.publisher.stats()
         return stats if self.forwards.gradients is None else {**stats, "gradients_not_finite": self.forwards.gradients.not_finite}
 
-    def close(self) -> None:
+    def close(self, error: Optional[BaseException] = None) -> None:
         """Takes everything out of the model and, unless the publisher was given, closes it (bounded by its linger
-        time). Idempotent."""
+        time). `error`: the exception that ended the training, which attnd shows then; by default the one that is being
+        handled, as in `finally`, if it was raised while the model was watched. Idempotent."""
         if self.forwards.is_closed:
             return
+        handled = sys.exc_info()[1]
+        if error is None and id(handled) != self._handled:
+            error = handled
         self._guarded(self._notices.end, self.forwards.step > self._first_step)
         if not self._stepped and 1 < self.uncounted <= FORWARDS_PER_STEP:
             self._notices.no_step(self.uncounted, "so all are of one step")
@@ -185,7 +195,7 @@ class Watch:
         if self._starter is not None:
             self._starter.close()
         if self._own_publisher:
-            self.publisher.close()
+            self.publisher.close(error)
         if self._alerts is not None:
             if self._own_publisher:
                 self._alerts.await_end()
@@ -201,8 +211,8 @@ class Watch:
     def __enter__(self) -> "Watch":
         return self
 
-    def __exit__(self, *exc: Any) -> None:
-        self.close()
+    def __exit__(self, kind: Any = None, error: Optional[BaseException] = None, *_: Any) -> None:
+        self.close(error)
 
     # --------------------------------------------------------------------------------- when a step ends
 
@@ -214,6 +224,7 @@ class Watch:
                 earlier.close()
         _kept_by(self._root, also=self)
         _open.append(weakref.ref(self))
+        _follow_threads()
         weakref.finalize(self, remove_all, self._handles).atexit = False
         self.rearm()
 
@@ -277,6 +288,7 @@ class Watch:
 
     def optimizer_stepped(self) -> None:
         """An optimizer of the model has stepped, or step() was called."""
+        self._thread = threading.get_ident()
         if self.forwards.is_closed or torch_state.is_graph_captured():  # a step that is captured is not computed
             return
         if not self._stepped:
@@ -390,6 +402,24 @@ class Watch:
 def innermost() -> Optional[Watch]:
     """The watch that was opened last and is still open."""
     return next((it for it in (reference() for reference in reversed(_open)) if it is not None), None)
+
+
+def _follow_threads() -> None:
+    """From now on an exception that ends a thread ends the watches of the training on it; the hook that was there is called
+    as before."""
+    global _follows_threads
+    if _follows_threads:
+        return
+    _follows_threads, before = True, threading.excepthook
+
+    def ended(args: Any) -> None:
+        for watch in [reference() for reference in list(_open)]:
+            if watch is not None and args.thread is not None and watch._thread == args.thread.ident:
+                with contextlib.suppress(Exception):
+                    watch.close(args.exc_value)
+        before(args)
+
+    threading.excepthook = ended
 
 
 class _Keeper(Hook):

@@ -113,4 +113,7 @@ class AttndCallback(Callback):
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self._session.end()
 
-    on_exception = teardown = on_train_end
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._session.end(exception)
+
+    teardown = on_train_end

@@ -133,10 +133,10 @@ class Session:
         """An epoch is done."""
         self._try("an epoch could not be ended", self.watch.epoch_end if self.watch else None)
 
-    def end(self) -> None:
-        """The training is over, or has failed. Idempotent."""
+    def end(self, error: Optional[BaseException] = None) -> None:
+        """The training is over, or has failed with `error`. Idempotent."""
         ended, self.watch = self.watch, None
-        self._try("the watch could not be closed", ended.close if ended else None)
+        self._try("the watch could not be closed", (lambda: ended.close(error)) if ended else None)
 
     def skip(self, why: str) -> None:
         """This training is not watched; says so."""

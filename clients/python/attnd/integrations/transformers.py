@@ -89,15 +89,15 @@ class AttndCallback(TrainerCallback):
         """The attnd.Watch of the training under way."""
         return self._session.watch
 
-    def close(self) -> None:
-        """Ends the watch of a training that failed. Idempotent."""
-        self._session.end()
+    def close(self, error: Optional[BaseException] = None) -> None:
+        """Ends the watch of a training that failed with `error`. Idempotent."""
+        self._session.end(error)
 
     def __enter__(self) -> AttndCallback:
         return self
 
-    def __exit__(self, *exc: Any) -> None:
-        self.close()
+    def __exit__(self, kind: Any = None, error: Optional[BaseException] = None, *_: Any) -> None:
+        self.close(error)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if args.n_gpu > 1:

@@ -102,7 +102,7 @@ class LivePlot:
     def take(self, result: Dict[str, Any]) -> bool:
         """Whether the result changed what is shown."""
         if result["kind"] == "job":
-            if result["state"] != "ended":
+            if result["state"] not in wire.OVER:
                 self._turn_to(result["run"])
             if result["run"] != self.run or result["state"] == self.state:
                 return False
@@ -251,7 +251,7 @@ def _follow(subscriber: Subscriber, plot: LivePlot, cell: _Cell, deadline: Optio
             changed |= plot.take(result)
             alive |= plot.state == "active"
         now = time.monotonic()
-        over = (alive and plot.state == "ended") or (deadline is not None and now >= deadline)
+        over = (alive and plot.state in wire.OVER) or (deadline is not None and now >= deadline)
         if changed and (over or now >= due):
             plot.draw()
             cell.show()

@@ -75,6 +75,8 @@ class StopTraining(Exception):
     """Raised by a function of `on_alert`: training stops, at the end of one step on all ranks. No other exception of it
     reaches the training. The text says why."""
 
+    ends_well = True  # the run has ended, and not failed: base/endings.py
+
 
 class CheckpointOn:
     """See checkpoint_on()."""

@@ -26,7 +26,7 @@ from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Option
 import numpy as np
 import zmq
 
-from ..base import limits, wire
+from ..base import endings, exits, limits, wire
 from ..base.once import Once
 from .reliable import Entry
 
@@ -123,6 +123,7 @@ class Outbox:
         self._is_rung = False
         self._waiting = 0  # threads in drain()
         self.is_open = True
+        self.failure: Optional[endings.Failure] = None  # why the training ended, for `bye`
 
     # ------------------------------------------------------------------ called by the training thread
 
@@ -354,7 +355,8 @@ class Outbox:
         if self.is_open:
             self.count["published"] += 1
             self._pending += 1
-            self._queue.append(Message(self._event_topic, "event", {"event": "bye"}, *(self.last_done or self.position), (), 0))
+            failure = self.failure or (endings.failure_of(endings.uncaught()) if exits.is_exit else None)
+            self._queue.append(Message(self._event_topic, "event", wire.bye_keys(failure), *(self.last_done or self.position), (), 0))
         self._ring()
 
     def shut(self) -> None:

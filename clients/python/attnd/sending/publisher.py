@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Opt
 import numpy as np
 
 from ..base import wire
+from ..base.endings import failure_of
 from ..base.limits import Limits
 from ..base.once import Once, log
 from ..base.plan import EVERYTHING, Plan, Samples, choose, lengthened
@@ -607,16 +608,17 @@ class Publisher:
         """
         return self._sender.stats()
 
-    def close(self) -> None:
+    def close(self, error: Optional[BaseException] = None) -> None:
         """Says bye, sends what is queued within `linger` seconds, waits for its acknowledgements as long, and disconnects.
-        Idempotent."""
+        `error`: the exception that ended the training: attnd then shows the run as failed. Idempotent."""
+        self._outbox.failure = failure_of(error)
         self._finalizer()
 
     def __enter__(self) -> "Publisher":
         return self
 
-    def __exit__(self, *exc: Any) -> None:
-        self.close()
+    def __exit__(self, kind: Any = None, error: Optional[BaseException] = None, *_: Any) -> None:
+        self.close(error)
 
     # ------------------------------------------------------------------------------------------ helpers
 

@@ -8,7 +8,8 @@ Everything that can wait happens here: take subscriptions, send the head of the 
            when its pipe is full, so POLLOUT cannot tell when to go on
     long:  a rest after some ms of work (sending/turn.py), unless the job ends or waits for what is queued
 
-Events tell how many tensors of all topics were dropped; when nothing else is to be said, a hello does, within TELL_AFTER_S.
+Events tell how many tensors of all topics were dropped; when nothing else is to be said, a hello does, within TELL_AFTER_S. When
+nothing was sent for BEAT_S, a short hello says that the process is `alive`, whatever its training does.
 
 A daemon that hangs is noticed by its pings, which end; an older one sends none. So a pipe that takes nothing for
 STALLED_AFTER_S makes `stalled` true, and whoever asks spares itself the capture.
@@ -49,6 +50,7 @@ PARTING = 0.25  # the part of the linger time, its end, in which no message is m
 PAUSE_MIN_S, PAUSE_MAX_S = 0.001, 0.050
 PAUSE_STALLED_S = 1.0  # each attempt takes the training's lock of the interpreter for a moment
 STALLED_AFTER_S = 3.0
+BEAT_S = 10.0  # a process that has sent nothing for so long says that it is there
 TELL_AFTER_S = 5.0  # how often what was dropped is told when nothing else is
 AFTER_MAX = 4000  # topics that an event names
 
@@ -85,6 +87,7 @@ class Sender:
         self._deadline: Optional[float] = None  # set by close(): when to stop trying
         self._is_over = False  # the thread takes the lock no more
         self._dropped_open = 0  # tensors that were dropped before that
+        self._sent_at = time.monotonic()  # anything
         self._told_at = -TELL_AFTER_S  # when an event last told what was dropped
         self._once = Once(identity.job)
         self.is_wrong = False  # as Publisher.is_wrong
@@ -242,7 +245,7 @@ class Sender:
     def _idle_s(self) -> Optional[float]:
         """Seconds until there is something to do by itself; None: until a poll wakes."""
         ends_in = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-        return min((at for at in (self.link.idle_s(), self._lane.idle_s(), self._tell_in_s(), ends_in,
+        return min((at for at in (self.link.idle_s(), self._lane.idle_s(), self._tell_in_s(), self._beat_in_s(), ends_in,
                                   self.presence.idle_s(self._deadline is not None)) if at is not None), default=None)
 
     def _tell_in_s(self) -> Optional[float]:
@@ -251,12 +254,20 @@ class Sender:
             return None
         return max(0.0, self._told_at + TELL_AFTER_S - time.monotonic())
 
+    def _beat_in_s(self) -> Optional[float]:
+        """Seconds until it has to say that it is there; None: nobody is to be told."""
+        if self._hello is None or self.is_away or self._deadline is not None or not self.wanted(self._event_topic):
+            return None
+        return max(0.0, self._sent_at + BEAT_S - time.monotonic())
+
     def _due_hello(self) -> Optional[Message]:
         """The event to send before anything else."""
         if self._tell_in_s() == 0:
             hello = self._hello or Message(self._event_topic, "event", {"event": "hello"}, 0, 0, (), 0)
             epoch, step = self.outbox.position
             return hello._replace(epoch=epoch, step=step)
+        if not self._hello_due and self._beat_in_s() == 0:
+            return Message(self._event_topic, "event", {"event": "hello", "alive": True}, *self.outbox.position, (), 0)
         return self._hello if self._hello_due else None
 
     def _judge_stall(self, blocked: bool) -> None:
@@ -341,6 +352,7 @@ class Sender:
         if by_lane and not message.keys.keys().isdisjoint(("own_window", "own_every")) \
                 and (not queued or self._seq.keys() != {message.topic}) and not self._send(message, False, may_keep=False):
             return False
+        self._sent_at = time.monotonic()
         seqs, drops = (self._lane_seq, self.outbox.lane_drops) if by_lane else (self._seq, self.outbox.drops)
         with self.outbox.changed:
             seq, dropped = seqs.get(message.topic, 0), drops.get(message.topic, 0)

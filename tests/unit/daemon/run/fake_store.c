@@ -140,6 +140,13 @@ int batch_settings(struct store_batch *batch, const void *settings, size_t size)
     return 0;
 }
 
+int batch_failure(struct store_batch *batch, const void *failure, size_t size)
+{
+    (void)batch, (void)failure;
+    assert_true(size > 0);
+    return 0;
+}
+
 int batch_keep(struct store_batch *batch, const char *key, const void *value, size_t size)
 {
     void *copy = malloc(size ? size : 1);

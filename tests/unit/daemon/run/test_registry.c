@@ -38,6 +38,7 @@ static void registry_begin(struct registry_fixture *f)
     f->config.limits_jobs = 2;
     f->config.limits_runs = 2;
     f->config.limits_idle = 10 * S;
+    f->config.limits_no_news = 10 * S;
     f->sink = (struct result_sink){.put = registry_put, .stats = &f->stats, .data = f};
     f->now = 1000 * S;
     f->registry = registry_new(&f->config, &f->sink, registry_forget, f);

@@ -233,7 +233,7 @@ STORE_TEST(many_runs_that_only_log_make_room_before_windows)
     fixture_close(fixture);
     change(fixture, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)"
                     " INSERT INTO runs SELECT 100 + i, 'j', randomblob(16), 0, 1, 0, 0, 0, 0,"
-                    " unixepoch(), NULL FROM n;"
+                    " unixepoch(), NULL, NULL FROM n;"
                     "INSERT INTO logs SELECT run_id, run_id, 'loss', 0, 60 FROM runs"
                     " WHERE run_id > 100;"
                     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60)"
