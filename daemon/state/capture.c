@@ -58,16 +58,22 @@ struct captures *captures_new(uint64_t timeout_ns)
     return captures;
 }
 
+void captures_forget(struct captures *captures)
+{
+    for (uint32_t i = 0; i < captures->count; i++) {
+        capture_free(captures, captures->of[i]);
+    }
+    captures->count = captures->open = 0;
+    assert(captures->bytes == 0);
+}
+
 void captures_free(struct captures **captures_p)
 {
     struct captures *captures = *captures_p;
     if (!captures) {
         return;
     }
-    for (uint32_t i = 0; i < captures->count; i++) {
-        capture_free(captures, captures->of[i]);
-    }
-    assert(captures->bytes == 0);
+    captures_forget(captures);
     free(captures->of);
     free(captures->ranks);
     free(captures);

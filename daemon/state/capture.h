@@ -94,6 +94,9 @@ struct capture *captures_oldest_open(struct captures *captures);
 /* The oldest open one was judged. Older ones may be evicted. */
 void captures_judged(struct captures *captures, struct capture *capture);
 
+/* Frees all captures of the ring: no messages are to come. */
+void captures_forget(struct captures *captures);
+
 /* The layer, if it is in the capture; else NULL. */
 const struct capture_layer *capture_find_layer(const struct capture *capture,
                                                uint32_t stream_index);
@@ -108,6 +111,6 @@ int captures_unpack(struct captures *captures, const void *data, size_t size);
 int captures_pack_layer(const struct captures *captures, uint32_t stream_index,
                         struct mpk_writer *writer);
 int captures_unpack_layer(struct captures *captures, struct layer_id id, uint32_t stream_index,
-                          uint32_t heads, const void *data, size_t size);
+                          const void *data, size_t size);
 
 #endif

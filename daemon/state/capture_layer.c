@@ -284,7 +284,10 @@ void capture_layer_add(struct capture_layer *layer, const struct message *messag
                        const struct measured *measured)
 {
     const struct header *header = &message->header;
-    uint64_t of = (measured->rows + measured->invalid_rows) / measured->heads; /* each head's */
+    /* Each head's; without metrics.core nobody knows how many of them are sound. */
+    uint64_t of = measured->value[METRIC_ENTROPY]
+                      ? (measured->rows + measured->invalid_rows) / measured->heads
+                      : 0;
     for (int m = 0; m < METRIC_MATRIX_FIRST; m++) {
         if (measured->value[m]) {
             capture_add_metric(layer, m, header->head_offset, header->heads, measured);

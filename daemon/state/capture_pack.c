@@ -225,12 +225,12 @@ static int capture_read_layer(struct captures *captures, struct capture *capture
 }
 
 static int captures_read_one(struct captures *captures, struct layer_id id, uint32_t stream_index,
-                             uint32_t heads, const msgpack_object *map)
+                             const msgpack_object *map)
 {
     struct stored in = {map, 0};
     struct capture_key key = {0, 0};
     uint64_t time_ns = 0;
-    uint32_t of_heads = 0;
+    uint32_t heads = 0;
     bool cut = false, on[METRIC_MATRIX_FIRST];
     uint8_t metrics[METRIC_MATRIX_FIRST];
     const uint8_t *mean = NULL;
@@ -239,10 +239,10 @@ static int captures_read_one(struct captures *captures, struct layer_id id, uint
     stored_u64(&in, "step", UINT64_MAX, &key.step);
     stored_u64(&in, "time_ns", UINT64_MAX, &time_ns);
     stored_bool(&in, "cut", &cut);
-    stored_u32(&in, "heads", HEADS_MAX, &of_heads);
+    stored_u32(&in, "heads", HEADS_MAX, &heads);
     stored_fill(&in, "metrics", metrics, sizeof metrics);
     stored_bytes(&in, "mean", &mean, &size);
-    if (in.code || of_heads == 0 || of_heads != heads) {
+    if (in.code || heads == 0) {
         return ERR_STORE_FORMAT;
     }
     for (int m = 0; m < METRIC_MATRIX_FIRST; m++) {
@@ -274,7 +274,7 @@ static int captures_read_one(struct captures *captures, struct layer_id id, uint
 }
 
 int captures_unpack_layer(struct captures *captures, struct layer_id id, uint32_t stream_index,
-                          uint32_t heads, const void *data, size_t size)
+                          const void *data, size_t size)
 {
     struct mpk_doc doc;
     int code = mpk_parse(data, size, &stored_limits, &doc);
@@ -283,7 +283,7 @@ int captures_unpack_layer(struct captures *captures, struct layer_id id, uint32_
     }
     code = doc.root->type == MSGPACK_OBJECT_ARRAY ? 0 : ERR_STORE_FORMAT;
     for (uint32_t i = 0; i < mpk_items(doc.root) && !code; i++) {
-        code = captures_read_one(captures, id, stream_index, heads, &doc.root->via.array.ptr[i]);
+        code = captures_read_one(captures, id, stream_index, &doc.root->via.array.ptr[i]);
     }
     mpk_doc_clear(&doc);
     return code;

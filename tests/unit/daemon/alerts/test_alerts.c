@@ -161,11 +161,11 @@ ALERTS_TEST(a_run_is_the_mean_over_its_layers_at_the_end_of_a_window)
     struct result_stat sinks = {.mean = 1, .count = 1};
     struct alerts_window w;
     alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.4, 0.4});
-    alerts_layer(f->alerts, &w.summary, &f->sink);
+    alerts_layer(f->alerts, &w.summary, ALERTS_OF_ALL, &f->sink);
     w.summary.layer.id.layer = 4;
     w.stat[0].mean = w.stat[1].mean = 0.1;
     w.summary.sink_rate = &sinks;
-    alerts_layer(f->alerts, &w.summary, &f->sink);
+    alerts_layer(f->alerts, &w.summary, ALERTS_OF_ALL, &f->sink);
     expect_silence(f);
     end_window(f);
     const struct told *told = alerts_expect(
@@ -369,7 +369,7 @@ ALERTS_TEST(the_error_of_a_mean_of_heads_is_at_most_that_of_a_head)
                     "  runs: {" ENTROPY "below: 0.3, each: run}\n");
     struct alerts_window w;
     fill_sampled(&w, f, METRIC_ENTROPY_NORMALIZED, 3, (double[]){0.2, 0.2, 0.2});
-    alerts_layer(f->alerts, &w.summary, &f->sink);
+    alerts_layer(f->alerts, &w.summary, ALERTS_OF_ALL, &f->sink);
     expect_firing(f, OF_LAYER " is 0.2" SAMPLED("0.15") ", below 0.3");
     w.summary.layer.id.layer = 4; /* another has all its rows */
     w.summary.layer.rows_of = w.summary.layer.rows;
