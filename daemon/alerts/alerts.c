@@ -124,7 +124,7 @@ struct alerts *alerts_new(const struct config *config, const char *job)
     snprintf(alerts->job, sizeof alerts->job, "%s", job);
     alerts->newest = (struct result_common){.job = alerts->job, .run = alerts->run};
     alerts->per_window = (uint32_t)config->alerts_per_window;
-    alerts->begun = CELL_NEVER;
+    alerts->begun = ALERT_FROM_START;
     return alerts;
 }
 
@@ -170,7 +170,7 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
         .head = place->head,
         .value = cell->value,
         .bound = rule->bound,
-        .since_epoch = cell->since_epoch,
+        .since_after = cell->passed,
         .since_step = cell->failed,
         .message = message,
         .why = rule_why(rule->name, rule_metric_name(rule->metric)),
@@ -189,7 +189,7 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
         /* The sentence of first_invalid. */
         const struct alert_origin *origin = &alerts->origin;
         char head[32] = "several heads", layer[LAYER_NAME_MAX], when[80] = "from the start";
-        if (cell->passed != CELL_NEVER) {
+        if (cell->passed != ALERT_FROM_START) {
             snprintf(when, sizeof when, "between steps %" PRIu64 " and %" PRIu64, cell->passed,
                      cell->failed);
         }
@@ -323,7 +323,7 @@ static int alerts_judge(struct alerts *alerts, struct alert_layer *layer,
  * have failed it, and that came after the end of the newest window that does not overlap. */
 static void alerts_note_window(struct alerts *alerts, const struct summary_result *summary)
 {
-    uint64_t begun = alerts->begun == CELL_NEVER ? 0 : alerts->begun;
+    uint64_t begun = alerts->begun == ALERT_FROM_START ? 0 : alerts->begun;
     if (!alerts->windows_to.any || summary->window.first > alerts->windows_to.last) {
         alerts->windows_to.after = alerts->windows_to.any ? alerts->windows_to.step : begun;
         alerts->windows_to.any = true;
@@ -448,7 +448,7 @@ int alerts_capture(struct alerts *alerts, const struct result_common *common,
     int result = 0;
     alerts_note(alerts, common);
     alerts->after = common->step;
-    alerts->begun = alerts->begun == CELL_NEVER ? common->step : alerts->begun;
+    alerts->begun = alerts->begun == ALERT_FROM_START ? common->step : alerts->begun;
     alert_numbers_begin(alerts);
     /* Layers are compared with each other: first all are taken, then each is judged. */
     for (uint32_t i = 0; i < 2 * capture->layer_count && alerts->rule_count > 0; i++) {

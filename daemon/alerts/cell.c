@@ -76,7 +76,7 @@ int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t
         return ERR_MEMORY;
     }
     for (uint32_t i = 0; i < count; i++) {
-        cell[i].passed = CELL_NEVER;
+        cell[i].well = ALERT_FROM_START;
     }
     cells->cell = cell;
     cells->past = past;
@@ -112,7 +112,7 @@ void alerts_forget(struct alerts *alerts)
     alerts->sinks = alerts->sinkable = 0;
     alerts->masks = alerts->masks_now = (struct alert_masks){0};
     alerts->judged.any = alerts->windows_to.any = false;
-    alerts->begun = CELL_NEVER;
+    alerts->begun = ALERT_FROM_START;
     alerts->told = alerts->held_back = alerts->windows = 0;
 }
 
@@ -157,7 +157,7 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     if (below ? x < rule->bound : x > rule->bound) {
         if (!rule->after_clear || cell->armed) {
             if (cell->held == 0 && !cell->firing) {
-                cell->since_epoch = alerts->newest.epoch;
+                cell->passed = cell->well;
                 cell->failed = alerts->newest.step;
             }
             cell->held += cell->held < UINT32_MAX;
@@ -169,7 +169,7 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
             cell->armed = true;
             cell->firing = false;
         }
-        cell->passed = cell->firing ? cell->passed : alerts->after;
+        cell->well = cell->firing ? cell->well : alerts->after;
     }
     cell->told = cell->told && !(cell->at_end && cell->firing); /* the run goes on: told anew */
     cell->at_end = false;

@@ -9,22 +9,19 @@
 #include "proto/header.h"
 #include "config/rules.h"
 
-/* No step: nothing has passed. */
-#define CELL_NEVER UINT64_MAX
-
 /* The state of a rule for one head, layer or run. */
 struct alert_cell {
-    double value;         /* what was compared last */
-    double error;         /* of the newest value: alert_head_error */
-    uint64_t since_epoch; /* with `failed` */
-    uint64_t passed;      /* step of the last capture that passed before, or CELL_NEVER; of windows
-                             the step up to which the one before that one was sound */
-    uint64_t failed;      /* of the first that failed, or window: its last step */
-    uint32_t held;        /* windows on end */
-    bool firing, told;    /* as it is; as the sink knows it */
-    bool at_end;          /* was told so: the run ended while it fired */
-    bool held_back;       /* counted as beyond alerts.per_window */
-    bool armed;           /* has been clear */
+    double value;  /* what was compared last */
+    double error;  /* of the newest value: alert_head_error */
+    uint64_t well; /* the last step up to which all was well, or ALERT_FROM_START: that of the last
+                      capture that passed, or of the end of the window before one that passed */
+    uint64_t passed, failed; /* of the streak: what `well` was; the first capture that failed, or
+                                the end of the window */
+    uint32_t held;           /* windows on end */
+    bool firing, told;       /* as it is; as the sink knows it */
+    bool at_end;             /* was told so: the run ended while it fired */
+    bool held_back;          /* counted as beyond alerts.per_window */
+    bool armed;              /* has been clear */
     uint8_t past_count, past_next; /* of its ring */
     int32_t worst;                 /* of a layer's heads, or ranks, the one farthest out; -1 =
                                       not known */
@@ -144,7 +141,7 @@ struct alerts {
         bool any;
         uint64_t last, step, after; /* after: where the one before it ended */
     } windows_to;
-    uint64_t begun; /* step of the first capture that was judged; CELL_NEVER */
+    uint64_t begun; /* step of the first capture that was judged; ALERT_FROM_START */
     struct alert_view view;
     uint32_t per_window, told, held_back; /* in this window */
     bool other_heads; /* most of the messages that were last lost are of layers whose heads are

@@ -2,15 +2,15 @@
 /* alerts_pack: packs the state of alerts for checkpoints.
  *
  *   {v: 2, run: bin16, epoch, step, time_ns, judged: [epoch, step] or nil,
- *    rules: [{name, judged, hash, places: [{place, count, armed: bin, passed: bin, cells: [...],
+ *    rules: [{name, judged, hash, places: [{place, count, armed: bin, well: bin, cells: [...],
  *                                           past: bin, errors: bin}]}],
  *    windows, heads: [the model's focus, [[layer, bin: what each head keeps, f32, window]...]],
  *    causal, begun, windows_to: [last, step, after] or nil,
  *    origin: [layer, head + 1, share, everywhere]}
  *
  * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell;
- * `passed` a step per cell, or one where all have the same; `cells` of those
- * that hold or fire or were told [index, held, flags, epoch, failed, value, worst + 1]; `past` of
+ * `well` a step per cell, or one where all have the same; `cells` of those
+ * that hold or fire or were told [index, held, flags, passed, failed, value, worst + 1]; `past` of
  * rates, per cell, a byte with the number of values and room for `within` of them, oldest first,
  * little-endian; `errors`, where one of `cells` has a standard error, those of all of them, f64. So
  * a run that is well costs a bit per head and rule that was clear, and 20 bytes per head. */
@@ -39,7 +39,7 @@ static bool is_worth_keeping(const struct alert_cells *cells)
     bool worth = false;
     for (uint32_t i = 0; i < cells->count && !worth; i++) {
         worth = is_busy(&cells->cell[i]) || cells->cell[i].armed || cells->cell[i].past_count ||
-                cells->cell[i].passed != CELL_NEVER;
+                cells->cell[i].well != ALERT_FROM_START;
     }
     return worth;
 }
@@ -104,17 +104,17 @@ static void put_errors(const struct alert_cells *cells, struct mpk_writer *write
     free(bytes);
 }
 
-static void put_passed(const struct alert_cells *cells, struct mpk_writer *writer)
+static void put_well(const struct alert_cells *cells, struct mpk_writer *writer)
 {
-    size_t count = 1, step = sizeof cells->cell->passed;
+    size_t count = 1, step = sizeof cells->cell->well;
     for (uint32_t i = 1; i < cells->count; i++) {
-        count = cells->cell[i].passed != cells->cell[0].passed ? cells->count : count;
+        count = cells->cell[i].well != cells->cell[0].well ? cells->count : count;
     }
     uint8_t *bytes = malloc(count * step);
     for (uint32_t i = 0; bytes && i < count; i++) {
-        memcpy(bytes + i * step, &cells->cell[i].passed, step);
+        memcpy(bytes + i * step, &cells->cell[i].well, step);
     }
-    put_bin(writer, "passed", bytes, count * step);
+    put_bin(writer, "well", bytes, count * step);
     free(bytes);
 }
 
@@ -137,7 +137,7 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
     }
     put_bin(writer, "armed", bits, size);
     free(bits);
-    put_passed(cells, writer);
+    put_well(cells, writer);
     struct mpk_open busy = mpk_open(writer, "cells");
     for (uint32_t i = 0; i < cells->count; i++) {
         if (is_busy(&cells->cell[i])) {
@@ -147,7 +147,7 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
             mpk_put_u64(writer, cell->held);
             mpk_put_u64(writer, (cell->firing ? FLAG_FIRING : 0u) | (cell->told ? FLAG_TOLD : 0u) |
                                     (cell->at_end ? FLAG_AT_END : 0u));
-            mpk_put_u64(writer, cell->since_epoch);
+            mpk_put_u64(writer, cell->passed);
             mpk_put_u64(writer, cell->failed);
             mpk_put_f64(writer, cell->value);
             mpk_put_u64(writer, (uint64_t)(cell->worst + 1));
@@ -268,7 +268,7 @@ static const msgpack_object_array *alerts_pack_get_array(const msgpack_object *m
 /* `error`: NULL = it has none. */
 static int get_cell(struct alert_cells *cells, const msgpack_object *object, const uint8_t *error)
 {
-    uint64_t index, held, flags, epoch, failed, worst;
+    uint64_t index, held, flags, passed, failed, worst;
     double value;
     if (mpk_items(object) != 7) {
         return ERR_STORE_FORMAT;
@@ -277,7 +277,7 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object, con
     if (mpk_get_u64(&item[0], cells->count - 1, &index) != 0 ||
         mpk_get_u64(&item[1], UINT32_MAX, &held) != 0 ||
         mpk_get_u64(&item[2], FLAGS, &flags) != 0 ||
-        mpk_get_u64(&item[3], UINT64_MAX, &epoch) != 0 ||
+        mpk_get_u64(&item[3], UINT64_MAX, &passed) != 0 ||
         mpk_get_u64(&item[4], UINT64_MAX, &failed) != 0 || mpk_get_f64(&item[5], &value) != 0 ||
         isnan(value) || mpk_get_u64(&item[6], INT32_MAX, &worst) != 0) {
         return ERR_STORE_FORMAT;
@@ -287,7 +287,7 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object, con
     cell->firing = flags & FLAG_FIRING;
     cell->told = flags & FLAG_TOLD;
     cell->at_end = flags & FLAG_AT_END;
-    cell->since_epoch = epoch;
+    cell->passed = passed;
     cell->failed = failed;
     cell->value = value;
     cell->worst = (int32_t)worst - 1;
@@ -316,8 +316,8 @@ static int get_past(const struct rule *rule, struct alert_cells *cells, uint32_t
 /* The state of one place, as it was packed. */
 struct packed_place {
     uint64_t place, count;
-    const uint8_t *armed, *passed, *past, *errors; /* errors: NULL = none */
-    bool passed_alike;
+    const uint8_t *armed, *well, *past, *errors; /* errors: NULL = none */
+    bool well_alike;
     const msgpack_object_array *cells;
 };
 
@@ -326,9 +326,9 @@ static int fill_cells(const struct rule *rule, struct alert_cells *cells,
 {
     int code = 0;
     for (uint32_t i = 0; i < cells->count && !code; i++) {
-        size_t at = packed->passed_alike ? 0 : i * sizeof cells->cell[i].passed;
+        size_t at = packed->well_alike ? 0 : i * sizeof cells->cell[i].well;
         cells->cell[i].armed = packed->armed[i / 8] >> i % 8 & 1;
-        memcpy(&cells->cell[i].passed, packed->passed + at, sizeof cells->cell[i].passed);
+        memcpy(&cells->cell[i].well, packed->well + at, sizeof cells->cell[i].well);
         if (cells->past) {
             code = get_past(rule, cells, i, packed->past + i * past_bytes(rule));
         }
@@ -354,12 +354,12 @@ static int get_place(struct alerts *alerts, uint32_t index, const msgpack_object
     }
     size_t past = rule_is_rate(rule) ? packed.count * past_bytes(rule) : 0;
     packed.armed = get_bin(map, "armed", armed_bytes((uint32_t)packed.count));
-    packed.passed = get_bin(map, "passed", packed.count * sizeof(uint64_t));
-    packed.passed_alike = !packed.passed;
-    packed.passed = packed.passed ? packed.passed : get_bin(map, "passed", sizeof(uint64_t));
+    packed.well = get_bin(map, "well", packed.count * sizeof(uint64_t));
+    packed.well_alike = !packed.well;
+    packed.well = packed.well ? packed.well : get_bin(map, "well", sizeof(uint64_t));
     packed.past = get_bin(map, "past", past);
     packed.cells = alerts_pack_get_array(map, "cells");
-    bool is_whole = packed.armed && packed.passed && packed.past && packed.cells;
+    bool is_whole = packed.armed && packed.well && packed.past && packed.cells;
     int code = is_whole ? 0 : ERR_STORE_FORMAT;
     if (code) {
         return code;

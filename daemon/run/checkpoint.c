@@ -224,7 +224,7 @@ static int save_capture(struct saving *saving, const struct stream *stream)
     char key[CHECKPOINT_KEY_MAX];
     struct mpk_writer writer;
     mpk_writer_init(&writer);
-    snprintf(key, sizeof key, "capture/%" PRIu32, stream->key);
+    snprintf(key, sizeof key, "open/%" PRIu32, stream->key);
     return checkpoint_keep(saving, key, &writer,
                            captures_pack_layer(saving->run->captures, stream->index, &writer));
 }
@@ -496,7 +496,7 @@ void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_
     }
     int code = batch_forget(*batch, "part/");
     code = code ? code : batch_forget(*batch, "sketch/");
-    code = code ? code : batch_forget(*batch, "capture/");
+    code = code ? code : batch_forget(*batch, "open/");
     for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
         code = save_whole(&saving, stream);
     }
@@ -517,7 +517,8 @@ void checkpoint_forget(struct run *run, uint64_t now_ns)
         batch_hold(batch, true);
         /* Its sequences stay, so that what comes of it again is known, and what they are part of;
          * its windows are in the history. */
-        static const char *const gone[] = {"alerts", "capture", "drift/", "part/", "sketch/"};
+        static const char *const gone[] = {"alerts", "capture", "drift/",
+                                           "open/",  "part/",   "sketch/"};
         struct saving saving = {.run = run, .batch = batch};
         int code = 0;
         for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {

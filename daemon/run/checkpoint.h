@@ -8,11 +8,11 @@
  *   about                     ranks, positions in every track, counts of what is no layer's
  *   alerts                    alerts_pack
  *   capture                   captures_pack: in each batch with `about`
- *   capture/LAYER             captures_pack_layer, with the layer in the primary track
  *   drift/TRACK/LAYER         drift_pack
  *   forgotten                 empty: the run is kept only for what may come of it again, until it
  *                             goes on
  *   layer/TRACK/LAYER         sequence numbers, counts, what waits for the next window
+ *   open/LAYER                captures_pack_layer, with the layer in the primary track
  *   part/TRACK/INDEX/LAYER    layer_state_pack
  *   sketch/LAYER              sketch_pack, with the layer in the primary track
  *

@@ -449,7 +449,7 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
     if (restore->run->state == JOB_ENDED && strncmp(key, "layer/", 6) != 0) {
         return 0;
     }
-    if (strncmp(key, "capture/", 8) == 0) {
+    if (strncmp(key, "open/", 5) == 0) {
         code = restore_find_layer(restore, rest + 1, &place.stream);
         return code || !restore->run->captures
                    ? code

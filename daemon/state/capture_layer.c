@@ -185,14 +185,13 @@ struct capture_share *capture_layer_share(struct capture_layer *layer, uint32_t 
         low = before ? middle + 1 : low;
         high = before ? high : middle;
     }
-    struct capture_share *share = layer->shares + low;
-    if (low < layer->share_count && share->rank == rank) {
-        return share;
+    if (low < layer->share_count && layer->shares[low].rank == rank) {
+        return &layer->shares[low];
     }
-    if (!grow(&layer->shares, layer->share_count, &layer->share_room, sizeof *share)) {
+    if (!grow(&layer->shares, layer->share_count, &layer->share_room, sizeof *layer->shares)) {
         return NULL;
     }
-    share = layer->shares + low;
+    struct capture_share *share = layer->shares + low;
     memmove(share + 1, share, (layer->share_count - low) * sizeof *share);
     *share = (struct capture_share){.rank = rank};
     layer->share_count++;

@@ -75,6 +75,13 @@ const msgpack_object *field_run(const msgpack_object *runs, const char *job, con
 /* Whether a node of a fleet is for somebody to see to: "silent", "behind", "trouble", "refused". */
 bool field_node_is_late(const msgpack_object *node);
 
+/* When an alert began, for people: "between steps 142 and 144", "from the start"; and the first
+ * step that failed. */
+#define FIELD_SINCE_MAX 64
+const char *field_alert_since(const msgpack_object *alert, char ret_text[FIELD_SINCE_MAX]);
+#define FIELD_SINCE(alert) field_alert_since(alert, (char[FIELD_SINCE_MAX]){""})
+uint64_t field_began(const msgpack_object *alert);
+
 /* The state of an alert, for people: "firing at end". */
 #define FIELD_STATE_MAX 16
 const char *field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MAX]);

@@ -26,7 +26,7 @@ struct told {
     struct layer_id layer;
     int32_t head;
     double value, bound;
-    uint64_t epoch, since_epoch, since_step;
+    uint64_t epoch, since_after, since_step;
 };
 
 struct alerts_fixture {
@@ -52,7 +52,7 @@ static inline void alerts_on_event(void *data, const struct alert_result *event)
                           .value = event->value,
                           .bound = event->bound,
                           .epoch = event->common.epoch,
-                          .since_epoch = event->since_epoch,
+                          .since_after = event->since_after,
                           .since_step = event->since_step};
     assert_string_equal(event->common.job, "gpt");
     assert_memory_equal(event->common.run, run_id, RUN_BYTES);

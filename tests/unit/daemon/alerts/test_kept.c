@@ -209,7 +209,7 @@ ALERTS_TEST(a_restart_tells_nothing_twice_and_resolves)
     give(f, 2, (double[]){0.9, 0.9});
     const struct told *told =
         alerts_expect(f, ALERT_RESOLVED, OF_LAYER " is 0.9, no longer below 0.5 (clear at 0.55)");
-    assert_int_equal(told->since_epoch, 0);
+    assert_int_equal(told->since_after, ALERT_FROM_START);
     expect_resolved(f, "entropy_normalized of the run (mean of its heads) is 0.9, no longer below "
                        "0.5 (clear at 0.55)");
 }

@@ -101,7 +101,7 @@ CAPTURES_TEST(the_end_of_a_run_judges_what_is_open)
     assert_non_null(strstr(heard.text, "first in head 0 of encoder.1.self, from the start"));
     assert_int_equal(f->run->state, JOB_ENDED);
     assert_int_equal(f->run->captures->bytes, 0);
-    assert_int_equal(fake_store_count(f->sink.store, "capture/"), 0);
+    assert_int_equal(fake_store_count(f->sink.store, "open/"), 0);
 }
 
 CAPTURES_TEST(a_run_that_goes_idle_has_judged_all)
