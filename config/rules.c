@@ -171,6 +171,17 @@ bool rule_is_of_run(const struct rule *rule)
     return rule_metric_info(rule->metric).finest == RULE_EACH_RUN;
 }
 
+bool rule_is_certain(const struct rule *rule)
+{
+    static const enum rule_metric certain[] = {RULE_INVALID_ORIGIN, RULE_INVALID_SHARE,
+                                               RULE_ROW_SUM_ERROR, RULE_LATER_KEYS};
+    bool is = false;
+    for (size_t i = 0; i < sizeof certain / sizeof certain[0]; i++) {
+        is = is || rule->metric == certain[i];
+    }
+    return is && rule->windows == 1 && !rule_is_rate(rule);
+}
+
 const char *rule_metric_name(uint32_t metric)
 {
     return rule_metric_info(metric).name;

@@ -89,13 +89,18 @@ static void judge_put_result(void *data, const struct run *run, const char *topi
         fprintf(judge->alerts, "%s%s", separator, text);
         free(text);
     } else { /* the message names metric, layer and head */
-        const msgpack_object *since = mpk_find(doc.root, "since");
+        const msgpack_object *since = mpk_find(doc.root, "since")->via.array.ptr;
         const msgpack_object_str *severity = &mpk_find(doc.root, "severity")->via.str;
         const msgpack_object_str *rule = &mpk_find(doc.root, "rule")->via.str;
         const msgpack_object_str *message = &mpk_find(doc.root, "message")->via.str;
-        fprintf(judge->alerts, "%-8.*s %.*s since epoch %" PRIu64 " step %" PRIu64 ": ",
-                (int)severity->size, severity->ptr, (int)rule->size, rule->ptr,
-                mpk_find(since, "epoch")->via.u64, mpk_find(since, "step")->via.u64);
+        fprintf(judge->alerts, "%-8.*s %.*s ", (int)severity->size, severity->ptr, (int)rule->size,
+                rule->ptr);
+        if (since[0].type == MSGPACK_OBJECT_NIL) {
+            fputs("from the start: ", judge->alerts);
+        } else {
+            fprintf(judge->alerts, "between steps %" PRIu64 " and %" PRIu64 ": ", since[0].via.u64,
+                    since[1].via.u64);
+        }
         judge_put_text(message->ptr, message->size, judge->alerts);
         putc('\n', judge->alerts);
     }

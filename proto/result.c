@@ -396,9 +396,13 @@ void alert_encode(const struct alert_result *alert, struct mpk_writer *writer)
     mpk_pair_u64_or_nil(writer, "head", alert->head >= 0, (uint64_t)alert->head);
     mpk_pair_f64(writer, "value", alert->value);
     mpk_pair_f64(writer, "bound", alert->bound);
-    mpk_pair_map(writer, "since", 2);
-    mpk_pair_u64(writer, "epoch", alert->since_epoch);
-    mpk_pair_u64(writer, "step", alert->since_step);
+    mpk_pair_array(writer, "since", 2);
+    if (alert->since_after == ALERT_FROM_START) {
+        mpk_put_nil(writer);
+    } else {
+        mpk_put_u64(writer, alert->since_after);
+    }
+    mpk_put_u64(writer, alert->since_step);
     mpk_pair_str(writer, "message", alert->message);
     if (alert->why) {
         mpk_pair_str(writer, "why", alert->why);

@@ -157,6 +157,9 @@ struct log_result {
 };
 
 /* A rule began to hold somewhere, or ceased to. */
+/* Nothing had passed before. */
+#define ALERT_FROM_START UINT64_MAX
+
 struct alert_result {
     struct result_common common; /* epoch and step of the newest message of the window judged */
     const char *rule;
@@ -165,11 +168,13 @@ struct alert_result {
     const char *metric;
     bool has_layer; /* else it is about the run as a whole */
     struct layer_id layer;
-    const char *module;               /* of the layer; NULL = not known */
-    int32_t head;                     /* -1: about the layer, or the run, as a whole */
-    double value, bound;              /* what was compared, now; and the bound that was crossed */
-    uint64_t since_epoch, since_step; /* where it began to hold */
-    const char *message;              /* a sentence for people */
+    const char *module;  /* of the layer; NULL = not known */
+    int32_t head;        /* -1: about the layer, or the run, as a whole */
+    double value, bound; /* what was compared, now; and the bound that was crossed */
+    /* Steps: it began after the last that passed, ALERT_FROM_START: none did; and not after the
+     * first that failed. */
+    uint64_t since_after, since_step;
+    const char *message;      /* a sentence for people */
     const char *why, *advice; /* why it matters, what people do about it; NULL = a rule of theirs */
 };
 

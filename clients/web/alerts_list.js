@@ -6,6 +6,7 @@ import { figure } from "./figure.js";
 import { link } from "./router.js";
 import { shownBy } from "./rules.js";
 import { isOver } from "./run_text.js";
+import { sinceText } from "./verdict.js";
 
 const RANK = { critical: 0, warning: 1, info: 2 };
 
@@ -35,7 +36,7 @@ function entry(alert, { job, run, at }) {
         h("b", {}, alert.rule),
         " ",
         target ? h("a", { href: target }, where(alert)) : where(alert),
-        h("div", { class: "soft" }, `since epoch ${alert.since.epoch}, step ${alert.since.step}${untilOf(alert)}`),
+        h("div", { class: "soft" }, `${sinceText(alert)}${untilOf(alert)}`),
         h("div", { class: "soft" }, withModule(alert, alert.message)),
     );
 }

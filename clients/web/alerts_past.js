@@ -16,7 +16,7 @@ export function worstFirst(alerts, rules) {
     const orderOf = ({ severity, rule, value }) => [SEVERITIES.indexOf(severity), placeOf.get(rule) ?? rules.length, below.has(rule) ? value : -value];
     return [...alerts].sort((a, b) => {
         const [p, q] = [orderOf(a), orderOf(b)];
-        return p[0] - q[0] || p[1] - q[1] || p[2] - q[2] || a.since.step - b.since.step;
+        return p[0] - q[0] || p[1] - q[1] || p[2] - q[2] || a.since[1] - b.since[1];
     });
 }
 
@@ -32,7 +32,7 @@ function intervalsOf(events) {
         intervals = [];
     for (const event of events) {
         const key = place(event),
-            interval = open.get(key) ?? { from: event.since.step, to: Infinity, began: { state: "firing", message: event.message } };
+            interval = open.get(key) ?? { from: event.since[1], to: Infinity, began: { state: "firing", message: event.message } };
         if (event.state !== "resolved") {
             if (!open.has(key)) intervals.push(interval);
             open.set(key, Object.assign(interval, event));

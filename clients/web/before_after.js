@@ -19,9 +19,9 @@ export class BeforeAfter {
 
     /** The first of these alerts to begin decides, those about heads before those about layers; `windows` of a grid. */
     async draw(alerts, windows) {
-        const [first] = alerts.filter(({ stack }) => stack !== null).sort((a, b) => (a.head === null) - (b.head === null) || a.since.step - b.since.step),
-            at = first && windows ? windowOfStep(windows.step, first.since.step) : 0,
-            key = first ? `${where(first)} ${first.since.step} ${Math.min(windows?.step.length ?? 0, at + 2)}` : "";
+        const [first] = alerts.filter(({ stack }) => stack !== null).sort((a, b) => (a.head === null) - (b.head === null) || a.since[1] - b.since[1]),
+            at = first && windows ? windowOfStep(windows.step, first.since[1]) : 0,
+            key = first ? `${where(first)} ${first.since[1]} ${Math.min(windows?.step.length ?? 0, at + 2)}` : "";
         if (key === this.key) return;
         this.key = key;
         const places = at > 0 ? [at - 1, Math.min(at + 1, windows.step.length - 1)] : [],
@@ -30,7 +30,7 @@ export class BeforeAfter {
         if (!maps) return void (this.key = ""); // attnd did not answer: to be asked again
         this.frame.hidden = maps.length < 2 || maps.some((map) => !map);
         if (this.frame.hidden) return;
-        this.frame.setTitle(`${where(first)}${first.head === null ? ", mean of its heads," : ""} before and after`, `it broke about step ${first.since.step}`);
+        this.frame.setTitle(`${where(first)}${first.head === null ? ", mean of its heads," : ""} before and after`, `it broke about step ${first.since[1]}`);
         this.frame.body.replaceChildren(...maps.map((map, i) => this.pictureOf(map, `${i ? "after" : "before"}: step ${map.step}`)));
     }
 

@@ -33,7 +33,7 @@ export function chartMarks({ rules, alerts, metric, layer, head = null, series, 
     const began = new Map(),
         before = run ? `${run.name}: ` : "";
     for (const alert of alertsAbout(alerts, layer, head).slice(0, MARKS)) {
-        const x = series.last[windowOfStep(series.step, alert.since.step)];
+        const x = series.last[windowOfStep(series.step, alert.since[1])];
         began.set(x, (began.get(x) ?? new Set()).add(alert.rule));
     }
     const events = [...began].map(([x, names]) => ({

@@ -92,7 +92,7 @@ export class NeedsAttention {
 
     /** Since the first alert of this moment began. */
     lossNode() {
-        const text = this.lossOf(Math.min(...this.found.alerts.map(({ since }) => since.step)));
+        const text = this.lossOf(Math.min(...this.found.alerts.map(({ since }) => since[1])));
         return text ? h("p", { class: "loss" }, text) : "";
     }
 
@@ -151,7 +151,7 @@ export class NeedsAttention {
     elsewhereNode() {
         const counts = new Map(),
             severity = (alert) => SEVERITIES.indexOf(alert.severity);
-        for (const alert of [...this.store.firing].sort((a, b) => severity(a) - severity(b) || a.since.step - b.since.step))
+        for (const alert of [...this.store.firing].sort((a, b) => severity(a) - severity(b) || a.since[1] - b.since[1]))
             if (alert.job !== this.params.job && alert.run === this.store.meant(alert.job)?.run)
                 counts.set(alert.job, (counts.get(alert.job) ?? 0) + 1);
         if (counts.size === 0) return null;

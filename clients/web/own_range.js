@@ -25,7 +25,7 @@ export class HealthyRanges {
             const about = alerts.filter((one) => one.stack !== null && one.severity !== "info" && layerName(one) === name).concat(ofAll),
                 ends = Array(row.heads).fill(grid.count);
             for (const { head, since } of about) {
-                const first = grid.windows.step.findIndex((step) => step >= since.step);
+                const first = grid.windows.step.findIndex((step) => step >= since[1]);
                 const end = Math.max(first - LEAD, Math.min(first, FEWEST));
                 for (let i = 0; i < row.heads; i++) if (first >= 0 && (head === null || head === i)) ends[i] = Math.min(ends[i], end);
             }

@@ -28,7 +28,7 @@ const TALL = { loss: 56, row: 40, band: 48 },
 /** Alerts by what they are about, [{alerts, since}]: worst first, whose onset counts; the first to break first. */
 const brokenOf = (alerts) =>
     [...d3.group(alerts.filter(({ stack }) => stack !== null), where).values()]
-        .map((list) => ({ alerts: list, since: list[0].since.step }))
+        .map((list) => ({ alerts: list, since: list[0].since[1] }))
         .sort((a, b) => a.since - b.since);
 
 const lineOf = (xs, ys, row, isDrawn = () => true) => {
@@ -104,7 +104,7 @@ export class Timeline {
             [ofRun, ...shown] = await Promise.all([this.rowOfAll(ofAll[0], newest), ...broken.slice(0, ROWS).map((one) => this.rowOf(one, rules, newest))]);
         if (mine !== this.turn || !this.isCurrent()) return;
         const names = new Set(broken.map((one) => where(one.alerts[0]))),
-            first = d3.min([...broken, ...ofAll.map((one) => ({ since: one.since.step }))], (one) => one.since),
+            first = d3.min([...broken, ...ofAll.map((one) => ({ since: one.since[1] }))], (one) => one.since),
             rows = grid ? [this.lossRow(grid, first), ofRun, ...shown, this.bandRow(grid, metric, names)].filter(Boolean) : [];
         this.frame.hidden = rows.length === 0;
         if (this.frame.hidden) return;
@@ -128,7 +128,7 @@ export class Timeline {
     async rowOfAll(alert, newest) {
         const metric = alert && this.metricOf(shownBy(alert.metric)),
             grid = metric && (await this.gridOf({}, metric.name, "mean", newest)),
-            row = grid && this.bandRow(grid, metric, new Set(), alert.since.step);
+            row = grid && this.bandRow(grid, metric, new Set(), alert.since[1]);
         return row ? { ...row, about: alert.rule } : null;
     }
 

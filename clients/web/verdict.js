@@ -52,11 +52,11 @@ export const firingOf = (layer, held) =>
     new Map(held.filter((one) => isAbout(layer)(one) && one.severity !== "info").map(({ head, rule }) => [head, rule]));
 
 /** Since when an alert fires; "" where that is not known. */
-export const sinceText = ({ since }) => (since ? `since step ${since.step}${since.epoch ? `, epoch ${since.epoch}` : ""}` : "");
+export const sinceText = ({ since }) => (since ? (since[0] === null ? "from the start" : `between steps ${since[0]} and ${since[1]}`) : "");
 
 /** The same, with what that step is for those who point at it. */
 export const sinceNode = (alert) =>
-    h("span", { class: "soft", title: "the last captured step of the first window that failed: it began after the last one that passed; of first_invalid the captured step itself" }, sinceText(alert));
+    h("span", { class: "soft", title: "it began after the last capture that passed, and not after the first that failed; of windows, after the end of the one before the last that passed" }, sinceText(alert));
 
 const plural = (count, name) => (count ? `${count} ${name}${count === 1 ? "" : "s"}` : "");
 

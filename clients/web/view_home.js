@@ -15,7 +15,7 @@ import { runKey } from "./overlay.js";
 import { here, keep, link } from "./router.js";
 import { loadRules } from "./rules.js";
 import { failureOf, isOver, startOf } from "./run_text.js";
-import { aboutText } from "./verdict.js";
+import { aboutText, sinceText } from "./verdict.js";
 import { paced, pacedUntilStored } from "./view_state.js";
 
 /** Points of a line, and its size in px. */
@@ -123,8 +123,8 @@ class Row {
         return [
             h("span", { class: `badge ${worst.severity}` }, worst.severity),
             h("b", {}, ` ${where(worst)} `),
-            h("span", { class: "soft" }, `since step ${worst.since.step}: `),
-            h("span", { title: `${worst.rule} since step ${worst.since.step}: ${worst.message}` }, worst.message.split(": ")[0]),
+            h("span", { class: "soft" }, `${sinceText(worst)}: `),
+            h("span", { title: `${worst.rule} ${sinceText(worst)}: ${worst.message}` }, worst.message.split(": ")[0]),
             h("span", { class: "soft" }, about && `, also ${about}`),
         ];
     }
@@ -178,7 +178,7 @@ class Row {
         const { job, run } = this.run,
             { stack, layer, site } = alert,
             grid = await loadGrid({ job, run, stack, layer, site, metric: METRIC, statistic: "mean", points: POINTS });
-        return grid && { values: seriesOf(grid, alert, alert.head), onset: windowOfStep(grid.windows.step, alert.since.step) };
+        return grid && { values: seriesOf(grid, alert, alert.head), onset: windowOfStep(grid.windows.step, alert.since[1]) };
     }
 }
 

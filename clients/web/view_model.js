@@ -19,7 +19,7 @@ import { mapStep, NOT_KEPT, openRun } from "./run.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
 import { Thumbs } from "./thumbs.js";
-import { firingOf } from "./verdict.js";
+import { firingOf, sinceText } from "./verdict.js";
 import { kept, paced, pacedUntilStored } from "./view_state.js";
 import { ViewTime, wrongMoment } from "./view_time.js";
 
@@ -92,7 +92,7 @@ function drawLayerNames(root, layers, x, room) {
 function drawFiring(root, layers, x, alerts) {
     for (const map of layers) {
         const own = alertsAbout(alerts, map),
-            names = [...new Set(own.map(({ rule, since }) => `${rule} since step ${since.step}`))],
+            names = [...new Set(own.map((alert) => `${alert.rule} ${sinceText(alert)}`))],
             kind = own.some(({ severity }) => severity !== "info") ? "" : " info";
         if (own.length === 0) continue;
         put(root, "path", { class: `onset told${kind}`, d: `M${x(layerName(map)) - 5},${TOP - 4}h10l-5,9z` })

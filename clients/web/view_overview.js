@@ -383,7 +383,7 @@ class Overview {
 
     /** The window in which the first of the alerts that fire about a head began. */
     onsetOf(layer, head) {
-        const first = Math.min(...alertsAbout(this.alerts.held, layer, head).map(({ since }) => since.step));
+        const first = Math.min(...alertsAbout(this.alerts.held, layer, head).map(({ since }) => since[1]));
         return this.grid && Number.isFinite(first) ? windowOfStep(this.grid.windows.step, first) : null;
     }
 

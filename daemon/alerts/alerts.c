@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* A window moves the cells of its layer's rules. A cell fires or not whatever was told of it; what
- * was told follows as soon as alerts.per_window allows, so a burst neither floods anybody nor
- * leaves an alert open for ever that was told and is over. */
+/* A capture or window moves the cells of its layers' rules. A cell fires or not whatever was told
+ * of it; what was told follows as soon as alerts.per_window allows, so a burst neither floods
+ * anybody nor leaves an alert open for ever that was told and is over. */
 #include "daemon/alerts/internal.h"
 
 #include "proto/err.h"
@@ -124,6 +124,7 @@ struct alerts *alerts_new(const struct config *config, const char *job)
     snprintf(alerts->job, sizeof alerts->job, "%s", job);
     alerts->newest = (struct result_common){.job = alerts->job, .run = alerts->run};
     alerts->per_window = (uint32_t)config->alerts_per_window;
+    alerts->begun = ALERT_FROM_START;
     return alerts;
 }
 
@@ -133,6 +134,7 @@ void alerts_free(struct alerts **alerts)
         return;
     }
     alerts_forget(*alerts);
+    alert_view_clear(&(*alerts)->view);
     free((*alerts)->whole);
     free(*alerts);
     *alerts = NULL;
@@ -168,8 +170,8 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
         .head = place->head,
         .value = cell->value,
         .bound = rule->bound,
-        .since_epoch = cell->since_epoch,
-        .since_step = cell->since_step,
+        .since_after = cell->passed,
+        .since_step = cell->failed,
         .message = message,
         .why = rule_why(rule->name, rule_metric_name(rule->metric)),
         .advice = rule_advice(rule->name, rule_metric_name(rule->metric)),
@@ -186,12 +188,11 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
         event.value = state == ALERT_RESOLVED ? cell->value : alerts->origin.share;
         /* The sentence of first_invalid. */
         const struct alert_origin *origin = &alerts->origin;
-        char head[32] = "several heads", layer[LAYER_NAME_MAX], when[80];
-        int length =
-            origin->after < origin->before
-                ? snprintf(when, sizeof when, "between steps %" PRIu64 " and ", origin->after)
-                : snprintf(when, sizeof when, "by step ");
-        snprintf(when + length, sizeof when - (size_t)length, "%" PRIu64, origin->before);
+        char head[32] = "several heads", layer[LAYER_NAME_MAX], when[80] = "from the start";
+        if (cell->passed != ALERT_FROM_START) {
+            snprintf(when, sizeof when, "between steps %" PRIu64 " and %" PRIu64, cell->passed,
+                     cell->failed);
+        }
         if (origin->head >= 0) {
             snprintf(head, sizeof head, "head %" PRId32, origin->head);
         }
@@ -281,20 +282,22 @@ static int alerts_judge_layer(struct alerts *alerts, uint32_t index, struct aler
     return 0;
 }
 
-int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
-                 const struct alert_sink *sink)
+/* Whether it is judged by what comes now. */
+static bool alerts_is_judged(const struct rule *rule, enum alert_by by)
 {
-    alerts_note(alerts, &summary->common);
-    if (alerts->rule_count == 0) {
-        return 0;
-    }
-    struct alert_layer *layer = alert_layer_get(alerts, summary->layer.id);
-    int result = layer ? alert_numbers_take(alerts, layer, summary) : ERR_MEMORY;
-    alerts->judged = (struct alert_judged){true, summary->common.epoch, summary->common.step};
-    for (uint32_t i = 0; layer && layer->numbers && i < alerts->rule_count; i++) {
+    return by == ALERTS_OF_ALL || rule_is_certain(rule) == (by == ALERTS_OF_CAPTURES);
+}
+
+/* By all rules that judge heads or layers, or gather them for the run. */
+static int alerts_judge(struct alerts *alerts, struct alert_layer *layer,
+                        const struct summary_result *summary, enum alert_by by,
+                        const struct alert_sink *sink)
+{
+    int result = 0;
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
         const struct rule *rule = alerts->rules[i];
         int code = 0;
-        if (!layer->cells[i].applies || !alert_has(summary, rule)) {
+        if (!layer->cells[i].applies || !alerts_is_judged(rule, by) || !alert_has(summary, rule)) {
             continue;
         }
         if (rule->each == RULE_EACH_RUN) {
@@ -316,10 +319,39 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
     return result;
 }
 
+/* Up to where all was well if this window passes: a fault that was there in its first capture would
+ * have failed it, and that came after the end of the newest window that does not overlap. */
+static void alerts_note_window(struct alerts *alerts, const struct summary_result *summary)
+{
+    uint64_t begun = alerts->begun == ALERT_FROM_START ? 0 : alerts->begun;
+    if (!alerts->windows_to.any || summary->window.first > alerts->windows_to.last) {
+        alerts->windows_to.after = alerts->windows_to.any ? alerts->windows_to.step : begun;
+        alerts->windows_to.any = true;
+        alerts->windows_to.last = summary->window.last;
+        alerts->windows_to.step = summary->common.step;
+    }
+    alerts->after = alerts->windows_to.after;
+}
+
+int alerts_layer(struct alerts *alerts, const struct summary_result *summary, enum alert_by by,
+                 const struct alert_sink *sink)
+{
+    alerts_note(alerts, &summary->common);
+    alerts_note_window(alerts, summary);
+    if (alerts->rule_count == 0) {
+        return 0;
+    }
+    struct alert_layer *layer = alert_layer_get(alerts, summary->layer.id);
+    int code = layer ? alert_numbers_take(alerts, layer, summary, by) : ERR_MEMORY;
+    alerts->judged = (struct alert_judged){true, summary->common.epoch, summary->common.step};
+    int judged = layer && layer->numbers ? alerts_judge(alerts, layer, summary, by, sink) : 0;
+    return code ? code : judged;
+}
+
 static double run_value(struct alerts *alerts, uint32_t index, const struct alert_run *run)
 {
     if (alerts->rules[index]->metric == RULE_INVALID_ORIGIN) {
-        return alert_origin_value(alerts, false);
+        return alert_origin_value(alerts);
     }
     if (alerts->rules[index]->metric == RULE_SINK_SHARE) {
         return alert_sink_share(alerts);
@@ -354,7 +386,7 @@ static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value,
         judge_and_tell(alerts, rule, cells, 0, &place, value, error, sink);
     }
     if (rule->metric == RULE_INVALID_ORIGIN && value == 0) {
-        alerts->origin = (struct alert_origin){.after = alerts->newest.step};
+        alerts->origin = (struct alert_origin){.share = 0};
     }
     return code;
 }
@@ -365,14 +397,17 @@ int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct 
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         const struct rule *rule = alerts->rules[i];
         struct result_common at = run->common;
-        if (rule->each != RULE_EACH_RUN || rule->metric == RULE_SILENCE) {
+        if (rule->each != RULE_EACH_RUN || rule->metric == RULE_SILENCE ||
+            !alerts_is_judged(rule, run->by)) {
             continue;
         }
-        if (rule->metric != RULE_LOST_SHARE && alerts->judged.any) { /* the window ended before */
+        bool of_window = rule->metric != RULE_LOST_SHARE && alerts->judged.any;
+        if (of_window) { /* which ended before */
             at.epoch = alerts->judged.epoch;
             at.step = alerts->judged.step;
         }
         alerts_note(alerts, &at);
+        alerts->after = of_window ? alerts->windows_to.after : at.step;
         int code = alerts_judge_run(alerts, i, run_value(alerts, i, run),
                                     alert_gathered_error(&alerts->gathered[i]), sink);
         result = result ? result : code;
@@ -386,74 +421,55 @@ int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct 
     return result;
 }
 
-void alerts_capture(struct alerts *alerts, const struct result_common *common, struct layer_id id,
-                    uint32_t head, double invalid_share)
-{
-    struct alert_layer *layer = alerts->rule_count > 0 ? alert_layer_get(alerts, id) : NULL;
-    bool told = alerts->origin.share > 0;
-    if (!layer || isnan(invalid_share)) {
-        return;
-    }
-    /* Neither a rank that has not got as far nor one that is ahead takes anything back. */
-    bool waits = alerts->invalid.waits && layer->captured_step == alerts->invalid.step;
-    if (!waits || common->step == alerts->invalid.step ||
-        (common->step < alerts->invalid.step && invalid_share > 0)) {
-        if (layer->captured_step != common->step) {
-            layer->captured = (struct alert_invalid){.heads = 0};
-            layer->captured_step = common->step;
-        }
-        alert_invalid_add(&layer->captured, head, invalid_share);
-    }
-    if (alerts->invalid.waits && common->step > alerts->invalid.step) {
-        alerts->invalid.later = alerts->invalid.later ? alerts->invalid.later : common->step;
-        return;
-    }
-    if (alerts->invalid.waits ? common->step == alerts->invalid.step : told) {
-        return;
-    }
-    if (invalid_share > 0) {
-        alerts->invalid.waits = true;
-        alerts->invalid.later = 0;
-        alerts->invalid.epoch = common->epoch;
-        alerts->invalid.step = common->step;
-        alerts->invalid.time_ns = common->time_ns;
-    } else if (common->step > alerts->sound[0]) {
-        alerts->sound[1] = alerts->sound[0];
-        alerts->sound[0] = common->step;
-    }
-}
+/* Captures */
 
-bool alerts_has_invalid(const struct alerts *alerts, uint64_t before, bool ranks)
-{
-    uint64_t step = ranks ? alerts->invalid.later : alerts->invalid.step;
-    return alerts->invalid.waits && step < before && (!ranks || step > 0);
-}
-
-int alerts_invalid(struct alerts *alerts, const struct result_common *common,
-                   const struct alert_sink *sink)
+/* By the rules about the run, of which all layers have been taken. */
+static int alerts_judge_capture(struct alerts *alerts, const struct alert_sink *sink)
 {
     int result = 0;
-    const struct result_common window = alerts->newest; /* of what the others say */
-    struct result_common at = *common;
-    at.epoch = alerts->invalid.epoch;
-    at.step = alerts->invalid.step;
-    at.time_ns = alerts->invalid.time_ns;
-    alerts_note(alerts, &at);
-    for (int i = 1; i >= 0 && alerts->origin.share == 0; i--) {
-        if (alerts->sound[i] < at.step && alerts->sound[i] > alerts->origin.after) {
-            alerts->origin.after = alerts->sound[i];
-        }
-    }
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         const struct rule *rule = alerts->rules[i];
-        if (rule->metric == RULE_INVALID_ORIGIN && rule->windows == 1) {
-            int code = alerts_judge_run(alerts, i, alert_origin_value(alerts, true), NAN, sink);
-            result = result ? result : code;
+        if (rule->each != RULE_EACH_RUN || !rule_is_certain(rule)) {
+            continue;
         }
+        double value = rule->metric == RULE_INVALID_ORIGIN
+                           ? alert_origin_value(alerts)
+                           : alert_gathered_value(&alerts->gathered[i], rule);
+        int code = alerts_judge_run(alerts, i, value, NAN, sink);
+        result = result ? result : code;
+        alerts->gathered[i] = (struct alert_gathered){0};
     }
-    alerts->invalid.waits = false;
-    alerts->newest = window;
     return result;
+}
+
+int alerts_capture(struct alerts *alerts, const struct result_common *common,
+                   const struct capture *capture, const struct alert_sink *sink)
+{
+    int result = 0;
+    alerts_note(alerts, common);
+    alerts->after = common->step;
+    alerts->begun = alerts->begun == ALERT_FROM_START ? common->step : alerts->begun;
+    alert_numbers_begin(alerts);
+    /* Layers are compared with each other: first all are taken, then each is judged. */
+    for (uint32_t i = 0; i < 2 * capture->layer_count && alerts->rule_count > 0; i++) {
+        bool judges = i >= capture->layer_count;
+        const struct capture_layer *captured =
+            capture_find_layer(capture, i % capture->layer_count);
+        struct alert_layer *layer = captured ? alert_layer_get(alerts, captured->id) : NULL;
+        int code = captured && !layer ? ERR_MEMORY : 0;
+        if (layer && !code) {
+            code = alert_view_fill(&alerts->view, common, captured);
+        }
+        if (layer && !code && !judges) {
+            code = alert_numbers_capture(alerts, layer, &alerts->view.summary);
+        } else if (layer && !code && layer->numbers) {
+            alert_numbers_captured(alerts, layer, &alerts->view.summary);
+            code = alerts_judge(alerts, layer, &alerts->view.summary, ALERTS_OF_CAPTURES, sink);
+        }
+        result = result ? result : code;
+    }
+    int code = alerts_judge_capture(alerts, sink);
+    return result ? result : code;
 }
 
 int alerts_silence(struct alerts *alerts, const struct result_common *common, double silent_s,
@@ -462,6 +478,7 @@ int alerts_silence(struct alerts *alerts, const struct result_common *common, do
     int result = 0;
     const struct result_common window = alerts->newest; /* of what the others say */
     alerts_note(alerts, common);
+    alerts->after = common->step;
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         if (alerts->rules[i]->metric != RULE_SILENCE) {
             continue;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* alerts: judges the windows of one run by the rules of the config (rules.h) and says what begins
- * to fire and what is resolved.
+/* alerts: judges the captures and windows of one run by the rules of the config (rules.h) and says
+ * what begins to fire and what is resolved. Rules that are certain (rule_is_certain) judge
+ * captures, all others windows.
  *
  * A rule is judged per head, per layer or for the run, as it says. It fires when its condition held
  * in `for` windows on end, and is resolved when the value is back at `clear`. When the run
@@ -14,6 +15,7 @@
 
 #include "config/config.h"
 #include "config/rules.h"
+#include "daemon/state/capture.h"
 #include "proto/mpk.h"
 #include "proto/result.h"
 
@@ -33,29 +35,30 @@ struct alert_sink {
 struct alerts *alerts_new(const struct config *config, const char *job);
 void alerts_free(struct alerts **alerts);
 
+/* A capture: once, after all before it. Returns 0 or ERR_MEMORY: some rules have not judged it. */
+int alerts_capture(struct alerts *alerts, const struct result_common *common,
+                   const struct capture *capture, const struct alert_sink *sink);
+
+/* Whether windows or captures are judged by the rules that are certain. */
+enum alert_by {
+    ALERTS_OF_ALL,      /* windows do: there are no captures, as on a hub */
+    ALERTS_OF_WINDOWS,  /* captures do */
+    ALERTS_OF_CAPTURES, /* of a capture */
+};
+
 /* A window of one layer, with its drift. Returns 0 or ERR_MEMORY: some rules have not judged it. */
-int alerts_layer(struct alerts *alerts, const struct summary_result *summary,
+int alerts_layer(struct alerts *alerts, const struct summary_result *summary, enum alert_by by,
                  const struct alert_sink *sink);
 
 /* The numbers of a window about the run. Call after its layers: it ends the window. */
 struct alert_run {
     struct result_common common;
+    enum alert_by by;
     uint64_t processed, lost,
         dropped;          /* messages since the last call; dropped: by attnd or the source */
     uint64_t other_heads; /* of those dropped: of layers that had another number of heads */
 };
 int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink);
-
-/* A head of a message in its turn: invalid rows are judged once their captured step is over, not
- * only with its window. NaN: the message has no rows of the head. */
-void alerts_capture(struct alerts *alerts, const struct result_common *common, struct layer_id id,
-                    uint32_t head, double invalid_share);
-/* Whether a captured step with invalid rows, before this one, has not been judged; with several
- * `ranks`, of which one may be a captured step ahead, before the one before this. */
-bool alerts_has_invalid(const struct alerts *alerts, uint64_t before, bool ranks);
-/* Judges it, by the rules about where rows became invalid. Returns 0 or ERR_MEMORY. */
-int alerts_invalid(struct alerts *alerts, const struct result_common *common,
-                   const struct alert_sink *sink);
 
 /* Nothing has been heard of the run for so long; 0 when something came again. */
 int alerts_silence(struct alerts *alerts, const struct result_common *common, double silent_s,

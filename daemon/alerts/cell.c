@@ -75,6 +75,9 @@ int alert_cells_get(struct alert_cells *cells, const struct rule *rule, uint32_t
         free(past);
         return ERR_MEMORY;
     }
+    for (uint32_t i = 0; i < count; i++) {
+        cell[i].well = ALERT_FROM_START;
+    }
     cells->cell = cell;
     cells->past = past;
     cells->count = count;
@@ -104,12 +107,12 @@ void alerts_forget(struct alerts *alerts)
     }
     memset(alerts->gathered, 0, sizeof alerts->gathered);
     alerts->origin = (struct alert_origin){.share = 0};
-    alerts->invalid.waits = false;
-    memset(alerts->sound, 0, sizeof alerts->sound);
+    alerts->taken = false;
     alerts->focus = alerts->focus_now = 0;
     alerts->sinks = alerts->sinkable = 0;
     alerts->masks = alerts->masks_now = (struct alert_masks){0};
-    alerts->judged.any = false;
+    alerts->judged.any = alerts->windows_to.any = false;
+    alerts->begun = ALERT_FROM_START;
     alerts->told = alerts->held_back = alerts->windows = 0;
 }
 
@@ -154,8 +157,8 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     if (below ? x < rule->bound : x > rule->bound) {
         if (!rule->after_clear || cell->armed) {
             if (cell->held == 0 && !cell->firing) {
-                cell->since_epoch = alerts->newest.epoch;
-                cell->since_step = alerts->newest.step;
+                cell->passed = cell->well;
+                cell->failed = alerts->newest.step;
             }
             cell->held += cell->held < UINT32_MAX;
             cell->firing = cell->firing || cell->held >= rule->windows;
@@ -166,6 +169,7 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
             cell->armed = true;
             cell->firing = false;
         }
+        cell->well = cell->firing ? cell->well : alerts->after;
     }
     cell->told = cell->told && !(cell->at_end && cell->firing); /* the run goes on: told anew */
     cell->at_end = false;

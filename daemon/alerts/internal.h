@@ -11,17 +11,20 @@
 
 /* The state of a rule for one head, layer or run. */
 struct alert_cell {
-    double value;                     /* what was compared last */
-    double error;                     /* of the newest value: alert_head_error */
-    uint64_t since_epoch, since_step; /* where it began to hold */
-    uint32_t held;                    /* windows on end */
-    bool firing, told;                /* as it is; as the sink knows it */
-    bool at_end;                      /* was told so: the run ended while it fired */
-    bool held_back;                   /* counted as beyond alerts.per_window */
-    bool armed;                       /* has been clear */
-    uint8_t past_count, past_next;    /* of its ring */
-    int32_t worst;                    /* of a layer's heads, or ranks, the one farthest out; -1 =
-                                         not known */
+    double value;  /* what was compared last */
+    double error;  /* of the newest value: alert_head_error */
+    uint64_t well; /* the last step up to which all was well, or ALERT_FROM_START: that of the last
+                      capture that passed, or of the end of the window before one that passed */
+    uint64_t passed, failed; /* of the streak: what `well` was; the first capture that failed, or
+                                the end of the window */
+    uint32_t held;           /* windows on end */
+    bool firing, told;       /* as it is; as the sink knows it */
+    bool at_end;             /* was told so: the run ended while it fired */
+    bool held_back;          /* counted as beyond alerts.per_window */
+    bool armed;              /* has been clear */
+    uint8_t past_count, past_next; /* of its ring */
+    int32_t worst;                 /* of a layer's heads, or ranks, the one farthest out; -1 =
+                                      not known */
 };
 
 /* The state of a rule for one layer (or for the run), head by head or as a whole. */
@@ -66,8 +69,10 @@ struct alert_masks {
 struct alert_numbers {
     double focus_share, later_keys;
     enum alert_mask mask; /* of a decoder's self-attention */
-    uint32_t hid;         /* windows from the first one on in which it hid the next token */
-    bool opened;          /* in some window it did not */
+    enum alert_mask mask_before;
+    uint32_t hid;  /* captures, or windows, from the first one on in which it hid the next token */
+    uint32_t open; /* on end in which it did not, until now */
+    bool opened;   /* in some it did not */
     struct alert_invalid invalid;
     uint32_t heads;
     struct alert_head_numbers head[]; /* [heads] */
@@ -78,8 +83,6 @@ struct alert_layer {
     struct layer_id id;
     struct alert_numbers *numbers; /* owned; NULL = no window yet */
     uint32_t measured;             /* the last window that had it */
-    struct alert_invalid captured; /* of its newest captured step, */
-    uint64_t captured_step;        /* which is this one */
     UT_hash_handle hh;
     struct alert_cells cells[]; /* [rule_count] */
 };
@@ -95,15 +98,23 @@ struct alert_gathered {
 struct alert_origin {
     struct layer_id layer;
     int32_t head;
-    double share;           /* of its rows; 0 = none are */
-    bool everywhere;        /* in all of them alike: no capture saw where it began */
-    uint64_t after, before; /* the last step without, and the first with; of windows: their ends */
+    double share;    /* of its rows; 0 = none are */
+    bool everywhere; /* in all of them alike: no capture saw where it began */
 };
 
 /* The newest window that was judged. */
 struct alert_judged {
     bool any;
     uint64_t epoch, step;
+};
+
+/* A layer of a capture with what rules judge of it, as a window would have it (view.c). Borrows
+ * from the capture. */
+struct alert_view {
+    struct summary_result summary;
+    struct result_stat *stat; /* owned */
+    double *invalid_share;    /* owned */
+    uint32_t heads;           /* that there is room for */
 };
 
 struct alerts {
@@ -121,15 +132,17 @@ struct alerts {
         sinkable; /* heads of this window with nearly all on the first token; with a number */
     struct alert_masks masks, masks_now; /* last window, this one */
     struct alert_origin origin;          /* of what first_invalid told */
-    /* The first captured step with invalid rows, until it is judged. */
-    struct {
-        bool waits;
-        uint64_t epoch, step, time_ns;
-        uint64_t later; /* the first captured step after it; 0 = none yet */
-    } invalid;
-    uint64_t sound[2]; /* the two newest captured steps with other rows */
-    uint32_t windows;  /* that were judged */
+    bool taken;                          /* layers of this window */
+    uint32_t windows;                    /* that were judged */
     struct alert_judged judged;
+    uint64_t after; /* a value that passes now says that all was well up to this step */
+    /* Windows that do not overlap: the newest one of these ended with that unit, and step. */
+    struct {
+        bool any;
+        uint64_t last, step, after; /* after: where the one before it ended */
+    } windows_to;
+    uint64_t begun; /* step of the first capture that was judged; ALERT_FROM_START */
+    struct alert_view view;
     uint32_t per_window, told, held_back; /* in this window */
     bool other_heads; /* most of the messages that were last lost are of layers whose heads are
                          others */
@@ -155,18 +168,26 @@ bool alerts_has_judged(const struct alerts *alerts, uint32_t index);
 /* Makes room for the numbers of a layer with `heads` heads, and forgets those of a layer with
  * another count. Returns 0 or ERR_MEMORY. */
 int alert_numbers_reserve(struct alert_layer *layer, uint32_t heads);
-/* Takes a window in. Returns 0 or ERR_MEMORY. */
+/* Takes a window in, with ALERTS_OF_ALL also what a capture has. Returns 0 or ERR_MEMORY. */
 int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
-                       const struct summary_result *summary);
+                       const struct summary_result *summary, enum alert_by by);
+/* Takes a layer of a capture in; when all are, alert_numbers_captured compares them. Returns 0 or
+ * ERR_MEMORY. */
+int alert_numbers_capture(struct alerts *alerts, struct alert_layer *layer,
+                          const struct summary_result *summary);
+void alert_numbers_captured(const struct alerts *alerts, struct alert_layer *layer,
+                            const struct summary_result *summary);
+/* A capture begins: nothing is known of its layers. */
+void alert_numbers_begin(struct alerts *alerts);
 /* All layers of the window have been taken, if it was one. */
 void alert_numbers_end(struct alerts *alerts);
 /* The share of sinks among the heads of the layers that were taken; NaN without any. */
 double alert_sink_share(const struct alerts *alerts);
 /* Takes a head's share of invalid rows in. */
 void alert_invalid_add(struct alert_invalid *invalid, uint32_t head, double share);
-/* The share of the origin in this window, or in the captured step that waits; remembers where it is
- * until none is invalid. NaN without a layer, and of a window without any that ended before it. */
-double alert_origin_value(struct alerts *alerts, bool captured);
+/* The share of the origin in this capture, or window; remembers where it is until none is invalid.
+ * NaN without a layer. */
+double alert_origin_value(struct alerts *alerts);
 
 /* Whether the window has what the rule judges. */
 bool alert_has(const struct summary_result *summary, const struct rule *rule);
@@ -188,6 +209,13 @@ double alert_gathered_value(const struct alert_gathered *gathered, const struct 
 double alert_gathered_error(const struct alert_gathered *gathered);
 /* The head with the value farthest out on the side of the bound; -1: none differs. */
 int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct rule *rule);
+
+/* Layers of captures */
+
+/* Returns 0 or ERR_MEMORY. */
+int alert_view_fill(struct alert_view *view, const struct result_common *common,
+                    const struct capture_layer *layer);
+void alert_view_clear(struct alert_view *view);
 
 /* Sentences */
 

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* alerts_pack: packs the state of alerts for checkpoints.
  *
- *   {v: 1, run: bin16, epoch, step, time_ns, judged: [epoch, step] or nil,
- *    rules: [{name, judged, hash, places: [{place, count, armed: bin, cells: [...], past: bin,
- *                                           errors: bin}]}],
+ *   {v: 2, run: bin16, epoch, step, time_ns, judged: [epoch, step] or nil,
+ *    rules: [{name, judged, hash, places: [{place, count, armed: bin, well: bin, cells: [...],
+ *                                           past: bin, errors: bin}]}],
  *    windows, heads: [the model's focus, [[layer, bin: what each head keeps, f32, window]...]],
- *    causal,
- *    origin: [layer, head + 1, share, everywhere, after, before]}
+ *    causal, begun, windows_to: [last, step, after] or nil,
+ *    origin: [layer, head + 1, share, everywhere]}
  *
- * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell; `cells` of those
- * that hold or fire or were told [index, held, flags, epoch, step, value, worst + 1]; `past` of
+ * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell;
+ * `well` a step per cell, or one where all have the same; `cells` of those
+ * that hold or fire or were told [index, held, flags, passed, failed, value, worst + 1]; `past` of
  * rates, per cell, a byte with the number of values and room for `within` of them, oldest first,
  * little-endian; `errors`, where one of `cells` has a standard error, those of all of them, f64. So
  * a run that is well costs a bit per head and rule that was clear, and 20 bytes per head. */
@@ -37,7 +38,8 @@ static bool is_worth_keeping(const struct alert_cells *cells)
 {
     bool worth = false;
     for (uint32_t i = 0; i < cells->count && !worth; i++) {
-        worth = is_busy(&cells->cell[i]) || cells->cell[i].armed || cells->cell[i].past_count;
+        worth = is_busy(&cells->cell[i]) || cells->cell[i].armed || cells->cell[i].past_count ||
+                cells->cell[i].well != ALERT_FROM_START;
     }
     return worth;
 }
@@ -102,6 +104,20 @@ static void put_errors(const struct alert_cells *cells, struct mpk_writer *write
     free(bytes);
 }
 
+static void put_well(const struct alert_cells *cells, struct mpk_writer *writer)
+{
+    size_t count = 1, step = sizeof cells->cell->well;
+    for (uint32_t i = 1; i < cells->count; i++) {
+        count = cells->cell[i].well != cells->cell[0].well ? cells->count : count;
+    }
+    uint8_t *bytes = malloc(count * step);
+    for (uint32_t i = 0; bytes && i < count; i++) {
+        memcpy(bytes + i * step, &cells->cell[i].well, step);
+    }
+    put_bin(writer, "well", bytes, count * step);
+    free(bytes);
+}
+
 static void alerts_pack_put_place(const struct rule *rule, const struct alert_cells *cells,
                                   uint64_t place, struct mpk_writer *writer)
 {
@@ -109,7 +125,7 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
     for (uint32_t i = 0; i < cells->count && !errors; i++) {
         errors = is_busy(&cells->cell[i]) && cells->cell[i].error > 0;
     }
-    mpk_put_map(writer, 5u + errors);
+    mpk_put_map(writer, 6u + errors);
     mpk_pair_u64(writer, "place", place);
     mpk_pair_u64(writer, "count", cells->count);
     size_t size = armed_bytes(cells->count);
@@ -121,6 +137,7 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
     }
     put_bin(writer, "armed", bits, size);
     free(bits);
+    put_well(cells, writer);
     struct mpk_open busy = mpk_open(writer, "cells");
     for (uint32_t i = 0; i < cells->count; i++) {
         if (is_busy(&cells->cell[i])) {
@@ -130,8 +147,8 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
             mpk_put_u64(writer, cell->held);
             mpk_put_u64(writer, (cell->firing ? FLAG_FIRING : 0u) | (cell->told ? FLAG_TOLD : 0u) |
                                     (cell->at_end ? FLAG_AT_END : 0u));
-            mpk_put_u64(writer, cell->since_epoch);
-            mpk_put_u64(writer, cell->since_step);
+            mpk_put_u64(writer, cell->passed);
+            mpk_put_u64(writer, cell->failed);
             mpk_put_f64(writer, cell->value);
             mpk_put_u64(writer, (uint64_t)(cell->worst + 1));
         }
@@ -145,8 +162,8 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
 
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, 11);
-    mpk_pair_u64(writer, "v", 1);
+    mpk_put_map(writer, 13);
+    mpk_pair_u64(writer, "v", 2);
     put_bin(writer, "run", alerts->run, RUN_BYTES);
     mpk_pair_u64(writer, "epoch", alerts->newest.epoch);
     mpk_pair_u64(writer, "step", alerts->newest.step);
@@ -205,13 +222,21 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
     }
     mpk_close_array(writer, &layers);
     mpk_pair_u64(writer, "causal", alerts->masks.hides > 0);
-    mpk_pair_array(writer, "origin", 6);
+    mpk_pair_u64(writer, "begun", alerts->begun);
+    mpk_put_str(writer, "windows_to");
+    if (alerts->windows_to.any) {
+        mpk_put_array(writer, 3);
+        mpk_put_u64(writer, alerts->windows_to.last);
+        mpk_put_u64(writer, alerts->windows_to.step);
+        mpk_put_u64(writer, alerts->windows_to.after);
+    } else {
+        mpk_put_nil(writer);
+    }
+    mpk_pair_array(writer, "origin", 4);
     mpk_put_u64(writer, header_layer_key(origin->layer));
     mpk_put_u64(writer, (uint64_t)(origin->head + 1));
     mpk_put_f64(writer, origin->share);
     mpk_put_u64(writer, origin->everywhere);
-    mpk_put_u64(writer, origin->after);
-    mpk_put_u64(writer, origin->before);
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }
 
@@ -243,19 +268,18 @@ static const msgpack_object_array *alerts_pack_get_array(const msgpack_object *m
 /* `error`: NULL = it has none. */
 static int get_cell(struct alert_cells *cells, const msgpack_object *object, const uint8_t *error)
 {
-    uint64_t index, held, flags, epoch, step, worst = 0;
+    uint64_t index, held, flags, passed, failed, worst;
     double value;
-    uint32_t size = mpk_items(object); /* 6 of an older attnd */
-    if (size != 6 && size != 7) {
+    if (mpk_items(object) != 7) {
         return ERR_STORE_FORMAT;
     }
     const msgpack_object *item = object->via.array.ptr;
     if (mpk_get_u64(&item[0], cells->count - 1, &index) != 0 ||
         mpk_get_u64(&item[1], UINT32_MAX, &held) != 0 ||
         mpk_get_u64(&item[2], FLAGS, &flags) != 0 ||
-        mpk_get_u64(&item[3], UINT64_MAX, &epoch) != 0 ||
-        mpk_get_u64(&item[4], UINT64_MAX, &step) != 0 || mpk_get_f64(&item[5], &value) != 0 ||
-        isnan(value) || (size == 7 && mpk_get_u64(&item[6], INT32_MAX, &worst) != 0)) {
+        mpk_get_u64(&item[3], UINT64_MAX, &passed) != 0 ||
+        mpk_get_u64(&item[4], UINT64_MAX, &failed) != 0 || mpk_get_f64(&item[5], &value) != 0 ||
+        isnan(value) || mpk_get_u64(&item[6], INT32_MAX, &worst) != 0) {
         return ERR_STORE_FORMAT;
     }
     struct alert_cell *cell = &cells->cell[index];
@@ -263,8 +287,8 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object, con
     cell->firing = flags & FLAG_FIRING;
     cell->told = flags & FLAG_TOLD;
     cell->at_end = flags & FLAG_AT_END;
-    cell->since_epoch = epoch;
-    cell->since_step = step;
+    cell->passed = passed;
+    cell->failed = failed;
     cell->value = value;
     cell->worst = (int32_t)worst - 1;
     if (error) {
@@ -292,7 +316,8 @@ static int get_past(const struct rule *rule, struct alert_cells *cells, uint32_t
 /* The state of one place, as it was packed. */
 struct packed_place {
     uint64_t place, count;
-    const uint8_t *armed, *past, *errors; /* errors: NULL = none */
+    const uint8_t *armed, *well, *past, *errors; /* errors: NULL = none */
+    bool well_alike;
     const msgpack_object_array *cells;
 };
 
@@ -301,7 +326,9 @@ static int fill_cells(const struct rule *rule, struct alert_cells *cells,
 {
     int code = 0;
     for (uint32_t i = 0; i < cells->count && !code; i++) {
+        size_t at = packed->well_alike ? 0 : i * sizeof cells->cell[i].well;
         cells->cell[i].armed = packed->armed[i / 8] >> i % 8 & 1;
+        memcpy(&cells->cell[i].well, packed->well + at, sizeof cells->cell[i].well);
         if (cells->past) {
             code = get_past(rule, cells, i, packed->past + i * past_bytes(rule));
         }
@@ -327,9 +354,13 @@ static int get_place(struct alerts *alerts, uint32_t index, const msgpack_object
     }
     size_t past = rule_is_rate(rule) ? packed.count * past_bytes(rule) : 0;
     packed.armed = get_bin(map, "armed", armed_bytes((uint32_t)packed.count));
+    packed.well = get_bin(map, "well", packed.count * sizeof(uint64_t));
+    packed.well_alike = !packed.well;
+    packed.well = packed.well ? packed.well : get_bin(map, "well", sizeof(uint64_t));
     packed.past = get_bin(map, "past", past);
     packed.cells = alerts_pack_get_array(map, "cells");
-    int code = packed.armed && packed.past && packed.cells ? 0 : ERR_STORE_FORMAT;
+    bool is_whole = packed.armed && packed.well && packed.past && packed.cells;
+    int code = is_whole ? 0 : ERR_STORE_FORMAT;
     if (code) {
         return code;
     }
@@ -359,7 +390,7 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
                                            rule_hash(alerts->rules[index]) == hash)) {
         index++;
     }
-    const msgpack_object *judged = mpk_find(map, "judged"); /* not in those of an older attnd */
+    const msgpack_object *judged = mpk_find(map, "judged");
     if (index < alerts->rule_count && judged && judged->type == MSGPACK_OBJECT_BOOLEAN) {
         alerts->whole->cells[index].judged =
             judged->via.boolean ? alerts->rules[index]->windows : 0;
@@ -371,15 +402,13 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
     return code;
 }
 
-/* An older attnd did not say in which window the layer was last. */
 static int get_focus(struct alerts *alerts, const msgpack_object *object)
 {
     const msgpack_object *item = object->via.array.ptr;
-    uint64_t key, measured = 0;
-    uint32_t size = object->type == MSGPACK_OBJECT_ARRAY ? object->via.array.size : 0;
-    if ((size != 2 && size != 3) || mpk_get_u64(&item[0], UINT32_MAX, &key) != 0 ||
+    uint64_t key, measured;
+    if (mpk_items(object) != 3 || mpk_get_u64(&item[0], UINT32_MAX, &key) != 0 ||
         item[1].type != MSGPACK_OBJECT_BIN || item[1].via.bin.size % PAST_BYTES != 0 ||
-        (size == 3 && mpk_get_u64(&item[2], alerts->windows, &measured) != 0)) {
+        mpk_get_u64(&item[2], alerts->windows, &measured) != 0) {
         return ERR_STORE_FORMAT;
     }
     const uint8_t *bytes = (const uint8_t *)item[1].via.bin.ptr;
@@ -395,16 +424,11 @@ static int get_focus(struct alerts *alerts, const msgpack_object *object)
     return 0;
 }
 
-/* An older attnd did not say: it is where the newest message was. */
 static int get_judged(struct alerts *alerts, const msgpack_object *map)
 {
     const msgpack_object *judged = mpk_find(map, "judged");
     struct alert_judged *to = &alerts->judged;
-    if (!judged) {
-        *to = (struct alert_judged){true, alerts->newest.epoch, alerts->newest.step};
-        return 0;
-    }
-    to->any = judged->type != MSGPACK_OBJECT_NIL;
+    to->any = judged && judged->type != MSGPACK_OBJECT_NIL;
     if (to->any && (mpk_items(judged) != 2 ||
                     mpk_get_u64(&judged->via.array.ptr[0], UINT64_MAX, &to->epoch) != 0 ||
                     mpk_get_u64(&judged->via.array.ptr[1], UINT64_MAX, &to->step) != 0)) {
@@ -413,44 +437,54 @@ static int get_judged(struct alerts *alerts, const msgpack_object *map)
     return 0;
 }
 
+static int get_windows_to(struct alerts *alerts, const msgpack_object *map)
+{
+    const msgpack_object *to = mpk_find(map, "windows_to");
+    alerts->windows_to.any = to && to->type != MSGPACK_OBJECT_NIL;
+    if (alerts->windows_to.any &&
+        (mpk_items(to) != 3 ||
+         mpk_get_u64(&to->via.array.ptr[0], UINT64_MAX, &alerts->windows_to.last) != 0 ||
+         mpk_get_u64(&to->via.array.ptr[1], UINT64_MAX, &alerts->windows_to.step) != 0 ||
+         mpk_get_u64(&to->via.array.ptr[2], UINT64_MAX, &alerts->windows_to.after) != 0)) {
+        return ERR_STORE_FORMAT;
+    }
+    return get_number(map, "begun", UINT64_MAX, &alerts->begun);
+}
+
 static int get_all(struct alerts *alerts, const msgpack_object *map)
 {
     const msgpack_object_array *rules = alerts_pack_get_array(map, "rules");
     const uint8_t *run = get_bin(map, "run", RUN_BYTES);
     struct result_common *newest = &alerts->newest;
-    uint64_t version;
-    if (get_number(map, "v", 1, &version) != 0 || version != 1 || !rules || !run ||
+    uint64_t version, windows;
+    if (get_number(map, "v", 2, &version) != 0 || version != 2 || !rules || !run ||
+        get_number(map, "windows", UINT32_MAX, &windows) != 0 ||
         get_number(map, "epoch", UINT64_MAX, &newest->epoch) != 0 ||
         get_number(map, "step", UINT64_MAX, &newest->step) != 0 ||
         get_number(map, "time_ns", UINT64_MAX, &newest->time_ns) != 0) {
         return ERR_STORE_FORMAT;
     }
     memcpy(alerts->run, run, RUN_BYTES);
-    alerts->windows = (uint32_t)mpk_find_u64(map, "windows"); /* 0 of an older attnd */
+    alerts->windows = (uint32_t)windows;
     int code = get_judged(alerts, map);
+    code = code ? code : get_windows_to(alerts, map);
     for (uint32_t i = 0; i < rules->size && !code; i++) {
         code = get_rule(alerts, &rules->ptr[i]);
     }
     if (code) {
         return code;
     }
-    /* A checkpoint of an older attnd has none of it. */
     const msgpack_object_array *focus = alerts_pack_get_array(map, "heads");
     const msgpack_object_array *origin = alerts_pack_get_array(map, "origin");
     struct alert_origin *to = &alerts->origin;
     uint64_t key, head, causal, everywhere;
-    if (!focus || !origin) {
-        return 0;
-    }
-    if (focus->size != 2 || focus->ptr[1].type != MSGPACK_OBJECT_ARRAY || origin->size != 6 ||
-        mpk_get_f64(&focus->ptr[0], &alerts->focus) != 0 ||
+    if (!focus || !origin || focus->size != 2 || focus->ptr[1].type != MSGPACK_OBJECT_ARRAY ||
+        origin->size != 4 || mpk_get_f64(&focus->ptr[0], &alerts->focus) != 0 ||
         get_number(map, "causal", 1, &causal) != 0 ||
         mpk_get_u64(&origin->ptr[0], UINT32_MAX, &key) != 0 ||
         mpk_get_u64(&origin->ptr[1], INT32_MAX, &head) != 0 ||
         mpk_get_f64(&origin->ptr[2], &to->share) != 0 ||
-        mpk_get_u64(&origin->ptr[3], 1, &everywhere) != 0 ||
-        mpk_get_u64(&origin->ptr[4], UINT64_MAX, &to->after) != 0 ||
-        mpk_get_u64(&origin->ptr[5], UINT64_MAX, &to->before) != 0) {
+        mpk_get_u64(&origin->ptr[3], 1, &everywhere) != 0) {
         return ERR_STORE_FORMAT;
     }
     alerts->masks.hides = (uint32_t)causal;

@@ -363,43 +363,53 @@ static bool mask_is_lost(const struct alert_masks *masks)
     return masks->hides > masks->none || (masks->hides == 1 && masks->none == 1);
 }
 
-/* Windows in which a layer has hidden the next token, before that counts as its design. */
-#define HID_LEAST 4
+/* A layer that hid the next token so often and no more has lost its mask, also where all layers
+ * share it; one that comes back is a design that varies, of which the past tells nothing. A capture
+ * may have other data than the one before, a window hardly. A restart forgets the past. */
+struct alert_mask_rule {
+    uint32_t hid, open; /* at least: from the first one on; on end since then */
+};
+static const struct alert_mask_rule mask_of_windows = {4, 1}, mask_of_captures = {16, 4};
 
-/* Notes the layer's mask of this window. One that hid the next token in each window and does no
- * more was lost, also where all layers share it; one that comes back is a design that varies, of
- * which the past tells nothing. A restart forgets the past. */
-static bool mask_was_there(struct alert_numbers *numbers)
+static bool mask_was_there(const struct alert_numbers *numbers, const struct alert_mask_rule *rule)
 {
+    return numbers->hid >= rule->hid && numbers->open >= rule->open;
+}
+
+/* Notes the layer's mask of this capture or window. */
+static void take_mask(struct alerts *alerts, struct alert_numbers *numbers,
+                      const struct summary_result *summary)
+{
+    bool decodes = summary->layer.id.stack == STACK_DECODER && summary->layer.id.site == SITE_SELF;
+    numbers->mask_before = numbers->mask;
+    numbers->mask = decodes ? mask_of(summary) : ALERT_MASK_UNKNOWN;
+    alerts->masks_now.hides += numbers->mask == ALERT_MASK_HIDES;
+    alerts->masks_now.none += numbers->mask == ALERT_MASK_NONE;
     if (numbers->mask == ALERT_MASK_HIDES) {
         numbers->hid = numbers->opened ? 0 : numbers->hid + 1;
+        numbers->open = 0;
+    } else if (numbers->mask == ALERT_MASK_NONE) {
+        numbers->opened = true;
+        numbers->open++;
     }
-    numbers->opened = numbers->opened || numbers->mask == ALERT_MASK_NONE;
-    return numbers->hid >= HID_LEAST;
+}
+
+static double later_keys(const struct alert_numbers *numbers, const struct summary_result *summary,
+                         bool lost)
+{
+    double most = NAN;
+    for (uint32_t h = 0; h < summary->heads && lost && numbers->mask == ALERT_MASK_NONE; h++) {
+        most = fmax(most, mean_of(summary, METRIC_NEXT_TOKEN, h));
+    }
+    return numbers->mask == ALERT_MASK_HIDES ? 0 : most;
 }
 
 /* Layers of a window come one by one: until most of them have, those of the window before tell. */
-static double later_keys(struct alerts *alerts, struct alert_numbers *numbers,
-                         const struct summary_result *summary)
+static bool mask_is_lost_so_far(const struct alerts *alerts, const struct alert_numbers *numbers)
 {
-    double most = NAN;
-    if (summary->layer.id.stack != STACK_DECODER || summary->layer.id.site != SITE_SELF) {
-        return NAN;
-    }
-    enum alert_mask before = numbers->mask;
-    numbers->mask = mask_of(summary);
-    alerts->masks_now.hides += numbers->mask == ALERT_MASK_HIDES;
-    alerts->masks_now.none += numbers->mask == ALERT_MASK_NONE;
-    bool was_there = mask_was_there(numbers);
-    if (numbers->mask != ALERT_MASK_NONE) {
-        return numbers->mask == ALERT_MASK_HIDES ? 0 : NAN;
-    }
-    bool lost = was_there || alerts->masks_now.hides > alerts->masks_now.none ||
-                (before == ALERT_MASK_NONE && mask_is_lost(&alerts->masks));
-    for (uint32_t h = 0; h < summary->heads && lost; h++) {
-        most = fmax(most, mean_of(summary, METRIC_NEXT_TOKEN, h));
-    }
-    return most;
+    return mask_was_there(numbers, &mask_of_windows) ||
+           alerts->masks_now.hides > alerts->masks_now.none ||
+           (numbers->mask_before == ALERT_MASK_NONE && mask_is_lost(&alerts->masks));
 }
 
 /* The model's heads */
@@ -420,8 +430,6 @@ double alert_sink_share(const struct alerts *alerts)
 {
     return alerts->sinkable > 0 ? (double)alerts->sinks / alerts->sinkable : NAN;
 }
-
-/* Where NaN began */
 
 /* The order in which a forward pass comes to them. */
 static bool is_earlier(struct layer_id one, struct layer_id other)
@@ -451,8 +459,17 @@ int alert_numbers_reserve(struct alert_layer *layer, uint32_t heads)
     return 0;
 }
 
+static void take_invalid(struct alert_numbers *numbers, const struct summary_result *summary)
+{
+    numbers->invalid = (struct alert_invalid){.head = -1};
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        alert_invalid_add(&numbers->invalid, h,
+                          summary->invalid_share ? summary->invalid_share[h] : NAN);
+    }
+}
+
 int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
-                       const struct summary_result *summary)
+                       const struct summary_result *summary, enum alert_by by)
 {
     double *room = malloc((summary->heads + 1) * sizeof *room);
     if (!room || alert_numbers_reserve(layer, summary->heads) != 0) {
@@ -496,19 +513,52 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
     free(room);
     alerts->focus_now = fmax(alerts->focus_now, learned);
     numbers->focus_share = alerts->focus >= FOCUS_OF_OTHERS ? focus / alerts->focus : NAN;
-    numbers->later_keys = later_keys(alerts, numbers, summary);
+    if (by == ALERTS_OF_ALL) {
+        take_mask(alerts, numbers, summary);
+        numbers->later_keys = later_keys(numbers, summary, mask_is_lost_so_far(alerts, numbers));
+        take_invalid(numbers, summary);
+    }
     for (uint32_t h = 0; h < summary->heads; h++) {
         float first = (float)mean_of(summary, METRIC_FIRST_TOKEN, h);
         alerts->sinks += is_taken(&numbers->head[h].past.first, first);
         alerts->sinkable += isnan(first) ? 0 : 1;
     }
-    numbers->invalid = (struct alert_invalid){.head = -1};
-    for (uint32_t h = 0; h < summary->heads; h++) {
-        alert_invalid_add(&numbers->invalid, h,
-                          summary->invalid_share ? summary->invalid_share[h] : NAN);
-    }
+    alerts->taken = true;
     return 0;
 }
+
+/* Captures */
+
+void alert_numbers_begin(struct alerts *alerts)
+{
+    alerts->masks_now = (struct alert_masks){0};
+    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
+        if (layer->numbers) {
+            layer->numbers->invalid.heads = 0;
+        }
+    }
+}
+
+int alert_numbers_capture(struct alerts *alerts, struct alert_layer *layer,
+                          const struct summary_result *summary)
+{
+    if (alert_numbers_reserve(layer, summary->heads) != 0) {
+        return ERR_MEMORY;
+    }
+    take_mask(alerts, layer->numbers, summary);
+    take_invalid(layer->numbers, summary);
+    return 0;
+}
+
+void alert_numbers_captured(const struct alerts *alerts, struct alert_layer *layer,
+                            const struct summary_result *summary)
+{
+    bool lost =
+        mask_was_there(layer->numbers, &mask_of_captures) || mask_is_lost(&alerts->masks_now);
+    layer->numbers->later_keys = later_keys(layer->numbers, summary, lost);
+}
+
+/* Where rows became invalid */
 
 void alert_invalid_add(struct alert_invalid *invalid, uint32_t head, double share)
 {
@@ -523,17 +573,12 @@ void alert_invalid_add(struct alert_invalid *invalid, uint32_t head, double shar
     invalid->least = first ? share : fmin(invalid->least, share);
 }
 
-static const struct alert_invalid *invalid_of(const struct alerts *alerts,
-                                              const struct alert_layer *layer, bool captured)
+static const struct alert_invalid *invalid_of(const struct alert_layer *layer)
 {
-    const struct alert_invalid *invalid = layer->numbers ? &layer->numbers->invalid : NULL;
-    if (captured) {
-        invalid = layer->captured_step == alerts->invalid.step ? &layer->captured : NULL;
-    }
-    return invalid && invalid->heads > 0 ? invalid : NULL;
+    return layer->numbers && layer->numbers->invalid.heads > 0 ? &layer->numbers->invalid : NULL;
 }
 
-double alert_origin_value(struct alerts *alerts, bool captured)
+double alert_origin_value(struct alerts *alerts)
 {
     /* One row that is invalid makes rows of all layers behind it invalid, more and more of them,
      * and from the next step on all rows everywhere. So it began in the first layer, by the order
@@ -544,7 +589,7 @@ double alert_origin_value(struct alerts *alerts, bool captured)
     double least = INFINITY;
     uint32_t heads = 0;
     for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        const struct alert_invalid *invalid = invalid_of(alerts, layer, captured);
+        const struct alert_invalid *invalid = invalid_of(layer);
         if (invalid) {
             least = fmin(least, invalid->least);
             heads += invalid->heads;
@@ -552,41 +597,33 @@ double alert_origin_value(struct alerts *alerts, bool captured)
         }
     }
     for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        const struct alert_invalid *invalid = invalid_of(alerts, layer, captured);
+        const struct alert_invalid *invalid = invalid_of(layer);
         if (!invalid || !(invalid->most > 0)) {
             continue;
         }
         bool more = invalid->most > least + SAME_SHARE;
         bool first = found.share == 0 || is_earlier(layer->id, found.layer);
         if (more == found.everywhere ? more : first) {
-            found = (struct alert_origin){layer->id, invalid->head, invalid->most, !more, 0, 0};
+            found = (struct alert_origin){layer->id, invalid->head, invalid->most, !more};
         }
     }
     found.everywhere = found.everywhere && heads > 1;
     if (alerts->origin.share == 0 && found.share > 0) {
-        found.after = alerts->origin.after;
-        found.before = alerts->newest.step;
         alerts->origin = found;
     }
-    bool before = alerts->origin.share > 0 && alerts->newest.step < alerts->origin.before;
-    return found.share == 0 && before ? NAN : found.share;
+    return found.share;
 }
 
 void alert_numbers_end(struct alerts *alerts)
 {
-    bool any = false; /* else losses alone were judged */
-    for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-        any = any || (layer->numbers && layer->numbers->invalid.heads > 0);
-        if (layer->numbers) {
-            layer->numbers->invalid.heads = 0;
-        }
+    if (!alerts->taken) { /* losses alone were judged */
+        return;
     }
-    if (any) {
-        alerts->focus = alerts->focus_now;
-        alerts->focus_now = 0;
-        alerts->sinks = alerts->sinkable = 0;
-        alerts->masks = alerts->masks_now;
-        alerts->masks_now = (struct alert_masks){0};
-        alerts->windows++;
-    }
+    alerts->masks = alerts->masks_now;
+    alert_numbers_begin(alerts);
+    alerts->focus = alerts->focus_now;
+    alerts->focus_now = 0;
+    alerts->sinks = alerts->sinkable = 0;
+    alerts->taken = false;
+    alerts->windows++;
 }

@@ -18,7 +18,7 @@ static double column_real(sqlite3_stmt *statement, int column)
 
 #define HISTORY_ALERTS                                                                             \
     "SELECT job, run, alerts.epoch, alerts.step, alerts.time_ns, rule, severity, alerts.state,"    \
-    " metric, stack, layer, site, head, value, bound, since_epoch, since_step, message,"           \
+    " metric, stack, layer, site, head, value, bound, since_after, since_step, message,"           \
     " (SELECT module FROM layers WHERE layers.run_id = alerts.run_id AND"                          \
     "  layers.stack = alerts.stack AND layers.layer = alerts.layer AND"                            \
     "  layers.site = alerts.site)"                                                                 \
@@ -41,7 +41,7 @@ enum {
     HEAD,
     VALUE,
     BOUND,
-    SINCE_EPOCH,
+    SINCE_AFTER,
     SINCE_STEP,
     MESSAGE,
     MODULE
@@ -68,7 +68,9 @@ static void history_put_alert(struct query *query, sqlite3_stmt *statement)
         .head = (int32_t)sqlite3_column_int(statement, HEAD),
         .value = column_real(statement, VALUE),
         .bound = column_real(statement, BOUND),
-        .since_epoch = column_u64(statement, SINCE_EPOCH),
+        .since_after = sqlite3_column_type(statement, SINCE_AFTER) == SQLITE_NULL
+                           ? ALERT_FROM_START
+                           : column_u64(statement, SINCE_AFTER),
         .since_step = column_u64(statement, SINCE_STEP),
         .message = column_text(statement, MESSAGE),
         .why = rule_why(column_text(statement, RULE), column_text(statement, METRIC)),

@@ -218,6 +218,17 @@ static int save_sketch(struct saving *saving, const struct stream *stream)
     return checkpoint_keep(saving, key, &writer, sketch_pack(stream->sketch, &writer));
 }
 
+/* The layer's part in the captures that are open. */
+static int save_capture(struct saving *saving, const struct stream *stream)
+{
+    char key[CHECKPOINT_KEY_MAX];
+    struct mpk_writer writer;
+    mpk_writer_init(&writer);
+    snprintf(key, sizeof key, "open/%" PRIu32, stream->key);
+    return checkpoint_keep(saving, key, &writer,
+                           captures_pack_layer(saving->run->captures, stream->index, &writer));
+}
+
 /* A layer in a track. */
 static int save_layer(struct saving *saving, const struct track *track, struct stream *stream)
 {
@@ -238,6 +249,9 @@ static int save_layer(struct saving *saving, const struct track *track, struct s
     code = save_row(saving, track, stream);
     if (!code && track->index == 0 && stream->sketch && saving->run->state != JOB_ENDED) {
         code = save_sketch(saving, stream);
+    }
+    if (!code && track->index == 0 && saving->run->captures && saving->run->state != JOB_ENDED) {
+        code = save_capture(saving, stream);
     }
     return code ? code : save_states(saving, track, stream);
 }
@@ -285,10 +299,19 @@ static void checkpoint_put_track(struct mpk_writer *writer, const struct track *
     mpk_close_array(writer, &cut);
 }
 
+/* The alerts, and the captures that they have judged: in one batch, of one moment. */
 static int save_alerts(struct saving *saving)
 {
     struct run *run = saving->run;
     struct mpk_writer writer;
+    if (run->captures) {
+        mpk_writer_init(&writer);
+        int code =
+            checkpoint_keep(saving, "capture", &writer, captures_pack(run->captures, &writer));
+        if (code) {
+            return code;
+        }
+    }
     if (!run->alerts_unsaved || !run->alerts) {
         return 0;
     }
@@ -307,6 +330,15 @@ static int save_failure(struct saving *saving)
                    : ERR_MEMORY;
     mpk_writer_clear(&writer);
     return code;
+}
+
+void checkpoint_alerts(struct run *run, struct store_batch *batch)
+{
+    struct saving saving = {.run = run, .batch = batch};
+    run->alerts_unsaved = true;
+    if (save_alerts(&saving) != 0) {
+        run->alerts_unsaved = true; /* the next round has them */
+    }
 }
 
 static int save_about(struct saving *saving, uint64_t now_ns)
@@ -483,6 +515,7 @@ void checkpoint_ended(struct run *run, struct store_batch **batch, uint64_t now_
     }
     int code = batch_forget(*batch, "part/");
     code = code ? code : batch_forget(*batch, "sketch/");
+    code = code ? code : batch_forget(*batch, "open/");
     for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {
         code = save_whole(&saving, stream);
     }
@@ -503,7 +536,8 @@ void checkpoint_forget(struct run *run, uint64_t now_ns)
         batch_hold(batch, true);
         /* Its sequences stay, so that what comes of it again is known, and what they are part of;
          * its windows are in the history. */
-        static const char *const gone[] = {"alerts", "drift/", "part/", "sketch/"};
+        static const char *const gone[] = {"alerts", "capture", "drift/",
+                                           "open/",  "part/",   "sketch/"};
         struct saving saving = {.run = run, .batch = batch};
         int code = 0;
         for (struct stream *stream = run->streams; stream && !code; stream = stream->hh.next) {

@@ -7,10 +7,12 @@
  *
  *   about                     ranks, positions in every track, counts of what is no layer's
  *   alerts                    alerts_pack
+ *   capture                   captures_pack: in each batch with `about`
  *   drift/TRACK/LAYER         drift_pack
  *   forgotten                 empty: the run is kept only for what may come of it again, until it
  *                             goes on
  *   layer/TRACK/LAYER         sequence numbers, counts, what waits for the next window
+ *   open/LAYER                captures_pack_layer, with the layer in the primary track
  *   part/TRACK/INDEX/LAYER    layer_state_pack
  *   sketch/LAYER              sketch_pack, with the layer in the primary track
  *
@@ -48,6 +50,11 @@ int checkpoint_layer(struct run *run, const struct track *track, struct stream *
  * `code` is why the batch is not whole. Returns 0, or ERR_MEMORY: nothing was submitted. */
 int checkpoint_track(struct run *run, const struct track *track, struct store_batch **batch,
                      int code, uint64_t now_ns);
+
+/* Adds the alerts, and which captures they have judged, to a batch of alerts: a kill after it tells
+ * nothing twice. Layers that are saved older than they are lack nothing, because what was judged is
+ * left out of their captures. */
+void checkpoint_alerts(struct run *run, struct store_batch *batch);
 
 /* A round saves all layers of a run that have changed. Steps save one layer each and collect;
  * checkpoint_submit hands over what they have collected, and belongs behind them before any message

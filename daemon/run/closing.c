@@ -21,6 +21,7 @@
 static void go_idle(struct run *run)
 {
     struct closing closing = {.run = run};
+    judging_rest(run);
     sketches_finish_all(run);
     run->state = JOB_IDLE;
     run->unsaved = true;
@@ -528,6 +529,7 @@ static void end_run(struct run *run, uint64_t now_ns)
 {
     struct closing closing = {.run = run};
     struct counts counts = run_counts(run);
+    judging_rest(run);
     sketches_finish_all(run);
     run->state = JOB_ENDED;
     closing.batch = checkpoint_begin(run);

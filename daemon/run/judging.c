@@ -95,6 +95,7 @@ void judging_of_run(struct closing *closing)
     const int other_heads = err_index(ERR_HEADS_CHANGED);
     struct alert_run said = {
         .common = run_common(run),
+        .by = run->captures ? ALERTS_OF_WINDOWS : ALERTS_OF_ALL,
         .processed = counts.processed - run->judged.processed,
         .lost = lost > judged ? lost - judged : 0, /* less when late messages came */
         .dropped = judging_dropped(&counts) - judging_dropped(&run->judged),
@@ -128,41 +129,72 @@ void judging_of_losses(struct run *run)
     judging_submit(&closing);
 }
 
-/* Outside of a closing window, or before its layers are judged. */
-static void judging_of_invalid(struct closing *closing)
+/* Its events make a batch of their own, with the alerts as they are then: after a kill they are not
+ * told again. */
+static void judging_of_capture(struct run *run, struct capture *capture)
 {
-    struct run *run = closing->run;
-    struct alert_sink sink = judging_sink(closing);
-    struct result_common common = run_common(run);
-    run->alerts_unsaved = true;
-    if (alerts_invalid(run->alerts, &common, &sink) != 0) {
-        log_event(LOG_ERROR, "run_not_judged", LOG_STR("job", run->job));
+    struct closing closing = {.run = run, .batch = checkpoint_begin(run)};
+    struct alert_sink sink = judging_sink(&closing);
+    const struct result_common common = {run->job, run->id, capture->key.epoch, capture->key.step,
+                                         capture->time_ns};
+    run->unsaved = run->alerts_unsaved = true;
+    if (alerts_capture(run->alerts, &common, capture, &sink) != 0) {
+        log_event(LOG_ERROR, "capture_not_judged", LOG_STR("job", run->job));
     }
+    captures_judged(run->captures, capture);
+    stats_add(run->sink->stats, COUNT_CAPTURES, 1);
+    stats_add(run->sink->stats, COUNT_CAPTURES_CUT, capture->cut);
+    if (closing.batch && closing.events > 0) {
+        checkpoint_alerts(run, closing.batch);
+    }
+    judging_submit(&closing);
 }
 
-/* A share of the rows of a head; NaN: it has none. */
-static double judging_invalid_share(const struct message *message, uint32_t h)
-{
-    const struct measured *measured = message->measured;
-    double rows = (double)measured->rows + (double)measured->invalid_rows;
-    return (double)measured_invalid_rows(measured, h) * measured->heads / rows;
-}
-
-void judging_of_message(struct run *run, const struct message *message)
+void judging_hear(struct run *run, const struct message *message, bool overtakes)
 {
     const struct header *header = &message->header;
-    if (!run->alerts || message_has_matrices(message)) {
+    bool moves = header->type != MESSAGE_EVENT && !overtakes;
+    if (!run->captures || captures_hear(run->captures, message->rank_index, header, moves) != 0) {
         return;
     }
-    if (alerts_has_invalid(run->alerts, header->step, run->tracks[0].window.rank_count > 1)) {
-        struct closing closing = {.run = run, .batch = checkpoint_begin(run)};
-        judging_of_invalid(&closing);
-        judging_submit(&closing);
+    if (header->type == MESSAGE_EVENT && header->event == EVENT_HELLO) {
+        captures_announce(run->captures, message->rank_index, header->layer_count);
     }
-    struct result_common common = run_common(run);
-    for (uint32_t h = 0; h < header->heads; h++) {
-        alerts_capture(run->alerts, &common, header->layer, header->head_offset + h,
-                       judging_invalid_share(message, h));
+}
+
+void judging_of_message(struct run *run, const struct stream *stream, const struct message *message)
+{
+    if (!run->captures || message_has_matrices(message) ||
+        message->rank_index >= run->captures->rank_count) {
+        return;
+    }
+    if (captures_take(run->captures, message->rank_index, stream->index, message,
+                      message->measured) != 0) {
+        log_event(LOG_ERROR, "capture_lacks_message", LOG_STR("job", run->job),
+                  LOG_STR("reason", err_slug(ERR_MEMORY)));
+    }
+}
+
+void judging_settle(struct run *run)
+{
+    struct capture *capture;
+    if (!run->captures) {
+        return;
+    }
+    for (uint32_t i = 0; i < run->tracks[0].window.rank_count; i++) {
+        captures_bye(run->captures, i, run->tracks[0].window.ranks[i].bye);
+    }
+    while ((capture = captures_due(run->captures))) {
+        judging_of_capture(run, capture);
+    }
+    run_charge_kept(run);
+}
+
+void judging_rest(struct run *run)
+{
+    struct capture *capture;
+    while (run->captures && (capture = captures_oldest_open(run->captures))) {
+        judging_of_capture(run, capture);
     }
 }
 
@@ -221,9 +253,6 @@ void judging_of_layer(struct closing *closing, const struct layer_state *state,
         return;
     }
     run->alerts_unsaved = true;
-    if (alerts_has_invalid(run->alerts, summary->common.step + 1, false)) {
-        judging_of_invalid(closing);
-    }
     struct rank_entropy entropy = {.count = 0};
     int code = layer_state_ranks_entropy(state, state->heads, &entropy);
     if (!code) {
@@ -232,7 +261,8 @@ void judging_of_layer(struct closing *closing, const struct layer_state *state,
     }
     rank_entropy_clear(&entropy);
     if (!code) {
-        code = alerts_layer(run->alerts, summary, &sink);
+        code = alerts_layer(run->alerts, summary, run->captures ? ALERTS_OF_WINDOWS : ALERTS_OF_ALL,
+                            &sink);
     }
     if (code) {
         log_event(LOG_ERROR, "layer_not_judged", LOG_STR("job", run->job),

@@ -7,9 +7,15 @@
 #include "daemon/ingest/plan.h"
 #include "daemon/run/run.h"
 
-/* Lets the rules know of a message that was taken, and judges the captured step before it, if rows
- * of that became invalid. */
-void judging_of_message(struct run *run, const struct message *message);
+/* A message has come to its turn: its rank is so far, unless it overtakes others of the rank. */
+void judging_hear(struct run *run, const struct message *message, bool overtakes);
+/* The numbers of one that was taken go to its capture. */
+void judging_of_message(struct run *run, const struct stream *stream,
+                        const struct message *message);
+/* Judges the captures that are due. Between two messages, before windows close. */
+void judging_settle(struct run *run);
+/* Judges those that are open as they are: the run ends, or goes idle. */
+void judging_rest(struct run *run);
 /* Lets the rules judge a layer, when its window closes and is one of the primary track. A failure
  * costs the judgement, not the summary. */
 void judging_of_layer(struct closing *closing, const struct layer_state *state,

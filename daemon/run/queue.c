@@ -369,7 +369,7 @@ static int queue_take_tensors(struct run *run, struct stream *stream, struct mes
     }
     if (message->stage == STAGE_FINISHED && message->measured) {
         queue_show(run, stream, message);
-        judging_of_message(run, message);
+        judging_of_message(run, stream, message);
     }
     return 0;
 }
@@ -476,6 +476,7 @@ static int queue_take_message(struct run *run, struct message *message)
         run->step = header->step;
         run->time_ns = header->time_ns;
     }
+    judging_hear(run, message, header->type != MESSAGE_EVENT && queue_overtakes(run, message));
     if (run->state != JOB_ACTIVE) {
         run->dirty = true;
         run->state = JOB_ACTIVE;
@@ -550,6 +551,7 @@ struct message *queue_take(struct run *run)
     } else if (message->stage == STAGE_FINISHED) {
         queue_promise_all(run, message);
     }
+    judging_settle(run);
     queue_end_flush(run);
     closing_settle(run, message->received_ns);
     if (run_closes(run) && message->stage == STAGE_FINISHED) {

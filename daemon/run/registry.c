@@ -466,7 +466,7 @@ int registry_merge(struct registry *registry, const struct merged *merged, uint6
         }
     }
     if (!code) {
-        run->merged = true;
+        run_be_merged(run);
         code = registry_merge_ranks(run, merged, now_ns);
     }
     if (code) {

@@ -215,7 +215,9 @@ static int read_about(struct restore *restore, const msgpack_object *root)
         return code ? code : ERR_MEMORY;
     }
     restore->run = run;
-    run->merged = mpk_find(root, "merged");
+    if (mpk_find(root, "merged")) {
+        run_be_merged(run);
+    }
     struct stored in = {root, 0};
     stored_u32(&in, "world", UINT32_MAX, &world);
     uint64_t state = run->state;
@@ -440,6 +442,9 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
     if (strcmp(key, "alerts") == 0) {
         return restore->run->alerts ? alerts_unpack(restore->run->alerts, value, size) : 0;
     }
+    if (strcmp(key, "capture") == 0) {
+        return restore->run->captures ? captures_unpack(restore->run->captures, value, size) : 0;
+    }
     const char *rest = strchr(key, '/');
     if (!rest) {
         return ERR_STORE_FORMAT;
@@ -447,6 +452,13 @@ static int restore_read_value(struct restore *restore, const char *key, const vo
     /* A run that has ended has no parts and frees its baselines: past.c reads them. */
     if (restore->run->state == JOB_ENDED && strncmp(key, "layer/", 6) != 0) {
         return 0;
+    }
+    if (strncmp(key, "open/", 5) == 0) {
+        code = restore_find_layer(restore, rest + 1, &place.stream);
+        return code || !restore->run->captures
+                   ? code
+                   : captures_unpack_layer(restore->run->captures, place.stream->id,
+                                           place.stream->index, value, size);
     }
     if (strncmp(key, "sketch/", 7) == 0) {
         code = restore_find_layer(restore, rest + 1, &place.stream);

@@ -35,10 +35,21 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config_cut 
     if (config->alerts_enabled) {
         run->alerts = alerts_new(config, run->job);
     }
-    if (config->alerts_enabled && !run->alerts) {
+    if (config->alerts_enabled) {
+        run->captures = captures_new(config->window_timeout);
+    }
+    if (config->alerts_enabled && (!run->alerts || !run->captures)) {
         run_free(&run);
+    } else if (run->captures) {
+        captures_want_extremes(run->captures, METRIC_NEXT_TOKEN);
     }
     return run;
+}
+
+void run_be_merged(struct run *run)
+{
+    run->merged = true;
+    captures_free(&run->captures);
 }
 
 void run_cut(struct run *run, uint64_t capture_every)
@@ -85,6 +96,10 @@ void run_free_state(struct run *run)
         }
         sketch_free(&stream->sketch);
     }
+    if (run->captures) {
+        captures_forget(run->captures);
+        run_charge_kept(run);
+    }
 }
 
 void run_free(struct run **run_p)
@@ -98,6 +113,7 @@ void run_free(struct run **run_p)
         track_fini(&run->tracks[t]);
     }
     alerts_free(&run->alerts);
+    captures_free(&run->captures);
     batch_free(&run->saving);
     batch_free(&run->closing.batch);
     merged_free(&run->closing.merged);
@@ -139,7 +155,7 @@ uint64_t run_kept_bytes(const struct run *run)
 {
     return HASH_COUNT(run->streams) * stream_bytes(run->track_count) +
            run->tracks[0].window.rank_count * run_rank_bytes(run) +
-           run->sequence_count * SEQUENCE_BYTES;
+           run->sequence_count * SEQUENCE_BYTES + (run->captures ? run->captures->bytes : 0);
 }
 
 void run_charge_kept(struct run *run)

@@ -11,6 +11,7 @@
 #include "proto/result.h"
 #include "daemon/ingest/sequence.h"
 #include "daemon/ingest/work.h"
+#include "daemon/state/capture.h"
 #include "daemon/base/stats.h"
 #include "daemon/run/cost.h"
 #include "daemon/run/sink.h"
@@ -73,7 +74,8 @@ struct run {
     struct capture_costs costs;
     bool judge_losses;     /* no tensors came between two events: no window judges what is lost */
     struct alerts *alerts; /* NULL: none */
-    bool told_unjudged;    /* which rules have had nothing to judge */
+    struct captures *captures; /* that they judge; NULL: none, as of what a hub merges */
+    bool told_unjudged;        /* which rules have had nothing to judge */
     /* It was restored, and layers of it have windows that are not in the config any more. */
     bool has_other_windows;
     uint64_t last_ns;              /* when it was last heard of */
@@ -165,8 +167,8 @@ int run_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now
  * memory, and the budget may exceed its limit. */
 int run_put_stream(struct run *run, struct layer_id id, uint32_t heads, uint64_t now_ns,
                    struct stream **ret_stream);
-/* Bytes of the layers, the ranks, and the sequences of each of them, which the budget counts as
- * long as the run lasts. */
+/* Bytes of the layers, the ranks, the sequences of each of them, and the captures, which the budget
+ * counts as long as the run lasts. */
 uint64_t run_kept_bytes(const struct run *run);
 /* Charges the budget for them as they are now, whether they fit or not. */
 void run_charge_kept(struct run *run);
@@ -187,7 +189,9 @@ void run_free_drift(struct run *run, struct layer_track *layer);
  * and, unless a window has counted it as lost, to the window of the layer's next message. */
 void run_count_dropped(struct run *run, struct stream *stream, const struct message *message,
                        int code);
-/* Frees the states of all parts, every baseline and every sketch: the run has ended. */
+/* From now on a hub merges it: no messages make captures. */
+void run_be_merged(struct run *run);
+/* Frees the states of all parts, every baseline, sketch and capture: the run has ended. */
 void run_free_state(struct run *run);
 /* The totals of all layers, and of messages that belong to none. */
 struct counts run_counts(const struct run *run);

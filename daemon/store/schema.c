@@ -180,9 +180,15 @@ static const char version_10[] =
  * From here on runs.state is as it is shown: JOB_FAILED and JOB_NO_NEWS, too. */
 static const char version_11[] = "ALTER TABLE runs ADD COLUMN failure BLOB;";
 
+/* An alert began after step since_after, and not after since_step. since_after: NULL = from the
+ * start; 0 where an older attnd did not say. */
+static const char version_12[] = "ALTER TABLE alerts ADD COLUMN since_after INTEGER;"
+                                 "UPDATE alerts SET since_after = 0;"
+                                 "ALTER TABLE alerts DROP COLUMN since_epoch;";
+
 static const char *const migrations[] = {version_1, version_2,  version_3, version_4,
                                          version_5, version_6,  version_7, version_8,
-                                         version_9, version_10, version_11};
+                                         version_9, version_10, version_11, version_12};
 
 const struct schema schema_current = {migrations, sizeof migrations / sizeof migrations[0]};
 

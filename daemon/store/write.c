@@ -256,8 +256,9 @@ static int write_alert(const struct store_writer *writer, int64_t run_id,
             sql_u64(alert->state), sql_text(alert->metric),
             sql_if(any, sql_u64(alert->layer.stack)), sql_if(any, sql_u64(alert->layer.layer)),
             sql_if(any, sql_u64(alert->layer.site)), sql_i64(alert->head), sql_f64(alert->value),
-            sql_f64(alert->bound), sql_u64(alert->since_epoch), sql_u64(alert->since_step),
-            sql_text(alert->message), sql_i64(writer->now_s)));
+            sql_f64(alert->bound),
+            sql_if(alert->since_after != ALERT_FROM_START, sql_u64(alert->since_after)),
+            sql_u64(alert->since_step), sql_text(alert->message), sql_i64(writer->now_s)));
 }
 
 /* A row for hubs gets its number here, in the transaction of the window. */

@@ -2,7 +2,7 @@
 """The page as somebody sees it who opens it for the first time: what fires, why it matters, and since when; or that nothing does."""
 import numpy as np
 import pytest
-from harness import Trainer, softmax_maps, wait_until
+from harness import Trainer, began, softmax_maps, wait_until
 from test_access import serious
 from test_page import shown, where
 
@@ -75,8 +75,8 @@ def test_the_worst_alert_stands_first(looked, page):
     assert "head 5 has the lowest" in worst["message"]
     text = attention(page)
     assert text.startswith(f"Needs attention at the end of the run, step {verdict['step']} · 1 layer critical entropy_collapse 1 layer")
-    assert "first window that failed" in page.js("return document.querySelector('.attention li [title]').title")
-    assert f"{where(worst)} {worst['message']} since step {worst['since']['step']}" in text and worst["why"] in text and worst["advice"] in text
+    assert "the last capture that passed" in page.js("return document.querySelector('.attention li [title]').title")
+    assert f"{where(worst)} {worst['message']} {began(worst)}" in text and worst["why"] in text and worst["advice"] in text
     size = page.js("const s = (q) => parseFloat(getComputedStyle(document.querySelector(q)).fontSize);"
                    "return s('.trouble .who') / s('.trouble .soft')")
     assert size > 1.3 and page.js("return document.querySelector('.trouble .who').getBoundingClientRect().bottom") < 300
@@ -142,7 +142,7 @@ def test_a_way_from_the_past_leads_to_the_same_moment(looked, page):
 
 def test_every_chart_has_the_bounds_of_rules_and_the_onsets_of_alerts(looked, page):
     alerts = [alert for alert in looked.api("alerts", job="falls")["alerts"] if alert["layer"] == 1]
-    rules, steps = {alert["rule"] for alert in alerts}, {alert["since"]["step"] for alert in alerts}
+    rules, steps = {alert["rule"] for alert in alerts}, {alert["since"][1] for alert in alerts}
     bound = "entropy_collapse: mean of a layer below 0.25"
     (run,) = {alert["run"] for alert in alerts}
     other = wait_until(lambda: looked.api("runs", job="well")["runs"], "the other run in the history")[0]["run"]
@@ -179,7 +179,7 @@ def test_the_page_of_a_head_says_what_fires_and_what_helps(looked, page):
     said = ".trouble[aria-label]"
     wait_until(lambda: worst["advice"] in page.text(said), "what helps")
     assert worst["rule"] in page.text(said) and "(mean of its heads, head 5 has the lowest)" in page.text(said)
-    assert worst["why"] in page.text(said) and f"since step {worst['since']['step']}" in page.text(said)
+    assert worst["why"] in page.text(said) and began(worst) in page.text(said)
     page.screenshot("head-alert-1440-light")
     assert serious(page) == []
     page.open(looked, f"{place}&at=step{last}", width=390, dark=True).ready()
@@ -217,7 +217,7 @@ def test_a_head_without_numbers_is_named_by_its_rule(looked, page):
     assert (head["layer"], head["head"], head["rule"], head["value"]) == (0, 3, "first_invalid", 1)
     wait_until(lambda: "first_invalid" in page.text(".attention"), "the rule")
     text = attention(page)
-    assert f"{where(head)}.h3 {head['message']} since step {head['since']['step']}" in text and "Advice: Go back to the checkpoint" in text
+    assert f"{where(head)}.h3 {head['message']} {began(head)}" in text and "Advice: Go back to the checkpoint" in text
     assert "metric=" not in page.js("return document.querySelector('.trouble .who').hash"), "it is no metric to choose"
     assert outlines(page) == 2, "the head, and its layer for invalid_rows"
     assert page.count(".heat .cell.missing") == 1 and page.texts(".heat .value.none") == ["–"]

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from conftest import module_text
-from harness import Trainer, softmax_maps, wait_until
+from harness import Trainer, began, softmax_maps, wait_until
 from test_page import shown
 
 HEADS, T = 2, 8
@@ -207,7 +207,7 @@ def test_of_two_alerts_list_and_page_name_the_one_that_attnd_names_first(place, 
         return {alert["rule"] for alert in answer["alerts"]} if answer else set()
     wait_until(lambda: {"first_invalid", "entropy_collapse"} <= names(), "both alerts")
     first = place.api("verdict", job=trainer.job)["alerts"][0]
-    assert (first["rule"], first["since"]["step"]) == ("first_invalid", 6)
+    assert (first["rule"], first["since"][1]) == ("first_invalid", 6)
     wait_until(lambda: row_of(place, page, trainer.job)["verdict"].startswith("critical decoder.1.self.h1 since step 6: "), "its sentence in the list")
     page.open(place, f"#/overview?job={trainer.job}").ready()
     wait_until(lambda: page.texts(".attention .trouble b")[:1] == ["first_invalid"], "the verdict")
@@ -453,12 +453,12 @@ def fallen(module_site):
 def test_a_collapse_shows_where_and_since_when(fallen, page):
     page.open(fallen, "#/overview?job=falling").ready()
     (alert,) = [one for one in fallen.api("alerts", job="falling")["firing"] if one["rule"] == "entropy_collapse"]
-    assert (alert["layer"], alert["head"]) == (0, None) and alert["since"]["step"] >= 6
+    assert (alert["layer"], alert["head"]) == (0, None) and alert["since"][1] >= 6
     text = page.text(".attention")
-    assert "entropy_collapse" in text and f"since step {alert['since']['step']}" in text and alert["message"].startswith("each query looks at one key: ")
+    assert "entropy_collapse" in text and began(alert) in text and alert["message"].startswith("each query looks at one key: ")
     assert marks(page) > 0
     page.keys(".heat svg", "ArrowRight")
-    assert f"entropy_collapse since step {alert['since']['step']}" in page.text(".columns > .stack:last-child")
+    assert f"entropy_collapse {began(alert)}" in page.text(".columns > .stack:last-child")
     page.slide(0)
     assert marks(page) == 0 and "at other times" in page.text(".alerts header"), "nothing fired at the first window"
     page.open(fallen, "#/head?job=falling&layer=0&head=1").ready()

@@ -42,6 +42,12 @@ def free_ports(count):
     raise AssertionError("no free ports")
 
 
+def began(alert):
+    """When an alert began, as people read it."""
+    after, step = alert["since"]
+    return "from the start" if after is None else f"between steps {after} and {step}"
+
+
 def wait_until(condition, what, timeout=None):
     """Polls `condition` until it returns something true, and returns that; ever more rarely, since asking costs.
 

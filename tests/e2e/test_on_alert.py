@@ -96,7 +96,7 @@ def test_it_is_called_with_alerts_on_the_trainings_thread_between_steps(judging)
     fired = told[0][0]
     assert (fired["job"], fired["run"], fired["state"], fired["severity"]) == ("alone", training.watch.publisher.run, "firing",
                                                                              "critical")
-    assert fired["since"]["step"] >= 10 and "confidence of encoder.0.self" in fired["message"]
+    assert fired["since"][1] >= 10 and "confidence of encoder.0.self" in fired["message"]
     assert not threads()
 
 

@@ -136,7 +136,7 @@ def test_a_rank_that_attends_otherwise_fires_and_equal_ones_do_not(rng):
     well, odd = attnd.call("verdict", job="well"), attnd.call("verdict", job="odd")
     assert well["alerts"] == [] and "rank_odd" not in well["checks"]["unjudged"]
     alert, = odd["alerts"]
-    assert (alert["rule"], alert["layer"], alert["head"], alert["since"]["step"]) == ("rank_odd", 0, None, 15)
+    assert (alert["rule"], alert["layer"], alert["head"], alert["since"][1]) == ("rank_odd", 0, None, 15)
     assert "(rank 2) is " in alert["message"] and alert["value"] > 5
 
 

@@ -500,7 +500,7 @@ def test_a_collapse_fails_the_check(tmp_path, rng, ends):
     """Also when the run is cut short: its last window is judged."""
     result = check(tmp_path, training(rng, collapses_at=4, ends=ends))
     assert (result.returncode, result.stderr) == (1, "")
-    assert "critical entropy_collapse since epoch 4 step 4: " in result.stdout
+    assert "critical entropy_collapse between steps 2 and 4: " in result.stdout
     assert result.stdout.endswith(f" in 6 windows of {13 if ends else 11} messages\n")
     alerts = json.loads(attnctl(None, "check", tmp_path / "run.rec", "--rules", tmp_path / "rules.yaml", "--json").stdout)
     assert "entropy_collapse" in [alert["rule"] for alert in alerts["alerts"]]
@@ -536,7 +536,7 @@ def test_the_rules_of_a_file_decide(tmp_path, rng):
     off = EPOCHS + "rules:\n  entropy_collapse: {enabled: false}\n  entropy_falls: {enabled: false}\n"
     assert check(tmp_path, training(rng, collapses_at=3), rules=off).returncode == 0
     result = check(tmp_path, training(rng), rules=mine)
-    assert result.returncode == 1 and result.stdout.startswith("warning  mine since epoch 0 step 0: ")
+    assert result.returncode == 1 and result.stdout.startswith("warning  mine from the start: ")
     assert check(tmp_path, training(rng), rules="window: {unit: epoch, length: 6, every: 6}\n").stdout.endswith(
         " in 1 window of 13 messages\n")
 

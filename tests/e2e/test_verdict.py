@@ -82,14 +82,14 @@ def test_it_is_the_same_everywhere_and_the_worst_comes_first():
     assert firing(answer) == FIRING
     for alert in answer["alerts"]:
         assert (alert["stack"], alert["layer"], alert["site"], alert["state"]) == ("decoder", 1, "self", "firing")
-        assert alert["since"] == {"epoch": 0, "step": 5}
+        assert alert["since"] == [3, 5]
     worst, mine = answer["alerts"][:2]
     assert "head 0 has the lowest" in worst["message"] and worst["why"].endswith(".") and "learning rate" in worst["advice"]
     assert "why" not in mine, "it is no rule of attnd's own"
     assert answer["checks"]["judged"] > 5 and "head_silent" in answer["checks"]["unjudged"]
     assert by_http(attnd) == answer and attnd.call("alerts", job="gpt")["firing"] == answer["alerts"]
     said = flat(by_attnctl(attnd, "summary").split("\n\n")[0])
-    assert said == f"critical entropy_collapse since step 5: {worst['message']}; 4 more: attnctl alerts gpt"
+    assert said == f"critical entropy_collapse between steps 3 and 5: {worst['message']}; 4 more: attnctl alerts gpt"
     few = by_control(attnd, limit=2)
     assert (few["alerts"], few["more"]) == (answer["alerts"][:2], True) and by_http(attnd, "&limit=2") == few
     assert by_control(attnd, limit=len(answer["alerts"])) == answer, "a limit that all fit in leaves none out"
@@ -191,7 +191,7 @@ def test_a_restart_answers_the_same(sig):
     assert by_control(attnd) == by_http(attnd) == before
     send(trainer, COLLAPSED, range(9, 12))  # and goes on from there
     after = judged(attnd, 10)
-    assert firing(after) == FIRING and {alert["since"]["step"] for alert in after["alerts"]} == {5}
+    assert firing(after) == FIRING and {alert["since"][1] for alert in after["alerts"]} == {5}
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])

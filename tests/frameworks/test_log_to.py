@@ -102,7 +102,7 @@ def test_the_users_run_has_the_numbers_of_the_api_and_attnd_has_the_users(judgin
     layers = numbers["attnd/lowest_entropy_layer"]
     assert (layers[WINDOW - 1] if WINDOW - 1 in layers else 0, layers[STEPS - 1]) == (0, 1)
     checks = numbers["attnd/failed_checks"]
-    assert checks == {step: sum(alert["since"]["step"] <= step for alert in firing) for step in told} and checks[STEPS - 1] == 1
+    assert checks == {step: sum(alert["since"][1] <= step for alert in firing) for step in told} and checks[STEPS - 1] == 1
     parts = [pytest.approx(answer["cost"]["part"], rel=1e-6) for given, answer in plans if given == ("mine",) and answer["cost"]]
     assert all(value in parts for value in numbers["attnd/capture_cost"].values())
     head = numbers["attnd/lowest_entropy_head"][STEPS - 1]

@@ -183,7 +183,7 @@ def told_by_attnd(daemon, job):
         means = np.array([layer["values"]["mean"][:, place] for layer in entropy])
         layer, head = np.unravel_index(means.argmin(), means.shape)
         of_window = (means.min(), layer, head, max(layer["values"]["max"][:, place].max() for layer in logits),
-                     sum(alert["since"]["step"] <= step for alert in firing))
+                     sum(alert["since"][1] <= step for alert in firing))
         for name, value in zip(found, of_window):
             found[name][step] = pytest.approx(value, rel=1e-6)
     return found

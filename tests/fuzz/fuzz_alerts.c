@@ -90,7 +90,7 @@ static void fuzz_alerts_use(struct alerts *alerts)
     for (uint32_t layer = 0; layer < 2; layer++) {
         REQUIRE(summary_view_init(&view, window, (struct layer_id){STACK_DECODER, layer, SITE_SELF},
                                   "job", run, &about) == 0);
-        REQUIRE(alerts_layer(alerts, &view.result, &sink) == 0);
+        REQUIRE(alerts_layer(alerts, &view.result, ALERTS_OF_ALL, &sink) == 0);
         summary_view_clear(&view);
     }
     REQUIRE(alerts_run(alerts, &facts, &sink) == 0);

@@ -286,7 +286,7 @@ job = result("job") | {
 alert = result("alert") | {
     "rule": "entropy_collapse", "severity": "critical", "state": "firing", "metric": "entropy_normalized"
 } | layer("decoder", 5, "self") | {
-    "head": 3, "value": 0.0625, "bound": 0.125, "since": {"epoch": 2, "step": 1100},
+    "head": 3, "value": 0.0625, "bound": 0.125, "since": [1050, 1100],
     "message": "entropy_normalized of decoder.5.self head 3 is 0.0625, below 0.125 for 2 windows",
     "snapshot": False}
 
@@ -294,7 +294,7 @@ log_result = result("log") | {"values": {"loss": 2.5, "tokens": 4096, "grad_norm
 
 alert_run = result("alert") | {
     "rule": "silence", "severity": "warning", "state": "resolved", "metric": "silence", "stack": None, "layer": None,
-    "site": None, "head": None, "value": None, "bound": 60.0, "since": {"epoch": 3, "step": 70000},
+    "site": None, "head": None, "value": None, "bound": 60.0, "since": [None, 70000],
     "message": "the run has ended", "snapshot": False}
 
 

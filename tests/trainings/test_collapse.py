@@ -146,7 +146,7 @@ def test_a_collapse_is_told_before_the_loss_tells_it_and_a_sane_run_is_silent(tr
 
 def told(alerts):
     """{(rule, what became of it, layer, head, last step of the window, since which step)}, while all tiers train."""
-    return {(alert["rule"], alert["state"], alert["layer"], alert["head"], alert["step"], alert["since"]["step"])
+    return {(alert["rule"], alert["state"], alert["layer"], alert["head"], alert["step"], alert["since"][1])
             for alert in alerts if alert["step"] < TIERS_STEPS and alert["state"] != "firing_at_end"}
 
 

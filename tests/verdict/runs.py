@@ -152,7 +152,7 @@ def judge(run: Dict[str, Any]) -> Dict[str, Any]:
     own = [alert for alert in told if is_of(alert, fault, run["place"])]
     return dict(line, fault=fault._asdict(), place=run["place"], told=names, green=not then,
                 false=sum(alert["step"] < fault.begin for alert in told), right=bool(then) and is_of(then[0], fault, run["place"]),
-                onset=None if from_start else bool(own) and abs(own[0]["since"]["step"] // WINDOW - fault.begin // WINDOW) <= 2,
+                onset=None if from_start else bool(own) and abs(own[0]["since"][1] // WINDOW - fault.begin // WINDOW) <= 2,
                 delay=(own[0]["step"] - fault.begin) / WINDOW if own else None)
 
 

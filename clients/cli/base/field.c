@@ -227,6 +227,30 @@ bool field_is_over(const msgpack_object *run)
     return mpk_is_str(state, "ended") || mpk_is_str(state, "failed");
 }
 
+uint64_t field_began(const msgpack_object *alert)
+{
+    const msgpack_object *since = mpk_find(alert, "since");
+    uint64_t step = 0;
+    if (mpk_items(since) == 2) {
+        mpk_get_u64(&since->via.array.ptr[1], UINT64_MAX, &step);
+    }
+    return step;
+}
+
+const char *field_alert_since(const msgpack_object *alert, char ret_text[FIELD_SINCE_MAX])
+{
+    const msgpack_object *since = mpk_find(alert, "since");
+    uint64_t after = 0;
+    if (mpk_items(since) == 2 && since->via.array.ptr[0].type == MSGPACK_OBJECT_NIL) {
+        snprintf(ret_text, FIELD_SINCE_MAX, "from the start");
+    } else if (mpk_items(since) == 2 &&
+               mpk_get_u64(&since->via.array.ptr[0], UINT64_MAX, &after) == 0) {
+        snprintf(ret_text, FIELD_SINCE_MAX, "between steps %" PRIu64 " and %" PRIu64, after,
+                 field_began(alert));
+    }
+    return ret_text;
+}
+
 const char *field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MAX])
 {
     field_text(alert, "state", ret_text, FIELD_STATE_MAX);

@@ -77,6 +77,14 @@ bool field_node_is_late(const msgpack_object *node);
 
 /* Whether nothing more is to come of a run, by its `state`. */
 bool field_is_over(const msgpack_object *run);
+
+/* When an alert began, for people: "between steps 142 and 144", "from the start"; and the first
+ * step that failed. */
+#define FIELD_SINCE_MAX 64
+const char *field_alert_since(const msgpack_object *alert, char ret_text[FIELD_SINCE_MAX]);
+#define FIELD_SINCE(alert) field_alert_since(alert, (char[FIELD_SINCE_MAX]){""})
+uint64_t field_began(const msgpack_object *alert);
+
 /* The state of an alert, for people: "firing at end". */
 #define FIELD_STATE_MAX 16
 const char *field_alert_state(const msgpack_object *alert, char ret_text[FIELD_STATE_MAX]);

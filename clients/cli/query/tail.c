@@ -141,13 +141,8 @@ static void print_summary(struct cli *cli, const msgpack_object *map)
 
 static void tail_print_alert(struct cli *cli, const msgpack_object *map)
 {
-    const msgpack_object *since = mpk_find(map, "since");
-    fprintf(cli->out, " %s %s %s: %s", FIELD_TEXT(map, "severity"), FIELD_STATE(map),
-            FIELD_TEXT(map, "rule"), FIELD_TEXT(map, "message"));
-    if (since) {
-        fprintf(cli->out, ", since epoch %" PRIu64 " step %" PRIu64, mpk_find_u64(since, "epoch"),
-                mpk_find_u64(since, "step"));
-    }
+    fprintf(cli->out, " %s %s %s: %s, %s", FIELD_TEXT(map, "severity"), FIELD_STATE(map),
+            FIELD_TEXT(map, "rule"), FIELD_TEXT(map, "message"), FIELD_SINCE(map));
 }
 
 static void tail_print_job(struct cli *cli, const msgpack_object *map)

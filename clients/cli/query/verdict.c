@@ -115,10 +115,8 @@ bool verdict_print(struct cli *cli, bool brief)
             snprintf(more, sizeof more, "; %" PRIu32 " more: attnctl alerts %.128s",
                      mpk_items(alerts) - 1, cli->args->words[1]);
         }
-        snprintf(text, sizeof text, "%s %.79s since step %" PRIu64 ": %s%s",
-                 FIELD_TEXT(worst, "severity"), FIELD_TEXT(worst, "rule"),
-                 mpk_find_u64(mpk_find(worst, "since"), "step"), FIELD_TEXT(worst, "message"),
-                 more);
+        snprintf(text, sizeof text, "%s %.79s %s: %s%s", FIELD_TEXT(worst, "severity"),
+                 FIELD_TEXT(worst, "rule"), FIELD_SINCE(worst), FIELD_TEXT(worst, "message"), more);
         text_wrap(text, 0, 0, cli->out);
         verdict_print_unmeasured(cli, "", mpk_find(mpk_find(reply.result, "checks"), "unmeasured"));
     } else if (known) {

@@ -158,7 +158,7 @@ static struct alert alert_of(const msgpack_object *map)
     struct alert alert = {
         .severity = severity_of(map),
         .place = read_place(map),
-        .since_step = mpk_find_u64(mpk_find(map, "since"), "step"),
+        .since_step = field_began(map),
     };
     field_text(map, "rule", alert.rule, sizeof alert.rule);
     field_text(map, "message", alert.message, sizeof alert.message);

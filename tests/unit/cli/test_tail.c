@@ -115,7 +115,7 @@ FAKE_TEST(tail_shows_alerts)
         .has_layer = true,
         .layer = {STACK_DECODER, 2, SITE_SELF},
         .head = 5,
-        .since_epoch = 2,
+        .since_after = 1050,
         .since_step = 1100,
         .message = "entropy_normalized of decoder.2.self head 5 is 0.04, below 0.1 for 3 windows",
     };
@@ -125,7 +125,7 @@ FAKE_TEST(tail_shows_alerts)
     assert_tail_says_of(
         fake, "alert/", "alert/gpt-small/", &map,
         "alert   gpt-small critical firing entropy_collapse: entropy_normalized of "
-        "decoder.2.self head 5 is 0.04, below 0.1 for 3 windows, since epoch 2 step 1100\n");
+        "decoder.2.self head 5 is 0.04, below 0.1 for 3 windows, between steps 1050 and 1100\n");
 }
 
 FAKE_TEST(tail_counts_patterns)

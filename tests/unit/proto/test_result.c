@@ -435,7 +435,7 @@ static struct alert_result alert_of_head(void)
         .head = 3,
         .value = 0.0625,
         .bound = 0.125,
-        .since_epoch = 2,
+        .since_after = 1050,
         .since_step = 1100,
         .message =
             "entropy_normalized of decoder.5.self head 3 is 0.0625, below 0.125 for 2 windows",
@@ -471,7 +471,7 @@ TEST(alert_of_a_run_names_no_layer)
     alert.head = -1;
     alert.value = NONE;
     alert.bound = 60;
-    alert.since_epoch = 3;
+    alert.since_after = ALERT_FROM_START;
     alert.since_step = 70000;
     alert.message = "the run has ended";
     GOLDEN(alert_encode, &alert, "alert_run");

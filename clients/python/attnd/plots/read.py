@@ -323,8 +323,8 @@ def _alerts(word: str, metric: str, wants: Callable[[str, int], bool],
         name = f"{alert.get('stack')}.{alert.get('layer')}.{alert.get('site')}"
         head = -1 if alert.get("head") is None else int(alert["head"])
         if alert.get("metric") in drawn and (alert.get("stack") is None or wants(name, head)):
-            at = alert["since"] if alert.get("state") == "firing" else alert
-            found.append((int(at["step"]), str(alert.get("state"))))
+            step = alert["since"][1] if alert.get("state") == "firing" else alert["step"]
+            found.append((int(step), str(alert.get("state"))))
     return found
 
 

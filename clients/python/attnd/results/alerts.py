@@ -278,7 +278,7 @@ class Alerts:
                 self._page = self._page if page is None else f"{page}#/overview?job={self._job}&run={self._run_id}"
         for line in lines:
             if firing is not None:
-                line.values["failed_checks"] = sum(alert["since"]["step"] <= line.step for alert in firing)
+                line.values["failed_checks"] = sum(alert["since"][1] <= line.step for alert in firing)
             if self._cost is not None:
                 line.values["capture_cost"] = self._cost
             if self._page is not None:

@@ -92,7 +92,7 @@ static void past_put_alert(struct mpk_writer *reply, enum alert_state state, boo
         .head = of_run ? -1 : 2,
         .value = of_run ? NAN : 0.03125,
         .bound = 0.1,
-        .since_epoch = 3,
+        .since_after = 1100,
         .since_step = 1150,
         .message = of_run ? "silent" : "entropy of head 2 is low",
     };

@@ -168,7 +168,7 @@ static void top_maps_put_alert(struct mpk_writer *writer, uint32_t layer, int32_
         .head = head,
         .value = 0.05,
         .bound = 0.1,
-        .since_epoch = 2,
+        .since_after = 15,
         .since_step = 20,
         .message = message,
         .why = "Why it matters.",

@@ -26,7 +26,7 @@ struct told {
     struct layer_id layer;
     int32_t head;
     double value, bound;
-    uint64_t epoch, since_epoch, since_step;
+    uint64_t epoch, since_after, since_step;
 };
 
 struct alerts_fixture {
@@ -52,7 +52,7 @@ static inline void alerts_on_event(void *data, const struct alert_result *event)
                           .value = event->value,
                           .bound = event->bound,
                           .epoch = event->common.epoch,
-                          .since_epoch = event->since_epoch,
+                          .since_after = event->since_after,
                           .since_step = event->since_step};
     assert_string_equal(event->common.job, "gpt");
     assert_memory_equal(event->common.run, run_id, RUN_BYTES);
@@ -127,6 +127,7 @@ static inline void alerts_fill(struct alerts_window *w, const struct alerts_fixt
 {
     *w = (struct alerts_window){.summary = {.common = alerts_common_of(f), .heads = heads}};
     w->summary.layer.id = (struct layer_id){STACK_DECODER, 3, SITE_SELF};
+    w->summary.window.first = w->summary.window.last = f->epoch;
     w->summary.layer.rows = 100;
     w->summary.layer.row_sum_error = 0;
     w->summary.layer.shape[3] = 50;
@@ -140,7 +141,7 @@ static inline void alerts_fill(struct alerts_window *w, const struct alerts_fixt
 static inline void give_run(struct alerts_fixture *f, uint64_t messages, uint64_t lost,
                             uint64_t dropped)
 {
-    struct alert_run run = {alerts_common_of(f), messages, lost, dropped, 0};
+    struct alert_run run = {alerts_common_of(f), ALERTS_OF_ALL, messages, lost, dropped, 0};
     assert_int_equal(alerts_run(f->alerts, &run, &f->sink), 0);
     f->epoch++;
 }
@@ -152,7 +153,7 @@ static inline void end_window(struct alerts_fixture *f)
 
 static inline void give_window(struct alerts_fixture *f, const struct alerts_window *w)
 {
-    assert_int_equal(alerts_layer(f->alerts, &w->summary, &f->sink), 0);
+    assert_int_equal(alerts_layer(f->alerts, &w->summary, ALERTS_OF_ALL, &f->sink), 0);
     end_window(f);
 }
 

@@ -16,14 +16,39 @@ ALERTS_TEST(a_rule_fires_after_its_windows_and_is_resolved_at_clear)
     assert_int_equal(told->head, 0);
     assert_true(told->value == 0.04 && told->bound == 0.1);
     assert_int_equal(told->epoch, 3);
-    assert_int_equal(told->since_epoch, 1);
+    assert_int_equal(told->since_after, 0);
     assert_int_equal(told->since_step, 10);
     is_quiet(f, 0.01);
     is_quiet(f, 0.15);
     told = resolves(f, 0.2, OF_HEAD(0) "0.2, no longer below 0.1 (clear at 0.2)");
     assert_true(told->value == 0.2 && told->bound == 0.1);
-    assert_int_equal(told->since_epoch, 1);
+    assert_int_equal(told->since_after, 0);
     is_quiet(f, 0.3);
+}
+
+/* Windows end at steps 0, 10, 20, ...: one that passes says that all was well up to the end of the
+ * one before it. */
+ALERTS_TEST(an_alert_began_between_the_last_that_passed_and_the_first_that_failed)
+{
+    start_mine(f, ENTROPY "below: 0.1, clear: 0.2, each: head, for: 2");
+    is_quiet(f, 0.5);
+    is_quiet(f, 0.5); /* step 10: well up to 0 */
+    is_quiet(f, 0.05);
+    is_quiet(f, 0.15); /* step 30: well up to 20, a new row */
+    is_quiet(f, NONE); /* says nothing */
+    is_quiet(f, 0.05); /* step 50 */
+    save_and_restore(f);
+    const struct told *told = fires(f, 0.05, OF_HEAD(0) "0.05, below 0.1 for 2 windows");
+    assert_int_equal(told->since_after, 20);
+    assert_int_equal(told->since_step, 50);
+    is_quiet(f, 0.15); /* between bound and clear it goes on as the same */
+    told = resolves(f, 0.3, OF_HEAD(0) "0.3, no longer below 0.1 (clear at 0.2)");
+    assert_int_equal(told->since_after, 20);
+    assert_int_equal(told->since_step, 50);
+    is_quiet(f, 0.05);
+    told = fires(f, 0.05, OF_HEAD(0) "0.05, below 0.1 for 2 windows");
+    assert_int_equal(told->since_after, 70);
+    assert_int_equal(told->since_step, 90);
 }
 
 ALERTS_TEST(a_value_between_bound_and_clear_ends_a_row_of_windows)
@@ -161,11 +186,11 @@ ALERTS_TEST(a_run_is_the_mean_over_its_layers_at_the_end_of_a_window)
     struct result_stat sinks = {.mean = 1, .count = 1};
     struct alerts_window w;
     alerts_fill(&w, f, METRIC_ENTROPY_NORMALIZED, 2, (double[]){0.4, 0.4});
-    alerts_layer(f->alerts, &w.summary, &f->sink);
+    alerts_layer(f->alerts, &w.summary, ALERTS_OF_ALL, &f->sink);
     w.summary.layer.id.layer = 4;
     w.stat[0].mean = w.stat[1].mean = 0.1;
     w.summary.sink_rate = &sinks;
-    alerts_layer(f->alerts, &w.summary, &f->sink);
+    alerts_layer(f->alerts, &w.summary, ALERTS_OF_ALL, &f->sink);
     expect_silence(f);
     end_window(f);
     const struct told *told = alerts_expect(
@@ -369,7 +394,7 @@ ALERTS_TEST(the_error_of_a_mean_of_heads_is_at_most_that_of_a_head)
                     "  runs: {" ENTROPY "below: 0.3, each: run}\n");
     struct alerts_window w;
     fill_sampled(&w, f, METRIC_ENTROPY_NORMALIZED, 3, (double[]){0.2, 0.2, 0.2});
-    alerts_layer(f->alerts, &w.summary, &f->sink);
+    alerts_layer(f->alerts, &w.summary, ALERTS_OF_ALL, &f->sink);
     expect_firing(f, OF_LAYER " is 0.2" SAMPLED("0.15") ", below 0.3");
     w.summary.layer.id.layer = 4; /* another has all its rows */
     w.summary.layer.rows_of = w.summary.layer.rows;
@@ -490,13 +515,13 @@ ALERTS_TEST(what_fires_at_the_end_stays_as_it_is)
     const struct told *told = alerts_expect(f, ALERT_FIRING_AT_END, text);
     assert_true(told->value == 0.2 && told->bound == 0.5);
     assert_int_equal(told->epoch, 2);
-    assert_int_equal(told->since_epoch, 0);
+    assert_int_equal(told->since_after, ALERT_FROM_START);
     end_run(f, true);
     expect_silence(f); /* it is told once */
     for (int restart = 0; restart < 2; restart++) {
         alerts_each(f->alerts, &f->sink);
         told = alerts_expect(f, ALERT_FIRING_AT_END, text);
-        assert_true(told->value == 0.2 && told->bound == 0.5 && told->since_epoch == 0);
+        assert_true(told->value == 0.2 && told->bound == 0.5 && told->since_step == 0);
         expect_silence(f);
         save_and_restore(f);
     }

@@ -67,6 +67,7 @@ static void begin_window(struct quantity_fixture *f, struct layer_id id)
 {
     f->summary = (struct summary_result){.common = {"gpt", run_id, 0, f->step, 0}, .heads = HEADS};
     f->summary.layer.id = id;
+    f->summary.window.first = f->summary.window.last = f->step;
     f->summary.layer.rows = 100;
     f->summary.invalid_share = f->invalid;
     memset(f->invalid, 0, sizeof f->invalid);
@@ -86,13 +87,13 @@ static void put_means(struct quantity_fixture *f, enum metric metric, const doub
 static const struct alert_numbers *take_window(struct quantity_fixture *f)
 {
     struct alert_layer *layer = alert_layer_get(f->alerts, f->summary.layer.id);
-    assert_int_equal(alert_numbers_take(f->alerts, layer, &f->summary), 0);
+    assert_int_equal(alert_numbers_take(f->alerts, layer, &f->summary, ALERTS_OF_ALL), 0);
     return layer->numbers;
 }
 
 static void judge_window(struct quantity_fixture *f)
 {
-    assert_int_equal(alerts_layer(f->alerts, &f->summary, &f->sink), 0);
+    assert_int_equal(alerts_layer(f->alerts, &f->summary, ALERTS_OF_ALL, &f->sink), 0);
 }
 
 static void end_window(struct quantity_fixture *f)
@@ -485,7 +486,7 @@ QUANTITY_TEST(rows_became_invalid_first_in_the_first_layer_with_more_than_others
     expect_told(f, ALERT_FIRING, decoder_1, 2);
     assert_string_equal(f->message,
                         "rows became invalid: first in head 2 of decoder.1.self, between "
-                        "steps 2 and 3: 60 % of its rows");
+                        "steps 0 and 3: 60 % of its rows");
     judge_invalid(f, all_invalid, all_invalid);
     double share = 0;
     struct alert_sink sink = {keep_origin_share, NULL, &share};
@@ -508,93 +509,9 @@ QUANTITY_TEST(where_all_heads_are_invalid_alike_nobody_saw_the_origin)
     assert_string_equal(f->told.rule, "first_invalid");
     assert_false(f->told.has_layer);
     assert_string_equal(f->message, "rows of all heads are invalid alike: no capture saw where "
-                                    "that began, between steps 1 and 2");
+                                    "that began, between steps 0 and 2");
     judge_invalid(f, none_invalid, none_invalid);
     assert_string_equal(f->message, "no rows are invalid any more");
-}
-
-static void capture(struct quantity_fixture *f, uint64_t step, struct layer_id id,
-                    const double *shares)
-{
-    struct result_common common = {"gpt", run_id, 0, step, 0};
-    for (uint32_t h = 0; h < HEADS; h++) {
-        alerts_capture(f->alerts, &common, id, h, shares[h]);
-    }
-}
-
-/* The step of decoder.0 comes again from another rank, which has not got as far. */
-QUANTITY_TEST(a_captured_step_with_invalid_rows_is_judged_when_it_is_over)
-{
-    struct result_common now = {"gpt", run_id, 0, 90, 0};
-    capture(f, 30, decoder_0, none_invalid);
-    capture(f, 30, decoder_1, none_invalid);
-    capture(f, 60, decoder_0, none_invalid);
-    capture(f, 60, decoder_1, (double[]){0, 0, 0.6, 0});
-    capture(f, 60, decoder_0, none_invalid);
-    assert_false(alerts_has_invalid(f->alerts, 60, false));
-    assert_true(alerts_has_invalid(f->alerts, 90, false));
-    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
-    assert_false(alerts_has_invalid(f->alerts, 90, false));
-    expect_told(f, ALERT_FIRING, decoder_1, 2);
-    assert_string_equal(f->message,
-                        "rows became invalid: first in head 2 of decoder.1.self, between "
-                        "steps 30 and 60: 60 % of its rows");
-    capture(f, 90, decoder_0, all_invalid);
-    assert_false(alerts_has_invalid(f->alerts, 120, false));
-    f->step =
-        29; /* a window that ended before says nothing of it, its own window no more than it */
-    judge_invalid(f, none_invalid, none_invalid);
-    f->step = 60;
-    judge_invalid(f, all_invalid, all_invalid);
-    assert_int_equal(f->count, 1);
-    expect_told(f, ALERT_FIRING, decoder_1, 2);
-    judge_invalid(f, none_invalid, none_invalid);
-    assert_string_equal(f->message, "no rows are invalid any more");
-    capture(f, 150, decoder_1, all_invalid);
-    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
-    assert_string_equal(f->message, "rows of all heads are invalid alike: no capture saw where "
-                                    "that began, between steps 61 and 150");
-}
-
-/* Also when it is of the layer that has the invalid rows. */
-QUANTITY_TEST(a_rank_that_lags_behind_does_not_hide_invalid_rows)
-{
-    struct result_common now = {"gpt", run_id, 0, 90, 0};
-    capture(f, 30, decoder_0, none_invalid);
-    capture(f, 60, decoder_0, none_invalid);
-    capture(f, 60, decoder_1, (double[]){0, 0, 0.6, 0});
-    capture(f, 30, decoder_1, none_invalid);
-    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
-    expect_told(f, ALERT_FIRING, decoder_1, 2);
-    assert_string_equal(f->message,
-                        "rows became invalid: first in head 2 of decoder.1.self, between "
-                        "steps 30 and 60: 60 % of its rows");
-}
-
-QUANTITY_TEST(a_rank_that_is_a_captured_step_ahead_does_not_hide_where_it_began)
-{
-    struct result_common now = {"gpt", run_id, 0, 120, 0};
-    capture(f, 60, decoder_1, all_invalid); /* the first of all */
-    capture(f, 90, decoder_0, all_invalid);
-    capture(f, 90, decoder_1, all_invalid);
-    assert_false(alerts_has_invalid(f->alerts, 90, true));
-    capture(f, 60, decoder_0, (double[]){0, 0, 0.6, 0});
-    capture(f, 60, decoder_1, all_invalid);
-    assert_true(alerts_has_invalid(f->alerts, 120, true));
-    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
-    expect_told(f, ALERT_FIRING, decoder_0, 2);
-    assert_string_equal(f->message, "rows became invalid: first in head 2 of decoder.0.self, "
-                                    "between steps 0 and 60: 60 % of its rows");
-}
-
-QUANTITY_TEST(heads_without_rows_are_neither_sound_nor_invalid)
-{
-    struct result_common now = {"gpt", run_id, 0, 90, 0};
-    capture(f, 30, decoder_0, (double[]){NONE, 0, 0, NONE});
-    capture(f, 60, decoder_0, (double[]){NONE, 1, 1, NONE});
-    assert_int_equal(alerts_invalid(f->alerts, &now, &f->sink), 0);
-    assert_string_equal(f->message, "rows of all heads are invalid alike: no capture saw where "
-                                    "that began, between steps 30 and 60");
 }
 
 /* metrics.core is off. */
@@ -603,7 +520,7 @@ QUANTITY_TEST(a_window_without_shares_of_heads_has_no_origin)
     begin_window(f, decoder_0);
     f->summary.invalid_share = NULL;
     take_window(f);
-    expect_same(alert_origin_value(f->alerts, false), NONE);
+    expect_same(alert_origin_value(f->alerts), NONE);
 }
 
 /* As where a plan leaves head 0 out. */

@@ -78,7 +78,7 @@ static void history_answers_put_alert(struct past *past, const char *job, uint64
         .head = step % 2 ? 2 : -1,
         .value = step % 2 ? 0.25 : NAN,
         .bound = 0.5,
-        .since_epoch = 1,
+        .since_after = 0,
         .since_step = step - 1,
         .message = "words",
     };
@@ -117,7 +117,7 @@ PAST_TEST(alerts_are_the_maps_that_were_published_newest_first)
     assert_string_equal(past_text(second, "run"), "01010101010101010101010101010101");
     assert_int_equal(past_u64(second, "head"), 2);
     assert_close(past_f64(second, "value"), 0.25, 0);
-    assert_int_equal(past_u64(second, "since.step"), 2);
+    assert_int_equal(past_u64(second, "since.1"), 2);
 }
 
 PAST_TEST(alerts_are_chosen_by_what_they_are)

@@ -108,7 +108,7 @@ STORE_TEST(an_alert_is_stored)
         .head = 6,
         .value = 0.25,
         .bound = NAN,
-        .since_epoch = 7,
+        .since_after = 7,
         .since_step = 8,
         .message = "it fell",
     };
@@ -125,7 +125,7 @@ STORE_TEST(an_alert_is_stored)
         fixture, 2,
         "SELECT count(*) FROM alerts WHERE epoch = 1 AND step = 2 AND time_ns = 3"
         " AND rule = 'collapse' AND severity = 2 AND state = 0 AND metric = 'entropy'"
-        " AND value = 0.25 AND bound IS NULL AND since_epoch = 7 AND since_step = 8"
+        " AND value = 0.25 AND bound IS NULL AND since_after = 7 AND since_step = 8"
         " AND message = 'it fell' AND ((stack = 0 AND layer = 5 AND site = 1 AND head = 6)"
         " OR (stack IS NULL AND layer IS NULL AND site IS NULL AND head = -1))");
 }
