@@ -59,7 +59,10 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
     char value[96], where[128], error[64] = "", change[96] = "", windows[32] = "";
     bool rate = rule_is_rate(rule);
     const char *beyond = rate ? "more than" : rule_condition_name(rule->condition);
-    const char *end = state == ALERT_FIRING_AT_END ? ", when the run ended" : "";
+    char end[ALERT_MESSAGE_MAX / 4];
+    snprintf(end, sizeof end, "%s%s", state == ALERT_FIRING_AT_END ? ", when the run ended" : "",
+             cell->doubtful ? "; or it is induction, which token numbers would tell (tokens=)"
+                            : "");
     if (rule->metric == RULE_SILENCE) {
         if (state == ALERT_RESOLVED) {
             snprintf(ret_text, ALERT_MESSAGE_MAX, "the run has been heard of again");
@@ -142,6 +145,12 @@ void alerts_free(struct alerts **alerts)
 
 /* Telling */
 
+static enum alert_severity alerts_severity(const struct rule *rule, const struct alert_cell *cell)
+{
+    enum alert_severity severity = (enum alert_severity)rule->severity;
+    return cell->doubtful && severity > ALERT_WARNING ? ALERT_WARNING : severity;
+}
+
 /* The newest value of a rate, which its cell does not hold: the newest of the ring. */
 static double value_now(const struct rule *rule, const struct alert_cells *cells, uint32_t index)
 {
@@ -162,7 +171,7 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
     struct alert_result event = {
         .common = alerts->newest,
         .rule = rule->name,
-        .severity = (enum alert_severity)rule->severity,
+        .severity = alerts_severity(rule, cell),
         .state = state,
         .metric = rule_metric_name(rule->metric),
         .has_layer = place->has_layer,
@@ -274,6 +283,7 @@ static int alerts_judge_layer(struct alerts *alerts, uint32_t index, struct aler
         return code;
     }
     alerts_gather(&gathered, rule, layer, summary);
+    cells->cell[0].doubtful = alert_is_doubtful(summary, rule);
     cells->cell[0].worst = rule->metric == RULE_RANK_DISTANCE
                                ? (int32_t)summary->odd_rank
                                : alert_gathered_worst(&gathered, rule);
@@ -310,6 +320,7 @@ static int alerts_judge(struct alerts *alerts, struct alert_layer *layer,
             for (uint32_t h = 0; h < summary->heads && !code; h++) {
                 struct alert_place place = {true, summary->layer.id, (int32_t)h};
                 double value = alert_head_value(layer, summary, rule, h);
+                cells->cell[h].doubtful = alert_is_doubtful(summary, rule);
                 judge_and_tell(alerts, rule, cells, h, &place, value,
                                alert_head_error(summary, rule, h, value), sink);
             }
@@ -497,13 +508,16 @@ typedef void alert_visit(struct alerts *alerts, const struct rule *rule, struct 
                          uint32_t index, const struct alert_place *place, void *data);
 
 static void each_cell(struct alerts *alerts, uint32_t index, struct alert_layer *layer,
-                      alert_visit *visit, void *data)
+                      enum alert_severity severity, alert_visit *visit, void *data)
 {
     const struct rule *rule = alerts->rules[index];
     struct alert_cells *cells = &layer->cells[index];
     for (uint32_t c = 0; c < cells->count; c++) {
         struct alert_place place = {true, layer->id,
                                     rule->each == RULE_EACH_HEAD ? (int32_t)c : -1};
+        if (alerts_severity(rule, &cells->cell[c]) != severity) {
+            continue;
+        }
         place = layer == alerts->whole ? alerts_run_place(alerts, rule) : place;
         visit(alerts, rule, cells, c, &place, data);
     }
@@ -514,13 +528,10 @@ static void each(struct alerts *alerts, alert_visit *visit, void *data)
 {
     for (int severity = ALERT_CRITICAL; severity >= ALERT_INFO; severity--) {
         for (uint32_t i = 0; i < alerts->rule_count; i++) {
-            if (alerts->rules[i]->severity != severity) {
-                continue;
-            }
             for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
-                each_cell(alerts, i, layer, visit, data);
+                each_cell(alerts, i, layer, (enum alert_severity)severity, visit, data);
             }
-            each_cell(alerts, i, alerts->whole, visit, data);
+            each_cell(alerts, i, alerts->whole, (enum alert_severity)severity, visit, data);
         }
     }
 }

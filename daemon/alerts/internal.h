@@ -22,6 +22,7 @@ struct alert_cell {
     bool at_end;             /* was told so: the run ended while it fired */
     bool held_back;          /* counted as beyond alerts.per_window */
     bool armed;              /* has been clear */
+    bool doubtful;           /* of the newest value: alert_is_doubtful */
     uint8_t past_count, past_next; /* of its ring */
     int32_t worst;                 /* of a layer's heads, or ranks, the one farthest out; -1 =
                                       not known */
@@ -201,6 +202,9 @@ double alert_layer_value(const struct alert_layer *layer, const struct summary_r
  * `value`, if that is a mean of rows (KERNELS.md); NaN of any other; 0: all rows were taken. */
 double alert_head_error(const struct summary_result *summary, const struct rule *rule,
                         uint32_t head, double value);
+/* Whether heads that do induction would look the same: token numbers, which tell, are unknown. Such
+ * an alert is a warning at most. */
+bool alert_is_doubtful(const struct summary_result *summary, const struct rule *rule);
 /* `head` counts where the values are of the heads of one layer. */
 void alert_gather(struct alert_gathered *gathered, uint32_t head, double value, double error);
 double alert_gathered_value(const struct alert_gathered *gathered, const struct rule *rule);

@@ -25,7 +25,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are kept as memory has them");
 _Static_assert(sizeof(struct alert_past) == 20, "five floats without a hole");
 enum { PAST_BYTES = sizeof(struct alert_past) };
-enum { FLAG_FIRING = 1, FLAG_TOLD = 2, FLAG_AT_END = 4, FLAGS = 7 };
+enum { FLAG_FIRING = 1, FLAG_TOLD = 2, FLAG_AT_END = 4, FLAG_DOUBTFUL = 8, FLAGS = 15 };
 
 /* Packing */
 
@@ -146,7 +146,8 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
             mpk_put_u64(writer, i);
             mpk_put_u64(writer, cell->held);
             mpk_put_u64(writer, (cell->firing ? FLAG_FIRING : 0u) | (cell->told ? FLAG_TOLD : 0u) |
-                                    (cell->at_end ? FLAG_AT_END : 0u));
+                                    (cell->at_end ? FLAG_AT_END : 0u) |
+                                    (cell->doubtful ? FLAG_DOUBTFUL : 0u));
             mpk_put_u64(writer, cell->passed);
             mpk_put_u64(writer, cell->failed);
             mpk_put_f64(writer, cell->value);
@@ -287,6 +288,7 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object, con
     cell->firing = flags & FLAG_FIRING;
     cell->told = flags & FLAG_TOLD;
     cell->at_end = flags & FLAG_AT_END;
+    cell->doubtful = flags & FLAG_DOUBTFUL;
     cell->passed = passed;
     cell->failed = failed;
     cell->value = value;

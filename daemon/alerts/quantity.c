@@ -17,6 +17,12 @@
 /* Beyond the widest tolerance (of f16 and bf16) a sum is off, unless nobody judged it. */
 #define ROW_SUM_TOLERANCE 2e-2
 
+static double mean_of(const struct summary_result *summary, enum metric metric, uint32_t head)
+{
+    const struct result_stat *stat = summary->stat[metric];
+    return stat && stat[head].count > 0 ? stat[head].mean : NAN;
+}
+
 bool alert_has(const struct summary_result *summary, const struct rule *rule)
 {
     if (rule->metric < METRIC_COUNT) {
@@ -102,6 +108,17 @@ double alert_head_error(const struct summary_result *summary, const struct rule 
     const struct result_stat *stat = &summary->stat[metric][head];
     double error = stat->std / sqrt((double)stat->count);
     return rule->per_key ? error / summary->layer.shape[3] : error;
+}
+
+bool alert_is_doubtful(const struct summary_result *summary, const struct rule *rule)
+{
+    bool is_of_one_key =
+        rule->metric == RULE_SATURATED_ENTROPY || rule->metric == RULE_SATURATED_ALONE;
+    bool knows = summary->layer.id.site == SITE_CROSS;
+    for (uint32_t h = 0; h < summary->heads && is_of_one_key && !knows; h++) {
+        knows = !isnan(mean_of(summary, METRIC_INDUCTION, h));
+    }
+    return is_of_one_key && !knows;
 }
 
 static double alert_value_share(double part, double all)
@@ -201,6 +218,11 @@ int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct
 /* Where head_saturated is clear again, and where entropy_collapse fires. */
 #define ENTROPY_SHARP     0.4
 #define ENTROPY_COLLAPSED 0.25
+/* The largest of these is at most 0.34 in heads that are saturated, and from 0.82 on in heads that
+ * look at one key by their role. */
+#define ROLE_CLEAR 0.7
+static const enum metric role_metrics[] = {METRIC_PREVIOUS_TOKEN, METRIC_NEXT_TOKEN,
+                                           METRIC_INDUCTION, METRIC_DUPLICATE_TOKEN};
 /* Where logits are not known: below the entropy of healthy sharp heads but the sharpest. */
 #define ENTROPY_SATURATED 0.1
 /* Random matrices have half of it, and layers that a model does not need lose even that, slowly: a
@@ -218,12 +240,6 @@ int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct
 #define SINK_LEAST  0.001f
 /* A layer can have been left behind once another one has this. */
 #define FOCUS_OF_OTHERS 0.1
-
-static double mean_of(const struct summary_result *summary, enum metric metric, uint32_t head)
-{
-    const struct result_stat *stat = summary->stat[metric];
-    return stat && stat[head].count > 0 ? stat[head].mean : NAN;
-}
 
 static double saturated_entropy(double entropy, double spread)
 {
@@ -250,16 +266,25 @@ static bool has_jumped(float *before, double entropy, float spread)
     return false;
 }
 
+static bool has_role(const struct summary_result *summary, uint32_t head)
+{
+    bool has = false;
+    for (size_t i = 0; i < sizeof role_metrics / sizeof role_metrics[0]; i++) {
+        has = has || mean_of(summary, role_metrics[i], head) >= ROLE_CLEAR;
+    }
+    return has;
+}
+
 /* One head that is sharp among others may have learned to align: only its logits tell, by their
  * size or their jump. Where the mean of the layer is sharp, entropy_collapse tells it once; where
- * most heads have jumped, the training has. */
+ * most heads have jumped, the training has. A head with a role counts as one that is not sharp. */
 static void put_saturated(struct alert_numbers *numbers, const struct summary_result *summary)
 {
     uint32_t sharp = 0;
     double of_layer = 0;
     for (uint32_t h = 0; h < numbers->heads; h++) {
         struct alert_head_numbers *head = &numbers->head[h];
-        double entropy = mean_of(summary, METRIC_ENTROPY_SANS_FIRST, h);
+        double entropy = has_role(summary, h) ? 1 : mean_of(summary, METRIC_ENTROPY_SANS_FIRST, h);
         double spread = mean_of(summary, METRIC_STD_LOGIT, h);
         bool jumped = has_jumped(&head->past.spread, entropy, (float)spread);
         head->saturated_entropy = saturated_entropy(entropy, spread);

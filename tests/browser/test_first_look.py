@@ -74,7 +74,7 @@ def test_the_worst_alert_stands_first(looked, page):
     assert (worst["layer"], worst["head"], worst["rule"]) == (1, None, "entropy_collapse")
     assert "head 5 has the lowest" in worst["message"]
     text = attention(page)
-    assert text.startswith(f"Needs attention at the end of the run, step {verdict['step']} · 1 layer critical entropy_collapse 1 layer")
+    assert text.startswith(f"Needs attention at the end of the run, step {verdict['step']} · 1 layer warning entropy_collapse 1 layer")
     assert "the last capture that passed" in page.js("return document.querySelector('.attention li [title]').title")
     assert f"{where(worst)} {worst['message']} {began(worst)}" in text and worst["why"] in text and worst["advice"] in text
     size = page.js("const s = (q) => parseFloat(getComputedStyle(document.querySelector(q)).fontSize);"
@@ -112,7 +112,7 @@ def test_attention_is_of_the_moment_that_the_slider_stands_at(looked, page):
     wait_until(lambda: page.js("return document.querySelector('.timeline .rule')?.getAttribute('visibility')") == "visible", "the window")
     text = attention(page)
     assert "when the run ended" not in text
-    assert text.startswith(f"Needed attention in the window to step {last} · 1 layer critical entropy_collapse 1 layer")
+    assert text.startswith(f"Needed attention in the window to step {last} · 1 layer warning entropy_collapse 1 layer")
     value = float(np.mean([np.float32(values[at]) for values in grid["values"]]))
     assert shown(value) in page.texts(".timeline .sick tspan"), "the number of that window"
     assert f"At the newest step, {STEPS - 1}: alerts about 1 layer." in text and "Advice:" in text

@@ -99,17 +99,17 @@ def test_a_collapse_fires_and_is_resolved():
     assert (falls["state"], falls["step"], falls["since"]) == ("firing", 5, [3, 5])
     assert falls["value"] > falls["bound"] == 0.5
     collapse = next_alert(reader, "entropy_collapse")
-    assert (collapse["state"], collapse["severity"], collapse["step"]) == ("firing", "critical", 6)
+    assert (collapse["state"], collapse["severity"], collapse["step"]) == ("firing", "warning", 6)  # no token numbers
     assert (collapse["stack"], collapse["layer"], collapse["site"], collapse["head"]) == ("decoder", 0, "self", None)
     assert collapse["value"] < 0.25 and collapse["since"] == [3, 5]
     assert collapse["message"].startswith("each query looks at one key: saturated_entropy of decoder.0.self (mean of its heads, head ")
-    assert collapse["message"].endswith(", below 0.25 for 2 windows")
+    assert collapse["message"].endswith(", below 0.25 for 2 windows; or it is induction, which token numbers would tell (tokens=)")
     send_steps(trainer, 1, range(10, 13))
     resolved = next_alert(reader, "entropy_collapse")
     assert (resolved["state"], resolved["step"], resolved["bound"]) == ("resolved", 10, 0.25)
     assert resolved["message"].endswith(", no longer below 0.25 (clear at 0.4)")
     assert "entropy_collapse" not in [one["rule"] for one in attnd.call("alerts", job="gpt")["firing"]]
-    wait_log(attnd, " event=alert job=gpt rule=entropy_collapse state=firing severity=critical ")
+    wait_log(attnd, " event=alert job=gpt rule=entropy_collapse state=firing severity=warning ")
     assert attnd.stats()["alerts"] >= 4
 
 
@@ -158,7 +158,7 @@ def test_what_fires_when_the_run_ends_stays_so_after_a_restart_and_a_kill():
     ended = next_alert(reader, "entropy_collapse")
     assert ended["state"] == "firing_at_end"
     assert (ended["since"], ended["bound"]) == (fired["since"], fired["bound"]) == ([None, 0], 0.25)
-    assert 0 <= ended["value"] < 0.25 and ended["message"].endswith(", below 0.25 for 4 windows, when the run ended")
+    assert 0 <= ended["value"] < 0.25 and ", below 0.25 for 4 windows, when the run ended; or " in ended["message"]
     wait_ended(attnd)
     firing, jobs, summary = told(attnd), attnd.call("jobs"), attnd.call("summary", job="gpt")
     assert [one["state"] for one in firing] == ["firing_at_end"] and firing[0]["run"] == trainer.run.hex()
@@ -176,7 +176,7 @@ def test_what_fires_when_the_run_ends_stays_so_after_a_restart_and_a_kill():
         assert [(run["state"], run["step"]) for run in attnd.call("runs", job="gpt")["runs"]] == [("ended", 7)]
         monitored, = attnd.call("monitor")["jobs"]
         assert monitored["state"] == "ended" and monitored["heard_ns"] < jobs[0]["time_ns"] + 60e9
-        assert monitored["firing"] == [{"rule": "entropy_collapse", "severity": "critical", "state": "firing_at_end",
+        assert monitored["firing"] == [{"rule": "entropy_collapse", "severity": "warning", "state": "firing_at_end",
                                         "count": 1}]
 
 

@@ -500,7 +500,7 @@ def test_a_collapse_fails_the_check(tmp_path, rng, ends):
     """Also when the run is cut short: its last window is judged."""
     result = check(tmp_path, training(rng, collapses_at=4, ends=ends))
     assert (result.returncode, result.stderr) == (1, "")
-    assert "critical entropy_collapse between steps 2 and 4: " in result.stdout
+    assert "warning  entropy_collapse between steps 2 and 4: " in result.stdout
     assert result.stdout.endswith(f" in 6 windows of {13 if ends else 11} messages\n")
     alerts = json.loads(attnctl(None, "check", tmp_path / "run.rec", "--rules", tmp_path / "rules.yaml", "--json").stdout)
     assert "entropy_collapse" in [alert["rule"] for alert in alerts["alerts"]]

@@ -4,6 +4,7 @@ kill -9, and from the history when the run is no longer in memory."""
 import json
 import signal
 
+import numpy as np
 import pytest
 from harness import Trainer, attnctl, sharp_maps, wait_until
 from web import Web
@@ -24,8 +25,9 @@ def judging(*settings, config=None):
 def send(trainer, sharpness, steps):
     """Layer 1 has these heads, layer 0 is well."""
     for step in steps:
-        trainer.attention(sharp_maps(WELL, HEADS), step=step, causal=True, layer=0)
-        trainer.attention(sharp_maps(sharpness, HEADS), step=step, causal=True, layer=1)
+        for layer, sharp in enumerate((WELL, sharpness)):
+            maps = sharp_maps(sharp, HEADS)
+            trainer.attention(maps, step=step, causal=True, layer=layer, tokens=np.arange(maps.shape[2], dtype=np.int32)[None] % 5)
 
 
 def collapse(attnd):

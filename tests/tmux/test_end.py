@@ -78,7 +78,7 @@ def test_a_run_that_ended_in_collapse_is_so_for_all_readers_and_after_restarts(o
     attnd = Web("window.unit=step", "window.rank_grace=0", "history.commit=20ms")
     trainer = Trainer(attnd, "gpt")
     for step in range(BYE + 1):
-        trainer.attention(one_key(), step=step)
+        trainer.attention(one_key(), step=step, tokens=np.arange(T, dtype=np.int32)[None] % 5)
     trainer.event("bye", step=BYE)
     attnd.settled(BYE + 2)
     run = trainer.run.hex()

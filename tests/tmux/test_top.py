@@ -17,13 +17,14 @@ from harness import Attnd, Trainer, sharp_maps, wait_until
 pytestmark = pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux: apt install tmux")
 STEPS = ("window.unit=step", "window.rank_grace=0", "drift.windows=2")
 HEADS = 4
+TOKENS = np.arange(16, dtype=np.int32)[None] % 5  # what tells induction from collapse
 
 
 def send_steps(trainer, sharpness, steps, layers=2):
     for step in steps:
         for layer in range(layers):
             noise = 1 + 0.01 * np.sin(7.0 * step + layer + np.arange(HEADS))
-            trainer.attention(sharp_maps(np.asarray(sharpness[layer]) * noise, HEADS), step=step, layer=layer, causal=True)
+            trainer.attention(sharp_maps(np.asarray(sharpness[layer]) * noise, HEADS), step=step, layer=layer, causal=True, tokens=TOKENS)
 
 
 def send_well(trainer, *steps):

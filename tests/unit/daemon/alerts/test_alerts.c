@@ -452,7 +452,7 @@ ALERTS_TEST(a_saturated_head_has_the_error_of_its_entropy_and_a_layer_none)
     struct result_stat spread[2] = {{.mean = 20, .count = 1}, {.mean = 2, .count = 1}};
     struct alerts_window w;
     fill_sampled(&w, f, METRIC_ENTROPY_SANS_FIRST, 2, (double[]){0.2, 0.8});
-    w.summary.stat[METRIC_STD_LOGIT] = spread;
+    w.summary.stat[METRIC_STD_LOGIT] = w.summary.stat[METRIC_INDUCTION] = spread;
     window_fires(f, &w,
                  "saturated_alone of decoder.3.self head 0 is 0.2" SAMPLED("0.05") ", below 0.25");
     expect_firing(
@@ -464,6 +464,38 @@ ALERTS_TEST(a_saturated_head_has_the_error_of_its_entropy_and_a_layer_none)
         f, "saturated_alone of decoder.3.self head 0 is 1, no longer below 0.25 (clear at 0.275)");
     expect_resolved(
         f, "saturated_entropy of decoder.3.self is 1, no longer below 0.9 (clear at 0.95)");
+}
+
+/* Heads that do induction look at one key as well: only the numbers of tokens tell. */
+ALERTS_TEST(without_token_numbers_saturation_is_at_most_a_warning)
+{
+    struct result_stat induction[2] = {{.mean = 0.1, .count = 1}, {.mean = 0.1, .count = 1}};
+    alerts_start(f, "  layer: {metric: saturated_entropy, below: 0.5, severity: critical}\n"
+                    "  other: {metric: entropy_sans_first, below: 0.15, severity: critical}\n");
+    struct alerts_window w;
+    alerts_fill(&w, f, METRIC_ENTROPY_SANS_FIRST, 2, (double[]){0.05, 0.05});
+    give_window(f, &w);
+    assert_int_equal(
+        alerts_expect(f, ALERT_FIRING,
+                      "saturated_entropy of decoder.3.self is 0.05, below 0.5; or it is induction, "
+                      "which token numbers would tell (tokens=)")
+            ->severity,
+        ALERT_WARNING);
+    assert_int_equal(
+        alerts_expect(f, ALERT_FIRING, "entropy_sans_first of decoder.3.self is 0.05, below 0.15")
+            ->severity,
+        ALERT_CRITICAL);
+    OWNED(mpk_writer_clear) struct mpk_writer kept;
+    mpk_writer_init(&kept);
+    assert_int_equal(alerts_pack(f->alerts, &kept), 0);
+    assert_int_equal(alerts_unpack(f->alerts, kept.buffer.data, kept.buffer.size), 0);
+    for (int i = 0; i < 2; i++) { /* the worst comes first */
+        alerts_each(f->alerts, &f->sink);
+        assert_string_equal(f->told[f->seen++].rule, i ? "layer" : "other");
+        assert_string_equal(f->told[f->seen++].rule, i ? "other" : "layer");
+        w.summary.stat[METRIC_INDUCTION] = induction;
+        give_window(f, &w);
+    }
 }
 
 /* The run */

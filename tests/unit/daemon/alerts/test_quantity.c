@@ -193,6 +193,41 @@ QUANTITY_TEST(a_head_that_learns_to_be_sharp_within_windows_is_not_saturated)
     }
 }
 
+QUANTITY_TEST(heads_that_look_at_one_key_by_their_role_are_not_saturated)
+{
+    /* Layer 1 of a model that does induction (seed 1301 of tests/verdict), with other roles. */
+    static const enum metric roles[] = {METRIC_PREVIOUS_TOKEN, METRIC_NEXT_TOKEN, METRIC_INDUCTION,
+                                        METRIC_DUPLICATE_TOKEN};
+    for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++) {
+        for (int window = 0; window < 2; window++) {
+            double spread = window ? 25 : 1;
+            begin_window(f, decoder_0);
+            put_means(f, METRIC_ENTROPY_SANS_FIRST, (double[]){0.02, 0.03, 0.02, 0.04});
+            put_means(f, METRIC_STD_LOGIT, (double[]){spread, spread, spread, spread});
+            put_means(f, roles[i], (double[]){0.7, 0.98, 0.69, 0.34});
+            const struct alert_numbers *numbers = take_window(f);
+            end_window(f);
+            for (int h = 0; h < 4 && window; h++) {
+                expect_same(numbers->head[h].saturated_entropy, h == 2 ? 0.02 : h == 3 ? 0.04 : 1);
+                assert_int_equal(numbers->head[h].is_saturated, h > 1);
+            }
+        }
+        alerts_forget(f->alerts);
+    }
+}
+
+QUANTITY_TEST(a_head_that_loses_its_role_is_saturated_from_then_on)
+{
+    for (int window = 0; window < 4; window++) {
+        begin_window(f, decoder_0);
+        put_means(f, METRIC_ENTROPY_SANS_FIRST, (double[]){0.02, 0.9, 0.9, 0.9});
+        put_means(f, METRIC_STD_LOGIT, (double[]){25, 1, 1, 1});
+        put_means(f, METRIC_INDUCTION, (double[]){window < 2 ? 0.9 : 0.2, 0, 0, 0});
+        expect_same(take_window(f)->head[0].saturated_alone, window < 2 ? 1 : 0.02);
+        end_window(f);
+    }
+}
+
 QUANTITY_TEST(saturation_is_the_layers_where_its_mean_is_sharp_and_else_each_heads)
 {
     for (int all = 0; all < 2; all++) {
