@@ -210,7 +210,7 @@ def test_a_collapse_fires_in_prometheus_and_is_resolved(watched):
 
     def train(step, sharpness):
         for index, value in enumerate((1, sharpness)):
-            trainer.attention(sharp_maps(value, 4, causal=False), layer=index, step=step)
+            trainer.attention(sharp_maps(value, 4, causal=False), layer=index, step=step, tokens=np.arange(16, dtype=np.int32)[None] % 5)
 
     def entropy():
         result = prometheus.query(layer)

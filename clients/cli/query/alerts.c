@@ -108,7 +108,7 @@ int show_alerts(struct cli *cli, const msgpack_object *result)
             out_cell(&table, "%s", FIELD_STATE(alert));
             out_number(&table, mpk_find(alert, "value"));
             out_number(&table, mpk_find(alert, "bound"));
-            out_cell(&table, "step %" PRIu64, field_began(alert));
+            out_cell(&table, "%s", FIELD_SINCE(alert));
         }
         out_print(&table, cli->width, true, cli->out);
     }

@@ -114,7 +114,8 @@ struct alert {
     enum severity severity;
     struct top_place place;
     char rule[80], message[TOP_TEXT_MAX], advice[TOP_TEXT_MAX];
-    uint64_t since_step;
+    char since[FIELD_SINCE_MAX]; /* FIELD_SINCE */
+    uint64_t since_step;         /* the first that failed */
 };
 
 /* A row of the list: a job, and the run that its name means. */

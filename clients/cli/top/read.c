@@ -160,6 +160,7 @@ static struct alert alert_of(const msgpack_object *map)
         .place = read_place(map),
         .since_step = field_began(map),
     };
+    field_alert_since(map, alert.since);
     field_text(map, "rule", alert.rule, sizeof alert.rule);
     field_text(map, "message", alert.message, sizeof alert.message);
     field_text(map, "advice", alert.advice, sizeof alert.advice);

@@ -181,8 +181,8 @@ static struct list *list_begin(struct top_view *view, uint32_t *ret_end)
 
 /* The runs */
 
-/* "each query looks at one key: decoder.1.self.h1 +2 since 271": a message begins with these few
- * words, and that of a rule of one's own with none. */
+/* "each query looks at one key: decoder.1.self.h1 +2 between steps 270 and 271": a message begins
+ * with these few words, and that of a rule of one's own with none. */
 static void put_row_verdict(struct top_view *view, const struct run_row *row, int column)
 {
     char others[32] = "", beside[48] = "";
@@ -217,8 +217,8 @@ static void put_row_verdict(struct top_view *view, const struct run_row *row, in
         snprintf(others, sizeof others, " +%" PRIu32, row->alert_count - 1);
     }
     screen_print(view->screen, view->row, column, width, mark_styles[worst->severity],
-                 "%.*s%s%s%s since %" PRIu64 "%s", length, says, somewhere ? ": " : "",
-                 somewhere ? TOP_PLACE(&worst->place) : "", others, worst->since_step, beside);
+                 "%.*s%s%s%s %s%s", length, says, somewhere ? ": " : "",
+                 somewhere ? TOP_PLACE(&worst->place) : "", others, worst->since, beside);
 }
 
 static void draw_runs(struct top_view *view)
@@ -300,9 +300,9 @@ static void draw_verdict(struct top_view *view)
         return;
     }
     const struct alert *worst = &opened->alerts[0];
-    int used = screen_print(screen, view->row, 1, REST, mark_styles[worst->severity],
-                            "%s %s  %s since step %" PRIu64, marks[worst->severity],
-                            TOP_PLACE(&worst->place), worst->rule, worst->since_step);
+    int used =
+        screen_print(screen, view->row, 1, REST, mark_styles[worst->severity], "%s %s  %s %s",
+                     marks[worst->severity], TOP_PLACE(&worst->place), worst->rule, worst->since);
     if (opened->alert_count > 1) {
         screen_print(screen, view->row, used + 3, REST, STYLE_FAINT, "%s%" PRIu32 " more (Tab)",
                      opened->more ? "at least " : "", opened->alert_count - 1);
@@ -456,9 +456,8 @@ static void draw_alerts(struct top_view *view)
         const struct alert *alert = &opened->alerts[i];
         screen_put(view->screen, view->row, 0, 2, mark_styles[alert->severity],
                    marks[alert->severity]);
-        screen_print(view->screen, view->row, 3, REST, STYLE_PLAIN,
-                     "%-*s  step %-7" PRIu64 " %s: %s", NAME, TOP_PLACE(&alert->place),
-                     alert->since_step, alert->rule, alert->message);
+        screen_print(view->screen, view->row, 3, REST, STYLE_PLAIN, "%-*s  %-27s %s: %s", NAME,
+                     TOP_PLACE(&alert->place), alert->since, alert->rule, alert->message);
         if (i == list->at) {
             screen_choose_row(view->screen, view->row);
         }

@@ -83,6 +83,7 @@ class Decoder(nn.Module):
         self.output = nn.Linear(WIDTH, vocabulary)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.tokens = tokens  # with these attnd tells heads that do induction from heads that collapse
         x = self.character(tokens) + self.position(torch.arange(tokens.shape[1]))
         for block in self.blocks:
             x = block(x)
@@ -125,11 +126,11 @@ def publish(publisher: attnd.Publisher, model: Decoder, step: int, tier: str) ->
         q, k, weights = block.attention.seen
         where: Dict[str, Any] = {"stack": "decoder", "layer": layer, "step": step, "causal": True}
         if tier == "qk":
-            publisher.publish_qk(q, k, **where)
+            publisher.publish_qk(q, k, tokens=model.tokens, **where)
         elif tier == "rows":
             publisher.publish_rows(attnd.device.rows(q, k, causal=True), stack="decoder", layer=layer, step=step)
         else:
-            publisher.publish_attention(weights, **where)
+            publisher.publish_attention(weights, tokens=model.tokens, **where)
     publisher.drain(DRAIN_WAIT_S)  # every step counts here: wait rather than drop
 
 

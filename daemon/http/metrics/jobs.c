@@ -71,7 +71,7 @@ static void metrics_jobs_put_runs(struct metrics_text *text, const struct metric
     metrics_head(text, &in_state);
     for (uint32_t i = 0; (job = metrics_jobs_next(view, &i, labels));) {
         mpk_find_text(job, "state", state, sizeof state);
-        for (int s = 0; s < 3; s++) {
+        for (size_t s = 0; s < sizeof states / sizeof states[0]; s++) {
             strcpy(more, labels);
             metrics_label(more, sizeof more, "state", states[s]);
             metrics_count(text, &in_state, more, strcmp(state, states[s]) == 0);

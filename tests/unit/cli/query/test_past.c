@@ -356,7 +356,7 @@ SAYS(a_run_is_an_option_beside_its_job,
 SAYS(something_firing_is_bad_news,
      {"alerts gpt", 1,
       "SEVERITY  RUN       RULE              WHERE              STATE   VALUE    BOUND  SINCE\n"
-      "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing  0.03125  0.1    step 1150\n"
+      "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing  0.03125  0.1    between steps 1100 and 1150\n"
       "\n"
       "entropy of head 2 is low\n"});
 
@@ -365,7 +365,7 @@ SAYS(an_alert_that_fired_at_the_end_is_bad_news,
       "SEVERITY  RUN       RULE              WHERE              STATE          VALUE    BOUND  "
       "SINCE\n"
       "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing at end  0.03125  0.1    "
-      "step 1150\n"
+      "between steps 1100 and 1150\n"
       "\n"
       "entropy of head 2 is low\n"});
 
@@ -386,7 +386,7 @@ SAYS(calm_is_good_news,
       "  head_twins: needs matrices\n"
       "  mine\n"
       "SEVERITY  RUN       RULE     WHERE    STATE     VALUE  BOUND  SINCE\n"
-      "warning   ab000000  silence  the run  resolved  -      0.1    step 1150\n"
+      "warning   ab000000  silence  the run  resolved  -      0.1    between steps 1100 and 1150\n"
       "there are earlier ones: --count shows more\n"});
 
 SAYS(alerts_of_all_jobs_name_the_job, {"alerts | cut -c1-41", 0,

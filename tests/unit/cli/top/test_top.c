@@ -149,6 +149,7 @@ TOP_TEST(a_row_says_what_is_wrong_or_that_nothing_is)
                                 .place = {"decoder", "self", 1, 2},
                                 .rule = "head_silent",
                                 .message = "the output is dead: 0.01",
+                                .since = "between steps 74 and 75",
                                 .since_step = 75};
     row = model_row(model, "gpt-small");
     row->known = true;
@@ -159,7 +160,7 @@ TOP_TEST(a_row_says_what_is_wrong_or_that_nothing_is)
     read_log(&row->loss, answer_end(&answer));
     answer_free(&answer);
     draw(model, &screen, 180, 24);
-    assert_shows(&screen, "the output is dead: decoder.1.self.h2 +2 since 75");
+    assert_shows(&screen, "the output is dead: decoder.1.self.h2 +2 between steps 74 and 75");
     assert_shows(&screen, "▁ 2.25");
     assert_shows(&screen, "no alerts, 17 checks passed");
 }
@@ -178,10 +179,10 @@ TOP_TEST(a_row_is_of_one_run_and_says_that_another_one_has_alerts)
     assert_shows_not(&screen, "!!");
     assert_shows(&screen, "no alerts, 17 checks passed; 3 fire in another run");
     row->alert_count = 2;
-    row->worst =
-        (struct alert){.severity = SEVERITY_WARNING, .message = "flat: 1", .since_step = 7};
+    row->worst = (struct alert){
+        .severity = SEVERITY_WARNING, .message = "flat: 1", .since = "from the start"};
     draw(model, &screen, 180, 24);
-    assert_shows(&screen, "flat +1 since 7; 1 fires in another run");
+    assert_shows(&screen, "flat +1 from the start; 1 fires in another run");
     assert_int_equal(screen.cells[3 * 180].text[0], '!');
     assert_int_equal(screen.cells[3 * 180 + 1].text[0], ' ');
 }
@@ -232,7 +233,7 @@ TOP_TEST(without_a_run_it_says_how_to_attach_one)
 TOP_TEST(a_run_has_its_verdict_its_time_line_and_its_layers)
 {
     draw(model, &screen, 80, 24);
-    assert_row(&screen, 2, " !! decoder.0.self.h2  entropy_collapse since step 20");
+    assert_row(&screen, 2, " !! decoder.0.self.h2  entropy_collapse between steps 15 and 20");
     assert_row(&screen, 3, " of one head");
     assert_row(&screen, 4, " Lower the learning rate.");
     assert_shows(&screen, "   decoder.0.self.h2     0.22     ▂▂▂▂");
@@ -263,12 +264,13 @@ TOP_TEST(all_alerts_are_a_tab_away)
                      {1, -1, ALERT_CRITICAL}, {0, 3, ALERT_WARNING}, {0, 1, ALERT_INFO}},
                  3);
     draw(model, &screen, 100, 30);
-    assert_shows(&screen, "!! decoder.1.self  entropy_collapse since step 20  2 more (Tab)");
+    assert_shows(&screen,
+                 "!! decoder.1.self  entropy_collapse between steps 15 and 20  2 more (Tab)");
     assert_shows(&screen, "   decoder.0.self.h3     0.23 ");
     keys_press(model, '\t');
     draw(model, &screen, 100, 30);
     assert_shows(&screen, "ALERTS: 3");
-    assert_shows(&screen, "!  decoder.0.self.h3       step 20      entropy_collapse: of one head");
+    assert_shows(&screen, "!  decoder.0.self.h3       between steps 15 and 20     entropy_collapse: of one head");
     assert_shows(&screen, "i  decoder.0.self.h1");
 }
 
