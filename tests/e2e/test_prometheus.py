@@ -9,6 +9,7 @@ import subprocess
 import urllib.parse
 import urllib.request
 
+import numpy as np
 import pytest
 from harness import ATTND, PATIENCE_S, Trainer, free_ports, sharp_maps, softmax_maps, wait_until
 from test_metrics import Scraped
