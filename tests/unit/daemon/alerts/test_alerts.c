@@ -450,9 +450,11 @@ ALERTS_TEST(a_saturated_head_has_the_error_of_its_entropy_and_a_layer_none)
     alerts_start(f, "  head: {metric: saturated_alone, each: head, below: 0.25}\n"
                     "  layer: {metric: saturated_entropy, below: 0.9}\n");
     struct result_stat spread[2] = {{.mean = 20, .count = 1}, {.mean = 2, .count = 1}};
+    struct result_stat induction[2] = {{.mean = 0.1, .count = 1}, {.mean = 0.1, .count = 1}};
     struct alerts_window w;
     fill_sampled(&w, f, METRIC_ENTROPY_SANS_FIRST, 2, (double[]){0.2, 0.8});
-    w.summary.stat[METRIC_STD_LOGIT] = w.summary.stat[METRIC_INDUCTION] = spread;
+    w.summary.stat[METRIC_STD_LOGIT] = spread;
+    w.summary.stat[METRIC_INDUCTION] = induction;
     window_fires(f, &w,
                  "saturated_alone of decoder.3.self head 0 is 0.2" SAMPLED("0.05") ", below 0.25");
     expect_firing(
