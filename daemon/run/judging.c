@@ -169,7 +169,7 @@ void judging_of_message(struct run *run, const struct stream *stream, const stru
         return;
     }
     if (captures_take(run->captures, message->rank_index, stream->index, message,
-                      message->measured) != 0) {
+                      message->measured) == ERR_MEMORY) { /* a full budget cuts the capture */
         log_event(LOG_ERROR, "capture_lacks_message", LOG_STR("job", run->job),
                   LOG_STR("reason", err_slug(ERR_MEMORY)));
     }
@@ -187,7 +187,6 @@ void judging_settle(struct run *run)
     while ((capture = captures_due(run->captures))) {
         judging_of_capture(run, capture);
     }
-    run_charge_kept(run);
 }
 
 void judging_rest(struct run *run)

@@ -36,7 +36,7 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config_cut 
         run->alerts = alerts_new(config, run->job);
     }
     if (config->alerts_enabled) {
-        run->captures = captures_new(config->window_timeout);
+        run->captures = captures_new(config->window_timeout, &run->budget);
     }
     if (config->alerts_enabled && (!run->alerts || !run->captures)) {
         run_free(&run);
@@ -98,7 +98,6 @@ void run_free_state(struct run *run)
     }
     if (run->captures) {
         captures_forget(run->captures);
-        run_charge_kept(run);
     }
 }
 
@@ -155,7 +154,7 @@ uint64_t run_kept_bytes(const struct run *run)
 {
     return HASH_COUNT(run->streams) * stream_bytes(run->track_count) +
            run->tracks[0].window.rank_count * run_rank_bytes(run) +
-           run->sequence_count * SEQUENCE_BYTES + (run->captures ? run->captures->bytes : 0);
+           run->sequence_count * SEQUENCE_BYTES;
 }
 
 void run_charge_kept(struct run *run)

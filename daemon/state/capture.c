@@ -9,6 +9,7 @@
  * recording has none; a count of messages for all ranks together, as one rank's loss would hide
  * another's delay; clocks of two ranks against each other, which differ by hours. */
 #include "daemon/state/capture_internal.h"
+#include "daemon/state/layer_state.h"
 
 #include "daemon/base/block_bytes.h"
 #include "daemon/base/grow.h"
@@ -24,6 +25,7 @@ static void captures_charge(struct captures *captures, uint64_t more, uint64_t l
 {
     assert(captures->bytes + more >= less);
     captures->bytes += more - less;
+    state_budget_charge(captures->budget, more, less);
 }
 
 static uint64_t capture_bytes(const struct capture *capture)
@@ -48,11 +50,12 @@ static void capture_free(struct captures *captures, struct capture *capture)
     free(capture);
 }
 
-struct captures *captures_new(uint64_t timeout_ns)
+struct captures *captures_new(uint64_t timeout_ns, struct state_budget *budget)
 {
     struct captures *captures = calloc(1, sizeof *captures);
     if (captures) {
         captures->timeout_ns = timeout_ns;
+        captures->budget = budget;
         captures->limit = CAPTURE_RING_BYTES;
     }
     return captures;
@@ -281,6 +284,23 @@ void captures_announce(struct captures *captures, uint32_t rank_index, uint32_t 
 
 /* Messages */
 
+/* Whether the budget has room for a layer that is not in the capture yet. Windows come first: it
+ * leaves room for the state of such a layer, of this run or another one. */
+static bool captures_fit(struct captures *captures, const struct capture *capture,
+                         uint32_t stream_index, uint32_t heads)
+{
+    uint64_t room = capture_layer_most(heads) + layer_state_new_bytes(heads);
+    struct capture *oldest = NULL;
+    if (stream_index < capture->layer_count && capture->layer[stream_index]) {
+        return true;
+    }
+    while (!state_budget_fits(captures->budget, room) &&
+           (oldest = captures_take_oldest(captures))) {
+        capture_free(captures, oldest);
+    }
+    return state_budget_fits(captures->budget, room);
+}
+
 /* Makes room for the message first, so that it is in the capture or is not. */
 static int captures_put(struct captures *captures, struct capture *capture, uint32_t rank_index,
                         uint32_t stream_index, const struct message *message,
@@ -288,6 +308,9 @@ static int captures_put(struct captures *captures, struct capture *capture, uint
 {
     const struct header *header = &message->header;
     bool on[METRIC_MATRIX_FIRST];
+    if (!captures_fit(captures, capture, stream_index, header->heads_total)) {
+        return ERR_STATE_LIMIT;
+    }
     for (int m = 0; m < METRIC_MATRIX_FIRST; m++) {
         on[m] = measured->value[m];
     }

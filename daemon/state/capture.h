@@ -16,6 +16,7 @@
 #define DAEMON_STATE_CAPTURE_H
 
 #include "daemon/state/capture_layer.h"
+#include "daemon/state/state_table.h"
 #include "proto/mpk.h"
 
 /* The ring takes this much: 12 captures of 80 x 64 heads and 30 metrics. */
@@ -56,7 +57,8 @@ struct capture_rank {
 struct captures {
     struct capture **of; /* ascending, open ones behind judged ones; owned */
     uint32_t count, open, room;
-    uint64_t bytes, limit;
+    struct state_budget *budget; /* NULL: none */
+    uint64_t bytes, limit;       /* bytes: charged to it */
     uint64_t timeout_ns;
     bool any; /* was judged; the newest one: */
     struct capture_key judged;
@@ -68,8 +70,8 @@ struct captures {
     bool wants[METRIC_MATRIX_FIRST];
 };
 
-/* NULL when out of memory. */
-struct captures *captures_new(uint64_t timeout_ns);
+/* The budget outlives it; NULL: none. NULL when out of memory. */
+struct captures *captures_new(uint64_t timeout_ns, struct state_budget *budget);
 void captures_free(struct captures **captures);
 /* Keeps the smallest and the largest value of this metric as well. Before the first message. */
 void captures_want_extremes(struct captures *captures, enum metric metric);
@@ -83,7 +85,8 @@ int captures_hear(struct captures *captures, uint32_t rank_index, const struct h
 void captures_bye(struct captures *captures, uint32_t rank_index, bool bye);
 /* The rank's hello lists so many layers: 0 is none. */
 void captures_announce(struct captures *captures, uint32_t rank_index, uint32_t layers);
-/* The numbers of a message with rows. Returns 0, or ERR_MEMORY: its capture lacks the message. */
+/* The numbers of a message with rows. Returns 0, ERR_STATE_LIMIT or ERR_MEMORY: its capture lacks
+ * the message. Judged captures make room in the budget. */
 int captures_take(struct captures *captures, uint32_t rank_index, uint32_t stream_index,
                   const struct message *message, const struct measured *measured);
 

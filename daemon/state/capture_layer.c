@@ -29,6 +29,13 @@ uint64_t capture_layer_bytes(const struct capture_layer *layer)
            block_bytes(layer->share_room * sizeof *layer->shares);
 }
 
+uint64_t capture_layer_most(uint32_t heads)
+{
+    size_t counts = (size_t)METRIC_MATRIX_FIRST * heads * sizeof(uint32_t);
+    return block_bytes(sizeof(struct capture_layer)) + block_bytes(counts) +
+           block_bytes(capture_block_size(heads, METRIC_MATRIX_FIRST, METRIC_MATRIX_FIRST));
+}
+
 void capture_layer_free(struct capture_layer **layer_p)
 {
     struct capture_layer *layer = *layer_p;

@@ -42,6 +42,8 @@ void capture_layer_free(struct capture_layer **layer);
 /* No message is in it. Keeps its memory. */
 void capture_layer_clear(struct capture_layer *layer);
 uint64_t capture_layer_bytes(const struct capture_layer *layer);
+/* The bytes of a layer with so many heads, all metrics and extremes, and counts of each head. */
+uint64_t capture_layer_most(uint32_t heads);
 
 /* Gives each head counts of its own. Returns 0 or ERR_MEMORY. */
 int capture_layer_split(struct capture_layer *layer);

@@ -19,7 +19,7 @@ from importlib import metadata
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from . import __version__
-from .base import address as addresses, wire
+from .base import address as addresses, endings
 from .base.local import (INSTALL, Unusable, log_name, page_of, page_refusal, programs, state_directory, version_of,
                          version_order)
 
@@ -352,7 +352,7 @@ def _about_found(daemon: Daemon, endpoint: str) -> Findings:
 def _about_runs(daemon: Daemon) -> Findings:
     """The trainings that go on and say that attention of theirs is not captured, and those of which attnd has none; before
     their first captured step that is nothing odd."""
-    runs = [run for run in daemon.runs if run["state"] not in wire.OVER]
+    runs = [run for run in daemon.runs if run["state"] not in endings.OVER]
     told = {str(run["job"]): daemon.uncaptured[run["run"]] for run in runs if run["run"] in daemon.uncaptured}
     for job, what in sorted(told.items()):
         text, _, remedy = what.partition(". ")

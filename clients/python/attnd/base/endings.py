@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Dict, Optional
 
+OVER = ("ended", "failed")  # states of a run of which nothing more is to come
 TYPE_BYTES, TEXT_BYTES = 128, 256
 Failure = Dict[str, str]
 

@@ -290,9 +290,6 @@ def hello_keys(layers: Sequence[Tuple[Layer, int]], client: str, settings: Optio
 
 
 # ----------------------------------------------------------------------------------------- results
-
-OVER = ("ended", "failed")  # states of a run of which nothing more is to come
-
 # Where a result keeps its numbers; what is outside (shape, window, ...) stays as it came.
 _NUMERIC = ("heads", "sink_rate", "aggregate", "spectrum", "similarity", "weights", "drift")
 _LARGE = (*_NUMERIC, "top_pairs", "head_top_pairs")

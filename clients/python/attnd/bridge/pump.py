@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from fnmatch import fnmatchcase
 from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Sequence, Set, Union
 
-from ..base import flat, wire
+from ..base import endings, flat, wire
 from ..base.once import log
 from ..results.control import Control, ControlError
 from ..results.past import LIMIT_MAX
@@ -127,7 +127,7 @@ class Bridge:
         try:
             jobs: List[Dict[str, Any]] = self._control.jobs() if self._control is not None else []
             self._alive.update(Run(str(job["job"]), str(job["run"])) for job in jobs
-                               if job["state"] not in wire.OVER and self._wants(str(job["job"])))
+                               if job["state"] not in endings.OVER and self._wants(str(job["job"])))
         except (ControlError, TimeoutError, ConnectionError, *_NOT_OF_THIS_PROTOCOL) as error:
             log.warning("the daemon does not say which runs go on: %s", error)
 
@@ -237,7 +237,7 @@ class Bridge:
                           f"attn/alerts/{alert['rule']}", text, alert),), patience)
 
     def _job(self, run: Run, job: Dict[str, Any]) -> None:
-        if job["state"] not in wire.OVER:
+        if job["state"] not in endings.OVER:
             self._alive.add(run)
             return
         self._offer(self._pictures.flush(run))

@@ -25,7 +25,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 import numpy.typing as npt
 
-from ..base import wire
+from ..base import endings
 from ..plots.data import pool, take
 from ..plots.names import PlotError
 from .bundle import bundle
@@ -335,7 +335,7 @@ def _of_job(job: str, run: Optional[str], address: Any, control: Any) -> _Found:
             said = {name: found[name] for name in Layer._fields[4:] if name in found}
             layers.append(Layer(found["values"], **place, **said))
         page = asked.config().get("http.endpoint", "") if layers else ""
-        ended = any(one["job"] == job and one["run"] == live[0]["run"] and one["state"] in wire.OVER
+        ended = any(one["job"] == job and one["run"] == live[0]["run"] and one["state"] in endings.OVER
                     for one in (asked.jobs() if layers else ()))
     finally:
         if control is None:

@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 import numpy as np
 import numpy.typing as npt
 
-from ..base import flat, wire
+from ..base import endings, flat, wire
 from ..bridge import heatmap
 from ..bridge.past import window_text
 from ..bridge.pump import checked_window
@@ -102,7 +102,7 @@ class LivePlot:
     def take(self, result: Dict[str, Any]) -> bool:
         """Whether the result changed what is shown."""
         if result["kind"] == "job":
-            if result["state"] not in wire.OVER:
+            if result["state"] not in endings.OVER:
                 self._turn_to(result["run"])
             if result["run"] != self.run or result["state"] == self.state:
                 return False
@@ -251,7 +251,7 @@ def _follow(subscriber: Subscriber, plot: LivePlot, cell: _Cell, deadline: Optio
             changed |= plot.take(result)
             alive |= plot.state == "active"
         now = time.monotonic()
-        over = (alive and plot.state in wire.OVER) or (deadline is not None and now >= deadline)
+        over = (alive and plot.state in endings.OVER) or (deadline is not None and now >= deadline)
         if changed and (over or now >= due):
             plot.draw()
             cell.show()

@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterator, Optional, Set, Tuple
 
 import numpy as np
 
-from ..base import flat, wire
+from ..base import endings, flat
 
 METRICS = ("entropy", "max_logit")  # that it needs of each head
 QUIET_S = 5.0
@@ -85,7 +85,7 @@ class Windows:
     def _job(self, job: Dict[str, Any]) -> Iterator[Line]:
         if self._told < 0:
             self._layers = {flat.layer_name(layer) for layer in job.get("layers") or ()}
-        self.ended = job["state"] in wire.OVER
+        self.ended = job["state"] in endings.OVER
         if self.ended:
             yield from self._finish()
             self._open, self._partial = self._partial, None

@@ -50,7 +50,7 @@ static void judged_start(struct judged_fixture *f)
     memset(f, 0, sizeof *f);
     config_defaults(&f->config);
     f->alerts = alerts_new(&f->config, "gpt");
-    f->captures = captures_new(UINT64_MAX);
+    f->captures = captures_new(UINT64_MAX, NULL);
     assert_true(f->alerts && f->captures);
     captures_want_extremes(f->captures, METRIC_NEXT_TOKEN);
     f->sink = (struct alert_sink){judged_on_event, NULL, f};

@@ -23,7 +23,7 @@ struct capture_fixture {
 
 static void capture_begin(struct capture_fixture *f)
 {
-    f->captures = captures_new(TIMEOUT);
+    f->captures = captures_new(TIMEOUT, NULL);
     assert_non_null(f->captures);
     captures_want_extremes(f->captures, METRIC_NEXT_TOKEN);
     f->world = f->metrics = 1;
@@ -277,13 +277,43 @@ CAPTURE_TEST(captures_of_an_epoch_come_after_all_of_the_epoch_before)
     assert_int_equal(f->captures->ranks[0].newest.step, 0);
 }
 
+/* Judged captures are freed for it; a layer that does not fit then is missing, and is there when
+ * there is room. */
+CAPTURE_TEST(a_full_budget_cuts_captures)
+{
+    uint64_t layer = capture_layer_most(HEADS) + layer_state_new_bytes(HEADS);
+    struct state_budget budget = {.limit = UINT64_MAX};
+    f->captures->budget = &budget;
+    capture_first(f, 1, 2);
+    for (uint64_t step = 1; step < 4; step++) {
+        capture_layers(f, 0, 2, step);
+        assert_int_equal(capture_judge(f), step);
+    }
+    assert_int_equal(f->captures->count, 4);
+    assert_int_equal(budget.used, f->captures->bytes);
+    budget.limit = budget.used + layer - 1;
+    capture_layers(f, 0, 2, 4); /* in place of step 0 */
+    assert_int_equal(f->captures->of[0]->key.step, 1);
+    assert_int_equal(capture_judge(f), 4);
+    assert_false(f->captures->of[f->captures->count - 1]->cut);
+    budget.limit = 1;
+    assert_int_equal(capture_send(f, 0, 0, 5), ERR_STATE_LIMIT);
+    assert_int_equal(f->captures->count, 2); /* the newest that was judged, and this one */
+    assert_true(f->captures->of[1]->cut);
+    budget.limit = UINT64_MAX;
+    capture_layers(f, 0, 2, 5);
+    assert_int_equal(capture_judge(f), 5);
+    captures_forget(f->captures);
+    assert_int_equal(budget.used, 0);
+}
+
 /* Numbers */
 
 /* Random captures of three ranks with uneven rows against the state of a window with them all. */
 TEST(captures_pooled_are_the_mean_of_the_window)
 {
     enum { CAPTURES = 16, RANKS = 3 };
-    OWNED(captures_free) struct captures *captures = captures_new(TIMEOUT);
+    OWNED(captures_free) struct captures *captures = captures_new(TIMEOUT, NULL);
     OWNED(layer_state_free) struct layer_state *state = layer_state_new(HEADS, 64);
     double sum[METRIC_MATRIX_FIRST][HEADS] = {{0}}, count[METRIC_MATRIX_FIRST][HEADS] = {{0}};
     for (uint64_t step = 0; step < CAPTURES; step++) {
@@ -474,7 +504,7 @@ static void capture_fill(struct capture_fixture *f)
 CAPTURE_TEST(captures_come_back_bit_for_bit)
 {
     OWNED(packed_captures_clear) struct packed_captures packed, again;
-    OWNED(captures_free) struct captures *back = captures_new(TIMEOUT);
+    OWNED(captures_free) struct captures *back = captures_new(TIMEOUT, NULL);
     captures_want_extremes(back, METRIC_NEXT_TOKEN);
     capture_fill(f);
     captures_pack_all(f->captures, &packed);
@@ -496,7 +526,7 @@ CAPTURE_TEST(captures_that_came_back_wait_for_what_may_come_again)
     capture_first(f, 1, 2);
     capture_layers(f, 0, 1, 2);
     captures_pack_all(before, &packed);
-    f->captures = captures_new(TIMEOUT);
+    f->captures = captures_new(TIMEOUT, NULL);
     captures_want_extremes(f->captures, METRIC_NEXT_TOKEN);
     assert_int_equal(captures_unpack_all(f->captures, &packed), 0);
     captures_free(&before);
@@ -511,7 +541,7 @@ CAPTURE_TEST(captures_that_came_back_wait_for_what_may_come_again)
 CAPTURE_TEST(an_older_layer_brings_nothing_that_was_judged)
 {
     OWNED(packed_captures_clear) struct packed_captures old, packed;
-    OWNED(captures_free) struct captures *back = captures_new(TIMEOUT);
+    OWNED(captures_free) struct captures *back = captures_new(TIMEOUT, NULL);
     captures_want_extremes(back, METRIC_NEXT_TOKEN);
     capture_first(f, 1, 2);
     capture_layers(f, 0, 1, 2);
@@ -535,7 +565,7 @@ CAPTURE_TEST(no_damaged_captures_are_believed)
     for (int part = 0; part < 2; part++) {
         size_t size = parts[part]->buffer.size;
         for (size_t at = 0; at < 2 * size; at++) { /* each prefix, and each byte changed */
-            OWNED(captures_free) struct captures *back = captures_new(TIMEOUT);
+            OWNED(captures_free) struct captures *back = captures_new(TIMEOUT, NULL);
             size_t length = at < size ? at : size;
             char *bytes = malloc(length + 1);
             assert_true(back && bytes);
@@ -594,7 +624,7 @@ CAPTURE_TEST(without_memory_a_capture_lacks_one_message)
 {
     for (unsigned nth = 1;; nth++) {
         OWNED(captures_free) struct captures *all = f->captures;
-        f->captures = captures_new(TIMEOUT);
+        f->captures = captures_new(TIMEOUT, NULL);
         heap_fail_at(nth);
         int refused = capture_tell_story(f);
         bool failed = heap_has_failed();
@@ -624,7 +654,7 @@ CAPTURE_TEST(unpacking_fails_whole_where_there_is_no_memory)
     capture_fill(f);
     captures_pack_all(f->captures, &packed);
     for (unsigned nth = 1;; nth++) {
-        OWNED(captures_free) struct captures *back = captures_new(TIMEOUT);
+        OWNED(captures_free) struct captures *back = captures_new(TIMEOUT, NULL);
         captures_want_extremes(back, METRIC_NEXT_TOKEN);
         heap_fail_at(nth);
         int code = captures_unpack_all(back, &packed);
