@@ -270,7 +270,9 @@ TOP_TEST(all_alerts_are_a_tab_away)
     keys_press(model, '\t');
     draw(model, &screen, 100, 30);
     assert_shows(&screen, "ALERTS: 3");
-    assert_shows(&screen, "!  decoder.0.self.h3       between steps 15 and 20     entropy_collapse: of one head");
+    assert_shows(
+        &screen,
+        "!  decoder.0.self.h3       between steps 15 and 20     entropy_collapse: of one head");
     assert_shows(&screen, "i  decoder.0.self.h1");
 }
 
