@@ -138,6 +138,10 @@ static int check_scope(const struct rule_draft *draft, char *reterr)
                                      ? "the metric is about the run as a whole (valid: run)"
                                      : "the metric is about a layer (valid: layer, run)");
     }
+    if (rule->each == RULE_EACH_RUN && rule_is_of_sketches(rule)) {
+        return rule_check_refuse(draft, RULE_KEY_EACH, reterr,
+                                 "sketches are judged layer by layer (valid: head, layer)");
+    }
     if (rule->per_key && (!info.per_key || rule->statistic >= RULE_DELTA)) {
         return rule_check_refuse(draft, RULE_KEY_PER_KEY, reterr,
                                  "the value is not counted in keys (valid: false)");

@@ -182,6 +182,11 @@ bool rule_is_certain(const struct rule *rule)
     return is && rule->windows == 1 && !rule_is_rate(rule);
 }
 
+bool rule_is_of_sketches(const struct rule *rule)
+{
+    return rule->metric >= RULE_WEIGHTS_INVALID && rule->metric <= RULE_RANKS_APART;
+}
+
 const char *rule_metric_name(uint32_t metric)
 {
     return rule_metric_info(metric).name;

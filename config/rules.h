@@ -99,6 +99,8 @@ bool rule_is_of_heads(const struct rule *rule);
 bool rule_is_of_run(const struct rule *rule);
 /* Whether one capture is enough to fire, and so each is judged; else windows are. */
 bool rule_is_certain(const struct rule *rule);
+/* Whether it judges sketches of weights, capture by capture; neither windows nor rows. */
+bool rule_is_of_sketches(const struct rule *rule);
 /* Whether of two values the lower one is nearer to its bound, or farther beyond. */
 bool rule_is_worse_low(const struct rule *rule);
 /* "mean", "abs_shift", ... and "below", "falls_by", ... */

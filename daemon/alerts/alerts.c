@@ -40,6 +40,12 @@ static void alert_message_name_place(const struct rule *rule, const struct alert
     if (pooled) {
         snprintf(all, sizeof all, " (%s of its %s", how, of_heads ? "heads" : "layers");
     }
+    if (rule_is_of_sketches(rule) && place->head >= 0 && cell->worst >= 0 &&
+        cell->worst < PROJECTION_COUNT) {
+        static const char *const matrices[PROJECTION_COUNT] = {"W_q", "W_k", "W_v", "W_o"};
+        snprintf(all, sizeof all, " (%s", matrices[cell->worst]);
+        pooled = true;
+    }
     if (rule->metric == RULE_RANK_DISTANCE && place->has_layer) {
         snprintf(all, sizeof all, " (rank %" PRId32, cell->worst);
         pooled = true;
@@ -89,7 +95,8 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
                  rule_change(rule), rule->within, rule->within == 1 ? "" : "s");
     }
     if (cell->held > 1) {
-        snprintf(windows, sizeof windows, " for %" PRIu32 " windows", cell->held);
+        snprintf(windows, sizeof windows, " for %" PRIu32 " %s", cell->held,
+                 rule_is_of_sketches(rule) ? "captures" : "windows");
     }
     const char *says =
         state == ALERT_RESOLVED ? NULL : rule_says(rule->name, rule_metric_name(rule->metric));
@@ -295,7 +302,8 @@ static int alerts_judge_layer(struct alerts *alerts, uint32_t index, struct aler
 /* Whether it is judged by what comes now. */
 static bool alerts_is_judged(const struct rule *rule, enum alert_by by)
 {
-    return by == ALERTS_OF_ALL || rule_is_certain(rule) == (by == ALERTS_OF_CAPTURES);
+    return !rule_is_of_sketches(rule) &&
+           (by == ALERTS_OF_ALL || rule_is_certain(rule) == (by == ALERTS_OF_CAPTURES));
 }
 
 /* By all rules that judge heads or layers, or gather them for the run. */
@@ -481,6 +489,56 @@ int alerts_capture(struct alerts *alerts, const struct result_common *common,
     }
     int code = alerts_judge_capture(alerts, sink);
     return result ? result : code;
+}
+
+/* Sketches */
+
+/* By one rule. A head of which nothing tells is as it was. */
+static int alerts_judge_sketch(struct alerts *alerts, uint32_t index, struct alert_layer *layer,
+                               const struct sketch_judged *sketch, const struct alert_sink *sink)
+{
+    const struct rule *rule = alerts->rules[index];
+    struct alert_cells *cells = &layer->cells[index];
+    uint32_t fault = rule->metric - RULE_WEIGHTS_INVALID;
+    bool of_layer = rule->metric == RULE_RANKS_APART, by_head = rule->each == RULE_EACH_HEAD;
+    const double *value = of_layer ? &sketch->apart : sketch->fault[fault];
+    struct alert_gathered all = {0};
+    for (uint32_t h = 0; h < (of_layer ? 1 : sketch->heads); h++) {
+        alert_gather(&all, h, value[h], NAN);
+    }
+    int code = alert_cells_get(cells, rule, by_head ? sketch->heads : 1);
+    if (code || all.count == 0) {
+        return code;
+    }
+    cells->judged += cells->judged < UINT32_MAX; /* captures */
+    cells->newest = alerts->windows;
+    for (uint32_t i = 0; i < cells->count; i++) {
+        struct alert_place place = {true, layer->id, by_head ? (int32_t)i : -1};
+        cells->cell[i].worst =
+            by_head ? sketch->matrix[fault][i] : alert_gathered_worst(&all, rule);
+        judge_and_tell(alerts, rule, cells, i, &place,
+                       by_head ? value[i] : alert_gathered_value(&all, rule), NAN, sink);
+    }
+    return 0;
+}
+
+int alerts_sketch(struct alerts *alerts, const struct result_common *common, struct layer_id id,
+                  const struct sketch_judged *sketch, const struct alert_sink *sink)
+{
+    int result = 0;
+    struct alert_layer *layer = alerts->rule_count ? alert_layer_get(alerts, id) : NULL;
+    if (alerts->rule_count == 0) {
+        return 0;
+    }
+    alerts_note(alerts, common);
+    alerts->after = common->step;
+    for (uint32_t i = 0; layer && i < alerts->rule_count; i++) {
+        if (layer->cells[i].applies && rule_is_of_sketches(alerts->rules[i])) {
+            int code = alerts_judge_sketch(alerts, i, layer, sketch, sink);
+            result = result ? result : code;
+        }
+    }
+    return layer ? result : ERR_MEMORY;
 }
 
 int alerts_silence(struct alerts *alerts, const struct result_common *common, double silent_s,

@@ -16,6 +16,7 @@
 #include "config/config.h"
 #include "config/rules.h"
 #include "daemon/state/capture.h"
+#include "daemon/state/sketch_judge.h"
 #include "proto/mpk.h"
 #include "proto/result.h"
 
@@ -38,6 +39,10 @@ void alerts_free(struct alerts **alerts);
 /* A capture: once, after all before it. Returns 0 or ERR_MEMORY: some rules have not judged it. */
 int alerts_capture(struct alerts *alerts, const struct result_common *common,
                    const struct capture *capture, const struct alert_sink *sink);
+
+/* The sketch of a layer in a capture. Returns 0 or ERR_MEMORY: some rules have not judged it. */
+int alerts_sketch(struct alerts *alerts, const struct result_common *common, struct layer_id id,
+                  const struct sketch_judged *sketch, const struct alert_sink *sink);
 
 /* Whether windows or captures are judged by the rules that are certain. */
 enum alert_by {

@@ -150,6 +150,24 @@ static void judging_of_capture(struct run *run, struct capture *capture)
     judging_submit(&closing);
 }
 
+void judging_of_sketch(struct run *run, const struct stream *stream,
+                       const struct sketch_judged *sketch)
+{
+    const struct sketch_capture *capture = &stream->sketch->capture;
+    const struct result_common common = {run->job, run->id, capture->epoch, capture->step,
+                                         capture->time_ns};
+    struct closing closing = {.run = run, .batch = checkpoint_begin(run)};
+    struct alert_sink sink = judging_sink(&closing);
+    run->unsaved = run->alerts_unsaved = true;
+    if (alerts_sketch(run->alerts, &common, stream->id, sketch, &sink) != 0) {
+        log_event(LOG_ERROR, "sketch_not_judged", LOG_STR("job", run->job));
+    }
+    if (closing.batch && closing.events > 0) {
+        checkpoint_alerts(run, closing.batch);
+    }
+    judging_submit(&closing);
+}
+
 void judging_hear(struct run *run, const struct message *message, bool overtakes)
 {
     const struct header *header = &message->header;

@@ -37,4 +37,8 @@ void judging_of_losses(struct run *run);
 /* Asks the rules about silence, and once more when something has come again. On a timer. */
 void judging_of_silence(struct run *run, uint64_t now_ns);
 
+/* The sketch of a layer is finished; its numbers go to the rules. */
+void judging_of_sketch(struct run *run, const struct stream *stream,
+                       const struct sketch_judged *sketch);
+
 #endif

@@ -3,7 +3,13 @@
 
 #include "daemon/base/log.h"
 #include "daemon/run/checkpoint.h"
+#include "daemon/run/judging.h"
 #include "daemon/run/live.h"
+#include "daemon/state/sketch_judge.h"
+#include "proto/err.h"
+
+#include <math.h>
+#include <stdlib.h>
 
 /* Returns 0 or ERR_MEMORY: the history has not got it. */
 static int sketches_keep(struct run *run, const struct stream *stream, const void *numbers,
@@ -30,9 +36,53 @@ static int sketches_keep(struct run *run, const struct stream *stream, const voi
     return code;
 }
 
+static int compare_numbers(const void *a, const void *b)
+{
+    double one = *(const double *)a, other = *(const double *)b;
+    return (one > other) - (one < other);
+}
+
+/* How far the median layer has turned in its newest capture, matrix by matrix; of two the one that
+ * has turned farther; NaN: none tells. */
+static int sketches_median(const struct run *run, double ret_median[PROJECTION_COUNT])
+{
+    double *room = malloc((HASH_COUNT(run->streams) + 1) * sizeof *room);
+    for (int p = 0; p < PROJECTION_COUNT && room; p++) {
+        size_t count = 0;
+        for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
+            const struct sketch *sketch = stream->sketch;
+            if (sketch && sketch->matrix[p].heads && !isnan(sketch->matrix[p].median)) {
+                room[count++] = (double)sketch->matrix[p].median;
+            }
+        }
+        qsort(room, count, sizeof *room, compare_numbers);
+        ret_median[p] = count ? room[count / 2] : NAN;
+    }
+    free(room);
+    return room ? 0 : ERR_MEMORY;
+}
+
+static void sketches_judge(struct run *run, struct stream *stream)
+{
+    double median[PROJECTION_COUNT];
+    struct sketch_judged judged;
+    sketch_measure(stream->sketch);
+    int code = sketches_median(run, median);
+    code = code ? code : sketch_judge(stream->sketch, median, &judged);
+    if (code) {
+        log_event(LOG_ERROR, "sketch_not_judged", LOG_STR("job", run->job));
+        return;
+    }
+    if (run->alerts) {
+        judging_of_sketch(run, stream, &judged);
+    }
+    sketch_judged_clear(&judged);
+}
+
 static void sketches_finish(struct run *run, struct stream *stream)
 {
     struct mpk_writer writer;
+    sketches_judge(run, stream);
     mpk_writer_init(&writer);
     sketch_finish(stream->sketch, &writer);
     run->unsaved = stream->tracks[0].unsaved = true;

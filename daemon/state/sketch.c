@@ -19,6 +19,7 @@
 #define ALL_HELD    UINT64_MAX
 #define HEADS_MAX   65536 /* as limits.heads */
 #define VALUES_SIZE sizeof(struct sketch_values)
+#define HEAD_SIZE   (SKETCH_SETS * VALUES_SIZE + 3 * sizeof(float))
 _Static_assert(SKETCH_PLACES == 64, "a bit for each");
 _Static_assert(VALUES_SIZE == 24 + 4 * SKETCH_PLACES, "no padding: they are stored");
 
@@ -50,6 +51,9 @@ void sketch_free(struct sketch **sketch_p)
     for (int i = 0; i < PROJECTION_COUNT * SKETCH_SETS; i++) {
         free(sketch->matrix[i / SKETCH_SETS].of[i % SKETCH_SETS]);
     }
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        free(sketch->matrix[p].turned);
+    }
     free(sketch->seen);
     free(sketch);
     *sketch_p = NULL;
@@ -63,8 +67,14 @@ static int sketch_make_matrix(struct sketch *sketch, struct sketch_matrix *matri
             return ERR_MEMORY;
         }
     }
+    if (!matrix->turned && !(matrix->turned = calloc(3 * (size_t)heads, sizeof(float)))) {
+        return ERR_MEMORY;
+    }
+    matrix->usual = matrix->turned + heads;
+    matrix->replaced = matrix->usual + heads;
+    matrix->median = NAN;
     matrix->heads = heads;
-    sketch_charge(sketch, sketch->bytes + heads * SKETCH_SETS * VALUES_SIZE);
+    sketch_charge(sketch, sketch->bytes + heads * HEAD_SIZE);
     return 0;
 }
 
@@ -104,7 +114,7 @@ static int sketch_reserve(struct sketch *sketch, const struct header *header, ui
         if (heads && known && heads != known) {
             return ERR_HEADS_CHANGED;
         }
-        more += known ? 0 : heads * SKETCH_SETS * VALUES_SIZE;
+        more += known ? 0 : heads * HEAD_SIZE;
     }
     if (more > 0 && !state_budget_fits(sketch->budget, more)) {
         return ERR_STATE_LIMIT;
@@ -359,7 +369,7 @@ static void sketch_pack_matrix(struct mpk_writer *writer, const char *name,
 {
     size_t size = matrix->heads * VALUES_SIZE;
     bool is_newest = memcmp(matrix->of[SKETCH_CHANGED], matrix->of[SKETCH_NEWEST], size) == 0;
-    mpk_pair_map(writer, name, 4 + SKETCH_SETS);
+    mpk_pair_map(writer, name, 6 + SKETCH_SETS);
     mpk_pair_u64(writer, "heads", matrix->heads);
     mpk_pair_u64(writer, "stored", matrix->stored);
     mpk_pair_bool(writer, "here", matrix->here);
@@ -369,6 +379,8 @@ static void sketch_pack_matrix(struct mpk_writer *writer, const char *name,
         stored_put(writer, sketch_sets[i], left_out ? NULL : matrix->of[i], matrix->heads,
                    VALUES_SIZE);
     }
+    stored_put(writer, "median", &matrix->median, 1, sizeof matrix->median);
+    stored_put(writer, "usual", matrix->usual, 2 * (uint64_t)matrix->heads, sizeof(float));
 }
 
 int sketch_pack(const struct sketch *sketch, struct mpk_writer *writer)
@@ -410,6 +422,11 @@ static int sketch_unpack_matrix(struct sketch *sketch, const msgpack_object *map
     int code = sketch_make_matrix(sketch, matrix, heads);
     if (!code && is_newest) {
         memcpy(matrix->of[SKETCH_CHANGED], matrix->of[SKETCH_NEWEST], heads * VALUES_SIZE);
+    }
+    if (!code) { /* and replaced, behind it */
+        stored_fill(&in, "median", &matrix->median, sizeof matrix->median);
+        stored_fill(&in, "usual", matrix->usual, 2 * heads * sizeof(float));
+        code = in.code;
     }
     return code;
 }

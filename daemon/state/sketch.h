@@ -40,6 +40,11 @@ struct sketch_matrix {
     struct sketch_values *of[SKETCH_SETS]; /* [heads] each; owned */
     bool here, frozen;                     /* in the open capture */
     enum dtype stored;                     /* of the parameter, as the newest message says */
+    /* Of sketch_judge. */
+    float median; /* of `turned`, in the newest capture; NaN: none */
+    float *turned, *usual,
+        *replaced; /* [heads]: in the open capture; the most until then, by the
+                      model's median; whether it was replaced; owned, in a block */
 };
 
 /* A capture, and the message that came last for it: when it was received, and whose it was. */
