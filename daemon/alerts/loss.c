@@ -18,9 +18,10 @@
  *   spike on its way back. It is not known what it is until it stays.
  * Spread and best level stay as they are while the loss is up.
  *
- * Bounds were chosen on synthetic curves: 21 healthy kinds and 6 sick ones, seeds 0 to 59 of each;
- * README.md has what became of them on others. A loss that is flat is not told: a healthy one is
- * flat for most of a run, and whether its level is high nobody knows but who trains. */
+ * Bounds were chosen on synthetic curves of 21 healthy kinds and 6 sick ones
+ * (tests/verdict/losses.py); README.md has what became of them on others. A loss that is flat is
+ * not told: a healthy one is flat for most of a run, and whether its level is high nobody knows but
+ * who trains. */
 #include "daemon/alerts/loss.h"
 
 #include <math.h>
@@ -41,8 +42,6 @@ _Static_assert(sizeof(struct loss) == (21 + LOSS_KEPT) * sizeof(uint64_t), "with
 #define SPREADS_MOST 200
 #define SPREADS_UP   4      /* above the best it is up, */
 #define SHARE_UP     0.15   /* and by this share of the way down */
-#define FALL_SHARE   0.05   /* of the way up, in a third of the length: it falls, */
-#define FALL_SPREADS 0.5    /* unless that is less than these */
 #define SIGMA_OF_MAD 1.4826 /* of a normal distribution: its deviation over the median one, */
 #define SIGMA_OF_UP  2.5066 /* and over the mean of what is above the mean, else 0 */
 #define LARGEST      1e300  /* values beyond it count as this much, so that no sum overflows */
@@ -86,13 +85,13 @@ static double loss_spread(const double *values, uint32_t count)
     return SIGMA_OF_MAD * loss_median(off, count);
 }
 
-/* Whether values, of which three of four are up, came down within the newer half of these. */
-static bool loss_falls(const double *values, uint32_t count, double best, double spread)
+/* Whether values of which three of four are up have come down since they are. Noise makes this true
+ * of every second look at a loss that stays, and so costs some looks. */
+static bool loss_falls(const double *values, uint32_t count)
 {
     uint32_t third = count * 3 / 4 / 2;
-    double then = loss_median(values + count - count * 3 / 4, third);
-    double now = loss_median(values + count - third, third);
-    return now < then - fmax(FALL_SPREADS * spread, FALL_SHARE * (then - best));
+    return loss_median(values + count - third, third) <
+           loss_median(values + count - count * 3 / 4, third);
 }
 
 /* Follows the curve. Returns loss_risen. */
@@ -149,7 +148,7 @@ static double loss_follow(struct loss *loss, double value)
     if (calm || way <= 0 || loss->level <= loss->best + up) {
         return 0;
     }
-    return low <= loss->best + up || loss_falls(newest, length, loss->best, spread)
+    return low <= loss->best + up || loss_falls(newest, length)
                ? NAN
                : fmin(LARGEST, (low - loss->best) / way);
 }

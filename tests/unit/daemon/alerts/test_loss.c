@@ -117,8 +117,7 @@ static void reference_take(struct reference *r, const double *values, int count)
         int of = length * 3 / 4, third = of / 2;
         double then = reference_median(newest + length - of, third);
         double now = reference_median(newest + length - third, third);
-        bool falls = now < then - fmax(spread / 2, (then - r->best) / 20);
-        r->risen = falls || low <= r->best + up ? NAN : (low - r->best) / way;
+        r->risen = now < then || low <= r->best + up ? NAN : (low - r->best) / way;
     }
 }
 
