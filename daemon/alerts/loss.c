@@ -15,7 +15,8 @@
  * - The spread is that of values around the level, its slope taken out, or twice that of the level
  *   above its own slow mean, whichever is more: what has wandered before may do so again.
  * - A loss that is up and falls is one that learns: other data, a restart of the learning rate, a
- *   spike on its way back. It is not known what it is until it stays.
+ *   spike on its way back. It is not known what it is until it stays, unless it is above where it
+ *   began: so high are no data that a model learns.
  * Spread and best level stay as they are while the loss is up.
  *
  * Bounds were chosen on synthetic curves of 21 healthy kinds and 6 sick ones
@@ -148,9 +149,8 @@ static double loss_follow(struct loss *loss, double value)
     if (calm || way <= 0 || loss->level <= loss->best + up) {
         return 0;
     }
-    return low <= loss->best + up || loss_falls(newest, length)
-               ? NAN
-               : fmin(LARGEST, (low - loss->best) / way);
+    bool falls = low <= loss->top && loss_falls(newest, length);
+    return falls || low <= loss->best + up ? NAN : fmin(LARGEST, (low - loss->best) / way);
 }
 
 /* Where it was well. One value near the best among others that are not is a low one of them. */

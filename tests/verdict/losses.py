@@ -339,7 +339,7 @@ def table(rows: List[Dict[str, Any]]) -> List[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Judges synthetic loss curves by the rule loss_rises.")
     parser.add_argument("--judge", default=str(ROOT / "build/tests/verdict/judge_losses"))
-    parser.add_argument("--seeds", default="3000-3059", metavar="FIRST-LAST")
+    parser.add_argument("--seeds", default="4000-4059", metavar="FIRST-LAST")
     options = parser.parse_args()
     first, last = (int(x) for x in options.seeds.split("-"))
     print("\n".join(table(judge_all(options.judge, range(first, last + 1)))))

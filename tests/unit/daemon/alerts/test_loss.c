@@ -117,7 +117,8 @@ static void reference_take(struct reference *r, const double *values, int count)
         int of = length * 3 / 4, third = of / 2;
         double then = reference_median(newest + length - of, third);
         double now = reference_median(newest + length - third, third);
-        r->risen = now < then || low <= r->best + up ? NAN : (low - r->best) / way;
+        bool falls = low <= r->top && now < then;
+        r->risen = falls || low <= r->best + up ? NAN : (low - r->best) / way;
     }
 }
 
