@@ -171,6 +171,11 @@ bool rule_is_of_run(const struct rule *rule)
     return rule_metric_info(rule->metric).finest == RULE_EACH_RUN;
 }
 
+bool rule_is_of_loss(const struct rule *rule)
+{
+    return rule->metric == RULE_LOSS_BROKEN || rule->metric == RULE_LOSS_RISEN;
+}
+
 bool rule_is_certain(const struct rule *rule)
 {
     static const enum rule_metric certain[] = {RULE_INVALID_ORIGIN, RULE_INVALID_SHARE,

@@ -97,6 +97,8 @@ const char *rule_metric_name(uint32_t metric);
 bool rule_is_of_heads(const struct rule *rule);
 /* Whether it judges what only the run has a number of. */
 bool rule_is_of_run(const struct rule *rule);
+/* Whether it judges each value of the loss that is logged. */
+bool rule_is_of_loss(const struct rule *rule);
 /* Whether one capture is enough to fire, and so each is judged; else windows are. */
 bool rule_is_certain(const struct rule *rule);
 /* Whether it judges sketches of weights, capture by capture; neither windows nor rows. */

@@ -6,6 +6,7 @@
 #include "daemon/internal.h"
 #include "daemon/run/checkpoint.h"
 #include "daemon/run/closing.h"
+#include "daemon/run/judging.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -28,13 +29,15 @@ struct merging_log {
     struct named_values values;
     struct named_value value[LOG_VALUES_MAX];
     char name[LOG_VALUES_MAX][NAMED_NAME_MAX + 1];
+    uint32_t rank; /* the first one of the node: which one has logged is not known */
 };
 
-static void merging_publish_log(struct run *run, struct merging_log *log)
+static void merging_publish_log(struct run *run, struct merging_log *log, struct store_batch *batch)
 {
     if (log->values.count > 0) {
         log->values.list = log->value;
         log->result.values = &log->values;
+        judging_of_log(run, &log->result, log->rank, batch);
         run_publish_log(run, &log->result);
         log->values.count = 0;
     }
@@ -51,7 +54,7 @@ static int merging_add_point(struct run *run, struct store_batch *batch, const m
     struct result_common *common = &log->result.common;
     if (log->values.count == LOG_VALUES_MAX || common->step != point.step ||
         common->time_ns != point.time_ns) {
-        merging_publish_log(run, log);
+        merging_publish_log(run, log, batch);
     }
     *common = (struct result_common){run->job, run->id, point.epoch, point.step, point.time_ns};
     uint32_t i = log->values.count++;
@@ -85,10 +88,12 @@ static int merging_take_body(struct run *run, const struct merged *merged)
             run->unsaved = true;
             run_publish_job(run);
         }
+        const msgpack_object_array *ranks = &body.ranks_found->via.array;
+        log.rank = ranks->size > 0 ? (uint32_t)ranks->ptr[0].via.u64 : 0;
         for (uint32_t i = 0; i < body.points_found->via.array.size && !code; i++) {
             code = merging_add_point(run, batch, &body.points_found->via.array.ptr[i], &log);
         }
-        merging_publish_log(run, &log);
+        merging_publish_log(run, &log, batch);
         if (!code && body.settings && batch) {
             code = batch_settings(batch, body.settings, body.settings_size);
         }

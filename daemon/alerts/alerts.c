@@ -134,6 +134,7 @@ struct alerts *alerts_new(const struct config *config, const char *job)
     snprintf(alerts->job, sizeof alerts->job, "%s", job);
     alerts->newest = (struct result_common){.job = alerts->job, .run = alerts->run};
     alerts->per_window = (uint32_t)config->alerts_per_window;
+    loss_init(&alerts->loss);
     alerts->begun = ALERT_FROM_START;
     return alerts;
 }
@@ -192,7 +193,9 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
         .why = rule_why(rule->name, rule_metric_name(rule->metric)),
         .advice = rule_advice(rule->name, rule_metric_name(rule->metric)),
     };
-    if (rule->metric == RULE_LOST_SHARE && alerts->other_heads && state != ALERT_RESOLVED) {
+    if (rule_is_of_loss(rule)) {
+        loss_message(&alerts->loss, rule, cell, state, message);
+    } else if (rule->metric == RULE_LOST_SHARE && alerts->other_heads && state != ALERT_RESOLVED) {
         event.why = "a layer has another number of heads than before, as after heads were removed";
         event.advice = "A layer has one number of heads in a run. End the watch and begin another, "
                        "which is another run.";
@@ -369,6 +372,9 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary, en
 
 static double run_value(struct alerts *alerts, uint32_t index, const struct alert_run *run)
 {
+    if (rule_is_of_loss(alerts->rules[index])) {
+        return NAN; /* alerts_log has judged it; what was held back is told now */
+    }
     if (alerts->rules[index]->metric == RULE_INVALID_ORIGIN) {
         return alert_origin_value(alerts);
     }
@@ -530,6 +536,7 @@ int alerts_sketch(struct alerts *alerts, const struct result_common *common, str
     if (alerts->rule_count == 0) {
         return 0;
     }
+    const struct result_common window = alerts->newest; /* of what the others say */
     alerts_note(alerts, common);
     alerts->after = common->step;
     for (uint32_t i = 0; layer && i < alerts->rule_count; i++) {
@@ -538,7 +545,33 @@ int alerts_sketch(struct alerts *alerts, const struct result_common *common, str
             result = result ? result : code;
         }
     }
+    alerts->newest = window;
     return layer ? result : ERR_MEMORY;
+}
+
+int alerts_log(struct alerts *alerts, const struct log_result *log, uint32_t rank,
+               const struct alert_sink *sink, bool *ret_taken)
+{
+    int result = 0;
+    const struct result_common window = alerts->newest; /* of what the others say */
+    *ret_taken = loss_take(&alerts->loss, rank, &log->common, log->values);
+    if (!*ret_taken) {
+        return 0;
+    }
+    alerts_note(alerts, &log->common);
+    alerts->after = log->common.step;
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        const struct rule *rule = alerts->rules[i];
+        if (rule_is_of_loss(rule)) {
+            bool broken = rule->metric == RULE_LOSS_BROKEN;
+            int code = alerts_judge_run(
+                alerts, i, broken ? loss_broken(&alerts->loss) : loss_risen(&alerts->loss), NAN,
+                sink);
+            result = result ? result : code;
+        }
+    }
+    alerts->newest = window;
+    return result;
 }
 
 int alerts_silence(struct alerts *alerts, const struct result_common *common, double silent_s,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* alerts: judges the captures and windows of one run by the rules of the config (rules.h) and says
  * what begins to fire and what is resolved. Rules that are certain (rule_is_certain) judge
- * captures, all others windows.
+ * captures, those about the loss (rule_is_of_loss) what the training logs, all others windows.
  *
  * A rule is judged per head, per layer or for the run, as it says. It fires when its condition held
  * in `for` windows on end, and is resolved when the value is back at `clear`. When the run
@@ -64,6 +64,12 @@ struct alert_run {
     uint64_t other_heads; /* of those dropped: of layers that had another number of heads */
 };
 int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink);
+
+/* Numbers that a rank of the run has logged together, at the position of `common`: judges the loss,
+ * if it is one of them and has not come before (loss.h). Returns 0 or ERR_MEMORY; *ret_taken:
+ * whether it was. */
+int alerts_log(struct alerts *alerts, const struct log_result *log, uint32_t rank,
+               const struct alert_sink *sink, bool *ret_taken);
 
 /* Nothing has been heard of the run for so long; 0 when something came again. */
 int alerts_silence(struct alerts *alerts, const struct result_common *common, double silent_s,

@@ -113,6 +113,7 @@ void alerts_forget(struct alerts *alerts)
     alerts->masks = alerts->masks_now = (struct alert_masks){0};
     alerts->judged.any = alerts->windows_to.any = false;
     alerts->begun = ALERT_FROM_START;
+    loss_init(&alerts->loss);
     alerts->told = alerts->held_back = alerts->windows = 0;
 }
 
@@ -159,6 +160,10 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
             if (cell->held == 0 && !cell->firing) {
                 cell->passed = cell->well;
                 cell->failed = alerts->newest.step;
+                if (rule->metric == RULE_LOSS_RISEN && alerts->loss.ill != LOSS_NEVER) {
+                    cell->passed = alerts->loss.well; /* it is known late that a loss stays up */
+                    cell->failed = alerts->loss.ill;
+                }
             }
             cell->held += cell->held < UINT32_MAX;
             cell->firing = cell->firing || cell->held >= rule->windows;

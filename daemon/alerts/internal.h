@@ -5,6 +5,7 @@
 #define DAEMON_ALERTS_INTERNAL_H
 
 #include "daemon/alerts/alerts.h"
+#include "daemon/alerts/loss.h"
 #include "daemon/base/hash.h"
 #include "proto/header.h"
 #include "config/rules.h"
@@ -144,6 +145,7 @@ struct alerts {
     } windows_to;
     uint64_t begun; /* step of the first capture that was judged; ALERT_FROM_START */
     struct alert_view view;
+    struct loss loss;
     uint32_t per_window, told, held_back; /* in this window */
     bool other_heads; /* most of the messages that were last lost are of layers whose heads are
                          others */
@@ -231,5 +233,8 @@ struct alert_place {
 };
 
 #define ALERT_MESSAGE_MAX 512
+/* The sentence of a rule about the loss. */
+void loss_message(const struct loss *loss, const struct rule *rule, const struct alert_cell *cell,
+                  enum alert_state state, char ret_text[ALERT_MESSAGE_MAX]);
 
 #endif

@@ -6,7 +6,7 @@
  *                                           past: bin, errors: bin}]}],
  *    windows, heads: [the model's focus, [[layer, bin: what each head keeps, f32, window]...]],
  *    causal, begun, windows_to: [last, step, after] or nil,
- *    origin: [layer, head + 1, share, everywhere]}
+ *    origin: [layer, head + 1, share, everywhere], loss: bin, as memory has it, empty without any}
  *
  * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell;
  * `well` a step per cell, or one where all have the same; `cells` of those
@@ -163,7 +163,7 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
 
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, 13);
+    mpk_put_map(writer, 14);
     mpk_pair_u64(writer, "v", 2);
     put_bin(writer, "run", alerts->run, RUN_BYTES);
     mpk_pair_u64(writer, "epoch", alerts->newest.epoch);
@@ -238,6 +238,8 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
     mpk_put_u64(writer, (uint64_t)(origin->head + 1));
     mpk_put_f64(writer, origin->share);
     mpk_put_u64(writer, origin->everywhere);
+    put_bin(writer, "loss", (const uint8_t *)&alerts->loss,
+            alerts->loss.series == LOSS_NONE ? 0 : sizeof alerts->loss);
     return mpk_writer_ok(writer) ? 0 : ERR_MEMORY;
 }
 
@@ -493,6 +495,13 @@ static int get_all(struct alerts *alerts, const msgpack_object *map)
     to->layer = header_layer_of((uint32_t)key);
     to->head = (int32_t)head - 1;
     to->everywhere = everywhere;
+    const uint8_t *loss = get_bin(map, "loss", sizeof alerts->loss);
+    if (loss) {
+        memcpy(&alerts->loss, loss, sizeof alerts->loss);
+    }
+    if ((!loss && !get_bin(map, "loss", 0)) || !loss_is_sound(&alerts->loss)) {
+        return ERR_STORE_FORMAT; /* and alerts_unpack forgets it */
+    }
     const msgpack_object_array *layers = &focus->ptr[1].via.array;
     code = 0;
     for (uint32_t i = 0; i < layers->size && !code; i++) {

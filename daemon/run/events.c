@@ -67,6 +67,7 @@ static int events_log(struct run *run, const struct header *header)
     if (batch && !code) {
         code = forward_log(run, header, batch);
     }
+    judging_of_log(run, &log, header->rank, batch);
     if (batch) {
         code = events_submit(run, &batch, code);
     }

@@ -215,6 +215,22 @@ void judging_rest(struct run *run)
     }
 }
 
+void judging_of_log(struct run *run, const struct log_result *log, uint32_t rank,
+                    struct store_batch *batch)
+{
+    struct closing closing = {.run = run, .batch = batch};
+    struct alert_sink sink = judging_sink(&closing);
+    bool taken = false;
+    if (run->alerts && alerts_log(run->alerts, log, rank, &sink, &taken) != 0) {
+        log_event(LOG_ERROR, "loss_not_judged", LOG_STR("job", run->job));
+    }
+    run->unsaved = run->unsaved || taken;
+    run->alerts_unsaved = run->alerts_unsaved || taken;
+    if (batch && closing.events > 0) {
+        checkpoint_alerts(run, batch); /* after a kill they are not told again */
+    }
+}
+
 void judging_of_silence(struct run *run, uint64_t now_ns)
 {
     struct closing closing = {.run = run};

@@ -34,6 +34,10 @@ uint32_t judging_unmeasured(const struct run *run, const struct plan *plan,
 
 /* Judges what the run has lost since it was last judged, without a window: none will close. */
 void judging_of_losses(struct run *run);
+/* Lets the rules judge the loss, where a rank has logged it. Their alerts go into `batch`,
+ * beside what was logged (NULL: nothing is kept). */
+void judging_of_log(struct run *run, const struct log_result *log, uint32_t rank,
+                    struct store_batch *batch);
 /* Asks the rules about silence, and once more when something has come again. On a timer. */
 void judging_of_silence(struct run *run, uint64_t now_ns);
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What a training reports itself: its loss, its settings."""
+"""What a training reports itself: its loss, which is judged, and its settings."""
+import math
+import signal
+
 import pytest
 from harness import Attnd, Reader, Trainer, attnctl, softmax_maps, wait_until
 from test_record import Recorder
-
 
 
 def series_of(attnd, **params):
@@ -133,6 +135,59 @@ def test_a_restart_keeps_the_log_and_goes_on(attnd):
     assert attnd.stats()["lost"] == 0
 
 
+def firing(attnd):
+    return [(one["rule"], one["severity"], one["since"], one["message"]) for one in attnd.call("alerts", job="gpt")["firing"]]
+
+
+def kept(attnd, messages):
+    """A kill loses none of the run's, nor an alert."""
+    wait_until(lambda: attnd.messages_kept() == messages, "a checkpoint")
+
+
+def test_a_loss_that_is_not_finite_is_an_alert_with_its_steps_after_a_kill_as_well():
+    attnd = Attnd("history.commit=20ms", "history.checkpoint=100ms")
+    reader, trainer = Reader(attnd, "alert/gpt/"), Trainer(attnd, "gpt")
+    trainer.event("log", step=400, values={"loss": 2.5, "eval_loss": None, "reward": None})
+    trainer.event("log", step=450, values={"loss": None})
+    told = reader.next()[1]
+    assert (told["rule"], told["state"], told["severity"], told["since"]) == ("loss_invalid", "firing", "critical", [400, 450])
+    assert (told["step"], told["value"], told["layer"], told["head"]) == (450, 0.5, None, None)
+    before = [("loss_invalid", "critical", [400, 450],
+               "loss is NaN or infinite since step 450, at step 400 it was finite")]
+    assert firing(attnd) == before
+    kept(attnd, 2)
+    attnd.restart(trainer, sig=signal.SIGKILL)
+    assert firing(attnd) == before
+    again = Reader(attnd, "alert/gpt/")
+    for step in range(500, 500 + 32 * 50, 50):
+        trainer.event("log", step=step, values={"loss": 2.5})
+    over = again.next()[1]
+    assert (over["state"], over["step"], over["message"]) == ("resolved", 2050, "loss is finite again")
+    assert firing(attnd) == []
+
+
+def test_a_loss_that_rises_is_an_alert_with_its_steps_whatever_is_killed_on_the_way():
+    attnd = Attnd("history.commit=20ms", "history.checkpoint=100ms")
+    trainer = Trainer(attnd, "gpt")
+
+    def log(steps):
+        for step in steps:
+            noise = (step * 7919 % 101 - 50) / 1000
+            trainer.event("log", step=10 * step, values={"loss": 1 + 3 * math.exp(-step / 40) + 2.5 * (step >= 200) + noise})
+    log(range(0, 205))
+    kept(attnd, 205)
+    attnd.restart(trainer, sig=signal.SIGKILL)
+    assert firing(attnd) == []
+    log(range(205, 260))
+    kept(attnd, 260)
+    (rule, severity, since, message), = firing(attnd)
+    assert (rule, severity, since) == ("loss_rises", "warning", [1990, 2000]) and message.startswith("loss has risen to 3.")
+    attnd.restart(trainer, sig=signal.SIGKILL)
+    assert firing(attnd) == [(rule, severity, since, message)]
+    assert attnd.call("verdict", job="gpt")["alerts"][0]["rule"] == "loss_rises"
+    assert "loss_rises" in attnctl(attnd, "alerts", "gpt").stdout
+
+
 def test_a_recording_has_what_was_logged_and_replays_it(attnd, rng, tmp_path):
     path = tmp_path / "run.rec"
     recorder = Recorder(attnd, "gpt", path, "--until-end")
@@ -151,6 +206,29 @@ def test_a_recording_has_what_was_logged_and_replays_it(attnd, rng, tmp_path):
     assert [run["settings"] for run in fresh.call("runs")["runs"]] == [{"lr": 0.5}]
     judged = attnctl(attnd, "check", path)
     assert judged.returncode == 0, judged
+
+
+def test_a_recording_is_judged_by_its_loss_as_the_run_was(attnd, rng, tmp_path):
+    path = tmp_path / "run.rec"
+    recorder, trainer = Recorder(attnd, "gpt", path, "--until-end"), Trainer(attnd, "gpt")
+    for step in range(6):
+        trainer.attention(softmax_maps(rng, 1, 2, 8, 8), step=step)
+        trainer.event("log", step=step, values={"loss": None if step in (3, 5) else 4.0 - step})
+    trainer.event("bye", step=5)
+    assert recorder.end()[0] == 0
+
+    def told(of):
+        return [{key: one[key] for key in ("rule", "state", "step", "value", "since", "message")}
+                for one in of.call("alerts", job="gpt")["alerts"]]
+    wait_until(lambda: any(run["job"] == "gpt" for run in attnd.call("runs")["runs"]) and len(told(attnd)) == 2, "the alerts")
+    assert [(one["state"], one["step"], one["since"]) for one in told(attnd)] == [("firing_at_end", 5, [2, 3]), ("firing", 3, [2, 3])]
+    fresh = Attnd()
+    assert attnctl(fresh, "replay", path).returncode == 0
+    wait_until(lambda: any(run["job"] == "gpt" for run in fresh.call("runs")["runs"]) and len(told(fresh)) == 2, "the alerts")
+    assert told(fresh) == told(attnd)
+    judged = attnctl(attnd, "check", path)
+    assert judged.returncode == 1 and judged.stdout.splitlines()[0] == (
+        "critical loss_invalid between steps 2 and 3: loss is NaN or infinite since step 3, at step 2 it was finite")
 
 
 def test_tail_prints_what_is_logged(attnd):

@@ -12,6 +12,7 @@ import time
 import merging
 import msgpack
 import numpy as np
+import pytest
 from fake_node import FakeNode, differences, parts_of, play_merged, wait_merged
 from fleet import ENDED, Hub, Node, Server, Training, whole
 from harness import PATIENCE_S, Reader, Trainer, wait_until
@@ -413,6 +414,18 @@ def test_a_module_and_settings_come_through(server):
     wait_until(lambda: hub.call("runs", job="job")["runs"][0]["settings"] == {"lr": 0.1, "model": "small"}, "settings")
     assert hub.call("windows", job="job")["layers"][0]["module"] == "h.0.attn"
     wait_until(lambda: "loss" in str(hub.call("log", job="job")), "what was logged")
+
+
+def test_a_loss_that_is_not_finite_is_the_hubs_alert_with_the_steps_that_a_node_logged(server):
+    """The other node logs one of its own, which is not followed; and what comes twice counts once."""
+    hub, nodes = Hub(server, "hub"), nodes_of(server, 2)
+    for step, loss in ((10, 2.5), (20, None), (20, None), (30, 2.25)):
+        nodes[0].send(nodes[0].number(nodes[0].run_body(points=[["loss", 0, step, 10**18 + step, loss]])))
+        nodes[1].send(nodes[1].number(nodes[1].run_body(points=[["loss", 0, step - 5, 10**18 + step, 9.0]])))
+    wait_until(lambda: "2.25" in str(hub.call("log", job="job")), "what was logged")
+    alert, = hub.call("alerts", job="job")["firing"]
+    assert (alert["rule"], alert["since"], alert["value"]) == ("loss_invalid", [10, 20], pytest.approx(1 / 3))
+    assert alert["message"].startswith("loss is NaN or infinite now and then, since step 20, at step 10 it was finite: 33 %")
 
 
 def test_node_names_may_be_alike(server):

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes as packed alerts, of the rules that there are by default: what is accepted is packed
- * into what gives the same again, says what fires, judges a window and resolves. */
+ * into what gives the same again, says what fires, judges a window and
+ * what is logged, and resolves. */
 #include "tests/fuzz/fuzz.h"
 
 #include "daemon/alerts/alerts.h"
@@ -94,6 +95,15 @@ static void fuzz_alerts_use(struct alerts *alerts)
         summary_view_clear(&view);
     }
     REQUIRE(alerts_run(alerts, &facts, &sink) == 0);
+    for (uint64_t i = 0; i < 40; i++) {
+        static const double values[] = {1, 1e300, -1e300, 0, 2};
+        struct named_value loss = {"loss", i % 9 == 8 ? NAMED_NONE : NAMED_NUMBER,
+                                   values[i * i % 5], false, NULL};
+        const struct named_values logged = {&loss, 1, NULL};
+        const struct log_result log = {{"job", run, 3, 4 + i, 5 + i}, &logged};
+        bool taken;
+        REQUIRE(alerts_log(alerts, &log, 0, &sink, &taken) == 0);
+    }
     REQUIRE(alerts_silence(alerts, &common, 1e6, &sink) == 0);
     alerts_end(alerts, &common, true, &sink);
     events = 0;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/fuzz/trained.h"
 
+#include "daemon/run/judging.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/unit/daemon/state/measured.h"
 
@@ -50,6 +51,15 @@ void trained_fill(struct registry *registry, const char *job)
                 queue_finish(run, message);
             }
             REQUIRE(queue_take(run) == message && message->code == 0);
+            if (layer == 1) { /* and it logs its loss, which ends as NaN */
+                const bool last = step + 1 == TRAINED_STEPS;
+                struct named_value loss = {"loss", last ? NAMED_NONE : NAMED_NUMBER,
+                                           1 + 1 / (1 + (double)step), false, NULL};
+                const struct named_values values = {&loss, 1, NULL};
+                const struct log_result log = {{job, run->id, 0, step, message->received_ns},
+                                               &values};
+                judging_of_log(run, &log, 0, NULL);
+            }
             measured_message_free(&made);
         }
     }
