@@ -8,7 +8,6 @@
 #include "daemon/state/sketch_judge.h"
 #include "proto/err.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 /* Returns 0 or ERR_MEMORY: the history has not got it. */
@@ -36,38 +35,34 @@ static int sketches_keep(struct run *run, const struct stream *stream, const voi
     return code;
 }
 
-static int compare_numbers(const void *a, const void *b)
+/* How far the median layer has turned in its newest capture, matrix by matrix. Returns 0 or
+ * ERR_MEMORY. */
+static int sketches_median(const struct run *run, struct sketch_median ret_median[PROJECTION_COUNT])
 {
-    double one = *(const double *)a, other = *(const double *)b;
-    return (one > other) - (one < other);
-}
-
-/* How far the median layer has turned in its newest capture, matrix by matrix; of two the one that
- * has turned farther; NaN: none tells. */
-static int sketches_median(const struct run *run, double ret_median[PROJECTION_COUNT])
-{
-    double *room = malloc((HASH_COUNT(run->streams) + 1) * sizeof *room);
-    for (int p = 0; p < PROJECTION_COUNT && room; p++) {
-        size_t count = 0;
+    size_t streams = HASH_COUNT(run->streams);
+    float *low = malloc((2 * streams + 1) * sizeof *low), *high = low + streams;
+    for (int p = 0; p < PROJECTION_COUNT && low; p++) {
+        uint32_t count = 0;
         for (const struct stream *stream = run->streams; stream; stream = stream->hh.next) {
             const struct sketch *sketch = stream->sketch;
-            if (sketch && sketch->matrix[p].heads && !isnan(sketch->matrix[p].median)) {
-                room[count++] = (double)sketch->matrix[p].median;
+            if (sketch && sketch->matrix[p].heads) {
+                low[count] = sketch->matrix[p].median.low;
+                high[count++] = sketch->matrix[p].median.high;
             }
         }
-        qsort(room, count, sizeof *room, compare_numbers);
-        ret_median[p] = count ? room[count / 2] : NAN;
+        ret_median[p].low = sketch_median_of(low, count).low;
+        ret_median[p].high = sketch_median_of(high, count).high;
     }
-    free(room);
-    return room ? 0 : ERR_MEMORY;
+    free(low);
+    return low ? 0 : ERR_MEMORY;
 }
 
 static void sketches_judge(struct run *run, struct stream *stream)
 {
-    double median[PROJECTION_COUNT];
+    struct sketch_median median[PROJECTION_COUNT];
     struct sketch_judged judged;
-    sketch_measure(stream->sketch);
-    int code = sketches_median(run, median);
+    int code = sketch_measure(stream->sketch);
+    code = code ? code : sketches_median(run, median);
     code = code ? code : sketch_judge(stream->sketch, median, &judged);
     if (code) {
         log_event(LOG_ERROR, "sketch_not_judged", LOG_STR("job", run->job));

@@ -72,7 +72,7 @@ static int sketch_make_matrix(struct sketch *sketch, struct sketch_matrix *matri
     }
     matrix->usual = matrix->turned + heads;
     matrix->replaced = matrix->usual + heads;
-    matrix->median = NAN;
+    matrix->median = (struct sketch_median){NAN, NAN};
     matrix->heads = heads;
     sketch_charge(sketch, sketch->bytes + heads * HEAD_SIZE);
     return 0;

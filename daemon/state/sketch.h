@@ -35,13 +35,18 @@ struct sketch_values {
  * finished, and the last one that differed from the one before it; and the open one. */
 enum sketch_set { SKETCH_FIRST, SKETCH_NEWEST, SKETCH_CHANGED, SKETCH_OPEN, SKETCH_SETS };
 
+/* The middle number, or the lower and the higher one of two; NaN: there is none. */
+struct sketch_median {
+    float low, high;
+};
+
 struct sketch_matrix {
     uint32_t heads;                        /* of keys and values: key heads; 0: it never came */
     struct sketch_values *of[SKETCH_SETS]; /* [heads] each; owned */
     bool here, frozen;                     /* in the open capture */
     enum dtype stored;                     /* of the parameter, as the newest message says */
     /* Of sketch_judge. */
-    float median; /* of `turned`, in the newest capture; NaN: none */
+    struct sketch_median median; /* of `turned`, in the newest capture */
     float *turned, *usual,
         *replaced; /* [heads]: in the open capture; the most until then, by the
                       model's median; whether it was replaced; owned, in a block */

@@ -63,36 +63,41 @@ static int compare_floats(const void *a, const void *b)
     return (one > other) - (one < other);
 }
 
-/* The upper one of two; NaN without a number. */
-static float median_of(const float *values, uint32_t count)
+struct sketch_median sketch_median_of(float *values, uint32_t count)
 {
-    float room[256];
-    uint32_t each = count / 256 + 1, known = 0; /* of many heads these are enough */
-    for (uint32_t i = 0; i < count; i += each) {
+    uint32_t known = 0;
+    for (uint32_t i = 0; i < count; i++) {
         if (!isnan(values[i])) {
-            room[known++] = values[i];
+            values[known++] = values[i];
         }
     }
-    qsort(room, known, sizeof *room, compare_floats);
-    return known ? room[known / 2] : NAN;
+    qsort(values, known, sizeof *values, compare_floats);
+    return known ? (struct sketch_median){values[(known - 1) / 2], values[known / 2]}
+                 : (struct sketch_median){NAN, NAN};
 }
 
-void sketch_measure(struct sketch *sketch)
+int sketch_measure(struct sketch *sketch)
 {
+    uint32_t most = 0;
     for (int p = 0; p < PROJECTION_COUNT; p++) {
-        struct sketch_matrix *matrix = &sketch->matrix[p];
-        for (uint32_t h = 0; h < matrix->heads; h++) {
-            const struct sketch_values *newest = &matrix->of[SKETCH_NEWEST][h];
-            matrix->turned[h] =
-                matrix->here && !matrix->frozen ? turned(&matrix->of[SKETCH_OPEN][h], newest) : NAN;
-        }
-        if (matrix->here) {
-            matrix->median = matrix->heads ? median_of(matrix->turned, matrix->heads) : NAN;
-        }
+        most = sketch->matrix[p].heads > most ? sketch->matrix[p].heads : most;
     }
+    float *room = malloc((most + 1) * sizeof *room);
+    for (int p = 0; p < PROJECTION_COUNT && room; p++) {
+        struct sketch_matrix *matrix = &sketch->matrix[p];
+        bool moves = matrix->here && !matrix->frozen;
+        for (uint32_t h = 0; h < matrix->heads; h++) {
+            matrix->turned[h] =
+                moves ? turned(&matrix->of[SKETCH_OPEN][h], &matrix->of[SKETCH_NEWEST][h]) : NAN;
+            room[h] = matrix->turned[h];
+        }
+        matrix->median = matrix->here ? sketch_median_of(room, matrix->heads) : matrix->median;
+    }
+    free(room);
+    return room ? 0 : ERR_MEMORY;
 }
 
-static double is_still(const struct sketch_matrix *matrix, uint32_t head, double median)
+static double is_still(const struct sketch_matrix *matrix, uint32_t head, float median)
 {
     const struct sketch_values *now = &matrix->of[SKETCH_OPEN][head],
                                *before = &matrix->of[SKETCH_NEWEST][head];
@@ -101,16 +106,17 @@ static double is_still(const struct sketch_matrix *matrix, uint32_t head, double
     }
     double steps = now->step > before->step ? (double)(now->step - before->step) : 1;
     double rounding = ROUNDINGS * rounding_of(matrix->stored) * sqrt(steps);
-    bool rounded = matrix->turned[head] <= rounding && median >= MEDIAN_MOVES * rounding;
+    bool rounded =
+        (double)matrix->turned[head] <= rounding && (double)median >= MEDIAN_MOVES * rounding;
     return is_same(now, before) || rounded;
 }
 
 /* Whether it was replaced, now or not long ago. */
-static double replaced(struct sketch_matrix *matrix, uint32_t head, double median, bool is_first)
+static double replaced(struct sketch_matrix *matrix, uint32_t head, float median, bool is_first)
 {
     const struct sketch_values *now = &matrix->of[SKETCH_OPEN][head],
                                *before = &matrix->of[SKETCH_NEWEST][head];
-    float by_median = matrix->turned[head] / (float)median, *usual = &matrix->usual[head];
+    float by_median = matrix->turned[head] / median, *usual = &matrix->usual[head];
     if (!isfinite(by_median)) {
         return NAN;
     }
@@ -142,15 +148,15 @@ static void sketch_note(const struct sketch_judged *judged, enum sketch_fault fa
     }
 }
 
-static void sketch_judge_matrix(struct sketch *sketch, int p, double median,
+static void sketch_judge_matrix(struct sketch *sketch, int p, struct sketch_median median,
                                 const struct sketch_judged *judged)
 {
     struct sketch_matrix *matrix = &sketch->matrix[p];
     bool is_first = sketch->captures < CAPTURES_FIRST;
     for (uint32_t m = 0; m < matrix->heads; m++) {
         const struct sketch_values *now = &matrix->of[SKETCH_OPEN][m];
-        double invalid = 0, still = is_still(matrix, m, median);
-        double elsewhere = replaced(matrix, m, median, is_first);
+        double invalid = 0, still = is_still(matrix, m, median.high);
+        double elsewhere = replaced(matrix, m, median.low, is_first);
         for (uint32_t i = 0; i < SKETCH_PLACES; i++) { /* 0 where it is not held */
             invalid = isfinite(now->place[i]) ? invalid : 1;
         }
@@ -181,7 +187,7 @@ static double sketch_apart(const struct sketch *sketch)
     return heads && ranks > 1 ? (double)apart / heads : NAN;
 }
 
-int sketch_judge(struct sketch *sketch, const double median[PROJECTION_COUNT],
+int sketch_judge(struct sketch *sketch, const struct sketch_median median[PROJECTION_COUNT],
                  struct sketch_judged *ret_judged)
 {
     uint32_t heads = 0;

@@ -27,11 +27,13 @@ struct sketch_judged {
 };
 
 /* Measures the open capture against the one before it: how far each head has turned, over the norm
- * that it had, and their median of each matrix. Before sketch_judge. */
-void sketch_measure(struct sketch *sketch);
-/* `median`: of each matrix, over the layers of the model; NaN: unknown. Before sketch_finish.
+ * that it had, and their median of each matrix. Before sketch_judge. Returns 0 or ERR_MEMORY. */
+int sketch_measure(struct sketch *sketch);
+/* The median of these numbers, those that are NaN left out; `values` are in another order then. */
+struct sketch_median sketch_median_of(float *values, uint32_t count);
+/* `median`: of each matrix, over the layers of the model. Before sketch_finish.
  * Returns 0 or ERR_MEMORY. */
-int sketch_judge(struct sketch *sketch, const double median[PROJECTION_COUNT],
+int sketch_judge(struct sketch *sketch, const struct sketch_median median[PROJECTION_COUNT],
                  struct sketch_judged *ret_judged);
 void sketch_judged_clear(struct sketch_judged *judged);
 
