@@ -99,6 +99,30 @@ def never_learned(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
     attention.k_proj.weight.requires_grad_(False)
 
 
+def left_out(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
+    """The optimizer has not got the queries of a layer."""
+    weight = model.attentions()[fault.place][3].q_proj.weight
+    for group in optimizer.param_groups:
+        group["params"] = [one for one in group["params"] if one is not weight]
+
+
+def still(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
+    """No gradient arrives at the queries of a head; weight decay goes on."""
+    attention = model.attentions()[fault.place][3]
+    if age == 0:
+        rows = torch.ones_like(attention.q_proj.weight)
+        rows[fault.head * attention.dim:(fault.head + 1) * attention.dim] = 0
+        attention.q_proj.weight.register_hook(lambda gradient: gradient * rows)
+
+
+def replaced(model: Model, optimizer: Any, fault: Fault, age: int) -> None:
+    """Queries and output of a head are drawn anew."""
+    attention = model.attentions()[fault.place][3]
+    where = slice(fault.head * attention.dim, (fault.head + 1) * attention.dim)
+    for one in (attention.q_proj.weight.data[where], attention.o_proj.weight.data[:, where]) if age == 0 else ():
+        one.copy_(torch.randn(one.shape) * one.std())
+
+
 class Kind(NamedTuple):
     """How a fault is planted: of a head or of a layer, from the first step or later, and in which tasks."""
     before: Callable[[Model, Any, Fault, int], None]
@@ -127,6 +151,9 @@ KINDS: Dict[str, Kind] = {
     "sink_takeover": Kind(sink_takeover, "sink_takeover", of_head=False, everywhere=True),
     "never_learned": Kind(never_learned, "never_learned", of_head=False, from_start=True, unbounded=True),
     "dead_layer": Kind(dead_layer, "head_silent", of_head=False, from_start=True),
+    "left_out": Kind(left_out, "weights_still", of_head=False, from_start=True),
+    "still": Kind(still, "weights_still", from_start=True),
+    "replaced": Kind(replaced, "weights_replaced"),
     "saturated_layer": Kind(saturated, "entropy_collapse", of_head=False, logits=True),
 }
 
