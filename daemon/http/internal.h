@@ -86,10 +86,12 @@ struct request {
     struct question *question; /* on its way; its data is this */
     void (*answered)(struct request *request, struct question *question);
     struct request *next, *previous; /* of those that wait */
-    bool has_nul;                    /* in the path */
-    bool head_only;                  /* no body is wanted */
-    bool checked;                    /* the headers have been looked at */
-    bool handled;                    /* the route's handler has been called */
+    char *body;                      /* of a change, owned; NULL: there is none */
+    size_t body_size, body_room;
+    bool has_nul;   /* in the path */
+    bool head_only; /* no body is wanted */
+    bool checked;   /* the headers have been looked at */
+    bool handled;   /* the route's handler has been called */
 };
 
 /* Answers: each makes `response`, and is the end of it. `code` is an error of err.h; the HTTP
@@ -108,6 +110,17 @@ void reply_header(struct request *request, const char *name, const char *value);
 bool reply_parse(struct request *request, const struct question *question, struct mpk_doc *ret_doc);
 /* The headers that every response has. */
 void reply_finish(struct request *request);
+
+/* change.c: a request that changes something. The first looks at its headers: it is refused, or its
+ * body is expected, of which the second takes a piece; false: it ends here. */
+void change_begin(struct request *request);
+bool change_take(struct request *request, const char *piece, size_t size);
+
+/* Refuses it, counted. */
+void server_refuse(struct request *request, unsigned status, const char *slug, const char *message);
+
+/* For method questions: answers with the result as JSON, or why not. */
+void api_on_result(struct request *request, struct question *question);
 
 /* Asks the loop thread; `answered` makes the response. The caller has written the question's
  * params. Takes over the question; NULL = out of memory. */

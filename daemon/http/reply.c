@@ -111,6 +111,10 @@ static unsigned status_of(int code)
     case ERR_NO_MAP:
     case ERR_METHOD_UNKNOWN:
         return MHD_HTTP_NOT_FOUND;
+    case ERR_RUNNING:
+    case ERR_UNSENT:
+    case ERR_HUB:
+        return MHD_HTTP_CONFLICT;
     case ERR_QUERY_TIME:
         return MHD_HTTP_GATEWAY_TIMEOUT;
     case ERR_MEMORY:
