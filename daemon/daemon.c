@@ -584,7 +584,7 @@ void daemon_run(struct daemon *daemon)
     if (daemon->config.insecure) {
         log_event(LOG_WARNING, "insecure",
                   LOG_STR("detail", "everybody who reaches its TCP sockets may send, read and "
-                                    "change plans: there is no access control"));
+                                    "change plans, and delete runs: there is no access control"));
     }
     ticks_start(daemon); /* for runs that came back */
     begin_service(daemon);

@@ -217,7 +217,7 @@ int method_history(struct control_request *request)
     return asked ? ask_or_answer(request, asked) : ERR_MEMORY;
 }
 
-/* What is known here of a run that is to be changed, before the history is asked for it. */
+/* Refuses to delete a run by what is known of it here; else the history is asked. */
 static int control_history_change(struct control_request *request, bool deletes)
 {
     struct history_params params;

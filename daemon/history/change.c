@@ -56,7 +56,7 @@ int history_run_set(struct query *query)
     return code ? code : put_changed_run(query, &run);
 }
 
-/* What a row takes of pages that have only such rows; a longer one fills pages of its own. */
+/* The share of a row of pages that have only such rows; a longer one fills pages of its own. */
 #define ROW(size)                                                                                  \
     "ifnull(sum(CASE WHEN " size " > 8100 THEN " size " ELSE 8192 / (8192 / " size ") END), 0)"
 

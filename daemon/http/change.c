@@ -24,19 +24,19 @@ void change_begin(struct request *request)
     uint64_t size = length ? strtoull(length, &end, 10) : 0;
     char message[96];
     if (!asked || strcmp(asked, "1") != 0) {
-        server_refuse(request, MHD_HTTP_FORBIDDEN, "header",
-                      "a request that changes something needs the header " ASKED_HEADER ": 1");
+        reply_refuse(request, MHD_HTTP_FORBIDDEN, "header",
+                     "a request that changes something needs the header " ASKED_HEADER ": 1");
     } else if (!type || strncasecmp(type, json, strlen(json)) != 0 ||
                !strchr("; ", type[strlen(json)])) {
-        server_refuse(request, MHD_HTTP_UNSUPPORTED_MEDIA_TYPE, "body",
-                      "the body has to be JSON: Content-Type: application/json");
+        reply_refuse(request, MHD_HTTP_UNSUPPORTED_MEDIA_TYPE, "body",
+                     "the body has to be JSON: Content-Type: application/json");
     } else if (size == 0 || *end || request_header(request, MHD_HTTP_HEADER_TRANSFER_ENCODING)) {
-        server_refuse(request, MHD_HTTP_LENGTH_REQUIRED, "body",
-                      "a body is needed, and its Content-Length");
+        reply_refuse(request, MHD_HTTP_LENGTH_REQUIRED, "body",
+                     "a body is needed, and its Content-Length");
     } else if (size > most) {
         snprintf(message, sizeof message, "the body is larger than http.max_body, %llu bytes",
                  (unsigned long long)most);
-        server_refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body", message);
+        reply_refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body", message);
     } else if (!(request->body = malloc(size))) {
         reply_code(request, ERR_MEMORY, NULL);
     } else {
@@ -117,14 +117,14 @@ void handle_change(struct request *request)
     if (!json_is_object(body)) {
         snprintf(message, sizeof message, "the body has to be a JSON object: %.120s",
                  body ? "it is none" : error.text);
-        server_refuse(request, MHD_HTTP_BAD_REQUEST, "body", message);
+        reply_refuse(request, MHD_HTTP_BAD_REQUEST, "body", message);
     } else if (job && !access_jobs_match(request->visitor.jobs, job)) {
         reply_code(request, ERR_JOB_UNKNOWN, NULL);
     } else if (job && !guard_may(&request->visitor, request->http->visitors, role, job)) {
         snprintf(
             message, sizeof message, "this needs the role %s for the job%s", access_role_name[role],
             request->visitor.kind == GUARD_LOCAL ? ", which attnd's own user and root have" : "");
-        server_refuse(request, MHD_HTTP_FORBIDDEN, err_slug(ERR_ACCESS), message);
+        reply_refuse(request, MHD_HTTP_FORBIDDEN, err_slug(ERR_ACCESS), message);
     } else {
         change_ask(request, body);
     }

@@ -104,6 +104,8 @@ void reply_text(struct request *request, unsigned status, const char *type, cons
 void reply_owned(struct request *request, unsigned status, const char *type, void *bytes,
                  size_t size);
 void reply_error(struct request *request, unsigned status, const char *slug, const char *message);
+/* An error that is counted: the client may not ask so. */
+void reply_refuse(struct request *request, unsigned status, const char *slug, const char *message);
 void reply_code(struct request *request, int code, const char *detail);
 void reply_header(struct request *request, const char *name, const char *value);
 /* Parses the result of a question. Returns false when there is none: then the reply says why. */
@@ -115,9 +117,6 @@ void reply_finish(struct request *request);
  * body is expected, of which the second takes a piece; false: it ends here. */
 void change_begin(struct request *request);
 bool change_take(struct request *request, const char *piece, size_t size);
-
-/* Refuses it, counted. */
-void server_refuse(struct request *request, unsigned status, const char *slug, const char *message);
 
 /* For method questions: answers with the result as JSON, or why not. */
 void api_on_result(struct request *request, struct question *question);

@@ -98,6 +98,12 @@ void reply_error(struct request *request, unsigned status, const char *slug, con
     free(text);
 }
 
+void reply_refuse(struct request *request, unsigned status, const char *slug, const char *message)
+{
+    stats_add(request->http->stats, COUNT_HTTP_REFUSED, 1);
+    reply_error(request, status, slug, message);
+}
+
 static unsigned status_of(int code)
 {
     switch (code) {

@@ -185,12 +185,6 @@ static void on_completed(void *data, struct MHD_Connection *connection, void **s
 
 /* Checks */
 
-void server_refuse(struct request *request, unsigned status, const char *slug, const char *message)
-{
-    stats_add(request->http->stats, COUNT_HTTP_REFUSED, 1);
-    reply_error(request, status, slug, message);
-}
-
 static bool has_body(struct request *request)
 {
     const char *length = request_header(request, MHD_HTTP_HEADER_CONTENT_LENGTH);
@@ -259,12 +253,12 @@ static void refuse_stranger(struct request *request, const char *why)
     if (request->http->visitors) {
         snprintf(message, sizeof message,
                  "%s; send a token of http.token_file: Authorization: Bearer TOKEN", why);
-        server_refuse(request, MHD_HTTP_UNAUTHORIZED, "token", message);
+        reply_refuse(request, MHD_HTTP_UNAUTHORIZED, "token", message);
         reply_header(request, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer realm=\"attnd\"");
     } else {
         snprintf(message, sizeof message, "%s; this attnd has none: start it with http.token_file",
                  why);
-        server_refuse(request, MHD_HTTP_FORBIDDEN, "user", message);
+        reply_refuse(request, MHD_HTTP_FORBIDDEN, "user", message);
     }
 }
 
@@ -381,24 +375,23 @@ static enum MHD_Result server_on_request(void *data, struct MHD_Connection *conn
             repeated = repeated || server_count_headers(request, names[i]) > 1;
         }
         if (request->has_nul || repeated) {
-            server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
-                          "a zero byte in the path, or more than one Host, Content-Length, "
-                          "Authorization or " USER_HEADER);
+            reply_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
+                         "a zero byte in the path, or more than one Host, Content-Length, "
+                         "Authorization or " USER_HEADER);
         } else if (changes ? strcmp(method, MHD_HTTP_METHOD_POST) != 0
                            : !request->head_only && strcmp(method, MHD_HTTP_METHOD_GET) != 0) {
-            server_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
-                          changes ? "this changes something: only POST is answered"
-                                  : "only GET and HEAD are answered");
+            reply_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
+                         changes ? "this changes something: only POST is answered"
+                                 : "only GET and HEAD are answered");
             reply_header(request, MHD_HTTP_HEADER_ALLOW, changes ? "POST" : "GET, HEAD");
         } else if (!changes && has_body(request)) {
-            server_refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body",
-                          "requests have no body here");
+            reply_refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body", "requests have no body here");
         } else if (!guard_host(host, config->http_hosts.text)) {
-            server_refuse(request, MHD_HTTP_MISDIRECTED_REQUEST, "host",
-                          "attnd is not known by this Host; add the name to http.hosts");
+            reply_refuse(request, MHD_HTTP_MISDIRECTED_REQUEST, "host",
+                         "attnd is not known by this Host; add the name to http.hosts");
         } else if (!guard_origin(request_header(request, "Origin"), host)) {
-            server_refuse(request, MHD_HTTP_FORBIDDEN, "origin",
-                          "pages of other origins may not ask");
+            reply_refuse(request, MHD_HTTP_FORBIDDEN, "origin",
+                         "pages of other origins may not ask");
         } else if (changes) {
             change_begin(request);
         }

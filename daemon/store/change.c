@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What people change of a run: a batch without records, behind all batches that were submitted
- * before it, so that none of them brings a deleted run back. Who waits keeps the change; who gives
- * up takes it out of the queue. */
+/* Changes of runs by people. Each is a batch without records, behind all batches that were
+ * submitted before it, so that none of them brings a deleted run back. The waiting thread owns the
+ * change; when it gives up, it takes the change out of the queue. */
 #include "daemon/store/store_internal.h"
 
 #include "proto/err.h"

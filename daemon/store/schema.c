@@ -186,9 +186,9 @@ static const char version_12[] = "ALTER TABLE alerts ADD COLUMN since_after INTE
                                  "UPDATE alerts SET since_after = 0;"
                                  "ALTER TABLE alerts DROP COLUMN since_epoch;";
 
-/* What people say of a run: its name, a line; notes; tags, words between blanks. star, archived: 0
- * or 1. From here on a run that is deleted has the job '' and another `run` until its rows have
- * gone, a few at a time (retention.c). */
+/* People say of a run: its name, a line; notes; tags, words between blanks. star, archived: 0 or 1.
+ * From here on a run that is deleted has the job '' and another `run` until its rows have gone, a
+ * few at a time (retention.c). */
 static const char version_13[] = "ALTER TABLE runs ADD COLUMN name TEXT NOT NULL DEFAULT '';"
                                  "ALTER TABLE runs ADD COLUMN notes TEXT NOT NULL DEFAULT '';"
                                  "ALTER TABLE runs ADD COLUMN tags TEXT NOT NULL DEFAULT '';"

@@ -191,7 +191,7 @@ bool store_is_full(struct store *store);
 bool store_is_busy(struct store *store);
 /* Any thread: processor time of the thread for transactions of checkpoints alone, so far. */
 uint64_t store_saving_ns(const struct store *store);
-/* What people say of a run in the history, or that it is to be deleted. */
+/* A change of a run in the history, by people: some of what they say of it, or that it goes. */
 #define STORE_NAME_MAX  200  /* bytes: a line */
 #define STORE_NOTES_MAX 8192 /* lines */
 #define STORE_TAGS_MAX  16   /* words */

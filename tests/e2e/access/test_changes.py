@@ -139,6 +139,18 @@ def test_only_post_changes_something(attnd_web):
     assert "one of name" in post(attnd_web, "set", dict(job="a", run=OTHER), 400)["message"]
 
 
+def test_openapi_says_what_is_taken_and_answered(web, rng):
+    run, api = run_of(web, rng), web.json("/api/v1/openapi.json")
+    values = {"string": "x", "boolean": True, "array": ["a"]}
+    for path in ("set", "delete"):
+        said = api["paths"][f"/api/v1/run/{path}"]["post"]
+        schema = said["requestBody"]["content"]["application/json"]["schema"]
+        body = {name: values[one["type"]] for name, one in schema["properties"].items()} | dict(job="job", run=run)
+        assert schema["required"] == ["job", "run"] and set(body) > {"job", "run"}
+        assert set(said["responses"]["200"]["content"]["application/json"]["schema"]["required"]) <= set(post(web, path, body))
+        assert "no parameter 'other'" in post(web, path, dict(body, other=1), 400)["message"]
+
+
 def test_a_body_that_does_not_come_ends_its_connection(attnd_web):
     head = b"POST /api/v1/run/set HTTP/1.1\r\nHost: localhost\r\nX-Attnd: 1\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
     client = attnd_web.by_hand(head)
