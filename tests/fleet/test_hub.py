@@ -12,6 +12,7 @@ import time
 import merging
 import msgpack
 import numpy as np
+import pytest
 from fake_node import FakeNode, differences, parts_of, play_merged, wait_merged
 from fleet import ENDED, Hub, Node, Server, Training, whole
 from harness import PATIENCE_S, Reader, Trainer, wait_until
@@ -51,6 +52,19 @@ def locked(path):
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
+
+
+def test_a_hub_deletes_no_run_and_names_it(server):
+    hub, nodes = begun(server)
+    for node in nodes:
+        node.end()
+    run = dict(job="job", run=RUN.hex())
+    wait_until(lambda: hub.call("runs")["runs"][0]["state"] == "ended", "the end in the history")
+    for dry in (True, False):
+        with pytest.raises(RuntimeError, match="hub"):
+            hub.call("run.delete", **run, dry=dry)
+    assert hub.call("run.set", **run, name="exp 1", archived=True)["archived"]
+    assert [one["name"] for one in hub.call("runs")["runs"]] == ["exp 1"]
 
 
 def test_twice_and_in_any_order_is_the_same(server):
