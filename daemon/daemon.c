@@ -39,7 +39,9 @@
 static void forget_job(void *data, const char *job)
 {
     struct daemon *daemon = data;
-    publisher_forget_job(daemon->publisher, job);
+    if (daemon->publisher) { /* NULL: attnd stops */
+        publisher_forget_job(daemon->publisher, job);
+    }
 }
 
 static void daemon_on_pinned(void *data, int code, const char *detail)

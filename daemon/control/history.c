@@ -225,6 +225,9 @@ static int control_history_change(struct control_request *request, bool deletes)
                             CONTROL_DETAIL_MAX) != 0) {
         return ERR_ARGUMENT;
     }
+    if (strlen(params.run) != 2 * RUN_BYTES) {
+        return request_refuse(request, "run", "all 32 hexadecimal digits of a run");
+    }
     struct run *run = registry_find(request->view->registry, params.job, params.run);
     if (deletes && request->view->config->fleet_role == CONFIG_ROLE_HUB) {
         snprintf(request->detail, CONTROL_DETAIL_MAX,

@@ -6,18 +6,6 @@
 #include "daemon/base/clock.h"
 #include "daemon/store/store.h"
 
-#include <string.h>
-
-/* The run that the parameters name by all of its digits. */
-static int change_find_run(struct query *query, struct found_run *ret_run)
-{
-    const struct history_params *params = &query->params;
-    if (strlen(params->run) != 2 * RUN_BYTES) {
-        return query_fail(query, ERR_ARGUMENT, "run: all 32 hexadecimal digits are needed");
-    }
-    return find_run(query, params->job, params->run, ret_run);
-}
-
 static int change_submit(struct query *query, const struct found_run *run,
                          struct store_change *change)
 {
@@ -39,7 +27,7 @@ int history_run_set(struct query *query)
         return query_fail(query, ERR_ARGUMENT,
                           "one of name, notes, tags, star and archived is needed");
     }
-    int code = change_find_run(query, &run);
+    int code = find_run(query, params->job, params->run, &run);
     if (!code) {
         struct store_change change = {
             .name = given & PARAM_NAME ? params->name : NULL,
@@ -121,7 +109,7 @@ int history_run_delete(struct query *query)
     uint64_t bytes = 0, unsent = 0;
     bool all = false, dry = query->params.dry;
     sqlite3_stmt *statement = NULL;
-    int code = change_find_run(query, &run);
+    int code = find_run(query, query->params.job, query->params.run, &run);
     code = code ? code : change_measure(query, &run, &bytes, &all);
     code = code ? code
                 : query_open(query, "SELECT count(*) FROM outbox WHERE taken = 0 AND run = ?",

@@ -5,6 +5,7 @@
 #include "daemon/http/internal.h"
 
 #include "daemon/http/guard.h"
+#include "proto/utf8.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -117,6 +118,7 @@ void handle_change(struct request *request)
     if (!json_is_object(body)) {
         snprintf(message, sizeof message, "the body has to be a JSON object: %.120s",
                  body ? "it is none" : error.text);
+        utf8_make_plain(message, strlen(message)); /* it repeats some of the body */
         reply_refuse(request, MHD_HTTP_BAD_REQUEST, "body", message);
     } else if (job && !access_jobs_match(request->visitor.jobs, job)) {
         reply_code(request, ERR_JOB_UNKNOWN, NULL);

@@ -99,11 +99,12 @@ def test_what_is_wrong_is_refused_by_name(attnd_web, key, value, says):
     assert attnd_web.stats()["request_errors"] == before + 1
 
 
-@pytest.mark.parametrize("body, headers, status, code, says", ids=range(17), argvalues=[
+@pytest.mark.parametrize("body, headers, status, code, says", ids=range(18), argvalues=[
     ({}, {}, 400, "argument", "job is missing"),
     (b"", {}, 411, "body", "a body is needed"),
     (b"[]", {}, 400, "body", "JSON object"),
     (b"{", {}, 400, "body", "JSON object"),
+    (("{" + "ä" * 200).encode(), {}, 400, "body", "JSON object"),
     (b"\xff", {}, 400, "body", "JSON object"),
     (b'{"job": "a", "job": "b"}', {}, 400, "body", "duplicate"),
     (b'{"job": "a\\u0000"}', {}, 400, "body", "JSON object"),
