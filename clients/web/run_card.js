@@ -36,7 +36,7 @@ export function cardLine(store, run) {
     line.draw = () => {
         const { name, tags, notes } = store.recordOf(run) ?? {};
         draw();
-        said.replaceChildren(name ? h("b", {}, visible(name)) : "", ...tagNodes(tags), notes ? h("p", { class: "notes" }, ...lines(notes)) : "");
+        said.replaceChildren(name ? h("b", {}, visible(name)) : h("span", { class: "soft" }, titleOf(run)), ...tagNodes(tags), notes ? h("p", { class: "notes" }, ...lines(notes)) : "");
     };
     line.draw();
     return line;

@@ -33,16 +33,11 @@ def stored(site, job):
     return runs_of(site, job)[0]
 
 
-def press(page, selector, *keys):
-    """The keys go where the focus is; `selector` has it first."""
-    wait_until(lambda: page.count(selector), selector)
-    page.keys(selector, *keys)
-
-
-def enter(page):
-    """As the key does, with its character: it submits."""
+def press(page, key):
+    """Where the focus is, with what the browser itself does for the key."""
+    more = dict(Enter=dict(text="\r", windowsVirtualKeyCode=13), Escape=dict(windowsVirtualKeyCode=27))[key]
     for kind in ("keyDown", "keyUp"):
-        page.driver.execute_cdp_cmd("Input.dispatchKeyEvent", dict(type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13))
+        page.driver.execute_cdp_cmd("Input.dispatchKeyEvent", dict(type=kind, key=key, code=key, **more))
 
 
 def type_text(page, text):
@@ -65,7 +60,7 @@ def test_a_star_a_name_tags_and_notes_are_kept_and_shown(three, page):
     wait_until(lambda: stored(site, "second")["star"], "the star")
     wait_until(lambda: page.js("return document.querySelector(arguments[0]).ariaPressed", star(page, "second", runs)) == "true", "that it shows")
     page.js("document.querySelector(arguments[0]).focus()", edit(page, "first", runs))  # by keys
-    enter(page)
+    press(page, "Enter")
     wait_until(lambda: page.count("dialog.card"), "the dialog")
     type_text(page, "exp 1 <b>")
     page.js("document.querySelectorAll('dialog.card input')[1].focus()")
@@ -74,12 +69,12 @@ def test_a_star_a_name_tags_and_notes_are_kept_and_shown(three, page):
     type_text(page, "one\ntwo")
     page.screenshot("run-card-dialog-1440-light")
     page.js("document.querySelectorAll('dialog.card input')[0].focus()")
-    enter(page)
+    press(page, "Enter")
     wait_until(lambda: page.count("dialog.card") == 0, "that the dialog closes")
     said = stored(site, "first")
     assert (said["name"], said["tags"], said["notes"], said["star"]) == ("exp 1 <b>", ["a", "b"], "one\ntwo", False)
     wait_until(lambda: "exp 1 <b>" in jobs(page) and "first" not in jobs(page), "the name in the list")
-    assert page.texts(".home .tag") == ["a", "b"] and page.fits() and serious(page) == []
+    assert page.texts(".home .tag") == ["a", "b"] and page.fits()
     assert page.js("return document.activeElement.ariaLabel") == f"edit first / {runs['first'][:8]}"
     page.screenshot("run-card-list-1440-light")
     page.open(site, f"#/overview?job=first&run={runs['first']}").ready()
@@ -120,7 +115,7 @@ def test_a_run_is_deleted_after_it_was_asked_twice(three, page):
     page.click("dialog.card .delete")
     wait_until(lambda: "Deleted: " in page.text("dialog.card"), "that it is done")
     assert runs_of(site, "first") == [] and page.readout().startswith("Deleted: ")
-    enter(page)
+    press(page, "Enter")
     wait_until(lambda: page.count("dialog.card") == 0 and page.hash() in ("#/", "#/home"), "the list")
     wait_until(lambda: sorted(jobs(page)) == ["goes-on", "second"], "that it has gone")
     page.click(edit(page, "goes-on", runs))
@@ -128,7 +123,7 @@ def test_a_run_is_deleted_after_it_was_asked_twice(three, page):
     page.click("dialog.card .delete")
     wait_until(lambda: "its training goes on" in page.text("dialog.card"), "why it is not deleted")
     assert any("409" in text for text in page.complaints())  # the browser tells of it
-    press(page, "dialog.card", "Escape")
+    press(page, "Escape")
     wait_until(lambda: page.count("dialog.card") == 0, "that Escape closes it")
 
 
@@ -147,3 +142,13 @@ def test_a_phone_has_it_too(three, page):
     wait_until(lambda: page.text(".card-line b") == LONG, "the name on the run's page")
     assert page.fits()
     page.screenshot("run-card-overview-390-dark")
+
+
+def test_list_and_dialog_can_be_read_out(three, page):
+    site, runs = three
+    page.open(site, "#/").ready()
+    wait_until(lambda: len(jobs(page)) == 3, "the list")
+    assert serious(page) == []
+    page.click(edit(page, "first", runs))
+    wait_until(lambda: page.count("dialog.card"), "the dialog")
+    assert serious(page) == []
