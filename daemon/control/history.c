@@ -251,7 +251,11 @@ static int control_history_change(struct control_request *request, bool deletes)
     if (run) {
         run->deleting = asked->deletes;
     }
-    return ask_or_answer(request, asked);
+    int code = ask_or_answer(request, asked);
+    if (code != CONTROL_WAIT && run) { /* nobody answers it */
+        run->deleting = false;
+    }
+    return code;
 }
 
 int method_run_set(struct control_request *request)
