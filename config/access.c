@@ -431,6 +431,28 @@ bool access_allows_some(const struct access *access, const char *key, enum acces
     return false;
 }
 
+/* Whether an entry of visitors is of this one; `given` has zeros to its end. */
+static bool access_is_of(const struct access_entry *entry, const char *given, bool is_user)
+{
+    bool of_users = access_is_user(entry->who);
+    bool is_it = of_users ? fnmatch(entry->who, given, 0) == 0 : access_is_same(entry->who, given);
+    return is_it && of_users == is_user;
+}
+
+bool access_visitor_may(const struct access *access, const char *who, bool is_user,
+                        enum access_role role, const char *job)
+{
+    char given[ACCESS_WHO_MAX + 1] = "";
+    bool may = false, fits = strlen(who) <= ACCESS_WHO_MAX;
+    memcpy(given, who, fits ? strlen(who) : 0);
+    for (uint32_t i = 0; fits && i < access->count; i++) {
+        const struct access_entry *entry = &access->entry[i];
+        bool gives = (includes[entry->role] & (1U << role)) && !fnmatch(entry->pattern, job, 0);
+        may = (access_is_of(entry, given, is_user) && gives) || may;
+    }
+    return may;
+}
+
 /* All lines are looked at: the time does not say which one it was. */
 bool access_read_jobs(const struct access *access, const char *who, bool is_user,
                       char ret_jobs[ACCESS_JOBS_MAX])
@@ -441,10 +463,7 @@ bool access_read_jobs(const struct access *access, const char *who, bool is_user
     *ret_jobs = '\0';
     for (uint32_t i = 0; fits && i < access->count; i++) {
         const struct access_entry *entry = &access->entry[i];
-        bool of_users = access_is_user(entry->who);
-        bool is_it =
-            of_users ? fnmatch(entry->who, given, 0) == 0 : access_is_same(entry->who, given);
-        if (is_it && of_users == is_user) {
+        if (access_is_of(entry, given, is_user)) {
             known = true;
             access_add_job(ret_jobs, entry->pattern);
         }

@@ -6,9 +6,9 @@
  * One line each: `WHO  role  job-pattern  # comment`, where WHO is a public key; for HTTP a token
  * or `user:NAME`, in which * ? [ ] stand for others, and a token alone may read all jobs. The roles
  * are publish (send the messages of jobs; not over HTTP), read (ask, subscribe and record), plan
- * (read, and change capture plans) and admin (everything). plan includes read, and admin all
- * others; publish and read do not include each other. Somebody on several lines may do what any of
- * them says. Immutable once read; any thread.
+ * (read, and change capture plans, and what people say of runs) and admin (everything). plan
+ * includes read, and admin all others; publish and read do not include each other. Somebody on
+ * several lines may do what any of them says. Immutable once read; any thread.
  *
  * Tokens are in the file as they are sent, which nobody else can read: who could read it is attnd's
  * user, whom attnd answers without a token, and a hash would not hide the history from them. */
@@ -70,6 +70,9 @@ bool access_allows_some(const struct access *access, const char *key, enum acces
  * depend on how much of a token is right. */
 bool access_read_jobs(const struct access *access, const char *who, bool is_user,
                       char ret_jobs[ACCESS_JOBS_MAX]);
+/* Whether they have a role for the job: as above. */
+bool access_visitor_may(const struct access *access, const char *who, bool is_user,
+                        enum access_role role, const char *job);
 /* Whether such patterns let a job through; NULL: all jobs. */
 bool access_jobs_match(const char *jobs, const char *job);
 

@@ -39,7 +39,9 @@
 static void forget_job(void *data, const char *job)
 {
     struct daemon *daemon = data;
-    publisher_forget_job(daemon->publisher, job);
+    if (daemon->publisher) { /* NULL: attnd stops */
+        publisher_forget_job(daemon->publisher, job);
+    }
 }
 
 static void daemon_on_pinned(void *data, int code, const char *detail)
@@ -584,7 +586,7 @@ void daemon_run(struct daemon *daemon)
     if (daemon->config.insecure) {
         log_event(LOG_WARNING, "insecure",
                   LOG_STR("detail", "everybody who reaches its TCP sockets may send, read and "
-                                    "change plans: there is no access control"));
+                                    "change plans, and delete runs: there is no access control"));
     }
     ticks_start(daemon); /* for runs that came back */
     begin_service(daemon);

@@ -119,6 +119,26 @@ function takeEarly(url, used) {
     return early?.used === used && performance.now() - early.at < FRESH_MS ? early.response : null;
 }
 
+/** Throws what attnd says why not. */
+async function answerOf(response) {
+    const body = await response.json().catch(() => null);
+    if (response.ok) return body;
+    throw new ApiError(response.status, body?.error?.code ?? "http", body?.error?.message ?? `HTTP ${response.status}`);
+}
+
+const unreachable = () =>
+    new ApiError(0, "unreachable", "attnd does not answer. Is it running? The page continues by itself when attnd is back.");
+
+/** Changes something; the answer as of get(). */
+export async function post(path, what) {
+    const used = token(),
+        headers = { "Content-Type": "application/json", "X-Attnd": "1", ...(used ? { Authorization: `Bearer ${used}` } : {}) };
+    const response = await fetch(address(path), { method: "POST", headers, body: JSON.stringify(what) }).catch(() => {
+        throw unreachable();
+    });
+    return answerOf(response);
+}
+
 /** The answer; throws ApiError with attnd's reason, code "unreachable" when there is no attnd. */
 export async function get(path, params = {}) {
     const used = token(),
@@ -127,20 +147,14 @@ export async function get(path, params = {}) {
     try {
         response = await (takeEarly(url, used) ?? ask(url, used));
     } catch {
-        throw new ApiError(
-            0,
-            "unreachable",
-            "attnd does not answer. Is it running? The page continues by itself when attnd is back.",
-        );
+        throw unreachable();
     }
     compareClocks(response.headers.get("Date"));
     if (response.status === 401) {
         if (used === token()) await needToken();
         return get(path, params);
     }
-    const body = await response.json().catch(() => null);
-    if (response.ok) return body;
-    throw new ApiError(response.status, body?.error?.code ?? "http", body?.error?.message ?? `HTTP ${response.status}`);
+    return answerOf(response);
 }
 
 /** The answer, or null when what is asked for is not there, or there is no history. */

@@ -4,7 +4,7 @@ import { find, giveToken, onToken, token } from "./api.js";
 import { noJobYet } from "./attach.js";
 import { showPadding } from "./cells.js";
 import { COLOR_MAPS } from "./colors.js";
-import { errorNote, h, hideTooltip, note } from "./dom.js";
+import { errorNote, h, hideTooltip, note, visible } from "./dom.js";
 import { Events } from "./events.js";
 import { go, here, link } from "./router.js";
 import { failureOf, runText } from "./run_text.js";
@@ -54,6 +54,12 @@ function fill(select, options, value) {
     select.replaceChildren(...options.map(([v, text]) => h("option", { value: v, selected: v === value }, text)));
 }
 
+/** "exp 1: " of a run that has a name. */
+function nameOf(run) {
+    const name = store.recordOf(run)?.name;
+    return name ? `${visible(name)}: ` : "";
+}
+
 function drawPickers(params) {
     const jobs = store.jobNames(),
         runs = store.runsOf(params.job ?? "");
@@ -61,7 +67,7 @@ function drawPickers(params) {
     const run = params.run || store.meant(params.job ?? "")?.run;
     fill(
         byId("run"),
-        runs.map((run, i) => [run.run, `${runText(run)} ${i === 0 ? "newest" : ""} ${run.state}`]),
+        runs.map((run, i) => [run.run, `${nameOf(run)}${runText(run)} ${i === 0 ? "newest" : ""} ${run.state}`]),
         run,
     );
     drawWhere(runs.find((one) => one.run === run));

@@ -325,6 +325,29 @@ export class Store {
         return [...known, ...this.past.filter((run) => run.job === job && !seen.has(run.run))];
     }
 
+    /** The entry of a run in the history: its settings, name, tags and notes; undefined when it has none. */
+    recordOf({ job, run }) {
+        return this.past.find((one) => one.run === run && one.job === job);
+    }
+
+    takeRecord(record) {
+        const at = this.past.findIndex((one) => one.run === record.run && one.job === record.job);
+        if (at >= 0) this.past[at] = record;
+        else this.past.unshift(record);
+        this.tell("jobs");
+    }
+
+    /** It was deleted. */
+    dropRun({ job, run }) {
+        const isOther = (one) => one.run !== run || one.job !== job;
+        this.jobs = this.jobs.filter(isOther);
+        this.past = this.past.filter(isOther);
+        this.firing = this.firing.filter(isOther);
+        this.forget(run);
+        this.tell("jobs");
+        this.tell("alerts");
+    }
+
     /** The run that the name of a job means; undefined when there is none. */
     meant(job) {
         return meantOf(job, this.jobs, this.past);

@@ -14,6 +14,7 @@ import { loadGrid, seriesOf } from "./grid.js";
 import { runKey } from "./overlay.js";
 import { here, keep, link } from "./router.js";
 import { loadRules } from "./rules.js";
+import { cardButtons, tagNodes } from "./run_card.js";
 import { failureOf, isOver, startOf } from "./run_text.js";
 import { aboutText, sinceText } from "./verdict.js";
 import { paced, pacedUntilStored } from "./view_state.js";
@@ -67,7 +68,18 @@ class Row {
         this.element.row = this;
         const box = h("input", { type: "checkbox", "aria-label": `overlay ${runKey(run)}`, onchange: () => home.tick(this, box.checked) });
         box.checked = home.ticked.has(runKey(run));
-        this.cells[0].append(box);
+        this.buttons = cardButtons(home.store, run);
+        this.cells[0].append(box, this.buttons.star, this.buttons.edit);
+    }
+
+    /** Its name, tags, notes and star. */
+    get card() {
+        return this.home.store.recordOf(this.run) ?? {};
+    }
+
+    /** Its name in the list. */
+    get title() {
+        return this.card.name || this.run.job;
     }
 
     get rank() {
@@ -77,8 +89,9 @@ class Row {
 
     /** A search looks here. */
     get text() {
-        const of = Object.entries(this.settings).map(([name, value]) => `${name}=${value}`);
-        return [runKey(this.run), this.run.state, ...this.alerts.map(({ rule }) => rule), ...of].join(" ").toLowerCase();
+        const of = Object.entries(this.settings).map(([name, value]) => `${name}=${value}`),
+            { name, notes, tags = [] } = this.card;
+        return [runKey(this.run), name, notes, ...tags, this.run.state, ...this.alerts.map(({ rule }) => rule), ...of].join(" ").toLowerCase();
     }
 
     get settings() {
@@ -94,6 +107,7 @@ class Row {
             silence = home.store.silence(run),
             heard = home.store.heard.get(run.run);
         this.element.className = this.alerts[0]?.severity ?? "";
+        this.buttons.draw();
         this.put("run", ...this.nameNodes());
         this.put("state", h("span", { class: `badge ${silence ? "silent" : run.state}` }, silence ? "silent" : run.state), silence || failureOf(run) ? ` ${silence || failureOf(run)}` : "");
         this.put("verdict", ...this.verdictNodes());
@@ -108,10 +122,11 @@ class Row {
         const { run, home } = this,
             runs = home.store.runsOf(run.job),
             target = { job: run.job, run: run.run === home.store.meant(run.job).run ? "" : run.run },
-            name = home.same ? `…${run.job.slice(home.same)}` : run.job;
+            name = home.same ? `…${this.title.slice(home.same)}` : this.title;
         return [
-            h("a", { href: link("overview", target), title: run.job }, visible(name)),
-            runs.length > 1 ? h("span", { class: "soft" }, ` ${run.run.slice(0, 8)}`) : "",
+            h("a", { href: link("overview", target), title: this.card.name ? `${run.job} ${run.run.slice(0, 8)}` : run.job }, visible(name)),
+            runs.length > 1 && !this.card.name ? h("span", { class: "soft" }, ` ${run.run.slice(0, 8)}`) : "",
+            ...tagNodes(this.card.tags),
         ];
     }
 
@@ -193,7 +208,7 @@ class Home {
     }
 
     settingsOf(run) {
-        return this.store.past.find((one) => one.run === run.run)?.settings ?? {};
+        return this.store.recordOf(run)?.settings ?? {};
     }
 
     build(root) {
@@ -205,13 +220,15 @@ class Home {
             oninput: () => this.change({ search: search.value }),
         });
         this.groups = h("span");
+        const ticked = h("input", { type: "checkbox", checked: Boolean(this.params.archived), onchange: () => this.change({ archived: ticked.checked ? "shown" : "" }) });
+        this.archived = h("label", { class: "pick" }, ticked, h("span"));
         this.overlay = h("span", { class: "links" });
         this.count = h("span", { class: "soft" });
         this.empty = h("div", {}, noJobYet());
         const titles = { "": h("span", { class: "hidden-text" }, "overlay"), "worst head": h("span", { title: `${METRIC} from 0 to 1` }, "worst head's entropy") },
             head = COLUMNS.map((name) => h("th", { class: name.replace(" ", "-") || null }, titles[name] ?? name));
         this.table = h("table", { class: "home" }, h("thead", {}, h("tr", {}, head)), this.body);
-        this.controls = h("div", { class: "controls" }, search, this.groups, this.overlay, this.count);
+        this.controls = h("div", { class: "controls" }, search, this.groups, this.archived, this.overlay, this.count);
         root.append(this.controls, this.table, this.empty);
     }
 
@@ -262,11 +279,16 @@ class Home {
         for (const key of this.rows.keys()) if (!known.has(key)) this.rows.delete(key); // forgotten
         this.takeAlerts();
         const words = (params.search ?? "").toLowerCase().split(/\s+/),
-            found = runs.map((run) => this.rows.get(runKey(run))).filter((row) => words.every((word) => row.text.includes(word)));
-        const shown = found.sort((a, b) => a.rank - b.rank);
+            rows = runs.map((run) => this.rows.get(runKey(run))),
+            archived = rows.filter((row) => row.card.archived).length,
+            found = rows.filter((row) => (params.archived || !row.card.archived) && words.every((word) => row.text.includes(word)));
+        this.archived.hidden = archived === 0;
+        this.archived.lastChild.textContent = `archived (${archived})`;
+        const shown = found.sort((a, b) => a.rank - b.rank || Number(b.card.star ?? false) - Number(a.card.star ?? false));
         this.takeSettings(shown);
-        this.same = sameBeginning(shown.map((row) => row.run.job));
-        this.table.style.setProperty("--name", (d3.max(shown, ({ run }) => run.job.length + (store.runsOf(run.job).length > 1 ? 9 : 0)) ?? 0) - this.same);
+        this.same = sameBeginning(shown.map((row) => row.title));
+        const widthOf = ({ run, title, card }) => title.length + (store.runsOf(run.job).length > 1 && !card.name ? 9 : 0) + (card.tags ?? []).join("   ").length;
+        this.table.style.setProperty("--name", (d3.max(shown, widthOf) ?? 0) - this.same);
         shown.forEach((row) => row.draw());
         this.place(shown);
         this.count.textContent = shown.length === runs.length ? `${runs.length} runs` : `${shown.length} of ${runs.length} runs`;

@@ -5,16 +5,17 @@ import { find } from "./api.js";
 import { alertsAbout, windowOfStep } from "./chart_marks.js";
 import { BeforeAfter } from "./before_after.js";
 import { COLOR_MAPS, extent, scaled } from "./colors.js";
-import { byLayer, h, headName, layerName, note, number, select, withModule } from "./dom.js";
+import { sparkline } from "./chart.js";
+import { byLayer, h, headName, layerName, note, number, refill, select, withModule } from "./dom.js";
 import { figure } from "./figure.js";
 import { loadLoggedGrid, momentOf, momentText, seriesOf, valuesAt, windowAt } from "./grid.js";
 import { drawLegend } from "./heat_legend.js";
 import { HeatMap } from "./heat_map.js";
 import { NeedsAttention } from "./needs_attention.js";
-import { drawHead, drawNoHead } from "./overview_head.js";
-import { headCount, metricPicker, statisticPicker, unitOf } from "./pickers.js";
+import { facts, headCount, metricPicker, statisticPicker, unitOf } from "./pickers.js";
 import { go, here, keep, link } from "./router.js";
 import { boundsOf, loadRules } from "./rules.js";
+import { cardLine } from "./run_card.js";
 import { isOver } from "./run_text.js";
 import { set, settings } from "./settings.js";
 import { liveValues } from "./store.js";
@@ -56,6 +57,54 @@ function nothingYet(job, run, fleet) {
         refused > 0
             ? `${job} has sent nothing that was measured yet, and ${refused} of its messages were lost or dropped: attnctl summary ${job} says why.`
             : `${job} has sent nothing that was measured yet. It is asked to capture every 50th step by default: attnctl plan get ${job} says what holds.`,
+    );
+}
+
+/* The head that is chosen: its number, its line over the run, what fires there, and links. */
+
+/** Numbers of the newest message. */
+const factsOf = (live, head) =>
+    facts([
+        ["step", live?.step],
+        ["entropy_normalized", live?.heads?.entropy_normalized?.[head]],
+        ["first_token", live?.heads?.first_token?.[head]],
+        ["max_logit", live?.heads?.max_logit?.[head]],
+        ["importance", live?.heads?.importance?.[head]],
+        ["effective_rank", live?.spectrum?.effective_rank?.[head]],
+    ]);
+
+function marksList(marks) {
+    if (marks.length === 0) return "";
+    const entry = (mark) => h("li", { class: mark.kind === "alert" ? "firing" : null }, mark.text);
+    return h("ul", { class: "list" }, marks.map(entry));
+}
+
+function drawNoHead(frame) {
+    frame.setTitle("Head", "");
+    frame.body.replaceChildren(
+        h("p", { class: "soft" }, "Choose a cell: by a click, or with the arrow keys. Enter opens the head."),
+    );
+}
+
+/**
+ * Draws into a frame. `value` of `metric`; `series` over the run with the window `at`; `live`: its layer's newest message,
+ * or null; `bound` of a rule, or null; `onset`: the window in which the alerts about it began, or null; `marks`: [{kind, text}]; `place`: parameters of its view.
+ */
+function drawHead(frame, { layer, head, metric, value, series, at, bound, onset, live, marks, place }) {
+    frame.setTitle(headName(layer, head), metric.description);
+    refill(
+        frame.body,
+        h("p", { class: "big" }, number(value)),
+        sparkline(series, { at, bound, onset }) ?? "",
+        live ? factsOf(live, head) : "",
+        marksList(marks),
+        h(
+            "p",
+            { class: "links" },
+            h("a", { href: link("head", place) }, "open this head"),
+            " · ",
+            h("a", { href: link("layer", { ...place, head: undefined }) }, "its layer"),
+        ),
     );
 }
 
@@ -198,10 +247,12 @@ class Overview {
         this.cellBox = figure("Head", "", "one-head").plain();
         this.map = this.makeMap();
         this.costLine = h("p", { class: "soft cost" });
+        this.card = cardLine(this.store, { job: this.params.job, run: this.run });
         this.heat.append(this.legend, this.costLine);
         this.placeSlider();
         root.append(
             ...[wrongMoment(this)].filter(Boolean),
+            this.card,
             this.attention.frame,
             h("div", { class: "story" }, this.timeline.frame, this.maps.frame),
             this.makeControls(),
@@ -472,6 +523,7 @@ class Overview {
             store.on("alerts", this.onAlerts),
             store.on("fleet", () => this.onFleet()),
             store.on("jobs", () => this.drawRuns()),
+            store.on("jobs", () => this.card.draw()),
             events.on("state", () => this.recolor(false)),
             () => resize.disconnect(),
         ];

@@ -2,9 +2,10 @@
 /* Methods about the past: passed on to the history, whose answer is the answer, with two additions.
  * A job that attnd knows and the history does not is not unknown: it has no history yet. And
  * `alerts` begins with what is firing or not measured now, which is known here, also without a
- * history. */
+ * history. And a run that is deleted is forgotten here, too. */
 #include "daemon/control/internal.h"
 
+#include "daemon/base/log.h"
 #include "daemon/history/history.h"
 #include "daemon/history/params.h"
 #include "daemon/run/judging.h"
@@ -19,7 +20,9 @@ struct history_asked {
     struct mpk_writer firing, unmeasured; /* of `alerts`: lists */
     uint32_t older;                       /* of it, the last ones */
     bool alerts;
+    bool changes, deletes; /* the run; deletes: for good */
     char job[JOB_NAME_MAX + 1];
+    char run[2 * RUN_BYTES + 1]; /* of what changes */
 };
 
 static void asked_free(struct history_asked *asked)
@@ -58,17 +61,38 @@ static void answer_alerts(struct history_asked *asked, const struct mpk_writer *
     mpk_writer_clear(&result);
 }
 
+/* A run that is to be deleted may not come back with its next message. */
+static bool control_history_goes_on(const struct run *run)
+{
+    enum job_state state = run_shown(run);
+    return state == JOB_ACTIVE || state == JOB_IDLE || run_busy(run);
+}
+
 static void control_history_on_answered(void *data, int code, const char *detail,
                                         const struct mpk_writer *result)
 {
     struct history_asked *asked = data;
+    struct registry *registry = asked->view->registry;
+    struct run *run = asked->changes ? registry_find(registry, asked->job, asked->run) : NULL;
     char text[CONTROL_DETAIL_MAX];
-    if (code == ERR_JOB_UNKNOWN && registry_knows(asked->view->registry, asked->job)) {
+    if (code == ERR_RUN_UNKNOWN && run) {
+        code = ERR_NO_HISTORY;
+        detail = "the run is not in the history yet: try again in a few seconds";
+    } else if (code == ERR_JOB_UNKNOWN && registry_knows(registry, asked->job)) {
         code = ERR_NO_HISTORY; /* which the history cannot know */
         snprintf(text, sizeof text,
                  "%s has no window in the history yet: it comes soon after the first one closes",
                  asked->job);
         detail = text;
+    }
+    if (asked->deletes && run) {
+        run->deleting = false;
+    }
+    if (asked->deletes && !code) {
+        log_event(LOG_INFO, "run_deleted", LOG_STR("job", asked->job), LOG_STR("run", asked->run));
+        if (run && !control_history_goes_on(run)) {
+            registry_drop_run(registry, run);
+        }
     }
     if (asked->alerts && (code == 0 || code == ERR_NO_HISTORY || code == ERR_HISTORY_OFF)) {
         answer_alerts(asked, code ? NULL : result, code == ERR_HISTORY_OFF);
@@ -191,6 +215,57 @@ int method_history(struct control_request *request)
 {
     struct history_asked *asked = asked_new();
     return asked ? ask_or_answer(request, asked) : ERR_MEMORY;
+}
+
+/* Refuses to delete a run by what is known of it here; else the history is asked. */
+static int control_history_change(struct control_request *request, bool deletes)
+{
+    struct history_params params;
+    if (history_params_read(request->params, request->takes, &params, request->detail,
+                            CONTROL_DETAIL_MAX) != 0) {
+        return ERR_ARGUMENT;
+    }
+    if (strlen(params.run) != 2 * RUN_BYTES) {
+        return request_refuse(request, "run", "all 32 hexadecimal digits of a run");
+    }
+    struct run *run = registry_find(request->view->registry, params.job, params.run);
+    if (deletes && request->view->config->fleet_role == CONFIG_ROLE_HUB) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX,
+                 "this attnd is a hub, and the nodes would bring the run back: it goes with "
+                 "history.max_age; until then it can be archived");
+        return ERR_HUB;
+    }
+    if (deletes && run && control_history_goes_on(run)) {
+        snprintf(request->detail, CONTROL_DETAIL_MAX,
+                 "its training goes on: it can be deleted when it has ended, or when there was no "
+                 "news of it for limits.no_news");
+        return ERR_RUNNING;
+    }
+    struct history_asked *asked = asked_new();
+    if (!asked) {
+        return ERR_MEMORY;
+    }
+    asked->changes = true;
+    asked->deletes = deletes && !params.dry;
+    strcpy(asked->run, params.run);
+    if (run) {
+        run->deleting = asked->deletes;
+    }
+    int code = ask_or_answer(request, asked);
+    if (code != CONTROL_WAIT && run) { /* nobody answers it */
+        run->deleting = false;
+    }
+    return code;
+}
+
+int method_run_set(struct control_request *request)
+{
+    return control_history_change(request, false);
+}
+
+int method_run_delete(struct control_request *request)
+{
+    return control_history_change(request, true);
 }
 
 int method_alerts(struct control_request *request)

@@ -114,11 +114,11 @@ int history_alerts(struct query *query)
         /* run_id 0 = of any run. */
         code = query_open(
             query,
-            HISTORY_ALERTS
-            " WHERE (run_id = ?1 OR ?1 = 0) AND (job = ?2 OR ?2 = '') AND (rule = ?3 OR ?3 = '')"
-            " AND alerts.step BETWEEN ?4 AND ?5 AND (severity = ?7 OR ?7 < 0)"
-            " AND (alerts.state = ?8 OR ?8 < 0) AND jobs_match(?9, job)"
-            " ORDER BY alert_id DESC LIMIT ?6",
+            HISTORY_ALERTS " WHERE (run_id = ?1 OR ?1 = 0) AND (job = ?2 OR ?2 = '') AND job != ''"
+                           " AND (rule = ?3 OR ?3 = '')"
+                           " AND alerts.step BETWEEN ?4 AND ?5 AND (severity = ?7 OR ?7 < 0)"
+                           " AND (alerts.state = ?8 OR ?8 < 0) AND jobs_match(?9, job)"
+                           " ORDER BY alert_id DESC LIMIT ?6",
             &statement,
             SQL(sql_u64(*params->run ? run.id : 0), sql_text(params->job), sql_text(params->rule),
                 sql_u64(params->from), sql_u64(params->to), sql_u64(params->limit + 1),

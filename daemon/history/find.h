@@ -72,6 +72,8 @@ void put_text(struct query *query, const char *key, const char *text);
 void put_u64(struct query *query, const char *key, uint64_t number);
 /* `job`, `run`: 2 keys. */
 void put_run(struct query *query, const struct found_run *run);
+/* The map of a run as `runs` lists it. Returns 0, ERR_RUN_UNKNOWN, or another error. */
+int put_changed_run(struct query *query, const struct found_run *run);
 /* The state in a column of a row of `runs` whose failure is in another. */
 enum job_state column_state(sqlite3_stmt *row, int state, int failure, struct failure *ret_failure);
 /* `state`, and `failure` of JOB_FAILED: 1 or 2 keys. */

@@ -10,6 +10,8 @@
  * that is open unreadable. Each question sees one state of the database, in a transaction that ends
  * with it: a reader that stayed in one would keep the write-ahead log from being reset.
  *
+ * A change of a run is handed to the store, and the thread waits until it is written (change.c).
+ *
  * SQLite asks every PROGRESS_STEPS instructions whether to go on (query_check), and the methods ask
  * between rows; so a question ends soon after history.query_time, and soon after history_close. */
 #include "daemon/history/history.h"
@@ -214,6 +216,7 @@ static int history_run_method(struct history *history, struct history_question *
 {
     struct query query = {.db = history->db,
                           .config = history->config,
+                          .store = history->store,
                           .result = &question->result,
                           .detail = question->detail,
                           .deadline_ns = history->deadline_ns,

@@ -17,6 +17,7 @@
 struct query {
     sqlite3 *db;
     const struct config *config;
+    struct store *store;
     struct history_params params;
     struct mpk_writer *result;
     char *detail;         /* HISTORY_DETAIL_MAX */

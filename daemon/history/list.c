@@ -3,7 +3,25 @@
 #include "daemon/store/number.h"
 #include "daemon/history/windows.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+
+#define RUN_COLUMNS                                                                                \
+    "job, run, state, world, first_ns, last_ns, epoch, step, settings, failure, name, notes, "     \
+    "tags,"                                                                                        \
+    " star, archived"
+
+/* Words between blanks. */
+static void list_put_tags(struct mpk_writer *writer, const char *tags)
+{
+    struct mpk_open list = mpk_open(writer, "tags");
+    for (size_t length; (length = strcspn(tags, " ")) > 0; tags += length + (tags[length] == ' ')) {
+        char word[STORE_TAG_MAX + 1];
+        snprintf(word, sizeof word, "%.*s", (int)length, tags);
+        mpk_put_str(writer, word);
+    }
+    mpk_close_array(writer, &list);
+}
 
 static void put_one_run(struct query *query, sqlite3_stmt *statement)
 {
@@ -13,7 +31,7 @@ static void put_one_run(struct query *query, sqlite3_stmt *statement)
     run_hex(run, hex);
     struct failure failure;
     enum job_state state = column_state(statement, 2, 9, &failure);
-    mpk_put_map(query->result, 8 + put_state_count(state));
+    mpk_put_map(query->result, 13 + put_state_count(state));
     put_text(query, "job", column_text(statement, 0));
     put_text(query, "run", hex);
     put_state(query, state, &failure);
@@ -22,6 +40,11 @@ static void put_one_run(struct query *query, sqlite3_stmt *statement)
     put_u64(query, "last_ns", column_u64(statement, 5));
     put_u64(query, "epoch", column_u64(statement, 6));
     put_u64(query, "step", column_u64(statement, 7));
+    put_text(query, "name", column_text(statement, 10));
+    put_text(query, "notes", column_text(statement, 11));
+    list_put_tags(query->result, column_text(statement, 12));
+    mpk_pair_bool(query->result, "star", column_u64(statement, 13) != 0);
+    mpk_pair_bool(query->result, "archived", column_u64(statement, 14) != 0);
     /* An empty map where none are known. */
     const void *settings = sqlite3_column_blob(statement, 8);
     size_t size = (size_t)sqlite3_column_bytes(statement, 8);
@@ -39,15 +62,27 @@ int history_runs(struct query *query)
     sqlite3_stmt *statement;
     int code = query_open(
         query,
-        "SELECT job, run, state, world, first_ns, last_ns, epoch, step, settings, failure"
-        " FROM runs"
-        " WHERE (job = ?1 OR ?1 = '') AND jobs_match(?3, job)"
+        "SELECT " RUN_COLUMNS " FROM runs"
+        " WHERE (job = ?1 OR ?1 = '') AND job != '' AND jobs_match(?3, job)"
         " ORDER BY run_id DESC LIMIT ?2",
         &statement, SQL(sql_text(params->job), sql_u64(params->limit + 1), sql_text(params->jobs)));
     mpk_put_map(query->result, 2);
     code = code ? code : put_rows(query, statement, "runs", params->limit, put_one_run);
     sqlite3_finalize(statement);
     return code;
+}
+
+int put_changed_run(struct query *query, const struct found_run *run)
+{
+    sqlite3_stmt *statement;
+    int code = query_open(query, "SELECT " RUN_COLUMNS " FROM runs WHERE job = ? AND run = ?",
+                          &statement, SQL(sql_text(run->job), sql_blob(run->run, RUN_BYTES)));
+    int rows = code ? code : query_next(query, statement);
+    if (rows == 1) {
+        put_one_run(query, statement);
+    }
+    sqlite3_finalize(statement);
+    return rows == 0 ? ERR_RUN_UNKNOWN : rows == 1 ? 0 : rows;
 }
 
 /* Windows */

@@ -4,10 +4,12 @@
 #include "config/config.h"
 #include "proto/err.h"
 #include "proto/method.h"
+#include "proto/utf8.h"
 #include "config/value.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Bytes of a text that a sentence repeats. */
@@ -20,7 +22,17 @@ const char *const statistic_name[STATISTIC_COUNT] = {
     [STATISTIC_NUMBER] = "count",
 };
 
-enum params_kind { KIND_TEXT, KIND_NUMBER, KIND_BOOL, KIND_TRACK, KIND_STATISTICS, KIND_STATISTIC };
+enum params_kind {
+    KIND_TEXT,
+    KIND_LINE,
+    KIND_LINES,
+    KIND_TAGS,
+    KIND_NUMBER,
+    KIND_BOOL,
+    KIND_TRACK,
+    KIND_STATISTICS,
+    KIND_STATISTIC
+};
 
 static const struct info {
     const char *name;
@@ -50,6 +62,56 @@ static bool history_params_read_text(const msgpack_object *value, char *field, u
     }
     memcpy(field, value->via.str.ptr, value->via.str.size);
     field[value->via.str.size] = '\0';
+    return true;
+}
+
+/* Text that people write, which may be empty; with `lines` of several lines. */
+static bool params_read_lines(const msgpack_object *value, bool lines, char *field, uint64_t room)
+{
+    if (value->type != MSGPACK_OBJECT_STR || value->via.str.size >= room) {
+        return false;
+    }
+    const char *text = value->via.str.ptr;
+    for (size_t left = value->via.str.size, size; left > 0; left -= size + (size < left)) {
+        size = 0;
+        while (size < left && !(lines && (text[size] == '\n' || text[size] == '\t'))) {
+            size++;
+        }
+        if (!utf8_is_plain(text, size)) {
+            return false;
+        }
+        text += size + (size < left);
+    }
+    memcpy(field, value->via.str.ptr, value->via.str.size);
+    field[value->via.str.size] = '\0';
+    return true;
+}
+
+static int params_compare_tags(const void *a, const void *b)
+{
+    return strcmp(a, b);
+}
+
+/* In their order, each once. */
+static bool params_read_tags(const msgpack_object *value, char *field)
+{
+    char tags[STORE_TAGS_MAX][STORE_TAG_MAX + 1];
+    uint32_t count = mpk_items(value);
+    bool valid = value->type == MSGPACK_OBJECT_ARRAY && count <= STORE_TAGS_MAX;
+    for (uint32_t i = 0; i < count && valid; i++) {
+        valid = params_read_lines(&value->via.array.ptr[i], false, tags[i], sizeof tags[i]) &&
+                *tags[i] && !strchr(tags[i], ' ');
+    }
+    if (!valid) {
+        return false;
+    }
+    qsort(tags, count, sizeof tags[0], params_compare_tags);
+    *field = '\0';
+    for (uint32_t i = 0; i < count; i++) {
+        if (i == 0 || strcmp(tags[i], tags[i - 1]) != 0) {
+            field = stpcpy(stpcpy(field, i ? " " : ""), tags[i]);
+        }
+    }
     return true;
 }
 
@@ -111,10 +173,15 @@ static bool history_params_read_value(const msgpack_object *value, int index,
     switch (one->kind) {
     case KIND_TEXT:
         return history_params_read_text(value, field, one->room) && text_fits(1u << index, field);
+    case KIND_LINE:
+    case KIND_LINES:
+        return params_read_lines(value, one->kind == KIND_LINES, field, one->room);
+    case KIND_TAGS:
+        return params_read_tags(value, field);
     case KIND_NUMBER:
         return mpk_get_u64(value, one->most, field) == 0 && *(uint64_t *)field >= one->least;
     case KIND_BOOL:
-        return mpk_get_bool(value, &params->packed) == 0;
+        return mpk_get_bool(value, field) == 0;
     case KIND_TRACK:
         return history_params_read_text(value, text, sizeof text) &&
                history_track_parse(text, &params->track);

@@ -6,6 +6,7 @@
 
 #include "config/access.h"
 #include "config/rules.h"
+#include "daemon/store/store.h"
 #include "proto/header.h"
 #include "proto/mpk.h"
 #include "proto/result.h"
@@ -70,6 +71,10 @@ struct history_params {
     uint64_t limit, count, points;
     unsigned statistics; /* bits; of PARAM_STATISTIC one */
     bool packed;         /* numbers as one bin instead of lists */
+    char name[STORE_NAME_MAX + 1], notes[STORE_NOTES_MAX + 1]; /* of run.set, as the next three */
+    char tags[STORE_TAGS_MAX * (STORE_TAG_MAX + 1) + 1];       /* between blanks, each once */
+    bool star, archived;
+    bool dry; /* of run.delete */
 };
 
 /* Reads a map, or nil for an empty one. `takes` is the method's (method.def); what else is there,

@@ -19,7 +19,7 @@ static bool is_one_of(const msgpack_object *name, const bool *metrics)
 
 static void reply_result(struct request *request, struct mpk_doc *doc)
 {
-    if (request->arguments.given & 1u << ARG_metrics) {
+    if (request->arguments.given & UINT64_C(1) << ARG_metrics) {
         /* A list of live or summary maps without the numbers of other metrics: they become null,
          * and their names stay. So do the spectra of matrices, which are longer than all numbers of
          * the heads. */
@@ -54,7 +54,7 @@ static bool is_missing(int code)
            code == ERR_NO_SUMMARY || code == ERR_NO_MAP || code == ERR_HISTORY_OFF;
 }
 
-static void on_result(struct request *request, struct question *question)
+void api_on_result(struct request *request, struct question *question)
 {
     struct mpk_doc doc;
     if (is_missing(question->code) && request->arguments.or_null) {
@@ -79,7 +79,7 @@ void handle_method(struct request *request)
     bool sees_all = access_jobs_match(request->visitor.jobs, NULL);
     if (about != JOBS_LISTED && (api_hides(request, "job") || api_hides(request, "job_b"))) {
         struct question unknown = {.code = ERR_JOB_UNKNOWN};
-        on_result(request, &unknown);
+        api_on_result(request, &unknown);
         return;
     }
     struct question *question = question_new(request->http, request->route->method);
@@ -87,7 +87,7 @@ void handle_method(struct request *request)
         argument_put_map(&request->arguments, lists && !sees_all ? request->visitor.jobs : NULL,
                          &question->params);
     }
-    request_wait(request, question, on_result);
+    request_wait(request, question, api_on_result);
 }
 
 /* The event stream */

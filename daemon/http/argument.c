@@ -158,7 +158,7 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
     if (i < 0) {
         snprintf(reader->reterr, sizeof reader->reterr, "%s: no such parameter (valid: %s)",
                  shown(name), *valid ? valid : "none");
-    } else if (reader->given & 1u << i) {
+    } else if (reader->given & UINT64_C(1) << i) {
         snprintf(reader->reterr, sizeof reader->reterr, "%s: given twice", name);
     } else if (!is_value(value)) {
         snprintf(reader->reterr, sizeof reader->reterr,
@@ -168,7 +168,7 @@ bool argument_read(struct argument_reader *reader, const char *name, const char 
     if (*reader->reterr) {
         return false;
     }
-    reader->given |= 1u << i;
+    reader->given |= UINT64_C(1) << i;
     if (i == ARG_or_null) {
         /* A parameter of the API itself: the method does not know it. */
         if (!argument_read_flag(value, &reader->or_null)) {
@@ -206,7 +206,7 @@ void argument_put_map(const struct argument_reader *reader, const char *jobs,
 bool arguments_complete(struct argument_reader *reader)
 {
     for (int i = 0; i < ARG_COUNT; i++) {
-        if (!(reader->given & 1u << i) && argument_use(reader->route, i) == METHOD_NEEDS) {
+        if (!(reader->given & UINT64_C(1) << i) && argument_use(reader->route, i) == METHOD_NEEDS) {
             snprintf(reader->reterr, sizeof reader->reterr, "%s is needed: %s", arguments[i].name,
                      arguments[i].help);
             return false;

@@ -84,6 +84,7 @@ void guard_visitor_init(struct guard_visitor *visitor, enum guard_kind kind, con
         *visitor->who = '\0';
     }
     visitor->kind = kind;
+    visitor->is_own = false;
     *visitor->jobs = '\0';
 }
 
@@ -96,4 +97,13 @@ bool guard_judge(struct guard_visitor *visitor, const struct access *visitors)
     *visitor->jobs = '\0';
     return visitors && *visitor->who &&
            access_read_jobs(visitors, visitor->who, visitor->kind == GUARD_USER, visitor->jobs);
+}
+
+bool guard_may(const struct guard_visitor *visitor, const struct access *visitors,
+               enum access_role role, const char *job)
+{
+    if (visitor->kind == GUARD_LOCAL) {
+        return visitor->is_own || role != ACCESS_ADMIN;
+    }
+    return access_visitor_may(visitors, visitor->who, visitor->kind == GUARD_USER, role, job);
 }

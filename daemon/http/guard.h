@@ -18,12 +18,13 @@ bool guard_origin(const char *origin, const char *host);
 
 /* Somebody who asks, and the jobs they may see. */
 enum guard_kind {
-    GUARD_LOCAL, /* a user of this machine that attnd answers: all jobs */
+    GUARD_LOCAL, /* a user of this machine that attnd answers: all jobs, and `plan` */
     GUARD_TOKEN,
     GUARD_USER, /* that a proxy names */
 };
 struct guard_visitor {
     enum guard_kind kind;
+    bool is_own;                  /* LOCAL: attnd's own user or root, who may do everything */
     char who[ACCESS_WHO_MAX + 1]; /* the token, or "user:NAME" */
     char jobs[ACCESS_JOBS_MAX];   /* see access_jobs_match */
 };
@@ -35,5 +36,8 @@ void guard_visitor_init(struct guard_visitor *visitor, enum guard_kind kind, con
 /* Reads the visitor's jobs from the list, NULL: there is none. Returns whether attnd answers them.
  */
 bool guard_judge(struct guard_visitor *visitor, const struct access *visitors);
+/* Whether a visitor who was let in has a role for a job. */
+bool guard_may(const struct guard_visitor *visitor, const struct access *visitors,
+               enum access_role role, const char *job);
 
 #endif

@@ -86,10 +86,12 @@ struct request {
     struct question *question; /* on its way; its data is this */
     void (*answered)(struct request *request, struct question *question);
     struct request *next, *previous; /* of those that wait */
-    bool has_nul;                    /* in the path */
-    bool head_only;                  /* no body is wanted */
-    bool checked;                    /* the headers have been looked at */
-    bool handled;                    /* the route's handler has been called */
+    char *body;                      /* of a change, owned; NULL: there is none */
+    size_t body_size, body_room;
+    bool has_nul;   /* in the path */
+    bool head_only; /* no body is wanted */
+    bool checked;   /* the headers have been looked at */
+    bool handled;   /* the route's handler has been called */
 };
 
 /* Answers: each makes `response`, and is the end of it. `code` is an error of err.h; the HTTP
@@ -102,12 +104,22 @@ void reply_text(struct request *request, unsigned status, const char *type, cons
 void reply_owned(struct request *request, unsigned status, const char *type, void *bytes,
                  size_t size);
 void reply_error(struct request *request, unsigned status, const char *slug, const char *message);
+/* An error that is counted: the client may not ask so. */
+void reply_refuse(struct request *request, unsigned status, const char *slug, const char *message);
 void reply_code(struct request *request, int code, const char *detail);
 void reply_header(struct request *request, const char *name, const char *value);
 /* Parses the result of a question. Returns false when there is none: then the reply says why. */
 bool reply_parse(struct request *request, const struct question *question, struct mpk_doc *ret_doc);
 /* The headers that every response has. */
 void reply_finish(struct request *request);
+
+/* change.c: a request that changes something. The first looks at its headers: it is refused, or its
+ * body is expected, of which the second takes a piece; false: it ends here. */
+void change_begin(struct request *request);
+bool change_take(struct request *request, const char *piece, size_t size);
+
+/* For method questions: answers with the result as JSON, or why not. */
+void api_on_result(struct request *request, struct question *question);
 
 /* Asks the loop thread; `answered` makes the response. The caller has written the question's
  * params. Takes over the question; NULL = out of memory. */

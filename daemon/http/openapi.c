@@ -90,9 +90,38 @@ static json_t *describe_responses(const struct route *route)
     return json;
 }
 
+/* One that is asked by POST, with its parameters as a JSON object. */
+static void add_change(json_t *paths, const struct route *route)
+{
+    json_t *properties = json_object(), *needed = json_array();
+    for (int i = 0; i < ARG_COUNT; i++) {
+        if (argument_use(route, i)) {
+            json_t *schema = schema_of(arguments[i].type);
+            json_object_set_new(schema, "description", json_string(arguments[i].help));
+            json_object_set_new(properties, arguments[i].name, schema);
+        }
+        if (argument_use(route, i) == METHOD_NEEDS) {
+            json_array_append_new(needed, json_string(arguments[i].name));
+        }
+    }
+    json_t *schema = json_pack("{s:s, s:o, s:o}", "type", "object", "properties", properties,
+                               "required", needed);
+    json_t *header = json_pack("{s:s, s:s, s:b, s:{s:s, s:[s]}}", "name", "X-Attnd", "in", "header",
+                               "required", 1, "schema", "type", "string", "enum", "1");
+    json_object_set_new(paths, route->path,
+                        json_pack("{s:{s:s, s:[o], s:{s:b, s:{s:{s:o}}}, s:o}}", "post", "summary",
+                                  route->help, "parameters", header, "requestBody", "required", 1,
+                                  "content", "application/json", "schema", schema, "responses",
+                                  describe_responses(route)));
+}
+
 /* A path that ends with any name has it in braces. */
 static void add_route(json_t *paths, const struct route *route)
 {
+    if (route->role > ACCESS_READ) {
+        add_change(paths, route);
+        return;
+    }
     size_t length = strlen(route->path);
     json_t *list = json_array();
     for (int i = 0; i < ARG_COUNT; i++) {

@@ -98,6 +98,12 @@ void reply_error(struct request *request, unsigned status, const char *slug, con
     free(text);
 }
 
+void reply_refuse(struct request *request, unsigned status, const char *slug, const char *message)
+{
+    stats_add(request->http->stats, COUNT_HTTP_REFUSED, 1);
+    reply_error(request, status, slug, message);
+}
+
 static unsigned status_of(int code)
 {
     switch (code) {
@@ -111,6 +117,10 @@ static unsigned status_of(int code)
     case ERR_NO_MAP:
     case ERR_METHOD_UNKNOWN:
         return MHD_HTTP_NOT_FOUND;
+    case ERR_RUNNING:
+    case ERR_UNSENT:
+    case ERR_HUB:
+        return MHD_HTTP_CONFLICT;
     case ERR_QUERY_TIME:
         return MHD_HTTP_GATEWAY_TIMEOUT;
     case ERR_MEMORY:

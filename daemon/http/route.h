@@ -4,6 +4,7 @@
 #ifndef DAEMON_HTTP_ROUTE_H
 #define DAEMON_HTTP_ROUTE_H
 
+#include "config/access.h"
 #include "proto/method.h"
 #include "proto/metric.h"
 #include "proto/mpk.h"
@@ -55,6 +56,7 @@ struct route {
     const char *answer; /* of JSON: "{keys that it has}", "[keys that each of a list has]"; NULL:
                            told elsewhere */
     const char *help;
+    enum access_role role; /* beyond `read`: it changes something, and is asked by POST */
 };
 extern const struct route routes[];
 extern const size_t route_count;
@@ -62,14 +64,14 @@ extern const size_t route_count;
 /* NULL when there is none. */
 const struct route *route_find(const char *path);
 
-/* How the query of a route treats this one of the arguments. */
+/* How the query, or body, of a route treats this one of the arguments. */
 enum method_parameter argument_use(const struct route *route, int argument);
 
 /* Reads arguments into a MessagePack map, one after the other. */
 struct argument_reader {
     const struct route *route;
     struct mpk_writer pairs; /* key, value, key, value */
-    unsigned given;          /* bits of ARG_ */
+    uint64_t given;          /* bits of ARG_ */
     unsigned count;          /* of those that are in `pairs` */
     bool or_null;
     bool metrics[METRIC_COUNT]; /* of an answer, when ARG_metrics is given */
@@ -87,6 +89,7 @@ void argument_put_map(const struct argument_reader *reader, const char *jobs,
 
 /* Handlers of routes: each makes the response, or waits, or begins a stream. */
 void handle_method(struct request *request); /* a method of control, as JSON */
+void handle_change(struct request *request); /* one that changes something (change.c) */
 void handle_events(struct request *request);
 void handle_metrics(struct request *request);
 void handle_metric_list(struct request *request);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A request's life: on_uri makes it, on_request checks its headers and refuses a body, and then
- * finds the route, whose handler makes the response at once or suspends the connection until the
- * loop thread has answered; the server then calls on_request again, which sends the response.
- * on_completed ends it. */
+/* A request's life: on_uri makes it, on_request checks its headers and refuses a body, or takes
+ * that of a change (change.c), and then finds the route, whose handler makes the response at once
+ * or suspends the connection until the loop thread has answered; the server then calls on_request
+ * again, which sends the response. on_completed ends it. */
 #include "daemon/http/internal.h"
 
 #include "daemon/base/clock.h"
@@ -172,6 +172,7 @@ static void on_completed(void *data, struct MHD_Connection *connection, void **s
         MHD_destroy_response(request->response);
     }
     argument_reader_clear(&request->arguments);
+    free(request->body);
     stats_add(request->http->stats, COUNT_HTTP_REQUESTS, 1);
     peer_expect(peer_of(connection), clock_monotonic_ns());
     if (!request->route || request->route->handle != handle_events) {
@@ -183,13 +184,6 @@ static void on_completed(void *data, struct MHD_Connection *connection, void **s
 }
 
 /* Checks */
-
-static void server_refuse(struct request *request, unsigned status, const char *slug,
-                          const char *message)
-{
-    stats_add(request->http->stats, COUNT_HTTP_REFUSED, 1);
-    reply_error(request, status, slug, message);
-}
 
 static bool has_body(struct request *request)
 {
@@ -259,12 +253,12 @@ static void refuse_stranger(struct request *request, const char *why)
     if (request->http->visitors) {
         snprintf(message, sizeof message,
                  "%s; send a token of http.token_file: Authorization: Bearer TOKEN", why);
-        server_refuse(request, MHD_HTTP_UNAUTHORIZED, "token", message);
+        reply_refuse(request, MHD_HTTP_UNAUTHORIZED, "token", message);
         reply_header(request, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer realm=\"attnd\"");
     } else {
         snprintf(message, sizeof message, "%s; this attnd has none: start it with http.token_file",
                  why);
-        server_refuse(request, MHD_HTTP_FORBIDDEN, "user", message);
+        reply_refuse(request, MHD_HTTP_FORBIDDEN, "user", message);
     }
 }
 
@@ -310,6 +304,8 @@ static void handle(struct request *request, const char *path)
                               : GUARD_LOCAL,
                        token ? token : user);
     if (!open) {
+        visitor->is_own = peer && peer->whose.kind == WHOSE_USER &&
+                          whose_is_own(&request->http->whose, peer->whose.uid);
         if (visitor->kind == GUARD_LOCAL && is_stranger(request, why, sizeof why)) {
             refuse_stranger(request, why);
         } else if (!guard_judge(visitor, visitors)) {
@@ -326,6 +322,10 @@ static void handle(struct request *request, const char *path)
     if (!request->response && strncmp(request->path, "/api/", strlen("/api/")) == 0) {
         struct argument_reader *reader = &request->arguments;
         argument_reader_init(reader, request->route);
+        if (request->route->role > ACCESS_READ) {
+            handle_change(request);
+            return;
+        }
         MHD_get_connection_values_n(request->connection, MHD_GET_ARGUMENT_KIND, on_argument,
                                     reader);
         if (*reader->reterr || !arguments_complete(reader)) {
@@ -348,14 +348,23 @@ static enum MHD_Result server_on_request(void *data, struct MHD_Connection *conn
                                          const char *upload, size_t *upload_size, void **state)
 {
     struct request *request = *state;
-    (void)data, (void)connection, (void)version, (void)upload;
-    if (!request || *upload_size > 0) {
+    const struct route *route = route_find(path);
+    bool changes = route && route->role > ACCESS_READ;
+    (void)data, (void)connection, (void)version;
+    if (!request) {
         return MHD_NO;
+    }
+    if (*upload_size > 0) {
+        bool taken = change_take(request, upload, *upload_size);
+        *upload_size = 0;
+        return taken ? MHD_YES : MHD_NO;
     }
     if (!request->checked) {
         request->checked = true;
         request->head_only = strcmp(method, MHD_HTTP_METHOD_HEAD) == 0;
-        peer_expect(peer_of(connection), 0);
+        if (!changes) {
+            peer_expect(peer_of(connection), 0);
+        }
         /* Refuses what should not go on; then there is a response. */
         const struct config *config = request->http->config;
         const char *host = request_header(request, MHD_HTTP_HEADER_HOST);
@@ -366,27 +375,31 @@ static enum MHD_Result server_on_request(void *data, struct MHD_Connection *conn
             repeated = repeated || server_count_headers(request, names[i]) > 1;
         }
         if (request->has_nul || repeated) {
-            server_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
-                          "a zero byte in the path, or more than one Host, Content-Length, "
-                          "Authorization or " USER_HEADER);
-        } else if (!request->head_only && strcmp(method, MHD_HTTP_METHOD_GET) != 0) {
-            server_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
-                          "only GET and HEAD are answered");
-            reply_header(request, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
-        } else if (has_body(request)) {
-            server_refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body",
-                          "requests have no body here");
+            reply_refuse(request, MHD_HTTP_BAD_REQUEST, "request",
+                         "a zero byte in the path, or more than one Host, Content-Length, "
+                         "Authorization or " USER_HEADER);
+        } else if (changes ? strcmp(method, MHD_HTTP_METHOD_POST) != 0
+                           : !request->head_only && strcmp(method, MHD_HTTP_METHOD_GET) != 0) {
+            reply_refuse(request, MHD_HTTP_METHOD_NOT_ALLOWED, "method",
+                         changes ? "this changes something: only POST is answered"
+                                 : "only GET and HEAD are answered");
+            reply_header(request, MHD_HTTP_HEADER_ALLOW, changes ? "POST" : "GET, HEAD");
+        } else if (!changes && has_body(request)) {
+            reply_refuse(request, MHD_HTTP_CONTENT_TOO_LARGE, "body", "requests have no body here");
         } else if (!guard_host(host, config->http_hosts.text)) {
-            server_refuse(request, MHD_HTTP_MISDIRECTED_REQUEST, "host",
-                          "attnd is not known by this Host; add the name to http.hosts");
+            reply_refuse(request, MHD_HTTP_MISDIRECTED_REQUEST, "host",
+                         "attnd is not known by this Host; add the name to http.hosts");
         } else if (!guard_origin(request_header(request, "Origin"), host)) {
-            server_refuse(request, MHD_HTTP_FORBIDDEN, "origin",
-                          "pages of other origins may not ask");
+            reply_refuse(request, MHD_HTTP_FORBIDDEN, "origin",
+                         "pages of other origins may not ask");
+        } else if (changes) {
+            change_begin(request);
         }
         return request->response ? send_response(request) : MHD_YES;
     }
     if (!request->handled) {
         request->handled = true;
+        peer_expect(peer_of(connection), 0);
         handle(request, path);
     }
     if (request->response) {

@@ -182,9 +182,14 @@ struct whose_peer whose_ask(struct whose *whose, int fd)
 
 /* The users that may ask */
 
+bool whose_is_own(const struct whose *whose, uid_t uid)
+{
+    return uid == whose->own || uid == 0;
+}
+
 bool whose_may_ask(const struct whose *whose, uid_t uid)
 {
-    if (uid == whose->own || uid == 0) {
+    if (whose_is_own(whose, uid)) {
         return true;
     }
     for (unsigned i = 0; i < whose->user_count; i++) {

@@ -54,6 +54,9 @@ struct whose_peer whose_ask(struct whose *whose, int fd);
  * system's user database is asked about members only. */
 bool whose_may_ask(const struct whose *whose, uid_t uid);
 
+/* Whether it is attnd's own or root. */
+bool whose_is_own(const struct whose *whose, uid_t uid);
+
 /* Whether a header says that somebody forwards requests of others. */
 bool whose_is_forwarding(const char *header);
 

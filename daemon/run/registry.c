@@ -493,6 +493,20 @@ void registry_refused(struct registry *registry, const char *name, int code)
     }
 }
 
+void registry_drop_run(struct registry *registry, struct run *run)
+{
+    struct job *job = registry_find_job(registry, run->job);
+    if (registry_find(registry, run->job, "") == run) {
+        registry->forget(registry->data, run->job);
+    }
+    past_forget_all(&registry->pasts);
+    LL_DELETE(job->runs, run);
+    run_free(&run);
+    if (!job->runs) {
+        remove_job(registry, job);
+    }
+}
+
 /* All runs */
 
 struct run *registry_next(const struct registry *registry, const struct run *run)

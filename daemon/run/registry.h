@@ -52,6 +52,9 @@ bool registry_tick(struct registry *registry, uint64_t now_ns);
 /* queue_flush for every run of the job (NULL: of all jobs). Returns how many runs have to wait, or
  * ERR_JOB_UNKNOWN. */
 int registry_flush(struct registry *registry, const char *job);
+/* The history has deleted a run that is not busy: forgets it, with the last values of its job where
+ * its name means this run. */
+void registry_drop_run(struct registry *registry, struct run *run);
 /* Runs that still have to show their windows after a flush. */
 uint32_t registry_flushing(const struct registry *registry);
 

@@ -18,7 +18,7 @@ void registry_begin_round(struct registry *registry)
 bool registry_step(struct registry *registry)
 {
     for (struct run *run = NULL; (run = registry_next(registry, run));) {
-        if (run->in_round && !run_closes(run)) {
+        if (run->in_round && !run->deleting && !run_closes(run)) {
             run->in_round = checkpoint_step(run);
             if (run->in_round || run->saving) {
                 return true;
@@ -40,7 +40,9 @@ uint64_t registry_collected(const struct registry *registry)
 void registry_submit(struct registry *registry, uint64_t now_ns)
 {
     for (struct run *run = NULL; (run = registry_next(registry, run));) {
-        checkpoint_submit(run, now_ns);
+        if (!run->deleting) {
+            checkpoint_submit(run, now_ns);
+        }
     }
 }
 

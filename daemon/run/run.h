@@ -52,9 +52,10 @@ struct run {
     struct state_budget drift_budget; /* half of that: baselines give way to windows */
     enum job_state state;             /* of the first three; shown as run_shown says */
     struct failure failure;           /* of the first rank that said one; type "" = none did */
-    bool no_news; /* not a sign of life for limits.no_news, and it has not ended */
-    bool dirty;   /* the job map should be published again */
-    bool unsaved; /* something has changed since the last round of checkpoints began */
+    bool no_news;  /* not a sign of life for limits.no_news, and it has not ended */
+    bool deleting; /* by the history: nothing of it is saved meanwhile */
+    bool dirty;    /* the job map should be published again */
+    bool unsaved;  /* something has changed since the last round of checkpoints began */
     bool alerts_unsaved;
     struct track tracks[TRACKS_MAX];
     uint32_t track_count;

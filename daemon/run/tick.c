@@ -45,6 +45,9 @@ bool tick_wanted(const struct run *run)
 void tick_run(struct run *run, uint64_t now_ns)
 {
     uint64_t time_ns = run_time_ns(run, now_ns);
+    if (run->deleting) {
+        return;
+    }
     for (uint32_t t = 0; t < run->track_count; t++) {
         window_settle_byes(&run->tracks[t].window, time_ns);
     }

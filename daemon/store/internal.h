@@ -46,12 +46,15 @@ struct store_batch {
     struct store_run run;     /* points into the batch */
     uint8_t run_id[RUN_BYTES];
     struct record *first, **last;
-    uint64_t bytes;   /* memory */
-    uint64_t records; /* calls of batch_*, or 1 for the run alone */
-    bool precious;    /* has windows, alerts, points, sketches or what goes to hubs */
-    bool held;        /* batch_hold */
-    bool is_last;     /* of its run */
-    bool tried;       /* held, and could not be committed yet */
+    uint64_t bytes;              /* memory */
+    uint64_t records;            /* calls of batch_*, or 1 for the run alone */
+    bool precious;               /* has windows, alerts, points, sketches or what goes to hubs */
+    bool held;                   /* batch_hold */
+    bool is_last;                /* of its run */
+    bool tried;                  /* held, and could not be committed yet */
+    bool is_change;              /* it has no records, and changes a run that is there, or */
+    bool drops;                  /* deletes it: */
+    struct store_change *change; /* NULL: nobody waits for it any more, and nothing is changed */
     struct promises promises;
     uint64_t queued_ns; /* monotonic; when it was submitted */
     char job[];
@@ -73,6 +76,10 @@ struct store_writer {
     void *data;
     struct outbox_totals *out; /* what is written is added */
 };
+
+/* change.c: inside the transaction of the batch; a refusal is in the change. Returns an SQLite
+ * code. */
+int change_write(const struct sql *sql, struct store_change *change);
 
 /* Returns an SQLite code. */
 int write_batch(const struct store_writer *writer, const struct store_batch *batch);

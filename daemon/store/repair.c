@@ -64,7 +64,7 @@ static const struct repair_table tables[] = {
     {"meta", "1", NULL, NULL},
     {"runs", "run_id", NULL, NULL},
     {"runs INDEXED BY sqlite_autoindex_runs_1", "1", "job, run, run_id",
-     "runs SELECT ?3, ?1, ?2, 2, 1, 0, 0, 0, 0, strftime('%s'), NULL, NULL"},
+     "runs SELECT ?3, ?1, ?2, 2, 1, 0, 0, 0, 0, strftime('%s'), NULL, NULL, '', '', '', 0, 0"},
     {"layers", "layer_id", NULL, NULL},
     {"layers INDEXED BY sqlite_autoindex_layers_1", "1", "run_id, stack, layer, site, layer_id",
      "layers VALUES(?5, ?1, ?2, ?3, ?4, 0, NULL, NULL)"},

@@ -199,6 +199,21 @@ static int store_retention_make_room(const struct sql *sql, int64_t now_s,
     return drop_found_run(sql, STATEMENT_GET_OLD_RUN, now_s, done);
 }
 
+/* Gives some free pages back to the file system. */
+static int store_retention_shrink(const struct sql *sql, const struct size *before,
+                                  struct retention_done *done)
+{
+    char text[64];
+    struct size after = *before;
+    snprintf(text, sizeof text, "PRAGMA incremental_vacuum(%d)", VACUUM_PAGES);
+    if (sqlite3_exec(sql->db, text, NULL, NULL, NULL) != SQLITE_OK) {
+        return sqlite3_extended_errcode(sql->db);
+    }
+    int code = store_retention_read_size(sql, &after);
+    done->more = code == SQLITE_OK && after.pages < before->pages;
+    return code;
+}
+
 int retention_by_size(const struct sql *sql, const struct retention_rule *rule, int64_t now_s,
                       struct retention_done *ret_done)
 {
@@ -217,14 +232,57 @@ int retention_by_size(const struct sql *sql, const struct retention_rule *rule, 
     if (!too_large || size.pages_free == 0) {
         return SQLITE_OK;
     }
-    char text[64];
-    struct size after = size;
-    snprintf(text, sizeof text, "PRAGMA incremental_vacuum(%d)", VACUUM_PAGES);
-    if (sqlite3_exec(sql->db, text, NULL, NULL, NULL) != SQLITE_OK) {
-        return sqlite3_extended_errcode(sql->db);
+    return store_retention_shrink(sql, &size, ret_done);
+}
+
+/* Deleted runs */
+
+static int drop_some_of(const struct sql *sql, enum statement first, enum statement then,
+                        int64_t run_id, int *ret_rows)
+{
+    int code = sql_begin(sql);
+    if (code != SQLITE_OK) {
+        return code;
     }
-    code = store_retention_read_size(sql, &after);
-    ret_done->more = code == SQLITE_OK && after.pages < size.pages;
+    code = sql_run(sql, first, SQL(sql_i64(run_id)));
+    *ret_rows = code == SQLITE_OK ? sqlite3_changes(sql->db) : 0;
+    if (code == SQLITE_OK && then != first) {
+        code = sql_run(sql, then, SQL(sql_i64(run_id)));
+        *ret_rows = sqlite3_changes(sql->db);
+    }
+    crash_point("store_deleting");
+    return sql_end(sql, code);
+}
+
+int retention_of_hidden(const struct sql *sql, const struct retention_rule *rule, int64_t now_s,
+                        struct retention_done *ret_done)
+{
+    static const enum statement pairs[][2] = {
+        {STATEMENT_DROP_SERIES_OF, STATEMENT_DROP_CHUNKS_OF},
+        {STATEMENT_DROP_STATES_OF, STATEMENT_DROP_WINDOWS_OF},
+        {STATEMENT_DROP_MAPS_OF, STATEMENT_DROP_MAPS_OF},
+        {STATEMENT_DROP_SKETCHES_OF, STATEMENT_DROP_SKETCHES_OF}};
+    int64_t run_id = 0;
+    int rows = 0;
+    struct size size = {0};
+    (void)rule, (void)now_s;
+    *ret_done = (struct retention_done){0};
+    int code = sql_number(sql, STATEMENT_GET_HIDDEN_RUN, NULL, &run_id);
+    if (code == SQLITE_DONE) {
+        code = store_retention_read_size(sql, &size);
+        return code ? code : store_retention_shrink(sql, &size, ret_done);
+    }
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0] && code == SQLITE_OK && !rows; i++) {
+        code = drop_some_of(sql, pairs[i][0], pairs[i][1], run_id, &rows);
+        if (pairs[i][1] == STATEMENT_DROP_WINDOWS_OF && code == SQLITE_OK) {
+            ret_done->windows = (uint64_t)rows;
+        }
+    }
+    if (code == SQLITE_OK && !rows) {
+        code = sql_begin(sql);
+        code = code ? code : sql_end(sql, drop_run(sql, run_id));
+    }
+    ret_done->more = code == SQLITE_OK;
     return code;
 }
 

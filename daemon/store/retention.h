@@ -6,8 +6,8 @@
  * that were not written to since. By size: first the states of the oldest windows, whose numbers
  * stay; when no state is left beyond those of the newest windows of each layer, the oldest windows
  * themselves, of ended and of running runs alike. Removed rows leave free pages, which are used
- * again; the file shrinks only when it is larger than history.max_size. The write-ahead log and the
- * outbox count apart. */
+ * again; the file shrinks only when it is larger than history.max_size, or a run was deleted. The
+ * write-ahead log and the outbox count apart. */
 #ifndef DAEMON_STORE_RETENTION_H
 #define DAEMON_STORE_RETENTION_H
 
@@ -28,5 +28,8 @@ int retention_by_size(const struct sql *sql, const struct retention_rule *rule, 
                       struct retention_done *ret_done);
 int retention_by_age(const struct sql *sql, const struct retention_rule *rule, int64_t now_s,
                      struct retention_done *ret_done);
+/* Rows of runs that were deleted; when all have gone, gives free pages back to the file system. */
+int retention_of_hidden(const struct sql *sql, const struct retention_rule *rule, int64_t now_s,
+                        struct retention_done *ret_done);
 
 #endif

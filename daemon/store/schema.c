@@ -186,9 +186,18 @@ static const char version_12[] = "ALTER TABLE alerts ADD COLUMN since_after INTE
                                  "UPDATE alerts SET since_after = 0;"
                                  "ALTER TABLE alerts DROP COLUMN since_epoch;";
 
-static const char *const migrations[] = {version_1, version_2,  version_3, version_4,
-                                         version_5, version_6,  version_7, version_8,
-                                         version_9, version_10, version_11, version_12};
+/* People say of a run: its name, a line; notes; tags, words between blanks. star, archived: 0 or 1.
+ * From here on a run that is deleted has the job '' and another `run` until its rows have gone, a
+ * few at a time (retention.c). */
+static const char version_13[] = "ALTER TABLE runs ADD COLUMN name TEXT NOT NULL DEFAULT '';"
+                                 "ALTER TABLE runs ADD COLUMN notes TEXT NOT NULL DEFAULT '';"
+                                 "ALTER TABLE runs ADD COLUMN tags TEXT NOT NULL DEFAULT '';"
+                                 "ALTER TABLE runs ADD COLUMN star INTEGER NOT NULL DEFAULT 0;"
+                                 "ALTER TABLE runs ADD COLUMN archived INTEGER NOT NULL DEFAULT 0;";
+
+static const char *const migrations[] = {version_1,  version_2,  version_3, version_4, version_5,
+                                         version_6,  version_7,  version_8, version_9, version_10,
+                                         version_11, version_12, version_13};
 
 const struct schema schema_current = {migrations, sizeof migrations / sizeof migrations[0]};
 

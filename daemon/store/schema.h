@@ -20,6 +20,8 @@
  *     NULL, which is right, while the chunk's numbers for the same `last` are old. When the
  *     window is in a later chunk, the greater chunk_id is right.
  *
+ *   - A run whose job is '' is being deleted.
+ *
  *   - A corrupt database is renamed while attnd runs, and another one is in its place: a reader
  *     that stays compares the inode behind the path with that of the file it has open. */
 #ifndef DAEMON_STORE_SCHEMA_H

@@ -15,8 +15,8 @@
  * there is room; when attnd ends they are tried once more. When a new database cannot be had,
  * history is off until attnd starts again.
  *
- * crash_point: store_begin, store_before_commit, store_after_commit; store_chunk and
- * store_retention before their commits. */
+ * crash_point: store_begin, store_before_commit, store_after_commit; store_chunk, store_retention
+ * and store_deleting before their commits. */
 #include "daemon/store/store.h"
 
 #include "daemon/base/clock.h"
@@ -139,6 +139,9 @@ static void store_on_open(struct store *store)
         log_event(LOG_WARNING, "history_clock_unknown", LOG_STR("reason", sqlite3_errstr(code)));
     }
     store->size_due = true; /* the bound may have been lowered */
+    int64_t hidden;
+    store->hidden_due =
+        sql_number(&store->db.sql, STATEMENT_GET_HIDDEN_RUN, NULL, &hidden) == SQLITE_OK;
     store->outbox.is_open = false;
     code = outbox_open(store);
     if (code != SQLITE_OK) {
@@ -302,6 +305,8 @@ static bool store_do_one(struct store *store, uint64_t now)
         code = db_checkpoint(&store->db);
     } else if (store->full_count > 0) {
         code = make_chunk(store);
+    } else if (store->hidden_due) {
+        code = retain(store, &store->hidden_due, retention_of_hidden);
     } else if (store->size_due) {
         code = retain(store, &store->size_due, retention_by_size);
     } else if (store->age_due) {
@@ -354,10 +359,12 @@ static struct store_batch *take_due(struct store *store, uint64_t now)
     }
     struct store_batch *taken = store->queue.first, *end = taken;
     uint64_t bytes = end->bytes, promised = end->promises.bytes;
+    store->changes -= end->is_change;
     while (end->next && bytes < COMMIT_BYTES) {
         end = end->next;
         bytes += end->bytes;
         promised += end->promises.bytes;
+        store->changes -= end->is_change;
     }
     store->promised_bytes -= promised;
     store->queue.first = end->next;
@@ -397,6 +404,7 @@ static void store_finish(struct store *store, struct store_batch *taken)
     bool waits = code != SQLITE_OK && !off && store_may_recover(code);
     pthread_mutex_lock(&store->lock);
     struct store_batch *held = waits ? store_take_held(&taken, store->stopping) : NULL;
+    change_finish(store, taken, off ? SQLITE_CANTOPEN : code);
     store->writing = NULL; /* whoever looks for a run finds it in the queue, or in the database */
     if (held) {
         /* Queue locked: they are the oldest again. */
@@ -422,6 +430,7 @@ static void store_finish(struct store *store, struct store_batch *taken)
     }
     while (taken) {
         struct store_batch *next = taken->next;
+        store->hidden_due = store->hidden_due || taken->drops;
         records += taken->records;
         bytes += taken->bytes;
         if (code != SQLITE_OK) {
@@ -550,6 +559,7 @@ int store_new(const struct config *config, struct stats *stats, struct store **r
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&store->wake, &attributes);
+    pthread_cond_init(&store->changed, &attributes);
     pthread_condattr_destroy(&attributes);
     pthread_mutex_init(&store->lock, NULL);
     pthread_mutex_init(&store->db_lock, NULL);
@@ -588,6 +598,7 @@ void store_free(struct store **store_p)
     db_close(&store->db);
     free(store->full);
     pthread_cond_destroy(&store->wake);
+    pthread_cond_destroy(&store->changed);
     pthread_mutex_destroy(&store->lock);
     pthread_mutex_destroy(&store->db_lock);
     free(store);

@@ -191,6 +191,25 @@ bool store_is_full(struct store *store);
 bool store_is_busy(struct store *store);
 /* Any thread: processor time of the thread for transactions of checkpoints alone, so far. */
 uint64_t store_saving_ns(const struct store *store);
+/* A change of a run in the history, by people: some of what they say of it, or that it goes. */
+#define STORE_NAME_MAX  200  /* bytes: a line */
+#define STORE_NOTES_MAX 8192 /* lines */
+#define STORE_TAGS_MAX  16   /* words */
+#define STORE_TAG_MAX   32   /* bytes of a word */
+struct store_change {
+    const char *job;
+    const uint8_t *run;
+    bool drop;                       /* it is to be deleted; else: */
+    const char *name, *notes, *tags; /* NULL: stays; tags stand between blanks */
+    const bool *star, *archived;     /* NULL: stays */
+    int code;                        /* the store's own: why not, and */
+    bool done;                       /* whether nobody writes it any more */
+};
+/* Not the loop: waits until it is committed, behind all that was submitted before, at most until
+ * then, or for a commit that has begun. A deleted run is in no answer from there on; its rows go
+ * after that, a few at a time. Returns 0, ERR_RUN_UNKNOWN, ERR_UNSENT, ERR_HISTORY_OFF or
+ * ERR_MEMORY, or ERR_AGAIN: it could not be written, and is not. */
+int store_change(struct store *store, struct store_change *change, uint64_t deadline_ns);
 /* Bytes that are not on the disk yet. */
 uint64_t store_waiting(struct store *store);
 /* Whether a checkpoint of `bytes` would be taken now. */

@@ -52,6 +52,8 @@ struct store {
                                           changes them */
     uint64_t queued_bytes, held_bytes; /* held: queued, or being written */
     uint64_t promised_bytes;           /* of messages whose promises are in the queue */
+    uint32_t changes;                  /* in the queue: somebody waits for each */
+    pthread_cond_t changed;            /* such a batch is done */
     bool stopping;
 
     pthread_mutex_t db_lock; /* guards the rest: the thread's, but for read.c */
@@ -59,7 +61,7 @@ struct store {
     struct store_place *full; /* that have windows for a chunk; owned */
     uint32_t full_count, full_capacity;
     uint64_t age_next_ns, log_next_ns;
-    bool size_due, age_due;
+    bool size_due, age_due, hidden_due;
     struct store_clock clock;
     _Atomic uint64_t saving_ns; /* store_saving_ns */
     atomic_int trouble;    /* SQLite's code of the last commit, if it failed; read by any thread */
@@ -74,10 +76,14 @@ struct store {
     struct outbox outbox;
 };
 
+/* Queue locked: tells those who wait for changes in these batches, whose commit had this code. */
+void change_finish(struct store *store, const struct store_batch *batches, int code);
+
 /* Lock held: batches in the queue are worth a commit before its time. */
 static inline bool store_is_enough(const struct store *store)
 {
-    return store->queued_bytes >= COMMIT_BYTES || store->promised_bytes >= PROMISES_WORTH;
+    return store->queued_bytes >= COMMIT_BYTES || store->promised_bytes >= PROMISES_WORTH ||
+           store->changes > 0;
 }
 
 static inline bool store_is_off(const struct store *store)

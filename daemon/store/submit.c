@@ -45,6 +45,7 @@ bool store_submit(struct store *store, struct store_batch **batch_p)
         store->queued_bytes += batch->bytes;
         store->held_bytes += batch->bytes;
         store->promised_bytes += batch->promises.bytes;
+        store->changes += batch->is_change;
         if (was_empty || (!was_enough && store_is_enough(store))) {
             pthread_cond_signal(&store->wake);
         }

@@ -314,6 +314,9 @@ static int write_record(const struct store_writer *writer, const struct store_ba
 int write_batch(const struct store_writer *writer, const struct store_batch *batch)
 {
     int64_t run_id;
+    if (batch->is_change) {
+        return batch->change ? change_write(writer->sql, batch->change) : SQLITE_OK;
+    }
     int code = sql_number(writer->sql, STATEMENT_PUT_RUN,
                           SQL(sql_text(batch->run.job), sql_blob(batch->run.run, RUN_BYTES),
                               sql_u64(batch->run.state), sql_u64(batch->run.world),

@@ -138,7 +138,7 @@ METHOD_DEF = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."
 def arguments_of_methods(*kinds):
     """(method, argument) of the table, of methods of these kinds."""
     with open(METHOD_DEF, encoding="utf-8") as file:
-        rows = re.findall(r'(?:METHOD|ROUTED)\("([\w.]+)", \w+, (\w+), \w+, \w+,\s+"([^"]*)"', file.read())
+        rows = re.findall(r'(?:METHOD|ROUTED|CHANGES)\("([\w.]+)", \w+, (\w+), \w+,(?: \w+,)?\s+"([^"]*)"', file.read())
     words = [(method, word) for method, when, takes in rows if when in kinds for word in takes.replace("!", "").split()]
     return [(method, word) for method, word in words if word != "..."]
 

@@ -54,6 +54,19 @@ def locked(path):
         yield
 
 
+def test_a_hub_deletes_no_run_and_names_it(server):
+    hub, nodes = begun(server)
+    for node in nodes:
+        node.end()
+    run = dict(job="job", run=RUN.hex())
+    wait_until(lambda: hub.call("runs")["runs"][0]["state"] == "ended", "the end in the history")
+    for dry in (True, False):
+        with pytest.raises(RuntimeError, match="hub"):
+            hub.call("run.delete", **run, dry=dry)
+    assert hub.call("run.set", **run, name="exp 1", archived=True)["archived"]
+    assert [one["name"] for one in hub.call("runs")["runs"]] == ["exp 1"]
+
+
 def test_twice_and_in_any_order_is_the_same(server):
     """Each row comes in three pieces of which some come twice, and all of it is shuffled, over nodes, too."""
     hub = Hub(server, "hub", "window.timeout=1h")

@@ -76,6 +76,24 @@ def test_a_training_does_not_wait_for_servers_that_are_not_there(server):
     assert node.fleet()["error"] is None
 
 
+def test_a_run_is_deleted_when_a_server_has_taken_its_parts(server):
+    """And not before; what was taken stays for as long as a hub may ask for it."""
+    server.stop()
+    node = Node(server, "one")
+    training = rank_two(node)
+    training.bye()
+    wait_until(lambda: node.fleet()["unsent"] == 19 and node.call("runs")["runs"][0]["state"] == "ended", "rows")
+    run = dict(job="job", run=training.run.hex())
+    for dry in (True, False):
+        with pytest.raises(RuntimeError, match="unsent"):
+            node.call("run.delete", **run, dry=dry)
+    assert [one["run"] for one in node.call("jobs")] == [run["run"]] and node.fleet()["unsent"] == 19
+    server.start()
+    rows = all_sent(server, node, 19)
+    assert node.call("run.delete", **run)["deleted"]
+    assert node.call("runs")["runs"] == node.call("jobs") == [] and outbox(node) == rows
+
+
 def test_a_node_that_is_refused_pauses_and_says_so(server):
     node = Node(server, "one")
     training = rank_two(node, 4)

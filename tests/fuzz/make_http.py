@@ -12,7 +12,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOST = "Host: localhost\r\n"
 QUERIES = ["", "job=a&layer=3&head=0&packed=1", "job=a&kinds=live,summary&last_event_id=12345678-1", "limit=10&or_null=1",
            "statistics=mean,max&from=1&to=2", "job=%00&x=%zz", "layer=-1", "job=a&job=b"]
-STRANGE = ["POST / HTTP/1.1\r\n" + HOST + "Content-Length: 3\r\n\r\nabc", "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+CHANGE = "POST /api/v1/run/set HTTP/1.1\r\n" + HOST + "X-Attnd: 1\r\nContent-Type: application/json\r\nContent-Length: "
+STRANGE = [CHANGE + '47\r\n\r\n{"job": "a", "run": "00", "tags": ["b"], "x": 1}', CHANGE + "2\r\n\r\n[]", CHANGE + "9\r\n\r\n{",
+           "POST / HTTP/1.1\r\n" + HOST + "Content-Length: 3\r\n\r\nabc", "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n",
            "GET /api/v1/jobs HTTP/1.1\r\n" + HOST + "Origin: http://localhost\r\nAuthorization: Bearer x\r\n\r\n",
            "GET /api/v1/events HTTP/1.1\r\n" + HOST + "Last-Event-ID: 12345678-9\r\n\r\n",
            "GET /assets/d3.min.js HTTP/1.1\r\n" + HOST + "Accept-Encoding: gzip\r\nIf-None-Match: *\r\n\r\n",

@@ -144,8 +144,9 @@ def test_a_pattern_bounds_whatever_is_asked():
     with open(PROTOCOL, encoding="utf-8") as page:
         tables = page.read().split("\n| method | parameters | role | result |\n")[1:]
     methods = {method for table in tables for method in re.findall(r"^\| `([^`]+)` \| ", table.split("\n\n")[0], re.M)} - {"ping"}
-    of_all, steers = {"jobs", "stats", "monitor", "fleet", "config", "keys"}, {"plan.set", "plan.reset"}
+    of_all, steers = {"jobs", "stats", "monitor", "fleet", "config", "keys"}, {"plan.set", "plan.reset", "run.set"}
     assert methods >= of_all | steers | {"runs", "history", "compare", "alerts", "live"}
+    rules = {"flush", "baseline", "run.delete"}
     reader, planner = Pair(), Pair()
     attnd = Keyed((reader, "read", "mine*"), (planner, "plan", "mine*"))
     trainers = [Trainer(attnd, job) for job in ("mine", "stranger")]
@@ -153,7 +154,7 @@ def test_a_pattern_bounds_whatever_is_asked():
         train(trainer, 0)
         trainer.event("epoch_end")
         wait_until(lambda: attnd.call("runs", job=trainer.job), "the run in the history")
-    for pair, refused in ((reader, of_all | steers | {"flush", "baseline"}), (planner, of_all | {"flush", "baseline"})):
+    for pair, refused in ((reader, of_all | steers | rules), (planner, of_all | rules)):
         person = attnd.person(pair)
         for method in sorted(methods):
             assert person.ask(method)[0] == person.ask(method, ("job", "stranger"))[0] == "access", method

@@ -137,6 +137,9 @@ def test_openapi_says_what_the_handlers_do(attnd_web):
     assert api["openapi"].startswith("3.0") and len(api["paths"]) > 20
     values = {"integer": "0", "boolean": "1", "array": "mean", "string": "x"}
     for path, item in api["paths"].items():
+        if "post" in item:  # test_changes.py
+            assert list(item) == ["post"] and item["post"]["parameters"][0]["name"] == "X-Attnd"
+            continue
         assert list(item) == ["get"]
         parameters = [parameter for parameter in item["get"]["parameters"] if parameter["in"] == "query"]
         if "{" in path or "events" in path:
@@ -163,6 +166,8 @@ def test_answers_have_the_keys_that_openapi_says(rng):
         wait_until(lambda: web.get(f"/api/v1/{path}?job=job")[0].status == 200, path)
     api, checked = web.json("/api/v1/openapi.json"), set()
     for path, item in api["paths"].items():
+        if "post" in item:
+            continue
         schema = item["get"]["responses"]["200"]["content"].get("application/json", {}).get("schema")
         if not schema:
             continue

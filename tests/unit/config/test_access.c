@@ -147,6 +147,27 @@ TEST(visitors_see_the_jobs_of_their_lines)
     assert_sees(access, "user:*", true, NULL);
 }
 
+TEST(visitors_may_do_what_one_of_their_lines_says)
+{
+    char error[CONFIG_ERROR_MAX];
+    OWNED(access_free) struct access *access = NULL;
+    int rc = read_visitors(TOKEN "\n0123456789abcdeF plan a # ann\n0123456789abcdeF admin b*\n"
+                                 "user:ann@example.org admin a\n",
+                           &access, error);
+    static const char ann[] = "0123456789abcdeF", user[] = "user:ann@example.org";
+    assert_int_equal(rc, 0);
+    assert_true(access_visitor_may(access, TOKEN, false, ACCESS_READ, "a"));
+    assert_false(access_visitor_may(access, TOKEN, false, ACCESS_PLAN, "a"));
+    assert_true(access_visitor_may(access, ann, false, ACCESS_PLAN, "a"));
+    assert_false(access_visitor_may(access, ann, false, ACCESS_ADMIN, "a"));
+    assert_true(access_visitor_may(access, ann, false, ACCESS_ADMIN, "bert"));
+    assert_false(access_visitor_may(access, ann, false, ACCESS_READ, "c"));
+    assert_true(access_visitor_may(access, user, true, ACCESS_ADMIN, "a"));
+    assert_false(access_visitor_may(access, user, true, ACCESS_PLAN, "b"));
+    assert_false(access_visitor_may(access, user, false, ACCESS_READ, "a"));
+    assert_false(access_visitor_may(access, "", false, ACCESS_READ, "a"));
+}
+
 TEST(patterns_between_blanks_let_jobs_through)
 {
     assert_true(access_jobs_match("*", "x") && access_jobs_match("*", NULL));

@@ -125,8 +125,9 @@ class Control:
         return self.call("plan.reset", {"job": job})
 
     def runs(self, job: Optional[str] = None) -> Any:
-        """The runs in the history, newest first: dicts of job, run, state, world, first_ns, last_ns, epoch, step and
-        settings: what the training was started with, as far as it said so."""
+        """The runs in the history, newest first: dicts of job, run, state, world, first_ns, last_ns, epoch, step, of what
+        people say of it (name, notes, tags, star, archived), and of settings: what the training was started with, as far
+        as it said so."""
         return self.call("runs", past.given(job=job, limit=past.LIMIT_MAX))["runs"]
 
     def log(self, job: str, run: Optional[str] = None) -> Any:

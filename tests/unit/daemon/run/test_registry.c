@@ -303,6 +303,22 @@ REGISTRY_TEST(the_longest_idle_job_makes_room)
     assert_string_equal(f->forgotten, "a");
 }
 
+REGISTRY_TEST(a_run_that_the_history_deleted_is_forgotten)
+{
+    tensors(f, "a", 1, 0);
+    tensors(f, "a", 2, 0);
+    f->now += 20 * S;
+    registry_tick(f->registry, f->now); /* both are idle, and the second is what the name means */
+    registry_event(f, "a", 2, EVENT_HELLO, 0);
+    registry_drop_run(f->registry, registry_find(f->registry, "a", "01"));
+    assert_string_equal(f->forgotten, "");
+    assert_null(registry_find(f->registry, "a", "01"));
+    registry_drop_run(f->registry, registry_find(f->registry, "a", "02"));
+    assert_string_equal(f->forgotten, "a");
+    assert_false(registry_knows(f->registry, "a"));
+    assert_int_equal(tensors(f, "a", 1, 0), 0); /* it begins anew */
+}
+
 REGISTRY_TEST(jobs_without_tensors_push_out_each_other_only)
 {
     tensors(f, "a", 1, 0);

@@ -2,6 +2,7 @@
 /* Corrupt files, and a full disk. */
 #include "tests/unit/daemon/store/fixture.h"
 
+#include "daemon/base/clock.h"
 #include "daemon/store/store_internal.h"
 #include "tests/unit/unit.h"
 
@@ -483,6 +484,33 @@ STORE_TEST(promised_records_wait_for_a_full_disk)
     assert_answer(fixture, 15, "SELECT group_concat(last, '') FROM windows");
     assert_answer(fixture, 3, "SELECT count(*) FROM kept");
     assert_sound(fixture);
+}
+
+/* After its time it is refused, and nothing is changed, also when there is room again. */
+STORE_TEST(a_change_that_a_full_disk_keeps_waiting_is_none)
+{
+    const bool yes = true;
+    const uint8_t run[RUN_BYTES] = {7};
+    struct store_change star = {.job = "j", .run = run, .star = &yes};
+    struct store_change drop = {.job = "j", .run = run, .drop = true};
+    signal(SIGXFSZ, SIG_IGN);
+    fixture_open(fixture);
+    store_window(fixture, 1, "x", 1);
+    limit_files(150000);
+    struct store_batch *batch = batch_of(7, 1);
+    assert_int_equal(batch_keep(batch, "a", too_many, sizeof too_many), 0);
+    batch_hold(batch, true);
+    submit(fixture, batch);
+    while (!store_trouble(fixture->store)) {
+        usleep(1000);
+    }
+    uint64_t until_ns = clock_monotonic_ns() + 50000000;
+    assert_int_equal(store_change(fixture->store, &star, until_ns), ERR_AGAIN);
+    assert_int_equal(store_change(fixture->store, &drop, until_ns), ERR_AGAIN);
+    limit_files(RLIM_INFINITY);
+    wait_count(fixture, COUNT_STORED, 4);
+    fixture_close(fixture);
+    assert_answer(fixture, 1, "SELECT count(*) FROM runs WHERE job = 'j' AND NOT star");
 }
 
 /* The database refuses it for a reason that does not go away: it was not kept. */

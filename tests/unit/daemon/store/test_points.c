@@ -44,7 +44,7 @@ OPEN_STORE_TEST(a_point_is_stored_with_its_name_and_step)
     wait_count(fixture, COUNT_STORED, 3);
     assert_answer(fixture, 1,
                   "SELECT count(*) FROM log_points JOIN logs USING(log_id)"
-                  " JOIN runs USING(run_id) WHERE job = 'j' AND name = 'loss'"
+                  " JOIN runs USING(run_id) WHERE job = 'j' AND logs.name = 'loss'"
                   " AND log_points.step = 200 AND log_points.epoch = 2"
                   " AND time_ns = 205 AND value = 2.5");
     assert_answer(fixture, 210, "SELECT step FROM log_points WHERE value IS NULL");
@@ -233,7 +233,7 @@ STORE_TEST(many_runs_that_only_log_make_room_before_windows)
     fixture_close(fixture);
     change(fixture, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)"
                     " INSERT INTO runs SELECT 100 + i, 'j', randomblob(16), 0, 1, 0, 0, 0, 0,"
-                    " unixepoch(), NULL, NULL FROM n;"
+                    " unixepoch(), NULL, NULL, '', '', '', 0, 0 FROM n;"
                     "INSERT INTO logs SELECT run_id, run_id, 'loss', 0, 60 FROM runs"
                     " WHERE run_id > 100;"
                     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60)"

@@ -90,6 +90,20 @@ STORE_TEST(alerts_of_version_4_that_an_end_resolved_fired_at_the_end)
     assert_answer(fixture, 2, "SELECT count(*) FROM alerts WHERE state = 1");
 }
 
+/* Version 13 added what people say of runs. */
+STORE_TEST(runs_of_version_12_stay_without_a_name)
+{
+    const struct schema version_12 = {schema_current.migration, 12};
+    int code = 0;
+    assert_int_equal(store_schema_apply(fixture, &version_12, &code), SCHEMA_READY);
+    change(fixture, "INSERT INTO runs(job, run, state, world, first_ns, last_ns, epoch, step,"
+                    " stored) VALUES('j', x'07', 0, 1, 0, 0, 0, 6, 0)");
+    assert_int_equal(store_schema_apply(fixture, &schema_current, &code), SCHEMA_READY);
+    assert_answer(fixture, 6,
+                  "SELECT step FROM runs WHERE name = '' AND notes = '' AND tags = ''"
+                  " AND star = 0 AND archived = 0");
+}
+
 STORE_TEST(a_newer_version_is_left_alone)
 {
     int code = 0;
