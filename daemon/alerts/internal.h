@@ -233,6 +233,12 @@ struct alert_place {
 };
 
 #define ALERT_MESSAGE_MAX 512
+
+/* The sentence about a cell at this place, in this state. */
+void alert_sentence(const struct alerts *alerts, const struct rule *rule,
+                    const struct alert_cells *cells, uint32_t index,
+                    const struct alert_place *place, enum alert_state state,
+                    char ret_text[ALERT_MESSAGE_MAX]);
 /* The sentence of a rule about the loss. */
 void loss_message(const struct loss *loss, const struct rule *rule, const struct alert_cell *cell,
                   enum alert_state state, char ret_text[ALERT_MESSAGE_MAX]);

@@ -45,7 +45,7 @@ struct sketch_matrix {
     struct sketch_values *of[SKETCH_SETS]; /* [heads] each; owned */
     bool here, frozen;                     /* in the open capture */
     enum dtype stored;                     /* of the parameter, as the newest message says */
-    /* Of sketch_judge. */
+    /* For sketch_judge: */
     struct sketch_median median; /* of `turned`, in the newest capture */
     float *turned, *usual,
         *replaced; /* [heads]: in the open capture; the most until then, by the

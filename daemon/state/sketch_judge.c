@@ -17,12 +17,13 @@
 /* By so much more has the median head turned, where a head of which only rounding is left counts
  * as still. */
 #define MEDIAN_MOVES 100.0
-/* Of a matrix that is replaced: what it was and is have a cosine below that, and it has turned so
+/* A matrix that is replaced has a cosine below that to what it was, and it has turned so
  * many times as far as ever, by the median. The first captures tell nothing: weights are small. */
 #define COSINE_REPLACED 0.5
 #define JUMP_REPLACED   10.0F
 #define CAPTURES_FIRST  5
-/* What is left in each capture, of how far a head turned at most, and of that it was replaced. */
+/* The share that is left in each capture, of how far a head turned at most, and of that it was
+ * replaced. */
 #define USUAL_LEFT    0.98F
 #define REPLACED_LEFT 0.95F
 

@@ -6,7 +6,7 @@
 
 #include "daemon/state/sketch.h"
 
-/* What is told of a head; 1: it is so, 0: it is not, NaN: nothing tells. */
+/* Faults of a head; 1: it is so, 0: it is not, NaN: nothing tells. */
 enum sketch_fault {
     SKETCH_FAULT_INVALID, /* a place of a matrix is NaN or infinite */
     /* A matrix that requires gradients is what it was in the capture before, but for rounding and

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What sketches say of weights: an optimizer moves those of all heads, and one thing is planted. */
+/* Sketches of weights are judged: an optimizer moves those of all heads, and one thing is planted. */
 #include "tests/unit/unit.h"
 
 #include "daemon/state/sketch_judge.h"
@@ -89,7 +89,7 @@ static void judge_send(struct judge_fixture *f, uint32_t rank)
     assert_int_equal(sketch_put(f->sketch, message), 0);
 }
 
-/* What the layer that was sent says, in a model of which it is the only one. */
+/* Judges the layer that was sent, in a model of which it is the only one. */
 static void judge_finish(struct judge_fixture *f)
 {
     struct sketch_median median[PROJECTION_COUNT];
