@@ -38,8 +38,9 @@ static void tick_evict(struct run *run, uint64_t now_ns)
 bool tick_wanted(const struct run *run)
 {
     bool news = run->state != JOB_ENDED && !run->merged && !run->no_news;
+    uint64_t stays = run_kept_bytes(run) + (run->captures ? run->captures->bytes : 0);
     return run->held > 0 || run->state == JOB_ACTIVE || news ||
-           (run->state == JOB_IDLE && run->budget.used > run_kept_bytes(run));
+           (run->state == JOB_IDLE && run->budget.used > stays);
 }
 
 void tick_run(struct run *run, uint64_t now_ns)
