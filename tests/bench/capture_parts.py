@@ -105,10 +105,13 @@ class Listener:
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
         self.socket.bind(self.endpoint)
 
-    def discard(self) -> None:
-        """Takes what has come, so that the publisher does not stall."""
-        while self.socket.poll(0):
-            self.socket.recv_multipart(copy=False)
+    def discard(self, publisher: attnd.Publisher) -> None:
+        """Takes all that was published, so that the publisher does not stall."""
+        is_sent = False
+        while not is_sent or self.socket.poll(0):
+            while self.socket.poll(0):
+                self.socket.recv_multipart(copy=False)
+            is_sent = publisher.drain(0.02)
 
     def close(self) -> None:
         """Ends it."""
@@ -167,8 +170,7 @@ def arming(folder: str) -> Dict[str, Any]:
                 begin = time.thread_time()
                 it.forwards.disarm()
                 found[full].append(1e6 * (took + time.thread_time() - begin))
-                publisher.drain(10)
-                listener.discard()
+                listener.discard(publisher)
         line[f"{len(list(root.modules()))} modules"] = {
             name: round(statistics.median(found[full]), 1) for name, full in (("full_us", True), ("narrow_us", False))}
     return line
@@ -210,8 +212,7 @@ def structure(folder: str) -> Dict[str, Any]:
                 begin = time.thread_time()
                 training.step()
                 found[step % 2].append(time.thread_time() - begin)
-                publisher.drain(10)
-                listener.discard()
+                listener.discard(publisher)
         with_, without = (times[10:] for times in found)
         line[name] = {"captured_us": round(1e6 * (statistics.median(with_) - statistics.median(without))),
                       "mean_us": round(1e6 * (statistics.mean(with_) - statistics.mean(without))),
@@ -259,15 +260,13 @@ def epoch(folder: str, device: str) -> Dict[str, Any]:
     with listened(folder) as (listener, publisher), \
             attnd.watch(training.model, "bench", publisher=publisher, every=1, samples=1, wait=0) as watch:
         training.step()
-        publisher.drain(60)
+        listener.discard(publisher)
         before = publisher.stats()["sent_bytes"]
         for _ in range(9):
             begin = time.thread_time(), time.perf_counter()
             watch.epoch_end()
             found.append([1e3 * (time.thread_time() - begin[0]), 1e3 * (time.perf_counter() - begin[1])])
-            while not publisher.drain(0.05):
-                listener.discard()
-            listener.discard()
+            listener.discard(publisher)
         sent = publisher.stats()["sent_bytes"] - before
         step = microseconds(lambda: watch._guarded(watch.forwards.projections.step_ends, watch._wanted_layers, *watch._position), 2000)
     own, whole = (sorted(times) for times in zip(*found))
@@ -284,8 +283,7 @@ def sketch(folder: str, device: str) -> Dict[str, Any]:
         of_step = {path: (layer, calls.Share()) for path, layer in watch.forwards.names.layers.items()}
         found: List[float] = []
         for _ in range(128):
-            while not publisher.drain(0.05):
-                listener.discard()
+            listener.discard(publisher)
             begin = time.thread_time()
             watch.forwards.sketches.step_ends(of_step, 0, 1)
             found.append(1e6 * (time.thread_time() - begin) / len(of_step))
@@ -315,7 +313,7 @@ def added(folder: str, device: str, pairs: int) -> Iterator[Dict[str, Any]]:
                     own = time.thread_time() - begin[0]
                     publisher.drain(60)
                     found[step % 2] += [own, time.process_time() - begin[1]]
-                    listener.discard()
+                    listener.discard(publisher)
                     before = publisher.stats()["sent_bytes"]
             ratios = [[a / b for a, b in zip(found[0][at::2][1:], found[1][at::2][1:])] for at in (0, 1)]
             yield {"attention": kind, "watched": name, "step_ms": round(1e3 * statistics.median(found[1][2::2])),
@@ -333,8 +331,7 @@ def profile(device: str, shape: str, folder: str) -> None:
             training.step()
         profiler = cProfile.Profile(time.thread_time)
         for _ in range(steps):
-            publisher.drain(10)
-            listener.discard()
+            listener.discard(publisher)
             profiler.enable()
             training.step()
             profiler.disable()

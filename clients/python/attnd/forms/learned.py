@@ -17,6 +17,8 @@ on end show what holds, twice as many each time, until narrow ones have gone wel
 """
 from __future__ import annotations
 
+import itertools
+import operator
 import weakref
 from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Type
 
@@ -33,6 +35,7 @@ FULL_EVERY = 16  # captures, of which one is full
 BEGINS, ATTENDS, MAY_ATTEND, BY_MODE, NEW = 1, 2, 4, 8, 16
 
 _NO_FORWARD = torch.nn.Module.forward  # of containers
+_MODULES = operator.attrgetter("_modules")
 
 
 class Learned:
@@ -55,7 +58,9 @@ class Learned:
             self._due, self._is_odd = max(1, self._doubts), False
         self._due -= 1
         self._modules: List["weakref.ref[torch.nn.Module]"] = []  # which are followed
-        self._holders: List[Tuple["weakref.ref[torch.nn.Module]", List["weakref.ref[torch.nn.Module]"]]] = []  # and their parts
+        self._holders: List["weakref.ref[torch.nn.Module]"] = []  # of parts
+        self._counts: List[int] = []  # of each, how many
+        self._parts: List["weakref.ref[torch.nn.Module]"] = []  # of all
         self._left = 0  # narrow captures until the next full one
         self._is_narrow = self._has_ended = False  # a forward has ended in the capture
 
@@ -90,7 +95,6 @@ class Learned:
             if does & ATTENDS:
                 attending[type(module)] = attending.get(type(module), MAY_ATTEND) | (does & BY_MODE)
         followed: Dict[int, int] = {}
-        holders = []
         for module in modules:
             does = self._followed.get(id(module), 0) | attending.get(type(module), 0)
             if type(module) not in self._ran and id(module) not in self._followed and type(module).forward is not _NO_FORWARD:
@@ -99,15 +103,22 @@ class Learned:
                 followed[id(module)] = does
             if compiles_itself(module) or isinstance(module, torch.nn.TransformerEncoderLayer):
                 return
-            if module._modules:
-                holders.append((weakref.ref(module), [weakref.ref(part) for part in module._modules.values() if part is not None]))
-        self._followed, self._holders, self._left = followed, holders, FULL_EVERY - 1
+        self._followed, self._left = followed, FULL_EVERY - 1
+        self._holders = [weakref.ref(module) for module in modules if module._modules]
+        self._counts, parts = _parts([module for module in modules if module._modules])
+        self._parts = list(map(weakref.ref, parts))
         self._modules = [weakref.ref(module) for module in modules if id(module) in followed]
 
     @property
     def suffices(self) -> bool:
         """Whether the capture that begins may be a narrow one: nothing was odd, and the model has the modules that it had."""
-        return self._left > 0 and not self._is_odd and all(_holds(holder(), parts) for holder, parts in self._holders)
+        if self._left == 0 or self._is_odd:
+            return False
+        holders = [module for module in (one() for one in self._holders) if module is not None]
+        if len(holders) < len(self._holders) or any(map(compiles_itself, holders)):
+            return False
+        counts, parts = _parts(holders)
+        return counts == self._counts and len(parts) == len(self._parts) and all(map(operator.is_, parts, (one() for one in self._parts)))
 
     def narrow(self) -> Mapping[int, int]:
         """A narrow capture begins: the bits of each module that is followed, by id."""
@@ -119,9 +130,7 @@ class Learned:
         return [module for module in (one() for one in self._modules) if module is not None]
 
 
-def _holds(holder: Optional[torch.nn.Module], parts: List["weakref.ref[torch.nn.Module]"]) -> bool:
-    """Whether a module has these parts, and is not compiled."""
-    if holder is None or compiles_itself(holder):
-        return False
-    held = [part for part in holder._modules.values() if part is not None]
-    return len(held) == len(parts) and all(one is part() for one, part in zip(held, parts))
+def _parts(holders: Sequence[torch.nn.Module]) -> Tuple[List[int], List[torch.nn.Module]]:
+    """How many parts each module has, and those of all."""
+    named = list(map(_MODULES, holders))
+    return list(map(len, named)), [part for part in itertools.chain.from_iterable(map(dict.values, named)) if part is not None]

@@ -22,6 +22,7 @@ models may be followed in several threads. Failures in here are reported to the 
 """
 from __future__ import annotations
 
+import collections
 import contextlib
 import inspect
 import sys
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from ..base.hook import Hook
 from ..base.once import log
@@ -82,6 +84,26 @@ class _LeaveHook(Hook):
         owner = self.owner()
         if owner is not None:
             owner.leave(module, output)
+
+
+class _Hung:
+    """Hooks of modules, put where register_forward_pre_hook and register_forward_hook put them, one by one and with more ado: `enter`
+    before others, as those of all modules are; `leave` whatever happens, where torch knows of that."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module], enter: Hook, leave: Hook):
+        self._modules: List[Any] = [*modules]
+        self._id = RemovableHandle(collections.OrderedDict()).id
+        for module in self._modules:
+            module._forward_pre_hooks[self._id], module._forward_hooks[self._id] = enter, leave
+            module._forward_pre_hooks.move_to_end(self._id, last=False)
+            if _ALWAYS:
+                module._forward_hooks_always_called[self._id] = True
+
+    def remove(self) -> None:
+        """Takes them away."""
+        for module in self._modules:
+            for hooks in (module._forward_pre_hooks, module._forward_hooks, module._forward_hooks_always_called if _ALWAYS else {}):
+                hooks.pop(self._id, None)
 
 
 class Spy:
@@ -170,11 +192,7 @@ class Spy:
         if self._narrow is None:
             self._handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, **_ALWAYS)]
             return
-        for module in self._learned.modules():
-            hooks: Any = module._forward_pre_hooks
-            self._handles.append(module.register_forward_pre_hook(enter))
-            hooks.move_to_end(self._handles[-1].id, last=False)  # before others, as those of all modules are
-            self._handles.append(module.register_forward_hook(leave, **_ALWAYS))
+        self._handles = [_Hung(self._learned.modules(), enter, leave)]
 
     def _unhook(self) -> None:
         while self._handles:
