@@ -107,11 +107,9 @@ class Listener:
 
     def discard(self, publisher: attnd.Publisher) -> None:
         """Takes all that was published, so that the publisher does not stall."""
-        is_sent = False
-        while not is_sent or self.socket.poll(0):
+        while not publisher.drain(0.02) or self.socket.poll(0):
             while self.socket.poll(0):
                 self.socket.recv_multipart(copy=False)
-            is_sent = publisher.drain(0.02)
 
     def close(self) -> None:
         """Ends it."""

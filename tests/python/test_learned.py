@@ -738,26 +738,25 @@ def test_copies_of_the_model_have_no_hook_and_nothing_stays():
 
 
 class Compares:
-    """What a mode, or a kind of tensor, of a user does: knows the function of torch by its name there, or by its identity."""
+    """Compares the function of each attention, as modes and tensors of users do, with torch's: looked up by name, and by identity."""
     seen = []
 
     @classmethod
     def note(cls, func):
-        cls.seen.append((func is functional.scaled_dot_product_attention, func is BOUND))
+        if getattr(func, "__name__", "") == "scaled_dot_product_attention":
+            cls.seen.append((func is functional.scaled_dot_product_attention, func is BOUND))
 
 
 class Subclass(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") == "scaled_dot_product_attention":
-            Compares.note(func)
+        Compares.note(func)
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
 class Counting(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") == "scaled_dot_product_attention":
-            Compares.note(func)
+        Compares.note(func)
         return func(*args, **(kwargs or {}))
 
 
@@ -775,8 +774,8 @@ class WithSubclass(Attention):
 @needs_sdpa
 @pytest.mark.parametrize("kind,layers", [(InAMode, [0, 1, 2]), (WithSubclass, [0, 2])])
 def test_modes_and_kinds_of_tensors_see_the_function_of_torch(monkeypatch, way, kind, layers):
-    """Whatever stands in its place meanwhile. But one that looks up anew what the model has bound at import finds ours. Numbers of
-    such a kind of tensor are not read."""
+    """Whatever stands in the place of the function. But a mode or tensor that looks up by name what the model has bound at import finds
+    the function of attnd. attnd reads no numbers of such a kind of tensor."""
     def build():
         model = Stack()
         model.blocks[1].attn = kind()

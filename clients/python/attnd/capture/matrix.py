@@ -9,6 +9,7 @@ A matrix that is quantised, or in another process, is Refused.
 """
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple, Union
@@ -276,10 +277,12 @@ def _sides(name: str, module: torch.nn.Module) -> Optional[Tuple[int, int]]:
     return (max(rows for rows, _ in found), max(columns for _, columns in found)) if found else None
 
 
+_ADAPTER_STATE = "scaling", "active_adapters", "merged", "disable_adapters"  # as peft names them
+
+
 def _lora(name: str, module: Any) -> Optional[Added]:
     """The addends of LoRA in a forward, as peft has it; None: it does something else. Refused."""
-    if type(module).__name__ == "ParamWrapper" or not all(hasattr(module, part) for part in (
-            "lora_B", "scaling", "active_adapters", "merged", "disable_adapters")):
+    if type(module).__name__ == "ParamWrapper" or not all(hasattr(module, part) for part in ("lora_B", *_ADAPTER_STATE)):
         return None
     if module.merged or module.disable_adapters:
         return None if module.merged and module.disable_adapters else ()
@@ -297,11 +300,8 @@ def _lora(name: str, module: Any) -> Optional[Added]:
 
 
 def adapters_of(module: Any) -> Any:
-    """Its state that says what an adapter adds; None: it has no adapter."""
-    if not hasattr(module, "base_layer"):
-        return None
-    return [dict(one) if isinstance(one, dict) else one for one in (
-        getattr(module, name, None) for name in ("merged", "disable_adapters", "active_adapters", "scaling"))]
+    """A copy of the state that decides what adapters add to the matrix of a module; None: the module has no adapter."""
+    return [copy.copy(getattr(module, name, None)) for name in _ADAPTER_STATE] if hasattr(module, "base_layer") else None
 
 
 def _factor(name: str, weight: torch.Tensor) -> torch.Tensor:

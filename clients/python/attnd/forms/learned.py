@@ -104,8 +104,9 @@ class Learned:
             if compiles_itself(module) or isinstance(module, torch.nn.TransformerEncoderLayer):
                 return
         self._followed, self._left = followed, FULL_EVERY - 1
-        self._holders = [weakref.ref(module) for module in modules if module._modules]
-        self._counts, parts = _parts([module for module in modules if module._modules])
+        holders = [module for module in modules if module._modules]
+        self._holders = list(map(weakref.ref, holders))
+        self._counts, parts = _parts(holders)
         self._parts = list(map(weakref.ref, parts))
         self._modules = [weakref.ref(module) for module in modules if id(module) in followed]
 
@@ -114,7 +115,7 @@ class Learned:
         """Whether the capture that begins may be a narrow one: nothing was odd, and the model has the modules that it had."""
         if self._left == 0 or self._is_odd:
             return False
-        holders = [module for module in (one() for one in self._holders) if module is not None]
+        holders = _alive(self._holders)
         if len(holders) < len(self._holders) or any(map(compiles_itself, holders)):
             return False
         counts, parts = _parts(holders)
@@ -127,7 +128,12 @@ class Learned:
 
     def modules(self) -> List[torch.nn.Module]:
         """The modules that a narrow capture follows."""
-        return [module for module in (one() for one in self._modules) if module is not None]
+        return _alive(self._modules)
+
+
+def _alive(refs: Sequence["weakref.ref[torch.nn.Module]"]) -> List[torch.nn.Module]:
+    """The modules that still exist."""
+    return [module for module in (ref() for ref in refs) if module is not None]
 
 
 def _parts(holders: Sequence[torch.nn.Module]) -> Tuple[List[int], List[torch.nn.Module]]:

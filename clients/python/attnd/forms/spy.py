@@ -22,7 +22,6 @@ models may be followed in several threads. Failures in here are reported to the 
 """
 from __future__ import annotations
 
-import collections
 import contextlib
 import inspect
 import sys
@@ -32,9 +31,8 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils.hooks import RemovableHandle
 
-from ..base.hook import Hook
+from ..base.hook import ALWAYS, Hook, ModuleHooks
 from ..base.once import log
 from ..base.paths import call_name, module_paths
 from ..base.torch_state import (allow_global_hooks, are_modes_there, compiles_itself, graph_task_id, has_compiled,
@@ -84,26 +82,6 @@ class _LeaveHook(Hook):
         owner = self.owner()
         if owner is not None:
             owner.leave(module, output)
-
-
-class _Hung:
-    """Hooks of modules, put where register_forward_pre_hook and register_forward_hook put them, one by one and with more ado: `enter`
-    before others, as those of all modules are; `leave` whatever happens, where torch knows of that."""
-
-    def __init__(self, modules: Sequence[torch.nn.Module], enter: Hook, leave: Hook):
-        self._modules: List[Any] = [*modules]
-        self._id = RemovableHandle(collections.OrderedDict()).id
-        for module in self._modules:
-            module._forward_pre_hooks[self._id], module._forward_hooks[self._id] = enter, leave
-            module._forward_pre_hooks.move_to_end(self._id, last=False)
-            if _ALWAYS:
-                module._forward_hooks_always_called[self._id] = True
-
-    def remove(self) -> None:
-        """Takes them away."""
-        for module in self._modules:
-            for hooks in (module._forward_pre_hooks, module._forward_hooks, module._forward_hooks_always_called if _ALWAYS else {}):
-                hooks.pop(self._id, None)
 
 
 class Spy:
@@ -190,9 +168,9 @@ class Spy:
         self._unhook()
         enter, leave, self._hooked = _EnterHook(self), _LeaveHook(self), self._narrow
         if self._narrow is None:
-            self._handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, **_ALWAYS)]
+            self._handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, **ALWAYS)]
             return
-        self._handles = [_Hung(self._learned.modules(), enter, leave)]
+        self._handles = [ModuleHooks(self._learned.modules(), enter, leave)]
 
     def _unhook(self) -> None:
         while self._handles:
@@ -756,4 +734,3 @@ _ARGS = _CALL.co_varnames[_CALL.co_argcount + _CALL.co_kwonlyargcount]  # as pos
 _FAST_CLASSES = (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention)
 _fast_path_enabled: Callable[[], bool] = getattr(getattr(torch.backends, "mha", None), "get_fastpath_enabled",
                                                  lambda: True)
-_ALWAYS: Dict[str, bool] = {"always_call": True} if hasattr(torch, "compiler") else {}
