@@ -356,7 +356,8 @@ SAYS(a_run_is_an_option_beside_its_job,
 SAYS(something_firing_is_bad_news,
      {"alerts gpt", 1,
       "SEVERITY  RUN       RULE              WHERE              STATE   VALUE    BOUND  SINCE\n"
-      "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing  0.03125  0.1    between steps 1100 and 1150\n"
+      "critical  ab000000  entropy_collapse  decoder.3.self.h2  firing  0.03125  0.1    between "
+      "steps 1100 and 1150\n"
       "\n"
       "entropy of head 2 is low\n"});
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Sketches of weights are judged: an optimizer moves those of all heads, and one thing is planted. */
+/* Sketches of weights are judged: an optimizer moves those of all heads, and one thing is planted.
+ */
 #include "tests/unit/unit.h"
 
 #include "daemon/state/sketch_judge.h"
