@@ -98,6 +98,17 @@ int sketch_measure(struct sketch *sketch)
     return room ? 0 : ERR_MEMORY;
 }
 
+/* Where no matrix of the model moves it is not trained, as one that is looked at: nothing is still
+ * that should move. */
+static bool model_moves(const struct sketch_median median[PROJECTION_COUNT])
+{
+    bool moves = false;
+    for (int p = 0; p < PROJECTION_COUNT; p++) {
+        moves = moves || median[p].high > 0;
+    }
+    return moves;
+}
+
 static double is_still(const struct sketch_matrix *matrix, uint32_t head, float median)
 {
     const struct sketch_values *now = &matrix->of[SKETCH_OPEN][head],
@@ -150,13 +161,13 @@ static void sketch_note(const struct sketch_judged *judged, enum sketch_fault fa
 }
 
 static void sketch_judge_matrix(struct sketch *sketch, int p, struct sketch_median median,
-                                const struct sketch_judged *judged)
+                                bool moves, const struct sketch_judged *judged)
 {
     struct sketch_matrix *matrix = &sketch->matrix[p];
     bool is_first = sketch->captures < CAPTURES_FIRST;
     for (uint32_t m = 0; m < matrix->heads; m++) {
         const struct sketch_values *now = &matrix->of[SKETCH_OPEN][m];
-        double invalid = 0, still = is_still(matrix, m, median.high);
+        double invalid = 0, still = moves ? is_still(matrix, m, median.high) : NAN;
         double elsewhere = replaced(matrix, m, median.low, is_first);
         for (uint32_t i = 0; i < SKETCH_PLACES; i++) { /* 0 where it is not held */
             invalid = isfinite(now->place[i]) ? invalid : 1;
@@ -211,7 +222,7 @@ int sketch_judge(struct sketch *sketch, const struct sketch_median median[PROJEC
     memset(block + all, 0, all * sizeof(int32_t));
     for (int p = 0; p < PROJECTION_COUNT; p++) {
         if (sketch->matrix[p].here) {
-            sketch_judge_matrix(sketch, p, median[p], ret_judged);
+            sketch_judge_matrix(sketch, p, median[p], model_moves(median), ret_judged);
         }
     }
     return 0;

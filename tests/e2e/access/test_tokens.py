@@ -117,7 +117,8 @@ def test_a_bad_token_file_stops_the_start(tmp_path, lines, mode, why):
 def test_what_may_not_be_seen_is_not_there(two):
     """Of every route: who sees a* only gets the same for a job that is there as for one that is not."""
     paths = json.loads(ask(two, ALL, "/api/v1/openapi.json")[1])["paths"]
-    named = [path for path, item in paths.items() if "job" in {one["name"] for one in item["get"].get("parameters", ())}]
+    asked = {path: item["get"] for path, item in paths.items() if "get" in item}  # test_changes.py has what changes something
+    named = [path for path, item in asked.items() if "job" in {one["name"] for one in item.get("parameters", ())}]
     assert len(named) > 14 and "/api/v1/events" in named
     shown = set()
     for path in named:
