@@ -168,15 +168,15 @@ static int check_time(const struct rule_draft *draft, char *reterr)
     if (rule->within != 1 && !rule_is_rate(rule)) {
         struct names names = condition_names(true);
         return config_error(reterr, rule_check_at(draft, RULE_KEY_WITHIN),
-                            "%s.within: '%u': %s looks at one window (valid with %s)", draft->label,
+                            "%s.within: '%u': %s looks at one capture (valid with %s)", draft->label,
                             (unsigned)rule->within, rule_condition_name(rule->condition),
                             names.list);
     }
     if (rule->metric != RULE_SILENCE) {
         return 0;
     }
-    if (rule->windows != 1) {
-        return rule_check_refuse(draft, RULE_KEY_FOR, reterr, "silence has no windows (valid: 1)");
+    if (rule->times != 1) {
+        return rule_check_refuse(draft, RULE_KEY_FOR, reterr, "silence has no captures (valid: 1)");
     }
     if (rule->condition != RULE_ABOVE) {
         return rule_check_refuse(draft, rule_condition_key((int)rule->condition), reterr,

@@ -31,7 +31,7 @@ const struct rule rule_defaults[RULE_DEFAULT_COUNT] = {
      .bound = rule_bound,                                                                          \
      .clear = rule_clear,                                                                          \
      .within = rule_within,                                                                        \
-     .windows = rule_for,                                                                          \
+     .times = rule_for,                                                                            \
      .after_clear = rule_after_clear,                                                              \
      .severity = ALERT_##rule_severity},
 #include "config/rules.def"
@@ -69,7 +69,7 @@ const struct rule rule_blank = {
     .layer = "*",
     .condition = RULE_CONDITION_COUNT,
     .within = 1,
-    .windows = 1,
+    .times = 1,
     .severity = ALERT_WARNING,
 };
 
@@ -176,15 +176,17 @@ bool rule_is_of_loss(const struct rule *rule)
     return rule->metric == RULE_LOSS_BROKEN || rule->metric == RULE_LOSS_RISEN;
 }
 
-bool rule_is_certain(const struct rule *rule)
+bool rule_is_of_windows(const struct rule *rule)
 {
-    static const enum rule_metric certain[] = {RULE_INVALID_ORIGIN, RULE_INVALID_SHARE,
-                                               RULE_ROW_SUM_ERROR, RULE_LATER_KEYS};
-    bool is = false;
-    for (size_t i = 0; i < sizeof certain / sizeof certain[0]; i++) {
-        is = is || rule->metric == certain[i];
+    static const enum rule_metric in_windows[] = {RULE_REDUNDANT_SHARE, RULE_WRITTEN_SHARE, RULE_TWIN,
+                                                  RULE_RANK_DISTANCE, RULE_LOST_SHARE};
+    bool captured = rule->statistic == RULE_MEAN || rule->statistic == RULE_MIN ||
+                    rule->statistic == RULE_MAX;
+    bool is = rule->metric < METRIC_COUNT && (rule->metric >= METRIC_MATRIX_FIRST || !captured);
+    for (size_t i = 0; i < sizeof in_windows / sizeof in_windows[0]; i++) {
+        is = is || rule->metric == in_windows[i];
     }
-    return is && rule->windows == 1 && !rule_is_rate(rule);
+    return is;
 }
 
 bool rule_is_of_sketches(const struct rule *rule)
@@ -228,7 +230,7 @@ const struct rule_field rule_fields[RULE_KEY_COUNT] = {
 #include "config/rules.def"
 #undef RULE_CONDITION
     [RULE_KEY_WITHIN] = {RULE_FIELD_COUNT, FIELD(within), NULL, RULE_WITHIN_MAX},
-    [RULE_KEY_FOR] = {RULE_FIELD_COUNT, FIELD(windows), NULL, RULE_FOR_MAX},
+    [RULE_KEY_FOR] = {RULE_FIELD_COUNT, FIELD(times), NULL, RULE_FOR_MAX},
     [RULE_KEY_CLEAR] = {RULE_FIELD_NUMBER, FIELD(clear), NULL, 0},
     [RULE_KEY_AFTER_CLEAR] = {RULE_FIELD_BOOL, FIELD(after_clear), bool_names, 0},
     [RULE_KEY_SEVERITY] = {RULE_FIELD_WORD, FIELD(severity), severity_names, 0},

@@ -34,10 +34,11 @@ enum rule_condition {
 };
 
 /* The number that a condition compares with its bound: the value, or its change within `within`
- * windows. A change for the worse is positive. */
+ * captures. A change for the worse is positive. */
 enum rule_compares { RULE_VALUE, RULE_DIFFERENCE, RULE_RATIO };
 
-/* The number of a window that a rule judges. From DELTA on they are of drift. */
+/* The number that a rule judges. Captures have the mean, the smallest and the largest; from DELTA on
+ * they are of drift. */
 enum rule_statistic {
     RULE_MEAN,
     RULE_STD,
@@ -81,8 +82,8 @@ struct rule {
     enum rule_condition condition;
     double bound;
     double clear;     /* resolved when what is compared is there again: >= for BELOW, else <= */
-    uint32_t within;  /* windows, where a change is compared; else 1 */
-    uint32_t windows; /* `for` */
+    uint32_t within; /* captures, where a change is compared; else 1 */
+    uint32_t times;  /* `for`: captures */
     bool after_clear; /* counts only once it has been clear */
     int severity;     /* enum alert_severity */
 };
@@ -99,8 +100,9 @@ bool rule_is_of_heads(const struct rule *rule);
 bool rule_is_of_run(const struct rule *rule);
 /* Whether it judges each value of the loss that is logged. */
 bool rule_is_of_loss(const struct rule *rule);
-/* Whether one capture is enough to fire, and so each is judged; else windows are. */
-bool rule_is_certain(const struct rule *rule);
+/* Whether it judges what only windows have, so that its `for` and `within` are windows; else it judges
+ * each capture. */
+bool rule_is_of_windows(const struct rule *rule);
 /* Whether it judges sketches of weights, capture by capture; neither windows nor rows. */
 bool rule_is_of_sketches(const struct rule *rule);
 /* Whether of two values the lower one is nearer to its bound, or farther beyond. */
@@ -109,9 +111,9 @@ bool rule_is_worse_low(const struct rule *rule);
 const char *rule_statistic_name(enum rule_statistic statistic);
 const char *rule_condition_name(enum rule_condition condition);
 enum rule_compares rule_compares(const struct rule *rule);
-/* Says the change of a rate in a sentence: "lower than", as in "0.3 lower than 2 windows ago". */
+/* Says the change of a rate in a sentence: "lower than", as in "0.3 lower than 2 captures ago". */
 const char *rule_change(const struct rule *rule);
-/* Whether the value is compared with that of `within` windows ago. */
+/* Whether the value is compared with that of `within` captures ago. */
 bool rule_is_rate(const struct rule *rule);
 /* Whether what is compared must not be below the bound; else not above it. */
 bool rule_is_floor(const struct rule *rule);

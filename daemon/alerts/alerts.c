@@ -6,6 +6,7 @@
 
 #include "proto/err.h"
 
+#include <assert.h>
 #include <fnmatch.h>
 #include <inttypes.h>
 #include <math.h>
@@ -34,7 +35,9 @@ struct alerts *alerts_new(const struct config *config, const char *job)
     alerts->newest = (struct result_common){.job = alerts->job, .run = alerts->run};
     alerts->per_window = (uint32_t)config->alerts_per_window;
     loss_init(&alerts->loss);
+    alert_view_init(&alerts->view, alerts->rules, alerts->rule_count);
     alerts->begun = ALERT_FROM_START;
+    alerts->weight = 1;
     return alerts;
 }
 
@@ -96,12 +99,11 @@ static void tell(const struct alerts *alerts, const struct rule *rule,
 
 static void judge_and_tell(struct alerts *alerts, const struct rule *rule,
                            struct alert_cells *cells, uint32_t index,
-                           const struct alert_place *place, double value, double error,
+                           const struct alert_place *place, double value,
                            const struct alert_sink *sink)
 {
     struct alert_cell *cell = &cells->cell[index];
     alert_cells_judge(alerts, rule, cells, index, value);
-    cell->error = isnan(value) ? cell->error : error;
     /* Tells what has changed since it was last told, or holds it back. */
     if (cell->firing == cell->told) {
         cell->held_back = false;
@@ -118,7 +120,11 @@ static void judge_and_tell(struct alerts *alerts, const struct rule *rule,
     alerts->told++;
 }
 
-/* Windows */
+/* Captures and windows */
+
+/* A window counts as many captures as messages came from each rank, at most: else one of an epoch
+ * would make all of its own past forgotten. */
+#define WEIGHT_MAX 64
 
 static void alerts_note(struct alerts *alerts, const struct result_common *common)
 {
@@ -133,11 +139,10 @@ static void alerts_gather(struct alert_gathered *gathered, const struct rule *ru
 {
     bool of_heads = rule_is_of_heads(rule);
     if (!of_heads) {
-        alert_gather(gathered, 0, alert_layer_value(layer, summary, rule), NAN);
+        alert_gather(gathered, 0, alert_layer_value(layer, summary, rule));
     }
     for (uint32_t h = 0; h < summary->heads && of_heads; h++) {
-        double value = alert_head_value(layer, summary, rule, h);
-        alert_gather(gathered, h, value, alert_head_error(summary, rule, h, value));
+        alert_gather(gathered, h, alert_head_value(layer, summary, rule, h));
     }
 }
 
@@ -157,16 +162,15 @@ static int alerts_judge_layer(struct alerts *alerts, uint32_t index, struct aler
     cells->cell[0].worst = rule->metric == RULE_RANK_DISTANCE
                                ? (int32_t)summary->odd_rank
                                : alert_gathered_worst(&gathered, rule);
-    judge_and_tell(alerts, rule, cells, 0, &place, alert_gathered_value(&gathered, rule),
-                   alert_gathered_error(&gathered), sink);
+    judge_and_tell(alerts, rule, cells, 0, &place, alert_gathered_value(&gathered, rule), sink);
     return 0;
 }
 
 /* Whether it is judged by what comes now. */
 static bool alerts_is_judged(const struct rule *rule, enum alert_by by)
 {
-    return !rule_is_of_sketches(rule) &&
-           (by == ALERTS_OF_ALL || rule_is_certain(rule) == (by == ALERTS_OF_CAPTURES));
+    return !rule_is_of_sketches(rule) && !rule_is_of_loss(rule) && rule->metric != RULE_SILENCE &&
+           (by == ALERTS_OF_ALL || rule_is_of_windows(rule) == (by == ALERTS_OF_WINDOWS));
 }
 
 /* By all rules that judge heads or layers, or gather them for the run. */
@@ -192,8 +196,7 @@ static int alerts_judge(struct alerts *alerts, struct alert_layer *layer,
                 struct alert_place place = {true, summary->layer.id, (int32_t)h};
                 double value = alert_head_value(layer, summary, rule, h);
                 cells->cell[h].doubtful = alert_is_doubtful(summary, rule);
-                judge_and_tell(alerts, rule, cells, h, &place, value,
-                               alert_head_error(summary, rule, h, value), sink);
+                judge_and_tell(alerts, rule, cells, h, &place, value, sink);
             }
         }
         result = result ? result : code;
@@ -210,41 +213,52 @@ static void alerts_note_window(struct alerts *alerts, const struct summary_resul
         alerts->windows_to.after = alerts->windows_to.any ? alerts->windows_to.step : begun;
         alerts->windows_to.any = true;
         alerts->windows_to.last = summary->window.last;
+        alerts->windows_to.epoch = summary->common.epoch;
         alerts->windows_to.step = summary->common.step;
     }
     alerts->after = alerts->windows_to.after;
 }
 
+static void alerts_note_judged(struct alerts *alerts, const struct result_common *common)
+{
+    alerts->judged = (struct alert_judged){true, common->epoch, common->step};
+}
+
 int alerts_layer(struct alerts *alerts, const struct summary_result *summary, enum alert_by by,
                  const struct alert_sink *sink)
 {
+    uint64_t captures = summary->ranks ? summary->messages / summary->ranks : 0;
+    assert(by != ALERTS_OF_CAPTURES);
     alerts_note(alerts, &summary->common);
     alerts_note_window(alerts, summary);
+    if (by == ALERTS_OF_ALL) {
+        alerts->weight = captures > 1 ? (uint32_t)(captures < WEIGHT_MAX ? captures : WEIGHT_MAX) : 1;
+        alerts_note_judged(alerts, &summary->common);
+    }
     if (alerts->rule_count == 0) {
         return 0;
     }
     struct alert_layer *layer = alert_layer_get(alerts, summary->layer.id);
     int code = layer ? alert_numbers_take(alerts, layer, summary, by) : ERR_MEMORY;
-    alerts->judged = (struct alert_judged){true, summary->common.epoch, summary->common.step};
     int judged = layer && layer->numbers ? alerts_judge(alerts, layer, summary, by, sink) : 0;
     return code ? code : judged;
 }
 
-static double run_value(struct alerts *alerts, uint32_t index, const struct alert_run *run)
+/* Of what was lost. */
+static double run_lost_share(struct alerts *alerts, const struct alert_run *run)
 {
-    if (rule_is_of_loss(alerts->rules[index])) {
-        return NAN; /* alerts_log has judged it; what was held back is told now */
-    }
+    double away = (double)run->lost + (double)run->dropped, all = away + (double)run->processed;
+    alerts->other_heads = away > 0 ? (double)run->other_heads > away / 2 : alerts->other_heads;
+    return all > 0 ? away / all : NAN;
+}
+
+static double run_value(struct alerts *alerts, uint32_t index)
+{
     if (alerts->rules[index]->metric == RULE_INVALID_ORIGIN) {
         return alert_origin_value(alerts);
     }
     if (alerts->rules[index]->metric == RULE_SINK_SHARE) {
         return alert_sink_share(alerts);
-    }
-    double away = (double)run->lost + (double)run->dropped, all = away + (double)run->processed;
-    if (alerts->rules[index]->metric == RULE_LOST_SHARE) {
-        alerts->other_heads = away > 0 ? (double)run->other_heads > away / 2 : alerts->other_heads;
-        return all > 0 ? away / all : NAN;
     }
     return alert_gathered_value(&alerts->gathered[index], alerts->rules[index]);
 }
@@ -260,7 +274,7 @@ static struct alert_place alerts_run_place(const struct alerts *alerts, const st
 }
 
 /* A rule about the run. */
-static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value, double error,
+static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value,
                             const struct alert_sink *sink)
 {
     const struct rule *rule = alerts->rules[index];
@@ -268,7 +282,7 @@ static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value,
     struct alert_cells *cells = &alerts->whole->cells[index];
     int code = alert_cells_get(cells, rule, 1);
     if (!code) {
-        judge_and_tell(alerts, rule, cells, 0, &place, value, error, sink);
+        judge_and_tell(alerts, rule, cells, 0, &place, value, sink);
     }
     if (rule->metric == RULE_INVALID_ORIGIN && value == 0) {
         alerts->origin = (struct alert_origin){.share = 0};
@@ -276,29 +290,46 @@ static int alerts_judge_run(struct alerts *alerts, uint32_t index, double value,
     return code;
 }
 
-int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink)
+/* By the rules about the run, of which all layers have been taken. */
+static int alerts_judge_runs(struct alerts *alerts, enum alert_by by, const struct alert_sink *sink)
 {
     int result = 0;
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         const struct rule *rule = alerts->rules[i];
-        struct result_common at = run->common;
-        if (rule->each != RULE_EACH_RUN || rule->metric == RULE_SILENCE ||
-            !alerts_is_judged(rule, run->by)) {
+        if (rule->each != RULE_EACH_RUN || rule->metric == RULE_LOST_SHARE ||
+            !alerts_is_judged(rule, by)) {
             continue;
         }
-        bool of_window = rule->metric != RULE_LOST_SHARE && alerts->judged.any;
-        if (of_window) { /* which ended before */
-            at.epoch = alerts->judged.epoch;
-            at.step = alerts->judged.step;
-        }
-        alerts_note(alerts, &at);
-        alerts->after = of_window ? alerts->windows_to.after : at.step;
-        int code = alerts_judge_run(alerts, i, run_value(alerts, i, run),
-                                    alert_gathered_error(&alerts->gathered[i]), sink);
+        int code = alerts_judge_run(alerts, i, run_value(alerts, i), sink);
         result = result ? result : code;
         alerts->gathered[i] = (struct alert_gathered){0};
     }
-    alert_numbers_end(alerts);
+    return result;
+}
+
+int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct alert_sink *sink)
+{
+    int result = 0;
+    if (alerts->windows_to.any) { /* which ended before */
+        struct result_common window = run->common;
+        window.epoch = alerts->windows_to.epoch;
+        window.step = alerts->windows_to.step;
+        alerts_note(alerts, &window);
+        alerts->after = alerts->windows_to.after;
+        result = alerts_judge_runs(alerts, run->by, sink);
+    }
+    alerts_note(alerts, &run->common);
+    alerts->after = run->common.step;
+    for (uint32_t i = 0; i < alerts->rule_count; i++) {
+        bool of_messages = alerts->rules[i]->metric == RULE_LOST_SHARE;
+        /* What the loss says is told now where it was held back. */
+        if (of_messages || rule_is_of_loss(alerts->rules[i])) {
+            int code =
+                alerts_judge_run(alerts, i, of_messages ? run_lost_share(alerts, run) : NAN, sink);
+            result = result ? result : code;
+        }
+    }
+    alert_numbers_end(alerts, run->by);
     if (alerts->held_back) {
         sink->overflow(sink->data, alerts->held_back);
     }
@@ -308,23 +339,16 @@ int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct 
 
 /* Captures */
 
-/* By the rules about the run, of which all layers have been taken. */
-static int alerts_judge_capture(struct alerts *alerts, const struct alert_sink *sink)
+void alerts_want_extremes(const struct alerts *alerts, struct captures *captures)
 {
-    int result = 0;
+    captures_want_extremes(captures, METRIC_NEXT_TOKEN); /* masks, too */
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         const struct rule *rule = alerts->rules[i];
-        if (rule->each != RULE_EACH_RUN || !rule_is_certain(rule)) {
-            continue;
+        bool extreme = rule->statistic == RULE_MIN || rule->statistic == RULE_MAX;
+        if (extreme && rule->metric < METRIC_MATRIX_FIRST) {
+            captures_want_extremes(captures, (enum metric)rule->metric);
         }
-        double value = rule->metric == RULE_INVALID_ORIGIN
-                           ? alert_origin_value(alerts)
-                           : alert_gathered_value(&alerts->gathered[i], rule);
-        int code = alerts_judge_run(alerts, i, value, NAN, sink);
-        result = result ? result : code;
-        alerts->gathered[i] = (struct alert_gathered){0};
     }
-    return result;
 }
 
 int alerts_capture(struct alerts *alerts, const struct result_common *common,
@@ -332,8 +356,10 @@ int alerts_capture(struct alerts *alerts, const struct result_common *common,
 {
     int result = 0;
     alerts_note(alerts, common);
+    alerts_note_judged(alerts, common);
     alerts->after = common->step;
     alerts->begun = alerts->begun == ALERT_FROM_START ? common->step : alerts->begun;
+    alerts->weight = 1;
     alert_numbers_begin(alerts);
     /* Layers are compared with each other: first all are taken, then each is judged. */
     for (uint32_t i = 0; i < 2 * capture->layer_count && alerts->rule_count > 0; i++) {
@@ -346,14 +372,15 @@ int alerts_capture(struct alerts *alerts, const struct result_common *common,
             code = alert_view_fill(&alerts->view, common, captured);
         }
         if (layer && !code && !judges) {
-            code = alert_numbers_capture(alerts, layer, &alerts->view.summary);
+            code = alert_numbers_take(alerts, layer, &alerts->view.summary, ALERTS_OF_CAPTURES);
         } else if (layer && !code && layer->numbers) {
-            alert_numbers_captured(alerts, layer, &alerts->view.summary);
+            alert_numbers_compare(alerts, layer, &alerts->view.summary);
             code = alerts_judge(alerts, layer, &alerts->view.summary, ALERTS_OF_CAPTURES, sink);
         }
         result = result ? result : code;
     }
-    int code = alerts_judge_capture(alerts, sink);
+    int code = alerts_judge_runs(alerts, ALERTS_OF_CAPTURES, sink);
+    alerts->captures++;
     return result ? result : code;
 }
 
@@ -370,20 +397,20 @@ static int alerts_judge_sketch(struct alerts *alerts, uint32_t index, struct ale
     const double *value = of_layer ? &sketch->apart : sketch->fault[fault];
     struct alert_gathered all = {0};
     for (uint32_t h = 0; h < (of_layer ? 1 : sketch->heads); h++) {
-        alert_gather(&all, h, value[h], NAN);
+        alert_gather(&all, h, value[h]);
     }
     int code = alert_cells_get(cells, rule, by_head ? sketch->heads : 1);
     if (code || all.count == 0) {
         return code;
     }
     cells->judged += cells->judged < UINT32_MAX; /* captures */
-    cells->newest = alerts->windows;
+    cells->newest = alerts->captures;
     for (uint32_t i = 0; i < cells->count; i++) {
         struct alert_place place = {true, layer->id, by_head ? (int32_t)i : -1};
         cells->cell[i].worst =
             by_head ? sketch->matrix[fault][i] : alert_gathered_worst(&all, rule);
         judge_and_tell(alerts, rule, cells, i, &place,
-                       by_head ? value[i] : alert_gathered_value(&all, rule), NAN, sink);
+                       by_head ? value[i] : alert_gathered_value(&all, rule), sink);
     }
     return 0;
 }
@@ -425,8 +452,7 @@ int alerts_log(struct alerts *alerts, const struct log_result *log, uint32_t ran
         if (rule_is_of_loss(rule)) {
             bool broken = rule->metric == RULE_LOSS_BROKEN;
             int code = alerts_judge_run(
-                alerts, i, broken ? loss_broken(&alerts->loss) : loss_risen(&alerts->loss), NAN,
-                sink);
+                alerts, i, broken ? loss_broken(&alerts->loss) : loss_risen(&alerts->loss), sink);
             result = result ? result : code;
         }
     }
@@ -445,7 +471,7 @@ int alerts_silence(struct alerts *alerts, const struct result_common *common, do
         if (alerts->rules[i]->metric != RULE_SILENCE) {
             continue;
         }
-        int code = alerts_judge_run(alerts, i, silent_s, NAN, sink);
+        int code = alerts_judge_run(alerts, i, silent_s, sink);
         result = result ? result : code;
     }
     alerts->newest = window;

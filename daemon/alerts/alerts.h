@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* alerts: judges the captures and windows of one run by the rules of the config (rules.h) and says
- * what begins to fire and what is resolved. Rules that are certain (rule_is_certain) judge
- * captures, those about the loss (rule_is_of_loss) what the training logs, all others windows.
+/* alerts: judges the captures of one run by the rules of the config (rules.h) and says what begins to
+ * fire and what is resolved. Rules about what only windows have (rule_is_of_windows) judge those,
+ * rules about the loss (rule_is_of_loss) what the training logs.
  *
  * A rule is judged per head, per layer or for the run, as it says. It fires when its condition held
- * in `for` windows on end, and is resolved when the value is back at `clear`. When the run
+ * in `for` captures, none of which was back at `clear`, and is resolved when one is. When the run
  * ends, all that fires stays as it is: FIRING_AT_END, unless the run goes on after all. Partial
  * windows that will come again are not given to it. Pure; time comes in as an argument; one owner.
  *
  * Memory: about 48 bytes per head for each rule that judges heads one by one, and 8 bytes per
- * window of `within` where it compares with earlier ones. */
+ * capture of `within` where it compares with earlier ones. */
 #ifndef DAEMON_ALERTS_ALERTS_H
 #define DAEMON_ALERTS_ALERTS_H
 
@@ -36,6 +36,10 @@ struct alert_sink {
 struct alerts *alerts_new(const struct config *config, const char *job);
 void alerts_free(struct alerts **alerts);
 
+/* These captures keep the smallest and the largest value of what rules judge so. Before the first
+ * message. */
+void alerts_want_extremes(const struct alerts *alerts, struct captures *captures);
+
 /* A capture: once, after all before it. Returns 0 or ERR_MEMORY: some rules have not judged it. */
 int alerts_capture(struct alerts *alerts, const struct result_common *common,
                    const struct capture *capture, const struct alert_sink *sink);
@@ -44,11 +48,12 @@ int alerts_capture(struct alerts *alerts, const struct result_common *common,
 int alerts_sketch(struct alerts *alerts, const struct result_common *common, struct layer_id id,
                   const struct sketch_judged *sketch, const struct alert_sink *sink);
 
-/* Whether windows or captures are judged by the rules that are certain. */
+/* What is judged, and by which rules. */
 enum alert_by {
-    ALERTS_OF_ALL,      /* windows do: there are no captures, as on a hub */
-    ALERTS_OF_WINDOWS,  /* captures do */
-    ALERTS_OF_CAPTURES, /* of a capture */
+    ALERTS_OF_ALL,      /* a window, by all: there are no captures, as on a hub; it counts as so many
+                           captures as messages came from each rank */
+    ALERTS_OF_WINDOWS,  /* a window, by what only windows have */
+    ALERTS_OF_CAPTURES, /* a capture, by the others */
 };
 
 /* A window of one layer, with its drift. Returns 0 or ERR_MEMORY: some rules have not judged it. */
@@ -87,7 +92,8 @@ void alerts_end(struct alerts *alerts, const struct result_common *common, bool 
  * in the order of layers and heads. Returns 0, or ERR_MEMORY without a call. */
 int alerts_each(struct alerts *alerts, const struct alert_sink *sink);
 
-/* Where the newest window ended that was judged; false: none has been. */
+/* Where the newest capture that was judged is, or the end of the newest window where there are no
+ * captures; false: none has been. */
 bool alerts_judged_to(const struct alerts *alerts, uint64_t *ret_epoch, uint64_t *ret_step);
 
 /* Calls `visit` for each rule that has had no number to judge yet, of those that apply to the run.
@@ -95,7 +101,7 @@ bool alerts_judged_to(const struct alerts *alerts, uint64_t *ret_epoch, uint64_t
 uint32_t alerts_unjudged(const struct alerts *alerts,
                          void (*visit)(void *data, const struct rule *rule), void *data);
 
-/* Whether the layer was in one of the newest windows; else checks that pass say nothing of it. One
+/* Whether the layer was in one of the newest captures; else checks that pass say nothing of it. One
  * that has not come yet may do so in the first of them, unless the run has ended. */
 bool alerts_measured(const struct alerts *alerts, struct layer_id id, bool ended);
 

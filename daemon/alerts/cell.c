@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* Each rule has a cell for what it judges by itself: a head, a layer, the run. A window moves it:
+/* Each rule has a cell for what it judges by itself: a head, a layer, the run. A capture moves it, or
+ * a window where windows alone have what the rule judges:
  *
- *            holds in `for` windows on end
- *      clear ------------------------------> firing
- *        ^                                     |
- *        +-------------------------------------+
- *                     back at `clear`
+ *            holds in `for` captures
+ *      clear ------------------------> firing
+ *        ^                               |
+ *        +-------------------------------+
+ *               back at `clear`
  *
- * A value between bound and `clear` ends a row of windows in which the condition held, and changes
- * nothing else. Cells are made when a layer first has what a rule judges, and are found by
+ * A value between bound and `clear` changes nothing: a capture is one sample, and noise about the
+ * bound would end each row of captures. Cells are made when a layer first has what a rule judges, and are found by
  * position: alerts have an array per rule and layer, and a hash of layers. */
 #include "daemon/alerts/internal.h"
 
@@ -114,7 +115,7 @@ void alerts_forget(struct alerts *alerts)
     alerts->judged.any = alerts->windows_to.any = false;
     alerts->begun = ALERT_FROM_START;
     loss_init(&alerts->loss);
-    alerts->told = alerts->held_back = alerts->windows = 0;
+    alerts->told = alerts->held_back = alerts->windows = alerts->captures = 0;
 }
 
 /* Judging */
@@ -141,6 +142,27 @@ static double compared(const struct rule *rule, struct alert_cells *cells, uint3
     return more - less;
 }
 
+/* The loss is logged when the training likes, and matrices come when they do: as windows go. */
+static bool is_of_windows(const struct rule *rule)
+{
+    return rule_is_of_windows(rule) || rule_is_of_loss(rule);
+}
+
+uint32_t alerts_clock(const struct alerts *alerts, const struct rule *rule)
+{
+    return is_of_windows(rule) ? alerts->windows : alerts->captures;
+}
+
+static uint32_t alerts_weight(const struct alerts *alerts, const struct rule *rule)
+{
+    return is_of_windows(rule) || rule_is_of_sketches(rule) ? 1 : alerts->weight;
+}
+
+static uint32_t alert_sum(uint32_t a, uint32_t b)
+{
+    return a > UINT32_MAX - b ? UINT32_MAX : a + b;
+}
+
 void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
                        struct alert_cells *cells, uint32_t index, double value)
 {
@@ -150,9 +172,10 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     if (isnan(x)) {
         return;
     }
-    if (cells->judged == 0 || cells->newest != alerts->windows) {
-        cells->judged += cells->judged < UINT32_MAX;
-        cells->newest = alerts->windows;
+    const uint32_t clock = alerts_clock(alerts, rule), weight = alerts_weight(alerts, rule);
+    if (cells->judged == 0 || cells->newest != clock) {
+        cells->judged = alert_sum(cells->judged, weight);
+        cells->newest = clock;
     }
     cell->value = x;
     if (below ? x < rule->bound : x > rule->bound) {
@@ -165,12 +188,12 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
                     cell->failed = alerts->loss.ill;
                 }
             }
-            cell->held += cell->held < UINT32_MAX;
-            cell->firing = cell->firing || cell->held >= rule->windows;
+            cell->held = alert_sum(cell->held, weight);
+            cell->firing = cell->firing || cell->held >= rule->times;
         }
     } else {
-        cell->held = 0;
         if (below ? x >= rule->clear : x <= rule->clear) {
+            cell->held = 0;
             cell->armed = true;
             cell->firing = false;
         }
@@ -180,13 +203,17 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     cell->at_end = false;
 }
 
-/* Numbers of matrices come once an epoch, or each 1000 steps: older ones pass no check. */
-#define WINDOWS_NEWEST 8
+/* Older numbers pass no check: those of captures; of windows, as matrices come once an epoch, or each
+ * 1000 steps; of layers. */
+#define CAPTURES_NEWEST 4
+#define WINDOWS_NEWEST  2
+#define LAYERS_NEWEST   16
 
 static bool could_fire(const struct alerts *alerts, uint32_t index, const struct alert_cells *cells)
 {
-    return cells->judged >= alerts->rules[index]->windows &&
-           alerts->windows - cells->newest <= WINDOWS_NEWEST;
+    const struct rule *rule = alerts->rules[index];
+    uint32_t most = is_of_windows(rule) ? WINDOWS_NEWEST : CAPTURES_NEWEST * alerts->weight;
+    return cells->judged >= rule->times && alerts_clock(alerts, rule) - cells->newest <= most;
 }
 
 bool alerts_has_judged(const struct alerts *alerts, uint32_t index)
@@ -207,7 +234,7 @@ bool alerts_measured(const struct alerts *alerts, struct layer_id id, bool ended
     const struct alert_layer *layer;
     HASH_FIND(hh, alerts->layers, &key, sizeof key, layer);
     if (!layer || !layer->numbers) {
-        return !ended && alerts->windows <= WINDOWS_NEWEST;
+        return !ended && alerts->captures <= LAYERS_NEWEST * alerts->weight;
     }
-    return alerts->windows - layer->measured <= WINDOWS_NEWEST;
+    return alerts->captures - layer->measured <= LAYERS_NEWEST * alerts->weight;
 }

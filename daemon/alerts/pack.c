@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /* alerts_pack: packs the state of alerts for checkpoints.
  *
- *   {v: 2, run: bin16, epoch, step, time_ns, judged: [epoch, step] or nil,
+ *   {v: 3, run: bin16, epoch, step, time_ns, judged: [epoch, step] or nil,
  *    rules: [{name, judged, hash, places: [{place, count, armed: bin, well: bin, cells: [...],
- *                                           past: bin, errors: bin}]}],
- *    windows, heads: [the model's focus, [[layer, bin: what each head keeps, f32, window]...]],
- *    causal, begun, windows_to: [last, step, after] or nil,
+ *                                           past: bin}]}],
+ *    captures, windows, heads: [the model's focus, [[layer, bin: what each head keeps, f32, window]...]],
+ *    causal, begun, windows_to: [last, epoch, step, after] or nil,
  *    origin: [layer, head + 1, share, everywhere], loss: bin, as memory has it, empty without any}
  *
  * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell;
  * `well` a step per cell, or one where all have the same; `cells` of those
  * that hold or fire or were told [index, held, flags, passed, failed, value, worst + 1]; `past` of
  * rates, per cell, a byte with the number of values and room for `within` of them, oldest first,
- * little-endian; `errors`, where one of `cells` has a standard error, those of all of them, f64. So
- * a run that is well costs a bit per head and rule that was clear, and 20 bytes per head. */
+ * little-endian. So a run that is well costs a bit per head and rule that was clear, and 20 bytes per head. */
 #include "daemon/alerts/internal.h"
 
 #include "proto/err.h"
@@ -89,21 +88,6 @@ static void alerts_pack_put_past(const struct rule *rule, const struct alert_cel
     free(bytes);
 }
 
-/* The errors of the busy cells, in their order. */
-static void put_errors(const struct alert_cells *cells, struct mpk_writer *writer)
-{
-    size_t size = 0;
-    uint8_t *bytes = malloc(cells->count * sizeof(double) + 1);
-    for (uint32_t i = 0; bytes && i < cells->count; i++) {
-        if (is_busy(&cells->cell[i])) {
-            memcpy(bytes + size, &cells->cell[i].error, sizeof(double));
-            size += sizeof(double);
-        }
-    }
-    put_bin(writer, "errors", bytes, size);
-    free(bytes);
-}
-
 static void put_well(const struct alert_cells *cells, struct mpk_writer *writer)
 {
     size_t count = 1, step = sizeof cells->cell->well;
@@ -121,11 +105,7 @@ static void put_well(const struct alert_cells *cells, struct mpk_writer *writer)
 static void alerts_pack_put_place(const struct rule *rule, const struct alert_cells *cells,
                                   uint64_t place, struct mpk_writer *writer)
 {
-    bool errors = false;
-    for (uint32_t i = 0; i < cells->count && !errors; i++) {
-        errors = is_busy(&cells->cell[i]) && cells->cell[i].error > 0;
-    }
-    mpk_put_map(writer, 6u + errors);
+    mpk_put_map(writer, 6);
     mpk_pair_u64(writer, "place", place);
     mpk_pair_u64(writer, "count", cells->count);
     size_t size = armed_bytes(cells->count);
@@ -156,19 +136,17 @@ static void alerts_pack_put_place(const struct rule *rule, const struct alert_ce
     }
     mpk_close_array(writer, &busy);
     alerts_pack_put_past(rule, cells, writer);
-    if (errors) {
-        put_errors(cells, writer);
-    }
 }
 
 int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
 {
-    mpk_put_map(writer, 14);
-    mpk_pair_u64(writer, "v", 2);
+    mpk_put_map(writer, 15);
+    mpk_pair_u64(writer, "v", 3);
     put_bin(writer, "run", alerts->run, RUN_BYTES);
     mpk_pair_u64(writer, "epoch", alerts->newest.epoch);
     mpk_pair_u64(writer, "step", alerts->newest.step);
     mpk_pair_u64(writer, "time_ns", alerts->newest.time_ns);
+    mpk_pair_u64(writer, "captures", alerts->captures);
     mpk_pair_u64(writer, "windows", alerts->windows);
     mpk_put_str(writer, "judged");
     if (alerts->judged.any) {
@@ -197,7 +175,7 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
         }
         mpk_close_array(writer, &places);
     }
-    /* The numbers that quantity.c keeps from window to window. */
+    /* The numbers that quantity.c keeps. */
     const struct alert_origin *origin = &alerts->origin;
     mpk_pair_array(writer, "heads", 2);
     mpk_put_f64(writer, alerts->focus);
@@ -226,8 +204,9 @@ int alerts_pack(const struct alerts *alerts, struct mpk_writer *writer)
     mpk_pair_u64(writer, "begun", alerts->begun);
     mpk_put_str(writer, "windows_to");
     if (alerts->windows_to.any) {
-        mpk_put_array(writer, 3);
+        mpk_put_array(writer, 4);
         mpk_put_u64(writer, alerts->windows_to.last);
+        mpk_put_u64(writer, alerts->windows_to.epoch);
         mpk_put_u64(writer, alerts->windows_to.step);
         mpk_put_u64(writer, alerts->windows_to.after);
     } else {
@@ -268,8 +247,7 @@ static const msgpack_object_array *alerts_pack_get_array(const msgpack_object *m
     return value && value->type == MSGPACK_OBJECT_ARRAY ? &value->via.array : NULL;
 }
 
-/* `error`: NULL = it has none. */
-static int get_cell(struct alert_cells *cells, const msgpack_object *object, const uint8_t *error)
+static int get_cell(struct alert_cells *cells, const msgpack_object *object)
 {
     uint64_t index, held, flags, passed, failed, worst;
     double value;
@@ -295,9 +273,6 @@ static int get_cell(struct alert_cells *cells, const msgpack_object *object, con
     cell->failed = failed;
     cell->value = value;
     cell->worst = (int32_t)worst - 1;
-    if (error) {
-        memcpy(&cell->error, error, sizeof cell->error);
-    }
     return 0;
 }
 
@@ -320,7 +295,7 @@ static int get_past(const struct rule *rule, struct alert_cells *cells, uint32_t
 /* The state of one place, as it was packed. */
 struct packed_place {
     uint64_t place, count;
-    const uint8_t *armed, *well, *past, *errors; /* errors: NULL = none */
+    const uint8_t *armed, *well, *past;
     bool well_alike;
     const msgpack_object_array *cells;
 };
@@ -338,8 +313,7 @@ static int fill_cells(const struct rule *rule, struct alert_cells *cells,
         }
     }
     for (uint32_t i = 0; !code && i < packed->cells->size; i++) {
-        code = get_cell(cells, &packed->cells->ptr[i],
-                        packed->errors ? packed->errors + i * sizeof(double) : NULL);
+        code = get_cell(cells, &packed->cells->ptr[i]);
     }
     return code;
 }
@@ -368,7 +342,6 @@ static int get_place(struct alerts *alerts, uint32_t index, const msgpack_object
     if (code) {
         return code;
     }
-    packed.errors = get_bin(map, "errors", packed.cells->size * sizeof(double));
     struct alert_layer *layer = alerts->whole;
     if (packed.place) {
         layer = alert_layer_get(alerts, header_layer_of((uint32_t)(packed.place - 1)));
@@ -397,8 +370,8 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
     const msgpack_object *judged = mpk_find(map, "judged");
     if (index < alerts->rule_count && judged && judged->type == MSGPACK_OBJECT_BOOLEAN) {
         alerts->whole->cells[index].judged =
-            judged->via.boolean ? alerts->rules[index]->windows : 0;
-        alerts->whole->cells[index].newest = alerts->windows;
+            judged->via.boolean ? alerts->rules[index]->times : 0;
+        alerts->whole->cells[index].newest = alerts_clock(alerts, alerts->rules[index]);
     }
     for (uint32_t i = 0; i < places->size && index < alerts->rule_count && !code; i++) {
         code = get_place(alerts, index, &places->ptr[i]);
@@ -412,7 +385,7 @@ static int get_focus(struct alerts *alerts, const msgpack_object *object)
     uint64_t key, measured;
     if (mpk_items(object) != 3 || mpk_get_u64(&item[0], UINT32_MAX, &key) != 0 ||
         item[1].type != MSGPACK_OBJECT_BIN || item[1].via.bin.size % PAST_BYTES != 0 ||
-        mpk_get_u64(&item[2], alerts->windows, &measured) != 0) {
+        mpk_get_u64(&item[2], alerts->captures, &measured) != 0) {
         return ERR_STORE_FORMAT;
     }
     const uint8_t *bytes = (const uint8_t *)item[1].via.bin.ptr;
@@ -446,10 +419,11 @@ static int get_windows_to(struct alerts *alerts, const msgpack_object *map)
     const msgpack_object *to = mpk_find(map, "windows_to");
     alerts->windows_to.any = to && to->type != MSGPACK_OBJECT_NIL;
     if (alerts->windows_to.any &&
-        (mpk_items(to) != 3 ||
+        (mpk_items(to) != 4 ||
          mpk_get_u64(&to->via.array.ptr[0], UINT64_MAX, &alerts->windows_to.last) != 0 ||
-         mpk_get_u64(&to->via.array.ptr[1], UINT64_MAX, &alerts->windows_to.step) != 0 ||
-         mpk_get_u64(&to->via.array.ptr[2], UINT64_MAX, &alerts->windows_to.after) != 0)) {
+         mpk_get_u64(&to->via.array.ptr[1], UINT64_MAX, &alerts->windows_to.epoch) != 0 ||
+         mpk_get_u64(&to->via.array.ptr[2], UINT64_MAX, &alerts->windows_to.step) != 0 ||
+         mpk_get_u64(&to->via.array.ptr[3], UINT64_MAX, &alerts->windows_to.after) != 0)) {
         return ERR_STORE_FORMAT;
     }
     return get_number(map, "begun", UINT64_MAX, &alerts->begun);
@@ -460,8 +434,9 @@ static int get_all(struct alerts *alerts, const msgpack_object *map)
     const msgpack_object_array *rules = alerts_pack_get_array(map, "rules");
     const uint8_t *run = get_bin(map, "run", RUN_BYTES);
     struct result_common *newest = &alerts->newest;
-    uint64_t version, windows;
-    if (get_number(map, "v", 2, &version) != 0 || version != 2 || !rules || !run ||
+    uint64_t version, captures, windows;
+    if (get_number(map, "v", 3, &version) != 0 || version != 3 || !rules || !run ||
+        get_number(map, "captures", UINT32_MAX, &captures) != 0 ||
         get_number(map, "windows", UINT32_MAX, &windows) != 0 ||
         get_number(map, "epoch", UINT64_MAX, &newest->epoch) != 0 ||
         get_number(map, "step", UINT64_MAX, &newest->step) != 0 ||
@@ -469,6 +444,7 @@ static int get_all(struct alerts *alerts, const msgpack_object *map)
         return ERR_STORE_FORMAT;
     }
     memcpy(alerts->run, run, RUN_BYTES);
+    alerts->captures = (uint32_t)captures;
     alerts->windows = (uint32_t)windows;
     int code = get_judged(alerts, map);
     code = code ? code : get_windows_to(alerts, map);

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* alert_value: the number of a window that a rule judges. */
 /* The weight of a key that a mask hides, also by no more than -70. */
 #define HIDDEN_WEIGHT 1e-30
 /* Beyond the widest tolerance (of f16 and bf16) a sum is off, unless nobody judged it. */
@@ -92,24 +91,6 @@ double alert_head_value(const struct alert_layer *layer, const struct summary_re
     return keys ? value / keys : NAN;
 }
 
-double alert_head_error(const struct summary_result *summary, const struct rule *rule,
-                        uint32_t head, double value)
-{
-    /* A head that is saturated has the mean itself, any other 1. */
-    bool saturated = rule->metric == RULE_SATURATED_ENTROPY || rule->metric == RULE_SATURATED_ALONE;
-    bool alone = saturated && rule->each == RULE_EACH_HEAD && value < 1;
-    uint32_t metric = alone ? METRIC_ENTROPY_SANS_FIRST : rule->metric;
-    if (summary->layer.rows_of <= summary->layer.rows) {
-        return 0;
-    }
-    if (metric >= METRIC_ROW_COUNT || rule->statistic != RULE_MEAN) {
-        return NAN;
-    }
-    const struct result_stat *stat = &summary->stat[metric][head];
-    double error = stat->std / sqrt((double)stat->count);
-    return rule->per_key ? error / summary->layer.shape[3] : error;
-}
-
 bool alert_is_doubtful(const struct summary_result *summary, const struct rule *rule)
 {
     bool is_of_one_key =
@@ -158,7 +139,7 @@ double alert_layer_value(const struct alert_layer *judged, const struct summary_
     }
 }
 
-void alert_gather(struct alert_gathered *gathered, uint32_t head, double value, double error)
+void alert_gather(struct alert_gathered *gathered, uint32_t head, double value)
 {
     if (isnan(value)) {
         return;
@@ -172,7 +153,6 @@ void alert_gather(struct alert_gathered *gathered, uint32_t head, double value, 
         gathered->highest = head;
     }
     gathered->sum += value;
-    gathered->errors += error;
     gathered->count++;
 }
 
@@ -190,11 +170,6 @@ double alert_gathered_value(const struct alert_gathered *gathered, const struct 
     return gathered->sum / (double)gathered->count;
 }
 
-double alert_gathered_error(const struct alert_gathered *gathered)
-{
-    return gathered->errors / (double)gathered->count;
-}
-
 int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct rule *rule)
 {
     if (gathered->count == 0 || gathered->min == gathered->max || !rule_is_of_heads(rule)) {
@@ -206,13 +181,13 @@ int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct
 /* Logits of healthy heads, sharp ones as well, spread by up to 10; of saturated ones by 20 to 1000.
  */
 #define SPREAD_SATURATED 12.0
-/* Heads that learn turn sharp with up to 6 times the spread they had before (in windows of 32
- * captures and more one of 100 runs has 59, as its logits explode); heads that are saturated at
- * once with 22 times and more. */
+/* What a head keeps of its past changes by so much in so many captures. */
+#define CAPTURES_KEPT 16.0f
+/* Heads that learn turn sharp with up to 6 times the spread they had before; heads that are
+ * saturated at once with 22 times and more. */
 #define SPREAD_JUMP 16.0f
-/* The spread before is that of the window before, or less: it grows twofold in a window at most,
- * for a fault may begin within one, and not in a window with a jump; random matrices have half of
- * the least. */
+/* The spread before grows twofold at most, and not in a capture with a jump; random matrices have
+ * half of the least. */
 #define SPREAD_GROWTH 2.0f
 #define SPREAD_LEAST  0.125f
 /* Where head_saturated is clear again, and where entropy_collapse fires. */
@@ -256,13 +231,14 @@ static void follow(float *before, float now, float most, float least)
     }
 }
 
-/* Whether a head is sharp with far more spread than before, which stays what it is then. */
-static bool has_jumped(float *before, double entropy, float spread)
+/* Whether a head is sharp with far more spread than before, which stays what it is then. `span`: of
+ * CAPTURES_KEPT, here and below. */
+static bool has_jumped(float *before, double entropy, float spread, float span)
 {
     if (*before > 0 && entropy < ENTROPY_SHARP && spread > SPREAD_JUMP * *before) {
         return true;
     }
-    follow(before, spread, SPREAD_GROWTH * *before, SPREAD_LEAST);
+    follow(before, spread, powf(SPREAD_GROWTH, span) * *before, SPREAD_LEAST);
     return false;
 }
 
@@ -278,7 +254,8 @@ static bool has_role(const struct summary_result *summary, uint32_t head)
 /* One head that is sharp among others may have learned to align: only its logits tell, by their
  * size or their jump. Where the mean of the layer is sharp, entropy_collapse tells it once; where
  * most heads have jumped, the training has. A head with a role counts as one that is not sharp. */
-static void put_saturated(struct alert_numbers *numbers, const struct summary_result *summary)
+static void put_saturated(struct alert_numbers *numbers, const struct summary_result *summary,
+                          float span)
 {
     uint32_t sharp = 0;
     double of_layer = 0;
@@ -286,7 +263,7 @@ static void put_saturated(struct alert_numbers *numbers, const struct summary_re
         struct alert_head_numbers *head = &numbers->head[h];
         double entropy = has_role(summary, h) ? 1 : mean_of(summary, METRIC_ENTROPY_SANS_FIRST, h);
         double spread = mean_of(summary, METRIC_STD_LOGIT, h);
-        bool jumped = has_jumped(&head->past.spread, entropy, (float)spread);
+        bool jumped = has_jumped(&head->past.spread, entropy, (float)spread, span);
         head->saturated_entropy = saturated_entropy(entropy, spread);
         head->is_saturated = jumped || (!isnan(spread) && head->saturated_entropy < ENTROPY_SHARP);
         head->saturated_alone = isnan(spread) ? NAN : jumped ? entropy : head->saturated_entropy;
@@ -302,19 +279,19 @@ static void put_saturated(struct alert_numbers *numbers, const struct summary_re
     }
 }
 
-/* One window is noise: `kept` is the largest that two windows on end had. Below FOCUS_LEARNED it
- * halves in each window, until the head is uniform at once. */
-static double lost_focus(struct alert_past *past, double focus)
+/* One capture is noise: `kept` is the largest that the running mean had. Below FOCUS_LEARNED it
+ * halves, until the head is uniform at once. */
+static double lost_focus(struct alert_past *past, double focus, float span)
 {
     if (isnan(focus)) {
         return NAN;
     }
-    float now = (float)focus, of_two = fminf(past->before, now);
-    past->before = now;
+    float now = (float)focus, before = past->running;
+    past->running = before + (now - before) * fminf(1, span);
     if (past->kept >= FOCUS_LEARNED) {
-        past->kept = fmaxf(past->kept, of_two);
+        past->kept = fmaxf(past->kept, past->running);
     } else if (now >= FOCUS_GONE * past->kept) {
-        past->kept = fmaxf(past->kept / 2, of_two);
+        past->kept = fmaxf(past->kept * powf(2, -span), fminf(past->running, now));
     }
     if (past->kept < FOCUS_LEAST) {
         return NAN;
@@ -439,15 +416,15 @@ static bool mask_is_lost_so_far(const struct alerts *alerts, const struct alert_
 
 /* The model's heads */
 
-/* Whether the first token has taken all of a head at once: sinks that grow in many windows, or that
- * the model came with, are usual. `*before` is what it had, at most SINK_GROWTH more in each
- * window, and stays what it is then. */
-static bool is_taken(float *before, float first)
+/* Whether the first token has taken all of a head at once: sinks that grow slowly, or that the model
+ * came with, are usual. `*before` is what it had, at most SINK_GROWTH more, and stays what it is
+ * then. */
+static bool is_taken(float *before, float first, float span)
 {
     if (*before > 0 && first > SINK_TAKEN && first > *before + SINK_JUMP) {
         return true;
     }
-    follow(before, first, *before + SINK_GROWTH, SINK_LEAST);
+    follow(before, first, *before + SINK_GROWTH * span, SINK_LEAST);
     return false;
 }
 
@@ -493,70 +470,95 @@ static void take_invalid(struct alert_numbers *numbers, const struct summary_res
     }
 }
 
-int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
-                       const struct summary_result *summary, enum alert_by by)
+/* What only windows have: numbers of matrices. */
+static int take_matrices(struct alert_numbers *numbers, const struct summary_result *summary)
 {
     double *room = malloc((summary->heads + 1) * sizeof *room);
-    if (!room || alert_numbers_reserve(layer, summary->heads) != 0) {
-        free(room);
+    uint32_t known = 0;
+    if (!room) {
         return ERR_MEMORY;
     }
-    struct alert_numbers *numbers = layer->numbers;
-    put_saturated(numbers, summary);
-    double focus = NAN, learned = NAN; /* largest ones, of all heads and of those not saturated */
     for (uint32_t h = 0; h < summary->heads; h++) {
-        struct alert_head_numbers *head = &numbers->head[h];
-        double of_head = 1 - mean_of(summary, METRIC_ENTROPY_NORMALIZED, h);
-        head->lost_focus = lost_focus(&head->past, of_head);
-        head->twin = twin(summary, h);
-        focus = fmax(focus, of_head);
-        learned = head->is_saturated ? learned : fmax(learned, of_head);
-    }
-    layer->measured = alerts->windows;
-    /* Where half of the heads are dead, or all of them, their own past tells. `room` is for as many
-     * numbers as there are heads. */
-    for (uint32_t h = 0; h < summary->heads; h++) {
-        room[h] = written_by(summary, h);
-    }
-    /* The median of those that are numbers, the lower one of two unless that is 0, as where one of
-     * two heads is dead from the first step; NaN without any. Sorts them. */
-    uint32_t known = 0;
-    for (uint32_t i = 0; i < summary->heads; i++) {
-        if (!isnan(room[i])) {
-            room[known++] = room[i];
-        }
+        room[known] = written_by(summary, h);
+        known += isnan(room[known]) ? 0 : 1;
     }
     qsort(room, known, sizeof *room, compare_numbers);
+    /* The median of those that are numbers, the lower one of two unless that is 0, as where one of
+     * two heads is dead from the first step; NaN without any. */
     double median = known ? room[(known - 1) / 2] : NAN;
     median = median == 0 ? room[known / 2] : median;
+    free(room);
     for (uint32_t h = 0; h < summary->heads; h++) {
+        /* Where half of the heads are dead, or all of them, their own past tells. */
         double of_layer = median > 0 ? written_by(summary, h) / median : NAN;
         double norm = mean_of(summary, METRIC_WV_WO_SPECTRAL_NORM, h);
         numbers->head[h].written_share =
             fmin(of_layer, written_of_before(&numbers->head[h].past, norm));
+        numbers->head[h].twin = twin(summary, h);
     }
-    free(room);
-    alerts->focus_now = fmax(alerts->focus_now, learned);
-    numbers->focus_share = alerts->focus >= FOCUS_OF_OTHERS ? focus / alerts->focus : NAN;
-    if (by == ALERTS_OF_ALL) {
-        take_mask(alerts, numbers, summary);
-        numbers->later_keys = later_keys(numbers, summary, mask_is_lost_so_far(alerts, numbers));
-        take_invalid(numbers, summary);
-    }
-    for (uint32_t h = 0; h < summary->heads; h++) {
-        float first = (float)mean_of(summary, METRIC_FIRST_TOKEN, h);
-        alerts->sinks += is_taken(&numbers->head[h].past.first, first);
-        alerts->sinkable += isnan(first) ? 0 : 1;
-    }
-    alerts->taken = true;
     return 0;
 }
 
-/* Captures */
+static void take_rows(struct alerts *alerts, struct alert_numbers *numbers,
+                      const struct summary_result *summary)
+{
+    const float span = (float)alerts->weight / CAPTURES_KEPT;
+    double learned = NAN; /* the largest focus of heads that are not saturated */
+    put_saturated(numbers, summary, span);
+    numbers->focus = NAN;
+    for (uint32_t h = 0; h < summary->heads; h++) {
+        struct alert_head_numbers *head = &numbers->head[h];
+        double focus = 1 - mean_of(summary, METRIC_ENTROPY_NORMALIZED, h);
+        float first = (float)mean_of(summary, METRIC_FIRST_TOKEN, h);
+        head->lost_focus = lost_focus(&head->past, focus, span);
+        numbers->focus = fmax(numbers->focus, focus);
+        learned = head->is_saturated ? learned : fmax(learned, focus);
+        alerts->sinks += is_taken(&head->past.first, first, span);
+        alerts->sinkable += isnan(first) ? 0 : 1;
+    }
+    alerts->focus_now = fmax(alerts->focus_now, learned);
+    take_mask(alerts, numbers, summary);
+    take_invalid(numbers, summary);
+}
+
+static double focus_share(const struct alert_numbers *numbers, double of_model)
+{
+    return of_model >= FOCUS_OF_OTHERS ? numbers->focus / of_model : NAN;
+}
+
+int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
+                       const struct summary_result *summary, enum alert_by by)
+{
+    if (alert_numbers_reserve(layer, summary->heads) != 0) {
+        return ERR_MEMORY;
+    }
+    struct alert_numbers *numbers = layer->numbers;
+    if (by != ALERTS_OF_WINDOWS) {
+        take_rows(alerts, numbers, summary);
+        layer->measured = alerts->captures;
+    }
+    if (by == ALERTS_OF_ALL) { /* those of the window before tell, until all of this one have come */
+        numbers->focus_share = focus_share(numbers, alerts->focus);
+        numbers->later_keys = later_keys(numbers, summary, mask_is_lost_so_far(alerts, numbers));
+    }
+    alerts->taken = alerts->taken || by != ALERTS_OF_CAPTURES;
+    return by == ALERTS_OF_CAPTURES ? 0 : take_matrices(numbers, summary);
+}
+
+void alert_numbers_compare(const struct alerts *alerts, struct alert_layer *layer,
+                           const struct summary_result *summary)
+{
+    bool lost =
+        mask_was_there(layer->numbers, &mask_of_captures) || mask_is_lost(&alerts->masks_now);
+    layer->numbers->later_keys = later_keys(layer->numbers, summary, lost);
+    layer->numbers->focus_share = focus_share(layer->numbers, alerts->focus_now);
+}
 
 void alert_numbers_begin(struct alerts *alerts)
 {
     alerts->masks_now = (struct alert_masks){0};
+    alerts->focus_now = 0;
+    alerts->sinks = alerts->sinkable = 0;
     for (struct alert_layer *layer = alerts->layers; layer; layer = layer->hh.next) {
         if (layer->numbers) {
             layer->numbers->invalid.heads = 0;
@@ -564,23 +566,19 @@ void alert_numbers_begin(struct alerts *alerts)
     }
 }
 
-int alert_numbers_capture(struct alerts *alerts, struct alert_layer *layer,
-                          const struct summary_result *summary)
+void alert_numbers_end(struct alerts *alerts, enum alert_by by)
 {
-    if (alert_numbers_reserve(layer, summary->heads) != 0) {
-        return ERR_MEMORY;
+    if (!alerts->taken) { /* losses alone were judged */
+        return;
     }
-    take_mask(alerts, layer->numbers, summary);
-    take_invalid(layer->numbers, summary);
-    return 0;
-}
-
-void alert_numbers_captured(const struct alerts *alerts, struct alert_layer *layer,
-                            const struct summary_result *summary)
-{
-    bool lost =
-        mask_was_there(layer->numbers, &mask_of_captures) || mask_is_lost(&alerts->masks_now);
-    layer->numbers->later_keys = later_keys(layer->numbers, summary, lost);
+    if (by == ALERTS_OF_ALL) {
+        alerts->masks = alerts->masks_now;
+        alerts->focus = alerts->focus_now;
+        alerts->captures += alerts->weight;
+        alert_numbers_begin(alerts);
+    }
+    alerts->windows++;
+    alerts->taken = false;
 }
 
 /* Where rows became invalid */
@@ -637,18 +635,4 @@ double alert_origin_value(struct alerts *alerts)
         alerts->origin = found;
     }
     return found.share;
-}
-
-void alert_numbers_end(struct alerts *alerts)
-{
-    if (!alerts->taken) { /* losses alone were judged */
-        return;
-    }
-    alerts->masks = alerts->masks_now;
-    alert_numbers_begin(alerts);
-    alerts->focus = alerts->focus_now;
-    alerts->focus_now = 0;
-    alerts->sinks = alerts->sinkable = 0;
-    alerts->taken = false;
-    alerts->windows++;
 }

@@ -54,7 +54,8 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
                           const struct alert_place *place, double now, enum alert_state state,
                           char ret_text[ALERT_MESSAGE_MAX])
 {
-    char value[96], where[128], error[64] = "", change[96] = "", windows[32] = "";
+    char value[96], where[128], change[96] = "", times[32] = "";
+    const char *unit = rule_is_of_windows(rule) ? "window" : "capture";
     bool rate = rule_is_rate(rule);
     const char *beyond = rate ? "more than" : rule_condition_name(rule->condition);
     char end[ALERT_MESSAGE_MAX / 4];
@@ -78,22 +79,17 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
     snprintf(value, sizeof value, "%s%s%s%s", plain ? "" : statistic, plain ? "" : " of ",
              rule_metric_name(rule->metric), rule->per_key ? " per key" : "");
     alert_message_name_place(rule, cell, place, where, sizeof where);
-    if (cell->error > 0 && isfinite(cell->error)) {
-        snprintf(error, sizeof error, " (of sampled rows; standard error at most %.2g)",
-                 cell->error);
-    }
-    if (rate) { /* ", 0.3 lower than 4 windows ago" */
-        snprintf(change, sizeof change, ", %.4g %s %" PRIu32 " window%s ago", cell->value,
-                 rule_change(rule), rule->within, rule->within == 1 ? "" : "s");
+    if (rate) { /* ", 0.3 lower than 4 captures ago" */
+        snprintf(change, sizeof change, ", %.4g %s %" PRIu32 " %s%s ago", cell->value,
+                 rule_change(rule), rule->within, unit, rule->within == 1 ? "" : "s");
     }
     if (cell->held > 1) {
-        snprintf(windows, sizeof windows, " for %" PRIu32 " %s", cell->held,
-                 rule_is_of_sketches(rule) ? "captures" : "windows");
+        snprintf(times, sizeof times, " for %" PRIu32 " %ss", cell->held, unit);
     }
     const char *says =
         state == ALERT_RESOLVED ? NULL : rule_says(rule->name, rule_metric_name(rule->metric));
-    int used = snprintf(ret_text, ALERT_MESSAGE_MAX, "%s%s%s of %s is %.4g%s%s, ", says ? says : "",
-                        says ? ": " : "", value, where, now, error, change);
+    int used = snprintf(ret_text, ALERT_MESSAGE_MAX, "%s%s%s of %s is %.4g%s, ", says ? says : "",
+                        says ? ": " : "", value, where, now, change);
     char *rest = ret_text + used; /* names have their bounds, and leave room */
     size_t room = ALERT_MESSAGE_MAX - (size_t)used;
     if (state == ALERT_RESOLVED) {
@@ -102,7 +98,7 @@ static void alert_message(const struct rule *rule, const struct alert_cell *cell
         snprintf(rest, room, "was %s %.4g and is not back at %.4g%s", beyond, rule->bound,
                  rule->clear, end);
     } else {
-        snprintf(rest, room, "%s %.4g%s%s", beyond, rule->bound, windows, end);
+        snprintf(rest, room, "%s %.4g%s%s", beyond, rule->bound, times, end);
     }
 }
 

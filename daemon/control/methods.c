@@ -49,7 +49,7 @@ static void control_rules_put(struct mpk_writer *result, const struct rule *rule
     mpk_pair_f64(result, "bound", rule->bound);
     mpk_pair_f64(result, "clear", rule->clear);
     mpk_pair_u64(result, "within", rule->within);
-    mpk_pair_u64(result, "for", rule->windows);
+    mpk_pair_u64(result, "for", rule->times);
     mpk_pair_bool(result, "after_clear", rule->after_clear);
     mpk_pair_str(result, "severity", alert_severity_name((enum alert_severity)rule->severity));
     mpk_pair_str(result, "why", rule_why(rule->name, rule_metric_name(rule->metric)));

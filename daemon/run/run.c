@@ -41,7 +41,7 @@ struct run *run_new(const char *job, const uint8_t *id, const struct config_cut 
     if (config->alerts_enabled && (!run->alerts || !run->captures)) {
         run_free(&run);
     } else if (run->captures) {
-        captures_want_extremes(run->captures, METRIC_NEXT_TOKEN);
+        alerts_want_extremes(run->alerts, run->captures);
     }
     return run;
 }

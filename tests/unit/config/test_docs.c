@@ -62,7 +62,7 @@ static void docs_print_rules(FILE *out)
         if (rule_is_rate(rule)) {
             fprintf(out, " within %u", (unsigned)rule->within);
         }
-        fprintf(out, " | %u | %g | %s | %s | %s |\n", (unsigned)rule->windows, rule->clear,
+        fprintf(out, " | %u | %g | %s | %s | %s |\n", (unsigned)rule->times, rule->clear,
                 rule->after_clear ? "yes" : "no",
                 alert_severity_name((enum alert_severity)rule->severity),
                 rule_default_texts[i].help);

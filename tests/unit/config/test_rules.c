@@ -45,7 +45,7 @@ static bool same_rule(const struct rule *a, const struct rule *b)
 {
     return a->metric == b->metric && a->statistic == b->statistic && a->per_key == b->per_key &&
            a->each == b->each && a->condition == b->condition && a->bound == b->bound &&
-           a->clear == b->clear && a->within == b->within && a->windows == b->windows &&
+           a->clear == b->clear && a->within == b->within && a->times == b->times &&
            a->after_clear == b->after_clear && a->severity == b->severity &&
            a->enabled == b->enabled && strcmp(a->job, b->job) == 0 &&
            strcmp(a->layer, b->layer) == 0 && strcmp(a->name, b->name) == 0;
@@ -121,7 +121,7 @@ TEST(a_new_rule_has_every_key)
     assert_int_equal(rule.condition, RULE_FALLS_BY);
     assert_true(rule.bound == 0.25 && rule.clear == 0.125);
     assert_int_equal(rule.within, 64);
-    assert_int_equal(rule.windows, 7);
+    assert_int_equal(rule.times, 7);
     assert_int_equal(rule.severity, ALERT_CRITICAL);
 }
 
@@ -133,7 +133,7 @@ TEST(what_a_new_rule_leaves_out)
     assert_string_equal(rule.job, "*");
     assert_string_equal(rule.layer, "*");
     assert_int_equal(rule.within, 1);
-    assert_int_equal(rule.windows, 1);
+    assert_int_equal(rule.times, 1);
     assert_int_equal(rule.severity, ALERT_WARNING);
     assert_true(rule.enabled && !rule.after_clear && !rule.per_key);
     assert_true(rule.clear == 2.8);
@@ -384,7 +384,7 @@ TEST(the_hash_tells_rules_apart)
     assert_true(rule_hash(&a) == rule_hash(&same));
     assert_true(rule_hash(&a) != rule_hash(&b));
     b = a;
-    b.windows = 2;
+    b.times = 2;
     assert_true(rule_hash(&a) != rule_hash(&b));
     b = a;
     b.after_clear = true;

@@ -346,7 +346,7 @@ QUANTITY_TEST(a_layer_is_compared_with_the_model_of_the_window_before)
         begin_window(f, decoder_1);
         put_means(f, METRIC_ENTROPY_NORMALIZED, (double[]){0.6, 0.9, 1, NONE});
         expect_same(take_window(f)->focus_share, window ? 1 : NONE);
-        alert_numbers_end(f->alerts);
+        alert_numbers_end(f->alerts, ALERTS_OF_ALL);
     }
 }
 
@@ -364,7 +364,7 @@ QUANTITY_TEST(saturated_heads_are_no_measure_of_what_a_layer_has_to_learn)
         put_means(f, METRIC_ENTROPY_SANS_FIRST, (double[]){0.01, 1, 1, NONE});
         put_means(f, METRIC_STD_LOGIT, (double[]){spread, 1, 1, NONE});
         expect_same(take_window(f)->focus_share, window == 0 ? NONE : window < 3 ? 0.99 / 0.2 : 1);
-        alert_numbers_end(f->alerts);
+        alert_numbers_end(f->alerts, ALERTS_OF_ALL);
     }
 }
 
