@@ -203,16 +203,17 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     cell->at_end = false;
 }
 
-/* Older numbers pass no check: those of captures; of windows, as matrices come once an epoch, or each
- * 1000 steps; of layers. */
+/* Older numbers pass no check: so many captures, or windows, as matrices come once an epoch, or each
+ * 1000 steps; and captures of a layer. */
 #define CAPTURES_NEWEST 4
 #define WINDOWS_NEWEST  2
-#define LAYERS_NEWEST   16
+#define LAYERS_NEWEST   64
 
 static bool could_fire(const struct alerts *alerts, uint32_t index, const struct alert_cells *cells)
 {
     const struct rule *rule = alerts->rules[index];
-    uint32_t most = is_of_windows(rule) ? WINDOWS_NEWEST : CAPTURES_NEWEST * alerts->weight;
+    uint32_t most = alerts->weight > CAPTURES_NEWEST ? alerts->weight : CAPTURES_NEWEST;
+    most = is_of_windows(rule) ? WINDOWS_NEWEST : most;
     return cells->judged >= rule->times && alerts_clock(alerts, rule) - cells->newest <= most;
 }
 
@@ -234,7 +235,7 @@ bool alerts_measured(const struct alerts *alerts, struct layer_id id, bool ended
     const struct alert_layer *layer;
     HASH_FIND(hh, alerts->layers, &key, sizeof key, layer);
     if (!layer || !layer->numbers) {
-        return !ended && alerts->captures <= LAYERS_NEWEST * alerts->weight;
+        return !ended && alerts->captures <= LAYERS_NEWEST;
     }
-    return alerts->captures - layer->measured <= LAYERS_NEWEST * alerts->weight;
+    return alerts->captures - layer->measured <= LAYERS_NEWEST;
 }

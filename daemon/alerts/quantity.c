@@ -287,7 +287,7 @@ static double lost_focus(struct alert_past *past, double focus, float span)
         return NAN;
     }
     float now = (float)focus, before = past->running;
-    past->running = before + (now - before) * fminf(1, span);
+    past->running = before + (now - before) * fminf(1, span / 2);
     if (past->kept >= FOCUS_LEARNED) {
         past->kept = fmaxf(past->kept, past->running);
     } else if (now >= FOCUS_GONE * past->kept) {

@@ -264,15 +264,15 @@ REFUSED(clear_is_on_the_other_side,
          "attnd.yaml:1: rules.entropy_collapse.clear: '0': on the wrong side of `below`, "
          "or never reached (valid: at least 0.25, at most 1)"});
 
-REFUSED(windows_are_counted_from_one,
+REFUSED(captures_are_counted_from_one,
         MINE("metric: entropy, above: 1, for: 0", ".for: '0': out of range (valid: 1 to 10000)"),
         MINE("metric: entropy, falls_by: 1, within: 0",
              ".within: '0': out of range (valid: 1 to 64)"),
         MINE("metric: entropy, falls_by: 1, within: 65",
              ".within: '65': out of range (valid: 1 to 64)"),
         MINE("metric: entropy, above: 1, within: 2",
-             ".within: '2': above looks at one window (valid with falls_by, rises_by, grows_by)"),
-        MINE("metric: silence, above: 1, for: 2", ".for: '2': silence has no windows (valid: 1)"),
+             ".within: '2': above looks at one capture (valid with falls_by, rises_by, grows_by)"),
+        MINE("metric: silence, above: 1, for: 2", ".for: '2': silence has no captures (valid: 1)"),
         MINE("metric: silence, grows_by: 2", ".grows_by: '2': silence only grows (valid: above)"));
 
 REFUSED(scope_and_statistic_fit_the_metric,

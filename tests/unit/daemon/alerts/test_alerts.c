@@ -4,13 +4,13 @@
 
 /* Bounds */
 
-ALERTS_TEST(a_rule_fires_after_its_windows_and_is_resolved_at_clear)
+ALERTS_TEST(a_rule_fires_after_its_captures_and_is_resolved_at_clear)
 {
     start_mine(f, ENTROPY "below: 0.1, clear: 0.2, for: 3, severity: critical, each: head");
     is_quiet(f, 0.5);
     is_quiet(f, 0.09);
     is_quiet(f, 0.08);
-    const struct told *told = fires(f, 0.04, OF_HEAD(0) "0.04, below 0.1 for 3 windows");
+    const struct told *told = fires(f, 0.04, OF_HEAD(0) "0.04, below 0.1 for 3 captures");
     assert_string_equal(told->rule, "mine");
     assert_int_equal(told->severity, ALERT_CRITICAL);
     assert_int_equal(told->head, 0);
@@ -34,11 +34,11 @@ ALERTS_TEST(an_alert_began_between_the_last_that_passed_and_the_first_that_faile
     is_quiet(f, 0.5);
     is_quiet(f, 0.5); /* step 10: well up to 0 */
     is_quiet(f, 0.05);
-    is_quiet(f, 0.15); /* step 30: well up to 20, a new row */
+    is_quiet(f, 0.2);  /* step 30: well up to 20, a new row */
     is_quiet(f, NONE); /* says nothing */
     is_quiet(f, 0.05); /* step 50 */
     save_and_restore(f);
-    const struct told *told = fires(f, 0.05, OF_HEAD(0) "0.05, below 0.1 for 2 windows");
+    const struct told *told = fires(f, 0.05, OF_HEAD(0) "0.05, below 0.1 for 2 captures");
     assert_int_equal(told->since_after, 20);
     assert_int_equal(told->since_step, 50);
     is_quiet(f, 0.15); /* between bound and clear it goes on as the same */
@@ -46,18 +46,21 @@ ALERTS_TEST(an_alert_began_between_the_last_that_passed_and_the_first_that_faile
     assert_int_equal(told->since_after, 20);
     assert_int_equal(told->since_step, 50);
     is_quiet(f, 0.05);
-    told = fires(f, 0.05, OF_HEAD(0) "0.05, below 0.1 for 2 windows");
+    told = fires(f, 0.05, OF_HEAD(0) "0.05, below 0.1 for 2 captures");
     assert_int_equal(told->since_after, 70);
     assert_int_equal(told->since_step, 90);
 }
 
-ALERTS_TEST(a_value_between_bound_and_clear_ends_a_row_of_windows)
+ALERTS_TEST(a_value_between_bound_and_clear_neither_counts_nor_ends_what_counts)
 {
     start_mine(f, ENTROPY "below: 0.1, clear: 0.2, for: 2");
     is_quiet(f, 0.05);
-    is_quiet(f, 0.15);
+    is_quiet(f, 0.2);
     is_quiet(f, 0.05);
-    fires(f, 0.06, OF_LAYER " is 0.06, below 0.1 for 2 windows");
+    is_quiet(f, 0.15);
+    const struct told *told = fires(f, 0.06, OF_LAYER " is 0.06, below 0.1 for 2 captures");
+    assert_int_equal(told->since_after, 0);
+    assert_int_equal(told->since_step, 20);
 }
 
 ALERTS_TEST(a_bound_itself_is_not_beyond_it)
@@ -81,7 +84,7 @@ ALERTS_TEST(a_number_that_does_not_exist_changes_nothing)
     start_mine(f, ENTROPY "below: 0.1, clear: 0.2, for: 2");
     is_quiet(f, 0.05);
     is_quiet(f, NONE);
-    fires(f, 0.05, OF_LAYER " is 0.05, below 0.1 for 2 windows");
+    fires(f, 0.05, OF_LAYER " is 0.05, below 0.1 for 2 captures");
     is_quiet(f, NONE);
 }
 
@@ -97,18 +100,18 @@ ALERTS_TEST(a_rule_that_counts_only_after_clear_ignores_the_beginning)
 
 /* Rates */
 
-ALERTS_TEST(a_fall_is_measured_against_windows_ago)
+ALERTS_TEST(a_fall_is_measured_against_captures_ago)
 {
     start_mine(f, ENTROPY "falls_by: 0.3, clear: 0.1, within: 2, each: head");
     is_quiet(f, 0.9);
     is_quiet(f, 0.5); /* nothing to compare with yet */
     is_quiet(f, 0.65);
     const struct told *told =
-        fires(f, 0.1, OF_HEAD(0) "0.1, 0.4 lower than 2 windows ago, more than 0.3");
+        fires(f, 0.1, OF_HEAD(0) "0.1, 0.4 lower than 2 captures ago, more than 0.3");
     assert_true(fabs(told->value - 0.4) < 1e-12 && told->bound == 0.3);
     is_quiet(f, 0.45); /* 0.2 lower: neither */
     resolves(f, 0.05,
-             OF_HEAD(0) "0.05, 0.05 lower than 2 windows ago, no longer more than 0.3 (clear at "
+             OF_HEAD(0) "0.05, 0.05 lower than 2 captures ago, no longer more than 0.3 (clear at "
                         "0.1)");
 }
 
@@ -116,7 +119,7 @@ ALERTS_TEST(a_rise_is_a_fall_upwards)
 {
     start_mine(f, ENTROPY "rises_by: 0.3, each: head");
     is_quiet(f, 0.1);
-    fires(f, 0.5, OF_HEAD(0) "0.5, 0.4 higher than 1 window ago, more than 0.3");
+    fires(f, 0.5, OF_HEAD(0) "0.5, 0.4 higher than 1 capture ago, more than 0.3");
 }
 
 ALERTS_TEST(growth_is_a_ratio_to_something_positive)
@@ -128,16 +131,16 @@ ALERTS_TEST(growth_is_a_ratio_to_something_positive)
         is_quiet(f, values[i]);
     }
     fires(f, 13,
-          "max_logit of decoder.3.self head 0 is 13, 3.25 times what it was 1 window ago, more "
-          "than 3 for 2 windows");
+          "max_logit of decoder.3.self head 0 is 13, 3.25 times what it was 1 capture ago, more "
+          "than 3 for 2 captures");
 }
 
-ALERTS_TEST(windows_without_a_number_are_none_for_a_rate)
+ALERTS_TEST(captures_without_a_number_are_none_for_a_rate)
 {
     start_mine(f, ENTROPY "falls_by: 0.3, within: 1, each: head");
     is_quiet(f, 0.9);
     is_quiet(f, NONE);
-    fires(f, 0.5, OF_HEAD(0) "0.5, 0.4 lower than 1 window ago, more than 0.3");
+    fires(f, 0.5, OF_HEAD(0) "0.5, 0.4 lower than 1 capture ago, more than 0.3");
 }
 
 /* Scope */
@@ -356,118 +359,6 @@ ALERTS_TEST(sink_rate_has_statistics)
     window_fires(f, &w, "p90 of sink_rate of decoder.3.self is 0.75, above 0.5");
 }
 
-/* Samples of rows */
-
-#define SAMPLED(error) " (of sampled rows; standard error at most " error ")"
-
-/* A window of a sample of an eighth of the rows. */
-static void fill_sampled(struct alerts_window *w, const struct alerts_fixture *f, int metric,
-                         uint32_t heads, const double *means)
-{
-    alerts_fill(w, f, metric, heads, means);
-    w->summary.layer.rows_of = 8 * w->summary.layer.rows;
-    for (uint32_t h = 0; h < heads; h++) {
-        w->stat[h].std = 0.5 + h;
-        w->stat[h].count = 100;
-    }
-}
-
-ALERTS_TEST(a_mean_of_sampled_rows_has_a_standard_error)
-{
-    start_mine(f, ENTROPY "below: 0.3, each: head");
-    struct alerts_window w;
-    fill_sampled(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.2});
-    window_fires(f, &w, OF_LAYER " head 0 is 0.2" SAMPLED("0.05") ", below 0.3");
-    w.stat[0].mean = 0.5;
-    give_window(f, &w);
-    expect_resolved(f, OF_LAYER
-                    " head 0 is 0.5" SAMPLED("0.05") ", no longer below 0.3 (clear at 0.33)");
-    w.summary.layer.rows_of = w.summary.layer.rows;
-    w.stat[0].mean = 0.1;
-    window_fires(f, &w, OF_HEAD(0) "0.1, below 0.3");
-}
-
-/* Heads share their rows, so their errors of 0.05, 0.15 and 0.25 do not average out. */
-ALERTS_TEST(the_error_of_a_mean_of_heads_is_at_most_that_of_a_head)
-{
-    alerts_start(f, "  layers: {" ENTROPY "below: 0.3}\n"
-                    "  runs: {" ENTROPY "below: 0.3, each: run}\n");
-    struct alerts_window w;
-    fill_sampled(&w, f, METRIC_ENTROPY_NORMALIZED, 3, (double[]){0.2, 0.2, 0.2});
-    alerts_layer(f->alerts, &w.summary, ALERTS_OF_ALL, &f->sink);
-    expect_firing(f, OF_LAYER " is 0.2" SAMPLED("0.15") ", below 0.3");
-    w.summary.layer.id.layer = 4; /* another has all its rows */
-    w.summary.layer.rows_of = w.summary.layer.rows;
-    give_window(f, &w);
-    expect_firing(f, "entropy_normalized of decoder.4.self is 0.2, below 0.3");
-    expect_firing(f, "entropy_normalized of the run (mean of its heads) is 0.2" SAMPLED(
-                         "0.075") ", below 0.3");
-}
-
-ALERTS_TEST(a_standard_error_outlives_a_restart)
-{
-    start_mine(f, ENTROPY "below: 0.3, each: head");
-    struct alerts_window w;
-    fill_sampled(&w, f, METRIC_ENTROPY_NORMALIZED, 3, (double[]){0.5, 0.2, 0.1});
-    give_window(f, &w);
-    expect_firing(f, OF_LAYER " head 1 is 0.2" SAMPLED("0.15") ", below 0.3");
-    expect_firing(f, OF_LAYER " head 2 is 0.1" SAMPLED("0.25") ", below 0.3");
-    save_and_restore(f);
-    assert_int_equal(alerts_each(f->alerts, &f->sink), 0);
-    expect_firing(f, OF_LAYER " head 2 is 0.1" SAMPLED("0.25") ", below 0.3");
-    expect_firing(f, OF_LAYER " head 1 is 0.2" SAMPLED("0.15") ", below 0.3");
-}
-
-ALERTS_TEST(a_change_names_the_error_of_the_newest_mean)
-{
-    start_mine(f, ENTROPY "falls_by: 0.3, each: head");
-    struct alerts_window w;
-    fill_sampled(&w, f, METRIC_ENTROPY_NORMALIZED, 1, (double[]){0.9});
-    window_is_quiet(f, &w);
-    w.stat[0].mean = 0.1;
-    window_fires(f, &w,
-                 OF_LAYER " head 0 is 0.1" SAMPLED("0.05") ", 0.8 lower than 1 window ago, more "
-                                                           "than 0.3");
-}
-
-ALERTS_TEST(extremes_and_numbers_of_messages_have_no_error)
-{
-    alerts_start(f, "  largest: {metric: max_logit, statistic: max, above: 1}\n"
-                    "  quantile: {metric: max_logit, statistic: p90, above: 1, each: head}\n");
-    struct alerts_window w;
-    fill_sampled(&w, f, METRIC_MAX_LOGIT, 1, (double[]){2});
-    w.stat[0].max = w.stat[0].p90 = 3;
-    window_fires(f, &w, "max of max_logit of decoder.3.self is 3, above 1");
-    expect_firing(f, "p90 of max_logit of decoder.3.self head 0 is 3, above 1");
-    alerts_stop(f);
-    start_mine(f, "metric: std_logit, above: 1, each: head");
-    fill_sampled(&w, f, METRIC_STD_LOGIT, 1, (double[]){2});
-    window_fires(f, &w, "std_logit of decoder.3.self head 0 is 2, above 1");
-}
-
-ALERTS_TEST(a_saturated_head_has_the_error_of_its_entropy_and_a_layer_none)
-{
-    alerts_start(f, "  head: {metric: saturated_alone, each: head, below: 0.25}\n"
-                    "  layer: {metric: saturated_entropy, below: 0.9}\n");
-    struct result_stat spread[2] = {{.mean = 20, .count = 1}, {.mean = 2, .count = 1}};
-    struct result_stat induction[2] = {{.mean = 0.1, .count = 1}, {.mean = 0.1, .count = 1}};
-    struct alerts_window w;
-    fill_sampled(&w, f, METRIC_ENTROPY_SANS_FIRST, 2, (double[]){0.2, 0.8});
-    w.summary.stat[METRIC_STD_LOGIT] = spread;
-    w.summary.stat[METRIC_INDUCTION] = induction;
-    window_fires(f, &w,
-                 "saturated_alone of decoder.3.self head 0 is 0.2" SAMPLED("0.05") ", below 0.25");
-    expect_firing(
-        f, "saturated_entropy of decoder.3.self (mean of its heads, head 0 has the lowest) is 0.6, "
-           "below 0.9");
-    spread[0].mean = 2;
-    give_window(f, &w);
-    expect_resolved(
-        f, "saturated_alone of decoder.3.self head 0 is 1, no longer below 0.25 (clear at 0.275)");
-    expect_resolved(
-        f, "saturated_entropy of decoder.3.self is 1, no longer below 0.9 (clear at 0.95)");
-}
-
 /* Heads that do induction look at one key as well: only the numbers of tokens tell. */
 ALERTS_TEST(without_token_numbers_saturation_is_at_most_a_warning)
 {
@@ -538,10 +429,10 @@ ALERTS_TEST(what_fires_at_the_end_stays_as_it_is)
 {
     alerts_start(f, "  mine: {" ENTROPY "below: 0.5, each: head, for: 2}\n"
                     "  quiet: {metric: silence, above: 60}\n");
-    const char *text = OF_HEAD(0) "0.2, below 0.5 for 2 windows, when the run ended";
+    const char *text = OF_HEAD(0) "0.2, below 0.5 for 2 captures, when the run ended";
     give(f, 2, (double[]){0.1, 0.9});
     give(f, 2, (double[]){0.2, 0.9});
-    expect_firing(f, OF_HEAD(0) "0.2, below 0.5 for 2 windows");
+    expect_firing(f, OF_HEAD(0) "0.2, below 0.5 for 2 captures");
     is_silent_for(f, 100);
     expect_firing(f, "the run is silent: nothing has been heard of it for 100 s, more than 60 s");
     end_run(f, true);
@@ -575,7 +466,7 @@ ALERTS_TEST(an_idle_run_that_goes_on_tells_anew)
     }
     expect_silence(f); /* silence fires on */
     give(f, 2, (double[]){0.3, 0.9});
-    expect_firing(f, OF_HEAD(0) "0.3, below 0.5 for 2 windows");
+    expect_firing(f, OF_HEAD(0) "0.3, below 0.5 for 2 captures");
     expect_resolved(f, OF_HEAD(1) "0.9, no longer below 0.5 (clear at 0.55)");
     is_silent_for(f, 0);
     expect_resolved(f, "the run has been heard of again");
@@ -639,5 +530,5 @@ ALERTS_TEST(each_tells_what_fires_now)
     give(f, 2, (double[]){0.9, 0.5});
     f->seen = f->count;
     alerts_each(f->alerts, &f->sink);
-    expect_firing(f, OF_HEAD(1) "0.5, 0.4 lower than 1 window ago, more than 0.25");
+    expect_firing(f, OF_HEAD(1) "0.5, 0.4 lower than 1 capture ago, more than 0.25");
 }
