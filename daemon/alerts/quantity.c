@@ -205,9 +205,10 @@ static const enum metric role_metrics[] = {METRIC_PREVIOUS_TOKEN, METRIC_NEXT_TO
 #define FOCUS_LEARNED 0.06f
 #define FOCUS_LEAST   0.01f
 #define FOCUS_GONE    0.0025f
-/* The weight of what is left of so little: head_uniform fires where 0.05 are left of what was
- * learned. */
-#define FOCUS_DOUBT (0.05 / FOCUS_GONE)
+/* head_uniform fires where this is left of what was learned; the weight of what is left of so
+ * little. */
+#define FOCUS_LEFT  0.05f
+#define FOCUS_DOUBT ((double)FOCUS_LEFT / (double)FOCUS_GONE)
 /* Sinks of healthy heads leave more to the other keys, in most heads. */
 #define SINK_TAKEN  0.9f
 #define SINK_JUMP   0.4f
@@ -279,24 +280,31 @@ static void put_saturated(struct alert_numbers *numbers, const struct summary_re
     }
 }
 
-/* One capture is noise: `kept` is the largest that the running mean had. Below FOCUS_LEARNED it
+/* One capture is noise, and some heads come and go: `kept` is the largest that the running mean had,
+ * and what is left is the running mean, or less where that is `kept` but for half of it, and next to
+ * nothing is left at once, which the running mean does not follow then. Below FOCUS_LEARNED `kept`
  * halves, until the head is uniform at once. */
 static double lost_focus(struct alert_past *past, double focus, float span)
 {
+    float now = (float)focus;
+    bool learned = past->kept >= FOCUS_LEARNED;
+    bool gone = now < (learned ? FOCUS_LEFT : FOCUS_GONE) * past->kept;
     if (isnan(focus)) {
         return NAN;
     }
-    float now = (float)focus, before = past->running;
-    past->running = before + (now - before) * fminf(1, span / 2);
-    if (past->kept >= FOCUS_LEARNED) {
+    if (!gone || past->running < past->kept / 2) {
+        past->running += (now - past->running) * fminf(1, span / 2);
+        now = fmaxf(now, past->running);
+    }
+    if (learned) {
         past->kept = fmaxf(past->kept, past->running);
-    } else if (now >= FOCUS_GONE * past->kept) {
-        past->kept = fmaxf(past->kept * powf(2, -span), fminf(past->running, now));
+    } else if (!gone) {
+        past->kept = fmaxf(past->kept * powf(2, -span), fminf(past->running, (float)focus));
     }
     if (past->kept < FOCUS_LEAST) {
         return NAN;
     }
-    double left = focus / (double)past->kept;
+    double left = (double)now / (double)past->kept;
     return fmax(0, fmin(1, 1 - (past->kept < FOCUS_LEARNED ? FOCUS_DOUBT : 1) * left));
 }
 
