@@ -168,9 +168,9 @@ static int check_time(const struct rule_draft *draft, char *reterr)
     if (rule->within != 1 && !rule_is_rate(rule)) {
         struct names names = condition_names(true);
         return config_error(reterr, rule_check_at(draft, RULE_KEY_WITHIN),
-                            "%s.within: '%u': %s looks at one capture (valid with %s)", draft->label,
-                            (unsigned)rule->within, rule_condition_name(rule->condition),
-                            names.list);
+                            "%s.within: '%u': %s looks at one capture (valid with %s)",
+                            draft->label, (unsigned)rule->within,
+                            rule_condition_name(rule->condition), names.list);
     }
     if (rule->metric != RULE_SILENCE) {
         return 0;

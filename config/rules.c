@@ -178,10 +178,10 @@ bool rule_is_of_loss(const struct rule *rule)
 
 bool rule_is_of_windows(const struct rule *rule)
 {
-    static const enum rule_metric in_windows[] = {RULE_REDUNDANT_SHARE, RULE_WRITTEN_SHARE, RULE_TWIN,
-                                                  RULE_RANK_DISTANCE, RULE_LOST_SHARE};
-    bool captured = rule->statistic == RULE_MEAN || rule->statistic == RULE_MIN ||
-                    rule->statistic == RULE_MAX;
+    static const enum rule_metric in_windows[] = {RULE_REDUNDANT_SHARE, RULE_WRITTEN_SHARE,
+                                                  RULE_TWIN, RULE_RANK_DISTANCE, RULE_LOST_SHARE};
+    bool captured =
+        rule->statistic == RULE_MEAN || rule->statistic == RULE_MIN || rule->statistic == RULE_MAX;
     bool is = rule->metric < METRIC_COUNT && (rule->metric >= METRIC_MATRIX_FIRST || !captured);
     for (size_t i = 0; i < sizeof in_windows / sizeof in_windows[0]; i++) {
         is = is || rule->metric == in_windows[i];

@@ -37,8 +37,8 @@ enum rule_condition {
  * captures. A change for the worse is positive. */
 enum rule_compares { RULE_VALUE, RULE_DIFFERENCE, RULE_RATIO };
 
-/* The number that a rule judges. Captures have the mean, the smallest and the largest; from DELTA on
- * they are of drift. */
+/* The number that a rule judges. Captures have the mean, the smallest and the largest; from DELTA
+ * on they are of drift. */
 enum rule_statistic {
     RULE_MEAN,
     RULE_STD,
@@ -82,8 +82,8 @@ struct rule {
     enum rule_condition condition;
     double bound;
     double clear;     /* resolved when what is compared is there again: >= for BELOW, else <= */
-    uint32_t within; /* captures, where a change is compared; else 1 */
-    uint32_t times;  /* `for`: captures */
+    uint32_t within;  /* captures, where a change is compared; else 1 */
+    uint32_t times;   /* `for`: captures */
     bool after_clear; /* counts only once it has been clear */
     int severity;     /* enum alert_severity */
 };
@@ -100,8 +100,8 @@ bool rule_is_of_heads(const struct rule *rule);
 bool rule_is_of_run(const struct rule *rule);
 /* Whether it judges each value of the loss that is logged. */
 bool rule_is_of_loss(const struct rule *rule);
-/* Whether it judges what only windows have, so that its `for` and `within` are windows; else it judges
- * each capture. */
+/* Whether it judges what only windows have, so that its `for` and `within` are windows; else it
+ * judges each capture. */
 bool rule_is_of_windows(const struct rule *rule);
 /* Whether it judges sketches of weights, capture by capture; neither windows nor rows. */
 bool rule_is_of_sketches(const struct rule *rule);

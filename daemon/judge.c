@@ -232,7 +232,7 @@ static void judge_print_unmeasured(struct judge *judge)
         if (judging_unmeasured(run, plan, NULL, NULL) > 0) {
             run_hex(run->id, hex);
             printf(judge->json ? "%s{\"job\":\"%s\",\"run\":\"%s\",\"layers\":["
-                               : "%s%s, run %.8s: no numbers came in the last windows of",
+                               : "%s%s, run %.8s: no numbers came in the last captures of",
                    separator, run->job, hex);
             judge->unmeasured = 0;
             judging_unmeasured(run, plan, judge_on_unmeasured, judge);

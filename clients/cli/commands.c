@@ -60,7 +60,7 @@ const struct command commands[] = {
     {.name = "alerts", .arguments = "[JOB]", .words = "JOB", .group = COMMANDS_NOW,
      .run = run_question, .show = show_alerts, .judge = judge_alerts, .patient = true, .limit = 50, .options = ARGS_RUN | ARGS_ALL | RANGE, .words_max = 1,
      .help = "alerts that fire, or did at the end; exits 1 if any",
-     .text = "SINCE is the first captured step that failed, or the last one of the first window that failed; --json has the last that passed before it, too.",
+     .text = "SINCE is the first captured step that failed, or the end of the first window of what only windows have; --json has the last that passed before it, too.",
      .finding = "an alert is firing, or was when its job's last run ended",
      .examples = {"attnctl alerts", "attnctl alerts gpt-small --all"}},
     {.name = "stats", .arguments = "", .group = COMMANDS_NOW, .run = run_question, .show = show_stats,

@@ -24,7 +24,7 @@ function unmeasuredNodes({ checks }) {
         count = layers.length - LAYERS,
         more = count > 0 ? ` and ${count} more ${count === 1 ? "layer" : "layers"}` : "";
     if (layers.length === 0) return [];
-    return [h("p", { class: "unmeasured" }, `No numbers came in the last windows of ${layers.slice(0, LAYERS).join(", ")}${more}.`)];
+    return [h("p", { class: "unmeasured" }, `No numbers came in the last captures of ${layers.slice(0, LAYERS).join(", ")}${more}.`)];
 }
 
 export class NeedsAttention {
@@ -64,7 +64,7 @@ export class NeedsAttention {
     momentText() {
         const { epoch, step, isPast } = this.found,
             at = `step ${step}${epoch ? `, epoch ${epoch}` : ""}`;
-        return this.isEnded() && !isPast ? `at the end of the run, ${at}` : `in the window to ${at}`;
+        return this.isEnded() && !isPast ? `at the end of the run, ${at}` : `up to ${at}`;
     }
 
     draw() {
@@ -118,8 +118,8 @@ export class NeedsAttention {
         if (Number.isFinite(this.found.step)) return this.checksText() ?? `No alert ${this.isPast() ? "fired" : "fires"} ${this.momentText()}.`;
         if (this.rules.length === 0) return "No rule is in force: alerts are switched off, or none is of this job.";
         return this.isEnded()
-            ? "The run ended before the first check, which comes with the first window."
-            : "The first check comes with the first window: after 16 captures, unless window.unit says otherwise.";
+            ? "The run ended before the first check, which comes with the first capture."
+            : "The first check comes with the first capture.";
     }
 
     /** How many rules have had numbers to judge, and why the others have not; undefined where attnd does not say. */

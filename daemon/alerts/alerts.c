@@ -232,7 +232,8 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary, en
     alerts_note(alerts, &summary->common);
     alerts_note_window(alerts, summary);
     if (by == ALERTS_OF_ALL) {
-        alerts->weight = captures > 1 ? (uint32_t)(captures < WEIGHT_MAX ? captures : WEIGHT_MAX) : 1;
+        alerts->weight =
+            captures > 1 ? (uint32_t)(captures < WEIGHT_MAX ? captures : WEIGHT_MAX) : 1;
         alerts_note_judged(alerts, &summary->common);
     }
     if (alerts->rule_count == 0) {
@@ -244,7 +245,7 @@ int alerts_layer(struct alerts *alerts, const struct summary_result *summary, en
     return code ? code : judged;
 }
 
-/* Of what was lost. */
+/* The share of messages that were lost or dropped. */
 static double run_lost_share(struct alerts *alerts, const struct alert_run *run)
 {
     double away = (double)run->lost + (double)run->dropped, all = away + (double)run->processed;
@@ -322,7 +323,7 @@ int alerts_run(struct alerts *alerts, const struct alert_run *run, const struct 
     alerts->after = run->common.step;
     for (uint32_t i = 0; i < alerts->rule_count; i++) {
         bool of_messages = alerts->rules[i]->metric == RULE_LOST_SHARE;
-        /* What the loss says is told now where it was held back. */
+        /* Alerts of the loss that were held back are told now. */
         if (of_messages || rule_is_of_loss(alerts->rules[i])) {
             int code =
                 alerts_judge_run(alerts, i, of_messages ? run_lost_share(alerts, run) : NAN, sink);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* alerts: judges the captures of one run by the rules of the config (rules.h) and says what begins to
- * fire and what is resolved. Rules about what only windows have (rule_is_of_windows) judge those,
- * rules about the loss (rule_is_of_loss) what the training logs.
+/* alerts: judges the captures of one run by the rules of the config (rules.h) and says what begins
+ * to fire and what is resolved. Rules about what only windows have (rule_is_of_windows) judge
+ * those, rules about the loss (rule_is_of_loss) what the training logs.
  *
  * A rule is judged per head, per layer or for the run, as it says. It fires when its condition held
  * in `for` captures, none of which was back at `clear`, and is resolved when one is. When the run
@@ -48,11 +48,11 @@ int alerts_capture(struct alerts *alerts, const struct result_common *common,
 int alerts_sketch(struct alerts *alerts, const struct result_common *common, struct layer_id id,
                   const struct sketch_judged *sketch, const struct alert_sink *sink);
 
-/* What is judged, and by which rules. */
+/* The numbers that are judged, and the rules that do. */
 enum alert_by {
-    ALERTS_OF_ALL,      /* a window, by all: there are no captures, as on a hub; it counts as so many
-                           captures as messages came from each rank */
-    ALERTS_OF_WINDOWS,  /* a window, by what only windows have */
+    ALERTS_OF_ALL,     /* a window, by all: there are no captures, as on a hub; it counts as so many
+                          captures as messages came from each rank */
+    ALERTS_OF_WINDOWS, /* a window, by what only windows have */
     ALERTS_OF_CAPTURES, /* a capture, by the others */
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Each rule has a cell for what it judges by itself: a head, a layer, the run. A capture moves it, or
- * a window where windows alone have what the rule judges:
+/* Each rule has a cell for what it judges by itself: a head, a layer, the run. A capture moves it,
+ * or a window where windows alone have what the rule judges:
  *
  *            holds in `for` captures
  *      clear ------------------------> firing
@@ -9,8 +9,8 @@
  *               back at `clear`
  *
  * A value between bound and `clear` changes nothing: a capture is one sample, and noise about the
- * bound would end each row of captures. Cells are made when a layer first has what a rule judges, and are found by
- * position: alerts have an array per rule and layer, and a hash of layers. */
+ * bound would end each row of captures. Cells are made when a layer first has what a rule judges,
+ * and are found by position: alerts have an array per rule and layer, and a hash of layers. */
 #include "daemon/alerts/internal.h"
 
 #include "proto/err.h"
@@ -203,11 +203,11 @@ void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
     cell->at_end = false;
 }
 
-/* Older numbers pass no check: so many captures, or windows, as matrices come once an epoch, or each
- * 1000 steps; and captures of a layer. */
+/* Older numbers pass no check: so many captures, or windows, as matrices come once an epoch, or
+ * each 1000 steps; and captures of a layer. */
 #define CAPTURES_NEWEST 4
 #define WINDOWS_NEWEST  2
-#define LAYERS_NEWEST   64
+#define LAYERS_NEWEST   16
 
 static bool could_fire(const struct alerts *alerts, uint32_t index, const struct alert_cells *cells)
 {
@@ -234,8 +234,9 @@ bool alerts_measured(const struct alerts *alerts, struct layer_id id, bool ended
     uint32_t key = header_layer_key(id);
     const struct alert_layer *layer;
     HASH_FIND(hh, alerts->layers, &key, sizeof key, layer);
+    uint32_t most = 2 * alerts->weight > LAYERS_NEWEST ? 2 * alerts->weight : LAYERS_NEWEST;
     if (!layer || !layer->numbers) {
-        return !ended && alerts->captures <= LAYERS_NEWEST;
+        return !ended && alerts->captures <= most;
     }
-    return alerts->captures - layer->measured <= LAYERS_NEWEST;
+    return alerts->captures - layer->measured <= most;
 }

@@ -93,7 +93,7 @@ struct alert_layer {
 /* For a rule about the run: the values of the layers of this capture, or window. */
 struct alert_gathered {
     double sum, min, max;
-    uint32_t lowest, highest;     /* heads */
+    uint32_t lowest, highest; /* heads */
     uint64_t count;
 };
 
@@ -167,7 +167,7 @@ void alert_cells_free(struct alert_cells *cells);
 void alert_cells_judge(const struct alerts *alerts, const struct rule *rule,
                        struct alert_cells *cells, uint32_t index, double value);
 
-/* What counts the captures, or windows, of a rule. */
+/* The captures, or windows, that a rule counts. */
 uint32_t alerts_clock(const struct alerts *alerts, const struct rule *rule);
 /* Whether a rule could have fired by one of its newest numbers; kept in `whole` over restarts. */
 bool alerts_has_judged(const struct alerts *alerts, uint32_t index);
@@ -177,7 +177,8 @@ bool alerts_has_judged(const struct alerts *alerts, uint32_t index);
 /* Makes room for the numbers of a layer with `heads` heads, and forgets those of a layer with
  * another count. Returns 0 or ERR_MEMORY. */
 int alert_numbers_reserve(struct alert_layer *layer, uint32_t heads);
-/* Takes a layer of a capture or window in, by what it has: OF_ALL, both. Returns 0 or ERR_MEMORY. */
+/* Takes a layer of a capture or window in, by what it has: OF_ALL, both. Returns 0 or ERR_MEMORY.
+ */
 int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
                        const struct summary_result *summary, enum alert_by by);
 /* All layers of a capture were taken: compares one with the others. */
@@ -214,7 +215,7 @@ int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct
 
 /* Layers of captures */
 
-/* What these rules look at. */
+/* It will have what these rules look at. */
 void alert_view_init(struct alert_view *view, const struct rule *const *rules, uint32_t count);
 /* Returns 0 or ERR_MEMORY. */
 int alert_view_fill(struct alert_view *view, const struct result_common *common,

@@ -4,15 +4,16 @@
  *   {v: 3, run: bin16, epoch, step, time_ns, judged: [epoch, step] or nil,
  *    rules: [{name, judged, hash, places: [{place, count, armed: bin, well: bin, cells: [...],
  *                                           past: bin}]}],
- *    captures, windows, heads: [the model's focus, [[layer, bin: what each head keeps, f32, window]...]],
- *    causal, begun, windows_to: [last, epoch, step, after] or nil,
- *    origin: [layer, head + 1, share, everywhere], loss: bin, as memory has it, empty without any}
+ *    captures, windows, heads: [the model's focus, [[layer, bin: what each head keeps, f32,
+ * window]...]], causal, begun, windows_to: [last, epoch, step, after] or nil, origin: [layer, head
+ * + 1, share, everywhere], loss: bin, as memory has it, empty without any}
  *
  * `place` is 0 for the run, else the packed layer and 1; `armed` a bit per cell;
  * `well` a step per cell, or one where all have the same; `cells` of those
  * that hold or fire or were told [index, held, flags, passed, failed, value, worst + 1]; `past` of
  * rates, per cell, a byte with the number of values and room for `within` of them, oldest first,
- * little-endian. So a run that is well costs a bit per head and rule that was clear, and 20 bytes per head. */
+ * little-endian. So a run that is well costs a bit per head and rule that was clear, and 20 bytes
+ * per head. */
 #include "daemon/alerts/internal.h"
 
 #include "proto/err.h"
@@ -369,8 +370,7 @@ static int get_rule(struct alerts *alerts, const msgpack_object *map)
     }
     const msgpack_object *judged = mpk_find(map, "judged");
     if (index < alerts->rule_count && judged && judged->type == MSGPACK_OBJECT_BOOLEAN) {
-        alerts->whole->cells[index].judged =
-            judged->via.boolean ? alerts->rules[index]->times : 0;
+        alerts->whole->cells[index].judged = judged->via.boolean ? alerts->rules[index]->times : 0;
         alerts->whole->cells[index].newest = alerts_clock(alerts, alerts->rules[index]);
     }
     for (uint32_t i = 0; i < places->size && index < alerts->rule_count && !code; i++) {

@@ -181,7 +181,7 @@ int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct
 /* Logits of healthy heads, sharp ones as well, spread by up to 10; of saturated ones by 20 to 1000.
  */
 #define SPREAD_SATURATED 12.0
-/* What a head keeps of its past changes by so much in so many captures. */
+/* The past that a head keeps changes by the factors and sums below in so many captures. */
 #define CAPTURES_KEPT 16.0f
 /* Heads that learn turn sharp with up to 6 times the spread they had before; heads that are
  * saturated at once with 22 times and more. */
@@ -280,10 +280,10 @@ static void put_saturated(struct alert_numbers *numbers, const struct summary_re
     }
 }
 
-/* One capture is noise, and some heads come and go: `kept` is the largest that the running mean had,
- * and what is left is the running mean, or less where that is `kept` but for half of it, and next to
- * nothing is left at once, which the running mean does not follow then. Below FOCUS_LEARNED `kept`
- * halves, until the head is uniform at once. */
+/* One capture is noise, and some heads come and go: `kept` is the largest that the running mean
+ * had, and what is left is the running mean, or less where that is `kept` but for half of it, and
+ * next to nothing is left at once, which the running mean does not follow then. Below FOCUS_LEARNED
+ * `kept` halves, until the head is uniform at once. */
 static double lost_focus(struct alert_past *past, double focus, float span)
 {
     float now = (float)focus;
@@ -424,9 +424,9 @@ static bool mask_is_lost_so_far(const struct alerts *alerts, const struct alert_
 
 /* The model's heads */
 
-/* Whether the first token has taken all of a head at once: sinks that grow slowly, or that the model
- * came with, are usual. `*before` is what it had, at most SINK_GROWTH more, and stays what it is
- * then. */
+/* Whether the first token has taken all of a head at once: sinks that grow slowly, or that the
+ * model came with, are usual. `*before` is what it had, at most SINK_GROWTH more, and stays what it
+ * is then. */
 static bool is_taken(float *before, float first, float span)
 {
     if (*before > 0 && first > SINK_TAKEN && first > *before + SINK_JUMP) {
@@ -478,7 +478,7 @@ static void take_invalid(struct alert_numbers *numbers, const struct summary_res
     }
 }
 
-/* What only windows have: numbers of matrices. */
+/* Numbers of matrices, which only windows have. */
 static int take_matrices(struct alert_numbers *numbers, const struct summary_result *summary)
 {
     double *room = malloc((summary->heads + 1) * sizeof *room);
@@ -545,7 +545,8 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
         take_rows(alerts, numbers, summary);
         layer->measured = alerts->captures;
     }
-    if (by == ALERTS_OF_ALL) { /* those of the window before tell, until all of this one have come */
+    if (by ==
+        ALERTS_OF_ALL) { /* those of the window before tell, until all of this one have come */
         numbers->focus_share = focus_share(numbers, alerts->focus);
         numbers->later_keys = later_keys(numbers, summary, mask_is_lost_so_far(alerts, numbers));
     }

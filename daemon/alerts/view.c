@@ -9,7 +9,7 @@
 
 void alert_view_init(struct alert_view *view, const struct rule *const *rules, uint32_t count)
 {
-    /* What quantity.c looks at. */
+    /* By quantity.c. */
     static const enum metric looked_at[] = {METRIC_ENTROPY_NORMALIZED, METRIC_ENTROPY_SANS_FIRST,
                                             METRIC_STD_LOGIT,          METRIC_FIRST_TOKEN,
                                             METRIC_PREVIOUS_TOKEN,     METRIC_NEXT_TOKEN,
@@ -64,9 +64,9 @@ int alert_view_fill(struct alert_view *view, const struct result_common *common,
         summary->stat[m] = stat;
         for (uint32_t h = 0; h < layer->heads; h++, stat++) {
             *stat = (struct result_stat){.mean = capture_layer_mean(layer, m, h),
-                                           .min = capture_layer_low(layer, m, h),
-                                           .max = capture_layer_high(layer, m, h),
-                                           .count = capture_layer_count(layer, m, h)};
+                                         .min = capture_layer_low(layer, m, h),
+                                         .max = capture_layer_high(layer, m, h),
+                                         .count = capture_layer_count(layer, m, h)};
         }
     }
     double *room = view->invalid_share;

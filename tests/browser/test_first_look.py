@@ -35,7 +35,7 @@ def publish(site, job, module=None):
 def looked(module_site):
     """A collapse that has ended, a healthy run, and one with a head of NaN."""
     site = module_site("window.unit=step", "window.length=2", "window.every=2", "window.rank_grace=0", "http.live_interval=0s",
-                       config="rules: {mine: {metric: confidence, each: head, above: 0.999, job: sharp},"
+                       config="rules: {mine: {metric: confidence, each: head, above: 0.999, job: sharp}, entropy_collapse: {for: 2},"
                               " little: {metric: output_norm, each: head, below: 0.1, job: well},"
                               " much: {metric: output_norm, each: head, above: 9, job: well}}\n")
     for job in RUNS:
@@ -46,7 +46,7 @@ def looked(module_site):
         if job == "falls":
             trainer.event("bye", step=STEPS - 1)
             wait_until(lambda: any(run["job"] == "falls" and run["state"] == "ended" for run in site.api("runs")["runs"]), "its end")
-        wait_until(lambda: ((site.api("verdict", job=job, or_null=1) or {}).get("step") or 0) >= STEPS - 3, "the last window of " + job)  # noqa: B023
+        wait_until(lambda: ((site.api("verdict", job=job, or_null=1) or {}).get("step") or 0) >= STEPS - 1, "the last capture of " + job)  # noqa: B023
     return site
 
 
@@ -96,8 +96,8 @@ def test_a_run_in_which_all_is_well_says_so_and_of_when(looked, page):
     page.open(looked, "#/overview?job=well").ready()
     step = looked.api("verdict", job="well")["step"]
     wait_until(lambda: "No alerts" in page.text(".attention"), "that all is well")
-    assert f" checks passed in the window to step {step}; " in attention(page) and page.texts(".attention .trouble") == []
-    assert "head_silent (needs projection matrices of the last 8 windows (weights_every=) and metrics.spectrum, or watch(residual=True))" in attention(page)
+    assert f" checks passed up to step {step}; " in attention(page) and page.texts(".attention .trouble") == []
+    assert "head_silent (needs projection matrices of the last two windows (weights_every=) and metrics.spectrum, or watch(residual=True))" in attention(page)
     assert "; little, much (needs watch(values=True))" in attention(page), "each reason once"
     assert page.count(".attention b, .heat b, main b") == page.js(
         "return document.querySelectorAll('.attention .soft b').length"), "names with markup are texts"
@@ -112,7 +112,7 @@ def test_attention_is_of_the_moment_that_the_slider_stands_at(looked, page):
     wait_until(lambda: page.js("return document.querySelector('.timeline .rule')?.getAttribute('visibility')") == "visible", "the window")
     text = attention(page)
     assert "when the run ended" not in text
-    assert text.startswith(f"Needed attention in the window to step {last} · 1 layer warning entropy_collapse 1 layer")
+    assert text.startswith(f"Needed attention up to step {last} · 1 layer warning entropy_collapse 1 layer")
     value = float(np.mean([np.float32(values[at]) for values in grid["values"]]))
     assert shown(value) in page.texts(".timeline .sick tspan"), "the number of that window"
     assert f"At the newest step, {STEPS - 1}: alerts about 1 layer." in text and "Advice:" in text
@@ -122,7 +122,7 @@ def test_attention_is_of_the_moment_that_the_slider_stands_at(looked, page):
     assert serious(page) == []
     page.slide(0)
     wait_until(lambda: "No alerts" in page.text(".attention"), "that all was well")
-    assert f"No alert fired in the window to step 1. At the newest step, {STEPS - 1}: alerts about 1 layer." in attention(page)
+    assert f"No alert fired up to step 1. At the newest step, {STEPS - 1}: alerts about 1 layer." in attention(page)
     assert all("at=step1" in link for link in page.js("return [...document.querySelectorAll('.tabs a')].map((a) => a.hash)"))
     page.click(".attention .body a")
     wait_until(lambda: attention(page).startswith("Needs attention at the end of the run"), "the newest moment")
@@ -292,10 +292,10 @@ def test_layers_whose_numbers_have_stopped_are_named_beside_the_checks_that_pass
     for step in range(28):
         for layer in range(LAYERS if step < 6 else 1):
             trainer.attention(softmax_maps(rng, 1, HEADS, T, T), layer=layer, step=step)
-    wait_until(lambda: (looked.api("verdict", job="halts", or_null=1) or {}).get("step") == 25, "the last window")
+    wait_until(lambda: (looked.api("verdict", job="halts", or_null=1) or {}).get("step") == 27, "the last capture")
     page.open(looked, "#/overview?job=halts").ready()
-    wait_until(lambda: "No numbers came in the last windows of decoder.1.self, decoder.2.self." in attention(page), "the layers")
-    assert " checks passed in the window to step 25" in attention(page) and page.count(".attention.open") == 1, "it is not green"
+    wait_until(lambda: "No numbers came in the last captures of decoder.1.self, decoder.2.self." in attention(page), "the layers")
+    assert " checks passed up to step 27" in attention(page) and page.count(".attention.open") == 1, "it is not green"
     assert "of step 27, 2 layers of earlier ones" in page.text(".heat header")
     page.keys(".heat svg", "ArrowRight")
     assert "step" not in page.readout()

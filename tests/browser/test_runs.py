@@ -10,6 +10,7 @@ from test_page import shown
 
 HEADS, T = 2, 8
 SETTINGS = ("window.rank_grace=0", "http.live_interval=0s")
+SOON = "rules: {entropy_collapse: {for: 2}}\n"
 
 
 def one_key():
@@ -62,7 +63,7 @@ def row_of(place, page, job, run=""):
 @pytest.fixture(scope="module")
 def place(module_site):
     """Windows of a step each."""
-    return module_site("window.unit=step", "window.length=1", "window.every=1", *SETTINGS)
+    return module_site("window.unit=step", "window.length=1", "window.every=1", *SETTINGS, config=SOON)
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +307,7 @@ def test_a_run_without_epochs_is_told_what_to_do(own_site, page):
     publish(trainer, range(5))
     wait_until(lambda: page.texts(".home .run a") == ["endless"], "the job")
     page.open(site, "#/overview?job=endless").ready()
-    wait_until(lambda: "The first check comes with the first window: after 16 captures" in page.text(".attention"), "when it is judged")
+    wait_until(lambda: "checks passed up to step 4" in page.text(".attention"), "when it is judged")
     page.screenshot("no-epochs-1440-light")
     trainer.event("epoch_end", step=5)
     trainer.attention(maps(), epoch=1, step=6)
@@ -323,7 +324,7 @@ def test_a_run_that_ended_before_its_first_window_was_not_monitored(own_site, pa
     page.open(site, "#/overview?job=brief").ready()
     wait_until(lambda: "The run ended before the first check" in page.text(".attention"), "that it was not judged")
     assert page.text(".attention h2") == "Not monitored"
-    assert "No numbers came in the last windows of decoder.0.self." in page.text(".attention")
+    assert "No numbers came in the last captures of decoder.0.self." in page.text(".attention")
     assert page.text(".heat .note") == "brief sent nothing that was measured before it ended."
 
 
@@ -442,7 +443,7 @@ def marks(page):
 @pytest.fixture(scope="module")
 def fallen(module_site):
     """Of two layers the first looks at one key only from step 6 on. The run goes on."""
-    site = module_site("window.unit=step", "window.length=2", "window.every=2", *SETTINGS)
+    site = module_site("window.unit=step", "window.length=2", "window.every=2", *SETTINGS, config=SOON)
     trainer = Trainer(site.daemon, "falling")
     for step in range(16):
         for layer in (0, 1):

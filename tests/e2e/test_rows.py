@@ -30,6 +30,8 @@ rules:
     metric: entropy
     each: head
     rises_by: 0.3
+    within: 16
+    for: 8
 """
 ROW_ONLY = set(formulas.ROW_METRICS) - {"sink_deficit", "max_logit"}
 

@@ -9,11 +9,11 @@ import pytest
 from harness import Trainer, attnctl, sharp_maps, wait_until
 from web import Web
 
-RULES = "rules: {mine: {metric: entropy_normalized, each: head, below: 0.3}}\n"
+RULES = "rules: {mine: {metric: entropy_normalized, each: head, below: 0.3}, entropy_collapse: {for: 2}}\n"
 HEADS = 4
 FLAT = 1
 WELL, COLLAPSED = [FLAT] * HEADS, [1000, 50, 400, 150]
-UNMEASURED = "No numbers came in the last windows of decoder.1.self, decoder.2.self"
+UNMEASURED = "No numbers came in the last captures of decoder.1.self, decoder.2.self"
 FIRING = [("entropy_collapse", None), ("mine", 0), ("mine", 2), ("mine", 3), ("mine", 1)]  # rule and head, worst first
 
 
@@ -63,7 +63,7 @@ def flat(text):
 
 
 def judged(attnd, step):
-    """The answer once the window of this step has been judged, and a checkpoint has that."""
+    """The answer once the capture of this step has been judged, and a checkpoint has that."""
     def done():
         if not attnd.call("jobs") or by_control(attnd)["step"] != step or attnd.stats()["in_flight"] > 0:
             return False
@@ -79,19 +79,19 @@ def firing(answer):
 def test_it_is_the_same_everywhere_and_the_worst_comes_first():
     attnd = judging(config=RULES)
     trainer = collapse(attnd)
-    answer = judged(attnd, 7)
-    assert (answer["state"], answer["epoch"], answer["step"], answer["more"]) == ("active", 0, 7, False)
+    answer = judged(attnd, 8)
+    assert (answer["state"], answer["epoch"], answer["step"], answer["more"]) == ("active", 0, 8, False)
     assert firing(answer) == FIRING
     for alert in answer["alerts"]:
         assert (alert["stack"], alert["layer"], alert["site"], alert["state"]) == ("decoder", 1, "self", "firing")
-        assert alert["since"] == [3, 5]
+        assert alert["since"] == [4, 5]
     worst, mine = answer["alerts"][:2]
     assert "head 0 has the lowest" in worst["message"] and worst["why"].endswith(".") and "learning rate" in worst["advice"]
     assert "why" not in mine, "it is no rule of attnd's own"
     assert answer["checks"]["judged"] > 5 and "head_silent" in answer["checks"]["unjudged"]
     assert by_http(attnd) == answer and attnd.call("alerts", job="gpt")["firing"] == answer["alerts"]
     said = flat(by_attnctl(attnd, "summary").split("\n\n")[0])
-    assert said == f"critical entropy_collapse between steps 3 and 5: {worst['message']}; 4 more: attnctl alerts gpt"
+    assert said == f"critical entropy_collapse between steps 4 and 5: {worst['message']}; 4 more: attnctl alerts gpt"
     few = by_control(attnd, limit=2)
     assert (few["alerts"], few["more"]) == (answer["alerts"][:2], True) and by_http(attnd, "&limit=2") == few
     assert by_control(attnd, limit=len(answer["alerts"])) == answer, "a limit that all fit in leaves none out"
@@ -103,9 +103,9 @@ def test_a_run_in_which_nothing_fires_says_how_much_was_checked():
     trainer.event("hello")
     wait_until(lambda: attnd.call("jobs"), "the run")
     assert (by_control(attnd)["step"], by_control(attnd)["checks"]["judged"]) == (None, 0)
-    assert by_attnctl(attnd, "alerts").splitlines()[1] == "Not monitoring yet: the first check comes with the first window"
+    assert by_attnctl(attnd, "alerts").splitlines()[1] == "Not monitoring yet: the first check comes with the first capture"
     send(trainer, WELL, range(4))
-    answer = judged(attnd, 2)
+    answer = judged(attnd, 3)
     assert (answer["alerts"], answer["more"]) == ([], False) and answer["checks"]["judged"] > 5
     passed, missing = answer["checks"]["judged"], answer["checks"]["unjudged"]
     said = flat(by_attnctl(attnd, "summary").split("\n\n")[0])
@@ -127,10 +127,10 @@ def test_checks_that_pass_say_nothing_of_layers_whose_numbers_have_stopped():
         for step in steps:
             trainer.attention(sharp_maps(sharpness, HEADS), step=step, causal=True, layer=0)
 
-    go_on(range(3, 11))
-    assert judged(attnd, 9)["checks"]["unmeasured"] == ["decoder.2.self"]
-    go_on([11])
-    stopped = judged(attnd, 10)
+    go_on(range(3, 18))
+    assert judged(attnd, 17)["checks"]["unmeasured"] == ["decoder.2.self"]
+    go_on([18])
+    stopped = judged(attnd, 18)
     assert stopped["checks"]["unmeasured"] == ["decoder.1.self", "decoder.2.self"]
     attnd.restart(trainer, sig=signal.SIGKILL)
     assert by_control(attnd) == stopped
@@ -143,12 +143,12 @@ def test_checks_that_pass_say_nothing_of_layers_whose_numbers_have_stopped():
     attnd.call("plan.reset", job="gpt")
     for command in ("summary", "alerts"):
         assert UNMEASURED in flat(by_attnctl(attnd, command))
-    go_on(range(12, 15), COLLAPSED)
-    assert firing(judged(attnd, 13)) == FIRING, "of layer 0"
+    go_on(range(19, 22), COLLAPSED)
+    assert firing(judged(attnd, 21)) == FIRING, "of layer 0"
     for command in ("summary", "alerts"):
         assert UNMEASURED in flat(by_attnctl(attnd, command))
-    send(trainer, COLLAPSED, [15, 16])
-    assert judged(attnd, 15)["checks"]["unmeasured"] == ["decoder.2.self"]
+    send(trainer, COLLAPSED, [22, 23])
+    assert judged(attnd, 23)["checks"]["unmeasured"] == ["decoder.2.self"]
 
 
 def test_a_layer_that_never_came_is_not_measured_when_its_run_ends():
@@ -157,7 +157,7 @@ def test_a_layer_that_never_came_is_not_measured_when_its_run_ends():
     trainer = Trainer(attnd, "gpt")
     trainer.event("hello", layers=[dict(stack="decoder", layer=layer, site="self", heads=HEADS) for layer in range(3)])
     send(trainer, WELL, range(3))
-    assert judged(attnd, 1)["checks"]["unmeasured"] == [], "it may yet come"
+    assert judged(attnd, 2)["checks"]["unmeasured"] == [], "it may yet come"
     trainer.event("bye", step=2)
     assert judged(attnd, 2)["checks"]["unmeasured"] == ["decoder.2.self"]
 
@@ -167,9 +167,9 @@ def test_two_runs_of_a_job_are_told_apart_by_layers_that_are_not_measured():
     trainers = [Trainer(attnd, "gpt") for _ in range(2)]
     for trainer in trainers:
         trainer.event("hello", layers=[dict(stack="decoder", layer=layer, site="self", heads=HEADS) for layer in range(3)])
-        for step in range(11):
+        for step in range(19):
             trainer.attention(sharp_maps(WELL, HEADS), step=step, causal=True)
-    attnd.settled(24)
+    attnd.settled(40)
     said = flat(attnctl(attnd, "alerts").stdout)
     assert all(f"gpt, run {trainer.run.hex()[:8]}: {UNMEASURED}" in said for trainer in trainers)
 
@@ -181,18 +181,18 @@ def test_a_run_that_ends_before_its_first_window_says_so():
     trainer.event("bye")
     attnd.settled(2)
     assert by_attnctl(attnd, "alerts").splitlines()[1:] == [
-        UNMEASURED, "The run ended before the first check, which comes with the first window"]
+        UNMEASURED, "The run ended before the first check, which comes with the first capture"]
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_answers_the_same(sig):
     attnd = judging(config=RULES)
     trainer = collapse(attnd)
-    before = judged(attnd, 7)
+    before = judged(attnd, 8)
     attnd.restart(trainer, sig=sig)
     assert by_control(attnd) == by_http(attnd) == before
     send(trainer, COLLAPSED, range(9, 12))  # and goes on from there
-    after = judged(attnd, 10)
+    after = judged(attnd, 11)
     assert firing(after) == FIRING and {alert["since"][1] for alert in after["alerts"]} == {5}
 
 

@@ -144,31 +144,31 @@ def test_all_alerts_of_a_run_are_a_tab_away_also_when_it_has_ended(attnd, collap
     terminal.wait_for(r"^!  decoder\.1\.self\.h3 +between steps \d+ and 6 +head_uniform: all keys get the same weight again")
     collapsed.event("bye", step=15)
     terminal.wait_for(r"^ gpt-small  ended .* run [0-9a-f]{8}")
-    terminal.wait_for(r"below 0\.25 for \d+ windows, when the run ended")
+    terminal.wait_for(r"below 0\.25 for \d+ captures, when the run ended")
 
 
 def test_a_run_in_which_nothing_fires_says_so(attnd, trainer, open_top):
     terminal = open_top(attnd, "gpt-small")
     send_well(trainer, 1)
-    terminal.wait_for("Not monitoring yet: the first check comes with the first window")
+    terminal.wait_for("Not monitoring yet: the first check comes with the first capture")
     send_well(trainer, 1, 8)
-    terminal.wait_for(r"^ No alerts at step [67]: \d+ checks passed, \d+ not measured$")
+    terminal.wait_for(r"^ No alerts at step 7: \d+ checks passed, \d+ not measured$")
 
 
 def test_a_run_that_ended_before_its_first_window_says_so(attnd, trainer, open_top):
     trainer.event("hello")
     trainer.event("bye")
     terminal = open_top(attnd, "gpt-small")
-    terminal.wait_for("The run ended before the first check, which comes with the first window")
+    terminal.wait_for("The run ended before the first check, which comes with the first capture")
 
 
 def test_layers_whose_numbers_have_stopped_are_counted_beside_the_checks_that_pass(attnd, trainer, open_top):
     send_steps(trainer, ([3, 4, 5, 6],) * 2, range(3))
-    send_well(trainer, 3, 14)
+    send_well(trainer, 3, 21)
     terminal = open_top(attnd)
     terminal.wait_for(r"no alerts; no numbers of 1 layer$")
     terminal.type("Enter")
-    terminal.wait_for(r"^ No alerts at step 1[23]; no numbers of 1 layer: \d+ checks passed, \d+ not measured$")
+    terminal.wait_for(r"^ No alerts at step 20; no numbers of 1 layer: \d+ checks passed, \d+ not measured$")
 
 
 def test_it_says_how_to_attach_and_goes_on_when_a_job_comes(attnd, open_top):

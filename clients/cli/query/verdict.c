@@ -38,8 +38,8 @@ static void verdict_print_needs(struct cli *cli, const msgpack_object *unjudged)
 const char *verdict_unjudged(bool ended, bool any_rule)
 {
     return !any_rule ? "No rule is in force: alerts are switched off, or none is of this job"
-           : ended   ? "The run ended before the first check, which comes with the first window"
-                     : "Not monitoring yet: the first check comes with the first window";
+           : ended   ? "The run ended before the first check, which comes with the first capture"
+                     : "Not monitoring yet: the first check comes with the first capture";
 }
 
 void verdict_print_unmeasured(struct cli *cli, const char *whose, const msgpack_object *layers)
@@ -47,7 +47,7 @@ void verdict_print_unmeasured(struct cli *cli, const char *whose, const msgpack_
     enum { NAMED = 4 };
     uint32_t count = mpk_items(layers);
     char text[SENTENCE_MAX];
-    int used = snprintf(text, sizeof text, "%.160sNo numbers came in the last windows of", whose);
+    int used = snprintf(text, sizeof text, "%.160sNo numbers came in the last captures of", whose);
     for (uint32_t i = 0; i < count && i < NAMED; i++) {
         used += snprintf(text + used, sizeof text - (size_t)used, "%s %.71s", i ? "," : "",
                          FIELD_VALUE(field_at(layers, i)));
