@@ -67,8 +67,7 @@ static void judge_put_result(void *data, const struct run *run, const char *topi
 {
     struct judge *judge = data;
     struct mpk_doc doc;
-    (void)run, (void)topic;
-    stats_add(&judge->daemon->stats, COUNT_SUMMARIES, kind == RESULT_SUMMARY && track == 0);
+    (void)run, (void)topic, (void)track;
     if (kind != RESULT_ALERT) {
         return;
     }
@@ -245,11 +244,11 @@ static void judge_print_unmeasured(struct judge *judge)
 static void judge_print(struct judge *judge, const char *alerts)
 {
     struct stats *stats = &judge->daemon->stats;
-    uint64_t windows = stats_get(stats, COUNT_SUMMARIES), dropped = stats_dropped_total(stats);
+    uint64_t captures = stats_get(stats, COUNT_CAPTURES), dropped = stats_dropped_total(stats);
     if (judge->json) {
-        printf("{\"alerts\":[\n%s%s],\"windows\":%" PRIu64 ",\"messages\":%" PRIu64
+        printf("{\"alerts\":[\n%s%s],\"captures\":%" PRIu64 ",\"messages\":%" PRIu64
                ",\"dropped\":{",
-               alerts, judge->count > 0 ? "\n" : "", windows, judge->playback.messages);
+               alerts, judge->count > 0 ? "\n" : "", captures, judge->playback.messages);
         judge_print_dropped(stats, true);
         fputs("},\"unmeasured\":[", stdout);
         judge_print_unmeasured(judge);
@@ -258,7 +257,7 @@ static void judge_print(struct judge *judge, const char *alerts)
     }
     printf("%s%s", alerts, judge->playback.path);
     judge_print_count(": ", judge->count, "alert");
-    judge_print_count(" in ", windows, "window");
+    judge_print_count(" in ", captures, "capture");
     judge_print_count(" of ", judge->playback.messages, "message");
     if (dropped > 0) {
         judge_print_count("\n", dropped, "message");
@@ -272,8 +271,8 @@ static void judge_print(struct judge *judge, const char *alerts)
 /* A reader who has gone needs no explanation. */
 static int judge_verdict(struct judge *judge, const char *alerts)
 {
-    if (stats_get(&judge->daemon->stats, COUNT_SUMMARIES) == 0) {
-        judge_complain("the recording has no window to judge: it is empty, or ends too early");
+    if (stats_get(&judge->daemon->stats, COUNT_CAPTURES) == 0) {
+        judge_complain("the recording has no capture to judge");
         return JUDGE_USAGE;
     }
     judge_print(judge, alerts);

@@ -339,7 +339,7 @@ def test_alerts_name_what_is_firing_now_and_what_came_before():
     wait_until(lambda: attnd.call("jobs")[0]["state"] == "ended", "the end")
     code, out, _ = attnctl(attnd, "alerts", "gpt")
     assert code == 1 and len(re.findall(rf"{trainer.run.hex()[:8]} +sharp .* firing at end ", out)) == 4
-    assert len(re.findall(r"below 0\.9 for 2 windows, when the run ended\n", out)) == 4
+    assert len(re.findall(r"below 0\.9 for 2 captures, when the run ended\n", out)) == 4
     wait_until(lambda: len(attnd.call("alerts", rule="sharp", state="firing_at_end")["alerts"]) == 4, "the end in the history")
     code, out, _ = attnctl(attnd, "alerts", "gpt", "--all")
     assert code == 1 and len(re.findall(r" sharp .* firing at end ", out)) == len(re.findall(" sharp ", out)) == 4, "each once"

@@ -192,12 +192,12 @@ def test_alerts_that_fire_are_counted_by_rule(scraped):
     trainer = Trainer(scraped, "gpt")
     one_key = np.zeros((1, 2, 16, 16), np.float32)
     one_key[..., 3] = 1
-    for step in range(5):
+    for step in range(9):
         trainer.attention(one_key, step=step)
     firing = dict(job="gpt", rule="entropy_collapse", severity="warning")
     wait_until(lambda: scraped.value("attnd_alerts_firing", **firing) == 1, "the collapse")
     assert scraped.value("attnd_attention_entropy_ratio", **layer_labels(0)) == 0
-    trainer.event("bye", step=4)
+    trainer.event("bye", step=8)
     wait_until(lambda: scraped.value("attnd_alerts_firing", **firing) is None, "the end of it")
     assert scraped.value("attnd_alerts_firing_at_end", **firing) == 1
 

@@ -220,14 +220,14 @@ def test_a_collapse_fires_in_prometheus_and_is_resolved(watched):
     train(0, 1)
     assert wait_until(entropy, "the first scrape") > 0.9
     assert prometheus.firing("AttndAttentionCollapsed") == []
-    for step in range(1, 6):
+    for step in range(1, 12):
         train(step, 500)
     (labels,) = wait_until(lambda: prometheus.firing("AttndAttentionCollapsed"), "the rule")
     assert {name: labels[name] for name in ("job", "stack", "layer", "site", "severity")} == dict(
         job="gpt-small", stack="decoder", layer="1", site="self", severity="critical")
     (labels,) = wait_until(lambda: prometheus.firing("AttndRuleFiring"), "attnd's own rule")
     assert labels["rule"] == "entropy_collapse" and labels["job"] == "gpt-small"
-    for step in range(6, 12):
+    for step in range(12, 18):
         train(step, 1)
     wait_until(lambda: not prometheus.firing("AttndAttentionCollapsed"), "the end of the alert")
 

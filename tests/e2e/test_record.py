@@ -480,6 +480,7 @@ def test_replay_needs_somebody_who_asks(tmp_path, recorded):
 
 
 EPOCHS = "window: {unit: epoch}\n"  # of a few messages each
+SOON = EPOCHS + "rules: {entropy_collapse: {for: 2}}\n"
 
 
 def check(tmp_path, messages, *options, rules=EPOCHS):
@@ -492,20 +493,20 @@ def check(tmp_path, messages, *options, rules=EPOCHS):
 def test_a_healthy_recording_passes_the_check(tmp_path, rng):
     result = check(tmp_path, training(rng))
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == f"{tmp_path}/run.rec: 0 alerts in 6 windows of 13 messages\n"
+    assert result.stdout == f"{tmp_path}/run.rec: 0 alerts in 6 captures of 13 messages\n"
 
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_collapse_fails_the_check(tmp_path, rng, ends):
-    """Also when the run is cut short: its last window is judged."""
-    result = check(tmp_path, training(rng, collapses_at=4, ends=ends))
+    """Also when the run is cut short: its last capture is judged."""
+    result = check(tmp_path, training(rng, collapses_at=4, ends=ends), rules=SOON)
     assert (result.returncode, result.stderr) == (1, "")
-    assert "warning  entropy_collapse between steps 2 and 4: " in result.stdout
-    assert result.stdout.endswith(f" in 6 windows of {13 if ends else 11} messages\n")
+    assert "warning  entropy_collapse between steps 3 and 4: " in result.stdout
+    assert result.stdout.endswith(f" in 6 captures of {13 if ends else 11} messages\n")
     alerts = json.loads(attnctl(None, "check", tmp_path / "run.rec", "--rules", tmp_path / "rules.yaml", "--json").stdout)
     assert "entropy_collapse" in [alert["rule"] for alert in alerts["alerts"]]
     assert all(alert["state"] == "firing" for alert in alerts["alerts"])
-    assert (alerts["windows"], alerts["dropped"]) == (6, {})
+    assert (alerts["captures"], alerts["dropped"]) == (6, {})
 
 
 def test_a_check_names_the_layers_that_no_numbers_came_of(tmp_path, rng):
@@ -515,20 +516,20 @@ def test_a_check_names_the_layers_that_no_numbers_came_of(tmp_path, rng):
     messages = [(0, hello), *((time, frames) for time, frames in training(rng, ends=False) if frames[0] != b"event/gpt/")]
     result = check(tmp_path, messages)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == (f"{tmp_path}/run.rec: 0 alerts in 6 windows of 7 messages\n"
-                             "gpt, run 00010203: no numbers came in the last windows of decoder.1.self\n")
+    assert result.stdout == (f"{tmp_path}/run.rec: 0 alerts in 6 captures of 7 messages\n"
+                             "gpt, run 00010203: no numbers came in the last captures of decoder.1.self\n")
     unmeasured = [dict(job="gpt", run=bytes(range(16)).hex(), layers=["decoder.1.self"])]
     assert json.loads(check(tmp_path, messages, "--json").stdout)["unmeasured"] == unmeasured
     assert json.loads(check(tmp_path, training(rng), "--json").stdout)["unmeasured"] == []
     planned = check(tmp_path, messages, rules=EPOCHS + "plan: {layers: 'decoder.0.*'}\n")
-    assert planned.stdout == f"{tmp_path}/run.rec: 0 alerts in 6 windows of 7 messages\n"
+    assert planned.stdout == f"{tmp_path}/run.rec: 0 alerts in 6 captures of 7 messages\n"
 
 
 def test_nothing_is_lost_behind_the_end_of_a_recording(tmp_path, rng):
     """The end that a check adds to a run takes the lane of its last event: the lanes count apart."""
     frames = [b"event/gpt/", msgpack.packb(common_keys("event", 900, 5, 5, reliable=True, event="log", values={"loss": 1.0}))]
     result = check(tmp_path, [*training(rng, ends=False), (6, frames)])
-    assert (result.returncode, result.stdout) == (0, f"{tmp_path}/run.rec: 0 alerts in 6 windows of 12 messages\n")
+    assert (result.returncode, result.stdout) == (0, f"{tmp_path}/run.rec: 0 alerts in 6 captures of 12 messages\n")
 
 
 def test_the_rules_of_a_file_decide(tmp_path, rng):
@@ -538,7 +539,7 @@ def test_the_rules_of_a_file_decide(tmp_path, rng):
     result = check(tmp_path, training(rng), rules=mine)
     assert result.returncode == 1 and result.stdout.startswith("warning  mine from the start: ")
     assert check(tmp_path, training(rng), rules="window: {unit: epoch, length: 6, every: 6}\n").stdout.endswith(
-        " in 1 window of 13 messages\n")
+        " in 6 captures of 13 messages\n")
 
 
 def larger_than_the_budget(rng):
@@ -572,7 +573,7 @@ def test_a_check_is_not_about_silence(tmp_path, rng):
 def test_a_check_that_cannot_judge_says_so(tmp_path, rng):
     result = check(tmp_path, [])
     assert result.returncode == 2
-    assert result.stderr == ("attnctl: the recording has no window to judge: it is empty, or ends too early\n")
+    assert result.stderr == ("attnctl: the recording has no capture to judge\n")
     result = check(tmp_path, training(rng), rules="window: {unit: second}\n")
     assert result.returncode == 2
     assert result.stderr == (f"attnctl: {tmp_path}/rules.yaml: window.unit: 'second': a recording is judged "
@@ -598,14 +599,14 @@ def test_a_check_leaves_nothing_behind(tmp_path, rng):
 
 
 def test_attnd_judges_what_attnctl_checks(tmp_path, rng):
-    checked = check(tmp_path, training(rng, collapses_at=4), "--json", rules="window: {unit: epoch, length: 2, every: 2}\n")
+    checked = check(tmp_path, training(rng, collapses_at=4, epochs=13), "--json", rules="window: {unit: epoch, length: 2, every: 2}\n")
 
     def judge(*words):
         return subprocess.run([ATTND, "--judge", *words], capture_output=True, text=True, timeout=PATIENCE_S)
 
     judged = judge(tmp_path / "run.rec", "--json", "--set=window.unit=epoch", "--set=window.length=2", "--set=window.every=2")
     said, expected = json.loads(judged.stdout), json.loads(checked.stdout)
-    assert (judged.returncode, judged.stderr) == (1, "") and said["windows"] == 3
+    assert (judged.returncode, judged.stderr) == (1, "") and said["captures"] == 13
     for alert in said.pop("alerts"):
         known = expected["alerts"].pop(0)
         assert {**alert, "time_ns": 0} == {**known, "time_ns": 0}

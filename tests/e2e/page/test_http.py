@@ -209,7 +209,7 @@ def test_the_rules_in_force_are_those_that_are_on_and_apply_to_the_job():
                                  condition="rises_by", bound=0.25, clear=rules["mine"]["clear"], within=3, after_clear=False,
                                  severity="warning", why=None, advice=None, needs=None, **{"for": 1})
     collapse = rules["entropy_collapse"]
-    assert (collapse["condition"], collapse["bound"], collapse["clear"], collapse["for"]) == ("below", 0.2, 0.3, 2)
+    assert (collapse["condition"], collapse["bound"], collapse["clear"], collapse["for"]) == ("below", 0.2, 0.3, 8)
     assert all(sentence.endswith(".") for sentence in (collapse["why"], collapse["advice"]))
     assert "mine" in {rule["name"] for rule in web.json("/api/v1/rules?job=gpt-a")}
     assert "mine" not in {rule["name"] for rule in web.json("/api/v1/rules?job=bert")}
