@@ -222,7 +222,7 @@ static struct capture_value capture_value_of(const struct measured *measured, in
         return (struct capture_value){rows->n, rows->mean, rows->min, rows->max};
     }
     double value = measured->value[metric][head];
-    return (struct capture_value){isfinite(value), value, value, value};
+    return (struct capture_value){isfinite(value) ? 1U : 0U, value, value, value};
 }
 
 bool capture_layer_is_even(const struct message *message, const struct measured *measured)
