@@ -115,7 +115,7 @@ QUANTITY_TEST(a_head_is_saturated_when_it_is_sharp_and_its_logits_are_spread)
     static const struct {
         double entropy, spread, wanted;
     } cases[] = {
-        {0.02, 50, 0.02}, {0.02, 12, 0.02},   {0.02, 8, 1},   /* an aligned head */
+        {0.02, 50, 0.02}, {0.02, 24, 0.02},   {0.02, 22, 1},  /* an aligned head */
         {0.9, 50, 0.9},   {0.02, NONE, 0.02}, {0.1, NONE, 1}, /* logits are not known */
         {NONE, 50, NONE}, {NONE, NONE, NONE},
     };
@@ -235,7 +235,7 @@ QUANTITY_TEST(saturation_is_the_layers_where_its_mean_is_sharp_and_else_each_hea
     for (int all = 0; all < 2; all++) {
         begin_window(f, decoder_0);
         put_means(f, METRIC_ENTROPY_SANS_FIRST, (double[]){0.1, 0.1, 0.1, all ? 0.2 : 0.9});
-        put_means(f, METRIC_STD_LOGIT, (double[]){20, 20, 20, all ? 20 : 2});
+        put_means(f, METRIC_STD_LOGIT, (double[]){30, 30, 30, all ? 30 : 2});
         const struct alert_numbers *numbers = take_window(f);
         for (int h = 0; h < 3; h++) {
             expect_same(numbers->head[h].saturated_entropy, 0.1);
