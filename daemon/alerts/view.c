@@ -62,11 +62,12 @@ int alert_view_fill(struct alert_view *view, const struct result_common *common,
             continue;
         }
         summary->stat[m] = stat;
+        const enum metric metric = (enum metric)m;
         for (uint32_t h = 0; h < layer->heads; h++, stat++) {
-            *stat = (struct result_stat){.mean = capture_layer_mean(layer, m, h),
-                                         .min = capture_layer_low(layer, m, h),
-                                         .max = capture_layer_high(layer, m, h),
-                                         .count = capture_layer_count(layer, m, h)};
+            *stat = (struct result_stat){.mean = capture_layer_mean(layer, metric, h),
+                                         .min = capture_layer_low(layer, metric, h),
+                                         .max = capture_layer_high(layer, metric, h),
+                                         .count = capture_layer_count(layer, metric, h)};
         }
     }
     double *room = view->invalid_share;
