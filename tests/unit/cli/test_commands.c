@@ -197,12 +197,12 @@ static void answer_no_jobs(const struct fake *fake, const char *method, uint64_t
 static void answer_silent(const struct fake *fake, const char *method, uint64_t id,
                           const msgpack_object *params, struct mpk_writer *reply)
 {
-    static const char *const jobs[] = {
-        "{'job': 'quick', 'state': 'active'}",
-        "{'job': 'killed', 'state': 'no_news', 'silent_s': 125.3}",
-        "{'job': 'done', 'state': 'ended'}",
+    static const char broken[] =
         "{'job': 'broken', 'state': 'failed', 'failure': {'type': 'ValueError', 'where': "
-        "'train.py:31: main', 'sentence': 'ValueError: bad loss, at step 120'}}"};
+        "'train.py:31: main', 'sentence': 'ValueError: bad loss, at step 120'}}";
+    static const char *const jobs[] = {"{'job': 'quick', 'state': 'active'}",
+                                       "{'job': 'killed', 'state': 'no_news', 'silent_s': 125.3}",
+                                       "{'job': 'done', 'state': 'ended'}", broken};
     (void)fake, (void)params;
     fake_put_ok(reply, id);
     if (strcmp(method, "jobs") != 0) {

@@ -623,7 +623,7 @@ static int capture_tell_story(struct capture_fixture *f)
 CAPTURE_TEST(without_memory_a_capture_lacks_one_message)
 {
     for (unsigned nth = 1;; nth++) {
-        OWNED(captures_free) struct captures *all = f->captures;
+        captures_free(&f->captures);
         f->captures = captures_new(TIMEOUT, NULL);
         heap_fail_at(nth);
         int refused = capture_tell_story(f);
