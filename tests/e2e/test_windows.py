@@ -296,6 +296,6 @@ def test_windows_that_a_job_says_are_those_of_its_recording(tmp_path):
     assert attnctl(fresh, "replay", tmp_path / "steps").returncode == 0
     assert units(fresh.call("summary", job="steps")) == [("step", 39, 20)]
     judged = attnctl(None, "check", tmp_path / "steps")
-    assert (judged.returncode, "0 alerts in 2 windows of 42 messages" in judged.stdout) == (0, True), judged.stdout
+    assert (judged.returncode, "0 alerts in 40 captures of 42 messages" in judged.stdout) == (0, True), judged.stdout
     judged = attnctl(None, "check", tmp_path / "seconds")
     assert "not used: own_window 1" in judged.stdout
