@@ -178,8 +178,8 @@ int32_t alert_gathered_worst(const struct alert_gathered *gathered, const struct
     return (int32_t)(rule_is_worse_low(rule) ? gathered->lowest : gathered->highest);
 }
 
-/* Logits of healthy heads, sharp ones as well, spread by up to 10, and by up to 22 late in trainings
- * at high learning rates; those of saturated ones by 20 to 1000. */
+/* Logits of healthy heads, sharp ones as well, spread by up to 10, and by up to 22 late in
+ * trainings at high learning rates; those of saturated ones by 20 to 1000. */
 #define SPREAD_SATURATED 24.0
 /* The past that a head keeps changes by the factors and sums below in so many captures. */
 #define CAPTURES_KEPT 16.0f
