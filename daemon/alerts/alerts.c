@@ -191,11 +191,12 @@ static int alerts_judge(struct alerts *alerts, struct alert_layer *layer,
             code = alerts_judge_layer(alerts, i, layer, summary, sink);
         } else {
             struct alert_cells *cells = &layer->cells[i];
+            bool doubtful = alert_is_doubtful(summary, rule);
             code = alert_cells_get(cells, rule, summary->heads);
             for (uint32_t h = 0; h < summary->heads && !code; h++) {
                 struct alert_place place = {true, summary->layer.id, (int32_t)h};
                 double value = alert_head_value(layer, summary, rule, h);
-                cells->cell[h].doubtful = alert_is_doubtful(summary, rule);
+                cells->cell[h].doubtful = doubtful;
                 judge_and_tell(alerts, rule, cells, h, &place, value, sink);
             }
         }

@@ -545,8 +545,8 @@ int alert_numbers_take(struct alerts *alerts, struct alert_layer *layer,
         take_rows(alerts, numbers, summary);
         layer->measured = alerts->captures;
     }
-    if (by ==
-        ALERTS_OF_ALL) { /* those of the window before tell, until all of this one have come */
+    if (by == ALERTS_OF_ALL) {
+        /* Layers of the window before tell, until all of this one have come. */
         numbers->focus_share = focus_share(numbers, alerts->focus);
         numbers->later_keys = later_keys(numbers, summary, mask_is_lost_so_far(alerts, numbers));
     }

@@ -220,9 +220,10 @@ int sketch_judge(struct sketch *sketch, const struct sketch_median median[PROJEC
         ret_judged->matrix[f] = (int32_t *)(block + all) + (size_t)f * heads;
     }
     memset(block + all, 0, all * sizeof(int32_t));
+    const bool moves = model_moves(median);
     for (int p = 0; p < PROJECTION_COUNT; p++) {
         if (sketch->matrix[p].here) {
-            sketch_judge_matrix(sketch, p, median[p], model_moves(median), ret_judged);
+            sketch_judge_matrix(sketch, p, median[p], moves, ret_judged);
         }
     }
     return 0;
